@@ -1,0 +1,88 @@
+"""Parallel batch processing as a Prefect task: Azure ML's ParallelRunStep on Prefect and Dask.
+
+Public names are loaded on first use, so that a child process that imports the package never waits for Prefect or Dask.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ParallelRunConfig": "config",
+    "Environment": "config",
+    "ComputeTarget": "config",
+    "FileDataset": "datasets.files",
+    "TabularDataset": "datasets.tabular",
+    "EntryScript": "child.context",
+    "NoRetry": "child.context",
+    "ParallelRunStep": "step",
+    "ParallelRunResult": "result",
+    "ParallelRunError": "errors",
+    "LimitExceededError": "errors",
+    "EntryScriptError": "errors",
+    "InputError": "errors",
+    "InputChangedError": "errors",
+    "OutputError": "errors",
+    "RunLockedError": "errors",
+    "NothingSucceededError": "errors",
+    "ComputeTargetError": "errors",
+    "EnvironmentSetupError": "errors",
+}
+
+__all__ = [
+    "ComputeTarget",
+    "ComputeTargetError",
+    "EntryScript",
+    "EntryScriptError",
+    "Environment",
+    "EnvironmentSetupError",
+    "FileDataset",
+    "InputChangedError",
+    "InputError",
+    "LimitExceededError",
+    "NoRetry",
+    "NothingSucceededError",
+    "OutputError",
+    "ParallelRunConfig",
+    "ParallelRunError",
+    "ParallelRunResult",
+    "ParallelRunStep",
+    "RunLockedError",
+    "TabularDataset",
+]
+
+if TYPE_CHECKING:
+    from prefect_parallel_run.child.context import EntryScript, NoRetry
+    from prefect_parallel_run.config import ComputeTarget, Environment, ParallelRunConfig
+    from prefect_parallel_run.datasets.files import FileDataset
+    from prefect_parallel_run.datasets.tabular import TabularDataset
+    from prefect_parallel_run.errors import (
+        ComputeTargetError,
+        EntryScriptError,
+        EnvironmentSetupError,
+        InputChangedError,
+        InputError,
+        LimitExceededError,
+        NothingSucceededError,
+        OutputError,
+        ParallelRunError,
+        RunLockedError,
+    )
+    from prefect_parallel_run.result import ParallelRunResult
+    from prefect_parallel_run.step import ParallelRunStep
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from the module that defines it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

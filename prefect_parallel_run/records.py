@@ -1,0 +1,109 @@
+"""The frozen values that travel between planning, dispatch, nodes, ledger and output. No behaviour beyond arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Cut(NamedTuple):
+    """One mini-batch as a dataset cuts it, before it has a number.
+
+    ``work`` is a JSON object in one line: all that a child needs to read the items (child/reading.py lists its
+    shapes). It is made once, at planning, and travels as text, so that nothing between plan and child parses it.
+    """
+
+    items: int  #: files, or rows of a table
+    size: int  #: bytes of source
+    work: str
+
+
+class MiniBatch(NamedTuple):
+    """One row of the plan."""
+
+    index: int  #: from 0, in plan order
+    input_name: str
+    items: int
+    size: int  #: bytes of source
+    work: str
+
+
+class Attempt(NamedTuple):
+    """One try at one mini-batch, as it stands in a lease; ``number`` counts from 1."""
+
+    mini_batch: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Mini-batches that travel to a node together: consecutive ones on their first try, or one that is tried again."""
+
+    id: int
+    node: str
+    start: int  #: first mini-batch
+    stop: int  #: one past the last
+    attempt: int = 1  #: the try that this is, from 1
+
+    @property
+    def count(self) -> int:
+        """Mini-batches in the lease."""
+        return self.stop - self.start
+
+
+class Receipt(NamedTuple):
+    """What came of one try at one mini-batch. Fields up to ``seconds`` are what a child answers; the order is the wire's.
+
+    outcome: ``succeeded``, ``raised``, ``wrong_type``, ``input_changed``, ``timed_out``, ``died``, ``lost``,
+    ``out_of_memory``, ``unwritable``.
+    """
+
+    mini_batch: int
+    attempt: int  #: from 1
+    outcome: str
+    items: int  #: items in the mini-batch
+    succeeded: int
+    failed: int
+    rows: int  #: rows returned; may exceed items
+    part: str  #: name of the part file; "" when no rows were kept
+    offset: int  #: where the mini-batch's bytes begin in the part
+    header: int  #: bytes of header line in front of the rows
+    length: int  #: bytes, header included
+    started: float  #: Unix time, s
+    seconds: float
+    node: str = ""
+    pid: int = 0
+    error_type: str = ""
+    error: str = ""  #: the exception's text
+    traceback: str = ""
+    fingerprint: str = ""  #: equal for failures of one cause
+    final: bool = False  #: the script asked for no further try
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Counts so far. A mini-batch is in exactly one of succeeded, failed, waiting (between two tries) and the rest."""
+
+    planned: int = 0  #: mini-batches
+    succeeded: int = 0
+    failed: int = 0  #: for good
+    waiting: int = 0  #: failed at least once, with a try left or under way
+    items: int = 0
+    succeeded_items: int = 0
+    failed_items: int = 0  #: for good, those missing from mini-batches that succeeded included
+    waiting_items: int = 0
+    rows: int = 0
+    all_scheduled: bool = False  #: every mini-batch has been handed out at least once
+
+    @property
+    def finished(self) -> int:
+        """Mini-batches whose outcome is final."""
+        return self.succeeded + self.failed
+
+
+class Breach(NamedTuple):
+    """A limit that was exceeded, with its figures."""
+
+    limit: str
+    allowed: float
+    actual: float
