@@ -101,6 +101,15 @@ class Tally:
         return self.succeeded + self.failed
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remainder:
+    """What is left to do: all of it for a new run, less for one that is resumed from its ledger."""
+
+    tally: Tally
+    pending: tuple[tuple[int, int], ...]  #: half-open ranges, in order
+    waiting: tuple[tuple[int, int, int], ...] = ()  #: mini-batch, its next try, its items
+
+
 class Breach(NamedTuple):
     """A limit that was exceeded, with its figures."""
 

@@ -1,0 +1,56 @@
+"""What an entry script can ask about its surroundings: EntryScript, the mini-batch context, and NoRetry."""
+
+import logging
+from typing import Any, Dict, Optional
+
+
+class NoRetry(Exception):  # noqa: N818  the name is the contract's
+    """Raised by an entry script to say that another try cannot help: the mini-batch fails at once."""
+
+
+class Context:
+    """What run(mini_batch, context) is told about the call.
+
+    Attributes:
+        minibatch_index: Number of the mini-batch in the plan, from 0.
+        dataset: Name of the input it was cut from.
+        partition_key_value: Its partition keys and their values, in the order of ``partition_keys``; None without.
+        try_number: 1 on the first try.
+        retry_count: 0 on the first try.
+    """
+
+    __slots__ = ("dataset", "minibatch_index", "partition_key_value", "try_number")
+
+    def __init__(
+        self, minibatch_index: int, dataset: str, try_number: int, partition_key_value: Optional[Dict[str, Any]]
+    ) -> None:
+        self.minibatch_index = minibatch_index
+        self.dataset = dataset
+        self.try_number = try_number
+        self.partition_key_value = partition_key_value
+
+    @property
+    def retry_count(self) -> int:
+        """Tries before this one."""
+        return self.try_number - 1
+
+    def __repr__(self) -> str:
+        return f"Context(minibatch_index={self.minibatch_index}, dataset={self.dataset!r}, try_number={self.try_number})"
+
+
+class EntryScript:
+    """The script's surroundings; every instance shows the same ones. Source: CONTRACT.md 4.
+
+    Attributes:
+        logger: Writes to this process's entry-script log under ``log_dir``, from ``logging_level`` on.
+        log_dir: Folder for logs of this run.
+        working_dir: Private scratch folder of this process, its working directory, removed at its end.
+        output_dir: The step's output.
+        side_inputs: Side inputs by name.
+    """
+
+    logger: logging.Logger = logging.getLogger("prefect_parallel_run.entry_script")
+    log_dir: str = ""
+    working_dir: str = ""
+    output_dir: str = ""
+    side_inputs: Dict[str, str] = {}  # noqa: RUF012  one per process, set once by the child

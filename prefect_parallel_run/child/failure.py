@@ -1,0 +1,86 @@
+"""An exception as plain text: its type, its words, the script's part of the traceback, and a fingerprint of the cause."""
+
+import hashlib
+import os
+import traceback
+from typing import List, NamedTuple
+
+_OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
+_LONGEST_TEXT = 4_000  #: characters of an exception's text that are kept
+_LONGEST_TRACEBACK = 20_000
+
+
+class Failure(NamedTuple):
+    """What is reported of an exception."""
+
+    type: str
+    text: str
+    traceback: str
+    fingerprint: str
+    final: bool  #: the script asked for no further try
+
+
+def describe(error: BaseException) -> Failure:
+    """Return *error* as text; frames of our own are left out, so that the reader sees the script's."""
+    name = _name(error)
+    return Failure(
+        name,
+        _shorten(_text(error), _LONGEST_TEXT),
+        _shorten(_traceback(error), _LONGEST_TRACEBACK),
+        fingerprint(name, *_places(error)),
+        _is_final(error),
+    )
+
+
+def fingerprint(*parts: str) -> str:
+    """Return a short hash that is equal for failures of one cause, whatever figures stand in their words."""
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001  a __str__ of the user's that fails must not hide the first error
+        return f"<its text could not be made: {type(second).__name__}>"
+
+
+def _frames(error: BaseException) -> "List[traceback.FrameSummary]":
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f for f in frames if not os.path.abspath(f.filename).startswith(_OWN_FOLDER) and "importlib" not in f.filename]
+
+
+def _places(error: BaseException) -> List[str]:
+    return [f"{os.path.basename(f.filename)}:{f.name}:{f.lineno}" for f in _frames(error)]
+
+
+def _traceback(error: BaseException) -> str:
+    head = traceback.format_list(_frames(error))
+    if head:
+        head.insert(0, "Traceback (most recent call last):\n")
+    try:
+        tail = traceback.format_exception_only(type(error), error)
+    except Exception:  # noqa: BLE001  the same __str__ again
+        tail = [f"{_name(error)}: {_text(error)}\n"]
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    before = [_traceback(cause), "\nThe exception above led to this one:\n\n"] if cause is not None else []
+    return "".join(before + head + tail)
+
+
+def _shorten(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+def _is_final(error: BaseException) -> bool:
+    """True for NoRetry, by whatever class of that name, and for an error whose ``code`` has that name."""
+    if any(kind.__name__ == "NoRetry" for kind in type(error).__mro__):
+        return True
+    code = getattr(error, "code", None)
+    return "NoRetry" in (code, getattr(code, "name", None))

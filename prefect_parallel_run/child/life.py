@@ -1,0 +1,110 @@
+"""The life of a child: surroundings, script, init(), mini-batches, shutdown()."""
+
+import faulthandler
+import importlib.util
+import logging
+import os
+import signal
+import sys
+import time
+from types import ModuleType
+from typing import Any, Dict, Iterator
+
+from .board import Board
+from .context import EntryScript, NoRetry
+from .failure import describe
+from .part import Part
+from .script import Script, load
+from .wire import Channel
+from .work import Worker
+
+
+def live(inbox: int, outbox: int, bell: int, board: int, stacks: int) -> None:
+    """Serve the slot at the other end of these descriptors until it says shutdown, or closes its end."""
+    channel = Channel(inbox, outbox, bell)
+    for descriptor in (board, stacks):
+        os.set_inheritable(descriptor, False)
+    faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True, chain=False)
+    messages = channel.messages()
+    settings: Dict[str, Any] = next(messages)
+    _surround(settings)
+    script = _start(channel, settings)
+    channel.send(["ready"])
+    part = Part(settings["part"]) if settings["part"] else None
+    shared = Board(board)
+    worker = Worker(script, shared, part, settings)
+    if _serve(messages, channel, worker, shared):
+        channel.send(["bye", _shutdown(script)])
+        channel.ring()
+    else:  # the slot is gone: so is the run, and nothing the script still does could count
+        os._exit(0)
+
+
+def _serve(messages: Iterator[Any], channel: Channel, worker: Worker, board: Board) -> bool:
+    """Answer mini-batches; True when asked to shut down, False when the slot is gone."""
+    for message in messages:
+        if message == "shutdown":
+            return True
+        channel.send(worker.attempt(*message))
+        board.rest()
+    return False
+
+
+def _start(channel: Channel, settings: Dict[str, Any]) -> Script:
+    """Import the script and call its init(); a failure is told with its traceback, and ends the process."""
+    stage = "import"
+    try:
+        script = load(settings["script"], settings["source"], settings["arguments"])
+        stage = "init"
+        script.init()
+    except BaseException as error:  # noqa: BLE001  SystemExit in a script's import is a failure to start like any other
+        failure = describe(error)
+        channel.send(["start_failed", stage, failure.type, failure.text, failure.traceback])
+        channel.ring()
+        os._exit(1)
+    return script
+
+
+def _shutdown(script: Script) -> str:
+    """Call the script's shutdown() and return what went wrong, or an empty text."""
+    try:
+        script.shutdown()
+    except BaseException as error:  # noqa: BLE001  the rows are safe by now: told as a warning, whatever it was
+        return describe(error).traceback
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return ""
+
+
+def _surround(settings: Dict[str, Any]) -> None:
+    """Set up what the script finds around it."""
+    os.chdir(settings["scratch"])
+    EntryScript.working_dir = settings["scratch"]
+    EntryScript.log_dir = settings["log_dir"]
+    EntryScript.output_dir = settings["output"]
+    EntryScript.side_inputs = dict(settings["side_inputs"])
+    logger = EntryScript.logger
+    logger.setLevel(settings["logging_level"])
+    logger.propagate = False
+    handler = logging.FileHandler(settings["log_file"], encoding="utf-8", errors="backslashreplace", delay=True)
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(process)d %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger.addHandler(handler)
+    _offer_names()
+
+
+def _offer_names() -> None:
+    """Let the script import EntryScript under Azure's name, and under ours where our package is not installed."""
+    azure, module = ModuleType("azureml_user"), ModuleType("azureml_user.parallel_run")
+    azure.__path__ = []
+    azure.parallel_run = module  # type: ignore[attr-defined]  # a module is an open namespace
+    module.EntryScript = EntryScript  # type: ignore[attr-defined]  # the same
+    sys.modules.setdefault("azureml_user", azure)
+    sys.modules.setdefault("azureml_user.parallel_run", module)
+    if importlib.util.find_spec("prefect_parallel_run") is None:
+        ours = ModuleType("prefect_parallel_run")
+        ours.__path__ = []
+        ours.EntryScript, ours.NoRetry = EntryScript, NoRetry  # type: ignore[attr-defined]  # the same
+        sys.modules["prefect_parallel_run"] = ours

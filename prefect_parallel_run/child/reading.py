@@ -1,0 +1,154 @@
+"""From the plan's words to what run() gets: a list of paths, or a DataFrame.
+
+``work`` is a JSON object; every shape has ``input`` (the input's name) and ``kind``:
+
+- ``files``: ``root``, ``names`` (path = root + name), ``sizes`` (bytes), ``mtimes`` (ns).
+- ``parquet``: ``path``, ``size``, ``mtime``, ``row_groups``, ``start`` and ``stop`` (rows from the first of them), ``rows``.
+- ``delimited``: ``path``, ``size``, ``mtime``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of the first record),
+  ``delimiter``, ``quote``, ``columns`` (absent without a header).
+- ``json_lines``: the same without a dialect.
+
+A file whose size or modification time is no longer the planned one is refused before any of it is handed out.
+"""
+
+import io
+import json
+import os
+from typing import Any, Dict, List, NamedTuple, NoReturn, Tuple
+
+
+class InputChanged(Exception):  # noqa: N818  its name is shown to the user as the error's type
+    """A file is not what it was when the run was planned."""
+
+
+class BadRecord(Exception):  # noqa: N818  the same
+    """A record cannot be read; the text names file and record."""
+
+
+class FileList(list):  # type: ignore[type-arg]  # a subscripted base needs Python 3.9's typing at run time
+    """A list of paths that knows which mini-batch it is."""
+
+    task_id: str = ""
+
+
+class Items(NamedTuple):
+    """The items of a mini-batch."""
+
+    value: Any  #: FileList, or DataFrame
+    count: int
+
+
+class Reader:
+    """Reads mini-batches; the row groups decoded last are kept, since the next mini-batch is likely cut from them too."""
+
+    def __init__(self) -> None:
+        self._kept: Tuple[Any, Any] = (None, None)
+
+    def read(self, work: Dict[str, Any]) -> Items:
+        """Return what run() gets for *work*.
+
+        Raises:
+            InputChanged: A file is not the one that was planned.
+            BadRecord: A record cannot be read.
+        """
+        if work["kind"] == "files":
+            return _files(work)
+        _check(work["path"], work["size"], work["mtime"])
+        frame = {"parquet": self._parquet, "delimited": _delimited, "json_lines": _json_lines}[work["kind"]](work)
+        if len(frame) != work["rows"]:
+            raise BadRecord(f"{_place(work)}: {len(frame)} rows were read where {work['rows']} were planned")
+        return Items(frame, len(frame))
+
+    def _parquet(self, work: Dict[str, Any]) -> Any:
+        import pyarrow.parquet as pq  # noqa: PLC0415  scripts for files need no pyarrow
+
+        key = (work["path"], work["mtime"], tuple(work["row_groups"]))
+        if self._kept[0] != key:
+            self._kept = (None, None)  # let go of the old ones first: two at once would double the memory
+            with pq.ParquetFile(work["path"]) as file:
+                self._kept = (key, file.read_row_groups(work["row_groups"]))
+        table = self._kept[1]
+        rows = table.slice(work["start"], work["stop"] - work["start"])
+        return rows.to_pandas(ignore_metadata=True)  # an index that pandas had saved is a column like the others
+
+
+def _check(path: str, size: int, mtime: int) -> None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise InputChanged(f"{path} has been removed since the run was planned") from None
+    if status.st_size != size:
+        raise InputChanged(f"{path} has {status.st_size} bytes, {size} when the run was planned")
+    if status.st_mtime_ns != mtime:
+        raise InputChanged(f"{path} has been modified since the run was planned")
+
+
+def _files(work: Dict[str, Any]) -> Items:
+    root = work["root"]
+    paths = FileList([root + name for name in work["names"]])
+    for path, size, mtime in zip(paths, work["sizes"], work["mtimes"]):
+        _check(path, size, mtime)
+    return Items(paths, len(paths))
+
+
+def _bytes(work: Dict[str, Any]) -> bytes:
+    with open(work["path"], "rb") as file:
+        file.seek(work["start"])
+        return file.read(work["stop"] - work["start"])
+
+
+def _place(work: Dict[str, Any]) -> str:
+    return f"{work['path']}, {work['rows']} records from {work['first']} on" if "first" in work else str(work["path"])
+
+
+def _delimited(work: Dict[str, Any]) -> Any:
+    import warnings  # noqa: PLC0415  only tables need it
+
+    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+
+    data = _bytes(work)
+    options: Dict[str, Any] = {"sep": work["delimiter"], "header": None, "encoding": "utf-8", "low_memory": False}
+    options.update({"quotechar": work["quote"]} if work["quote"] else {"quoting": 3})
+    if "columns" in work:
+        options.update(names=work["columns"], index_col=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(io.BytesIO(data), **options)
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        _name_the_record(work, data, str(error))
+
+
+def _name_the_record(work: Dict[str, Any], data: bytes, reason: str) -> NoReturn:
+    """Raise BadRecord for the first record that has too many fields."""
+    import csv  # noqa: PLC0415  only a broken file needs it
+
+    quoting: Dict[str, Any] = {"quotechar": work["quote"]} if work["quote"] else {"quoting": csv.QUOTE_NONE}
+    rows = csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline=""), delimiter=work["delimiter"], **quoting)
+    filled = (row for row in rows if row and (len(row) > 1 or row[0].strip(" \t")))
+    columns = len(work["columns"]) if "columns" in work else None
+    for number, row in enumerate(filled, work["first"]):
+        columns = len(row) if columns is None else columns
+        if len(row) > columns:
+            raise BadRecord(f"{work['path']}, record {number}: {len(row)} fields, {columns} columns")
+    raise BadRecord(f"{_place(work)}: {reason}")
+
+
+def _json_lines(work: Dict[str, Any]) -> Any:
+    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+
+    rows: List[Dict[str, Any]] = []
+    for line in _bytes(work).split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: a {type(row).__name__}, not an object")
+        rows.append(row)
+    columns: Dict[str, None] = {}
+    for row in rows:
+        columns.update(dict.fromkeys(row))
+    return pd.DataFrame(rows, columns=list(columns))

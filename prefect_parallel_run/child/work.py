@@ -1,0 +1,93 @@
+"""One mini-batch after another: read its items, call run(), keep the rows, answer with a receipt."""
+
+import os
+import time
+from typing import Any, Dict, List, Optional
+
+from .board import Board
+from .context import Context
+from .failure import Failure, describe, fingerprint
+from .part import Part
+from .reading import BadRecord, FileList, InputChanged, Items, Reader
+from .script import Script
+from .writing import WrongType, encode, materialise, row_count
+
+_SUCCEEDED = "succeeded"
+
+
+class Worker:
+    """Runs mini-batches in this process."""
+
+    def __init__(self, script: Script, board: Board, part: Optional[Part], settings: Dict[str, Any]) -> None:
+        self._script, self._board, self._part = script, board, part
+        self._format: str = settings["format"]
+        self._header: bool = settings["header"]
+        self._reader = Reader()
+        self._process = os.getpid()
+
+    def attempt(self, index: int, attempt: int, work: Dict[str, Any]) -> List[Any]:
+        """Run one mini-batch and return its receipt, in the order of records.Receipt."""
+        if self._board.is_condemned:  # what the next mini-batch does would be lost with us
+            os._exit(1)
+        started, begun = time.time(), time.monotonic()
+        self._board.begin(index, begun)
+        items = len(work["names"]) if "names" in work else work["rows"]
+        outcome, failure, kept = _SUCCEEDED, None, (0, "", 0, 0, 0)
+        try:
+            kept = self._run(index, attempt, work)
+        except InputChanged as error:
+            outcome, failure = "input_changed", describe(error)._replace(final=True)  # the plan is frozen
+        except WrongType as error:
+            text = str(error)
+            outcome, failure = "wrong_type", Failure("WrongType", text, "", fingerprint("WrongType", text), False)
+        except OutputFailure as error:
+            outcome, failure = "unwritable", describe(error)
+        except BadRecord as error:
+            outcome, failure = "raised", describe(error)._replace(traceback="")
+        except BaseException as error:  # noqa: BLE001  whatever the script raises, SystemExit too, is the try's outcome
+            outcome, failure = "raised", describe(error)
+        if os.getpid() != self._process:
+            os._exit(0)  # the script forked and its fork came back from run(): one of us must not answer
+        succeeded = min(kept[0], items) if failure is None else 0
+        receipt = [
+            index,
+            attempt,
+            outcome,
+            items,
+            succeeded,
+            items - succeeded,
+            *kept,
+            started,
+            time.monotonic() - begun,
+        ]
+        if failure is not None:
+            receipt += [
+                "",
+                self._process,
+                failure.type,
+                failure.text,
+                failure.traceback,
+                failure.fingerprint,
+                failure.final,
+            ]
+        return receipt
+
+    def _run(self, index: int, attempt: int, work: Dict[str, Any]) -> "tuple[int, str, int, int, int]":
+        """Return rows, part, offset, header and length."""
+        items: Items = self._reader.read(work)
+        if isinstance(items.value, FileList):
+            items.value.task_id = str(index)
+        context = Context(index, work["input"], attempt, work.get("partition_key_value"))
+        result = materialise(self._script.run(items.value, context))
+        if self._part is None:
+            return row_count(result), "", 0, 0, 0
+        rows, header, body = encode(result, self._format, self._header)
+        try:
+            offset = self._part.append(header, body)
+        except OSError as error:
+            raise OutputFailure(f"{self._part.path}: {error.strerror}") from error
+        return rows, self._part.name, offset, len(header), len(header) + len(body)
+
+
+class OutputFailure(Exception):  # noqa: N818  its name is shown to the user as the error's type
+    """Rows could not be written to the part file."""

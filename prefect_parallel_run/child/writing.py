@@ -1,0 +1,207 @@
+"""From what run() returned to bytes: one row per element, in the format of the result file."""
+
+import json
+import math
+import sys
+from types import GeneratorType
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+_ELEMENT = "value"  #: name of the column of plain list elements
+
+
+class WrongType(Exception):  # noqa: N818  its name is shown to the user as the error's type
+    """run() returned something that has no rows."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(found)
+        self.found = found
+
+    def __str__(self) -> str:
+        return (
+            f"run() returned {self.found}; return a list, tuple, DataFrame, Series or 1-d or 2-d array"
+            " with one row for every item that succeeded"
+        )
+
+
+class Encoded(NamedTuple):
+    """The rows of a mini-batch as bytes."""
+
+    rows: int
+    header: bytes  #: line with the column names; empty when the format has none
+    body: bytes
+
+
+def materialise(result: Any) -> Any:
+    """Return *result* with a generator consumed; raises WrongType for what has no rows."""
+    if isinstance(result, (list, tuple)):
+        return result
+    if isinstance(result, GeneratorType):
+        return list(result)
+    kind = _kind(result)
+    if kind is None:
+        raise WrongType(_name(result))
+    return result
+
+
+def row_count(value: Any) -> int:
+    """Return the rows of a materialised result."""
+    return len(value)
+
+
+def encode(value: Any, row_format: str, with_header: bool) -> Encoded:
+    """Return a materialised result as bytes.
+
+    Args:
+        value: list, tuple, DataFrame, Series or array.
+        row_format: ``text``, ``csv``, ``jsonl`` or ``parquet``.
+        with_header: Give ``text`` a header line, where the value has columns; ``csv`` always has one.
+    """
+    if row_format == "text":
+        return _text(value, with_header)
+    if row_format == "csv":
+        return _csv(value)
+    if row_format == "jsonl":
+        return _json_lines(value)
+    return _arrow(value)
+
+
+def _kind(value: Any) -> Optional[str]:
+    """Return frame, series or array; None for anything else. A script that never imported them cannot return one."""
+    pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
+    if pandas is not None and isinstance(value, pandas.DataFrame):
+        return "frame"
+    if pandas is not None and isinstance(value, pandas.Series):
+        return "series"
+    if numpy is not None and isinstance(value, numpy.ndarray) and value.ndim in (1, 2):
+        return "array"
+    return None
+
+
+def _name(value: Any) -> str:
+    kind = type(value)
+    words = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{words} of {value.ndim} dimensions" if words == "numpy.ndarray" else words
+
+
+def _frame(value: Any) -> Any:
+    """Return *value* as a DataFrame whose rows are its elements."""
+    import pandas as pd  # noqa: PLC0415  a script that returns lists of text needs no pandas
+
+    kind = _kind(value)
+    if kind == "frame":
+        return value
+    if kind == "series":
+        return value.to_frame(_ELEMENT if value.name is None else value.name)
+    if kind == "array":
+        return pd.DataFrame(value, columns=None if value.ndim == 2 else [_ELEMENT])
+    return pd.DataFrame(*_columns(value)[::-1]) if len(value) else pd.DataFrame()
+
+
+def _columns(elements: Any) -> Tuple[List[Any], Any]:
+    """Return column names and rows of list elements: dicts by key, lists and tuples by place, anything else as one column."""
+    first = elements[0] if len(elements) else None
+    if isinstance(first, dict):
+        names: List[Any] = list(first)
+        for number, element in enumerate(elements):
+            if not isinstance(element, dict) or element.keys() != first.keys():
+                raise ValueError(f"row {number} of this mini-batch has other columns than row 0: {_differing(first, element)}")
+        return names, [[element[name] for name in names] for element in elements]
+    if isinstance(first, (list, tuple)):
+        for number, element in enumerate(elements):
+            if not isinstance(element, (list, tuple)) or len(element) != len(first):
+                raise ValueError(f"row {number} of this mini-batch has not the {len(first)} columns of row 0")
+        return list(range(len(first))), [list(element) for element in elements]
+    return [_ELEMENT], [[element] for element in elements]
+
+
+def _differing(first: Dict[Any, Any], element: Any) -> str:
+    if not isinstance(element, dict):
+        return f"it is a {type(element).__name__}"
+    return ", ".join(sorted(map(repr, first.keys() ^ element.keys())))
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(value: Any, with_header: bool) -> Encoded:
+    kind = _kind(value)
+    if kind == "frame" or (kind == "array" and value.ndim == 2):
+        return _delimited(_frame(value), " ", with_header)
+    rows = [str(element) for element in value]
+    return Encoded(len(rows), b"", _utf8("\n".join(rows) + "\n") if rows else b"")
+
+
+def _csv(value: Any) -> Encoded:
+    if _kind(value) is not None:
+        return _delimited(_frame(value), ",", True)
+    import csv  # noqa: PLC0415  only this format needs it
+    import io  # noqa: PLC0415  the same
+
+    if not len(value):
+        return Encoded(0, b"", b"")
+    names, rows = _columns(value)
+    head, body = io.StringIO(), io.StringIO()
+    csv.writer(head, lineterminator="\n").writerow(names)
+    csv.writer(body, lineterminator="\n").writerows(rows)
+    return Encoded(len(rows), _utf8(head.getvalue()), _utf8(body.getvalue()))
+
+
+def _delimited(frame: Any, separator: str, with_header: bool) -> Encoded:
+    """Return a DataFrame as pandas writes it, without index, with minimal quoting."""
+    if not frame.shape[1]:
+        return Encoded(len(frame), b"", b"\n" * len(frame))
+    options = {"sep": separator, "index": False, "lineterminator": "\n"}
+    header = _utf8(frame.iloc[:0].to_csv(**options)) if with_header else b""
+    return Encoded(len(frame), header, _utf8(frame.to_csv(header=False, **options)))
+
+
+def _json_lines(value: Any) -> Encoded:
+    rows: Any
+    if _kind(value) in ("frame", "series") or (_kind(value) == "array" and value.ndim == 2):
+        frame = _frame(value)
+        names = [str(name) for name in frame.columns]
+        columns = [frame.iloc[:, place].tolist() for place in range(len(names))]
+        rows = [dict(zip(names, row)) for row in zip(*columns)]
+    else:
+        rows = [element if isinstance(element, dict) else {_ELEMENT: element} for element in value]
+    dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain).encode
+    lines = [dump(_without_nan(row)) for row in rows]
+    return Encoded(len(lines), b"", _utf8("\n".join(lines) + "\n") if lines else b"")
+
+
+def _without_nan(value: Any) -> Any:
+    """Return *value* with what JSON has no word for (NaN, infinity, NaT, NA) as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    if type(value).__name__ in ("NaTType", "NAType"):
+        return None
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON does not know as one that it does: numpy's as Python's, dates in ISO 8601, the rest as text."""
+    if hasattr(value, "tolist"):
+        return _without_nan(value.tolist())
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return str(value)
+
+
+def _arrow(value: Any) -> Encoded:
+    """Return rows as an Arrow IPC stream; what pandas adds to the schema is left out, so that schemas compare."""
+    import pyarrow as pa  # noqa: PLC0415  only this format needs it
+
+    frame = _frame(value)
+    if not len(frame):
+        return Encoded(0, b"", b"")
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return Encoded(len(frame), b"", sink.getvalue().to_pybytes())

@@ -1,0 +1,38 @@
+"""The protocol that every compute target follows."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from distributed import Client
+
+
+class Cluster(Protocol):
+    """An open Dask cluster."""
+
+    @property
+    def client(self) -> Client:
+        """Return a client of its scheduler."""
+
+    @property
+    def dashboard(self) -> str:
+        """Return the address of the Dask dashboard, or an empty text."""
+
+    @property
+    def slots(self) -> int | None:
+        """Return the child processes to start per node; None leaves it to the node's cores."""
+
+    def abandon(self) -> None:
+        """End the workers at once, if they are ours; called when what they still do no longer matters."""
+
+
+class Target(Protocol):
+    """Somewhere to run."""
+
+    def open(self, nodes: int, slots: int | None) -> AbstractContextManager[Cluster]:
+        """Return an open cluster with *nodes* workers, each for *slots* child processes (None: as many as it has cores).
+
+        Raises:
+            ComputeTargetError: It cannot be opened.
+        """

@@ -1,0 +1,169 @@
+"""ParallelRunConfig as a YAML file: ours, and those that Azure ML's save_to_yaml writes. Every complaint names the line."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from prefect_parallel_run.config import ParallelRunConfig
+
+_ROOT = "parallel_run_config"
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_LATE_REFERENCE = re.compile(r"\{\{\s*prefect\.[^}]*\}\}")
+_OLD_NAMES = {"compute_target_name": "compute_target"}
+_AZURE_ENVIRONMENT = {"python", "environmentVariables", "docker", "spark", "databricks", "r", "inferencingStackVersion"}
+_STRANGE = {
+    "tag:yaml.org,2002:int": (re.compile(r"0|[-+]?[1-9][0-9]*"), "a number with a leading zero, a colon or '_'"),
+    "tag:yaml.org,2002:bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), "a word that YAML 1.1 takes for true or false"),
+}
+_MOST_BYTES = 1 << 20
+
+
+class _Read(NamedTuple):
+    """Plain values of a YAML document, and the line of every key of the configuration."""
+
+    values: dict[str, Any]
+    lines: dict[str, int]
+
+
+def save(config: ParallelRunConfig, path: Path) -> None:
+    """Write *config* to *path*, beside it first, then renamed into place."""
+    values = config.model_dump(mode="json", exclude_defaults=True)
+    values |= {key: getattr(config, key) for key in ("entry_script", "error_threshold", "output_action")}
+    variables = {
+        name: text if _REFERENCE.fullmatch(text) or _LATE_REFERENCE.fullmatch(text) else f"${{{name}}}"
+        for name, text in config.environment_variables.items()
+    }
+    values.pop("environment_variables", None)
+    if variables:
+        values["environment_variables"] = variables
+    text = yaml.safe_dump({_ROOT: values}, sort_keys=False, allow_unicode=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def load(kind: type[ParallelRunConfig], path: Path) -> ParallelRunConfig:
+    """Return the configuration in *path*; raises ValueError naming the line of what is wrong."""
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{path}: over {_MOST_BYTES} bytes; that is no configuration")
+    read = _read(path)
+    values = {_OLD_NAMES.get(key, key): value for key, value in read.values.items()}
+    lines = {_OLD_NAMES.get(key, key): line for key, line in read.lines.items()}
+    if isinstance(values.get("environment"), dict) and _AZURE_ENVIRONMENT & values["environment"].keys():
+        _take_azure_environment(values, path)
+    values["environment_variables"] = _resolve(values.get("environment_variables"), path, lines)
+    unknown = [key for key in values if key not in kind.model_fields]
+    if unknown:
+        raise ValueError("\n".join(f"{path}, line {lines.get(key, 1)}: unknown field {key!r}" for key in unknown))
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ValueError(_with_lines(error, path, lines)) from None
+
+
+def _with_lines(error: ValidationError, path: Path, lines: dict[str, int]) -> str:
+    said = []
+    for part in error.errors(include_url=False, include_input=False, include_context=False):
+        field = str(part["loc"][0]) if part["loc"] else ""
+        said.append(f"{path}, line {lines.get(field, 1)}: {field}: {part['msg']}".replace(": : ", ": "))
+    return "\n".join(said)
+
+
+def _read(path: Path) -> _Read:
+    """Return what stands under the root key; anchors, tags, duplicate keys and YAML 1.1 surprises are refused."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{path}, line {event.start_mark.line + 1}: aliases are not accepted")
+        document = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark is not None else 1
+        raise ValueError(f"{path}, line {line}: not YAML: {getattr(error, 'problem', error)}") from None
+    root = _entries(document, path) if document is not None else {}
+    if list(root) != [_ROOT]:
+        raise ValueError(f"{path}, line 1: the file has one root key, {_ROOT}; found {sorted(map(str, root))}")
+    fields = _entries(root[_ROOT], path)
+    values = {key: _plain(node, path) for key, node in fields.items()}
+    return _Read(values, {key: node.start_mark.line + 1 for key, node in fields.items()})
+
+
+def _entries(node: yaml.Node, path: Path) -> dict[str, yaml.Node]:
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{path}, line {node.start_mark.line + 1}: a mapping is expected here")  # noqa: TRY004  it is the file's value
+    found: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+            raise ValueError(f"{path}, line {line}: a key must be a text; put it in quotes")
+        if key.value in found:
+            raise ValueError(f"{path}, line {line}: the key {key.value!r} stands here twice")
+        found[key.value] = value
+    return found
+
+
+def _plain(node: yaml.Node, path: Path) -> Any:
+    """Return a node as plain values."""
+    if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+        return {key: _plain(value, path) for key, value in _entries(node, path).items()}
+    if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+        return [_plain(value, path) for value in node.value]
+    if isinstance(node, yaml.ScalarNode) and node.tag in {f"tag:yaml.org,2002:{kind}" for kind in _SCALARS}:
+        return _scalar(node, path)
+    raise ValueError(f"{path}, line {node.start_mark.line + 1}: {node.tag} is not accepted; only plain values are")
+
+
+_SCALARS = ("str", "int", "float", "bool", "null")
+
+
+def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
+    expected, words = _STRANGE.get(node.tag, (None, ""))
+    if expected is not None and not expected.fullmatch(node.value):
+        line = node.start_mark.line + 1
+        raise ValueError(f"{path}, line {line}: {node.value} is {words}; write it plainly, or put it in quotes")
+    if node.tag == "tag:yaml.org,2002:float" and ":" in node.value:
+        line = node.start_mark.line + 1
+        raise ValueError(f"{path}, line {line}: {node.value} is a number in base 60 to YAML 1.1; write it plainly")
+    return yaml.SafeLoader("").construct_object(node)
+
+
+def _resolve(variables: Any, path: Path, lines: dict[str, int]) -> Any:
+    """Return environment variables with every ``${NAME}`` replaced by what this process's environment says."""
+    if not isinstance(variables, dict):
+        return variables
+    found = {}
+    for name, text in variables.items():
+        reference = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
+        if reference is not None and reference[1] not in os.environ:
+            line = lines.get("environment_variables", 1)
+            raise ValueError(f"{path}, line {line}: environment_variables[{name!r}] refers to {reference[1]}, which is not set")
+        found[name] = os.environ[reference[1]] if reference is not None else text
+    return found
+
+
+def _take_azure_environment(values: dict[str, Any], path: Path) -> None:
+    """Read name, variables and pip requirements of an Azure environment; warn of the rest, once."""
+    given = dict(values["environment"])
+    requirements: list[str] = []
+    left = sorted(given.keys() - {"name", "version", "python", "environmentVariables"})
+    conda = (given.get("python") or {}).get("condaDependencies") or {}
+    for entry in conda.get("dependencies") or []:
+        if isinstance(entry, dict) and isinstance(entry.get("pip"), list):
+            requirements += [str(requirement) for requirement in entry["pip"]]
+        else:
+            left.append(f"conda dependency {entry}")
+    left += [f"python.{key}" for key in (given.get("python") or {}) if key != "condaDependencies"]
+    if given.get("environmentVariables"):
+        values["environment_variables"] = {**given["environmentVariables"], **(values.get("environment_variables") or {})}
+    values["environment"] = {"name": given.get("name"), "requirements": requirements}
+    if left:
+        warnings.warn(f"{path}: of Azure's environment these are left out: {', '.join(left)}", stacklevel=4)

@@ -1,0 +1,69 @@
+"""What every dataset is: paths with a name, that can be cut into mini-batches."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import Self
+
+from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.records import Cut
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+PathLike = str | os.PathLike[str]
+
+
+class Dataset(BaseModel):
+    """Paths with a name; a value that Prefect can show, keep as JSON, and take from a form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    paths: list[str] = Field(description="Paths, folders or globs.")
+    name: str | None = Field(default=None, description="Name of the input, as the script sees it.")
+    allow_empty: bool = Field(default=False, description="An input without items is no error.")
+
+    @property
+    @abstractmethod
+    def kind(self) -> Literal["file", "tabular"]:
+        """Return what an item is: a file, or a row of a table."""
+
+    @abstractmethod
+    def cuts(self, size: int) -> Iterator[Cut]:
+        """Yield the mini-batches, in order, each item in exactly one.
+
+        Args:
+            size: Files per mini-batch, or approximate bytes of source for tables.
+
+        Raises:
+            InputError: A path is missing, or a file cannot be read as what it should be.
+        """
+
+    def as_named_input(self, name: str) -> Self:
+        """Return the same dataset under a name; letters, digits and underscores."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"name: {name!r} is not an input's name; use letters, digits and '_', no digit first")
+        return self.model_copy(update={"name": name})
+
+
+def given_paths(paths: PathLike | Iterable[PathLike]) -> list[str]:
+    """Return paths as absolute texts; ``file://`` URLs become paths, other URLs are refused."""
+    several = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not several:
+        raise InputError("[]", "no path was given")
+    return [_absolute(os.fspath(path)) for path in several]
+
+
+def _absolute(path: str) -> str:
+    if path.startswith("file://"):
+        path = unquote(urlsplit(path).path)
+    elif "://" in path:
+        raise InputError(path, "only files of this machine can be read; pass a path")
+    return os.path.normpath(Path(path).absolute()) if path else ""

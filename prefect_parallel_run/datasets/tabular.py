@@ -1,0 +1,203 @@
+"""TabularDataset: every row is an item. Parquet is cut by rows, delimited text and JSON lines at record ends."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, field_validator
+
+from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths
+from prefect_parallel_run.datasets.listing import Listed, list_files
+from prefect_parallel_run.datasets.record_ends import UnterminatedQuoteError, record_ends
+from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.records import Cut
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class TabularDataset(Dataset):
+    """Table files; ``run()`` gets a pandas DataFrame with the file's own columns and an index from 0."""
+
+    format: Literal["parquet", "delimited", "json_lines"] = Field(description="How the files are written.")
+    delimiter: str = Field(default=",", description="Between the fields of delimited text.")
+    quote: str = Field(default='"', description="Around fields of delimited text that need it; empty: none.")
+    header: bool = Field(default=True, description="The first record of delimited text names the columns.")
+
+    @field_validator("delimiter", "quote")
+    @classmethod
+    def _is_one_byte(cls, value: str, info: Any) -> str:
+        if len(value) != 1 and not (info.field_name == "quote" and not value):
+            raise ValueError(f"{info.field_name} is {value!r}; accepted: one character")
+        if not value.isascii() or value in "\r\n":
+            raise ValueError(f"{info.field_name} is {value!r}; accepted: an ASCII character that ends no line")
+        return value
+
+    @classmethod
+    def from_parquet_files(cls, paths: PathLike | Iterable[PathLike], *, allow_empty: bool = False) -> TabularDataset:
+        """Return a dataset of the rows of Parquet files."""
+        return cls(paths=given_paths(paths), format="parquet", allow_empty=allow_empty)
+
+    @classmethod
+    def from_delimited_files(
+        cls,
+        paths: PathLike | Iterable[PathLike],
+        *,
+        delimiter: str = ",",
+        quote: str = '"',
+        header: bool = True,
+        allow_empty: bool = False,
+    ) -> TabularDataset:
+        """Return a dataset of the records of CSV-like files in UTF-8.
+
+        Args:
+            paths: Files, folders or globs.
+            delimiter: Between fields; one ASCII character.
+            quote: Around fields that contain delimiters or line ends; doubled inside. Empty: none.
+            header: True when the first record of each file names the columns; else they are numbered from 0.
+            allow_empty: No record at all is no error.
+        """
+        return cls(
+            paths=given_paths(paths),
+            format="delimited",
+            delimiter=delimiter,
+            quote=quote,
+            header=header,
+            allow_empty=allow_empty,
+        )
+
+    @classmethod
+    def from_json_lines_files(cls, paths: PathLike | Iterable[PathLike], *, allow_empty: bool = False) -> TabularDataset:
+        """Return a dataset of files with one JSON object per line."""
+        return cls(paths=given_paths(paths), format="json_lines", allow_empty=allow_empty)
+
+    @property
+    def kind(self) -> Literal["file", "tabular"]:
+        """Return "tabular"."""
+        return "tabular"
+
+    def cuts(self, size: int) -> Iterator[Cut]:
+        """Yield mini-batches of about *size* bytes of source; none spans two files."""
+        cut = {"parquet": self._cut_parquet, "delimited": self._cut_delimited, "json_lines": self._cut_lines}[self.format]
+        for file in list_files(self.paths):
+            try:
+                yield from cut(file, size)
+            except UnterminatedQuoteError:
+                raise InputError(file.path, "ends inside a quoted field; a closing quote is missing") from None
+            except (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeDecodeError) as error:
+                raise InputError(file.path, f"cannot be read as {self.format}: {error}") from error
+
+    def _cut_parquet(self, file: Listed, size: int) -> Iterator[Cut]:
+        """Cut inside large row groups; small ones go together."""
+        with pq.ParquetFile(file.path) as source:
+            metadata = source.metadata
+        groups: list[int] = []
+        rows = held = 0
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            if groups and held + group.total_byte_size > size:
+                yield self._parquet_cut(file, groups, 0, rows, held)
+                groups, rows, held = [], 0, 0
+            if group.total_byte_size > size and group.num_rows > 1:
+                pieces = min(-(-group.total_byte_size // size), group.num_rows)
+                borders = [group.num_rows * piece // pieces for piece in range(pieces + 1)]
+                for start, stop in zip(borders, borders[1:], strict=False):
+                    part = group.total_byte_size * (stop - start) // group.num_rows
+                    yield self._parquet_cut(file, [number], start, stop, part)
+            elif group.num_rows:
+                groups.append(number)
+                rows, held = rows + group.num_rows, held + group.total_byte_size
+        if groups:
+            yield self._parquet_cut(file, groups, 0, rows, held)
+
+    def _parquet_cut(self, file: Listed, groups: list[int], start: int, stop: int, size: int) -> Cut:
+        where = {"row_groups": groups, "start": start, "stop": stop, "rows": stop - start}
+        return Cut(stop - start, size, _encode({**self._about(file, "parquet"), **where}))
+
+    def _cut_delimited(self, file: Listed, size: int) -> Iterator[Cut]:
+        dialect = {"delimiter": self.delimiter, "quote": self.quote}
+        about: dict[str, Any] = {**self._about(file, "delimited"), **dialect}
+        ends = record_ends(Path(file.path), delimiter=self.delimiter.encode(), quote=self.quote.encode())
+        spans = _Spans(ends)
+        if self.header:
+            head = spans.take_record()
+            if head is None:
+                return
+            about["columns"] = self._columns(file, *head)
+        for start, stop, rows, first in spans.cut(size):
+            yield Cut(rows, stop - start, _encode({**about, "start": start, "stop": stop, "rows": rows, "first": first}))
+
+    def _columns(self, file: Listed, start: int, stop: int) -> list[str]:
+        """Return the names in a header, as pandas gives them (a name that comes twice is numbered)."""
+        with Path(file.path).open("rb") as source:
+            source.seek(start)
+            head = source.read(stop - start)
+        quoting: dict[str, Any] = {"quotechar": self.quote} if self.quote else {"quoting": 3}
+        frame = pd.read_csv(io.BytesIO(head), sep=self.delimiter, nrows=0, index_col=False, encoding="utf-8", **quoting)
+        return [str(name) for name in frame.columns]
+
+    def _cut_lines(self, file: Listed, size: int) -> Iterator[Cut]:
+        about = self._about(file, "json_lines")
+        for start, stop, rows, first in _Spans(record_ends(Path(file.path))).cut(size):
+            yield Cut(rows, stop - start, _encode({**about, "start": start, "stop": stop, "rows": rows, "first": first}))
+
+    def _about(self, file: Listed, kind: str) -> dict[str, Any]:
+        return {"input": self.name, "kind": kind, "path": file.path, "size": file.size, "mtime": file.mtime}
+
+
+class _Spans:
+    """Record ends gathered into spans of bytes."""
+
+    def __init__(self, ends: Iterator[Any]) -> None:
+        self._ends = ends
+        self._start = -1  # where the next span begins
+        self._block: Any = None
+        self._at = 0  # records of the block that are behind us
+
+    def take_record(self) -> tuple[int, int] | None:
+        """Return start and stop of the first record that is not blank, and begin behind it; None when there is none."""
+        while self._load():
+            filled = self._block.filled[self._at :].nonzero()[0]
+            start = self._start
+            if len(filled):
+                index = self._at + int(filled[0])
+                stop = int(self._block.offsets[index])
+                self._at, self._start = index + 1, stop
+                return start, stop
+            self._at = len(self._block.offsets)
+        return None
+
+    def cut(self, size: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield start, stop, records and the number of the first record (from 1) of spans of about *size* bytes."""
+        rows, first = 0, 1
+        stop = None
+        while self._load():
+            offsets, filled = self._block.offsets, self._block.filled
+            while self._at < len(offsets):
+                start = self._start
+                index = min(int(offsets.searchsorted(start + size)), len(offsets) - 1)
+                rows += int(filled[self._at : index + 1].sum())
+                stop = int(offsets[index])
+                self._at = index + 1
+                if stop - start >= size and rows:
+                    yield start, stop, rows, first
+                    self._start, first, rows = stop, first + rows, 0
+        if rows and stop is not None:
+            yield self._start, stop, rows, first
+
+    def _load(self) -> bool:
+        """Make sure that a record is at hand; False when there is none left."""
+        while self._block is None or self._at >= len(self._block.offsets):
+            self._block = next(self._ends, None)
+            if self._block is None:
+                return False
+            self._at = 0
+            if self._start < 0:
+                self._start = self._block.start
+        return True

@@ -1,0 +1,278 @@
+"""Carries out what RunState decides, on a Dask client: opens nodes, sends leases, commits receipts, stops everything."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from distributed import Client, Future
+from distributed.scheduler import KilledWorker
+
+from prefect_parallel_run.dispatch.messages import (
+    Abort,
+    Commit,
+    Event,
+    Finish,
+    GiveUp,
+    Hold,
+    Instruction,
+    LeaseFinished,
+    NodeJoined,
+    NodeLeft,
+    Release,
+    SubmitLease,
+    Tick,
+)
+from prefect_parallel_run.dispatch.state import RunState
+from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError
+from prefect_parallel_run.ledger import Ledger
+from prefect_parallel_run.node.node import LeaseResult, NodeClosedError, close_node, open_node, run_lease
+from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
+from prefect_parallel_run.node.slot import StartFailure
+from prefect_parallel_run.planning import Plan
+from prefect_parallel_run.records import Breach, Lease, Receipt, Tally
+
+_TICK = 0.25  #: s at most between two looks at the clock
+_NODE_LOOK = 1.0  #: s between two looks at which nodes there are
+_STOP_TIMEOUT = 4.0  #: s for the nodes to stop their children when a run is aborted
+_LOST = (KilledWorker, NodeClosedError, asyncio.CancelledError)
+
+
+class Observer(Protocol):
+    """Who is told what happens; called in the flow process, between two events."""
+
+    def node_joined(self, facts: NodeFacts) -> None:
+        """A node opened."""
+
+    def slot_failed(self, node: str, failure: StartFailure) -> None:
+        """A process could not be started, for good."""
+
+    def tried(self, receipt: Receipt, state: str) -> None:
+        """A try failed; *state* is where its mini-batch stands now."""
+
+    def progressed(self, tally: Tally) -> None:
+        """Counts changed, or time passed."""
+
+    def held(self, breach: Breach | None) -> None:
+        """New mini-batches are held back because of *breach*, or (None) handed out again."""
+
+    def warned(self, text: str) -> None:
+        """Something that is no failure should be known."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    lease: Lease
+    future: Future
+    at: float  # Unix time, s
+
+
+class Dispatcher:
+    """Drives one run on an open cluster.
+
+    Args:
+        client: Of the cluster.
+        settings: What every node is told.
+        plan, ledger, state: Of the run.
+        observer: Who is told.
+        heartbeat: Called every _TICK or so; raises to stop the run (it was cancelled, the lock was lost).
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        settings: NodeSettings,
+        plan: Plan,
+        ledger: Ledger,
+        state: RunState,
+        observer: Observer,
+        heartbeat: Callable[[], None],
+    ) -> None:
+        self._client, self._settings = client, settings
+        self._plan, self._ledger, self._state, self._observer = plan, ledger, state, observer
+        self._heartbeat = heartbeat
+        self._events: queue.SimpleQueue[Event | tuple[int, LeaseResult | BaseException]] = queue.SimpleQueue()
+        self._sent: dict[int, _Sent] = {}
+        self._names: dict[str, str] = {}  # node by address
+        self._nodes_seen = 0
+        self._next_look = 0.0
+        self._start_failure: StartFailure | None = None
+        self._finished = False
+
+    def run(self) -> None:
+        """Run until every mini-batch has its final outcome.
+
+        Raises:
+            LimitExceededError: More failed than is forgiven.
+            EntryScriptError: No process of any node can start the script.
+            ComputeTargetError: No node is left.
+            OutputError: The run directory cannot be written.
+        """
+        try:
+            while not self._finished:
+                self._look_at_nodes()
+                for event in self._wait():
+                    self._follow(self._state.handle(event, time.monotonic()))
+                self._observer.progressed(self._state.tally)
+                self._heartbeat()
+        except BaseException:
+            self._stop()
+            raise
+        for problem in self._client.run(close_node, self._settings.token, True, workers=list(self._names)).values():
+            for text in problem:
+                self._observer.warned(f"shutdown() of the entry script failed:\n{text}")
+
+    # Events
+
+    def _wait(self) -> list[Event]:
+        """Return what has happened, after a while at most."""
+        due = self._state.next_due
+        patience = _TICK if due is None else min(_TICK, max(due - time.monotonic(), 0.0))
+        try:
+            arrived = [self._events.get(timeout=patience) if patience > 0 else self._events.get_nowait()]
+        except queue.Empty:
+            return [Tick()]
+        while not self._events.empty():
+            arrived.append(self._events.get_nowait())
+        events: list[Event] = []
+        for message in arrived:
+            events.extend([self._translate(*message)] if isinstance(message, tuple) else [message])
+        return events
+
+    def _translate(self, number: int, outcome: LeaseResult | BaseException) -> Event:
+        """Return what the end of a lease means."""
+        sent = self._sent.get(number)
+        if sent is None:  # of a node that was lost meanwhile
+            return Tick()
+        if isinstance(outcome, BaseException):
+            if isinstance(outcome, _LOST):
+                return self._forget(sent.lease.node)
+            if isinstance(outcome, OSError):
+                raise OutputError(self._settings.run_directory, f"node {sent.lease.node}: {outcome}") from outcome
+            raise outcome
+        del self._sent[number]
+        if outcome.failure is not None:
+            self._start_failure = self._start_failure or outcome.failure
+            self._observer.slot_failed(sent.lease.node, outcome.failure)
+        return LeaseFinished(number, [Receipt(*receipt) for receipt in outcome.receipts], outcome.slots)
+
+    def _look_at_nodes(self) -> None:
+        """Compare the nodes there are with those we know, now and then."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _NODE_LOOK
+        try:
+            there = set(self._client.nthreads())
+        except (OSError, asyncio.TimeoutError) as error:
+            raise ComputeTargetError("scheduler", f"it does not answer: {error}") from error
+        for address in [address for address in self._names if address not in there]:
+            self._events.put(self._forget(self._names[address]))
+        fresh = [address for address in sorted(there) if address not in self._names]
+        if fresh:
+            self._open(fresh)
+
+    def _open(self, addresses: list[str]) -> None:
+        for address in addresses:
+            self._names[address] = f"node-{self._nodes_seen}"
+            self._nodes_seen += 1
+        opened = self._client.run(open_node, self._settings, self._names, workers=addresses, on_error="return")
+        for facts in opened.values():
+            if isinstance(facts, OSError):  # gone again before it could be opened: the next look finds out
+                continue
+            if isinstance(facts, BaseException):
+                raise facts
+            self._observer.node_joined(facts)
+            self._events.put(NodeJoined(facts.node, facts.slots))
+
+    def _forget(self, node: str) -> NodeLeft:
+        self._names = {address: name for address, name in self._names.items() if name != node}
+        for number in [number for number, sent in self._sent.items() if sent.lease.node == node]:
+            self._sent.pop(number).future.cancel()
+        return NodeLeft(node)
+
+    # Instructions
+
+    def _follow(self, instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case SubmitLease(lease):
+                    self._submit(lease)
+                case Commit(decided):
+                    self._commit(decided)
+                case Hold(breach):
+                    self._observer.held(breach)
+                case Release():
+                    self._observer.held(None)
+                case Abort(breach):
+                    raise LimitExceededError(*breach, self._settings.run_directory, self._ledger.first_failure())
+                case GiveUp(slots_failed):
+                    raise self._nowhere_left(slots_failed)
+                case Finish():
+                    self._finished = True
+
+    def _submit(self, lease: Lease) -> None:
+        works = "\n".join(self._plan.works(lease.start, lease.stop)).encode("ascii")
+        address = next(address for address, name in self._names.items() if name == lease.node)
+        future = self._client.submit(
+            run_lease,
+            self._settings.token,
+            lease.start,
+            lease.attempt,
+            works,
+            key=f"parallel-run-{self._settings.token}-{lease.id}",
+            workers=[address],
+            allow_other_workers=False,
+            retries=0,
+            pure=False,
+        )
+        self._sent[lease.id] = _Sent(lease, future, time.time())
+        self._client.loop.add_callback(self._bring_home, lease.id, future)
+
+    async def _bring_home(self, number: int, future: Future) -> None:
+        """Wait for a lease on the client's loop, so that a result that never comes blocks nobody."""
+        outcome: Any
+        try:
+            outcome = await self._client.gather(future, asynchronous=True)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  handed to the thread that drives the run
+            outcome = error
+        self._events.put((number, outcome))
+
+    def _commit(self, decided: list[tuple[Receipt, str]]) -> None:
+        self._ledger.commit(decided)
+        for receipt, state in decided:
+            if receipt.outcome != "succeeded":
+                self._observer.tried(receipt, state)
+
+    # Ends
+
+    def _nowhere_left(self, slots_failed: bool) -> Exception:
+        failure = self._start_failure
+        if slots_failed and failure is not None:
+            reason = {
+                "spawn": "its process could not be started",
+                "import": "it could not be imported",
+                "init": "its init() failed",
+                "idle": "its process does not stay alive",
+            }[failure.stage]
+            words = f"{reason}: {failure.error_type}: {failure.error}"
+            return EntryScriptError(self._settings.script, words, failure.traceback)
+        return ComputeTargetError("cluster", "all nodes were lost and no new one came")
+
+    def _stop(self) -> None:
+        """Stop all children at once; nodes that do not answer in time are left to who closes the cluster."""
+        if not self._names:
+            return
+
+        async def stop() -> None:
+            await self._client.run(
+                close_node, self._settings.token, False, workers=list(self._names), on_error="ignore", asynchronous=True
+            )
+
+        try:
+            self._client.sync(stop, callback_timeout=_STOP_TIMEOUT)
+        except (asyncio.TimeoutError, OSError):
+            self._observer.warned(f"not every node stopped within {_STOP_TIMEOUT:g} s")

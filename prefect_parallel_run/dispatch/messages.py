@@ -1,0 +1,87 @@
+"""What the dispatcher tells the run's state (events, in the past) and what it is told to do (instructions, as orders)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect_parallel_run.records import Breach, Lease, Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """A node is ready for leases."""
+
+    node: str
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLeft:
+    """A node is gone, with the leases it had."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFinished:
+    """A lease came home. Mini-batches without a receipt have not been run, and none of them is to blame."""
+
+    lease: int
+    receipts: list[Receipt]
+    slots: int  #: slots that the node has left
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: a try may be due again, or patience be over."""
+
+
+Event = NodeJoined | NodeLeft | LeaseFinished | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitLease:
+    """Send this lease to its node."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Write these receipts to the ledger, each with the state its mini-batch is in then."""
+
+    decided: list[tuple[Receipt, str]]  #: state: succeeded, failed, waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Say that no new mini-batch is handed out for now: the limit would be exceeded if the pending tries failed."""
+
+    breach: Breach
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Say that new mini-batches are handed out again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop everything: a limit is exceeded by what is final."""
+
+    breach: Breach
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Stop everything: there is nowhere left to run."""
+
+    slots_failed: bool  #: nodes are there, but no process on them can start; else no node is there
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Every mini-batch has its final outcome."""
+
+
+Instruction = SubmitLease | Commit | Hold | Release | Abort | GiveUp | Finish

@@ -1,0 +1,302 @@
+"""The state of a run: events in, instructions out. Pure: no clock of its own, no files, no cluster.
+
+Every mini-batch is in exactly one of: pending (never handed out), returned (handed out, but not run through no fault of its
+own), leased, waiting (between two tries), succeeded, failed. Only ``handle`` moves it, and only a receipt of a lease that is
+still out decides anything: a late one is refused, so no mini-batch is ever decided twice.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from prefect_parallel_run.dispatch.messages import (
+    Abort,
+    Commit,
+    Event,
+    Finish,
+    GiveUp,
+    Hold,
+    Instruction,
+    LeaseFinished,
+    NodeJoined,
+    NodeLeft,
+    Release,
+    SubmitLease,
+    Tick,
+)
+from prefect_parallel_run.policy.attempts import try_again
+from prefect_parallel_run.policy.lease_size import LeaseSizer
+from prefect_parallel_run.policy.limits import FailureLimits
+from prefect_parallel_run.records import Lease, Receipt, Remainder, Tally
+
+_SPLIT = 8  #: a lost lease of several mini-batches comes back in this many pieces, so that a guilty one soon stands alone
+_AHEAD_SECONDS = 0.5  #: leases are sent ahead of need only while mini-batches are shorter than this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRules:
+    """What the configuration says about tries."""
+
+    run_max_try: int
+    limits: FailureLimits
+    retry_delay: float = 0.0  #: s
+    most_per_lease: int = 1000
+    node_patience: float = 60.0  #: s without any node before the run gives up
+
+
+@dataclass(slots=True)
+class _Node:
+    slots: int
+    leases: dict[int, Lease] = field(default_factory=dict)  # in the order they were sent
+
+
+class RunState:
+    """Decides what happens next.
+
+    Args:
+        rules: What the configuration says about tries.
+        remainder: What is left to do.
+        items_of: Returns the planned items of a mini-batch; asked only for those that died or were lost.
+    """
+
+    def __init__(self, rules: RunRules, remainder: Remainder, items_of: Callable[[int], int]) -> None:
+        self._rules, self._items_of = rules, items_of
+        self._planned, self._items = remainder.tally.planned, remainder.tally.items
+        self._succeeded, self._succeeded_items = remainder.tally.succeeded, remainder.tally.succeeded_items
+        self._failed, self._failed_items = remainder.tally.failed, remainder.tally.failed_items
+        self._rows = remainder.tally.rows
+        self._pending = deque(remainder.pending)
+        self._pending_count = sum(stop - start for start, stop in remainder.pending)
+        self._returned: deque[tuple[int, int, int]] = deque()  # start, stop, try
+        self._due: list[tuple[float, int, int]] = [(0.0, index, attempt) for index, attempt, _ in remainder.waiting]
+        heapq.heapify(self._due)
+        self._waiting = {index: items for index, _, items in remainder.waiting}
+        self._waiting_items = sum(self._waiting.values())
+        self._nodes: dict[str, _Node] = {}
+        self._leases: dict[int, Lease] = {}
+        self._last_lease = 0
+        self._sizer = LeaseSizer(rules.most_per_lease)
+        self._holding = False
+        self._ended = False
+        self._nodeless_since: float | None = None
+
+    @property
+    def tally(self) -> Tally:
+        """Return the counts so far."""
+        return Tally(
+            planned=self._planned,
+            succeeded=self._succeeded,
+            failed=self._failed,
+            waiting=len(self._waiting),
+            items=self._items,
+            succeeded_items=self._succeeded_items,
+            failed_items=self._failed_items,
+            waiting_items=self._waiting_items,
+            rows=self._rows,
+            all_scheduled=self._pending_count == 0,
+        )
+
+    @property
+    def next_due(self) -> float | None:
+        """Return when the next waiting mini-batch may be tried again, or None."""
+        return self._due[0][0] if self._due else None
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Take note of *event* at *now* (monotonic clock, s) and return what to do, in order."""
+        if self._ended:
+            return []
+        instructions: list[Instruction] = []
+        match event:
+            case NodeJoined(node, slots):
+                self._nodes[node] = _Node(slots)
+            case NodeLeft(node):
+                instructions += self._lose(node, now)
+            case LeaseFinished():
+                instructions += self._take_home(event, now)
+            case Tick():
+                pass
+        return [*instructions, *self._go_on(now)]
+
+    # What came of leases
+
+    def _take_home(self, event: LeaseFinished, now: float) -> Iterator[Instruction]:
+        lease = self._leases.pop(event.lease, None)
+        if lease is None:  # lost before, and its mini-batches have been leased again: what it says no longer counts
+            return
+        node = self._nodes[lease.node]
+        del node.leases[lease.id]
+        node.slots = event.slots
+        receipts = {receipt.mini_batch: self._complete(receipt) for receipt in _belonging(event.receipts, lease)}
+        if receipts:
+            self._sizer.observe(len(receipts), sum(receipt.seconds for receipt in receipts.values()))
+            yield Commit([(receipt, self._decide(receipt, now)) for receipt in receipts.values()])
+        self._returned.extend(_missing(lease, receipts))
+
+    def _complete(self, receipt: Receipt) -> Receipt:
+        """Return *receipt* with its items: a process that died could not say how many it had."""
+        if receipt.items >= 0:
+            return receipt
+        items = self._items_of(receipt.mini_batch)
+        return receipt._replace(items=items, failed=items)
+
+    def _decide(self, receipt: Receipt, now: float) -> str:
+        """Book one receipt and return the state its mini-batch is in now."""
+        index = receipt.mini_batch
+        if self._waiting:
+            self._waiting_items -= self._waiting.pop(index, 0)
+        if receipt.outcome == "succeeded":
+            self._succeeded += 1
+            self._succeeded_items += receipt.succeeded
+            self._failed_items += receipt.failed
+            self._rows += receipt.rows
+            return "succeeded"
+        if try_again(receipt, self._rules.run_max_try):
+            self._waiting[index] = receipt.items
+            self._waiting_items += receipt.items
+            heapq.heappush(self._due, (now + self._rules.retry_delay, index, receipt.attempt + 1))
+            return "waiting"
+        self._failed += 1
+        self._failed_items += receipt.items
+        return "failed"
+
+    def _lose(self, name: str, now: float) -> Iterator[Instruction]:
+        """Take back the leases of a node that is gone. One that was alone and running is charged a try."""
+        node = self._nodes.pop(name, None)
+        if node is None:
+            return
+        charged: list[tuple[Receipt, str]] = []
+        for position, lease in enumerate(node.leases.values()):
+            del self._leases[lease.id]
+            if lease.count == 1 and position < node.slots:
+                receipt = _lost(lease, self._items_of(lease.start))
+                charged.append((receipt, self._decide(receipt, now)))
+            else:
+                self._returned.extend(_pieces(lease, started=position < node.slots))
+        if charged:
+            yield Commit(charged)
+
+    # What to do next
+
+    def _go_on(self, now: float) -> Iterator[Instruction]:
+        tally = self.tally
+        breach = self._rules.limits.first_breach(tally)
+        if breach is not None:
+            self._ended = True
+            yield Abort(breach)
+        elif tally.finished == tally.planned:
+            self._ended = True
+            yield Finish()
+        elif self._is_nowhere(now):
+            self._ended = True
+            yield GiveUp(slots_failed=bool(self._nodes))
+        else:
+            yield from self._hold_or_release(tally)
+            yield from self._hand_out(now)
+
+    def _is_nowhere(self, now: float) -> bool:
+        """True when no slot is left anywhere: at once if nodes are there but cannot start the script, else after a while."""
+        if any(node.slots > 0 for node in self._nodes.values()):
+            self._nodeless_since = None
+            return False
+        if self._nodes:
+            return not self._leases  # leases that are still out may bring receipts home
+        if self._nodeless_since is None:
+            self._nodeless_since = now
+        return now - self._nodeless_since > self._rules.node_patience
+
+    def _hold_or_release(self, tally: Tally) -> Iterator[Instruction]:
+        breach = self._rules.limits.first_breach(tally, count_waiting=True)
+        if breach is not None and not self._holding:
+            yield Hold(breach)
+        elif breach is None and self._holding:
+            yield Release()
+        self._holding = breach is not None
+
+    def _hand_out(self, now: float) -> Iterator[Instruction]:
+        while (name := self._hungriest()) is not None and (lease := self._next_lease(name, now)) is not None:
+            self._leases[lease.id] = self._nodes[name].leases[lease.id] = lease
+            yield SubmitLease(lease)
+
+    def _hungriest(self) -> str | None:
+        """Return the node with the most room for leases per slot, or None when all have what they need."""
+        ahead = 2 if self._sizer.mean < _AHEAD_SECONDS else 1
+        best = min(
+            ((len(node.leases) / node.slots, name) for name, node in self._nodes.items() if node.slots > 0),
+            default=(ahead, ""),
+        )
+        return best[1] if best[0] < ahead else None
+
+    def _next_lease(self, node: str, now: float) -> Lease | None:
+        """Return what *node* should do next: tries that are due, then what came back, then new mini-batches."""
+        if self._due and self._due[0][0] <= now:
+            _, index, attempt = heapq.heappop(self._due)
+            return self._lease(node, index, index + 1, attempt)
+        for _ in range(len(self._returned)):
+            start, stop, attempt = self._returned.popleft()
+            if attempt > 1 or not self._holding:
+                return self._lease(node, start, stop, attempt)
+            self._returned.append((start, stop, attempt))
+        if self._pending and not self._holding:
+            start, stop = self._pending.popleft()
+            slots = sum(node.slots for node in self._nodes.values())
+            cut = min(stop, start + self._sizer.size(self._pending_count, slots))
+            if cut < stop:
+                self._pending.appendleft((cut, stop))
+            self._pending_count -= cut - start
+            return self._lease(node, start, cut, 1)
+        return None
+
+    def _lease(self, node: str, start: int, stop: int, attempt: int) -> Lease:
+        self._last_lease += 1
+        return Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt)
+
+
+def _belonging(receipts: Iterable[Receipt], lease: Lease) -> Iterator[Receipt]:
+    """Yield the receipts of mini-batches that the lease holds, for the try that it stands for."""
+    for receipt in receipts:
+        if lease.start <= receipt.mini_batch < lease.stop and receipt.attempt == lease.attempt:
+            yield receipt
+
+
+def _missing(lease: Lease, receipts: dict[int, Receipt]) -> Iterator[tuple[int, int, int]]:
+    """Yield the ranges of a lease that have no receipt."""
+    if len(receipts) == lease.count:
+        return
+    start = lease.start
+    for index in [*sorted(receipts), lease.stop]:
+        if index > start:
+            yield start, index, lease.attempt
+        start = index + 1
+
+
+def _pieces(lease: Lease, *, started: bool) -> Iterator[tuple[int, int, int]]:
+    """Yield a lost lease in smaller ones; one that had not begun comes back whole."""
+    step = max(1, -(-lease.count // _SPLIT)) if started else lease.count
+    for start in range(lease.start, lease.stop, step):
+        yield start, min(start + step, lease.stop), lease.attempt
+
+
+def _lost(lease: Lease, items: int) -> Receipt:
+    """Return the receipt of a try that was lost with its node; the dispatcher knows when it was sent."""
+    return Receipt(
+        mini_batch=lease.start,
+        attempt=lease.attempt,
+        outcome="lost",
+        items=items,
+        succeeded=0,
+        failed=items,
+        rows=0,
+        part="",
+        offset=0,
+        header=0,
+        length=0,
+        started=0.0,
+        seconds=0.0,
+        node=lease.node,
+        error_type="NodeLost",
+        error=f"node {lease.node} was lost while it ran this mini-batch",
+        fingerprint="lost",
+    )

@@ -1,0 +1,131 @@
+"""What a user may pass as inputs, side inputs, output and arguments, made into the values a run works with."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.datasets.tabular import TabularDataset
+from prefect_parallel_run.errors import InputError, OutputError
+from prefect_parallel_run.result import ParallelRunResult
+
+_OWN_OPTIONS = frozenset(
+    f"--{name}"
+    for name in (
+        "mini_batch_size",
+        "error_threshold",
+        "allowed_failed_count",
+        "allowed_failed_percent",
+        "output",
+        "output_action",
+        "logging_level",
+        "process_count_per_node",
+        "run_invocation_timeout",
+        "run_max_try",
+        "append_row_file_name",
+        "partition_keys",
+    )
+)
+_PLACEHOLDER = re.compile(r"\{(output|(?:inputs|side_inputs)\.[A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def from_result(value: Any) -> Any:
+    """Return another step's result as a dataset of what it has written; anything else as it is."""
+    if not isinstance(value, ParallelRunResult):
+        return value
+    if value.path is None:
+        raise InputError(value.name, "that step has no output to read")
+    path = str(value.path)
+    if value.output_format == "parquet":
+        return TabularDataset.from_parquet_files([path], allow_empty=True)
+    if value.output_format == "csv":
+        return TabularDataset.from_delimited_files([path], allow_empty=True)
+    if value.output_format == "jsonl":
+        return TabularDataset.from_json_lines_files([path], allow_empty=True)
+    return FileDataset.from_files([path], allow_empty=True)
+
+
+def resolve_output(output: Any, *, required: bool) -> Path | None:
+    """Return the output folder as an absolute path; it is created when the run begins."""
+    if isinstance(output, ParallelRunResult):
+        output = output.output
+    if output is None:
+        if required:
+            raise OutputError("None", "append_row needs an output folder; pass output=…")
+        return None
+    text = os.fspath(output)
+    if text.startswith("file://"):
+        text = text[len("file://") :]
+    if "://" in text:
+        raise OutputError(text, "only folders of this machine can be written to; pass a path")
+    path = Path(text).absolute()
+    if path.exists() and not path.is_dir():
+        raise OutputError(text, "is a file; pass the folder that the result should be written to")
+    return path
+
+
+def resolve_side_inputs(side_inputs: Any, taken: Sequence[str]) -> dict[str, str]:
+    """Return the path of every side input by its name; *taken* are the names of the inputs.
+
+    Side inputs are a mapping of name to path (or dataset, or result), or a list of named datasets.
+    """
+    if side_inputs is None:
+        return {}
+    if isinstance(side_inputs, Mapping):
+        pairs = list(side_inputs.items())
+    else:
+        pairs = [(getattr(value, "name", None), value) for value in side_inputs]
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise InputError(str(name), "a side input needs a name: pass {'name': path} or dataset.as_named_input('name')")
+        if name in found or name in taken:
+            raise InputError(name, "two inputs have this name; names are unique over inputs and side inputs")
+        path = _place(from_result(value))
+        if not Path(path).exists():
+            raise InputError(path, f"side input {name} does not exist")
+        found[name] = path
+    return found
+
+
+def check_arguments(arguments: Any) -> tuple[str, ...]:
+    """Return *arguments* as texts, in order; raises ValueError for what the script could not be given."""
+    texts = tuple(str(argument) for argument in arguments or ())
+    if texts and not texts[0].startswith("-"):
+        raise ValueError(f"arguments: the first is {texts[0]!r}; it must be an option, starting with '-'")
+    for text in texts:
+        option = text.partition("=")[0]
+        if option in _OWN_OPTIONS:
+            raise ValueError(f"arguments: {option} is an option of ParallelRunConfig; set {option[2:]} there")
+    return texts
+
+
+def fill_placeholders(
+    arguments: Sequence[str], output: Path | None, datasets: Sequence[Dataset], side_inputs: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return *arguments* with {output}, {inputs.NAME} and {side_inputs.NAME} replaced by paths."""
+    values = {f"side_inputs.{name}": path for name, path in side_inputs.items()}
+    values |= {f"inputs.{dataset.name}": _place(dataset) for dataset in datasets}
+    if output is not None:
+        values["output"] = str(output)
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            known = ", ".join(f"{{{name}}}" for name in sorted(values)) or "none"
+            raise ValueError(f"arguments: {match[0]} stands for nothing here; known: {known}")
+        return values[match[1]]
+
+    return tuple(_PLACEHOLDER.sub(value, argument) for argument in arguments)
+
+
+def _place(value: Any) -> str:
+    """Return the one path that stands for a dataset, or for a path."""
+    if isinstance(value, str | os.PathLike):
+        return str(Path(value).absolute())
+    paths = [str(Path(path).absolute()) for path in value.paths]
+    return paths[0] if len(paths) == 1 else os.path.commonpath(paths)

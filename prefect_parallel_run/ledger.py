@@ -1,0 +1,244 @@
+"""The ledger of a run: one row per mini-batch and one per try, in SQLite. What stands here is committed; nothing else is.
+
+The rows of a lease are written in one transaction, after its part files were synced. A mini-batch that succeeded carries
+the place of its rows (part, offset, length): the reduction publishes exactly these ranges.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from prefect_parallel_run.records import Receipt, Remainder, Tally
+
+_SCHEMA = """
+CREATE TABLE mini_batches (
+    mini_batch INTEGER PRIMARY KEY,
+    state TEXT NOT NULL,            -- planned, waiting (between two tries), succeeded, failed
+    attempts INTEGER NOT NULL,      -- tries used
+    items INTEGER NOT NULL,
+    succeeded INTEGER NOT NULL,     -- items
+    failed INTEGER NOT NULL,        -- items
+    rows INTEGER NOT NULL,
+    part TEXT, offset INTEGER, header INTEGER, length INTEGER  -- where its rows are, once succeeded
+);
+CREATE TABLE attempts (
+    mini_batch INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    node TEXT, pid INTEGER,
+    started REAL,                   -- Unix time, s
+    seconds REAL,
+    error_type TEXT, error TEXT, traceback TEXT, fingerprint TEXT,
+    PRIMARY KEY (mini_batch, attempt)
+) WITHOUT ROWID;
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT);
+"""
+_BLOCK = 20_000  #: rows per fetch: memory stays flat however long the plan is
+
+
+class Place(NamedTuple):
+    """Where the rows of a mini-batch lie."""
+
+    mini_batch: int
+    part: str
+    offset: int
+    header: int  #: bytes of header line in front
+    length: int  #: bytes, header included
+    rows: int
+
+
+class Cause(NamedTuple):
+    """Failures that have one cause."""
+
+    fingerprint: str
+    outcome: str
+    error_type: str
+    error: str  #: of the first
+    traceback: str  #: of the first
+    tries: int
+    mini_batches: int
+    first_mini_batch: int
+    nodes: str  #: comma-separated
+
+
+class FailedMiniBatch(NamedTuple):
+    """A mini-batch that failed for good, or succeeded with fewer rows than items."""
+
+    mini_batch: int
+    state: str
+    attempts: int
+    items: int
+    failed: int
+    outcome: str
+    error_type: str
+    error: str
+
+
+class Ledger:
+    """An open ledger. One process writes; others may read along."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")  # atomic always; after a power cut the newest may be undone
+
+    @classmethod
+    def create(cls, path: Path, items: Iterable[int]) -> Ledger:
+        """Make the ledger of a new run, with one row per mini-batch; *items* of each, in plan order."""
+        ledger = cls(path)
+        with ledger._transaction() as connection:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.executemany(
+                "INSERT INTO mini_batches VALUES (?, 'planned', 0, ?, 0, 0, 0, NULL, NULL, NULL, NULL)",
+                enumerate(items),
+            )
+        return ledger
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    # Writing
+
+    def commit(self, decided: Iterable[tuple[Receipt, str]]) -> None:
+        """Write receipts, each with the state its mini-batch is in now, in one transaction."""
+        attempts, states = [], []
+        for receipt, state in decided:
+            (index, attempt, outcome, items, succeeded, failed, rows, part, offset, header, length, *rest) = receipt
+            started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
+            attempts.append((index, attempt, outcome, node, pid, started, seconds, error_type, error, traceback, fingerprint))
+            states.append((state, attempt, succeeded, failed, rows, part, offset, header, length, index))
+        with self._transaction() as connection:
+            connection.executemany("INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?)", attempts)
+            connection.executemany(
+                "UPDATE mini_batches SET state=?, attempts=?, succeeded=?, failed=?, rows=?, part=?, offset=?, header=?,"
+                " length=? WHERE mini_batch=?",
+                states,
+            )
+
+    def note(self, **facts: str) -> None:
+        """Keep facts about the run: its status, when it began, how often it was driven."""
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", facts.items())
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._connection)
+
+    # Reading
+
+    def facts(self) -> dict[str, str]:
+        """Return what was noted."""
+        return dict(self._connection.execute("SELECT key, value FROM run"))
+
+    def tally(self) -> Tally:
+        """Return the counts over all mini-batches."""
+        row = self._connection.execute(
+            "SELECT COUNT(*), TOTAL(state='succeeded'), TOTAL(state='failed'), TOTAL(state='waiting'), TOTAL(items),"
+            " TOTAL(CASE WHEN state='succeeded' THEN succeeded END),"
+            " TOTAL(CASE WHEN state IN ('succeeded', 'failed') THEN failed END),"
+            " TOTAL(CASE WHEN state='waiting' THEN items END),"
+            " TOTAL(CASE WHEN state='succeeded' THEN rows END), TOTAL(state='planned') FROM mini_batches"
+        ).fetchone()
+        planned, succeeded, failed, waiting, items, good, bad, between, rows, untouched = map(int, row)
+        return Tally(
+            planned=planned,
+            succeeded=succeeded,
+            failed=failed,
+            waiting=waiting,
+            items=items,
+            succeeded_items=good,
+            failed_items=bad,
+            waiting_items=between,
+            rows=rows,
+            all_scheduled=untouched == 0,
+        )
+
+    def remainder(self) -> Remainder:
+        """Return what is left to do."""
+        waiting = self._connection.execute(
+            "SELECT mini_batch, attempts + 1, items FROM mini_batches WHERE state='waiting' ORDER BY mini_batch"
+        )
+        return Remainder(tally=self.tally(), pending=tuple(self._planned_ranges()), waiting=tuple(waiting))
+
+    def _planned_ranges(self) -> Iterator[tuple[int, int]]:
+        start = stop = -1
+        for (index,) in self._rows("SELECT mini_batch FROM mini_batches WHERE state='planned' ORDER BY mini_batch"):
+            if index != stop:
+                if stop > start:
+                    yield start, stop
+                start = index
+            stop = index + 1
+        if stop > start:
+            yield start, stop
+
+    def places(self) -> Iterator[Place]:
+        """Yield where the rows of all succeeded mini-batches lie, in mini-batch order."""
+        query = (
+            "SELECT mini_batch, part, offset, header, length, rows FROM mini_batches"
+            " WHERE state='succeeded' AND part <> '' ORDER BY mini_batch"
+        )
+        return map(Place._make, self._rows(query))
+
+    def causes(self, most: int = 50) -> list[Cause]:
+        """Return failed tries grouped by cause, the most frequent first."""
+        rows = self._connection.execute(
+            "SELECT fingerprint, outcome, error_type, error, traceback, tries, mini_batches, mini_batch, nodes FROM ("
+            " SELECT fingerprint, COUNT(*) AS tries, COUNT(DISTINCT mini_batch) AS mini_batches,"
+            "  MIN(mini_batch) AS mini_batch, GROUP_CONCAT(DISTINCT node) AS nodes"
+            "  FROM attempts WHERE outcome <> 'succeeded' GROUP BY fingerprint)"
+            " JOIN (SELECT mini_batch, fingerprint, outcome, error_type, error, traceback, MIN(attempt) FROM attempts"
+            "  WHERE outcome <> 'succeeded' GROUP BY mini_batch, fingerprint) USING (mini_batch, fingerprint)"
+            " ORDER BY tries DESC, mini_batch LIMIT ?",
+            (most,),
+        )
+        return [Cause(*row) for row in rows]
+
+    def failed(self) -> Iterator[FailedMiniBatch]:
+        """Yield mini-batches that failed for good and those with failed items, in order, with their last try's error."""
+        query = (
+            "SELECT mini_batches.mini_batch, state, mini_batches.attempts, items, failed, outcome, error_type, error FROM mini_batches"
+            " JOIN attempts ON attempts.mini_batch = mini_batches.mini_batch AND attempt = mini_batches.attempts"
+            " WHERE state = 'failed' OR (state = 'succeeded' AND failed > 0) ORDER BY mini_batches.mini_batch"
+        )
+        return map(FailedMiniBatch._make, self._rows(query))
+
+    def first_failure(self) -> str:
+        """Return the first failed try as one line, or an empty text."""
+        row = self._connection.execute(
+            "SELECT mini_batch, error_type, error FROM attempts WHERE outcome <> 'succeeded' ORDER BY started LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return ""
+        first_line = (row[2] or "").strip().partition("\n")[0]
+        return f"mini-batch {row[0]}: {row[1]}: {first_line}"
+
+    def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        cursor = self._connection.execute(query)
+        while block := cursor.fetchmany(_BLOCK):
+            yield from block
+
+
+class _Transaction:
+    """All of it or nothing."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._connection.execute("COMMIT" if kind is None else "ROLLBACK")

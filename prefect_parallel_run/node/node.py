@@ -1,0 +1,191 @@
+"""A node: the slots of one Dask worker for one run, and the functions that Dask is asked to call there.
+
+``open_node`` and ``close_node`` go through ``Client.run``; ``run_lease`` is the one function that is a Dask task. A worker
+may serve several runs at once: each has a Node of its own, found by its token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dask.system import CPU_COUNT
+
+from prefect_parallel_run.node import guardian
+from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
+from prefect_parallel_run.node.slot import Slot, SlotStoppedError, SlotUnusableError, StartFailure, Work
+
+_MARKER = "PREFECT_PARALLEL_RUN_MARKER"
+_nodes: dict[str, Node] = {}
+
+
+class LeaseResult(NamedTuple):
+    """What a lease brings home, in plain values."""
+
+    receipts: list[tuple[Any, ...]]  #: one per mini-batch that was run
+    slots: int  #: slots that still work
+    failure: StartFailure | None  #: why a slot was given up, once per slot
+
+
+class Node:
+    """The slots of one worker for one run."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self.settings = settings
+        marker = f"{_MARKER}={settings.token}.{os.getpid()}"
+        interpreter = settings.interpreter or sys.executable
+        environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
+        environment[_MARKER] = marker.partition("=")[2]
+        wanted = settings.slots or CPU_COUNT
+        self._slots = [Slot(number, settings, environment, interpreter) for number in range(min(wanted, settings.most_slots))]
+        self._usable = len(self._slots)
+        self._idle: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
+        self._failures: queue.SimpleQueue[StartFailure] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._guardian = _start_guardian(marker)
+        self._stopped = False
+        for slot in self._slots:
+            threading.Thread(target=self._open_slot, args=(slot,), daemon=True).start()
+
+    @property
+    def facts(self) -> NodeFacts:
+        """Return what the node is."""
+        return NodeFacts(
+            node=self.settings.node,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            cores=CPU_COUNT,
+            slots=len(self._slots),
+        )
+
+    def run(self, works: list[Work]) -> LeaseResult:
+        """Run *works* in a slot that is idle, waiting for one."""
+        slot = self._idle.get()
+        if slot is None:  # no slot is left, or the node is closing: pass the word on to whoever waits behind us
+            self._idle.put(None)
+            return LeaseResult([], 0 if self._stopped else self._usable, self._next_failure())
+        receipts: list[tuple[Any, ...]] = []
+        try:
+            slot.run(works, receipts)
+        except SlotUnusableError as error:
+            self._give_up(error.failure)
+        except SlotStoppedError:
+            pass  # the run is ending; what was finished still goes home
+        else:
+            self._idle.put(slot)
+        _sync_parts(self.settings, receipts)
+        return LeaseResult(receipts, self._usable, self._next_failure())
+
+    def close(self, *, graceful: bool) -> list[str]:
+        """End all children, with shutdown() when *graceful*; return what went wrong in shutdown()."""
+        self._stopped = True
+        self._idle.put(None)
+        problems: list[str] = []
+        ends: list[Callable[[], object]] = [
+            (lambda slot=slot: problems.append(slot.shut_down())) if graceful else slot.stop  # type: ignore[misc]
+            for slot in self._slots
+        ]
+        threads = [threading.Thread(target=end) for end in ends]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._guardian.stdin is not None:
+            self._guardian.stdin.close()  # it ends whatever the scripts left running, and itself
+        self._guardian.wait()
+        return [problem for problem in problems if problem]
+
+    def _open_slot(self, slot: Slot) -> None:
+        try:
+            slot.start()
+        except SlotUnusableError as error:
+            self._give_up(error.failure)
+        except SlotStoppedError:
+            return
+        else:
+            self._idle.put(slot)
+
+    def _give_up(self, failure: StartFailure) -> None:
+        with self._lock:
+            self._usable -= 1
+            last = self._usable == 0
+        self._failures.put(failure)
+        if last:
+            self._idle.put(None)
+
+    def _next_failure(self) -> StartFailure | None:
+        try:
+            return self._failures.get_nowait()
+        except queue.Empty:
+            return None
+
+
+def open_node(settings: NodeSettings, names: dict[str, str], dask_worker: Any) -> NodeFacts:
+    """Start the slots for a run on this Dask worker; returns at once, while the children start.
+
+    Args:
+        settings: What the run needs; its ``node`` is replaced by this worker's name.
+        names: Node name by worker address.
+        dask_worker: Given by Dask to a function with an argument of this name.
+    """
+    own = replace(settings, node=names[dask_worker.address])
+    node = _nodes[own.token] = Node(own)
+    return node.facts
+
+
+def run_lease(token: str, start: int, attempt: int, works: bytes) -> LeaseResult:
+    """Run the mini-batches of one lease. This is the function that Dask runs.
+
+    Args:
+        token: Names the driving of the run that the lease belongs to.
+        start: Number of the first mini-batch; the others follow.
+        attempt: The try that this is, for all of them.
+        works: The plan's ``work`` texts, one per line.
+    """
+    node = _nodes.get(token)
+    if node is None:  # the worker was restarted under the same address: what was sent to its predecessor is lost
+        raise NodeClosedError(token)
+    return node.run(
+        [Work(index, attempt, b"[%d,%d,%b]\n" % (index, attempt, work)) for index, work in enumerate(works.split(b"\n"), start)]
+    )
+
+
+async def close_node(token: str, graceful: bool) -> list[str]:
+    """End the run on this node; return what went wrong in the scripts' shutdown()."""
+    node = _nodes.pop(token, None)
+    if node is None:
+        return []
+    return await asyncio.to_thread(node.close, graceful=graceful)
+
+
+class NodeClosedError(RuntimeError):
+    """A lease came to a node where its run is not open."""
+
+
+def _start_guardian(marker: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", guardian.__file__, marker],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _sync_parts(settings: NodeSettings, receipts: list[tuple[Any, ...]]) -> None:
+    """Have the rows on disk before their receipts go home: what the ledger says is committed must survive a power cut."""
+    for name in {receipt[7] for receipt in receipts if receipt[7]}:
+        descriptor = os.open(Path(settings.run_directory, "parts", name), os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

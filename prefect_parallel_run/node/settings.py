@@ -1,0 +1,60 @@
+"""What a node is told when a run opens there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """All that a node needs to run a step's mini-batches; sent once, outside any Dask task, so that no key shows it."""
+
+    token: str  #: names this driving of the run; leases of another are refused
+    node: str = ""  #: the node's name in ledger and logs
+    drive: int  #: how often the run has been driven, this time included; keeps file names apart
+    slots: int | None  #: child processes; None: as many as the node has cores
+    most_slots: int  #: never more than there are mini-batches
+    interpreter: str | None  #: None: the worker's own
+    script: str  #: absolute path
+    source: str  #: absolute path of the folder that is importable
+    arguments: tuple[str, ...]
+    output: str  #: folder, or ""
+    side_inputs: dict[str, str]
+    environment_variables: dict[str, str] = field(repr=False)  #: secrets
+    run_directory: str
+    keep_rows: bool  #: append_row
+    row_format: str
+    row_header: bool
+    logging_level: str
+    run_invocation_timeout: float  #: s
+    init_timeout: float  #: s
+    process_memory_limit: int | None  #: bytes
+
+    def for_child(self, *, process: str, scratch: str) -> dict[str, Any]:
+        """Return what the child called *process* is told, as its first message."""
+        return {
+            "script": self.script,
+            "source": self.source,
+            "arguments": list(self.arguments),
+            "output": self.output,
+            "side_inputs": self.side_inputs,
+            "scratch": scratch,
+            "log_dir": f"{self.run_directory}/logs",
+            "log_file": f"{self.run_directory}/logs/{process}.log",
+            "logging_level": self.logging_level,
+            "part": f"{self.run_directory}/parts/{process}.part" if self.keep_rows else "",
+            "format": self.row_format,
+            "header": self.row_header,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """What a node says of itself when a run opens there."""
+
+    node: str
+    host: str
+    pid: int  #: of the Dask worker
+    cores: int
+    slots: int

@@ -1,0 +1,319 @@
+"""A slot: the place of one process on a node. It starts its child, feeds it, times it, kills it and starts the next."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from prefect_parallel_run.child.board import IDLE
+from prefect_parallel_run.child.failure import fingerprint
+from prefect_parallel_run.node.process import Child
+from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.records import Receipt
+
+_GLANCE = 0.02  #: s between two looks at a child that is busy
+_START_GLANCE = 0.005  #: s between two looks at a child that is starting
+_RESTARTS = 3  #: starts in a row that may fail before the slot gives up; a slot's very first start is not repeated
+_GOODBYE = 5.0  #: s for the interpreter to end after shutdown() has returned
+_ANSWER_FIELDS = len(Receipt._fields)
+_SHORT_ANSWER = Receipt._fields.index("node")  #: fields in the answer of a mini-batch that succeeded
+
+
+class StartFailure(NamedTuple):
+    """Why no child could be started."""
+
+    stage: str  #: spawn, import, init, idle
+    error_type: str
+    error: str
+    traceback: str
+
+
+class SlotUnusableError(Exception):
+    """The slot has no child and cannot have one."""
+
+    def __init__(self, failure: StartFailure) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+
+class SlotStoppedError(Exception):
+    """The slot was told to stop while it was working."""
+
+
+class Work(NamedTuple):
+    """One mini-batch to run, as it goes to the child."""
+
+    mini_batch: int
+    attempt: int
+    line: bytes
+
+
+class _Verdict(NamedTuple):
+    """Why a child must go, or has gone."""
+
+    outcome: str
+    mini_batch: int  #: the one that was running; IDLE when that must be asked again, of a child that has ended
+    error_type: str
+    error: str
+
+
+class Slot:
+    """Owns at most one child at a time."""
+
+    def __init__(self, number: int, settings: NodeSettings, environment: dict[str, str], interpreter: str) -> None:
+        again = f"r{settings.drive}." if settings.drive > 1 else ""
+        self._name = f"{again}{settings.node}.{number}"
+        self._settings, self._environment, self._interpreter = settings, environment, interpreter
+        self._child: Child | None = None
+        self._scratch: str | None = None
+        self._started = 0  # children so far
+        self._idle_deaths = 0
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()  # between the thread that works and the one that stops
+
+    def start(self) -> None:
+        """Start a child and wait until its init() is done; raises SlotUnusableError."""
+        failure = self._try_start()
+        for _ in range(_RESTARTS - 1 if self._started > 1 else 0):
+            if failure is None:
+                break
+            failure = self._try_start()
+        if failure is not None:
+            raise SlotUnusableError(failure)
+
+    def run(self, works: Sequence[Work], receipts: list[tuple[Any, ...]]) -> None:
+        """Run mini-batches in order and append one receipt (a tuple in the order of records.Receipt) for each.
+
+        Receipts go to the caller's list, so that what is finished counts even when the slot fails or is stopped.
+
+        Raises:
+            SlotUnusableError: No child can be started any more; a mini-batch without receipt has not been charged.
+            SlotStoppedError: stop() was called.
+        """
+        left = deque(works)
+        while left:
+            if self._child is None:
+                self.start()
+            self._feed(left, receipts)
+
+    def shut_down(self) -> str:
+        """Let the child call shutdown() and end; return what went wrong there, or an empty text."""
+        child = self._child
+        if child is None:
+            return ""
+        child.send([b'"shutdown"\n'])
+        problem = self._goodbye(child)
+        self._bury()
+        return problem
+
+    def stop(self) -> None:
+        """End the child at once; whoever is in run() gets SlotStoppedError. May be called from any thread."""
+        self._stopping.set()
+        with self._lock:
+            if self._child is not None:
+                self._child.kill()
+
+    # Starting
+
+    def _try_start(self) -> StartFailure | None:
+        self._raise_if_stopping()
+        self._started += 1
+        process = f"{self._name}.{self._started}"
+        logs = f"{self._settings.run_directory}/logs"
+        self._scratch = tempfile.mkdtemp(prefix="parallel_run_")
+        try:
+            child = Child(
+                self._interpreter,
+                self._environment,
+                self._scratch,
+                f"{logs}/{process}.stdout.txt",
+                f"{logs}/{process}.stderr.txt",
+            )
+        except OSError as error:
+            self._bury()
+            return StartFailure("spawn", type(error).__name__, f"{self._interpreter}: {error}", "")
+        with self._lock:
+            self._child = child
+        settings = self._settings.for_child(process=process, scratch=self._scratch)
+        child.send([_line(settings)])
+        failure = self._await_ready(child)
+        if failure is not None:
+            self._bury()
+        return failure
+
+    def _await_ready(self, child: Child) -> StartFailure | None:
+        deadline = time.monotonic() + self._settings.init_timeout
+        while True:
+            child.wait(_START_GLANCE)
+            ended = child.exit_status()
+            for answer in child.answers():
+                if answer == ["ready"]:
+                    return None
+                if isinstance(answer, list) and len(answer) == 5 and answer[0] == "start_failed":
+                    return StartFailure(*(str(part) for part in answer[1:]))
+            self._raise_if_stopping()
+            if ended is not None:
+                return StartFailure("init", "ProcessDied", f"its process {describe_exit(ended)} before it was ready", "")
+            if time.monotonic() > deadline:
+                limit = f"import and init() took over init_timeout = {self._settings.init_timeout:g} s"
+                return StartFailure("init", "InitTimeout", limit, child.stacks())
+
+    # Working
+
+    def _feed(self, left: deque[Work], receipts: list[tuple[Any, ...]]) -> None:
+        """Have the child work on *left* until it is done or the child is; answered mini-batches leave *left*."""
+        child = self._child
+        assert child is not None  # noqa: S101  run() has just started it; for the type checker
+        child.send([work.line for work in left])
+        while left:
+            child.wait(_GLANCE)
+            child.pump()
+            verdict = self._take_answers(child, left, receipts) or self._judge(child)
+            self._raise_if_stopping()
+            if verdict is not None and self._end_child(child, verdict, left, receipts):
+                return
+
+    def _take_answers(self, child: Child, left: deque[Work], receipts: list[tuple[Any, ...]]) -> _Verdict | None:
+        """Move what is answered from *left* to *receipts*; a verdict when the answers make no sense."""
+        try:
+            for answer in child.answers():
+                receipts.append(self._receipt(answer, left[0], child.pid))
+                left.popleft()
+                self._idle_deaths = 0
+        except (ValueError, IndexError, TypeError) as error:
+            return _Verdict("died", IDLE, "ProtocolError", f"its process wrote something to our pipe: {error}")
+        return None
+
+    def _receipt(self, answer: Any, work: Work, pid: int) -> tuple[Any, ...]:
+        if len(answer) not in (_SHORT_ANSWER, _ANSWER_FIELDS) or (answer[0], answer[1]) != (
+            work.mini_batch,
+            work.attempt,
+        ):
+            raise ValueError(f"not the answer to mini-batch {work.mini_batch}")
+        return (*answer[:_SHORT_ANSWER], self._settings.node, pid, *answer[_SHORT_ANSWER + 2 :])
+
+    def _judge(self, child: Child) -> _Verdict | None:
+        """Return the verdict on a child that cannot go on, or None."""
+        ended = child.exit_status()
+        if ended is not None:
+            return _Verdict("died", IDLE, _death_name(ended), f"its process {describe_exit(ended)}")
+        index, begun = child.running()
+        if index == IDLE:
+            return None
+        timeout = self._settings.run_invocation_timeout
+        if time.monotonic() - begun > timeout:
+            words = f"run() took over run_invocation_timeout = {timeout:g} s and its process was killed"
+            return _Verdict("timed_out", index, "InvocationTimeout", words)
+        limit = self._settings.process_memory_limit
+        if limit is not None and (resident := child.resident()) > limit:
+            words = f"its process held {resident} bytes, over process_memory_limit = {limit}, and was killed"
+            return _Verdict("out_of_memory", index, "OutOfMemory", words)
+        return None
+
+    def _end_child(self, child: Child, verdict: _Verdict, left: deque[Work], receipts: list[tuple[Any, ...]]) -> bool:
+        """Kill the child and charge the one mini-batch that was running. False when it has just finished that one."""
+        self._take_answers(child, left, receipts)  # what it finished meanwhile counts
+        running, begun = child.running()
+        if verdict.outcome != "died" and running != verdict.mini_batch:
+            return False
+        child.condemn()
+        # Telling where it is may wake it from the call it hangs in: from here on its answers do not count.
+        stacks = child.stacks() if verdict.outcome == "timed_out" else ""
+        child.kill()
+        if left and left[0].mini_batch == running:
+            receipts.append(self._charge(left.popleft(), verdict, stacks, begun, child.pid))
+            self._idle_deaths = 0
+        else:
+            self._idle_deaths += 1
+        self._bury()
+        if self._idle_deaths >= _RESTARTS:
+            words = f"while it waited for work {verdict.error}"
+            raise SlotUnusableError(StartFailure("idle", verdict.error_type, words, ""))
+        return True
+
+    def _charge(self, work: Work, verdict: _Verdict, stacks: str, begun: float, pid: int) -> tuple[Any, ...]:
+        seconds = max(time.monotonic() - begun, 0.0)
+        return tuple(
+            Receipt(
+                mini_batch=work.mini_batch,
+                attempt=work.attempt,
+                outcome=verdict.outcome,
+                items=-1,  # the plan knows
+                succeeded=0,
+                failed=-1,
+                rows=0,
+                part="",
+                offset=0,
+                header=0,
+                length=0,
+                started=time.time() - seconds,
+                seconds=seconds,
+                node=self._settings.node,
+                pid=pid,
+                error_type=verdict.error_type,
+                error=verdict.error,
+                traceback=stacks,
+                fingerprint=fingerprint(verdict.outcome, verdict.error_type),
+            )
+        )
+
+    # Ending
+
+    def _goodbye(self, child: Child) -> str:
+        deadline = time.monotonic() + self._settings.init_timeout
+        problem: str | None = None
+        while (ended := child.exit_status()) is None:
+            child.wait(_START_GLANCE)
+            for answer in child.answers():
+                problem, deadline = str(answer[1]), time.monotonic() + _GOODBYE
+            if time.monotonic() > deadline:
+                return problem or "shutdown() did not return and its process was killed"
+            self._raise_if_stopping()
+        for answer in child.answers():
+            problem = str(answer[1])
+        return problem if problem is not None else f"in shutdown() its process {describe_exit(ended)}"
+
+    def _bury(self) -> None:
+        """Leave nothing of the child behind."""
+        with self._lock:
+            child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.close()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def _raise_if_stopping(self) -> None:
+        if self._stopping.is_set():
+            self._bury()
+            raise SlotStoppedError
+
+
+def describe_exit(status: int) -> str:
+    """Return what an exit status says, in words.
+
+    >>> describe_exit(3), describe_exit(-9)
+    ('exited with status 3', 'was killed by SIGKILL')
+    """
+    return f"was killed by {_death_name(status)}" if status < 0 else f"exited with status {status}"
+
+
+def _death_name(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _line(message: object) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"

@@ -1,0 +1,83 @@
+"""Log lines of a run: start, progress, the first failure of each cause with its traceback, what is held, the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from prefect_parallel_run.node.settings import NodeFacts
+from prefect_parallel_run.node.slot import StartFailure
+from prefect_parallel_run.observe.progress import Pace, sentence
+from prefect_parallel_run.records import Breach, Receipt, Tally
+
+Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+_CAUSES_TOLD = 20  #: further causes are in the ledger and in the table of failures
+
+
+class RunLog:
+    """Writes one run's events to a logger."""
+
+    def __init__(self, logger: Logger, begun_with: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger, self._begun_with, self._clock = logger, begun_with, clock
+        self._begun = clock()
+        self._pace = Pace(self._begun)
+        self._causes: set[str] = set()
+
+    def node_joined(self, facts: NodeFacts) -> None:
+        """Tell that a node opened."""
+        words = "%s opened on %s: %d processes, %d cores"
+        self._logger.info(words, facts.node, facts.host, facts.slots, facts.cores, extra={"action": "node_joined"})
+
+    def slot_failed(self, node: str, failure: StartFailure) -> None:
+        """Tell that a process could not be started."""
+        text = neutral(f"{failure.error_type}: {failure.error}\n{failure.traceback}".rstrip())
+        words = "a process on %s could not start the entry script (%s): %s"
+        self._logger.warning(words, node, failure.stage, text, extra={"action": "slot_failed"})
+
+    def tried(self, receipt: Receipt, state: str) -> None:
+        """Tell the first failure of each cause."""
+        if receipt.fingerprint in self._causes or len(self._causes) >= _CAUSES_TOLD:
+            return
+        self._causes.add(receipt.fingerprint)
+        after = "it will be tried again" if state == "waiting" else "no try is left"
+        self._logger.warning(
+            "mini-batch %d failed at try %d on %s (%s), %s: %s: %s%s",
+            receipt.mini_batch,
+            receipt.attempt,
+            receipt.node,
+            receipt.outcome,
+            after,
+            neutral(receipt.error_type),
+            neutral(receipt.error),
+            f"\n{neutral(receipt.traceback)}" if receipt.traceback else "",
+            extra={"action": "attempt_failed", "mini_batch": receipt.mini_batch, "attempt": receipt.attempt},
+        )
+
+    def progressed(self, tally: Tally) -> None:
+        """Tell the counts every 30 s, or 5 %."""
+        now = self._clock()
+        if self._pace.is_due(tally, now):
+            line = sentence(tally, self._begun_with, now - self._begun)
+            self._logger.info("%s", line, extra={"action": "progress"})
+
+    def held(self, breach: Breach | None) -> None:
+        """Tell that new mini-batches are held back, or handed out again."""
+        if breach is None:
+            self._logger.info("new mini-batches are handed out again", extra={"action": "released"})
+        else:
+            words = "%s = %g would be exceeded if the pending tries failed: no new mini-batch until they are done"
+            self._logger.warning(words, breach.limit, breach.allowed, extra={"action": "held"})
+
+    def warned(self, text: str) -> None:
+        """Pass a warning on."""
+        self._logger.warning("%s", neutral(text), extra={"action": "warning"})
+
+
+def neutral(text: str) -> str:
+    r"""Return *text* without what a terminal would act on; line ends and tabs stay.
+
+    >>> neutral("\x1b[2Jgone?\n")
+    '\\x1b[2Jgone?\n'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,0 +1,1 @@
+"""What comes out: the result file, failed items, the receipt."""

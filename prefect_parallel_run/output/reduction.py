@@ -1,0 +1,133 @@
+"""The final reduction: judges the limits on what is final, publishes the committed rows as one file, and writes the receipt."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError
+from prefect_parallel_run.ledger import FailedMiniBatch, Ledger
+from prefect_parallel_run.output.append_row import PartRange, Published, publish
+from prefect_parallel_run.planning import Plan
+from prefect_parallel_run.policy.limits import FailureLimits
+from prefect_parallel_run.records import Tally
+from prefect_parallel_run.run_directory import RunDirectory, write_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reduction:
+    """What a reduction needs to know."""
+
+    directory: RunDirectory
+    limits: FailureLimits
+    target: Path | None  #: the result file; None for summary_only
+    row_format: str
+    identity: dict[str, Any]
+
+
+def reduce(task: Reduction) -> dict[str, Any]:
+    """Publish the result of a run whose mini-batches are all decided, and return its receipt.
+
+    Raises:
+        LimitExceededError: More failed than is forgiven; nothing is published.
+        NothingSucceededError: There are no rows to publish although there were items.
+        OutputError: The result could not be written; what was there before is unchanged.
+    """
+    directory = task.directory
+    with Ledger(directory.ledger) as ledger:
+        tally = ledger.tally()
+        write_failed_items(directory, ledger)
+        breach = task.limits.first_breach(tally)
+        if breach is not None:
+            raise LimitExceededError(*breach, str(directory.path), ledger.first_failure())
+        published: Published | None = None
+        if task.target is not None:
+            if tally.items and not tally.succeeded_items and not tally.rows:
+                raise NothingSucceededError(tally.items, str(directory.path), ledger.first_failure())
+            published = publish(_ranges(directory, ledger), task.target, task.row_format, directory.run_id)
+            if published.rows != tally.rows:
+                raise OutputError(str(task.target), f"{published.rows} rows were put together, {tally.rows} committed")
+        receipt = make_receipt(tally, task, published)
+        write_json(directory.receipt, receipt)
+    return receipt
+
+
+def make_receipt(tally: Tally, task: Reduction, published: Published | None) -> dict[str, Any]:
+    """Return the receipt: every item and every mini-batch is in exactly one of succeeded, failed, not reached."""
+    return {
+        "run_id": task.directory.run_id,
+        "items": {
+            "total": tally.items,
+            "succeeded": tally.succeeded_items,
+            "failed": tally.failed_items,
+            "not_reached": tally.items - tally.succeeded_items - tally.failed_items,
+        },
+        "mini_batches": {
+            "total": tally.planned,
+            "succeeded": tally.succeeded,
+            "failed": tally.failed,
+            "not_reached": tally.planned - tally.finished,
+        },
+        "rows": tally.rows,
+        "output_file": str(task.target) if task.target is not None else None,
+        "bytes": published.bytes if published is not None else None,
+        "sha256": published.sha256 if published is not None else None,
+        "config_sha256": task.identity["config_sha256"],
+        "script_sha256": task.identity["script_sha256"],
+        "plan_sha256": task.identity["plan_sha256"],
+    }
+
+
+def write_failed_items(directory: RunDirectory, ledger: Ledger) -> None:
+    """Write failed_items.jsonl: a line per failed file, or per range of failed rows, with its mini-batch, tries and cause."""
+    beside = directory.failed_items.with_name(f".{directory.failed_items.name}.tmp")
+    plan = Plan.open(directory.plan)
+    try:
+        with beside.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            for failed in ledger.failed():
+                for line in _failed_lines(failed, plan):
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(directory.failed_items)
+    except OSError as error:
+        raise OutputError(str(directory.failed_items), f"cannot be written: {error.strerror}") from error
+
+
+def _failed_lines(failed: FailedMiniBatch, plan: Plan) -> Iterator[dict[str, Any]]:
+    work = json.loads(plan.works(failed.mini_batch, failed.mini_batch + 1)[0])
+    about = {
+        "mini_batch": failed.mini_batch,
+        "input": work["input"],
+        "tries": failed.attempts,
+        "outcome": failed.outcome,
+        "error_type": failed.error_type,
+        "error": failed.error,
+    }
+    if failed.state == "succeeded":  # run() returned fewer rows than items; which are missing, only the script knows
+        words = f"run() returned {failed.items - failed.failed} rows for {failed.items} items"
+        about |= {"outcome": "too_few_rows", "error_type": "TooFewRows", "error": words, "failed": failed.failed}
+        yield {**about, **_source(work)}
+    elif work["kind"] == "files":
+        for name in work["names"]:
+            yield {"path": work["root"] + name, **about}
+    else:
+        yield {**_source(work), **about}
+
+
+def _source(work: dict[str, Any]) -> dict[str, Any]:
+    """Return where the items of a mini-batch are."""
+    if work["kind"] == "files":
+        return {"paths": [work["root"] + name for name in work["names"]]}
+    places = ("path", "rows", "first_record", "row_groups", "start", "stop")
+    return {key: work[key] for key in places if key in work}
+
+
+def _ranges(directory: RunDirectory, ledger: Ledger) -> Iterator[PartRange]:
+    for place in ledger.places():
+        path = directory.parts / place.part
+        yield PartRange(place.mini_batch, path, place.offset, place.header, place.length, place.rows)

@@ -1,0 +1,44 @@
+"""Failure limits: how much a run forgives before it aborts. Pure: no clock, no files, no cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prefect_parallel_run.records import Breach, Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureLimits:
+    """What a run forgives over its whole input; None forgives everything."""
+
+    error_threshold: int | None = None  #: failed items
+    allowed_failed_count: int | None = None  #: failed mini-batches
+    allowed_failed_percent: float | None = None  #: failed mini-batches, 0 to 100 of those planned
+
+    def breaches(self, tally: Tally, *, count_waiting: bool = False) -> Iterator[Breach]:
+        """Yield every limit that *tally* exceeds, in field order.
+
+        Args:
+            tally: The counts.
+            count_waiting: Count mini-batches between two tries as failed. A breach that is there only then is no reason
+                to abort yet, since their next try may succeed (CONTRACT.md 5): it is a reason to wait for them.
+        """
+        mini_batches, items = tally.failed, tally.failed_items
+        if count_waiting:
+            mini_batches += tally.waiting
+            items += tally.waiting_items
+        measures: list[tuple[str, float | None, float]] = [
+            ("error_threshold", self.error_threshold, items),
+            ("allowed_failed_count", self.allowed_failed_count, mini_batches),
+        ]
+        if tally.all_scheduled:  # before that, the first failure of a long run could already be 100 %
+            percent = 100 * mini_batches / tally.planned if tally.planned else 0.0
+            measures.append(("allowed_failed_percent", self.allowed_failed_percent, percent))
+        for limit, allowed, actual in measures:
+            if allowed is not None and actual > allowed:
+                yield Breach(limit, allowed, actual)
+
+    def first_breach(self, tally: Tally, *, count_waiting: bool = False) -> Breach | None:
+        """Return the first limit that *tally* exceeds, or None."""
+        return next(self.breaches(tally, count_waiting=count_waiting), None)

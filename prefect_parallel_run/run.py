@@ -1,0 +1,338 @@
+"""One run of a step, from its inputs to its result. Knows nothing of Prefect: step.py and the command line sit on top."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from prefect_parallel_run.compute.base import Cluster, Target
+from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Observer
+from prefect_parallel_run.dispatch.state import RunRules, RunState
+from prefect_parallel_run.errors import OutputError, ParallelRunError
+from prefect_parallel_run.identity import digest, identity
+from prefect_parallel_run.ledger import Ledger
+from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.output.append_row import file_sha256
+from prefect_parallel_run.output.reduction import Reduction
+from prefect_parallel_run.planning import Plan, write_plan
+from prefect_parallel_run.policy.limits import FailureLimits
+from prefect_parallel_run.records import Tally
+from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.run_directory import FOLDER, RunDirectory, RunLock, read_json, runs_below, write_json
+
+_MOST_LEASE_BYTES = 2_000_000  #: of work texts in one message
+_MOST_PER_LEASE = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSpec:
+    """What a step is asked to do, with everything resolved."""
+
+    name: str
+    config: ParallelRunConfig
+    datasets: list[Dataset]
+    output: Path | None
+    side_inputs: Mapping[str, str]  #: path by name
+    arguments: tuple[str, ...]
+    allow_reuse: bool
+    home: Path  #: keeps this machine's key, and the run directories of steps without output
+    key: bytes = field(repr=False)
+
+    @property
+    def runs(self) -> Path:
+        """Return the folder that holds the step's run directories."""
+        return (self.output or self.home / "parallel_run") / FOLDER
+
+    @property
+    def target(self) -> Path | None:
+        """Return the result file."""
+        name = self.config.result_file_name
+        return self.output / name if self.output is not None and name is not None else None
+
+
+def failure_limits(config: ParallelRunConfig) -> FailureLimits:
+    """Return what *config* forgives; its -1, 100 and None all mean: everything."""
+    return FailureLimits(
+        error_threshold=None if config.error_threshold == -1 else config.error_threshold,
+        allowed_failed_count=None if config.allowed_failed_count == -1 else config.allowed_failed_count,
+        allowed_failed_percent=None if config.allowed_failed_percent == 100 else config.allowed_failed_percent,
+    )
+
+
+class Watch(Observer, Protocol):
+    """Who is told what happens in a run, beyond what the dispatcher tells."""
+
+    def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
+        """The first mini-batches are about to be handed out; *tally* is not empty when the run goes on from its ledger."""
+
+    def ended(self, ledger: Ledger) -> None:
+        """The run is over, well or not; the ledger has the last word."""
+
+
+def run_step(
+    spec: StepSpec,
+    target: Target,
+    watch: Watch,
+    heartbeat: Callable[[], None],
+    reduce: Callable[[Reduction], dict[str, Any]],
+) -> ParallelRunResult:
+    """Run a step and return its result.
+
+    An unfinished run of the same identity in the same output is gone on with; a finished one is returned as it is when
+    *spec* allows reuse and its result is unaltered.
+
+    Args:
+        spec: What to do.
+        target: Where.
+        watch: Who is told.
+        heartbeat: Called several times a second; raises to stop the run.
+        reduce: Carries out the final reduction (in Prefect: as a task run of its own).
+    """
+    started = time.monotonic()
+    with ExitStack() as locks, _Opening(target, spec) as cluster:  # the lock outlives the cluster
+        if not (spec.allow_reuse and any(runs_below(spec.runs, f"{spec.name}-"))):
+            cluster.begin()  # meanwhile the input is planned
+        planned = _plan(spec)
+        parts = identity(
+            spec.config,
+            plan_sha256=Plan.open(planned).summary.sha256,
+            arguments=list(spec.arguments),
+            side_inputs=dict(spec.side_inputs),
+            key=spec.key,
+        )
+        directory, lock = _find_or_make(spec, parts, planned)
+        if lock is None:
+            return _result(spec, directory, read_json(directory.receipt), started, reused=True)
+        locks.enter_context(lock)
+        with Ledger(directory.ledger) as ledger:
+            _drive(spec, directory, ledger, cluster, watch, heartbeat)
+        reduction = Reduction(
+            directory=directory,
+            limits=failure_limits(spec.config),
+            target=spec.target,
+            row_format=spec.config.result_format,
+            identity=parts,
+        )
+        receipt = reduce(reduction)
+        with Ledger(directory.ledger) as ledger:
+            ledger.note(status="succeeded")
+        return _result(spec, directory, receipt, started, reused=False)
+
+
+class _Opening:
+    """A cluster that opens in the background while the input is planned."""
+
+    def __init__(self, target: Target, spec: StepSpec) -> None:
+        config = spec.config
+        self._context = target.open(config.node_count, config.process_count_per_node)
+        self._opened: Future[Cluster] | None = None
+
+    def __enter__(self) -> _Opening:
+        return self
+
+    def begin(self) -> Future[Cluster]:
+        """Start opening, if that has not begun."""
+        if self._opened is None:
+            with_thread = ThreadPoolExecutor(1, thread_name_prefix="open-cluster")
+            self._opened = with_thread.submit(self._context.__enter__)
+            with_thread.shutdown(wait=False)
+        return self._opened
+
+    def wait(self) -> Cluster:
+        """Return the open cluster."""
+        return self.begin().result()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._opened is None or self._opened.exception() is not None:
+            return
+        if kind is not None:
+            self._opened.result().abandon()
+        self._context.__exit__(None, None, None)
+
+
+def _plan(spec: StepSpec) -> Path:
+    """Plan the input into a folder of its own and return the plan's path."""
+    folder = spec.runs / f".planning-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(str(spec.runs), f"cannot be created: {error.strerror}") from error
+    path = folder / "plan.parquet"
+    try:
+        write_plan(spec.datasets, spec.config.mini_batch_size_for(spec.datasets[0].kind), path)
+    except BaseException:
+        _discard(path)
+        raise
+    return path
+
+
+def _discard(planned: Path) -> None:
+    planned.unlink(missing_ok=True)
+    planned.parent.rmdir()
+
+
+def _find_or_make(spec: StepSpec, parts: dict[str, Any], planned: Path) -> tuple[RunDirectory, RunLock | None]:
+    """Return the run directory to work in, locked; or, without a lock, one whose result can be returned."""
+    prefix = f"{spec.name}-{digest(parts)[:12]}-"
+    for found in runs_below(spec.runs, prefix):
+        if found.receipt.exists():
+            if spec.allow_reuse and _is_unaltered(read_json(found.receipt)):
+                _discard(planned)
+                return found, None
+        else:
+            lock = found.lock()
+            if _can_go_on(found, spec):
+                _discard(planned)
+                return found, lock
+            lock.release()
+    directory = RunDirectory(spec.runs / f"{prefix}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}")
+    directory.make()
+    lock = directory.lock()
+    planned.replace(directory.plan)
+    planned.parent.rmdir()
+    plan = Plan.open(directory.plan)
+    Ledger.create(directory.ledger, (mini_batch.items for mini_batch in plan.mini_batches())).close()
+    write_json(directory.description, _description(spec, parts))  # last: a run directory without it was never begun
+    return directory, lock
+
+
+def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
+    """True for a run that was interrupted; one that was given up goes on only under limits that forgive what failed."""
+    with Ledger(directory.ledger) as ledger:
+        tally = ledger.tally()
+        return failure_limits(spec.config).first_breach(tally) is None and (
+            ledger.facts().get("status") != "failed" or tally.finished < tally.planned
+        )
+
+
+def _is_unaltered(receipt: dict[str, Any]) -> bool:
+    """True when the result that a receipt speaks of is still there, byte for byte."""
+    if receipt["output_file"] is None:
+        return True
+    path = Path(receipt["output_file"])
+    return path.is_file() and path.stat().st_size == receipt["bytes"] and file_sha256(path) == receipt["sha256"]
+
+
+def _description(spec: StepSpec, parts: dict[str, Any]) -> dict[str, Any]:
+    config = spec.config.model_dump(mode="json", exclude={"environment_variables"})
+    return {
+        "step": spec.name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "identity": parts,
+        "config": config,
+        "environment_variables": sorted(spec.config.environment_variables),  # names only: the values are secrets
+        "inputs": [dataset.model_dump(mode="json") for dataset in spec.datasets],
+        "output": str(spec.output) if spec.output is not None else None,
+        "side_inputs": dict(spec.side_inputs),
+        "arguments": list(spec.arguments),
+    }
+
+
+def _drive(
+    spec: StepSpec,
+    directory: RunDirectory,
+    ledger: Ledger,
+    cluster: _Opening,
+    watch: Watch,
+    heartbeat: Callable[[], None],
+) -> None:
+    """Run what the ledger says is left to do."""
+    remainder = ledger.remainder()
+    if remainder.tally.finished == remainder.tally.planned:
+        return  # only the reduction was missing
+    plan = Plan.open(directory.plan)
+    config = spec.config
+    drive = int(ledger.facts().get("drives", "0")) + 1
+    ledger.note(status="running", drives=str(drive))
+    rules = RunRules(
+        run_max_try=config.run_max_try,
+        limits=failure_limits(config),
+        retry_delay=config.retry_delay_seconds,
+        most_per_lease=_most_per_lease(directory.plan, remainder.tally.planned),
+    )
+    state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
+    opened = cluster.wait()
+    settings = _node_settings(spec, directory, drive, opened.slots, remainder.tally)
+    watch.began(directory, remainder.tally, opened.dashboard)
+    try:
+        Dispatcher(opened.client, settings, plan, ledger, state, watch, heartbeat).run()
+    except BaseException as error:
+        ledger.note(status=_status(error), reason=str(error))
+        raise
+    finally:
+        watch.ended(ledger)
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, ParallelRunError):
+        return "failed"
+    return "interrupted" if isinstance(error, Exception) else "cancelled"
+
+
+def _most_per_lease(plan: Path, mini_batches: int) -> int:
+    """Return how many mini-batches fit into one message, going by the size of the plan on disk."""
+    typical = max(10 * plan.stat().st_size // mini_batches, 1)  # compressed to a tenth, at best
+    return max(1, min(_MOST_PER_LEASE, _MOST_LEASE_BYTES // typical))
+
+
+def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, slots: int | None, tally: Tally) -> NodeSettings:
+    config = spec.config
+    return NodeSettings(
+        token=uuid.uuid4().hex,
+        drive=drive,
+        slots=slots,
+        most_slots=tally.planned - tally.finished,
+        interpreter=None,
+        script=str(config.script_path),
+        source=str(config.source_path),
+        arguments=spec.arguments,
+        output=str(spec.output) if spec.output is not None else "",
+        side_inputs=dict(spec.side_inputs),
+        environment_variables=dict(config.environment_variables),
+        run_directory=str(directory.path),
+        keep_rows=spec.target is not None,
+        row_format=config.result_format,
+        row_header=config.append_row_header,
+        logging_level=config.logging_level,
+        run_invocation_timeout=config.run_invocation_timeout,
+        init_timeout=config.init_timeout,
+        process_memory_limit=config.memory_limit_bytes,
+    )
+
+
+def _result(
+    spec: StepSpec, directory: RunDirectory, receipt: dict[str, Any], started: float, *, reused: bool
+) -> ParallelRunResult:
+    items, mini_batches = receipt["items"], receipt["mini_batches"]
+    limits = failure_limits(spec.config)
+    return ParallelRunResult(
+        name=spec.name,
+        run_id=directory.run_id,
+        output=str(spec.output) if spec.output is not None else None,
+        output_file=receipt["output_file"],
+        output_format=spec.config.result_format if spec.target is not None else None,
+        run_directory=str(directory.path),
+        receipt=str(directory.receipt),
+        mini_batches_total=mini_batches["total"],
+        mini_batches_succeeded=mini_batches["succeeded"],
+        mini_batches_failed=mini_batches["failed"],
+        items_total=items["total"],
+        items_succeeded=items["succeeded"],
+        items_failed=items["failed"],
+        rows=receipt["rows"],
+        seconds=time.monotonic() - started,
+        limits={
+            "error_threshold": limits.error_threshold,
+            "allowed_failed_count": limits.allowed_failed_count,
+            "allowed_failed_percent": limits.allowed_failed_percent,
+        },
+        reused=reused,
+    )

@@ -1,0 +1,110 @@
+"""The folder of one run, ``<output>/_parallel_run/<run>/``: where things lie in it, and the lock that keeps it to one driver."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+from prefect_parallel_run.errors import OutputError, RunLockedError
+
+FOLDER = "_parallel_run"  #: beside the result, holds the run directories
+
+
+class RunDirectory:
+    """Paths in a run directory, and its description ``run.json``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan = path / "plan.parquet"
+        self.ledger = path / "ledger.sqlite"
+        self.parts = path / "parts"
+        self.logs = path / "logs"
+        self.failed_items = path / "failed_items.jsonl"
+        self.receipt = path / "receipt.json"
+        self.description = path / "run.json"
+        self._lock = path / "lock"
+
+    @property
+    def run_id(self) -> str:
+        """Return the name of the run."""
+        return self.path.name
+
+    def make(self) -> None:
+        """Create the folder and what is in it."""
+        try:
+            for folder in (self.parts, self.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(str(self.path), f"cannot be created: {error.strerror}") from error
+
+    def describe(self, facts: dict[str, Any]) -> None:
+        """Write run.json, whole or not at all."""
+        write_json(self.description, facts)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json says."""
+        return read_json(self.description)
+
+    def lock(self) -> RunLock:
+        """Take the run directory for this process; raises RunLockedError when another one drives it."""
+        return RunLock(self._lock)
+
+
+class RunLock:
+    """A file lock that the system gives up when its owner dies, however it dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = json.loads(os.read(self._descriptor, 4096) or b"{}")
+            os.close(self._descriptor)
+            who = f"process {owner.get('pid', '?')}"
+            raise RunLockedError(str(path.parent), who, str(owner.get("host", "?"))) from None
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+
+    def release(self) -> None:
+        """Give the run directory up."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.release()
+
+
+def runs_below(home: Path, prefix: str) -> Iterator[RunDirectory]:
+    """Yield the run directories in *home* whose names begin with *prefix*, the newest first."""
+    if not home.is_dir():
+        return
+    found = [entry for entry in home.iterdir() if entry.name.startswith(prefix) and (entry / "run.json").exists()]
+    for entry in sorted(found, key=lambda path: (path / "run.json").stat().st_mtime_ns, reverse=True):
+        yield RunDirectory(entry)
+
+
+def write_json(path: Path, facts: dict[str, Any]) -> None:
+    """Write *facts* beside *path*, synced, and rename them into place."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(facts, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise OutputError(str(path), f"cannot be written: {error.strerror}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in *path*."""
+    return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))

@@ -1,0 +1,247 @@
+"""ParallelRunStep: parallel batch processing as one Prefect task."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import TaskRun
+from prefect.logging import get_run_logger
+from prefect.settings import get_current_settings
+from prefect.states import State
+
+from prefect_parallel_run.compute.base import Target
+from prefect_parallel_run.compute.local import LocalTarget
+from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.errors import ComputeTargetError
+from prefect_parallel_run.identity import machine_key
+from prefect_parallel_run.inputs import (
+    check_arguments,
+    fill_placeholders,
+    from_result,
+    resolve_output,
+    resolve_side_inputs,
+)
+from prefect_parallel_run.ledger import Ledger
+from prefect_parallel_run.node.settings import NodeFacts
+from prefect_parallel_run.node.slot import StartFailure
+from prefect_parallel_run.observe.artifacts import RunArtifacts
+from prefect_parallel_run.observe.logs import Logger, RunLog
+from prefect_parallel_run.output.reduction import Reduction, reduce
+from prefect_parallel_run.planning import normalise_inputs
+from prefect_parallel_run.records import Breach, Receipt, Tally
+from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.run import StepSpec, run_step
+from prefect_parallel_run.run_directory import RunDirectory
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
+
+
+class ParallelRunStep(Task[..., ParallelRunResult]):
+    """A Prefect task that runs an entry script over its inputs, mini-batch by mini-batch, on a Dask cluster.
+
+    Called in a flow it returns a ParallelRunResult. ``.submit()``, ``.map()``, ``.with_options()`` and ``wait_for`` behave as
+    for any task, and ``step(inputs=…, output=…, side_inputs=…, arguments=…)`` overrides what was given here; futures and
+    results of other tasks are welcome in both places.
+
+    Args:
+        name: Of the step; letters, digits, blanks, ``_``, ``.`` and ``-``.
+        parallel_run_config: How to run.
+        inputs: One or more of one kind: datasets, paths, folders, globs, results of other steps.
+        output: Folder for the result and the run directory; required for append_row.
+        side_inputs: Mapping of name to path (or a list of named datasets) that every process can reach; not split.
+        arguments: For the script, as on a command line; ``{output}``, ``{inputs.NAME}`` and ``{side_inputs.NAME}`` are
+            replaced by paths.
+        allow_reuse: Return the earlier result when script, arguments, inputs and configuration are the same and the
+            output is still there unaltered.
+        task_options: Further options of a Prefect task (tags, retry_delay_seconds, …). ``retries=n`` means
+            ``run_max_try = n + 1``.
+
+    Raises:
+        ValueError: The name or the arguments are not of the form above.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parallel_run_config: ParallelRunConfig,
+        inputs: Any = None,
+        output: Any = None,
+        side_inputs: Any = None,
+        arguments: Any = None,
+        allow_reuse: bool = True,
+        **task_options: Any,
+    ) -> None:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"name: {name!r} is not a step's name; use letters, digits, blanks, '_', '.' and '-'")
+        check_arguments(arguments)
+        if (retries := task_options.pop("retries", None)) is not None:
+            parallel_run_config = parallel_run_config.model_copy(update={"run_max_try": retries + 1})
+        self.parallel_run_config = parallel_run_config
+        self._given = {
+            "inputs": inputs,
+            "output": output,
+            "side_inputs": side_inputs,
+            "arguments": arguments,
+            "allow_reuse": allow_reuse,
+        }
+        self._task_options = task_options
+        options = {
+            "task_run_name": name,
+            "description": parallel_run_config.description,
+            "cache_policy": NO_CACHE,  # Prefect's own key knows nothing of the configuration
+            "retry_condition_fn": _is_worth_a_retry,
+            **task_options,
+        }
+        super().__init__(
+            fn=_function(name, parallel_run_config, self._given),
+            name=name,
+            retries=parallel_run_config.run_max_try - 1,
+            **options,
+        )
+
+    def with_options(self, **options: Any) -> ParallelRunStep:  # type: ignore[override]  # Prefect lists every option; we pass them on
+        """Return a step like this one with other task options; ``retries=n`` means ``run_max_try = n + 1``."""
+        name = options.pop("name", None) or self.name
+        return ParallelRunStep(name, self.parallel_run_config, **self._given, **{**self._task_options, **options})
+
+    def __repr__(self) -> str:
+        return f"ParallelRunStep(name={self.name!r}, parallel_run_config={self.parallel_run_config!r})"
+
+
+def _function(name: str, config: ParallelRunConfig, given: Mapping[str, Any]) -> Callable[..., ParallelRunResult]:
+    """Return the function that Prefect runs; what the step was given are the defaults of its parameters.
+
+    As defaults they are parameters of the task run like those of a call, so Prefect waits for futures among them.
+    """
+
+    def parallel_run_step(inputs: Any, output: Any, side_inputs: Any, arguments: Any) -> ParallelRunResult:
+        return _run(name, config, inputs, output, side_inputs, arguments, allow_reuse=given["allow_reuse"])
+
+    parameters = [
+        inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=given[key], annotation=Any)
+        for key in ("inputs", "output", "side_inputs", "arguments")
+    ]
+    signature = inspect.Signature(parameters, return_annotation=ParallelRunResult)
+    parallel_run_step.__signature__ = signature  # type: ignore[attr-defined]  # functions take attributes
+    parallel_run_step.__doc__ = config.description
+    return parallel_run_step
+
+
+def _run(
+    name: str,
+    config: ParallelRunConfig,
+    inputs: Any,
+    output: Any,
+    side_inputs: Any,
+    arguments: Any,
+    *,
+    allow_reuse: bool,
+) -> ParallelRunResult:
+    given = inputs if isinstance(inputs, list | tuple) else [inputs]
+    datasets = normalise_inputs([from_result(value) for value in given])
+    folder = resolve_output(output, required=config.result_file_name is not None)
+    sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
+    home = Path(get_current_settings().home)
+    spec = StepSpec(
+        name=name.replace(" ", "_"),
+        config=config,
+        datasets=datasets,
+        output=folder,
+        side_inputs=sides,
+        arguments=fill_placeholders(check_arguments(arguments), folder, datasets, sides),
+        allow_reuse=allow_reuse,
+        home=home,
+        key=machine_key(home),
+    )
+    logger = get_run_logger()
+    result = run_step(spec, _target(config), _Watch(name, logger), _never_stop, _as_task(name))
+    logger.info("%s", result, extra={"action": "ended"})
+    return result
+
+
+def _target(config: ParallelRunConfig) -> Target:
+    if config.compute_target == "local":
+        return LocalTarget()
+    raise ComputeTargetError(str(config.compute_target), "this version runs on 'local' only")
+
+
+def _never_stop() -> None:
+    """Let the run go on."""
+
+
+def _as_task(name: str) -> Callable[[Reduction], dict[str, Any]]:
+    """Return the final reduction as a Prefect task of its own."""
+
+    def reduce_as_task(reduction: Reduction) -> dict[str, Any]:
+        task = Task(
+            fn=lambda: reduce(reduction),
+            name="reduce",
+            task_run_name=f"{name} reduce",
+            description="Judges the limits and writes the output.",
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=0,
+        )
+        return task()
+
+    return reduce_as_task
+
+
+def _is_worth_a_retry(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
+    """True for failures of the infrastructure: a retry opens a new cluster and goes on from the ledger.
+
+    Limits exceeded, a wrong configuration or a script that cannot start would only fail again.
+    """
+    return isinstance(state.data, ComputeTargetError | OSError | asyncio.TimeoutError)
+
+
+class _Watch:
+    """Tells log and artifacts what happens in a run."""
+
+    def __init__(self, step: str, logger: Logger) -> None:
+        self._step, self._logger = step, logger
+        self._log = RunLog(logger)
+        self._artifacts = RunArtifacts(step, logger)
+
+    def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
+        words = "%s: %d mini-batches, %d items; run directory %s; Dask dashboard %s"
+        self._logger.info(words, self._step, tally.planned, tally.items, run.path, dashboard, extra={"action": "began"})
+        if tally.finished or tally.waiting:
+            self._logger.info(
+                "going on from the ledger: %d mini-batches are done, %d between two tries",
+                tally.finished,
+                tally.waiting,
+                extra={"action": "resumed"},
+            )
+        self._log = RunLog(self._logger, tally.finished, time.monotonic)
+        self._artifacts.began(run, tally, dashboard)
+
+    def ended(self, ledger: Ledger) -> None:
+        self._artifacts.ended(ledger)
+
+    def node_joined(self, facts: NodeFacts) -> None:
+        self._log.node_joined(facts)
+
+    def slot_failed(self, node: str, failure: StartFailure) -> None:
+        self._log.slot_failed(node, failure)
+
+    def tried(self, receipt: Receipt, state: str) -> None:
+        self._log.tried(receipt, state)
+
+    def progressed(self, tally: Tally) -> None:
+        self._log.progressed(tally)
+        self._artifacts.progressed(tally)
+
+    def held(self, breach: Breach | None) -> None:
+        self._log.held(breach)
+
+    def warned(self, text: str) -> None:
+        self._log.warned(text)

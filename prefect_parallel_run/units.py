@@ -1,0 +1,47 @@
+"""Sizes and durations as people write and read them. Pure."""
+
+from __future__ import annotations
+
+import re
+
+_SIZE = re.compile(r"([0-9]+)(KB|MB|GB)?", re.IGNORECASE)
+_FACTOR = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """Return the number that *text* stands for: digits, or digits and KB, MB or GB in any case (1024-based).
+
+    >>> parse_size("10MB"), parse_size("007")
+    (10485760, 7)
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None or not text.isascii():
+        raise ValueError("digits, or digits and KB, MB or GB, without blanks, signs or fractions")
+    return int(match[1]) * _FACTOR[(match[2] or "").upper()]
+
+
+def format_size(size: float) -> str:
+    """Return *size* in bytes for people.
+
+    >>> format_size(1_610_612_736), format_size(12)
+    ('1.5 GB', '12 bytes')
+    """
+    for unit in ("GB", "MB", "KB"):
+        if size >= _FACTOR[unit]:
+            return f"{size / _FACTOR[unit]:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> format_seconds(125), format_seconds(7_300), format_seconds(0.25)
+    ('2 min 5 s', '2 h 1 min', '0.2 s')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"

@@ -1,0 +1,179 @@
+"""Every rule of the configuration, by case and by property."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from prefect_parallel_run.config import ComputeTarget, Environment, ParallelRunConfig, wrong_fields
+from prefect_parallel_run.units import format_size, parse_size
+
+CASES = [json.loads(line) for line in (Path(__file__).parent / "data" / "config_cases.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "score.py"
+    path.write_text("def run(mini_batch): return mini_batch\n")
+    return path
+
+
+def make(script, **fields):
+    return ParallelRunConfig(**{"entry_script": str(script), "error_threshold": 10, "output_action": "append_row", **fields})
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: json.dumps(case["kwargs"]))
+def test_cases(case, script):
+    """Each case says what we accept, and where it matters, as what."""
+    if case["ours"] == "reject":
+        with pytest.raises(ValueError) as caught:
+            make(script, **case["kwargs"])
+        assert any(field in str(caught.value) for field in case["kwargs"])
+    else:
+        config = make(script, **case["kwargs"])
+        if "mini_batch_size" in case:
+            assert config.mini_batch_size == case["mini_batch_size"]
+
+
+def test_three_fields_suffice(script):
+    """Everything else has a default that works on one machine."""
+    config = make(script)
+    assert (config.node_count, config.process_count_per_node, config.run_max_try) == (1, None, 3)
+    assert (config.run_invocation_timeout, config.init_timeout, config.retry_delay_seconds) == (60, 600, 0)
+    assert config.mini_batch_size_for("file") == 10
+    assert config.mini_batch_size_for("tabular") == 1_048_576
+    assert config.result_file_name == "parallel_run_step.txt"
+    assert config.result_format == "text"
+
+
+def test_required_fields_are_required():
+    """An error names each that is missing."""
+    with pytest.raises(ValidationError) as caught:
+        ParallelRunConfig()
+    assert set(wrong_fields(caught.value)) == {"entry_script", "error_threshold", "output_action"}
+
+
+def test_all_wrong_fields_are_told_at_once_with_value_and_what_is_accepted(script):
+    """Nobody wants to mend them one by one."""
+    with pytest.raises(ValidationError) as caught:
+        make(script, node_count=0, run_max_try="3", mini_batch_size="1.5")
+    wrong = wrong_fields(caught.value)
+    assert set(wrong) == {"node_count", "run_max_try", "mini_batch_size"}
+    assert "node_count is 0; accepted: a whole number, 1 or more" in wrong["node_count"]
+    assert "'3'" in wrong["run_max_try"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["error_threshold", "node_count", "run_max_try", "run_invocation_timeout", "allowed_failed_count", "process_memory_limit"],
+)
+@pytest.mark.parametrize("value", [True, float("nan"), float("inf"), b"1", [1]])
+def test_a_bool_or_nan_is_no_number(script, field, value):
+    """True is an int to Python; to a reader of a configuration it is a mistake."""
+    with pytest.raises(ValueError, match=field):
+        make(script, **{field: value})
+
+
+def test_unknown_fields_are_errors(script):
+    """A misspelt field would otherwise do nothing, silently."""
+    with pytest.raises(ValueError, match="run_max_tries"):
+        make(script, run_max_tries=3)
+
+
+def test_a_config_cannot_be_changed(script):
+    """A running step must not see it change."""
+    with pytest.raises(ValidationError):
+        make(script).node_count = 4
+
+
+@pytest.mark.parametrize("name", ["tasks/score.py", " tasks/score.py ", "tasks.score", "./tasks/score.py"])
+def test_sub_paths_and_dotted_names_find_the_script(tmp_path, name):
+    """Stripped, relative to source_directory."""
+    (tmp_path / "tasks").mkdir()
+    script = tmp_path / "tasks" / "score.py"
+    script.write_text("")
+    config = make(name, source_directory=str(tmp_path))
+    assert config.script_path == script.resolve()
+    assert config.source_path == tmp_path.resolve()
+
+
+def test_a_script_outside_source_directory_is_refused(tmp_path, script):
+    """By '..', by an absolute path and through a link."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "link.py").symlink_to(script)
+    for name in ("../score.py", str(script), "link.py"):
+        with pytest.raises(ValueError, match="outside source_directory"):
+            make(name, source_directory=str(inside))
+
+
+def test_a_missing_script_or_folder_is_named(tmp_path):
+    """At once, when the configuration is made."""
+    with pytest.raises(ValueError, match=r"entry_script is 'none.py', which does not exist"):
+        make("none.py", source_directory=str(tmp_path))
+    with pytest.raises(ValueError, match="source_directory is"):
+        make("none.py", source_directory=str(tmp_path / "none"))
+
+
+def test_file_name_and_summary_only_exclude_each_other(script):
+    """There is no file to name."""
+    with pytest.raises(ValueError, match="append_row_file_name"):
+        make(script, output_action="summary_only", append_row_file_name="x.txt")
+    assert make(script, output_action="Summary_Only").result_file_name is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"append_row_file_name": "a.jsonl"}, "jsonl"),
+        ({"append_row_file_name": "a.PARQUET"}, "parquet"),
+        ({"append_row_file_name": "a.csv"}, "text"),
+        ({"append_row_file_name": "a.jsonl", "append_row_format": "csv"}, "csv"),
+    ],
+)
+def test_the_format_follows_the_file_name_unless_it_is_given(script, fields, expected):
+    """csv is text's ending too, so it must be asked for."""
+    assert make(script, **fields).result_format == expected
+
+
+def test_values_of_environment_variables_are_never_shown(script):
+    """Not in repr, str or an error; keys are."""
+    config = make(script, environment_variables={"TOKEN": "canary-5"})
+    assert "canary-5" not in repr(config)
+    assert "canary-5" not in str(config)
+    with pytest.raises(ValueError) as caught:
+        make(script, environment_variables={"TOKEN": "canary-5", "B": 7}, node_count=0)
+    assert "canary-5" not in str(caught.value)
+    assert "'B'" in str(caught.value)
+
+
+def test_environment_and_compute_target_take_their_models(script):
+    """Or their values as plain mappings, as YAML and forms give them."""
+    config = make(script, environment={"requirements": ["numpy"]}, compute_target={"address": "tls://h:1"})
+    assert config.environment == Environment(requirements=["numpy"])
+    assert config.compute_target == ComputeTarget(address="tls://h:1")
+    with pytest.raises(ValueError, match="one of address"):
+        make(script, compute_target={"address": "tls://h:1", "scheduler_file": "x"})
+
+
+@given(st.integers(1, 10**12), st.sampled_from(["", "KB", "kb", "Mb", "GB"]))
+def test_sizes_are_1024_based(number, unit):
+    """In any case of the unit."""
+    factor = {"": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}[unit.upper()]
+    assert parse_size(f"{number}{unit}") == number * factor
+
+
+@given(st.text())
+def test_any_other_text_is_no_size(text):
+    """Only ASCII digits and three units are."""
+    try:
+        number = parse_size(text)
+    except ValueError:
+        return
+    assert text.isascii()
+    assert text[0].isdigit()
+    assert number >= 0
+    assert format_size(number)

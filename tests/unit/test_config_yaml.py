@@ -1,0 +1,130 @@
+"""The configuration as a YAML file, both ways, and every complaint with its line."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prefect_parallel_run.config import ComputeTarget, Environment, ParallelRunConfig
+
+HEAD = "parallel_run_config:\n  entry_script: score.py\n  source_directory: {folder}\n  error_threshold: 1\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "score.py").write_text("")
+    return tmp_path
+
+
+def load(folder, body, head=HEAD + "  output_action: append_row\n"):
+    path = folder / "config.yaml"
+    path.write_text(head.format(folder=folder) + body)
+    return ParallelRunConfig.load_yaml(path)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    fields=st.fixed_dictionaries(
+        {},
+        optional={
+            "node_count": st.integers(1, 10**6),
+            "mini_batch_size": st.sampled_from([1, "5", "10MB"]),
+            "description": st.text(st.characters(exclude_categories=["Cs", "Cc"])),
+            "run_invocation_timeout": st.floats(0.001, 1e9),
+            "allowed_failed_percent": st.floats(0, 100),
+            "append_row_file_name": st.sampled_from(["é.csv", "a b.txt", "no", "010", "x.jsonl"]),
+            "append_row_header": st.booleans(),
+            "logging_level": st.sampled_from(["debug", "WARNING"]),
+            "environment": st.sampled_from(["/usr/bin/python3", Environment(requirements=["a==1"], name="n")]),
+            "compute_target": st.sampled_from([ComputeTarget(cluster_class="a.B", cluster_kwargs={"n": 1, "x": None})]),
+            "process_memory_limit": st.sampled_from(["4GB", 10**9]),
+        },
+    )
+)
+def test_a_round_trip_loses_nothing(folder, fields):
+    """What is saved is what is loaded."""
+    config = ParallelRunConfig(
+        entry_script="score.py", source_directory=str(folder), error_threshold=-1, output_action="append_row", **fields
+    )
+    config.save_to_yaml(folder / "round.yaml")
+    assert ParallelRunConfig.load_yaml(folder / "round.yaml") == config
+
+
+def test_values_of_environment_variables_are_written_as_references(folder, monkeypatch):
+    """They are secrets: the file names them, the process that loads it has them."""
+    config = load(folder, "").model_copy(update={"environment_variables": {"TOKEN": "canary-7", "B": "${TOKEN}"}})
+    config.save_to_yaml(folder / "saved.yaml")
+    assert "canary-7" not in (folder / "saved.yaml").read_text()
+    with pytest.raises(ValueError, match=r"environment_variables\['TOKEN'\] refers to TOKEN, which is not set"):
+        ParallelRunConfig.load_yaml(folder / "saved.yaml")
+    monkeypatch.setenv("TOKEN", "canary-7")
+    assert ParallelRunConfig.load_yaml(folder / "saved.yaml").environment_variables == {"TOKEN": "canary-7", "B": "canary-7"}
+
+
+def test_azures_ways_of_calling_and_naming_work(folder):
+    """load_yaml(workspace, path), and compute_target_name."""
+    load(folder, "  compute_target_name: local\n")
+    config = ParallelRunConfig.load_yaml(object(), folder / "config.yaml")
+    assert config.compute_target == "local"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("  node_count: 0\n", "line 6: node_count"),
+        ("  node_count: '2'\n", "line 6: node_count"),
+        ("  run_max_tries: 3\n", "line 6: unknown field 'run_max_tries'"),
+        ("  node_count: 010\n", "line 6: 010 is a number with a leading zero"),
+        ("  run_invocation_timeout: 12:30:45\n", "line 6: 12:30:45"),
+        ("  run_invocation_timeout: 1:30.5\n", "line 6: 1:30.5"),
+        ("  description: no\n", "line 6: no is a word that YAML 1.1 takes"),
+        ("  node_count: 1_000\n", "line 6: 1_000"),
+        ("  description: 2020-01-01\n", "line 6: tag:yaml.org,2002:timestamp is not accepted"),
+        ("  node_count: 1\n  node_count: 2\n", "line 7: the key 'node_count' stands here twice"),
+        ("  description: &a x\n  entry: *a\n", "line 7: aliases are not accepted"),
+        ("  description: !!python/object/apply:os.system ['true']\n", "line 6: tag:yaml.org,2002:python"),
+        ("  description: [\n", "not YAML"),
+        ("  ? [a]\n  : b\n", "line 6: a key must be a text"),
+        ("  environment_variables: {A: 1}\n", "line 6: environment_variables"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(folder, body, words):
+    """Unknown keys, wrong types, YAML 1.1 surprises and hostile constructs."""
+    with pytest.raises(ValueError) as caught:
+        load(folder, body)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]\n", "other: {}\n", "parallel_run_config: 5\n"])
+def test_a_file_of_another_kind_is_refused(folder, text):
+    """The root key says what it is."""
+    (folder / "other.yaml").write_text(text)
+    with pytest.raises(ValueError, match="line 1"):
+        ParallelRunConfig.load_yaml(folder / "other.yaml")
+
+
+def test_azures_own_environment_is_read_and_the_rest_listed(folder):
+    """Name, variables and pip requirements; everything else is one warning."""
+    body = """\
+  environment:
+    name: scoring
+    version: '3'
+    environmentVariables: {EXAMPLE: value}
+    python:
+      userManagedDependencies: false
+      condaDependencies:
+        dependencies:
+        - python=3.8
+        - pip: [azureml-core, pillow]
+    docker: {enabled: true}
+"""
+    with pytest.warns(UserWarning, match=r"docker, conda dependency python=3.8, python.userManagedDependencies"):
+        config = load(folder, body)
+    assert config.environment == Environment(name="scoring", requirements=["azureml-core", "pillow"])
+    assert config.environment_variables == {"EXAMPLE": "value"}
+
+
+def test_nothing_is_left_behind_when_saving_fails(folder):
+    """The file is written whole or not at all."""
+    config = load(folder, "")
+    with pytest.raises(OSError, match="No such file"):
+        config.save_to_yaml(folder / "none" / "config.yaml")

@@ -1,0 +1,327 @@
+"""The state of a run, driven by events alone."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_parallel_run.dispatch.messages import (
+    Abort,
+    Commit,
+    Finish,
+    GiveUp,
+    Hold,
+    LeaseFinished,
+    NodeJoined,
+    NodeLeft,
+    Release,
+    SubmitLease,
+    Tick,
+)
+from prefect_parallel_run.dispatch.state import RunRules, RunState
+from prefect_parallel_run.policy.limits import FailureLimits
+from prefect_parallel_run.records import Lease, Receipt, Remainder, Tally
+
+ITEMS = 10
+
+
+def make_state(planned, *, run_max_try=3, retry_delay=0.0, most_per_lease=1000, **limits):
+    rules = RunRules(
+        run_max_try=run_max_try,
+        limits=FailureLimits(**limits),
+        retry_delay=retry_delay,
+        most_per_lease=most_per_lease,
+    )
+    tally = Tally(planned=planned, items=planned * ITEMS)
+    return RunState(rules, Remainder(tally=tally, pending=((0, planned),)), lambda index: ITEMS)
+
+
+def receipt(mini_batch, attempt=1, outcome="succeeded", *, good=ITEMS, seconds=1.0, final=False):
+    good = good if outcome == "succeeded" else 0
+    return Receipt(mini_batch, attempt, outcome, ITEMS, good, ITEMS - good, good, "p", 0, 0, 1, 0.0, seconds, final=final)
+
+
+def leases(instructions):
+    return [instruction.lease for instruction in instructions if isinstance(instruction, SubmitLease)]
+
+
+def kinds(instructions):
+    return [type(instruction) for instruction in instructions]
+
+
+def answer(lease, outcome=lambda mini_batch, attempt: "succeeded", slots=1):
+    receipts = [receipt(i, lease.attempt, outcome(i, lease.attempt)) for i in range(lease.start, lease.stop)]
+    return LeaseFinished(lease.id, receipts, slots)
+
+
+def play(state, nodes, outcome, now=0.0):
+    """Drive *state* to its end with nodes that answer at once; return all instructions in order."""
+    done, todo = [], []
+    for node, slots in nodes.items():
+        new = state.handle(NodeJoined(node, slots), now)
+        done += new
+        todo += leases(new)
+    while todo:
+        lease = todo.pop(0)
+        new = state.handle(answer(lease, outcome, nodes[lease.node]), now)
+        done += new
+        todo += leases(new)
+    return done
+
+
+def test_a_run_ends_when_every_mini_batch_is_decided():
+    """The sum of leases is the plan, each mini-batch once, in order."""
+    state = make_state(100)
+    done = play(state, {"a": 1, "b": 2}, lambda i, attempt: "succeeded")
+    assert [i for lease in leases(done) for i in range(lease.start, lease.stop)] == list(range(100))
+    assert kinds(done)[-1] is Finish
+    assert state.tally.succeeded == 100
+    assert state.tally.succeeded_items == 100 * ITEMS
+
+
+def test_a_mini_batch_is_tried_run_max_try_times_and_not_once_more():
+    """The first try counts; every further one travels alone."""
+    state = make_state(10, run_max_try=3)
+    done = play(state, {"a": 1}, lambda i, attempt: "raised" if i == 4 else "succeeded")
+    tries = [lease for lease in leases(done) if lease.start <= 4 < lease.stop]
+    assert [lease.attempt for lease in tries] == [1, 2, 3]
+    assert [lease.count for lease in tries[1:]] == [1, 1]
+    assert state.tally.failed == 1
+    assert state.tally.failed_items == ITEMS
+    assert kinds(done)[-1] is Finish
+
+
+def test_success_on_the_second_try_uncounts_the_failure():
+    """Between its tries it counts as waiting; afterwards nothing is left of it."""
+    state = make_state(3)
+    done = play(state, {"a": 1}, lambda i, attempt: "raised" if (i, attempt) == (1, 1) else "succeeded")
+    assert kinds(done)[-1] is Finish
+    assert (state.tally.failed, state.tally.failed_items, state.tally.waiting, state.tally.waiting_items) == (
+        0,
+        0,
+        0,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "failing", "ends"),
+    [
+        ({"allowed_failed_count": 10}, 10, Finish),
+        ({"allowed_failed_count": 10}, 11, Abort),
+        ({"allowed_failed_count": 0}, 0, Finish),
+        ({"allowed_failed_count": 0}, 1, Abort),
+        ({"allowed_failed_count": None}, 40, Finish),
+        ({"error_threshold": 10 * ITEMS}, 10, Finish),
+        ({"error_threshold": 10 * ITEMS}, 11, Abort),
+        ({"error_threshold": None}, 40, Finish),
+        ({"allowed_failed_percent": 25.0}, 10, Finish),
+        ({"allowed_failed_percent": 25.0}, 11, Abort),
+        ({"allowed_failed_percent": None}, 40, Finish),
+    ],
+)
+def test_limits_at_their_edges(limit, failing, ends):
+    """Forty mini-batches, of which so many fail for good."""
+    state = make_state(40, **limit)
+    done = play(state, {"a": 2}, lambda i, attempt: "raised" if i < failing else "succeeded")
+    assert kinds(done)[-1] is ends
+
+
+def test_the_percentage_is_judged_only_after_all_are_scheduled():
+    """Half of the first mini-batches fail, yet 10 % of the whole is not exceeded."""
+    state = make_state(100, run_max_try=1, allowed_failed_percent=10.0)
+    done = play(state, {"a": 1}, lambda i, attempt: "raised" if i < 20 and i % 2 else "succeeded")
+    assert kinds(done)[-1] is Finish
+
+
+def test_pending_tries_hold_new_mini_batches_back_and_then_release_them():
+    """A limit exceeded only by mini-batches between two tries stops scheduling, not the run."""
+    state = make_state(50, allowed_failed_count=0)
+    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    held = state.handle(answer(first, lambda i, attempt: "raised"), 0.0)
+    assert kinds(held) == [Commit, Hold, SubmitLease]
+    (second,) = leases(held)
+    assert (second.start, second.attempt) == (0, 2)
+    released = state.handle(answer(second), 0.0)
+    assert kinds(released)[:2] == [Commit, Release]
+    assert leases(released)[0].start == 1
+
+
+def test_the_outcome_does_not_depend_on_the_order_of_events():
+    """Ten mini-batches fail once and then succeed: a limit of 0 is never exceeded, whatever comes home first."""
+    for seed in range(50):
+        shuffle = random.Random(seed)
+        state = make_state(40, allowed_failed_count=0, error_threshold=0)
+        todo = leases(state.handle(NodeJoined("a", 2), 0.0)) + leases(state.handle(NodeJoined("b", 2), 0.0))
+        while todo:
+            lease = todo.pop(shuffle.randrange(len(todo)))
+            flaky = answer(lease, lambda i, attempt: "raised" if i % 4 == 0 and attempt == 1 else "succeeded", 2)
+            todo += leases(state.handle(flaky, 0.0))
+        assert state.tally.succeeded == 40
+
+
+def test_a_try_is_due_after_its_delay():
+    """retry_delay_seconds passes between two tries; others go on meanwhile."""
+    state = make_state(2, retry_delay=5.0)
+    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (second,) = leases(state.handle(answer(first, lambda i, attempt: "raised"), 1.0))
+    assert second.start == 1
+    assert leases(state.handle(answer(second), 2.0)) == []
+    assert state.next_due == 6.0
+    assert leases(state.handle(Tick(), 5.9)) == []
+    assert [(x.start, x.attempt) for x in leases(state.handle(Tick(), 6.0))] == [(0, 2)]
+
+
+def test_no_retry_ends_the_tries():
+    """A receipt marked final is the mini-batch's last."""
+    state = make_state(1)
+    (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    done = state.handle(LeaseFinished(lease.id, [receipt(0, 1, "raised", final=True)], 1), 0.0)
+    assert kinds(done) == [Commit, Finish]
+    assert state.tally.failed == 1
+
+
+def test_missing_rows_count_as_failed_items_once_and_are_not_tried_again():
+    """Seven rows for ten items: three failed items, and the mini-batch has succeeded."""
+    state = make_state(1, error_threshold=3)
+    (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    done = state.handle(LeaseFinished(lease.id, [receipt(0, good=7)], 1), 0.0)
+    assert kinds(done) == [Commit, Finish]
+    assert (state.tally.succeeded_items, state.tally.failed_items) == (7, 3)
+
+
+def test_a_lost_node_charges_only_a_mini_batch_that_was_alone_and_running():
+    """A lease of one at the head is charged; what waited behind it is not."""
+    state = make_state(2, run_max_try=1)
+    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0)
+    lost = state.handle(NodeLeft("a"), 1.0)
+    (commit,) = [instruction for instruction in lost if isinstance(instruction, Commit)]
+    assert [(r.mini_batch, r.outcome, state) for r, state in commit.decided] == [(1, "lost", "failed")]
+    assert kinds(lost)[-1] is Finish
+
+
+def test_a_lost_lease_of_several_comes_back_in_pieces_without_charge():
+    """No innocent mini-batch loses a try, and the guilty one soon stands alone."""
+    state = make_state(1000, run_max_try=1)
+    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    running, waiting = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
+    assert running.count > 1
+    assert kinds(state.handle(NodeLeft("a"), 1.0)) == []
+    done = play(state, {"b": 1}, lambda i, attempt: "succeeded", 2.0)
+    assert sorted(i for lease in leases(done) for i in range(lease.start, lease.stop)) == list(range(1, 1000))
+    assert all(lease.attempt == 1 for lease in leases(done))
+    assert kinds(done)[-1] is Finish
+
+
+def test_a_late_answer_of_a_lost_lease_is_refused():
+    """Its mini-batches have been leased again; deciding them twice would double their rows."""
+    state = make_state(4, run_max_try=2)
+    (zombie,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    state.handle(NodeLeft("a"), 1.0)
+    play(state, {"b": 1}, lambda i, attempt: "succeeded", 2.0)
+    before = state.tally
+    assert state.handle(answer(zombie), 3.0) == []
+    assert state.tally == before
+
+
+def test_receipts_that_do_not_belong_to_the_lease_are_refused():
+    """Of another mini-batch, of another try, or twice the same."""
+    state = make_state(3)
+    (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    odd = [receipt(2), receipt(0, attempt=2), receipt(0), receipt(0)]
+    state.handle(LeaseFinished(lease.id, odd, 1), 0.0)
+    assert state.tally.succeeded == 1
+
+
+def test_mini_batches_without_receipt_are_leased_again_at_the_same_try():
+    """A slot that broke in the middle of a lease gives the rest back uncharged."""
+    state = make_state(100, run_max_try=1)
+    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    running, *_ = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
+    again = leases(state.handle(LeaseFinished(running.id, [receipt(running.start)], 1), 0.0))
+    assert (again[0].start, again[0].stop, again[0].attempt) == (running.start + 1, running.stop, 1)
+
+
+def test_the_run_gives_up_at_once_when_no_slot_of_any_node_works():
+    """A script that cannot start is known within seconds, not after all tries."""
+    state = make_state(100)
+    (a,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (b,) = leases(state.handle(NodeJoined("b", 1), 0.0))
+    assert GiveUp not in kinds(state.handle(LeaseFinished(a.id, [], 0), 0.0))
+    assert kinds(state.handle(LeaseFinished(b.id, [], 0), 0.0)) == [GiveUp]
+
+
+def test_the_run_waits_a_while_for_a_node_when_all_are_lost():
+    """A node that is being restarted comes back; only after node_patience the run gives up."""
+    state = make_state(10)
+    state.handle(NodeJoined("a", 1), 0.0)
+    assert kinds(state.handle(NodeLeft("a"), 10.0)) == [Commit]
+    assert kinds(state.handle(Tick(), 60.0)) == []
+    assert kinds(state.handle(Tick(), 71.0)) == [GiveUp]
+
+
+def test_nothing_happens_after_the_end():
+    """An abort is final: whatever still comes home changes nothing."""
+    state = make_state(10, run_max_try=1, allowed_failed_count=0)
+    first, *_ = leases(state.handle(NodeJoined("a", 2), 0.0))
+    assert kinds(state.handle(answer(first, lambda i, attempt: "raised"), 0.0)) == [Commit, Abort]
+    assert state.handle(NodeJoined("b", 1), 1.0) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):
+    """Random nodes, losses, failures, late answers: sums hold, tries stay within run_max_try, nothing is decided twice."""
+    planned = data.draw(st.integers(1, 60))
+    run_max_try = data.draw(st.integers(1, 3))
+    state = make_state(planned, run_max_try=run_max_try, most_per_lease=data.draw(st.integers(1, 20)))
+    decided, tries, out, zombies, joined = {}, {}, {}, [], 0
+    now, ended = 0.0, False
+
+    def take(instructions):
+        nonlocal ended
+        for instruction in instructions:
+            if isinstance(instruction, SubmitLease):
+                out[instruction.lease.id] = instruction.lease
+            elif isinstance(instruction, Commit):
+                for one, where in instruction.decided:
+                    assert one.mini_batch not in decided
+                    tries[one.mini_batch] = tries.get(one.mini_batch, 0) + 1
+                    assert tries[one.mini_batch] == one.attempt <= run_max_try
+                    if where != "waiting":
+                        decided[one.mini_batch] = where
+            elif isinstance(instruction, Finish):
+                ended = True
+
+    for _ in range(2000):
+        if ended:
+            break
+        now += 0.1
+        act = data.draw(st.sampled_from(["answer"] * 6 + ["lose", "zombie", "partial"])) if out else "join"
+        if act == "join":
+            joined += 1
+            take(state.handle(NodeJoined(f"n{joined}", 2), now))
+            continue
+        lease: Lease = out[data.draw(st.sampled_from(sorted(out)))]
+        if act == "lose":
+            zombies += [gone for gone in out.values() if gone.node == lease.node]
+            for gone in zombies:
+                out.pop(gone.id, None)
+            take(state.handle(NodeLeft(lease.node), now))
+        elif act == "zombie" and zombies:
+            assert Commit not in kinds(state.handle(answer(zombies.pop(), slots=2), now))
+        else:
+            del out[lease.id]
+            stop = lease.stop if act != "partial" else data.draw(st.integers(lease.start, lease.stop))
+            receipts = [
+                receipt(i, lease.attempt, data.draw(st.sampled_from(["succeeded", "succeeded", "raised"])))
+                for i in range(lease.start, stop)
+            ]
+            take(state.handle(LeaseFinished(lease.id, receipts, 2), now))
+    assert ended
+    assert sorted(decided) == list(range(planned))
+    tally = state.tally
+    assert tally.succeeded + tally.failed == planned
+    assert tally.succeeded_items + tally.failed_items == planned * ITEMS
