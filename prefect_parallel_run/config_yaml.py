@@ -83,26 +83,29 @@ def _read(path: Path) -> _Read:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"{path}, line {event.start_mark.line + 1}: aliases are not accepted")
+                raise ValueError(f"{path}, line {_line(event.start_mark)}: aliases are not accepted")  # noqa: TRY004  the same
         document = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else 1
+        line = _line(getattr(error, "problem_mark", None))
         raise ValueError(f"{path}, line {line}: not YAML: {getattr(error, 'problem', error)}") from None
     root = _entries(document, path) if document is not None else {}
     if list(root) != [_ROOT]:
         raise ValueError(f"{path}, line 1: the file has one root key, {_ROOT}; found {sorted(map(str, root))}")
     fields = _entries(root[_ROOT], path)
     values = {key: _plain(node, path) for key, node in fields.items()}
-    return _Read(values, {key: node.start_mark.line + 1 for key, node in fields.items()})
+    return _Read(values, {key: _line(node.start_mark) for key, node in fields.items()})
+
+
+def _line(mark: Any) -> int:
+    return int(mark.line) + 1 if mark is not None else 1
 
 
 def _entries(node: yaml.Node, path: Path) -> dict[str, yaml.Node]:
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{path}, line {node.start_mark.line + 1}: a mapping is expected here")  # noqa: TRY004  it is the file's value
+        raise ValueError(f"{path}, line {_line(node.start_mark)}: a mapping is expected here")  # noqa: TRY004  a file's value
     found: dict[str, yaml.Node] = {}
     for key, value in node.value:
-        line = key.start_mark.line + 1
+        line = _line(key.start_mark)
         if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
             raise ValueError(f"{path}, line {line}: a key must be a text; put it in quotes")
         if key.value in found:
@@ -119,7 +122,7 @@ def _plain(node: yaml.Node, path: Path) -> Any:
         return [_plain(value, path) for value in node.value]
     if isinstance(node, yaml.ScalarNode) and node.tag in {f"tag:yaml.org,2002:{kind}" for kind in _SCALARS}:
         return _scalar(node, path)
-    raise ValueError(f"{path}, line {node.start_mark.line + 1}: {node.tag} is not accepted; only plain values are")
+    raise ValueError(f"{path}, line {_line(node.start_mark)}: {node.tag} is not accepted; only plain values are")
 
 
 _SCALARS = ("str", "int", "float", "bool", "null")
@@ -128,10 +131,10 @@ _SCALARS = ("str", "int", "float", "bool", "null")
 def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
     expected, words = _STRANGE.get(node.tag, (None, ""))
     if expected is not None and not expected.fullmatch(node.value):
-        line = node.start_mark.line + 1
+        line = _line(node.start_mark)
         raise ValueError(f"{path}, line {line}: {node.value} is {words}; write it plainly, or put it in quotes")
     if node.tag == "tag:yaml.org,2002:float" and ":" in node.value:
-        line = node.start_mark.line + 1
+        line = _line(node.start_mark)
         raise ValueError(f"{path}, line {line}: {node.value} is a number in base 60 to YAML 1.1; write it plainly")
     return yaml.SafeLoader("").construct_object(node)
 

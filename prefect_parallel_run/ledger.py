@@ -116,7 +116,7 @@ class Ledger:
         """Write receipts, each with the state its mini-batch is in now, in one transaction."""
         attempts, states = [], []
         for receipt, state in decided:
-            (index, attempt, outcome, items, succeeded, failed, rows, part, offset, header, length, *rest) = receipt
+            (index, attempt, outcome, _, succeeded, failed, rows, part, offset, header, length, *rest) = receipt
             started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
             attempts.append((index, attempt, outcome, node, pid, started, seconds, error_type, error, traceback, fingerprint))
             states.append((state, attempt, succeeded, failed, rows, part, offset, header, length, index))
@@ -208,7 +208,8 @@ class Ledger:
     def failed(self) -> Iterator[FailedMiniBatch]:
         """Yield mini-batches that failed for good and those with failed items, in order, with their last try's error."""
         query = (
-            "SELECT mini_batches.mini_batch, state, mini_batches.attempts, items, failed, outcome, error_type, error FROM mini_batches"
+            "SELECT mini_batches.mini_batch, state, mini_batches.attempts, items, failed, outcome, error_type, error"
+            " FROM mini_batches"
             " JOIN attempts ON attempts.mini_batch = mini_batches.mini_batch AND attempt = mini_batches.attempts"
             " WHERE state = 'failed' OR (state = 'succeeded' AND failed > 0) ORDER BY mini_batches.mini_batch"
         )

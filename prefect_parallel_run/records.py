@@ -21,18 +21,11 @@ class Cut(NamedTuple):
 class MiniBatch(NamedTuple):
     """One row of the plan."""
 
-    index: int  #: from 0, in plan order
+    number: int  #: from 0, in plan order
     input_name: str
     items: int
     size: int  #: bytes of source
     work: str
-
-
-class Attempt(NamedTuple):
-    """One try at one mini-batch, as it stands in a lease; ``number`` counts from 1."""
-
-    mini_batch: int
-    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,4 +41,5 @@ class ParallelRunResult(BaseModel):
     @property
     def path(self) -> Path | None:
         """Return the result file, or the output folder when there is none."""
-        return Path(self.output_file or self.output) if self.output_file or self.output else None
+        place = self.output_file or self.output
+        return Path(place) if place else None

@@ -1,4 +1,4 @@
-"""The folder of one run, ``<output>/_parallel_run/<run>/``: where things lie in it, and the lock that keeps it to one driver."""
+"""The folder of one run, ``<output>/_parallel_run/<run>/``: where things lie in it, and its lock."""
 
 from __future__ import annotations
 

@@ -12,10 +12,9 @@ from typing import Any
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas import TaskRun
+from prefect.client.schemas import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
-from prefect.states import State
 
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.local import LocalTarget
@@ -107,7 +106,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             **options,
         )
 
-    def with_options(self, **options: Any) -> ParallelRunStep:  # type: ignore[override]  # Prefect lists every option; we pass them on
+    def with_options(self, **options: Any) -> ParallelRunStep:
         """Return a step like this one with other task options; ``retries=n`` means ``run_max_try = n + 1``."""
         name = options.pop("name", None) or self.name
         return ParallelRunStep(name, self.parallel_run_config, **self._given, **{**self._task_options, **options})

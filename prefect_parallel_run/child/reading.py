@@ -4,8 +4,8 @@
 
 - ``files``: ``root``, ``names`` (path = root + name), ``sizes`` (bytes), ``mtimes`` (ns).
 - ``parquet``: ``path``, ``size``, ``mtime``, ``row_groups``, ``start`` and ``stop`` (rows from the first of them), ``rows``.
-- ``delimited``: ``path``, ``size``, ``mtime``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of the first record),
-  ``delimiter``, ``quote``, ``columns`` (absent without a header).
+- ``delimited``: ``path``, ``size``, ``mtime``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
+  first record), ``delimiter``, ``quote``, ``columns`` (absent without a header).
 - ``json_lines``: the same without a dialect.
 
 A file whose size or modification time is no longer the planned one is refused before any of it is handed out.
@@ -35,7 +35,6 @@ class Items(NamedTuple):
     """The items of a mini-batch."""
 
     value: Any  #: FileList, or DataFrame
-    count: int
 
 
 class Reader:
@@ -57,7 +56,7 @@ class Reader:
         frame = {"parquet": self._parquet, "delimited": _delimited, "json_lines": _json_lines}[work["kind"]](work)
         if len(frame) != work["rows"]:
             raise BadRecord(f"{_place(work)}: {len(frame)} rows were read where {work['rows']} were planned")
-        return Items(frame, len(frame))
+        return Items(frame)
 
     def _parquet(self, work: Dict[str, Any]) -> Any:
         import pyarrow.parquet as pq  # noqa: PLC0415  scripts for files need no pyarrow
@@ -88,7 +87,7 @@ def _files(work: Dict[str, Any]) -> Items:
     paths = FileList([root + name for name in work["names"]])
     for path, size, mtime in zip(paths, work["sizes"], work["mtimes"]):
         _check(path, size, mtime)
-    return Items(paths, len(paths))
+    return Items(paths)
 
 
 def _bytes(work: Dict[str, Any]) -> bytes:

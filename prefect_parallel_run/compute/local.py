@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
 from prefect_parallel_run.errors import ComputeTargetError
 
+_WORKER = Path(__file__).with_name("worker.py")
 _LOOPBACK = "127.0.0.1"
+_START_TIMEOUT = 120.0  #: s for all workers to come up; a busy machine needs long for their imports
 _CLOSE_TIMEOUT = 5  #: s
 _WORKER_TTL = 30.0  #: s without a heartbeat after which a worker counts as lost
-_OWN_GROUP = "import os; os.setpgrp()"  # so that a Ctrl-C, or a Prefect worker's SIGTERM to the group, is ours to handle
+_LOOK = 0.25  #: s between two looks at the workers
+_RESTARTS = 5  #: times that a worker which died is started again, per node
 
 
 class LocalTarget:
@@ -23,58 +34,93 @@ class LocalTarget:
 
     @contextmanager
     def open(self, nodes: int, slots: int | None) -> Iterator[_LocalCluster]:
-        """Open a LocalCluster; without *slots* the machine's cores are shared out among the nodes."""
+        """Open a cluster of *nodes* workers; without *slots* the machine's cores are shared out among them."""
         slots = slots or max(1, CPU_COUNT // nodes)
         logging.getLogger("distributed").setLevel(logging.ERROR)
-        quiet = {"distributed.nanny.pre-spawn-environ": {"DASK_LOGGING__DISTRIBUTED": "error"}}
-        cluster = None
+        cluster: _LocalCluster | None = None
         try:
-            with dask.config.set(quiet):
-                cluster = LocalCluster(
-                    n_workers=nodes,
-                    threads_per_worker=2 * slots,  # a lease at work and one that waits behind it, per slot
-                    processes=True,
-                    host=_LOOPBACK,
-                    dashboard_address=f"{_LOOPBACK}:0",
-                    memory_limit=0,  # the data is in our children; a worker that is paused would only stall them
-                    silence_logs=logging.ERROR,
-                    asynchronous=False,
-                    scheduler_kwargs={"allowed_failures": 0},  # tries are counted by us, not by Dask
-                    preload=[_OWN_GROUP],
-                )
-            cluster.scheduler.worker_ttl = _WORKER_TTL
-            client = Client(cluster, asynchronous=False, set_as_default=False)
+            cluster = _LocalCluster(nodes, slots)
+            cluster.wait_for_workers()
         except (OSError, TimeoutError, RuntimeError) as error:
             if cluster is not None:
-                cluster.close(timeout=_CLOSE_TIMEOUT)
+                cluster.close()
             raise ComputeTargetError("local", f"{type(error).__name__}: {error}") from error
-        opened = _LocalCluster(cluster, client, slots)
         try:
-            yield opened
+            yield cluster
         finally:
-            opened.close()
+            cluster.close()
 
 
 class _LocalCluster:
-    """An open LocalCluster."""
+    """A scheduler in this process, and workers that are started again when they die."""
 
-    def __init__(self, cluster: LocalCluster, client: Client, slots: int) -> None:
-        self._cluster = cluster
-        self.client = client
-        self.dashboard: str = cluster.dashboard_link
+    def __init__(self, nodes: int, slots: int) -> None:
         self.slots = slots
+        self._scheduler = LocalCluster(
+            n_workers=0,
+            host=_LOOPBACK,
+            dashboard_address=f"{_LOOPBACK}:0",
+            silence_logs=logging.ERROR,
+            asynchronous=False,
+            scheduler_kwargs={"allowed_failures": 0},  # tries are counted by us, not by Dask
+        )
+        self._scheduler.scheduler.worker_ttl = _WORKER_TTL
+        self.client = Client(self._scheduler, asynchronous=False, set_as_default=False)
+        self.dashboard: str = self._scheduler.dashboard_link
+        self._errors = tempfile.TemporaryFile()
+        self._closing = threading.Event()
+        self._workers = [self._start(number) for number in range(nodes)]
+        self._restarts = [0] * nodes
+        self._keeper = threading.Thread(target=self._keep, name="keep-workers", daemon=True)
+        self._keeper.start()
+
+    def wait_for_workers(self) -> None:
+        """Return when all workers have come up; raises RuntimeError when one cannot."""
+        deadline = time.monotonic() + _START_TIMEOUT
+        while len(self.client.nthreads()) < len(self._workers):
+            if all(restarts >= _RESTARTS for restarts in self._restarts):
+                raise RuntimeError(f"no worker stays alive:\n{self._last_words()}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not all workers came up within {_START_TIMEOUT:g} s")
+            time.sleep(0.02)
 
     def abandon(self) -> None:
         """Kill the workers; their guardians end the children."""
-        self._cluster.sync(self._kill_workers)
-
-    async def _kill_workers(self) -> None:
-        for nanny in self._cluster.workers.values():
-            nanny.auto_restart = False
-            if nanny.process is not None:
-                await nanny.process.kill(timeout=0.1)
+        self._closing.set()
+        self._keeper.join()
+        for worker in self._workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
 
     def close(self) -> None:
-        """Close client and cluster."""
+        """Close client, workers and scheduler."""
         self.client.close(timeout=_CLOSE_TIMEOUT)
-        self._cluster.close(timeout=_CLOSE_TIMEOUT)
+        self.abandon()  # what they had to do is done
+        self._scheduler.close(timeout=_CLOSE_TIMEOUT)
+        self._errors.close()
+        for worker in self._workers:
+            if worker.stdin is not None:
+                worker.stdin.close()
+
+    def _start(self, number: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, str(_WORKER), self._scheduler.scheduler_address, str(number), str(2 * self.slots)],
+            stdin=subprocess.PIPE,  # closed when this process ends, however it ends
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            env={**os.environ, "DASK_LOGGING__DISTRIBUTED": "error"},
+            start_new_session=True,  # so that a Ctrl-C, or a Prefect worker's SIGTERM to the group, is ours to handle
+        )
+
+    def _keep(self) -> None:
+        """Start workers again that died."""
+        while not self._closing.wait(_LOOK):
+            for number, worker in enumerate(self._workers):
+                if worker.poll() is not None and self._restarts[number] < _RESTARTS:
+                    self._restarts[number] += 1
+                    self._workers[number] = self._start(number)
+
+    def _last_words(self) -> str:
+        size = os.fstat(self._errors.fileno()).st_size
+        return os.pread(self._errors.fileno(), 2_000, max(size - 2_000, 0)).decode("utf-8", "replace")

@@ -35,7 +35,7 @@ class FileDataset(Dataset):
 
     def _work(self, chunk: list[Listed]) -> dict[str, object]:
         # In sorted order the first and the last path share what all of them share.
-        shared = os.path.commonprefix((chunk[0].path, chunk[-1].path))
+        shared = os.path.commonprefix((chunk[0].path, chunk[-1].path))  # noqa: RUF071  cut at a slash below
         root = shared[: shared.rindex("/") + 1]
         start = len(root)
         return {

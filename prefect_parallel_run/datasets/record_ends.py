@@ -152,4 +152,4 @@ def _filled(data: npt.NDArray[np.uint8], ends: Positions, delimiter: bytes) -> n
     blanks = [blank for blank in _BLANKS if blank != delimiter[0]]
     for index in np.flatnonzero(np.isin(first, np.array(blanks, dtype=np.uint8))):
         filled[index] = bool(data[starts[index] : ends[index]].tobytes().strip(bytes([*blanks, _NEWLINE, _RETURN])))
-    return filled
+    return np.asarray(filled, dtype=np.bool_)

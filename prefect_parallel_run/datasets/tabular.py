@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,7 +108,7 @@ class TabularDataset(Dataset):
             if group.total_byte_size > size and group.num_rows > 1:
                 pieces = min(-(-group.total_byte_size // size), group.num_rows)
                 borders = [group.num_rows * piece // pieces for piece in range(pieces + 1)]
-                for start, stop in zip(borders, borders[1:], strict=False):
+                for start, stop in pairwise(borders):
                     part = group.total_byte_size * (stop - start) // group.num_rows
                     yield self._parquet_cut(file, [number], start, stop, part)
             elif group.num_rows:

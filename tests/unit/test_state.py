@@ -206,7 +206,7 @@ def test_a_lost_lease_of_several_comes_back_in_pieces_without_charge():
     """No innocent mini-batch loses a try, and the guilty one soon stands alone."""
     state = make_state(1000, run_max_try=1)
     (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
-    running, waiting = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
+    running, _ = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
     assert running.count > 1
     assert kinds(state.handle(NodeLeft("a"), 1.0)) == []
     done = play(state, {"b": 1}, lambda i, attempt: "succeeded", 2.0)
