@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +100,8 @@ def write_plan(datasets: Sequence[Dataset], mini_batch_size: int, path: Path) ->
     except OSError as error:
         raise OutputError(str(path), f"cannot be written: {error.strerror}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # in place already, or never made; must not hide the first error
+            beside.unlink()
     return summary
 
 

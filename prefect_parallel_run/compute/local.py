@@ -67,7 +67,7 @@ class _LocalCluster:
         self._scheduler.scheduler.worker_ttl = _WORKER_TTL
         self.client = Client(self._scheduler, asynchronous=False, set_as_default=False)
         self.dashboard: str = self._scheduler.dashboard_link
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the cluster
         self._closing = threading.Event()
         self._workers = [self._start(number) for number in range(nodes)]
         self._restarts = [0] * nodes

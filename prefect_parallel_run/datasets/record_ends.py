@@ -109,10 +109,8 @@ def _is_regular(data: npt.NDArray[np.uint8], quotes: Positions, inside: bool, de
 def _scan(block: bytes, inside: bool, delimiter: bytes, quote: bytes) -> tuple[Positions, bool]:
     """Return what _breaks returns, following pandas' tokenizer state by state."""
     special = re.compile(b"[" + re.escape(quote + delimiter) + rb"\n\r]")
-    blanks = bytes(blank for blank in _BLANKS if blank != delimiter[0])
     found: list[int] = []
     field_start = 0 if not inside else -1
-    line_start = field_start
     position = 0
     length = len(block)
     while position < length:
@@ -126,21 +124,20 @@ def _scan(block: bytes, inside: bool, delimiter: bytes, quote: bytes) -> tuple[P
             elif block[position + 1 : position + 2] == quote:
                 position += 2
             else:
-                inside, field_start, line_start = False, -1, -1
+                inside, field_start = False, -1
                 position += 1
         elif byte == quote:
-            # Blanks at the start of a line may still turn out to be a blank line, so the tokenizer is not in a field yet.
-            inside = position == field_start or (line_start >= 0 and not block[line_start:position].strip(blanks))
+            inside = position == field_start
             position += 1
         elif byte == delimiter:
             position += 1
-            field_start, line_start = position, -1
+            field_start = position
         else:
             if byte == b"\r" and block[position + 1 : position + 2] == b"\n":
                 position += 1
             found.append(position)
             position += 1
-            field_start = line_start = position
+            field_start = position
     return np.array(found, dtype=np.int64), inside
 
 

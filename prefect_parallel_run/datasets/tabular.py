@@ -182,12 +182,13 @@ class _Spans:
             offsets, filled = self._block.offsets, self._block.filled
             while self._at < len(offsets):
                 start = self._start
-                index = min(int(offsets.searchsorted(start + size)), len(offsets) - 1)
+                index = min(max(int(offsets.searchsorted(start + size)), self._at), len(offsets) - 1)
                 rows += int(filled[self._at : index + 1].sum())
                 stop = int(offsets[index])
                 self._at = index + 1
-                if stop - start >= size and rows:
-                    yield start, stop, rows, first
+                if stop - start >= size:
+                    if rows:
+                        yield start, stop, rows, first
                     self._start, first, rows = stop, first + rows, 0
         if rows and stop is not None:
             yield self._start, stop, rows, first

@@ -7,6 +7,7 @@ import io
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -68,7 +69,8 @@ def publish(ranges: Iterable[PartRange], target: Path, row_format: str, token: s
     except OutputError as error:
         raise OutputError(str(target), error.reason) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # what could not be made, or is in place already; must not hide the first error
+            beside.unlink()
     return Published(size, sha256, rows)
 
 

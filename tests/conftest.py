@@ -1,0 +1,29 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("here", deadline=None, print_blob=True)  # machines are shared: a slow example is no failure
+settings.load_profile("here")
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Path:
+    """The zoo of entry scripts."""
+    return SCRIPTS
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder with a hundred small files."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number in range(100):
+        (folder / f"f{number:03d}.txt").write_text(f"{number}\n")
+    return folder

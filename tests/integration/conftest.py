@@ -1,0 +1,94 @@
+"""One real part at a time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefect_parallel_run import FileDataset
+from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.node.slot import Slot, Work
+from prefect_parallel_run.planning import Plan, normalise_inputs, write_plan
+from prefect_parallel_run.records import Receipt
+
+
+class Bench:
+    """A run directory, a plan of small files, and slots that run an entry script over it."""
+
+    def __init__(self, folder: Path, scripts: Path) -> None:
+        self.folder, self.scripts = folder, scripts
+        self.run = folder / "run"
+        for name in ("logs", "parts"):
+            (self.run / name).mkdir(parents=True)
+        self.log = folder / "invocations.txt"
+        self._slots: list[Slot] = []
+
+    def works(self, files: Path, size: int = 10) -> list[bytes]:
+        write_plan(normalise_inputs([FileDataset.from_files(files).as_named_input("images")]), size, self.run / "plan.parquet")
+        plan = Plan.open(self.run / "plan.parquet")
+        return [text.encode() for text in plan.works(0, plan.summary.mini_batches)]
+
+    def settings(self, script: str, *arguments: str, **changes) -> NodeSettings:
+        path = Path(script) if "/" in script else self.scripts / script
+        given = {
+            "token": "token",
+            "node": "node-0",
+            "drive": 1,
+            "slots": 1,
+            "most_slots": 1,
+            "interpreter": None,
+            "script": str(path),
+            "source": str(changes.pop("source", path.parent)),
+            "arguments": arguments,
+            "output": str(self.folder / "out"),
+            "side_inputs": {},
+            "environment_variables": {},
+            "run_directory": str(self.run),
+            "keep_rows": True,
+            "row_format": "text",
+            "row_header": False,
+            "logging_level": "INFO",
+            "run_invocation_timeout": 60.0,
+            "init_timeout": 60.0,
+            "process_memory_limit": None,
+        }
+        return NodeSettings(**{**given, **changes})
+
+    def slot(self, script: str, *arguments: str, **changes) -> Slot:
+        settings = self.settings(script, *arguments, **changes)
+        environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
+        slot = Slot(0, settings, environment, changes.get("interpreter") or sys.executable)
+        self._slots.append(slot)
+        return slot
+
+    def attempt(self, slot: Slot, works: list[bytes], attempt: int = 1, first: int = 0) -> list[Receipt]:
+        receipts: list[tuple] = []
+        slot.run([Work(i, attempt, b"[%d,%d,%b]\n" % (i, attempt, work)) for i, work in enumerate(works, first)], receipts)
+        return [Receipt(*receipt) for receipt in receipts]
+
+    def rows(self, receipts: list[Receipt]) -> list[str]:
+        """Rows of the mini-batches that succeeded, as they stand in the part."""
+        found: list[str] = []
+        for receipt in receipts:
+            if receipt.part:
+                data = (self.run / "parts" / receipt.part).read_bytes()
+                found += data[receipt.offset : receipt.offset + receipt.length].decode().splitlines()
+        return found
+
+    def invocations(self) -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if line.startswith("run ")]
+
+    def close(self) -> None:
+        for slot in self._slots:
+            slot.stop()
+            slot._bury()
+
+
+@pytest.fixture
+def bench(tmp_path, scripts):
+    made = Bench(tmp_path, scripts)
+    yield made
+    made.close()

@@ -1,0 +1,308 @@
+"""One supervised child: the entry script's contract, and everything that may go wrong in it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from prefect_parallel_run.node.guardian import marked
+from prefect_parallel_run.node.slot import SlotStoppedError, SlotUnusableError
+
+OUTCOMES = {
+    "raise": ("raised", "ZeroDivisionError", "division by zero"),
+    "exit": ("died", "exit status 3", "its process exited with status 3"),
+    "kill": ("died", "SIGKILL", "its process was killed by SIGKILL"),
+    "segfault": ("died", "SIGSEGV", "its process was killed by SIGSEGV"),
+    "system_exit": ("raised", "SystemExit", "enough"),
+    "recursion": ("raised", "RecursionError", "maximum recursion depth exceeded"),
+    "none": ("wrong_type", "WrongType", "run() returned NoneType"),
+    "dict": ("wrong_type", "WrongType", "run() returned dict"),
+    "hang": ("timed_out", "InvocationTimeout", "run_invocation_timeout = 1 s"),
+    "hang_in_c": ("timed_out", "InvocationTimeout", "run_invocation_timeout = 1 s"),
+    "deaf": ("timed_out", "InvocationTimeout", "run_invocation_timeout = 1 s"),
+    "grandchild": ("timed_out", "InvocationTimeout", "run_invocation_timeout = 1 s"),
+    "hog": ("out_of_memory", "OutOfMemory", "process_memory_limit = 300000000"),
+}
+
+
+def wait_until(fact, seconds=20.0):
+    """Wait for an event, with a generous bound."""
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, "the event did not come"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", OUTCOMES)
+def test_one_poisoned_mini_batch_costs_no_other(bench, files, how):
+    """It alone fails, with its cause; every other runs exactly once, and what was printed before is kept."""
+    works = bench.works(files)
+    arguments = ("--log", str(bench.log), "--how", how, "--poison", "4")
+    slot = bench.slot("poison.py", *arguments, run_invocation_timeout=1.0, process_memory_limit=300_000_000)
+    receipts = bench.attempt(slot, works)
+    outcome, error_type, words = OUTCOMES[how]
+    assert [receipt.mini_batch for receipt in receipts] == list(range(10))
+    assert [receipt.outcome for receipt in receipts] == ["succeeded"] * 4 + [outcome] + ["succeeded"] * 5
+    assert receipts[4].error_type == error_type
+    assert words in receipts[4].error
+    assert receipts[4].fingerprint
+    assert sorted(bench.invocations()) == [f"run {number} 1" for number in range(10)]
+    assert len(bench.rows(receipts)) == 90
+    printed = "".join(path.read_text() for path in sorted((bench.run / "logs").glob("*.stdout.txt")))
+    assert printed.split("\n")[:-1] == [f"before {number}" for number in range(10)]
+    if how == "hang_in_c":
+        assert "hang_in_c" in receipts[4].traceback
+    if how == "raise":
+        assert "1 / 0" in receipts[4].traceback
+        assert "prefect_parallel_run" not in receipts[4].traceback
+
+
+def test_a_killed_child_takes_its_own_children_along(bench, files):
+    """They are in its session, and go with it."""
+    marker = f"prefect-parallel-run-test-{os.getpid()}"
+    arguments = ("--log", str(bench.log), "--how", "grandchild", "--poison", "0")
+    slot = bench.slot("poison.py", *arguments, run_invocation_timeout=1.0, environment_variables={"MARKER": marker})
+    bench.attempt(slot, bench.works(files)[:1])
+    assert not list(marked(marker.encode()))
+
+
+def test_no_print_breaks_the_protocol(bench, files):
+    """Binary rubbish, a line of 10 MB, look-alikes of our own messages, from Python and from C."""
+    receipts = bench.attempt(bench.slot("rubbish.py"), bench.works(files))
+    assert [receipt.outcome for receipt in receipts] == ["succeeded"] * 10
+    assert bench.rows(receipts) == ["10"] * 10
+    assert (bench.run / "logs" / "node-0.0.1.stdout.txt").stat().st_size > 10_000_000
+
+
+def test_the_script_sees_its_surroundings(bench, files, tmp_path):
+    """Everything that the contract promises it."""
+    slot = bench.slot("context_facts.py", "--a", "b c", side_inputs={"lookup": "/l"})
+    receipts = bench.attempt(slot, bench.works(files), attempt=2)
+    facts = [json.loads(line) for line in bench.rows(receipts)[::10]]
+    one = facts[3]
+    assert one["argv"] == [str(bench.scripts / "context_facts.py"), "--a", "b c"]
+    assert one["name"] == "context_facts"
+    assert one["file"] == str(bench.scripts / "context_facts.py")
+    assert one["cwd"] == one["working_dir"]
+    assert one["output_dir"] == one["bi_output"] == str(tmp_path / "out")
+    assert one["side_inputs"] == {"lookup": "/l"}
+    assert (one["index"], one["dataset"], one["try"], one["retry"]) == (3, "images", 2, 1)
+    assert one["task_id"] == "3"
+    assert one["same"]
+    slot.shut_down()
+    assert not os.path.exists(one["working_dir"])
+    assert "INFO mini-batch 3" in (bench.run / "logs" / "node-0.0.1.log").read_text()
+
+
+def test_init_and_shutdown_are_called_once_per_process(bench, files):
+    """In the same process as run()."""
+    slot = bench.slot("counts.py", "--log", str(bench.log))
+    bench.attempt(slot, bench.works(files))
+    assert slot.shut_down() == ""
+    lines = bench.log.read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["init", *["run"] * 10, "shutdown"]
+    assert lines[0].split()[1] == lines[-1].split()[1]
+
+
+@pytest.mark.parametrize(
+    ("script", "stage", "words"),
+    [
+        ("no_run.py", "import", "it has no function run(mini_batch)"),
+        ("syntax_error.py", "import", "was never closed"),
+        ("init_raises.py", "init", "no model at /models/none"),
+        ("import_exits.py", "init", "exited with status 7"),
+        ("missing.py", "import", "missing.py"),
+    ],
+)
+def test_a_script_that_cannot_start_is_told_at_once(bench, script, stage, words):
+    """With its stage, its words and its traceback; a first start is not repeated."""
+    with pytest.raises(SlotUnusableError) as caught:
+        bench.slot(script).start()
+    failure = caught.value.failure
+    assert failure.stage == stage
+    assert words in failure.error
+    if script == "init_raises.py":
+        assert "init_raises.py" in failure.traceback
+        assert 'raise RuntimeError("no model at /models/none")' in failure.traceback
+
+
+def test_an_interpreter_that_is_not_there_is_told(bench):
+    """By its path."""
+    with pytest.raises(SlotUnusableError) as caught:
+        bench.slot("echo.py", interpreter="/none/python").start()
+    assert caught.value.failure.stage == "spawn"
+    assert "/none/python" in caught.value.failure.error
+
+
+def test_init_that_hangs_is_ended(bench, tmp_path):
+    """After init_timeout, with the place where it hangs."""
+    script = tmp_path / "hangs_in_init.py"
+    script.write_text("import time\ndef init(): time.sleep(1000)\ndef run(mini_batch): return []\n")
+    with pytest.raises(SlotUnusableError) as caught:
+        bench.slot(str(script), init_timeout=0.5).start()
+    assert caught.value.failure.error_type == "InitTimeout"
+    assert "in init" in caught.value.failure.traceback
+
+
+def test_shutdown_that_fails_is_told_and_loses_nothing(bench, files, tmp_path):
+    """The rows are safe by then."""
+    script = tmp_path / "bad_end.py"
+    script.write_text("def run(mini_batch): return mini_batch\ndef shutdown(): raise OSError('no disk')\n")
+    slot = bench.slot(str(script))
+    assert len(bench.rows(bench.attempt(slot, bench.works(files)))) == 100
+    assert "OSError: no disk" in slot.shut_down()
+
+
+def test_no_retry_ends_the_tries(bench, files):
+    """NoRetry can be imported from prefect_parallel_run in the child."""
+    (receipt,) = bench.attempt(bench.slot("no_retry.py", "--log", str(bench.log)), bench.works(files)[:1])
+    assert receipt.final
+    assert receipt.error == "never"
+
+
+def test_a_generator_is_consumed_inside_the_try(bench, files):
+    """Its rows count like those of a list."""
+    receipts = bench.attempt(bench.slot("generator.py"), bench.works(files))
+    assert bench.rows(receipts) == [f"f{number:03d}.txt" for number in range(100)]
+
+
+def test_fewer_rows_than_items_are_failed_items(bench, files):
+    """The mini-batch itself has succeeded."""
+    receipts = bench.attempt(bench.slot("short.py"), bench.works(files))
+    assert {(r.outcome, r.items, r.succeeded, r.failed, r.rows) for r in receipts} == {("succeeded", 10, 9, 1, 9)}
+
+
+def test_a_file_that_changed_since_planning_is_the_reason(bench, files):
+    """Not a row of it is used, and no try follows."""
+    works = bench.works(files)
+    (files / "f005.txt").write_text("changed")
+    first, second = bench.attempt(bench.slot("echo.py"), works[:2])
+    assert (first.outcome, first.final) == ("input_changed", True)
+    assert "f005.txt" in first.error
+    assert second.outcome == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("layout", "script", "source"),
+    [
+        ({"pkg/__init__.py": "", "pkg/util.py": "X = 1", "pkg/s.py": "from .util import X"}, "pkg/s.py", ""),
+        ({"pkg/util.py": "X = 1", "pkg/s.py": "from .util import X"}, "pkg/s.py", ""),
+        ({"pkg/util.py": "X = 1", "pkg/s.py": "from util import X"}, "pkg/s.py", ""),
+        ({"util.py": "X = 1", "pkg/s.py": "from util import X"}, "pkg/s.py", ""),
+        ({"pkg/__init__.py": "", "pkg/util.py": "X = 1", "pkg/s.py": "from .util import X"}, "pkg/s.py", "pkg"),
+        ({"json.py": "import json as j; X = 1 if j.dumps else 0"}, "json.py", ""),
+        ({"my-script.py": "X = 1"}, "my-script.py", ""),
+        ({"sub-folder/util.py": "X = 1", "sub-folder/s.py": "from util import X"}, "sub-folder/s.py", ""),
+        ({"wire.py": "X = 1", "s.py": "from wire import X"}, "s.py", ""),
+    ],
+)
+def test_imports_work_wherever_the_script_lies(bench, files, tmp_path, layout, script, source):
+    """Relative, of companions, in packages and plain folders, with names that are taken; ours shadow none of the user's."""
+    home = tmp_path / "home"
+    for name, text in layout.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        tail = "\ndef run(mini_batch):\n    assert __name__ != '__main__'\n    return [X] * len(mini_batch)\n"
+        (home / name).write_text(text + (tail if name == script else ""))
+    slot = bench.slot(str(home / script), source=home / source)
+    assert bench.rows(bench.attempt(slot, bench.works(files)[:1])) == ["1"] * 10
+
+
+def test_a_child_that_dies_while_idle_charges_nobody(bench, files):
+    """Its successor does the work."""
+    works = bench.works(files)
+    slot = bench.slot("echo.py")
+    bench.attempt(slot, works[:1])
+    os.kill(slot._child.pid, signal.SIGKILL)
+    assert [receipt.outcome for receipt in bench.attempt(slot, works)] == ["succeeded"] * 10
+
+
+def test_stop_ends_a_child_that_works(bench, files):
+    """From another thread, at once; what was finished still goes home."""
+    works = bench.works(files)
+    arguments = ("--log", str(bench.log), "--how", "deaf", "--poison", "2")
+    slot = bench.slot("poison.py", *arguments)
+    ended = []
+
+    def work():
+        try:
+            bench.attempt(slot, works)
+        except SlotStoppedError:
+            ended.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: bench.log.exists() and len(bench.invocations()) == 3)
+    child = psutil.Process(slot._child.pid)
+    slot.stop()
+    thread.join(20)
+    assert ended == [True]
+    assert not child.is_running()
+
+
+def test_secrets_reach_the_child_only(bench, files, tmp_path):
+    """They are in its environment before the script is imported."""
+    script = tmp_path / "secret.py"
+    script.write_text("import os\nX = os.environ['TOKEN']\ndef run(mini_batch): return [len(X)] * len(mini_batch)\n")
+    slot = bench.slot(str(script), environment_variables={"TOKEN": "canary-9"})
+    assert bench.rows(bench.attempt(slot, bench.works(files)[:1])) == ["8"] * 10
+    assert "canary-9" not in repr(bench.settings("echo.py", environment_variables={"TOKEN": "canary-9"}))
+
+
+def test_the_guardian_ends_what_a_dead_worker_leaves(tmp_path):
+    """Processes with its marker, also those in a session of their own and deaf to SIGTERM."""
+    import prefect_parallel_run.node.guardian as module
+
+    marker = f"GUARDED=test-{os.getpid()}"
+    environment = {**os.environ, "GUARDED": marker.partition("=")[2]}
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(1000)"
+    with (
+        subprocess.Popen([sys.executable, module.__file__, marker], stdin=subprocess.PIPE) as guardian,
+        subprocess.Popen(
+            [sys.executable, "-c", deaf], env=environment, start_new_session=True, stdout=subprocess.PIPE
+        ) as victim,
+    ):
+        assert victim.stdout.readline() == b"up\n"
+        guardian.stdin.close()  # as when the worker is killed
+        assert victim.wait(20) == -signal.SIGKILL
+        assert guardian.wait(20) == 0
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
+def test_the_child_needs_nothing_of_ours_in_its_interpreter(bench, files, version):
+    """Any Python from 3.9 on that is on this machine runs it, without our package and without Prefect."""
+    places = [Path(folder, f"python{version}") for folder in os.get_exec_path()]
+    places += Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
+    working = (str(place) for place in places if place.exists() and _answers(place))
+    interpreter = next(working, None)
+    if interpreter is None:
+        pytest.skip(f"no Python {version} on this machine")
+    receipts = bench.attempt(bench.slot("context_facts.py", interpreter=interpreter), bench.works(files))
+    assert {receipt.outcome for receipt in receipts} == {"succeeded"}
+
+
+def _answers(interpreter):
+    return subprocess.run([interpreter, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+def test_the_child_imports_nothing_of_ours_outside_its_folder():
+    """Neither the package's __init__ nor anything beside child/; the standard library only."""
+    folder = Path(__file__).parents[2] / "prefect_parallel_run" / "child"
+    code = (
+        "import sys, runpy\n"
+        f"sys.path.insert(0, {str(folder)!r})\n"
+        f"namespace = runpy.run_path({str(folder / '__main__.py')!r})\n"
+        "namespace['_adopt']()\n"
+        "from prefect_parallel_run.child.life import live\n"
+        "bad = [name for name in sys.modules if name.startswith('prefect') and not name.startswith('prefect_parallel_run.child')]\n"
+        "bad += [name for name in ('pandas', 'numpy', 'pyarrow', 'dask', 'distributed') if name in sys.modules]\n"
+        "bad += [] if 'prefect_parallel_run' not in sys.modules else ['prefect_parallel_run']\n"
+        "assert not bad, bad\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/", timeout=60)

@@ -1,0 +1,159 @@
+"""One result file from the ranges of the parts: complete or absent."""
+
+import json
+import os
+import random
+
+import pandas as pd
+import pytest
+
+from prefect_parallel_run.child.part import Part
+from prefect_parallel_run.child.writing import encode
+from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run.output import append_row as module
+from prefect_parallel_run.output.append_row import PartRange, file_sha256, publish
+
+
+class Parts:
+    """Writes results to part files, as children do."""
+
+    def __init__(self, folder, row_format, header=False):
+        self.folder, self.row_format, self.header = folder, row_format, header
+        self.parts, self.ranges = {}, {}
+
+    def add(self, mini_batch, value, part="p"):
+        file = self.parts.setdefault(part, Part(str(self.folder / f"{part}.part")))
+        rows, header, body = encode(value, self.row_format, self.header)
+        offset = file.append(header, body)
+        path = self.folder / f"{part}.part"
+        self.ranges[mini_batch] = PartRange(mini_batch, path, offset, len(header), len(header) + len(body), rows)
+
+    def publish(self, target):
+        return publish((self.ranges[number] for number in sorted(self.ranges)), target, self.row_format, "t")
+
+
+def test_rows_come_in_mini_batch_order_whoever_wrote_them(tmp_path):
+    """Whatever the order in which the processes finished."""
+    parts = Parts(tmp_path, "text")
+    order = list(range(500))
+    random.Random(1).shuffle(order)
+    for number in order:
+        parts.add(number, [f"{number} é"], part=f"p{number % 7}")
+    published = parts.publish(tmp_path / "out" / "result.txt")
+    text = (tmp_path / "out" / "result.txt").read_text()
+    assert text.splitlines() == [f"{number} é" for number in range(500)]
+    assert published == (len(text.encode()), file_sha256(tmp_path / "out" / "result.txt"), 500)
+    assert os.listdir(tmp_path / "out") == ["result.txt"]
+
+
+def test_more_parts_than_may_be_open(tmp_path, monkeypatch):
+    """A run on a large cluster leaves thousands."""
+    monkeypatch.setattr(module, "_MOST_OPEN", 3)
+    parts = Parts(tmp_path, "text")
+    for number in range(40):
+        parts.add(number, [number], part=f"p{number % 10}")
+    parts.publish(tmp_path / "result.txt")
+    assert (tmp_path / "result.txt").read_text().split() == [str(number) for number in range(40)]
+
+
+def test_a_range_that_no_receipt_speaks_of_is_left_out(tmp_path):
+    """Rows of a failed try are never published."""
+    parts = Parts(tmp_path, "text")
+    parts.add(0, ["good"])
+    parts.add(1, ["bad"])
+    parts.add(2, ["good too"])
+    del parts.ranges[1]
+    parts.publish(tmp_path / "r")
+    assert (tmp_path / "r").read_text() == "good\ngood too\n"
+
+
+def test_the_header_is_written_once(tmp_path):
+    """A mini-batch without rows has none, and changes nothing."""
+    parts = Parts(tmp_path, "csv")
+    parts.add(0, [])
+    for number in range(1, 4):
+        parts.add(number, pd.DataFrame({"a": [number], "b": ['x,"\n']}), part=f"p{number % 2}")
+    parts.publish(tmp_path / "r.csv")
+    assert (tmp_path / "r.csv").read_bytes() == b'a,b\n1,"x,""\n"\n2,"x,""\n"\n3,"x,""\n"\n'
+
+
+def test_other_columns_in_a_csv_are_named(tmp_path):
+    """Column and mini-batch; nothing is published."""
+    parts = Parts(tmp_path, "csv")
+    parts.add(0, pd.DataFrame({"a": [1], "b": [1]}))
+    parts.add(1, pd.DataFrame({"a": [1], "c": [1]}))
+    with pytest.raises(OutputError, match="mini-batch 1 has column 'c' where the mini-batches before have 'b'"):
+        parts.publish(tmp_path / "r.csv")
+    assert not list(tmp_path.glob("*r.csv*"))
+
+
+def test_parquet_keeps_types_and_fills_columns_of_nulls(tmp_path):
+    """A mini-batch whose column is all null has the type of the others."""
+    parts = Parts(tmp_path, "parquet")
+    parts.add(0, pd.DataFrame({"n": [1], "t": [None]}))
+    parts.add(1, [])
+    parts.add(2, pd.DataFrame({"n": [2], "t": ["x"]}))
+    parts.add(3, pd.DataFrame({"n": [3], "t": [None]}))
+    assert parts.publish(tmp_path / "r.parquet").rows == 3
+    frame = pd.read_parquet(tmp_path / "r.parquet")
+    assert frame["n"].tolist() == [1, 2, 3]
+    assert frame["t"].isna().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        ({"a": [1.5], "b": [1]}, "column 'a' is double in mini-batch 1, int64 in the first"),
+        ({"a": [1]}, "mini-batch 1 has no column 'b'"),
+        ({"a": [1], "b": [1], "c": [1]}, "mini-batch 1 has a column 'c'"),
+        ({"b": [1], "a": [1]}, "mini-batch 1 has its columns in the order"),
+    ],
+)
+def test_other_columns_in_parquet_are_named(tmp_path, frame, words):
+    """Column and mini-batch."""
+    parts = Parts(tmp_path, "parquet")
+    parts.add(0, pd.DataFrame({"a": [1], "b": [1]}))
+    parts.add(1, pd.DataFrame(frame))
+    with pytest.raises(OutputError, match=words):
+        parts.publish(tmp_path / "r.parquet")
+
+
+@pytest.mark.parametrize("row_format", ["text", "csv", "jsonl", "parquet"])
+def test_no_rows_at_all_are_an_empty_file(tmp_path, row_format):
+    """An input that may be empty has a result that is there, and empty."""
+    assert publish([], tmp_path / "r", row_format, "t").rows == 0
+    assert (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("row_format", ["text", "parquet"])
+def test_a_part_that_was_cut_short_is_named(tmp_path, row_format):
+    """What the ledger says is not there: nothing wrong is published, what was there before stays."""
+    (tmp_path / "r").write_text("before")
+    parts = Parts(tmp_path, row_format)
+    parts.add(0, ["x" * 100])
+    parts.add(1, ["y" * 100])
+    os.truncate(tmp_path / "p.part", 150)
+    with pytest.raises(OutputError, match=r"p.part ends at byte 150"):
+        parts.publish(tmp_path / "r")
+    (tmp_path / "p.part").unlink()
+    with pytest.raises(OutputError, match=r"p.part, which held the rows of mini-batch 0, cannot be read"):
+        parts.publish(tmp_path / "r")
+    assert (tmp_path / "r").read_text() == "before"
+    assert not list(tmp_path.glob(".r*"))
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+    """A file stands where the folder should be."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file/out/r"):
+        publish([], tmp_path / "file" / "out" / "r", "text", "t")
+
+
+def test_json_lines_read_back(tmp_path):
+    """Every line is one object."""
+    parts = Parts(tmp_path, "jsonl")
+    for number in range(10):
+        parts.add(number, [{"n": number, "t": "ä\n\u2028"}])
+    parts.publish(tmp_path / "r.jsonl")
+    lines = (tmp_path / "r.jsonl").read_text().split("\n")[:-1]
+    assert [json.loads(line)["n"] for line in lines] == list(range(10))

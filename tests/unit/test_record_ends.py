@@ -1,0 +1,123 @@
+"""Records end where pandas ends them, whatever stands in the file."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from prefect_parallel_run.child.reading import Reader
+from prefect_parallel_run.datasets import record_ends as module
+from prefect_parallel_run.datasets.record_ends import UnterminatedQuoteError, record_ends
+from prefect_parallel_run.datasets.tabular import TabularDataset
+from prefect_parallel_run.errors import InputError
+
+HOSTILE = st.text(st.sampled_from('",\n\r \tab"\n,é'), max_size=60)
+
+
+def pandas_rows(text, **options):
+    """Rows of the whole file as pandas reads them, as texts; None when pandas refuses it."""
+    wide = [f"c{number}" for number in range(62)]
+    try:
+        frame = pd.read_csv(
+            io.BytesIO(text.encode()), header=None, names=wide, index_col=False, dtype=str, engine="c", **options
+        )
+    except pd.errors.EmptyDataError:
+        return []
+    except pd.errors.ParserError:
+        return None
+    return frame.fillna("").to_numpy().tolist()
+
+
+def spans_of(path, **options):
+    """Bytes of every record that record_ends finds."""
+    data = path.read_bytes()
+    found, start = [], None
+    for ends in record_ends(path, **options):
+        start = ends.start if start is None else start
+        for stop, filled in zip(ends.offsets, ends.filled, strict=True):
+            if filled:
+                found.append(data[start:stop])
+            start = stop
+    return found
+
+
+@given(text=HOSTILE, block=st.integers(1, 20))
+@example(text='a"b\n"c', block=5)
+@example(text='"a"b"\nc"\n', block=1000)
+@example(text=' "a\nb"\n', block=1000)
+@example(text='""\n"""\n"\n', block=3)
+@example(text="a\rb\r\n\rc", block=2)
+def test_records_end_where_pandas_ends_them(text, block, tmp_path_factory):
+    """Every span, read alone, is one row, and the rows together are those of the whole file."""
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    path.write_bytes(text.encode())
+    expected = pandas_rows(text)
+    saved, module._BLOCK = module._BLOCK, block
+    try:
+        spans = spans_of(path, quote=b'"')
+    except UnterminatedQuoteError:
+        assert expected is None
+        return
+    finally:
+        module._BLOCK = saved
+    assert expected is not None
+    rows = [row for span in spans for row in pandas_rows(span.decode())]
+    assert len(spans) == len(rows)
+    assert rows == expected
+
+
+@given(text=HOSTILE)
+def test_the_quick_way_and_the_exact_way_agree(text, tmp_path_factory):
+    """Where parity may be used, it finds what the state machine finds."""
+    data = np.frombuffer(text.encode(), dtype=np.uint8)
+    for inside in (False, True):
+        quick = module._breaks(text.encode(), data, inside, b",", b'"')
+        exact = module._scan(text.encode(), inside, b",", b'"')
+        assert quick[0].tolist() == exact[0].tolist()
+        assert quick[1] == exact[1]
+
+
+@given(
+    rows=st.lists(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8), min_size=3, max_size=3
+        ),
+        min_size=1,
+    ),
+    size=st.integers(1, 200),
+    terminator=st.sampled_from(["\n", "\r\n"]),
+    bom=st.booleans(),
+    last_newline=st.booleans(),
+)
+def test_every_record_of_a_quoted_file_is_in_exactly_one_mini_batch(
+    rows, size, terminator, bom, last_newline, tmp_path_factory
+):
+    """In order, with the planned number of rows, whatever the text holds and however small the mini-batches are."""
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    frame = pd.DataFrame(rows, columns=["a", "b", "c"])
+    text = frame.to_csv(index=False, lineterminator=terminator, quoting=1)
+    text = text if last_newline else text.removesuffix(terminator)
+    path.write_bytes((b"\xef\xbb\xbf" if bom else b"") + text.encode())
+    dataset = TabularDataset.from_delimited_files([path]).as_named_input("t")
+    import json
+
+    frames = []
+    for cut in dataset.cuts(size):
+        read = Reader().read(json.loads(cut.work)).value
+        assert len(read) == cut.items
+        frames.append(read)
+    whole = pd.read_csv(io.BytesIO(path.read_bytes()), encoding="utf-8-sig", engine="c")
+    assert sum(len(frame) for frame in frames) == len(rows) == len(whole)
+    together = pd.concat([frame.astype(str) for frame in frames], ignore_index=True)
+    assert list(together.columns) == ["a", "b", "c"]
+
+
+def test_a_missing_closing_quote_names_the_file(tmp_path):
+    """Rather than one endless record."""
+    path = tmp_path / "t.csv"
+    path.write_text('a,b\n1,"2\n3,4\n')
+    with pytest.raises(InputError, match=r"t.csv: ends inside a quoted field"):
+        list(TabularDataset.from_delimited_files([path]).cuts(10))

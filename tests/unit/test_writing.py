@@ -1,0 +1,125 @@
+"""From what run() returned to the bytes of the result file."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_parallel_run.child.writing import WrongType, encode, materialise, row_count
+
+FRAME = pd.DataFrame({"a": [1, 2], "b c": ["x y", 'q"'], "d": [0.5, float("nan")]})
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (None, "NoneType"),
+        ("text", "str"),
+        (b"x", "bytes"),
+        ({"a": 1}, "dict"),
+        ({1}, "set"),
+        (5, "int"),
+        (np.float64(1), "numpy.float64"),
+        (np.zeros((1, 1, 1)), "numpy.ndarray of 3 dimensions"),
+        (np.array(5), "numpy.ndarray of 0 dimensions"),
+        (range(3), "range"),
+    ],
+)
+def test_what_has_no_rows_is_refused_by_its_type(value, name):
+    """The error says which type came."""
+    with pytest.raises(WrongType, match=f"run\\(\\) returned {name}"):
+        materialise(value)
+
+
+@pytest.mark.parametrize("value", [[1, 2], (1, 2), FRAME, FRAME["a"], np.array([1, 2]), np.zeros((2, 3)), (x for x in (1, 2))])
+def test_rows_are_counted(value):
+    """A generator is consumed."""
+    assert row_count(materialise(value)) == 2
+
+
+def test_text_writes_elements_with_str():
+    """Texts as they are; an empty result as nothing."""
+    assert encode(["ä", 1, None, (1, "x")], "text", False) == (4, b"", "ä\n1\nNone\n(1, 'x')\n".encode())
+    assert encode([], "text", True) == (0, b"", b"")
+    assert encode(pd.Series([1.5, 2]), "text", True).body == b"1.5\n2.0\n"
+    assert encode(np.array(["a", "b"]), "text", True).body == b"a\nb\n"
+
+
+def test_text_writes_frames_as_pandas_does():
+    """Blank between the fields, minimal quoting, a header only when asked for."""
+    expected = FRAME.to_csv(sep=" ", header=False, index=False, lineterminator="\n").encode()
+    assert encode(FRAME, "text", False) == (2, b"", expected)
+    assert encode(FRAME, "text", True).header == b'a "b c" d\n'
+    assert encode(np.array([[1, 2], [3, 4]]), "text", False).body == b"1 2\n3 4\n"
+
+
+def test_csv_always_has_a_header():
+    """The reduction writes it once."""
+    assert encode(FRAME, "csv", False).header == b"a,b c,d\n"
+    assert encode(FRAME, "csv", False).body == FRAME.to_csv(header=False, index=False, lineterminator="\n").encode()
+    assert encode([{"x": 1, "y": "a,b"}, {"y": "\n", "x": 2}], "csv", False) == (2, b"x,y\n", b'1,"a,b"\n2,"\n"\n')
+    assert encode([[1, 2], (3, 4)], "csv", False) == (2, b"0,1\n", b"1,2\n3,4\n")
+    assert encode(["a", "b"], "csv", False) == (2, b"value\n", b"a\nb\n")
+    assert encode(pd.Series([1], name="s"), "csv", False) == (1, b"s\n", b"1\n")
+
+
+@pytest.mark.parametrize("row_format", ["csv", "parquet"])
+@pytest.mark.parametrize("rows", [[{"a": 1}, {"b": 1}], [{"a": 1}, 5], [[1, 2], [1]]])
+def test_elements_with_other_columns_fail_the_try(row_format, rows):
+    """The row is named; nothing is guessed."""
+    with pytest.raises(ValueError, match="row 1 of this mini-batch"):
+        encode(rows, row_format, False)
+
+
+def test_json_lines_hold_one_object_per_row():
+    """What JSON has no word for becomes null; numpy's numbers and dates become plain."""
+    lines = encode(FRAME, "jsonl", False).body.decode().splitlines()
+    assert [json.loads(line) for line in lines] == [{"a": 1, "b c": "x y", "d": 0.5}, {"a": 2, "b c": 'q"', "d": None}]
+    odd = [{"n": np.int64(3), "v": np.array([1.0, np.inf]), "t": pd.Timestamp("2020-01-01"), "m": pd.NaT, "é": (1,)}, "x"]
+    (one, other) = encode(odd, "jsonl", False).body.decode().splitlines()
+    assert json.loads(one) == {"n": 3, "v": [1.0, None], "t": "2020-01-01T00:00:00", "m": None, "é": [1]}
+    assert "é" in one
+    assert json.loads(other) == {"value": "x"}
+
+
+def test_parquet_travels_as_an_arrow_stream():
+    """Types are kept, what pandas adds to a schema is not."""
+    data = encode(FRAME, "parquet", False).body
+    table = pa.ipc.open_stream(data).read_all()
+    pd.testing.assert_frame_equal(table.to_pandas(), FRAME)
+    assert table.schema.metadata is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.floats(), st.none(), st.integers()),
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_a_csv_reads_back(rows):
+    """Whatever the text holds: quotes, delimiters, newlines, more than one byte."""
+    frame = pd.DataFrame(rows, columns=["n", "t", "b"]).astype({"t": object})
+    rows, header, body = encode(frame, "csv", False)
+    text = (header + body).decode()
+    back = pd.read_csv(
+        io.StringIO(text, newline=""), dtype=str, keep_default_na=False, lineterminator="\n" if "\r" in text else None
+    )
+    assert rows == len(frame) == len(back)
+
+
+@given(st.floats())
+def test_no_float_breaks_json(number):
+    """NaN and infinity are no JSON."""
+    line = json.loads(encode([number], "jsonl", False).body)
+    assert line["value"] == number or not math.isfinite(number)
