@@ -25,7 +25,7 @@ Positions = npt.NDArray[np.int64]
 class Ends(NamedTuple):
     """Record ends of one block."""
 
-    start: int  #: where the block begins in the file
+    start: int  #: where the first of the records begins in the file
     offsets: Positions  #: in the file, one past each record's terminator
     filled: npt.NDArray[np.bool_]  #: False for blank lines, which are no records
 
@@ -46,7 +46,9 @@ def record_ends(path: Path, *, delimiter: bytes = b",", quote: bytes = b"") -> I
         UnterminatedQuoteError: As its name says.
     """
     inside = False
+    begin = -1  # where the first record begins that has not been yielded yet
     for offset, block, is_last in _blocks(path):
+        begin = offset if begin < 0 else begin
         data = np.frombuffer(block, dtype=np.uint8)
         breaks, inside = _breaks(block, data, inside, delimiter, quote)
         ends = breaks + 1
@@ -55,7 +57,10 @@ def record_ends(path: Path, *, delimiter: bytes = b",", quote: bytes = b"") -> I
         if is_last and (not len(ends) or ends[-1] < len(data)):
             ends = np.append(ends, len(data))
         if len(ends):
-            yield Ends(offset, ends + offset, _filled(data, ends, delimiter))
+            filled = _filled(data, ends, delimiter)
+            filled[0] |= begin < offset  # it began in a block before, inside quotes: no blank line does
+            yield Ends(begin, ends + offset, filled)
+            begin = offset + int(ends[-1])
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, bytes, bool]]:
