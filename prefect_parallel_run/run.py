@@ -30,6 +30,7 @@ from prefect_parallel_run.run_directory import FOLDER, RunDirectory, RunLock, re
 
 _MOST_LEASE_BYTES = 2_000_000  #: of work texts in one message
 _MOST_PER_LEASE = 5_000
+_NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class StepSpec:
     side_inputs: Mapping[str, str]  #: path by name
     arguments: tuple[str, ...]
     allow_reuse: bool
+    interpreter: str | None  #: that runs the script; None: the Dask worker's own
     home: Path  #: keeps this machine's key, and the run directories of steps without output
     key: bytes = field(repr=False)
 
@@ -257,13 +259,14 @@ def _drive(
         limits=failure_limits(config),
         retry_delay=config.retry_delay_seconds,
         most_per_lease=_most_per_lease(directory.plan, remainder.tally.planned),
+        node_patience=_NODE_PATIENCE,
     )
     state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
     opened = cluster.wait()
     settings = _node_settings(spec, directory, drive, opened.slots, remainder.tally)
     watch.began(directory, remainder.tally, opened.dashboard)
     try:
-        Dispatcher(opened.client, settings, plan, ledger, state, watch, heartbeat).run()
+        Dispatcher(opened.client, settings, plan, ledger, state, watch, heartbeat, opened.discard).run()
     except BaseException as error:
         ledger.note(status=_status(error), reason=str(error))
         raise
@@ -290,7 +293,7 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, slots: i
         drive=drive,
         slots=slots,
         most_slots=tally.planned - tally.finished,
-        interpreter=None,
+        interpreter=spec.interpreter,
         script=str(config.script_path),
         source=str(config.source_path),
         arguments=spec.arguments,

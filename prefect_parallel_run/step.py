@@ -16,9 +16,9 @@ from prefect.client.schemas import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.local import LocalTarget
-from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.config import Environment, ParallelRunConfig
+from prefect_parallel_run.environments import interpreter_of
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.identity import machine_key
 from prefect_parallel_run.inputs import (
@@ -64,7 +64,8 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             ``run_max_try = n + 1``.
 
     Raises:
-        ValueError: The name or the arguments are not of the form above.
+        ValueError: The name or the arguments are not of the form above, or the configuration asks for what this version
+            cannot do.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         if not _NAME.fullmatch(name):
             raise ValueError(f"name: {name!r} is not a step's name; use letters, digits, blanks, '_', '.' and '-'")
         check_arguments(arguments)
+        _check_supported(parallel_run_config)
         if (retries := task_options.pop("retries", None)) is not None:
             parallel_run_config = parallel_run_config.model_copy(update={"run_max_try": retries + 1})
         self.parallel_run_config = parallel_run_config
@@ -157,19 +159,28 @@ def _run(
         side_inputs=sides,
         arguments=fill_placeholders(check_arguments(arguments), folder, datasets, sides),
         allow_reuse=allow_reuse,
+        interpreter=interpreter_of(config.environment),
         home=home,
         key=machine_key(home),
     )
     logger = get_run_logger()
-    result = run_step(spec, _target(config), _Watch(name, logger), _never_stop, _as_task(name))
+    result = run_step(spec, LocalTarget(), _Watch(name, logger), _never_stop, _as_task(name))
     logger.info("%s", result, extra={"action": "ended"})
     return result
 
 
-def _target(config: ParallelRunConfig) -> Target:
-    if config.compute_target == "local":
-        return LocalTarget()
-    raise ComputeTargetError(str(config.compute_target), "this version runs on 'local' only")
+def _check_supported(config: ParallelRunConfig) -> None:
+    """Raise ValueError for fields that this version checks but cannot follow; ignoring them would be wrong silently."""
+    limits: list[tuple[str, object, bool, str]] = [
+        ("compute_target", config.compute_target, config.compute_target == "local", "'local'"),
+        ("environment", config.environment, not isinstance(config.environment, Environment), "None, or a path"),
+        ("partition_keys", config.partition_keys, config.partition_keys is None, "None"),
+        ("isolate_failed_items", config.isolate_failed_items, not config.isolate_failed_items, "False"),
+        ("speculative_execution", config.speculative_execution, not config.speculative_execution, "False"),
+    ]
+    for field, value, is_supported, accepted in limits:
+        if not is_supported:
+            raise ValueError(f"{field} is {value!r}, which this version cannot follow yet; accepted: {accepted}")
 
 
 def _never_stop() -> None:
@@ -228,6 +239,9 @@ class _Watch:
 
     def node_joined(self, facts: NodeFacts) -> None:
         self._log.node_joined(facts)
+
+    def node_left(self, node: str) -> None:
+        self._log.node_left(node)
 
     def slot_failed(self, node: str, failure: StartFailure) -> None:
         self._log.slot_failed(node, failure)

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from distributed import Client
 
+LEASE_KEY = "parallel-run-"  #: how the Dask keys of our leases begin
+
 
 class Cluster(Protocol):
     """An open Dask cluster."""
@@ -22,6 +24,9 @@ class Cluster(Protocol):
     @property
     def slots(self) -> int | None:
         """Return the child processes to start per node; None leaves it to the node's cores."""
+
+    def discard(self, worker: str) -> None:
+        """End the worker of this name, if it is ours: it gives no sign of life. Another one may take its place."""
 
     def abandon(self) -> None:
         """End the workers at once, if they are ours; called when what they still do no longer matters."""

@@ -18,13 +18,13 @@ from pathlib import Path
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
+from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.errors import ComputeTargetError
 
 _WORKER = Path(__file__).with_name("worker.py")
 _LOOPBACK = "127.0.0.1"
 _START_TIMEOUT = 120.0  #: s for all workers to come up; a busy machine needs long for their imports
 _CLOSE_TIMEOUT = 5  #: s
-_WORKER_TTL = 30.0  #: s without a heartbeat after which a worker counts as lost
 _LOOK = 0.25  #: s between two looks at the workers
 _RESTARTS = 5  #: times that a worker which died is started again, per node
 
@@ -37,6 +37,7 @@ class LocalTarget:
         """Open a cluster of *nodes* workers; without *slots* the machine's cores are shared out among them."""
         slots = slots or max(1, CPU_COUNT // nodes)
         logging.getLogger("distributed").setLevel(logging.ERROR)
+        logging.getLogger("distributed.scheduler").addFilter(_is_not_of_a_lease)
         cluster: _LocalCluster | None = None
         try:
             cluster = _LocalCluster(nodes, slots)
@@ -64,7 +65,6 @@ class _LocalCluster:
             asynchronous=False,
             scheduler_kwargs={"allowed_failures": 0},  # tries are counted by us, not by Dask
         )
-        self._scheduler.scheduler.worker_ttl = _WORKER_TTL
         self.client = Client(self._scheduler, asynchronous=False, set_as_default=False)
         self.dashboard: str = self._scheduler.dashboard_link
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the cluster
@@ -78,11 +78,17 @@ class _LocalCluster:
         """Return when all workers have come up; raises RuntimeError when one cannot."""
         deadline = time.monotonic() + _START_TIMEOUT
         while len(self.client.nthreads()) < len(self._workers):
-            if all(restarts >= _RESTARTS for restarts in self._restarts):
+            workers = zip(self._workers, self._restarts, strict=True)
+            if all(restarts >= _RESTARTS and worker.poll() is not None for worker, restarts in workers):
                 raise RuntimeError(f"no worker stays alive:\n{self._last_words()}")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not all workers came up within {_START_TIMEOUT:g} s")
             time.sleep(0.02)
+
+    def discard(self, worker: str) -> None:
+        """Kill a worker; the keeper starts another one in its place."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._workers[int(worker)].pid, signal.SIGKILL)
 
     def abandon(self) -> None:
         """Kill the workers; their guardians end the children."""
@@ -100,8 +106,7 @@ class _LocalCluster:
         self._scheduler.close(timeout=_CLOSE_TIMEOUT)
         self._errors.close()
         for worker in self._workers:
-            if worker.stdin is not None:
-                worker.stdin.close()
+            _close_lifeline(worker)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -118,9 +123,20 @@ class _LocalCluster:
         while not self._closing.wait(_LOOK):
             for number, worker in enumerate(self._workers):
                 if worker.poll() is not None and self._restarts[number] < _RESTARTS:
+                    _close_lifeline(worker)
                     self._restarts[number] += 1
                     self._workers[number] = self._start(number)
 
     def _last_words(self) -> str:
         size = os.fstat(self._errors.fileno()).st_size
         return os.pread(self._errors.fileno(), 2_000, max(size - 2_000, 0)).decode("utf-8", "replace")
+
+
+def _close_lifeline(worker: subprocess.Popen[bytes]) -> None:
+    if worker.stdin is not None:
+        worker.stdin.close()
+
+
+def _is_not_of_a_lease(record: logging.LogRecord) -> bool:
+    """False for the scheduler's complaint about a lease that its worker took along: the run tells it in its own words."""
+    return LEASE_KEY not in record.getMessage()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
+from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
@@ -27,6 +28,7 @@ from prefect_parallel_run.dispatch.messages import (
     SubmitLease,
     Tick,
 )
+from prefect_parallel_run.dispatch.roster import Roster
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError
 from prefect_parallel_run.ledger import Ledger
@@ -38,6 +40,7 @@ from prefect_parallel_run.records import Breach, Lease, Receipt, Tally
 
 _TICK = 0.25  #: s at most between two looks at the clock
 _NODE_LOOK = 1.0  #: s between two looks at which nodes there are
+_PATIENCE = 30.0  #: s without a sign of life after which a node, or the scheduler, counts as lost
 _STOP_TIMEOUT = 4.0  #: s for the nodes to stop their children when a run is aborted
 _LOST = (KilledWorker, NodeClosedError, asyncio.CancelledError)
 
@@ -47,6 +50,9 @@ class Observer(Protocol):
 
     def node_joined(self, facts: NodeFacts) -> None:
         """A node opened."""
+
+    def node_left(self, node: str) -> None:
+        """A node was lost; what it was doing goes to others."""
 
     def slot_failed(self, node: str, failure: StartFailure) -> None:
         """A process could not be started, for good."""
@@ -68,7 +74,7 @@ class Observer(Protocol):
 class _Sent:
     lease: Lease
     future: Future
-    at: float  # Unix time, s
+    at: float  #: Unix time, s
 
 
 class Dispatcher:
@@ -80,6 +86,7 @@ class Dispatcher:
         plan, ledger, state: Of the run.
         observer: Who is told.
         heartbeat: Called every _TICK or so; raises to stop the run (it was cancelled, the lock was lost).
+        discard: Called with the name of a worker that counts as lost although it is still there.
     """
 
     def __init__(
@@ -91,12 +98,15 @@ class Dispatcher:
         state: RunState,
         observer: Observer,
         heartbeat: Callable[[], None],
+        discard: Callable[[str], None],
     ) -> None:
         self._client, self._settings = client, settings
         self._plan, self._ledger, self._state, self._observer = plan, ledger, state, observer
-        self._heartbeat = heartbeat
+        self._heartbeat, self._discard = heartbeat, discard
+        self._roster = Roster(_PATIENCE)
         self._events: queue.SimpleQueue[Event | tuple[int, LeaseResult | BaseException]] = queue.SimpleQueue()
         self._sent: dict[int, _Sent] = {}
+        self._lost_at: dict[tuple[int, int], float] = {}  # when a try that was lost had been sent
         self._names: dict[str, str] = {}  # node by address
         self._nodes_seen = 0
         self._next_look = 0.0
@@ -161,19 +171,29 @@ class Dispatcher:
         return LeaseFinished(number, [Receipt(*receipt) for receipt in outcome.receipts], outcome.slots)
 
     def _look_at_nodes(self) -> None:
-        """Compare the nodes there are with those we know, now and then."""
+        """Find out, now and then, which nodes have come and which are lost."""
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _NODE_LOOK
+        workers = self._workers()
+        heartbeats = {address: float(worker["last_seen"]) for address, worker in workers.items()}
+        changes = self._roster.look(heartbeats, time.monotonic())
+        for address in [*changes.gone, *changes.silent]:
+            if address in self._names:
+                self._events.put(self._forget(self._names[address]))
+        for address in changes.silent:
+            self._discard(str(workers[address]["name"]))
+        if changes.fresh:
+            self._open(changes.fresh)
+
+    def _workers(self) -> dict[str, Any]:
+        """Return what the scheduler says of its workers, by address."""
         try:
-            there = set(self._client.nthreads())
+            identity = self._client.sync(self._client.scheduler.identity, callback_timeout=_PATIENCE)
         except (OSError, asyncio.TimeoutError) as error:
-            raise ComputeTargetError("scheduler", f"it does not answer: {error}") from error
-        for address in [address for address in self._names if address not in there]:
-            self._events.put(self._forget(self._names[address]))
-        fresh = [address for address in sorted(there) if address not in self._names]
-        if fresh:
-            self._open(fresh)
+            raise ComputeTargetError("scheduler", f"it does not answer: {error or type(error).__name__}") from error
+        workers: dict[str, Any] = identity["workers"]
+        return workers
 
     def _open(self, addresses: list[str]) -> None:
         for address in addresses:
@@ -190,8 +210,11 @@ class Dispatcher:
 
     def _forget(self, node: str) -> NodeLeft:
         self._names = {address: name for address, name in self._names.items() if name != node}
+        self._observer.node_left(node)
         for number in [number for number, sent in self._sent.items() if sent.lease.node == node]:
-            self._sent.pop(number).future.cancel()
+            sent = self._sent.pop(number)
+            sent.future.cancel()
+            self._lost_at[sent.lease.start, sent.lease.attempt] = sent.at
         return NodeLeft(node)
 
     # Instructions
@@ -223,7 +246,7 @@ class Dispatcher:
             lease.start,
             lease.attempt,
             works,
-            key=f"parallel-run-{self._settings.token}-{lease.id}",
+            key=f"{LEASE_KEY}{self._settings.token}-{lease.id}",
             workers=[address],
             allow_other_workers=False,
             retries=0,
@@ -242,10 +265,19 @@ class Dispatcher:
         self._events.put((number, outcome))
 
     def _commit(self, decided: list[tuple[Receipt, str]]) -> None:
+        if self._lost_at:
+            decided = [(self._dated(receipt), state) for receipt, state in decided]
         self._ledger.commit(decided)
         for receipt, state in decided:
             if receipt.outcome != "succeeded":
                 self._observer.tried(receipt, state)
+
+    def _dated(self, receipt: Receipt) -> Receipt:
+        """Return the receipt of a lost try with the time it was sent: nobody knows when it began."""
+        if receipt.outcome != "lost":
+            return receipt
+        at = self._lost_at.pop((receipt.mini_batch, receipt.attempt), time.time())
+        return receipt._replace(started=at, seconds=max(time.time() - at, 0.0))
 
     # Ends
 
@@ -256,6 +288,7 @@ class Dispatcher:
                 "spawn": "its process could not be started",
                 "import": "it could not be imported",
                 "init": "its init() failed",
+                "start": "its process never became ready",
                 "idle": "its process does not stay alive",
             }[failure.stage]
             words = f"{reason}: {failure.error_type}: {failure.error}"

@@ -138,6 +138,8 @@ def open_node(settings: NodeSettings, names: dict[str, str], dask_worker: Any) -
         dask_worker: Given by Dask to a function with an argument of this name.
     """
     own = replace(settings, node=names[dask_worker.address])
+    if (before := _nodes.pop(own.token, None)) is not None:  # it was given up while it was cut off: what it does is void
+        before.close(graceful=False)
     node = _nodes[own.token] = Node(own)
     return node.facts
 

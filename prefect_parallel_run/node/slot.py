@@ -29,7 +29,7 @@ _SHORT_ANSWER = Receipt._fields.index("node")  #: fields in the answer of a mini
 class StartFailure(NamedTuple):
     """Why no child could be started."""
 
-    stage: str  #: spawn, import, init, idle
+    stage: str  #: spawn, import, init, start (one of the two), idle
     error_type: str
     error: str
     traceback: str
@@ -160,10 +160,10 @@ class Slot:
                     return StartFailure(*(str(part) for part in answer[1:]))
             self._raise_if_stopping()
             if ended is not None:
-                return StartFailure("init", "ProcessDied", f"its process {describe_exit(ended)} before it was ready", "")
+                return StartFailure("start", "ProcessDied", f"its process {describe_exit(ended)} before it was ready", "")
             if time.monotonic() > deadline:
                 limit = f"import and init() took over init_timeout = {self._settings.init_timeout:g} s"
-                return StartFailure("init", "InitTimeout", limit, child.stacks())
+                return StartFailure("start", "InitTimeout", limit, child.stacks())
 
     # Working
 

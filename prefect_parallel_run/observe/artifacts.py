@@ -90,6 +90,9 @@ class RunArtifacts:
     def node_joined(self, facts: NodeFacts) -> None:
         """Nothing to show."""
 
+    def node_left(self, node: str) -> None:
+        """Nothing to show."""
+
     def slot_failed(self, node: str, failure: StartFailure) -> None:
         """Nothing to show: the run's log tells it."""
 

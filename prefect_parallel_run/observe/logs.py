@@ -29,6 +29,10 @@ class RunLog:
         words = "%s opened on %s: %d processes, %d cores"
         self._logger.info(words, facts.node, facts.host, facts.slots, facts.cores, extra={"action": "node_joined"})
 
+    def node_left(self, node: str) -> None:
+        """Tell that a node was lost."""
+        self._logger.warning("%s was lost; what it was doing goes to others", node, extra={"action": "node_left"})
+
     def slot_failed(self, node: str, failure: StartFailure) -> None:
         """Tell that a process could not be started."""
         text = neutral(f"{failure.error_type}: {failure.error}\n{failure.traceback}".rstrip())

@@ -117,7 +117,7 @@ def test_init_and_shutdown_are_called_once_per_process(bench, files):
         ("no_run.py", "import", "it has no function run(mini_batch)"),
         ("syntax_error.py", "import", "was never closed"),
         ("init_raises.py", "init", "no model at /models/none"),
-        ("import_exits.py", "init", "exited with status 7"),
+        ("import_exits.py", "start", "exited with status 7"),
         ("missing.py", "import", "missing.py"),
     ],
 )

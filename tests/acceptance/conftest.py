@@ -1,0 +1,111 @@
+"""Whole flows on a real Prefect server; one server for the session."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+OURS = ("prefect_parallel_run/child", "prefect_parallel_run/compute/worker.py", "prefect_parallel_run/node/guardian.py")
+
+
+def ours(*parts: str) -> list[psutil.Process]:
+    """Workers, guardians and children that this test session started; or those with *parts* in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            command = " ".join(process.cmdline())
+            if any(part in command for part in parts or OURS) and process.environ().get("PPR_TEST_SESSION") == str(os.getpid()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def wait_until(fact, seconds=60.0):
+    """Return what *fact* returns once that is true; the bound is generous."""
+    deadline = time.monotonic() + seconds
+    while not (value := fact()):
+        assert time.monotonic() < deadline, "the event did not come"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_server(tmp_path_factory):
+    """A Prefect server of this session, with a home of its own; afterwards nothing of ours is left running."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PPR_TEST_SESSION", str(os.getpid()))
+    patch.setenv("DO_NOT_TRACK", "1")
+    patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+    patch.setenv("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # a step can be called without a flow
+    patch.delenv("PREFECT_API_URL", raising=False)
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+    patch.undo()
+    left = ours()
+    assert not left, left
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    """Every test ends with the processes it began with."""
+    before = len(ours())
+    yield
+    wait_until(lambda: len(ours()) <= before, 20)
+
+
+class Workshop:
+    """Makes steps over a folder of small files, and reads what they leave."""
+
+    def __init__(self, folder: Path, files: Path, scripts: Path) -> None:
+        self.folder, self.files, self.scripts = folder, files, scripts
+        self.output = folder / "out"
+        self.log = folder / "invocations.txt"
+
+    def config(self, script: str = "counts.py", **fields):
+        from prefect_parallel_run import ParallelRunConfig
+
+        given = {
+            "source_directory": str(self.scripts),
+            "entry_script": script,
+            "mini_batch_size": 10,
+            "error_threshold": -1,
+            "output_action": "append_row",
+            "node_count": 1,
+            "process_count_per_node": 2,
+        }
+        return ParallelRunConfig(**{**given, **fields})
+
+    def step(self, script: str = "counts.py", *arguments: str, name: str = "test", inputs=None, output=None, **fields):
+        """A step whose script notes its invocations in self.log."""
+        from prefect_parallel_run import ParallelRunStep
+
+        options = {key: fields.pop(key) for key in ("side_inputs", "allow_reuse", "retry_delay_seconds") if key in fields}
+        if script in ("counts.py", "poison.py", "slow.py"):
+            arguments = ("--log", str(self.log), *arguments)
+        return ParallelRunStep(
+            name,
+            self.config(script, **fields),
+            inputs=self.files if inputs is None else inputs,
+            output=self.output if output is None else output,
+            arguments=list(arguments),
+            **options,
+        )
+
+    def invocations(self) -> list[tuple[int, int]]:
+        """Mini-batch and try of every call of run(), sorted."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return sorted(tuple(map(int, line.split()[1:3])) for line in lines if line.startswith("run "))
+
+
+@pytest.fixture
+def workshop(tmp_path, files, scripts):
+    return Workshop(tmp_path, files, scripts)
