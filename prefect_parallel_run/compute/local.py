@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,7 @@ class _LocalCluster:
         self.client = Client(self._scheduler, asynchronous=False, set_as_default=False)
         self.dashboard: str = self._scheduler.dashboard_link
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the cluster
+        self._folder = tempfile.mkdtemp(prefix="parallel_run_workers_")
         self._closing = threading.Event()
         self._workers = [self._start(number) for number in range(nodes)]
         self._restarts = [0] * nodes
@@ -105,12 +107,13 @@ class _LocalCluster:
         self.abandon()  # what they had to do is done
         self._scheduler.close(timeout=_CLOSE_TIMEOUT)
         self._errors.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
         for worker in self._workers:
             _close_lifeline(worker)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, str(_WORKER), self._scheduler.scheduler_address, str(number), str(2 * self.slots)],
+            [sys.executable, str(_WORKER), self._scheduler.scheduler_address, str(number), str(2 * self.slots), self._folder],
             stdin=subprocess.PIPE,  # closed when this process ends, however it ends
             stdout=subprocess.DEVNULL,
             stderr=self._errors,

@@ -12,6 +12,7 @@ import queue
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,12 +47,15 @@ class Node:
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
         environment[_MARKER] = marker.partition("=")[2]
         wanted = settings.slots or CPU_COUNT
-        self._slots = [Slot(number, settings, environment, interpreter) for number in range(min(wanted, settings.most_slots))]
+        scratch = tempfile.mkdtemp(prefix="parallel_run_")
+        self._slots = [
+            Slot(number, settings, environment, interpreter, scratch) for number in range(min(wanted, settings.most_slots))
+        ]
         self._usable = len(self._slots)
         self._idle: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
         self._failures: queue.SimpleQueue[StartFailure] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._guardian = _start_guardian(marker)
+        self._guardian = _start_guardian(marker, scratch)
         self._stopped = False
         for slot in self._slots:
             threading.Thread(target=self._open_slot, args=(slot,), daemon=True).start()
@@ -100,7 +104,7 @@ class Node:
         for thread in threads:
             thread.join()
         if self._guardian.stdin is not None:
-            self._guardian.stdin.close()  # it ends whatever the scripts left running, and itself
+            self._guardian.stdin.close()  # it ends whatever the scripts left running, and removes their scratch
         self._guardian.wait()
         return [problem for problem in problems if problem]
 
@@ -173,9 +177,9 @@ class NodeClosedError(RuntimeError):
     """A lease came to a node where its run is not open."""
 
 
-def _start_guardian(marker: str) -> subprocess.Popen[bytes]:
+def _start_guardian(marker: str, scratch: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", guardian.__file__, marker],
+        [sys.executable, "-I", "-S", guardian.__file__, marker, scratch],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -65,9 +65,20 @@ class _Verdict(NamedTuple):
 
 
 class Slot:
-    """Owns at most one child at a time."""
+    """Owns at most one child at a time.
 
-    def __init__(self, number: int, settings: NodeSettings, environment: dict[str, str], interpreter: str) -> None:
+    Args:
+        number: Of the slot on its node.
+        settings: Of the node.
+        environment: Of the child.
+        interpreter: That runs the child.
+        scratch: Folder for the private folders of the children.
+    """
+
+    def __init__(
+        self, number: int, settings: NodeSettings, environment: dict[str, str], interpreter: str, scratch: str
+    ) -> None:
+        self._scratch_root = scratch
         again = f"r{settings.drive}." if settings.drive > 1 else ""
         self._name = f"{again}{settings.node}.{number}"
         self._settings, self._environment, self._interpreter = settings, environment, interpreter
@@ -127,7 +138,7 @@ class Slot:
         self._started += 1
         process = f"{self._name}.{self._started}"
         logs = f"{self._settings.run_directory}/logs"
-        self._scratch = tempfile.mkdtemp(prefix="parallel_run_")
+        self._scratch = tempfile.mkdtemp(prefix=f"{process}.", dir=self._scratch_root)
         try:
             child = Child(
                 self._interpreter,

@@ -60,7 +60,7 @@ class Bench:
     def slot(self, script: str, *arguments: str, **changes) -> Slot:
         settings = self.settings(script, *arguments, **changes)
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
-        slot = Slot(0, settings, environment, changes.get("interpreter") or sys.executable)
+        slot = Slot(0, settings, environment, changes.get("interpreter") or sys.executable, str(self.folder))
         self._slots.append(slot)
         return slot
 

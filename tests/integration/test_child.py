@@ -256,22 +256,29 @@ def test_secrets_reach_the_child_only(bench, files, tmp_path):
 
 
 def test_the_guardian_ends_what_a_dead_worker_leaves(tmp_path):
-    """Processes with its marker, also those in a session of their own and deaf to SIGTERM."""
+    """Processes with its marker, also those deaf to SIGTERM, what they started without it, and their scratch folder."""
     import prefect_parallel_run.node.guardian as module
 
     marker = f"GUARDED=test-{os.getpid()}"
+    scratch = tmp_path / "scratch"
+    (scratch / "deep").mkdir(parents=True)
     environment = {**os.environ, "GUARDED": marker.partition("=")[2]}
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(1000)"
+    deaf = (
+        "import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print(subprocess.Popen(['sleep', '1000'], env={}).pid, flush=True); time.sleep(1000)"
+    )
     with (
-        subprocess.Popen([sys.executable, module.__file__, marker], stdin=subprocess.PIPE) as guardian,
+        subprocess.Popen([sys.executable, module.__file__, marker, str(scratch)], stdin=subprocess.PIPE) as guardian,
         subprocess.Popen(
             [sys.executable, "-c", deaf], env=environment, start_new_session=True, stdout=subprocess.PIPE
         ) as victim,
     ):
-        assert victim.stdout.readline() == b"up\n"
+        grandchild = psutil.Process(int(victim.stdout.readline()))
         guardian.stdin.close()  # as when the worker is killed
         assert victim.wait(20) == -signal.SIGKILL
         assert guardian.wait(20) == 0
+    wait_until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
+    assert not scratch.exists()
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])

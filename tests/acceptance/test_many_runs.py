@@ -1,0 +1,29 @@
+"""Nothing is left behind, however often."""
+
+import threading
+
+import psutil
+
+from .conftest import ours
+
+
+def test_a_hundred_runs_leave_nothing_behind(workshop, monkeypatch):
+    """No process, no thread, no descriptor, no scratch folder."""
+    (workshop.folder / "one").mkdir()
+    (workshop.folder / "one" / "file").write_text("x")
+    scratch = workshop.folder / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))  # of the workers, where children get their scratch folders
+    me = psutil.Process()
+    step = workshop.step("echo.py", inputs=workshop.folder / "one", allow_reuse=False, process_count_per_node=1)
+    for number in range(100):
+        result = step()
+        assert result.items_succeeded == 1
+        if number == 4:  # what is made once, on first use, is there by now
+            before = (me.num_fds(), threading.active_count(), len(me.children(recursive=True)))
+    after = (me.num_fds(), threading.active_count(), len(me.children(recursive=True)))
+    assert not ours()
+    assert after[2] <= before[2]
+    assert after[1] <= before[1] + 2
+    assert after[0] <= before[0] + 10
+    assert list(scratch.iterdir()) == []

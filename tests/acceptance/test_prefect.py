@@ -1,0 +1,117 @@
+"""What Prefect shows of a run, and what it is told."""
+
+import re
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+from prefect_parallel_run import LimitExceededError
+
+
+def artifacts(flow_run_id):
+    with get_client(sync_client=True) as client:
+        return client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id])))
+
+
+def run_in_flow(step, raises=None):
+    found = []
+
+    @flow(name="shown")
+    def run():
+        from prefect.runtime import flow_run
+
+        found.append(flow_run.id)
+        return step()
+
+    if raises is None:
+        run()
+    else:
+        with pytest.raises(raises):
+            run()
+    return {artifact.key: artifact for artifact in artifacts(found[0])}
+
+
+def test_progress_failures_by_cause_and_a_summary(workshop):
+    """One artifact each; the causes are grouped, with how often and where."""
+    found = run_in_flow(workshop.step("poison.py", "--how", "raise", "--poison", "3", name="Score it", run_max_try=2))
+    assert sorted(found) == ["score-it-failures", "score-it-progress", "score-it-summary"]
+    assert found["score-it-progress"].data == 100.0
+    assert (
+        "10 of 10 mini-batches (100 %), 90 items, 1 mini-batches and 10 items failed" in found["score-it-progress"].description
+    )
+    assert "ZeroDivisionError: division by zero" in found["score-it-failures"].data
+    assert re.search(r'"failed tries": 2, "mini-batches": 1, "first mini-batch": 3', found["score-it-failures"].data)
+    assert "| mini-batches | 10 | 9 | 1 | 0 |" in found["score-it-summary"].data
+    assert "| items | 100 | 90 | 10 | 0 |" in found["score-it-summary"].data
+
+
+def test_an_aborted_run_shows_what_was_not_reached(workshop):
+    """The summary is there although the step failed."""
+    step = workshop.step("poison.py", "--how", "raise", "--poison", "0", run_max_try=1, error_threshold=0)
+    found = run_in_flow(step, LimitExceededError)
+    counts = re.search(r"\| items \| 100 \| (\d+) \| 10 \| (\d+) \|", found["test-summary"].data)
+    assert int(counts[1]) + int(counts[2]) == 90
+
+
+def test_the_log_tells_start_first_failure_and_end(workshop, caplog):
+    """With the run directory, the traceback and the counts."""
+    run_in_flow(workshop.step("poison.py", "--how", "raise", "--poison", "3", run_max_try=2))
+    words = [record.getMessage() for record in caplog.records if record.name == "prefect.task_runs"]
+    text = "\n".join(words)
+    assert re.search(r"test: 10 mini-batches, 100 items; run directory \S+; Dask dashboard http://127.0.0.1:", text)
+    assert text.count("ZeroDivisionError: division by zero") == 2  # the line and its traceback, told once
+    assert "poison.py" in text
+    assert "test: 90 of 100 items succeeded, 10 failed, 90 rows" in text
+
+
+def test_the_number_of_calls_to_prefect_does_not_grow_with_mini_batches(workshop, monkeypatch):
+    """Ten mini-batches or a thousand: the same task runs, artifacts and states."""
+    import httpx
+
+    calls = []
+    send = httpx.Client.send
+
+    def counted(self, request, **options):
+        calls.append(f"{request.method} {request.url.path}")
+        return send(self, request, **options)
+
+    monkeypatch.setattr(httpx.Client, "send", counted)
+    counts = []
+    for number in (10, 1_000):
+        folder = workshop.folder / f"many{number}"
+        folder.mkdir()
+        for index in range(number):
+            (folder / f"{index}").write_text("")
+        calls.clear()
+        step = workshop.step("echo.py", inputs=folder, mini_batch_size=1)
+        run_in_flow(step)
+        counts.append(len([call for call in calls if "artifacts" not in call]))
+        assert len([call for call in calls if "artifacts" in call]) < 12
+    assert abs(counts[0] - counts[1]) <= 2, counts
+
+
+def test_the_dashboard_listens_on_loopback_only(workshop):
+    """So do scheduler and workers; seen while the run is under way."""
+    import threading
+
+    import psutil
+
+    from .conftest import ours, wait_until
+
+    step = workshop.step("slow.py", "--sleep", "0.3", mini_batch_size=2)
+    thread = threading.Thread(target=step)
+    thread.start()
+    try:
+        wait_until(lambda: len(workshop.invocations()) >= 2)
+        listening = [
+            connection.laddr.ip
+            for process in [psutil.Process(), *ours()]
+            for connection in process.net_connections(kind="tcp")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+    finally:
+        thread.join()
+    assert len(listening) >= 3
+    assert set(listening) == {"127.0.0.1"}

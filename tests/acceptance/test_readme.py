@@ -1,0 +1,76 @@
+"""What the README shows is what happens."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def python_blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def run(*command, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_the_whole_example(tmp_path):
+    """Copied into two files and run, word for word."""
+    script, flow = python_blocks()[:2]
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "measure.py").write_text(script)
+    (tmp_path / "flow.py").write_text(flow)
+    (tmp_path / "data").mkdir()
+    for number in range(25):
+        (tmp_path / "data" / f"{number:02d}.bin").write_bytes(b"x" * number)
+    ended = run("flow.py", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    rows = (tmp_path / "out" / "parallel_run_step.txt").read_text().splitlines()
+    assert rows == [f"{number:02d}.bin {number} bytes" for number in range(25)]
+
+
+def test_digits(tmp_path):
+    """The main job: every image scored once, most of them right."""
+    ended = run(str(ROOT / "flows" / "digits.py"), str(tmp_path / "d"), cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    said = dict(re.findall(r"(result|run directory|receipt|accuracy): +(\S+)", ended.stdout + ended.stderr))
+    rows = Path(said["result"]).read_text().splitlines()
+    assert len(rows) == 1797
+    assert [row[:4] for row in rows] == [f"{number:04d}" for number in range(1797)]
+    assert float(said["accuracy"].rstrip("%")) > 90
+    receipt = json.loads(Path(said["receipt"]).read_text())
+    assert receipt["items"] == {"total": 1797, "succeeded": 1797, "failed": 0, "not_reached": 0}
+    assert receipt["mini_batches"]["total"] == 360
+    assert Path(said["run directory"], "ledger.sqlite").exists()
+
+
+def test_tabular(tmp_path):
+    """The same table from Parquet and from CSV."""
+    ended = run(str(ROOT / "flows" / "tabular.py"), str(tmp_path / "t"), cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "8840 rows scored twice, with equal results" in ended.stdout + ended.stderr
+
+
+def test_every_field_is_explained():
+    """None is forgotten when one is added."""
+    from prefect_parallel_run import ParallelRunConfig
+
+    text = (ROOT / "README.md").read_text()
+    for field in ParallelRunConfig.model_fields:
+        assert f"`{field}`" in text, field
+
+
+@pytest.mark.parametrize("name", ["pytest", "flows/digits.py", "flows/tabular.py"])
+def test_ci_does_what_the_readme_says(name):
+    """Lint and types come on top."""
+    assert name in (ROOT / ".ci" / "run").read_text()
+    assert name in (ROOT / "README.md").read_text()

@@ -1,0 +1,189 @@
+"""What users pass becomes what a run works with, or an error that says what to pass."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefect_parallel_run import FileDataset, InputError, OutputError, ParallelRunConfig, ParallelRunResult, RunLockedError
+from prefect_parallel_run.identity import digest, identity, machine_key
+from prefect_parallel_run.inputs import (
+    check_arguments,
+    fill_placeholders,
+    from_result,
+    resolve_output,
+    resolve_side_inputs,
+)
+from prefect_parallel_run.run_directory import RunDirectory, read_json, runs_below, write_json
+
+OPTIONS = [
+    *("mini_batch_size", "error_threshold", "allowed_failed_count", "allowed_failed_percent", "output", "output_action"),
+    *("logging_level", "process_count_per_node", "run_invocation_timeout", "run_max_try", "append_row_file_name"),
+    "partition_keys",
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("shape", ["--{}", "--{}=3"])
+def test_our_own_options_are_refused(option, shape):
+    """They would not do what they seem to."""
+    with pytest.raises(ValueError, match=f"--{option} is an option of ParallelRunConfig"):
+        check_arguments(["--x", shape.format(option)])
+
+
+def test_arguments_keep_their_order_and_become_texts():
+    """Repeated ones too; a value that only looks like an option of ours is fine."""
+    assert check_arguments(["--a", 1, "--b", 2.5, "--a", Path("/x")]) == ("--a", "1", "--b", "2.5", "--a", "/x")
+    assert check_arguments(None) == ()
+    assert check_arguments(["--outputs", "--mini-batch-size"]) == ("--outputs", "--mini-batch-size")
+    with pytest.raises(ValueError, match="first is 'a'; it must be an option"):
+        check_arguments(["a"])
+
+
+def test_placeholders_are_replaced_wherever_they_stand():
+    """Braces that are none of ours stay."""
+    data = FileDataset.from_files("/data/in").as_named_input("x")
+    given = ["-a={output}/m", "{inputs.x}", "{side_inputs.m}{output}", "{other}", "{}", "{output"]
+    expected = ("-a=/out/m", "/data/in", "/m/out", "{other}", "{}", "{output")
+    assert fill_placeholders(given, Path("/out"), [data], {"m": "/m"}) == expected
+    with pytest.raises(ValueError, match=r"\{side_inputs.no\} stands for nothing here; known: \{inputs.x\}, \{output\}"):
+        fill_placeholders(["{side_inputs.no}"], Path("/out"), [data], {})
+    with pytest.raises(ValueError, match=r"\{output\} stands for nothing"):
+        fill_placeholders(["{output}"], None, [data], {})
+
+
+def test_output(tmp_path):
+    """A folder of this machine."""
+    assert resolve_output(f"file://{tmp_path}", required=True) == tmp_path
+    assert resolve_output(None, required=False) is None
+    with pytest.raises(OutputError, match="needs an output folder"):
+        resolve_output(None, required=True)
+    with pytest.raises(OutputError, match="only folders of this machine"):
+        resolve_output("s3://bucket/x", required=True)
+
+
+def test_side_inputs(tmp_path):
+    """A mapping, or named datasets; they must exist."""
+    (tmp_path / "m").write_text("")
+    named = FileDataset.from_files(tmp_path / "m").as_named_input("n")
+    assert resolve_side_inputs({"m": tmp_path / "m"}, []) == {"m": str(tmp_path / "m")}
+    assert resolve_side_inputs([named], []) == {"n": str(tmp_path / "m")}
+    with pytest.raises(InputError, match="side input x does not exist"):
+        resolve_side_inputs({"x": tmp_path / "no"}, [])
+    with pytest.raises(InputError, match="needs a name"):
+        resolve_side_inputs([FileDataset.from_files(tmp_path)], [])
+    with pytest.raises(InputError, match="two inputs have this name"):
+        resolve_side_inputs({"m": tmp_path / "m"}, ["m"])
+
+
+@pytest.mark.parametrize(
+    ("row_format", "kind"), [("parquet", "tabular"), ("csv", "tabular"), ("jsonl", "tabular"), ("text", "file")]
+)
+def test_a_result_stands_for_what_it_wrote(row_format, kind):
+    """A table where the format has columns."""
+    fields = {
+        "name": "a",
+        "run_id": "r",
+        "output": "/o",
+        "output_file": "/o/f",
+        "output_format": row_format,
+        "run_directory": "/o/r",
+        "receipt": "/o/r/receipt.json",
+        "mini_batches_total": 1,
+        "mini_batches_succeeded": 1,
+        "mini_batches_failed": 0,
+        "items_total": 1,
+        "items_succeeded": 1,
+        "items_failed": 0,
+        "rows": 1,
+        "seconds": 1.0,
+        "limits": {},
+    }
+    dataset = from_result(ParallelRunResult(**fields))
+    assert (dataset.kind, dataset.paths) == (kind, ["/o/f"])
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "score.py").write_text("def run(m): return m")
+
+    def make(**fields):
+        given = {"entry_script": "score.py", "source_directory": str(tmp_path / "code"), "error_threshold": 0}
+        return ParallelRunConfig(**{**given, "output_action": "append_row", **fields})
+
+    return make
+
+
+def identify(config, **fields):
+    given = {"plan_sha256": "p", "arguments": [], "side_inputs": {}, "key": b"k"}
+    return digest(identity(config, **{**given, **fields}))
+
+
+def test_identity_follows_what_shapes_the_result(config, tmp_path):
+    """And nothing else: a run can go on with other nodes, limits and timeouts."""
+    same = identify(config())
+    unshaping = {"node_count": 3, "process_count_per_node": 2, "run_invocation_timeout": 5, "error_threshold": 9}
+    assert identify(config(**unshaping, run_max_try=1, logging_level="DEBUG", allowed_failed_count=1)) == same
+    others = [
+        identify(config(mini_batch_size=3)),
+        identify(config(append_row_header=True)),
+        identify(config(output_action="summary_only")),
+        identify(config(environment_variables={"A": "1"})),
+        identify(config(environment_variables={"A": "2"})),
+        identify(config(), plan_sha256="q"),
+        identify(config(), arguments=["-x"]),
+        identify(config(), side_inputs={"m": "/m"}),
+    ]
+    (tmp_path / "code" / "helper.txt").write_text("x")
+    others.append(identify(config()))
+    (tmp_path / "code" / "score.py").write_text("def run(m): return []")
+    others.append(identify(config()))
+    assert len({same, *others}) == len(others) + 1
+
+
+def test_secrets_are_not_in_the_identity(config):
+    """Only a keyed hash of them."""
+    parts = identity(
+        config(environment_variables={"TOKEN": "hunter2"}), plan_sha256="p", arguments=[], side_inputs={}, key=b"k"
+    )
+    assert "hunter2" not in json.dumps(parts)
+
+
+def test_the_machine_key_is_made_once_and_is_private(tmp_path):
+    """32 bytes that only the owner may read."""
+    first = machine_key(tmp_path / "home")
+    assert machine_key(tmp_path / "home") == first
+    assert len(first) == 32
+    assert (tmp_path / "home" / "prefect_parallel_run.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_lock_belongs_to_one_process_and_ends_with_it(tmp_path):
+    """A second one is refused with the owner's name; a dead owner's is free."""
+    directory = RunDirectory(tmp_path)
+    with directory.lock(), pytest.raises(RunLockedError) as caught:
+        directory.lock()
+    assert caught.value.owner == f"process {os.getpid()}"
+    code = (
+        "import os, sys, pathlib\n"
+        "from prefect_parallel_run.run_directory import RunDirectory\n"
+        "RunDirectory(pathlib.Path(sys.argv[1])).lock()\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)
+    directory.lock().release()
+
+
+def test_runs_below_finds_those_that_were_begun(tmp_path):
+    """The newest first; a folder without description was never begun."""
+    for number, name in enumerate(["a-1", "a-2", "b-1"]):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "run.json", {"number": number})
+        os.utime(tmp_path / name / "run.json", ns=(number, number))
+    (tmp_path / "a-3").mkdir()
+    assert [run.run_id for run in runs_below(tmp_path, "a-")] == ["a-2", "a-1"]
+    assert read_json(tmp_path / "a-2" / "run.json") == {"number": 1}
+    assert list(runs_below(tmp_path / "absent", "a-")) == []

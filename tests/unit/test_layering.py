@@ -1,0 +1,173 @@
+"""Imports point one way, and nothing heavy is imported before it is needed."""
+
+import ast
+import doctest
+import importlib
+import pickle
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prefect_parallel_run
+from prefect_parallel_run import errors
+
+PACKAGE = Path(prefect_parallel_run.__file__).parent
+ORDER = [
+    "errors",
+    "units",
+    "records",
+    "result",
+    "config_yaml",
+    "config",
+    "child",
+    "datasets",
+    "planning",
+    "policy",
+    "environments",
+    "run_directory",
+    "identity",
+    "inputs",
+    "ledger",
+    "node",
+    "compute",
+    "dispatch",
+    "output",
+    "observe",
+    "run",
+    "step",
+]
+HEAVY = {
+    "prefect": {"step", "observe.artifacts"},
+    "dask": {"compute", "dispatch.dispatcher", "node"},
+    "distributed": {"compute", "dispatch.dispatcher", "node"},
+}
+STANDARD_LIBRARY_PLUS = {"numpy", "pandas", "pyarrow"}  # inside functions: for tables
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"), path
+
+
+def imports(path):
+    """Absolute names imported in a file, those for the type checker alone left out."""
+    tree = ast.parse(path.read_text())
+    skipped = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped.update(ast.walk(node))
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
+
+
+def test_imports_point_one_way():
+    """Down the list above; within a folder, anything goes."""
+    wrong = []
+    for name, path in modules():
+        room = name.split(".")[0]
+        if name in ("__init__", "py"):
+            continue
+        for imported in imports(path):
+            if imported.startswith("prefect_parallel_run."):
+                other = imported.split(".")[1]
+                if other != room and ORDER.index(other) > ORDER.index(room) and (room, other) != ("config", "config_yaml"):
+                    wrong.append(f"{name} imports {imported}")
+    assert not wrong
+
+
+def test_every_room_has_its_place():
+    """So that a new one is put somewhere on purpose."""
+    rooms = {name.split(".")[0] for name, _ in modules()} - {"__init__"}
+    assert rooms == set(ORDER)
+
+
+def test_prefect_and_dask_stay_in_their_rooms():
+    """Most of the package can be read and tested without them."""
+    wrong = []
+    for name, path in modules():
+        for imported in imports(path):
+            allowed = HEAVY.get(imported.split(".")[0])
+            if allowed is not None and not any(name == room or name.startswith(f"{room}.") for room in allowed):
+                wrong.append(f"{name} imports {imported}")
+    assert not wrong
+
+
+def test_the_child_depends_on_nothing_of_ours():
+    """It runs in the user's interpreter, where our package need not be."""
+    wrong = []
+    for name, path in modules():
+        if name.split(".")[0] == "child":
+            for imported in imports(path):
+                root = imported.split(".")[0]
+                is_known = root in sys.stdlib_module_names or root in STANDARD_LIBRARY_PLUS
+                if not is_known and imported != "prefect_parallel_run.child.life":
+                    wrong.append(f"{name} imports {imported}")
+    assert not wrong
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    """A child, and Prefect's own look-up of plugins, must not wait."""
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "import prefect_parallel_run\n"
+        "heavy = {'prefect', 'dask', 'distributed', 'pandas', 'pyarrow', 'pydantic', 'yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert 'ParallelRunStep' in dir(prefect_parallel_run)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_public_name_can_be_had():
+    """And nothing else."""
+    for name in prefect_parallel_run.__all__:
+        assert getattr(prefect_parallel_run, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        prefect_parallel_run.nothing  # noqa: B018  the access is the test
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.LimitExceededError("error_threshold", 1, 2, "/run", "mini-batch 0: X: y"),
+        errors.EntryScriptError("a.py", "it could not be imported", "Traceback"),
+        errors.InputError("a.csv", "is missing"),
+        errors.InputChangedError("/run", ("a changed", "b is gone")),
+        errors.OutputError("/out", "cannot be written"),
+        errors.RunLockedError("/run", "process 1", "host"),
+        errors.NothingSucceededError(3, "/run", "mini-batch 0: X: y"),
+        errors.ComputeTargetError("local", "gone"),
+        errors.EnvironmentSetupError("/venv", "no interpreter"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_survive_pickling(error):
+    """With their facts and their words: Prefect sends them between processes."""
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (vars(again), str(again)) == (vars(error), str(error))
+    assert isinstance(error, errors.ParallelRunError)
+
+
+@pytest.mark.parametrize("name", [name for name, path in modules() if ">>> " in path.read_text()])
+def test_examples_in_docstrings_are_true(name):
+    """Every one of them."""
+    module = importlib.import_module(f"prefect_parallel_run.{name}")
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_every_module_says_what_it_is():
+    """In its first line."""
+    found = [name for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "prefect_parallel_run.")]
+    assert len(found) > 40
+    for _, path in modules():
+        assert ast.get_docstring(ast.parse(path.read_text())), path

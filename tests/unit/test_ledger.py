@@ -1,0 +1,127 @@
+"""The ledger says what is committed: all of a lease or nothing, and every count from its rows."""
+
+import sqlite3
+
+import pytest
+
+from prefect_parallel_run.ledger import Ledger, Place
+from prefect_parallel_run.records import Receipt
+
+
+def receipt(index, attempt=1, outcome="succeeded", items=10, **fields):
+    good = items if outcome == "succeeded" else 0
+    given = {
+        "mini_batch": index,
+        "attempt": attempt,
+        "outcome": outcome,
+        "items": items,
+        "succeeded": good,
+        "failed": items - good,
+        "rows": good,
+        "part": "p0.part" if good else "",
+        "offset": index * 100,
+        "header": 0,
+        "length": 100,
+        "started": 1000.0 + index,
+        "seconds": 0.5,
+        "node": "node-0",
+        "pid": 7,
+    }
+    if outcome != "succeeded":
+        given |= {"error_type": "ValueError", "error": f"bad {index}\nmore", "fingerprint": "f1", "traceback": "tb"}
+    return Receipt(**{**given, **fields})
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with Ledger.create(tmp_path / "ledger.sqlite", [10] * 6) as made:
+        yield made
+
+
+def test_a_new_ledger_has_everything_to_do(ledger):
+    """One row per mini-batch, all planned."""
+    remainder = ledger.remainder()
+    assert remainder.pending == ((0, 6),)
+    assert remainder.waiting == ()
+    assert (remainder.tally.planned, remainder.tally.items, remainder.tally.finished) == (6, 60, 0)
+    assert not remainder.tally.all_scheduled
+
+
+def test_what_is_left_is_what_has_no_final_outcome(ledger):
+    """Ranges of untouched mini-batches, and waiting ones with their next try."""
+    ledger.commit(
+        [(receipt(1), "succeeded"), (receipt(3, outcome="raised"), "waiting"), (receipt(5, outcome="died"), "failed")]
+    )
+    remainder = ledger.remainder()
+    assert remainder.pending == ((0, 1), (2, 3), (4, 5))
+    assert remainder.waiting == ((3, 2, 10),)
+    tally = remainder.tally
+    assert (tally.succeeded, tally.failed, tally.waiting, tally.finished) == (1, 1, 1, 2)
+    assert (tally.succeeded_items, tally.failed_items, tally.waiting_items, tally.rows) == (10, 10, 10, 10)
+
+
+def test_a_success_after_a_failure_un_counts_it(ledger):
+    """The try stays on record."""
+    ledger.commit([(receipt(0, outcome="raised"), "waiting")])
+    ledger.commit([(receipt(0, attempt=2), "succeeded")])
+    tally = ledger.tally()
+    assert (tally.succeeded, tally.failed, tally.waiting, tally.failed_items) == (1, 0, 0, 0)
+    assert len(list(ledger._connection.execute("SELECT * FROM attempts"))) == 2
+
+
+def test_a_lease_is_committed_whole_or_not_at_all(ledger):
+    """A try that is already on record refuses the whole lease, so nothing is counted twice."""
+    ledger.commit([(receipt(0), "succeeded")])
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.commit([(receipt(1), "succeeded"), (receipt(0), "succeeded")])
+    assert ledger.tally().succeeded == 1
+    assert ledger.remainder().pending == ((1, 6),)
+
+
+def test_places_come_in_mini_batch_order_whatever_the_order_of_commits(ledger):
+    """Only those of mini-batches that succeeded."""
+    ledger.commit([(receipt(4), "succeeded"), (receipt(0), "succeeded"), (receipt(2, outcome="raised"), "failed")])
+    assert list(ledger.places()) == [Place(0, "p0.part", 0, 0, 100, 10), Place(4, "p0.part", 400, 0, 100, 10)]
+
+
+def test_failures_are_grouped_by_cause(ledger):
+    """The most frequent first, with the first example of each."""
+    ledger.commit([(receipt(i, outcome="raised"), "failed") for i in (3, 1)])
+    ledger.commit([(receipt(2, outcome="died", fingerprint="f2", error_type="SIGKILL", error="killed"), "failed")])
+    causes = ledger.causes()
+    assert [(cause.fingerprint, cause.tries, cause.mini_batches, cause.first_mini_batch) for cause in causes] == [
+        ("f1", 2, 2, 1),
+        ("f2", 1, 1, 2),
+    ]
+    assert causes[0].error == "bad 1\nmore"
+    assert ledger.first_failure() == "mini-batch 1: ValueError: bad 1"
+
+
+def test_failed_has_mini_batches_that_returned_too_few_rows(ledger):
+    """They succeeded, and some of their items did not."""
+    ledger.commit([(receipt(0, succeeded=7, failed=3, rows=7), "succeeded"), (receipt(1, outcome="raised"), "failed")])
+    found = list(ledger.failed())
+    assert [(one.mini_batch, one.state, one.failed) for one in found] == [(0, "succeeded", 3), (1, "failed", 10)]
+
+
+def test_what_is_committed_is_there_when_it_is_opened_again(tmp_path):
+    """Also when it was never closed."""
+    first = Ledger.create(tmp_path / "l.sqlite", [1, 1])
+    first.commit([(receipt(0, items=1), "succeeded")])
+    first.note(status="running", drives="1")
+    with Ledger(tmp_path / "l.sqlite") as second:
+        assert second.tally().succeeded == 1
+        assert second.facts() == {"status": "running", "drives": "1"}
+    first.close()
+
+
+def test_the_tables_are_those_that_others_rely_on(ledger):
+    """CONTRACT 9."""
+    columns = {
+        table: [row[1] for row in ledger._connection.execute(f"PRAGMA table_info({table})")]
+        for table in ("mini_batches", "attempts")
+    }
+    assert columns["mini_batches"][:7] == ["mini_batch", "state", "attempts", "items", "succeeded", "failed", "rows"]
+    assert set(columns["attempts"]) >= {
+        *("mini_batch", "attempt", "outcome", "node", "pid", "started", "seconds", "error_type", "error", "fingerprint")
+    }

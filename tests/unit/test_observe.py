@@ -1,0 +1,99 @@
+"""What is told, how often, and in which words."""
+
+import logging
+
+import pytest
+
+from prefect_parallel_run.observe.logs import RunLog
+from prefect_parallel_run.observe.progress import Pace, remaining_seconds, sentence
+from prefect_parallel_run.policy.lease_size import LeaseSizer
+from prefect_parallel_run.records import Breach, Receipt, Tally
+
+
+def failed(index, fingerprint="f1", error="bad"):
+    return Receipt(
+        index,
+        1,
+        "raised",
+        *(10, 0, 10, 0, "", 0, 0, 0, 0.0, 0.1, "node-0", 1, "ValueError", error, "Traceback\n  x", fingerprint),
+    )
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.DEBUG)
+    now = [0.0]
+    made = RunLog(logging.getLogger("test"), clock=lambda: now[0])
+    made.now = now
+    return made
+
+
+def test_the_first_failure_of_each_cause_is_told_with_its_traceback(log, caplog):
+    """A million failures of one cause are one line."""
+    for index in range(5):
+        log.tried(failed(index), "waiting")
+    log.tried(failed(9, "f2", "worse \x1b[2J"), "failed")
+    assert len(caplog.records) == 2
+    assert "mini-batch 0 failed at try 1 on node-0 (raised), it will be tried again: ValueError: bad" in caplog.text
+    assert "Traceback" in caplog.text
+    assert "no try is left: ValueError: worse \\x1b[2J" in caplog.text
+    assert "\x1b" not in caplog.records[1].getMessage()
+    assert (caplog.records[0].action, caplog.records[0].mini_batch, caplog.records[0].attempt) == ("attempt_failed", 0, 1)
+
+
+def test_the_number_of_causes_told_is_bounded(log, caplog):
+    """Errors whose fingerprints all differ do not flood the log."""
+    for index in range(1000):
+        log.tried(failed(index, f"f{index}"), "waiting")
+    assert len(caplog.records) == 20
+
+
+def test_progress_is_told_every_half_minute_or_five_percent():
+    """And never more than every two seconds."""
+    pace = Pace(0.0)
+    assert not pace.is_due(Tally(planned=100, succeeded=50), 1.9)
+    assert pace.is_due(Tally(planned=100, succeeded=50), 2.0)
+    assert not pace.is_due(Tally(planned=100, succeeded=54), 20.0)
+    assert pace.is_due(Tally(planned=100, succeeded=55), 20.0)
+    assert not pace.is_due(Tally(planned=100, succeeded=55), 49.9)
+    assert pace.is_due(Tally(planned=100, succeeded=55), 50.0)
+
+
+def test_the_sentence_has_counts_rate_and_time_to_go():
+    """What was done before this driving does not make the rate look better."""
+    tally = Tally(planned=100, succeeded=58, failed=2, waiting=3, succeeded_items=580, failed_items=20)
+    assert sentence(tally, 40, 10.0) == (
+        "60 of 100 mini-batches (60 %), 580 items, 2 mini-batches and 20 items failed, 3 waiting for another try,"
+        " 2.0 mini-batches/s, 20 s to go"
+    )
+    assert remaining_seconds(Tally(planned=5), 0, 3.0) is None
+
+
+def test_holding_back_is_told(log, caplog):
+    """With the limit that is near."""
+    log.held(Breach("error_threshold", 3, 5))
+    log.held(None)
+    assert "error_threshold = 3 would be exceeded" in caplog.text
+    assert "handed out again" in caplog.text
+
+
+def test_leases_grow_to_half_a_second_and_shrink_at_the_end():
+    """One at the start, eightfold growth, a fair share near the end, never more than fits or is there."""
+    sizer = LeaseSizer(most=3000)
+    assert sizer.size(10_000, 4) == 1
+    sizer.observe(1, 0.001)
+    assert sizer.size(10_000, 4) == 8
+    sizer.observe(8, 0.008)
+    assert sizer.size(10_000, 4) == 64
+    for _ in range(10):
+        sizer.observe(500, 0.5)
+    assert sizer.size(1_000_000, 4) == 500
+    assert sizer.size(1_200, 4) == 100
+    assert sizer.size(3, 4) == 1
+    fast = LeaseSizer(most=3000)
+    for _ in range(10):
+        fast.observe(3000, 0.01)
+    assert fast.size(10_000_000, 2) == 3000
+    slow = LeaseSizer(most=3000)
+    slow.observe(1, 100.0)
+    assert slow.size(1_000, 2) == 1
