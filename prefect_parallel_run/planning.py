@@ -28,7 +28,7 @@ _SCHEMA = pa.schema(
         ("work", pa.string()),
     ]
 )
-_GROUP_ROWS = 16_384  #: mini-batches per row group at most
+_GROUP_ROWS = 4_096  #: mini-batches per row group at most
 _GROUP_BYTES = 8 << 20  #: of work texts per row group, about
 _CHUNK = 256  #: mini-batches gathered before the group's size is looked at
 _CACHED_GROUPS = 3
@@ -184,6 +184,12 @@ class Plan:
     def items(self, start: int, stop: int) -> list[int]:
         """Return the items of mini-batches *start* to *stop*."""
         return self._column("items", start, stop)
+
+    def all_items(self) -> Iterator[int]:
+        """Yield the items of every mini-batch, without decoding anything else."""
+        with pq.ParquetFile(self._path) as file:
+            for number in range(len(self._starts) - 1):
+                yield from file.read_row_group(number, columns=["items"]).column(0).to_pylist()
 
     def mini_batches(self, start: int = 0, stop: int | None = None) -> Iterator[MiniBatch]:
         """Yield mini-batches *start* to *stop*, by default all; memory stays flat."""

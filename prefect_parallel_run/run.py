@@ -201,7 +201,7 @@ def _find_or_make(spec: StepSpec, parts: dict[str, Any], planned: Path) -> tuple
     planned.replace(directory.plan)
     planned.parent.rmdir()
     plan = Plan.open(directory.plan)
-    Ledger.create(directory.ledger, (mini_batch.items for mini_batch in plan.mini_batches())).close()
+    Ledger.create(directory.ledger, plan.all_items()).close()
     write_json(directory.description, _description(spec, parts))  # last: a run directory without it was never begun
     return directory, lock
 

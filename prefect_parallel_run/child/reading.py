@@ -85,8 +85,15 @@ def _check(path: str, size: int, mtime: int) -> None:
 def _files(work: Dict[str, Any]) -> Items:
     root = work["root"]
     paths = FileList([root + name for name in work["names"]])
+    stat = os.stat
     for path, size, mtime in zip(paths, work["sizes"], work["mtimes"]):
-        _check(path, size, mtime)
+        try:
+            status = stat(path)
+        except OSError:
+            _check(path, size, mtime)
+            raise
+        if status.st_size != size or status.st_mtime_ns != mtime:
+            _check(path, size, mtime)
     return Items(paths)
 
 

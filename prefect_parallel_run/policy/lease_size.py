@@ -5,6 +5,7 @@ from __future__ import annotations
 _TARGET = 0.5  #: s of work in a lease: Dask's few ms per task vanish beside it, and a lost lease costs little
 _GROWTH = 8  #: a lease is at most this many times the largest one that has come home
 _MEMORY = 0.3  #: weight of the newest lease in the running mean
+_LEAST = 0.03  #: s: smaller leases cost more than the wait at the end that they save
 _SHARE = 3  #: near the end, a slot's next lease is this fraction of its share of what is left
 
 
@@ -33,4 +34,5 @@ class LeaseSizer:
             return 1  # the first results, and the first failure, show at once
         half_a_second = int(_TARGET / max(self._seconds, 1e-9))
         fair = -(-remaining // (_SHARE * max(slots, 1)))  # no slot should still be busy long after the others
+        fair = max(fair, min(int(_LEAST / max(self._seconds, 1e-9)), -(-remaining // max(slots, 1))))
         return max(1, min(half_a_second, self._largest * _GROWTH, fair, self._most, remaining))

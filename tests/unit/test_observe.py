@@ -94,6 +94,8 @@ def test_leases_grow_to_half_a_second_and_shrink_at_the_end():
     for _ in range(10):
         fast.observe(3000, 0.01)
     assert fast.size(10_000_000, 2) == 3000
+    assert fast.size(10_000, 2) == 3000  # far less than the least worth sending; but both slots get some
+    assert fast.size(1_000, 2) == 500
     slow = LeaseSizer(most=3000)
     slow.observe(1, 100.0)
     assert slow.size(1_000, 2) == 1
