@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.datasets.listing import list_files
 
 _SHAPING = (
     "entry_script",
@@ -41,19 +42,25 @@ def identity(
         config: Of the step; node counts, timeouts, limits and log level do not count.
         plan_sha256: Of the plan's content, which has each input file's path, size and time in it.
         arguments: As the script gets them.
-        side_inputs: Path by name.
+        side_inputs: Path by name; size and time of what lies there count.
         key: Secret of this machine; environment variables count by a hash under it.
     """
-    shown = config.model_dump(mode="json", include=set(_SHAPING))
+    shown = shaping(config)
     variables = json.dumps(config.environment_variables, sort_keys=True)
     return {
         "config_sha256": _sha256(json.dumps(shown, sort_keys=True)),
         "script_sha256": script_sha256(config),
         "plan_sha256": plan_sha256,
         "arguments": arguments,
-        "side_inputs": side_inputs,
+        "side_inputs": {name: _place_facts(path) for name, path in side_inputs.items()},
         "environment_variables": hmac.new(key, variables.encode(), "sha256").hexdigest(),
     }
+
+
+def shaping(config: ParallelRunConfig) -> dict[str, Any]:
+    """Return the fields of *config* that shape the result; the script by its path in the source folder."""
+    fields = config.model_dump(mode="json", include=set(_SHAPING))
+    return {**fields, "entry_script": str(config.script_path.relative_to(config.source_path))}
 
 
 def digest(parts: dict[str, Any]) -> str:
@@ -64,10 +71,14 @@ def digest(parts: dict[str, Any]) -> str:
 def script_sha256(config: ParallelRunConfig) -> str:
     """Return a hash of the script's code: of source_directory whole, or of the Python files beside the script."""
     total = hashlib.sha256()
-    for name, path in sorted(_code_files(config)):
-        total.update(f"{name}\0".encode("utf-8", "surrogateescape"))
-        total.update(hashlib.sha256(path.read_bytes()).digest())
+    for name, sha256 in code_files(config).items():
+        total.update(f"{name}\0{sha256}\0".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
+
+
+def code_files(config: ParallelRunConfig) -> dict[str, str]:
+    """Return the SHA-256 of every file that counts as the script's code, by its path in the source folder, sorted."""
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(_code_files(config))}
 
 
 def machine_key(home: Path) -> bytes:
@@ -97,6 +108,17 @@ def _code_files(config: ParallelRunConfig) -> Iterator[tuple[str, Path]]:
             path = Path(folder, name)
             if path.is_file() and not name.startswith("."):
                 yield str(path.relative_to(source)), path
+
+
+def _place_facts(path: str) -> list[Any]:
+    """Return path, size and modification time of a file; of a folder, its path and a hash over those of all files in it."""
+    if os.path.isdir(path):  # noqa: PTH112  the listing works on texts
+        total = hashlib.sha256()
+        for listed in list_files([path]):
+            total.update(f"{listed.path}\0{listed.size}\0{listed.mtime}\n".encode("utf-8", "surrogateescape"))
+        return [path, total.hexdigest()]
+    status = Path(path).stat()
+    return [path, status.st_size, status.st_mtime_ns]
 
 
 def _sha256(text: str) -> str:

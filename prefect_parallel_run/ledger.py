@@ -23,7 +23,8 @@ CREATE TABLE mini_batches (
     succeeded INTEGER NOT NULL,     -- items
     failed INTEGER NOT NULL,        -- items
     rows INTEGER NOT NULL,
-    part TEXT, offset INTEGER, header INTEGER, length INTEGER  -- where its rows are, once succeeded
+    part TEXT, offset INTEGER, header INTEGER, length INTEGER, crc INTEGER,  -- where its rows are, once succeeded
+    granted INTEGER NOT NULL DEFAULT 0  -- tries that no longer count: a person asked for a fresh set
 );
 CREATE TABLE attempts (
     mini_batch INTEGER NOT NULL,
@@ -48,6 +49,7 @@ class Place(NamedTuple):
     offset: int
     header: int  #: bytes of header line in front
     length: int  #: bytes, header included
+    crc: int  #: CRC-32 of these bytes
     rows: int
 
 
@@ -95,7 +97,8 @@ class Ledger:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.executemany(
-                "INSERT INTO mini_batches VALUES (?, 'planned', 0, ?, 0, 0, 0, NULL, NULL, NULL, NULL)",
+                "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows)"
+                " VALUES (?, 'planned', 0, ?, 0, 0, 0)",
                 enumerate(items),
             )
         return ledger
@@ -116,17 +119,54 @@ class Ledger:
         """Write receipts, each with the state its mini-batch is in now, in one transaction."""
         attempts, states = [], []
         for receipt, state in decided:
-            (index, attempt, outcome, _, succeeded, failed, rows, part, offset, header, length, *rest) = receipt
+            (index, attempt, outcome, _, succeeded, failed, rows, part, offset, header, length, crc, *rest) = receipt
             started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
             attempts.append((index, attempt, outcome, node, pid, started, seconds, error_type, error, traceback, fingerprint))
-            states.append((state, attempt, succeeded, failed, rows, part, offset, header, length, index))
+            states.append((state, attempt, succeeded, failed, rows, part, offset, header, length, crc, index))
         with self._transaction() as connection:
             connection.executemany("INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?)", attempts)
             connection.executemany(
                 "UPDATE mini_batches SET state=?, attempts=?, succeeded=?, failed=?, rows=?, part=?, offset=?, header=?,"
-                " length=? WHERE mini_batch=?",
+                " length=?, crc=? WHERE mini_batch=?",
                 states,
             )
+
+    def grant(self) -> int:
+        """Give every failed mini-batch a fresh set of tries, and return how many those are."""
+        with self._transaction() as connection:
+            return connection.execute(
+                "UPDATE mini_batches SET state='waiting', granted=attempts, failed=0 WHERE state='failed'"
+            ).rowcount
+
+    def take_over(self, other: Path, pairs: Iterable[tuple[int, int]], prefix: str) -> int:
+        """Copy what another ledger says of some mini-batches, and return how many have been begun there.
+
+        Args:
+            other: The other ledger.
+            pairs: Number there and number here of each.
+            prefix: In front of the names of part files here.
+        """
+        self._connection.execute("ATTACH DATABASE ? AS other", (str(other),))
+        try:
+            with self._transaction() as connection:
+                connection.execute("CREATE TEMP TABLE pairs (there INTEGER PRIMARY KEY, here INTEGER)")
+                connection.executemany("INSERT INTO pairs VALUES (?, ?)", pairs)
+                connection.execute(
+                    "INSERT INTO main.attempts SELECT here, attempt, outcome, node, pid, started, seconds, error_type, error,"
+                    " traceback, fingerprint FROM other.attempts JOIN pairs ON there = mini_batch"
+                )
+                taken = connection.execute(
+                    "INSERT OR REPLACE INTO main.mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows,"
+                    " part, offset, header, length, crc, granted)"
+                    " SELECT here, state, attempts, items, succeeded, failed, rows,"
+                    " CASE WHEN part <> '' THEN ? || part ELSE part END, offset, header, length, crc, granted"
+                    " FROM other.mini_batches JOIN pairs ON there = mini_batch WHERE state <> 'planned'",
+                    (prefix,),
+                ).rowcount
+                connection.execute("DROP TABLE pairs")
+        finally:
+            self._connection.execute("DETACH DATABASE other")
+        return taken
 
     def note(self, **facts: str) -> None:
         """Keep facts about the run: its status, when it began, how often it was driven."""
@@ -168,7 +208,7 @@ class Ledger:
     def remainder(self) -> Remainder:
         """Return what is left to do."""
         waiting = self._connection.execute(
-            "SELECT mini_batch, attempts + 1, items FROM mini_batches WHERE state='waiting' ORDER BY mini_batch"
+            "SELECT mini_batch, attempts + 1, items, granted FROM mini_batches WHERE state='waiting' ORDER BY mini_batch"
         )
         return Remainder(tally=self.tally(), pending=tuple(self._planned_ranges()), waiting=tuple(waiting))
 
@@ -186,7 +226,7 @@ class Ledger:
     def places(self) -> Iterator[Place]:
         """Yield where the rows of all succeeded mini-batches lie, in mini-batch order."""
         query = (
-            "SELECT mini_batch, part, offset, header, length, rows FROM mini_batches"
+            "SELECT mini_batch, part, offset, header, length, crc, rows FROM mini_batches"
             " WHERE state='succeeded' AND part <> '' ORDER BY mini_batch"
         )
         return map(Place._make, self._rows(query))

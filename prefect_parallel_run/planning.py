@@ -191,6 +191,13 @@ class Plan:
             for number in range(len(self._starts) - 1):
                 yield from file.read_row_group(number, columns=["items"]).column(0).to_pylist()
 
+    def content_sha256(self) -> str:
+        """Return the hash of the content, computed anew."""
+        total = hashlib.sha256()
+        for mini_batch in self.mini_batches():
+            total.update(f"{mini_batch.input_name}\t{mini_batch.items}\t{mini_batch.work}\n".encode("ascii"))
+        return total.hexdigest()
+
     def mini_batches(self, start: int = 0, stop: int | None = None) -> Iterator[MiniBatch]:
         """Yield mini-batches *start* to *stop*, by default all; memory stays flat."""
         stop = self.summary.mini_batches if stop is None else stop

@@ -62,6 +62,7 @@ class Receipt(NamedTuple):
     offset: int  #: where the mini-batch's bytes begin in the part
     header: int  #: bytes of header line in front of the rows
     length: int  #: bytes, header included
+    crc: int  #: CRC-32 of these bytes
     started: float  #: Unix time, s
     seconds: float
     node: str = ""
@@ -100,7 +101,7 @@ class Remainder:
 
     tally: Tally
     pending: tuple[tuple[int, int], ...]  #: half-open ranges, in order
-    waiting: tuple[tuple[int, int, int], ...] = ()  #: mini-batch, its next try, its items
+    waiting: tuple[tuple[int, int, int, int], ...] = ()  #: mini-batch, its next try, its items, tries that no longer count
 
 
 class Breach(NamedTuple):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import wait as wait_for
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from prefect_parallel_run.carry_over import carry_over
+from prefect_parallel_run.changes import differences
 from prefect_parallel_run.compute.base import Cluster, Target
 from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Observer
 from prefect_parallel_run.dispatch.state import RunRules, RunState
-from prefect_parallel_run.errors import OutputError, ParallelRunError
-from prefect_parallel_run.identity import digest, identity
+from prefect_parallel_run.errors import InputChangedError, OutputError, ParallelRunError
+from prefect_parallel_run.identity import code_files, digest, identity, shaping
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.output.append_row import file_sha256
@@ -30,6 +35,7 @@ from prefect_parallel_run.run_directory import FOLDER, RunDirectory, RunLock, re
 
 _MOST_LEASE_BYTES = 2_000_000  #: of work texts in one message
 _MOST_PER_LEASE = 5_000
+_OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
 _NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
 
 
@@ -79,12 +85,22 @@ class Watch(Observer, Protocol):
         """The run is over, well or not; the ledger has the last word."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """How a person goes on with a run directory of their choice."""
+
+    directory: RunDirectory
+    accept_changes: bool = False  #: keep what is finished although inputs, script or arguments are others now
+    retry_failed: bool = False  #: give failed mini-batches a fresh set of tries
+
+
 def run_step(
     spec: StepSpec,
     target: Target,
     watch: Watch,
     heartbeat: Callable[[], None],
     reduce: Callable[[Reduction], dict[str, Any]],
+    resumption: Resumption | None = None,
 ) -> ParallelRunResult:
     """Run a step and return its result.
 
@@ -97,10 +113,15 @@ def run_step(
         watch: Who is told.
         heartbeat: Called several times a second; raises to stop the run.
         reduce: Carries out the final reduction (in Prefect: as a task run of its own).
+        resumption: Go on with this run directory, and with no other.
+
+    Raises:
+        InputChangedError: The run directory to go on with was planned for something else.
+        RunLockedError: Another process drives it.
     """
     started = time.monotonic()
-    with ExitStack() as locks, _Opening(target, spec) as cluster:  # the lock outlives the cluster
-        if not (spec.allow_reuse and any(runs_below(spec.runs, f"{spec.name}-"))):
+    with ExitStack() as locks, _Opening(target, spec, heartbeat) as cluster:  # the lock outlives the cluster
+        if resumption is None and not (spec.allow_reuse and any(runs_below(spec.runs, f"{spec.name}-"))):
             cluster.begin()  # meanwhile the input is planned
         planned = _plan(spec)
         parts = identity(
@@ -110,32 +131,49 @@ def run_step(
             side_inputs=dict(spec.side_inputs),
             key=spec.key,
         )
-        directory, lock = _find_or_make(spec, parts, planned)
+        if resumption is None:
+            directory, lock = _find_or_make(spec, parts, planned)
+        else:
+            directory, lock = _take_up(spec, parts, planned, resumption)
         if lock is None:
             return _result(spec, directory, read_json(directory.receipt), started, reused=True)
         locks.enter_context(lock)
         with Ledger(directory.ledger) as ledger:
-            _drive(spec, directory, ledger, cluster, watch, heartbeat)
-        reduction = Reduction(
-            directory=directory,
-            limits=failure_limits(spec.config),
-            target=spec.target,
-            row_format=spec.config.result_format,
-            identity=parts,
-        )
-        receipt = reduce(reduction)
-        with Ledger(directory.ledger) as ledger:
-            ledger.note(status="succeeded")
+            try:
+                _drive(spec, directory, ledger, cluster, watch, heartbeat)
+                reduction = Reduction(
+                    directory=directory,
+                    limits=failure_limits(spec.config),
+                    target=spec.target,
+                    row_format=spec.config.result_format,
+                    identity=parts,
+                )
+                receipt = reduce(reduction)
+            except BaseException as error:
+                _note_end(ledger, error)
+                raise
+            ledger.note(status="succeeded", reason="")
         return _result(spec, directory, receipt, started, reused=False)
+
+
+def _note_end(ledger: Ledger, error: BaseException) -> None:
+    """Note why a run ended. Where even that cannot be written, the first error is the one to tell."""
+    status = "interrupted" if isinstance(error, Exception) else "cancelled"
+    if isinstance(error, ParallelRunError):
+        status = "failed"
+    with suppress(sqlite3.Error):
+        ledger.note(status=status, reason=str(error) or type(error).__name__)
 
 
 class _Opening:
     """A cluster that opens in the background while the input is planned."""
 
-    def __init__(self, target: Target, spec: StepSpec) -> None:
+    def __init__(self, target: Target, spec: StepSpec, heartbeat: Callable[[], None]) -> None:
         config = spec.config
-        self._context = target.open(config.node_count, config.process_count_per_node)
+        self._cancelled = threading.Event()
+        self._context = target.open(config.node_count, config.process_count_per_node, self._cancelled)
         self._opened: Future[Cluster] | None = None
+        self._heartbeat = heartbeat
 
     def __enter__(self) -> _Opening:
         return self
@@ -150,9 +188,14 @@ class _Opening:
 
     def wait(self) -> Cluster:
         """Return the open cluster."""
-        return self.begin().result()
+        opened = self.begin()
+        while not wait_for([opened], timeout=_OPENING_GLANCE).done:
+            self._heartbeat()
+        return opened.result()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._cancelled.set()
         if self._opened is None or self._opened.exception() is not None:
             return
         if kind is not None:
@@ -183,8 +226,7 @@ def _discard(planned: Path) -> None:
 
 def _find_or_make(spec: StepSpec, parts: dict[str, Any], planned: Path) -> tuple[RunDirectory, RunLock | None]:
     """Return the run directory to work in, locked; or, without a lock, one whose result can be returned."""
-    prefix = f"{spec.name}-{digest(parts)[:12]}-"
-    for found in runs_below(spec.runs, prefix):
+    for found in runs_below(spec.runs, _prefix(spec, parts)):
         if found.receipt.exists():
             if spec.allow_reuse and _is_unaltered(read_json(found.receipt)):
                 _discard(planned)
@@ -195,13 +237,59 @@ def _find_or_make(spec: StepSpec, parts: dict[str, Any], planned: Path) -> tuple
                 _discard(planned)
                 return found, lock
             lock.release()
-    directory = RunDirectory(spec.runs / f"{prefix}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}")
+    return _make(spec, parts, planned)
+
+
+def _take_up(
+    spec: StepSpec, parts: dict[str, Any], planned: Path, resumption: Resumption
+) -> tuple[RunDirectory, RunLock | None]:
+    """Return the run directory that a person wants to go on with, locked; a new one when accepted changes make it another."""
+    old = resumption.directory
+    lock = old.lock()
+    try:
+        changes = differences(old.facts(), _comparable(spec, parts), Plan.open(old.plan), Plan.open(planned))
+        if changes and not resumption.accept_changes:
+            raise InputChangedError(str(old.path), changes)  # noqa: TRY301  what was begun is undone below
+        if changes:
+            directory, new_lock = _make(spec, parts, planned, carry_over_from=old)
+            lock.release()
+            lock = new_lock
+        else:
+            _discard(planned)
+            directory = old
+            if old.receipt.exists() and not resumption.retry_failed:
+                lock.release()
+                return old, None
+        if resumption.retry_failed:
+            with Ledger(directory.ledger) as ledger:
+                ledger.grant()
+            directory.receipt.unlink(missing_ok=True)
+    except BaseException:
+        lock.release()
+        if planned.exists():
+            _discard(planned)
+        raise
+    return directory, lock
+
+
+def _prefix(spec: StepSpec, parts: dict[str, Any]) -> str:
+    return f"{spec.name}-{digest(parts)[:12]}-"
+
+
+def _make(
+    spec: StepSpec, parts: dict[str, Any], planned: Path, carry_over_from: RunDirectory | None = None
+) -> tuple[RunDirectory, RunLock]:
+    """Return a new run directory, locked."""
+    now = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    directory = RunDirectory(spec.runs / f"{_prefix(spec, parts)}{now}-{uuid.uuid4().hex[:6]}")
     directory.make()
     lock = directory.lock()
     planned.replace(directory.plan)
     planned.parent.rmdir()
     plan = Plan.open(directory.plan)
-    Ledger.create(directory.ledger, plan.all_items()).close()
+    with Ledger.create(directory.ledger, plan.all_items()) as ledger:
+        if carry_over_from is not None:
+            carry_over(carry_over_from, directory, plan, ledger)
     write_json(directory.description, _description(spec, parts))  # last: a run directory without it was never begun
     return directory, lock
 
@@ -225,17 +313,27 @@ def _is_unaltered(receipt: dict[str, Any]) -> bool:
 
 def _description(spec: StepSpec, parts: dict[str, Any]) -> dict[str, Any]:
     config = spec.config.model_dump(mode="json", exclude={"environment_variables"})
+    if spec.config.source_directory is None:
+        config["entry_script"] = str(spec.config.script_path)  # whoever goes on with the run may be in another folder
+    else:
+        config["source_directory"] = str(spec.config.source_path)
     return {
         "step": spec.name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "identity": parts,
+        **_comparable(spec, parts),
         "config": config,
         "environment_variables": sorted(spec.config.environment_variables),  # names only: the values are secrets
-        "inputs": [dataset.model_dump(mode="json") for dataset in spec.datasets],
+        "inputs": [{"kind": dataset.kind, **dataset.model_dump(mode="json")} for dataset in spec.datasets],
         "output": str(spec.output) if spec.output is not None else None,
         "side_inputs": dict(spec.side_inputs),
         "arguments": list(spec.arguments),
+        "home": str(spec.home),
     }
+
+
+def _comparable(spec: StepSpec, parts: dict[str, Any]) -> dict[str, Any]:
+    """Return what is compared when someone goes on with the run later."""
+    return {"identity": parts, "code": code_files(spec.config), "shaping": shaping(spec.config)}
 
 
 def _drive(
@@ -252,8 +350,10 @@ def _drive(
         return  # only the reduction was missing
     plan = Plan.open(directory.plan)
     config = spec.config
-    drive = int(ledger.facts().get("drives", "0")) + 1
-    ledger.note(status="running", drives=str(drive))
+    before = ledger.facts()
+    drive = int(before.get("drives", "0")) + 1
+    tries = max(config.run_max_try, int(before.get("run_max_try", "0")))
+    ledger.note(status="running", drives=str(drive), run_max_try=str(tries))
     rules = RunRules(
         run_max_try=config.run_max_try,
         limits=failure_limits(config),
@@ -267,17 +367,8 @@ def _drive(
     watch.began(directory, remainder.tally, opened.dashboard)
     try:
         Dispatcher(opened.client, settings, plan, ledger, state, watch, heartbeat, opened.discard).run()
-    except BaseException as error:
-        ledger.note(status=_status(error), reason=str(error))
-        raise
     finally:
         watch.ended(ledger)
-
-
-def _status(error: BaseException) -> str:
-    if isinstance(error, ParallelRunError):
-        return "failed"
-    return "interrupted" if isinstance(error, Exception) else "cancelled"
 
 
 def _most_per_lease(plan: Path, mini_batches: int) -> int:

@@ -51,6 +51,14 @@ class RunDirectory:
         """Return what run.json says."""
         return read_json(self.description)
 
+    def is_locked(self) -> bool:
+        """True while a process drives the run."""
+        try:
+            self.lock().release()
+        except RunLockedError:
+            return True
+        return False
+
     def lock(self) -> RunLock:
         """Take the run directory for this process; raises RunLockedError when another one drives it."""
         return RunLock(self._lock)

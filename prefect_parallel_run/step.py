@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from prefect.client.schemas import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
+from prefect_parallel_run.cancellation import Cancellation
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.config import Environment, ParallelRunConfig
 from prefect_parallel_run.environments import interpreter_of
@@ -29,13 +29,12 @@ from prefect_parallel_run.inputs import (
     resolve_side_inputs,
 )
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.node.settings import NodeFacts
-from prefect_parallel_run.node.slot import StartFailure
 from prefect_parallel_run.observe.artifacts import RunArtifacts
-from prefect_parallel_run.observe.logs import Logger, RunLog
+from prefect_parallel_run.observe.logs import Logger
+from prefect_parallel_run.observe.watch import LogWatch
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning import normalise_inputs
-from prefect_parallel_run.records import Breach, Receipt, Tally
+from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.run import StepSpec, run_step
 from prefect_parallel_run.run_directory import RunDirectory
@@ -164,7 +163,7 @@ def _run(
         key=machine_key(home),
     )
     logger = get_run_logger()
-    result = run_step(spec, LocalTarget(), _Watch(name, logger), _never_stop, _as_task(name))
+    result = run_step(spec, LocalTarget(), _Watch(name, logger), Cancellation().raise_if_wanted, _as_task(name))
     logger.info("%s", result, extra={"action": "ended"})
     return result
 
@@ -181,10 +180,6 @@ def _check_supported(config: ParallelRunConfig) -> None:
     for field, value, is_supported, accepted in limits:
         if not is_supported:
             raise ValueError(f"{field} is {value!r}, which this version cannot follow yet; accepted: {accepted}")
-
-
-def _never_stop() -> None:
-    """Let the run go on."""
 
 
 def _as_task(name: str) -> Callable[[Reduction], dict[str, Any]]:
@@ -213,48 +208,20 @@ def _is_worth_a_retry(_task: Task[..., Any], _task_run: TaskRun, state: State[An
     return isinstance(state.data, ComputeTargetError | OSError | asyncio.TimeoutError)
 
 
-class _Watch:
+class _Watch(LogWatch):
     """Tells log and artifacts what happens in a run."""
 
     def __init__(self, step: str, logger: Logger) -> None:
-        self._step, self._logger = step, logger
-        self._log = RunLog(logger)
+        super().__init__(step, logger)
         self._artifacts = RunArtifacts(step, logger)
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
-        words = "%s: %d mini-batches, %d items; run directory %s; Dask dashboard %s"
-        self._logger.info(words, self._step, tally.planned, tally.items, run.path, dashboard, extra={"action": "began"})
-        if tally.finished or tally.waiting:
-            self._logger.info(
-                "going on from the ledger: %d mini-batches are done, %d between two tries",
-                tally.finished,
-                tally.waiting,
-                extra={"action": "resumed"},
-            )
-        self._log = RunLog(self._logger, tally.finished, time.monotonic)
+        super().began(run, tally, dashboard)
         self._artifacts.began(run, tally, dashboard)
+
+    def progressed(self, tally: Tally) -> None:
+        super().progressed(tally)
+        self._artifacts.progressed(tally)
 
     def ended(self, ledger: Ledger) -> None:
         self._artifacts.ended(ledger)
-
-    def node_joined(self, facts: NodeFacts) -> None:
-        self._log.node_joined(facts)
-
-    def node_left(self, node: str) -> None:
-        self._log.node_left(node)
-
-    def slot_failed(self, node: str, failure: StartFailure) -> None:
-        self._log.slot_failed(node, failure)
-
-    def tried(self, receipt: Receipt, state: str) -> None:
-        self._log.tried(receipt, state)
-
-    def progressed(self, tally: Tally) -> None:
-        self._log.progressed(tally)
-        self._artifacts.progressed(tally)
-
-    def held(self, breach: Breach | None) -> None:
-        self._log.held(breach)
-
-    def warned(self, text: str) -> None:
-        self._log.warned(text)

@@ -3,6 +3,7 @@
 import os
 import time
 from typing import Any, Dict, List, Optional
+from zlib import crc32
 
 from .board import Board
 from .context import Context
@@ -32,7 +33,7 @@ class Worker:
         started, begun = time.time(), time.monotonic()
         self._board.begin(index, begun)
         items = len(work["names"]) if "names" in work else work["rows"]
-        outcome, failure, kept = _SUCCEEDED, None, (0, "", 0, 0, 0)
+        outcome, failure, kept = _SUCCEEDED, None, (0, "", 0, 0, 0, 0)
         try:
             kept = self._run(index, attempt, work)
         except InputChanged as error:
@@ -72,21 +73,21 @@ class Worker:
             ]
         return receipt
 
-    def _run(self, index: int, attempt: int, work: Dict[str, Any]) -> "tuple[int, str, int, int, int]":
-        """Return rows, part, offset, header and length."""
+    def _run(self, index: int, attempt: int, work: Dict[str, Any]) -> "tuple[int, str, int, int, int, int]":
+        """Return rows, part, offset, header, length and checksum."""
         items: Items = self._reader.read(work)
         if isinstance(items.value, FileList):
             items.value.task_id = str(index)
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))
         result = materialise(self._script.run(items.value, context))
         if self._part is None:
-            return row_count(result), "", 0, 0, 0
+            return row_count(result), "", 0, 0, 0, 0
         rows, header, body = encode(result, self._format, self._header)
         try:
             offset = self._part.append(header, body)
         except OSError as error:
             raise OutputFailure(f"{self._part.path}: {error.strerror}") from error
-        return rows, self._part.name, offset, len(header), len(header) + len(body)
+        return rows, self._part.name, offset, len(header), len(header) + len(body), crc32(body, crc32(header))
 
 
 class OutputFailure(Exception):  # noqa: N818  its name is shown to the user as the error's type

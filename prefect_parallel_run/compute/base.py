@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -35,8 +36,10 @@ class Cluster(Protocol):
 class Target(Protocol):
     """Somewhere to run."""
 
-    def open(self, nodes: int, slots: int | None) -> AbstractContextManager[Cluster]:
+    def open(self, nodes: int, slots: int | None, cancelled: threading.Event) -> AbstractContextManager[Cluster]:
         """Return an open cluster with *nodes* workers, each for *slots* child processes (None: as many as it has cores).
+
+        Once *cancelled* is set, opening ends soon, with an error.
 
         Raises:
             ComputeTargetError: It cannot be opened.

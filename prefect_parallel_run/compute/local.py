@@ -34,7 +34,7 @@ class LocalTarget:
     """This machine; its nodes are worker processes that share its cores."""
 
     @contextmanager
-    def open(self, nodes: int, slots: int | None) -> Iterator[_LocalCluster]:
+    def open(self, nodes: int, slots: int | None, cancelled: threading.Event) -> Iterator[_LocalCluster]:
         """Open a cluster of *nodes* workers; without *slots* the machine's cores are shared out among them."""
         slots = slots or max(1, CPU_COUNT // nodes)
         logging.getLogger("distributed").setLevel(logging.ERROR)
@@ -42,7 +42,7 @@ class LocalTarget:
         cluster: _LocalCluster | None = None
         try:
             cluster = _LocalCluster(nodes, slots)
-            cluster.wait_for_workers()
+            cluster.wait_for_workers(cancelled)
         except (OSError, TimeoutError, RuntimeError) as error:
             if cluster is not None:
                 cluster.close()
@@ -76,13 +76,15 @@ class _LocalCluster:
         self._keeper = threading.Thread(target=self._keep, name="keep-workers", daemon=True)
         self._keeper.start()
 
-    def wait_for_workers(self) -> None:
+    def wait_for_workers(self, cancelled: threading.Event) -> None:
         """Return when all workers have come up; raises RuntimeError when one cannot."""
         deadline = time.monotonic() + _START_TIMEOUT
         while len(self.client.nthreads()) < len(self._workers):
             workers = zip(self._workers, self._restarts, strict=True)
             if all(restarts >= _RESTARTS and worker.poll() is not None for worker, restarts in workers):
                 raise RuntimeError(f"no worker stays alive:\n{self._last_words()}")
+            if cancelled.is_set():
+                raise RuntimeError("nobody waits for it any more")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not all workers came up within {_START_TIMEOUT:g} s")
             time.sleep(0.02)

@@ -71,9 +71,10 @@ class RunState:
         self._pending = deque(remainder.pending)
         self._pending_count = sum(stop - start for start, stop in remainder.pending)
         self._returned: deque[tuple[int, int, int]] = deque()  # start, stop, try
-        self._due: list[tuple[float, int, int]] = [(0.0, index, attempt) for index, attempt, _ in remainder.waiting]
+        self._due: list[tuple[float, int, int]] = [(0.0, index, attempt) for index, attempt, *_ in remainder.waiting]
         heapq.heapify(self._due)
-        self._waiting = {index: items for index, _, items in remainder.waiting}
+        self._waiting = {index: items for index, _, items, _ in remainder.waiting}
+        self._granted = {index: granted for index, _, _, granted in remainder.waiting if granted}
         self._waiting_items = sum(self._waiting.values())
         self._nodes: dict[str, _Node] = {}
         self._leases: dict[int, Lease] = {}
@@ -153,7 +154,7 @@ class RunState:
             self._failed_items += receipt.failed
             self._rows += receipt.rows
             return "succeeded"
-        if try_again(receipt, self._rules.run_max_try):
+        if try_again(receipt, self._rules.run_max_try + self._granted.get(index, 0)):
             self._waiting[index] = receipt.items
             self._waiting_items += receipt.items
             heapq.heappush(self._due, (now + self._rules.retry_delay, index, receipt.attempt + 1))
@@ -293,6 +294,7 @@ def _lost(lease: Lease, items: int) -> Receipt:
         offset=0,
         header=0,
         length=0,
+        crc=0,
         started=0.0,
         seconds=0.0,
         node=lease.node,

@@ -90,12 +90,16 @@ class Node:
         return LeaseResult(receipts, self._usable, self._next_failure())
 
     def close(self, *, graceful: bool) -> list[str]:
-        """End all children, with shutdown() when *graceful*; return what went wrong in shutdown()."""
+        """End all children, with shutdown() when *graceful*; return what went wrong in shutdown().
+
+        A child that is still starting never had a mini-batch, and is not waited for.
+        """
         self._stopped = True
+        ready = self._take_idle()
         self._idle.put(None)
         problems: list[str] = []
         ends: list[Callable[[], object]] = [
-            (lambda slot=slot: problems.append(slot.shut_down())) if graceful else slot.stop  # type: ignore[misc]
+            (lambda slot=slot: problems.append(slot.shut_down())) if graceful and slot in ready else slot.stop  # type: ignore[misc]
             for slot in self._slots
         ]
         threads = [threading.Thread(target=end) for end in ends]
@@ -107,6 +111,14 @@ class Node:
             self._guardian.stdin.close()  # it ends whatever the scripts left running, and removes their scratch
         self._guardian.wait()
         return [problem for problem in problems if problem]
+
+    def _take_idle(self) -> list[Slot]:
+        taken: list[Slot] = []
+        while not self._idle.empty():
+            slot = self._idle.get()
+            if slot is not None:
+                taken.append(slot)
+        return taken
 
     def _open_slot(self, slot: Slot) -> None:
         try:

@@ -264,6 +264,7 @@ class Slot:
                 offset=0,
                 header=0,
                 length=0,
+                crc=0,
                 started=time.time() - seconds,
                 seconds=seconds,
                 node=self._settings.node,

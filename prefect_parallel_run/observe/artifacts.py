@@ -17,11 +17,9 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.node.settings import NodeFacts
-from prefect_parallel_run.node.slot import StartFailure
 from prefect_parallel_run.observe.logs import Logger, neutral
 from prefect_parallel_run.observe.progress import done_percent, sentence
-from prefect_parallel_run.records import Breach, Receipt, Tally
+from prefect_parallel_run.records import Tally
 from prefect_parallel_run.run_directory import RunDirectory
 from prefect_parallel_run.units import format_seconds
 
@@ -86,24 +84,6 @@ class RunArtifacts:
             self._tell(lambda: create_table_artifact(causes, f"{self._key}-failures", words, _sync=True))  # type: ignore[call-arg]  # the same
         text = self._summary(tally)
         self._tell(lambda: create_markdown_artifact(text, f"{self._key}-summary", f"Summary of {self._step}", _sync=True))  # type: ignore[call-arg]  # the same
-
-    def node_joined(self, facts: NodeFacts) -> None:
-        """Nothing to show."""
-
-    def node_left(self, node: str) -> None:
-        """Nothing to show."""
-
-    def slot_failed(self, node: str, failure: StartFailure) -> None:
-        """Nothing to show: the run's log tells it."""
-
-    def tried(self, receipt: Receipt, state: str) -> None:
-        """Nothing to show yet: failures are shown by cause, at the end."""
-
-    def held(self, breach: Breach | None) -> None:
-        """Nothing to show."""
-
-    def warned(self, text: str) -> None:
-        """Nothing to show."""
 
     def _update(self, tally: Tally) -> None:
         progress, words = self._progress, self._describe(tally)

@@ -6,15 +6,17 @@ import hashlib
 import io
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
+from zlib import crc32
 
 from prefect_parallel_run.errors import OutputError
 
 _BLOCK = 8 << 20  #: bytes read and written at a time
 _MOST_OPEN = 128  #: part files kept open
+_MOST_TOGETHER = 4_096  #: ranges read at once
 
 
 class PartRange(NamedTuple):
@@ -25,6 +27,7 @@ class PartRange(NamedTuple):
     offset: int
     header: int  #: bytes of header line in front
     length: int  #: bytes, header included
+    crc: int  #: CRC-32 of these bytes
     rows: int
 
 
@@ -96,81 +99,124 @@ class Parts:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def copy(self, part: Path, offset: int, length: int, write: Callable[[bytes], object], mini_batch: int) -> None:
-        """Pass *length* bytes of *part* to *write*; raises OutputError when it is shorter than that."""
-        descriptor = self._descriptor(part, mini_batch)
-        while length:
-            block = os.pread(descriptor, min(length, _BLOCK), offset)
-            if not block:
-                raise OutputError(
-                    str(part), f"{part.name} ends at byte {offset}, before the rows of mini-batch {mini_batch} that it held"
-                )
-            write(block)
-            offset += len(block)
-            length -= len(block)
+    def copy(self, ranges: Sequence[PartRange], write: Callable[[memoryview], object], skip: int = 0) -> None:
+        """Pass the bytes of *ranges*, neighbours in one part, to *write*, the first *skip* left out.
 
-    def read(self, found: PartRange, start: int, length: int) -> bytes:
-        """Return *length* bytes from *start* of a range."""
+        Raises:
+            OutputError: The part is shorter than that, or its bytes are not those that were committed.
+        """
+        first = ranges[0]
+        descriptor = self._descriptor(first)
+        offset, end = first.offset, ranges[-1].offset + ranges[-1].length
+        check = _Check(ranges)
+        while offset < end:
+            block = os.pread(descriptor, min(end - offset, _BLOCK), offset)
+            if not block:
+                words = (
+                    f"{first.part.name} ends at byte {offset}, before the rows of mini-batch {check.mini_batch} that it held"
+                )
+                raise OutputError(str(first.part), words)
+            view = memoryview(block)
+            check.take(view)
+            write(view[skip:])
+            skip = max(skip - len(block), 0)
+            offset += len(block)
+
+    def read(self, found: PartRange) -> bytes:
+        """Return the bytes of a range."""
         held = io.BytesIO()
-        self.copy(found.part, found.offset + start, length, held.write, found.mini_batch)
+        self.copy([found], held.write)
         return held.getvalue()
 
-    def _descriptor(self, part: Path, mini_batch: int) -> int:
-        descriptor = self._open.pop(part, None)
+    def head(self, found: PartRange) -> bytes:
+        """Return the header line of a range; its checksum is not looked at."""
+        return os.pread(self._descriptor(found), found.header, found.offset)
+
+    def _descriptor(self, found: PartRange) -> int:
+        descriptor = self._open.pop(found.part, None)
         if descriptor is None:
             if len(self._open) >= _MOST_OPEN:
                 os.close(self._open.popitem(last=False)[1])
             try:
-                descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = os.open(found.part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError as error:
-                reason = f"{part.name}, which held the rows of mini-batch {mini_batch}, cannot be read: {error.strerror}"
-                raise OutputError(str(part), reason) from error
-        self._open[part] = descriptor  # now the newest
+                words = f"{found.part.name}, which held the rows of mini-batch {found.mini_batch}, cannot be read"
+                raise OutputError(str(found.part), f"{words}: {error.strerror}") from error
+        self._open[found.part] = descriptor  # now the newest
         return descriptor
+
+
+class _Check:
+    """Compares the bytes of neighbouring ranges with their checksums, as they pass."""
+
+    def __init__(self, ranges: Sequence[PartRange]) -> None:
+        self._ranges = iter([found for found in ranges if found.length])
+        self._left = self._crc = 0
+        self._next()
+
+    @property
+    def mini_batch(self) -> int:
+        """Return whose bytes are expected next."""
+        return self._current.mini_batch if self._current is not None else -1
+
+    def take(self, block: memoryview) -> None:
+        """Take note of the next bytes; raises OutputError when a range that ends in them is not what it was."""
+        at = 0
+        while self._current is not None and at < len(block):
+            piece = block[at : at + self._left]
+            self._crc = crc32(piece, self._crc)
+            self._left -= len(piece)
+            at += len(piece)
+            if not self._left:
+                if self._crc != self._current.crc:
+                    part = self._current.part
+                    words = f"{part.name} has been altered: it does not hold the rows of mini-batch {self.mini_batch} any more"
+                    raise OutputError(str(part), words)
+                self._next()
+
+    def _next(self) -> None:
+        self._current = next(self._ranges, None)
+        self._left = self._current.length if self._current is not None else 0
+        self._crc = 0
 
 
 def _write_text(ranges: Iterable[PartRange], parts: Parts, file: IO[bytes]) -> int:
     """Write text of any format: the header of the first mini-batch that has one, then all rows; return their number."""
     rows = 0
     header: bytes | None = None
-    for run, count in _runs(ranges):
-        rows += count
-        if run.header:
-            found = parts.read(run, 0, run.header)
+    for run in _runs(ranges):
+        rows += sum(found.rows for found in run)
+        first = run[0]
+        if first.header:
+            found = parts.head(first)
             if header is None:
                 file.write(found)
             elif found != header:
-                raise OutputError("", f"mini-batch {run.mini_batch} {_difference(header, found)}")
+                raise OutputError("", f"mini-batch {first.mini_batch} {_difference(header, found)}")
             header = found
-        parts.copy(run.part, run.offset + run.header, run.length - run.header, file.write, run.mini_batch)
+        parts.copy(run, file.write, first.header)
     return rows
 
 
-def _runs(ranges: Iterable[PartRange]) -> Iterator[tuple[PartRange, int]]:
-    """Yield ranges with neighbours in one part joined, and their rows; a million small ones become a few large ones.
+def _runs(ranges: Iterable[PartRange]) -> Iterator[list[PartRange]]:
+    """Yield ranges with neighbours in one part together, so that many small ones are read at once.
 
-    A range with a header is joined to nothing: its header has to be looked at and left out.
+    A range with a header stands alone: its header has to be looked at and left out.
     """
-    part, offset, end, rows, first = Path(), 0, 0, 0, 0
-    pending = False
+    run: list[PartRange] = []
     for found in ranges:
-        if found.header:
-            if pending:
-                yield PartRange(first, part, offset, 0, end - offset, rows), rows
-                pending = False
-            if found.length > found.header:
-                yield found, found.rows
-        elif pending and found.offset == end and found.part == part:
-            end += found.length
-            rows += found.rows
-        else:
-            if pending:
-                yield PartRange(first, part, offset, 0, end - offset, rows), rows
-            first, part, offset, rows = found.mini_batch, found.part, found.offset, found.rows
-            end = offset + found.length
-            pending = True
-    if pending:
-        yield PartRange(first, part, offset, 0, end - offset, rows), rows
+        if run and not (
+            found.part == run[-1].part
+            and found.offset == run[-1].offset + run[-1].length
+            and not found.header
+            and not run[0].header
+            and len(run) < _MOST_TOGETHER
+        ):
+            yield run
+            run = []
+        run.append(found)
+    if run:
+        yield run
 
 
 def _difference(header: bytes, found: bytes) -> str:

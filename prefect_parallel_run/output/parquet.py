@@ -57,7 +57,7 @@ def _schema(ranges: Sequence[PartRange], parts: Parts) -> pa.Schema:
 
 
 def _table(found: PartRange, parts: Parts) -> pa.Table:
-    data = parts.read(found, 0, found.length)
+    data = parts.read(found)
     try:
         with pa.ipc.open_stream(data) as stream:
             return stream.read_all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,18 +48,23 @@ def reduce(task: Reduction) -> dict[str, Any]:
         if task.target is not None:
             if tally.items and not tally.succeeded_items and not tally.rows:
                 raise NothingSucceededError(tally.items, str(directory.path), ledger.first_failure())
-            published = publish(_ranges(directory, ledger), task.target, task.row_format, directory.run_id)
+            published = publish(part_ranges(directory, ledger), task.target, task.row_format, directory.run_id)
             if published.rows != tally.rows:
                 raise OutputError(str(task.target), f"{published.rows} rows were put together, {tally.rows} committed")
-        receipt = make_receipt(tally, task, published)
+        receipt = {
+            **make_receipt(tally, directory.run_id, task.identity, task.target, published),
+            "format": task.row_format if task.target is not None else None,
+        }
         write_json(directory.receipt, receipt)
     return receipt
 
 
-def make_receipt(tally: Tally, task: Reduction, published: Published | None) -> dict[str, Any]:
+def make_receipt(
+    tally: Tally, run_id: str, identity: Mapping[str, Any] | None, target: Path | None, published: Published | None
+) -> dict[str, Any]:
     """Return the receipt: every item and every mini-batch is in exactly one of succeeded, failed, not reached."""
     return {
-        "run_id": task.directory.run_id,
+        "run_id": run_id,
         "items": {
             "total": tally.items,
             "succeeded": tally.succeeded_items,
@@ -73,12 +78,10 @@ def make_receipt(tally: Tally, task: Reduction, published: Published | None) -> 
             "not_reached": tally.planned - tally.finished,
         },
         "rows": tally.rows,
-        "output_file": str(task.target) if task.target is not None else None,
+        "output_file": str(target) if target is not None else None,
         "bytes": published.bytes if published is not None else None,
         "sha256": published.sha256 if published is not None else None,
-        "config_sha256": task.identity["config_sha256"],
-        "script_sha256": task.identity["script_sha256"],
-        "plan_sha256": task.identity["plan_sha256"],
+        **{key: identity[key] for key in ("config_sha256", "script_sha256", "plan_sha256") if identity is not None},
     }
 
 
@@ -127,7 +130,8 @@ def _source(work: dict[str, Any]) -> dict[str, Any]:
     return {key: work[key] for key in places if key in work}
 
 
-def _ranges(directory: RunDirectory, ledger: Ledger) -> Iterator[PartRange]:
+def part_ranges(directory: RunDirectory, ledger: Ledger) -> Iterator[PartRange]:
+    """Yield where the committed rows lie, in mini-batch order."""
     for place in ledger.places():
         path = directory.parts / place.part
-        yield PartRange(place.mini_batch, path, place.offset, place.header, place.length, place.rows)
+        yield PartRange(place.mini_batch, path, place.offset, place.header, place.length, place.crc, place.rows)

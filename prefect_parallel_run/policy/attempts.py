@@ -11,7 +11,7 @@ def try_again(receipt: Receipt, run_max_try: int) -> bool:
     ``run_max_try`` counts tries, the first included; a receipt marked final (NoRetry, an input that changed) ends them.
 
     >>> from prefect_parallel_run.records import Receipt
-    >>> second = Receipt(7, 2, "raised", 10, 0, 10, 0, "", 0, 0, 0, 0.0, 0.1)
+    >>> second = Receipt(7, 2, "raised", 10, 0, 10, 0, "", 0, 0, 0, 0, 0.0, 0.1)
     >>> try_again(second, 3), try_again(second, 2), try_again(second._replace(final=True), 3)
     (True, False, False)
     """

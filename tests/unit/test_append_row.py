@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from zlib import crc32
 
 import pandas as pd
 import pytest
@@ -26,7 +27,9 @@ class Parts:
         rows, header, body = encode(value, self.row_format, self.header)
         offset = file.append(header, body)
         path = self.folder / f"{part}.part"
-        self.ranges[mini_batch] = PartRange(mini_batch, path, offset, len(header), len(header) + len(body), rows)
+        self.ranges[mini_batch] = PartRange(
+            mini_batch, path, offset, len(header), len(header) + len(body), crc32(header + body), rows
+        )
 
     def publish(self, target):
         return publish((self.ranges[number] for number in sorted(self.ranges)), target, self.row_format, "t")
@@ -140,6 +143,21 @@ def test_a_part_that_was_cut_short_is_named(tmp_path, row_format):
         parts.publish(tmp_path / "r")
     assert (tmp_path / "r").read_text() == "before"
     assert not list(tmp_path.glob(".r*"))
+
+
+@pytest.mark.parametrize("row_format", ["text", "csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("at", [3, -2])
+def test_a_part_that_was_altered_is_named(tmp_path, row_format, at):
+    """One byte is enough; nothing is published."""
+    parts = Parts(tmp_path, row_format)
+    for number in range(3):
+        parts.add(number, pd.DataFrame({"a": ["x" * 100]}))
+    data = bytearray((tmp_path / "p.part").read_bytes())
+    data[at] ^= 1
+    (tmp_path / "p.part").write_bytes(data)
+    with pytest.raises(OutputError, match=rf"p.part .* the rows of mini-batch {0 if at > 0 else 2}"):
+        parts.publish(tmp_path / "r")
+    assert not list(tmp_path.glob("*r"))
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path):

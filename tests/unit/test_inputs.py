@@ -136,8 +136,12 @@ def test_identity_follows_what_shapes_the_result(config, tmp_path):
         identify(config(environment_variables={"A": "2"})),
         identify(config(), plan_sha256="q"),
         identify(config(), arguments=["-x"]),
-        identify(config(), side_inputs={"m": "/m"}),
     ]
+    side = tmp_path / "model"
+    for text in ("a", "bb"):
+        side.write_text(text)
+        others.append(identify(config(), side_inputs={"m": str(side)}))
+    others.append(identify(config(), side_inputs={"m": str(tmp_path / "code")}))
     (tmp_path / "code" / "helper.txt").write_text("x")
     others.append(identify(config()))
     (tmp_path / "code" / "score.py").write_text("def run(m): return []")

@@ -22,6 +22,7 @@ def receipt(index, attempt=1, outcome="succeeded", items=10, **fields):
         "offset": index * 100,
         "header": 0,
         "length": 100,
+        "crc": 77,
         "started": 1000.0 + index,
         "seconds": 0.5,
         "node": "node-0",
@@ -54,7 +55,7 @@ def test_what_is_left_is_what_has_no_final_outcome(ledger):
     )
     remainder = ledger.remainder()
     assert remainder.pending == ((0, 1), (2, 3), (4, 5))
-    assert remainder.waiting == ((3, 2, 10),)
+    assert remainder.waiting == ((3, 2, 10, 0),)
     tally = remainder.tally
     assert (tally.succeeded, tally.failed, tally.waiting, tally.finished) == (1, 1, 1, 2)
     assert (tally.succeeded_items, tally.failed_items, tally.waiting_items, tally.rows) == (10, 10, 10, 10)
@@ -81,7 +82,7 @@ def test_a_lease_is_committed_whole_or_not_at_all(ledger):
 def test_places_come_in_mini_batch_order_whatever_the_order_of_commits(ledger):
     """Only those of mini-batches that succeeded."""
     ledger.commit([(receipt(4), "succeeded"), (receipt(0), "succeeded"), (receipt(2, outcome="raised"), "failed")])
-    assert list(ledger.places()) == [Place(0, "p0.part", 0, 0, 100, 10), Place(4, "p0.part", 400, 0, 100, 10)]
+    assert list(ledger.places()) == [Place(0, "p0.part", 0, 0, 100, 77, 10), Place(4, "p0.part", 400, 0, 100, 77, 10)]
 
 
 def test_failures_are_grouped_by_cause(ledger):

@@ -15,7 +15,7 @@ def failed(index, fingerprint="f1", error="bad"):
         index,
         1,
         "raised",
-        *(10, 0, 10, 0, "", 0, 0, 0, 0.0, 0.1, "node-0", 1, "ValueError", error, "Traceback\n  x", fingerprint),
+        *(10, 0, 10, 0, "", 0, 0, 0, 0, 0.0, 0.1, "node-0", 1, "ValueError", error, "Traceback\n  x", fingerprint),
     )
 
 

@@ -39,7 +39,7 @@ def make_state(planned, *, run_max_try=3, retry_delay=0.0, most_per_lease=1000, 
 
 def receipt(mini_batch, attempt=1, outcome="succeeded", *, good=ITEMS, seconds=1.0, final=False):
     good = good if outcome == "succeeded" else 0
-    return Receipt(mini_batch, attempt, outcome, ITEMS, good, ITEMS - good, good, "p", 0, 0, 1, 0.0, seconds, final=final)
+    return Receipt(mini_batch, attempt, outcome, ITEMS, good, ITEMS - good, good, "p", 0, 0, 1, 0, 0.0, seconds, final=final)
 
 
 def leases(instructions):

@@ -11,7 +11,7 @@ import pytest
 
 from prefect_parallel_run import ComputeTargetError, LimitExceededError, NothingSucceededError
 
-from .conftest import ours, wait_until
+from ..conftest import ours, wait_until
 
 
 def ledger(run_directory, query):

@@ -1,0 +1,72 @@
+"""Finds out that a step which runs in a thread of its flow was cancelled.
+
+In the main thread SIGTERM and Ctrl-C arrive as exceptions by themselves. A *submitted* step gets nothing: left alone it would
+hold the flow process up until that is killed. Two things tell it: the state of its flow run, which the API sets to Cancelling
+first, and the flow's task runner, which is left by an exception when the main thread got a signal.
+Source: CONTRACT.md 8.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import PrefectException, TerminationSignal
+from prefect.task_runners import TaskRunner
+
+_EVERY = 3.0  #: s between two looks at the flow run's state
+
+
+class Cancellation:
+    """Looks, now and then, whether the run that this thread belongs to is wanted any more."""
+
+    def __init__(self) -> None:
+        flow, task = FlowRunContext.get(), TaskRunContext.get()
+        self._in_main_thread = threading.current_thread() is threading.main_thread()
+        self._flow_run_id = flow.flow_run.id if flow is not None and flow.flow_run is not None else None
+        runner = flow.task_runner if flow is not None else None
+        # The event is private to Prefect's thread runner; without it the flow run's state still tells, a little later.
+        events = getattr(runner, "_cancel_events", None) or {}
+        self._event = events.get(task.task_run.id) if task is not None else None
+        self._next = time.monotonic() + _EVERY
+
+    def raise_if_wanted(self) -> None:
+        """Raise TerminationSignal (an ordinary exception would be retried) once the run was cancelled."""
+        if self._in_main_thread:
+            return
+        if self._event is not None and self._event.is_set() and _runner_is_left_by_an_exception():
+            raise TerminationSignal(signal.SIGTERM)
+        if self._flow_run_id is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _EVERY
+            if self._is_cancelled_in_the_api():
+                raise TerminationSignal(signal.SIGTERM)
+
+    def _is_cancelled_in_the_api(self) -> bool:
+        try:
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(self._flow_run_id).state  # type: ignore[arg-type]  # asked for only with an id
+        except (httpx.HTTPError, PrefectException):
+            return False  # a server that is away for a moment is no reason to stop
+        return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+def _runner_is_left_by_an_exception() -> bool:
+    """True when the main thread is leaving the flow's task runner because of an exception.
+
+    The runner sets its cancel events also when a flow just ends without having waited for what it submitted; then Prefect
+    lets tasks finish, and so do we.
+    """
+    main = threading.main_thread().ident
+    frame: FrameType | None = sys._current_frames().get(main) if main is not None else None  # noqa: SLF001  no other way
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if frame.f_code.co_name == "__exit__" and isinstance(owner, TaskRunner):
+            return frame.f_locals.get("exc_type") is not None
+        frame = frame.f_back
+    return False

@@ -1,0 +1,65 @@
+"""Who is told what happens in a run: a logger, and where Prefect is at hand its artifacts too."""
+
+from __future__ import annotations
+
+import time
+
+from prefect_parallel_run.dispatch.dispatcher import Observer
+from prefect_parallel_run.ledger import Ledger
+from prefect_parallel_run.node.settings import NodeFacts
+from prefect_parallel_run.node.slot import StartFailure
+from prefect_parallel_run.observe.logs import Logger, RunLog
+from prefect_parallel_run.records import Breach, Receipt, Tally
+from prefect_parallel_run.run_directory import RunDirectory
+
+
+class LogWatch(Observer):
+    """Tells a logger."""
+
+    def __init__(self, step: str, logger: Logger) -> None:
+        self._step, self._logger = step, logger
+        self._log = RunLog(logger)
+
+    def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
+        """Tell what is about to be done, and what is done already."""
+        words = "%s: %d mini-batches, %d items; run directory %s; Dask dashboard %s"
+        self._logger.info(words, self._step, tally.planned, tally.items, run.path, dashboard, extra={"action": "began"})
+        if tally.finished or tally.waiting:
+            self._logger.info(
+                "going on from the ledger: %d mini-batches are done, %d between two tries",
+                tally.finished,
+                tally.waiting,
+                extra={"action": "resumed"},
+            )
+        self._log = RunLog(self._logger, tally.finished, time.monotonic)
+
+    def ended(self, ledger: Ledger) -> None:
+        """Nothing to tell: the result, or the error, says it all."""
+
+    def node_joined(self, facts: NodeFacts) -> None:
+        """Pass it on."""
+        self._log.node_joined(facts)
+
+    def node_left(self, node: str) -> None:
+        """Pass it on."""
+        self._log.node_left(node)
+
+    def slot_failed(self, node: str, failure: StartFailure) -> None:
+        """Pass it on."""
+        self._log.slot_failed(node, failure)
+
+    def tried(self, receipt: Receipt, state: str) -> None:
+        """Pass it on."""
+        self._log.tried(receipt, state)
+
+    def progressed(self, tally: Tally) -> None:
+        """Pass it on."""
+        self._log.progressed(tally)
+
+    def held(self, breach: Breach | None) -> None:
+        """Pass it on."""
+        self._log.held(breach)
+
+    def warned(self, text: str) -> None:
+        """Pass it on."""
+        self._log.warned(text)

@@ -1,0 +1,64 @@
+"""From a run directory back to what the step was asked to do, so that a person can go on with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.datasets.tabular import TabularDataset
+from prefect_parallel_run.environments import interpreter_of
+from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.identity import machine_key
+from prefect_parallel_run.run import StepSpec
+from prefect_parallel_run.run_directory import RunDirectory
+
+
+def open_run_directory(path: Path) -> RunDirectory:
+    """Return the run directory at *path*; raises InputError when it is none."""
+    directory = RunDirectory(path.absolute())
+    if not directory.description.is_file():
+        raise InputError(str(path), "is no run directory: it has no run.json")
+    return directory
+
+
+def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
+    """Return what the run in *directory* was asked to do.
+
+    Args:
+        directory: Of the run.
+        overrides: Configuration fields that may be others now, since they do not shape the result: limits, counts, timeouts.
+
+    Raises:
+        ValueError: The script is gone, an override is wrong, or an environment variable of the run is not set here.
+    """
+    facts = directory.facts()
+    names = facts["environment_variables"]
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        words = "their values are not kept; set them and try again"
+        raise ValueError(f"the run was made with environment_variables {', '.join(missing)}: {words}")
+    variables = {name: os.environ[name] for name in names}
+    config = ParallelRunConfig(**{**facts["config"], **overrides, "environment_variables": variables})
+    home = Path(facts["home"])
+    return StepSpec(
+        name=facts["step"],
+        config=config,
+        datasets=[_dataset(given) for given in facts["inputs"]],
+        output=Path(facts["output"]) if facts["output"] is not None else None,
+        side_inputs=facts["side_inputs"],
+        arguments=tuple(facts["arguments"]),
+        allow_reuse=True,
+        interpreter=interpreter_of(config.environment),
+        home=home,
+        key=machine_key(home),
+    )
+
+
+def _dataset(given: Mapping[str, Any]) -> Dataset:
+    kind: type[Dataset] = FileDataset if given["kind"] == "file" else TabularDataset
+    return kind.model_validate({name: value for name, value in given.items() if name != "kind"})
