@@ -32,8 +32,9 @@ def problems(directory: RunDirectory) -> Iterator[str]:
     finally:
         connection.close()
     with Ledger(directory.ledger) as ledger:
-        yield from _parts(directory, ledger)
-        yield from _receipt(directory, ledger)
+        damaged = list(_parts(directory, ledger))
+        yield from damaged
+        yield from _receipt(directory, ledger, parts_are_whole=not damaged)
 
 
 def _ledger(connection: sqlite3.Connection, plan: Plan) -> Iterator[str]:
@@ -83,7 +84,7 @@ def _parts(directory: RunDirectory, ledger: Ledger) -> Iterator[str]:
                 yield error.reason
 
 
-def _receipt(directory: RunDirectory, ledger: Ledger) -> Iterator[str]:
+def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_whole: bool) -> Iterator[str]:
     if not directory.receipt.exists():
         return
     receipt = read_json(directory.receipt)
@@ -98,7 +99,7 @@ def _receipt(directory: RunDirectory, ledger: Ledger) -> Iterator[str]:
             yield f"{path} is gone"
         elif path.stat().st_size != receipt["bytes"] or file_sha256(path) != receipt["sha256"]:
             yield f"{path} is not what was published: its size or SHA-256 is another"
-        elif receipt["format"] in ("text", "csv", "jsonl") and receipt["sha256"] != _put_together(directory, ledger):
+        elif parts_are_whole and receipt["format"] != "parquet" and receipt["sha256"] != _put_together(directory, ledger):
             yield f"{path} is not what the parts of the run put together are"
 
 

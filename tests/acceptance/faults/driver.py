@@ -1,0 +1,92 @@
+"""Runs one step in a process of its own, without Prefect, and kills that process at the write boundary it is told.
+
+    python driver.py FILES OUTPUT LOG SECONDS [BOUNDARY]
+
+A write boundary is every fsync, rename and commit of the flow process; BOUNDARY is the number of the one before which the
+process ends by SIGKILL. At its end it prints how many there were.
+"""
+
+import itertools
+import json
+import os
+import signal
+import sqlite3
+import sys
+import tempfile
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+passed = itertools.count(1)
+
+
+def note_boundary(kill_at):
+    if next(passed) == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watch_boundaries(kill_at):
+    """Have every fsync, rename and commit pass by us first."""
+    fsync, replace, execute = os.fsync, os.replace, sqlite3.Connection.execute
+    path_replace = Path.replace
+
+    def watched_fsync(descriptor):
+        note_boundary(kill_at)
+        return fsync(descriptor)
+
+    def watched_replace(self, target):
+        note_boundary(kill_at)
+        return path_replace(self, target)
+
+    class Watched(sqlite3.Connection):
+        def execute(self, statement, *arguments):
+            if statement == "COMMIT":
+                note_boundary(kill_at)
+            return execute(self, statement, *arguments)
+
+    connect = sqlite3.connect
+    os.fsync = watched_fsync
+    os.replace = replace
+    Path.replace = watched_replace
+    sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=Watched, **options)
+
+
+def main():
+    files, output, log, seconds = sys.argv[1:5]
+    kill_at = int(sys.argv[5]) if len(sys.argv) > 5 else -1
+    import logging
+
+    from prefect_parallel_run import FileDataset, ParallelRunConfig
+    from prefect_parallel_run.compute.local import LocalTarget
+    from prefect_parallel_run.observe.watch import LogWatch
+    from prefect_parallel_run.output.reduction import reduce
+    from prefect_parallel_run.planning import normalise_inputs
+    from prefect_parallel_run.run import StepSpec, run_step
+
+    watch_boundaries(kill_at)
+    config = ParallelRunConfig(
+        source_directory=str(SCRIPTS),
+        entry_script="slow.py",
+        mini_batch_size=2,
+        error_threshold=-1,
+        output_action="append_row",
+        process_count_per_node=2,
+        **json.loads(os.environ.get("DRIVER_CONFIG", "{}")),
+    )
+    spec = StepSpec(
+        name="driven",
+        config=config,
+        datasets=normalise_inputs([FileDataset.from_files(files)]),
+        output=Path(output),
+        side_inputs={},
+        arguments=("--log", log, "--sleep", seconds),
+        allow_reuse=True,
+        interpreter=None,
+        home=Path(tempfile.gettempdir()),
+        key=b"k" * 32,
+    )
+    result = run_step(spec, LocalTarget(), LogWatch("driven", logging.getLogger("driver")), lambda: None, reduce)
+    print(json.dumps({"boundaries": next(passed) - 1, "result": result.model_dump()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""A run that is cancelled ends soon, says so in its ledger, and can be gone on with."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelling
+
+from prefect_parallel_run.cli import main
+
+from ..conftest import ours, wait_until
+from .conftest import ROOT, ledger
+
+
+def start(workshop, how, seconds="0.3"):
+    command = [sys.executable, str(Path(__file__).with_name("cancelled_flow.py"))]
+    command += [str(workshop.scripts), str(workshop.files), str(workshop.output), str(workshop.log), how, seconds]
+    from prefect.settings import PREFECT_API_URL
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": PREFECT_API_URL.value()}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(lambda: len(workshop.invocations()) >= 3 or process.poll() is not None, 120)
+    assert process.poll() is None, process.stderr.read()
+    return process
+
+
+def run_directory(workshop):
+    return next((workshop.output / "_parallel_run").glob("test-*"))
+
+
+def check_cancelled_and_resume(workshop, process):
+    _, said = process.communicate(timeout=60)
+    wait_until(lambda: not ours(), 30)
+    run = run_directory(workshop)
+    assert ledger(run, "SELECT value FROM run WHERE key='status'") == [("cancelled",)], said
+    assert not (workshop.output / "parallel_run_step.txt").exists()
+    assert ledger(run, "SELECT COUNT(*) FROM attempts WHERE outcome <> 'succeeded'") == [(0,)], "cancelling is no failed try"
+    done = {row[0] for row in ledger(run, "SELECT mini_batch FROM mini_batches WHERE state='succeeded'")}
+    before = len(workshop.invocations())
+    assert main(["resume", str(run)]) == 0
+    assert {index for index, _ in workshop.invocations()} == set(range(50))
+    assert len(workshop.invocations()) - before == 50 - len(done)
+    assert (workshop.output / "parallel_run_step.txt").read_text().split() == [f"f{i:03d}.txt" for i in range(100)]
+    assert main(["verify", str(run)]) == 0
+
+
+@pytest.mark.parametrize("how", ["called", "submitted"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it(workshop, how, number):
+    """SIGTERM, as a Prefect worker sends it, and Ctrl-C."""
+    process = start(workshop, how)
+    process.send_signal(number)
+    check_cancelled_and_resume(workshop, process)
+
+
+def test_ctrl_c_twice(workshop):
+    """The second one cuts the goodbyes short; still nothing is left, and the run can be gone on with."""
+    process = start(workshop, "called")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    wait_until(lambda: not ours(), 30)
+    run = run_directory(workshop)
+    assert ledger(run, "SELECT value FROM run WHERE key='status'")[0][0] in ("cancelled", "running")
+    assert main(["resume", str(run)]) == 0
+    assert (workshop.output / "parallel_run_step.txt").read_text().split() == [f"f{i:03d}.txt" for i in range(100)]
+
+
+def test_cancelled_in_the_api_a_submitted_step_finds_out_by_itself(workshop):
+    """The flow run's state says Cancelling, and no signal has come."""
+    process = start(workshop, "submitted")
+    with get_client(sync_client=True) as client:
+        newest = max(client.read_flow_runs(), key=lambda run: run.created)
+        client.set_flow_run_state(newest.id, Cancelling(), force=True)
+    check_cancelled_and_resume(workshop, process)
+
+
+def test_resume_itself_can_be_cancelled(workshop):
+    """Exit code 130 for Ctrl-C and SIGTERM alike."""
+    process = start(workshop, "called")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    wait_until(lambda: not ours(), 30)
+    run = run_directory(workshop)
+    seen = len(workshop.invocations())
+    command = [sys.executable, "-m", "prefect_parallel_run.cli", "resume", str(run)]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as resumed:
+        wait_until(lambda: len(workshop.invocations()) > seen + 2, 60)
+        resumed.send_signal(signal.SIGTERM)
+        resumed.communicate(timeout=60)
+    assert resumed.returncode == 130
+    wait_until(lambda: not ours(), 30)
+    assert ledger(run, "SELECT value FROM run WHERE key='status'") == [("cancelled",)]
