@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.records import Receipt, Remainder, Tally
+from prefect_parallel_run.records import Isolating, Receipt, Remainder, Tally
 
 _SCHEMA = """
 CREATE TABLE mini_batches (
     mini_batch INTEGER PRIMARY KEY,
-    state TEXT NOT NULL,            -- planned, waiting (between two tries), succeeded, failed
+    state TEXT NOT NULL,            -- planned, waiting (between two tries), isolating (guilty items), succeeded, failed
     attempts INTEGER NOT NULL,      -- tries used
     items INTEGER NOT NULL,
     succeeded INTEGER NOT NULL,     -- items
@@ -35,6 +35,16 @@ CREATE TABLE attempts (
     seconds REAL,
     error_type TEXT, error TEXT, traceback TEXT, fingerprint TEXT,
     PRIMARY KEY (mini_batch, attempt)
+) WITHOUT ROWID;
+CREATE TABLE pieces (               -- of mini-batches whose guilty items were looked for
+    mini_batch INTEGER NOT NULL,
+    start INTEGER NOT NULL, stop INTEGER NOT NULL,  -- items, a half-open range of their places in the mini-batch
+    outcome TEXT NOT NULL,
+    succeeded INTEGER NOT NULL, failed INTEGER NOT NULL, rows INTEGER NOT NULL,
+    part TEXT, offset INTEGER, header INTEGER, length INTEGER, crc INTEGER,
+    node TEXT, pid INTEGER, started REAL, seconds REAL,
+    error_type TEXT, error TEXT, traceback TEXT, fingerprint TEXT,
+    PRIMARY KEY (mini_batch, start, stop)
 ) WITHOUT ROWID;
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT);
 """
@@ -78,6 +88,7 @@ class FailedMiniBatch(NamedTuple):
     outcome: str
     error_type: str
     error: str
+    piece: tuple[int, int] | None = None  #: only these items of it; None: all, or it is not known which
 
 
 class Ledger:
@@ -122,7 +133,8 @@ class Ledger:
             (index, attempt, outcome, _, succeeded, failed, rows, part, offset, header, length, crc, *rest) = receipt
             started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
             attempts.append((index, attempt, outcome, node, pid, started, seconds, error_type, error, traceback, fingerprint))
-            states.append((state, attempt, succeeded, failed, rows, part, offset, header, length, crc, index))
+            known_failed = 0 if state == "isolating" else failed
+            states.append((state, attempt, succeeded, known_failed, rows, part, offset, header, length, crc, index))
         with self._transaction() as connection:
             connection.executemany("INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?)", attempts)
             connection.executemany(
@@ -131,9 +143,36 @@ class Ledger:
                 states,
             )
 
+    def commit_piece(self, receipt: Receipt, piece: tuple[int, int], failed: int, state: str) -> None:
+        """Write what came of some items of a mini-batch, and the state that is in now, in one transaction.
+
+        Args:
+            receipt: Of the piece.
+            piece: Its items, a half-open range of their places in the mini-batch.
+            failed: Items that are now known to have failed.
+            state: Of the mini-batch: isolating, succeeded, failed.
+        """
+        (index, _, outcome, _, succeeded, _, rows, part, offset, header, length, crc, *rest) = receipt
+        started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO pieces VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    *(index, *piece, outcome, succeeded, failed, rows, part, offset, header, length, crc),
+                    *(node, pid, started, seconds, error_type, error, traceback, fingerprint),
+                ),
+            )
+            connection.execute(
+                "UPDATE mini_batches SET state=?, succeeded=succeeded+?, failed=failed+?, rows=rows+? WHERE mini_batch=?",
+                (state, succeeded, failed, rows, index),
+            )
+
     def grant(self) -> int:
         """Give every failed mini-batch a fresh set of tries, and return how many those are."""
         with self._transaction() as connection:
+            connection.execute(
+                "DELETE FROM pieces WHERE mini_batch IN (SELECT mini_batch FROM mini_batches WHERE state='failed')"
+            )
             return connection.execute(
                 "UPDATE mini_batches SET state='waiting', granted=attempts, failed=0 WHERE state='failed'"
             ).rowcount
@@ -163,6 +202,12 @@ class Ledger:
                     " FROM other.mini_batches JOIN pairs ON there = mini_batch WHERE state <> 'planned'",
                     (prefix,),
                 ).rowcount
+                connection.execute(
+                    "INSERT INTO main.pieces SELECT here, start, stop, outcome, succeeded, failed, rows,"
+                    " CASE WHEN part <> '' THEN ? || part ELSE part END, offset, header, length, crc, node, pid, started,"
+                    " seconds, error_type, error, traceback, fingerprint FROM other.pieces JOIN pairs ON there = mini_batch",
+                    (prefix,),
+                )
                 connection.execute("DROP TABLE pairs")
         finally:
             self._connection.execute("DETACH DATABASE other")
@@ -185,11 +230,11 @@ class Ledger:
     def tally(self) -> Tally:
         """Return the counts over all mini-batches."""
         row = self._connection.execute(
-            "SELECT COUNT(*), TOTAL(state='succeeded'), TOTAL(state='failed'), TOTAL(state='waiting'), TOTAL(items),"
-            " TOTAL(CASE WHEN state='succeeded' THEN succeeded END),"
-            " TOTAL(CASE WHEN state IN ('succeeded', 'failed') THEN failed END),"
-            " TOTAL(CASE WHEN state='waiting' THEN items END),"
-            " TOTAL(CASE WHEN state='succeeded' THEN rows END), TOTAL(state='planned') FROM mini_batches"
+            "SELECT COUNT(*), TOTAL(state='succeeded'), TOTAL(state='failed'), TOTAL(state IN ('waiting', 'isolating')),"
+            " TOTAL(items), TOTAL(CASE WHEN state IN ('succeeded', 'isolating') THEN succeeded END),"
+            " TOTAL(CASE WHEN state IN ('succeeded', 'failed', 'isolating') THEN failed END),"
+            " TOTAL(CASE state WHEN 'waiting' THEN items WHEN 'isolating' THEN items - succeeded - failed END),"
+            " TOTAL(CASE WHEN state IN ('succeeded', 'isolating') THEN rows END), TOTAL(state='planned') FROM mini_batches"
         ).fetchone()
         planned, succeeded, failed, waiting, items, good, bad, between, rows, untouched = map(int, row)
         return Tally(
@@ -210,7 +255,24 @@ class Ledger:
         waiting = self._connection.execute(
             "SELECT mini_batch, attempts + 1, items, granted FROM mini_batches WHERE state='waiting' ORDER BY mini_batch"
         )
-        return Remainder(tally=self.tally(), pending=tuple(self._planned_ranges()), waiting=tuple(waiting))
+        return Remainder(
+            tally=self.tally(),
+            pending=tuple(self._planned_ranges()),
+            waiting=tuple(waiting),
+            isolating=tuple(self._isolating()),
+        )
+
+    def _isolating(self) -> Iterator[Isolating]:
+        query = (
+            "SELECT mini_batch, attempts, items, items - succeeded - failed FROM mini_batches WHERE state='isolating'"
+            " ORDER BY mini_batch"
+        )
+        for index, attempt, items, undecided in self._connection.execute(query).fetchall():
+            pieces = self._connection.execute(
+                "SELECT start, stop, outcome='succeeded' FROM pieces WHERE mini_batch=? ORDER BY start, stop", (index,)
+            )
+            known = tuple((start, stop, bool(succeeded)) for start, stop, succeeded in pieces)
+            yield Isolating(index, attempt, items, undecided, known)
 
     def _planned_ranges(self) -> Iterator[tuple[int, int]]:
         start = stop = -1
@@ -226,8 +288,11 @@ class Ledger:
     def places(self) -> Iterator[Place]:
         """Yield where the rows of all succeeded mini-batches lie, in mini-batch order."""
         query = (
-            "SELECT mini_batch, part, offset, header, length, crc, rows FROM mini_batches"
-            " WHERE state='succeeded' AND part <> '' ORDER BY mini_batch"
+            "SELECT mini_batch, part, offset, header, length, crc, rows FROM ("
+            " SELECT mini_batch, 0 AS start, part, offset, header, length, crc, rows FROM mini_batches"
+            "  WHERE state='succeeded' AND part <> ''"
+            " UNION ALL SELECT mini_batch, start, part, offset, header, length, crc, rows FROM pieces"
+            "  WHERE outcome='succeeded' AND part <> '' ORDER BY mini_batch, start)"
         )
         return map(Place._make, self._rows(query))
 
@@ -246,14 +311,40 @@ class Ledger:
         return [Cause(*row) for row in rows]
 
     def failed(self) -> Iterator[FailedMiniBatch]:
-        """Yield mini-batches that failed for good and those with failed items, in order, with their last try's error."""
+        """Yield mini-batches that failed for good and those with failed items, in order, with their last try's error.
+
+        Of one whose guilty items were looked for, these.
+        """
         query = (
             "SELECT mini_batches.mini_batch, state, mini_batches.attempts, items, failed, outcome, error_type, error"
             " FROM mini_batches"
             " JOIN attempts ON attempts.mini_batch = mini_batches.mini_batch AND attempt = mini_batches.attempts"
             " WHERE state = 'failed' OR (state = 'succeeded' AND failed > 0) ORDER BY mini_batches.mini_batch"
         )
-        return map(FailedMiniBatch._make, self._rows(query))
+        for row in self._rows(query):
+            failed = FailedMiniBatch(*row)
+            pieces = self._failed_pieces(failed)
+            yield from pieces or [failed]
+
+    def _failed_pieces(self, whole: FailedMiniBatch) -> list[FailedMiniBatch]:
+        """Return the guilty items of a mini-batch that was taken apart, and pieces that returned fewer rows than items."""
+        pieces = self._connection.execute(
+            "SELECT start, stop, outcome, error_type, error, failed FROM pieces WHERE mini_batch=? AND failed > 0"
+            " ORDER BY start",
+            (whole.mini_batch,),
+        )
+        return [
+            whole._replace(
+                state="succeeded" if outcome == "succeeded" else "failed",
+                items=stop - start,
+                failed=failed,
+                outcome=outcome,
+                error_type=error_type,
+                error=error,
+                piece=(start, stop),
+            )
+            for start, stop, outcome, error_type, error, failed in pieces
+        ]
 
     def first_failure(self) -> str:
         """Return the first failed try as one line, or an empty text."""

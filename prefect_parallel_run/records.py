@@ -37,6 +37,7 @@ class Lease:
     start: int  #: first mini-batch
     stop: int  #: one past the last
     attempt: int = 1  #: the try that this is, from 1
+    piece: tuple[int, int] | None = None  #: only these of the one mini-batch's items (half-open), to find the guilty ones
 
     @property
     def count(self) -> int:
@@ -95,12 +96,23 @@ class Tally:
         return self.succeeded + self.failed
 
 
+class Isolating(NamedTuple):
+    """A mini-batch whose guilty items are being looked for."""
+
+    mini_batch: int
+    attempt: int  #: its last try
+    items: int
+    undecided: int  #: items that are not yet known to be good or guilty
+    pieces: tuple[tuple[int, int, bool], ...]  #: start, stop, and whether it succeeded, of those that have been run
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remainder:
     """What is left to do: all of it for a new run, less for one that is resumed from its ledger."""
 
     tally: Tally
     pending: tuple[tuple[int, int], ...]  #: half-open ranges, in order
+    isolating: tuple[Isolating, ...] = ()
     waiting: tuple[tuple[int, int, int, int], ...] = ()  #: mini-batch, its next try, its items, tries that no longer count
 
 

@@ -360,6 +360,7 @@ def _drive(
         retry_delay=config.retry_delay_seconds,
         most_per_lease=_most_per_lease(directory.plan, remainder.tally.planned),
         node_patience=_NODE_PATIENCE,
+        isolate=config.isolate_failed_items,
     )
     state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
     opened = cluster.wait()

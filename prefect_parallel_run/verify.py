@@ -56,7 +56,8 @@ def _ledger(connection: sqlite3.Connection, plan: Plan) -> Iterator[str]:
         ),
         "succeeded more or less than once, as their state says": (
             "SELECT mini_batch FROM mini_batches LEFT JOIN attempts USING (mini_batch) GROUP BY mini_batch"
-            " HAVING TOTAL(outcome = 'succeeded') <> (state = 'succeeded')"
+            " HAVING TOTAL(outcome = 'succeeded')"
+            " <> (state = 'succeeded' AND mini_batch NOT IN (SELECT mini_batch FROM pieces))"
         ),
         "do not have each item in one of succeeded and failed": (
             "SELECT mini_batch FROM mini_batches WHERE (state = 'succeeded' AND succeeded + failed <> items)"

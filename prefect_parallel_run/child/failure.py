@@ -3,11 +3,12 @@
 import hashlib
 import os
 import traceback
-from typing import List, NamedTuple
+from typing import Iterable, List, NamedTuple
 
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
 _LONGEST_TEXT = 4_000  #: characters of an exception's text that are kept
 _LONGEST_TRACEBACK = 20_000
+_SHORTEST_SECRET = 4  #: characters
 
 
 class Failure(NamedTuple):
@@ -20,13 +21,28 @@ class Failure(NamedTuple):
     final: bool  #: the script asked for no further try
 
 
+_secrets: List[str] = []
+
+
+def keep_secret(values: Iterable[str]) -> None:
+    """Have these texts left out of every description from now on; very short ones are no secrets, and would hide too much."""
+    _secrets[:] = sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+def without_secrets(text: str) -> str:
+    """Return *text* with the values of environment variables that the step sets as asterisks."""
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
 def describe(error: BaseException) -> Failure:
     """Return *error* as text; frames of our own are left out, so that the reader sees the script's."""
-    name = _name(error)
+    name = without_secrets(_name(error))
     return Failure(
         name,
-        _shorten(_text(error), _LONGEST_TEXT),
-        _shorten(_traceback(error), _LONGEST_TRACEBACK),
+        _shorten(without_secrets(_text(error)), _LONGEST_TEXT),
+        _shorten(without_secrets(_traceback(error)), _LONGEST_TRACEBACK),
         fingerprint(name, *_places(error)),
         _is_final(error),
     )

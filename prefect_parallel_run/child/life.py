@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator
 
 from .board import Board
 from .context import EntryScript, NoRetry
-from .failure import describe
+from .failure import describe, keep_secret, without_secrets
 from .part import Part
 from .script import Script, load
 from .wire import Channel
@@ -80,6 +80,7 @@ def _shutdown(script: Script) -> str:
 def _surround(settings: Dict[str, Any]) -> None:
     """Set up what the script finds around it."""
     os.chdir(settings["scratch"])
+    keep_secret(os.environ.get(name, "") for name in settings["secrets"])
     EntryScript.working_dir = settings["scratch"]
     EntryScript.log_dir = settings["log_dir"]
     EntryScript.output_dir = settings["output"]
@@ -88,11 +89,18 @@ def _surround(settings: Dict[str, Any]) -> None:
     logger.setLevel(settings["logging_level"])
     logger.propagate = False
     handler = logging.FileHandler(settings["log_file"], encoding="utf-8", errors="backslashreplace", delay=True)
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(process)d %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter = _Formatter("%(asctime)s.%(msecs)03dZ %(process)d %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logger.addHandler(handler)
     _offer_names()
+
+
+class _Formatter(logging.Formatter):
+    """Leaves secrets out of log lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 def _offer_names() -> None:

@@ -14,7 +14,7 @@ A file whose size or modification time is no longer the planned one is refused b
 import io
 import json
 import os
-from typing import Any, Dict, List, NamedTuple, NoReturn, Tuple
+from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
 
 class InputChanged(Exception):  # noqa: N818  its name is shown to the user as the error's type
@@ -43,17 +43,24 @@ class Reader:
     def __init__(self) -> None:
         self._kept: Tuple[Any, Any] = (None, None)
 
-    def read(self, work: Dict[str, Any]) -> Items:
-        """Return what run() gets for *work*.
+    def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Items:
+        """Return what run() gets for *work*, or only for a *piece* (half-open range) of its items.
 
         Raises:
             InputChanged: A file is not the one that was planned.
             BadRecord: A record cannot be read.
         """
         if work["kind"] == "files":
-            return _files(work)
+            return _files(work if piece is None else _some_files(work, *piece))
         _check(work["path"], work["size"], work["mtime"])
-        frame = {"parquet": self._parquet, "delimited": _delimited, "json_lines": _json_lines}[work["kind"]](work)
+        if work["kind"] == "parquet":
+            return Items(self._parquet(work if piece is None else _some_rows(work, *piece)))
+        read = {"delimited": _delimited, "json_lines": _json_lines}[work["kind"]]
+        data = _bytes(work)
+        if piece is not None:
+            work = {**work, "rows": piece[1] - piece[0], "first": work["first"] + piece[0]}
+            data = _some_records(work, data, *piece)
+        frame = read(work, data)
         if len(frame) != work["rows"]:
             raise BadRecord(f"{_place(work)}: {len(frame)} rows were read where {work['rows']} were planned")
         return Items(frame)
@@ -97,6 +104,33 @@ def _files(work: Dict[str, Any]) -> Items:
     return Items(paths)
 
 
+def _some_files(work: Dict[str, Any], start: int, stop: int) -> Dict[str, Any]:
+    return {**work, **{key: work[key][start:stop] for key in ("names", "sizes", "mtimes")}}
+
+
+def _some_rows(work: Dict[str, Any], start: int, stop: int) -> Dict[str, Any]:
+    return {**work, "start": work["start"] + start, "stop": work["start"] + stop, "rows": stop - start}
+
+
+def _some_records(work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
+    """Return the bytes of records *start* to *stop* of *data*; a broken record among the others does not matter."""
+    import csv  # noqa: PLC0415  only a mini-batch that failed needs it
+
+    lines = data.split(b"\n")
+    if work["kind"] == "json_lines":
+        return b"\n".join([line for line in lines if line.strip()][start:stop])
+    quoting: Dict[str, Any] = {"quotechar": work["quote"]} if work["quote"] else {"quoting": csv.QUOTE_NONE}
+    texts = [line.decode("utf-8", "surrogateescape") + "\n" for line in lines]
+    rows = csv.reader(iter(texts), delimiter=work["delimiter"], **quoting)
+    begin, spans = 0, []
+    for row in rows:
+        if row and (len(row) > 1 or row[0].strip(" \t\r\n")):
+            spans.append((begin, rows.line_num))
+        begin = rows.line_num
+    chosen = spans[start:stop]
+    return b"".join(lines[number] + b"\n" for begin, end in chosen for number in range(begin, end))
+
+
 def _bytes(work: Dict[str, Any]) -> bytes:
     with open(work["path"], "rb") as file:
         file.seek(work["start"])
@@ -107,12 +141,11 @@ def _place(work: Dict[str, Any]) -> str:
     return f"{work['path']}, {work['rows']} records from {work['first']} on" if "first" in work else str(work["path"])
 
 
-def _delimited(work: Dict[str, Any]) -> Any:
+def _delimited(work: Dict[str, Any], data: bytes) -> Any:
     import warnings  # noqa: PLC0415  only tables need it
 
     import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
-    data = _bytes(work)
     options: Dict[str, Any] = {"sep": work["delimiter"], "header": None, "encoding": "utf-8", "low_memory": False}
     options.update({"quotechar": work["quote"]} if work["quote"] else {"quoting": 3})
     if "columns" in work:
@@ -140,11 +173,11 @@ def _name_the_record(work: Dict[str, Any], data: bytes, reason: str) -> NoReturn
     raise BadRecord(f"{_place(work)}: {reason}")
 
 
-def _json_lines(work: Dict[str, Any]) -> Any:
+def _json_lines(work: Dict[str, Any], data: bytes) -> Any:
     import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
     rows: List[Dict[str, Any]] = []
-    for line in _bytes(work).split(b"\n"):
+    for line in data.split(b"\n"):
         if not line.strip():
             continue
         try:

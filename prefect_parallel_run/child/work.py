@@ -26,16 +26,20 @@ class Worker:
         self._reader = Reader()
         self._process = os.getpid()
 
-    def attempt(self, index: int, attempt: int, work: Dict[str, Any]) -> List[Any]:
-        """Run one mini-batch and return its receipt, in the order of records.Receipt."""
+    def attempt(self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]] = None) -> List[Any]:
+        """Run one mini-batch and return its receipt, in the order of records.Receipt.
+
+        With a *piece* (a half-open range) only these of its items are run.
+        """
         if self._board.is_condemned:  # what the next mini-batch does would be lost with us
             os._exit(1)
         started, begun = time.time(), time.monotonic()
         self._board.begin(index, begun)
-        items = len(work["names"]) if "names" in work else work["rows"]
+        start, stop = piece or (0, len(work["names"]) if "names" in work else work["rows"])
+        items = stop - start
         outcome, failure, kept = _SUCCEEDED, None, (0, "", 0, 0, 0, 0)
         try:
-            kept = self._run(index, attempt, work)
+            kept = self._run(index, attempt, work, piece)
         except InputChanged as error:
             outcome, failure = "input_changed", describe(error)._replace(final=True)  # the plan is frozen
         except WrongType as error:
@@ -73,9 +77,11 @@ class Worker:
             ]
         return receipt
 
-    def _run(self, index: int, attempt: int, work: Dict[str, Any]) -> "tuple[int, str, int, int, int, int]":
+    def _run(
+        self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]]
+    ) -> "tuple[int, str, int, int, int, int]":
         """Return rows, part, offset, header, length and checksum."""
-        items: Items = self._reader.read(work)
+        items: Items = self._reader.read(work, piece)
         if isinstance(items.value, FileList):
             items.value.task_id = str(index)
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))

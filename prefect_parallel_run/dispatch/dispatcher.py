@@ -16,6 +16,7 @@ from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
+    CommitPiece,
     Event,
     Finish,
     GiveUp,
@@ -226,6 +227,8 @@ class Dispatcher:
                     self._submit(lease)
                 case Commit(decided):
                     self._commit(decided)
+                case CommitPiece():
+                    self._ledger.commit_piece(instruction.receipt, instruction.piece, instruction.failed, instruction.state)
                 case Hold(breach):
                     self._observer.held(breach)
                 case Release():
@@ -246,6 +249,7 @@ class Dispatcher:
             lease.start,
             lease.attempt,
             works,
+            lease.piece,
             key=f"{LEASE_KEY}{self._settings.token}-{lease.id}",
             workers=[address],
             allow_other_workers=False,

@@ -50,7 +50,17 @@ class SubmitLease:
 class Commit:
     """Write these receipts to the ledger, each with the state its mini-batch is in then."""
 
-    decided: list[tuple[Receipt, str]]  #: state: succeeded, failed, waiting
+    decided: list[tuple[Receipt, str]]  #: state: succeeded, failed, waiting, isolating
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPiece:
+    """Write what came of some items of a mini-batch to the ledger, with the state the mini-batch is in then."""
+
+    receipt: Receipt
+    piece: tuple[int, int]
+    failed: int  #: items that are now known to have failed
+    state: str  #: isolating, succeeded, failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +94,4 @@ class Finish:
     """Every mini-batch has its final outcome."""
 
 
-Instruction = SubmitLease | Commit | Hold | Release | Abort | GiveUp | Finish
+Instruction = SubmitLease | Commit | CommitPiece | Hold | Release | Abort | GiveUp | Finish

@@ -1,20 +1,22 @@
 """The state of a run: events in, instructions out. Pure: no clock of its own, no files, no cluster.
 
 Every mini-batch is in exactly one of: pending (never handed out), returned (handed out, but not run through no fault of its
-own), leased, waiting (between two tries), succeeded, failed. Only ``handle`` moves it, and only a receipt of a lease that is
-still out decides anything: a late one is refused, so no mini-batch is ever decided twice.
+own), leased, waiting (between two tries, or while its guilty items are looked for), succeeded, failed. Only ``handle`` moves
+it, and only a receipt of a lease that is still out decides anything: a late one is refused, so nothing is ever decided twice.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from prefect_parallel_run.dispatch.isolation import Isolation, Piece
 from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
+    CommitPiece,
     Event,
     Finish,
     GiveUp,
@@ -30,9 +32,10 @@ from prefect_parallel_run.dispatch.messages import (
 from prefect_parallel_run.policy.attempts import try_again
 from prefect_parallel_run.policy.lease_size import LeaseSizer
 from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.records import Lease, Receipt, Remainder, Tally
+from prefect_parallel_run.records import Isolating, Lease, Receipt, Remainder, Tally
 
 _SPLIT = 8  #: a lost lease of several mini-batches comes back in this many pieces, so that a guilty one soon stands alone
+_NOT_ISOLATED = ("input_changed", "unwritable")  #: no item of the mini-batch is to blame, or all would be
 _AHEAD_SECONDS = 0.5  #: leases are sent ahead of need only while mini-batches are shorter than this
 
 
@@ -45,6 +48,7 @@ class RunRules:
     retry_delay: float = 0.0  #: s
     most_per_lease: int = 1000
     node_patience: float = 60.0  #: s without any node before the run gives up
+    isolate: bool = False  #: halve a mini-batch whose tries are used up until the guilty items stand alone
 
 
 @dataclass(slots=True)
@@ -76,6 +80,11 @@ class RunState:
         self._waiting = {index: items for index, _, items, _ in remainder.waiting}
         self._granted = {index: granted for index, _, _, granted in remainder.waiting if granted}
         self._waiting_items = sum(self._waiting.values())
+        self._isolations: dict[int, tuple[int, Isolation]] = {}  # last try, and what is known, by mini-batch
+        self._pieces: deque[tuple[int, Piece]] = deque()  # to be run
+        self._losses: Counter[tuple[int, Piece]] = Counter()  # pieces that were lost with their node
+        for one in remainder.isolating:
+            self._go_on_isolating(one)
         self._nodes: dict[str, _Node] = {}
         self._leases: dict[int, Lease] = {}
         self._last_lease = 0
@@ -130,6 +139,9 @@ class RunState:
         node = self._nodes[lease.node]
         del node.leases[lease.id]
         node.slots = event.slots
+        if lease.piece is not None:
+            yield from self._take_piece_home(lease, event.receipts)
+            return
         receipts = {receipt.mini_batch: self._complete(receipt) for receipt in _belonging(event.receipts, lease)}
         if receipts:
             self._sizer.observe(len(receipts), sum(receipt.seconds for receipt in receipts.values()))
@@ -159,9 +171,62 @@ class RunState:
             self._waiting_items += receipt.items
             heapq.heappush(self._due, (now + self._rules.retry_delay, index, receipt.attempt + 1))
             return "waiting"
+        if self._rules.isolate and receipt.items > 1 and receipt.outcome not in _NOT_ISOLATED:
+            self._isolations[index] = (receipt.attempt, isolation := Isolation(receipt.items))
+            self._pieces.extend((index, piece) for piece in isolation.open_pieces())
+            self._waiting[index] = receipt.items
+            self._waiting_items += receipt.items
+            return "isolating"
         self._failed += 1
         self._failed_items += receipt.items
         return "failed"
+
+    # Isolating guilty items
+
+    def _go_on_isolating(self, one: Isolating) -> None:
+        known = [(Piece(start, stop), succeeded) for start, stop, succeeded in one.pieces]
+        self._isolations[one.mini_batch] = (one.attempt, isolation := Isolation(one.items, known))
+        self._pieces.extend((one.mini_batch, piece) for piece in isolation.open_pieces())
+        self._waiting[one.mini_batch] = one.undecided
+        self._waiting_items += one.undecided
+
+    def _take_piece_home(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[Instruction]:
+        index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
+        receipt = next(iter(_belonging(receipts, lease)), None)
+        if receipt is None:  # not run, and not to blame
+            self._pieces.append((index, piece))
+        else:
+            yield self._decide_piece(index, piece, receipt)
+
+    def _decide_piece(self, index: int, piece: Piece, receipt: Receipt) -> CommitPiece:
+        """Book what came of a piece; items are counted as soon as they are known to be good or guilty."""
+        _, isolation = self._isolations[index]
+        succeeded = receipt.outcome == "succeeded"
+        self._pieces.extend((index, fresh) for fresh in isolation.note(piece, succeeded=succeeded))
+        failed = receipt.failed if succeeded else int(piece.items == 1)
+        decided = piece.items if succeeded else failed
+        self._waiting[index] -= decided
+        self._waiting_items -= decided
+        self._failed_items += failed
+        if succeeded:
+            self._succeeded_items += receipt.succeeded
+            self._rows += receipt.rows
+        state = "isolating"
+        if isolation.is_over:
+            del self._isolations[index], self._waiting[index]
+            state = "succeeded" if isolation.some_succeeded else "failed"
+            self._succeeded += state == "succeeded"
+            self._failed += state == "failed"
+        return CommitPiece(receipt, piece, failed, state)
+
+    def _lose_piece(self, lease: Lease) -> Iterator[Instruction]:
+        """Run a piece again that was lost with its node; one that takes every node along has failed."""
+        index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
+        self._losses[index, piece] += 1
+        if self._losses[index, piece] < self._rules.run_max_try:
+            self._pieces.append((index, piece))
+        else:
+            yield self._decide_piece(index, piece, _lost(lease, piece.items))
 
     def _lose(self, name: str, now: float) -> Iterator[Instruction]:
         """Take back the leases of a node that is gone. One that was alone and running is charged a try."""
@@ -171,7 +236,9 @@ class RunState:
         charged: list[tuple[Receipt, str]] = []
         for position, lease in enumerate(node.leases.values()):
             del self._leases[lease.id]
-            if lease.count == 1 and position < node.slots:
+            if lease.piece is not None:
+                yield from self._lose_piece(lease)
+            elif lease.count == 1 and position < node.slots:
                 receipt = _lost(lease, self._items_of(lease.start))
                 charged.append((receipt, self._decide(receipt, now)))
             else:
@@ -235,6 +302,9 @@ class RunState:
         if self._due and self._due[0][0] <= now:
             _, index, attempt = heapq.heappop(self._due)
             return self._lease(node, index, index + 1, attempt)
+        if self._pieces:
+            index, piece = self._pieces.popleft()
+            return self._lease(node, index, index + 1, self._isolations[index][0], piece)
         for _ in range(len(self._returned)):
             start, stop, attempt = self._returned.popleft()
             if attempt > 1 or not self._holding:
@@ -250,9 +320,9 @@ class RunState:
             return self._lease(node, start, cut, 1)
         return None
 
-    def _lease(self, node: str, start: int, stop: int, attempt: int) -> Lease:
+    def _lease(self, node: str, start: int, stop: int, attempt: int, piece: Piece | None = None) -> Lease:
         self._last_lease += 1
-        return Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt)
+        return Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt, piece=piece)
 
 
 def _belonging(receipts: Iterable[Receipt], lease: Lease) -> Iterator[Receipt]:

@@ -160,7 +160,7 @@ def open_node(settings: NodeSettings, names: dict[str, str], dask_worker: Any) -
     return node.facts
 
 
-def run_lease(token: str, start: int, attempt: int, works: bytes) -> LeaseResult:
+def run_lease(token: str, start: int, attempt: int, works: bytes, piece: tuple[int, int] | None = None) -> LeaseResult:
     """Run the mini-batches of one lease. This is the function that Dask runs.
 
     Args:
@@ -168,13 +168,14 @@ def run_lease(token: str, start: int, attempt: int, works: bytes) -> LeaseResult
         start: Number of the first mini-batch; the others follow.
         attempt: The try that this is, for all of them.
         works: The plan's ``work`` texts, one per line.
+        piece: Only these items (half-open range) of the one mini-batch.
     """
     node = _nodes.get(token)
     if node is None:  # the worker was restarted under the same address: what was sent to its predecessor is lost
         raise NodeClosedError(token)
-    return node.run(
-        [Work(index, attempt, b"[%d,%d,%b]\n" % (index, attempt, work)) for index, work in enumerate(works.split(b"\n"), start)]
-    )
+    only = b"" if piece is None else b",[%d,%d]" % piece
+    lines = enumerate(works.split(b"\n"), start)
+    return node.run([Work(index, attempt, b"[%d,%d,%b%b]\n" % (index, attempt, work, only)) for index, work in lines])
 
 
 async def close_node(token: str, graceful: bool) -> list[str]:

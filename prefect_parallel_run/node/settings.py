@@ -46,6 +46,7 @@ class NodeSettings:
             "part": f"{self.run_directory}/parts/{process}.part" if self.keep_rows else "",
             "format": self.row_format,
             "header": self.row_header,
+            "secrets": sorted(self.environment_variables),  # by name; the values are in the child's environment
         }
 
 

@@ -12,6 +12,7 @@ from prefect_parallel_run.observe.progress import Pace, sentence
 from prefect_parallel_run.records import Breach, Receipt, Tally
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+_AFTERWARDS = {"waiting": "it will be tried again", "isolating": "its items are tried apart"}
 _CAUSES_TOLD = 20  #: further causes are in the ledger and in the table of failures
 
 
@@ -44,7 +45,7 @@ class RunLog:
         if receipt.fingerprint in self._causes or len(self._causes) >= _CAUSES_TOLD:
             return
         self._causes.add(receipt.fingerprint)
-        after = "it will be tried again" if state == "waiting" else "no try is left"
+        after = _AFTERWARDS.get(state, "no try is left")
         self._logger.warning(
             "mini-batch %d failed at try %d on %s (%s), %s: %s: %s%s",
             receipt.mini_batch,

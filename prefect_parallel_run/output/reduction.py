@@ -111,6 +111,8 @@ def _failed_lines(failed: FailedMiniBatch, plan: Plan) -> Iterator[dict[str, Any
         "error_type": failed.error_type,
         "error": failed.error,
     }
+    if failed.piece is not None:
+        work = _only(work, *failed.piece)
     if failed.state == "succeeded":  # run() returned fewer rows than items; which are missing, only the script knows
         words = f"run() returned {failed.items - failed.failed} rows for {failed.items} items"
         about |= {"outcome": "too_few_rows", "error_type": "TooFewRows", "error": words, "failed": failed.failed}
@@ -122,12 +124,27 @@ def _failed_lines(failed: FailedMiniBatch, plan: Plan) -> Iterator[dict[str, Any
         yield {**_source(work), **about}
 
 
+def _only(work: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """Return *work* with some of its items only; what is left of a table's is named by its place in the mini-batch."""
+    if work["kind"] == "files":
+        return {**work, "names": work["names"][start:stop]}
+    only = {**work, "rows": stop - start, "items": [start, stop]}
+    if "first" in work:
+        only["first"] = work["first"] + start
+    if work["kind"] == "parquet":
+        only |= {"start": work["start"] + start, "stop": work["start"] + stop}
+    return only
+
+
 def _source(work: dict[str, Any]) -> dict[str, Any]:
     """Return where the items of a mini-batch are."""
     if work["kind"] == "files":
         return {"paths": [work["root"] + name for name in work["names"]]}
-    places = ("path", "rows", "first_record", "row_groups", "start", "stop")
-    return {key: work[key] for key in places if key in work}
+    places = ("path", "rows", "first", "row_groups", "start", "stop", "items")
+    found = {key: work[key] for key in places if key in work}
+    if "first" in found:
+        found["first_record"] = found.pop("first")
+    return found
 
 
 def part_ranges(directory: RunDirectory, ledger: Ledger) -> Iterator[PartRange]:

@@ -63,14 +63,14 @@ def main():
     from prefect_parallel_run.run import StepSpec, run_step
 
     watch_boundaries(kill_at)
+    guilty = os.environ.get("DRIVER_POISON", "")
     config = ParallelRunConfig(
         source_directory=str(SCRIPTS),
-        entry_script="slow.py",
-        mini_batch_size=2,
+        entry_script="guilty.py" if guilty else "slow.py",
         error_threshold=-1,
         output_action="append_row",
         process_count_per_node=2,
-        **json.loads(os.environ.get("DRIVER_CONFIG", "{}")),
+        **{"mini_batch_size": 2, **json.loads(os.environ.get("DRIVER_CONFIG", "{}"))},
     )
     spec = StepSpec(
         name="driven",
@@ -78,7 +78,7 @@ def main():
         datasets=normalise_inputs([FileDataset.from_files(files)]),
         output=Path(output),
         side_inputs={},
-        arguments=("--log", log, "--sleep", seconds),
+        arguments=("--log", log, "--sleep", seconds, "--how", "raise", "--guilty", guilty or "none"),
         allow_reuse=True,
         interpreter=None,
         home=Path(tempfile.gettempdir()),

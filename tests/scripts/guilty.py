@@ -1,0 +1,18 @@
+"""Like poison.py, but what is wrong is a file: every mini-batch with one of --guilty fails as --how says."""
+
+import os
+import sys
+
+sys.argv += ["--poison", "-1"] if "--poison" not in sys.argv else []
+sys.argv += ["--log", os.devnull] if "--log" not in sys.argv else []
+
+from poison import ACTS, HOW  # noqa: E402  it reads its arguments when it is imported
+
+GUILTY = set(sys.argv[sys.argv.index("--guilty") + 1].split(","))
+
+
+def run(mini_batch):
+    names = [os.path.basename(path) for path in mini_batch]
+    if GUILTY & set(names):
+        return ACTS[HOW]()
+    return names
