@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ParallelRunError as error:
         _say(f"{type(error).__name__}: {error}")
         return _FAILED
+    except OSError as error:
+        _say(f"{error.filename or given.run_directory}: {error.strerror or error}")
+        return _FAILED
     except ValueError as error:
         _say(str(error))
         return _WRONG_USE

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.records import Isolating, Receipt, Remainder, Tally
 
 _SCHEMA = """
@@ -97,8 +98,12 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = NORMAL")  # atomic always; after a power cut the newest may be undone
+        try:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")  # atomic always; a power cut may undo the newest
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise OutputError(str(path), f"is no ledger that can be opened: {error}") from error
 
     @classmethod
     def create(cls, path: Path, items: Iterable[int]) -> Ledger:
@@ -219,7 +224,7 @@ class Ledger:
             connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", facts.items())
 
     def _transaction(self) -> _Transaction:
-        return _Transaction(self._connection)
+        return _Transaction(self._connection, self.path)
 
     # Reading
 
@@ -365,12 +370,23 @@ class Ledger:
 class _Transaction:
     """All of it or nothing."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection, self._path = connection, path
 
     def __enter__(self) -> sqlite3.Connection:
-        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise OutputError(str(self._path), f"cannot be written: {error}") from error
         return self._connection
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self._connection.execute("COMMIT" if kind is None else "ROLLBACK")
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as refused:
+            error = refused
+        if error is not None and self._connection.in_transaction:  # SQLite itself has rolled back after a full disk
+            self._connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.OperationalError):
+            raise OutputError(str(self._path), f"cannot be written: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 import uuid
@@ -161,7 +160,7 @@ def _note_end(ledger: Ledger, error: BaseException) -> None:
     status = "interrupted" if isinstance(error, Exception) else "cancelled"
     if isinstance(error, ParallelRunError):
         status = "failed"
-    with suppress(sqlite3.Error):
+    with suppress(OutputError):
         ledger.note(status=status, reason=str(error) or type(error).__name__)
 
 

@@ -7,7 +7,7 @@ from prefect_parallel_run import EntryScript
 SECRET = os.environ["TOKEN_FOR_TEST"]
 
 
-class Trouble(Exception):
+class TroubleError(Exception):
     def __str__(self):
         return f"cannot log in with {SECRET}"
 
@@ -16,11 +16,11 @@ def run(mini_batch, context):
     EntryScript().logger.warning("logging in with %s", SECRET)
     if context.minibatch_index % 2:
         try:
-            raise ValueError(SECRET)
+            int(SECRET)
         except ValueError as error:
-            raise Trouble from error
+            raise TroubleError from error
     return [os.path.basename(path) for path in mini_batch]
 
 
 def shutdown():
-    raise Trouble
+    raise TroubleError

@@ -102,7 +102,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(workshop, s
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * 700_000)
     step = workshop.step("long_rows.py", output=small_disk, run_max_try=1, error_threshold=0, process_count_per_node=1)
-    with pytest.raises((OutputError, LimitExceededError), match="No space left|disk is full"):
+    with pytest.raises((OutputError, LimitExceededError), match=r"No space left|disk is full"):
         step()
     run = next((small_disk / "_parallel_run").glob("test-*"))
     assert ledger(run, "PRAGMA integrity_check") == [("ok",)]
