@@ -15,7 +15,7 @@ from prefect_parallel_run import LimitExceededError
 from prefect_parallel_run.cli import main
 
 from ..conftest import ours, wait_until
-from .conftest import IN_FULL, ledger
+from .conftest import IN_FULL, ledger, report
 
 EXPECTED = "".join(f"f{number:03d}.txt\n" for number in range(100)).encode()
 IN_FLIGHT = 2 * 2 + 2 * 40  # two slots with two leases each; a lease of 20 ms mini-batches has some 25 at most
@@ -50,9 +50,11 @@ def test_killed_at_every_write_boundary(driver, workshop):
             before = Counter(index for index, _ in workshop.invocations())
             committed = {row[0]: before[row[0]] for row in rows}
         wait_until(lambda: not ours(), 20)
+        began = time.monotonic()
         status, _ = driver.run()
         assert status == 0
         check_finished(driver, workshop, 1)
+        report("write boundary", extra=len(workshop.invocations()) - 50, seconds=time.monotonic() - began)
         after = Counter(index for index, _ in workshop.invocations())
         assert {index: after[index] for index in committed} == committed, "a committed mini-batch ran again"
 
@@ -73,8 +75,11 @@ def test_killed_at_random_moments_again_and_again(driver, workshop):
                 process.communicate()
             kills += 1
             wait_until(lambda: not ours(), 20)
+        began = time.monotonic()
         assert driver.run()[0] == 0
         check_finished(driver, workshop, kills)
+        extra = (len(workshop.invocations()) - 50) / kills
+        report("kill -9 at a random moment, five times in a row", extra=extra, seconds=time.monotonic() - began)
 
 
 def test_children_and_workers_are_killed_throughout(driver, workshop):
