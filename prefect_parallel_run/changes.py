@@ -68,5 +68,6 @@ def _files(plan: Plan) -> dict[str, tuple[int, int]]:
             for name, size, mtime in zip(work["names"], work["sizes"], work["mtimes"], strict=True):
                 found[work["root"] + name] = (size, mtime)
         else:
-            found[work["path"]] = (work["size"], work["mtime"])
+            for table in work.get("tables", [work]):
+                found[table["path"]] = (table["size"], table["mtime"])
     return found

@@ -74,13 +74,21 @@ def normalise_inputs(inputs: Iterable[Any]) -> list[Dataset]:
     return datasets
 
 
-def write_plan(datasets: Sequence[Dataset], mini_batch_size: int, path: Path) -> PlanSummary:
+def write_plan(
+    datasets: Sequence[Dataset],
+    mini_batch_size: int,
+    path: Path,
+    partition_keys: Sequence[str] | None = None,
+    store: Path | None = None,
+) -> PlanSummary:
     """Cut *datasets* into mini-batches and write the plan to *path*, whole or not at all; memory stays flat.
 
     Args:
         datasets: Named and of one kind.
         mini_batch_size: Files, or approximate bytes of source.
         path: Of plan.parquet.
+        partition_keys: One mini-batch per combination of these; the size then does not matter.
+        store: Folder for tables that have to be written anew, partitioned; by default beside *path*.
 
     Raises:
         InputError: An input is missing, unreadable, or has no items and does not allow that.
@@ -91,7 +99,11 @@ def write_plan(datasets: Sequence[Dataset], mini_batch_size: int, path: Path) ->
         with _PlanWriter(beside) as writer:
             for dataset in datasets:
                 before = writer.items
-                writer.add(str(dataset.name), dataset.cuts(mini_batch_size))
+                if partition_keys is None:
+                    cuts = dataset.cuts(mini_batch_size)
+                else:
+                    cuts = dataset.partition_cuts(partition_keys, store or path.parent)
+                writer.add(str(dataset.name), cuts)
                 if writer.items == before and not dataset.allow_empty:
                     words = "has no items; if that is right, make the dataset with allow_empty=True"
                     raise InputError(", ".join(dataset.paths), words)

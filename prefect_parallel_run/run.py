@@ -20,7 +20,13 @@ from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Observer
 from prefect_parallel_run.dispatch.state import RunRules, RunState
-from prefect_parallel_run.errors import InputChangedError, OutputError, ParallelRunError
+from prefect_parallel_run.errors import (
+    EntryScriptError,
+    InputChangedError,
+    LimitExceededError,
+    NothingSucceededError,
+    OutputError,
+)
 from prefect_parallel_run.identity import code_files, digest, identity, shaping
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
@@ -158,8 +164,8 @@ def run_step(
 def _note_end(ledger: Ledger, error: BaseException) -> None:
     """Note why a run ended. Where even that cannot be written, the first error is the one to tell."""
     status = "interrupted" if isinstance(error, Exception) else "cancelled"
-    if isinstance(error, ParallelRunError):
-        status = "failed"
+    if isinstance(error, LimitExceededError | NothingSucceededError | EntryScriptError):
+        status = "failed"  # by itself: going on would only end the same way
     with suppress(OutputError):
         ledger.note(status=status, reason=str(error) or type(error).__name__)
 
@@ -211,7 +217,8 @@ def _plan(spec: StepSpec) -> Path:
         raise OutputError(str(spec.runs), f"cannot be created: {error.strerror}") from error
     path = folder / "plan.parquet"
     try:
-        write_plan(spec.datasets, spec.config.mini_batch_size_for(spec.datasets[0].kind), path)
+        size = spec.config.mini_batch_size_for(spec.datasets[0].kind)
+        write_plan(spec.datasets, size, path, spec.config.partition_keys, spec.runs / "partitions")
     except BaseException:
         _discard(path)
         raise

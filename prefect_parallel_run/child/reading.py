@@ -7,6 +7,10 @@
 - ``delimited``: ``path``, ``size``, ``mtime``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
   first record), ``delimiter``, ``quote``, ``columns`` (absent without a header).
 - ``json_lines``: the same without a dialect.
+- ``tables``: ``tables`` (several of the last three), ``rows``; their rows one after another.
+
+``keys`` of a table are columns whose values come from its folders: key, value, type of each. ``partition_key_value`` is
+what the context carries.
 
 A file whose size or modification time is no longer the planned one is refused before any of it is handed out.
 """
@@ -52,9 +56,20 @@ class Reader:
         """
         if work["kind"] == "files":
             return _files(work if piece is None else _some_files(work, *piece))
+        if work["kind"] == "tables":
+            return Items(self._several(work["tables"], piece))
+        return Items(_with_keys(self._table(work, piece), work.get("keys", ())))
+
+    def _several(self, tables: List[Dict[str, Any]], piece: Optional[Sequence[int]]) -> Any:
+        import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+
+        frame = pd.concat([self.read(table).value for table in tables], ignore_index=True)
+        return frame if piece is None else frame.iloc[piece[0] : piece[1]].reset_index(drop=True)
+
+    def _table(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:
         _check(work["path"], work["size"], work["mtime"])
         if work["kind"] == "parquet":
-            return Items(self._parquet(work if piece is None else _some_rows(work, *piece)))
+            return self._parquet(work if piece is None else _some_rows(work, *piece))
         read = {"delimited": _delimited, "json_lines": _json_lines}[work["kind"]]
         data = _bytes(work)
         if piece is not None:
@@ -63,7 +78,7 @@ class Reader:
         frame = read(work, data)
         if len(frame) != work["rows"]:
             raise BadRecord(f"{_place(work)}: {len(frame)} rows were read where {work['rows']} were planned")
-        return Items(frame)
+        return frame
 
     def _parquet(self, work: Dict[str, Any]) -> Any:
         import pyarrow.parquet as pq  # noqa: PLC0415  scripts for files need no pyarrow
@@ -76,6 +91,21 @@ class Reader:
         table = self._kept[1]
         rows = table.slice(work["start"], work["stop"] - work["start"])
         return rows.to_pandas(ignore_metadata=True)  # an index that pandas had saved is a column like the others
+
+
+def _with_keys(frame: Any, keys: Sequence[Sequence[Any]]) -> Any:
+    """Return *frame* with partition keys as its last columns."""
+    for key, value, kind in keys:
+        if key in frame.columns:
+            frame = frame.drop(columns=key)
+        frame[key] = _timestamp(value) if kind == "timestamp" and value is not None else value
+    return frame
+
+
+def _timestamp(text: str) -> Any:
+    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+
+    return pd.Timestamp(text)
 
 
 def _check(path: str, size: int, mtime: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -46,11 +46,28 @@ class Dataset(BaseModel):
             InputError: A path is missing, or a file cannot be read as what it should be.
         """
 
+    @abstractmethod
+    def partition_cuts(self, keys: Sequence[str], store: Path) -> Iterator[Cut]:
+        """Yield one mini-batch per existing combination of *keys*, in the order in which they are met.
+
+        Args:
+            keys: Some of the dataset's partition keys, or of the columns of tables that are not partitioned.
+            store: Folder for tables that have to be written anew, partitioned.
+
+        Raises:
+            InputError: A key is none of this dataset's; names both sets.
+        """
+
     def as_named_input(self, name: str) -> Self:
         """Return the same dataset under a name; letters, digits and underscores."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"name: {name!r} is not an input's name; use letters, digits and '_', no digit first")
         return self.model_copy(update={"name": name})
+
+
+def unknown_keys(name: str | None, wanted: Sequence[str], there: Sequence[str], what: str) -> InputError:
+    """Return the error for partition keys that an input does not have."""
+    return InputError(str(name), f"partition_keys are {list(wanted)}, {what} of this input {list(there)}; pass some of these")
 
 
 def given_paths(paths: PathLike | Iterable[PathLike]) -> list[str]:

@@ -4,22 +4,49 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
-from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths
+from pydantic import Field, field_validator
+
+from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unknown_keys
 from prefect_parallel_run.datasets.listing import Listed, list_files
+from prefect_parallel_run.datasets.partition_format import PartitionFormat
+from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.records import Cut
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class FileDataset(Dataset):
     """Files; ``run()`` gets a list of their absolute paths."""
 
+    partition_format: str | None = Field(
+        default=None, description="What the end of a path says, such as {user}/{day:yyyy/MM/dd}/*."
+    )
+
+    @field_validator("partition_format")
     @classmethod
-    def from_files(cls, paths: PathLike | Iterable[PathLike], *, allow_empty: bool = False) -> FileDataset:
-        """Return a dataset of the files that *paths* stand for: files, folders (with all below them), globs."""
-        return cls(paths=given_paths(paths), allow_empty=allow_empty)
+    def _is_a_format(cls, value: str | None) -> str | None:
+        if value is not None:
+            PartitionFormat(value)
+        return value
+
+    @classmethod
+    def from_files(
+        cls, paths: PathLike | Iterable[PathLike], *, partition_format: str | None = None, allow_empty: bool = False
+    ) -> FileDataset:
+        """Return a dataset of the files that *paths* stand for: files, folders (with all below them), globs.
+
+        Args:
+            paths: What is given above.
+            partition_format: What the end of each path says, for ``partition_keys``: ``{user}/{season}/{genre}.wav``,
+                ``{day:yyyy/MM/dd}``, ``*`` for anything within a segment.
+            allow_empty: No file at all is no error.
+        """
+        return cls(paths=given_paths(paths), partition_format=partition_format, allow_empty=allow_empty)
 
     @property
     def kind(self) -> Literal["file", "tabular"]:
@@ -29,9 +56,27 @@ class FileDataset(Dataset):
     def cuts(self, size: int) -> Iterator[Cut]:
         """Yield mini-batches of *size* files."""
         files = list_files(self.paths)
-        encode = json.JSONEncoder(separators=(",", ":")).encode
         while chunk := list(islice(files, size)):
-            yield Cut(len(chunk), sum(file.size for file in chunk), encode(self._work(chunk)))
+            yield self._cut(chunk, {})
+
+    def partition_cuts(self, keys: Sequence[str], store: Path) -> Iterator[Cut]:  # noqa: ARG002  files are where they are
+        """Yield the files of one combination of *keys* after the other; all paths are held meanwhile."""
+        if self.partition_format is None:
+            raise InputError(str(self.name), f"partition_keys are {list(keys)}, but this input has no partition_format")
+        compiled = PartitionFormat(self.partition_format)
+        if not set(keys) <= set(compiled.keys):
+            raise unknown_keys(self.name, keys, compiled.keys, "the keys in partition_format")
+        groups: dict[tuple[str, ...], list[Listed]] = {}
+        for file in list_files(self.paths):
+            values = compiled.values(file.path)
+            if values is None:
+                raise InputError(file.path, f"does not end as partition_format says: {self.partition_format}")
+            groups.setdefault(tuple(values[key] for key in keys), []).append(file)
+        for combination, files in groups.items():
+            yield self._cut(files, {"partition_key_value": dict(zip(keys, combination, strict=True))})
+
+    def _cut(self, files: list[Listed], more: dict[str, object]) -> Cut:
+        return Cut(len(files), sum(file.size for file in files), _encode({**self._work(files), **more}))
 
     def _work(self, chunk: list[Listed]) -> dict[str, object]:
         # In sorted order the first and the last path share what all of them share.

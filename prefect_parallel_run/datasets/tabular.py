@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 
-from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths
+from prefect_parallel_run.child.reading import BadRecord, Reader
+from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unknown_keys
 from prefect_parallel_run.datasets.listing import Listed, list_files
+from prefect_parallel_run.datasets.partitions import KeyValue, Scalar, noted_values, typed, values_in_path, write_partitions
 from prefect_parallel_run.datasets.record_ends import UnterminatedQuoteError, record_ends
-from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.records import Cut
 
+_WHOLE = 1 << 62  #: bytes: a mini-batch size that cuts nothing
+_PARTITIONING_BYTES = 32 << 20  #: of source, read at a time while a table is partitioned
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -84,46 +89,140 @@ class TabularDataset(Dataset):
         return "tabular"
 
     def cuts(self, size: int) -> Iterator[Cut]:
-        """Yield mini-batches of about *size* bytes of source; none spans two files."""
-        cut = {"parquet": self._cut_parquet, "delimited": self._cut_delimited, "json_lines": self._cut_lines}[self.format]
-        for file in list_files(self.paths):
+        """Yield mini-batches of about *size* bytes of source; none spans two files. Keys of hive folders become columns."""
+        for cut, _ in self._keyed_cuts(size):
+            yield cut
+
+    def partition_cuts(self, keys: Sequence[str], store: Path) -> Iterator[Cut]:
+        """Yield the rows of one combination of *keys* after the other.
+
+        Tables in hive folders are taken as they are; other tables are written anew below *store*, once.
+        """
+        folders = self._folder_keys()
+        if not folders:
+            yield from self._partitioned_below(keys, store).partition_cuts(keys, store)
+        elif set(keys) <= set(folders):
+            yield from self._grouped(keys)
+        else:
+            raise unknown_keys(self.name, keys, folders, "the folders")
+
+    def partition_by(self, keys: Sequence[str], target: PathLike) -> TabularDataset:
+        """Write the rows to Parquet files in hive folders below *target*, and return them as a dataset.
+
+        Args:
+            keys: Columns, outermost folder first.
+            target: A folder that is not there yet, or empty; it is complete or absent.
+
+        Raises:
+            InputError: A key is no column, or a file cannot be read.
+            OutputError: *target* cannot be written, or has something in it.
+        """
+        place = Path(target).absolute()
+        write_partitions(self._frames(), keys, place)
+        return TabularDataset(paths=[str(place)], format="parquet", name=self.name, allow_empty=self.allow_empty)
+
+    def _frames(self) -> Iterator[pd.DataFrame]:
+        reader = Reader()
+        for cut in self.cuts(_PARTITIONING_BYTES):
             try:
-                yield from cut(file, size)
+                yield reader.read(json.loads(cut.work)).value
+            except BadRecord as error:
+                raise InputError(", ".join(self.paths), str(error)) from error
+
+    def _partitioned_below(self, keys: Sequence[str], store: Path) -> TabularDataset:
+        """Return the same rows partitioned, in a folder whose name follows from them: made once, then found again."""
+        total = hashlib.sha256(_encode([self.model_dump(mode="json"), list(keys)]).encode())
+        for file in list_files(self.paths):
+            total.update(_encode([file.path, file.size, file.mtime]).encode())
+        place = store / total.hexdigest()[:32]
+        if not place.is_dir():
+            try:
+                return self.partition_by(keys, place)
+            except OutputError:
+                if not place.is_dir():  # else another run has made the same folder meanwhile
+                    raise
+        return TabularDataset(paths=[str(place)], format="parquet", name=self.name, allow_empty=self.allow_empty)
+
+    def _grouped(self, keys: Sequence[str]) -> Iterator[Cut]:
+        groups: dict[tuple[Scalar, ...], list[Cut]] = {}
+        for cut, values in self._keyed_cuts(_WHOLE):
+            by_key = {one.key: one.value for one in values}
+            groups.setdefault(tuple(by_key[key] for key in keys), []).append(cut)
+        for combination, cuts in groups.items():
+            rows = sum(cut.items for cut in cuts)
+            about = {"input": self.name, "kind": "tables", "rows": rows}
+            head = _encode({**about, "partition_key_value": dict(zip(keys, combination, strict=True))})
+            work = f'{head[:-1]},"tables":[{",".join(cut.work for cut in cuts)}]}}'
+            yield Cut(rows, sum(cut.size for cut in cuts), work)
+
+    def _folder_keys(self) -> list[str]:
+        """Return the keys of the hive folders that the files lie in; every file has the same ones, or the input is refused."""
+        first = next(list_files(self.paths), None)
+        return [] if first is None else [key for key, _ in values_in_path(first.path)]
+
+    def _keyed_cuts(self, size: int) -> Iterator[tuple[Cut, list[KeyValue]]]:
+        cut = {"parquet": self._cut_parquet, "delimited": self._cut_delimited, "json_lines": self._cut_lines}[self.format]
+        for file, keys in self._keyed_files():
+            try:
+                yield from cut(file, size, keys)
             except UnterminatedQuoteError:
                 raise InputError(file.path, "ends inside a quoted field; a closing quote is missing") from None
             except (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeDecodeError) as error:
                 raise InputError(file.path, f"cannot be read as {self.format}: {error}") from error
 
-    def _cut_parquet(self, file: Listed, size: int) -> Iterator[Cut]:
+    def _keyed_files(self) -> Iterator[tuple[Listed, list[KeyValue]]]:
+        """Yield every file with what its hive folders say."""
+        names = self._folder_keys()
+        seen: dict[str, set[str | None]] = {name: set() for name in names}
+        for file in list_files(self.paths) if names else ():
+            for key, value in self._values(file, names):
+                seen[key].add(value)
+        every = {name: sorted(values, key=str) for name, values in seen.items()}
+        for file in list_files(self.paths):
+            yield file, [typed(key, value, every[key]) for key, value in self._values(file, names)]
+
+    def _values(self, file: Listed, names: list[str]) -> list[tuple[str, str | None]]:
+        values = values_in_path(file.path)
+        if [key for key, _ in values] != names:
+            raise InputError(file.path, f"lies in folders of the keys {[key for key, _ in values]}, other files in {names}")
+        return values
+
+    def _cut_parquet(self, file: Listed, size: int, keys: list[KeyValue]) -> Iterator[tuple[Cut, list[KeyValue]]]:
         """Cut inside large row groups; small ones go together."""
         with pq.ParquetFile(file.path) as source:
             metadata = source.metadata
+        if keys:
+            keys = noted_values(metadata.metadata) or keys
+        for cut in self._parquet_cuts(file, size, metadata, keys):
+            yield cut, keys
+
+    def _parquet_cuts(self, file: Listed, size: int, metadata: pq.FileMetaData, keys: list[KeyValue]) -> Iterator[Cut]:
         groups: list[int] = []
         rows = held = 0
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
             if groups and held + group.total_byte_size > size:
-                yield self._parquet_cut(file, groups, 0, rows, held)
+                yield self._parquet_cut(file, keys, groups, 0, rows, held)
                 groups, rows, held = [], 0, 0
             if group.total_byte_size > size and group.num_rows > 1:
                 pieces = min(-(-group.total_byte_size // size), group.num_rows)
                 borders = [group.num_rows * piece // pieces for piece in range(pieces + 1)]
                 for start, stop in pairwise(borders):
                     part = group.total_byte_size * (stop - start) // group.num_rows
-                    yield self._parquet_cut(file, [number], start, stop, part)
+                    yield self._parquet_cut(file, keys, [number], start, stop, part)
             elif group.num_rows:
                 groups.append(number)
                 rows, held = rows + group.num_rows, held + group.total_byte_size
         if groups:
-            yield self._parquet_cut(file, groups, 0, rows, held)
+            yield self._parquet_cut(file, keys, groups, 0, rows, held)
 
-    def _parquet_cut(self, file: Listed, groups: list[int], start: int, stop: int, size: int) -> Cut:
+    def _parquet_cut(self, file: Listed, keys: list[KeyValue], groups: list[int], start: int, stop: int, size: int) -> Cut:
         where = {"row_groups": groups, "start": start, "stop": stop, "rows": stop - start}
-        return Cut(stop - start, size, _encode({**self._about(file, "parquet"), **where}))
+        return Cut(stop - start, size, _encode({**self._about(file, "parquet", keys), **where}))
 
-    def _cut_delimited(self, file: Listed, size: int) -> Iterator[Cut]:
+    def _cut_delimited(self, file: Listed, size: int, keys: list[KeyValue]) -> Iterator[tuple[Cut, list[KeyValue]]]:
         dialect = {"delimiter": self.delimiter, "quote": self.quote}
-        about: dict[str, Any] = {**self._about(file, "delimited"), **dialect}
+        about: dict[str, Any] = {**self._about(file, "delimited", keys), **dialect}
         ends = record_ends(Path(file.path), delimiter=self.delimiter.encode(), quote=self.quote.encode())
         spans = _Spans(ends)
         if self.header:
@@ -132,7 +231,8 @@ class TabularDataset(Dataset):
                 return
             about["columns"] = self._columns(file, *head)
         for start, stop, rows, first in spans.cut(size):
-            yield Cut(rows, stop - start, _encode({**about, "start": start, "stop": stop, "rows": rows, "first": first}))
+            where = {"start": start, "stop": stop, "rows": rows, "first": first}
+            yield Cut(rows, stop - start, _encode({**about, **where})), keys
 
     def _columns(self, file: Listed, start: int, stop: int) -> list[str]:
         """Return the names in a header, as pandas gives them (a name that comes twice is numbered)."""
@@ -143,13 +243,15 @@ class TabularDataset(Dataset):
         frame = pd.read_csv(io.BytesIO(head), sep=self.delimiter, nrows=0, index_col=False, encoding="utf-8", **quoting)
         return [str(name) for name in frame.columns]
 
-    def _cut_lines(self, file: Listed, size: int) -> Iterator[Cut]:
-        about = self._about(file, "json_lines")
+    def _cut_lines(self, file: Listed, size: int, keys: list[KeyValue]) -> Iterator[tuple[Cut, list[KeyValue]]]:
+        about = self._about(file, "json_lines", keys)
         for start, stop, rows, first in _Spans(record_ends(Path(file.path))).cut(size):
-            yield Cut(rows, stop - start, _encode({**about, "start": start, "stop": stop, "rows": rows, "first": first}))
+            where = {"start": start, "stop": stop, "rows": rows, "first": first}
+            yield Cut(rows, stop - start, _encode({**about, **where})), keys
 
-    def _about(self, file: Listed, kind: str) -> dict[str, Any]:
-        return {"input": self.name, "kind": kind, "path": file.path, "size": file.size, "mtime": file.mtime}
+    def _about(self, file: Listed, kind: str, keys: list[KeyValue]) -> dict[str, Any]:
+        about = {"input": self.name, "kind": kind, "path": file.path, "size": file.size, "mtime": file.mtime}
+        return {**about, "keys": [list(one) for one in keys]} if keys else about
 
 
 class _Spans:

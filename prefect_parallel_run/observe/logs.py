@@ -27,7 +27,7 @@ class RunLog:
 
     def node_joined(self, facts: NodeFacts) -> None:
         """Tell that a node opened."""
-        words = "%s opened on %s: %d processes, %d cores"
+        words = "%s opened on %s; processes: %d, cores: %d"
         self._logger.info(words, facts.node, facts.host, facts.slots, facts.cores, extra={"action": "node_joined"})
 
     def node_left(self, node: str) -> None:

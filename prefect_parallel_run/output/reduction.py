@@ -106,6 +106,7 @@ def _failed_lines(failed: FailedMiniBatch, plan: Plan) -> Iterator[dict[str, Any
     about = {
         "mini_batch": failed.mini_batch,
         "input": work["input"],
+        **{key: work[key] for key in ("partition_key_value",) if key in work},
         "tries": failed.attempts,
         "outcome": failed.outcome,
         "error_type": failed.error_type,
@@ -140,6 +141,9 @@ def _source(work: dict[str, Any]) -> dict[str, Any]:
     """Return where the items of a mini-batch are."""
     if work["kind"] == "files":
         return {"paths": [work["root"] + name for name in work["names"]]}
+    if work["kind"] == "tables":
+        found = {"paths": sorted({table["path"] for table in work["tables"]}), "rows": work["rows"]}
+        return {**found, **{key: work[key] for key in ("items",) if key in work}}
     places = ("path", "rows", "first", "row_groups", "start", "stop", "items")
     found = {key: work[key] for key in places if key in work}
     if "first" in found:

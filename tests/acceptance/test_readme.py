@@ -60,6 +60,17 @@ def test_tabular(tmp_path):
     assert "8840 rows scored twice, with equal results" in ended.stdout + ended.stderr
 
 
+def test_many_models(tmp_path):
+    """One model per store and brand, and forecasts that are close."""
+    ended = run(str(ROOT / "flows" / "many_models.py"), str(tmp_path / "m"), cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    models = sorted(path.name for path in (tmp_path / "m" / "models").glob("*.joblib"))
+    assert len(models) == 60
+    assert models[0] == "1000 dominicks.joblib"
+    said = ended.stdout + ended.stderr
+    assert float(re.search(r"7200 forecasts in \S+, ([0-9.]+) % off", said)[1]) < 5
+
+
 def test_every_field_is_explained():
     """None is forgotten when one is added."""
     from prefect_parallel_run import ParallelRunConfig

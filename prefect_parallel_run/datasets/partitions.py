@@ -1,0 +1,166 @@
+"""Tables in hive folders (``store=1/brand=a/part-0.parquet``): what the folders say, and how such folders are written.
+
+A key's value is encoded in its folder's name, so that no value can leave the folder or be taken for another. Files that we
+write also carry their values in their own metadata: types, nulls and very long texts come back as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefect_parallel_run.errors import InputError, OutputError
+
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+_NOTE = b"prefect_parallel_run.partition"
+_LONGEST_FOLDER = 200  #: bytes of an encoded value; a longer one goes by its hash
+_HELD = 128 << 20  #: bytes of rows held back before they are written
+
+Scalar = str | int | float | bool | None
+
+
+class KeyValue(NamedTuple):
+    """A partition key of a file and its value."""
+
+    key: str
+    value: Scalar
+    type: str  #: text, int, float, bool, timestamp (its value is ISO 8601)
+
+
+def values_in_path(path: str) -> list[tuple[str, str | None]]:
+    """Return keys and values of the hive folders right above a file, outermost first.
+
+    >>> values_in_path("/data/store=1/brand=a%2Fb/x.parquet")
+    [('store', '1'), ('brand', 'a/b')]
+    """
+    found: list[tuple[str, str | None]] = []
+    for segment in reversed(path.split("/")[:-1]):
+        key, equals, value = segment.partition("=")
+        if not equals or not key:
+            break
+        found.append((unquote(key), None if value == _NULL else unquote(value)))
+    return found[::-1]
+
+
+def noted_values(metadata: Any) -> list[KeyValue] | None:
+    """Return keys and values as a Parquet file that we wrote says itself; None for others."""
+    note = (metadata or {}).get(_NOTE)
+    return None if note is None else [KeyValue(*entry) for entry in json.loads(note)]
+
+
+def typed(key: str, value: str | None, all_values: Sequence[str | None]) -> KeyValue:
+    """Return a value of a folder's name; a number when all values of its key are plain whole numbers.
+
+    >>> typed("store", "7", ["7", "12"]), typed("zip", "7", ["7", "012"])
+    (KeyValue(key='store', value=7, type='int'), KeyValue(key='zip', value='7', type='text'))
+    """
+    whole = all(one is None or _is_whole(one) for one in all_values)
+    if whole and any(one is not None for one in all_values):
+        return KeyValue(key, None if value is None else int(value), "int")
+    return KeyValue(key, value, "text")
+
+
+def _is_whole(text: str) -> bool:
+    return len(text) < 19 and text.lstrip("-").isdigit() and text.isascii() and str(int(text)) == text
+
+
+def folder_name(key: str, value: Scalar) -> str:
+    """Return the folder that stands for a value.
+
+    >>> folder_name("brand", "a/b"), folder_name("brand", ".."), folder_name("brand", None)
+    ('brand=a%2Fb', 'brand=%2E%2E', 'brand=__HIVE_DEFAULT_PARTITION__')
+    """
+    name = quote(key, safe="").replace(".", "%2E")
+    if value is None:
+        return f"{name}={_NULL}"
+    text = quote(str(value), safe="", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E")
+    if len(text) > _LONGEST_FOLDER or text == _NULL:
+        text = "~" + hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{name}={text}"
+
+
+def write_partitions(frames: Iterator[pd.DataFrame], keys: Sequence[str], target: Path) -> None:
+    """Write rows to hive folders below *target*, whole or not at all; rows of one combination keep their order.
+
+    Args:
+        frames: The rows.
+        keys: Columns to partition by, outermost folder first; they are left out of the files.
+        target: A folder that is not there yet, or empty.
+
+    Raises:
+        InputError: A key is no column.
+        OutputError: *target* cannot be written, or has something in it.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputError(str(target), "is there already; pass a folder that is new or empty")
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        beside.mkdir(parents=True)
+        writer = _Writer(beside, keys)
+        for frame in frames:
+            writer.add(frame)
+        writer.flush()
+        if target.exists():
+            target.rmdir()
+        beside.replace(target)
+    except OSError as error:
+        raise OutputError(str(target), f"cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+class _Writer:
+    """Gathers rows by combination and writes them as further files of its folder when they become many."""
+
+    def __init__(self, folder: Path, keys: Sequence[str]) -> None:
+        self._folder, self._keys = folder, list(keys)
+        self._held: dict[tuple[KeyValue, ...], list[pa.Table]] = {}
+        self._bytes = self._files = 0
+        self._schema: pa.Schema | None = None
+
+    def add(self, frame: pd.DataFrame) -> None:
+        missing = [key for key in self._keys if key not in frame.columns]
+        if missing:
+            raise InputError(", ".join(missing), f"is no column to partition by; there are {[str(c) for c in frame.columns]}")
+        for raw, rows in frame.groupby(self._keys, sort=False, dropna=False):
+            values = raw if isinstance(raw, tuple) else (raw,)
+            combination = tuple(_key_value(key, value) for key, value in zip(self._keys, values, strict=True))
+            table = pa.Table.from_pandas(rows.drop(columns=self._keys), preserve_index=False, schema=self._schema)
+            self._schema = self._schema or table.schema
+            self._held.setdefault(combination, []).append(table)
+            self._bytes += table.nbytes
+        if self._bytes > _HELD:
+            self.flush()
+
+    def flush(self) -> None:
+        for combination, tables in self._held.items():
+            folder = self._folder.joinpath(*(folder_name(one.key, one.value) for one in combination))
+            folder.mkdir(parents=True, exist_ok=True)
+            table = pa.concat_tables(tables)
+            note = json.dumps([list(one) for one in combination])
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), _NOTE: note})
+            pq.write_table(table, folder / f"part-{self._files:06d}.parquet")
+            self._files += 1
+        self._held, self._bytes = {}, 0
+
+
+def _key_value(key: str, value: Any) -> KeyValue:
+    """Return a value of a column as plain JSON can hold it."""
+    if value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and value != value):  # noqa: PLR0124  NaN
+        return KeyValue(key, None, "text")
+    if hasattr(value, "isoformat"):
+        return KeyValue(key, value.isoformat(), "timestamp")
+    value = value.item() if hasattr(value, "item") else value
+    kinds: dict[type, str] = {bool: "bool", int: "int", float: "float"}
+    kind = kinds.get(type(value), "text")
+    return KeyValue(key, str(value) if kind == "text" else value, kind)

@@ -1,0 +1,202 @@
+"""Partition keys: from paths, from folders, from columns; every value comes back as it was, and none leads astray."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_parallel_run import FileDataset, InputError, OutputError, TabularDataset
+from prefect_parallel_run.child.reading import Reader
+from prefect_parallel_run.datasets.partition_format import PartitionFormat
+from prefect_parallel_run.datasets.partitions import folder_name, values_in_path
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+def read(cuts):
+    """Partition values and frame of every mini-batch."""
+    reader = Reader()
+    works = [json.loads(cut.work) for cut in cuts]
+    return [(work["partition_key_value"], reader.read(work).value) for work in works]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "values"),
+    [
+        ("{user}/{season}/{genre}.wav", "/d/ann/winter/jazz.wav", {"user": "ann", "season": "winter", "genre": "jazz"}),
+        ("{user}/*.wav", "/d/ann/x.y.wav", {"user": "ann"}),
+        ("/{day:yyyy/MM/dd}/f.csv", "/d/2024/02/29/f.csv", {"day": "2024-02-29"}),
+        ("{day:yyyyMMdd-HH}.log", "/d/20240131-07.log", {"day": "2024-01-31T07"}),
+        ("{day:yyyy/MM/dd}/f.csv", "/d/2023/02/29/f.csv", None),
+        ("{a}_{b}.txt", "/d/x_y_z.txt", {"a": "x", "b": "y_z"}),
+        ("{{a}}/{b}.txt", "/d/{a}/c.txt", {"b": "c"}),
+        (r"\*/{b}.txt", "/d/*/c.txt", {"b": "c"}),
+        (r"\*/{b}.txt", "/d/x/c.txt", None),
+        ("s{a}/{b}", "/data/sales/1", {"a": "ales", "b": "1"}),
+        ("{a}/{b}", "/x", None),
+        ("{a}.txt", "/d/a.b/ü ☃.txt", {"a": "ü ☃"}),
+        ("{a}/x(1).txt", "/d/k/x(1).txt", {"a": "k"}),
+    ],
+)
+def test_partition_format(text, path, values):
+    """Compared with the end of the path, segment by segment."""
+    assert PartitionFormat(text).values(path) == values
+
+
+@pytest.mark.parametrize("text", ["", "plain", "{a", "a}", "{}", "{a b}", "{a}/{a}", "{d:MM/dd}", "{d:}", "{d:yyyy/dd}"])
+def test_formats_that_are_none(text):
+    """Told when the dataset is made."""
+    with pytest.raises(ValueError, match="partition_format is"):
+        FileDataset.from_files("/x", partition_format=text)
+
+
+def test_files_are_grouped_by_the_keys_asked_for(tmp_path):
+    """One mini-batch per combination that exists, in the order of the paths; every file in exactly one."""
+    for user in ("ann", "bob"):
+        for season in ("summer", "winter"):
+            for number in range(3):
+                if (user, season) != ("bob", "summer"):
+                    folder = tmp_path / user / season
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / f"{number}.wav").write_text("x")
+    dataset = FileDataset.from_files(tmp_path, partition_format="{user}/{season}/*.wav").as_named_input("songs")
+    works = [json.loads(cut.work) for cut in dataset.partition_cuts(["season"], tmp_path)]
+    assert [work["partition_key_value"] for work in works] == [{"season": "summer"}, {"season": "winter"}]
+    assert [len(work["names"]) for work in works] == [3, 6]
+    works = [json.loads(cut.work) for cut in dataset.partition_cuts(["season", "user"], tmp_path)]
+    assert [list(work["partition_key_value"].items()) for work in works] == [
+        [("season", "summer"), ("user", "ann")],
+        [("season", "winter"), ("user", "ann")],
+        [("season", "winter"), ("user", "bob")],
+    ]
+    assert len(list(dataset.cuts(100))) == 1
+    with pytest.raises(InputError, match=r"partition_keys are \['genre'\], the keys in partition_format of this input"):
+        list(dataset.partition_cuts(["genre"], tmp_path))
+    (tmp_path / "stray.txt").write_text("")
+    with pytest.raises(InputError, match=r"stray.txt: does not end as partition_format says"):
+        list(dataset.partition_cuts(["user"], tmp_path))
+    with pytest.raises(InputError, match="this input has no partition_format"):
+        list(FileDataset.from_files(tmp_path).partition_cuts(["user"], tmp_path))
+
+
+@given(TEXT)
+def test_no_value_leaves_its_folder(value):
+    """Whatever it holds; and different values have different folders."""
+    name = folder_name("key", value)
+    assert "/" not in name
+    assert name not in (".", "..")
+    assert len(name.encode()) < 255
+    if "~" not in name:
+        assert values_in_path(f"/root/{name}/f") == [("key", value)]
+    assert folder_name("key", value + "x") != name
+
+
+@given(rows=st.lists(st.tuples(TEXT, st.integers(-5, 5) | st.none()), min_size=1, max_size=20), by_both=st.booleans())
+def test_any_value_comes_back_as_it_was(rows, by_both, tmp_path_factory):
+    """Nulls, blanks, slashes, dots, Unicode; every row in exactly one partition, key columns last."""
+    folder = tmp_path_factory.mktemp("t")
+    frame = pd.DataFrame({"k": [key for key, _ in rows], "n": range(len(rows)), "m": pd.array([m for _, m in rows], "Int64")})
+    frame.to_parquet(folder / "in.parquet")
+    keys = ["k", "m"] if by_both else ["k"]
+    dataset = TabularDataset.from_parquet_files([folder / "in.parquet"]).as_named_input("t")
+    partitioned = dataset.partition_by(keys, folder / "out")
+    found = {}
+    for values, part in read(partitioned.partition_cuts(keys, folder)):
+        assert list(part.columns)[-len(keys) :] == keys
+        assert list(values) == keys
+        for row in part.to_dict("records"):
+            found[row["n"]] = values["k"]
+            assert row["k"] == values["k"]
+    assert found == {number: key for number, (key, _) in enumerate(rows)}
+    inside = (folder / "out").resolve()
+    assert all(path.resolve().is_relative_to(inside) for path in inside.rglob("*"))
+
+
+def test_types_of_keys_come_back(tmp_path):
+    """Whole numbers, fractions, truth values, dates and nulls."""
+    frame = pd.DataFrame(
+        {
+            "i": [1, 2],
+            "f": [0.5, np.nan],
+            "b": [True, False],
+            "d": pd.to_datetime(["2024-01-31", "2024-02-29 10:00"], format="ISO8601"),
+            "t": ["007", None],
+            "x": [1.5, 2.5],
+        }
+    )
+    frame.to_parquet(tmp_path / "in.parquet")
+    dataset = TabularDataset.from_parquet_files([tmp_path / "in.parquet"]).as_named_input("t")
+    keys = ["i", "f", "b", "d", "t"]
+    first, second = read(dataset.partition_by(keys, tmp_path / "out").partition_cuts(keys, tmp_path))
+    assert first[0] == {"i": 1, "f": 0.5, "b": True, "d": "2024-01-31T00:00:00", "t": "007"}
+    assert second[0] == {"i": 2, "f": None, "b": False, "d": "2024-02-29T10:00:00", "t": None}
+    assert first[1]["d"][0] == pd.Timestamp("2024-01-31")
+    assert first[1].dtypes["i"] == "int64"
+    assert first[1]["x"].tolist() == [1.5]
+
+
+def test_hive_folders_of_others(tmp_path):
+    """Values from the folders' names: whole numbers where all of a key are; also without partition_keys, as columns."""
+    for store, brand in ((1, "a b"), (2, "a b"), (10, "__HIVE_DEFAULT_PARTITION__")):
+        folder = tmp_path / "t" / f"store={store}" / f"brand={brand.replace(' ', '%20')}"
+        folder.mkdir(parents=True)
+        pd.DataFrame({"x": [store, store]}).to_parquet(folder / "part.parquet")
+    dataset = TabularDataset.from_parquet_files([tmp_path / "t"]).as_named_input("t")
+    found = read(dataset.partition_cuts(["brand"], tmp_path))
+    assert [values for values, _ in found] == [{"brand": "a b"}, {"brand": None}]
+    assert [part["store"].tolist() for _, part in found] == [[1, 1, 2, 2], [10, 10]]
+    reader = Reader()
+    frames = [reader.read(json.loads(cut.work)).value for cut in dataset.cuts(1 << 20)]
+    assert [list(frame.columns) for frame in frames] == [["x", "store", "brand"]] * 3
+    with pytest.raises(InputError, match=r"partition_keys are \['x'\], the folders of this input \['store', 'brand'\]"):
+        list(dataset.partition_cuts(["x"], tmp_path))
+    (tmp_path / "t" / "store=3").mkdir()
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "t" / "store=3" / "stray.parquet")
+    with pytest.raises(InputError, match=r"stray.parquet: lies in folders of the keys \['store'\]"):
+        list(dataset.cuts(1))
+
+
+def test_columns_of_a_table_that_is_not_partitioned(tmp_path):
+    """Written once below the store, and found again; a key that is no column is named with those there are."""
+    frame = pd.DataFrame({"store": [2, 1, 2, 1], "x": [1, 2, 3, 4]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    dataset = TabularDataset.from_delimited_files([tmp_path / "t.csv"]).as_named_input("t")
+    store = tmp_path / "store"
+    found = read(dataset.partition_cuts(["store"], store))
+    assert [(values, part["x"].tolist()) for values, part in found] == [({"store": 1}, [2, 4]), ({"store": 2}, [1, 3])]
+    before = sorted(store.rglob("*.parquet"))
+    times = [path.stat().st_mtime_ns for path in before]
+    assert len(read(dataset.partition_cuts(["store"], store))) == 2
+    assert [path.stat().st_mtime_ns for path in sorted(store.rglob("*.parquet"))] == times
+    with pytest.raises(InputError, match=r"brand: is no column to partition by; there are \['store', 'x'\]"):
+        list(dataset.partition_cuts(["brand"], store))
+    assert sorted(store.rglob("*.parquet")) == before
+
+
+def test_many_rows_in_several_files_keep_their_order(tmp_path, monkeypatch):
+    """Also when rows are written before all have been read."""
+    monkeypatch.setattr("prefect_parallel_run.datasets.partitions._HELD", 2_000)
+    monkeypatch.setattr("prefect_parallel_run.datasets.tabular._PARTITIONING_BYTES", 1_000)
+    frame = pd.DataFrame({"k": [i % 3 for i in range(2_000)], "n": range(2_000)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    dataset = TabularDataset.from_delimited_files([tmp_path / "t.csv"]).as_named_input("t")
+    found = read(dataset.partition_cuts(["k"], tmp_path / "store"))
+    assert len(list((tmp_path / "store").rglob("*.parquet"))) > 6
+    for values, part in found:
+        assert part["n"].tolist() == [n for n in range(2_000) if n % 3 == values["k"]]
+
+
+def test_a_target_with_something_in_it_is_refused(tmp_path):
+    """And stays as it is; a failure on the way leaves nothing."""
+    pd.DataFrame({"k": [1]}).to_parquet(tmp_path / "in.parquet")
+    dataset = TabularDataset.from_parquet_files([tmp_path / "in.parquet"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(OutputError, match="is there already"):
+        dataset.partition_by(["k"], tmp_path / "out")
+    with pytest.raises(InputError, match="no: is no column"):
+        dataset.partition_by(["no"], tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out"]
