@@ -6,10 +6,12 @@ import argparse
 import json
 import logging
 import pdb
+import sqlite3
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _CANCELLED
     except ParallelRunError as error:
         _say(f"{type(error).__name__}: {error}")
+        return _FAILED
+    except sqlite3.Error as error:
+        _say(f"{given.run_directory}: its ledger cannot be read: {error}")
         return _FAILED
     except OSError as error:
         _say(f"{error.filename or given.run_directory}: {error.strerror or error}")
@@ -162,6 +167,8 @@ def _replay(given: argparse.Namespace) -> int:
 
     directory = open_run_directory(given.run_directory)
     spec = spec_of(directory, {})
+    if spec.interpreter is not None:
+        _say(f"replayed by {sys.executable}, not by the run's environment {spec.interpreter}")
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -173,7 +180,8 @@ def _replay(given: argparse.Namespace) -> int:
             raise
 
     try:
-        result = replay(directory, spec, given.mini_batch, call)
+        with redirect_stdout(sys.stderr if given.json else sys.stdout):
+            result = replay(directory, spec, given.mini_batch, call)
     except (ParallelRunError, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001  whatever the script raised is what the person wants to see

@@ -25,7 +25,8 @@ _SHAPING = (
     "partition_keys",
     "isolate_failed_items",
 )
-_LEFT_OUT = {"__pycache__", "_parallel_run", "node_modules"}
+_RUNS = "_parallel_run"
+_LEFT_OUT = {"__pycache__", "node_modules"}
 
 
 def identity(
@@ -95,19 +96,30 @@ def machine_key(home: Path) -> bytes:
 
 
 def _code_files(config: ParallelRunConfig) -> Iterator[tuple[str, Path]]:
+    """Yield source_directory whole; without one, the Python files that the script could import from around it."""
+    whole = config.source_directory is not None
     source = config.source_path
-    if config.source_directory is None:
-        for path in source.glob("*.py"):
-            yield path.name, path
-        if config.script_path.suffix != ".py":
-            yield config.script_path.name, config.script_path
-        return
+    while not whole and (source / "__init__.py").exists():  # relative imports reach up to the top of the package
+        source = source.parent
     for folder, folders, files in os.walk(source):
         folders[:] = [name for name in folders if name not in _LEFT_OUT and not name.startswith(".")]
+        if "pyvenv.cfg" in files or _RUNS in _names(folder):  # a virtual environment; an output of ours
+            folders[:] = []
+            continue
         for name in files:
             path = Path(folder, name)
-            if path.is_file() and not name.startswith("."):
+            is_code = whole or path.suffix == ".py" or path == config.script_path
+            if is_code and path.is_file() and not name.startswith("."):
                 yield str(path.relative_to(source)), path
+
+
+def _names(folder: str) -> list[str]:
+    return os.listdir(folder)  # noqa: PTH208  names only
+
+
+def listing_sha256(folder: Path) -> str:
+    """Return a hash over path, size and time of every file in *folder*, run directories left out."""
+    return str(_place_facts(str(folder))[-1])
 
 
 def _place_facts(path: str) -> list[Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
@@ -60,7 +61,7 @@ def resolve_output(output: Any, *, required: bool) -> Path | None:
         return None
     text = os.fspath(output)
     if text.startswith("file://"):
-        text = text[len("file://") :]
+        text = unquote(urlsplit(text).path)
     if "://" in text:
         raise OutputError(text, "only folders of this machine can be written to; pass a path")
     path = Path(text).absolute()
@@ -95,6 +96,8 @@ def resolve_side_inputs(side_inputs: Any, taken: Sequence[str]) -> dict[str, str
 
 def check_arguments(arguments: Any) -> tuple[str, ...]:
     """Return *arguments* as texts, in order; raises ValueError for what the script could not be given."""
+    if isinstance(arguments, str):
+        raise ValueError(f"arguments is {arguments!r}; accepted: a list, one element per argument")  # noqa: TRY004  a wrong value
     texts = tuple(str(argument) for argument in arguments or ())
     if texts and not texts[0].startswith("-"):
         raise ValueError(f"arguments: the first is {texts[0]!r}; it must be an option, starting with '-'")

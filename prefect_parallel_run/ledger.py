@@ -95,8 +95,10 @@ class FailedMiniBatch(NamedTuple):
 class Ledger:
     """An open ledger. One process writes; others may read along."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
+        if not create and not path.is_file():
+            raise OutputError(str(path), "is not there")
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -108,7 +110,7 @@ class Ledger:
     @classmethod
     def create(cls, path: Path, items: Iterable[int]) -> Ledger:
         """Make the ledger of a new run, with one row per mini-batch; *items* of each, in plan order."""
-        ledger = cls(path)
+        ledger = cls(path, create=True)
         with ledger._transaction() as connection:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
@@ -137,7 +139,8 @@ class Ledger:
         for receipt, state in decided:
             (index, attempt, outcome, _, succeeded, failed, rows, part, offset, header, length, crc, *rest) = receipt
             started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
-            attempts.append((index, attempt, outcome, node, pid, started, seconds, error_type, error, traceback, fingerprint))
+            texts = (_storable(error_type), _storable(error), _storable(traceback), fingerprint)
+            attempts.append((index, attempt, outcome, node, pid, started, seconds, *texts))
             known_failed = 0 if state == "isolating" else failed
             states.append((state, attempt, succeeded, known_failed, rows, part, offset, header, length, crc, index))
         with self._transaction() as connection:
@@ -164,7 +167,7 @@ class Ledger:
                 "INSERT INTO pieces VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     *(index, *piece, outcome, succeeded, failed, rows, part, offset, header, length, crc),
-                    *(node, pid, started, seconds, error_type, error, traceback, fingerprint),
+                    *(node, pid, started, seconds, _storable(error_type), _storable(error), _storable(traceback), fingerprint),
                 ),
             )
             connection.execute(
@@ -217,6 +220,16 @@ class Ledger:
         finally:
             self._connection.execute("DETACH DATABASE other")
         return taken
+
+    def exhaust(self, run_max_try: int, *, isolate: bool) -> None:
+        """Give up mini-batches that have used up a number of tries that is lower now than when they failed."""
+        state = "CASE WHEN items > 1 THEN 'isolating' ELSE 'failed' END" if isolate else "'failed'"
+        with self._transaction() as connection:
+            connection.execute(
+                f"UPDATE mini_batches SET state={state}, failed=CASE WHEN {state}='failed' THEN items ELSE 0 END"  # noqa: S608  ours
+                " WHERE state='waiting' AND attempts >= ? + granted",
+                (run_max_try,),
+            )
 
     def note(self, **facts: str) -> None:
         """Keep facts about the run: its status, when it began, how often it was driven."""
@@ -365,6 +378,11 @@ class Ledger:
         cursor = self._connection.execute(query)
         while block := cursor.fetchmany(_BLOCK):
             yield from block
+
+
+def _storable(text: object) -> str:
+    """Return *text* as UTF-8 can hold it: a file name may have bytes in it that are no text."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _Transaction:

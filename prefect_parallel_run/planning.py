@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -80,6 +80,7 @@ def write_plan(
     path: Path,
     partition_keys: Sequence[str] | None = None,
     store: Path | None = None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> PlanSummary:
     """Cut *datasets* into mini-batches and write the plan to *path*, whole or not at all; memory stays flat.
 
@@ -89,6 +90,7 @@ def write_plan(
         path: Of plan.parquet.
         partition_keys: One mini-batch per combination of these; the size then does not matter.
         store: Folder for tables that have to be written anew, partitioned; by default beside *path*.
+        heartbeat: Called now and then; raises to stop.
 
     Raises:
         InputError: An input is missing, unreadable, or has no items and does not allow that.
@@ -103,7 +105,7 @@ def write_plan(
                     cuts = dataset.cuts(mini_batch_size)
                 else:
                     cuts = dataset.partition_cuts(partition_keys, store or path.parent)
-                writer.add(str(dataset.name), cuts)
+                writer.add(str(dataset.name), cuts, heartbeat)
                 if writer.items == before and not dataset.allow_empty:
                     words = "has no items; if that is right, make the dataset with allow_empty=True"
                     raise InputError(", ".join(dataset.paths), words)
@@ -136,9 +138,10 @@ class _PlanWriter:
         self._writer.close()
         self._file.close()
 
-    def add(self, name: str, cuts: Iterator[Cut]) -> None:
+    def add(self, name: str, cuts: Iterator[Cut], heartbeat: Callable[[], None]) -> None:
         """Append the mini-batches of one input."""
         while chunk := list(islice(cuts, _CHUNK)):
+            heartbeat()
             texts = []
             for cut in chunk:
                 self._rows.append((self._count, name, cut.items, cut.size, cut.work))
@@ -176,8 +179,11 @@ class Plan:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with pq.ParquetFile(path) as file:
-            metadata = file.metadata
+        try:
+            with path.open("rb") as source, pq.ParquetFile(source) as file:
+                metadata = file.metadata
+        except (OSError, pa.ArrowException) as error:
+            raise OutputError(str(path), f"is no plan that can be read: {error}") from error
         self.summary = PlanSummary(**json.loads(metadata.metadata[_SUMMARY]))
         self._starts = [0]  # first mini-batch of every row group, and the total
         for number in range(metadata.num_row_groups):
@@ -199,7 +205,7 @@ class Plan:
 
     def all_items(self) -> Iterator[int]:
         """Yield the items of every mini-batch, without decoding anything else."""
-        with pq.ParquetFile(self._path) as file:
+        with self._path.open("rb") as source, pq.ParquetFile(source) as file:
             for number in range(len(self._starts) - 1):
                 yield from file.read_row_group(number, columns=["items"]).column(0).to_pylist()
 
@@ -233,7 +239,7 @@ class Plan:
     def _group(self, number: int) -> pa.Table:
         table = self._cache.pop(number, None)
         if table is None:
-            with pq.ParquetFile(self._path) as file:
+            with self._path.open("rb") as source, pq.ParquetFile(source) as file:
                 table = file.read_row_group(number)
         self._cache[number] = table  # now the newest
         while len(self._cache) > _CACHED_GROUPS:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefect_parallel_run.child.context import Context, EntryScript
+from prefect_parallel_run.child.life import offer_names
 from prefect_parallel_run.child.reading import FileList, Reader
 from prefect_parallel_run.child.script import load
 from prefect_parallel_run.child.writing import materialise
@@ -33,6 +34,7 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
     plan = Plan.open(directory.plan)
     if not 0 <= number < plan.summary.mini_batches:
         raise InputError(str(directory.path), f"has no mini-batch {number}; there are {plan.summary.mini_batches}, from 0")
+    offer_names()
     os.environ.update(spec.config.environment_variables)
     os.environ["AZUREML_BI_OUTPUT_PATH"] = str(spec.output or "")
     EntryScript.output_dir = str(spec.output or "")

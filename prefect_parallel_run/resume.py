@@ -15,7 +15,7 @@ from prefect_parallel_run.environments import interpreter_of
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.identity import machine_key
 from prefect_parallel_run.run import StepSpec
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.run_directory import FOLDER, RunDirectory
 
 
 def open_run_directory(path: Path) -> RunDirectory:
@@ -37,6 +37,11 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
         ValueError: The script is gone, an override is wrong, or an environment variable of the run is not set here.
     """
     facts = directory.facts()
+    home = Path(facts["home"])
+    output = Path(facts["output"]) if facts["output"] is not None else None
+    made_in = (output or home / "parallel_run") / FOLDER
+    if not made_in.is_dir() or not made_in.samefile(directory.path.parent):
+        raise InputError(str(directory.path), f"was made in {made_in}; move it back, or start its flow anew")
     names = facts["environment_variables"]
     missing = [name for name in names if name not in os.environ]
     if missing:
@@ -44,12 +49,11 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
         raise ValueError(f"the run was made with environment_variables {', '.join(missing)}: {words}")
     variables = {name: os.environ[name] for name in names}
     config = ParallelRunConfig(**{**facts["config"], **overrides, "environment_variables": variables})
-    home = Path(facts["home"])
     return StepSpec(
         name=facts["step"],
         config=config,
         datasets=[_dataset(given) for given in facts["inputs"]],
-        output=Path(facts["output"]) if facts["output"] is not None else None,
+        output=output,
         side_inputs=facts["side_inputs"],
         arguments=tuple(facts["arguments"]),
         allow_reuse=True,

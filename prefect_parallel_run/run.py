@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 import uuid
@@ -27,7 +28,7 @@ from prefect_parallel_run.errors import (
     NothingSucceededError,
     OutputError,
 )
-from prefect_parallel_run.identity import code_files, digest, identity, shaping
+from prefect_parallel_run.identity import code_files, digest, identity, listing_sha256, shaping
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.output.append_row import file_sha256
@@ -128,7 +129,7 @@ def run_step(
     with ExitStack() as locks, _Opening(target, spec, heartbeat) as cluster:  # the lock outlives the cluster
         if resumption is None and not (spec.allow_reuse and any(runs_below(spec.runs, f"{spec.name}-"))):
             cluster.begin()  # meanwhile the input is planned
-        planned = _plan(spec)
+        planned = _plan(spec, heartbeat)
         parts = identity(
             spec.config,
             plan_sha256=Plan.open(planned).summary.sha256,
@@ -136,22 +137,29 @@ def run_step(
             side_inputs=dict(spec.side_inputs),
             key=spec.key,
         )
-        if resumption is None:
-            directory, lock = _find_or_make(spec, parts, planned)
-        else:
-            directory, lock = _take_up(spec, parts, planned, resumption)
+        try:
+            if resumption is None:
+                directory, lock = _find_or_make(spec, parts, planned)
+            else:
+                directory, lock = _take_up(spec, parts, planned, resumption)
+        except BaseException:
+            _discard(planned)
+            raise
         if lock is None:
             return _result(spec, directory, read_json(directory.receipt), started, reused=True)
         locks.enter_context(lock)
         with Ledger(directory.ledger) as ledger:
             try:
                 _drive(spec, directory, ledger, cluster, watch, heartbeat)
+                _warn_of_replacing(spec, directory, watch)
                 reduction = Reduction(
                     directory=directory,
                     limits=failure_limits(spec.config),
                     target=spec.target,
                     row_format=spec.config.result_format,
                     identity=parts,
+                    output=spec.output,
+                    heartbeat=heartbeat,
                 )
                 receipt = reduce(reduction)
             except BaseException as error:
@@ -159,6 +167,20 @@ def run_step(
                 raise
             ledger.note(status="succeeded", reason="")
         return _result(spec, directory, receipt, started, reused=False)
+
+
+def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, watch: Watch) -> None:
+    """Tell when the result file is that of another step, or of other inputs."""
+    if spec.target is None or not spec.target.exists():
+        return
+    prefix = directory.run_id.rpartition("-")[0].rpartition("-")[0]  # without time and token: the same step again
+    for other in runs_below(spec.runs, ""):
+        if not other.run_id.startswith(prefix) and other.receipt.exists():
+            if read_json(other.receipt)["output_file"] == str(spec.target):
+                watch.warned(
+                    f"{spec.target} is the result of run {other.run_id}, and is replaced; give each step its own output"
+                )
+            return
 
 
 def _note_end(ledger: Ledger, error: BaseException) -> None:
@@ -208,7 +230,7 @@ class _Opening:
         self._context.__exit__(None, None, None)
 
 
-def _plan(spec: StepSpec) -> Path:
+def _plan(spec: StepSpec, heartbeat: Callable[[], None]) -> Path:
     """Plan the input into a folder of its own and return the plan's path."""
     folder = spec.runs / f".planning-{uuid.uuid4().hex}"
     try:
@@ -218,7 +240,7 @@ def _plan(spec: StepSpec) -> Path:
     path = folder / "plan.parquet"
     try:
         size = spec.config.mini_batch_size_for(spec.datasets[0].kind)
-        write_plan(spec.datasets, size, path, spec.config.partition_keys, spec.runs / "partitions")
+        write_plan(spec.datasets, size, path, spec.config.partition_keys, spec.runs / "partitions", heartbeat)
     except BaseException:
         _discard(path)
         raise
@@ -226,15 +248,15 @@ def _plan(spec: StepSpec) -> Path:
 
 
 def _discard(planned: Path) -> None:
-    planned.unlink(missing_ok=True)
-    planned.parent.rmdir()
+    """Remove a plan that is not needed, and its folder, if they are there."""
+    shutil.rmtree(planned.parent, ignore_errors=True)
 
 
 def _find_or_make(spec: StepSpec, parts: dict[str, Any], planned: Path) -> tuple[RunDirectory, RunLock | None]:
     """Return the run directory to work in, locked; or, without a lock, one whose result can be returned."""
     for found in runs_below(spec.runs, _prefix(spec, parts)):
         if found.receipt.exists():
-            if spec.allow_reuse and _is_unaltered(read_json(found.receipt)):
+            if spec.allow_reuse and _may_be_reused(read_json(found.receipt), spec):
                 _discard(planned)
                 return found, None
         else:
@@ -264,16 +286,16 @@ def _take_up(
             _discard(planned)
             directory = old
             if old.receipt.exists() and not resumption.retry_failed:
-                lock.release()
-                return old, None
+                if _may_be_reused(read_json(old.receipt), spec):
+                    lock.release()
+                    return old, None
+                old.receipt.unlink()  # its result is gone or altered: it is put together again
         if resumption.retry_failed:
             with Ledger(directory.ledger) as ledger:
                 ledger.grant()
             directory.receipt.unlink(missing_ok=True)
     except BaseException:
         lock.release()
-        if planned.exists():
-            _discard(planned)
         raise
     return directory, lock
 
@@ -309,10 +331,21 @@ def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
         )
 
 
-def _is_unaltered(receipt: dict[str, Any]) -> bool:
-    """True when the result that a receipt speaks of is still there, byte for byte."""
+def _may_be_reused(receipt: dict[str, Any], spec: StepSpec) -> bool:
+    """True when the result is still there unaltered, and *spec* forgives what failed in it."""
+    tally = Tally(
+        planned=receipt["mini_batches"]["total"],
+        failed=receipt["mini_batches"]["failed"],
+        failed_items=receipt["items"]["failed"],
+        all_scheduled=True,
+    )
+    return failure_limits(spec.config).first_breach(tally) is None and _is_unaltered(receipt, spec)
+
+
+def _is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
+    """True when the result is there, byte for byte; of a summary_only step, when all files in its output are as they were."""
     if receipt["output_file"] is None:
-        return True
+        return spec.output is None or receipt["output_listing"] == listing_sha256(spec.output)
     path = Path(receipt["output_file"])
     return path.is_file() and path.stat().st_size == receipt["bytes"] and file_sha256(path) == receipt["sha256"]
 
@@ -351,6 +384,7 @@ def _drive(
     heartbeat: Callable[[], None],
 ) -> None:
     """Run what the ledger says is left to do."""
+    ledger.exhaust(spec.config.run_max_try, isolate=spec.config.isolate_failed_items)
     remainder = ledger.remainder()
     if remainder.tally.finished == remainder.tally.planned:
         return  # only the reduction was missing

@@ -104,7 +104,7 @@ def write_json(path: Path, facts: dict[str, Any]) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            json.dump(facts, file, indent=2, ensure_ascii=False)
+            json.dump(facts, file, indent=2)  # escaped: a path may have bytes in it that are no text
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from prefect_parallel_run.errors import OutputError
@@ -22,15 +23,12 @@ def problems(directory: RunDirectory) -> Iterator[str]:
     facts = directory.facts()
     if plan.content_sha256() != facts["identity"]["plan_sha256"]:
         yield "plan.parquet is not the plan that the run was begun with"
-    uri = f"file:{directory.ledger}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True)
     try:
-        yield from _ledger(connection, plan)
+        with closing(sqlite3.connect(f"{directory.ledger.as_uri()}?mode=ro", uri=True)) as connection:
+            yield from _ledger(connection, plan)
     except sqlite3.DatabaseError as error:
         yield f"ledger.sqlite cannot be read: {error}"
         return
-    finally:
-        connection.close()
     with Ledger(directory.ledger) as ledger:
         damaged = list(_parts(directory, ledger))
         yield from damaged

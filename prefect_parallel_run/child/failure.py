@@ -1,9 +1,10 @@
 """An exception as plain text: its type, its words, the script's part of the traceback, and a fingerprint of the cause."""
 
 import hashlib
+import json
 import os
 import traceback
-from typing import Iterable, List, NamedTuple
+from typing import Iterable, Iterator, List, NamedTuple, Set
 
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
 _LONGEST_TEXT = 4_000  #: characters of an exception's text that are kept
@@ -26,7 +27,16 @@ _secrets: List[str] = []
 
 def keep_secret(values: Iterable[str]) -> None:
     """Have these texts left out of every description from now on; very short ones are no secrets, and would hide too much."""
-    _secrets[:] = sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
+    forms = {form for value in values for form in _forms(value) if len(form) >= _SHORTEST_SECRET}
+    _secrets[:] = sorted(forms, key=len, reverse=True)
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield how a text may stand in another: as it is, as Python or JSON write it, and line by line."""
+    yield value
+    yield repr(value)[1:-1]
+    yield json.dumps(value)[1:-1]
+    yield from (line.strip() for line in value.splitlines())
 
 
 def without_secrets(text: str) -> str:
@@ -38,11 +48,11 @@ def without_secrets(text: str) -> str:
 
 def describe(error: BaseException) -> Failure:
     """Return *error* as text; frames of our own are left out, so that the reader sees the script's."""
-    name = without_secrets(_name(error))
+    name = _clean(_name(error))
     return Failure(
         name,
-        _shorten(without_secrets(_text(error)), _LONGEST_TEXT),
-        _shorten(without_secrets(_traceback(error)), _LONGEST_TRACEBACK),
+        _shorten(_clean(_text(error)), _LONGEST_TEXT),
+        _shorten(_clean(_traceback(error, set())), _LONGEST_TRACEBACK),
         fingerprint(name, *_places(error)),
         _is_final(error),
     )
@@ -51,6 +61,11 @@ def describe(error: BaseException) -> Failure:
 def fingerprint(*parts: str) -> str:
     """Return a short hash that is equal for failures of one cause, whatever figures stand in their words."""
     return hashlib.sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _clean(text: str) -> str:
+    """Return *text* without secrets, and without what UTF-8 cannot hold: bytes of file names that are no text."""
+    return without_secrets(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _name(error: BaseException) -> str:
@@ -74,7 +89,8 @@ def _places(error: BaseException) -> List[str]:
     return [f"{os.path.basename(f.filename)}:{f.name}:{f.lineno}" for f in _frames(error)]
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: BaseException, told: Set[int]) -> str:
+    told.add(id(error))
     head = traceback.format_list(_frames(error))
     if head:
         head.insert(0, "Traceback (most recent call last):\n")
@@ -83,7 +99,9 @@ def _traceback(error: BaseException) -> str:
     except Exception:  # noqa: BLE001  the same __str__ again
         tail = [f"{_name(error)}: {_text(error)}\n"]
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    before = [_traceback(cause), "\nThe exception above led to this one:\n\n"] if cause is not None else []
+    before = []
+    if cause is not None and id(cause) not in told:  # exceptions may be each other's causes
+        before = [_traceback(cause, told), "\nThe exception above led to this one:\n\n"]
     return "".join(before + head + tail)
 
 

@@ -93,7 +93,7 @@ def _surround(settings: Dict[str, Any]) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logger.addHandler(handler)
-    _offer_names()
+    offer_names()
 
 
 class _Formatter(logging.Formatter):
@@ -103,7 +103,7 @@ class _Formatter(logging.Formatter):
         return without_secrets(super().format(record))
 
 
-def _offer_names() -> None:
+def offer_names() -> None:
     """Let the script import EntryScript under Azure's name, and under ours where our package is not installed."""
     azure, module = ModuleType("azureml_user"), ModuleType("azureml_user.parallel_run")
     azure.__path__ = []

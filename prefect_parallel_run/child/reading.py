@@ -186,6 +186,8 @@ def _delimited(work: Dict[str, Any], data: bytes) -> Any:
             return pd.read_csv(io.BytesIO(data), **options)
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         _name_the_record(work, data, str(error))
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"{_place(work)}: is not UTF-8: {error}") from None
 
 
 def _name_the_record(work: Dict[str, Any], data: bytes, reason: str) -> NoReturn:

@@ -142,9 +142,9 @@ def _csv(value: Any) -> Encoded:
         return Encoded(0, b"", b"")
     names, rows = _columns(value)
     head, body = io.StringIO(), io.StringIO()
-    csv.writer(head, lineterminator="\n").writerow(names)
-    csv.writer(body, lineterminator="\n").writerows(rows)
-    return Encoded(len(rows), _utf8(head.getvalue()), _utf8(body.getvalue()))
+    csv.writer(head, lineterminator="\r\n").writerow(names)  # so that a carriage return in a field is quoted
+    csv.writer(body, lineterminator="\r\n").writerows(rows)
+    return Encoded(len(rows), _utf8(_unix_lines(head.getvalue())), _utf8(_unix_lines(body.getvalue())))
 
 
 def _delimited(frame: Any, separator: str, with_header: bool) -> Encoded:
@@ -153,14 +153,17 @@ def _delimited(frame: Any, separator: str, with_header: bool) -> Encoded:
         return Encoded(len(frame), b"", b"\n" * len(frame))
     options = {"sep": separator, "index": False, "lineterminator": "\n"}
     header = _utf8(frame.iloc[:0].to_csv(**options)) if with_header else b""
-    return Encoded(len(frame), header, _utf8(frame.to_csv(header=False, **options)))
+    text = frame.to_csv(header=False, **options)
+    if "\r" in text:  # pandas leaves it without quotes, and a reader would take it for the end of a row
+        text = _unix_lines(frame.to_csv(header=False, **{**options, "lineterminator": "\r\n"}))
+    return Encoded(len(frame), header, _utf8(text))
 
 
 def _json_lines(value: Any) -> Encoded:
     rows: Any
     if _kind(value) in ("frame", "series") or (_kind(value) == "array" and value.ndim == 2):
         frame = _frame(value)
-        names = [str(name) for name in frame.columns]
+        names = _unique([str(name) for name in frame.columns])
         columns = [frame.iloc[:, place].tolist() for place in range(len(names))]
         rows = [dict(zip(names, row)) for row in zip(*columns)]
     else:
@@ -168,6 +171,20 @@ def _json_lines(value: Any) -> Encoded:
     dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain).encode
     lines = [dump(_without_nan(row)) for row in rows]
     return Encoded(len(lines), b"", _utf8("\n".join(lines) + "\n") if lines else b"")
+
+
+def _unique(names: List[str]) -> List[str]:
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"columns of the same name would overwrite each other: {', '.join(twice)}")
+    return names
+
+
+def _unix_lines(text: str) -> str:
+    """Return text with rows that end in a carriage return and a newline as rows that end in a newline, fields untouched."""
+    parts = text.split('"')
+    parts[::2] = [part.replace("\r\n", "\n") for part in parts[::2]]
+    return '"'.join(parts)
 
 
 def _without_nan(value: Any) -> Any:
@@ -185,6 +202,8 @@ def _without_nan(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """Return a value that JSON does not know as one that it does: numpy's as Python's, dates in ISO 8601, the rest as text."""
+    if type(value).__name__ == "datetime64":
+        return None if str(value) == "NaT" else str(value)
     if hasattr(value, "tolist"):
         return _without_nan(value.tolist())
     if hasattr(value, "isoformat"):
@@ -199,6 +218,8 @@ def _arrow(value: Any) -> Encoded:
     frame = _frame(value)
     if not len(frame):
         return Encoded(0, b"", b"")
+    if not frame.shape[1]:
+        raise ValueError("the rows have no columns; a Parquet file needs some")
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     sink = pa.BufferOutputStream()

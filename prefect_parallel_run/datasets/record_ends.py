@@ -34,13 +34,14 @@ class UnterminatedQuoteError(ValueError):
     """The file ends inside a quoted field."""
 
 
-def record_ends(path: Path, *, delimiter: bytes = b",", quote: bytes = b"") -> Iterator[Ends]:
+def record_ends(path: Path, *, delimiter: bytes = b",", quote: bytes = b"", lone_returns: bool = True) -> Iterator[Ends]:
     """Yield where the records of *path* end, block by block, a byte order mark left out.
 
     Args:
         path: A file in UTF-8, or another encoding in which ASCII stands for itself.
         delimiter: Between fields; one byte. Matters only next to quotes.
         quote: One byte, or empty for none (JSON lines).
+        lone_returns: A carriage return alone ends a record too.
 
     Raises:
         UnterminatedQuoteError: As its name says.
@@ -50,7 +51,7 @@ def record_ends(path: Path, *, delimiter: bytes = b",", quote: bytes = b"") -> I
     for offset, block, is_last in _blocks(path):
         begin = offset if begin < 0 else begin
         data = np.frombuffer(block, dtype=np.uint8)
-        breaks, inside = _breaks(block, data, inside, delimiter, quote)
+        breaks, inside = _breaks(block, data, inside, delimiter, quote, lone_returns=lone_returns)
         ends = breaks + 1
         if is_last and inside:
             raise UnterminatedQuoteError
@@ -86,10 +87,12 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes, bool]]:
                     return
 
 
-def _breaks(block: bytes, data: npt.NDArray[np.uint8], inside: bool, delimiter: bytes, quote: bytes) -> tuple[Positions, bool]:
+def _breaks(
+    block: bytes, data: npt.NDArray[np.uint8], inside: bool, delimiter: bytes, quote: bytes, *, lone_returns: bool = True
+) -> tuple[Positions, bool]:
     """Return the positions of the bytes that end a record, and whether the block ends inside quotes."""
     breaks = np.flatnonzero(data == _NEWLINE)
-    if _RETURN in block:
+    if lone_returns and _RETURN in block:
         returns = np.flatnonzero(data == _RETURN)
         following = np.append(data, 0)[returns + 1]
         breaks = np.sort(np.concatenate((breaks, returns[following != _NEWLINE])))

@@ -245,7 +245,7 @@ class TabularDataset(Dataset):
 
     def _cut_lines(self, file: Listed, size: int, keys: list[KeyValue]) -> Iterator[tuple[Cut, list[KeyValue]]]:
         about = self._about(file, "json_lines", keys)
-        for start, stop, rows, first in _Spans(record_ends(Path(file.path))).cut(size):
+        for start, stop, rows, first in _Spans(record_ends(Path(file.path), lone_returns=False)).cut(size):
             where = {"start": start, "stop": stop, "rows": rows, "first": first}
             yield Cut(rows, stop - start, _encode({**about, **where})), keys
 

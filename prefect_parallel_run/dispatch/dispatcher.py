@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import Future as FutureResult
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +28,7 @@ from prefect_parallel_run.dispatch.messages import (
     NodeJoined,
     NodeLeft,
     Release,
+    SlotReady,
     SubmitLease,
     Tick,
 )
@@ -33,7 +36,7 @@ from prefect_parallel_run.dispatch.roster import Roster
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.node.node import LeaseResult, NodeClosedError, close_node, open_node, run_lease
+from prefect_parallel_run.node.node import LeaseResult, NodeClosedError, close_node, open_node, ready_topic, run_lease
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import StartFailure
 from prefect_parallel_run.planning import Plan
@@ -111,8 +114,10 @@ class Dispatcher:
         self._names: dict[str, str] = {}  # node by address
         self._nodes_seen = 0
         self._next_look = 0.0
+        self._unopened: list[str] = []  # workers that have come and are not used yet
         self._start_failure: StartFailure | None = None
         self._finished = False
+        self._told_of_more_rows = False
 
     def run(self) -> None:
         """Run until every mini-batch has its final outcome.
@@ -123,6 +128,7 @@ class Dispatcher:
             ComputeTargetError: No node is left.
             OutputError: The run directory cannot be written.
         """
+        self._client.subscribe_topic(ready_topic(self._settings.token), self._note_ready)
         try:
             while not self._finished:
                 self._look_at_nodes()
@@ -130,12 +136,12 @@ class Dispatcher:
                     self._follow(self._state.handle(event, time.monotonic()))
                 self._observer.progressed(self._state.tally)
                 self._heartbeat()
+            self._close()
         except BaseException:
             self._stop()
             raise
-        for problem in self._client.run(close_node, self._settings.token, True, workers=list(self._names)).values():
-            for text in problem:
-                self._observer.warned(f"shutdown() of the entry script failed:\n{text}")
+        finally:
+            self._client.unsubscribe_topic(ready_topic(self._settings.token))
 
     # Events
 
@@ -173,19 +179,26 @@ class Dispatcher:
 
     def _look_at_nodes(self) -> None:
         """Find out, now and then, which nodes have come and which are lost."""
-        if time.monotonic() < self._next_look:
-            return
+        if time.monotonic() >= self._next_look:
+            self._notice(())
+        if self._unopened:
+            addresses, self._unopened = self._unopened, []
+            self._open(addresses)
+
+    def _notice(self, being_called: Collection[str]) -> list[str]:
+        """Take note of workers that came or went; return those being called that are lost, which the caller sees to."""
         self._next_look = time.monotonic() + _NODE_LOOK
         workers = self._workers()
         heartbeats = {address: float(worker["last_seen"]) for address, worker in workers.items()}
         changes = self._roster.look(heartbeats, time.monotonic())
-        for address in [*changes.gone, *changes.silent]:
-            if address in self._names:
+        self._unopened += changes.fresh
+        lost = [*changes.gone, *changes.silent]
+        for address in lost:
+            if address in self._names and address not in being_called:
                 self._events.put(self._forget(self._names[address]))
         for address in changes.silent:
             self._discard(str(workers[address]["name"]))
-        if changes.fresh:
-            self._open(changes.fresh)
+        return [address for address in lost if address in being_called]
 
     def _workers(self) -> dict[str, Any]:
         """Return what the scheduler says of its workers, by address."""
@@ -200,14 +213,61 @@ class Dispatcher:
         for address in addresses:
             self._names[address] = f"node-{self._nodes_seen}"
             self._nodes_seen += 1
-        opened = self._client.run(open_node, self._settings, self._names, workers=addresses, on_error="return")
-        for facts in opened.values():
-            if isinstance(facts, OSError):  # gone again before it could be opened: the next look finds out
+        for address, facts in self._call(addresses, open_node, self._settings, self._names).items():
+            if isinstance(facts, OSError | asyncio.TimeoutError):  # gone again, or deaf, before it could be opened
+                self._names.pop(address, None)
                 continue
             if isinstance(facts, BaseException):
                 raise facts
             self._observer.node_joined(facts)
             self._events.put(NodeJoined(facts.node, facts.slots))
+
+    def _note_ready(self, event: tuple[float, dict[str, str]]) -> None:
+        """Take note, on the client's thread, that a slot is ready."""
+        self._events.put(SlotReady(event[1]["node"]))
+
+    def _call(self, addresses: list[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """Call *function* on some workers and return what came of it, an exception for one that is lost or gives no sign.
+
+        Meanwhile the heartbeat goes on. A function may take its time as long as its worker shows that it lives.
+        """
+        calls = {address: self._begin_call(address, function, *arguments) for address in addresses}
+        while not all(call.done() for call in calls.values()):
+            wait_for(calls.values(), timeout=_TICK)
+            self._heartbeat()
+            if time.monotonic() >= self._next_look:
+                for address in self._notice(calls):
+                    calls[address].cancel()
+        lost = OSError("the worker was lost")
+        return {address: lost if call.cancelled() else call.exception() or call.result() for address, call in calls.items()}
+
+    def _begin_call(self, address: str, function: Callable[..., Any], *arguments: Any) -> FutureResult[Any]:
+        done: FutureResult[Any] = FutureResult()
+
+        async def call() -> None:
+            outcome: Any
+            try:
+                answers = await self._client.run(function, *arguments, workers=[address], asynchronous=True)
+                outcome = next(iter(answers.values()))
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  handed to the thread that drives the run
+                outcome = error
+            if done.set_running_or_notify_cancel():
+                if isinstance(outcome, BaseException):
+                    done.set_exception(outcome)
+                else:
+                    done.set_result(outcome)
+
+        self._client.loop.add_callback(call)
+        return done
+
+    def _close(self) -> None:
+        """Have all nodes call shutdown() and end; what goes wrong there is told, and harms nothing: all is committed."""
+        for address, problems in self._call(list(self._names), close_node, self._settings.token, True).items():
+            if isinstance(problems, BaseException):
+                self._observer.warned(f"{self._names[address]} was lost while shutdown() of the entry script ran there")
+                continue
+            for text in problems:
+                self._observer.warned(f"shutdown() of the entry script failed:\n{text}")
 
     def _forget(self, node: str) -> NodeLeft:
         self._names = {address: name for address, name in self._names.items() if name != node}
@@ -275,6 +335,10 @@ class Dispatcher:
         for receipt, state in decided:
             if receipt.outcome != "succeeded":
                 self._observer.tried(receipt, state)
+            elif receipt.rows > receipt.items and not self._told_of_more_rows:
+                self._told_of_more_rows = True
+                words = f"run() returned {receipt.rows} rows for {receipt.items} items of mini-batch {receipt.mini_batch}"
+                self._observer.warned(f"{words}; all are kept (this is told once)")
 
     def _dated(self, receipt: Receipt) -> Receipt:
         """Return the receipt of a lost try with the time it was sent: nobody knows when it began."""

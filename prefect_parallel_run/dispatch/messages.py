@@ -16,6 +16,13 @@ class NodeJoined:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotReady:
+    """A process of a node has started and can begin its first mini-batch."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLeft:
     """A node is gone, with the leases it had."""
 
@@ -36,7 +43,7 @@ class Tick:
     """Time has passed: a try may be due again, or patience be over."""
 
 
-Event = NodeJoined | NodeLeft | LeaseFinished | Tick
+Event = NodeJoined | SlotReady | NodeLeft | LeaseFinished | Tick
 
 
 @dataclass(frozen=True, slots=True)

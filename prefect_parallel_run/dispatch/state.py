@@ -26,6 +26,7 @@ from prefect_parallel_run.dispatch.messages import (
     NodeJoined,
     NodeLeft,
     Release,
+    SlotReady,
     SubmitLease,
     Tick,
 )
@@ -54,6 +55,7 @@ class RunRules:
 @dataclass(slots=True)
 class _Node:
     slots: int
+    ready: int = 0  # slots whose process has started; only these can have begun a mini-batch
     leases: dict[int, Lease] = field(default_factory=dict)  # in the order they were sent
 
 
@@ -122,6 +124,9 @@ class RunState:
         match event:
             case NodeJoined(node, slots):
                 self._nodes[node] = _Node(slots)
+            case SlotReady(node):
+                if node in self._nodes:
+                    self._nodes[node].ready += 1
             case NodeLeft(node):
                 instructions += self._lose(node, now)
             case LeaseFinished():
@@ -139,6 +144,7 @@ class RunState:
         node = self._nodes[lease.node]
         del node.leases[lease.id]
         node.slots = event.slots
+        node.ready = max(node.ready, min(1, event.slots))
         if lease.piece is not None:
             yield from self._take_piece_home(lease, event.receipts)
             return
@@ -238,11 +244,11 @@ class RunState:
             del self._leases[lease.id]
             if lease.piece is not None:
                 yield from self._lose_piece(lease)
-            elif lease.count == 1 and position < node.slots:
+            elif lease.count == 1 and position < node.ready:
                 receipt = _lost(lease, self._items_of(lease.start))
                 charged.append((receipt, self._decide(receipt, now)))
             else:
-                self._returned.extend(_pieces(lease, started=position < node.slots))
+                self._returned.extend(_pieces(lease, started=position < node.ready))
         if charged:
             yield Commit(charged)
 

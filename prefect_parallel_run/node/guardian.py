@@ -20,13 +20,13 @@ _PATIENCE = 5.0  #: s of looking again for processes that were started while we 
 
 
 def marked(marker: bytes) -> Iterator[int]:
-    """Yield the ids of all other processes whose environment contains *marker*."""
+    """Yield the ids of all other processes whose environment has the entry *marker* (``NAME=value``)."""
     for process in _others():
         try:
             environment = Path(f"/proc/{process}/environ").read_bytes()
         except OSError:  # ended meanwhile, or another user's
             continue
-        if marker in environment:
+        if marker in environment.split(b"\0"):
             yield process
 
 

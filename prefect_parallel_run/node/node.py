@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,8 +41,8 @@ class LeaseResult(NamedTuple):
 class Node:
     """The slots of one worker for one run."""
 
-    def __init__(self, settings: NodeSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: NodeSettings, tell_ready: Callable[[], None]) -> None:
+        self.settings, self._tell_ready = settings, tell_ready
         marker = f"{_MARKER}={settings.token}.{os.getpid()}"
         interpreter = settings.interpreter or sys.executable
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
@@ -127,8 +128,11 @@ class Node:
             self._give_up(error.failure)
         except SlotStoppedError:
             return
+        except Exception as error:  # noqa: BLE001  whatever it was, a lease must not wait for this slot
+            self._give_up(StartFailure("spawn", type(error).__name__, str(error), traceback.format_exc()))
         else:
             self._idle.put(slot)
+            self._tell_ready()
 
     def _give_up(self, failure: StartFailure) -> None:
         with self._lock:
@@ -156,8 +160,14 @@ def open_node(settings: NodeSettings, names: dict[str, str], dask_worker: Any) -
     own = replace(settings, node=names[dask_worker.address])
     if (before := _nodes.pop(own.token, None)) is not None:  # it was given up while it was cut off: what it does is void
         before.close(graceful=False)
-    node = _nodes[own.token] = Node(own)
+    topic, message = ready_topic(own.token), {"node": own.node}
+    node = _nodes[own.token] = Node(own, lambda: dask_worker.log_event(topic, message))
     return node.facts
+
+
+def ready_topic(token: str) -> str:
+    """Return the topic of the Dask events that tell that a slot is ready for its first mini-batch."""
+    return f"parallel-run-ready-{token}"
 
 
 def run_lease(token: str, start: int, attempt: int, works: bytes, piece: tuple[int, int] | None = None) -> LeaseResult:

@@ -138,8 +138,8 @@ class Slot:
         self._started += 1
         process = f"{self._name}.{self._started}"
         logs = f"{self._settings.run_directory}/logs"
-        self._scratch = tempfile.mkdtemp(prefix=f"{process}.", dir=self._scratch_root)
         try:
+            self._scratch = tempfile.mkdtemp(prefix=f"{process}.", dir=self._scratch_root)
             child = Child(
                 self._interpreter,
                 self._environment,

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from zlib import crc32
 
+import pyarrow as pa
+
 from prefect_parallel_run.errors import OutputError
 
 _BLOCK = 8 << 20  #: bytes read and written at a time
@@ -69,6 +71,8 @@ def publish(ranges: Iterable[PartRange], target: Path, row_format: str, token: s
         _sync_folder(target.parent)
     except OSError as error:
         raise OutputError(str(target), f"cannot be written: {error.strerror or error}") from error
+    except pa.ArrowException as error:
+        raise OutputError(str(target), f"cannot be written as {row_format}: {error}") from error
     except OutputError as error:
         raise OutputError(str(target), error.reason) from error
     finally:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError
+from prefect_parallel_run.identity import listing_sha256
 from prefect_parallel_run.ledger import FailedMiniBatch, Ledger
 from prefect_parallel_run.output.append_row import PartRange, Published, publish
 from prefect_parallel_run.planning import Plan
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.run_directory import RunDirectory, write_json
+
+_HEARTBEAT_EVERY = 256  #: mini-batches put together between two heartbeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,8 @@ class Reduction:
     target: Path | None  #: the result file; None for summary_only
     row_format: str
     identity: dict[str, Any]
+    output: Path | None  #: folder; None for a summary_only step without one
+    heartbeat: Callable[[], None]  #: called now and then; raises to stop
 
 
 def reduce(task: Reduction) -> dict[str, Any]:
@@ -48,13 +53,17 @@ def reduce(task: Reduction) -> dict[str, Any]:
         if task.target is not None:
             if tally.items and not tally.succeeded_items and not tally.rows:
                 raise NothingSucceededError(tally.items, str(directory.path), ledger.first_failure())
-            published = publish(part_ranges(directory, ledger), task.target, task.row_format, directory.run_id)
+            published = publish(
+                _watched(part_ranges(directory, ledger), task.heartbeat), task.target, task.row_format, directory.run_id
+            )
             if published.rows != tally.rows:
                 raise OutputError(str(task.target), f"{published.rows} rows were put together, {tally.rows} committed")
         receipt = {
             **make_receipt(tally, directory.run_id, task.identity, task.target, published),
             "format": task.row_format if task.target is not None else None,
         }
+        if task.target is None and task.output is not None:
+            receipt["output_listing"] = listing_sha256(task.output)
         write_json(directory.receipt, receipt)
     return receipt
 
@@ -83,6 +92,13 @@ def make_receipt(
         "sha256": published.sha256 if published is not None else None,
         **{key: identity[key] for key in ("config_sha256", "script_sha256", "plan_sha256") if identity is not None},
     }
+
+
+def _watched(ranges: Iterator[PartRange], heartbeat: Callable[[], None]) -> Iterator[PartRange]:
+    for number, found in enumerate(ranges):
+        if number % _HEARTBEAT_EVERY == 0:
+            heartbeat()
+        yield found
 
 
 def write_failed_items(directory: RunDirectory, ledger: Ledger) -> None:

@@ -16,6 +16,7 @@ from prefect_parallel_run.dispatch.messages import (
     NodeJoined,
     NodeLeft,
     Release,
+    SlotReady,
     SubmitLease,
     Tick,
 )
@@ -257,9 +258,22 @@ def test_the_run_waits_a_while_for_a_node_when_all_are_lost():
     """A node that is being restarted comes back; only after node_patience the run gives up."""
     state = make_state(10)
     state.handle(NodeJoined("a", 1), 0.0)
-    assert kinds(state.handle(NodeLeft("a"), 10.0)) == [Commit]
+    assert kinds(state.handle(NodeLeft("a"), 10.0)) == []  # nothing had begun: its process was still starting
     assert kinds(state.handle(Tick(), 60.0)) == []
     assert kinds(state.handle(Tick(), 71.0)) == [GiveUp]
+
+
+def test_only_a_slot_that_was_ready_can_have_begun_what_is_lost():
+    """A node that dies while its processes start, charges nobody."""
+    state = make_state(10)
+    state.handle(NodeJoined("a", 1), 0.0)
+    state.handle(NodeLeft("a"), 0.0)
+    (first,) = leases(state.handle(NodeJoined("b", 1), 0.0))
+    assert (first.start, first.attempt) == (0, 1)
+    state.handle(SlotReady("b"), 0.0)
+    (commit,) = state.handle(NodeLeft("b"), 0.0)
+    assert [(one.outcome, state) for one, state in commit.decided] == [("lost", "waiting")]
+    assert state.handle(SlotReady("nobody"), 0.0) == []
 
 
 def test_nothing_happens_after_the_end():

@@ -12,7 +12,6 @@ import os
 import signal
 import sqlite3
 import sys
-import tempfile
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -57,6 +56,7 @@ def main():
 
     from prefect_parallel_run import FileDataset, ParallelRunConfig
     from prefect_parallel_run.compute.local import LocalTarget
+    from prefect_parallel_run.identity import machine_key
     from prefect_parallel_run.observe.watch import LogWatch
     from prefect_parallel_run.output.reduction import reduce
     from prefect_parallel_run.planning import normalise_inputs
@@ -81,8 +81,8 @@ def main():
         arguments=("--log", log, "--sleep", seconds, "--how", "raise", "--guilty", guilty or "none"),
         allow_reuse=True,
         interpreter=None,
-        home=Path(tempfile.gettempdir()),
-        key=b"k" * 32,
+        home=Path(log).parent,
+        key=machine_key(Path(log).parent),
     )
     result = run_step(spec, LocalTarget(), LogWatch("driven", logging.getLogger("driver")), lambda: None, reduce)
     print(json.dumps({"boundaries": next(passed) - 1, "result": result.model_dump()}))
