@@ -86,7 +86,8 @@ def _resume(given: argparse.Namespace) -> int:
     from prefect_parallel_run.observe.watch import LogWatch  # noqa: PLC0415  the same
     from prefect_parallel_run.output.reduction import reduce  # noqa: PLC0415  the same
     from prefect_parallel_run.resume import open_run_directory, spec_of  # noqa: PLC0415  the same
-    from prefect_parallel_run.run import Resumption, run_step  # noqa: PLC0415  the same
+    from prefect_parallel_run.run import run_step  # noqa: PLC0415  the same
+    from prefect_parallel_run.run_choice import Resumption  # noqa: PLC0415  the same
 
     directory = open_run_directory(given.run_directory)
     overrides = {name: value for name in _OVERRIDES if (value := getattr(given, name)) is not None}

@@ -15,8 +15,8 @@ from prefect_parallel_run.child.script import load
 from prefect_parallel_run.child.writing import materialise
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.planning import Plan
-from prefect_parallel_run.run import StepSpec
 from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.spec import StepSpec
 
 
 def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[..., Any]) -> Any:

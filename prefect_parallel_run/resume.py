@@ -14,8 +14,8 @@ from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.environments import interpreter_of
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.identity import machine_key
-from prefect_parallel_run.run import StepSpec
 from prefect_parallel_run.run_directory import FOLDER, RunDirectory
+from prefect_parallel_run.spec import StepSpec
 
 
 def open_run_directory(path: Path) -> RunDirectory:

@@ -2,83 +2,40 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from prefect_parallel_run.carry_over import carry_over
-from prefect_parallel_run.changes import differences
 from prefect_parallel_run.compute.base import Cluster, Target
-from prefect_parallel_run.config import ParallelRunConfig
-from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Observer
 from prefect_parallel_run.dispatch.state import RunRules, RunState
 from prefect_parallel_run.errors import (
     EntryScriptError,
-    InputChangedError,
     LimitExceededError,
     NothingSucceededError,
     OutputError,
 )
-from prefect_parallel_run.identity import code_files, digest, identity, listing_sha256, shaping
+from prefect_parallel_run.identity import identity
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.output.append_row import file_sha256
 from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.planning import Plan, write_plan
-from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
-from prefect_parallel_run.run_directory import FOLDER, RunDirectory, RunLock, read_json, runs_below, write_json
+from prefect_parallel_run.run_choice import Resumption, discard, find_or_make, take_up
+from prefect_parallel_run.run_directory import RunDirectory, read_json, runs_below
+from prefect_parallel_run.spec import StepSpec, failure_limits
 
 _MOST_LEASE_BYTES = 2_000_000  #: of work texts in one message
 _MOST_PER_LEASE = 5_000
 _OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
 _NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSpec:
-    """What a step is asked to do, with everything resolved."""
-
-    name: str
-    config: ParallelRunConfig
-    datasets: list[Dataset]
-    output: Path | None
-    side_inputs: Mapping[str, str]  #: path by name
-    arguments: tuple[str, ...]
-    allow_reuse: bool
-    interpreter: str | None  #: that runs the script; None: the Dask worker's own
-    home: Path  #: keeps this machine's key, and the run directories of steps without output
-    key: bytes = field(repr=False)
-
-    @property
-    def runs(self) -> Path:
-        """Return the folder that holds the step's run directories."""
-        return (self.output or self.home / "parallel_run") / FOLDER
-
-    @property
-    def target(self) -> Path | None:
-        """Return the result file."""
-        name = self.config.result_file_name
-        return self.output / name if self.output is not None and name is not None else None
-
-
-def failure_limits(config: ParallelRunConfig) -> FailureLimits:
-    """Return what *config* forgives; its -1, 100 and None all mean: everything."""
-    return FailureLimits(
-        error_threshold=None if config.error_threshold == -1 else config.error_threshold,
-        allowed_failed_count=None if config.allowed_failed_count == -1 else config.allowed_failed_count,
-        allowed_failed_percent=None if config.allowed_failed_percent == 100 else config.allowed_failed_percent,
-    )
 
 
 class Watch(Observer, Protocol):
@@ -89,15 +46,6 @@ class Watch(Observer, Protocol):
 
     def ended(self, ledger: Ledger) -> None:
         """The run is over, well or not; the ledger has the last word."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resumption:
-    """How a person goes on with a run directory of their choice."""
-
-    directory: RunDirectory
-    accept_changes: bool = False  #: keep what is finished although inputs, script or arguments are others now
-    retry_failed: bool = False  #: give failed mini-batches a fresh set of tries
 
 
 def run_step(
@@ -139,11 +87,11 @@ def run_step(
         )
         try:
             if resumption is None:
-                directory, lock = _find_or_make(spec, parts, planned)
+                directory, lock = find_or_make(spec, parts, planned)
             else:
-                directory, lock = _take_up(spec, parts, planned, resumption)
+                directory, lock = take_up(spec, parts, planned, resumption)
         except BaseException:
-            _discard(planned)
+            discard(planned)
             raise
         if lock is None:
             return _result(spec, directory, read_json(directory.receipt), started, reused=True)
@@ -242,137 +190,9 @@ def _plan(spec: StepSpec, heartbeat: Callable[[], None]) -> Path:
         size = spec.config.mini_batch_size_for(spec.datasets[0].kind)
         write_plan(spec.datasets, size, path, spec.config.partition_keys, spec.runs / "partitions", heartbeat)
     except BaseException:
-        _discard(path)
+        discard(path)
         raise
     return path
-
-
-def _discard(planned: Path) -> None:
-    """Remove a plan that is not needed, and its folder, if they are there."""
-    shutil.rmtree(planned.parent, ignore_errors=True)
-
-
-def _find_or_make(spec: StepSpec, parts: dict[str, Any], planned: Path) -> tuple[RunDirectory, RunLock | None]:
-    """Return the run directory to work in, locked; or, without a lock, one whose result can be returned."""
-    for found in runs_below(spec.runs, _prefix(spec, parts)):
-        if found.receipt.exists():
-            if spec.allow_reuse and _may_be_reused(read_json(found.receipt), spec):
-                _discard(planned)
-                return found, None
-        else:
-            lock = found.lock()
-            if _can_go_on(found, spec):
-                _discard(planned)
-                return found, lock
-            lock.release()
-    return _make(spec, parts, planned)
-
-
-def _take_up(
-    spec: StepSpec, parts: dict[str, Any], planned: Path, resumption: Resumption
-) -> tuple[RunDirectory, RunLock | None]:
-    """Return the run directory that a person wants to go on with, locked; a new one when accepted changes make it another."""
-    old = resumption.directory
-    lock = old.lock()
-    try:
-        changes = differences(old.facts(), _comparable(spec, parts), Plan.open(old.plan), Plan.open(planned))
-        if changes and not resumption.accept_changes:
-            raise InputChangedError(str(old.path), changes)  # noqa: TRY301  what was begun is undone below
-        if changes:
-            directory, new_lock = _make(spec, parts, planned, carry_over_from=old)
-            lock.release()
-            lock = new_lock
-        else:
-            _discard(planned)
-            directory = old
-            if old.receipt.exists() and not resumption.retry_failed:
-                if _may_be_reused(read_json(old.receipt), spec):
-                    lock.release()
-                    return old, None
-                old.receipt.unlink()  # its result is gone or altered: it is put together again
-        if resumption.retry_failed:
-            with Ledger(directory.ledger) as ledger:
-                ledger.grant()
-            directory.receipt.unlink(missing_ok=True)
-    except BaseException:
-        lock.release()
-        raise
-    return directory, lock
-
-
-def _prefix(spec: StepSpec, parts: dict[str, Any]) -> str:
-    return f"{spec.name}-{digest(parts)[:12]}-"
-
-
-def _make(
-    spec: StepSpec, parts: dict[str, Any], planned: Path, carry_over_from: RunDirectory | None = None
-) -> tuple[RunDirectory, RunLock]:
-    """Return a new run directory, locked."""
-    now = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    directory = RunDirectory(spec.runs / f"{_prefix(spec, parts)}{now}-{uuid.uuid4().hex[:6]}")
-    directory.make()
-    lock = directory.lock()
-    planned.replace(directory.plan)
-    planned.parent.rmdir()
-    plan = Plan.open(directory.plan)
-    with Ledger.create(directory.ledger, plan.all_items()) as ledger:
-        if carry_over_from is not None:
-            carry_over(carry_over_from, directory, plan, ledger)
-    write_json(directory.description, _description(spec, parts))  # last: a run directory without it was never begun
-    return directory, lock
-
-
-def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
-    """True for a run that was interrupted; one that was given up goes on only under limits that forgive what failed."""
-    with Ledger(directory.ledger) as ledger:
-        tally = ledger.tally()
-        return failure_limits(spec.config).first_breach(tally) is None and (
-            ledger.facts().get("status") != "failed" or tally.finished < tally.planned
-        )
-
-
-def _may_be_reused(receipt: dict[str, Any], spec: StepSpec) -> bool:
-    """True when the result is still there unaltered, and *spec* forgives what failed in it."""
-    tally = Tally(
-        planned=receipt["mini_batches"]["total"],
-        failed=receipt["mini_batches"]["failed"],
-        failed_items=receipt["items"]["failed"],
-        all_scheduled=True,
-    )
-    return failure_limits(spec.config).first_breach(tally) is None and _is_unaltered(receipt, spec)
-
-
-def _is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
-    """True when the result is there, byte for byte; of a summary_only step, when all files in its output are as they were."""
-    if receipt["output_file"] is None:
-        return spec.output is None or receipt["output_listing"] == listing_sha256(spec.output)
-    path = Path(receipt["output_file"])
-    return path.is_file() and path.stat().st_size == receipt["bytes"] and file_sha256(path) == receipt["sha256"]
-
-
-def _description(spec: StepSpec, parts: dict[str, Any]) -> dict[str, Any]:
-    config = spec.config.model_dump(mode="json", exclude={"environment_variables"})
-    if spec.config.source_directory is None:
-        config["entry_script"] = str(spec.config.script_path)  # whoever goes on with the run may be in another folder
-    else:
-        config["source_directory"] = str(spec.config.source_path)
-    return {
-        "step": spec.name,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        **_comparable(spec, parts),
-        "config": config,
-        "environment_variables": sorted(spec.config.environment_variables),  # names only: the values are secrets
-        "inputs": [{"kind": dataset.kind, **dataset.model_dump(mode="json")} for dataset in spec.datasets],
-        "output": str(spec.output) if spec.output is not None else None,
-        "side_inputs": dict(spec.side_inputs),
-        "arguments": list(spec.arguments),
-        "home": str(spec.home),
-    }
-
-
-def _comparable(spec: StepSpec, parts: dict[str, Any]) -> dict[str, Any]:
-    """Return what is compared when someone goes on with the run later."""
-    return {"identity": parts, "code": code_files(spec.config), "shaping": shaping(spec.config)}
 
 
 def _drive(

@@ -36,8 +36,9 @@ from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning import normalise_inputs
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
-from prefect_parallel_run.run import StepSpec, run_step
+from prefect_parallel_run.run import run_step
 from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.spec import StepSpec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
 

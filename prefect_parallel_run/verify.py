@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.output.append_row import PartRange, Parts, file_sha256
+from prefect_parallel_run.output.parts import PartRange, Parts, file_sha256
 from prefect_parallel_run.output.reduction import make_receipt, part_ranges
 from prefect_parallel_run.planning import Plan
 from prefect_parallel_run.run_directory import RunDirectory, read_json

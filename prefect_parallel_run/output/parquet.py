@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.output.append_row import PartRange, Parts
+from prefect_parallel_run.output.parts import PartRange, Parts
 
 _GROUP_BYTES = 64 << 20  #: of rows gathered into one row group, about
 

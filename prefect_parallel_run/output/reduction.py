@@ -12,7 +12,8 @@ from typing import Any
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError
 from prefect_parallel_run.identity import listing_sha256
 from prefect_parallel_run.ledger import FailedMiniBatch, Ledger
-from prefect_parallel_run.output.append_row import PartRange, Published, publish
+from prefect_parallel_run.output.append_row import Published, publish
+from prefect_parallel_run.output.parts import PartRange
 from prefect_parallel_run.planning import Plan
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Tally

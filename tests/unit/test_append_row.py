@@ -11,8 +11,9 @@ import pytest
 from prefect_parallel_run.child.part import Part
 from prefect_parallel_run.child.writing import encode
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.output import append_row as module
-from prefect_parallel_run.output.append_row import PartRange, file_sha256, publish
+from prefect_parallel_run.output import parts as module
+from prefect_parallel_run.output.append_row import publish
+from prefect_parallel_run.output.parts import PartRange, file_sha256
 
 
 class Parts:

@@ -38,6 +38,8 @@ ORDER = [
     "dispatch",
     "output",
     "observe",
+    "spec",
+    "run_choice",
     "run",
     "resume",
     "verify",

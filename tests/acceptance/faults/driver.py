@@ -60,7 +60,8 @@ def main():
     from prefect_parallel_run.observe.watch import LogWatch
     from prefect_parallel_run.output.reduction import reduce
     from prefect_parallel_run.planning import normalise_inputs
-    from prefect_parallel_run.run import StepSpec, run_step
+    from prefect_parallel_run.run import run_step
+    from prefect_parallel_run.spec import StepSpec
 
     watch_boundaries(kill_at)
     guilty = os.environ.get("DRIVER_POISON", "")
