@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import Field, field_validator
 
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unknown_keys
+from prefect_parallel_run.datasets.column_types import NULL, kinds_in_frame, kinds_in_lines, together
 from prefect_parallel_run.datasets.listing import Listed, list_files
 from prefect_parallel_run.datasets.partitions import KeyValue, Scalar, noted_values, typed, values_in_path, write_partitions
 from prefect_parallel_run.datasets.record_ends import UnterminatedQuoteError, record_ends
@@ -25,6 +27,7 @@ from prefect_parallel_run.records import Cut
 
 _WHOLE = 1 << 62  #: bytes: a mini-batch size that cuts nothing
 _PARTITIONING_BYTES = 32 << 20  #: of source, read at a time while a table is partitioned
+_TYPING_BYTES = 16 << 20  #: of source, read at a time while types are decided
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -230,9 +233,41 @@ class TabularDataset(Dataset):
             if head is None:
                 return
             about["columns"] = self._columns(file, *head)
+        about["types"] = self._delimited_types(file, about.get("columns"))
         for start, stop, rows, first in spans.cut(size):
             where = {"start": start, "stop": stop, "rows": rows, "first": first}
             yield Cut(rows, stop - start, _encode({**about, **where})), keys
+
+    def _delimited_types(self, file: Listed, columns: list[str] | None) -> list[str]:
+        """Return the type of every column as the whole file has it; records that cannot be read are left out."""
+        ends = record_ends(Path(file.path), delimiter=self.delimiter.encode(), quote=self.quote.encode())
+        spans = _Spans(ends)
+        if self.header:
+            spans.take_record()
+        options: dict[str, Any] = {"quotechar": self.quote} if self.quote else {"quoting": 3}
+        if columns is not None:
+            options |= {"names": columns, "index_col": False}
+        found: list[set[str]] = [set() for _ in columns or ()]
+        with Path(file.path).open("rb") as source, warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # a record with too many fields is told when it is run
+            for start, stop, _, _ in spans.cut(_TYPING_BYTES):
+                source.seek(start)
+                data = io.BytesIO(source.read(stop - start))
+                frame = pd.read_csv(
+                    data,
+                    sep=self.delimiter,
+                    header=None,
+                    encoding="utf-8",
+                    encoding_errors="replace",
+                    low_memory=False,
+                    on_bad_lines="skip",
+                    **options,
+                )
+                for place, kind in enumerate(kinds_in_frame(frame)):
+                    if place == len(found):
+                        found.append(set())
+                    found[place].add(kind)
+        return [together(kinds) for kinds in found]
 
     def _columns(self, file: Listed, start: int, stop: int) -> list[str]:
         """Return the names in a header, as pandas gives them (a name that comes twice is numbered)."""
@@ -245,9 +280,25 @@ class TabularDataset(Dataset):
 
     def _cut_lines(self, file: Listed, size: int, keys: list[KeyValue]) -> Iterator[tuple[Cut, list[KeyValue]]]:
         about = self._about(file, "json_lines", keys)
+        types = self._json_types(file)
+        about |= {"columns": list(types), "types": list(types.values())}
         for start, stop, rows, first in _Spans(record_ends(Path(file.path), lone_returns=False)).cut(size):
             where = {"start": start, "stop": stop, "rows": rows, "first": first}
             yield Cut(rows, stop - start, _encode({**about, **where})), keys
+
+    def _json_types(self, file: Listed) -> dict[str, str]:
+        """Return the columns of the whole file, in the order in which they first come, with their types."""
+        found: dict[str, set[str]] = {}
+        is_first = True
+        with Path(file.path).open("rb") as source:
+            for start, stop, _, _ in _Spans(record_ends(Path(file.path), lone_returns=False)).cut(_TYPING_BYTES):
+                source.seek(start)
+                kinds = kinds_in_lines(source.read(stop - start))
+                for name in {**found, **kinds}:
+                    missing = {NULL} if (name not in found and not is_first) or name not in kinds else set()
+                    found[name] = found.get(name, set()) | kinds.get(name, set()) | missing
+                is_first = False
+        return {name: together(kinds) for name, kinds in found.items()}
 
     def _about(self, file: Listed, kind: str, keys: list[KeyValue]) -> dict[str, Any]:
         about = {"input": self.name, "kind": kind, "path": file.path, "size": file.size, "mtime": file.mtime}

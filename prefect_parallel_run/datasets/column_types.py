@@ -1,0 +1,104 @@
+"""The types of a table's columns, decided once for a whole file, so that all its mini-batches have the same. Pure.
+
+They are those that pandas gives when it reads the file in one piece: a column of whole numbers with a gap somewhere holds
+fractions everywhere, and a column with one word in it holds texts everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.json as pa_json
+
+INT, FLOAT, BOOL, BOOL_OR_NULL, TEXT, NULL, OTHER = "int", "float", "bool", "bool_or_null", "text", "null", "other"
+
+
+def kinds_in_frame(frame: pd.DataFrame) -> list[str]:
+    """Return what pandas found in each column of one part of a delimited file."""
+    return [_kind(frame.iloc[:, place]) for place in range(frame.shape[1])]
+
+
+def _kind(column: pd.Series) -> str:
+    if column.isna().all():
+        return NULL
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return BOOL
+    if pd.api.types.is_integer_dtype(column.dtype):
+        return INT if column.dtype == "int64" else TEXT  # beyond 64 bits only a text keeps every digit
+    if pd.api.types.is_float_dtype(column.dtype):
+        return FLOAT
+    if column.dtype == object and all(isinstance(value, bool) for value in column.dropna()):
+        return BOOL_OR_NULL
+    return TEXT
+
+
+def kinds_in_lines(data: bytes) -> dict[str, set[str]]:
+    """Return what is found in each column of some lines of JSON; lines that are no objects are left out."""
+    try:
+        return _kinds_in_table(pa_json.read_json(io.BytesIO(data)))
+    except pa.ArrowException:  # two types in a column, a broken line, a key that comes twice: Python's own reader knows better
+        return _kinds_in_rows(_objects(data))
+
+
+def _objects(data: bytes) -> Iterator[dict[str, object]]:
+    for line in data.split(b"\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:  # blank, or told when it is run
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _kinds_in_table(table: pa.Table) -> dict[str, set[str]]:
+    """Return what Arrow found in each column; a null is a kind of its own."""
+    found: dict[str, set[str]] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kinds = {_json_kind(column.type)} if column.null_count < len(column) else set()
+        found[name] = kinds | ({NULL} if column.null_count else set())
+    return found
+
+
+def _json_kind(kind: pa.DataType) -> str:
+    if pa.types.is_integer(kind):
+        return INT
+    if pa.types.is_floating(kind):
+        return FLOAT
+    if pa.types.is_boolean(kind):
+        return BOOL
+    return OTHER if pa.types.is_nested(kind) else TEXT
+
+
+def _kinds_in_rows(rows: Iterable[Mapping[str, object]]) -> dict[str, set[str]]:
+    """Return the same for objects that Python has read."""
+    names = {int: INT, float: FLOAT, bool: BOOL, str: TEXT, type(None): NULL}
+    found: dict[str, set[str]] = {}
+    counts: dict[str, int] = {}
+    total = 0
+    for row in rows:
+        total += 1
+        for name, value in row.items():
+            found.setdefault(name, set()).add(names.get(type(value), OTHER))
+            counts[name] = counts.get(name, 0) + 1
+    return {name: kinds | ({NULL} if counts[name] < total else set()) for name, kinds in found.items()}
+
+
+def together(kinds: Iterable[str]) -> str:
+    """Return the type of a column in which all *kinds* were found.
+
+    >>> together(["int", "int"]), together(["int", "null"]), together(["int", "text"]), together(["bool", "null"])
+    ('int', 'float', 'text', 'bool_or_null')
+    """
+    found = set(kinds)
+    if OTHER in found:
+        return OTHER
+    numbers, truths = found & {INT, FLOAT}, found & {BOOL, BOOL_OR_NULL}
+    if TEXT in found or (numbers and truths):
+        return TEXT
+    if truths:
+        return BOOL if found == {BOOL} else BOOL_OR_NULL
+    return INT if found == {INT} else FLOAT

@@ -1,0 +1,117 @@
+"""All mini-batches of a file have the types that pandas gives the whole of it."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_parallel_run.child.reading import Reader
+from prefect_parallel_run.datasets import tabular
+from prefect_parallel_run.datasets.tabular import TabularDataset
+
+CELL = st.sampled_from(["", "1", "-2", "007", "1.5", "nan", "x", "True", "False", "1e3", "2024-01-01", "é"])
+
+
+def frames(dataset, size):
+    reader = Reader()
+    return [reader.read(json.loads(cut.work)).value for cut in dataset.as_named_input("t").cuts(size)]
+
+
+@given(
+    columns=st.lists(st.lists(CELL, min_size=12, max_size=12), min_size=1, max_size=3),
+    size=st.integers(1, 60),
+    part=st.integers(1, 60),
+    header=st.booleans(),
+)
+def test_delimited_text_reads_in_parts_as_it_does_as_a_whole(columns, size, part, header, tmp_path_factory):
+    """Types and values, wherever it is cut, and however it is looked at while it is planned."""
+    rows = [["k", *row] for row in zip(*columns, strict=True)]
+    names = ["key", *(f"c{number}" for number in range(len(columns)))]
+    text = pd.DataFrame(rows, columns=names).to_csv(index=False, header=header)
+    path = tmp_path_factory.mktemp("t") / "t.csv"
+    path.write_text(text)
+    whole = pd.read_csv(io.StringIO(text), header=0 if header else None, low_memory=False)
+    saved, tabular._TYPING_BYTES = tabular._TYPING_BYTES, part
+    try:
+        found = frames(TabularDataset.from_delimited_files([path], header=header), size)
+    finally:
+        tabular._TYPING_BYTES = saved
+    assert sum(len(frame) for frame in found) == 12
+    for frame in found:
+        for place in range(1, whole.shape[1]):
+            one, all_ = frame.iloc[:, place], whole.iloc[:, place]
+            if all_.dtype in ("int64", "float64", "bool"):
+                assert one.dtype == all_.dtype
+    together = pd.concat(found, ignore_index=True)
+    for place in range(whole.shape[1]):
+        one, all_ = together.iloc[:, place], whole.iloc[:, place]
+        if all_.dtype in ("int64", "float64", "bool"):
+            pd.testing.assert_series_equal(one, all_, check_names=False)
+        else:
+            assert one.isna().tolist() == all_.isna().tolist()
+            assert one.dropna().astype(str).tolist() == all_.dropna().astype(str).tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([1, 2, 3, 4], "int64"),
+        ([1, None, 3, 4], "float64"),
+        ([1, 2, 3, 4.5], "float64"),
+        ([True, False, True, True], "bool"),
+        ([True, None, True, True], "object"),
+        ([None, None, None, None], "float64"),
+    ],
+)
+@pytest.mark.parametrize("part", [1, 1 << 20])
+def test_json_lines_keep_one_type(values, dtype, part, tmp_path, monkeypatch):
+    """Also where a column is missing from a line."""
+    monkeypatch.setattr(tabular, "_TYPING_BYTES", part)
+    path = tmp_path / "t.jsonl"
+    lines = [{"n": n} if value is None and n == 1 else {"n": n, "v": value} for n, value in enumerate(values)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = frames(TabularDataset.from_json_lines_files([path]), 1)
+    assert len(found) == 4
+    for frame, value in zip(found, values, strict=True):
+        assert list(frame.columns) == ["n", "v"]
+        assert frame["n"].dtype == "int64"
+        assert frame["v"].dtype == dtype
+        assert frame["v"].isna().tolist() == [value is None]
+        assert value is None or frame["v"].tolist() == [value]
+
+
+def test_json_lines_of_any_shape(tmp_path):
+    """Two types in a column, nested values, dates and a broken line: read as Python reads them."""
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"a": 1, "d": "2024-01-31"}\n{"a": "x", "b": {"c": [1]}}\n{"b": [2]}\n')
+    found = frames(TabularDataset.from_json_lines_files([path]), 1)
+    assert [list(frame.columns) for frame in found] == [["a", "d", "b"]] * 3
+    assert [frame["a"].tolist()[0] for frame in found[:2]] == [1, "x"]
+    assert found[0]["d"].tolist() == ["2024-01-31"]
+    assert found[1]["b"].tolist() == [{"c": [1]}]
+    assert found[2]["b"].tolist() == [[2]]
+
+
+def test_numbers_without_a_gap_stay_whole(tmp_path):
+    """A column that is whole in every mini-batch and has one gap in the file holds fractions everywhere."""
+    path = tmp_path / "t.csv"
+    values = [str(number) for number in range(1000)]
+    values[700] = ""
+    pd.DataFrame({"whole": range(1000), "gap": values, "code": ["0" + value for value in values]}).to_csv(path, index=False)
+    found = frames(TabularDataset.from_delimited_files([path]), 512)
+    assert len(found) > 10
+    assert {str(frame["whole"].dtype) for frame in found} == {"int64"}
+    assert {str(frame["gap"].dtype) for frame in found} == {"float64"}
+    assert np.isnan(pd.concat(found)["gap"]).sum() == 1
+
+
+def test_numbers_beyond_64_bits_keep_every_digit(tmp_path):
+    """As texts, in every mini-batch."""
+    path = tmp_path / "t.csv"
+    path.write_text("id\n1\n9223372036854775808\n3\n")
+    found = pd.concat(frames(TabularDataset.from_delimited_files([path]), 1))
+    assert found["id"].tolist() == ["1", "9223372036854775808", "3"]
