@@ -11,12 +11,12 @@ from typing import Any
 
 from prefect_parallel_run.carry_over import carry_over
 from prefect_parallel_run.changes import differences
-from prefect_parallel_run.errors import InputChangedError
+from prefect_parallel_run.errors import InputChangedError, LimitExceededError
 from prefect_parallel_run.identity import code_files, digest, listing_sha256, shaping
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.output.parts import file_sha256
 from prefect_parallel_run.planning import Plan
-from prefect_parallel_run.records import Tally
+from prefect_parallel_run.records import Breach, Tally
 from prefect_parallel_run.run_directory import RunDirectory, RunLock, read_json, runs_below, write_json
 from prefect_parallel_run.spec import StepSpec, failure_limits
 
@@ -69,7 +69,10 @@ def take_up(
             discard(planned)
             directory = old
             if old.receipt.exists() and not resumption.retry_failed:
-                if _may_be_reused(read_json(old.receipt), spec):
+                receipt = read_json(old.receipt)
+                if (breach := _breach(receipt, spec)) is not None:
+                    raise LimitExceededError(*breach, str(old.path))  # noqa: TRY301  the lock is given back below
+                if _is_unaltered(receipt, spec):
                     lock.release()
                     return old, None
                 old.receipt.unlink()  # its result is gone or altered: it is put together again
@@ -116,19 +119,24 @@ def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
 
 def _may_be_reused(receipt: dict[str, Any], spec: StepSpec) -> bool:
     """True when the result is still there unaltered, and *spec* forgives what failed in it."""
+    return _breach(receipt, spec) is None and _is_unaltered(receipt, spec)
+
+
+def _breach(receipt: dict[str, Any], spec: StepSpec) -> Breach | None:
+    """Return the limit of *spec* that a finished run exceeds, or None."""
     tally = Tally(
         planned=receipt["mini_batches"]["total"],
         failed=receipt["mini_batches"]["failed"],
         failed_items=receipt["items"]["failed"],
         all_scheduled=True,
     )
-    return failure_limits(spec.config).first_breach(tally) is None and _is_unaltered(receipt, spec)
+    return failure_limits(spec.config).first_breach(tally)
 
 
 def _is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
     """True when the result is there, byte for byte; of a summary_only step, when all files in its output are as they were."""
     if receipt["output_file"] is None:
-        return spec.output is None or receipt["output_listing"] == listing_sha256(spec.output)
+        return spec.output is None or receipt.get("output_listing") == listing_sha256(spec.output)
     path = Path(receipt["output_file"])
     return path.is_file() and path.stat().st_size == receipt["bytes"] and file_sha256(path) == receipt["sha256"]
 
