@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.node.slot import StartFailure
 from prefect_parallel_run.observe.progress import Pace, sentence
 from prefect_parallel_run.records import Breach, Receipt, Tally
 
-Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+if TYPE_CHECKING:
+    Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+else:  # Python 3.10 cannot subscript the adapter
+    Logger = logging.Logger
 _AFTERWARDS = {"waiting": "it will be tried again", "isolating": "its items are tried apart"}
 _CAUSES_TOLD = 20  #: further causes are in the ledger and in the table of failures
 

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -96,11 +97,14 @@ def test_parquet_travels_as_an_arrow_stream():
     assert table.schema.metadata is None
 
 
+NULL_BYTE = "\0" if sys.version_info < (3, 11) else ""  # which Python's csv module refuses to write before 3.11
+
+
 @given(
     st.lists(
         st.tuples(
             st.one_of(st.floats(), st.none(), st.integers()),
-            st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters=NULL_BYTE), max_size=5),
             st.booleans(),
         ),
         min_size=1,
