@@ -44,10 +44,12 @@ def prefect_server(tmp_path_factory):
     patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
     patch.setenv("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # a step can be called without a flow
     patch.delenv("PREFECT_API_URL", raising=False)
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    import prefect.settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=180), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    heartbeat = getattr(prefect.settings, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", None)  # not in the oldest Prefect
+    quiet = {} if heartbeat is None else {heartbeat: None}
+    with prefect_test_harness(server_startup_timeout=180), prefect.settings.temporary_settings(quiet):
         yield
     patch.undo()
     left = ours()
