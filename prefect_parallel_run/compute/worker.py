@@ -32,6 +32,7 @@ async def _work(scheduler: str, name: str, threads: int, folder: str) -> None:
         host="127.0.0.1",
         local_directory=folder,
         dashboard=False,
+        dashboard_address="127.0.0.1:0",  # without, some versions listen on every interface all the same
         memory_limit=0,  # the data is in our children; a worker that is paused would only stall them
     )
     await worker
