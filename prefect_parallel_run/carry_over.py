@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.planning import Plan
+from prefect_parallel_run.planning import Plan, content
 from prefect_parallel_run.records import MiniBatch
 from prefect_parallel_run.run_directory import RunDirectory
 
@@ -32,8 +32,8 @@ def carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger)
 
 
 def _digest(mini_batch: MiniBatch) -> bytes:
-    text = f"{mini_batch.input_name}\t{mini_batch.items}\t{mini_batch.work}"
-    return hashlib.blake2b(text.encode("ascii"), digest_size=16).digest()
+    text = content(mini_batch.input_name, mini_batch.items, mini_batch.work)
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def _link(source: Path, target: Path) -> None:

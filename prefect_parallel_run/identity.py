@@ -13,6 +13,7 @@ from typing import Any
 
 from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.datasets.listing import list_files
+from prefect_parallel_run.run_directory import FOLDER
 
 _SHAPING = (
     "entry_script",
@@ -25,7 +26,6 @@ _SHAPING = (
     "partition_keys",
     "isolate_failed_items",
 )
-_RUNS = "_parallel_run"
 _LEFT_OUT = {"__pycache__", "node_modules"}
 
 
@@ -103,7 +103,7 @@ def _code_files(config: ParallelRunConfig) -> Iterator[tuple[str, Path]]:
         source = source.parent
     for folder, folders, files in os.walk(source):
         folders[:] = [name for name in folders if name not in _LEFT_OUT and not name.startswith(".")]
-        if "pyvenv.cfg" in files or _RUNS in _names(folder):  # a virtual environment; an output of ours
+        if "pyvenv.cfg" in files or FOLDER in folders:  # a virtual environment; an output of ours
             folders[:] = []
             continue
         for name in files:
@@ -113,23 +113,20 @@ def _code_files(config: ParallelRunConfig) -> Iterator[tuple[str, Path]]:
                 yield str(path.relative_to(source)), path
 
 
-def _names(folder: str) -> list[str]:
-    return os.listdir(folder)  # noqa: PTH208  names only
-
-
 def listing_sha256(folder: Path) -> str:
     """Return a hash over path, size and time of every file in *folder*, run directories left out."""
-    return str(_place_facts(str(folder))[-1])
+    total = hashlib.sha256()
+    for listed in list_files([str(folder)]):
+        total.update(f"{listed.path}\0{listed.size}\0{listed.mtime}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
 
 
 def _place_facts(path: str) -> list[Any]:
     """Return path, size and modification time of a file; of a folder, its path and a hash over those of all files in it."""
-    if os.path.isdir(path):  # noqa: PTH112  the listing works on texts
-        total = hashlib.sha256()
-        for listed in list_files([path]):
-            total.update(f"{listed.path}\0{listed.size}\0{listed.mtime}\n".encode("utf-8", "surrogateescape"))
-        return [path, total.hexdigest()]
-    status = Path(path).stat()
+    place = Path(path)
+    if place.is_dir():
+        return [path, listing_sha256(place)]
+    status = place.stat()
     return [path, status.st_size, status.st_mtime_ns]
 
 

@@ -119,6 +119,11 @@ def write_plan(
     return summary
 
 
+def content(input_name: str, items: int, work: str) -> bytes:
+    """Return what makes a mini-batch the same one in two plans, as one line."""
+    return f"{input_name}\t{items}\t{work}\n".encode("ascii")
+
+
 class _PlanWriter:
     """Streams mini-batches into a Parquet file."""
 
@@ -148,8 +153,8 @@ class _PlanWriter:
                 self._count += 1
                 self.items += cut.items
                 self._size += cut.size
-                texts.append(f"{name}\t{cut.items}\t{cut.work}\n")
-            text = "".join(texts).encode("ascii")
+                texts.append(content(name, cut.items, cut.work))
+            text = b"".join(texts)
             self._hash.update(text)
             self._held += len(text)
             if len(self._rows) >= _GROUP_ROWS or self._held >= _GROUP_BYTES:
@@ -213,7 +218,7 @@ class Plan:
         """Return the hash of the content, computed anew."""
         total = hashlib.sha256()
         for mini_batch in self.mini_batches():
-            total.update(f"{mini_batch.input_name}\t{mini_batch.items}\t{mini_batch.work}\n".encode("ascii"))
+            total.update(content(mini_batch.input_name, mini_batch.items, mini_batch.work))
         return total.hexdigest()
 
     def mini_batches(self, start: int = 0, stop: int | None = None) -> Iterator[MiniBatch]:
