@@ -103,9 +103,11 @@ def _code_files(config: ParallelRunConfig) -> Iterator[tuple[str, Path]]:
         source = source.parent
     for folder, folders, files in os.walk(source):
         folders[:] = [name for name in folders if name not in _LEFT_OUT and not name.startswith(".")]
-        if "pyvenv.cfg" in files or FOLDER in folders:  # a virtual environment; an output of ours
+        is_output = FOLDER in folders and Path(folder) != source  # where the script lies is code, whatever is written there
+        if "pyvenv.cfg" in files or is_output:
             folders[:] = []
             continue
+        folders[:] = [name for name in folders if name != FOLDER]
         for name in files:
             path = Path(folder, name)
             is_code = whole or path.suffix == ".py" or path == config.script_path

@@ -149,6 +149,19 @@ def test_identity_follows_what_shapes_the_result(config, tmp_path):
     assert len({same, *others}) == len(others) + 1
 
 
+def test_code_counts_where_the_output_is_written_beside_it_too(config, tmp_path):
+    """An output below the source is left out; the source itself is code although run directories lie in it."""
+    before = identify(config())
+    (tmp_path / "code" / "out" / "_parallel_run").mkdir(parents=True)
+    (tmp_path / "code" / "out" / "result.txt").write_text("rows")
+    assert identify(config()) == before
+    (tmp_path / "code" / "_parallel_run").mkdir()
+    (tmp_path / "code" / "_parallel_run" / "ledger").write_text("x")
+    assert identify(config()) == before
+    (tmp_path / "code" / "score.py").write_text("def run(m): return []")
+    assert identify(config()) != before
+
+
 def test_secrets_are_not_in_the_identity(config):
     """Only a keyed hash of them."""
     parts = identity(
