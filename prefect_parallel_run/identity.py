@@ -29,7 +29,7 @@ _SHAPING = (
 _LEFT_OUT = {"__pycache__", "node_modules"}
 
 
-def identity(
+def world(
     config: ParallelRunConfig,
     *,
     plan_sha256: str,
@@ -37,7 +37,7 @@ def identity(
     side_inputs: dict[str, str],
     key: bytes,
 ) -> dict[str, Any]:
-    """Return what identifies a run, part by part, each a value that can be compared and shown.
+    """Return all that makes a run the same run, as it is now; the source folder is read once.
 
     Args:
         config: Of the step; node counts, timeouts, limits and log level do not count.
@@ -45,17 +45,22 @@ def identity(
         arguments: As the script gets them.
         side_inputs: Path by name; size and time of what lies there count.
         key: Secret of this machine; environment variables count by a hash under it.
+
+    Returns:
+        ``identity`` (its parts, values that can be compared), and what they were made of, to name differences: ``code``
+        (SHA-256 by file) and ``shaping`` (the configuration's fields).
     """
-    shown = shaping(config)
+    shown, code = shaping(config), code_files(config)
     variables = json.dumps(config.environment_variables, sort_keys=True)
-    return {
+    parts = {
         "config_sha256": _sha256(json.dumps(shown, sort_keys=True)),
-        "script_sha256": script_sha256(config),
+        "script_sha256": _script_sha256(code),
         "plan_sha256": plan_sha256,
         "arguments": arguments,
         "side_inputs": {name: _place_facts(path) for name, path in side_inputs.items()},
         "environment_variables": hmac.new(key, variables.encode(), "sha256").hexdigest(),
     }
+    return {"identity": parts, "code": code, "shaping": shown}
 
 
 def shaping(config: ParallelRunConfig) -> dict[str, Any]:
@@ -69,10 +74,9 @@ def digest(parts: dict[str, Any]) -> str:
     return _sha256(json.dumps(parts, sort_keys=True))
 
 
-def script_sha256(config: ParallelRunConfig) -> str:
-    """Return a hash of the script's code: of source_directory whole, or of the Python files beside the script."""
+def _script_sha256(code: dict[str, str]) -> str:
     total = hashlib.sha256()
-    for name, sha256 in code_files(config).items():
+    for name, sha256 in code.items():
         total.update(f"{name}\0{sha256}\0".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 

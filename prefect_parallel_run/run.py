@@ -21,7 +21,7 @@ from prefect_parallel_run.errors import (
     NothingSucceededError,
     OutputError,
 )
-from prefect_parallel_run.identity import identity
+from prefect_parallel_run.identity import world
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.output.reduction import Reduction
@@ -78,18 +78,18 @@ def run_step(
         if resumption is None and not (spec.allow_reuse and any(runs_below(spec.runs, f"{spec.name}-"))):
             cluster.begin()  # meanwhile the input is planned
         planned = _plan(spec, heartbeat)
-        parts = identity(
-            spec.config,
-            plan_sha256=Plan.open(planned).summary.sha256,
-            arguments=list(spec.arguments),
-            side_inputs=dict(spec.side_inputs),
-            key=spec.key,
-        )
         try:
+            now = world(
+                spec.config,
+                plan_sha256=Plan.open(planned).summary.sha256,
+                arguments=list(spec.arguments),
+                side_inputs=dict(spec.side_inputs),
+                key=spec.key,
+            )
             if resumption is None:
-                directory, lock = find_or_make(spec, parts, planned)
+                directory, lock = find_or_make(spec, now, planned)
             else:
-                directory, lock = take_up(spec, parts, planned, resumption)
+                directory, lock = take_up(spec, now, planned, resumption)
         except BaseException:
             discard(planned)
             raise
@@ -105,7 +105,7 @@ def run_step(
                     limits=failure_limits(spec.config),
                     target=spec.target,
                     row_format=spec.config.result_format,
-                    identity=parts,
+                    identity=now["identity"],
                     output=spec.output,
                     heartbeat=heartbeat,
                 )

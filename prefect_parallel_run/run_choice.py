@@ -12,7 +12,7 @@ from typing import Any
 from prefect_parallel_run.carry_over import carry_over
 from prefect_parallel_run.changes import differences
 from prefect_parallel_run.errors import InputChangedError, LimitExceededError
-from prefect_parallel_run.identity import code_files, digest, listing_sha256, shaping
+from prefect_parallel_run.identity import digest, listing_sha256
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.output.parts import file_sha256
 from prefect_parallel_run.planning import Plan
@@ -35,9 +35,9 @@ def discard(planned: Path) -> None:
     shutil.rmtree(planned.parent, ignore_errors=True)
 
 
-def find_or_make(spec: StepSpec, parts: dict[str, Any], planned: Path) -> tuple[RunDirectory, RunLock | None]:
+def find_or_make(spec: StepSpec, now: dict[str, Any], planned: Path) -> tuple[RunDirectory, RunLock | None]:
     """Return the run directory to work in, locked; or, without a lock, one whose result can be returned."""
-    for found in runs_below(spec.runs, _prefix(spec, parts)):
+    for found in runs_below(spec.runs, _prefix(spec, now)):
         if found.receipt.exists():
             if spec.allow_reuse and _may_be_reused(read_json(found.receipt), spec):
                 discard(planned)
@@ -48,21 +48,19 @@ def find_or_make(spec: StepSpec, parts: dict[str, Any], planned: Path) -> tuple[
                 discard(planned)
                 return found, lock
             lock.release()
-    return _make(spec, parts, planned)
+    return _make(spec, now, planned)
 
 
-def take_up(
-    spec: StepSpec, parts: dict[str, Any], planned: Path, resumption: Resumption
-) -> tuple[RunDirectory, RunLock | None]:
+def take_up(spec: StepSpec, now: dict[str, Any], planned: Path, resumption: Resumption) -> tuple[RunDirectory, RunLock | None]:
     """Return the run directory that a person wants to go on with, locked; a new one when accepted changes make it another."""
     old = resumption.directory
     lock = old.lock()
     try:
-        changes = differences(old.facts(), _comparable(spec, parts), Plan.open(old.plan), Plan.open(planned))
+        changes = differences(old.facts(), now, Plan.open(old.plan), Plan.open(planned))
         if changes and not resumption.accept_changes:
             raise InputChangedError(str(old.path), changes)  # noqa: TRY301  what was begun is undone below
         if changes:
-            directory, new_lock = _make(spec, parts, planned, carry_over_from=old)
+            directory, new_lock = _make(spec, now, planned, carry_over_from=old)
             lock.release()
             lock = new_lock
         else:
@@ -86,16 +84,16 @@ def take_up(
     return directory, lock
 
 
-def _prefix(spec: StepSpec, parts: dict[str, Any]) -> str:
-    return f"{spec.name}-{digest(parts)[:12]}-"
+def _prefix(spec: StepSpec, now: dict[str, Any]) -> str:
+    return f"{spec.name}-{digest(now['identity'])[:12]}-"
 
 
 def _make(
-    spec: StepSpec, parts: dict[str, Any], planned: Path, carry_over_from: RunDirectory | None = None
+    spec: StepSpec, now: dict[str, Any], planned: Path, carry_over_from: RunDirectory | None = None
 ) -> tuple[RunDirectory, RunLock]:
     """Return a new run directory, locked."""
-    now = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    directory = RunDirectory(spec.runs / f"{_prefix(spec, parts)}{now}-{uuid.uuid4().hex[:6]}")
+    begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    directory = RunDirectory(spec.runs / f"{_prefix(spec, now)}{begun}-{uuid.uuid4().hex[:6]}")
     directory.make()
     lock = directory.lock()
     planned.replace(directory.plan)
@@ -104,7 +102,7 @@ def _make(
     with Ledger.create(directory.ledger, plan.all_items()) as ledger:
         if carry_over_from is not None:
             carry_over(carry_over_from, directory, plan, ledger)
-    write_json(directory.description, _description(spec, parts))  # last: a run directory without it was never begun
+    write_json(directory.description, _description(spec, now))  # last: a run directory without it was never begun
     return directory, lock
 
 
@@ -141,7 +139,7 @@ def _is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
     return path.is_file() and path.stat().st_size == receipt["bytes"] and file_sha256(path) == receipt["sha256"]
 
 
-def _description(spec: StepSpec, parts: dict[str, Any]) -> dict[str, Any]:
+def _description(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
     config = spec.config.model_dump(mode="json", exclude={"environment_variables"})
     if spec.config.source_directory is None:
         config["entry_script"] = str(spec.config.script_path)  # whoever goes on with the run may be in another folder
@@ -150,7 +148,7 @@ def _description(spec: StepSpec, parts: dict[str, Any]) -> dict[str, Any]:
     return {
         "step": spec.name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        **_comparable(spec, parts),
+        **now,
         "config": config,
         "environment_variables": sorted(spec.config.environment_variables),  # names only: the values are secrets
         "inputs": [{"kind": dataset.kind, **dataset.model_dump(mode="json")} for dataset in spec.datasets],
@@ -159,8 +157,3 @@ def _description(spec: StepSpec, parts: dict[str, Any]) -> dict[str, Any]:
         "arguments": list(spec.arguments),
         "home": str(spec.home),
     }
-
-
-def _comparable(spec: StepSpec, parts: dict[str, Any]) -> dict[str, Any]:
-    """Return what is compared when someone goes on with the run later."""
-    return {"identity": parts, "code": code_files(spec.config), "shaping": shaping(spec.config)}

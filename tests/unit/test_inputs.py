@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run import FileDataset, InputError, OutputError, ParallelRunConfig, ParallelRunResult, RunLockedError
-from prefect_parallel_run.identity import digest, identity, machine_key
+from prefect_parallel_run.identity import digest, machine_key, world
 from prefect_parallel_run.inputs import (
     check_arguments,
     fill_placeholders,
@@ -120,7 +120,7 @@ def config(tmp_path):
 
 def identify(config, **fields):
     given = {"plan_sha256": "p", "arguments": [], "side_inputs": {}, "key": b"k"}
-    return digest(identity(config, **{**given, **fields}))
+    return digest(world(config, **{**given, **fields})["identity"])
 
 
 def test_identity_follows_what_shapes_the_result(config, tmp_path):
@@ -164,9 +164,7 @@ def test_code_counts_where_the_output_is_written_beside_it_too(config, tmp_path)
 
 def test_secrets_are_not_in_the_identity(config):
     """Only a keyed hash of them."""
-    parts = identity(
-        config(environment_variables={"TOKEN": "hunter2"}), plan_sha256="p", arguments=[], side_inputs={}, key=b"k"
-    )
+    parts = world(config(environment_variables={"TOKEN": "hunter2"}), plan_sha256="p", arguments=[], side_inputs={}, key=b"k")
     assert "hunter2" not in json.dumps(parts)
 
 
