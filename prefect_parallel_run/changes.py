@@ -59,15 +59,15 @@ def _entries(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
             yield f"{what} {name} has changed"
 
 
-def _files(plan: Plan) -> dict[str, tuple[int, int]]:
-    """Return size and time of every input file of a plan, by path."""
-    found: dict[str, tuple[int, int]] = {}
+def _files(plan: Plan) -> dict[str, tuple[int, int | str]]:
+    """Return size and version of every input file of a plan, by path."""
+    found: dict[str, tuple[int, int | str]] = {}
     for mini_batch in plan.mini_batches():
         work = json.loads(mini_batch.work)
         if work["kind"] == "files":
-            for name, size, mtime in zip(work["names"], work["sizes"], work["mtimes"], strict=True):
-                found[work["root"] + name] = (size, mtime)
+            for name, size, version in zip(work["names"], work["sizes"], work["versions"], strict=True):
+                found[work["root"] + name] = (size, version)
         else:
             for table in work.get("tables", [work]):
-                found[table["path"]] = (table["size"], table["mtime"])
+                found[table["path"]] = (table["size"], table["version"])
     return found

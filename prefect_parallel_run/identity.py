@@ -123,7 +123,7 @@ def listing_sha256(folder: Path) -> str:
     """Return a hash over path, size and time of every file in *folder*, run directories left out."""
     total = hashlib.sha256()
     for listed in list_files([str(folder)]):
-        total.update(f"{listed.path}\0{listed.size}\0{listed.mtime}\n".encode("utf-8", "surrogateescape"))
+        total.update(f"{listed.path}\0{listed.size}\0{listed.version}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 
 

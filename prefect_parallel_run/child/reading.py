@@ -2,9 +2,9 @@
 
 ``work`` is a JSON object; every shape has ``input`` (the input's name) and ``kind``:
 
-- ``files``: ``root``, ``names`` (path = root + name), ``sizes`` (bytes), ``mtimes`` (ns).
-- ``parquet``: ``path``, ``size``, ``mtime``, ``row_groups``, ``start`` and ``stop`` (rows from the first of them), ``rows``.
-- ``delimited``: ``path``, ``size``, ``mtime``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
+- ``files``: ``root``, ``names`` (path = root + name), ``sizes`` (bytes), ``versions``.
+- ``parquet``: ``path``, ``size``, ``version``, ``row_groups``, ``start`` and ``stop`` (rows from the first of them), ``rows``.
+- ``delimited``: ``path``, ``size``, ``version``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
   first record), ``delimiter``, ``quote``, ``columns`` (absent without a header), ``types`` of the columns in the whole file.
 - ``json_lines``: the same without a dialect.
 - ``tables``: ``tables`` (several of the last three), ``rows``; their rows one after another.
@@ -12,7 +12,7 @@
 ``keys`` of a table are columns whose values come from its folders: key, value, type of each. ``partition_key_value`` is
 what the context carries.
 
-A file whose size or modification time is no longer the planned one is refused before any of it is handed out.
+A file whose size or version (sources.py) is no longer the planned one is refused before any of it is handed out.
 """
 
 import io
@@ -20,9 +20,7 @@ import json
 import os
 from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
-
-class InputChanged(Exception):  # noqa: N818  its name is shown to the user as the error's type
-    """A file is not what it was when the run was planned."""
+from .sources import check, open_file, read_range
 
 
 class BadRecord(Exception):  # noqa: N818  the same
@@ -67,11 +65,11 @@ class Reader:
         return frame if piece is None else frame.iloc[piece[0] : piece[1]].reset_index(drop=True)
 
     def _table(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:
-        _check(work["path"], work["size"], work["mtime"])
+        check(work["path"], work["size"], work["version"])
         if work["kind"] == "parquet":
             return self._parquet(work if piece is None else _some_rows(work, *piece))
         read = {"delimited": _delimited, "json_lines": _json_lines}[work["kind"]]
-        data = _bytes(work)
+        data = read_range(work["path"], work["start"], work["stop"])
         if piece is not None:
             work = {**work, "rows": piece[1] - piece[0], "first": work["first"] + piece[0]}
             data = _some_records(work, data, *piece)
@@ -83,10 +81,10 @@ class Reader:
     def _parquet(self, work: Dict[str, Any]) -> Any:
         import pyarrow.parquet as pq  # noqa: PLC0415  scripts for files need no pyarrow
 
-        key = (work["path"], work["mtime"], tuple(work["row_groups"]))
+        key = (work["path"], work["version"], tuple(work["row_groups"]))
         if self._kept[0] != key:
             self._kept = (None, None)  # let go of the old ones first: two at once would double the memory
-            with pq.ParquetFile(work["path"]) as file:
+            with open_file(work["path"]) as source, pq.ParquetFile(source) as file:
                 self._kept = (key, file.read_row_groups(work["row_groups"]))
         table = self._kept[1]
         rows = table.slice(work["start"], work["stop"] - work["start"])
@@ -108,34 +106,23 @@ def _timestamp(text: str) -> Any:
     return pd.Timestamp(text)
 
 
-def _check(path: str, size: int, mtime: int) -> None:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        raise InputChanged(f"{path} has been removed since the run was planned") from None
-    if status.st_size != size:
-        raise InputChanged(f"{path} has {status.st_size} bytes, {size} when the run was planned")
-    if status.st_mtime_ns != mtime:
-        raise InputChanged(f"{path} has been modified since the run was planned")
-
-
 def _files(work: Dict[str, Any]) -> Items:
     root = work["root"]
     paths = FileList([root + name for name in work["names"]])
     stat = os.stat
-    for path, size, mtime in zip(paths, work["sizes"], work["mtimes"]):
+    for path, size, version in zip(paths, work["sizes"], work["versions"]):
         try:
             status = stat(path)
         except OSError:
-            _check(path, size, mtime)
+            check(path, size, version)
             raise
-        if status.st_size != size or status.st_mtime_ns != mtime:
-            _check(path, size, mtime)
+        if status.st_size != size or status.st_mtime_ns != version:
+            check(path, size, version)
     return Items(paths)
 
 
 def _some_files(work: Dict[str, Any], start: int, stop: int) -> Dict[str, Any]:
-    return {**work, **{key: work[key][start:stop] for key in ("names", "sizes", "mtimes")}}
+    return {**work, **{key: work[key][start:stop] for key in ("names", "sizes", "versions")}}
 
 
 def _some_rows(work: Dict[str, Any], start: int, stop: int) -> Dict[str, Any]:
@@ -159,12 +146,6 @@ def _some_records(work: Dict[str, Any], data: bytes, start: int, stop: int) -> b
         begin = rows.line_num
     chosen = spans[start:stop]
     return b"".join(lines[number] + b"\n" for begin, end in chosen for number in range(begin, end))
-
-
-def _bytes(work: Dict[str, Any]) -> bytes:
-    with open(work["path"], "rb") as file:
-        file.seek(work["start"])
-        return file.read(work["stop"] - work["start"])
 
 
 def _place(work: Dict[str, Any]) -> str:

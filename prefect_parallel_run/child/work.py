@@ -9,8 +9,9 @@ from .board import Board
 from .context import Context
 from .failure import Failure, describe, fingerprint
 from .part import Part
-from .reading import BadRecord, FileList, InputChanged, Items, Reader
+from .reading import BadRecord, FileList, Items, Reader
 from .script import Script
+from .sources import InputChanged
 from .writing import WrongType, encode, materialise, row_count
 
 _SUCCEEDED = "succeeded"

@@ -89,5 +89,5 @@ class FileDataset(Dataset):
             "root": root,
             "names": [file.path[start:] for file in chunk],
             "sizes": [file.size for file in chunk],
-            "mtimes": [file.mtime for file in chunk],
+            "versions": [file.version for file in chunk],
         }

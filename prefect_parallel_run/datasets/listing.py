@@ -19,7 +19,7 @@ class Listed(NamedTuple):
 
     path: str
     size: int  #: bytes
-    mtime: int  #: ns
+    version: int | str  #: modification time, ns
 
 
 def list_files(paths: Sequence[str]) -> Iterator[Listed]:

@@ -136,7 +136,7 @@ class TabularDataset(Dataset):
         """Return the same rows partitioned, in a folder whose name follows from them: made once, then found again."""
         total = hashlib.sha256(_encode([self.model_dump(mode="json"), list(keys)]).encode())
         for file in list_files(self.paths):
-            total.update(_encode([file.path, file.size, file.mtime]).encode())
+            total.update(_encode([file.path, file.size, file.version]).encode())
         place = store / total.hexdigest()[:32]
         if not place.is_dir():
             try:
@@ -301,7 +301,7 @@ class TabularDataset(Dataset):
         return {name: together(kinds) for name, kinds in found.items()}
 
     def _about(self, file: Listed, kind: str, keys: list[KeyValue]) -> dict[str, Any]:
-        about = {"input": self.name, "kind": kind, "path": file.path, "size": file.size, "mtime": file.mtime}
+        about = {"input": self.name, "kind": kind, "path": file.path, "size": file.size, "version": file.version}
         return {**about, "keys": [list(one) for one in keys]} if keys else about
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run import FileDataset, TabularDataset
-from prefect_parallel_run.child.reading import BadRecord, InputChanged, Reader
+from prefect_parallel_run.child.reading import BadRecord, Reader
+from prefect_parallel_run.child.sources import InputChanged
 from prefect_parallel_run.errors import InputError
 
 
