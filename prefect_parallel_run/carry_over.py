@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.planning import Plan, content
+from prefect_parallel_run.plan import Plan, content, planned_in
 from prefect_parallel_run.records import MiniBatch
 from prefect_parallel_run.run_directory import RunDirectory
 
@@ -19,7 +19,7 @@ def carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger)
     The same means: the same input name, the same items, each with its size and time. Part files become part files of the
     new run (as links where the disk allows), so that it stands on its own.
     """
-    before = {_digest(mini_batch): mini_batch.number for mini_batch in Plan.open(old.plan).mini_batches()}
+    before = {_digest(mini_batch): mini_batch.number for mini_batch in planned_in(old.plan, old.spool)}
     pairs = []
     for mini_batch in plan.mini_batches():
         number = before.get(_digest(mini_batch))

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from prefect_parallel_run.planning import Plan
+from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.records import MiniBatch
 
-_MOST = 20  #: differences named; further ones are counted
+_MOST = 20  #: differences named
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any], plan_then: Plan, plan_now: Plan) -> tuple[str, ...]:
-    """Return one line per difference; nothing when the run would be the same.
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line per difference, inputs left out; nothing when the run would be the same.
 
     Args:
         then: ``identity`` (its parts), ``code`` (SHA-256 by file) and ``shaping`` (the configuration's fields).
         now: The same, of the world as it is.
-        plan_then: Looked into only when the contents of the plans differ.
-        plan_now: The same.
     """
-    found = list(islice(_all(then, now, plan_then, plan_now), _MOST + 1))
-    if len(found) > _MOST:
-        found[_MOST:] = ["and more"]
-    return tuple(found)
-
-
-def _all(then: Mapping[str, Any], now: Mapping[str, Any], plan_then: Plan, plan_now: Plan) -> Iterator[str]:
     before, after = then["identity"], now["identity"]
     if before["config_sha256"] != after["config_sha256"]:
         yield from _fields("configuration", then["shaping"], now["shaping"])
@@ -38,9 +30,24 @@ def _all(then: Mapping[str, Any], now: Mapping[str, Any], plan_then: Plan, plan_
     yield from _entries("side input", before["side_inputs"], after["side_inputs"])
     if before["environment_variables"] != after["environment_variables"]:
         yield "the values of environment_variables are others"
-    if before["plan_sha256"] != after["plan_sha256"]:
-        named = list(islice(_entries("input file", _files(plan_then), _files(plan_now)), _MOST + 1))
-        yield from named or ["the same input files are cut into other mini-batches"]
+
+
+def input_differences(planned: Iterable[MiniBatch], datasets: Iterable[Dataset]) -> Iterator[str]:
+    """Yield one line for every file that is not what it was when *planned* was made."""
+    before = _files(planned)
+    after = {file.path: (file.size, file.version) for dataset in datasets for file in dataset.listing()}
+    if before and after and not before.keys() & after.keys():  # a table that was partitioned anew lies elsewhere
+        yield "the input files are others"
+    else:
+        yield from _entries("input file", before, after)
+
+
+def some(changes: Iterable[str]) -> tuple[str, ...]:
+    """Return as many of *changes* as a person reads."""
+    found = list(islice(changes, _MOST + 1))
+    if len(found) > _MOST:
+        found[_MOST:] = ["and more"]
+    return tuple(found)
 
 
 def _fields(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
@@ -59,10 +66,10 @@ def _entries(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
             yield f"{what} {name} has changed"
 
 
-def _files(plan: Plan) -> dict[str, tuple[int, int | str]]:
+def _files(planned: Iterable[MiniBatch]) -> dict[str, tuple[int, int | str]]:
     """Return size and version of every input file of a plan, by path."""
     found: dict[str, tuple[int, int | str]] = {}
-    for mini_batch in plan.mini_batches():
+    for mini_batch in planned:
         work = json.loads(mini_batch.work)
         if work["kind"] == "files":
             for name, size, version in zip(work["names"], work["sizes"], work["versions"], strict=True):

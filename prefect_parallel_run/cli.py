@@ -12,7 +12,6 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.errors import ParallelRunError
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, do: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=words, description=words)
-        command.add_argument("run_directory", type=Path, help="<output>/_parallel_run/<run>")
+        command.add_argument("run_directory", help="<output>/_parallel_run/<run>, a path or a URL")
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(do=do)
         return command

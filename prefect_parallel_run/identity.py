@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.config import ParallelRunConfig
-from prefect_parallel_run.datasets.listing import list_files
+from prefect_parallel_run.datasets.listing import Listing
+from prefect_parallel_run.datasets.stores import look
+from prefect_parallel_run.plan import PlanSummary
 from prefect_parallel_run.run_directory import FOLDER
 
 _SHAPING = (
@@ -32,16 +35,16 @@ _LEFT_OUT = {"__pycache__", "node_modules"}
 def world(
     config: ParallelRunConfig,
     *,
-    plan_sha256: str,
+    inputs: list[dict[str, Any]],
     arguments: list[str],
     side_inputs: dict[str, str],
     key: bytes,
 ) -> dict[str, Any]:
-    """Return all that makes a run the same run, as it is now; the source folder is read once.
+    """Return all that makes a run the same run, as it is now, but what lies in its inputs; the source folder is read once.
 
     Args:
         config: Of the step; node counts, timeouts, limits and log level do not count.
-        plan_sha256: Of the plan's content, which has each input file's path, size and time in it.
+        inputs: What the datasets are, as given; ``with_plan`` adds what was found there.
         arguments: As the script gets them.
         side_inputs: Path by name; size and time of what lies there count.
         key: Secret of this machine; environment variables count by a hash under it.
@@ -51,16 +54,23 @@ def world(
         (SHA-256 by file) and ``shaping`` (the configuration's fields).
     """
     shown, code = shaping(config), code_files(config)
-    variables = json.dumps(config.environment_variables, sort_keys=True)
+    variables = config.environment_variables
+    text = json.dumps(variables, sort_keys=True)
     parts = {
         "config_sha256": _sha256(json.dumps(shown, sort_keys=True)),
         "script_sha256": _script_sha256(code),
-        "plan_sha256": plan_sha256,
+        "inputs": inputs,
         "arguments": arguments,
         "side_inputs": {name: _place_facts(path) for name, path in side_inputs.items()},
-        "environment_variables": hmac.new(key, variables.encode(), "sha256").hexdigest(),
+        "environment_variables": hmac.new(key, text.encode(), "sha256").hexdigest() if variables else "",
     }
     return {"identity": parts, "code": code, "shaping": shown}
+
+
+def with_plan(facts: dict[str, Any], summary: PlanSummary) -> dict[str, Any]:
+    """Return what ``world`` returned, with what was found in the inputs."""
+    found = {"inputs_sha256": summary.inputs_sha256, "plan_sha256": summary.sha256}
+    return {**facts, "identity": {**facts["identity"], **found}}
 
 
 def shaping(config: ParallelRunConfig) -> dict[str, Any]:
@@ -119,21 +129,16 @@ def _code_files(config: ParallelRunConfig) -> Iterator[tuple[str, Path]]:
                 yield str(path.relative_to(source)), path
 
 
-def listing_sha256(folder: Path) -> str:
-    """Return a hash over path, size and time of every file in *folder*, run directories left out."""
-    total = hashlib.sha256()
-    for listed in list_files([str(folder)]):
-        total.update(f"{listed.path}\0{listed.size}\0{listed.version}\n".encode("utf-8", "surrogateescape"))
-    return total.hexdigest()
+def listing_sha256(folder: str) -> str:
+    """Return a hash over path, size and version of every file in *folder* (or below a URL), run directories left out."""
+    return Listing([folder]).exhaust()
 
 
 def _place_facts(path: str) -> list[Any]:
-    """Return path, size and modification time of a file; of a folder, its path and a hash over those of all files in it."""
-    place = Path(path)
-    if place.is_dir():
-        return [path, listing_sha256(place)]
-    status = place.stat()
-    return [path, status.st_size, status.st_mtime_ns]
+    """Return path, size and version of a file; of a folder, its path and a hash over those of all files in it."""
+    if Path(path).is_dir() or (is_remote(path) and look(path) is None):
+        return [path, listing_sha256(path)]
+    return list(next(iter(Listing([path]))))
 
 
 def _sha256(text: str) -> str:

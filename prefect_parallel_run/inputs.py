@@ -7,13 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.child.sources import is_remote, store_of
+from prefect_parallel_run.datasets.base import Dataset, absolute
 from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.stores.objects import told
 
 _OWN_OPTIONS = frozenset(
     f"--{name}"
@@ -39,9 +41,9 @@ def from_result(value: Any) -> Any:
     """Return another step's result as a dataset of what it has written; anything else as it is."""
     if not isinstance(value, ParallelRunResult):
         return value
-    if value.path is None:
+    path = value.place
+    if path is None:
         raise InputError(value.name, "that step has no output to read")
-    path = str(value.path)
     if value.output_format == "parquet":
         return TabularDataset.from_parquet_files([path], allow_empty=True)
     if value.output_format == "csv":
@@ -51,23 +53,21 @@ def from_result(value: Any) -> Any:
     return FileDataset.from_files([path], allow_empty=True)
 
 
-def resolve_output(output: Any, *, required: bool) -> Path | None:
-    """Return the output folder as an absolute path; it is created when the run begins."""
+def resolve_output(output: Any, *, required: bool) -> str | None:
+    """Return the output as an absolute path, or as a URL; it is created when the run begins."""
     if isinstance(output, ParallelRunResult):
         output = output.output
     if output is None:
         if required:
             raise OutputError("None", "append_row needs an output folder; pass output=…")
         return None
-    text = os.fspath(output)
-    if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
-    if "://" in text:
-        raise OutputError(text, "only folders of this machine can be written to; pass a path")
-    path = Path(text).absolute()
-    if path.exists() and not path.is_dir():
-        raise OutputError(text, "is a file; pass the folder that the result should be written to")
-    return path
+    place = absolute(output)
+    if is_remote(place):
+        with told(place, "reached"):
+            store_of(place)
+    elif Path(place).exists() and not Path(place).is_dir():
+        raise OutputError(place, "is a file; pass the folder that the result should be written to")
+    return place
 
 
 def resolve_side_inputs(side_inputs: Any, taken: Sequence[str]) -> dict[str, str]:
@@ -88,7 +88,8 @@ def resolve_side_inputs(side_inputs: Any, taken: Sequence[str]) -> dict[str, str
         if name in found or name in taken:
             raise InputError(name, "two inputs have this name; names are unique over inputs and side inputs")
         path = _place(from_result(value))
-        if not Path(path).exists():
+        is_there = any(True for _ in Listing([path])) if is_remote(path) else Path(path).exists()
+        if not is_there:
             raise InputError(path, f"side input {name} does not exist")
         found[name] = path
     return found
@@ -109,13 +110,13 @@ def check_arguments(arguments: Any) -> tuple[str, ...]:
 
 
 def fill_placeholders(
-    arguments: Sequence[str], output: Path | None, datasets: Sequence[Dataset], side_inputs: Mapping[str, str]
+    arguments: Sequence[str], output: str | None, datasets: Sequence[Dataset], side_inputs: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Return *arguments* with {output}, {inputs.NAME} and {side_inputs.NAME} replaced by paths."""
     values = {f"side_inputs.{name}": path for name, path in side_inputs.items()}
     values |= {f"inputs.{dataset.name}": _place(dataset) for dataset in datasets}
     if output is not None:
-        values["output"] = str(output)
+        values["output"] = output
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in values:
@@ -127,8 +128,11 @@ def fill_placeholders(
 
 
 def _place(value: Any) -> str:
-    """Return the one path that stands for a dataset, or for a path."""
+    """Return the one path or URL that stands for a dataset, or for a path."""
     if isinstance(value, str | os.PathLike):
-        return str(Path(value).absolute())
-    paths = [str(Path(path).absolute()) for path in value.paths]
-    return paths[0] if len(paths) == 1 else os.path.commonpath(paths)
+        return absolute(value)
+    paths = [absolute(path) for path in value.paths]
+    if len(paths) == 1:
+        return paths[0]
+    shared = os.path.commonprefix([f"{path}/" for path in paths])  # noqa: RUF071  cut at a slash
+    return shared.rpartition("/")[0] or "/"

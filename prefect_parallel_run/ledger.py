@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -49,6 +50,10 @@ CREATE TABLE pieces (               -- of mini-batches whose guilty items were l
 ) WITHOUT ROWID;
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT);
 """
+_PLANNED = (
+    "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows)"
+    " VALUES (?, 'planned', 0, ?, 0, 0, 0)"
+)
 _BLOCK = 20_000  #: rows per fetch: memory stays flat however long the plan is
 
 
@@ -114,11 +119,7 @@ class Ledger:
         with ledger._transaction() as connection:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
-            connection.executemany(
-                "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows)"
-                " VALUES (?, 'planned', 0, ?, 0, 0, 0)",
-                enumerate(items),
-            )
+            connection.executemany(_PLANNED, enumerate(items))
         return ledger
 
     def __enter__(self) -> Ledger:
@@ -132,6 +133,11 @@ class Ledger:
         self._connection.close()
 
     # Writing
+
+    def extend(self, items: Iterable[int]) -> None:
+        """Add further mini-batches at the end of the plan; *items* of each."""
+        with self._transaction() as connection:
+            connection.executemany(_PLANNED, enumerate(items, self.planned()))
 
     def commit(self, decided: Iterable[tuple[Receipt, str]]) -> None:
         """Write receipts, each with the state its mini-batch is in now, in one transaction."""
@@ -241,6 +247,14 @@ class Ledger:
 
     # Reading
 
+    def planned(self) -> int:
+        """Return the mini-batches planned so far."""
+        return int(self._connection.execute("SELECT COALESCE(MAX(mini_batch), -1) + 1 FROM mini_batches").fetchone()[0])
+
+    def is_untouched(self) -> bool:
+        """True when nothing has been tried yet."""
+        return self._connection.execute("SELECT 1 FROM attempts LIMIT 1").fetchone() is None
+
     def facts(self) -> dict[str, str]:
         """Return what was noted."""
         return dict(self._connection.execute("SELECT key, value FROM run"))
@@ -268,13 +282,13 @@ class Ledger:
             all_scheduled=untouched == 0,
         )
 
-    def remainder(self) -> Remainder:
-        """Return what is left to do."""
+    def remainder(self, *, is_growing: bool = False) -> Remainder:
+        """Return what is left to do; *is_growing* says that more is being planned."""
         waiting = self._connection.execute(
             "SELECT mini_batch, attempts + 1, items, granted FROM mini_batches WHERE state='waiting' ORDER BY mini_batch"
         )
         return Remainder(
-            tally=self.tally(),
+            tally=replace(self.tally(), is_growing=is_growing),
             pending=tuple(self._planned_ranges()),
             waiting=tuple(waiting),
             isolating=tuple(self._isolating()),

@@ -89,6 +89,7 @@ class Tally:
     waiting_items: int = 0
     rows: int = 0
     all_scheduled: bool = False  #: every mini-batch has been handed out at least once
+    is_growing: bool = False  #: the input is still being listed: planned and items are what is known so far
 
     @property
     def finished(self) -> int:
@@ -108,7 +109,10 @@ class Isolating(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remainder:
-    """What is left to do: all of it for a new run, less for one that is resumed from its ledger."""
+    """What is left to do: all of it for a new run, less for one that is resumed from its ledger.
+
+    While its tally is growing, further mini-batches come at the end.
+    """
 
     tally: Tally
     pending: tuple[tuple[int, int], ...]  #: half-open ranges, in order

@@ -14,7 +14,7 @@ from prefect_parallel_run.child.reading import FileList, Reader
 from prefect_parallel_run.child.script import load
 from prefect_parallel_run.child.writing import materialise
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.planning import Plan
+from prefect_parallel_run.plan import Plan
 from prefect_parallel_run.run_directory import RunDirectory
 from prefect_parallel_run.spec import StepSpec
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +14,7 @@ class ParallelRunResult(BaseModel):
 
     name: str = Field(description="The step's name.")
     run_id: str = Field(description="Name of the run, and of its run directory.")
-    output: str | None = Field(description="Output folder; None for a summary_only step without one.")
+    output: str | None = Field(description="Output folder, or its URL; None for a summary_only step without one.")
     output_file: str | None = Field(description="The one result file; None for summary_only.")
     output_format: Literal["text", "csv", "jsonl", "parquet"] | None = Field(description="How its rows are written.")
     run_directory: str = Field(description="Where plan, ledger, logs, parts and receipt are.")
@@ -39,7 +38,6 @@ class ParallelRunResult(BaseModel):
         )
 
     @property
-    def path(self) -> Path | None:
-        """Return the result file, or the output folder when there is none."""
-        place = self.output_file or self.output
-        return Path(place) if place else None
+    def place(self) -> str | None:
+        """Return the path or URL of the result file, or of the output when there is none."""
+        return self.output_file or self.output

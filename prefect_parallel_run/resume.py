@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
@@ -14,16 +15,31 @@ from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.environments import interpreter_of
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.identity import machine_key
-from prefect_parallel_run.run_directory import FOLDER, RunDirectory
+from prefect_parallel_run.run_directory import FOLDER, RunDirectory, workplace
 from prefect_parallel_run.spec import StepSpec
+from prefect_parallel_run.stores.mirror import pull
 
 
-def open_run_directory(path: Path) -> RunDirectory:
-    """Return the run directory at *path*; raises InputError when it is none."""
-    directory = RunDirectory(path.absolute())
+def open_run_directory(place: str) -> RunDirectory:
+    """Return the run directory at a path or URL; raises InputError when it is none.
+
+    One in a store is copied to this machine first, unless it was driven here last.
+    """
+    if is_remote(place):
+        output, _, run_id = place.rstrip("/").rpartition(f"/{FOLDER}/")
+        directory = RunDirectory(workplace(output, _home()) / FOLDER / run_id)
+        directory.path.parent.mkdir(parents=True, exist_ok=True)
+        pull(place.rstrip("/"), directory.path)
+    else:
+        directory = RunDirectory(Path(place).absolute())
     if not directory.description.is_file():
-        raise InputError(str(path), "is no run directory: it has no run.json")
+        raise InputError(place, "is no run directory: it has no run.json")
     return directory
+
+
+def _home() -> Path:
+    """Return Prefect's home, without importing Prefect."""
+    return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
 
 
 def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
@@ -37,9 +53,9 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
         ValueError: The script is gone, an override is wrong, or an environment variable of the run is not set here.
     """
     facts = directory.facts()
-    home = Path(facts["home"])
-    output = Path(facts["output"]) if facts["output"] is not None else None
-    made_in = (output or home / "parallel_run") / FOLDER
+    output = facts["output"]
+    home = _home() if output is not None and is_remote(output) else Path(facts["home"])
+    made_in = workplace(output, home) / FOLDER
     if not made_in.is_dir() or not made_in.samefile(directory.path.parent):
         raise InputError(str(directory.path), f"was made in {made_in}; move it back, or start its flow anew")
     names = facts["environment_variables"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 import uuid
@@ -9,9 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack, suppress
-from pathlib import Path
+from itertools import islice
 from typing import Any, Protocol
 
+from prefect_parallel_run.background import Background
 from prefect_parallel_run.compute.base import Cluster, Target
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Observer
 from prefect_parallel_run.dispatch.state import RunRules, RunState
@@ -25,16 +27,21 @@ from prefect_parallel_run.identity import world
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.output.reduction import Reduction
-from prefect_parallel_run.planning import Plan, write_plan
+from prefect_parallel_run.plan import Plan, PlanReader
+from prefect_parallel_run.planner import Planner
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
-from prefect_parallel_run.run_choice import Resumption, discard, find_or_make, take_up
+from prefect_parallel_run.run_choice import Choice, Resumption, complete_description, find_or_make, take_up
 from prefect_parallel_run.run_directory import RunDirectory, read_json, runs_below
 from prefect_parallel_run.spec import StepSpec, failure_limits
+from prefect_parallel_run.stores.mirror import Mirror
+from prefect_parallel_run.stores.objects import size_of
 
 _MOST_LEASE_BYTES = 2_000_000  #: of work texts in one message
 _MOST_PER_LEASE = 5_000
 _OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
+_PLANNING_GLANCE = 0.02  #: s between two looks at a plan that has no mini-batch yet
+_ANY = 1 << 30  #: slots: as many as the node wants
 _NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
 
 
@@ -74,59 +81,66 @@ def run_step(
         RunLockedError: Another process drives it.
     """
     started = time.monotonic()
-    with ExitStack() as locks, _Opening(target, spec, heartbeat) as cluster:  # the lock outlives the cluster
+    now = world(
+        spec.config,
+        inputs=[{key: value for key, value in given.items() if key != "allow_empty"} for given in spec.inputs],
+        arguments=list(spec.arguments),
+        side_inputs=dict(spec.side_inputs),
+        key=spec.key,
+    )
+    with ExitStack() as stack, _Opening(target, spec, heartbeat) as cluster:  # the lock outlives the cluster
         if resumption is None and not (spec.allow_reuse and any(runs_below(spec.runs, f"{spec.name}-"))):
-            cluster.begin()  # meanwhile the input is planned
-        planned = _plan(spec, heartbeat)
-        try:
-            now = world(
-                spec.config,
-                plan_sha256=Plan.open(planned).summary.sha256,
-                arguments=list(spec.arguments),
-                side_inputs=dict(spec.side_inputs),
-                key=spec.key,
-            )
-            if resumption is None:
-                directory, lock = find_or_make(spec, now, planned)
-            else:
-                directory, lock = take_up(spec, now, planned, resumption)
-        except BaseException:
-            discard(planned)
-            raise
-        if lock is None:
+            cluster.begin()  # meanwhile the input is listed
+        choice = find_or_make(spec, now, heartbeat) if resumption is None else take_up(spec, now, resumption, heartbeat)
+        stack.callback(choice.close)
+        directory = choice.directory
+        if choice.lock is None:
             return _result(spec, directory, read_json(directory.receipt), started, reused=True)
-        locks.enter_context(lock)
+        mirror = None if spec.store is None else Mirror(directory, spec.place_of(directory), watch.warned)
         with Ledger(directory.ledger) as ledger:
             try:
-                _drive(spec, directory, ledger, cluster, watch, heartbeat)
+                if mirror is not None:
+                    stack.callback(mirror.close)
+                    Background("mirror", lambda _: mirror.begin()).wait(heartbeat)
+                _drive(spec, choice, ledger, cluster, watch, heartbeat)
+                if choice.check is not None:
+                    choice.check.wait(heartbeat)
                 _warn_of_replacing(spec, directory, watch)
                 reduction = Reduction(
                     directory=directory,
                     limits=failure_limits(spec.config),
                     target=spec.target,
+                    result=spec.result,
                     row_format=spec.config.result_format,
-                    identity=now["identity"],
+                    identity=complete_description(directory)["identity"],
                     output=spec.output,
                     heartbeat=heartbeat,
                 )
                 receipt = reduce(reduction)
             except BaseException as error:
                 _note_end(ledger, error)
+                if ledger.is_untouched() and not directory.plan.exists():  # nothing was begun
+                    stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
+                    if mirror is not None:
+                        stack.callback(mirror.discard)
                 raise
             ledger.note(status="succeeded", reason="")
+        if mirror is not None:
+            Background("mirror", lambda _: mirror.finish()).wait(heartbeat)
+            stack.callback(shutil.rmtree, directory.path, ignore_errors=True)  # all of it is in the store
         return _result(spec, directory, receipt, started, reused=False)
 
 
 def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, watch: Watch) -> None:
     """Tell when the result file is that of another step, or of other inputs."""
-    if spec.target is None or not spec.target.exists():
+    if spec.result is None or size_of(spec.result) is None:
         return
     prefix = directory.run_id.rpartition("-")[0].rpartition("-")[0]  # without time and token: the same step again
     for other in runs_below(spec.runs, ""):
         if not other.run_id.startswith(prefix) and other.receipt.exists():
-            if read_json(other.receipt)["output_file"] == str(spec.target):
+            if read_json(other.receipt)["output_file"] == spec.result:
                 watch.warned(
-                    f"{spec.target} is the result of run {other.run_id}, and is replaced; give each step its own output"
+                    f"{spec.result} is the result of run {other.run_id}, and is replaced; give each step its own output"
                 )
             return
 
@@ -178,64 +192,71 @@ class _Opening:
         self._context.__exit__(None, None, None)
 
 
-def _plan(spec: StepSpec, heartbeat: Callable[[], None]) -> Path:
-    """Plan the input into a folder of its own and return the plan's path."""
-    folder = spec.runs / f".planning-{uuid.uuid4().hex}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise OutputError(str(spec.runs), f"cannot be created: {error.strerror}") from error
-    path = folder / "plan.parquet"
-    try:
-        size = spec.config.mini_batch_size_for(spec.datasets[0].kind)
-        write_plan(spec.datasets, size, path, spec.config.partition_keys, spec.runs / "partitions", heartbeat)
-    except BaseException:
-        discard(path)
-        raise
-    return path
-
-
 def _drive(
     spec: StepSpec,
-    directory: RunDirectory,
+    choice: Choice,
     ledger: Ledger,
     cluster: _Opening,
     watch: Watch,
     heartbeat: Callable[[], None],
 ) -> None:
-    """Run what the ledger says is left to do."""
-    ledger.exhaust(spec.config.run_max_try, isolate=spec.config.isolate_failed_items)
-    remainder = ledger.remainder()
-    if remainder.tally.finished == remainder.tally.planned:
-        return  # only the reduction was missing
-    plan = Plan.open(directory.plan)
-    config = spec.config
+    """Run what the ledger says is left to do, and what is planned meanwhile."""
+    config, directory, planner = spec.config, choice.directory, choice.planner
+    ledger.exhaust(config.run_max_try, isolate=config.isolate_failed_items)
+    if planner is None:
+        whole = Plan.open(directory.plan)
+        ledger.extend(islice(whole.all_items(), ledger.planned(), None))  # it may have ended just behind planning
+        plan: PlanReader = whole
+        remainder = ledger.remainder()
+        if remainder.tally.finished == remainder.tally.planned:
+            return  # only the reduction was missing
     before = ledger.facts()
     drive = int(before.get("drives", "0")) + 1
     tries = max(config.run_max_try, int(before.get("run_max_try", "0")))
     ledger.note(status="running", drives=str(drive), run_max_try=str(tries))
+    opened = cluster.wait()
+    if planner is not None:
+        plan = planner.plan
+        is_growing = _await_plan(planner, ledger, heartbeat)
+        remainder = ledger.remainder(is_growing=is_growing)
     rules = RunRules(
         run_max_try=config.run_max_try,
         limits=failure_limits(config),
         retry_delay=config.retry_delay_seconds,
-        most_per_lease=_most_per_lease(directory.plan, remainder.tally.planned),
+        most_per_lease=max(1, min(_MOST_PER_LEASE, _MOST_LEASE_BYTES // plan.typical_bytes())),
         node_patience=_NODE_PATIENCE,
         isolate=config.isolate_failed_items,
+        fetches=spec.fetches,
     )
+    if not remainder.tally.is_growing:
+        complete_description(directory)
     state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
-    opened = cluster.wait()
     settings = _node_settings(spec, directory, drive, opened.slots, remainder.tally)
     watch.began(directory, remainder.tally, opened.dashboard)
+    check = choice.check
+
+    def beat() -> None:
+        heartbeat()
+        if check is not None:
+            check.raise_if_failed()
+
+    growth = planner if remainder.tally.is_growing else None
     try:
-        Dispatcher(opened.client, settings, plan, ledger, state, watch, heartbeat, opened.discard).run()
+        Dispatcher(opened.client, settings, plan, ledger, state, watch, beat, opened.discard, growth).run()
     finally:
         watch.ended(ledger)
 
 
-def _most_per_lease(plan: Path, mini_batches: int) -> int:
-    """Return how many mini-batches fit into one message, going by the size of the plan on disk."""
-    typical = max(10 * plan.stat().st_size // mini_batches, 1)  # compressed to a tenth, at best
-    return max(1, min(_MOST_PER_LEASE, _MOST_LEASE_BYTES // typical))
+def _await_plan(planner: Planner, ledger: Ledger, heartbeat: Callable[[], None]) -> bool:
+    """Wait for the first mini-batches, or for an input without any; True when more may come."""
+    while True:
+        is_over = planner.is_over()  # asked first: what is taken then is all there will be
+        for items in planner.take():
+            ledger.extend(items)
+        if is_over or ledger.planned():
+            return not is_over
+        heartbeat()
+        time.sleep(_PLANNING_GLANCE)
 
 
 def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, slots: int | None, tally: Tally) -> NodeSettings:
@@ -244,15 +265,16 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, slots: i
         token=uuid.uuid4().hex,
         drive=drive,
         slots=slots,
-        most_slots=tally.planned - tally.finished,
+        most_slots=_ANY if tally.is_growing else tally.planned - tally.finished,
         interpreter=spec.interpreter,
         script=str(config.script_path),
         source=str(config.source_path),
         arguments=spec.arguments,
-        output=str(spec.output) if spec.output is not None else "",
+        output=spec.output or "",
         side_inputs=dict(spec.side_inputs),
         environment_variables=dict(config.environment_variables),
         run_directory=str(directory.path),
+        fetches=spec.fetches,
         keep_rows=spec.target is not None,
         row_format=config.result_format,
         row_header=config.append_row_header,
@@ -271,11 +293,11 @@ def _result(
     return ParallelRunResult(
         name=spec.name,
         run_id=directory.run_id,
-        output=str(spec.output) if spec.output is not None else None,
+        output=spec.output,
         output_file=receipt["output_file"],
         output_format=spec.config.result_format if spec.target is not None else None,
-        run_directory=str(directory.path),
-        receipt=str(directory.receipt),
+        run_directory=spec.place_of(directory),
+        receipt=f"{spec.place_of(directory)}/{directory.receipt.name}",
         mini_batches_total=mini_batches["total"],
         mini_batches_succeeded=mini_batches["succeeded"],
         mini_batches_failed=mini_batches["failed"],

@@ -5,29 +5,224 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from prefect_parallel_run.background import Background
 from prefect_parallel_run.carry_over import carry_over
-from prefect_parallel_run.changes import differences
-from prefect_parallel_run.errors import InputChangedError, LimitExceededError
-from prefect_parallel_run.identity import digest, listing_sha256
+from prefect_parallel_run.changes import differences, input_differences, some
+from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.errors import InputChangedError, LimitExceededError, OutputError
+from prefect_parallel_run.identity import digest, listing_sha256, with_plan
+from prefect_parallel_run.input_check import InputCheck
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.output.parts import file_sha256
-from prefect_parallel_run.planning import Plan
+from prefect_parallel_run.plan import Plan, planned_in
+from prefect_parallel_run.planner import Planner
+from prefect_parallel_run.planning import PlanWriter, inputs_sha256
 from prefect_parallel_run.records import Breach, Tally
-from prefect_parallel_run.run_directory import RunDirectory, RunLock, read_json, runs_below, write_json
+from prefect_parallel_run.run_directory import FOLDER, RunDirectory, RunLock, read_json, runs_below, write_json
 from prefect_parallel_run.spec import StepSpec, failure_limits
+from prefect_parallel_run.stores.mirror import pull_runs
+from prefect_parallel_run.stores.objects import exists, facts, file_sha256, size_of
+
+Heartbeat = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
-    """How a person goes on with a run directory of their choice."""
+    """How to go on with a run directory of one's choice."""
 
     directory: RunDirectory
     accept_changes: bool = False  #: keep what is finished although inputs, script or arguments are others now
     retry_failed: bool = False  #: give failed mini-batches a fresh set of tries
+    is_own: bool = False  #: it was begun for this very task run: what it was planned for is not looked at again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A run directory to work in."""
+
+    directory: RunDirectory
+    lock: RunLock | None  #: None: the run is finished, and its result can be returned
+    planner: Planner | None = None  #: plans the input meanwhile; None: the plan is whole
+    check: InputCheck | None = None  #: compares the input with the plan meanwhile; None: it is the planned one
+
+    def close(self) -> None:
+        """End what goes on in the background, and give the run directory up."""
+        for work in (self.planner, self.check):
+            if work is not None:
+                work.stop()
+        if self.lock is not None:
+            self.lock.release()
+
+
+def find_or_make(spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
+    """Return the run directory of a step: one with the same inputs that is unfinished or can be reused, else a new one.
+
+    The input of a new run is planned in the background. Only when an earlier run may be the same are the inputs listed first.
+    """
+    if spec.store is not None:
+        copies, prefix = f"{spec.store}/{FOLDER}", _prefix(spec, now)
+        Background("pulling", lambda _: pull_runs(copies, prefix, spec.runs)).wait(heartbeat)
+    earlier = [found for found in runs_below(spec.runs, _prefix(spec, now)) if spec.allow_reuse or not found.receipt.exists()]
+    if not earlier:
+        return _begin(spec, now)
+    inputs = Background("listing", lambda beat: inputs_sha256(spec.datasets, beat)).wait(heartbeat)
+    for found in earlier:
+        if _inputs_of(found) == inputs:
+            if not found.receipt.exists():
+                lock = found.lock()
+                if _can_go_on(found, spec):
+                    return Choice(directory=found, lock=lock)
+                lock.release()
+            elif _may_be_reused(read_json(found.receipt), spec):
+                return Choice(directory=found, lock=None)
+    for found in earlier:
+        if _inputs_of(found) is None:
+            return _go_on_planning(found, spec, now, heartbeat)
+    return _begin(spec, now)
+
+
+def _inputs_of(directory: RunDirectory) -> str | None:
+    """Return the hash of what a run was planned for; None for one that was never planned to the end."""
+    if directory.plan.exists():
+        return Plan.open(directory.plan).summary.inputs_sha256
+    found: str | None = directory.facts()["identity"].get("inputs_sha256")
+    return found
+
+
+def take_up(spec: StepSpec, now: dict[str, Any], resumption: Resumption, heartbeat: Heartbeat) -> Choice:
+    """Return the run directory that a person wants to go on with; a new one when accepted changes make it another.
+
+    Raises:
+        InputChangedError: The run was planned for something else, and changes are not accepted.
+        LimitExceededError: It is finished, and today's limits do not forgive what failed.
+        RunLockedError: Another process drives it.
+    """
+    old = resumption.directory
+    lock = old.lock()
+    choice = Choice(directory=old, lock=lock)
+    try:
+        if resumption.is_own and old.plan.exists():
+            return choice
+        if resumption.accept_changes or not old.plan.exists():
+            choice = _plan_again(spec, now, resumption, lock, heartbeat)
+        else:
+            _refuse(old, _differences(old, now, spec))
+            choice = Choice(directory=old, lock=lock, check=InputCheck(old, spec))
+        return _grant(choice, heartbeat) if resumption.retry_failed else _finished(choice, spec, heartbeat)
+    except BaseException:
+        choice.close()
+        raise
+
+
+def _refuse(directory: RunDirectory, changes: tuple[str, ...]) -> None:
+    if changes:
+        raise InputChangedError(str(directory.path), changes)
+
+
+def _differences(old: RunDirectory, now: dict[str, Any], spec: StepSpec) -> tuple[str, ...]:
+    """Return what is different; the inputs are looked at here only when something else is, to name all at once."""
+    found = list(differences(old.facts(), now))
+    return some([*found, *input_differences(Plan.open(old.plan).mini_batches(), spec.datasets)]) if found else ()
+
+
+def _begin(spec: StepSpec, now: dict[str, Any]) -> Choice:
+    """Return a new run whose input is planned from now on."""
+    directory, lock = _new(spec, now)
+    Ledger.create(directory.ledger, ()).close()
+    write_json(directory.description, _description(spec, now))  # last: a run directory without it was never begun
+    return Choice(directory=directory, lock=lock, planner=Planner(spec.planning, directory))
+
+
+def _go_on_planning(found: RunDirectory, spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
+    """Return a run that ended while its input was being planned; a new one when that has changed meanwhile."""
+    lock = found.lock()
+    try:
+        if _can_go_on(found, spec):
+            planned = _plan(spec, heartbeat)
+            if _complete(found, planned):
+                return Choice(directory=found, lock=lock)
+            lock.release()
+            directory, lock = _make(spec, now, planned)
+            return Choice(directory=directory, lock=lock)
+        lock.release()
+    except BaseException:
+        lock.release()
+        raise
+    return _begin(spec, now)
+
+
+def _plan_again(spec: StepSpec, now: dict[str, Any], resumption: Resumption, lock: RunLock, heartbeat: Heartbeat) -> Choice:
+    """Plan the input of a run anew; return that run where nothing has changed, else one with all in it that is still the same.
+
+    Raises:
+        InputChangedError: Something has changed, and that is not accepted.
+    """
+    old = resumption.directory
+    planned = _plan(spec, heartbeat)
+    try:
+        changes = some(chain(differences(old.facts(), now), _input_changes(old, planned, spec)))
+        if not changes:
+            return Choice(directory=old, lock=lock)
+        _refuse(old, () if resumption.accept_changes else changes)
+        directory, new_lock = _make(spec, now, planned, carry_over_from=old)
+    finally:
+        discard(planned)
+    lock.release()
+    return Choice(directory=directory, lock=new_lock)
+
+
+def _input_changes(old: RunDirectory, planned: Path, spec: StepSpec) -> Iterator[str]:
+    """Yield how the inputs differ from those of an old plan; one that was never finished is completed where they do not."""
+    others = "the input files are others, or are cut into other mini-batches"
+    if not old.plan.exists():
+        if not _complete(old, planned):
+            yield others
+    elif (before := Plan.open(old.plan)).summary.sha256 != Plan.open(planned).summary.sha256:
+        yield from some(input_differences(before.mini_batches(), spec.datasets)) or [others]
+
+
+def _complete(directory: RunDirectory, planned: Path) -> bool:
+    """Give a run the plan that it never finished; False when that plan does not begin with what has been handed out."""
+    with Ledger(directory.ledger) as ledger:
+        begun = ledger.planned()
+    pairs = zip(planned_in(directory.plan, directory.spool), Plan.open(planned).mini_batches(), strict=False)
+    if sum(before == again for before, again in islice(pairs, begun)) < begun:
+        return False
+    planned.replace(directory.plan)
+    discard(planned)
+    return True
+
+
+def _grant(choice: Choice, heartbeat: Heartbeat) -> Choice:
+    """Give failed mini-batches a fresh set of tries."""
+    if choice.check is not None:
+        choice.check.wait(heartbeat)
+    with Ledger(choice.directory.ledger) as ledger:
+        ledger.grant()
+    choice.directory.receipt.unlink(missing_ok=True)
+    return choice
+
+
+def _finished(choice: Choice, spec: StepSpec, heartbeat: Heartbeat) -> Choice:
+    """Return a run that is finished as one whose result can be returned, or put together again when it is gone."""
+    directory = choice.directory
+    if not directory.receipt.exists():
+        return choice
+    if choice.check is not None:
+        choice.check.wait(heartbeat)
+    receipt = read_json(directory.receipt)
+    if (breach := _breach(receipt, spec)) is not None:
+        raise LimitExceededError(*breach, str(directory.path))
+    if not _is_unaltered(receipt, spec):
+        directory.receipt.unlink()
+        return choice
+    choice.close()
+    return Choice(directory=directory, lock=None)
 
 
 def discard(planned: Path) -> None:
@@ -35,75 +230,58 @@ def discard(planned: Path) -> None:
     shutil.rmtree(planned.parent, ignore_errors=True)
 
 
-def find_or_make(spec: StepSpec, now: dict[str, Any], planned: Path) -> tuple[RunDirectory, RunLock | None]:
-    """Return the run directory to work in, locked; or, without a lock, one whose result can be returned."""
-    for found in runs_below(spec.runs, _prefix(spec, now)):
-        if found.receipt.exists():
-            if spec.allow_reuse and _may_be_reused(read_json(found.receipt), spec):
-                discard(planned)
-                return found, None
-        else:
-            lock = found.lock()
-            if _can_go_on(found, spec):
-                discard(planned)
-                return found, lock
-            lock.release()
-    return _make(spec, now, planned)
-
-
-def take_up(spec: StepSpec, now: dict[str, Any], planned: Path, resumption: Resumption) -> tuple[RunDirectory, RunLock | None]:
-    """Return the run directory that a person wants to go on with, locked; a new one when accepted changes make it another."""
-    old = resumption.directory
-    lock = old.lock()
+def _plan(spec: StepSpec, heartbeat: Heartbeat) -> Path:
+    """Plan the input, whole, into a folder of its own and return the plan's path."""
+    folder = spec.runs / f".planning-{uuid.uuid4().hex}"
     try:
-        changes = differences(old.facts(), now, Plan.open(old.plan), Plan.open(planned))
-        if changes and not resumption.accept_changes:
-            raise InputChangedError(str(old.path), changes)  # noqa: TRY301  what was begun is undone below
-        if changes:
-            directory, new_lock = _make(spec, now, planned, carry_over_from=old)
-            lock.release()
-            lock = new_lock
-        else:
-            discard(planned)
-            directory = old
-            if old.receipt.exists() and not resumption.retry_failed:
-                receipt = read_json(old.receipt)
-                if (breach := _breach(receipt, spec)) is not None:
-                    raise LimitExceededError(*breach, str(old.path))  # noqa: TRY301  the lock is given back below
-                if _is_unaltered(receipt, spec):
-                    lock.release()
-                    return old, None
-                old.receipt.unlink()  # its result is gone or altered: it is put together again
-        if resumption.retry_failed:
-            with Ledger(directory.ledger) as ledger:
-                ledger.grant()
-            directory.receipt.unlink(missing_ok=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(str(spec.runs), f"cannot be created: {error.strerror}") from error
+    path = folder / "plan.parquet"
+    work = Background("planning", lambda beat: spec.planning.write(PlanWriter(path), beat))
+    try:
+        work.wait(heartbeat)
     except BaseException:
-        lock.release()
+        work.stop()
+        discard(path)
         raise
-    return directory, lock
+    return path
 
 
 def _prefix(spec: StepSpec, now: dict[str, Any]) -> str:
     return f"{spec.name}-{digest(now['identity'])[:12]}-"
 
 
-def _make(
-    spec: StepSpec, now: dict[str, Any], planned: Path, carry_over_from: RunDirectory | None = None
-) -> tuple[RunDirectory, RunLock]:
-    """Return a new run directory, locked."""
+def _new(spec: StepSpec, now: dict[str, Any]) -> tuple[RunDirectory, RunLock]:
+    """Return a new run directory, locked, with nothing in it."""
     begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     directory = RunDirectory(spec.runs / f"{_prefix(spec, now)}{begun}-{uuid.uuid4().hex[:6]}")
     directory.make()
-    lock = directory.lock()
+    return directory, directory.lock()
+
+
+def _make(
+    spec: StepSpec, now: dict[str, Any], planned: Path, carry_over_from: RunDirectory | None = None
+) -> tuple[RunDirectory, RunLock]:
+    """Return a new run directory with a whole plan, locked."""
+    directory, lock = _new(spec, now)
     planned.replace(directory.plan)
-    planned.parent.rmdir()
+    discard(planned)
     plan = Plan.open(directory.plan)
     with Ledger.create(directory.ledger, plan.all_items()) as ledger:
         if carry_over_from is not None:
             carry_over(carry_over_from, directory, plan, ledger)
-    write_json(directory.description, _description(spec, now))  # last: a run directory without it was never begun
+    write_json(directory.description, _description(spec, with_plan(now, plan.summary)))
     return directory, lock
+
+
+def complete_description(directory: RunDirectory) -> dict[str, Any]:
+    """Have run.json say what was planned, where it does not yet, and return what it says."""
+    description = directory.facts()
+    if "plan_sha256" not in description["identity"]:
+        description = with_plan(description, Plan.open(directory.plan).summary)
+        write_json(directory.description, description)
+    return description
 
 
 def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
@@ -135,8 +313,10 @@ def _is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
     """True when the result is there, byte for byte; of a summary_only step, when all files in its output are as they were."""
     if receipt["output_file"] is None:
         return spec.output is None or receipt.get("output_listing") == listing_sha256(spec.output)
-    path = Path(receipt["output_file"])
-    return path.is_file() and path.stat().st_size == receipt["bytes"] and file_sha256(path) == receipt["sha256"]
+    place = str(receipt["output_file"])
+    if is_remote(place):  # an object with the same ETag is the same, and need not be read
+        return exists(place) and facts(place) == (int(receipt["bytes"]), str(receipt["version"]))
+    return size_of(place) == receipt["bytes"] and file_sha256(place) == str(receipt["sha256"])
 
 
 def _description(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
@@ -151,8 +331,8 @@ def _description(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
         **now,
         "config": config,
         "environment_variables": sorted(spec.config.environment_variables),  # names only: the values are secrets
-        "inputs": [{"kind": dataset.kind, **dataset.model_dump(mode="json")} for dataset in spec.datasets],
-        "output": str(spec.output) if spec.output is not None else None,
+        "inputs": spec.inputs,
+        "output": spec.output,
         "side_inputs": dict(spec.side_inputs),
         "arguments": list(spec.arguments),
         "home": str(spec.home),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -11,9 +12,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
+from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.errors import OutputError, RunLockedError
 
 FOLDER = "_parallel_run"  #: beside the result, holds the run directories
+
+
+def workplace(output: str | None, home: Path) -> Path:
+    """Return the folder of this machine in which a step with this output works; run directories are below it.
+
+    Args:
+        output: An absolute path, or a URL; None for a step without output.
+        home: Folder for what belongs to no output of this machine.
+    """
+    if output is None:
+        return home / "parallel_run"
+    if is_remote(output):
+        return home / "parallel_run" / "stores" / hashlib.sha256(output.encode()).hexdigest()[:16]
+    return Path(output)
 
 
 class RunDirectory:
@@ -22,6 +38,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.plan = path / "plan.parquet"
+        self.spool = path / "plan.spool"  #: what is planned so far, while the plan is being made
         self.ledger = path / "ledger.sqlite"
         self.parts = path / "parts"
         self.logs = path / "logs"
@@ -80,8 +97,10 @@ class RunLock:
         os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
 
     def release(self) -> None:
-        """Give the run directory up."""
-        os.close(self._descriptor)
+        """Give the run directory up, if that has not been done."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def __enter__(self) -> RunLock:
         return self

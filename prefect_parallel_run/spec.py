@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.planning import Planning
 from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.run_directory import FOLDER
+from prefect_parallel_run.run_directory import FOLDER, RunDirectory, workplace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +22,7 @@ class StepSpec:
     name: str
     config: ParallelRunConfig
     datasets: list[Dataset]
-    output: Path | None
+    output: str | None  #: absolute path of a folder, or a URL
     side_inputs: Mapping[str, str]  #: path by name
     arguments: tuple[str, ...]
     allow_reuse: bool
@@ -28,15 +31,45 @@ class StepSpec:
     key: bytes = field(repr=False)
 
     @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """Return what the datasets are, as plain values."""
+        return [{"kind": dataset.kind, **dataset.model_dump(mode="json")} for dataset in self.datasets]
+
+    @property
+    def planning(self) -> Planning:
+        """Return how the datasets are cut."""
+        size = self.config.mini_batch_size_for(self.datasets[0].kind)
+        return Planning(self.datasets, size, self.config.partition_keys, self.runs / "partitions")
+
+    @property
+    def fetches(self) -> bool:
+        """True when items are objects of a store, which nodes fetch."""
+        return any(dataset.kind == "file" and is_remote(dataset.paths[0]) for dataset in self.datasets)
+
+    @property
     def runs(self) -> Path:
-        """Return the folder that holds the step's run directories."""
-        return (self.output or self.home / "parallel_run") / FOLDER
+        """Return the folder of this machine that holds the step's run directories."""
+        return workplace(self.output, self.home) / FOLDER
+
+    @property
+    def store(self) -> str | None:
+        """Return the URL of the output; None for a folder of this machine."""
+        return self.output if self.output is not None and is_remote(self.output) else None
+
+    @property
+    def result(self) -> str | None:
+        """Return the path or URL of the result file."""
+        name = self.config.result_file_name
+        return f"{self.output}/{name}" if self.output is not None and name is not None else None
 
     @property
     def target(self) -> Path | None:
-        """Return the result file."""
-        name = self.config.result_file_name
-        return self.output / name if self.output is not None and name is not None else None
+        """Return the file of this machine in which the result is put together."""
+        return None if self.result is None else self.runs.parent / str(self.config.result_file_name)
+
+    def place_of(self, directory: RunDirectory) -> str:
+        """Return the path or URL of a run directory, as users see it."""
+        return str(directory.path) if self.store is None else f"{self.store}/{FOLDER}/{directory.run_id}"
 
 
 def failure_limits(config: ParallelRunConfig) -> FailureLimits:

@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State, TaskRun
+from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
@@ -37,6 +39,7 @@ from prefect_parallel_run.planning import normalise_inputs
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.run import run_step
+from prefect_parallel_run.run_choice import Resumption
 from prefect_parallel_run.run_directory import RunDirectory
 from prefect_parallel_run.spec import StepSpec
 
@@ -164,9 +167,21 @@ def _run(
         key=machine_key(home),
     )
     logger = get_run_logger()
-    result = run_step(spec, LocalTarget(), _Watch(name, logger), Cancellation().raise_if_wanted, _as_task(name))
+    watch = _Watch(name, logger)
+    result = run_step(spec, LocalTarget(), watch, Cancellation().raise_if_wanted, _as_task(name), _begun_by_this_task_run())
+    _begun_by_this_task_run()  # forgotten: there is nothing to go on with
     logger.info("%s", result, extra={"action": "ended"})
     return result
+
+
+_begun: dict[UUID, RunDirectory] = {}  # by task run: a retry in this process goes on without listing the inputs again
+
+
+def _begun_by_this_task_run() -> Resumption | None:
+    """Return the run directory that an earlier try of this very task run worked in, to go on with; None on the first."""
+    task = TaskRunContext.get()
+    directory = _begun.pop(task.task_run.id, None) if task is not None else None
+    return None if directory is None else Resumption(directory=directory, is_own=True)
 
 
 def _check_supported(config: ParallelRunConfig) -> None:
@@ -216,6 +231,8 @@ class _Watch(LogWatch):
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         super().began(run, tally, dashboard)
+        if (task := TaskRunContext.get()) is not None:
+            _begun[task.task_run.id] = run
         self._artifacts.began(run, tally, dashboard)
 
     def progressed(self, tally: Tally) -> None:

@@ -7,21 +7,22 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.output.parts import PartRange, Parts, file_sha256
+from prefect_parallel_run.output.parts import PartRange, Parts
 from prefect_parallel_run.output.reduction import make_receipt, part_ranges
-from prefect_parallel_run.planning import Plan
+from prefect_parallel_run.plan import Plan
 from prefect_parallel_run.run_directory import RunDirectory, read_json
+from prefect_parallel_run.stores.objects import file_sha256, size_of
 
 
 def problems(directory: RunDirectory) -> Iterator[str]:
     """Yield one line for everything that is not as it should be; nothing when all is well."""
     plan = Plan.open(directory.plan)
     facts = directory.facts()
-    if plan.content_sha256() != facts["identity"]["plan_sha256"]:
+    planned = facts["identity"].get("plan_sha256")  # not there when the run ended just behind planning
+    if planned is not None and plan.content_sha256() != planned:
         yield "plan.parquet is not the plan that the run was begun with"
     try:
         with closing(sqlite3.connect(f"{directory.ledger.as_uri()}?mode=ro", uri=True)) as connection:
@@ -93,13 +94,13 @@ def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_whole: bool) 
         if receipt[key] != expected[key]:
             yield f"receipt.json says {key} = {receipt[key]}, the ledger {expected[key]}"
     if receipt["output_file"] is not None:
-        path = Path(receipt["output_file"])
-        if not path.is_file():
-            yield f"{path} is gone"
-        elif path.stat().st_size != receipt["bytes"] or file_sha256(path) != receipt["sha256"]:
-            yield f"{path} is not what was published: its size or SHA-256 is another"
+        place = receipt["output_file"]
+        if (size := size_of(place)) is None:
+            yield f"{place} is gone"
+        elif size != receipt["bytes"] or file_sha256(place) != receipt["sha256"]:
+            yield f"{place} is not what was published: its size or SHA-256 is another"
         elif parts_are_whole and receipt["format"] != "parquet" and receipt["sha256"] != _put_together(directory, ledger):
-            yield f"{path} is not what the parts of the run put together are"
+            yield f"{place} is not what the parts of the run put together are"
 
 
 def _put_together(directory: RunDirectory, ledger: Ledger) -> str:

@@ -20,7 +20,7 @@ import json
 import os
 from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
-from .sources import check, open_file, read_range
+from .sources import StoreFailure, check, is_remote, open_file, read_range
 
 
 class BadRecord(Exception):  # noqa: N818  the same
@@ -51,18 +51,28 @@ class Reader:
         Raises:
             InputChanged: A file is not the one that was planned.
             BadRecord: A record cannot be read.
+            StoreFailure: A store does not give an object.
         """
         if work["kind"] == "files":
             return _files(work if piece is None else _some_files(work, *piece))
         if work["kind"] == "tables":
             return Items(self._several(work["tables"], piece))
-        return Items(_with_keys(self._table(work, piece), work.get("keys", ())))
+        return Items(_with_keys(self._table_from(work, piece), work.get("keys", ())))
 
     def _several(self, tables: List[Dict[str, Any]], piece: Optional[Sequence[int]]) -> Any:
         import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
         frame = pd.concat([self.read(table).value for table in tables], ignore_index=True)
         return frame if piece is None else frame.iloc[piece[0] : piece[1]].reset_index(drop=True)
+
+    def _table_from(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:
+        try:
+            return self._table(work, piece)
+        except OSError as error:
+            if not is_remote(work["path"]):
+                raise
+            check(work["path"], work["size"], work["version"])  # tells when the object is gone, or is another
+            raise StoreFailure(f"{work['path']} could not be read: {type(error).__name__}: {error}") from error
 
     def _table(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:
         check(work["path"], work["size"], work["version"])

@@ -11,7 +11,7 @@ from .failure import Failure, describe, fingerprint
 from .part import Part
 from .reading import BadRecord, FileList, Items, Reader
 from .script import Script
-from .sources import InputChanged
+from .sources import InputChanged, StoreFailure
 from .writing import WrongType, encode, materialise, row_count
 
 _SUCCEEDED = "succeeded"
@@ -48,7 +48,7 @@ class Worker:
             outcome, failure = "wrong_type", Failure("WrongType", text, "", fingerprint("WrongType", text), False)
         except OutputFailure as error:
             outcome, failure = "unwritable", describe(error)
-        except BadRecord as error:
+        except (BadRecord, StoreFailure) as error:
             outcome, failure = "raised", describe(error)._replace(traceback="")
         except BaseException as error:  # noqa: BLE001  whatever the script raises, SystemExit too, is the try's outcome
             outcome, failure = "raised", describe(error)
@@ -86,6 +86,7 @@ class Worker:
         if isinstance(items.value, FileList):
             items.value.task_id = str(index)
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))
+        self._board.begin(index, time.monotonic())  # the time limit is that of run(): reading has had one of its own
         result = materialise(self._script.run(items.value, context))
         if self._part is None:
             return row_count(result), "", 0, 0, 0, 0

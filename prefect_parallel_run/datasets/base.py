@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
+from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.records import Cut
 
@@ -35,24 +37,30 @@ class Dataset(BaseModel):
     def kind(self) -> Literal["file", "tabular"]:
         """Return what an item is: a file, or a row of a table."""
 
+    def listing(self, heartbeat: Callable[[], None] = lambda: None) -> Listing:
+        """Return the files that the paths stand for; *heartbeat* is called now and then while they are listed."""
+        return Listing(self.paths, heartbeat)
+
     @abstractmethod
-    def cuts(self, size: int) -> Iterator[Cut]:
+    def cuts(self, size: int, listing: Listing | None = None) -> Iterator[Cut]:
         """Yield the mini-batches, in order, each item in exactly one.
 
         Args:
             size: Files per mini-batch, or approximate bytes of source for tables.
+            listing: Of this dataset; by default a new one. When all is yielded it has listed every file.
 
         Raises:
             InputError: A path is missing, or a file cannot be read as what it should be.
         """
 
     @abstractmethod
-    def partition_cuts(self, keys: Sequence[str], store: Path) -> Iterator[Cut]:
+    def partition_cuts(self, keys: Sequence[str], store: Path, listing: Listing | None = None) -> Iterator[Cut]:
         """Yield one mini-batch per existing combination of *keys*, in the order in which they are met.
 
         Args:
             keys: Some of the dataset's partition keys, or of the columns of tables that are not partitioned.
             store: Folder for tables that have to be written anew, partitioned.
+            listing: As in ``cuts``.
 
         Raises:
             InputError: A key is none of this dataset's; names both sets.
@@ -71,16 +79,22 @@ def unknown_keys(name: str | None, wanted: Sequence[str], there: Sequence[str], 
 
 
 def given_paths(paths: PathLike | Iterable[PathLike]) -> list[str]:
-    """Return paths as absolute texts; ``file://`` URLs become paths, other URLs are refused."""
+    """Return paths as absolute texts; ``file://`` URLs become paths, other URLs stay."""
     several = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not several:
         raise InputError("[]", "no path was given")
-    return [_absolute(os.fspath(path)) for path in several]
+    found = [absolute(path) for path in several]
+    stores = {path.partition("://")[0] if is_remote(path) else "" for path in found}
+    if len(stores) > 1:
+        raise InputError(", ".join(found), "the paths of a dataset are all of this machine, or all of one kind of store")
+    return found
 
 
-def _absolute(path: str) -> str:
-    if path.startswith("file://"):
-        path = unquote(urlsplit(path).path)
-    elif "://" in path:
-        raise InputError(path, "only files of this machine can be read; pass a path")
-    return os.path.normpath(Path(path).absolute()) if path else ""
+def absolute(path: PathLike) -> str:
+    """Return a path as an absolute text; a ``file://`` URL becomes a path, another URL stays."""
+    text = os.fspath(path)
+    if text.startswith(("file://", "local://")):
+        text = unquote(urlsplit(text).path)
+    if is_remote(text):
+        return text.rstrip("/")
+    return os.path.normpath(Path(text).absolute()) if text else ""

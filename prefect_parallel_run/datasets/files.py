@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unknown_keys
-from prefect_parallel_run.datasets.listing import Listed, list_files
+from prefect_parallel_run.datasets.listing import Listed, Listing
 from prefect_parallel_run.datasets.partition_format import PartitionFormat
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.records import Cut
@@ -53,13 +53,18 @@ class FileDataset(Dataset):
         """Return "file"."""
         return "file"
 
-    def cuts(self, size: int) -> Iterator[Cut]:
+    def cuts(self, size: int, listing: Listing | None = None) -> Iterator[Cut]:
         """Yield mini-batches of *size* files."""
-        files = list_files(self.paths)
+        files = iter(listing or self.listing())
         while chunk := list(islice(files, size)):
             yield self._cut(chunk, {})
 
-    def partition_cuts(self, keys: Sequence[str], store: Path) -> Iterator[Cut]:  # noqa: ARG002  files are where they are
+    def partition_cuts(
+        self,
+        keys: Sequence[str],
+        store: Path,  # noqa: ARG002  files are where they are
+        listing: Listing | None = None,
+    ) -> Iterator[Cut]:
         """Yield the files of one combination of *keys* after the other; all paths are held meanwhile."""
         if self.partition_format is None:
             raise InputError(str(self.name), f"partition_keys are {list(keys)}, but this input has no partition_format")
@@ -67,7 +72,7 @@ class FileDataset(Dataset):
         if not set(keys) <= set(compiled.keys):
             raise unknown_keys(self.name, keys, compiled.keys, "the keys in partition_format")
         groups: dict[tuple[str, ...], list[Listed]] = {}
-        for file in list_files(self.paths):
+        for file in listing or self.listing():
             values = compiled.values(file.path)
             if values is None:
                 raise InputError(file.path, f"does not end as partition_format says: {self.partition_format}")

@@ -1,16 +1,24 @@
-"""Which files a path, folder or glob stands for: each once, in the order of their paths, with size and time."""
+"""Which files a path, folder, glob or URL stands for: each once, in the order of their paths, with size and version."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import heapq
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, NamedTuple
 
+from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.datasets.stores import list_store
 from prefect_parallel_run.errors import InputError
 
+_HEARTBEAT_EVERY = 1_000  #: files
+_MOST_NAMES = 200_000  #: of one folder, held in memory
+_SPILL_BLOCK = 1 << 16  #: bytes
 _OWN_FOLDER = "_parallel_run"  # a run directory inside an input folder must never become input
 
 
@@ -19,7 +27,34 @@ class Listed(NamedTuple):
 
     path: str
     size: int  #: bytes
-    version: int | str  #: modification time, ns
+    version: int | str  #: modification time, ns; of an object its ETag
+
+
+class Listing:
+    """The files that absolute *paths* stand for, listed anew by every iteration.
+
+    Args:
+        paths: Of one dataset.
+        heartbeat: Called now and then while files are listed; raises to stop.
+    """
+
+    def __init__(self, paths: Sequence[str], heartbeat: Callable[[], None] = lambda: None) -> None:
+        self._paths, self._heartbeat = paths, heartbeat
+        self.sha256 = ""  #: over path, size and version of every file, in order; of the newest listing that went to its end
+
+    def __iter__(self) -> Iterator[Listed]:
+        total = hashlib.sha256()
+        for number, listed in enumerate(list_files(self._paths)):
+            if number % _HEARTBEAT_EVERY == 0:
+                self._heartbeat()
+            total.update(f"{listed.path}\0{listed.size}\0{listed.version}\n".encode("utf-8", "surrogateescape"))
+            yield listed
+        self.sha256 = total.hexdigest()
+
+    def exhaust(self) -> str:
+        """List everything and return the hash."""
+        deque(self, maxlen=0)
+        return self.sha256
 
 
 def list_files(paths: Sequence[str]) -> Iterator[Listed]:
@@ -38,7 +73,9 @@ def list_files(paths: Sequence[str]) -> Iterator[Listed]:
 
 
 def _matches(path: str) -> Iterator[Listed]:
-    if os.path.isdir(path):
+    if is_remote(path):
+        yield from map(Listed._make, list_store(path))
+    elif os.path.isdir(path):
         yield from _walk(os.path.join(path, ""))
     elif os.path.exists(path):
         yield _look(path)
@@ -60,18 +97,7 @@ def _look(path: str) -> Listed:
 
 def _walk(folder: str) -> Iterator[Listed]:
     """Yield the files below *folder* (which ends in a slash), in the order of their whole paths."""
-    try:
-        with os.scandir(folder) as found:
-            # With its slash a folder sorts among its neighbours just where the paths below it do. Names only: a folder may
-            # hold millions, and an entry takes several times the memory of its name.
-            names = sorted(
-                f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
-                for entry in found
-                if not entry.name.startswith(".") and entry.name != _OWN_FOLDER
-            )
-    except OSError as error:
-        raise InputError(folder, f"cannot be read: {error.strerror}") from error
-    for name in names:
+    for name in _sorted_names(folder):
         path = folder + name
         if name.endswith("/"):
             yield from _walk(path)
@@ -82,3 +108,44 @@ def _walk(folder: str) -> Iterator[Listed]:
             raise InputError(path, f"cannot be read: {error.strerror}") from error
         if stat.S_ISREG(status.st_mode):
             yield Listed(path, status.st_size, status.st_mtime_ns)
+
+
+def _sorted_names(folder: str) -> Iterator[str]:
+    """Yield the names in *folder* in order, those of folders with a slash.
+
+    With its slash a folder sorts among its neighbours just where the paths below it do. Memory is bounded: beyond a number of
+    names, sorted runs of them go to temporary files and are merged.
+    """
+    runs: list[Iterator[str]] = []
+    names: list[str] = []
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                if entry.name.startswith(".") or entry.name == _OWN_FOLDER:
+                    continue
+                names.append(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name)
+                if len(names) >= _MOST_NAMES:
+                    runs.append(_spilled(names))
+                    names = []
+    except OSError as error:
+        raise InputError(folder, f"cannot be read: {error.strerror}") from error
+    names.sort()
+    yield from heapq.merge(*runs, names) if runs else names
+
+
+def _spilled(names: list[str]) -> Iterator[str]:
+    """Write *names*, sorted, to a temporary file, and return an iterator that reads them back."""
+    names.sort()
+    file = tempfile.TemporaryFile()  # noqa: SIM115  closed when it has been read back
+    file.write(b"\0".join(map(os.fsencode, names)))  # the one byte that no name has in it
+    return _read_back(file)
+
+
+def _read_back(file: IO[bytes]) -> Iterator[str]:
+    with file:
+        file.seek(0)
+        rest = b""
+        while block := file.read(_SPILL_BLOCK):
+            *whole, rest = (rest + block).split(b"\0")
+            yield from map(os.fsdecode, whole)
+        yield os.fsdecode(rest)

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unknown_keys
 from prefect_parallel_run.datasets.column_types import NULL, kinds_in_frame, kinds_in_lines, together
-from prefect_parallel_run.datasets.listing import Listed, list_files
+from prefect_parallel_run.datasets.listing import Listed, Listing
 from prefect_parallel_run.datasets.partitions import KeyValue, Scalar, noted_values, typed, values_in_path, write_partitions
 from prefect_parallel_run.datasets.record_ends import UnterminatedQuoteError, record_ends
 from prefect_parallel_run.errors import InputError, OutputError
@@ -91,21 +91,22 @@ class TabularDataset(Dataset):
         """Return "tabular"."""
         return "tabular"
 
-    def cuts(self, size: int) -> Iterator[Cut]:
+    def cuts(self, size: int, listing: Listing | None = None) -> Iterator[Cut]:
         """Yield mini-batches of about *size* bytes of source; none spans two files. Keys of hive folders become columns."""
-        for cut, _ in self._keyed_cuts(size):
+        for cut, _ in self._keyed_cuts(size, listing or self.listing()):
             yield cut
 
-    def partition_cuts(self, keys: Sequence[str], store: Path) -> Iterator[Cut]:
+    def partition_cuts(self, keys: Sequence[str], store: Path, listing: Listing | None = None) -> Iterator[Cut]:
         """Yield the rows of one combination of *keys* after the other.
 
         Tables in hive folders are taken as they are; other tables are written anew below *store*, once.
         """
-        folders = self._folder_keys()
+        listing = listing or self.listing()
+        folders = _folder_keys(listing)
         if not folders:
-            yield from self._partitioned_below(keys, store).partition_cuts(keys, store)
+            yield from self._partitioned_below(keys, store, listing).partition_cuts(keys, store)
         elif set(keys) <= set(folders):
-            yield from self._grouped(keys)
+            yield from self._grouped(keys, listing)
         else:
             raise unknown_keys(self.name, keys, folders, "the folders")
 
@@ -132,10 +133,10 @@ class TabularDataset(Dataset):
             except BadRecord as error:
                 raise InputError(", ".join(self.paths), str(error)) from error
 
-    def _partitioned_below(self, keys: Sequence[str], store: Path) -> TabularDataset:
+    def _partitioned_below(self, keys: Sequence[str], store: Path, listing: Listing) -> TabularDataset:
         """Return the same rows partitioned, in a folder whose name follows from them: made once, then found again."""
         total = hashlib.sha256(_encode([self.model_dump(mode="json"), list(keys)]).encode())
-        for file in list_files(self.paths):
+        for file in listing:
             total.update(_encode([file.path, file.size, file.version]).encode())
         place = store / total.hexdigest()[:32]
         if not place.is_dir():
@@ -146,9 +147,9 @@ class TabularDataset(Dataset):
                     raise
         return TabularDataset(paths=[str(place)], format="parquet", name=self.name, allow_empty=self.allow_empty)
 
-    def _grouped(self, keys: Sequence[str]) -> Iterator[Cut]:
+    def _grouped(self, keys: Sequence[str], listing: Listing) -> Iterator[Cut]:
         groups: dict[tuple[Scalar, ...], list[Cut]] = {}
-        for cut, values in self._keyed_cuts(_WHOLE):
+        for cut, values in self._keyed_cuts(_WHOLE, listing):
             by_key = {one.key: one.value for one in values}
             groups.setdefault(tuple(by_key[key] for key in keys), []).append(cut)
         for combination, cuts in groups.items():
@@ -158,14 +159,9 @@ class TabularDataset(Dataset):
             work = f'{head[:-1]},"tables":[{",".join(cut.work for cut in cuts)}]}}'
             yield Cut(rows, sum(cut.size for cut in cuts), work)
 
-    def _folder_keys(self) -> list[str]:
-        """Return the keys of the hive folders that the files lie in; every file has the same ones, or the input is refused."""
-        first = next(list_files(self.paths), None)
-        return [] if first is None else [key for key, _ in values_in_path(first.path)]
-
-    def _keyed_cuts(self, size: int) -> Iterator[tuple[Cut, list[KeyValue]]]:
+    def _keyed_cuts(self, size: int, listing: Listing) -> Iterator[tuple[Cut, list[KeyValue]]]:
         cut = {"parquet": self._cut_parquet, "delimited": self._cut_delimited, "json_lines": self._cut_lines}[self.format]
-        for file, keys in self._keyed_files():
+        for file, keys in self._keyed_files(listing):
             try:
                 yield from cut(file, size, keys)
             except UnterminatedQuoteError:
@@ -173,15 +169,15 @@ class TabularDataset(Dataset):
             except (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeDecodeError) as error:
                 raise InputError(file.path, f"cannot be read as {self.format}: {error}") from error
 
-    def _keyed_files(self) -> Iterator[tuple[Listed, list[KeyValue]]]:
+    def _keyed_files(self, listing: Listing) -> Iterator[tuple[Listed, list[KeyValue]]]:
         """Yield every file with what its hive folders say."""
-        names = self._folder_keys()
+        names = _folder_keys(listing)
         seen: dict[str, set[str | None]] = {name: set() for name in names}
-        for file in list_files(self.paths) if names else ():
+        for file in listing if names else ():
             for key, value in self._values(file, names):
                 seen[key].add(value)
         every = {name: sorted(values, key=str) for name, values in seen.items()}
-        for file in list_files(self.paths):
+        for file in listing:
             yield file, [typed(key, value, every[key]) for key, value in self._values(file, names)]
 
     def _values(self, file: Listed, names: list[str]) -> list[tuple[str, str | None]]:
@@ -303,6 +299,12 @@ class TabularDataset(Dataset):
     def _about(self, file: Listed, kind: str, keys: list[KeyValue]) -> dict[str, Any]:
         about = {"input": self.name, "kind": kind, "path": file.path, "size": file.size, "version": file.version}
         return {**about, "keys": [list(one) for one in keys]} if keys else about
+
+
+def _folder_keys(listing: Listing) -> list[str]:
+    """Return the keys of the hive folders that the files lie in; every file has the same ones, or the input is refused."""
+    first = next(iter(listing), None)
+    return [] if first is None else [key for key, _ in values_in_path(first.path)]
 
 
 class _Spans:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future as FutureResult
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,8 @@ from prefect_parallel_run.dispatch.messages import (
     LeaseFinished,
     NodeJoined,
     NodeLeft,
+    PlanEnded,
+    PlanGrew,
     Release,
     SlotReady,
     SubmitLease,
@@ -34,18 +37,19 @@ from prefect_parallel_run.dispatch.messages import (
 )
 from prefect_parallel_run.dispatch.roster import Roster
 from prefect_parallel_run.dispatch.state import RunState
-from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError
+from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.node import LeaseResult, NodeClosedError, close_node, open_node, ready_topic, run_lease
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import StartFailure
-from prefect_parallel_run.planning import Plan
+from prefect_parallel_run.plan import PlanReader
 from prefect_parallel_run.records import Breach, Lease, Receipt, Tally
 
 _TICK = 0.25  #: s at most between two looks at the clock
 _NODE_LOOK = 1.0  #: s between two looks at which nodes there are
 _PATIENCE = 30.0  #: s without a sign of life after which a node, or the scheduler, counts as lost
 _STOP_TIMEOUT = 4.0  #: s for the nodes to stop their children when a run is aborted
+_LAST_TIMEOUT = 1.0  #: s for what they have finished until then to come home
 _LOST = (KilledWorker, NodeClosedError, asyncio.CancelledError)
 
 
@@ -74,6 +78,16 @@ class Observer(Protocol):
         """Something that is no failure should be known."""
 
 
+class Growth(Protocol):
+    """A plan that is still being made."""
+
+    def is_over(self) -> bool:
+        """True once everything is planned; raises what went wrong with that."""
+
+    def take(self) -> list[list[int]]:
+        """Return the items of the mini-batches planned since the last call, in order, a list per group."""
+
+
 @dataclass(slots=True)
 class _Sent:
     lease: Lease
@@ -91,22 +105,24 @@ class Dispatcher:
         observer: Who is told.
         heartbeat: Called every _TICK or so; raises to stop the run (it was cancelled, the lock was lost).
         discard: Called with the name of a worker that counts as lost although it is still there.
+        growth: Of a plan that is not whole yet.
     """
 
     def __init__(
         self,
         client: Client,
         settings: NodeSettings,
-        plan: Plan,
+        plan: PlanReader,
         ledger: Ledger,
         state: RunState,
         observer: Observer,
         heartbeat: Callable[[], None],
         discard: Callable[[str], None],
+        growth: Growth | None = None,
     ) -> None:
         self._client, self._settings = client, settings
         self._plan, self._ledger, self._state, self._observer = plan, ledger, state, observer
-        self._heartbeat, self._discard = heartbeat, discard
+        self._heartbeat, self._discard, self._growth = heartbeat, discard, growth
         self._roster = Roster(_PATIENCE)
         self._events: queue.SimpleQueue[Event | tuple[int, LeaseResult | BaseException]] = queue.SimpleQueue()
         self._sent: dict[int, _Sent] = {}
@@ -132,18 +148,32 @@ class Dispatcher:
         try:
             while not self._finished:
                 self._look_at_nodes()
-                for event in self._wait():
+                for event in [*self._grow(), *self._wait()]:
                     self._follow(self._state.handle(event, time.monotonic()))
                 self._observer.progressed(self._state.tally)
                 self._heartbeat()
             self._close()
         except BaseException:
             self._stop()
+            with suppress(ParallelRunError):  # the first error is the one to tell
+                self._take_last_home()
             raise
         finally:
             self._client.unsubscribe_topic(ready_topic(self._settings.token))
 
     # Events
+
+    def _grow(self) -> Iterator[Event]:
+        """Yield what has been planned since the last look, once the ledger has it."""
+        if self._growth is None:
+            return
+        is_over = self._growth.is_over()  # asked first: what is taken then is all there will be
+        for items in self._growth.take():
+            self._ledger.extend(items)
+            yield PlanGrew(items)
+        if is_over:
+            self._growth = None
+            yield PlanEnded()
 
     def _wait(self) -> list[Event]:
         """Return what has happened, after a while at most."""
@@ -362,6 +392,18 @@ class Dispatcher:
             words = f"{reason}: {failure.error_type}: {failure.error}"
             return EntryScriptError(self._settings.script, words, failure.traceback)
         return ComputeTargetError("cluster", "all nodes were lost and no new one came")
+
+    def _take_last_home(self) -> None:
+        """Commit what was finished in the leases that were stopped: it need not run again when the run is gone on with."""
+        self._state.end()
+        deadline = time.monotonic() + _LAST_TIMEOUT
+        while self._sent and (left := deadline - time.monotonic()) > 0:
+            try:
+                message = self._events.get(timeout=left)
+            except queue.Empty:
+                return
+            if isinstance(message, tuple) and not isinstance(message[1], BaseException):
+                self._follow(self._state.handle(self._translate(*message), time.monotonic()))
 
     def _stop(self) -> None:
         """Stop all children at once; nodes that do not answer in time are left to who closes the cluster."""

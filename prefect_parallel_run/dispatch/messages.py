@@ -39,11 +39,23 @@ class LeaseFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanGrew:
+    """Further mini-batches have been planned."""
+
+    items: list[int]  #: of each
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEnded:
+    """Every mini-batch has been planned."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed: a try may be due again, or patience be over."""
 
 
-Event = NodeJoined | SlotReady | NodeLeft | LeaseFinished | Tick
+Event = NodeJoined | SlotReady | NodeLeft | LeaseFinished | PlanGrew | PlanEnded | Tick
 
 
 @dataclass(frozen=True, slots=True)

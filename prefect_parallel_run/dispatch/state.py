@@ -1,8 +1,9 @@
 """The state of a run: events in, instructions out. Pure: no clock of its own, no files, no cluster.
 
-Every mini-batch is in exactly one of: pending (never handed out), returned (handed out, but not run through no fault of its
-own), leased, waiting (between two tries, or while its guilty items are looked for), succeeded, failed. Only ``handle`` moves
-it, and only a receipt of a lease that is still out decides anything: a late one is refused, so nothing is ever decided twice.
+Every planned mini-batch is in exactly one of: pending (never handed out), returned (handed out, but not run through no fault
+of its own), leased, waiting (between two tries, or while its guilty items are looked for), succeeded, failed. Only ``handle``
+moves it, and only a receipt of a lease that is still out decides anything: a late one is refused, so nothing is ever decided
+twice. While the plan is growing, planned mini-batches are added behind the others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from prefect_parallel_run.dispatch.messages import (
     LeaseFinished,
     NodeJoined,
     NodeLeft,
+    PlanEnded,
+    PlanGrew,
     Release,
     SlotReady,
     SubmitLease,
@@ -49,6 +52,7 @@ class RunRules:
     retry_delay: float = 0.0  #: s
     most_per_lease: int = 1000
     node_patience: float = 60.0  #: s without any node before the run gives up
+    fetches: bool = False  #: nodes fetch the files of a lease before it runs: one is sent ahead for every slot
     isolate: bool = False  #: halve a mini-batch whose tries are used up until the guilty items stand alone
 
 
@@ -74,6 +78,7 @@ class RunState:
         self._succeeded, self._succeeded_items = remainder.tally.succeeded, remainder.tally.succeeded_items
         self._failed, self._failed_items = remainder.tally.failed, remainder.tally.failed_items
         self._rows = remainder.tally.rows
+        self._is_growing = remainder.tally.is_growing
         self._pending = deque(remainder.pending)
         self._pending_count = sum(stop - start for start, stop in remainder.pending)
         self._returned: deque[tuple[int, int, int]] = deque()  # start, stop, try
@@ -108,7 +113,8 @@ class RunState:
             failed_items=self._failed_items,
             waiting_items=self._waiting_items,
             rows=self._rows,
-            all_scheduled=self._pending_count == 0,
+            all_scheduled=self._pending_count == 0 and not self._is_growing,
+            is_growing=self._is_growing,
         )
 
     @property
@@ -118,8 +124,8 @@ class RunState:
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take note of *event* at *now* (monotonic clock, s) and return what to do, in order."""
-        if self._ended:
-            return []
+        if self._ended:  # what was finished until all had stopped still counts
+            return list(self._take_home(event, now)) if isinstance(event, LeaseFinished) else []
         instructions: list[Instruction] = []
         match event:
             case NodeJoined(node, slots):
@@ -131,9 +137,25 @@ class RunState:
                 instructions += self._lose(node, now)
             case LeaseFinished():
                 instructions += self._take_home(event, now)
+            case PlanGrew(items):
+                self._grow(items)
+            case PlanEnded():
+                self._is_growing = False
             case Tick():
                 pass
         return [*instructions, *self._go_on(now)]
+
+    def end(self) -> None:
+        """Hand out nothing more; leases that still come home count."""
+        self._ended = True
+
+    def _grow(self, items: list[int]) -> None:
+        start, self._planned = self._planned, self._planned + len(items)
+        if self._pending and self._pending[-1][1] == start:
+            start = self._pending.pop()[0]
+        self._pending.append((start, self._planned))
+        self._pending_count += len(items)
+        self._items += sum(items)
 
     # What came of leases
 
@@ -260,7 +282,7 @@ class RunState:
         if breach is not None:
             self._ended = True
             yield Abort(breach)
-        elif tally.finished == tally.planned:
+        elif tally.finished == tally.planned and not self._is_growing:
             self._ended = True
             yield Finish()
         elif self._is_nowhere(now):
@@ -296,7 +318,7 @@ class RunState:
 
     def _hungriest(self) -> str | None:
         """Return the node with the most room for leases per slot, or None when all have what they need."""
-        ahead = 2 if self._sizer.mean < _AHEAD_SECONDS else 1
+        ahead = 2 if self._rules.fetches or self._sizer.mean < _AHEAD_SECONDS else 1
         best = min(
             ((len(node.leases) / node.slots, name) for name, node in self._nodes.items() if node.slots > 0),
             default=(ahead, ""),

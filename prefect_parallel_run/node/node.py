@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,9 +24,12 @@ from typing import Any, NamedTuple
 from dask.system import CPU_COUNT
 
 from prefect_parallel_run.node import guardian
+from prefect_parallel_run.node.fetching import LeaseFiles
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Slot, SlotStoppedError, SlotUnusableError, StartFailure, Work
+from prefect_parallel_run.records import Receipt
 
+_STARTED, _SECONDS = Receipt._fields.index("started"), Receipt._fields.index("seconds")
 _MARKER = "PREFECT_PARALLEL_RUN_MARKER"
 _nodes: dict[str, Node] = {}
 
@@ -48,7 +52,7 @@ class Node:
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
         environment[_MARKER] = marker.partition("=")[2]
         wanted = settings.slots or CPU_COUNT
-        scratch = tempfile.mkdtemp(prefix="parallel_run_")
+        self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
         self._slots = [
             Slot(number, settings, environment, interpreter, scratch) for number in range(min(wanted, settings.most_slots))
         ]
@@ -73,14 +77,23 @@ class Node:
         )
 
     def run(self, works: list[Work]) -> LeaseResult:
-        """Run *works* in a slot that is idle, waiting for one."""
+        """Run *works* in a slot that is idle, waiting for one; objects of a store are fetched meanwhile."""
+        if not self.settings.fetches:
+            return self._run(lambda slot, receipts: slot.run(works, receipts))
+        files = LeaseFiles(works, self._scratch)
+        try:
+            return self._run(lambda slot, receipts: self._run_fetched(files, slot, receipts))
+        finally:
+            files.close()
+
+    def _run(self, do: Callable[[Slot, list[tuple[Any, ...]]], None]) -> LeaseResult:
         slot = self._idle.get()
         if slot is None:  # no slot is left, or the node is closing: pass the word on to whoever waits behind us
             self._idle.put(None)
             return LeaseResult([], 0 if self._stopped else self._usable, self._next_failure())
         receipts: list[tuple[Any, ...]] = []
         try:
-            slot.run(works, receipts)
+            do(slot, receipts)
         except SlotUnusableError as error:
             self._give_up(error.failure)
         except SlotStoppedError:
@@ -89,6 +102,19 @@ class Node:
             self._idle.put(slot)
         _sync_parts(self.settings, receipts)
         return LeaseResult(receipts, self._usable, self._next_failure())
+
+    def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[tuple[Any, ...]]) -> None:
+        """Run mini-batches as their files come; the wait for them counts as theirs."""
+        waiting_since = time.monotonic()
+        for fetched in files.each(slot.raise_if_stopping):
+            waited = time.monotonic() - waiting_since
+            if fetched.error is not None:
+                receipts.append(fetched.receipt(self.settings.node))
+            else:
+                slot.run([fetched.work], receipts)
+            fetched.remove()
+            receipts[-1] = _with_seconds(receipts[-1], waited)
+            waiting_since = time.monotonic()
 
     def close(self, *, graceful: bool) -> list[str]:
         """End all children, with shutdown() when *graceful*; return what went wrong in shutdown().
@@ -208,6 +234,14 @@ def _start_guardian(marker: str, scratch: str) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def _with_seconds(receipt: tuple[Any, ...], waited: float) -> tuple[Any, ...]:
+    """Return a receipt whose try has begun *waited* seconds earlier."""
+    values = list(receipt)
+    values[_STARTED] -= waited
+    values[_SECONDS] += waited
+    return tuple(values)
 
 
 def _sync_parts(settings: NodeSettings, receipts: list[tuple[Any, ...]]) -> None:

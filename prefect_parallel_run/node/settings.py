@@ -23,6 +23,7 @@ class NodeSettings:
     side_inputs: dict[str, str]
     environment_variables: dict[str, str] = field(repr=False)  #: secrets
     run_directory: str
+    fetches: bool  #: items are objects of a store, which are fetched to the node's disk
     keep_rows: bool  #: append_row
     row_format: str
     row_header: bool

@@ -131,10 +131,16 @@ class Slot:
             if self._child is not None:
                 self._child.kill()
 
+    def raise_if_stopping(self) -> None:
+        """Raise SlotStoppedError once stop() was called."""
+        if self._stopping.is_set():
+            self._bury()
+            raise SlotStoppedError
+
     # Starting
 
     def _try_start(self) -> StartFailure | None:
-        self._raise_if_stopping()
+        self.raise_if_stopping()
         self._started += 1
         process = f"{self._name}.{self._started}"
         logs = f"{self._settings.run_directory}/logs"
@@ -169,7 +175,7 @@ class Slot:
                     return None
                 if isinstance(answer, list) and len(answer) == 5 and answer[0] == "start_failed":
                     return StartFailure(*(str(part) for part in answer[1:]))
-            self._raise_if_stopping()
+            self.raise_if_stopping()
             if ended is not None:
                 return StartFailure("start", "ProcessDied", f"its process {describe_exit(ended)} before it was ready", "")
             if time.monotonic() > deadline:
@@ -187,7 +193,7 @@ class Slot:
             child.wait(_GLANCE)
             child.pump()
             verdict = self._take_answers(child, left, receipts) or self._judge(child)
-            self._raise_if_stopping()
+            self.raise_if_stopping()
             if verdict is not None and self._end_child(child, verdict, left, receipts):
                 return
 
@@ -287,7 +293,7 @@ class Slot:
                 problem, deadline = str(answer[1]), time.monotonic() + _GOODBYE
             if time.monotonic() > deadline:
                 return problem or "shutdown() did not return and its process was killed"
-            self._raise_if_stopping()
+            self.raise_if_stopping()
         for answer in child.answers():
             problem = str(answer[1])
         return problem if problem is not None else f"in shutdown() its process {describe_exit(ended)}"
@@ -302,11 +308,6 @@ class Slot:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
-
-    def _raise_if_stopping(self) -> None:
-        if self._stopping.is_set():
-            self._bury()
-            raise SlotStoppedError
 
 
 def describe_exit(status: int) -> str:

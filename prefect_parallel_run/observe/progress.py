@@ -32,7 +32,7 @@ def done_percent(tally: Tally) -> float:
 
 
 def remaining_seconds(tally: Tally, begun_with: int, elapsed: float) -> float | None:
-    """Return the seconds still to go at the pace so far, or None when nothing has been finished yet.
+    """Return the seconds still to go at the pace so far, or None when that cannot be told yet.
 
     Args:
         tally: Counts now.
@@ -40,12 +40,13 @@ def remaining_seconds(tally: Tally, begun_with: int, elapsed: float) -> float | 
         elapsed: Seconds since then.
     """
     done = tally.finished - begun_with
-    return elapsed * (tally.planned - tally.finished) / done if done > 0 else None
+    return elapsed * (tally.planned - tally.finished) / done if done > 0 and not tally.is_growing else None
 
 
 def sentence(tally: Tally, begun_with: int, elapsed: float) -> str:
     """Return the counts, the rate and the time to go as one line."""
-    words = f"{tally.finished} of {tally.planned} mini-batches ({done_percent(tally):.0f} %), {tally.succeeded_items} items"
+    share = "the input is still being listed" if tally.is_growing else f"{done_percent(tally):.0f} %"
+    words = f"{tally.finished} of {tally.planned} mini-batches ({share}), {tally.succeeded_items} items"
     if tally.failed or tally.failed_items:
         words += f", {tally.failed} mini-batches and {tally.failed_items} items failed"
     if tally.waiting:

@@ -22,8 +22,10 @@ class LogWatch(Observer):
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         """Tell what is about to be done, and what is done already."""
-        words = "%s: %d mini-batches, %d items; run directory %s; Dask dashboard %s"
-        self._logger.info(words, self._step, tally.planned, tally.items, run.path, dashboard, extra={"action": "began"})
+        words = "%s: %d mini-batches, %d items%s; run directory %s; Dask dashboard %s"
+        more = " so far, the input is still being listed" if tally.is_growing else ""
+        counts = (tally.planned, tally.items, more)
+        self._logger.info(words, self._step, *counts, run.path, dashboard, extra={"action": "began"})
         if tally.finished or tally.waiting:
             self._logger.info(
                 "going on from the ledger: %d mini-batches are done, %d between two tries",

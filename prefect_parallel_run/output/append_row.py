@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.output.parquet import write_parquet
-from prefect_parallel_run.output.parts import PartRange, Parts, file_sha256
+from prefect_parallel_run.output.parts import PartRange, Parts
+from prefect_parallel_run.stores.objects import file_sha256
 
 _MOST_TOGETHER = 4_096  #: ranges read at once
 

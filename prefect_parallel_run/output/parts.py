@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections import OrderedDict
@@ -27,15 +26,6 @@ class PartRange(NamedTuple):
     length: int  #: bytes, header included
     crc: int  #: CRC-32 of these bytes
     rows: int
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            total.update(block)
-    return total.hexdigest()
 
 
 class Parts:

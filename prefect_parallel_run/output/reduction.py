@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefect_parallel_run.background import Background
+from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError
 from prefect_parallel_run.identity import listing_sha256
 from prefect_parallel_run.ledger import FailedMiniBatch, Ledger
 from prefect_parallel_run.output.append_row import Published, publish
 from prefect_parallel_run.output.parts import PartRange
-from prefect_parallel_run.planning import Plan
+from prefect_parallel_run.plan import Plan
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.run_directory import RunDirectory, write_json
+from prefect_parallel_run.stores.objects import facts, upload
 
 _HEARTBEAT_EVERY = 256  #: mini-batches put together between two heartbeats
 
@@ -28,10 +31,11 @@ class Reduction:
 
     directory: RunDirectory
     limits: FailureLimits
-    target: Path | None  #: the result file; None for summary_only
+    target: Path | None  #: the file in which the result is put together; None for summary_only
+    result: str | None  #: the result file: the same, or the URL of an object to which it is then copied
     row_format: str
     identity: dict[str, Any]
-    output: Path | None  #: folder; None for a summary_only step without one
+    output: str | None  #: folder or URL; None for a summary_only step without one
     heartbeat: Callable[[], None]  #: called now and then; raises to stop
 
 
@@ -60,9 +64,14 @@ def reduce(task: Reduction) -> dict[str, Any]:
             if published.rows != tally.rows:
                 raise OutputError(str(task.target), f"{published.rows} rows were put together, {tally.rows} committed")
         receipt = {
-            **make_receipt(tally, directory.run_id, task.identity, task.target, published),
+            **make_receipt(tally, directory.run_id, task.identity, task.result, published),
             "format": task.row_format if task.target is not None else None,
         }
+        if task.target is not None and task.result is not None and is_remote(task.result):
+            target, result = task.target, task.result
+            Background("upload", lambda _: upload(target, result)).wait(task.heartbeat)
+            receipt["version"] = facts(result)[1]
+            target.unlink()
         if task.target is None and task.output is not None:
             receipt["output_listing"] = listing_sha256(task.output)
         write_json(directory.receipt, receipt)
@@ -70,7 +79,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
 
 
 def make_receipt(
-    tally: Tally, run_id: str, identity: Mapping[str, Any] | None, target: Path | None, published: Published | None
+    tally: Tally, run_id: str, identity: Mapping[str, Any] | None, result: str | None, published: Published | None
 ) -> dict[str, Any]:
     """Return the receipt: every item and every mini-batch is in exactly one of succeeded, failed, not reached."""
     return {
@@ -88,7 +97,7 @@ def make_receipt(
             "not_reached": tally.planned - tally.finished,
         },
         "rows": tally.rows,
-        "output_file": str(target) if target is not None else None,
+        "output_file": result,
         "bytes": published.bytes if published is not None else None,
         "sha256": published.sha256 if published is not None else None,
         **{key: identity[key] for key in ("config_sha256", "script_sha256", "plan_sha256") if identity is not None},

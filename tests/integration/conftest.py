@@ -11,7 +11,8 @@ import pytest
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Slot, Work
-from prefect_parallel_run.planning import Plan, normalise_inputs, write_plan
+from prefect_parallel_run.plan import Plan
+from prefect_parallel_run.planning import normalise_inputs, write_plan
 from prefect_parallel_run.records import Receipt
 
 

@@ -13,7 +13,8 @@ from prefect_parallel_run.child.writing import encode
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.output import parts as module
 from prefect_parallel_run.output.append_row import publish
-from prefect_parallel_run.output.parts import PartRange, file_sha256
+from prefect_parallel_run.output.parts import PartRange
+from prefect_parallel_run.stores.objects import file_sha256
 
 
 class Parts:

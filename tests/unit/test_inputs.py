@@ -48,21 +48,22 @@ def test_placeholders_are_replaced_wherever_they_stand():
     data = FileDataset.from_files("/data/in").as_named_input("x")
     given = ["-a={output}/m", "{inputs.x}", "{side_inputs.m}{output}", "{other}", "{}", "{output"]
     expected = ("-a=/out/m", "/data/in", "/m/out", "{other}", "{}", "{output")
-    assert fill_placeholders(given, Path("/out"), [data], {"m": "/m"}) == expected
+    assert fill_placeholders(given, "/out", [data], {"m": "/m"}) == expected
     with pytest.raises(ValueError, match=r"\{side_inputs.no\} stands for nothing here; known: \{inputs.x\}, \{output\}"):
-        fill_placeholders(["{side_inputs.no}"], Path("/out"), [data], {})
+        fill_placeholders(["{side_inputs.no}"], "/out", [data], {})
     with pytest.raises(ValueError, match=r"\{output\} stands for nothing"):
         fill_placeholders(["{output}"], None, [data], {})
 
 
 def test_output(tmp_path):
     """A folder of this machine."""
-    assert resolve_output(f"file://{tmp_path}", required=True) == tmp_path
+    assert resolve_output(f"file://{tmp_path}", required=True) == str(tmp_path)
     assert resolve_output(None, required=False) is None
     with pytest.raises(OutputError, match="needs an output folder"):
         resolve_output(None, required=True)
-    with pytest.raises(OutputError, match="only folders of this machine"):
-        resolve_output("s3://bucket/x", required=True)
+    assert resolve_output("memory://bucket/x/", required=True) == "memory://bucket/x"
+    with pytest.raises(OutputError, match=r"nowhere://x: cannot be reached: ValueError: Protocol not known"):
+        resolve_output("nowhere://x", required=True)
 
 
 def test_side_inputs(tmp_path):
@@ -119,7 +120,7 @@ def config(tmp_path):
 
 
 def identify(config, **fields):
-    given = {"plan_sha256": "p", "arguments": [], "side_inputs": {}, "key": b"k"}
+    given = {"inputs": [], "arguments": [], "side_inputs": {}, "key": b"k"}
     return digest(world(config, **{**given, **fields})["identity"])
 
 
@@ -134,7 +135,7 @@ def test_identity_follows_what_shapes_the_result(config, tmp_path):
         identify(config(output_action="summary_only")),
         identify(config(environment_variables={"A": "1"})),
         identify(config(environment_variables={"A": "2"})),
-        identify(config(), plan_sha256="q"),
+        identify(config(), inputs=[{}]),
         identify(config(), arguments=["-x"]),
     ]
     side = tmp_path / "model"
@@ -164,7 +165,7 @@ def test_code_counts_where_the_output_is_written_beside_it_too(config, tmp_path)
 
 def test_secrets_are_not_in_the_identity(config):
     """Only a keyed hash of them."""
-    parts = world(config(environment_variables={"TOKEN": "hunter2"}), plan_sha256="p", arguments=[], side_inputs={}, key=b"k")
+    parts = world(config(environment_variables={"TOKEN": "hunter2"}), inputs=[], arguments=[], side_inputs={}, key=b"k")
     assert "hunter2" not in json.dumps(parts)
 
 

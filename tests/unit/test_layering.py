@@ -18,16 +18,19 @@ PACKAGE = Path(prefect_parallel_run.__file__).parent
 ORDER = [
     "errors",
     "units",
+    "background",
     "records",
     "result",
     "config_yaml",
     "config",
     "child",
     "datasets",
+    "plan",
     "planning",
     "policy",
     "environments",
     "run_directory",
+    "stores",
     "identity",
     "inputs",
     "ledger",
@@ -39,6 +42,8 @@ ORDER = [
     "output",
     "observe",
     "spec",
+    "planner",
+    "input_check",
     "run_choice",
     "run",
     "resume",
@@ -53,7 +58,7 @@ HEAVY = {
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch.dispatcher", "node"},
 }
-STANDARD_LIBRARY_PLUS = {"numpy", "pandas", "pyarrow"}  # inside functions: for tables
+STANDARD_LIBRARY_PLUS = {"numpy", "pandas", "pyarrow", "fsspec"}  # inside functions: for tables, and for stores
 
 
 def modules():

@@ -85,6 +85,19 @@ def test_places_come_in_mini_batch_order_whatever_the_order_of_commits(ledger):
     assert list(ledger.places()) == [Place(0, "p0.part", 0, 0, 100, 77, 10), Place(4, "p0.part", 400, 0, 100, 77, 10)]
 
 
+def test_a_ledger_grows_with_its_plan(tmp_path):
+    """Further mini-batches come behind the others; what is known of those stays."""
+    with Ledger.create(tmp_path / "l.sqlite", ()) as ledger:
+        assert (ledger.planned(), ledger.is_untouched(), ledger.tally().planned) == (0, True, 0)
+        ledger.extend([10, 10])
+        ledger.commit([(receipt(1), "succeeded")])
+        ledger.extend([5])
+        assert (ledger.planned(), ledger.is_untouched()) == (3, False)
+        left = ledger.remainder(is_growing=True)
+        assert left.pending == ((0, 1), (2, 3))
+        assert (left.tally.items, left.tally.succeeded, left.tally.is_growing) == (25, 1, True)
+
+
 def test_failures_are_grouped_by_cause(ledger):
     """The most frequent first, with the first example of each."""
     ledger.commit([(receipt(i, outcome="raised"), "failed") for i in (3, 1)])

@@ -5,13 +5,13 @@ import pytest
 from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run import planning as module
 from prefect_parallel_run.errors import InputError, OutputError
-from prefect_parallel_run.planning import Plan, normalise_inputs, write_plan
+from prefect_parallel_run.plan import Plan
+from prefect_parallel_run.planning import normalise_inputs, write_plan
 
 
 def test_a_plan_reads_back_what_was_written(files, tmp_path, monkeypatch):
     """Also across row groups, and in any order."""
     monkeypatch.setattr(module, "_GROUP_ROWS", 7)
-    monkeypatch.setattr(module, "_CHUNK", 3)
     datasets = normalise_inputs([files, FileDataset.from_files(files / "f00*.txt").as_named_input("few")])
     summary = write_plan(datasets, 3, tmp_path / "plan.parquet")
     plan = Plan.open(tmp_path / "plan.parquet")

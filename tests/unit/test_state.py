@@ -15,6 +15,8 @@ from prefect_parallel_run.dispatch.messages import (
     LeaseFinished,
     NodeJoined,
     NodeLeft,
+    PlanEnded,
+    PlanGrew,
     Release,
     SlotReady,
     SubmitLease,
@@ -27,15 +29,16 @@ from prefect_parallel_run.records import Lease, Receipt, Remainder, Tally
 ITEMS = 10
 
 
-def make_state(planned, *, run_max_try=3, retry_delay=0.0, most_per_lease=1000, **limits):
+def make_state(planned, *, run_max_try=3, retry_delay=0.0, most_per_lease=1000, is_growing=False, **limits):
     rules = RunRules(
         run_max_try=run_max_try,
         limits=FailureLimits(**limits),
         retry_delay=retry_delay,
         most_per_lease=most_per_lease,
     )
-    tally = Tally(planned=planned, items=planned * ITEMS)
-    return RunState(rules, Remainder(tally=tally, pending=((0, planned),)), lambda index: ITEMS)
+    tally = Tally(planned=planned, items=planned * ITEMS, is_growing=is_growing)
+    pending = ((0, planned),) if planned else ()
+    return RunState(rules, Remainder(tally=tally, pending=pending), lambda index: ITEMS)
 
 
 def receipt(mini_batch, attempt=1, outcome="succeeded", *, good=ITEMS, seconds=1.0, final=False):
@@ -69,6 +72,27 @@ def play(state, nodes, outcome, now=0.0):
         done += new
         todo += leases(new)
     return done
+
+
+def test_a_plan_that_grows_is_handed_out_as_it_comes_and_ends_when_it_is_whole():
+    """The percentage is judged only then: until it is known how many there are, any failure could be one of a million."""
+    state = make_state(0, is_growing=True, allowed_failed_percent=10, run_max_try=1)
+    assert state.handle(NodeJoined("a", 1), 0.0) == []
+    (lease,) = leases(state.handle(PlanGrew([ITEMS]), 0.0))
+    assert kinds(state.handle(answer(lease, lambda i, attempt: "raised"), 0.0)) == [Commit]
+    assert state.tally.is_growing
+    more = leases(state.handle(PlanGrew([ITEMS] * 19), 0.0))
+    state.handle(PlanEnded(), 0.0)
+    while more:
+        done = state.handle(answer(more.pop()), 0.0)
+        more += leases(done)
+    assert kinds(done)[-1] is Finish
+    assert (state.tally.planned, state.tally.succeeded, state.tally.failed, state.tally.items) == (20, 19, 1, 20 * ITEMS)
+
+
+def test_a_plan_that_stays_empty_ends_the_run():
+    """Nothing to do is done at once, with or without nodes."""
+    assert kinds(make_state(0, is_growing=True).handle(PlanEnded(), 0.0)) == [Finish]
 
 
 def test_a_run_ends_when_every_mini_batch_is_decided():
@@ -286,11 +310,13 @@ def test_nothing_happens_after_the_end():
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):
-    """Random nodes, losses, failures, late answers: sums hold, tries stay within run_max_try, nothing is decided twice."""
+def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):  # noqa: PLR0915  one play, told in one piece
+    """Random nodes, losses, failures, late answers, a plan that grows: sums hold, no try too many, nothing decided twice."""
     planned = data.draw(st.integers(1, 60))
+    known = data.draw(st.integers(0, planned))  # when the run begins
     run_max_try = data.draw(st.integers(1, 3))
-    state = make_state(planned, run_max_try=run_max_try, most_per_lease=data.draw(st.integers(1, 20)))
+    state = make_state(known, run_max_try=run_max_try, most_per_lease=data.draw(st.integers(1, 20)), is_growing=True)
+    is_growing = True
     decided, tries, out, zombies, joined = {}, {}, {}, [], 0
     now, ended = 0.0, False
 
@@ -313,7 +339,16 @@ def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):
         if ended:
             break
         now += 0.1
-        act = data.draw(st.sampled_from(["answer"] * 6 + ["lose", "zombie", "partial"])) if out else "join"
+        act = data.draw(st.sampled_from(["answer"] * 6 + ["lose", "zombie", "partial", "grow"])) if out else "join"
+        if is_growing and (act == "grow" or not out):
+            more = data.draw(st.integers(min(1, planned - known), planned - known))
+            known += more
+            assert not state.tally.all_scheduled
+            take(state.handle(PlanGrew([ITEMS] * more), now))
+            if known == planned:
+                is_growing = False
+                take(state.handle(PlanEnded(), now))
+            continue
         if act == "join":
             joined += 1
             take(state.handle(NodeJoined(f"n{joined}", 2), now))
@@ -335,6 +370,7 @@ def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):
             ]
             take(state.handle(LeaseFinished(lease.id, receipts, 2), now))
     assert ended
+    assert not is_growing
     assert sorted(decided) == list(range(planned))
     tally = state.tally
     assert tally.succeeded + tally.failed == planned

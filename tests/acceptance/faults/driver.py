@@ -77,7 +77,7 @@ def main():
         name="driven",
         config=config,
         datasets=normalise_inputs([FileDataset.from_files(files)]),
-        output=Path(output),
+        output=output,
         side_inputs={},
         arguments=("--log", log, "--sleep", seconds, "--how", "raise", "--guilty", guilty or "none"),
         allow_reuse=True,

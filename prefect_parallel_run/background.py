@@ -1,0 +1,54 @@
+"""Work that goes on in a thread of its own while the run's thread does something else, and gives up when it is told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_GLANCE = 0.1  #: s between two heartbeats while somebody waits
+_STOPPING = 5.0  #: s for the work to notice that nobody wants it any more
+
+
+class Unwanted(Exception):  # noqa: N818  no error: it only ends the thread
+    """Nobody waits for the work any more."""
+
+
+class Background(Generic[T]):
+    """Begins *work* at once; it is given a heartbeat to call now and then, which raises when nobody wants it any more."""
+
+    def __init__(self, name: str, work: Callable[[Callable[[], None]], T]) -> None:
+        self._unwanted = threading.Event()
+        self._outcome: Future[T] = Future()
+        threading.Thread(target=self._do, args=(work,), name=name, daemon=True).start()
+
+    def is_over(self) -> bool:
+        """True once the work is done; raises what it raised."""
+        if not self._outcome.done():
+            return False
+        self._outcome.result()
+        return True
+
+    def wait(self, heartbeat: Callable[[], None]) -> T:
+        """Return what the work returns; *heartbeat* is called meanwhile."""
+        while not wait_for([self._outcome], timeout=_GLANCE).done:
+            heartbeat()
+        return self._outcome.result()
+
+    def stop(self) -> None:
+        """Have the work end; it is given some seconds."""
+        self._unwanted.set()
+        wait_for([self._outcome], timeout=_STOPPING)
+
+    def _do(self, work: Callable[[Callable[[], None]], T]) -> None:
+        try:
+            self._outcome.set_result(work(self._beat))
+        except BaseException as error:  # noqa: BLE001  handed to whoever waits
+            self._outcome.set_exception(error)
+
+    def _beat(self) -> None:
+        if self._unwanted.is_set():
+            raise Unwanted

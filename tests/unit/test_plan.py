@@ -1,0 +1,58 @@
+"""A plan that is being made: what is told of can be read, and a process that ends leaves what it had planned."""
+
+import pyarrow as pa
+
+from prefect_parallel_run.plan import SCHEMA, Plan, Spool, planned_in, spooled
+from prefect_parallel_run.planning import Planning, PlanWriter, normalise_inputs, write_plan
+from prefect_parallel_run.records import MiniBatch
+
+
+def group(start, stop):
+    rows = [MiniBatch(number, "x", 1, 2, f'{{"n":{number}}}') for number in range(start, stop)]
+    return pa.Table.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)], schema=SCHEMA
+    )
+
+
+def test_a_spool_is_read_while_it_is_written(tmp_path):
+    """Across groups, in any order, also the newest."""
+    spool = Spool(tmp_path / "spool")
+    spool.append(group(0, 3))
+    assert spool.works(1, 3) == ['{"n":1}', '{"n":2}']
+    spool.append(group(3, 4))
+    spool.append(group(4, 9))
+    assert [one.number for one in spool.mini_batches(2, 8)] == [2, 3, 4, 5, 6, 7]
+    assert spool.items(0, 9) == [1] * 9
+    assert spool.typical_bytes() == len('{"n":1}')
+    spool.close()
+    assert [one.number for one in spooled(tmp_path / "spool")] == list(range(9))
+
+
+def test_a_spool_that_was_cut_off_gives_what_is_whole(tmp_path):
+    """At whatever byte the process ended."""
+    spool = Spool(tmp_path / "spool")
+    for start in (0, 3, 6):
+        spool.append(group(start, start + 3))
+    spool.close()
+    data = (tmp_path / "spool").read_bytes()
+    counts = []
+    for length in range(0, len(data), 7):
+        (tmp_path / "cut").write_bytes(data[:length])
+        found = [one.number for one in spooled(tmp_path / "cut")]
+        assert found == list(range(len(found)))
+        assert len(found) % 3 == 0
+        counts.append(len(found))
+    assert counts == sorted(counts)
+    assert set(counts) >= {0, 3, 6}
+
+
+def test_what_grows_is_what_the_plan_holds(files, tmp_path):
+    """Group by group, also when somebody asks for what there is in between."""
+    spool = Spool(tmp_path / "spool")
+    writer = PlanWriter(tmp_path / "plan.parquet", spool.append)
+    planning = Planning(normalise_inputs([files]), 3, None, tmp_path)
+    summary = planning.write(writer, writer.flush)
+    assert list(spool.mini_batches()) == list(Plan.open(tmp_path / "plan.parquet").mini_batches())
+    assert summary == write_plan(normalise_inputs([files]), 3, tmp_path / "again")
+    assert list(planned_in(tmp_path / "plan.parquet", tmp_path / "none")) == list(spool.mini_batches())
+    spool.close()
