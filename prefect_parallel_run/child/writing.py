@@ -6,7 +6,11 @@ import sys
 from types import GeneratorType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from .delimited import delimited
+
 _ELEMENT = "value"  #: name of the column of plain list elements
+_MANY_ROWS = 100  #: from here on, writing a DataFrame with Arrow is faster than with pandas
+_MANY_ROWS = 100  #: from here on Arrow is ahead of pandas
 
 
 class WrongType(Exception):  # noqa: N818  its name is shown to the user as the error's type
@@ -153,6 +157,9 @@ def _delimited(frame: Any, separator: str, with_header: bool) -> Encoded:
         return Encoded(len(frame), b"", b"\n" * len(frame))
     options = {"sep": separator, "index": False, "lineterminator": "\n"}
     header = _utf8(frame.iloc[:0].to_csv(**options)) if with_header else b""
+    body = delimited(frame, separator) if len(frame) >= _MANY_ROWS else None
+    if body is not None:
+        return Encoded(len(frame), header, body)
     text = frame.to_csv(header=False, **options)
     if "\r" in text:  # pandas leaves it without quotes, and a reader would take it for the end of a row
         text = _unix_lines(frame.to_csv(header=False, **{**options, "lineterminator": "\r\n"}))
