@@ -132,8 +132,20 @@ def _text(value: Any, with_header: bool) -> Encoded:
     kind = _kind(value)
     if kind == "frame" or (kind == "array" and value.ndim == 2):
         return _delimited(_frame(value), " ", with_header)
+    if kind is not None and len(value) >= _MANY_ROWS and _are_plain_floats(value):
+        body = delimited(_frame(value), " ")
+        if body is not None:
+            return Encoded(len(value), b"", body)
     rows = [str(element) for element in value]
     return Encoded(len(rows), b"", _utf8("\n".join(rows) + "\n") if rows else b"")
+
+
+def _are_plain_floats(value: Any) -> bool:
+    """Return whether a Series or array holds floats of which all have the text of str() in a DataFrame too: NaN has not."""
+    import numpy as np  # noqa: PLC0415  the value is of it, or of pandas
+
+    is_plain = type(value).__name__ in ("ndarray", "Series") and isinstance(value.dtype, np.dtype)  # a masked array is not
+    return is_plain and value.dtype == np.float64 and not np.isnan(value).any()
 
 
 def _csv(value: Any) -> Encoded:
