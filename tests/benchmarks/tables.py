@@ -6,8 +6,9 @@ A Parquet file and a CSV of 20 numeric columns and 2 texts are made in the folde
 there already are used again). Every engine gets the same function (a DataFrame in, id and score of every row out), two cores,
 mini-batches of 1 and 10 MB of source, and leaves one file with all rows. Everything is measured in one run on one machine, in
 turn, every engine in a process of its own: only the ratios mean anything. The peers' clock starts with pool or cluster open
-and libraries imported, and ends with the file written. Ours starts with the first run() and ends with the step's result:
-running, committing and publishing. Planning, which goes on while the cluster opens, stands in a row of its own.
+and libraries imported, and ends with the file written. Ours starts with the first run(), in children that have imported the
+same libraries with their script, and ends with the step's result: running, committing and publishing. Planning, which goes on
+while the cluster opens, stands in a row of its own.
 
 Memory of the peers is that of all their processes at one moment; ours is given for the same, without the Prefect server, and
 for the largest child alone. Ray's is left out where it is not installed. The rows of every engine are compared with those that
