@@ -6,7 +6,11 @@ import sys
 from types import GeneratorType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from .delimited import delimited
+
 _ELEMENT = "value"  #: name of the column of plain list elements
+_MANY_ROWS = 100  #: from here on, writing a DataFrame with Arrow is faster than with pandas
+_MANY_ROWS = 100  #: from here on Arrow is ahead of pandas
 
 
 class WrongType(Exception):  # noqa: N818  its name is shown to the user as the error's type
@@ -128,8 +132,20 @@ def _text(value: Any, with_header: bool) -> Encoded:
     kind = _kind(value)
     if kind == "frame" or (kind == "array" and value.ndim == 2):
         return _delimited(_frame(value), " ", with_header)
+    if kind is not None and len(value) >= _MANY_ROWS and _are_plain_floats(value):
+        body = delimited(_frame(value), " ")
+        if body is not None:
+            return Encoded(len(value), b"", body)
     rows = [str(element) for element in value]
     return Encoded(len(rows), b"", _utf8("\n".join(rows) + "\n") if rows else b"")
+
+
+def _are_plain_floats(value: Any) -> bool:
+    """Return whether a Series or array holds floats of which all have the text of str() in a DataFrame too: NaN has not."""
+    import numpy as np  # noqa: PLC0415  the value is of it, or of pandas
+
+    is_plain = type(value).__name__ in ("ndarray", "Series") and isinstance(value.dtype, np.dtype)  # a masked array is not
+    return is_plain and value.dtype == np.float64 and not np.isnan(value).any()
 
 
 def _csv(value: Any) -> Encoded:
@@ -153,6 +169,9 @@ def _delimited(frame: Any, separator: str, with_header: bool) -> Encoded:
         return Encoded(len(frame), b"", b"\n" * len(frame))
     options = {"sep": separator, "index": False, "lineterminator": "\n"}
     header = _utf8(frame.iloc[:0].to_csv(**options)) if with_header else b""
+    body = delimited(frame, separator) if len(frame) >= _MANY_ROWS else None
+    if body is not None:
+        return Encoded(len(frame), header, body)
     text = frame.to_csv(header=False, **options)
     if "\r" in text:  # pandas leaves it without quotes, and a reader would take it for the end of a row
         text = _unix_lines(frame.to_csv(header=False, **{**options, "lineterminator": "\r\n"}))

@@ -60,6 +60,22 @@ def test_text_writes_frames_as_pandas_does():
     assert encode(np.array([[1, 2], [3, 4]]), "text", False).body == b"1 2\n3 4\n"
 
 
+@pytest.mark.parametrize("kind", [np.array, pd.Series])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "uint8", "bool", "object", ">i8", "datetime64[ns]"])
+@given(st.lists(st.sampled_from([0.0, -0.0, 1.0, 0.1, 1e-7, 1e300, 255.0, float("inf"), float("nan")]), min_size=1, max_size=5))
+def test_many_elements_are_written_like_few(kind, dtype, numbers):
+    """With str(), and a NaN as that."""
+    usable = [number for number in numbers if dtype in ("float64", "object") or 0 <= number < 256] or [1.0]
+    value = kind(np.array(usable * 100).astype(dtype))
+    assert encode(value, "text", False) == (len(value), b"", "".join(f"{element!s}\n" for element in value).encode())
+
+
+def test_masked_elements_are_written_by_name():
+    """A masked array is no plain one."""
+    value = np.ma.masked_array(np.zeros(200), mask=[True, False] * 100)
+    assert encode(value, "text", False).body == b"--\n0.0\n" * 100
+
+
 def test_csv_always_has_a_header():
     """The reduction writes it once."""
     assert encode(FRAME, "csv", False).header == b"a,b c,d\n"

@@ -1,0 +1,141 @@
+"""From a DataFrame to delimited text: the bytes that pandas writes, put together by Arrow, column by column.
+
+pandas hands every value to Python's csv module, one or two microseconds a row. Here a column of numbers, truth values or text
+becomes a column of fields, and the fields are joined in one go. Whatever is not known to come out the same, to the byte, is
+left to pandas.
+"""
+
+import re
+from typing import Any, List, Optional
+
+#: Column types that Arrow and pandas read alike; what is in an object or category column is looked at as well.
+_KNOWN = {f"{kind}{bits}" for kind in ("int", "uint", "Int", "UInt") for bits in (8, 16, 32, 64)}
+_KNOWN |= {"bool", "boolean", "str", "string", "object", "category"}
+#: Above 0.0001 and below this, every version of numpy and Arrow writes floats without an exponent.
+_PLAIN_BELOW = {"float64": 1e10, "float32": 1e6}
+
+
+def delimited(frame: Any, separator: str) -> Optional[bytes]:
+    """Return the rows of a DataFrame as its to_csv() writes them without header and index, every one ending in a newline.
+
+    Args:
+        frame: A DataFrame of any kind.
+        separator: One character.
+
+    Returns:
+        UTF-8; None where only pandas can tell what it writes, and where there is no pyarrow.
+    """
+    try:
+        import pandas as pd  # noqa: PLC0415  here only for a script that returns frames
+        import pyarrow as pa  # noqa: PLC0415  need not be in the script's interpreter
+    except ImportError:
+        return None
+    if type(frame) is not pd.DataFrame or not len(frame) or not frame.shape[1]:  # a subclass may write itself in its own way
+        return None
+    if not all(_is_known(dtype) for dtype in frame.dtypes):
+        return None
+    fields = []
+    for place in range(frame.shape[1]):
+        try:
+            field = _fields(frame.iloc[:, place], separator)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError):  # lone surrogates, objects that Arrow cannot hold
+            return None
+        if field is None:
+            return None
+        fields.append(field)
+    return _rows(fields, separator)
+
+
+def _is_known(dtype: Any) -> bool:
+    is_known = dtype.name in _KNOWN or dtype.name in _PLAIN_BELOW or dtype.name.endswith("[pyarrow]")
+    return is_known and getattr(dtype, "byteorder", "=") in "=|"
+
+
+def _fields(column: Any, separator: str) -> Any:
+    """Return a column as Arrow text, null where the field is empty; None where only pandas can tell."""
+    import pyarrow as pa  # noqa: PLC0415  the caller made sure of it
+    import pyarrow.compute as pc  # noqa: PLC0415  the same
+
+    if column.dtype.name in _PLAIN_BELOW:
+        return _floats(column)
+    values = pa.array(column, from_pandas=True)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        return _quoted(values.cast(pa.large_string()), separator)
+    is_typed = column.dtype.name not in ("object", "category")  # a number in there may be of a class with a text of its own
+    if pa.types.is_null(values.type) or (is_typed and pa.types.is_integer(values.type)):
+        return values.cast(pa.large_string())
+    if is_typed and pa.types.is_boolean(values.type):
+        return pc.if_else(values, _scalar("True"), _scalar("False"))
+    return None
+
+
+def _floats(column: Any) -> Any:
+    """Return numbers as numpy writes them, which is the shortest text that reads back: so does Arrow, but without ".0"
+    after whole numbers and with exponents of its own.
+    """
+    import numpy as np  # noqa: PLC0415  comes with pandas
+    import pyarrow as pa  # noqa: PLC0415  the caller made sure of it
+    import pyarrow.compute as pc  # noqa: PLC0415  the same
+
+    numbers, is_empty = column.to_numpy(), column.isna().to_numpy()
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        size = np.abs(numbers)
+        is_plain = ((size > 1e-4) & (size < _PLAIN_BELOW[column.dtype.name])) | (size == 0)
+        is_whole = is_plain & (size == np.trunc(size))
+    text = pa.array(numbers, mask=is_empty).cast(pa.large_string())
+    if is_whole.any():
+        with_fraction = pc.binary_join_element_wise(text, _scalar(".0"), _scalar(""))
+        text = with_fraction if is_whole.all() else pc.if_else(is_whole, with_fraction, text)
+    is_odd = ~(is_plain | is_empty)
+    if is_odd.any():
+        odd = numbers[is_odd]
+        words = list(map(repr, odd.tolist())) if odd.dtype == np.float64 else odd.astype(str).tolist()
+        text = pc.replace_with_mask(text, is_odd, pa.array(words, pa.large_string()))
+    return text
+
+
+def _quoted(text: Any, separator: str) -> Any:
+    """Return text with quotes around what holds a separator, a quote or a newline; None where it holds a carriage return, of
+    which writing.py has its own opinion, or a null byte, of which versions of Python have theirs.
+    """
+    import numpy as np  # noqa: PLC0415  comes with pandas
+    import pyarrow.compute as pc  # noqa: PLC0415  the caller made sure of it
+
+    text.validate(full=True)  # an Arrow column made elsewhere may hold what is no UTF-8, and pandas would raise
+    _, offsets, data = text.buffers()
+    start, stop = np.frombuffer(offsets, np.int64)[[text.offset, text.offset + len(text)]].tolist()
+    characters = data[start:stop].to_pybytes() if stop > start else b""
+    if b"\r" in characters or b"\0" in characters:
+        return None
+    if b'"' in characters:
+        doubled = pc.replace_substring(text, '"', '""')
+    elif separator.encode() in characters or b"\n" in characters:
+        doubled = text
+    else:
+        return text
+    needs_quotes = pc.match_substring_regex(text, f'[{re.escape(separator)}"\n]')
+    return pc.if_else(needs_quotes, pc.binary_join_element_wise(_scalar('"'), doubled, _scalar('"'), _scalar("")), text)
+
+
+def _rows(fields: List[Any], separator: str) -> bytes:
+    """Return fields side by side: the text of an Arrow column stands in memory without gaps."""
+    import pyarrow.compute as pc  # noqa: PLC0415  the caller made sure of it
+
+    if len(fields) == 1:  # an empty line would be no row: the csv module writes it as an empty field in quotes
+        is_empty = pc.equal(pc.fill_null(fields[0], ""), "")
+        fields = [pc.if_else(is_empty, _scalar('""'), fields[0])]
+    empty = {"null_handling": "replace", "null_replacement": ""}
+    last = pc.binary_join_element_wise(fields[-1], _scalar("\n"), _scalar(""), **empty)
+    rows = pc.binary_join_element_wise(*fields[:-1], last, _scalar(separator), **empty)
+    text: bytes = rows.buffers()[2].to_pybytes()
+    return text
+
+
+def _scalar(text: str) -> Any:
+    import pyarrow as pa  # noqa: PLC0415  the caller made sure of it
+
+    return pa.scalar(text, pa.large_string())
