@@ -6,7 +6,7 @@ import sys
 from types import GeneratorType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from .delimited import delimited
+from .frame_text import delimited
 
 _ELEMENT = "value"  #: name of the column of plain list elements
 _MANY_ROWS = 100  #: from here on, writing a DataFrame with Arrow is faster than with pandas

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_parallel_run.child.delimited import delimited
+from prefect_parallel_run.child.frame_text import delimited
 from prefect_parallel_run.child.writing import encode
 
 
