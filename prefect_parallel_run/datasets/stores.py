@@ -117,7 +117,11 @@ def _pages(store: Any, start: str, depth: int | None) -> Iterator[tuple[str, dic
 
 def _walk(store: Any, folder: str, depth: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the same folder by folder, for stores that have them."""
-    entries = {f"{one['name'].rstrip('/')}/" if one["type"] == "directory" else one["name"]: one for one in store.ls(folder)}
+    try:
+        found = store.ls(folder, detail=True)
+    except FileNotFoundError:  # the folder of a pattern
+        return
+    entries = {f"{one['name'].rstrip('/')}/" if one["type"] == "directory" else one["name"]: one for one in found}
     store.invalidate_cache(folder)
     for name in sorted(entries):
         if not name.endswith("/"):

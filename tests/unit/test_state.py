@@ -147,10 +147,21 @@ def test_success_on_the_second_try_uncounts_the_failure():
     ],
 )
 def test_limits_at_their_edges(limit, failing, ends):
-    """Forty mini-batches, of which so many fail for good."""
+    """Forty mini-batches, of which so many fail for good; behind the end only what was out already is committed."""
     state = make_state(40, **limit)
-    done = play(state, {"a": 2}, lambda i, attempt: "raised" if i < failing else "succeeded")
-    assert kinds(done)[-1] is ends
+    done = kinds(play(state, {"a": 2}, lambda i, attempt: "raised" if i < failing else "succeeded"))
+    assert {Abort, Finish} & set(done) == {ends}
+    assert set(done[done.index(ends) + 1 :]) <= {Commit}
+
+
+def test_what_comes_home_after_the_end_still_counts():
+    """It was finished before everything had stopped, and need not run again when the run is gone on with."""
+    state = make_state(40, run_max_try=1, error_threshold=0)
+    first, second = leases(state.handle(NodeJoined("a", 2), 0.0))[:2]
+    assert kinds(state.handle(answer(first, lambda i, attempt: "raised"), 0.0)) == [Commit, Abort]
+    assert kinds(state.handle(answer(second), 0.0)) == [Commit]
+    assert (state.tally.failed, state.tally.succeeded) == (1, 1)
+    assert state.handle(Tick(), 0.0) == []
 
 
 def test_the_percentage_is_judged_only_after_all_are_scheduled():

@@ -126,11 +126,9 @@ def test_another_machine_goes_on(workshop, s3, monkeypatch, capsys):
         step()
     (run,) = s3.ls(f"{OUT}/_parallel_run")
     assert not s3.exists(f"{OUT}/parallel_run_step.txt")
-    done = len(workshop.invocations())
     monkeypatch.setenv("PREFECT_HOME", str(workshop.folder / "another"))
     assert main(["resume", f"s3://{run}", "--error-threshold", "10"]) == 0
     assert len(workshop.invocations()) <= 10 + 1  # the ten, and what was stopped while it ran
-    assert done < 10
     assert s3.cat_file(f"{OUT}/parallel_run_step.txt").decode().split() == [
         f"f{number:03d}.txt" for number in range(100) if number // 10 != 3
     ]

@@ -1,0 +1,223 @@
+"""Stores, on the one that fsspec keeps in memory: listing, objects, and the copy of a run directory."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from prefect_parallel_run import FileDataset, TabularDataset
+from prefect_parallel_run.child.sources import InputChanged, check, open_file, read_range
+from prefect_parallel_run.datasets.listing import Listing, list_files
+from prefect_parallel_run.datasets.stores import look
+from prefect_parallel_run.errors import InputError, OutputError, RunLockedError
+from prefect_parallel_run.ledger import Ledger
+from prefect_parallel_run.node.fetching import local_name
+from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.stores import mirror as module
+from prefect_parallel_run.stores import objects
+from prefect_parallel_run.stores.mirror import Mirror, pull, pull_runs
+
+ROOT = "memory://test"
+
+
+@pytest.fixture
+def store():
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
+    yield memory
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
+
+
+def names(*paths):
+    return [file.path.removeprefix("memory:///test/") for file in list_files(paths)]
+
+
+def test_objects_come_in_the_order_of_their_names(store):
+    """As files do: a folder stands where the names below it do."""
+    for name in ("b.txt", "a/z", "a.txt", "a/b/c", "a-b", ".hidden", "x/.y/z", "_parallel_run/r/x"):
+        store.pipe_file(f"/test/in/{name}", b"1")
+    assert names(f"{ROOT}/in") == sorted(["in/a-b", "in/a.txt", "in/a/b/c", "in/a/z", "in/b.txt"])
+    assert names(f"{ROOT}/in/", f"{ROOT}/in/a") == names(f"{ROOT}/in")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("in/*.csv", ["in/1.csv", "in/2.csv"]),
+        ("in/?.txt", ["in/3.txt"]),
+        ("in/[13].*", ["in/1.csv", "in/3.txt"]),
+        ("**/*.csv", ["in/1.csv", "in/2.csv", "in/deep/5.csv", "in/deep/er/4.csv"]),
+        ("in/*/*.csv", ["in/deep/5.csv"]),
+        ("i*/de*/5.csv", ["in/deep/5.csv"]),
+        ("none/*", []),
+    ],
+)
+def test_patterns(store, pattern, found):
+    """A star stays within a segment, two go deeper."""
+    for name in ("1.csv", "2.csv", "3.txt", "deep/er/4.csv", "deep/5.csv"):
+        store.pipe_file(f"/test/in/{name}", b"1")
+    assert names(f"{ROOT}/{pattern}") == found
+
+
+def test_a_change_is_noticed(store):
+    """By size and by version; an object that is gone is named."""
+    store.pipe_file("/test/a", b"12345")
+    (found,) = Listing([f"{ROOT}/a"])
+    check(*found)
+    assert (open_file(found.path).read(), read_range(found.path, 1, 3)) == (b"12345", b"23")
+    store.pipe_file("/test/a", b"54321")
+    with pytest.raises(InputChanged, match="has been modified"):
+        check(*found)
+    store.pipe_file("/test/a", b"1")
+    with pytest.raises(InputChanged, match="has 1 bytes, 5 when"):
+        check(*found)
+    store.rm("/test/a")
+    with pytest.raises(InputChanged, match="has been removed"):
+        check(*found)
+    assert look(f"{ROOT}/a") is None
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        ([f"{ROOT}/none"], "does not exist"),
+        (["nowhere://a"], "Protocol not known: nowhere"),
+        (["/local", f"{ROOT}/a"], "all of this machine, or all of one kind of store"),
+    ],
+)
+def test_what_cannot_be_listed_is_named(store, paths, words):
+    """With what the store's library says."""
+    with pytest.raises(InputError, match=words):
+        list(FileDataset.from_files(paths).cuts(1))
+
+
+def test_tables_are_cut_and_read_in_a_store(store):
+    """Through the same code as files."""
+    store.pipe_file("/test/t.csv", b"a,b\n" + b"".join(b"%d,x%d\n" % (n, n) for n in range(100)))
+    cuts = list(TabularDataset.from_delimited_files(f"{ROOT}/t.csv").cuts(100))
+    assert sum(cut.items for cut in cuts) == 100
+    assert len(cuts) > 3
+    assert json.loads(cuts[0].work)["path"] == "memory:///test/t.csv"
+
+
+def test_names_of_copies_are_harmless():
+    """Whatever stands in a key."""
+    for name in ("a/..", "..", "x/.", "long/" + "n" * 300 + ".png", "plain.png", "ü b"):
+        local = local_name(name)
+        assert local not in ("", ".", "..")
+        assert "/" not in local
+        assert len(os.fsencode(local)) <= 255
+    assert local_name("long/" + "n" * 300 + ".png").endswith(".png")
+
+
+def test_objects_are_written_whole_and_read_back(store, tmp_path):
+    """Nothing is left beside them."""
+    (tmp_path / "f").write_bytes(b"abc" * 1000)
+    objects.upload(tmp_path / "f", f"{ROOT}/deep/f")
+    assert objects.names_below(f"{ROOT}/deep") == {"f": 3000}
+    assert objects.size_of(f"{ROOT}/deep/f") == 3000
+    assert objects.file_sha256(f"{ROOT}/deep/f") == objects.file_sha256(tmp_path / "f")
+    objects.write(f"{ROOT}/x", b"1", only_new=True)
+    with pytest.raises(FileExistsError):
+        objects.write(f"{ROOT}/x", b"2", only_new=True)
+    assert objects.read(f"{ROOT}/x") == b"1"
+    assert not objects.exists(f"{ROOT}/none")
+    assert objects.size_of(f"{ROOT}/none") is None
+    objects.remove_below(f"{ROOT}/deep")
+    assert objects.names_below(f"{ROOT}/deep") == {}
+
+
+def make_run(path: Path) -> RunDirectory:
+    directory = RunDirectory(path)
+    directory.make()
+    directory.describe({"created": "2024-01-01T00:00:00Z", "identity": {}})
+    Ledger.create(directory.ledger, [1] * 50).close()
+    return directory
+
+
+def part_bytes(directory: RunDirectory) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.parts.iterdir()}
+
+
+def test_a_copy_is_consistent_whenever_it_is_taken(store, tmp_path, monkeypatch):
+    """Whatever the ledger up there names is up there: parts grow while they go up, in pieces, at any moment."""
+    monkeypatch.setattr(module, "_PIECE", 1000)
+    directory = make_run(tmp_path / "run")
+    mirror = Mirror(directory, f"{ROOT}/out/_parallel_run/run", pytest.fail)
+    mirror.begin()
+    chance = random.Random(1)
+    with Ledger(directory.ledger) as ledger:
+        for number in range(20):
+            part = directory.parts / f"p{chance.randrange(3)}.part"
+            with part.open("ab") as file:
+                file.write(bytes([number]) * chance.randrange(1, 5000))
+            ledger.note(**{f"length-{part.name}": str(part.stat().st_size)})
+            mirror._push(is_last=False)
+            pull(f"{ROOT}/out/_parallel_run/run", tmp_path / f"copy{number}")
+            copy = RunDirectory(tmp_path / f"copy{number}")
+            assert part_bytes(copy) == part_bytes(directory)
+            with Ledger(copy.ledger) as there:
+                assert there.facts() == ledger.facts()
+    mirror.close()
+
+
+def test_a_copy_is_gone_on_with_where_it_was_left(store, tmp_path):
+    """A second machine, and the first one again, which finds that its own is no longer the newest."""
+    url = f"{ROOT}/out/_parallel_run/run"
+    first = make_run(tmp_path / "one" / "run")
+    (first.parts / "a.part").write_bytes(b"1" * 10)
+    mirror = Mirror(first, url, pytest.fail)
+    mirror.begin()
+    mirror.close()
+    pull_runs(f"{ROOT}/out/_parallel_run", "ru", tmp_path / "two")
+    second = RunDirectory(tmp_path / "two" / "run")
+    assert part_bytes(second) == {"a.part": b"1" * 10}
+    mirror = Mirror(second, url, pytest.fail)
+    mirror.begin()
+    (second.parts / "r2.part").write_bytes(b"2")
+    mirror.close()
+    pull(url, first.path)
+    assert part_bytes(first) == {"a.part": b"1" * 10, "r2.part": b"2"}
+    (first.parts / "kept").write_bytes(b"")
+    pull(url, second.path)  # was driven here last: stays
+    assert second.path.joinpath("mirror-token").exists()
+
+
+def test_two_machines_do_not_drive_one_run(store, tmp_path, monkeypatch):
+    """The second is refused and told who has it; a driver without sign of life does not count."""
+    url = f"{ROOT}/out/_parallel_run/run"
+    mirror = Mirror(make_run(tmp_path / "one"), url, pytest.fail)
+    mirror.begin()
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    other = Mirror(make_run(tmp_path / "two"), url, pytest.fail)
+    with pytest.raises(RunLockedError, match=f"process {os.getpid()}"):
+        other.begin()
+    monkeypatch.setattr(module, "_STALE", 0.0)
+    other.begin()
+    other.close()
+    monkeypatch.undo()
+    mirror.close()
+
+
+def test_what_the_store_refuses_is_told(store, tmp_path, monkeypatch):
+    """While the run goes on as a warning, at its end as an error."""
+    directory = make_run(tmp_path / "run")
+    mirror = Mirror(directory, f"{ROOT}/out/_parallel_run/run", pytest.fail)
+    mirror.begin()
+
+    def refuse(*_, **__):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(type(store), "put_file", refuse)
+    (directory.parts / "p").write_bytes(b"1")
+    with pytest.raises(OutputError, match=r"ledger.sqlite: cannot be written: PermissionError: no"):
+        mirror.finish()
+    mirror.close()
+    directory.ledger.write_bytes(b"no ledger at all" * 100)
+    with pytest.raises(OutputError, match="cannot be copied"):
+        module._copy_ledger(directory.ledger, tmp_path / "copy")
