@@ -3,18 +3,19 @@
 import io
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from prefect_parallel_run.child.dialect import FIELD, QUOTED, START, Dialect
 from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.datasets import record_ends as module
-from prefect_parallel_run.datasets.record_ends import UnterminatedQuoteError, record_ends
+from prefect_parallel_run.datasets.record_ends import UnfinishedRecordError, record_ends
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError
 
+QUOTED_TEXT = Dialect(quote=b'"')
 HOSTILE = st.text(st.sampled_from('",\n\r \tab"\n,é'), max_size=60)
 
 # Behind a blank line that ends in a lone carriage return pandas swallows the delimiter: "\r,x" becomes the one field "x".
@@ -36,16 +37,18 @@ def pandas_rows(text, **options):
     return frame.fillna("").to_numpy().tolist()
 
 
-def spans_of(path, **options):
+def spans_of(path, dialect):
     """Bytes of every record that record_ends finds."""
     data = path.read_bytes()
-    found, start = [], None
-    for ends in record_ends(path, **options):
-        start = ends.start if start is None else start
-        for stop, filled in zip(ends.offsets, ends.filled, strict=True):
-            if filled:
-                found.append(data[start:stop])
-            start = stop
+    found = []
+    with path.open("rb") as file:
+        for part in record_ends(file, dialect):
+            start = part.start
+            assert part.data == data[start : part.ends[-1]]
+            for stop, filled in zip(part.ends, part.filled, strict=True):
+                if filled:
+                    found.append(data[start:stop])
+                start = stop
     return found
 
 
@@ -64,8 +67,8 @@ def test_records_end_where_pandas_ends_them(text, block, tmp_path_factory):
     expected = pandas_rows(text)
     saved, module._BLOCK = module._BLOCK, block
     try:
-        spans = spans_of(path, quote=b'"')
-    except UnterminatedQuoteError:
+        spans = spans_of(path, QUOTED_TEXT)
+    except UnfinishedRecordError:
         assert expected is None
         return
     finally:
@@ -79,10 +82,9 @@ def test_records_end_where_pandas_ends_them(text, block, tmp_path_factory):
 @given(text=HOSTILE)
 def test_the_quick_way_and_the_exact_way_agree(text, tmp_path_factory):
     """Where parity may be used, it finds what the state machine finds."""
-    data = np.frombuffer(text.encode(), dtype=np.uint8)
-    for inside in (False, True):
-        quick = module._breaks(text.encode(), data, inside, b",", b'"')
-        exact = module._scan(text.encode(), inside, b",", b'"')
+    for state in (START, FIELD, QUOTED):
+        quick = module._breaks(text.encode(), state, QUOTED_TEXT)
+        exact = module._scanned(text.encode(), state, QUOTED_TEXT)
         assert quick[0].tolist() == exact[0].tolist()
         assert quick[1] == exact[1]
 

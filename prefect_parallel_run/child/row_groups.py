@@ -1,0 +1,58 @@
+"""Parquet, Arrow and ORC: rows out of row groups, record batches or stripes, of which the last decoded ones are kept."""
+
+from typing import Any, Dict, Sequence, Tuple
+
+from .sources import open_file
+from .table_types import with_gaps
+
+GROUPS = {"parquet": "row_groups", "arrow": "batches", "orc": "stripes"}  #: what each kind calls them
+
+
+class RowGroups:
+    """Reads rows; what was decoded last is kept, since the next mini-batch is likely cut from it too."""
+
+    def __init__(self) -> None:
+        self._kept: Tuple[Any, Any] = (None, None)
+
+    def frame(self, work: Dict[str, Any]) -> Any:
+        """Return the rows of a mini-batch."""
+        kind, numbers = work["kind"], work[GROUPS[work["kind"]]]
+        key = (work["path"], work["version"], tuple(numbers))
+        if self._kept[0] != key:
+            self._kept = (None, None)  # let go of the old ones first: two at once would double the memory
+            with open_file(work["path"]) as source:
+                self._kept = (key, _READERS[kind](source, numbers))
+        rows = self._kept[1].slice(work["start"], work["stop"] - work["start"])
+        # An index that pandas had saved is a column like the others.
+        return with_gaps(rows.to_pandas(ignore_metadata=True), work.get("nullable", ()))
+
+
+def _parquet(source: Any, numbers: Sequence[int]) -> Any:
+    import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
+    import pyarrow.parquet as pq  # noqa: PLC0415  the same
+
+    with pq.ParquetFile(source) as file:
+        table = file.read_row_groups(numbers)
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):  # every row group has its own: the categories would differ
+            values = table.column(place).cast(field.type.value_type)
+            table = table.set_column(place, field.name, values)
+    return table
+
+
+def _arrow(source: Any, numbers: Sequence[int]) -> Any:
+    import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
+
+    with pa.ipc.open_file(source) as file:
+        return pa.Table.from_batches([file.get_batch(number) for number in numbers], file.schema)
+
+
+def _orc(source: Any, numbers: Sequence[int]) -> Any:
+    import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
+    from pyarrow import orc  # noqa: PLC0415  the same
+
+    file = orc.ORCFile(source)
+    return pa.Table.from_batches([file.read_stripe(number) for number in numbers])
+
+
+_READERS = {"parquet": _parquet, "arrow": _arrow, "orc": _orc}
