@@ -8,7 +8,6 @@ column for the whole file, and most texts are seen to be texts: they hold a lett
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,7 +25,8 @@ from prefect_parallel_run.datasets.column_types import BOOL, BOOL_OR_NULL, FLOAT
 _GAPS = ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
 _GAPS += ["NULL", "NaN", "None", "n/a", "nan", "null"]
 _TRUE, _FALSE = ["True", "TRUE", "true"], ["False", "FALSE", "false"]
-_NO_NUMBER = r"[^0-9eEiInNfFtTyY.,+\-\s]"  #: no number, infinity included, holds such a letter
+_NO_NUMBER = r"[^0-9eEiInNfFtTyY.,+\-\t\n\v\f\r ]"  #: no number, infinity included, holds such a letter
+_TRUTH = r"(?i)^(true|false)$"  #: pandas takes them in any case
 _LARGE = 2.0**63
 _ARROW_BLOCK = 1 << 20  #: bytes that one thread takes
 
@@ -61,11 +61,11 @@ class DelimitedTypes:
             self._note(range(1 << 30), self._pandas(data, None))
             return
         places = wanted if self._found else range(table.num_columns)
-        quick = [self._verdict(column, data) for column in table.columns]
+        has_hexadecimals, has_plus = b"0x" in data or b"0X" in data, b"+" in data
+        quick = [_verdict(column, has_hexadecimals=has_hexadecimals, has_plus=has_plus) for column in table.columns]
         asked = [place for place, kind in zip(places, quick, strict=True) if kind is None]
-        self._note(places, [kind or NULL for kind in quick])
-        if asked:
-            self._note(asked, self._pandas(data, asked))
+        kinds = dict(zip(asked, self._pandas(data, asked) if asked else (), strict=True))
+        self._note(places, [kind or kinds[place] for place, kind in zip(places, quick, strict=True)])
 
     def types(self) -> list[str]:
         """Return the type of every column as the whole file has it."""
@@ -95,21 +95,6 @@ class DelimitedTypes:
         except pa.ArrowException:  # records of different lengths, one that is longer than Arrow's block
             return None
 
-    def _verdict(self, column: pa.ChunkedArray, data: bytes) -> str | None:
-        """Return what pandas would find in a column; None when only pandas knows."""
-        kind = column.type
-        if pa.types.is_null(kind):
-            return NULL
-        if pa.types.is_boolean(kind):
-            return BOOL_OR_NULL if column.null_count else BOOL
-        if pa.types.is_integer(kind):
-            return None if _has_hexadecimals(data) else FLOAT if column.null_count else INT
-        if pa.types.is_floating(kind):
-            return FLOAT if not _has_hexadecimals(data) and _are_fractions(column, data) else None
-        if pa.types.is_temporal(kind):
-            return TEXT
-        return TEXT if _holds_a_word(column) else None
-
     def _pandas(self, data: bytes, places: Sequence[int] | None) -> list[str]:
         """Return what pandas finds in the columns at *places*, or in all of them."""
         data = b"\n" + data if data.startswith(BOM) else data
@@ -120,23 +105,33 @@ class DelimitedTypes:
         return kinds_in_frame(frame)
 
 
-def _has_hexadecimals(data: bytes) -> bool:
-    return re.search(rb"0[xX]", data) is not None
+def _verdict(column: pa.ChunkedArray, *, has_hexadecimals: bool, has_plus: bool) -> str | None:
+    """Return what pandas would find in a column; None when only pandas knows."""
+    kind = column.type
+    if pa.types.is_null(kind):
+        return NULL
+    if pa.types.is_boolean(kind):
+        return BOOL_OR_NULL if column.null_count else BOOL
+    if pa.types.is_integer(kind):
+        return None if has_hexadecimals else FLOAT if column.null_count else INT
+    if pa.types.is_floating(kind):
+        return FLOAT if not has_hexadecimals and _are_fractions(column, has_plus=has_plus) else None
+    return TEXT if pa.types.is_temporal(kind) or _holds_a_word(column) else None
 
 
-def _are_fractions(column: pa.ChunkedArray, data: bytes) -> bool:
+def _are_fractions(column: pa.ChunkedArray, *, has_plus: bool) -> bool:
     """True when some value is no whole number, or none is written as one and all fit 64 bits; and none is not-a-number."""
     if pc.any(pc.is_nan(column)).as_py():
         return False
     if pc.any(pc.not_equal(column, pc.floor(column))).as_py():
         return True
-    return b"+" not in data and pc.all(pc.less(pc.abs(column), _LARGE)).as_py() is True
+    return not has_plus and pc.all(pc.less(pc.abs(column), _LARGE)).as_py() is True
 
 
 def _holds_a_word(column: pa.ChunkedArray) -> bool:
     """True when a value can be neither a number nor a truth value."""
-    if pa.types.is_dictionary(column.type):
-        return False
-    odd = column.filter(pc.match_substring_regex(column, _NO_NUMBER))
-    truths = pa.array([*_TRUE, *_FALSE], odd.type)
-    return bool(pc.any(pc.invert(pc.is_in(odd, truths))).as_py())
+    for chunk in column.chunks:
+        odd = chunk.filter(pc.match_substring_regex(chunk, _NO_NUMBER))
+        if pc.all(pc.match_substring_regex(odd, _TRUTH)).as_py() is False:
+            return True
+    return False

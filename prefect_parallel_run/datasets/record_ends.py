@@ -163,10 +163,10 @@ def _without_escapes(data: Bytes, escape: int) -> Bytes:
 def _is_regular(data: Bytes, quotes: Positions, state: int, dialect: Dialect) -> bool:
     """True when every quote opens a field at its start, closes one at its end, or is one of a doubled pair."""
     first = _NEUTRAL if state == FIELD else _NEWLINE
-    around = np.concatenate(([first], data, [_NEWLINE]))
     opening, closing = (quotes[1::2], quotes[0::2]) if state == QUOTED else (quotes[0::2], quotes[1::2])
     borders = np.array([dialect.delimiter[0], _NEWLINE, _RETURN], dtype=np.uint8)
-    before, after = around[opening], around[closing + 2]
+    before = np.where(opening > 0, data[opening - 1], first)
+    after = np.where(closing + 1 < len(data), data[np.minimum(closing + 1, len(data) - 1)], _NEWLINE)
     quote = dialect.quote[0]
     if not dialect.double_quote:  # behind its closing quote a field goes on as one without quotes
         return bool(np.isin(before, borders).all())
