@@ -41,13 +41,12 @@ class DelimitedTypes:
         self._options = {**pandas_options({**dialect}), "header": None, "encoding_errors": "replace", "on_bad_lines": "skip"}
         if columns is not None:
             self._options |= {"names": list(columns), "index_col": False}
-        self._parsing = csv.ParseOptions(
-            delimiter=dialect["delimiter"],
-            quote_char=dialect["quote"] or False,
-            double_quote=dialect.get("double_quote", True),
-            escape_char=dialect.get("escape") or False,
-            newlines_in_values=True,
-        )
+        self._parsing = {
+            "delimiter": dialect["delimiter"],
+            "quote_char": dialect["quote"] or False,
+            "double_quote": dialect.get("double_quote", True),
+            "escape_char": dialect.get("escape") or False,
+        }
         self._decimal = dialect.get("decimal", ".")
 
     def add(self, data: bytes, rows: int) -> None:
@@ -56,12 +55,14 @@ class DelimitedTypes:
         if not rows or (self._columns is not None and not wanted):
             return
         wanted = wanted or list(range(len(self._found)))  # without a header there may be further columns
-        table = None if b"\0" in data or data.startswith(BOM) else self._arrow(data, wanted)
+        table = None if b"\0" in data or data.startswith(BOM) else self._arrow(data, rows, wanted)
         if table is None or table.num_rows != rows:
             self._note(range(1 << 30), self._pandas(data, None))
             return
         places = wanted if self._found else range(table.num_columns)
-        has_hexadecimals, has_plus = b"0x" in data or b"0X" in data, b"+" in data
+        # One byte is looked for at memory's speed, two are not.
+        has_hexadecimals = (b"x" in data and b"0x" in data) or (b"X" in data and b"0X" in data)
+        has_plus = b"+" in data
         quick = [_verdict(column, has_hexadecimals=has_hexadecimals, has_plus=has_plus) for column in table.columns]
         asked = [place for place, kind in zip(places, quick, strict=True) if kind is None]
         kinds = dict(zip(asked, self._pandas(data, asked) if asked else (), strict=True))
@@ -77,7 +78,7 @@ class DelimitedTypes:
                 self._found.append(set())
             self._found[place].add(kind)
 
-    def _arrow(self, data: bytes, wanted: Sequence[int]) -> pa.Table | None:
+    def _arrow(self, data: bytes, rows: int, wanted: Sequence[int]) -> pa.Table | None:
         """Return the columns *wanted* as Arrow reads them, all while there are none; None when it cannot."""
         names = [str(place) for place in range(len(self._found))]
         reading = csv.ReadOptions(block_size=_ARROW_BLOCK, column_names=names, autogenerate_column_names=not names)
@@ -90,8 +91,9 @@ class DelimitedTypes:
             decimal_point=self._decimal,
             include_columns=[str(place) for place in wanted],
         )
+        parsing = csv.ParseOptions(**self._parsing, newlines_in_values=data.count(b"\n") > rows)  # quicker without
         try:
-            return csv.read_csv(pa.BufferReader(data), reading, self._parsing, converting)
+            return csv.read_csv(pa.BufferReader(data), reading, parsing, converting)
         except pa.ArrowException:  # records of different lengths, one that is longer than Arrow's block
             return None
 

@@ -79,7 +79,7 @@ def record_ends(source: Source, dialect: Dialect, *, lone_returns: bool = True, 
             if offset + len(block) - begin > _LONGEST:
                 raise UnfinishedRecordError(f"has a record of over {_LONGEST >> 20} MiB; is a closing quote missing?")
             continue
-        data = b"".join((*held, block[:whole]))
+        data = block if not held and whole == len(block) else b"".join((*held, block[:whole]))
         ends += offset - begin
         yield Records(begin, ends + begin, _filled(data, ends, dialect), data)
         held = [block[whole:]] if whole < len(block) else []

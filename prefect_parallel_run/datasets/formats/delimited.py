@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,13 @@ class Delimited:
 
 
 def _looked_at(parts: Iterator[Records], types: DelimitedTypes) -> Iterator[Records]:
-    for part in parts:
-        types.add(part.data, int(part.filled.sum()))
-        yield part
+    """Pass *parts* on; while one is looked at for its types, the next one is cut into records."""
+    with ThreadPoolExecutor(1) as pool:
+        look = None
+        for part in parts:
+            if look is not None:
+                look.result()
+            look = pool.submit(types.add, part.data, int(part.filled.sum()))
+            yield part
+        if look is not None:
+            look.result()
