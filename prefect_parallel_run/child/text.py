@@ -76,6 +76,10 @@ class TextStream:
         """Close the file."""
         self._file.close()
 
+    def __del__(self) -> None:  # whoever lets go of a reader need not know that it holds a file
+        if hasattr(self, "_file"):
+            self._file.close()
+
     def _fill(self, size: int) -> None:
         try:
             while len(self._ready) < size and not self._is_at_end:
