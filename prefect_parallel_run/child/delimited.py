@@ -8,7 +8,7 @@ from .table_types import of_one_type
 from .text import BOM, BadRecord
 
 
-def frame(work: Dict[str, Any], data: bytes) -> Any:
+def read_records(work: Dict[str, Any], data: bytes) -> Any:
     """Return the records in *data*."""
     import warnings  # noqa: PLC0415  only tables need it
 

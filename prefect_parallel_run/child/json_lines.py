@@ -7,7 +7,7 @@ from .table_types import of_one_type
 from .text import BadRecord
 
 
-def frame(work: Dict[str, Any], data: bytes) -> Any:
+def read_lines(work: Dict[str, Any], data: bytes) -> Any:
     """Return the objects in *data*."""
     import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
@@ -25,6 +25,6 @@ def frame(work: Dict[str, Any], data: bytes) -> Any:
     return of_one_type(pd.DataFrame(rows, columns=work["columns"]), work["types"])
 
 
-def some_records(_work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
-    """Return the bytes of records *start* to *stop* of *data*; a broken record among the others does not matter."""
+def some_lines(_work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
+    """Return the bytes of lines *start* to *stop* of *data*, blank ones left out; a broken one does not matter."""
     return b"\n".join([line for line in data.split(b"\n") if line.strip()][start:stop])

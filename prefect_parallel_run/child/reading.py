@@ -5,7 +5,7 @@
 - ``files``: ``root``, ``names`` (path = root + name), ``sizes`` (bytes), ``versions``.
 - ``parquet``: ``path``, ``size``, ``version``, ``row_groups``, ``start`` and ``stop`` (rows from the first of them), ``rows``,
   ``nullable`` (places of whole numbers and truth values that have a null somewhere in the file; absent for none).
-- ``arrow``, ``orc``: the same with ``batches`` or ``stripes`` in place of ``row_groups``.
+- ``arrow``, ``orc``: the same with ``batches`` or ``stripes`` in place of ``row_groups``; ``is_stream`` for IPC streams.
 - ``delimited``: ``path``, ``size``, ``version``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
   first record), ``delimiter``, ``quote``, ``columns`` (absent without a header), ``types`` of the columns in the whole file;
   where they are not the usual ones ``escape``, ``double_quote``, ``decimal``, ``encoding``. With ``stream`` (``compression``,
@@ -22,12 +22,15 @@ A file whose size or version (sources.py) is no longer the planned one is refuse
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from . import delimited, json_lines
+from .delimited import place, read_records, some_records
+from .json_lines import read_lines, some_lines
 from .row_groups import GROUPS, RowGroups
 from .sources import check
 from .text import BadRecord, Texts
 
 __all__ = ["BadRecord", "FileList", "Items", "Reader"]
+
+_TEXTS = {"delimited": (read_records, some_records), "json_lines": (read_lines, some_lines)}
 
 
 class FileList(list):  # type: ignore[type-arg]  # a subscripted base needs Python 3.9's typing at run time
@@ -71,14 +74,14 @@ class Reader:
         check(work["path"], work["size"], work["version"])
         if work["kind"] in GROUPS:
             return self._groups.frame(work if piece is None else _some_rows(work, *piece))
-        text: Any = {"delimited": delimited, "json_lines": json_lines}[work["kind"]]
+        read, some = _TEXTS[work["kind"]]
         data = self._texts.read(work)
         if piece is not None:
             work = {**work, "rows": piece[1] - piece[0], "first": work["first"] + piece[0]}
-            data = text.some_records(work, data, *piece)
-        frame = text.frame(work, data)
+            data = some(work, data, *piece)
+        frame = read(work, data)
         if len(frame) != work["rows"]:
-            raise BadRecord(f"{delimited.place(work)}: {len(frame)} rows were read where {work['rows']} were planned")
+            raise BadRecord(f"{place(work)}: {len(frame)} rows were read where {work['rows']} were planned")
         return frame
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, Sequence, Tuple
 
+from .arrow_stream import ArrowStreams
 from .sources import open_file
 from .table_types import with_gaps
 
@@ -13,31 +14,41 @@ class RowGroups:
 
     def __init__(self) -> None:
         self._kept: Tuple[Any, Any] = (None, None)
+        self._streams = ArrowStreams()
 
     def frame(self, work: Dict[str, Any]) -> Any:
         """Return the rows of a mini-batch."""
-        kind, numbers = work["kind"], work[GROUPS[work["kind"]]]
+        numbers = work[GROUPS[work["kind"]]]
         key = (work["path"], work["version"], tuple(numbers))
         if self._kept[0] != key:
             self._kept = (None, None)  # let go of the old ones first: two at once would double the memory
-            with open_file(work["path"]) as source:
-                self._kept = (key, _READERS[kind](source, numbers))
+            self._kept = (key, self._decoded(work, numbers))
         rows = self._kept[1].slice(work["start"], work["stop"] - work["start"])
         # An index that pandas had saved is a column like the others.
         return with_gaps(rows.to_pandas(ignore_metadata=True), work.get("nullable", ()))
 
+    def _decoded(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
+        if work.get("is_stream"):
+            return _without_dictionaries(self._streams.table(work["path"], work["version"], numbers))
+        with open_file(work["path"]) as source:
+            return _READERS[work["kind"]](source, numbers)
+
+
+def _without_dictionaries(table: Any) -> Any:
+    """Return *table* with plain values: where every group has a dictionary of its own, the categories would differ."""
+    import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(field.type.value_type))
+    return table
+
 
 def _parquet(source: Any, numbers: Sequence[int]) -> Any:
-    import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
-    import pyarrow.parquet as pq  # noqa: PLC0415  the same
+    import pyarrow.parquet as pq  # noqa: PLC0415  scripts for files need no pyarrow
 
     with pq.ParquetFile(source) as file:
-        table = file.read_row_groups(numbers)
-    for place, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):  # every row group has its own: the categories would differ
-            values = table.column(place).cast(field.type.value_type)
-            table = table.set_column(place, field.name, values)
-    return table
+        return _without_dictionaries(file.read_row_groups(numbers))
 
 
 def _arrow(source: Any, numbers: Sequence[int]) -> Any:

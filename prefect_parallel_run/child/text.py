@@ -14,6 +14,7 @@ from .sources import open_file, read_range
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20  #: bytes read at a time
+_KEPT = 64 << 20  #: bytes of a mini-batch that are kept for its next try
 
 
 class BadRecord(Exception):  # noqa: N818  its name is shown to the user as the error's type
@@ -137,7 +138,7 @@ class Texts:
         except UnreadableText as error:
             self._close()
             raise BadRecord(f"{work['path']}: {error}") from None
-        self._last = (start, stop, data)
+        self._last = (start, stop, data) if len(data) <= _KEPT else (0, 0, b"")
         return data
 
     def _forward(self, key: Any, start: int, stop: int) -> bytes:

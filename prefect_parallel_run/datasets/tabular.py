@@ -79,7 +79,7 @@ class TabularDataset(Dataset):
 
     @classmethod
     def from_arrow_files(cls, paths: PathLike | Iterable[PathLike], *, allow_empty: bool = False) -> TabularDataset:
-        """Return a dataset of the rows of Arrow IPC files, which Feather files (version 2) are too."""
+        """Return a dataset of the rows of Arrow IPC files, which Feather files (version 2) are too, and IPC streams."""
         return cls(paths=given_paths(paths), format="arrow", allow_empty=allow_empty)
 
     @classmethod

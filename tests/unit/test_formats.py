@@ -22,6 +22,11 @@ def write_arrow(table, path, rows):
         file.write_table(table, max_chunksize=rows)
 
 
+def write_stream(table, path, rows):
+    with pa.ipc.new_stream(path, table.schema) as file:
+        file.write_table(table, max_chunksize=rows)
+
+
 def write_orc(table, path, rows):
     with pa.orc.ORCWriter(path, stripe_size=1, compression="zstd", batch_size=rows) as file:
         for start in range(0, table.num_rows, rows):
@@ -34,6 +39,7 @@ WRITERS = {
         table, path, row_group_size=rows, write_statistics=False
     ),
     "arrow": write_arrow,
+    "arrow stream": write_stream,
     "feather": lambda table, path, rows: pa.feather.write_feather(table, path, chunksize=rows, compression="zstd"),
     "orc": write_orc,
 }
@@ -153,6 +159,24 @@ def test_an_empty_file_disturbs_nothing(tmp_path, kind):
     WRITERS[kind](table.slice(0, 0), str(tmp_path / "1"), 10)
     WRITERS[kind](table, str(tmp_path / "2"), 10)
     assert [frame["n"].tolist() for frame in frames(kind, tmp_path, 1 << 20)] == [[1, 2]]
+
+
+def test_an_arrow_stream_is_read_forward(tmp_path):
+    """Going back begins anew; a dictionary may change from batch to batch, so that values come plain."""
+    path = tmp_path / "t"
+    table = pa.table({"c": pa.array([f"v{n // 2}" for n in range(20)]).dictionary_encode(), "n": range(20)})
+    batches = [batch for n in range(10) for batch in table.slice(n * 2, 2).combine_chunks().to_batches()]
+    with pa.ipc.new_stream(path, table.schema) as file:
+        for batch in batches:
+            column = batch.column(0).cast(pa.string()).dictionary_encode()
+            file.write_batch(pa.record_batch([column, batch.column(1)], schema=table.schema))
+    planned = works("arrow", path, 1)
+    reader = Reader()
+    for order in (planned, planned[::-1], planned[::3]):
+        found = [reader.read(work).value for work in order]
+        assert [n for frame in found for n in frame["n"]] == [work["batches"][0] * 2 + work["start"] for work in order]
+        assert all(frame["c"].tolist() == [f"v{frame['n'].tolist()[0] // 2}"] for frame in found)
+        assert len({str(frame["c"].dtype) for frame in found}) == 1
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "orc"])
