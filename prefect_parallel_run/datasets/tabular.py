@@ -23,8 +23,8 @@ from prefect_parallel_run.datasets.formats.json_lines import JsonLines
 from prefect_parallel_run.datasets.formats.orc import Orc
 from prefect_parallel_run.datasets.formats.parquet import Parquet
 from prefect_parallel_run.datasets.formats.text import Compression, Storage, checked_encoding
-from prefect_parallel_run.datasets.listing import Listed, list_files
-from prefect_parallel_run.datasets.partitions import KeyValue, Scalar, typed, values_in_path, write_partitions
+from prefect_parallel_run.datasets.listing import list_files
+from prefect_parallel_run.datasets.partitions import KeyValue, Scalar, folder_keys, keyed_files, write_partitions
 from prefect_parallel_run.datasets.record_ends import UnfinishedRecordError
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.records import Cut
@@ -158,7 +158,7 @@ class TabularDataset(Dataset):
 
         Tables in hive folders are taken as they are; other tables are written anew below *store*, once.
         """
-        folders = self._folder_keys()
+        folders = folder_keys(self.paths)
         if not folders:
             yield from self._partitioned_below(keys, store).partition_cuts(keys, store)
         elif set(keys) <= set(folders):
@@ -215,14 +215,9 @@ class TabularDataset(Dataset):
             work = f'{head[:-1]},"tables":[{",".join(cut.work for cut in cuts)}]}}'
             yield Cut(rows, sum(cut.size for cut in cuts), work)
 
-    def _folder_keys(self) -> list[str]:
-        """Return the keys of the hive folders that the files lie in; every file has the same ones, or the input is refused."""
-        first = next(list_files(self.paths), None)
-        return [] if first is None else [key for key, _ in values_in_path(first.path)]
-
     def _keyed_cuts(self, size: int) -> Iterator[tuple[Cut, list[KeyValue]]]:
         written = self._format()
-        for file, keys in self._keyed_files():
+        for file, keys in keyed_files(self.paths):
             if file.size == 0:
                 continue  # written by nobody, or a marker such as _SUCCESS
             about: dict[str, Any] = {
@@ -262,20 +257,3 @@ class TabularDataset(Dataset):
             ),
         }
         return formats[self.format]()
-
-    def _keyed_files(self) -> Iterator[tuple[Listed, list[KeyValue]]]:
-        """Yield every file with what its hive folders say."""
-        names = self._folder_keys()
-        seen: dict[str, set[str | None]] = {name: set() for name in names}
-        for file in list_files(self.paths) if names else ():
-            for key, value in self._values(file, names):
-                seen[key].add(value)
-        every = {name: sorted(values, key=str) for name, values in seen.items()}
-        for file in list_files(self.paths):
-            yield file, [typed(key, value, every[key]) for key, value in self._values(file, names)]
-
-    def _values(self, file: Listed, names: list[str]) -> list[tuple[str, str | None]]:
-        values = values_in_path(file.path)
-        if [key for key, _ in values] != names:
-            raise InputError(file.path, f"lies in folders of the keys {[key for key, _ in values]}, other files in {names}")
-        return values

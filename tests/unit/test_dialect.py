@@ -115,6 +115,26 @@ def test_what_no_dialect_can_be_is_refused(fields, words):
         TabularDataset.from_delimited_files("/x", **fields)
 
 
+def test_a_dialect_is_a_value():
+    """It can be kept as JSON and taken back, and what is not said is as usual."""
+    fields = {"delimiter": "|", "quote": "", "escape": "\\", "decimal": ",", "encoding": "utf-16", "compression": None}
+    dataset = TabularDataset.from_delimited_files("/x", **fields, double_quote=False, header=False)
+    assert TabularDataset.model_validate_json(dataset.model_dump_json()) == dataset
+    usual = TabularDataset.from_delimited_files("/x")
+    assert TabularDataset(paths=["/x"], format="delimited") == usual
+
+
+def test_a_record_without_end_is_named(tmp_path, monkeypatch):
+    """A quote that is never closed must not swallow the memory."""
+    monkeypatch.setattr(module, "_BLOCK", 64)
+    monkeypatch.setattr(module, "_LONGEST", 1 << 10)
+    path = tmp_path / "t.csv"
+    for text in ('a\n"' + "x\n" * 2_000, "a\n" + "x" * 4_000):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"t.csv: has a (record|line) of over"):
+            list(TabularDataset.from_delimited_files(path).cuts(10))
+
+
 @pytest.mark.parametrize("text", ['a\n"b\n', "a\nb\\"])
 def test_a_file_that_ends_in_the_middle_is_named(tmp_path, text):
     """Inside quotes, or behind an escape character."""
