@@ -43,27 +43,28 @@ def pandas_options(work: Dict[str, Any]) -> Dict[str, Any]:
 def scan(block: bytes, state: int, dialect: Dialect) -> Tuple[List[int], List[int], int]:
     """Return where the records of *block* end (behind the terminator), their numbers of fields, and the state at its end."""
     delimiter, quote, escape, double_quote = dialect
-    special = re.compile(b"[" + re.escape(delimiter + quote + escape) + rb"\n\r]")
+    outside = re.compile(b"[" + re.escape(delimiter + quote + escape) + rb"\n\r]")
+    within = re.compile(b"[" + re.escape(quote + escape) + b"]") if quote else outside
     ends: List[int] = []
     counts: List[int] = []
     fields, field_start, behind_quote = 1, 0 if state == START else -1, -1
     inside = state == QUOTED
     position, length = 0, len(block)
     while True:
-        match = special.search(block, position)
+        match = (within if inside else outside).search(block, position)
         if match is None:
             break
         position, byte = match.start(), match.group()
-        following = block[position + 1 : position + 2]
         if byte == escape and position != behind_quote:  # right behind a closing quote it is a letter like others
             if position + 1 == length:
                 return ends, counts, ESCAPED
             position += 2
         elif inside:
-            is_pair = byte == quote and double_quote and following == quote
-            if byte == quote and not is_pair:
-                inside, behind_quote = False, position + 1 if double_quote else -1
-            position += 2 if is_pair else 1
+            if double_quote and block[position + 1 : position + 2] == quote:
+                position += 2
+            else:
+                position += 1
+                inside, behind_quote = False, position if double_quote else -1
         elif byte == quote:
             inside = position == field_start
             position += 1
@@ -73,7 +74,7 @@ def scan(block: bytes, state: int, dialect: Dialect) -> Tuple[List[int], List[in
         elif byte == escape:
             position += 1
         else:
-            position += 2 if byte == b"\r" and following == b"\n" else 1
+            position += 2 if block[position : position + 2] == b"\r\n" else 1
             ends.append(position)
             counts.append(fields)
             fields, field_start = 1, position

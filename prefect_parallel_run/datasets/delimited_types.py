@@ -122,12 +122,10 @@ def _verdict(column: pa.ChunkedArray, *, has_hexadecimals: bool, has_plus: bool)
 
 
 def _are_fractions(column: pa.ChunkedArray, *, has_plus: bool) -> bool:
-    """True when some value is no whole number, or none is written as one and all fit 64 bits; and none is not-a-number."""
-    if pc.any(pc.is_nan(column)).as_py():
+    """True when all values fit 64 bits, none is not-a-number, and some is no whole number or none is written as one."""
+    if pc.any(pc.is_nan(column)).as_py() or not pc.all(pc.less(pc.abs(column), _LARGE)).as_py():
         return False
-    if pc.any(pc.not_equal(column, pc.floor(column))).as_py():
-        return True
-    return not has_plus and pc.all(pc.less(pc.abs(column), _LARGE)).as_py() is True
+    return not has_plus or bool(pc.any(pc.not_equal(column, pc.floor(column))).as_py())
 
 
 def _holds_a_word(column: pa.ChunkedArray) -> bool:

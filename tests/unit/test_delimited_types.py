@@ -137,6 +137,7 @@ def verdicts(dialect, columns, data, rows, *, quickly, monkeypatch):
 @example(columns=[[value, "1", "", "1.5"] for value in HOSTILE], decimal=".", header=False)
 @example(columns=[[value, "1", "1", "2"] for value in HOSTILE], decimal=".", header=True)
 @example(columns=[[value, "True", "False", ""] for value in HOSTILE], decimal=".", header=True)
+@example(columns=[["1", "1", str(2**63), "-.5"]], decimal=".", header=True)
 def test_the_verdict_is_that_of_pandas(columns, decimal, header):
     """Each block of it, and all blocks together."""
     rows = ["k;" + ";".join(row) + "\n" for row in zip(*columns, strict=True)]
@@ -169,7 +170,30 @@ def test_usual_columns_are_decided_without_pandas(monkeypatch):
     assert types.types() == ["int", "float", "float", "bool", "bool_or_null", "text", "text", "float"]
 
 
-@given(ragged=st.lists(st.sampled_from(["1,2", "1", "1,2,3", "", " ", '"a', "1,x", '5" pipe,1']), min_size=1, max_size=6))
+@given(
+    ragged=st.lists(
+        st.sampled_from(
+            [
+                "1,2",
+                "1",
+                "1,2,3",
+                "",
+                " ",
+                '"a',
+                "1,x",
+                '5" pipe,1',
+                '"1"2,3',
+                '1"2,3',
+                '"1""2",3',
+                '"1\n2",3',
+                '" 1",2',
+                ' "1",2',
+            ]
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_ragged_records_are_left_to_pandas(ragged):
     """The verdict is the same, and the file can be planned; what is wrong with a record is told when it is run."""
     data = ("1,2\n" + "\n".join(ragged) + "\n").encode()
