@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prefect_parallel_run.datasets.listing import Listed
 from prefect_parallel_run.errors import InputError, OutputError
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -50,6 +51,31 @@ def values_in_path(path: str) -> list[tuple[str, str | None]]:
             break
         found.append((unquote(key), None if value == _NULL else unquote(value)))
     return found[::-1]
+
+
+def folder_keys(listing: Iterable[Listed]) -> list[str]:
+    """Return the keys of the hive folders that the files of *listing* lie in, as the first file has them."""
+    first = next(iter(listing), None)
+    return [] if first is None else [key for key, _ in values_in_path(first.path)]
+
+
+def keyed_files(listing: Iterable[Listed]) -> Iterator[tuple[Listed, list[KeyValue]]]:
+    """Yield every file of *listing* with what its hive folders say; all files have the same keys, or the input is refused."""
+    names = folder_keys(listing)
+    seen: dict[str, set[str | None]] = {name: set() for name in names}
+    for file in listing if names else ():
+        for key, value in _values(file, names):
+            seen[key].add(value)
+    every = {name: sorted(values, key=str) for name, values in seen.items()}
+    for file in listing:
+        yield file, [typed(key, value, every[key]) for key, value in _values(file, names)]
+
+
+def _values(file: Listed, names: list[str]) -> list[tuple[str, str | None]]:
+    values = values_in_path(file.path)
+    if [key for key, _ in values] != names:
+        raise InputError(file.path, f"lies in folders of the keys {[key for key, _ in values]}, other files in {names}")
+    return values
 
 
 def noted_values(metadata: Any) -> list[KeyValue] | None:

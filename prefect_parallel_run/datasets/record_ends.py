@@ -1,160 +1,190 @@
 """Where the records of a text file end: exactly where pandas' C parser ends them, found at the speed of numpy.
 
 Quotes are followed by parity: outside quotes there has been an even number of them. That is right as long as every quote
-opens or closes a field or is doubled; a block where one does not (``5" pipe``) is scanned state by state instead.
+opens or closes a field or is doubled; a block where one does not (``5" pipe``) is scanned state by state instead
+(child/dialect.py). Escaped bytes are taken for letters beforehand.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from prefect_parallel_run.child.dialect import ESCAPED, FIELD, QUOTED, START, Dialect, scan
+from prefect_parallel_run.child.text import BOM
+
 _BLOCK = 1 << 24  #: bytes read at a time
 _NEWLINE, _RETURN = 0x0A, 0x0D
-_BLANKS = (0x20, 0x09)
-BOM = b"\xef\xbb\xbf"
+_NEUTRAL = 0xFF  #: no delimiter, quote or line end
+_LONGEST = 1 << 30  #: bytes of a record; one that is longer is a missing quote
 
 Positions = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
 
 
-class Ends(NamedTuple):
-    """Record ends of one block."""
+class Records(NamedTuple):
+    """Some whole records of a text."""
 
-    start: int  #: where the first of the records begins in the file
-    offsets: Positions  #: in the file, one past each record's terminator
+    start: int  #: where the first of them begins in the text
+    ends: Positions  #: in the text, one past each record's terminator
     filled: npt.NDArray[np.bool_]  #: False for blank lines, which are no records
+    data: bytes  #: the text from the first record's start to the last one's end
+
+    def behind(self, number: int) -> Records:
+        """Return the records behind the first *number* of them."""
+        start = int(self.ends[number - 1])
+        return Records(start, self.ends[number:], self.filled[number:], self.data[start - self.start :])
 
 
-class UnterminatedQuoteError(ValueError):
-    """The file ends inside a quoted field."""
+class Source(Protocol):
+    """What text is read from, forward: an open file, or a TextStream."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes; none at the end."""
 
 
-def record_ends(path: Path, *, delimiter: bytes = b",", quote: bytes = b"", lone_returns: bool = True) -> Iterator[Ends]:
-    """Yield where the records of *path* end, block by block, a byte order mark left out.
+class UnfinishedRecordError(ValueError):
+    """The text ends inside quotes or behind an escape character, or a record is too long to be one."""
+
+
+def record_ends(source: Source, dialect: Dialect, *, lone_returns: bool = True, has_mark: bool = True) -> Iterator[Records]:
+    """Yield the records of *source*, some at a time.
 
     Args:
-        path: A file in UTF-8, or another encoding in which ASCII stands for itself.
-        delimiter: Between fields; one byte. Matters only next to quotes.
-        quote: One byte, or empty for none (JSON lines).
+        source: A text in UTF-8, or another encoding in which ASCII stands for itself.
+        dialect: What quotes and escapes there are; none in JSON lines.
         lone_returns: A carriage return alone ends a record too.
+        has_mark: The three bytes of a byte order mark in UTF-8 at the beginning are one, and left out.
 
     Raises:
-        UnterminatedQuoteError: As its name says.
+        UnfinishedRecordError: As its name says.
     """
-    inside = False
-    begin = -1  # where the first record begins that has not been yielded yet
-    for offset, block, is_last in _blocks(path):
-        begin = offset if begin < 0 else begin
-        data = np.frombuffer(block, dtype=np.uint8)
-        breaks, inside = _breaks(block, data, inside, delimiter, quote, lone_returns=lone_returns)
+    state = START
+    held: list[bytes] = []  # of the record that has not ended yet
+    begin = 0
+    for offset, block, is_last in _blocks(source, has_mark=has_mark, lone_returns=lone_returns):
+        begin = begin if held else offset
+        breaks, state = _breaks(block, state, dialect, lone_returns=lone_returns)
         ends = breaks + 1
-        if is_last and inside:
-            raise UnterminatedQuoteError
-        if is_last and (not len(ends) or ends[-1] < len(data)):
-            ends = np.append(ends, len(data))
-        if len(ends):
-            filled = _filled(data, ends, delimiter)
-            filled[0] |= begin < offset  # it began in a block before, inside quotes: no blank line does
-            yield Ends(begin, ends + offset, filled)
-            begin = offset + int(ends[-1])
+        whole = int(ends[-1]) if len(ends) else 0
+        if is_last:
+            _check_end(state)
+            if whole < len(block) or (held and not whole):
+                ends, whole = np.append(ends, len(block)), len(block)
+        if not len(ends):
+            held.append(block)
+            if offset + len(block) - begin > _LONGEST:
+                raise UnfinishedRecordError(f"has a record of over {_LONGEST >> 20} MiB; is a closing quote missing?")
+            continue
+        data = block if not held and whole == len(block) else b"".join((*held, block[:whole]))
+        ends += offset - begin
+        yield Records(begin, ends + begin, _filled(data, ends, dialect), data)
+        held = [block[whole:]] if whole < len(block) else []
+        begin = offset + whole
 
 
-def _blocks(path: Path) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield offset, bytes, and whether it is the last, of blocks that end behind a newline (or at the file's end)."""
-    with path.open("rb") as file:
-        offset = len(BOM) if file.read(len(BOM)) == BOM else 0
-        file.seek(offset)
-        rest = b""
-        while True:
-            read = file.read(_BLOCK)
-            block = rest + read
-            cut = block.rfind(b"\n") + 1 if read else len(block)
-            if not read:
-                if block:
-                    yield offset, block, True
-                return
-            rest = block[cut:]
-            if cut:
-                is_last = not rest and not file.peek(1)
-                yield offset, block[:cut], is_last
-                offset += cut
-                if is_last:
-                    return
+def _check_end(state: int) -> None:
+    if state == QUOTED:
+        raise UnfinishedRecordError("ends inside a quoted field; a closing quote is missing")
+    if state == ESCAPED:
+        raise UnfinishedRecordError("ends with an escape character")
 
 
-def _breaks(
-    block: bytes, data: npt.NDArray[np.uint8], inside: bool, delimiter: bytes, quote: bytes, *, lone_returns: bool = True
-) -> tuple[Positions, bool]:
-    """Return the positions of the bytes that end a record, and whether the block ends inside quotes."""
+def _blocks(source: Source, *, has_mark: bool, lone_returns: bool) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield offset, bytes, and whether it is the last, of blocks that end behind a line end; the last one may be empty."""
+    rest = source.read(len(BOM))
+    offset = 0
+    if has_mark and rest == BOM:
+        offset, rest = len(BOM), b""
+    parts = [rest]
+    while read := source.read(_BLOCK):
+        cut = _last_line_end(read, lone_returns=lone_returns)
+        if cut:
+            block = b"".join((*parts, read[:cut]))
+            yield offset, block, False
+            offset += len(block)
+            parts = [read[cut:]]
+            continue
+        parts.append(read)
+        if len(parts) * _BLOCK > _LONGEST:
+            raise UnfinishedRecordError(f"has a line of over {_LONGEST >> 20} MiB")
+    yield offset, b"".join(parts), True
+
+
+def _last_line_end(read: bytes, *, lone_returns: bool) -> int:
+    """Return the place behind the last line end in *read*, 0 for none; carriage returns count where there is no newline."""
+    newline = read.rfind(b"\n") + 1
+    if newline or not lone_returns:
+        return newline
+    return read.rfind(b"\r", 0, -1) + 1  # the very last byte may be the first half of a line end
+
+
+def _breaks(block: bytes, state: int, dialect: Dialect, *, lone_returns: bool = True) -> tuple[Positions, int]:
+    """Return the positions of the bytes that end a record, and the state at the block's end."""
+    data = np.frombuffer(block, dtype=np.uint8)
+    if dialect.escape and dialect.escape in block:
+        if block.endswith(dialect.escape):
+            return _scanned(block, state, dialect)
+        data = _without_escapes(data, dialect.escape[0])
     breaks = np.flatnonzero(data == _NEWLINE)
     if lone_returns and _RETURN in block:
         returns = np.flatnonzero(data == _RETURN)
-        following = np.append(data, 0)[returns + 1]
+        following = np.append(np.frombuffer(block, dtype=np.uint8), 0)[returns + 1]
         breaks = np.sort(np.concatenate((breaks, returns[following != _NEWLINE])))
-    if not quote or (not inside and quote not in block):
-        return (breaks if not inside else breaks[:0]), inside
-    quotes = np.flatnonzero(data == quote[0])
-    if not _is_regular(data, quotes, inside, delimiter[0], quote[0]):
-        return _scan(block, inside, delimiter, quote)
-    before = np.searchsorted(quotes, breaks) + inside
-    return breaks[before % 2 == 0], bool((len(quotes) + inside) % 2)
+    inside = state == QUOTED
+    if dialect.quote and (inside or dialect.quote in block):
+        quotes = np.flatnonzero(data == dialect.quote[0])
+        if not _is_regular(data, quotes, state, dialect):
+            return _scanned(block, state, dialect)
+        before = np.searchsorted(quotes, breaks) + inside
+        breaks = breaks[before % 2 == 0]
+        inside = bool((len(quotes) + inside) % 2)
+    if not block:
+        return breaks, state
+    at_start = len(breaks) > 0 and breaks[-1] == len(block) - 1
+    return breaks, QUOTED if inside else START if at_start else FIELD
 
 
-def _is_regular(data: npt.NDArray[np.uint8], quotes: Positions, inside: bool, delimiter: int, quote: int) -> bool:
+def _without_escapes(data: Bytes, escape: int) -> Bytes:
+    """Return *data* with every escape character and the byte behind it replaced by a byte that means nothing."""
+    places = np.flatnonzero(data == escape)
+    numbers = np.arange(len(places))
+    first_of_run = np.append(True, np.diff(places) != 1)
+    in_run = numbers - np.maximum.accumulate(np.where(first_of_run, numbers, 0))
+    active = places[in_run % 2 == 0]  # every second one of a run is escaped itself
+    plain: Bytes = data.copy()
+    plain[active] = plain[active + 1] = _NEUTRAL
+    return plain
+
+
+def _is_regular(data: Bytes, quotes: Positions, state: int, dialect: Dialect) -> bool:
     """True when every quote opens a field at its start, closes one at its end, or is one of a doubled pair."""
-    around = np.concatenate(([_NEWLINE], data, [_NEWLINE]))
-    opening, closing = (quotes[1::2], quotes[0::2]) if inside else (quotes[0::2], quotes[1::2])
-    borders = np.array([delimiter, _NEWLINE, _RETURN], dtype=np.uint8)
-    before, after = around[opening], around[closing + 2]
+    first = _NEUTRAL if state == FIELD else _NEWLINE
+    opening, closing = (quotes[1::2], quotes[0::2]) if state == QUOTED else (quotes[0::2], quotes[1::2])
+    borders = np.array([dialect.delimiter[0], _NEWLINE, _RETURN], dtype=np.uint8)
+    before = np.where(opening > 0, data[opening - 1], first)
+    after = np.where(closing + 1 < len(data), data[np.minimum(closing + 1, len(data) - 1)], _NEWLINE)
+    quote = dialect.quote[0]
+    if not dialect.double_quote:  # behind its closing quote a field goes on as one without quotes
+        return bool(np.isin(before, borders).all())
     return bool((np.isin(before, borders) | (before == quote)).all() and (np.isin(after, borders) | (after == quote)).all())
 
 
-def _scan(block: bytes, inside: bool, delimiter: bytes, quote: bytes) -> tuple[Positions, bool]:
-    """Return what _breaks returns, following pandas' tokenizer state by state."""
-    special = re.compile(b"[" + re.escape(quote + delimiter) + rb"\n\r]")
-    found: list[int] = []
-    field_start = 0 if not inside else -1
-    position = 0
-    length = len(block)
-    while position < length:
-        match = special.search(block, position)
-        if match is None:
-            break
-        position, byte = match.start(), match.group()
-        if inside:
-            if byte != quote:
-                position += 1
-            elif block[position + 1 : position + 2] == quote:
-                position += 2
-            else:
-                inside, field_start = False, -1
-                position += 1
-        elif byte == quote:
-            inside = position == field_start
-            position += 1
-        elif byte == delimiter:
-            position += 1
-            field_start = position
-        else:
-            if byte == b"\r" and block[position + 1 : position + 2] == b"\n":
-                position += 1
-            found.append(position)
-            position += 1
-            field_start = position
-    return np.array(found, dtype=np.int64), inside
+def _scanned(block: bytes, state: int, dialect: Dialect) -> tuple[Positions, int]:
+    ends, _, after = scan(block, state, dialect)
+    return np.array(ends, dtype=np.int64) - 1, after
 
 
-def _filled(data: npt.NDArray[np.uint8], ends: Positions, delimiter: bytes) -> npt.NDArray[np.bool_]:
-    """Return which records are more than blanks; the delimiter is no blank, even if it is a tab."""
+def _filled(data: bytes, ends: Positions, dialect: Dialect) -> npt.NDArray[np.bool_]:
+    """Return which records are more than blanks."""
+    view = np.frombuffer(data, dtype=np.uint8)
     starts = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1]))
-    first = data[starts]
+    first = view[starts]
     filled = (first != _NEWLINE) & (first != _RETURN)
-    blanks = [blank for blank in _BLANKS if blank != delimiter[0]]
-    for index in np.flatnonzero(np.isin(first, np.array(blanks, dtype=np.uint8))):
-        filled[index] = bool(data[starts[index] : ends[index]].tobytes().strip(bytes([*blanks, _NEWLINE, _RETURN])))
+    ignored = dialect.blanks + b"\r\n"
+    for index in np.flatnonzero(np.isin(first, np.frombuffer(dialect.blanks, dtype=np.uint8))):
+        filled[index] = bool(data[starts[index] : ends[index]].strip(ignored))
     return np.asarray(filled, dtype=np.bool_)

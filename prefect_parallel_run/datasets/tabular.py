@@ -1,57 +1,91 @@
-"""TabularDataset: every row is an item. Parquet is cut by rows, delimited text and JSON lines at record ends."""
+"""TabularDataset: every row is an item. formats/ has the ways to write them."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
 
 from prefect_parallel_run.child.reading import BadRecord, Reader
+from prefect_parallel_run.child.text import UnreadableText
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unknown_keys
-from prefect_parallel_run.datasets.column_types import NULL, kinds_in_frame, kinds_in_lines, together
-from prefect_parallel_run.datasets.listing import Listed, Listing
-from prefect_parallel_run.datasets.partitions import KeyValue, Scalar, noted_values, typed, values_in_path, write_partitions
-from prefect_parallel_run.datasets.record_ends import UnterminatedQuoteError, record_ends
+from prefect_parallel_run.datasets.formats.arrow import Arrow
+from prefect_parallel_run.datasets.formats.base import Format
+from prefect_parallel_run.datasets.formats.delimited import Delimited
+from prefect_parallel_run.datasets.formats.json_lines import JsonLines
+from prefect_parallel_run.datasets.formats.orc import Orc
+from prefect_parallel_run.datasets.formats.parquet import Parquet
+from prefect_parallel_run.datasets.formats.text import Compression, Storage, checked_encoding
+from prefect_parallel_run.datasets.listing import Listing
+from prefect_parallel_run.datasets.partitions import KeyValue, Scalar, folder_keys, keyed_files, write_partitions
+from prefect_parallel_run.datasets.record_ends import UnfinishedRecordError
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.records import Cut
 
 _WHOLE = 1 << 62  #: bytes: a mini-batch size that cuts nothing
 _PARTITIONING_BYTES = 32 << 20  #: of source, read at a time while a table is partitioned
-_TYPING_BYTES = 16 << 20  #: of source, read at a time while types are decided
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class TabularDataset(Dataset):
     """Table files; ``run()`` gets a pandas DataFrame with the file's own columns and an index from 0."""
 
-    format: Literal["parquet", "delimited", "json_lines"] = Field(description="How the files are written.")
+    format: Literal["parquet", "arrow", "orc", "delimited", "json_lines"] = Field(description="How the files are written.")
     delimiter: str = Field(default=",", description="Between the fields of delimited text.")
     quote: str = Field(default='"', description="Around fields of delimited text that need it; empty: none.")
+    escape: str | None = Field(default=None, description="In front of a character of delimited text that then means itself.")
+    double_quote: bool = Field(default=True, description="Two quotes in a quoted field stand for one.")
     header: bool = Field(default=True, description="The first record of delimited text names the columns.")
+    decimal: str = Field(default=".", description="The decimal point of delimited text.")
+    encoding: str = Field(default="utf-8", description="Of delimited text and JSON lines.")
+    compression: Compression = Field(default="infer", description="Of text files; infer: by the ending .gz, .bz2 or .zst.")
 
-    @field_validator("delimiter", "quote")
+    @field_validator("delimiter", "quote", "escape", "decimal")
     @classmethod
-    def _is_one_byte(cls, value: str, info: Any) -> str:
-        if len(value) != 1 and not (info.field_name == "quote" and not value):
-            raise ValueError(f"{info.field_name} is {value!r}; accepted: one character")
-        if not value.isascii() or value in "\r\n":
-            raise ValueError(f"{info.field_name} is {value!r}; accepted: an ASCII character that ends no line")
+    def _is_one_byte(cls, value: str | None, info: Any) -> str | None:
+        if value is None or (info.field_name == "quote" and not value):
+            return value
+        if len(value) != 1 or not value.isascii() or value in "\r\n\0":
+            raise ValueError(f"{info.field_name} is {value!r}; accepted: one ASCII character that ends no line")
+        if info.field_name != "delimiter" and value in " \t":
+            raise ValueError(f"{info.field_name} is {value!r}; accepted: one ASCII character that is no blank")
         return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        return checked_encoding(value)
+
+    @model_validator(mode="after")
+    def _are_different(self) -> Self:
+        taken: dict[str, str] = {}
+        for field in ("delimiter", "quote", "escape", "decimal"):
+            value = getattr(self, field)
+            if value and taken.setdefault(value, field) != field:
+                raise ValueError(f"{field} is {value!r}, and {taken[value]} is the same; accepted: a character of its own")
+        return self
 
     @classmethod
     def from_parquet_files(cls, paths: PathLike | Iterable[PathLike], *, allow_empty: bool = False) -> TabularDataset:
         """Return a dataset of the rows of Parquet files."""
         return cls(paths=given_paths(paths), format="parquet", allow_empty=allow_empty)
+
+    @classmethod
+    def from_arrow_files(cls, paths: PathLike | Iterable[PathLike], *, allow_empty: bool = False) -> TabularDataset:
+        """Return a dataset of the rows of Arrow IPC files, which Feather files (version 2) are too, and IPC streams."""
+        return cls(paths=given_paths(paths), format="arrow", allow_empty=allow_empty)
+
+    @classmethod
+    def from_orc_files(cls, paths: PathLike | Iterable[PathLike], *, allow_empty: bool = False) -> TabularDataset:
+        """Return a dataset of the rows of ORC files."""
+        return cls(paths=given_paths(paths), format="orc", allow_empty=allow_empty)
 
     @classmethod
     def from_delimited_files(
@@ -60,16 +94,26 @@ class TabularDataset(Dataset):
         *,
         delimiter: str = ",",
         quote: str = '"',
+        escape: str | None = None,
+        double_quote: bool = True,
         header: bool = True,
+        decimal: str = ".",
+        encoding: str = "utf-8",
+        compression: Compression = "infer",
         allow_empty: bool = False,
     ) -> TabularDataset:
-        """Return a dataset of the records of CSV-like files in UTF-8.
+        r"""Return a dataset of the records of CSV-like files, read as ``pandas.read_csv`` reads them.
 
         Args:
             paths: Files, folders or globs.
             delimiter: Between fields; one ASCII character.
             quote: Around fields that contain delimiters or line ends; doubled inside. Empty: none.
+            escape: In front of a character that then means itself, such as a backslash; None: none.
+            double_quote: False when two quotes in a quoted field are no way to write one.
             header: True when the first record of each file names the columns; else they are numbered from 0.
+            decimal: The decimal point.
+            encoding: Any encoding of text that Python knows; a byte order mark in UTF-8 or UTF-16 is left out.
+            compression: ``gzip``, ``bz2``, ``zstd``, None, or ``infer``: by the ending ``.gz``, ``.bz2`` or ``.zst``.
             allow_empty: No record at all is no error.
         """
         return cls(
@@ -77,14 +121,27 @@ class TabularDataset(Dataset):
             format="delimited",
             delimiter=delimiter,
             quote=quote,
+            escape=escape,
+            double_quote=double_quote,
             header=header,
+            decimal=decimal,
+            encoding=encoding,
+            compression=compression,
             allow_empty=allow_empty,
         )
 
     @classmethod
-    def from_json_lines_files(cls, paths: PathLike | Iterable[PathLike], *, allow_empty: bool = False) -> TabularDataset:
-        """Return a dataset of files with one JSON object per line."""
-        return cls(paths=given_paths(paths), format="json_lines", allow_empty=allow_empty)
+    def from_json_lines_files(
+        cls,
+        paths: PathLike | Iterable[PathLike],
+        *,
+        encoding: str = "utf-8",
+        compression: Compression = "infer",
+        allow_empty: bool = False,
+    ) -> TabularDataset:
+        """Return a dataset of files with one JSON object per line; encoding and compression as for delimited files."""
+        where = given_paths(paths)
+        return cls(paths=where, format="json_lines", encoding=encoding, compression=compression, allow_empty=allow_empty)
 
     @property
     def kind(self) -> Literal["file", "tabular"]:
@@ -102,7 +159,7 @@ class TabularDataset(Dataset):
         Tables in hive folders are taken as they are; other tables are written anew below *store*, once.
         """
         listing = listing or self.listing()
-        folders = _folder_keys(listing)
+        folders = folder_keys(listing)
         if not folders:
             yield from self._partitioned_below(keys, store, listing).partition_cuts(keys, store)
         elif set(keys) <= set(folders):
@@ -154,207 +211,50 @@ class TabularDataset(Dataset):
             groups.setdefault(tuple(by_key[key] for key in keys), []).append(cut)
         for combination, cuts in groups.items():
             rows = sum(cut.items for cut in cuts)
-            about = {"input": self.name, "kind": "tables", "rows": rows}
+            about: dict[str, Any] = {"input": self.name, "kind": "tables", "rows": rows}
             head = _encode({**about, "partition_key_value": dict(zip(keys, combination, strict=True))})
             work = f'{head[:-1]},"tables":[{",".join(cut.work for cut in cuts)}]}}'
             yield Cut(rows, sum(cut.size for cut in cuts), work)
 
     def _keyed_cuts(self, size: int, listing: Listing) -> Iterator[tuple[Cut, list[KeyValue]]]:
-        cut = {"parquet": self._cut_parquet, "delimited": self._cut_delimited, "json_lines": self._cut_lines}[self.format]
-        for file, keys in self._keyed_files(listing):
+        written = self._format()
+        for file, keys in keyed_files(listing):
+            if file.size == 0:
+                continue  # written by nobody, or a marker such as _SUCCESS
+            about: dict[str, Any] = {
+                "input": self.name,
+                "kind": self.format,
+                "path": file.path,
+                "size": file.size,
+                "version": file.version,
+            }
             try:
-                yield from cut(file, size, keys)
-            except UnterminatedQuoteError:
-                raise InputError(file.path, "ends inside a quoted field; a closing quote is missing") from None
-            except (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeDecodeError) as error:
+                found = written.cut(file, size)
+                values = (found.keys or keys) if keys else []
+                about |= {**({"keys": [list(one) for one in values]} if values else {}), **found.about}
+                for rows, source_bytes, where in found.pieces:
+                    yield Cut(rows, source_bytes, _encode({**about, **where})), values
+            except UnfinishedRecordError as error:
+                raise InputError(file.path, str(error)) from None
+            except (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeError, UnreadableText) as error:
                 raise InputError(file.path, f"cannot be read as {self.format}: {error}") from error
 
-    def _keyed_files(self, listing: Listing) -> Iterator[tuple[Listed, list[KeyValue]]]:
-        """Yield every file with what its hive folders say."""
-        names = _folder_keys(listing)
-        seen: dict[str, set[str | None]] = {name: set() for name in names}
-        for file in listing if names else ():
-            for key, value in self._values(file, names):
-                seen[key].add(value)
-        every = {name: sorted(values, key=str) for name, values in seen.items()}
-        for file in listing:
-            yield file, [typed(key, value, every[key]) for key, value in self._values(file, names)]
-
-    def _values(self, file: Listed, names: list[str]) -> list[tuple[str, str | None]]:
-        values = values_in_path(file.path)
-        if [key for key, _ in values] != names:
-            raise InputError(file.path, f"lies in folders of the keys {[key for key, _ in values]}, other files in {names}")
-        return values
-
-    def _cut_parquet(self, file: Listed, size: int, keys: list[KeyValue]) -> Iterator[tuple[Cut, list[KeyValue]]]:
-        """Cut inside large row groups; small ones go together."""
-        with pq.ParquetFile(file.path) as source:
-            metadata = source.metadata
-        if keys:
-            keys = noted_values(metadata.metadata) or keys
-        for cut in self._parquet_cuts(file, size, metadata, keys):
-            yield cut, keys
-
-    def _parquet_cuts(self, file: Listed, size: int, metadata: pq.FileMetaData, keys: list[KeyValue]) -> Iterator[Cut]:
-        groups: list[int] = []
-        rows = held = 0
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            if groups and held + group.total_byte_size > size:
-                yield self._parquet_cut(file, keys, groups, 0, rows, held)
-                groups, rows, held = [], 0, 0
-            if group.total_byte_size > size and group.num_rows > 1:
-                pieces = min(-(-group.total_byte_size // size), group.num_rows)
-                borders = [group.num_rows * piece // pieces for piece in range(pieces + 1)]
-                for start, stop in pairwise(borders):
-                    part = group.total_byte_size * (stop - start) // group.num_rows
-                    yield self._parquet_cut(file, keys, [number], start, stop, part)
-            elif group.num_rows:
-                groups.append(number)
-                rows, held = rows + group.num_rows, held + group.total_byte_size
-        if groups:
-            yield self._parquet_cut(file, keys, groups, 0, rows, held)
-
-    def _parquet_cut(self, file: Listed, keys: list[KeyValue], groups: list[int], start: int, stop: int, size: int) -> Cut:
-        where = {"row_groups": groups, "start": start, "stop": stop, "rows": stop - start}
-        return Cut(stop - start, size, _encode({**self._about(file, "parquet", keys), **where}))
-
-    def _cut_delimited(self, file: Listed, size: int, keys: list[KeyValue]) -> Iterator[tuple[Cut, list[KeyValue]]]:
-        dialect = {"delimiter": self.delimiter, "quote": self.quote}
-        about: dict[str, Any] = {**self._about(file, "delimited", keys), **dialect}
-        ends = record_ends(Path(file.path), delimiter=self.delimiter.encode(), quote=self.quote.encode())
-        spans = _Spans(ends)
-        if self.header:
-            head = spans.take_record()
-            if head is None:
-                return
-            about["columns"] = self._columns(file, *head)
-        about["types"] = self._delimited_types(file, about.get("columns"))
-        for start, stop, rows, first in spans.cut(size):
-            where = {"start": start, "stop": stop, "rows": rows, "first": first}
-            yield Cut(rows, stop - start, _encode({**about, **where})), keys
-
-    def _delimited_types(self, file: Listed, columns: list[str] | None) -> list[str]:
-        """Return the type of every column as the whole file has it; records that cannot be read are left out."""
-        ends = record_ends(Path(file.path), delimiter=self.delimiter.encode(), quote=self.quote.encode())
-        spans = _Spans(ends)
-        if self.header:
-            spans.take_record()
-        options: dict[str, Any] = {"quotechar": self.quote} if self.quote else {"quoting": 3}
-        if columns is not None:
-            options |= {"names": columns, "index_col": False}
-        found: list[set[str]] = [set() for _ in columns or ()]
-        with Path(file.path).open("rb") as source, warnings.catch_warnings():
-            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # a record with too many fields is told when it is run
-            for start, stop, _, _ in spans.cut(_TYPING_BYTES):
-                source.seek(start)
-                data = io.BytesIO(source.read(stop - start))
-                frame = pd.read_csv(
-                    data,
-                    sep=self.delimiter,
-                    header=None,
-                    encoding="utf-8",
-                    encoding_errors="replace",
-                    low_memory=False,
-                    on_bad_lines="skip",
-                    **options,
-                )
-                for place, kind in enumerate(kinds_in_frame(frame)):
-                    if place == len(found):
-                        found.append(set())
-                    found[place].add(kind)
-        return [together(kinds) for kinds in found]
-
-    def _columns(self, file: Listed, start: int, stop: int) -> list[str]:
-        """Return the names in a header, as pandas gives them (a name that comes twice is numbered)."""
-        with Path(file.path).open("rb") as source:
-            source.seek(start)
-            head = source.read(stop - start)
-        quoting: dict[str, Any] = {"quotechar": self.quote} if self.quote else {"quoting": 3}
-        frame = pd.read_csv(io.BytesIO(head), sep=self.delimiter, nrows=0, index_col=False, encoding="utf-8", **quoting)
-        return [str(name) for name in frame.columns]
-
-    def _cut_lines(self, file: Listed, size: int, keys: list[KeyValue]) -> Iterator[tuple[Cut, list[KeyValue]]]:
-        about = self._about(file, "json_lines", keys)
-        types = self._json_types(file)
-        about |= {"columns": list(types), "types": list(types.values())}
-        for start, stop, rows, first in _Spans(record_ends(Path(file.path), lone_returns=False)).cut(size):
-            where = {"start": start, "stop": stop, "rows": rows, "first": first}
-            yield Cut(rows, stop - start, _encode({**about, **where})), keys
-
-    def _json_types(self, file: Listed) -> dict[str, str]:
-        """Return the columns of the whole file, in the order in which they first come, with their types."""
-        found: dict[str, set[str]] = {}
-        is_first = True
-        with Path(file.path).open("rb") as source:
-            for start, stop, _, _ in _Spans(record_ends(Path(file.path), lone_returns=False)).cut(_TYPING_BYTES):
-                source.seek(start)
-                kinds = kinds_in_lines(source.read(stop - start))
-                for name in {**found, **kinds}:
-                    missing = {NULL} if (name not in found and not is_first) or name not in kinds else set()
-                    found[name] = found.get(name, set()) | kinds.get(name, set()) | missing
-                is_first = False
-        return {name: together(kinds) for name, kinds in found.items()}
-
-    def _about(self, file: Listed, kind: str, keys: list[KeyValue]) -> dict[str, Any]:
-        about = {"input": self.name, "kind": kind, "path": file.path, "size": file.size, "version": file.version}
-        return {**about, "keys": [list(one) for one in keys]} if keys else about
-
-
-def _folder_keys(listing: Listing) -> list[str]:
-    """Return the keys of the hive folders that the files lie in; every file has the same ones, or the input is refused."""
-    first = next(iter(listing), None)
-    return [] if first is None else [key for key, _ in values_in_path(first.path)]
-
-
-class _Spans:
-    """Record ends gathered into spans of bytes."""
-
-    def __init__(self, ends: Iterator[Any]) -> None:
-        self._ends = ends
-        self._start = -1  # where the next span begins
-        self._block: Any = None
-        self._at = 0  # records of the block that are behind us
-
-    def take_record(self) -> tuple[int, int] | None:
-        """Return start and stop of the first record that is not blank, and begin behind it; None when there is none."""
-        while self._load():
-            filled = self._block.filled[self._at :].nonzero()[0]
-            start = self._start
-            if len(filled):
-                index = self._at + int(filled[0])
-                stop = int(self._block.offsets[index])
-                self._at, self._start = index + 1, stop
-                return start, stop
-            self._at = len(self._block.offsets)
-        return None
-
-    def cut(self, size: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield start, stop, records and the number of the first record (from 1) of spans of about *size* bytes."""
-        rows, first = 0, 1
-        stop = None
-        while self._load():
-            offsets, filled = self._block.offsets, self._block.filled
-            while self._at < len(offsets):
-                start = self._start
-                index = min(max(int(offsets.searchsorted(start + size)), self._at), len(offsets) - 1)
-                rows += int(filled[self._at : index + 1].sum())
-                stop = int(offsets[index])
-                self._at = index + 1
-                if stop - start >= size:
-                    if rows:
-                        yield start, stop, rows, first
-                    self._start, first, rows = stop, first + rows, 0
-        if rows and stop is not None:
-            yield self._start, stop, rows, first
-
-    def _load(self) -> bool:
-        """Make sure that a record is at hand; False when there is none left."""
-        while self._block is None or self._at >= len(self._block.offsets):
-            self._block = next(self._ends, None)
-            if self._block is None:
-                return False
-            self._at = 0
-            if self._start < 0:
-                self._start = self._block.start
-        return True
+    def _format(self) -> Format:
+        """Return how the files are written."""
+        storage = Storage(self.encoding, self.compression, is_always_utf8=self.format == "json_lines")
+        formats: dict[str, Callable[[], Format]] = {
+            "parquet": Parquet,
+            "arrow": Arrow,
+            "orc": Orc,
+            "json_lines": lambda: JsonLines(storage=storage),
+            "delimited": lambda: Delimited(
+                delimiter=self.delimiter,
+                quote=self.quote,
+                escape=self.escape,
+                double_quote=self.double_quote,
+                decimal=self.decimal,
+                header=self.header,
+                storage=storage,
+            ),
+        }
+        return formats[self.format]()

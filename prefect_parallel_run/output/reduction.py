@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.background import Background
+from prefect_parallel_run.child.row_groups import GROUPS
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError
 from prefect_parallel_run.identity import listing_sha256
@@ -158,7 +159,7 @@ def _only(work: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
     only = {**work, "rows": stop - start, "items": [start, stop]}
     if "first" in work:
         only["first"] = work["first"] + start
-    if work["kind"] == "parquet":
+    if work["kind"] in GROUPS:
         only |= {"start": work["start"] + start, "stop": work["start"] + stop}
     return only
 
@@ -170,7 +171,7 @@ def _source(work: dict[str, Any]) -> dict[str, Any]:
     if work["kind"] == "tables":
         found = {"paths": sorted({table["path"] for table in work["tables"]}), "rows": work["rows"]}
         return {**found, **{key: work[key] for key in ("items",) if key in work}}
-    places = ("path", "rows", "first", "row_groups", "start", "stop", "items")
+    places = ("path", "rows", "first", "row_groups", "batches", "stripes", "start", "stop", "items")
     found = {key: work[key] for key in places if key in work}
     if "first" in found:
         found["first_record"] = found.pop("first")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run.child.reading import Reader
-from prefect_parallel_run.datasets import tabular
+from prefect_parallel_run.datasets import record_ends
 from prefect_parallel_run.datasets.tabular import TabularDataset
 
 CELL = st.sampled_from(["", "1", "-2", "007", "1.5", "nan", "x", "True", "False", "1e3", "2024-01-01", "é"])
@@ -35,11 +35,11 @@ def test_delimited_text_reads_in_parts_as_it_does_as_a_whole(columns, size, part
     path = tmp_path_factory.mktemp("t") / "t.csv"
     path.write_text(text)
     whole = pd.read_csv(io.StringIO(text), header=0 if header else None, low_memory=False)
-    saved, tabular._TYPING_BYTES = tabular._TYPING_BYTES, part
+    saved, record_ends._BLOCK = record_ends._BLOCK, part
     try:
         found = frames(TabularDataset.from_delimited_files([path], header=header), size)
     finally:
-        tabular._TYPING_BYTES = saved
+        record_ends._BLOCK = saved
     assert sum(len(frame) for frame in found) == 12
     for frame in found:
         for place in range(1, whole.shape[1]):
@@ -70,7 +70,7 @@ def test_delimited_text_reads_in_parts_as_it_does_as_a_whole(columns, size, part
 @pytest.mark.parametrize("part", [1, 1 << 20])
 def test_json_lines_keep_one_type(values, dtype, part, tmp_path, monkeypatch):
     """Also where a column is missing from a line."""
-    monkeypatch.setattr(tabular, "_TYPING_BYTES", part)
+    monkeypatch.setattr(record_ends, "_BLOCK", part)
     path = tmp_path / "t.jsonl"
     lines = [{"n": n} if value is None and n == 1 else {"n": n, "v": value} for n, value in enumerate(values)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,75 @@
+"""Parquet, Arrow and ORC: rows out of row groups, record batches or stripes, of which the last decoded ones are kept."""
+
+from typing import Any, Dict, Sequence, Tuple
+
+from .arrow_stream import ArrowStreams
+from .sources import open_file
+from .table_types import with_gaps
+
+GROUPS = {"parquet": "row_groups", "arrow": "batches", "orc": "stripes"}  #: what each kind calls them
+
+
+class RowGroups:
+    """Reads rows; what was decoded last is kept, since the next mini-batch is likely cut from it too."""
+
+    def __init__(self) -> None:
+        self._kept: Tuple[Any, Any] = (None, None)
+        self._streams = ArrowStreams()
+
+    def holds(self, work: Dict[str, Any]) -> bool:
+        """True when what the mini-batch is cut from is at hand."""
+        return work["kind"] in GROUPS and self._kept[0] == _key(work)
+
+    def frame(self, work: Dict[str, Any]) -> Any:
+        """Return the rows of a mini-batch."""
+        if not self.holds(work):
+            self._kept = (None, None)  # let go of the old ones first: two at once would double the memory
+            self._kept = (_key(work), self._decoded(work, work[GROUPS[work["kind"]]]))
+        rows = self._kept[1].slice(work["start"], work["stop"] - work["start"])
+        # An index that pandas had saved is a column like the others.
+        return with_gaps(rows.to_pandas(ignore_metadata=True), work.get("nullable", ()))
+
+    def _decoded(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
+        if work.get("is_stream"):
+            return _without_dictionaries(self._streams.table(work["path"], work["version"], numbers))
+        with open_file(work["path"]) as source:
+            return _READERS[work["kind"]](source, numbers)
+
+
+def _key(work: Dict[str, Any]) -> Any:
+    return work["path"], work["version"], tuple(work[GROUPS[work["kind"]]])
+
+
+def _without_dictionaries(table: Any) -> Any:
+    """Return *table* with plain values: where every group has a dictionary of its own, the categories would differ."""
+    import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(field.type.value_type))
+    return table
+
+
+def _parquet(source: Any, numbers: Sequence[int]) -> Any:
+    import pyarrow.parquet as pq  # noqa: PLC0415  scripts for files need no pyarrow
+
+    with pq.ParquetFile(source) as file:
+        return _without_dictionaries(file.read_row_groups(numbers))
+
+
+def _arrow(source: Any, numbers: Sequence[int]) -> Any:
+    import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
+
+    with pa.ipc.open_file(source) as file:
+        return pa.Table.from_batches([file.get_batch(number) for number in numbers], file.schema)
+
+
+def _orc(source: Any, numbers: Sequence[int]) -> Any:
+    import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
+    from pyarrow import orc  # noqa: PLC0415  the same
+
+    file = orc.ORCFile(source)
+    return pa.Table.from_batches([file.read_stripe(number) for number in numbers])
+
+
+_READERS = {"parquet": _parquet, "arrow": _arrow, "orc": _orc}

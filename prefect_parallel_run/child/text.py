@@ -1,0 +1,156 @@
+"""The text of a file: a range of its bytes where that is possible, else a stream of UTF-8 that is read forward.
+
+Compressed text, and encodings in which an ASCII byte may be part of another character, cannot be entered in the middle.
+Such a file is decompressed and transcoded from its beginning; offsets into it count the UTF-8 that comes out, a byte order
+mark left out. The stream read last stays open, so that the mini-batch that follows costs only its own bytes.
+"""
+
+import codecs
+import zlib
+from functools import lru_cache
+from typing import Any, Dict, Optional, Tuple
+
+from .sources import open_file, read_range
+
+BOM = b"\xef\xbb\xbf"
+_CHUNK = 1 << 20  #: bytes read at a time
+_KEPT = 64 << 20  #: bytes of a mini-batch that are kept for its next try
+
+
+class BadRecord(Exception):  # noqa: N818  its name is shown to the user as the error's type
+    """A record cannot be read; the text names file and record."""
+
+
+class UnreadableText(ValueError):  # noqa: N818  says what is wrong with a file; who reads it adds which
+    """What is in a file cannot be decompressed, or is not in its encoding."""
+
+
+@lru_cache(maxsize=None)
+def is_transparent(encoding: str) -> bool:
+    """True when every byte below 128 stands for itself, so that delimiters and line ends can be found in the raw bytes.
+
+    >>> [is_transparent(name) for name in ("utf-8", "latin-1", "koi8-r", "utf-16", "utf-7", "shift_jis", "gb18030", "cp037")]
+    [True, True, True, False, False, False, False, False]
+    """
+    ascii_bytes = bytes(range(128))
+    beyond = "".join(map(chr, [*range(0x80, 0xD800), *range(0xE000, 0x11000)]))
+    try:
+        is_kept = ascii_bytes.decode(encoding) == ascii_bytes.decode("ascii")
+        return is_kept and min(beyond.encode(encoding, "ignore"), default=0x80) >= 0x80
+    except UnicodeError:
+        return False
+
+
+class TextStream:
+    """The text of a file as UTF-8, from its beginning; memory stays flat.
+
+    Raises:
+        UnreadableText: From read(): the file is damaged, cut short, or not in its encoding.
+    """
+
+    def __init__(self, path: str, compression: Optional[str], encoding: str) -> None:
+        self.position = 0  #: bytes of text handed out
+        self._compression, self._encoding = compression, encoding
+        is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+        self._decoder: Any = None if is_utf8 else codecs.getincrementaldecoder(encoding)("strict")
+        self._ready = bytearray()
+        self._is_at_end = False
+        self._file = open_file(path)
+        try:
+            self._plain = _decompressed(self._file, compression)
+            self._fill(len(BOM))
+        except BaseException:
+            self._file.close()
+            raise
+        if self._ready.startswith(BOM):
+            del self._ready[: len(BOM)]
+
+    def read(self, size: int) -> bytes:
+        """Return the next *size* bytes of text; less only at its end."""
+        self._fill(size)
+        found = bytes(self._ready[:size])
+        del self._ready[:size]
+        self.position += len(found)
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __del__(self) -> None:  # whoever lets go of a reader need not know that it holds a file
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def _fill(self, size: int) -> None:
+        try:
+            while len(self._ready) < size and not self._is_at_end:
+                chunk = self._plain.read(_CHUNK)
+                self._is_at_end = not chunk
+                self._ready += chunk if self._decoder is None else self._transcoded(chunk)
+        except UnicodeError as error:
+            raise UnreadableText(f"is not {self._encoding}: {error}") from None
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            if self._compression is None:
+                raise
+            raise UnreadableText(f"its {self._compression} data cannot be read: {error}") from None
+
+    def _transcoded(self, chunk: bytes) -> bytes:
+        text: str = self._decoder.decode(chunk, self._is_at_end)
+        return text.encode()
+
+
+def _decompressed(file: Any, compression: Optional[str]) -> Any:
+    """Return *file* decompressed; streams that were put one behind the other are read through."""
+    if compression == "gzip":
+        import gzip  # noqa: PLC0415  most processes never need it
+
+        return gzip.GzipFile(fileobj=file)
+    if compression == "bz2":
+        import bz2  # noqa: PLC0415  most processes never need it
+
+        return bz2.BZ2File(file)
+    if compression == "zstd":
+        import pyarrow as pa  # noqa: PLC0415  Python reads zstd by itself from 3.14 on
+
+        return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+    return file
+
+
+class Texts:
+    """Reads slices of text files; keeps the last stream open, and its last slice for the mini-batch that is tried again."""
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._stream: Optional[TextStream] = None
+        self._last: Tuple[int, int, bytes] = (0, 0, b"")
+
+    def read(self, work: Dict[str, Any]) -> bytes:
+        """Return the text of a mini-batch: raw bytes, or UTF-8 where the file is a stream."""
+        start, stop = work["start"], work["stop"]
+        how = work.get("stream")
+        if how is None:
+            return read_range(work["path"], start, stop)
+        key = (work["path"], work["version"], how["compression"], how["encoding"])
+        if self._key == key and self._last[:2] == (start, stop):
+            return self._last[2]
+        try:
+            data = self._forward(key, start, stop)
+        except UnreadableText as error:
+            self._close()
+            raise BadRecord(f"{work['path']}: {error}") from None
+        self._last = (start, stop, data) if len(data) <= _KEPT else (0, 0, b"")
+        return data
+
+    def _forward(self, key: Any, start: int, stop: int) -> bytes:
+        if self._stream is None or self._key != key or self._stream.position > start:
+            self._close()
+            self._stream = TextStream(key[0], key[2], key[3])
+            self._key = key
+        while self._stream.position < start and self._stream.read(min(_CHUNK, start - self._stream.position)):
+            pass
+        return self._stream.read(stop - start)
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._key, self._stream, self._last = None, None, (0, 0, b"")

@@ -1,0 +1,137 @@
+"""The types of delimited text: Arrow's quick verdict where it must be that of pandas, and pandas' own where it might not be.
+
+Arrow reads a block on all cores. Its whole numbers, fractions, truth values and dates say what pandas would say, except
+where the two read numbers differently: hexadecimal ones, a plus sign, not-a-number, more than 64 bits. A text settles a
+column for the whole file, and most texts are seen to be texts: they hold a letter that no number holds.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from prefect_parallel_run.child.dialect import pandas_options
+from prefect_parallel_run.child.text import BOM
+from prefect_parallel_run.datasets.column_types import BOOL, BOOL_OR_NULL, FLOAT, INT, NULL, TEXT, kinds_in_frame, together
+
+# What pandas takes for a gap and for a truth value (read_csv, na_values and true_values).
+_GAPS = ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
+_GAPS += ["NULL", "NaN", "None", "n/a", "nan", "null"]
+_TRUE, _FALSE = ["True", "TRUE", "true"], ["False", "FALSE", "false"]
+_NO_NUMBER = r"[^0-9eEiInNfFtTyY.,+\-\t\n\v\f\r ]"  #: no number, infinity included, holds such a letter
+_TRUTH = r"(?i)^(true|false)$"  #: pandas takes them in any case
+_LARGE = 2.0**63
+_ARROW_BLOCK = 1 << 20  #: bytes that one thread takes
+
+
+class DelimitedTypes:
+    """What is found in each column of a file, block by block."""
+
+    def __init__(self, dialect: Mapping[str, Any], columns: Sequence[str] | None) -> None:
+        """Take the *dialect* as a mini-batch's work names it, and the names of the *columns* if there is a header."""
+        self._columns = columns
+        self._found: list[set[str]] = [set() for _ in columns or ()]
+        self._options = {**pandas_options({**dialect}), "header": None, "encoding_errors": "replace", "on_bad_lines": "skip"}
+        if columns is not None:
+            self._options |= {"names": list(columns), "index_col": False}
+        self._parsing = {
+            "delimiter": dialect["delimiter"],
+            "quote_char": dialect["quote"] or False,
+            "double_quote": dialect.get("double_quote", True),
+            "escape_char": dialect.get("escape") or False,
+        }
+        self._decimal = dialect.get("decimal", ".")
+
+    def add(self, data: bytes, rows: int) -> None:
+        """Look at whole records, of which *rows* are more than blanks."""
+        wanted = [place for place, kinds in enumerate(self._found) if TEXT not in kinds]
+        if not rows or (self._columns is not None and not wanted):
+            return
+        wanted = wanted or list(range(len(self._found)))  # without a header there may be further columns
+        table = None if b"\0" in data or data.startswith(BOM) else self._arrow(data, rows, wanted)
+        if table is None or table.num_rows != rows:
+            self._note(range(1 << 30), self._pandas(data, None))
+            return
+        places = wanted if self._found else range(table.num_columns)
+        # One byte is looked for at memory's speed, two are not.
+        has_hexadecimals = (b"x" in data and b"0x" in data) or (b"X" in data and b"0X" in data)
+        has_plus = b"+" in data
+        quick = [_verdict(column, has_hexadecimals=has_hexadecimals, has_plus=has_plus) for column in table.columns]
+        asked = [place for place, kind in zip(places, quick, strict=True) if kind is None]
+        kinds = dict(zip(asked, self._pandas(data, asked) if asked else (), strict=True))
+        self._note(places, [kind or kinds[place] for place, kind in zip(places, quick, strict=True)])
+
+    def types(self) -> list[str]:
+        """Return the type of every column as the whole file has it."""
+        return [together(kinds) for kinds in self._found]
+
+    def _note(self, places: Iterable[int], kinds: Sequence[str]) -> None:
+        for place, kind in zip(places, kinds, strict=False):
+            while place >= len(self._found):
+                self._found.append(set())
+            self._found[place].add(kind)
+
+    def _arrow(self, data: bytes, rows: int, wanted: Sequence[int]) -> pa.Table | None:
+        """Return the columns *wanted* as Arrow reads them, all while there are none; None when it cannot."""
+        names = [str(place) for place in range(len(self._found))]
+        reading = csv.ReadOptions(block_size=_ARROW_BLOCK, column_names=names, autogenerate_column_names=not names)
+        converting = csv.ConvertOptions(
+            null_values=_GAPS,
+            true_values=_TRUE,
+            false_values=_FALSE,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+            decimal_point=self._decimal,
+            include_columns=[str(place) for place in wanted],
+        )
+        parsing = csv.ParseOptions(**self._parsing, newlines_in_values=data.count(b"\n") > rows)  # quicker without
+        try:
+            return csv.read_csv(pa.BufferReader(data), reading, parsing, converting)
+        except pa.ArrowException:  # records of different lengths, one that is longer than Arrow's block
+            return None
+
+    def _pandas(self, data: bytes, places: Sequence[int] | None) -> list[str]:
+        """Return what pandas finds in the columns at *places*, or in all of them."""
+        data = b"\n" + data if data.startswith(BOM) else data
+        options = self._options if places is None else {**self._options, "usecols": list(places)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # a record with too many fields is told when it is run
+            frame: Any = pd.read_csv(io.BytesIO(data), **options)
+        return kinds_in_frame(frame)
+
+
+def _verdict(column: pa.ChunkedArray, *, has_hexadecimals: bool, has_plus: bool) -> str | None:
+    """Return what pandas would find in a column; None when only pandas knows."""
+    kind = column.type
+    if pa.types.is_null(kind):
+        return NULL
+    if pa.types.is_boolean(kind):
+        return BOOL_OR_NULL if column.null_count else BOOL
+    if pa.types.is_integer(kind):
+        return None if has_hexadecimals else FLOAT if column.null_count else INT
+    if pa.types.is_floating(kind):
+        return FLOAT if not has_hexadecimals and _are_fractions(column, has_plus=has_plus) else None
+    return TEXT if pa.types.is_temporal(kind) or _holds_a_word(column) else None
+
+
+def _are_fractions(column: pa.ChunkedArray, *, has_plus: bool) -> bool:
+    """True when all values fit 64 bits, none is not-a-number, and some is no whole number or none is written as one."""
+    if pc.any(pc.is_nan(column)).as_py() or not pc.all(pc.less(pc.abs(column), _LARGE)).as_py():
+        return False
+    return not has_plus or bool(pc.any(pc.not_equal(column, pc.floor(column))).as_py())
+
+
+def _holds_a_word(column: pa.ChunkedArray) -> bool:
+    """True when a value can be neither a number nor a truth value."""
+    for chunk in column.chunks:
+        odd = chunk.filter(pc.match_substring_regex(chunk, _NO_NUMBER))
+        if pc.all(pc.match_substring_regex(odd, _TRUTH)).as_py() is False:
+            return True
+    return False

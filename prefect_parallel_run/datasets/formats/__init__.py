@@ -1,0 +1,1 @@
+"""How the files of a table are written, and how each kind is cut."""

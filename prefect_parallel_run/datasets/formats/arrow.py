@@ -1,0 +1,50 @@
+"""Arrow IPC files, which Feather files are too since version 2, and IPC streams: cut by record batches and inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from prefect_parallel_run.child.sources import open_file
+from prefect_parallel_run.datasets.formats.base import CutFile
+from prefect_parallel_run.datasets.formats.row_groups import about_gaps, changed_by_gaps, pieces, shared_out
+from prefect_parallel_run.datasets.listing import Listed
+
+_MAGIC = b"ARROW1"  #: what a file begins with, and a stream does not
+
+
+class Arrow:
+    """Arrow IPC files and streams."""
+
+    def cut(self, file: Listed, size: int) -> CutFile:
+        """Return *file* cut; of a file only columns that a null may change are read, or one to count the rows."""
+        counts: list[int] = []
+        gaps: set[int] = set()
+        with open_file(file.path) as source:
+            is_stream = source.read(len(_MAGIC)) != _MAGIC
+            source.seek(0)
+            for places, batch in _batches_of_stream(source) if is_stream else _batches_of_file(source):
+                counts.append(batch.num_rows)
+                gaps.update(place for place, column in zip(places, batch.columns, strict=False) if column.null_count)
+        about = {**about_gaps(gaps), **({"is_stream": True} if is_stream else {})}
+        return CutFile(about, pieces("arrow", shared_out(counts, file.size), size))
+
+
+def _batches_of_file(source: BinaryIO) -> Iterator[tuple[list[int], pa.RecordBatch]]:
+    """Yield every batch as far as its columns matter, with their places."""
+    with pa.ipc.open_file(source) as whole:
+        places = changed_by_gaps(whole.schema)
+        included = places or [0][: len(whole.schema)]
+    with pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=included)) as narrow:
+        for number in range(narrow.num_record_batches):
+            yield places, narrow.get_batch(number)
+
+
+def _batches_of_stream(source: BinaryIO) -> Iterator[tuple[list[int], pa.RecordBatch]]:
+    """Yield the same of a stream, which is read from beginning to end."""
+    with pa.ipc.open_stream(source) as stream:
+        places = changed_by_gaps(stream.schema)
+        for batch in stream:
+            yield places, batch.select(places)

@@ -1,0 +1,74 @@
+"""Delimited text (CSV, TSV): cut at record ends; its columns and their types are those of the whole file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from prefect_parallel_run.child.dialect import dialect_of, pandas_options
+from prefect_parallel_run.child.text import BOM
+from prefect_parallel_run.datasets.delimited_types import DelimitedTypes
+from prefect_parallel_run.datasets.formats.base import CutFile, Piece
+from prefect_parallel_run.datasets.formats.text import Storage
+from prefect_parallel_run.datasets.listing import Listed
+from prefect_parallel_run.datasets.record_ends import Records
+from prefect_parallel_run.datasets.spans import all_spans, split_head
+
+_USUAL: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": "."}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delimited:
+    """Delimited text of one dialect."""
+
+    delimiter: str
+    quote: str
+    escape: str | None
+    double_quote: bool
+    decimal: str
+    header: bool
+    storage: Storage
+
+    def cut(self, file: Listed, size: int) -> CutFile:
+        """Return *file* cut; it is read once, from beginning to end."""
+        about = {**self._dialect(), **self.storage.about(file.path)}
+        with self.storage.records(file.path, dialect_of(about)) as parts:
+            records = parts
+            if self.header:
+                head, records = split_head(parts)
+                if head is None:
+                    return CutFile(about, iter(()))
+                about["columns"] = self._columns(head, about)
+            types = DelimitedTypes(about, about.get("columns"))
+            found = all_spans(_looked_at(records, types), size)
+        about["types"] = types.types()
+        return CutFile(about, (Piece(span.rows, span.stop - span.start, span._asdict()) for span in found))
+
+    def _dialect(self) -> dict[str, Any]:
+        unusual = {name: getattr(self, name) for name, usual in _USUAL.items() if getattr(self, name) != usual}
+        return {"delimiter": self.delimiter, "quote": self.quote, **unusual}
+
+    @staticmethod
+    def _columns(head: bytes, about: dict[str, Any]) -> list[str]:
+        """Return the names in a header, as pandas gives them (a name that comes twice is numbered)."""
+        head = b"\n" + head if head.startswith(BOM) else head
+        frame = pd.read_csv(io.BytesIO(head), nrows=0, index_col=False, **pandas_options(about))
+        return [str(name) for name in frame.columns]
+
+
+def _looked_at(parts: Iterator[Records], types: DelimitedTypes) -> Iterator[Records]:
+    """Pass *parts* on; while one is looked at for its types, the next one is cut into records."""
+    with ThreadPoolExecutor(1) as pool:
+        look = None
+        for part in parts:
+            if look is not None:
+                look.result()
+            look = pool.submit(types.add, part.data, int(part.filled.sum()))
+            yield part
+        if look is not None:
+            look.result()

@@ -1,0 +1,42 @@
+"""JSON lines: cut at line ends; the columns and their types are those of the whole file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prefect_parallel_run.child.dialect import Dialect
+from prefect_parallel_run.datasets.column_types import NULL, kinds_in_lines, together
+from prefect_parallel_run.datasets.formats.base import CutFile, Piece
+from prefect_parallel_run.datasets.formats.text import Storage
+from prefect_parallel_run.datasets.listing import Listed
+from prefect_parallel_run.datasets.record_ends import Records
+from prefect_parallel_run.datasets.spans import all_spans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonLines:
+    """One JSON object per line."""
+
+    storage: Storage
+
+    def cut(self, file: Listed, size: int) -> CutFile:
+        """Return *file* cut; it is read once, from beginning to end."""
+        found: dict[str, set[str]] = {}
+        with self.storage.records(file.path, Dialect(), lone_returns=False) as parts:
+            spans = all_spans(_looked_at(parts, found), size)
+        types = {name: together(kinds) for name, kinds in found.items()}
+        about = {**self.storage.about(file.path), "columns": list(types), "types": list(types.values())}
+        return CutFile(about, (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans))
+
+
+def _looked_at(parts: Iterator[Records], found: dict[str, set[str]]) -> Iterator[Records]:
+    """Pass *parts* on, and note in *found* what is in each column, in the order in which the columns first come."""
+    is_first = True
+    for part in parts:
+        kinds = kinds_in_lines(part.data)
+        for name in {**found, **kinds}:
+            missing = {NULL} if (name not in found and not is_first) or name not in kinds else set()
+            found[name] = found.get(name, set()) | kinds.get(name, set()) | missing
+        is_first = False
+        yield part

@@ -1,0 +1,73 @@
+"""Cutting files whose rows come in groups (row groups, record batches, stripes), and finding the columns with a gap. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from prefect_parallel_run.child.row_groups import GROUPS
+from prefect_parallel_run.datasets.formats.base import Piece
+
+
+class Group(NamedTuple):
+    """Some rows that are decoded together."""
+
+    number: int  #: in the file
+    rows: int
+    size: int  #: bytes
+
+
+def pieces(kind: str, groups: Iterable[Group], size: int) -> Iterator[Piece]:
+    """Yield pieces of about *size* bytes: large groups are cut inside, small ones go together."""
+    numbers: list[int] = []
+    rows = held = 0
+    for group in groups:
+        if numbers and held + group.size > size:
+            yield _piece(kind, numbers, 0, rows, held)
+            numbers, rows, held = [], 0, 0
+        if group.size > size and group.rows > 1:
+            yield from _inside(kind, group, size)
+        elif group.rows:
+            numbers.append(group.number)
+            rows, held = rows + group.rows, held + group.size
+    if numbers:
+        yield _piece(kind, numbers, 0, rows, held)
+
+
+def _inside(kind: str, group: Group, size: int) -> Iterator[Piece]:
+    count = min(-(-group.size // size), group.rows)
+    for start, stop in pairwise(group.rows * number // count for number in range(count + 1)):
+        yield _piece(kind, [group.number], start, stop, group.size * (stop - start) // group.rows)
+
+
+def _piece(kind: str, numbers: list[int], start: int, stop: int, size: int) -> Piece:
+    where = {GROUPS[kind]: numbers, "start": start, "stop": stop, "rows": stop - start}
+    return Piece(stop - start, size, where)
+
+
+def shared_out(counts: Sequence[int], size: int) -> list[Group]:
+    """Return groups of *counts* rows, a file's *size* shared out among them by their rows.
+
+    >>> shared_out([1, 3], 100)
+    [Group(number=0, rows=1, size=25), Group(number=1, rows=3, size=75)]
+    """
+    total = max(sum(counts), 1)
+    return [Group(number, rows, size * rows // total) for number, rows in enumerate(counts)]
+
+
+def changed_by_gaps(schema: pa.Schema) -> list[int]:
+    """Return the places of the columns that have another type in pandas when there is a null: whole numbers, truth values."""
+    return [
+        place
+        for place, field in enumerate(schema)
+        if field.nullable and (pa.types.is_integer(field.type) or pa.types.is_boolean(field.type))
+    ]
+
+
+def about_gaps(places: Iterable[int]) -> dict[str, list[int]]:
+    """Return what a mini-batch's work says about the columns at *places*, which have a null somewhere in the file."""
+    found = sorted(places)
+    return {"nullable": found} if found else {}

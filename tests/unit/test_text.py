@@ -1,0 +1,172 @@
+"""Text in any encoding and compression: the same rows, forward and back, and errors that name the file."""
+
+import bz2
+import codecs
+import gzip
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_parallel_run import InputError, TabularDataset
+from prefect_parallel_run.child import text as module
+from prefect_parallel_run.child.reading import BadRecord, Reader
+from prefect_parallel_run.child.text import TextStream, is_transparent
+
+COMPRESS = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-7", "latin-1", "cp1252", "iso8859-15", "shift_jis"]
+ENCODINGS += ["gb18030", "big5", "euc_kr", "koi8-r", "cp037", "iso2022_jp"]
+LETTERS = {"shift_jis": "表ソ", "gb18030": "é漢€", "big5": "功許", "euc_kr": "한글", "koi8-r": "жЯ", "iso2022_jp": "漢字"}
+
+
+def works(dataset, size):
+    return [json.loads(cut.work) for cut in dataset.as_named_input("t").cuts(size)]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_every_encoding_and_compression_gives_the_same_rows(tmp_path, encoding, ending):
+    """Cut small, read in order, backwards, and one again; a byte order mark is no part of the first name."""
+    letters = LETTERS.get(encoding, "é") if encoding not in ("utf-8", "utf-8-sig", "utf-16") else "é漢😀"
+    frame = pd.DataFrame({f"n{letters}": range(200), "t": [f'{letters}, "{n}"\n{letters}' for n in range(200)]})
+    path = tmp_path / f"t.csv{ending}"
+    path.write_bytes(COMPRESS[ending](frame.to_csv(index=False).encode(encoding)))
+    planned = works(TabularDataset.from_delimited_files(path, encoding=encoding), 300)
+    assert len(planned) > 10
+    assert ("stream" in planned[0]) == bool(ending or not (is_transparent(encoding)))
+    reader = Reader()
+    in_order = pd.concat([reader.read(work).value for work in planned], ignore_index=True)
+    pd.testing.assert_frame_equal(in_order, frame)
+    backwards = [reader.read(work).value for work in reversed(planned)]
+    pd.testing.assert_frame_equal(pd.concat(backwards[::-1], ignore_index=True), frame)
+    again = reader.read(planned[3]).value
+    pd.testing.assert_frame_equal(reader.read(planned[3]).value, again)
+    piece = reader.read(planned[3], [1, 2]).value
+    pd.testing.assert_frame_equal(piece, again[1:2].reset_index(drop=True))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_json_lines_too(tmp_path, encoding, ending):
+    """Each slice is UTF-8, whatever the file is."""
+    path = tmp_path / f"t.jsonl{ending}"
+    lines = [json.dumps({"n": n, "t": f"é{n}"}, ensure_ascii=False) for n in range(50)]
+    path.write_bytes(COMPRESS[ending]("\n".join(lines).encode(encoding)))
+    reader = Reader()
+    frames = [reader.read(work).value for work in works(TabularDataset.from_json_lines_files(path, encoding=encoding), 100)]
+    assert len(frames) > 5
+    assert pd.concat(frames)["t"].tolist() == [f"é{n}" for n in range(50)]
+
+
+def test_the_next_mini_batch_costs_only_its_own_bytes(tmp_path, monkeypatch):
+    """The stream stays open; the mini-batch that is tried again comes from memory; going back opens it anew."""
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"n\n" + b"".join(b"%d\n" % n for n in range(1000))))
+    planned = works(TabularDataset.from_delimited_files(path), 200)
+    opened = []
+    original = module.open_file
+    monkeypatch.setattr(module, "open_file", lambda path: opened.append(path) or original(path))
+    reader = Reader()
+    for work in planned:
+        reader.read(work)
+        reader.read(work)
+    assert len(opened) == 1
+    reader.read(planned[0])
+    assert len(opened) == 2
+    reader.read(planned[5])
+    assert len(opened) == 2
+
+
+@given(data=st.binary(max_size=300), size=st.integers(1, 50), chunk=st.integers(1, 50), members=st.integers(1, 4))
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".zst"])
+def test_streams_put_one_behind_the_other_are_one_text(data, size, chunk, members, ending, tmp_path_factory):
+    """As gzip, bzip2 and zstd themselves read them."""
+    path = tmp_path_factory.mktemp("c") / f"t{ending}"
+    path.write_bytes(COMPRESS[ending](data) * members)
+    saved, module._CHUNK = module._CHUNK, chunk
+    try:
+        stream = TextStream(str(path), {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[ending], "utf-8")
+        found = b"".join(iter(lambda: stream.read(size), b""))
+        stream.close()
+    finally:
+        module._CHUNK = saved
+    assert found == (data * members).removeprefix(codecs.BOM_UTF8)
+    assert stream.position == len(found)
+
+
+@given(
+    text=st.text(max_size=100), chunk=st.integers(1, 9), encoding=st.sampled_from(["utf-16", "utf-16-le", "utf-7", "utf-32"])
+)
+def test_a_character_may_lie_across_two_reads(text, chunk, encoding, tmp_path_factory):
+    """Bytes are read in chunks that know nothing of characters."""
+    path = tmp_path_factory.mktemp("c") / "t"
+    path.write_bytes(text.encode(encoding))
+    saved, module._CHUNK = module._CHUNK, chunk
+    try:
+        stream = TextStream(str(path), None, encoding)
+        found = stream.read(1 << 20)
+        stream.close()
+    finally:
+        module._CHUNK = saved
+    assert found.decode() == text.removeprefix("\ufeff")
+
+
+@pytest.mark.parametrize(
+    ("ending", "damage"),  # zstd's usual frames hold no checksum
+    [(ending, damage) for ending in (".gz", ".bz2", ".zst") for damage in ("cut", "none of it", "garbled")][:-1],
+)
+def test_a_damaged_file_is_named(tmp_path, ending, damage):
+    """When the run is planned."""
+    path = tmp_path / f"t.csv{ending}"
+    whole = COMPRESS[ending](b"n\n" + b"".join(b"%d\n" % (n * 7919 % 10007) for n in range(10_000)))
+    middle = len(whole) // 2
+    garbled = whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 50]) + whole[middle + 50 :]
+    path.write_bytes({"cut": whole[:-9], "garbled": garbled, "none of it": b"n\n1\n"}[damage])
+    with pytest.raises(InputError, match=rf"t.csv{ending}: cannot be read as delimited: its (gzip|bz2|zstd) data"):
+        works(TabularDataset.from_delimited_files(tmp_path), 100)
+
+
+def test_bytes_that_are_not_in_the_encoding_are_named(tmp_path):
+    """By the mini-batch where it can be entered in the middle, by the file where it is a stream; never mojibake."""
+    good, bad = b"t\nabc\n", "é\n".encode("latin-1")
+    (tmp_path / "u.csv").write_bytes(good + bad + b"x\n")
+    first, second, third = works(TabularDataset.from_delimited_files(tmp_path / "u.csv"), 1)
+    assert Reader().read(first).value["t"].tolist() == ["abc"]
+    assert Reader().read(third).value["t"].tolist() == ["x"]
+    with pytest.raises(BadRecord, match=r"u.csv, 1 records from 2 on: is not utf-8"):
+        Reader().read(second)
+    (tmp_path / "w.csv").write_bytes(b"t\nabc\n\x81\n")
+    works_ = works(TabularDataset.from_delimited_files(tmp_path / "w.csv", encoding="cp1252"), 1)
+    with pytest.raises(BadRecord, match=r"w.csv, 1 records from 2 on: is not cp1252"):
+        Reader().read(works_[1])
+    (tmp_path / "x.csv").write_bytes("t\nabc\n".encode("utf-16") + b"\x00")
+    with pytest.raises(InputError, match=r"x.csv: cannot be read as delimited: is not utf-16"):
+        works(TabularDataset.from_delimited_files(tmp_path / "x.csv", encoding="utf-16"), 1)
+
+
+def test_a_mark_that_is_no_mark_is_text(tmp_path):
+    """At the start of a mini-batch pandas would take it for the file's own, and drop it."""
+    path = tmp_path / "t.csv"
+    path.write_text("t\nabc\n\ufeffx\n\ufeffy\n")
+    found = [Reader().read(work).value["t"].tolist() for work in works(TabularDataset.from_delimited_files(path), 1)]
+    assert found == [["abc"], ["\ufeffx"], ["\ufeffy"]]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "bz2", "zstd"])
+def test_compression_can_be_told(tmp_path, compression):
+    """Where the name does not; and a name can be wrong."""
+    ending = {"gzip": ".gz", "bz2": ".bz2", "zstd": ".zst"}[compression]
+    (tmp_path / "t.data").write_bytes(COMPRESS[ending](b"n\n1\n"))
+    (work,) = works(TabularDataset.from_delimited_files(tmp_path / "t.data", compression=compression), 100)
+    assert Reader().read(work).value["n"].tolist() == [1]
+    (tmp_path / f"t{ending}").write_bytes(b"n\n1\n")
+    (work,) = works(TabularDataset.from_delimited_files(tmp_path / f"t{ending}", compression=None), 100)
+    assert Reader().read(work).value["n"].tolist() == [1]
