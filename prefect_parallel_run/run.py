@@ -274,6 +274,7 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, slots: i
         side_inputs=dict(spec.side_inputs),
         environment_variables=dict(config.environment_variables),
         run_directory=str(directory.path),
+        modules=spec.datasets[0].modules,
         fetches=spec.fetches,
         keep_rows=spec.target is not None,
         row_format=config.result_format,

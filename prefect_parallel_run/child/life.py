@@ -1,12 +1,14 @@
 """The life of a child: surroundings, script, init(), mini-batches, shutdown()."""
 
 import faulthandler
+import importlib
 import importlib.util
 import logging
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, Dict, Iterator
 
@@ -53,6 +55,9 @@ def _serve(messages: Iterator[Any], channel: Channel, worker: Worker, board: Boa
 def _start(channel: Channel, settings: Dict[str, Any]) -> Script:
     """Import the script and call its init(); a failure is told with its traceback, and ends the process."""
     stage = "import"
+    for module in settings["modules"]:  # else the first mini-batch would seem to be slow
+        with suppress(ImportError):  # told by the mini-batch that needs it
+            importlib.import_module(module)
     try:
         script = load(settings["script"], settings["source"], settings["arguments"])
         stage = "init"

@@ -37,6 +37,11 @@ class Dataset(BaseModel):
     def kind(self) -> Literal["file", "tabular"]:
         """Return what an item is: a file, or a row of a table."""
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Return what a process that reads the items will import beside the standard library."""
+        return ()
+
     def listing(self, heartbeat: Callable[[], None] = lambda: None) -> Listing:
         """Return the files that the paths stand for; *heartbeat* is called now and then while they are listed."""
         return Listing(self.paths, heartbeat)

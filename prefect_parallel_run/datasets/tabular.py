@@ -14,8 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from prefect_parallel_run.child.reading import BadRecord, Reader
+from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.child.text import UnreadableText
-from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unknown_keys
+from prefect_parallel_run.datasets.base import Dataset, PathLike, absolute, given_paths, unknown_keys
 from prefect_parallel_run.datasets.formats.arrow import Arrow
 from prefect_parallel_run.datasets.formats.base import Format
 from prefect_parallel_run.datasets.formats.delimited import Delimited
@@ -29,6 +30,7 @@ from prefect_parallel_run.datasets.record_ends import UnfinishedRecordError
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.records import Cut
 
+_MODULES = {"parquet": ("pyarrow.parquet",), "orc": ("pyarrow.orc",)}
 _WHOLE = 1 << 62  #: bytes: a mini-batch size that cuts nothing
 _PARTITIONING_BYTES = 32 << 20  #: of source, read at a time while a table is partitioned
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -144,6 +146,11 @@ class TabularDataset(Dataset):
         return cls(paths=where, format="json_lines", encoding=encoding, compression=compression, allow_empty=allow_empty)
 
     @property
+    def modules(self) -> tuple[str, ...]:
+        """Return what a process that reads the rows will import."""
+        return ("pandas", "pyarrow.compute", *_MODULES.get(self.format, ()))
+
+    @property
     def kind(self) -> Literal["file", "tabular"]:
         """Return "tabular"."""
         return "tabular"
@@ -178,9 +185,11 @@ class TabularDataset(Dataset):
             InputError: A key is no column, or a file cannot be read.
             OutputError: *target* cannot be written, or has something in it.
         """
-        place = Path(target).absolute()
-        write_partitions(self._frames(), keys, place)
-        return TabularDataset(paths=[str(place)], format="parquet", name=self.name, allow_empty=self.allow_empty)
+        place = absolute(target)
+        if is_remote(place):
+            raise OutputError(place, "partitions are written to a folder of this machine; pass a path")
+        write_partitions(self._frames(), keys, Path(place))
+        return TabularDataset(paths=[place], format="parquet", name=self.name, allow_empty=self.allow_empty)
 
     def _frames(self) -> Iterator[pd.DataFrame]:
         reader = Reader()

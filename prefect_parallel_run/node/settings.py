@@ -23,6 +23,7 @@ class NodeSettings:
     side_inputs: dict[str, str]
     environment_variables: dict[str, str] = field(repr=False)  #: secrets
     run_directory: str
+    modules: tuple[str, ...]  #: that reading the items needs; imported while a process starts
     fetches: bool  #: items are objects of a store, which are fetched to the node's disk
     keep_rows: bool  #: append_row
     row_format: str
@@ -47,6 +48,7 @@ class NodeSettings:
             "part": f"{self.run_directory}/parts/{process}.part" if self.keep_rows else "",
             "format": self.row_format,
             "header": self.row_header,
+            "modules": list(self.modules),
             "secrets": sorted(self.environment_variables),  # by name; the values are in the child's environment
         }
 

@@ -48,6 +48,8 @@ class Bench:
             "side_inputs": {},
             "environment_variables": {},
             "run_directory": str(self.run),
+            "modules": (),
+            "fetches": False,
             "keep_rows": True,
             "row_format": "text",
             "row_header": False,
