@@ -119,6 +119,34 @@ def test_steps_compose_in_a_store(workshop, s3):
     assert s3.cat_file(result.output_file).decode().split() == [f"f{number:03d}.txt" for number in range(100)]
 
 
+def test_side_inputs_and_placeholders_are_urls(workshop, s3):
+    """The script opens them itself, with what its own libraries find in the environment."""
+    fill(s3)
+    s3.pipe_file(f"{BUCKET}/model.bin", b"1")
+    arguments = ["--model", "{side_inputs.model}", "--in={inputs.input_0}", "--out={output}/x"]
+    fields = {"side_inputs": {"model": f"s3://{BUCKET}/model.bin"}, "inputs": FileDataset.from_files(IN), "output": OUT}
+    result = workshop.step("context_facts.py", *arguments, **fields)()
+    told = json.loads(s3.cat_file(result.output_file).splitlines()[0])
+    assert told["argv"][1:] == ["--model", f"s3://{BUCKET}/model.bin", f"--in={IN}", f"--out={OUT}/x"]
+    assert told["side_inputs"] == {"model": f"s3://{BUCKET}/model.bin"}
+    assert told["output_dir"] == told["bi_output"] == OUT
+    assert workshop.step("context_facts.py", *arguments, **fields)().reused
+    s3.pipe_file(f"{BUCKET}/model.bin", b"2")
+    assert not workshop.step("context_facts.py", *arguments, **fields)().reused
+    with pytest.raises(InputError, match=r"s3://bucket/absent: does not exist"):
+        workshop.step("context_facts.py", **{**fields, "side_inputs": {"model": f"s3://{BUCKET}/absent"}})()
+
+
+def test_a_summary_in_a_store(workshop, s3):
+    """Nothing is published; the run directory is there; what lies in the output is what makes it the same."""
+    result = workshop.step(output=OUT, output_action="summary_only")()
+    assert (result.output_file, result.rows) == (None, 100)
+    assert {name.rpartition("/")[2] for name in s3.ls(OUT)} == {"_parallel_run"}
+    assert workshop.step(output=OUT, output_action="summary_only")().reused
+    s3.pipe_file(f"{BUCKET}/out/new", b"1")
+    assert not workshop.step(output=OUT, output_action="summary_only")().reused
+
+
 def test_another_machine_goes_on(workshop, s3, monkeypatch, capsys):
     """All it has is the URL of the run directory."""
     step = workshop.step("poison.py", "--how", "raise", "--poison", "3", run_max_try=1, error_threshold=9, output=OUT)
