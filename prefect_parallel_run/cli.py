@@ -130,20 +130,21 @@ def _show(given: argparse.Namespace) -> int:
 
 
 def _failed(given: argparse.Namespace) -> int:
+    from prefect_parallel_run.failures import causes  # noqa: PLC0415  the same
     from prefect_parallel_run.observe.logs import neutral  # noqa: PLC0415  the same
     from prefect_parallel_run.resume import open_run_directory  # noqa: PLC0415  the same
 
     with Ledger(open_run_directory(given.run_directory).ledger) as ledger:
-        causes = ledger.causes()
+        found = causes(ledger)
     if given.json:
-        _print(json.dumps([cause._asdict() for cause in causes], indent=2))
+        _print(json.dumps([cause._asdict() for cause in found], indent=2))
         return 0
-    for cause in causes:
+    for cause in found:
         words = f"{cause.tries} failed tries of {cause.mini_batches} mini-batches, the first is {cause.first_mini_batch}"
         _print(f"{neutral(cause.error_type)}: {neutral(cause.error)} ({cause.outcome}; {words}; on {cause.nodes})")
         if cause.traceback:
             _print("  " + neutral(cause.traceback).rstrip().replace("\n", "\n  "))
-    if not causes:
+    if not found:
         _print("nothing failed")
     return 0
 

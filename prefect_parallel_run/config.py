@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,121 +18,23 @@ from pydantic import (
     model_validator,
 )
 
-from prefect_parallel_run.units import parse_size
+from prefect_parallel_run.validation import (
+    accept,
+    at_least,
+    file_name,
+    is_int,
+    is_number,
+    keys,
+    optional,
+    shown,
+    size,
+    variables,
+    word,
+)
 
 _DEFAULT_FILES = 10
 _DEFAULT_BYTES = 1 << 20
 _DEFAULT_FILE_NAME = "parallel_run_step.txt"
-_FORBIDDEN_IN_FILE_NAMES = re.compile(r'[~"#%&*:<>?/\\{|}\x00-\x1f\x7f]')
-_LONGEST_FILE_NAME = 255  #: bytes, a file system's limit
-_LONGEST_SHOWN = 200  #: characters of a wrong value in an error
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
-
-
-def _accept(words: str, is_right: Callable[[Any], bool]) -> BeforeValidator:
-    """Return a validator that refuses a value with the value and what is accepted; nothing is converted."""
-
-    def check(value: Any, info: ValidationInfo) -> Any:
-        if not is_right(value):
-            raise ValueError(f"{info.field_name} is {_shown(value)}; accepted: {words}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return (_is_int(value) or isinstance(value, float)) and value == value and abs(value) != float("inf")  # noqa: PLR0124  NaN
-
-
-def _at_least(least: int) -> BeforeValidator:
-    return _accept(f"a whole number, {least} or more", lambda value: _is_int(value) and value >= least)
-
-
-def _optional(words: str, is_right: Callable[[Any], bool]) -> BeforeValidator:
-    return _accept(f"{words}, or None", lambda value: value is None or is_right(value))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _size(value: Any, info: ValidationInfo) -> Any:
-    """Return a size as a number; a text is digits, or digits and a unit."""
-    words = "a whole number above 0, digits, or digits and KB, MB or GB (no blanks, signs, fractions), or None"
-    number = value
-    if isinstance(value, str):
-        try:
-            number = parse_size(value)
-        except ValueError:
-            number = 0
-    if number is not None and not (_is_int(number) and number > 0):
-        raise ValueError(f"{info.field_name} is {_shown(value)}; accepted: {words}")
-    return number
-
-
-def _word(*words: str) -> BeforeValidator:
-    """Return a validator that takes any of *words* in any case and gives it as written here."""
-
-    def check(value: Any, info: ValidationInfo) -> str:
-        for word in words:
-            if isinstance(value, str) and value.lower() == word.lower():
-                return word
-        raise ValueError(f"{info.field_name} is {_shown(value)}; accepted: {', '.join(words)}, in any case")
-
-    return BeforeValidator(check)
-
-
-def _file_name(value: Any, info: ValidationInfo) -> Any:
-    if value is None:
-        return None
-    reason = "a file name"
-    if isinstance(value, str):
-        if value in ("", ".", ".."):
-            reason = "a file name that is not empty, '.' or '..'"
-        elif _FORBIDDEN_IN_FILE_NAMES.search(value):
-            reason = r'a file name without control characters and without ~ " # % & * : < > ? / \ { | }'
-        elif len(value.encode("utf-8", "surrogatepass")) > _LONGEST_FILE_NAME:
-            reason = f"a file name of at most {_LONGEST_FILE_NAME} bytes"
-        else:
-            return value
-    raise ValueError(f"{info.field_name} is {_shown(value)}; accepted: {reason}, or None")
-
-
-def _keys(value: Any, info: ValidationInfo) -> Any:
-    words = "a list of one or more different key names, or None"
-    is_right = value is None or (
-        isinstance(value, list)
-        and value
-        and all(isinstance(key, str) and key for key in value)
-        and len(set(value)) == len(value)
-    )
-    if not is_right:
-        raise ValueError(f"{info.field_name} is {_shown(value)}; accepted: {words}")
-    return value
-
-
-def _variables(value: Any) -> Any:
-    """Return environment variables; an error names keys only, since values are secrets."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(  # noqa: TRY004  pydantic turns a ValueError into the field's error
-            f"environment_variables is a {type(value).__name__}; accepted: a mapping of names to texts"
-        )
-    for key, text in value.items():
-        if not isinstance(key, str) or not key or "=" in key or "\0" in key:
-            raise ValueError(f"environment_variables has the name {_shown(key)}; accepted: texts without '='")
-        if not isinstance(text, str) or "\0" in text:
-            raise ValueError(f"environment_variables[{key!r}] is a {type(text).__name__}; accepted: a text")
-    return value
 
 
 class Environment(BaseModel):
@@ -174,18 +75,18 @@ class ParallelRunConfig(BaseModel):
         title="Entry script",
         description="Path of the script, relative to the source directory when that is given; a dotted name is fine.",
     )
-    error_threshold: Annotated[int, _at_least(-1)] = Field(
+    error_threshold: Annotated[int, at_least(-1)] = Field(
         title="Error threshold",
         ge=-1,
         description="Failed items (rows of a table, files) that are forgiven over the whole input; -1 forgives all.",
     )
-    output_action: Annotated[Literal["append_row", "summary_only"], _word("append_row", "summary_only")] = Field(
+    output_action: Annotated[Literal["append_row", "summary_only"], word("append_row", "summary_only")] = Field(
         title="Output action",
         description="append_row publishes every returned row in one file; summary_only counts them.",
     )
     environment: Annotated[
         str | Environment | None,
-        _optional("a path, or an Environment", lambda value: isinstance(value, str | Environment | dict)),
+        optional("a path, or an Environment", lambda value: isinstance(value, str | Environment | dict)),
     ] = Field(
         default=None,
         title="Environment",
@@ -193,19 +94,19 @@ class ParallelRunConfig(BaseModel):
     )
     compute_target: Annotated[
         str | ComputeTarget,
-        _accept("'local', an address, or a ComputeTarget", lambda value: isinstance(value, str | ComputeTarget | dict)),
+        accept("'local', an address, or a ComputeTarget", lambda value: isinstance(value, str | ComputeTarget | dict)),
     ] = Field(default="local", title="Compute target", description="Where to run: 'local', or a Dask cluster.")
-    node_count: Annotated[int, _at_least(1)] = Field(
+    node_count: Annotated[int, at_least(1)] = Field(
         default=1, ge=1, title="Nodes", description="Nodes used; a node is one Dask worker process."
     )
     process_count_per_node: Annotated[
-        int | None, _optional("a whole number, 1 or more", lambda value: _is_int(value) and value >= 1)
+        int | None, optional("a whole number, 1 or more", lambda value: is_int(value) and value >= 1)
     ] = Field(
         default=None,
         title="Processes per node",
         description="Processes per node that run the script; empty: as many as the node has cores.",
     )
-    mini_batch_size: Annotated[int | str | None, BeforeValidator(_size)] = Field(
+    mini_batch_size: Annotated[int | str | None, BeforeValidator(size)] = Field(
         default=None,
         title="Mini-batch size",
         description="Files per run() (default 10), or bytes of a table per run(), about (default 1 MB); such as 5 or 10MB.",
@@ -214,76 +115,76 @@ class ParallelRunConfig(BaseModel):
         default=None, title="Source directory", description="Folder that travels to the nodes with the script."
     )
     description: str | None = Field(default=None, title="Description", description="Display text.")
-    logging_level: Annotated[Literal["WARNING", "INFO", "DEBUG"], _word("WARNING", "INFO", "DEBUG")] = Field(
+    logging_level: Annotated[Literal["WARNING", "INFO", "DEBUG"], word("WARNING", "INFO", "DEBUG")] = Field(
         default="INFO", title="Logging level", description="Of our own log lines and of EntryScript().logger."
     )
-    run_invocation_timeout: Annotated[float, _accept("seconds above 0", lambda value: _is_number(value) and value > 0)] = Field(
+    run_invocation_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
         default=60,
         gt=0,
         title="Timeout of run(), s",
         description="Seconds for one call of run(); a process that overruns it is killed and replaced.",
     )
-    run_max_try: Annotated[int, _at_least(1)] = Field(
+    run_max_try: Annotated[int, at_least(1)] = Field(
         default=3, ge=1, title="Tries", description="Tries per mini-batch, the first included."
     )
-    append_row_file_name: Annotated[str | None, BeforeValidator(_file_name)] = Field(
+    append_row_file_name: Annotated[str | None, BeforeValidator(file_name)] = Field(
         default=None,
         title="Result file",
         description="Name of the result file under the output; empty: parallel_run_step.txt. Only for append_row.",
     )
     allowed_failed_count: Annotated[
-        int | None, _optional("a whole number, -1 or more", lambda value: _is_int(value) and value >= -1)
+        int | None, optional("a whole number, -1 or more", lambda value: is_int(value) and value >= -1)
     ] = Field(
         default=None,
         title="Allowed failed mini-batches",
         description="Failed mini-batches that are forgiven; -1 or empty forgives all.",
     )
     allowed_failed_percent: Annotated[
-        float | None, _optional("a number from 0 to 100", lambda value: _is_number(value) and 0 <= value <= 100)
+        float | None, optional("a number from 0 to 100", lambda value: is_number(value) and 0 <= value <= 100)
     ] = Field(
         default=None,
         title="Allowed failed mini-batches, %",
         description="The same in percent of the planned mini-batches; 100 or empty forgives all.",
     )
-    partition_keys: Annotated[list[str] | None, BeforeValidator(_keys)] = Field(
+    partition_keys: Annotated[list[str] | None, BeforeValidator(keys)] = Field(
         default=None,
         title="Partition keys",
         description="One mini-batch per existing combination of these keys; not together with a mini-batch size.",
     )
-    environment_variables: Annotated[dict[str, str], BeforeValidator(_variables)] = Field(
+    environment_variables: Annotated[dict[str, str], BeforeValidator(variables)] = Field(
         default={},
         repr=False,
         title="Environment variables",
         description="Set in the processes that run the script, before it is imported; values are secrets.",
     )
-    init_timeout: Annotated[float, _accept("seconds above 0", lambda value: _is_number(value) and value > 0)] = Field(
+    init_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
         default=600, gt=0, title="Timeout of init(), s", description="Seconds for import and init() of one process."
     )
-    retry_delay_seconds: Annotated[float, _accept("seconds, 0 or more", lambda value: _is_number(value) and value >= 0)] = (
-        Field(default=0, ge=0, title="Pause before a retry, s", description="Seconds before the next try of a mini-batch.")
+    retry_delay_seconds: Annotated[float, accept("seconds, 0 or more", lambda value: is_number(value) and value >= 0)] = Field(
+        default=0, ge=0, title="Pause before a retry, s", description="Seconds before the next try of a mini-batch."
     )
     append_row_format: Annotated[
         Literal["text", "csv", "jsonl", "parquet"] | None,
-        _optional("text, csv, jsonl or parquet", lambda value: value in ("text", "csv", "jsonl", "parquet")),
+        optional("text, csv, jsonl or parquet", lambda value: value in ("text", "csv", "jsonl", "parquet")),
     ] = Field(
         default=None,
         title="Result format",
         description="How rows are written; empty: by the file name's ending .jsonl or .parquet, else text.",
     )
-    append_row_header: Annotated[bool, _accept("true or false", lambda value: isinstance(value, bool))] = Field(
+    append_row_header: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
         default=False, title="Header line", description="Write column names as the first line of a text result."
     )
-    process_memory_limit: Annotated[int | str | None, BeforeValidator(_size)] = Field(
+    process_memory_limit: Annotated[int | str | None, BeforeValidator(size)] = Field(
         default=None,
         title="Memory limit per process",
         description="Bytes, or such as 4GB; a process over it is killed and its try fails.",
     )
-    isolate_failed_items: Annotated[bool, _accept("true or false", lambda value: isinstance(value, bool))] = Field(
+    isolate_failed_items: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
         default=False,
         title="Isolate failed items",
         description="Halve a mini-batch whose tries are used up until the guilty items stand alone.",
     )
-    speculative_execution: Annotated[bool, _accept("true or false", lambda value: isinstance(value, bool))] = Field(
+    speculative_execution: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
         default=False,
         title="Speculative execution",
         description="Near the end, run a mini-batch a second time where another node is much slower.",
@@ -309,7 +210,7 @@ class ParallelRunConfig(BaseModel):
         if isinstance(value, Path):
             value = str(value)
         if not isinstance(value, str) or not value.strip() or "\0" in value:
-            raise ValueError(f"{info.field_name} is {_shown(value)}; accepted: a path that exists")
+            raise ValueError(f"{info.field_name} is {shown(value)}; accepted: a path that exists")
         return value.strip() if info.field_name == "entry_script" else value
 
     @field_validator("description", mode="before")
@@ -322,10 +223,10 @@ class ParallelRunConfig(BaseModel):
         if self.partition_keys is not None and self.mini_batch_size is not None:
             raise ValueError("partition_keys and mini_batch_size exclude each other; accepted: one of them")
         if self.output_action == "summary_only" and self.append_row_file_name is not None:
-            shown = _shown(self.append_row_file_name)
-            raise ValueError(f"append_row_file_name is {shown}, but output_action is summary_only; accepted: None")
+            named = shown(self.append_row_file_name)
+            raise ValueError(f"append_row_file_name is {named}, but output_action is summary_only; accepted: None")
         if self.source_directory is not None and not Path(self.source_directory).is_dir():
-            raise ValueError(f"source_directory is {_shown(self.source_directory)}; accepted: a folder that exists")
+            raise ValueError(f"source_directory is {shown(self.source_directory)}; accepted: a folder that exists")
         self._find_script()
         return self
 
@@ -337,12 +238,12 @@ class ParallelRunConfig(BaseModel):
             if path.is_file():
                 if folder is not None and not path.is_relative_to(folder):
                     raise ValueError(
-                        f"entry_script is {_shown(self.entry_script)}, which lies outside source_directory"
+                        f"entry_script is {shown(self.entry_script)}, which lies outside source_directory"
                         f" {str(folder)!r}; accepted: a script inside it"
                     )
                 return path
         where = f"in source_directory {str(folder)!r}" if folder is not None else f"in {str(Path.cwd())!r}"
-        raise ValueError(f"entry_script is {_shown(self.entry_script)}, which does not exist {where}; accepted: a file")
+        raise ValueError(f"entry_script is {shown(self.entry_script)}, which does not exist {where}; accepted: a file")
 
     def _candidates(self) -> Iterator[str]:
         yield self.entry_script

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from prefect_parallel_run.background import Background
 from prefect_parallel_run.compute.base import Cluster, Target
-from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Observer
+from prefect_parallel_run.dispatch.dispatcher import Dispatcher
+from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.state import RunRules, RunState
 from prefect_parallel_run.errors import (
     EntryScriptError,

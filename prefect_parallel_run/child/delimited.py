@@ -29,7 +29,7 @@ def read_records(work: Dict[str, Any], data: bytes) -> Any:
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         _name_the_record(work, data, str(error))
     except UnicodeDecodeError as error:
-        raise BadRecord(f"{place(work)}: is not {options['encoding']}: {error}") from None
+        raise BadRecord(f"{place(work)}: is not {options['encoding'].upper()}: {error}") from None
 
 
 def some_records(work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:

@@ -88,7 +88,7 @@ class TextStream:
                 self._is_at_end = not chunk
                 self._ready += chunk if self._decoder is None else self._transcoded(chunk)
         except UnicodeError as error:
-            raise UnreadableText(f"is not {self._encoding}: {error}") from None
+            raise UnreadableText(f"is not {self._encoding.upper()}: {error}") from None
         except (OSError, EOFError, ValueError, zlib.error) as error:
             if self._compression is None:
                 raise

@@ -6,7 +6,6 @@ import asyncio
 import queue
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future as FutureResult
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from prefect_parallel_run.compute.base import LEASE_KEY
+from prefect_parallel_run.dispatch.calls import call_worker
 from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
@@ -35,15 +35,17 @@ from prefect_parallel_run.dispatch.messages import (
     SubmitLease,
     Tick,
 )
+from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.roster import Roster
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
+from prefect_parallel_run.failures import first_failure
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.node import LeaseResult, NodeClosedError, close_node, open_node, ready_topic, run_lease
-from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
+from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import StartFailure
 from prefect_parallel_run.plan import PlanReader
-from prefect_parallel_run.records import Breach, Lease, Receipt, Tally
+from prefect_parallel_run.records import Lease, Receipt
 
 _TICK = 0.25  #: s at most between two looks at the clock
 _NODE_LOOK = 1.0  #: s between two looks at which nodes there are
@@ -51,31 +53,6 @@ _PATIENCE = 30.0  #: s without a sign of life after which a node, or the schedul
 _STOP_TIMEOUT = 4.0  #: s for the nodes to stop their children when a run is aborted
 _LAST_TIMEOUT = 1.0  #: s for what they have finished until then to come home
 _LOST = (KilledWorker, NodeClosedError, asyncio.CancelledError)
-
-
-class Observer(Protocol):
-    """Who is told what happens; called in the flow process, between two events."""
-
-    def node_joined(self, facts: NodeFacts) -> None:
-        """A node opened."""
-
-    def node_left(self, node: str) -> None:
-        """A node was lost; what it was doing goes to others."""
-
-    def slot_failed(self, node: str, failure: StartFailure) -> None:
-        """A process could not be started, for good."""
-
-    def tried(self, receipt: Receipt, state: str) -> None:
-        """A try failed; *state* is where its mini-batch stands now."""
-
-    def progressed(self, tally: Tally) -> None:
-        """Counts changed, or time passed."""
-
-    def held(self, breach: Breach | None) -> None:
-        """New mini-batches are held back because of *breach*, or (None) handed out again."""
-
-    def warned(self, text: str) -> None:
-        """Something that is no failure should be known."""
 
 
 class Growth(Protocol):
@@ -261,7 +238,7 @@ class Dispatcher:
 
         Meanwhile the heartbeat goes on. A function may take its time as long as its worker shows that it lives.
         """
-        calls = {address: self._begin_call(address, function, *arguments) for address in addresses}
+        calls = {address: call_worker(self._client, address, function, *arguments) for address in addresses}
         while not all(call.done() for call in calls.values()):
             wait_for(calls.values(), timeout=_TICK)
             self._heartbeat()
@@ -270,25 +247,6 @@ class Dispatcher:
                     calls[address].cancel()
         lost = OSError("the worker was lost")
         return {address: lost if call.cancelled() else call.exception() or call.result() for address, call in calls.items()}
-
-    def _begin_call(self, address: str, function: Callable[..., Any], *arguments: Any) -> FutureResult[Any]:
-        done: FutureResult[Any] = FutureResult()
-
-        async def call() -> None:
-            outcome: Any
-            try:
-                answers = await self._client.run(function, *arguments, workers=[address], asynchronous=True)
-                outcome = next(iter(answers.values()))
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  handed to the thread that drives the run
-                outcome = error
-            if done.set_running_or_notify_cancel():
-                if isinstance(outcome, BaseException):
-                    done.set_exception(outcome)
-                else:
-                    done.set_result(outcome)
-
-        self._client.loop.add_callback(call)
-        return done
 
     def _close(self) -> None:
         """Have all nodes call shutdown() and end; what goes wrong there is told, and harms nothing: all is committed."""
@@ -324,7 +282,7 @@ class Dispatcher:
                 case Release():
                     self._observer.held(None)
                 case Abort(breach):
-                    raise LimitExceededError(*breach, self._settings.run_directory, self._ledger.first_failure())
+                    raise LimitExceededError(*breach, self._settings.run_directory, first_failure(self._ledger))
                 case GiveUp(slots_failed):
                     raise self._nowhere_left(slots_failed)
                 case Finish():

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from prefect_parallel_run.dispatch.isolation import Isolation, Piece
+from prefect_parallel_run.dispatch.leases import belonging, lost, missing, split
 from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
@@ -38,7 +39,6 @@ from prefect_parallel_run.policy.lease_size import LeaseSizer
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Isolating, Lease, Receipt, Remainder, Tally
 
-_SPLIT = 8  #: a lost lease of several mini-batches comes back in this many pieces, so that a guilty one soon stands alone
 _NOT_ISOLATED = ("input_changed", "unwritable")  #: no item of the mini-batch is to blame, or all would be
 _AHEAD_SECONDS = 0.5  #: leases are sent ahead of need only while mini-batches are shorter than this
 
@@ -170,11 +170,11 @@ class RunState:
         if lease.piece is not None:
             yield from self._take_piece_home(lease, event.receipts)
             return
-        receipts = {receipt.mini_batch: self._complete(receipt) for receipt in _belonging(event.receipts, lease)}
+        receipts = {receipt.mini_batch: self._complete(receipt) for receipt in belonging(event.receipts, lease)}
         if receipts:
             self._sizer.observe(len(receipts), sum(receipt.seconds for receipt in receipts.values()))
             yield Commit([(receipt, self._decide(receipt, now)) for receipt in receipts.values()])
-        self._returned.extend(_missing(lease, receipts))
+        self._returned.extend(missing(lease, receipts))
 
     def _complete(self, receipt: Receipt) -> Receipt:
         """Return *receipt* with its items: a process that died could not say how many it had."""
@@ -220,7 +220,7 @@ class RunState:
 
     def _take_piece_home(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[Instruction]:
         index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
-        receipt = next(iter(_belonging(receipts, lease)), None)
+        receipt = next(iter(belonging(receipts, lease)), None)
         if receipt is None:  # not run, and not to blame
             self._pieces.append((index, piece))
         else:
@@ -254,7 +254,7 @@ class RunState:
         if self._losses[index, piece] < self._rules.run_max_try:
             self._pieces.append((index, piece))
         else:
-            yield self._decide_piece(index, piece, _lost(lease, piece.items))
+            yield self._decide_piece(index, piece, lost(lease, piece.items))
 
     def _lose(self, name: str, now: float) -> Iterator[Instruction]:
         """Take back the leases of a node that is gone. One that was alone and running is charged a try."""
@@ -267,10 +267,10 @@ class RunState:
             if lease.piece is not None:
                 yield from self._lose_piece(lease)
             elif lease.count == 1 and position < node.ready:
-                receipt = _lost(lease, self._items_of(lease.start))
+                receipt = lost(lease, self._items_of(lease.start))
                 charged.append((receipt, self._decide(receipt, now)))
             else:
-                self._returned.extend(_pieces(lease, started=position < node.ready))
+                self._returned.extend(split(lease, started=position < node.ready))
         if charged:
             yield Commit(charged)
 
@@ -351,52 +351,3 @@ class RunState:
     def _lease(self, node: str, start: int, stop: int, attempt: int, piece: Piece | None = None) -> Lease:
         self._last_lease += 1
         return Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt, piece=piece)
-
-
-def _belonging(receipts: Iterable[Receipt], lease: Lease) -> Iterator[Receipt]:
-    """Yield the receipts of mini-batches that the lease holds, for the try that it stands for."""
-    for receipt in receipts:
-        if lease.start <= receipt.mini_batch < lease.stop and receipt.attempt == lease.attempt:
-            yield receipt
-
-
-def _missing(lease: Lease, receipts: dict[int, Receipt]) -> Iterator[tuple[int, int, int]]:
-    """Yield the ranges of a lease that have no receipt."""
-    if len(receipts) == lease.count:
-        return
-    start = lease.start
-    for index in [*sorted(receipts), lease.stop]:
-        if index > start:
-            yield start, index, lease.attempt
-        start = index + 1
-
-
-def _pieces(lease: Lease, *, started: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield a lost lease in smaller ones; one that had not begun comes back whole."""
-    step = max(1, -(-lease.count // _SPLIT)) if started else lease.count
-    for start in range(lease.start, lease.stop, step):
-        yield start, min(start + step, lease.stop), lease.attempt
-
-
-def _lost(lease: Lease, items: int) -> Receipt:
-    """Return the receipt of a try that was lost with its node; the dispatcher knows when it was sent."""
-    return Receipt(
-        mini_batch=lease.start,
-        attempt=lease.attempt,
-        outcome="lost",
-        items=items,
-        succeeded=0,
-        failed=items,
-        rows=0,
-        part="",
-        offset=0,
-        header=0,
-        length=0,
-        crc=0,
-        started=0.0,
-        seconds=0.0,
-        node=lease.node,
-        error_type="NodeLost",
-        error=f"node {lease.node} was lost while it ran this mini-batch",
-        fingerprint="lost",
-    )

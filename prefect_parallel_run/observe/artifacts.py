@@ -16,6 +16,7 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
+from prefect_parallel_run.failures import causes
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.logs import Logger, neutral
 from prefect_parallel_run.observe.progress import done_percent, sentence
@@ -68,7 +69,7 @@ class RunArtifacts:
         tally = ledger.tally()
         if self._progress is not None:
             self._update(tally)
-        causes = [
+        failures = [
             {
                 "cause": f"{cause.error_type}: {neutral(cause.error)[:300]}",
                 "outcome": cause.outcome,
@@ -77,11 +78,11 @@ class RunArtifacts:
                 "first mini-batch": cause.first_mini_batch,
                 "nodes": cause.nodes,
             }
-            for cause in ledger.causes()
+            for cause in causes(ledger)
         ]
-        if causes:
+        if failures:
             words = f"Failed tries of {self._step} by cause; tracebacks are in the log and in the ledger."
-            self._tell(lambda: create_table_artifact(causes, f"{self._key}-failures", words, _sync=True))  # type: ignore[call-arg]  # the same
+            self._tell(lambda: create_table_artifact(failures, f"{self._key}-failures", words, _sync=True))  # type: ignore[call-arg]  # the same
         text = self._summary(tally)
         self._tell(lambda: create_markdown_artifact(text, f"{self._key}-summary", f"Summary of {self._step}", _sync=True))  # type: ignore[call-arg]  # the same
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from prefect_parallel_run.dispatch.dispatcher import Observer
+from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.node.slot import StartFailure

@@ -13,8 +13,9 @@ from prefect_parallel_run.background import Background
 from prefect_parallel_run.child.row_groups import GROUPS
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError
+from prefect_parallel_run.failures import FailedMiniBatch, failed_mini_batches, first_failure
 from prefect_parallel_run.identity import listing_sha256
-from prefect_parallel_run.ledger import FailedMiniBatch, Ledger
+from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.output.append_row import Published, publish
 from prefect_parallel_run.output.parts import PartRange
 from prefect_parallel_run.plan import Plan
@@ -54,11 +55,11 @@ def reduce(task: Reduction) -> dict[str, Any]:
         write_failed_items(directory, ledger)
         breach = task.limits.first_breach(tally)
         if breach is not None:
-            raise LimitExceededError(*breach, str(directory.path), ledger.first_failure())
+            raise LimitExceededError(*breach, str(directory.path), first_failure(ledger))
         published: Published | None = None
         if task.target is not None:
             if tally.items and not tally.succeeded_items and not tally.rows:
-                raise NothingSucceededError(tally.items, str(directory.path), ledger.first_failure())
+                raise NothingSucceededError(tally.items, str(directory.path), first_failure(ledger))
             published = publish(
                 _watched(part_ranges(directory, ledger), task.heartbeat), task.target, task.row_format, directory.run_id
             )
@@ -118,7 +119,7 @@ def write_failed_items(directory: RunDirectory, ledger: Ledger) -> None:
     plan = Plan.open(directory.plan)
     try:
         with beside.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            for failed in ledger.failed():
+            for failed in failed_mini_batches(ledger):
                 for line in _failed_lines(failed, plan):
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()

@@ -75,7 +75,7 @@ def test_empty_files_among_others(workshop, kind):
         "parquet": TabularDataset.from_parquet_files,
         "jsonl": TabularDataset.from_json_lines_files,
     }[kind]
-    result = workshop.step("echo.py", inputs=make([folder]), error_threshold=0)()
+    result = workshop.step("echo.py", inputs=make([folder]), mini_batch_size="1MB", error_threshold=0)()
     assert lines(result) == ["1", "2", "3", "1", "2"]
     assert (result.mini_batches_total, result.items_total) == (2, 5)
 

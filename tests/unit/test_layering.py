@@ -21,6 +21,7 @@ ORDER = [
     "background",
     "records",
     "result",
+    "validation",
     "config_yaml",
     "config",
     "child",
@@ -34,6 +35,7 @@ ORDER = [
     "identity",
     "inputs",
     "ledger",
+    "failures",
     "changes",
     "carry_over",
     "node",
@@ -56,7 +58,7 @@ ORDER = [
 HEAVY = {
     "prefect": {"step", "cancellation", "observe.artifacts"},
     "dask": {"compute", "dispatch.dispatcher", "node"},
-    "distributed": {"compute", "dispatch.dispatcher", "node"},
+    "distributed": {"compute", "dispatch.calls", "dispatch.dispatcher", "node"},
 }
 STANDARD_LIBRARY_PLUS = {"numpy", "pandas", "pyarrow", "fsspec"}  # inside functions: for tables, and for stores
 

@@ -4,6 +4,7 @@ import sqlite3
 
 import pytest
 
+from prefect_parallel_run.failures import causes, failed_mini_batches, first_failure
 from prefect_parallel_run.ledger import Ledger, Place
 from prefect_parallel_run.records import Receipt
 
@@ -102,19 +103,19 @@ def test_failures_are_grouped_by_cause(ledger):
     """The most frequent first, with the first example of each."""
     ledger.commit([(receipt(i, outcome="raised"), "failed") for i in (3, 1)])
     ledger.commit([(receipt(2, outcome="died", fingerprint="f2", error_type="SIGKILL", error="killed"), "failed")])
-    causes = ledger.causes()
-    assert [(cause.fingerprint, cause.tries, cause.mini_batches, cause.first_mini_batch) for cause in causes] == [
+    found = causes(ledger)
+    assert [(cause.fingerprint, cause.tries, cause.mini_batches, cause.first_mini_batch) for cause in found] == [
         ("f1", 2, 2, 1),
         ("f2", 1, 1, 2),
     ]
-    assert causes[0].error == "bad 1\nmore"
-    assert ledger.first_failure() == "mini-batch 1: ValueError: bad 1"
+    assert found[0].error == "bad 1\nmore"
+    assert first_failure(ledger) == "mini-batch 1: ValueError: bad 1"
 
 
 def test_failed_has_mini_batches_that_returned_too_few_rows(ledger):
     """They succeeded, and some of their items did not."""
     ledger.commit([(receipt(0, succeeded=7, failed=3, rows=7), "succeeded"), (receipt(1, outcome="raised"), "failed")])
-    found = list(ledger.failed())
+    found = list(failed_mini_batches(ledger))
     assert [(one.mini_batch, one.state, one.failed) for one in found] == [(0, "succeeded", 3), (1, "failed", 10)]
 
 

@@ -141,11 +141,11 @@ def test_bytes_that_are_not_in_the_encoding_are_named(tmp_path):
     first, second, third = works(TabularDataset.from_delimited_files(tmp_path / "u.csv"), 1)
     assert Reader().read(first).value["t"].tolist() == ["abc"]
     assert Reader().read(third).value["t"].tolist() == ["x"]
-    with pytest.raises(BadRecord, match=r"u.csv, 1 records from 2 on: is not utf-8"):
+    with pytest.raises(BadRecord, match=r"u.csv, 1 records from 2 on: is not UTF-8"):
         Reader().read(second)
     (tmp_path / "w.csv").write_bytes(b"t\nabc\n\x81\n")
     works_ = works(TabularDataset.from_delimited_files(tmp_path / "w.csv", encoding="cp1252"), 1)
-    with pytest.raises(BadRecord, match=r"w.csv, 1 records from 2 on: is not cp1252"):
+    with pytest.raises(BadRecord, match=r"w.csv, 1 records from 2 on: is not CP1252"):
         Reader().read(works_[1])
     (tmp_path / "x.csv").write_bytes("t\nabc\n".encode("utf-16") + b"\x00")
     with pytest.raises(InputError, match=r"x.csv: cannot be read as delimited: is not utf-16"):

@@ -1,0 +1,34 @@
+"""Who is told what happens while a run is driven."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from prefect_parallel_run.node.settings import NodeFacts
+from prefect_parallel_run.node.slot import StartFailure
+from prefect_parallel_run.records import Breach, Receipt, Tally
+
+
+class Observer(Protocol):
+    """Who is told what happens; called in the flow process, between two events."""
+
+    def node_joined(self, facts: NodeFacts) -> None:
+        """A node opened."""
+
+    def node_left(self, node: str) -> None:
+        """A node was lost; what it was doing goes to others."""
+
+    def slot_failed(self, node: str, failure: StartFailure) -> None:
+        """A process could not be started, for good."""
+
+    def tried(self, receipt: Receipt, state: str) -> None:
+        """A try failed; *state* is where its mini-batch stands now."""
+
+    def progressed(self, tally: Tally) -> None:
+        """Counts changed, or time passed."""
+
+    def held(self, breach: Breach | None) -> None:
+        """New mini-batches are held back because of *breach*, or (None) handed out again."""
+
+    def warned(self, text: str) -> None:
+        """Something that is no failure should be known."""

@@ -1,0 +1,125 @@
+"""Validators of configuration fields: a wrong value is named with what is accepted; nothing is converted silently."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BeforeValidator, ValidationInfo
+
+from prefect_parallel_run.units import parse_size
+
+_FORBIDDEN_IN_FILE_NAMES = re.compile(r'[~"#%&*:<>?/\\{|}\x00-\x1f\x7f]')
+_LONGEST_FILE_NAME = 255  #: bytes, a file system's limit
+_LONGEST_SHOWN = 200  #: characters of a wrong value in an error
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it, not endless."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def accept(words: str, is_right: Callable[[Any], bool]) -> BeforeValidator:
+    """Return a validator that refuses a value with the value and what is accepted; nothing is converted."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if not is_right(value):
+            raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {words}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def is_int(value: Any) -> bool:
+    """True for a whole number; a truth value is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """True for a finite number."""
+    return (is_int(value) or isinstance(value, float)) and value == value and abs(value) != float("inf")  # noqa: PLR0124  NaN
+
+
+def at_least(least: int) -> BeforeValidator:
+    """Return a validator of whole numbers from *least* on."""
+    return accept(f"a whole number, {least} or more", lambda value: is_int(value) and value >= least)
+
+
+def optional(words: str, is_right: Callable[[Any], bool]) -> BeforeValidator:
+    """Return a validator that takes None too."""
+    return accept(f"{words}, or None", lambda value: value is None or is_right(value))
+
+
+def size(value: Any, info: ValidationInfo) -> Any:
+    """Return a size as a number; a text is digits, or digits and a unit."""
+    words = "a whole number above 0, digits, or digits and KB, MB or GB (no blanks, signs, fractions), or None"
+    number = value
+    if isinstance(value, str):
+        try:
+            number = parse_size(value)
+        except ValueError:
+            number = 0
+    if number is not None and not (is_int(number) and number > 0):
+        raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {words}")
+    return number
+
+
+def word(*words: str) -> BeforeValidator:
+    """Return a validator that takes any of *words* in any case and gives it as written here."""
+
+    def check(value: Any, info: ValidationInfo) -> str:
+        for word in words:
+            if isinstance(value, str) and value.lower() == word.lower():
+                return word
+        raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {', '.join(words)}, in any case")
+
+    return BeforeValidator(check)
+
+
+def file_name(value: Any, info: ValidationInfo) -> Any:
+    """Return the name of a result file."""
+    if value is None:
+        return None
+    reason = "a file name"
+    if isinstance(value, str):
+        if value in ("", ".", ".."):
+            reason = "a file name that is not empty, '.' or '..'"
+        elif _FORBIDDEN_IN_FILE_NAMES.search(value):
+            reason = r'a file name without control characters and without ~ " # % & * : < > ? / \ { | }'
+        elif len(value.encode("utf-8", "surrogatepass")) > _LONGEST_FILE_NAME:
+            reason = f"a file name of at most {_LONGEST_FILE_NAME} bytes"
+        else:
+            return value
+    raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {reason}, or None")
+
+
+def keys(value: Any, info: ValidationInfo) -> Any:
+    """Return partition keys."""
+    words = "a list of one or more different key names, or None"
+    is_right = value is None or (
+        isinstance(value, list)
+        and value
+        and all(isinstance(key, str) and key for key in value)
+        and len(set(value)) == len(value)
+    )
+    if not is_right:
+        raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {words}")
+    return value
+
+
+def variables(value: Any) -> Any:
+    """Return environment variables; an error names keys only, since values are secrets."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(  # noqa: TRY004  pydantic turns a ValueError into the field's error
+            f"environment_variables is a {type(value).__name__}; accepted: a mapping of names to texts"
+        )
+    for key, text in value.items():
+        if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+            raise ValueError(f"environment_variables has the name {shown(key)}; accepted: texts without '='")
+        if not isinstance(text, str) or "\0" in text:
+            raise ValueError(f"environment_variables[{key!r}] is a {type(text).__name__}; accepted: a text")
+    return value
