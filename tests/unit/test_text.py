@@ -148,7 +148,7 @@ def test_bytes_that_are_not_in_the_encoding_are_named(tmp_path):
     with pytest.raises(BadRecord, match=r"w.csv, 1 records from 2 on: is not CP1252"):
         Reader().read(works_[1])
     (tmp_path / "x.csv").write_bytes("t\nabc\n".encode("utf-16") + b"\x00")
-    with pytest.raises(InputError, match=r"x.csv: cannot be read as delimited: is not utf-16"):
+    with pytest.raises(InputError, match=r"x.csv: cannot be read as delimited: is not UTF-16"):
         works(TabularDataset.from_delimited_files(tmp_path / "x.csv", encoding="utf-16"), 1)
 
 
