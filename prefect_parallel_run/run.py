@@ -104,20 +104,7 @@ def run_step(
                     stack.callback(mirror.close)
                     Background("mirror", lambda _: mirror.begin()).wait(heartbeat)
                 _drive(spec, choice, ledger, cluster, watch, heartbeat)
-                if choice.check is not None:
-                    choice.check.wait(heartbeat)
-                _warn_of_replacing(spec, directory, watch)
-                reduction = Reduction(
-                    directory=directory,
-                    limits=failure_limits(spec.config),
-                    target=spec.target,
-                    result=spec.result,
-                    row_format=spec.config.result_format,
-                    identity=complete_description(directory)["identity"],
-                    output=spec.output,
-                    heartbeat=heartbeat,
-                )
-                receipt = reduce(reduction)
+                receipt = reduce(_reduction(spec, choice, watch, heartbeat))
             except BaseException as error:
                 _note_end(ledger, error)
                 if ledger.is_untouched() and not directory.plan.exists():  # nothing was begun
@@ -130,6 +117,23 @@ def run_step(
             Background("mirror", lambda _: mirror.finish()).wait(heartbeat)
             stack.callback(shutil.rmtree, directory.path, ignore_errors=True)  # all of it is in the store
         return _result(spec, directory, receipt, started, reused=False)
+
+
+def _reduction(spec: StepSpec, choice: Choice, watch: Watch, heartbeat: Callable[[], None]) -> Reduction:
+    """Return what the final reduction needs to know, once the inputs are known to be the planned ones."""
+    if choice.check is not None:
+        choice.check.wait(heartbeat)
+    _warn_of_replacing(spec, choice.directory, watch)
+    return Reduction(
+        directory=choice.directory,
+        limits=failure_limits(spec.config),
+        target=spec.target,
+        result=spec.result,
+        row_format=spec.config.result_format,
+        identity=complete_description(choice.directory)["identity"],
+        output=spec.output,
+        heartbeat=heartbeat,
+    )
 
 
 def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, watch: Watch) -> None:

@@ -127,7 +127,8 @@ class Mirror:
         with self._lock, tempfile.TemporaryDirectory(prefix="parallel_run_mirror_") as folder:
             snapshot = Path(folder, "ledger.sqlite")
             _copy_ledger(directory.ledger, snapshot)
-            for path in (directory.description, directory.plan, directory.spool):
+            plan = directory.plan if directory.plan.exists() else directory.spool
+            for path in (directory.description, plan):
                 self._send(path, path.name)
             for part in sorted(directory.parts.iterdir()):
                 self._send_part(part)
