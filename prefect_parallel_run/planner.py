@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from contextlib import suppress
 
 import pyarrow as pa
@@ -12,6 +13,8 @@ from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.plan import PlanSummary, Spool
 from prefect_parallel_run.planning import Planning, PlanWriter
 from prefect_parallel_run.run_directory import RunDirectory
+
+_FLUSH_EVERY = 0.1  #: s: what is planned is handed out that soon, in groups that are not too small to be worth it
 
 
 class Planner:
@@ -23,6 +26,7 @@ class Planner:
     def __init__(self, planning: Planning, directory: RunDirectory) -> None:
         self.plan = Spool(directory.spool)  #: what is planned so far
         self._directory = directory
+        self._next_flush = 0.0
         self._fresh: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         self._writer = PlanWriter(directory.plan, self._grow)
         self._work: Background[PlanSummary] = Background("planning", lambda beat: planning.write(self._writer, beat))
@@ -33,10 +37,12 @@ class Planner:
 
     def take(self) -> list[list[int]]:
         """Return the items of the mini-batches planned since the last call, in order, a list per group."""
-        try:
-            self._writer.flush()
-        except OSError as error:
-            raise OutputError(str(self._directory.path), f"cannot be written: {error.strerror or error}") from error
+        if time.monotonic() >= self._next_flush:
+            self._next_flush = time.monotonic() + _FLUSH_EVERY
+            try:
+                self._writer.flush()
+            except OSError as error:
+                raise OutputError(str(self._directory.path), f"cannot be written: {error.strerror or error}") from error
         taken = []
         while not self._fresh.empty():
             taken.append(self._fresh.get())
