@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Cut(NamedTuple):
@@ -73,6 +73,15 @@ class Receipt(NamedTuple):
     traceback: str = ""
     fingerprint: str = ""  #: equal for failures of one cause
     final: bool = False  #: the script asked for no further try
+
+    @classmethod
+    def of_failure(cls, mini_batch: int, attempt: int, outcome: str, *, items: int = -1, **facts: Any) -> Receipt:
+        """Return the receipt of a try that left no rows; *facts* are its fields from ``started`` on.
+
+        Without *items* (-1) the plan knows how many there were.
+        """
+        nothing = {"rows": 0, "part": "", "offset": 0, "header": 0, "length": 0, "crc": 0}
+        return cls(mini_batch, attempt, outcome, items, succeeded=0, failed=items, **{**nothing, **facts})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

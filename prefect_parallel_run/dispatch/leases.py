@@ -36,19 +36,11 @@ def split(lease: Lease, *, started: bool) -> Iterator[tuple[int, int, int]]:
 
 def lost(lease: Lease, items: int) -> Receipt:
     """Return the receipt of a try that was lost with its node; the dispatcher knows when it was sent."""
-    return Receipt(
-        mini_batch=lease.start,
-        attempt=lease.attempt,
-        outcome="lost",
+    return Receipt.of_failure(
+        lease.start,
+        lease.attempt,
+        "lost",
         items=items,
-        succeeded=0,
-        failed=items,
-        rows=0,
-        part="",
-        offset=0,
-        header=0,
-        length=0,
-        crc=0,
         started=0.0,
         seconds=0.0,
         node=lease.node,

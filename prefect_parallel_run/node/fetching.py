@@ -40,19 +40,10 @@ class Fetched(NamedTuple):
         changed = isinstance(self.error, InputChanged)  # the plan is frozen: no try could help
         name, text = type(self.error).__name__, str(self.error)
         return tuple(
-            Receipt(
-                mini_batch=self.work.mini_batch,
-                attempt=self.work.attempt,
-                outcome="input_changed" if changed else "raised",
-                items=-1,  # the plan knows
-                succeeded=0,
-                failed=-1,
-                rows=0,
-                part="",
-                offset=0,
-                header=0,
-                length=0,
-                crc=0,
+            Receipt.of_failure(
+                self.work.mini_batch,
+                self.work.attempt,
+                "input_changed" if changed else "raised",
                 started=time.time(),
                 seconds=0.0,
                 node=node,

@@ -258,19 +258,10 @@ class Slot:
     def _charge(self, work: Work, verdict: _Verdict, stacks: str, begun: float, pid: int) -> tuple[Any, ...]:
         seconds = max(time.monotonic() - begun, 0.0)
         return tuple(
-            Receipt(
-                mini_batch=work.mini_batch,
-                attempt=work.attempt,
-                outcome=verdict.outcome,
-                items=-1,  # the plan knows
-                succeeded=0,
-                failed=-1,
-                rows=0,
-                part="",
-                offset=0,
-                header=0,
-                length=0,
-                crc=0,
+            Receipt.of_failure(
+                work.mini_batch,
+                work.attempt,
+                verdict.outcome,
                 started=time.time() - seconds,
                 seconds=seconds,
                 node=self._settings.node,
