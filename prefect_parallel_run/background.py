@@ -13,7 +13,7 @@ _GLANCE = 0.1  #: s between two heartbeats while somebody waits
 _STOPPING = 5.0  #: s for the work to notice that nobody wants it any more
 
 
-class Unwanted(Exception):  # noqa: N818  no error: it only ends the thread
+class Unwanted(BaseException):
     """Nobody waits for the work any more."""
 
 
@@ -33,9 +33,13 @@ class Background(Generic[T]):
         return True
 
     def wait(self, heartbeat: Callable[[], None]) -> T:
-        """Return what the work returns; *heartbeat* is called meanwhile."""
+        """Return what the work returns; *heartbeat* is called meanwhile, and when it raises the work is stopped."""
         while not wait_for([self._outcome], timeout=_GLANCE).done:
-            heartbeat()
+            try:
+                heartbeat()
+            except BaseException:
+                self.stop()
+                raise
         return self._outcome.result()
 
     def stop(self) -> None:

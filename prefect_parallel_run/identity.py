@@ -51,7 +51,7 @@ def world(
 
     Returns:
         ``identity`` (its parts, values that can be compared), and what they were made of, to name differences: ``code``
-        (SHA-256 by file) and ``shaping`` (the configuration's fields).
+        (SHA-256 by file), ``shaping`` (the configuration's fields) and ``key_id`` (tells one machine's key from another's).
     """
     shown, code = shaping(config), code_files(config)
     variables = config.environment_variables
@@ -64,7 +64,7 @@ def world(
         "side_inputs": {name: _place_facts(path) for name, path in side_inputs.items()},
         "environment_variables": hmac.new(key, text.encode(), "sha256").hexdigest() if variables else "",
     }
-    return {"identity": parts, "code": code, "shaping": shown}
+    return {"identity": parts, "code": code, "shaping": shown, "key_id": hashlib.sha256(key).hexdigest()[:12]}
 
 
 def with_plan(facts: dict[str, Any], summary: PlanSummary) -> dict[str, Any]:

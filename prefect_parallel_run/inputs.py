@@ -61,8 +61,12 @@ def resolve_output(output: Any, *, required: bool) -> str | None:
         if required:
             raise OutputError("None", "append_row needs an output folder; pass output=…")
         return None
-    place = absolute(output)
+    try:
+        place = absolute(output)
+    except InputError as error:
+        raise OutputError(error.path, error.reason) from None
     if is_remote(place):
+        place = place.rstrip("/")
         with told(place, "reached"):
             store_of(place)
     elif Path(place).exists() and not Path(place).is_dir():
@@ -129,9 +133,8 @@ def fill_placeholders(
 
 def _place(value: Any) -> str:
     """Return the one path or URL that stands for a dataset, or for a path."""
-    if isinstance(value, str | os.PathLike):
-        return absolute(value)
-    paths = [absolute(path) for path in value.paths]
+    paths = [absolute(path) for path in ([value] if isinstance(value, str | os.PathLike) else value.paths)]
+    paths = [path.rstrip("/") or "/" for path in paths]
     if len(paths) == 1:
         return paths[0]
     shared = os.path.commonprefix([f"{path}/" for path in paths])  # noqa: RUF071  cut at a slash

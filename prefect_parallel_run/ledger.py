@@ -300,6 +300,14 @@ class Ledger:
         )
         return map(Place._make, self.rows(query))
 
+    def committed_bytes(self) -> dict[str, int]:
+        """Return how far each part holds rows that are committed: these bytes never change."""
+        query = (
+            "SELECT part, MAX(stop) FROM (SELECT part, offset + length AS stop FROM mini_batches WHERE part <> ''"
+            " UNION ALL SELECT part, offset + length FROM pieces WHERE part <> '') GROUP BY part"
+        )
+        return dict(self.rows(query))
+
     def rows(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """Yield what a query finds; memory stays flat."""
         cursor = self._connection.execute(query, values)

@@ -113,13 +113,13 @@ class Plan(PlanReader):
         self._path = path
         try:
             with path.open("rb") as source, pq.ParquetFile(source) as file:
-                metadata = file.metadata
+                self._metadata = file.metadata  # parsed once: a plan of millions has thousands of groups
         except (OSError, pa.ArrowException) as error:
             raise OutputError(str(path), f"is no plan that can be read: {error}") from error
-        self.summary = PlanSummary(**json.loads(metadata.metadata[SUMMARY]))
+        self.summary = PlanSummary(**json.loads(self._metadata.metadata[SUMMARY]))
         starts = [0]
-        for number in range(metadata.num_row_groups):
-            starts.append(starts[-1] + metadata.row_group(number).num_rows)
+        for number in range(self._metadata.num_row_groups):
+            starts.append(starts[-1] + self._metadata.row_group(number).num_rows)
         super().__init__(starts)
 
     @classmethod
@@ -141,7 +141,7 @@ class Plan(PlanReader):
         return total.hexdigest()
 
     def _load(self, number: int) -> pa.Table:
-        with self._path.open("rb") as source, pq.ParquetFile(source) as file:
+        with self._path.open("rb") as source, pq.ParquetFile(source, metadata=self._metadata) as file:
             return file.read_row_group(number)
 
 

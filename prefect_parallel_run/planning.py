@@ -141,6 +141,7 @@ class PlanWriter:
         self._held = 0
         self._count = self.items = self._size = 0
         self._lock = threading.Lock()
+        self._is_closed = True
 
     def __enter__(self) -> PlanWriter:
         try:
@@ -148,10 +149,12 @@ class PlanWriter:
         except OSError as error:
             raise self._unwritable(error) from error
         self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        self._is_closed = False
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        with suppress(OSError):  # in place already, or a full disk; must not hide the first error
+        with self._lock, suppress(OSError):  # in place already, or a full disk; must not hide the first error
+            self._is_closed = True
             self._writer.close()
             self._file.close()
         with suppress(OSError):
@@ -190,7 +193,7 @@ class PlanWriter:
         return summary
 
     def _flush(self) -> None:
-        if self._rows:
+        if self._rows and not self._is_closed:
             self._hash.update(b"".join(content(name, items, work) for _, name, items, _, work in self._rows))
             columns = [
                 pa.array(column, field.type) for column, field in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)

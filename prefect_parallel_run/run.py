@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack, suppress
@@ -33,10 +34,10 @@ from prefect_parallel_run.planner import Planner
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.run_choice import Choice, Resumption, complete_description, find_or_make, take_up
-from prefect_parallel_run.run_directory import RunDirectory, read_json, runs_below
+from prefect_parallel_run.run_directory import FOLDER, RunDirectory, read_json, runs_below
 from prefect_parallel_run.spec import StepSpec, failure_limits
-from prefect_parallel_run.stores.mirror import Mirror
-from prefect_parallel_run.stores.objects import size_of
+from prefect_parallel_run.stores.mirror import Mirror, is_copied
+from prefect_parallel_run.stores.objects import names_below, read, size_of
 
 _MOST_LEASE_BYTES = 2_000_000  #: of work texts in one message
 _MOST_PER_LEASE = 5_000
@@ -95,16 +96,20 @@ def run_step(
         choice = find_or_make(spec, now, heartbeat) if resumption is None else take_up(spec, now, resumption, heartbeat)
         stack.callback(choice.close)
         directory = choice.directory
-        if choice.lock is None:
-            return _result(spec, directory, read_json(directory.receipt), started, reused=True)
         mirror = None if spec.store is None else Mirror(directory, spec.place_of(directory), watch.warned)
+        if choice.lock is None:
+            if mirror is not None and not is_copied(directory):
+                _bring_up(mirror, directory, heartbeat, stack)
+            return _result(spec, directory, read_json(directory.receipt), started, reused=True)
+        beat = heartbeat if mirror is None else _both(heartbeat, mirror.raise_if_lost)
         with Ledger(directory.ledger) as ledger:
             try:
+                drive = _count_drive(ledger, spec)  # before anything of it goes up
                 if mirror is not None:
                     stack.callback(mirror.close)
-                    Background("mirror", lambda _: mirror.begin()).wait(heartbeat)
-                _drive(spec, choice, ledger, cluster, watch, heartbeat)
-                receipt = reduce(_reduction(spec, choice, watch, heartbeat))
+                    Background("mirror", mirror.begin).wait(heartbeat)
+                _drive(spec, choice, ledger, drive, cluster, watch, beat)
+                receipt = reduce(_reduction(spec, choice, watch, beat))
             except BaseException as error:
                 _note_end(ledger, error)
                 if ledger.is_untouched() and not directory.plan.exists():  # nothing was begun
@@ -114,9 +119,31 @@ def run_step(
                 raise
             ledger.note(status="succeeded", reason="")
         if mirror is not None:
-            Background("mirror", lambda _: mirror.finish()).wait(heartbeat)
-            stack.callback(shutil.rmtree, directory.path, ignore_errors=True)  # all of it is in the store
+            _bring_up(mirror, directory, beat, stack)
         return _result(spec, directory, receipt, started, reused=False)
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def beat() -> None:
+        first()
+        second()
+
+    return beat
+
+
+def _bring_up(mirror: Mirror, directory: RunDirectory, heartbeat: Callable[[], None], stack: ExitStack) -> None:
+    """Have the copy of a finished run made whole, and the one on this machine removed at the end."""
+    Background("mirror", mirror.finish).wait(heartbeat)
+    stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
+
+
+def _count_drive(ledger: Ledger, spec: StepSpec) -> int:
+    """Note that the run is driven once more, and return how often that makes."""
+    before = ledger.facts()
+    drive = int(before.get("drives", "0")) + 1
+    tries = max(spec.config.run_max_try, int(before.get("run_max_try", "0")))
+    ledger.note(status="running", drives=str(drive), run_max_try=str(tries))
+    return drive
 
 
 def _reduction(spec: StepSpec, choice: Choice, watch: Watch, heartbeat: Callable[[], None]) -> Reduction:
@@ -127,7 +154,7 @@ def _reduction(spec: StepSpec, choice: Choice, watch: Watch, heartbeat: Callable
     return Reduction(
         directory=choice.directory,
         limits=failure_limits(spec.config),
-        target=spec.target,
+        target=spec.target_of(choice.directory),
         result=spec.result,
         row_format=spec.config.result_format,
         identity=complete_description(choice.directory)["identity"],
@@ -141,13 +168,24 @@ def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, watch: Watch) ->
     if spec.result is None or size_of(spec.result) is None:
         return
     prefix = directory.run_id.rpartition("-")[0].rpartition("-")[0]  # without time and token: the same step again
-    for other in runs_below(spec.runs, ""):
-        if not other.run_id.startswith(prefix) and other.receipt.exists():
-            if read_json(other.receipt)["output_file"] == spec.result:
-                watch.warned(
-                    f"{spec.result} is the result of run {other.run_id}, and is replaced; give each step its own output"
-                )
+    for run_id, receipt in _receipts(spec):
+        if not run_id.startswith(prefix):
+            if receipt["output_file"] == spec.result:
+                watch.warned(f"{spec.result} is the result of run {run_id}, and is replaced; give each step its own output")
             return
+
+
+def _receipts(spec: StepSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and receipt of the finished runs of an output, the newest first."""
+    if spec.store is None:
+        for found in runs_below(spec.runs, ""):
+            if found.receipt.exists():
+                yield found.run_id, read_json(found.receipt)
+        return
+    copies = f"{spec.store}/{FOLDER}"
+    for name in sorted(names_below(copies), key=lambda name: name.rsplit("-", 2)[1:], reverse=True):  # by time
+        with suppress(FileNotFoundError):  # not finished
+            yield name.rstrip("/"), json.loads(read(f"{copies}/{name}receipt.json"))
 
 
 def _note_end(ledger: Ledger, error: BaseException) -> None:
@@ -201,6 +239,7 @@ def _drive(
     spec: StepSpec,
     choice: Choice,
     ledger: Ledger,
+    drive: int,
     cluster: _Opening,
     watch: Watch,
     heartbeat: Callable[[], None],
@@ -215,10 +254,6 @@ def _drive(
         remainder = ledger.remainder()
         if remainder.tally.finished == remainder.tally.planned:
             return  # only the reduction was missing
-    before = ledger.facts()
-    drive = int(before.get("drives", "0")) + 1
-    tries = max(config.run_max_try, int(before.get("run_max_try", "0")))
-    ledger.note(status="running", drives=str(drive), run_max_try=str(tries))
     opened = cluster.wait()
     if planner is not None:
         plan = planner.plan
@@ -238,13 +273,7 @@ def _drive(
     state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
     settings = _node_settings(spec, directory, drive, opened.slots, remainder.tally)
     watch.began(directory, remainder.tally, opened.dashboard)
-    check = choice.check
-
-    def beat() -> None:
-        heartbeat()
-        if check is not None:
-            check.raise_if_failed()
-
+    beat = heartbeat if choice.check is None else _both(heartbeat, choice.check.raise_if_failed)
     growth = planner if remainder.tally.is_growing else None
     try:
         Dispatcher(opened.client, settings, plan, ledger, state, watch, beat, opened.discard, growth).run()
@@ -281,7 +310,7 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, slots: i
         run_directory=str(directory.path),
         modules=spec.datasets[0].modules,
         fetches=spec.fetches,
-        keep_rows=spec.target is not None,
+        keep_rows=spec.result is not None,
         row_format=config.result_format,
         row_header=config.append_row_header,
         logging_level=config.logging_level,
@@ -301,7 +330,7 @@ def _result(
         run_id=directory.run_id,
         output=spec.output,
         output_file=receipt["output_file"],
-        output_format=spec.config.result_format if spec.target is not None else None,
+        output_format=spec.config.result_format if spec.result is not None else None,
         run_directory=spec.place_of(directory),
         receipt=f"{spec.place_of(directory)}/{directory.receipt.name}",
         mini_batches_total=mini_batches["total"],

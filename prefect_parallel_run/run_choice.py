@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from prefect_parallel_run.background import Background
 from prefect_parallel_run.carry_over import carry_over
 from prefect_parallel_run.changes import differences, input_differences, some
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.errors import InputChangedError, LimitExceededError, OutputError
+from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError, OutputError
 from prefect_parallel_run.identity import digest, listing_sha256, with_plan
 from prefect_parallel_run.input_check import InputCheck
 from prefect_parallel_run.ledger import Ledger
@@ -69,21 +71,19 @@ def find_or_make(spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> C
         Background("pulling", lambda _: pull_runs(copies, prefix, spec.runs)).wait(heartbeat)
     earlier = [found for found in runs_below(spec.runs, _prefix(spec, now)) if spec.allow_reuse or not found.receipt.exists()]
     if not earlier:
-        return _begin(spec, now)
+        return _begin(spec, now, heartbeat)
     inputs = Background("listing", lambda beat: inputs_sha256(spec.datasets, beat)).wait(heartbeat)
     for found in earlier:
         if _inputs_of(found) == inputs:
             if not found.receipt.exists():
-                lock = found.lock()
-                if _can_go_on(found, spec):
+                if (lock := _taken(found, spec)) is not None:
                     return Choice(directory=found, lock=lock)
-                lock.release()
             elif _may_be_reused(read_json(found.receipt), spec):
                 return Choice(directory=found, lock=None)
     for found in earlier:
         if _inputs_of(found) is None:
             return _go_on_planning(found, spec, now, heartbeat)
-    return _begin(spec, now)
+    return _begin(spec, now, heartbeat)
 
 
 def _inputs_of(directory: RunDirectory) -> str | None:
@@ -112,6 +112,7 @@ def take_up(spec: StepSpec, now: dict[str, Any], resumption: Resumption, heartbe
             choice = _plan_again(spec, now, resumption, lock, heartbeat)
         else:
             _refuse(old, _differences(old, now, spec))
+            _check_partitions(old)
             choice = Choice(directory=old, lock=lock, check=InputCheck(old, spec))
         return _grant(choice, heartbeat) if resumption.retry_failed else _finished(choice, spec, heartbeat)
     except BaseException:
@@ -124,14 +125,26 @@ def _refuse(directory: RunDirectory, changes: tuple[str, ...]) -> None:
         raise InputChangedError(str(directory.path), changes)
 
 
+def _check_partitions(directory: RunDirectory) -> None:
+    """Raise InputError when the run reads a table that was partitioned on another machine's disk."""
+    first = next(Plan.open(directory.plan).mini_batches(0, 1), None)
+    for table in json.loads(first.work).get("tables", [])[:1] if first is not None else ():
+        if f"/{FOLDER}/partitions/" in table["path"] and not Path(table["path"]).exists():
+            words = "was written where the run was begun, for its partition_keys; go on there, or use partition_by beforehand"
+            raise InputError(table["path"], words)
+
+
 def _differences(old: RunDirectory, now: dict[str, Any], spec: StepSpec) -> tuple[str, ...]:
     """Return what is different; the inputs are looked at here only when something else is, to name all at once."""
     found = list(differences(old.facts(), now))
     return some([*found, *input_differences(Plan.open(old.plan).mini_batches(), spec.datasets)]) if found else ()
 
 
-def _begin(spec: StepSpec, now: dict[str, Any]) -> Choice:
-    """Return a new run whose input is planned from now on."""
+def _begin(spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
+    """Return a new run whose input is planned from now on; beforehand where the script could write among its inputs."""
+    if spec.writes_into_inputs:
+        directory, lock = _make(spec, now, _plan(spec, heartbeat))
+        return Choice(directory=directory, lock=lock)
     directory, lock = _new(spec, now)
     Ledger.create(directory.ledger, ()).close()
     write_json(directory.description, _description(spec, now))  # last: a run directory without it was never begun
@@ -140,20 +153,32 @@ def _begin(spec: StepSpec, now: dict[str, Any]) -> Choice:
 
 def _go_on_planning(found: RunDirectory, spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
     """Return a run that ended while its input was being planned; a new one when that has changed meanwhile."""
-    lock = found.lock()
+    lock = _taken(found, spec)
+    if lock is None:
+        return _begin(spec, now, heartbeat)
     try:
-        if _can_go_on(found, spec):
-            planned = _plan(spec, heartbeat)
-            if _complete(found, planned):
-                return Choice(directory=found, lock=lock)
-            lock.release()
-            directory, lock = _make(spec, now, planned)
-            return Choice(directory=directory, lock=lock)
-        lock.release()
+        planned = _plan(spec, heartbeat)
+        if _complete(found, planned):
+            return Choice(directory=found, lock=lock)
     except BaseException:
         lock.release()
         raise
-    return _begin(spec, now)
+    lock.release()
+    directory, lock = _make(spec, now, planned)
+    return Choice(directory=directory, lock=lock)
+
+
+def _taken(directory: RunDirectory, spec: StepSpec) -> RunLock | None:
+    """Return the lock of a run that can be gone on with; None for one that cannot."""
+    lock = directory.lock()
+    try:
+        if _can_go_on(directory, spec):
+            return lock
+    except BaseException:
+        lock.release()
+        raise
+    lock.release()
+    return None
 
 
 def _plan_again(spec: StepSpec, now: dict[str, Any], resumption: Resumption, lock: RunLock, heartbeat: Heartbeat) -> Choice:
@@ -288,6 +313,8 @@ def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
     """True for a run that was interrupted; one that was given up goes on only under limits that forgive what failed."""
     with Ledger(directory.ledger) as ledger:
         tally = ledger.tally()
+        if not directory.plan.exists():  # more would have come
+            tally = replace(tally, all_scheduled=False)
         return failure_limits(spec.config).first_breach(tally) is None and (
             ledger.facts().get("status") != "failed" or tally.finished < tally.planned
         )
@@ -312,7 +339,9 @@ def _breach(receipt: dict[str, Any], spec: StepSpec) -> Breach | None:
 def _is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
     """True when the result is there, byte for byte; of a summary_only step, when all files in its output are as they were."""
     if receipt["output_file"] is None:
-        return spec.output is None or receipt.get("output_listing") == listing_sha256(spec.output)
+        with suppress(InputError):  # it is gone
+            return spec.output is None or receipt.get("output_listing") == listing_sha256(spec.output)
+        return False
     place = str(receipt["output_file"])
     if is_remote(place):  # an object with the same ETag is the same, and need not be read
         return exists(place) and facts(place) == (int(receipt["bytes"]), str(receipt["version"]))

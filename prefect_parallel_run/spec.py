@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,13 +64,26 @@ class StepSpec:
         return f"{self.output}/{name}" if self.output is not None and name is not None else None
 
     @property
-    def target(self) -> Path | None:
+    def writes_into_inputs(self) -> bool:
+        """True when what the script writes to the output may lie where inputs are listed."""
+        roots = [_literal(path) for dataset in self.datasets for path in dataset.paths]
+        return self.output is not None and any(f"{self.output}/".startswith(root) for root in roots)
+
+    def target_of(self, directory: RunDirectory) -> Path | None:
         """Return the file of this machine in which the result is put together."""
-        return None if self.result is None else self.runs.parent / str(self.config.result_file_name)
+        if self.result is None or self.output is None:
+            return None
+        return Path(self.result) if self.store is None else directory.path / str(self.config.result_file_name)
 
     def place_of(self, directory: RunDirectory) -> str:
         """Return the path or URL of a run directory, as users see it."""
         return str(directory.path) if self.store is None else f"{self.store}/{FOLDER}/{directory.run_id}"
+
+
+def _literal(path: str) -> str:
+    """Return the folder that a path, folder, pattern or URL begins with, with a slash at its end."""
+    magic = re.search(r"[*?\[]", path)
+    return f"{path.rstrip('/')}/" if magic is None else path[: path.rindex("/", 0, magic.start()) + 1]
 
 
 def failure_limits(config: ParallelRunConfig) -> FailureLimits:

@@ -8,7 +8,10 @@ import os
 from typing import Any, BinaryIO, Dict, Tuple, Union, cast
 
 Version = Union[int, str]  #: modification time in ns of a file, ETag (or what the store has like it) of an object
-_VERSIONS = ("ETag", "etag", "generation", "md5Hash", "mtime", "last_modified", "LastModified", "modified", "created")
+_VERSIONS: "Tuple[str, ...]" = (
+    *("ETag", "etag", "generation", "md5Hash", "Content-MD5", "Digest", "sha"),
+    *("mtime", "last_modified", "LastModified", "Last-Modified", "modified", "modificationTime", "created"),
+)
 
 
 class InputChanged(Exception):  # noqa: N818  its name is shown to the user as the error's type
@@ -53,7 +56,10 @@ def read_range(path: str, start: int, stop: int) -> bytes:
     """Return bytes *start* to *stop* of the file at *path*."""
     if is_remote(path):
         store, name = store_of(path)
-        return bytes(store.cat_file(name, start=start, end=stop))
+        data = bytes(store.cat_file(name, start=start, end=stop))
+        if len(data) != stop - start:
+            raise OSError(f"{len(data)} bytes came where {stop - start} were asked for: the store cannot give parts of it")
+        return data
     with open(path, "rb") as file:
         file.seek(start)
         return file.read(stop - start)

@@ -2,7 +2,7 @@
 
 from typing import Any, Sequence
 
-_PANDAS = {"int": "int64", "float": "float64", "bool": "bool", "bool_or_null": "object"}
+_PANDAS = {"int": "int64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
 
 
 def of_one_type(frame: Any, kinds: Sequence[str]) -> Any:

@@ -96,10 +96,22 @@ def given_paths(paths: PathLike | Iterable[PathLike]) -> list[str]:
 
 
 def absolute(path: PathLike) -> str:
-    """Return a path as an absolute text; a ``file://`` URL becomes a path, another URL stays."""
+    """Return a path as an absolute text; a ``file://`` URL becomes a path, another URL stays.
+
+    Raises:
+        InputError: A URL holds a password, is a chain of several, or names nothing.
+    """
     text = os.fspath(path)
     if text.startswith(("file://", "local://")):
-        text = unquote(urlsplit(text).path)
-    if is_remote(text):
-        return text.rstrip("/")
-    return os.path.normpath(Path(text).absolute()) if text else ""
+        text = unquote(text.partition("://")[2])
+    if not is_remote(text):
+        return os.path.normpath(Path(text).absolute()) if text else ""
+    if urlsplit(text).password is not None:
+        raise InputError(
+            f"{text.partition('://')[0]}://…", "holds a password, which would be written down; set it in the environment"
+        )
+    if "::" in text:
+        raise InputError(text, "is a chain of URLs; pass a single one")
+    if not text.partition("://")[2].strip("/"):
+        raise InputError(text, "names nothing in the store")
+    return text

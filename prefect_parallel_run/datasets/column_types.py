@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
+_LARGE = 2**63
 INT, FLOAT, BOOL, BOOL_OR_NULL, TEXT, NULL, OTHER = "int", "float", "bool", "bool_or_null", "text", "null", "other"
 
 
@@ -39,9 +41,15 @@ def _kind(column: pd.Series) -> str:
 def kinds_in_lines(data: bytes) -> dict[str, set[str]]:
     """Return what is found in each column of some lines of JSON; lines that are no objects are left out."""
     try:
-        return _kinds_in_table(pa_json.read_json(io.BytesIO(data)))
+        table = pa_json.read_json(io.BytesIO(data))
     except pa.ArrowException:  # two types in a column, a broken line, a key that comes twice: Python's own reader knows better
         return _kinds_in_rows(_objects(data))
+    return _kinds_in_rows(_objects(data)) if any(map(_has_large, table.columns)) else _kinds_in_table(table)
+
+
+def _has_large(column: pa.ChunkedArray) -> bool:
+    """True when a fraction may be a whole number of more than 64 bits, for which Arrow has no other type."""
+    return pa.types.is_floating(column.type) and bool(pc.any(pc.greater_equal(pc.abs(column), float(_LARGE))).as_py())
 
 
 def _objects(data: bytes) -> Iterator[dict[str, object]]:
@@ -75,16 +83,23 @@ def _json_kind(kind: pa.DataType) -> str:
 
 def _kinds_in_rows(rows: Iterable[Mapping[str, object]]) -> dict[str, set[str]]:
     """Return the same for objects that Python has read."""
-    names = {int: INT, float: FLOAT, bool: BOOL, str: TEXT, type(None): NULL}
     found: dict[str, set[str]] = {}
     counts: dict[str, int] = {}
     total = 0
     for row in rows:
         total += 1
         for name, value in row.items():
-            found.setdefault(name, set()).add(names.get(type(value), OTHER))
+            found.setdefault(name, set()).add(_kind_of(value))
             counts[name] = counts.get(name, 0) + 1
     return {name: kinds | ({NULL} if counts[name] < total else set()) for name, kinds in found.items()}
+
+
+def _kind_of(value: object) -> str:
+    """Return the kind of a value that Python has read; a whole number of more than 64 bits is one of its own objects."""
+    if type(value) is int and not -_LARGE <= value < _LARGE:
+        return OTHER
+    names = {int: INT, float: FLOAT, bool: BOOL, str: TEXT, type(None): NULL}
+    return names.get(type(value), OTHER)
 
 
 def together(kinds: Iterable[str]) -> str:

@@ -27,27 +27,22 @@ def list_store(url: str) -> Iterator[StoredObject]:
         InputError: There is none, or the store refuses.
     """
     with _told(url):
-        store, name = store_of(url)
-        store.invalidate_cache()
-        name = name.rstrip("/")
-        info = _info(store, name)
-        if info is None and glob.has_magic(name):
-            yield from _matching(store, name)
-        elif info is None:
-            raise InputError(url, "does not exist")
-        elif info["type"] == "directory":
-            yield from _below(store, f"{name}/", depth=None)
+        place = _Place.of(url)
+        info = None if url.endswith("/") else place.info()
+        if info is not None and info["type"] != "directory":
+            yield place.object(place.name, info)
+        elif info is None and glob.has_magic(place.name):
+            yield from _matching(place)
         else:
-            yield _object(store, name, info)
+            yield from _all_below(place, is_there=info is not None)
 
 
 def look(url: str) -> StoredObject | None:
     """Return the one object that *url* names; None when there is none. Raises InputError when the store refuses."""
     with _told(url):
-        store, name = store_of(url)
-        store.invalidate_cache()
-        info = _info(store, name)
-    return None if info is None or info["type"] == "directory" else _object(store, name, info)
+        place = _Place.of(url)
+        info = place.info()
+        return None if info is None or info["type"] == "directory" else place.object(place.name, info)
 
 
 @contextmanager
@@ -61,43 +56,77 @@ def _told(url: str) -> Iterator[None]:
         raise InputError(url, f"cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _info(store: Any, name: str) -> dict[str, Any] | None:
-    if glob.has_magic(name.partition("/")[0]):  # a bucket is no pattern, and some stores refuse to look for one
-        return None
-    try:
-        info: dict[str, Any] = store.info(name)
-    except FileNotFoundError:
-        return None
-    return info
+class _Place(NamedTuple):
+    """A URL, taken apart."""
+
+    store: Any  #: fsspec's file system
+    name: str  #: there, without a slash at its end
+    prefix: str  #: makes a URL of a name
+
+    @classmethod
+    def of(cls, url: str) -> _Place:
+        store, name = store_of(url)
+        store.invalidate_cache()
+        name = name.rstrip("/")
+        given = url.rstrip("/")
+        if glob.has_magic(name.lstrip("/").partition("/")[0]):
+            raise InputError(url, "has a pattern where the bucket, or the first folder, should stand")
+        return cls(store, name, given[: -len(name)] if name and given.endswith(name) else "")
+
+    def info(self) -> dict[str, Any] | None:
+        try:
+            info: dict[str, Any] = self.store.info(self.name)
+        except FileNotFoundError:
+            return None
+        return info
+
+    def object(self, name: str, info: dict[str, Any]) -> StoredObject:
+        """Return an object; one whose URL would mean something else, or that cannot be told from another, is refused."""
+        url = f"{self.prefix}{name}" if self.prefix else str(self.store.unstrip_protocol(name))
+        version = version_in(info)
+        if any(odd in name for odd in _ODD):
+            raise InputError(
+                url, f"has one of {', '.join(_ODD)} in its name, which the store's library takes for something else"
+            )
+        if info["size"] is None or not version:
+            raise InputError(url, "cannot be told from a changed one: its store gives no size, or neither ETag nor time")
+        return StoredObject(url, info["size"], version)
 
 
-def _object(store: Any, name: str, info: dict[str, Any]) -> StoredObject:
-    return StoredObject(store.unstrip_protocol(name), info["size"] or 0, version_in(info))
+def _all_below(place: _Place, *, is_there: bool) -> Iterator[StoredObject]:
+    """Yield the objects below a folder; raises InputError when there is no such folder."""
+    for found in _below(place, f"{place.name}/", depth=None):
+        is_there = True
+        yield found
+    if not is_there:
+        raise InputError(f"{place.prefix}{place.name}", "does not exist")
 
 
-def _matching(store: Any, pattern: str) -> Iterator[StoredObject]:
+def _matching(place: _Place) -> Iterator[StoredObject]:
     from fsspec.utils import glob_translate  # noqa: PLC0415  only patterns need it
 
+    pattern = place.name
     matches = re.compile(glob_translate(pattern)).match
     magic = re.search(r"[*?\[]", pattern)
     literal = pattern[: magic.start()] if magic else pattern
     depth = None if "**" in pattern else pattern.count("/") - literal.count("/")
-    for found in _below(store, literal, depth):
-        if matches(store_of(found.url)[1]):
+    for found in _below(place, literal, depth):
+        if matches(found.url[len(place.prefix) :]):
             yield found
 
 
-def _below(store: Any, start: str, depth: int | None) -> Iterator[StoredObject]:
+def _below(place: _Place, start: str, depth: int | None) -> Iterator[StoredObject]:
     """Yield the objects whose names begin with *start*, at most *depth* folders below its last slash; no hidden ones."""
     folder = start[: start.rindex("/") + 1]
-    protocols = (store.protocol,) if isinstance(store.protocol, str) else store.protocol
-    found = _pages(store, start, depth) if "s3" in protocols else _walk(store, folder, depth)
+    protocols = (place.store.protocol,) if isinstance(place.store.protocol, str) else place.store.protocol
+    found = _pages(place.store, start, depth) if "s3" in protocols else _walk(place.store, folder, depth)
     for name, info in found:
         below = name[len(folder) :].split("/")
         if name.startswith(start) and not any(segment.startswith(".") or segment == _OWN_FOLDER for segment in below):
-            yield _object(store, name, info)
+            yield place.object(name, info)
 
 
+_ODD = ("::", "?versionId=")
 _OWN_FOLDER = "_parallel_run"  # a run directory below an input must never become input
 
 

@@ -71,7 +71,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
         }
         if task.target is not None and task.result is not None and is_remote(task.result):
             target, result = task.target, task.result
-            Background("upload", lambda _: upload(target, result)).wait(task.heartbeat)
+            Background("upload", lambda beat: upload(target, result, beat)).wait(task.heartbeat)
             receipt["version"] = facts(result)[1]
             target.unlink()
         if task.target is None and task.output is not None:

@@ -1,8 +1,9 @@
 """A run directory in a store: a copy of the one on this machine's disk, from which another machine can go on.
 
 The run works in a folder of this machine. Now and then what is new there goes up, in an order that keeps the copy consistent: a
-snapshot of the ledger is taken, then the parts go up as they are, then the snapshot. So whatever the ledger up there names is
-up there too. Parts only grow, and objects cannot: a part is a series of objects, ``parts/NAME.OFFSET``.
+snapshot of the ledger is taken, then what it names of the parts goes up, then the snapshot. So whatever the ledger up there
+names is up there too, and nothing goes up that may yet change. Parts only grow, and objects cannot: a part is a series of
+objects, ``parts/NAME.OFFSET``.
 
 ``lock.json`` says who drives the run, under a token that the folder on disk has too: the copy of the machine that drove it last
 is the newest.
@@ -25,19 +26,25 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.background import Background
+from prefect_parallel_run.background import Background, Unwanted
 from prefect_parallel_run.errors import OutputError, RunLockedError
+from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.run_directory import RunDirectory, read_json
 from prefect_parallel_run.stores import objects
 
 _EVERY = 30.0  #: s between two times that what is new goes up
 _GLANCE = 0.25  #: s between two looks whether the run is over
+_RENEWED_EVERY = 15.0  #: s between two signs of life while something goes up
+_LAST_PUSH = 4.0  #: s for what is new to go up when a run has ended before its time
 _STALE = 4 * _EVERY  #: s after which a driver that gives no sign of life counts as dead
 _PIECE = 64 << 20  #: bytes of a part in one object at most
 _DIGITS = 15  #: of the offset in the name of a piece
 _DESCRIPTION, _RECEIPT, _LOCK, _TOKEN = "run.json", "receipt.json", "lock.json", "mirror-token"
 _DIGEST = {_DESCRIPTION, _RECEIPT}  #: tells of a finished run whether it is the same
 _WHOLE = _DIGEST | {"plan.parquet", "plan.spool", "ledger.sqlite", "failed_items.jsonl"}
+
+
+Beat = Callable[[], None]
 
 
 class Mirror:
@@ -53,111 +60,175 @@ class Mirror:
         self._directory, self._url, self._warned = directory, url, warned
         self._token = uuid.uuid4().hex
         self._sent: dict[str, tuple[int, int]] = {}  #: size and time of each file as it went up last
-        self._parts: dict[str, int] = {}  #: bytes of each part that are up
+        self._parts: dict[str, int] | None = None  #: bytes of each part that are up; None: not known yet
         self._work: Background[None] | None = None
+        self._is_claimed = False
+        self._lost: RunLockedError | None = None
+        self._renewed = 0.0  #: monotonic clock, s
         self._lock = threading.Lock()  # between the thread that keeps the copy and the one that ends the run
 
-    def begin(self) -> None:
+    def begin(self, beat: Beat) -> None:
         """Take the run for this machine, and keep its copy up to date from now on; raises RunLockedError."""
         self._claim()
-        for name, size in objects.names_below(f"{self._url}/parts").items():
-            part, _, offset = name.rpartition(".")
-            self._parts[part] = max(self._parts.get(part, 0), int(offset) + size)
-        self._push(is_last=False)
+        self._push(beat, is_last=False)
+        beat()
         self._work = Background("mirror", self._keep)
 
-    def finish(self) -> None:
+    def raise_if_lost(self) -> None:
+        """Raise RunLockedError when another machine has taken the run over: it heard nothing of this one for too long."""
+        if self._lost is not None:
+            raise self._lost
+
+    def finish(self, beat: Beat) -> None:
         """Bring all up; raises OutputError when the store does not take it."""
         self._stop()
-        self._push(is_last=True)
+        self._push(beat, is_last=True)
 
     def close(self) -> None:
-        """Bring up what is new, as far as the store takes it, and give the run up."""
-        if self._work is None:
-            return
+        """Bring up what is new, as far as that goes in some seconds, and give the run up."""
         self._stop()
-        with suppress(OutputError):  # the run has ended with an error of its own, or all is up already
-            if self._directory.path.exists():
-                self._push(is_last=True)
-            objects.write(f"{self._url}/{_LOCK}", json.dumps({"token": self._token, "released": True}).encode())
+        if not self._is_claimed or self._lost is not None:
+            return
+        if self._directory.path.exists():
+            self._push_for_some_seconds()
+        with suppress(OutputError, FileNotFoundError):  # the run has ended with an error of its own, or all is up already
+            if self._holder().get("token") == self._token:
+                objects.write(f"{self._url}/{_LOCK}", json.dumps({"token": self._token, "released": True}).encode())
 
     def discard(self) -> None:
         """Remove the copy: the run was never begun."""
         self._stop()
-        self._work = None
+        self._is_claimed = False
         objects.remove_below(self._url)
 
     def _stop(self) -> None:
         if self._work is not None:
             self._work.stop()
 
-    def _claim(self) -> None:
-        url = f"{self._url}/{_LOCK}"
+    def _push_for_some_seconds(self) -> None:
+        deadline = time.monotonic() + _LAST_PUSH
+
+        def beat() -> None:
+            if time.monotonic() > deadline:
+                raise Unwanted
+
+        with suppress(OutputError, RunLockedError, OSError, Unwanted):  # what is up is consistent, however far it came
+            Background("mirror", lambda _: self._push(beat, is_last=True)).wait(beat)
+
+    def _holder(self) -> dict[str, Any]:
         try:
-            held: dict[str, Any] = json.loads(objects.read(url))
+            held: dict[str, Any] = json.loads(objects.read(f"{self._url}/{_LOCK}"))
         except FileNotFoundError:
-            held = {}
-        if held and not held.get("released") and not _is_ours(held) and time.time() - held["at"] < _STALE:
+            return {}
+        return held
+
+    def _claim(self) -> None:
+        held = self._holder()
+        is_ours = held.get("host") == socket.gethostname() and held.get("path") == str(self._directory.path)
+        if held and not held.get("released") and not is_ours and time.time() - held["at"] < _STALE:
             raise RunLockedError(self._url, f"process {held['pid']}", held["host"])
+        with (self._directory.path / _TOKEN).open("a") as file:  # first: should we end here, the older tokens still count
+            file.write(f"{self._token}\n")
         try:
-            objects.write(url, self._claimed(), only_new=not held)
+            objects.write(f"{self._url}/{_LOCK}", self._claimed(), only_new=not held)
         except FileExistsError:
             raise RunLockedError(self._url, "another process", "another host") from None
-        (self._directory.path / _TOKEN).write_text(self._token)
+        self._is_claimed, self._renewed = True, time.monotonic()
+        self._raise_if_taken()  # two that found a lock that nobody held: the one that wrote last has it
+
+    def _raise_if_taken(self) -> None:
+        held = self._holder()
+        if held.get("token") != self._token:
+            self._lost = RunLockedError(self._url, f"process {held.get('pid', '?')}", str(held.get("host", "?")))
+            raise self._lost
 
     def _claimed(self) -> bytes:
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "at": time.time()}
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "path": str(self._directory.path), "at": time.time()}
         return json.dumps({"token": self._token, **owner}).encode()
 
-    def _keep(self, beat: Callable[[], None]) -> None:
+    def _renew(self) -> None:
+        """Say that this machine still drives the run, now and then; raises RunLockedError when another one does."""
+        if time.monotonic() - self._renewed >= _RENEWED_EVERY:
+            self._raise_if_taken()
+            objects.write(f"{self._url}/{_LOCK}", self._claimed())
+            self._renewed = time.monotonic()
+
+    def _keep(self, beat: Beat) -> None:
         due = time.monotonic() + _EVERY
         while True:
             beat()
             time.sleep(_GLANCE)
-            if time.monotonic() >= due:
-                try:
-                    objects.write(f"{self._url}/{_LOCK}", self._claimed())
-                    self._push(is_last=False)
-                except OutputError as error:
-                    self._warned(f"{error}; it is tried again")
-                due = time.monotonic() + _EVERY
+            if time.monotonic() < due:
+                continue
+            try:
+                self._raise_if_taken()
+                self._push(beat, is_last=False)
+            except RunLockedError:
+                return  # the run's own thread finds out
+            except Exception as error:  # noqa: BLE001  whatever it was: it is told, and tried again
+                self._warned(f"{type(error).__name__}: {error}; the copy of the run directory is brought up to date later")
+            due = time.monotonic() + _EVERY
 
-    def _push(self, *, is_last: bool) -> None:
+    def _push(self, beat: Beat, *, is_last: bool) -> None:
         directory = self._directory
         with self._lock, tempfile.TemporaryDirectory(prefix="parallel_run_mirror_") as folder:
             snapshot = Path(folder, "ledger.sqlite")
             _copy_ledger(directory.ledger, snapshot)
-            plan = directory.plan if directory.plan.exists() else directory.spool
-            for path in (directory.description, plan):
-                self._send(path, path.name)
-            for part in sorted(directory.parts.iterdir()):
-                self._send_part(part)
-            objects.upload(snapshot, f"{self._url}/ledger.sqlite")
+            with Ledger(snapshot) as ledger:
+                committed = ledger.committed_bytes()
+            self._send(directory.description, beat)
+            if directory.plan.exists():
+                self._send(directory.plan, beat)
+            elif directory.spool.exists():
+                growing = Path(folder, directory.spool.name)
+                shutil.copyfile(directory.spool, growing)
+                objects.upload(growing, f"{self._url}/{growing.name}", beat)
+            for part, size in sorted(committed.items()):
+                self._send_part(directory.parts / part, size, beat)
+            objects.upload(snapshot, f"{self._url}/ledger.sqlite", beat)
             if is_last:
                 for path in (*sorted(directory.logs.iterdir()), directory.failed_items, directory.receipt):
-                    self._send(path, str(path.relative_to(directory.path)))
+                    self._send(path, beat)
 
-    def _send(self, path: Path, name: str) -> None:
+    def _send(self, path: Path, beat: Beat) -> None:
         """Bring a file up, if it is there and is not what went up before."""
-        try:
-            status = path.stat()
-        except FileNotFoundError:
+        beat()
+        if not path.exists():
             return
+        status, name = path.stat(), str(path.relative_to(self._directory.path))
         known = (status.st_size, status.st_mtime_ns)
         if self._sent.get(name) != known:
             if status.st_size or path.parent != self._directory.logs:  # of empty logs there may be thousands
-                objects.upload(path, f"{self._url}/{name}")
+                self._renew()
+                objects.upload(path, f"{self._url}/{name}", beat)
             self._sent[name] = known
 
-    def _send_part(self, part: Path) -> None:
-        size, offset = part.stat().st_size, self._parts.get(part.name, 0)
+    def _send_part(self, part: Path, size: int, beat: Beat) -> None:
+        """Bring up what is new of the *size* bytes of a part that are committed."""
+        if self._parts is None:
+            self._parts = self._parts_there()
+        offset = self._parts.get(part.name, 0)
         with part.open("rb") as file:
             file.seek(offset)
             while offset < size:
+                beat()
+                self._renew()
                 piece = file.read(min(_PIECE, size - offset))
                 objects.write(f"{self._url}/parts/{part.name}.{offset:0{_DIGITS}d}", piece)
                 offset += len(piece)
                 self._parts[part.name] = offset
+
+    def _parts_there(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for name, size in objects.names_below(f"{self._url}/parts").items():
+            part, _, offset = name.rpartition(".")
+            found[part] = max(found.get(part, 0), int(offset) + size)
+        return found
+
+
+def is_copied(directory: RunDirectory) -> bool:
+    """False for a run that this machine drove, and whose copy may not be whole."""
+    return not (directory.path / _TOKEN).exists()
 
 
 def pull_runs(url: str, prefix: str, runs: Path) -> None:
@@ -186,10 +257,21 @@ def pull(url: str, path: Path, *, everything: bool = True) -> None:
             _pull_parts(f"{url}/parts", directory.parts)
         created = calendar.timegm(time.strptime(read_json(directory.description)["created"], "%Y-%m-%dT%H:%M:%SZ"))
         os.utime(directory.description, (created, created))  # runs are looked at from the newest on
-        shutil.rmtree(path, ignore_errors=True)
-        beside.rename(path)
+        _replace(path, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _replace(path: Path, newer: Path) -> None:
+    """Put a run directory in the place of an older copy of it; one that a process of this machine drives stays."""
+    if not path.exists():
+        newer.rename(path)
+        return
+    with suppress(RunLockedError), RunDirectory(path).lock():
+        old = path.with_name(f".old-{uuid.uuid4().hex}")
+        path.rename(old)
+        newer.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _pull_parts(url: str, folder: Path) -> None:
@@ -201,15 +283,10 @@ def _pull_parts(url: str, folder: Path) -> None:
 def _drove_last(url: str, path: Path) -> bool:
     """True when the run directory in *path* is the one that the copy at *url* was made from."""
     try:
-        token = (path / _TOKEN).read_text()
-        return bool(json.loads(objects.read(f"{url}/{_LOCK}"))["token"] == token)
+        tokens = (path / _TOKEN).read_text().split()
+        return json.loads(objects.read(f"{url}/{_LOCK}"))["token"] in tokens
     except FileNotFoundError:
         return False
-
-
-def _is_ours(held: dict[str, Any]) -> bool:
-    """True when the lock is that of a process of this machine; the lock of the folder on disk says whether it still lives."""
-    return bool(held["host"] == socket.gethostname())
 
 
 def _copy_ledger(source: Path, target: Path) -> None:

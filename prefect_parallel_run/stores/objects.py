@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from prefect_parallel_run.child.sources import is_remote, open_file, store_of, v
 from prefect_parallel_run.errors import OutputError
 
 _BLOCK = 8 << 20  #: bytes read at a time
-_WHOLE_AT_ONCE = {"s3", "gs", "gcs", "abfs", "az", "adl", "oci"}  #: an object appears when it is whole, folders do not exist
+_PIECE = 32 << 20  #: bytes sent at a time
+_MOST_PIECES = 9_000  #: of an object; S3 takes 10,000
+_WHOLE_AT_ONCE = {"s3", "gs", "gcs"}  #: objects are sent in pieces and appear when they are whole; folders do not exist
 
 
 @contextmanager
@@ -29,20 +31,52 @@ def told(url: str, doing: str, *expected: type[OSError]) -> Iterator[None]:
         raise OutputError(url, f"cannot be {doing}: {type(error).__name__}: {error}") from error
 
 
-def upload(local: Path, url: str) -> None:
-    """Copy a file to *url*, where it is whole or absent; what was there before is replaced at the very end."""
+def upload(local: Path, url: str, beat: Callable[[], None] = lambda: None) -> None:
+    """Copy a file to *url*, where it is whole or absent; what was there before is replaced at the very end.
+
+    Args:
+        local: Must not change meanwhile.
+        url: Of the object.
+        beat: Called now and then; when it raises, nothing appears.
+    """
+    size = local.stat().st_size
     with told(url, "written"):
         store, name = store_of(url)
-        if _is_whole_at_once(store):
+        if _is_whole_at_once(store) and size <= _PIECE:
             store.put_file(str(local), name)
+        elif _is_whole_at_once(store):
+            _upload_in_pieces(store, local, name, beat)
         else:
             beside = f"{name}.{uuid.uuid4().hex[:8]}.tmp"
             store.makedirs(name.rpartition("/")[0], exist_ok=True)
-            store.put_file(str(local), beside)
-            store.mv(beside, name)
-    size, _ = facts(url)
-    if size != local.stat().st_size:
-        raise OutputError(url, f"has {size} bytes where {local.stat().st_size} were written")
+            try:
+                store.put_file(str(local), beside)
+                beat()
+                store.mv(beside, name)
+            except BaseException:
+                if store.exists(beside):
+                    store.rm(beside)
+                raise
+        found = facts(url)[0]
+    if found != size:
+        raise OutputError(url, f"has {found} bytes where {size} were written")
+
+
+def _upload_in_pieces(store: Any, local: Path, name: str, beat: Callable[[], None]) -> None:
+    """Send a file piece by piece; the object appears when all have come, and not at all when *beat* raises."""
+    block = max(_PIECE, local.stat().st_size // _MOST_PIECES)
+    with local.open("rb") as source:
+        target = store.open(name, "wb", block_size=block, autocommit=False)
+        try:
+            while piece := source.read(block):
+                target.write(piece)
+                beat()
+            target.close()
+        except BaseException:
+            target.closed = True  # else its end would send what there is
+            target.discard()
+            raise
+        target.commit()
 
 
 def write(url: str, data: bytes, *, only_new: bool = False) -> None:

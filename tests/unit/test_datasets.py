@@ -162,6 +162,17 @@ def test_json_lines_are_cut_at_line_ends(records, size, blank, tmp_path_factory)
     assert sum(len(one) for one in frames) == len(records)
 
 
+@pytest.mark.parametrize("large", [2**63, -(2**63) - 1, 10**30])
+@pytest.mark.parametrize("others", [[1, 2], [1, None], [1, 0.5]])
+def test_numbers_beyond_64_bits_keep_every_digit(tmp_path, large, others):
+    """In all mini-batches the column then holds Python's own numbers."""
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps({"a": value}) + "\n" for value in [*others, large]))
+    frames = frames_of(TabularDataset.from_json_lines_files(path), 1)
+    assert [frame["a"].dtype for frame in frames] == ["object"] * 3
+    assert frames[2]["a"][0] == large
+
+
 @pytest.mark.parametrize(("line", "words"), [("{oops", "record 3: not JSON"), ("[1]", "record 3: a list, not an object")])
 def test_a_bad_json_line_is_named(tmp_path, line, words):
     """By file and number."""
