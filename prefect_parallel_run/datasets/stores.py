@@ -52,6 +52,8 @@ def _told(url: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise InputError(url, "does not exist") from error
     except Exception as error:  # what a store's library raises has no common class
         raise InputError(url, f"cannot be read: {type(error).__name__}: {error}") from error
 

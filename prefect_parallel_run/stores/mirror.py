@@ -148,7 +148,7 @@ class Mirror:
 
     def _renew(self) -> None:
         """Say that this machine still drives the run, now and then; raises RunLockedError when another one does."""
-        if time.monotonic() - self._renewed >= _RENEWED_EVERY:
+        if self._is_claimed and time.monotonic() - self._renewed >= _RENEWED_EVERY:
             self._raise_if_taken()
             objects.write(f"{self._url}/{_LOCK}", self._claimed())
             self._renewed = time.monotonic()
