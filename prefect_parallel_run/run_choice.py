@@ -68,7 +68,7 @@ def find_or_make(spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> C
     """
     if spec.store is not None:
         copies, prefix = f"{spec.store}/{FOLDER}", _prefix(spec, now)
-        Background("pulling", lambda _: pull_runs(copies, prefix, spec.runs)).wait(heartbeat)
+        Background("pulling", lambda beat: pull_runs(copies, prefix, spec.runs, beat)).wait(heartbeat)
     earlier = [found for found in runs_below(spec.runs, _prefix(spec, now)) if spec.allow_reuse or not found.receipt.exists()]
     if not earlier:
         return _begin(spec, now, heartbeat)

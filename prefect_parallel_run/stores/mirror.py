@@ -231,18 +231,18 @@ def is_copied(directory: RunDirectory) -> bool:
     return not (directory.path / _TOKEN).exists()
 
 
-def pull_runs(url: str, prefix: str, runs: Path) -> None:
+def pull_runs(url: str, prefix: str, runs: Path, beat: Beat = lambda: None) -> None:
     """Bring the run directories below *url* whose names begin with *prefix* into *runs*, where they are not the newest already.
 
     Of finished runs comes what tells whether they are the same, of others all that is needed to go on.
     """
     for name in objects.names_below(url):
         if name.startswith(prefix) and name.endswith("/"):
-            pull(f"{url}/{name[:-1]}", runs / name[:-1], everything=False)
+            pull(f"{url}/{name[:-1]}", runs / name[:-1], beat, everything=False)
 
 
-def pull(url: str, path: Path, *, everything: bool = True) -> None:
-    """Bring the run directory at *url* to *path*, unless what is there was driven by this machine last."""
+def pull(url: str, path: Path, beat: Beat = lambda: None, *, everything: bool = True) -> None:
+    """Bring the run directory at *url* to *path*, unless what is there was driven by this machine last; *beat* may stop it."""
     there = objects.names_below(url)
     if _DESCRIPTION not in there or _drove_last(url, path):
         return
@@ -252,9 +252,10 @@ def pull(url: str, path: Path, *, everything: bool = True) -> None:
         directory.make()
         whole = everything or _RECEIPT not in there
         for name in (_WHOLE if whole else _DIGEST) & there.keys():
+            beat()
             objects.download(f"{url}/{name}", beside / name)
         if whole:
-            _pull_parts(f"{url}/parts", directory.parts)
+            _pull_parts(f"{url}/parts", directory.parts, beat)
         created = calendar.timegm(time.strptime(read_json(directory.description)["created"], "%Y-%m-%dT%H:%M:%SZ"))
         os.utime(directory.description, (created, created))  # runs are looked at from the newest on
         _replace(path, beside)
@@ -274,8 +275,9 @@ def _replace(path: Path, newer: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _pull_parts(url: str, folder: Path) -> None:
+def _pull_parts(url: str, folder: Path, beat: Beat) -> None:
     for name in sorted(objects.names_below(url)):  # the offsets of a part in order
+        beat()
         with (folder / name.rpartition(".")[0]).open("ab") as part:
             part.write(objects.read(f"{url}/{name}"))
 
