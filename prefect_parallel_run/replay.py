@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.context import Context, EntryScript
@@ -14,6 +15,7 @@ from prefect_parallel_run.child.reading import FileList, Reader
 from prefect_parallel_run.child.script import load
 from prefect_parallel_run.child.writing import materialise
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.node.fetching import fetch, is_fetched
 from prefect_parallel_run.plan import Plan
 from prefect_parallel_run.run_directory import RunDirectory
 from prefect_parallel_run.spec import StepSpec
@@ -49,6 +51,8 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
         try:
             script = call(load, path, source, list(spec.arguments))
             call(script.init)
+            if is_fetched(work):
+                work = call(fetch, work, Path(scratch, ".fetched"))
             items = Reader().read(work)
             if isinstance(items.value, FileList):
                 items.value.task_id = str(number)

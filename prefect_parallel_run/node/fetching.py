@@ -108,20 +108,35 @@ class LeaseFiles:
 
 def _fetched(work: Work, folder: Path) -> Fetched:
     index, attempt, items, *piece = json.loads(work.line)
-    if items["kind"] != "files" or not is_remote(items["root"]):
+    if not is_fetched(items):
         return Fetched(work, folder, None)
     if piece:
         start, stop = piece[0]
         items = {**items, **{key: items[key][start:stop] for key in ("names", "sizes", "versions")}}
-    # A folder for each: names may be equal but for their folders, and one may be another's folder.
-    names = [f"{number}/{local_name(name)}" for number, name in enumerate(items["names"])]
     try:
-        copies = _copy(items, [folder / name for name in names])
+        local = fetch(items, folder)
     except (InputChanged, StoreFailure) as error:
         return Fetched(work, folder, error)
-    local = {**items, **copies, "root": f"{folder}/", "names": names}
     line = json.dumps([index, attempt, local], separators=(",", ":")).encode("ascii") + b"\n"
     return Fetched(Work(index, attempt, line), folder, None)
+
+
+def is_fetched(items: dict[str, Any]) -> bool:
+    """True for a mini-batch of objects, which have to be fetched."""
+    return items["kind"] == "files" and is_remote(items["root"])
+
+
+def fetch(items: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the work of a mini-batch of objects as that of files, to which they are copied.
+
+    Raises:
+        InputChanged: An object is not the one that was planned.
+        StoreFailure: The store does not give it.
+    """
+    # A folder for each: names may be equal but for their folders, and one may be another's folder.
+    names = [f"{number}/{local_name(name)}" for number, name in enumerate(items["names"])]
+    copies = _copy(items, [folder / name for name in names])
+    return {**items, **copies, "root": f"{folder}/", "names": names}
 
 
 def _copy(items: dict[str, Any], paths: list[Path]) -> dict[str, list[int]]:

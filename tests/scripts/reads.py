@@ -21,4 +21,4 @@ def run(mini_batch, context):
     for path in mini_batch:
         assert os.path.isabs(path)
         note("path", path)
-    return [f"{os.path.basename(path)} {open(path).read()}" for path in mini_batch]
+    return [f"{os.path.basename(path)} {pathlib.Path(path).read_text()}" for path in mini_batch]

@@ -111,6 +111,14 @@ def test_an_output_in_a_store(workshop, s3, capsys, tmp_path):
     assert len(workshop.invocations()) == 20
 
 
+def test_replay_fetches_what_the_mini_batch_needs(workshop, s3, capsys):
+    """In the foreground, from the URL of the run directory."""
+    fill(s3)
+    result = reading(workshop, output=OUT)()
+    assert main(["replay", result.run_directory, "--mini-batch", "2"]) == 0
+    assert capsys.readouterr().out.splitlines() == EXPECTED[4:6]
+
+
 def test_steps_compose_in_a_store(workshop, s3):
     """A result in a store is another step's input."""
     numbers = workshop.step("counts.py", output=OUT, append_row_file_name="names.jsonl")()
