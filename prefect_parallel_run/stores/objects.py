@@ -85,9 +85,12 @@ def write(url: str, data: bytes, *, only_new: bool = False) -> None:
         store, name = store_of(url)
         if not _is_whole_at_once(store):
             store.makedirs(name.rpartition("/")[0], exist_ok=True)
-        if only_new and store.exists(name):
-            raise FileExistsError(url)
-        store.pipe_file(name, data, mode="create" if only_new else "overwrite")
+        if only_new:
+            if store.exists(name):
+                raise FileExistsError(url)
+            store.pipe_file(name, data, mode="create")  # refused by the store itself, where it can
+        else:
+            store.pipe_file(name, data)
 
 
 def read(url: str) -> bytes:
