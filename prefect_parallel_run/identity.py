@@ -112,7 +112,7 @@ def machine_key(home: Path) -> bytes:
 def _code_files(config: ParallelRunConfig) -> Iterator[tuple[str, Path]]:
     """Yield source_directory whole; without one, the Python files that the script could import from around it."""
     whole = config.source_directory is not None
-    source = config.source_path
+    source, script = config.source_path, config.script_path
     while not whole and (source / "__init__.py").exists():  # relative imports reach up to the top of the package
         source = source.parent
     for folder, folders, files in os.walk(source):
@@ -123,9 +123,10 @@ def _code_files(config: ParallelRunConfig) -> Iterator[tuple[str, Path]]:
             continue
         folders[:] = [name for name in folders if name != FOLDER]
         for name in files:
+            if not (whole or name.endswith(".py") or name == script.name) or name.startswith("."):
+                continue  # by name alone: data may lie beside the script, a million files of it
             path = Path(folder, name)
-            is_code = whole or path.suffix == ".py" or path == config.script_path
-            if is_code and path.is_file() and not name.startswith("."):
+            if (whole or path.suffix == ".py" or path == script) and path.is_file():
                 yield str(path.relative_to(source)), path
 
 

@@ -83,16 +83,16 @@ def run_step(
         RunLockedError: Another process drives it.
     """
     started = time.monotonic()
-    now = world(
-        spec.config,
-        inputs=[{key: value for key, value in given.items() if key != "allow_empty"} for given in spec.inputs],
-        arguments=list(spec.arguments),
-        side_inputs=dict(spec.side_inputs),
-        key=spec.key,
-    )
     with ExitStack() as stack, _Opening(target, spec, heartbeat) as cluster:  # the lock outlives the cluster
         if resumption is None and not (spec.allow_reuse and any(runs_below(spec.runs, f"{spec.name}-"))):
-            cluster.begin()  # meanwhile the input is listed
+            cluster.begin()  # meanwhile script and input are looked at
+        now = world(
+            spec.config,
+            inputs=[{key: value for key, value in given.items() if key != "allow_empty"} for given in spec.inputs],
+            arguments=list(spec.arguments),
+            side_inputs=dict(spec.side_inputs),
+            key=spec.key,
+        )
         choice = find_or_make(spec, now, heartbeat) if resumption is None else take_up(spec, now, resumption, heartbeat)
         stack.callback(choice.close)
         directory = choice.directory

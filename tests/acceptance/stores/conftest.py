@@ -140,5 +140,6 @@ def s3(s3_server, monkeypatch):
     store.mkdir(BUCKET)
     store.proxy = s3_server
     yield store
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "mirror"])  # it would write on
     s3_server.reset()
     s3fs.S3FileSystem.clear_instance_cache()

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ def aborted(workshop, **fields):
 def run_url(store):
     (run,) = store.ls(f"{OUT}/_parallel_run", refresh=True)
     return f"s3://{run}"
+
+
+def home():
+    """Where runs with an output in a store work, on the first machine."""
+    from prefect.settings import get_current_settings
+
+    return Path(get_current_settings().home)
 
 
 def interrupt_when(event):
@@ -171,22 +179,22 @@ def test_a_machine_that_ends_between_parts_and_ledger(workshop, s3, monkeypatch)
 def test_a_run_that_another_machine_has_taken_over_ends(workshop, s3, tmp_path):
     """It never writes into the copy that is now another's."""
     aborted(workshop, output=OUT)
-    (path,) = Path(os.environ["PREFECT_HOME"]).rglob(f"{run_url(s3).rpartition('/')[2]}/run.json")
+    (path,) = home().rglob(f"{run_url(s3).rpartition('/')[2]}/run.json")
     from prefect_parallel_run.run_directory import RunDirectory
 
     first = Mirror(RunDirectory(path.parent), run_url(s3), pytest.fail)
-    first.begin(lambda: None)
     module.pull(run_url(s3), tmp_path / "run")
     second = Mirror(RunDirectory(tmp_path / "run"), run_url(s3), pytest.fail)
-    objects.write(f"{run_url(s3)}/lock.json", b'{"token": "", "released": true}')  # as if the first had been silent for long
-    second.begin(lambda: None)
-    with pytest.raises(RunLockedError):
-        first._raise_if_taken()
-    with pytest.raises(RunLockedError):
-        first.raise_if_lost()
-    first.close()
-    assert b"released" not in s3.cat_file(f"{run_url(s3)}/lock.json")
-    second.close()
+    with closing(first), closing(second):
+        first.begin(lambda: None)
+        objects.write(f"{run_url(s3)}/lock.json", b'{"token": "", "released": true}')  # as if it had been silent for long
+        second.begin(lambda: None)
+        with pytest.raises(RunLockedError):
+            first._raise_if_taken()
+        with pytest.raises(RunLockedError):
+            first.raise_if_lost()
+        first.close()
+        assert b"released" not in s3.cat_file(f"{run_url(s3)}/lock.json")
     assert b"released" in s3.cat_file(f"{run_url(s3)}/lock.json")
 
 
@@ -218,7 +226,7 @@ def test_a_table_that_was_partitioned_on_another_machine_is_named(workshop, s3, 
     fields = {"inputs": inputs, "partition_keys": ["k"], "mini_batch_size": None, "error_threshold": 0, "run_max_try": 1}
     with pytest.raises(LimitExceededError):
         workshop.step("no_retry.py", "--log", str(workshop.log), output=OUT, **fields)()
-    partitions = next(Path(os.environ["PREFECT_HOME"]).rglob("partitions"))
+    partitions = next(home().rglob("partitions"))
     partitions.rename(partitions.with_name("elsewhere"))
     monkeypatch.setenv("PREFECT_HOME", str(workshop.folder / "another"))
     assert main(["resume", run_url(s3), "--error-threshold", "-1"]) == 1
