@@ -1,0 +1,67 @@
+"""Which files a folder stands for: each once, in order, however many there are."""
+
+import os
+
+import pytest
+
+from prefect_parallel_run.datasets import listing as module
+from prefect_parallel_run.datasets.listing import Listing, list_files
+from prefect_parallel_run.plan import Spool
+from prefect_parallel_run.planning import PlanWriter
+from prefect_parallel_run.records import Cut
+
+NAMES = ["b", "a/z", "a.txt", "a/b/c", "a-b", "line\nbreak", "ü", "zz/" + "x" * 200, "a b", os.fsdecode(b"no\xfftext"), "~"]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 1000])
+def test_a_folder_with_more_names_than_are_held_comes_in_order(tmp_path, monkeypatch, most):
+    """Names go to temporary files and are merged: the order is that of the whole paths, whatever is in them."""
+    monkeypatch.setattr(module, "_MOST_NAMES", most)
+    monkeypatch.setattr(module, "_SPILL_BLOCK", 5)
+    for name in [*NAMES, ".hidden", "_parallel_run/x"]:
+        path = os.path.join(tmp_path, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w"):
+            pass
+    found = [file.path for file in list_files([str(tmp_path)])]
+    assert found == sorted(f"{tmp_path}/{name}" for name in NAMES)
+
+
+def test_a_listing_remembers_what_it_listed(files):
+    """The hash is that of the newest listing that went to its end."""
+    listing = Listing([str(files)])
+    next(iter(listing))
+    assert listing.sha256 == ""
+    first = listing.exhaust()
+    assert Listing([str(files)]).exhaust() == first
+    (files / "f000.txt").write_text("another text")
+    assert listing.exhaust() != first
+
+
+def test_a_listing_can_be_stopped(files):
+    """By its heartbeat."""
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Listing([str(files)], stop).exhaust()
+
+
+def test_a_plan_that_has_ended_takes_no_further_group(tmp_path):
+    """Another thread may ask for what there is just when planning fails."""
+    spool = Spool(tmp_path / "spool")
+    writer = PlanWriter(tmp_path / "plan.parquet", spool.append)
+
+    def plan_and_fail():
+        with writer:
+            writer.add("x", Cut(1, 1, "{}"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        plan_and_fail()
+    writer.flush()
+    assert spool.works(0, 0) == []
+    assert list(spool.mini_batches()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["spool"]
+    spool.close()
