@@ -137,7 +137,9 @@ def listing_sha256(folder: str) -> str:
 
 def _place_facts(path: str) -> list[Any]:
     """Return path, size and version of a file; of a folder, its path and a hash over those of all files in it."""
-    if Path(path).is_dir() or (is_remote(path) and look(path) is None):
+    if is_remote(path) and (found := look(path)) is not None:
+        return list(found)
+    if is_remote(path) or Path(path).is_dir():
         return [path, listing_sha256(path)]
     return list(next(iter(Listing([path]))))
 

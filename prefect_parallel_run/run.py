@@ -102,25 +102,31 @@ def run_step(
                 _bring_up(mirror, directory, heartbeat, stack)
             return _result(spec, directory, read_json(directory.receipt), started, reused=True)
         beat = heartbeat if mirror is None else _both(heartbeat, mirror.raise_if_lost)
+        if mirror is not None:
+            stack.callback(mirror.close)
         with Ledger(directory.ledger) as ledger:
             try:
                 drive = _count_drive(ledger, spec)  # before anything of it goes up
                 if mirror is not None:
-                    stack.callback(mirror.close)
                     Background("mirror", mirror.begin).wait(heartbeat)
                 _drive(spec, choice, ledger, drive, cluster, watch, beat)
                 receipt = reduce(_reduction(spec, choice, watch, beat))
             except BaseException as error:
                 _note_end(ledger, error)
-                if ledger.is_untouched() and not directory.plan.exists():  # nothing was begun
-                    stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
-                    if mirror is not None:
-                        stack.callback(mirror.discard)
+                if ledger.is_untouched() and not directory.plan.exists():
+                    _remove_what_never_began(directory, mirror, stack)
                 raise
             ledger.note(status="succeeded", reason="")
         if mirror is not None:
             _bring_up(mirror, directory, beat, stack)
         return _result(spec, directory, receipt, started, reused=False)
+
+
+def _remove_what_never_began(directory: RunDirectory, mirror: Mirror | None, stack: ExitStack) -> None:
+    """Have a run directory without plan and tries removed at the end, here and in the store."""
+    stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
+    if mirror is not None:
+        stack.callback(mirror.discard)
 
 
 def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:

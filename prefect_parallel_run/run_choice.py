@@ -28,7 +28,7 @@ from prefect_parallel_run.records import Breach, Tally
 from prefect_parallel_run.run_directory import FOLDER, RunDirectory, RunLock, read_json, runs_below, write_json
 from prefect_parallel_run.spec import StepSpec, failure_limits
 from prefect_parallel_run.stores.mirror import pull_runs
-from prefect_parallel_run.stores.objects import exists, facts, file_sha256, size_of
+from prefect_parallel_run.stores.objects import file_sha256, known, size_of
 
 Heartbeat = Callable[[], None]
 
@@ -267,7 +267,6 @@ def _plan(spec: StepSpec, heartbeat: Heartbeat) -> Path:
     try:
         work.wait(heartbeat)
     except BaseException:
-        work.stop()
         discard(path)
         raise
     return path
@@ -344,7 +343,7 @@ def _is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
         return False
     place = str(receipt["output_file"])
     if is_remote(place):  # an object with the same ETag is the same, and need not be read
-        return exists(place) and facts(place) == (int(receipt["bytes"]), str(receipt["version"]))
+        return known(place) == (int(receipt["bytes"]), str(receipt["version"]))
     return size_of(place) == receipt["bytes"] and file_sha256(place) == str(receipt["sha256"])
 
 

@@ -132,13 +132,17 @@ def remove_below(url: str) -> None:
             store.rm(folder, recursive=True)
 
 
+def known(url: str) -> tuple[int, str] | None:
+    """Return size and version of an object; None when there is none."""
+    try:
+        return facts(url)
+    except FileNotFoundError:
+        return None
+
+
 def exists(url: str) -> bool:
     """True when there is such an object."""
-    try:
-        facts(url)
-    except FileNotFoundError:
-        return False
-    return True
+    return known(url) is not None
 
 
 def facts(url: str) -> tuple[int, str]:
@@ -164,7 +168,8 @@ def file_sha256(place: str | Path) -> str:
 def size_of(place: str) -> int | None:
     """Return the size of a file, or of an object; None when there is none."""
     if is_remote(place):
-        return facts(place)[0] if exists(place) else None
+        found = known(place)
+        return None if found is None else found[0]
     path = Path(place)
     return path.stat().st_size if path.is_file() else None
 
