@@ -33,13 +33,13 @@ class Background(Generic[T]):
         return True
 
     def wait(self, heartbeat: Callable[[], None]) -> T:
-        """Return what the work returns; *heartbeat* is called meanwhile, and when it raises the work is stopped."""
-        while not wait_for([self._outcome], timeout=_GLANCE).done:
-            try:
+        """Return what the work returns; *heartbeat* is called meanwhile, and when it raises, or on Ctrl-C, the work stops."""
+        try:
+            while not wait_for([self._outcome], timeout=_GLANCE).done:
                 heartbeat()
-            except BaseException:
-                self.stop()
-                raise
+        except BaseException:  # Ctrl-C may come in the wait itself
+            self.stop()
+            raise
         return self._outcome.result()
 
     def stop(self) -> None:
