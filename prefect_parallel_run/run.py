@@ -272,6 +272,7 @@ def _drive(
         most_per_lease=max(1, min(_MOST_PER_LEASE, _MOST_LEASE_BYTES // plan.typical_bytes())),
         node_patience=_NODE_PATIENCE,
         isolate=config.isolate_failed_items,
+        speculative=config.speculative_execution,
         fetches=spec.fetches,
     )
     if not remainder.tally.is_growing:

@@ -189,7 +189,6 @@ def _check_supported(config: ParallelRunConfig) -> None:
     limits: list[tuple[str, object, bool, str]] = [
         ("compute_target", config.compute_target, config.compute_target == "local", "'local'"),
         ("environment", config.environment, not isinstance(config.environment, Environment), "None, or a path"),
-        ("speculative_execution", config.speculative_execution, not config.speculative_execution, "False"),
     ]
     for field, value, is_supported, accepted in limits:
         if not is_supported:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 settings.register_profile("here", deadline=None, print_blob=True)  # machines are shared: a slow example is no failure
 settings.load_profile("here")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what it puts in the background; flows under test
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # would inherit that, and never hear of Ctrl-C
 
 SCRIPTS = Path(__file__).parent / "scripts"
 

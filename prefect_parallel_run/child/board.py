@@ -1,4 +1,4 @@
-"""A few bytes of memory that a child shares with its slot: which mini-batch is running, since when, and whether it may go on.
+"""A few bytes of memory that a child shares with its slot: which mini-batch is running, since when, and what it is to do.
 
 They outlive a child that is killed, cost no system call to write, and stay truthful when the child is stuck in C code.
 """
@@ -8,10 +8,15 @@ from typing import Tuple
 
 SIZE = 64  #: bytes
 IDLE = -1  #: nothing is running
+GO, GIVE_BACK, STOP = 0, 1, 2  #: orders: run the next mini-batch, leave it undone and say so, end before it
 
 
 class Board:
-    """The shared bytes behind a file descriptor. The child writes what it does; the slot reads that, and condemns."""
+    """The shared bytes behind a file descriptor. The child writes what it does; the slot reads that, and writes orders.
+
+    The child says that a mini-batch begins *before* it looks at the order. So a slot that gives an order, and lets the moment
+    pass that a processor takes to show a write to the others, reads the last mini-batch that may have begun without it.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, SIZE)
@@ -34,14 +39,14 @@ class Board:
             if index == self._index[0]:
                 return index, begun
 
-    def condemn(self) -> None:
-        """Say that the child must not begin another mini-batch: it is about to be killed."""
-        self._index[2] = 1
+    def order(self, order: int) -> None:
+        """Give an order: GO, GIVE_BACK or STOP. It holds until the next one."""
+        self._index[2] = order
 
     @property
-    def is_condemned(self) -> bool:
-        """True once the slot has decided to kill the child."""
-        return self._index[2] != 0
+    def ordered(self) -> int:
+        """Return the order that holds."""
+        return self._index[2]
 
     def close(self) -> None:
         """Give the memory back."""

@@ -2,7 +2,8 @@
 
 To the child: one settings object, then ``[mini_batch, attempt, work]`` per mini-batch, then ``"shutdown"``.
 From it: ``["ready"]`` or ``["start_failed", stage, type, text, traceback]``, one receipt (a list in the order of
-records.Receipt) per mini-batch, and ``["bye", problem]`` after shutdown().
+records.Receipt) or ``["back", mini_batch]`` (left undone, as ordered) per mini-batch, and ``["bye", problem]`` after
+shutdown().
 An answer is written before the next mini-batch begins, so that a crash never takes a finished one with it. The *bell* is
 rung when nothing is left to do: the slot need not wake for every answer.
 """

@@ -5,7 +5,7 @@ import time
 from typing import Any, Dict, List, Optional
 from zlib import crc32
 
-from .board import Board
+from .board import GO, STOP, Board
 from .context import Context
 from .failure import Failure, describe, fingerprint
 from .part import Part
@@ -28,14 +28,17 @@ class Worker:
         self._process = os.getpid()
 
     def attempt(self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]] = None) -> List[Any]:
-        """Run one mini-batch and return its receipt, in the order of records.Receipt.
+        """Run one mini-batch and return its receipt, in the order of records.Receipt, or word that it was left undone.
 
         With a *piece* (a half-open range) only these of its items are run.
         """
-        if self._board.is_condemned:  # what the next mini-batch does would be lost with us
-            os._exit(1)
         started, begun = time.time(), time.monotonic()
         self._board.begin(index, begun)
+        order = self._board.ordered  # behind begin(): board.py says why
+        if order == STOP:  # what the mini-batch does would be lost with us
+            os._exit(1)
+        if order != GO:
+            return ["back", index]
         start, stop = piece or (0, len(work["names"]) if "names" in work else work["rows"])
         items = stop - start
         outcome, failure, kept = _SUCCEEDED, None, (0, "", 0, 0, 0, 0)

@@ -9,7 +9,6 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from .frame_text import delimited
 
 _ELEMENT = "value"  #: name of the column of plain list elements
-_MANY_ROWS = 100  #: from here on, writing a DataFrame with Arrow is faster than with pandas
 _MANY_ROWS = 100  #: from here on Arrow is ahead of pandas
 
 

@@ -6,6 +6,7 @@ import asyncio
 import queue
 import time
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,10 +27,12 @@ from prefect_parallel_run.dispatch.messages import (
     Hold,
     Instruction,
     LeaseFinished,
+    LeaseShortened,
     NodeJoined,
     NodeLeft,
     PlanEnded,
     PlanGrew,
+    Recall,
     Release,
     SlotReady,
     SubmitLease,
@@ -41,7 +44,15 @@ from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.failures import first_failure
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.node.node import LeaseResult, NodeClosedError, close_node, open_node, ready_topic, run_lease
+from prefect_parallel_run.node.node import (
+    LeaseResult,
+    NodeClosedError,
+    close_node,
+    open_node,
+    ready_topic,
+    recall_lease,
+    run_lease,
+)
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import StartFailure
 from prefect_parallel_run.plan import PlanReader
@@ -273,6 +284,8 @@ class Dispatcher:
             match instruction:
                 case SubmitLease(lease):
                     self._submit(lease)
+                case Recall(number, at_once):
+                    self._recall(number, at_once=at_once)
                 case Commit(decided):
                     self._commit(decided)
                 case CommitPiece():
@@ -290,22 +303,44 @@ class Dispatcher:
 
     def _submit(self, lease: Lease) -> None:
         works = "\n".join(self._plan.works(lease.start, lease.stop)).encode("ascii")
-        address = next(address for address, name in self._names.items() if name == lease.node)
         future = self._client.submit(
             run_lease,
             self._settings.token,
+            lease.id,
             lease.start,
             lease.attempt,
             works,
             lease.piece,
             key=f"{LEASE_KEY}{self._settings.token}-{lease.id}",
-            workers=[address],
+            workers=[self._address_of(lease.node)],
             allow_other_workers=False,
             retries=0,
             pure=False,
         )
         self._sent[lease.id] = _Sent(lease, future, time.time())
         self._client.loop.add_callback(self._bring_home, lease.id, future)
+
+    def _address_of(self, node: str) -> str:
+        return next(address for address, name in self._names.items() if name == node)
+
+    def _recall(self, number: int, *, at_once: bool) -> None:
+        """Ask for what a lease has not begun; the answer comes as an event."""
+        sent = self._sent.get(number)
+        if sent is None:  # its result is here already, and is looked at next
+            return
+        address = self._address_of(sent.lease.node)
+        asked = call_worker(self._client, address, recall_lease, self._settings.token, number, at_once)
+        asked.add_done_callback(lambda done: self._note_recalled(number, done))
+
+    def _note_recalled(self, number: int, done: ThreadFuture[int | None]) -> None:
+        """Take note, on the client's thread, of what a lease has given back."""
+        error = done.exception()
+        if error is None:
+            self._events.put(LeaseShortened(number, done.result()))
+        elif not isinstance(
+            error, OSError | asyncio.CancelledError
+        ):  # with those the node is lost, which is found out elsewhere
+            self._events.put((number, error))
 
     async def _bring_home(self, number: int, future: Future) -> None:
         """Wait for a lease on the client's loop, so that a result that never comes blocks nobody."""

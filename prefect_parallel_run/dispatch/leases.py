@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from prefect_parallel_run.records import Lease, Receipt
 
@@ -25,6 +26,16 @@ def missing(lease: Lease, receipts: dict[int, Receipt]) -> Iterator[tuple[int, i
         if index > start:
             yield start, index, lease.attempt
         start = index + 1
+
+
+def is_last(receipt: Receipt, lease: Lease) -> bool:
+    """True for the receipt of the lease's last mini-batch."""
+    return receipt.mini_batch == lease.stop - 1
+
+
+def without_last(lease: Lease) -> Lease:
+    """Return a lease without its last mini-batch; it may be empty then."""
+    return replace(lease, stop=lease.stop - 1)
 
 
 def split(lease: Lease, *, started: bool) -> Iterator[tuple[int, int, int]]:

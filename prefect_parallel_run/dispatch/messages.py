@@ -39,6 +39,17 @@ class LeaseFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseShortened:
+    """A lease that was called back says what it keeps; from *stop* on nothing of it has been begun, nor will be.
+
+    None: its node does not know it yet.
+    """
+
+    lease: int
+    stop: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class PlanGrew:
     """Further mini-batches have been planned."""
 
@@ -55,7 +66,7 @@ class Tick:
     """Time has passed: a try may be due again, or patience be over."""
 
 
-Event = NodeJoined | SlotReady | NodeLeft | LeaseFinished | PlanGrew | PlanEnded | Tick
+Event = NodeJoined | SlotReady | NodeLeft | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,14 @@ class SubmitLease:
     """Send this lease to its node."""
 
     lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Ask a lease to give back what it has not begun, or stop it at once: what it still runs does not count."""
+
+    lease: int
+    at_once: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +132,4 @@ class Finish:
     """Every mini-batch has its final outcome."""
 
 
-Instruction = SubmitLease | Commit | CommitPiece | Hold | Release | Abort | GiveUp | Finish
+Instruction = SubmitLease | Recall | Commit | CommitPiece | Hold | Release | Abort | GiveUp | Finish

@@ -4,6 +4,10 @@ Every planned mini-batch is in exactly one of: pending (never handed out), retur
 of its own), leased, waiting (between two tries, or while its guilty items are looked for), succeeded, failed. Only ``handle``
 moves it, and only a receipt of a lease that is still out decides anything: a late one is refused, so nothing is ever decided
 twice. While the plan is growing, planned mini-batches are added behind the others.
+
+A mini-batch may be in two leases that are out, as the last of both (speculative_execution). It is still one try: the first
+success decides it, and takes it out of the other lease; a failure takes it out of the lease that failed, and leaves it to the
+other.
 """
 
 from __future__ import annotations
@@ -11,10 +15,10 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prefect_parallel_run.dispatch.isolation import Isolation, Piece
-from prefect_parallel_run.dispatch.leases import belonging, lost, missing, split
+from prefect_parallel_run.dispatch.leases import belonging, is_last, lost, missing, split, without_last
 from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
@@ -25,15 +29,18 @@ from prefect_parallel_run.dispatch.messages import (
     Hold,
     Instruction,
     LeaseFinished,
+    LeaseShortened,
     NodeJoined,
     NodeLeft,
     PlanEnded,
     PlanGrew,
+    Recall,
     Release,
     SlotReady,
     SubmitLease,
     Tick,
 )
+from prefect_parallel_run.dispatch.stragglers import Stragglers, after
 from prefect_parallel_run.policy.attempts import try_again
 from prefect_parallel_run.policy.lease_size import LeaseSizer
 from prefect_parallel_run.policy.limits import FailureLimits
@@ -53,6 +60,7 @@ class RunRules:
     most_per_lease: int = 1000
     node_patience: float = 60.0  #: s without any node before the run gives up
     fetches: bool = False  #: nodes fetch the files of a lease before it runs: one is sent ahead for every slot
+    speculative: bool = False  #: run a mini-batch that takes long a second time, where a slot has nothing else to do
     isolate: bool = False  #: halve a mini-batch whose tries are used up until the guilty items stand alone
 
 
@@ -61,6 +69,11 @@ class _Node:
     slots: int
     ready: int = 0  # slots whose process has started; only these can have begun a mini-batch
     leases: dict[int, Lease] = field(default_factory=dict)  # in the order they were sent
+
+    @property
+    def free(self) -> int:
+        """Return the slots that have nothing to do."""
+        return max(0, min(self.ready, self.slots) - len(self.leases))
 
 
 class RunState:
@@ -95,6 +108,7 @@ class RunState:
         self._nodes: dict[str, _Node] = {}
         self._leases: dict[int, Lease] = {}
         self._last_lease = 0
+        self._stragglers = Stragglers()
         self._sizer = LeaseSizer(rules.most_per_lease)
         self._holding = False
         self._ended = False
@@ -119,8 +133,8 @@ class RunState:
 
     @property
     def next_due(self) -> float | None:
-        """Return when the next waiting mini-batch may be tried again, or None."""
-        return self._due[0][0] if self._due else None
+        """Return when there will be something to do without an event: a try is due, a lease takes long; or None."""
+        return after([self._due[0][0] if self._due else None, self._stragglers.next_look])
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take note of *event* at *now* (monotonic clock, s) and return what to do, in order."""
@@ -137,6 +151,8 @@ class RunState:
                 instructions += self._lose(node, now)
             case LeaseFinished():
                 instructions += self._take_home(event, now)
+            case LeaseShortened(lease, stop):
+                self._shorten(lease, stop, now)
             case PlanGrew(items):
                 self._grow(items)
             case PlanEnded():
@@ -163,6 +179,7 @@ class RunState:
         lease = self._leases.pop(event.lease, None)
         if lease is None:  # lost before, and its mini-batches have been leased again: what it says no longer counts
             return
+        self._stragglers.forget(lease.id)
         node = self._nodes[lease.node]
         del node.leases[lease.id]
         node.slots = event.slots
@@ -170,11 +187,32 @@ class RunState:
         if lease.piece is not None:
             yield from self._take_piece_home(lease, event.receipts)
             return
+        if (twin := self._stragglers.part(lease.id)) is not None:
+            if any(receipt.outcome == "succeeded" for receipt in belonging(event.receipts, lease) if is_last(receipt, lease)):
+                yield self._take_last_from(twin)
+            else:
+                lease = without_last(lease)
         receipts = {receipt.mini_batch: self._complete(receipt) for receipt in belonging(event.receipts, lease)}
         if receipts:
             self._sizer.observe(len(receipts), sum(receipt.seconds for receipt in receipts.values()))
             yield Commit([(receipt, self._decide(receipt, now)) for receipt in receipts.values()])
         self._returned.extend(missing(lease, receipts))
+
+    def _take_last_from(self, number: int) -> Recall:
+        """Have a lease stopped whose last mini-batch, all that it still runs, has been decided elsewhere."""
+        lease = self._leases[number]
+        self._leases[number] = self._nodes[lease.node].leases[number] = without_last(lease)
+        return Recall(number, at_once=True)
+
+    def _shorten(self, number: int, stop: int | None, now: float) -> None:
+        """Take back what a lease has not begun."""
+        lease = self._leases.get(number)
+        if lease is None or self._stragglers.has_twin(number):  # it came home meanwhile; or an answer that nobody waits for
+            return
+        if stop is not None and lease.start <= stop < lease.stop:
+            self._returned.append((stop, lease.stop, lease.attempt))
+            self._leases[number] = self._nodes[lease.node].leases[number] = replace(lease, stop=stop)
+        self._stragglers.note_answer(number, now, is_known=stop is not None)
 
     def _complete(self, receipt: Receipt) -> Receipt:
         """Return *receipt* with its items: a process that died could not say how many it had."""
@@ -264,12 +302,15 @@ class RunState:
         charged: list[tuple[Receipt, str]] = []
         for position, lease in enumerate(node.leases.values()):
             del self._leases[lease.id]
+            self._stragglers.forget(lease.id)
+            if self._stragglers.part(lease.id) is not None:  # its twin goes on
+                lease = without_last(lease)  # noqa: PLW2901  what is left of it
             if lease.piece is not None:
                 yield from self._lose_piece(lease)
             elif lease.count == 1 and position < node.ready:
                 receipt = lost(lease, self._items_of(lease.start))
                 charged.append((receipt, self._decide(receipt, now)))
-            else:
+            elif lease.count:
                 self._returned.extend(split(lease, started=position < node.ready))
         if charged:
             yield Commit(charged)
@@ -291,6 +332,7 @@ class RunState:
         else:
             yield from self._hold_or_release(tally)
             yield from self._hand_out(now)
+            yield from self._help_stragglers(now)
 
     def _is_nowhere(self, now: float) -> bool:
         """True when no slot is left anywhere: at once if nodes are there but cannot start the script, else after a while."""
@@ -313,8 +355,41 @@ class RunState:
 
     def _hand_out(self, now: float) -> Iterator[Instruction]:
         while (name := self._hungriest()) is not None and (lease := self._next_lease(name, now)) is not None:
-            self._leases[lease.id] = self._nodes[name].leases[lease.id] = lease
-            yield SubmitLease(lease)
+            yield self._send(lease, now)
+
+    def _send(self, lease: Lease, now: float) -> SubmitLease:
+        self._leases[lease.id] = self._nodes[lease.node].leases[lease.id] = lease
+        self._stragglers.note_sent(lease, now)
+        return SubmitLease(lease)
+
+    def _help_stragglers(self, now: float) -> Iterator[Instruction]:
+        """Where nothing is left to hand out, let slots that have nothing to do help those that are behind."""
+        self._stragglers.next_look = None
+        free = sum(node.free for node in self._nodes.values())
+        if not free or self._holding or self._is_growing:
+            return
+        some = [lease for lease in self._leases.values() if lease.piece is None and self._may_give_back(lease)]
+        for lease in self._stragglers.to_ask(some, free, now):
+            yield Recall(lease.id, at_once=False)
+        if self._rules.speculative:
+            yield from self._run_twice(now)
+
+    def _may_give_back(self, lease: Lease) -> bool:
+        """True for a lease that may hold something that it has not begun, or must say so before it can be helped."""
+        node = self._nodes[lease.node]
+        return lease.count > 1 or len(node.leases) > node.slots or self._rules.speculative
+
+    def _run_twice(self, now: float) -> Iterator[Instruction]:
+        """Run mini-batches that take long a second time, on other nodes."""
+        for name, node in self._nodes.items():
+            for _ in range(node.free):
+                others = [lease for lease in self._leases.values() if lease.node != name and lease.piece is None]
+                slow = self._stragglers.to_copy(others, self._sizer.mean, now)
+                if slow is None:
+                    break
+                copy = self._lease(name, slow.stop - 1, slow.stop, slow.attempt)
+                self._stragglers.pair(slow, copy)
+                yield self._send(copy, now)
 
     def _hungriest(self) -> str | None:
         """Return the node with the most room for leases per slot, or None when all have what they need."""
@@ -336,17 +411,25 @@ class RunState:
         for _ in range(len(self._returned)):
             start, stop, attempt = self._returned.popleft()
             if attempt > 1 or not self._holding:
-                return self._lease(node, start, stop, attempt)
+                cut = self._cut(start, stop, stop - start)
+                if cut < stop:
+                    self._returned.appendleft((cut, stop, attempt))
+                return self._lease(node, start, cut, attempt)
             self._returned.append((start, stop, attempt))
         if self._pending and not self._holding:
             start, stop = self._pending.popleft()
-            slots = sum(node.slots for node in self._nodes.values())
-            cut = min(stop, start + self._sizer.size(self._pending_count, slots))
+            cut = self._cut(start, stop, 0)
             if cut < stop:
                 self._pending.appendleft((cut, stop))
             self._pending_count -= cut - start
             return self._lease(node, start, cut, 1)
         return None
+
+    def _cut(self, start: int, stop: int, more: int) -> int:
+        """Return where the next lease ends that begins at *start*; *more* are not handed out either, beyond what is queued."""
+        slots = sum(node.slots for node in self._nodes.values())
+        left = more + self._pending_count + sum(stop - start for start, stop, _ in self._returned)
+        return min(stop, start + self._sizer.size(left, slots))
 
     def _lease(self, node: str, start: int, stop: int, attempt: int, piece: Piece | None = None) -> Lease:
         self._last_lease += 1

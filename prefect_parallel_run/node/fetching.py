@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.failure import fingerprint
 from prefect_parallel_run.child.sources import InputChanged, StoreFailure, check, is_remote, store_of
+from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.slot import Work
 from prefect_parallel_run.records import Receipt
 
@@ -75,22 +76,31 @@ class LeaseFiles:
         self._closed = threading.Event()
         threading.Thread(target=self._fetch, name="fetch", daemon=True).start()
 
-    def each(self, raise_if_stopping: Callable[[], None]) -> Iterator[Fetched]:
-        """Yield the mini-batches as their files come; *raise_if_stopping* is called while they do not."""
-        for _ in self._works:
-            yield self._next(raise_if_stopping)
+    def each(self, raise_if_stopping: Callable[[], None], recall: Recall) -> Iterator[Fetched]:
+        """Yield the mini-batches as their files come, until *recall* is answered.
+
+        *raise_if_stopping* is called while they do not come; what has not come when *recall* is asked is given back.
+        """
+        for work in self._works:
+            fetched = self._next(raise_if_stopping, recall)
+            if recall.is_open:
+                recall.answer(work.mini_batch)
+            if fetched is None or recall.is_answered:
+                return
+            yield fetched
 
     def close(self) -> None:
         """Fetch nothing more, and remove what is there."""
         self._closed.set()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _next(self, raise_if_stopping: Callable[[], None]) -> Fetched:
-        while True:
+    def _next(self, raise_if_stopping: Callable[[], None], recall: Recall) -> Fetched | None:
+        while not recall.is_open and not recall.is_answered:
             try:
                 return self._ready.get(timeout=_GLANCE)
             except queue.Empty:
                 raise_if_stopping()
+        return None
 
     def _fetch(self) -> None:
         for number, work in enumerate(self._works):

@@ -1,7 +1,7 @@
 """A node: the slots of one Dask worker for one run, and the functions that Dask is asked to call there.
 
-``open_node`` and ``close_node`` go through ``Client.run``; ``run_lease`` is the one function that is a Dask task. A worker
-may serve several runs at once: each has a Node of its own, found by its token.
+``open_node``, ``recall_lease`` and ``close_node`` go through ``Client.run``; ``run_lease`` is the one function that is a Dask
+task. A worker may serve several runs at once: each has a Node of its own, found by its token.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from dask.system import CPU_COUNT
 
 from prefect_parallel_run.node import guardian
 from prefect_parallel_run.node.fetching import LeaseFiles
+from prefect_parallel_run.node.idle import IdleSlots
+from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Slot, SlotStoppedError, SlotUnusableError, StartFailure, Work
 from prefect_parallel_run.records import Receipt
@@ -57,7 +60,8 @@ class Node:
             Slot(number, settings, environment, interpreter, scratch) for number in range(min(wanted, settings.most_slots))
         ]
         self._usable = len(self._slots)
-        self._idle: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
+        self._idle = IdleSlots()
+        self._recalls: dict[int, Recall] = {}  # by lease
         self._failures: queue.SimpleQueue[StartFailure] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._guardian = _start_guardian(marker, scratch)
@@ -76,20 +80,40 @@ class Node:
             slots=len(self._slots),
         )
 
-    def run(self, works: list[Work]) -> LeaseResult:
+    def run(self, lease: int, works: list[Work]) -> LeaseResult:
         """Run *works* in a slot that is idle, waiting for one; objects of a store are fetched meanwhile."""
-        if not self.settings.fetches:
-            return self._run(lambda slot, receipts: slot.run(works, receipts))
-        files = LeaseFiles(works, self._scratch)
+        recall = self._recalls[lease] = Recall()
         try:
-            return self._run(lambda slot, receipts: self._run_fetched(files, slot, receipts))
+            if not self.settings.fetches:
+                return self._run(recall, works[0].mini_batch, lambda slot, receipts: slot.run(works, receipts, recall))
+            files = LeaseFiles(works, self._scratch)
+            try:
+                return self._run(
+                    recall, works[0].mini_batch, lambda slot, receipts: self._run_fetched(files, slot, receipts, recall)
+                )
+            finally:
+                files.close()
         finally:
-            files.close()
+            del self._recalls[lease]
+            recall.answer(works[-1].mini_batch + 1)
 
-    def _run(self, do: Callable[[Slot, list[tuple[Any, ...]]], None]) -> LeaseResult:
-        slot = self._idle.get()
-        if slot is None:  # no slot is left, or the node is closing: pass the word on to whoever waits behind us
-            self._idle.put(None)
+    def recall(self, lease: int, *, at_once: bool) -> Future[int] | None:
+        """Ask a lease to give back what it has not begun; None when it is not, or no longer, here.
+
+        Returns:
+            The number of the first mini-batch that is given back, or one past its last.
+        """
+        recall = self._recalls.get(lease)
+        if recall is None:
+            return None
+        answer = recall.ask(at_once=at_once)
+        self._idle.wake()
+        return answer
+
+    def _run(self, recall: Recall, first: int, do: Callable[[Slot, list[tuple[Any, ...]]], None]) -> LeaseResult:
+        slot = self._idle.take(recall)
+        if slot is None:  # called back, or no slot is left, or the node is closing
+            recall.answer(first)
             return LeaseResult([], 0 if self._stopped else self._usable, self._next_failure())
         receipts: list[tuple[Any, ...]] = []
         try:
@@ -103,17 +127,19 @@ class Node:
         _sync_parts(self.settings, receipts)
         return LeaseResult(receipts, self._usable, self._next_failure())
 
-    def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[tuple[Any, ...]]) -> None:
+    def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[tuple[Any, ...]], recall: Recall) -> None:
         """Run mini-batches as their files come; the wait for them counts as theirs."""
         waiting_since = time.monotonic()
-        for fetched in files.each(slot.raise_if_stopping):
+        for fetched in files.each(slot.raise_if_stopping, recall):
             waited = time.monotonic() - waiting_since
+            finished = len(receipts)
             if fetched.error is not None:
                 receipts.append(fetched.receipt(self.settings.node))
             else:
-                slot.run([fetched.work], receipts)
+                slot.run([fetched.work], receipts, recall)
             fetched.remove()
-            receipts[-1] = _with_seconds(receipts[-1], waited)
+            if len(receipts) > finished:
+                receipts[-1] = _with_seconds(receipts[-1], waited)
             waiting_since = time.monotonic()
 
     def close(self, *, graceful: bool) -> list[str]:
@@ -122,8 +148,7 @@ class Node:
         A child that is still starting never had a mini-batch, and is not waited for.
         """
         self._stopped = True
-        ready = self._take_idle()
-        self._idle.put(None)
+        ready = self._idle.close()
         problems: list[str] = []
         ends: list[Callable[[], object]] = [
             (lambda slot=slot: problems.append(slot.shut_down())) if graceful and slot in ready else slot.stop  # type: ignore[misc]
@@ -138,14 +163,6 @@ class Node:
             self._guardian.stdin.close()  # it ends whatever the scripts left running, and removes their scratch
         self._guardian.wait()
         return [problem for problem in problems if problem]
-
-    def _take_idle(self) -> list[Slot]:
-        taken: list[Slot] = []
-        while not self._idle.empty():
-            slot = self._idle.get()
-            if slot is not None:
-                taken.append(slot)
-        return taken
 
     def _open_slot(self, slot: Slot) -> None:
         try:
@@ -166,7 +183,7 @@ class Node:
             last = self._usable == 0
         self._failures.put(failure)
         if last:
-            self._idle.put(None)
+            self._idle.close()
 
     def _next_failure(self) -> StartFailure | None:
         try:
@@ -196,11 +213,14 @@ def ready_topic(token: str) -> str:
     return f"parallel-run-ready-{token}"
 
 
-def run_lease(token: str, start: int, attempt: int, works: bytes, piece: tuple[int, int] | None = None) -> LeaseResult:
+def run_lease(
+    token: str, lease: int, start: int, attempt: int, works: bytes, piece: tuple[int, int] | None = None
+) -> LeaseResult:
     """Run the mini-batches of one lease. This is the function that Dask runs.
 
     Args:
         token: Names the driving of the run that the lease belongs to.
+        lease: Its number.
         start: Number of the first mini-batch; the others follow.
         attempt: The try that this is, for all of them.
         works: The plan's ``work`` texts, one per line.
@@ -211,7 +231,20 @@ def run_lease(token: str, start: int, attempt: int, works: bytes, piece: tuple[i
         raise NodeClosedError(token)
     only = b"" if piece is None else b",[%d,%d]" % piece
     lines = enumerate(works.split(b"\n"), start)
-    return node.run([Work(index, attempt, b"[%d,%d,%b%b]\n" % (index, attempt, work, only)) for index, work in lines])
+    return node.run(lease, [Work(index, attempt, b"[%d,%d,%b%b]\n" % (index, attempt, work, only)) for index, work in lines])
+
+
+async def recall_lease(token: str, lease: int, at_once: bool) -> int | None:
+    """Have a lease give back what it has not begun, or *at_once* end with what is finished.
+
+    Returns:
+        The number of the first mini-batch that is given back, or one past its last; None when the lease is not here.
+    """
+    node = _nodes.get(token)
+    answer = node.recall(lease, at_once=at_once) if node is not None else None
+    if answer is None:
+        return None
+    return await asyncio.wrap_future(answer)
 
 
 async def close_node(token: str, graceful: bool) -> list[str]:

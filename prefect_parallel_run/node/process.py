@@ -17,11 +17,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.child.board import SIZE, Board
+from prefect_parallel_run.child.board import GIVE_BACK, GO, SIZE, STOP, Board
 
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
 _PIPE_SIZE = 1 << 20  #: bytes that may wait in a pipe, where the system lets us say so
 _BLOCK = 1 << 18
+_SETTLE = 0.001  #: s; far more than a write to memory takes to be seen by another processor
 _STACK_WAIT = 0.1  #: s given to a process to write down where it is
 
 
@@ -107,8 +108,18 @@ class Child:
         return self._board.read()
 
     def condemn(self) -> None:
-        """Keep it from beginning another mini-batch."""
-        self._board.condemn()
+        """Keep it from beginning another mini-batch; it ends instead."""
+        self._board.order(STOP)
+
+    def call_back(self) -> int:
+        """Have it leave undone what it has not begun; return the last mini-batch that it may have begun, or board.IDLE."""
+        self._board.order(GIVE_BACK)
+        time.sleep(_SETTLE)
+        return self._board.read()[0]
+
+    def let_go_on(self) -> None:
+        """Have it run mini-batches again; all that it was called back from must have been answered."""
+        self._board.order(GO)
 
     def exit_status(self) -> int | None:
         """Return its exit status once it has ended; minus the signal's number when one ended it."""

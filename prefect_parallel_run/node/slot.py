@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from prefect_parallel_run.child.board import IDLE
 from prefect_parallel_run.child.failure import fingerprint
 from prefect_parallel_run.node.process import Child
+from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.records import Receipt
 
@@ -86,6 +87,10 @@ class Slot:
         self._scratch: str | None = None
         self._started = 0  # children so far
         self._idle_deaths = 0
+        self._recall = Recall()  # of the lease that is being run
+        self._stop = 0  # one past its last mini-batch
+        self._left: deque[Work] = deque()  # of it, what is not finished
+        self._given_back: deque[Work] = deque()  # of it, what the child has still to answer, undone
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # between the thread that works and the one that stops
 
@@ -99,20 +104,22 @@ class Slot:
         if failure is not None:
             raise SlotUnusableError(failure)
 
-    def run(self, works: Sequence[Work], receipts: list[tuple[Any, ...]]) -> None:
+    def run(self, works: Sequence[Work], receipts: list[tuple[Any, ...]], recall: Recall) -> None:
         """Run mini-batches in order and append one receipt (a tuple in the order of records.Receipt) for each.
 
-        Receipts go to the caller's list, so that what is finished counts even when the slot fails or is stopped.
+        Receipts go to the caller's list, so that what is finished counts even when the slot fails or is stopped. When
+        *recall* is asked, the mini-batch that is running is the last one.
 
         Raises:
             SlotUnusableError: No child can be started any more; a mini-batch without receipt has not been charged.
             SlotStoppedError: stop() was called.
         """
-        left = deque(works)
-        while left:
+        self._recall, self._left, self._stop = recall, deque(works), works[-1].mini_batch + 1
+        while self._left:
             if self._child is None:
                 self.start()
-            self._feed(left, receipts)
+            if self._left:  # not called back while the child started
+                self._feed(receipts)
 
     def shut_down(self) -> str:
         """Let the child call shutdown() and end; return what went wrong there, or an empty text."""
@@ -176,6 +183,9 @@ class Slot:
                 if isinstance(answer, list) and len(answer) == 5 and answer[0] == "start_failed":
                     return StartFailure(*(str(part) for part in answer[1:]))
             self.raise_if_stopping()
+            if self._recall.is_open:
+                self._give_back_from(0)
+                self._given_back.clear()  # no child has them
             if ended is not None:
                 return StartFailure("start", "ProcessDied", f"its process {describe_exit(ended)} before it was ready", "")
             if time.monotonic() > deadline:
@@ -184,29 +194,57 @@ class Slot:
 
     # Working
 
-    def _feed(self, left: deque[Work], receipts: list[tuple[Any, ...]]) -> None:
-        """Have the child work on *left* until it is done or the child is; answered mini-batches leave *left*."""
+    def _feed(self, receipts: list[tuple[Any, ...]]) -> None:
+        """Have the child work on what is left until that is done or the child is; answered mini-batches are left no more."""
         child = self._child
         assert child is not None  # noqa: S101  run() has just started it; for the type checker
-        child.send([work.line for work in left])
-        while left:
+        child.send([work.line for work in self._left])
+        while self._left or self._given_back:
             child.wait(_GLANCE)
             child.pump()
-            verdict = self._take_answers(child, left, receipts) or self._judge(child)
+            begun = child.call_back() if self._recall.is_open else None
+            verdict = self._take_answers(child, receipts) or self._judge(child)
             self.raise_if_stopping()
-            if verdict is not None and self._end_child(child, verdict, left, receipts):
+            if verdict is not None and self._end_child(child, verdict, receipts):
                 return
+            if self._recall.is_urgent:
+                self._drop_child()
+                return
+            if begun is not None:
+                self._give_back_from(int(bool(self._left) and self._left[0].mini_batch == begun))
+        child.let_go_on()
 
-    def _take_answers(self, child: Child, left: deque[Work], receipts: list[tuple[Any, ...]]) -> _Verdict | None:
-        """Move what is answered from *left* to *receipts*; a verdict when the answers make no sense."""
+    def _take_answers(self, child: Child, receipts: list[tuple[Any, ...]]) -> _Verdict | None:
+        """Move what is answered to *receipts*; a verdict when the answers make no sense."""
         try:
             for answer in child.answers():
-                receipts.append(self._receipt(answer, left[0], child.pid))
-                left.popleft()
+                if answer[0] == "back":
+                    self._take_back(answer[1])
+                else:
+                    receipts.append(self._receipt(answer, self._left[0], child.pid))
+                    self._left.popleft()
                 self._idle_deaths = 0
         except (ValueError, IndexError, TypeError) as error:
             return _Verdict("died", IDLE, "ProtocolError", f"its process wrote something to our pipe: {error}")
         return None
+
+    def _take_back(self, mini_batch: int) -> None:
+        """Take note that the child has left a mini-batch undone; one that was thought to be running may be among them."""
+        undone = (self._left or self._given_back).popleft()
+        if undone.mini_batch != mini_batch or not self._recall.is_answered:
+            raise ValueError(f"mini-batch {mini_batch} came back out of turn")
+
+    def _give_back_from(self, place: int) -> None:
+        """Answer the recall: of what is left, all from *place* on."""
+        works = list(self._left)
+        self._left, self._given_back = deque(works[:place]), deque(works[place:])
+        self._recall.answer(works[place].mini_batch if place < len(works) else self._stop)
+
+    def _drop_child(self) -> None:
+        """End a child whose work does not count any more."""
+        self._recall.answer(self._stop)
+        self._left.clear()
+        self._bury()
 
     def _receipt(self, answer: Any, work: Work, pid: int) -> tuple[Any, ...]:
         if len(answer) not in (_SHORT_ANSWER, _ANSWER_FIELDS) or (answer[0], answer[1]) != (
@@ -234,9 +272,9 @@ class Slot:
             return _Verdict("out_of_memory", index, "OutOfMemory", words)
         return None
 
-    def _end_child(self, child: Child, verdict: _Verdict, left: deque[Work], receipts: list[tuple[Any, ...]]) -> bool:
+    def _end_child(self, child: Child, verdict: _Verdict, receipts: list[tuple[Any, ...]]) -> bool:
         """Kill the child and charge the one mini-batch that was running. False when it has just finished that one."""
-        self._take_answers(child, left, receipts)  # what it finished meanwhile counts
+        self._take_answers(child, receipts)  # what it finished meanwhile counts
         running, begun = child.running()
         if verdict.outcome != "died" and running != verdict.mini_batch:
             return False
@@ -244,8 +282,8 @@ class Slot:
         # Telling where it is may wake it from the call it hangs in: from here on its answers do not count.
         stacks = child.stacks() if verdict.outcome == "timed_out" else ""
         child.kill()
-        if left and left[0].mini_batch == running:
-            receipts.append(self._charge(left.popleft(), verdict, stacks, begun, child.pid))
+        if self._left and self._left[0].mini_batch == running:
+            receipts.append(self._charge(self._left.popleft(), verdict, stacks, begun, child.pid))
             self._idle_deaths = 0
         else:
             self._idle_deaths += 1
@@ -299,6 +337,7 @@ class Slot:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
+        self._given_back.clear()
 
 
 def describe_exit(status: int) -> str:

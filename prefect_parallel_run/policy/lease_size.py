@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _TARGET = 0.5  #: s of work in a lease: Dask's few ms per task vanish beside it, and a lost lease costs little
+_MOST_A_SECOND = 500  #: leases, over all slots: what a Dask scheduler sends without becoming the bottleneck
 _GROWTH = 8  #: a lease is at most this many times the largest one that has come home
 _MEMORY = 0.3  #: weight of the newest lease in the running mean
 _LEAST = 0.03  #: s: smaller leases cost more than the wait at the end that they save
@@ -32,7 +33,7 @@ class LeaseSizer:
         """Return the mini-batches for the next lease; *remaining* are not yet handed out, to *slots* in all."""
         if self._seconds is None:
             return 1  # the first results, and the first failure, show at once
-        half_a_second = int(_TARGET / max(self._seconds, 1e-9))
+        worth_a_message = int(max(_TARGET, slots / _MOST_A_SECOND) / max(self._seconds, 1e-9))
         fair = -(-remaining // (_SHARE * max(slots, 1)))  # no slot should still be busy long after the others
         fair = max(fair, min(int(_LEAST / max(self._seconds, 1e-9)), -(-remaining // max(slots, 1))))
-        return max(1, min(half_a_second, self._largest * _GROWTH, fair, self._most, remaining))
+        return max(1, min(worth_a_message, self._largest * _GROWTH, fair, self._most, remaining))

@@ -43,7 +43,6 @@ def test_a_missing_script_is_known_before_anything_begins(workshop):
     [
         ({"compute_target": "tcp://1.2.3.4:8786"}, "compute_target is 'tcp://1.2.3.4:8786', which this version"),
         ({"environment": {"requirements": ["x"]}}, "environment is Environment"),
-        ({"speculative_execution": True}, "speculative_execution is True"),
     ],
 )
 def test_what_this_version_cannot_follow_is_refused(workshop, fields, words):

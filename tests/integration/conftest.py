@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run import FileDataset
+from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Slot, Work
 from prefect_parallel_run.plan import Plan
@@ -67,9 +68,12 @@ class Bench:
         self._slots.append(slot)
         return slot
 
-    def attempt(self, slot: Slot, works: list[bytes], attempt: int = 1, first: int = 0) -> list[Receipt]:
+    def attempt(
+        self, slot: Slot, works: list[bytes], attempt: int = 1, first: int = 0, recall: Recall | None = None
+    ) -> list[Receipt]:
         receipts: list[tuple] = []
-        slot.run([Work(i, attempt, b"[%d,%d,%b]\n" % (i, attempt, work)) for i, work in enumerate(works, first)], receipts)
+        lines = [Work(i, attempt, b"[%d,%d,%b]\n" % (i, attempt, work)) for i, work in enumerate(works, first)]
+        slot.run(lines, receipts, recall or Recall())
         return [Receipt(*receipt) for receipt in receipts]
 
     def rows(self, receipts: list[Receipt]) -> list[str]:

@@ -1,6 +1,7 @@
 """The state of a run, driven by events alone."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,10 +14,12 @@ from prefect_parallel_run.dispatch.messages import (
     GiveUp,
     Hold,
     LeaseFinished,
+    LeaseShortened,
     NodeJoined,
     NodeLeft,
     PlanEnded,
     PlanGrew,
+    Recall,
     Release,
     SlotReady,
     SubmitLease,
@@ -29,8 +32,9 @@ from prefect_parallel_run.records import Lease, Receipt, Remainder, Tally
 ITEMS = 10
 
 
-def make_state(planned, *, run_max_try=3, retry_delay=0.0, most_per_lease=1000, is_growing=False, **limits):
+def make_state(planned, *, run_max_try=3, retry_delay=0.0, most_per_lease=1000, is_growing=False, speculative=False, **limits):
     rules = RunRules(
+        speculative=speculative,
         run_max_try=run_max_try,
         limits=FailureLimits(**limits),
         retry_delay=retry_delay,
@@ -276,7 +280,7 @@ def test_mini_batches_without_receipt_are_leased_again_at_the_same_try():
     state = make_state(100, run_max_try=1)
     (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     running, *_ = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
-    again = leases(state.handle(LeaseFinished(running.id, [receipt(running.start)], 1), 0.0))
+    again = leases(state.handle(LeaseFinished(running.id, [receipt(running.start, seconds=0.001)], 1), 0.0))
     assert (again[0].start, again[0].stop, again[0].attempt) == (running.start + 1, running.stop, 1)
 
 
@@ -319,16 +323,133 @@ def test_nothing_happens_after_the_end():
     assert state.handle(NodeJoined("b", 1), 1.0) == []
 
 
+def ready_nodes(state, now, **slots):
+    """Nodes whose processes have started; return the leases that they got."""
+    out = []
+    for name, number in slots.items():
+        out += leases(state.handle(NodeJoined(name, number), now))
+        for _ in range(number):
+            out += leases(state.handle(SlotReady(name), now))
+    return out
+
+
+def recalls(instructions):
+    return [(one.lease, one.at_once) for one in instructions if isinstance(one, Recall)]
+
+
+def test_a_slot_with_nothing_to_do_gets_what_a_lease_has_not_begun():
+    """Behind a mini-batch that takes long nothing waits while another slot is idle."""
+    state = make_state(100, most_per_lease=8)
+    todo = ready_nodes(state, 0.0, a=1, b=1)
+    stuck = None
+    while todo:
+        lease = todo.pop(0)
+        if lease.node == "a" and lease.count > 1 and stuck is None:
+            stuck = lease
+            continue
+        if stuck is not None and lease.node == "a":
+            continue  # queued behind it
+        receipts = [receipt(i, seconds=0.001) for i in range(lease.start, lease.stop)]
+        todo += leases(state.handle(LeaseFinished(lease.id, receipts, 1), 1.0))
+    assert state.next_due == pytest.approx(1.1) or state.next_due is None
+    asked = recalls(state.handle(Tick(), 5.0))
+    assert asked == [(stuck.id, False)]
+    assert recalls(state.handle(Tick(), 6.0)) == []  # asked once, for the one slot that is free
+    given = leases(state.handle(LeaseShortened(stuck.id, stuck.start + 1), 6.0))
+    assert given[0].node == "b"
+    assert given[0].start == stuck.start + 1
+    done = state.handle(LeaseFinished(stuck.id, [receipt(stuck.start)], 1), 7.0)
+    assert state.tally.succeeded == 100 - sum(lease.count for lease in state._leases.values()) - sum(
+        stop - start for start, stop, _ in state._returned
+    )
+    assert Finish not in kinds(done)
+
+
+def test_a_lease_that_its_node_does_not_know_yet_is_asked_again():
+    """The question can overtake the lease."""
+    state = make_state(3, most_per_lease=8)
+    first, second = ready_nodes(state, 0.0, a=1, b=1)
+    (third,) = leases(state.handle(LeaseFinished(second.id, [receipt(1, seconds=10.0)], 1), 0.0))
+    state.handle(LeaseFinished(first.id, [receipt(0)], 1), 0.0)
+    assert third.node == "b"
+    assert recalls(state.handle(Tick(), 1.0)) == []  # one mini-batch that has a slot: nothing to give back
+
+
+def slow_one(now=0.0, **options):
+    """Two mini-batches; node a has been at one for long, b is done with the other."""
+    state = make_state(2, speculative=True, **options)
+    first, second = ready_nodes(state, now, a=1, b=1)
+    done = state.handle(LeaseFinished(second.id, [receipt(1, seconds=1.0)], 1), now + 1)
+    assert recalls(done) == [(first.id, False)]
+    assert leases(done) == []
+    assert leases(state.handle(LeaseShortened(first.id, 1), now + 1.1)) == []  # it has not been at it for that long
+    assert state.next_due == pytest.approx(now + 2.6)
+    (copy,) = leases(state.handle(Tick(), now + 2.7))
+    assert (copy.node, copy.start, copy.stop, copy.attempt) == ("b", 0, 1, 1)
+    return state, first, copy
+
+
+def test_of_two_that_run_a_mini_batch_the_first_success_counts():
+    """The other is stopped, and what it still says is refused."""
+    state, first, copy = slow_one()
+    done = state.handle(LeaseFinished(copy.id, [receipt(0)], 1), 3.0)
+    assert kinds(done) == [Recall, Commit, Finish]
+    assert recalls(done) == [(first.id, True)]
+    assert state.tally.succeeded == 2
+    assert state.handle(answer(first), 3.1) == []
+    assert state.tally.succeeded == 2
+
+    state, first, copy = slow_one()
+    done = state.handle(LeaseFinished(first.id, [receipt(0)], 1), 3.0)
+    assert recalls(done) == [(copy.id, True)]
+    assert kinds(done)[-1] is Finish
+
+
+@pytest.mark.parametrize("who", ["first", "copy"])
+def test_of_two_that_run_a_mini_batch_one_failure_decides_nothing(who):
+    """It is one try: it has failed when both have."""
+    state, *both = slow_one(run_max_try=1)
+    one, other = both if who == "first" else both[::-1]
+    assert kinds(state.handle(answer(one, lambda i, attempt: "raised"), 3.0)) == []
+    done = state.handle(answer(other, lambda i, attempt: "raised"), 4.0)
+    assert kinds(done) == [Commit, Finish]
+    assert (state.tally.failed, state.tally.succeeded) == (1, 1)
+
+
+@pytest.mark.parametrize("who", ["first", "copy"])
+def test_of_two_that_run_a_mini_batch_one_may_be_lost_without_charge(who):
+    """The other goes on with the same try."""
+    state, *both = slow_one(run_max_try=1)
+    one, other = both if who == "first" else both[::-1]
+    assert Commit not in kinds(state.handle(NodeLeft(one.node), 3.0))
+    assert kinds(state.handle(answer(other), 4.0)) == [Commit, Finish]
+
+
+def test_nothing_is_run_twice_unless_that_is_asked_for():
+    """A slow mini-batch alone on its slot has nothing to give back, and is left in peace."""
+    state = make_state(2)
+    _, second = ready_nodes(state, 0.0, a=1, b=1)
+    state.handle(LeaseFinished(second.id, [receipt(1, seconds=1.0)], 1), 1.0)
+    assert state.handle(Tick(), 100.0) == []
+    assert state.next_due is None
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):  # noqa: PLR0915  one play, told in one piece
+def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):  # noqa: PLR0912, PLR0915  one play, told in one piece
     """Random nodes, losses, failures, late answers, a plan that grows: sums hold, no try too many, nothing decided twice."""
     planned = data.draw(st.integers(1, 60))
     known = data.draw(st.integers(0, planned))  # when the run begins
     run_max_try = data.draw(st.integers(1, 3))
-    state = make_state(known, run_max_try=run_max_try, most_per_lease=data.draw(st.integers(1, 20)), is_growing=True)
+    state = make_state(
+        known,
+        run_max_try=run_max_try,
+        most_per_lease=data.draw(st.integers(1, 20)),
+        is_growing=True,
+        speculative=data.draw(st.booleans()),
+    )
     is_growing = True
-    decided, tries, out, zombies, joined = {}, {}, {}, [], 0
+    decided, tries, out, zombies, joined, asked = {}, {}, {}, [], 0, {}
     now, ended = 0.0, False
 
     def take(instructions):
@@ -336,6 +457,10 @@ def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):  # noq
         for instruction in instructions:
             if isinstance(instruction, SubmitLease):
                 out[instruction.lease.id] = instruction.lease
+                running = [one for one in state._leases.values() if one.start <= instruction.lease.start < one.stop]
+                assert len(running) <= 2
+            elif isinstance(instruction, Recall):
+                asked.setdefault(instruction.lease, instruction.at_once)
             elif isinstance(instruction, Commit):
                 for one, where in instruction.decided:
                     assert one.mini_batch not in decided
@@ -350,7 +475,21 @@ def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):  # noq
         if ended:
             break
         now += 0.1
-        act = data.draw(st.sampled_from(["answer"] * 6 + ["lose", "zombie", "partial", "grow"])) if out else "join"
+        acts = ["answer"] * 6 + ["lose", "zombie", "partial", "grow", "tick", "tick", "ready"]
+        act = data.draw(st.sampled_from(acts)) if out else "join"
+        if (number := next(iter(asked), None)) is not None and data.draw(st.booleans()):
+            if not asked.pop(number) and number in out:  # what has not begun comes back before, or behind, the rest
+                lease = out[number]
+                stop = data.draw(st.integers(lease.start, lease.stop))
+                take(state.handle(LeaseShortened(number, data.draw(st.sampled_from([stop, stop, None]))), now))
+                out[number] = replace(lease, stop=max(stop, lease.start)) if state._leases[number].stop <= stop else lease
+            continue
+        if act == "tick":
+            take(state.handle(Tick(), now))
+            continue
+        if act == "ready":
+            take(state.handle(SlotReady(f"n{joined}"), now))
+            continue
         if is_growing and (act == "grow" or not out):
             more = data.draw(st.integers(min(1, planned - known), planned - known))
             known += more

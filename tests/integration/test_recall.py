@@ -1,0 +1,145 @@
+"""Asking a lease for what it has not begun: every mini-batch is run, or given back, and never both."""
+
+import os
+import random
+import threading
+import time
+
+import pytest
+
+from prefect_parallel_run.node.node import Node
+from prefect_parallel_run.node.recall import Recall
+from prefect_parallel_run.node.slot import Work
+
+
+def wait_until(fact, seconds=20.0):
+    """Wait for an event, with a generous bound."""
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, "the event did not come"
+        time.sleep(0.005)
+
+
+class AtWork:
+    """A slot that runs a lease in a thread of its own."""
+
+    def __init__(self, bench, slot, works):
+        self.recall, self.receipts = Recall(), None
+        self._thread = threading.Thread(target=self._run, args=(bench, slot, works))
+        self._thread.start()
+
+    def _run(self, bench, slot, works):
+        self.receipts = bench.attempt(slot, works, recall=self.recall)
+        self.recall.answer(len(works))  # as the node does
+
+    def end(self):
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        return [(receipt.mini_batch, receipt.outcome) for receipt in self.receipts]
+
+
+def gated(bench, *more, gate=2):
+    return bench.slot("gated.py", "--log", str(bench.log), "--gate", str(gate), "--open", str(bench.folder / "open"), *more)
+
+
+def open_gate(bench):
+    (bench.folder / "open").touch()
+
+
+def noted(bench, line):
+    return bench.log.exists() and line in bench.log.read_text().splitlines()
+
+
+def test_what_has_not_begun_is_given_back_while_a_mini_batch_runs(bench, files):
+    """At once, not when that one ends; it goes on and counts, and the slot is good for the next lease."""
+    works = bench.works(files)
+    slot = gated(bench)
+    work = AtWork(bench, slot, works)
+    wait_until(lambda: noted(bench, "run 2 1"))
+    assert work.recall.ask(at_once=False).result(20) == 3
+    open_gate(bench)
+    assert work.end() == [(0, "succeeded"), (1, "succeeded"), (2, "succeeded")]
+    assert [receipt.outcome for receipt in bench.attempt(slot, works[3:], first=3)] == ["succeeded"] * 7
+    assert sorted(bench.invocations()) == [f"run {number} 1" for number in range(10)]
+
+
+def test_all_is_given_back_while_the_child_starts(bench, files):
+    """A script that takes long to import holds up its own process only."""
+    works = bench.works(files)
+    slot = gated(bench, "--import")
+    work = AtWork(bench, slot, works)
+    wait_until(lambda: bench.log.exists() and "importing" in bench.log.read_text())
+    assert work.recall.ask(at_once=False).result(20) == 0
+    open_gate(bench)
+    assert work.end() == []
+    assert bench.invocations() == []
+    assert len(bench.attempt(slot, works)) == 10
+
+
+def test_what_runs_is_stopped_when_it_does_not_count_any_more(bench, files):
+    """What is finished comes home, what was running is not charged, and the slot goes on with a new child."""
+    works = bench.works(files)
+    slot = gated(bench)
+    work = AtWork(bench, slot, works)
+    wait_until(lambda: noted(bench, "run 2 1"))
+    work.recall.ask(at_once=True)
+    assert work.end() == [(0, "succeeded"), (1, "succeeded")]
+    open_gate(bench)
+    assert len(bench.attempt(slot, works)) == 10
+    assert bench.log.read_text().count("run 2 1") == 2
+
+
+def test_a_child_that_dies_after_the_recall_costs_only_what_it_ran(bench, files):
+    """What was given back is not run by its successor."""
+    works = bench.works(files)
+    slot = gated(bench)
+    work = AtWork(bench, slot, works)
+    wait_until(lambda: noted(bench, "run 2 1"))
+    assert work.recall.ask(at_once=False).result(20) == 3
+    os.kill(slot._child.pid, 9)
+    assert work.end() == [(0, "succeeded"), (1, "succeeded"), (2, "died")]
+    assert len(bench.invocations()) == 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_at_whatever_moment_it_is_asked(bench, files, seed):
+    """What has a receipt has run, once, and lies in front of what was given back; nothing else has run."""
+    chance = random.Random(seed)
+    works = bench.works(files) * 20
+    slot = bench.slot("counts.py", "--log", str(bench.log))
+    slot.start()
+    for _ in range(25):
+        before = len(bench.invocations()) if bench.log.exists() else 0
+        work = AtWork(bench, slot, works)
+        time.sleep(chance.random() * 0.03)  # any moment will do
+        first = work.recall.ask(at_once=False).result(20) if chance.random() < 0.9 else len(works)
+        done = work.end()
+        assert [index for index, _ in done] == list(range(len(done)))
+        assert len(done) == first or len(done) == first - 1  # one that was about to begin may have been left undone
+        assert len(bench.invocations()) - before == len(done)
+
+
+def test_a_lease_that_waits_for_a_slot_gives_all_back(bench, files):
+    """Its slot is busy with the lease before it."""
+    works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
+    script = ("gated.py", "--log", str(bench.log), "--gate", "0", "--open", str(bench.folder / "open"))
+    node = Node(bench.settings(*script), lambda: None)
+    results = {}
+    threads = [
+        threading.Thread(target=lambda number=number, part=part: results.update({number: node.run(number, part)}))
+        for number, part in enumerate((works[:5], works[5:]))
+    ]
+    try:
+        threads[0].start()
+        wait_until(lambda: noted(bench, "run 0 1"))
+        assert node.recall(1, at_once=False) is None  # it has not come yet
+        threads[1].start()
+        wait_until(lambda: 1 in node._recalls)
+        assert node.recall(1, at_once=False).result(20) == 5
+        threads[1].join(20)
+        open_gate(bench)
+        threads[0].join(20)
+        assert (len(results[0].receipts), results[1].receipts) == (5, [])
+    finally:
+        open_gate(bench)
+        node.close(graceful=False)
