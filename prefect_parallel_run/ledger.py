@@ -54,6 +54,7 @@ _PLANNED = (
     "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows)"
     " VALUES (?, 'planned', 0, ?, 0, 0, 0)"
 )
+_NO_TEXTS = ("", "", "", "")  #: of an error that there was not
 _BLOCK = 20_000  #: rows per fetch: memory stays flat however long the plan is
 
 
@@ -117,7 +118,7 @@ class Ledger:
         for receipt, state in decided:
             (index, attempt, outcome, _, succeeded, failed, rows, part, offset, header, length, crc, *rest) = receipt
             started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
-            texts = (_storable(error_type), _storable(error), _storable(traceback), fingerprint)
+            texts = _NO_TEXTS if outcome == "succeeded" else (*map(_storable, (error_type, error, traceback)), fingerprint)
             attempts.append((index, attempt, outcome, node, pid, started, seconds, *texts))
             known_failed = 0 if state == "isolating" else failed
             states.append((state, attempt, succeeded, known_failed, rows, part, offset, header, length, crc, index))

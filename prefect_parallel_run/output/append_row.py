@@ -92,7 +92,7 @@ def _runs(ranges: Iterable[PartRange]) -> Iterator[list[PartRange]]:
     run: list[PartRange] = []
     for found in ranges:
         if run and not (
-            found.part == run[-1].part
+            found.part is run[-1].part  # one object per part: part_ranges
             and found.offset == run[-1].offset + run[-1].length
             and not found.header
             and not run[0].header

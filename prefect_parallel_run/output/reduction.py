@@ -181,6 +181,7 @@ def _source(work: dict[str, Any]) -> dict[str, Any]:
 
 def part_ranges(directory: RunDirectory, ledger: Ledger) -> Iterator[PartRange]:
     """Yield where the committed rows lie, in mini-batch order."""
-    for place in ledger.places():
-        path = directory.parts / place.part
-        yield PartRange(place.mini_batch, path, place.offset, place.header, place.length, place.crc, place.rows)
+    paths: dict[str, Path] = {}  # one object per part: millions of ranges lie in few
+    for mini_batch, part, *place in ledger.places():
+        path = paths.get(part) or paths.setdefault(part, directory.parts / part)
+        yield PartRange(mini_batch, path, *place)
