@@ -43,7 +43,7 @@ from prefect_parallel_run.failures import first_failure
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.node import LeaseResult, NodeClosedError, close_node, open_node, ready_topic, run_lease
 from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.node.slot import StartFailure
+from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.plan import PlanReader
 from prefect_parallel_run.records import Lease, Receipt
 
