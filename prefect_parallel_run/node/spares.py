@@ -72,9 +72,7 @@ class Spares:
         while not spare.look(_GLANCE) and spare.stage == WAITING and time.monotonic() < deadline:
             pass
         if spare.stage == WAITING or (spare.stage == IMPORTING and spare.failure is not None):
-            with self._lock:
-                self._need.spare_failed()
-            spare.end()
+            spare.end()  # a child has ended meanwhile: it may have a successor
             return None
         return spare
 
