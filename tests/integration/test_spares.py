@@ -232,7 +232,8 @@ def test_a_node_that_closes_ends_its_spare(bench, files, lives, graceful):
 
 def test_slots_share_one_spare_while_everything_is_killed(bench, files, lives):
     """Children, spares, in any stage: every mini-batch has one receipt, every process imports once and calls init() once."""
-    settings = bench.settings("lives.py", "--log", str(bench.log), slots=3, most_slots=3, token=f"killed-{os.getpid()}")
+    arguments = ("--log", str(bench.log), "--seconds", "0.05")
+    settings = bench.settings("lives.py", *arguments, slots=3, most_slots=3, token=f"killed-{os.getpid()}")
     node = Node(settings, lambda: None)
     texts = bench.works(files, 1)
     receipts, lock, chance, over = [], threading.Lock(), random.Random(3), threading.Event()
@@ -243,7 +244,7 @@ def test_slots_share_one_spare_while_everything_is_killed(bench, files, lives):
             receipts.extend(Receipt(*receipt) for receipt in found)
 
     def kill():
-        while not over.wait(chance.uniform(0.0, 0.05)):
+        while not over.wait(chance.uniform(0.0, 0.2)):
             ours = [child for child in psutil.Process().children() if "child/__main__.py" in " ".join(_command(child))]
             if ours:
                 _kill(chance.choice(ours))

@@ -3,7 +3,7 @@
 --imports ok,raise,hang,gate says what the first, second, … import does, the last one standing for all that follow; --inits
 the same of init(). "gate" waits until LOG.gate is there. The mini-batches --crash kill their process and the mini-batches
 --hang do not return. Those --with_spare first wait until a spare has imported the script, those --alone until one has begun
-to and is gone.
+to and is gone. Every run() takes --seconds.
 """
 
 import argparse
@@ -17,6 +17,7 @@ for option in ("--crash", "--hang", "--with_spare", "--alone"):
     parser.add_argument(option, type=lambda text: [int(number) for number in text.split(",")], default=[])
 for option in ("--imports", "--inits"):
     parser.add_argument(option, type=lambda text: text.split(","), default=["ok"])
+parser.add_argument("--seconds", type=float, default=0.0)
 options, _ = parser.parse_known_args()
 
 
@@ -72,6 +73,7 @@ def init():
 def run(mini_batch, context):
     index = context.minibatch_index
     note("run", os.getpid(), index)
+    time.sleep(options.seconds)
     if index in options.with_spare:
         wait_until(lambda: waiting() & pids("imported"))
     if index in options.alone:
