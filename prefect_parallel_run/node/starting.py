@@ -53,6 +53,7 @@ class Start:
         """Take in what the child says, within *seconds*; True once it is ready, or has failed."""
         if self.stage != READY and self.failure is None:
             self.child.wait(seconds)
+            self.child.pump()
             self.failure = self._failure()
         return self.stage == READY or self.failure is not None
 

@@ -135,6 +135,12 @@ def test_a_script_that_cannot_start_is_told_at_once(bench, script, stage, words)
         assert 'raise RuntimeError("no model at /models/none")' in failure.traceback
 
 
+def test_arguments_may_be_longer_than_a_pipe_holds(bench, files):
+    """What the child is told before anything else is written as it reads."""
+    slot = bench.slot("echo.py", "--long", "x" * 5_000_000)
+    assert len(bench.rows(bench.attempt(slot, bench.works(files)))) == 100
+
+
 def test_an_interpreter_that_is_not_there_is_told(bench):
     """By its path."""
     with pytest.raises(SlotUnusableError) as caught:
