@@ -149,13 +149,13 @@ class Slot:
         assert child is not None  # noqa: S101  run() has just started it; for the type checker
         child.send([work.line for work in left])
         while left:
+            self._spares.tend(_running_for(child))  # first of all: the next one may die at once
             child.wait(_GLANCE)
             child.pump()
             verdict = self._take_answers(child, left, receipts) or self._judge(child)
             self.raise_if_stopping()
             if verdict is not None and self._end_child(child, verdict, left, receipts):
                 return
-            self._spares.tend(_running_for(child))
 
     def _take_answers(self, child: Child, left: deque[Work], receipts: list[tuple[Any, ...]]) -> _Verdict | None:
         """Move what is answered from *left* to *receipts*; a verdict when the answers make no sense."""

@@ -150,6 +150,13 @@ def test_what_a_spare_could_not_import_is_told_by_an_ordinary_start(bench, files
     assert len(lives.pids("import")) == 2 + 1 + 3  # two that worked, the spare, three starts in a row
 
 
+def test_children_that_die_at_once_are_replaced_by_spares_too(bench, files, lives, slot):
+    """However little time there is between two deaths, one is started in between."""
+    receipts = bench.attempt(slot("--crash", "0,1,2,3,4,5,6,7,8"), bench.works(files))
+    assert outcomes(receipts) == ["died"] * 9 + ["succeeded"]
+    assert lives.homes == ["node-0.0.1", "node-0.0.2", *(f"node-0.spare.{number}" for number in range(1, 9))]
+
+
 def test_an_init_that_fails_in_a_spare_is_a_failed_start(bench, files, lives, slot):
     """One of the three in a row that end the slot."""
     made = slot("--crash", "3,4", "--with_spare", "4", "--inits", "ok,ok,raise")
