@@ -1,12 +1,13 @@
 """Writes a line into --log for its import, init(), every run() and shutdown(), each with its process.
 
---imports ok,raise,hang,gate says what the first, second, … import does, the last one standing for all that follow; --inits
-the same of init(). "gate" waits until LOG.gate is there. The mini-batches --crash kill their process and the mini-batches
---hang do not return. Those --with_spare first wait until a spare has imported the script, those --alone until one has begun
-to and is gone. Every run() takes --seconds.
+--imports ok,raise,hang,scrawl,gate says what the first, second, … import does, the last one standing for all that follow,
+and --inits the same of init(): "scrawl" writes to every descriptor, "gate" waits until LOG.gate is there. The mini-batches
+--crash kill their process, the mini-batches --hang do not return. Those --with_spare first wait until a spare has imported
+the script, those --alone until one has begun to and is gone. Every run() takes --seconds.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import time
@@ -54,6 +55,10 @@ def act(acts, name):
     how = acts[min(number, len(acts)) - 1]
     if how == "raise":
         raise ImportError(f"only one {name} works")
+    if how == "scrawl":
+        for descriptor in range(3, 30):
+            with contextlib.suppress(OSError):
+                os.write(descriptor, b"rubbish\n")
     if how == "gate":
         wait_until(lambda: os.path.exists(f"{options.log}.gate"))
     while how == "hang":
