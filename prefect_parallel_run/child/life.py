@@ -30,7 +30,7 @@ def live(inbox: int, outbox: int, bell: int, board: int, stacks: int) -> None:
     messages = channel.messages()
     settings: Dict[str, Any] = next(messages)
     _surround(settings)
-    script = _start(channel, settings)
+    script = _start(channel, messages, settings)
     channel.send(["ready"])
     part = Part(settings["part"]) if settings["part"] else None
     shared = Board(board)
@@ -52,15 +52,20 @@ def _serve(messages: Iterator[Any], channel: Channel, worker: Worker, board: Boa
     return False
 
 
-def _start(channel: Channel, settings: Dict[str, Any]) -> Script:
-    """Import the script and call its init(); a failure is told with its traceback, and ends the process."""
+def _start(channel: Channel, messages: Iterator[Any], settings: Dict[str, Any]) -> Script:
+    """Import the script and, when told to, call its init(); a failure is told with its traceback, and ends the process."""
     stage = "import"
     for module in settings["modules"]:  # else the first mini-batch would seem to be slow
         with suppress(ImportError):  # told by the mini-batch that needs it
             importlib.import_module(module)
     try:
         script = load(settings["script"], settings["source"], settings["arguments"])
+        channel.send(["imported"])
+        if next(messages, None) is None:  # the slot is gone before it wanted us
+            os._exit(0)
         stage = "init"
+        channel.send(["init"])
+        channel.ring()
         script.init()
     except BaseException as error:  # noqa: BLE001  SystemExit in a script's import is a failure to start like any other
         failure = describe(error)

@@ -54,7 +54,7 @@ from prefect_parallel_run.node.node import (
     run_lease,
 )
 from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.node.slot import StartFailure
+from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.plan import PlanReader
 from prefect_parallel_run.records import Lease, Receipt
 

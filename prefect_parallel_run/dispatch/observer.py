@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from prefect_parallel_run.node.settings import NodeFacts
-from prefect_parallel_run.node.slot import StartFailure
+from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.records import Breach, Receipt, Tally
 
 

@@ -29,7 +29,10 @@ from prefect_parallel_run.node.fetching import LeaseFiles
 from prefect_parallel_run.node.idle import IdleSlots
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
-from prefect_parallel_run.node.slot import Slot, SlotStoppedError, SlotUnusableError, StartFailure, Work
+from prefect_parallel_run.node.slot import Slot, SlotStoppedError, SlotUnusableError, Work
+from prefect_parallel_run.node.spares import Spares
+from prefect_parallel_run.node.starting import Starter, StartFailure
+from prefect_parallel_run.policy.spares import SpareNeed
 from prefect_parallel_run.records import Receipt
 
 _STARTED, _SECONDS = Receipt._fields.index("started"), Receipt._fields.index("seconds")
@@ -56,9 +59,9 @@ class Node:
         environment[_MARKER] = marker.partition("=")[2]
         wanted = settings.slots or CPU_COUNT
         self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
-        self._slots = [
-            Slot(number, settings, environment, interpreter, scratch) for number in range(min(wanted, settings.most_slots))
-        ]
+        starter = Starter(settings, environment, interpreter, scratch)
+        self._spares = Spares(starter, SpareNeed(settings.run_invocation_timeout))
+        self._slots = [Slot(number, settings, starter, self._spares) for number in range(min(wanted, settings.most_slots))]
         self._usable = len(self._slots)
         self._idle = IdleSlots()
         self._recalls: dict[int, Recall] = {}  # by lease
@@ -154,6 +157,7 @@ class Node:
             (lambda slot=slot: problems.append(slot.shut_down())) if graceful and slot in ready else slot.stop  # type: ignore[misc]
             for slot in self._slots
         ]
+        ends.append(self._spares.stop)
         threads = [threading.Thread(target=end) for end in ends]
         for thread in threads:
             thread.start()

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,17 @@ _STACK_WAIT = 0.1  #: s given to a process to write down where it is
 
 
 class Child:
-    """A running child process."""
+    """A running child process.
+
+    Args:
+        interpreter: That runs it.
+        environment: Its environment, whole.
+        directory: Its working directory, which goes with it.
+        stdout, stderr: Files that its output is appended to.
+
+    Raises:
+        OSError: There is no process; the directory is left alone.
+    """
 
     def __init__(self, interpreter: str, environment: dict[str, str], directory: str, stdout: str, stderr: str) -> None:
         ends = _Ends()
@@ -47,7 +58,7 @@ class Child:
             ends.close()
             raise
         self.pid = self._process.pid
-        self._ends = ends
+        self._ends, self._directory = ends, directory
         self._board = Board(ends.board)
         ends.give_away()
         self._waiting_to_go: deque[memoryview] = deque()
@@ -151,9 +162,10 @@ class Child:
         self._process.wait()
 
     def close(self) -> None:
-        """Give its descriptors back; the process must have ended."""
+        """Give its descriptors back and remove its directory; the process must have ended."""
         self._board.close()
         self._ends.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _signal(self, number: int) -> None:
         if self._process.poll() is None:

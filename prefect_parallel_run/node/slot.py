@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import signal
-import tempfile
 import threading
 import time
 from collections import deque
@@ -17,6 +13,8 @@ from prefect_parallel_run.child.failure import fingerprint
 from prefect_parallel_run.node.process import Child
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.node.spares import Spares
+from prefect_parallel_run.node.starting import Starter, StartFailure, death_name, describe_exit
 from prefect_parallel_run.records import Receipt
 
 _GLANCE = 0.02  #: s between two looks at a child that is busy
@@ -25,15 +23,6 @@ _RESTARTS = 3  #: starts in a row that may fail before the slot gives up; a slot
 _GOODBYE = 5.0  #: s for the interpreter to end after shutdown() has returned
 _ANSWER_FIELDS = len(Receipt._fields)
 _SHORT_ANSWER = Receipt._fields.index("node")  #: fields in the answer of a mini-batch that succeeded
-
-
-class StartFailure(NamedTuple):
-    """Why no child could be started."""
-
-    stage: str  #: spawn, import, init, start (one of the two), idle
-    error_type: str
-    error: str
-    traceback: str
 
 
 class SlotUnusableError(Exception):
@@ -71,20 +60,13 @@ class Slot:
     Args:
         number: Of the slot on its node.
         settings: Of the node.
-        environment: Of the child.
-        interpreter: That runs the child.
-        scratch: Folder for the private folders of the children.
+        starter: Starts the children.
+        spares: Has one, sometimes, that is started already.
     """
 
-    def __init__(
-        self, number: int, settings: NodeSettings, environment: dict[str, str], interpreter: str, scratch: str
-    ) -> None:
-        self._scratch_root = scratch
-        again = f"r{settings.drive}." if settings.drive > 1 else ""
-        self._name = f"{again}{settings.node}.{number}"
-        self._settings, self._environment, self._interpreter = settings, environment, interpreter
+    def __init__(self, number: int, settings: NodeSettings, starter: Starter, spares: Spares) -> None:
+        self._number, self._settings, self._starter, self._spares = number, settings, starter, spares
         self._child: Child | None = None
-        self._scratch: str | None = None
         self._started = 0  # children so far
         self._idle_deaths = 0
         self._recall = Recall()  # of the lease that is being run
@@ -149,48 +131,25 @@ class Slot:
     def _try_start(self) -> StartFailure | None:
         self.raise_if_stopping()
         self._started += 1
-        process = f"{self._name}.{self._started}"
-        logs = f"{self._settings.run_directory}/logs"
-        try:
-            self._scratch = tempfile.mkdtemp(prefix=f"{process}.", dir=self._scratch_root)
-            child = Child(
-                self._interpreter,
-                self._environment,
-                self._scratch,
-                f"{logs}/{process}.stdout.txt",
-                f"{logs}/{process}.stderr.txt",
-            )
-        except OSError as error:
-            self._bury()
-            return StartFailure("spawn", type(error).__name__, f"{self._interpreter}: {error}", "")
+        start = self._spares.take()
+        if start is None:
+            try:
+                start = self._starter.start(f"{self._number}.{self._started}")
+            except OSError as error:
+                return StartFailure("spawn", type(error).__name__, f"{self._starter.interpreter}: {error}", "")
+            start.call_init()
         with self._lock:
-            self._child = child
-        settings = self._settings.for_child(process=process, scratch=self._scratch)
-        child.send([_line(settings)])
-        failure = self._await_ready(child)
-        if failure is not None:
-            self._bury()
-        return failure
-
-    def _await_ready(self, child: Child) -> StartFailure | None:
-        deadline = time.monotonic() + self._settings.init_timeout
-        while True:
-            child.wait(_START_GLANCE)
-            ended = child.exit_status()
-            for answer in child.answers():
-                if answer == ["ready"]:
-                    return None
-                if isinstance(answer, list) and len(answer) == 5 and answer[0] == "start_failed":
-                    return StartFailure(*(str(part) for part in answer[1:]))
+            self._child = start.child
+        is_over = False
+        while not is_over:
+            is_over = start.look(_START_GLANCE)
             self.raise_if_stopping()
             if self._recall.is_open:
                 self._give_back_from(0)
                 self._given_back.clear()  # no child has them
-            if ended is not None:
-                return StartFailure("start", "ProcessDied", f"its process {describe_exit(ended)} before it was ready", "")
-            if time.monotonic() > deadline:
-                limit = f"import and init() took over init_timeout = {self._settings.init_timeout:g} s"
-                return StartFailure("start", "InitTimeout", limit, child.stacks())
+        if start.failure is not None:
+            self._bury()
+        return start.failure
 
     # Working
 
@@ -200,6 +159,7 @@ class Slot:
         assert child is not None  # noqa: S101  run() has just started it; for the type checker
         child.send([work.line for work in self._left])
         while self._left or self._given_back:
+            self._spares.tend(_running_for(child))  # first of all: the next one may die at once
             child.wait(_GLANCE)
             child.pump()
             begun = child.call_back() if self._recall.is_open else None
@@ -258,7 +218,7 @@ class Slot:
         """Return the verdict on a child that cannot go on, or None."""
         ended = child.exit_status()
         if ended is not None:
-            return _Verdict("died", IDLE, _death_name(ended), f"its process {describe_exit(ended)}")
+            return _Verdict("died", IDLE, death_name(ended), f"its process {describe_exit(ended)}")
         index, begun = child.running()
         if index == IDLE:
             return None
@@ -288,6 +248,7 @@ class Slot:
         else:
             self._idle_deaths += 1
         self._bury()
+        self._spares.child_ended()
         if self._idle_deaths >= _RESTARTS:
             words = f"while it waited for work {verdict.error}"
             raise SlotUnusableError(StartFailure("idle", verdict.error_type, words, ""))
@@ -334,29 +295,10 @@ class Slot:
         if child is not None:
             child.kill()
             child.close()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch = None
         self._given_back.clear()
 
 
-def describe_exit(status: int) -> str:
-    """Return what an exit status says, in words.
-
-    >>> describe_exit(3), describe_exit(-9)
-    ('exited with status 3', 'was killed by SIGKILL')
-    """
-    return f"was killed by {_death_name(status)}" if status < 0 else f"exited with status {status}"
-
-
-def _death_name(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
-
-
-def _line(message: object) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+def _running_for(child: Child) -> float:
+    """Return how long its mini-batch has been running, s."""
+    index, begun = child.running()
+    return 0.0 if index == IDLE else time.monotonic() - begun

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prefect_parallel_run.node.settings import NodeFacts
-from prefect_parallel_run.node.slot import StartFailure
+from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.observe.progress import Pace, sentence
 from prefect_parallel_run.records import Breach, Receipt, Tally
 

@@ -7,7 +7,7 @@ import time
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeFacts
-from prefect_parallel_run.node.slot import StartFailure
+from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.observe.logs import Logger, RunLog
 from prefect_parallel_run.records import Breach, Receipt, Tally
 from prefect_parallel_run.run_directory import RunDirectory

@@ -12,8 +12,11 @@ from prefect_parallel_run import FileDataset
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Slot, Work
+from prefect_parallel_run.node.spares import Spares
+from prefect_parallel_run.node.starting import Starter
 from prefect_parallel_run.plan import Plan
 from prefect_parallel_run.planning import normalise_inputs, write_plan
+from prefect_parallel_run.policy.spares import SpareNeed
 from prefect_parallel_run.records import Receipt
 
 
@@ -27,6 +30,7 @@ class Bench:
             (self.run / name).mkdir(parents=True)
         self.log = folder / "invocations.txt"
         self._slots: list[Slot] = []
+        self._spares: list[Spares] = []
 
     def works(self, files: Path, size: int = 10) -> list[bytes]:
         write_plan(normalise_inputs([FileDataset.from_files(files).as_named_input("images")]), size, self.run / "plan.parquet")
@@ -64,8 +68,11 @@ class Bench:
     def slot(self, script: str, *arguments: str, **changes) -> Slot:
         settings = self.settings(script, *arguments, **changes)
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
-        slot = Slot(0, settings, environment, changes.get("interpreter") or sys.executable, str(self.folder))
+        starter = Starter(settings, environment, changes.get("interpreter") or sys.executable, str(self.folder))
+        spares = Spares(starter, SpareNeed(settings.run_invocation_timeout))
+        slot = Slot(0, settings, starter, spares)
         self._slots.append(slot)
+        self._spares.append(spares)
         return slot
 
     def attempt(
@@ -92,6 +99,8 @@ class Bench:
         for slot in self._slots:
             slot.stop()
             slot._bury()
+        for spares in self._spares:
+            spares.stop()
 
 
 @pytest.fixture

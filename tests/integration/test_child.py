@@ -71,6 +71,7 @@ def test_a_killed_child_takes_its_own_children_along(bench, files):
     arguments = ("--log", str(bench.log), "--how", "grandchild", "--poison", "0")
     slot = bench.slot("poison.py", *arguments, run_invocation_timeout=1.0, environment_variables={"MARKER": marker})
     bench.attempt(slot, bench.works(files)[:1])
+    slot._spares.stop()  # a spare is marked like every child
     assert not list(marked(f"MARKER={marker}".encode()))
 
 
@@ -132,6 +133,12 @@ def test_a_script_that_cannot_start_is_told_at_once(bench, script, stage, words)
     if script == "init_raises.py":
         assert "init_raises.py" in failure.traceback
         assert 'raise RuntimeError("no model at /models/none")' in failure.traceback
+
+
+def test_arguments_may_be_longer_than_a_pipe_holds(bench, files):
+    """What the child is told before anything else is written as it reads."""
+    slot = bench.slot("echo.py", "--long", "x" * 5_000_000)
+    assert len(bench.rows(bench.attempt(slot, bench.works(files)))) == 100
 
 
 def test_an_interpreter_that_is_not_there_is_told(bench):

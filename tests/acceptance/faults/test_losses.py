@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run import ComputeTargetError, LimitExceededError, NothingSucceededError
+from prefect_parallel_run.cli import main
 
 from ..conftest import ours, wait_until
 
@@ -49,6 +50,26 @@ def test_one_poisoned_of_sixty_fails_alone(sixty, how):
     assert [entry["mini_batch"] for entry in told] == [17] * 5
     assert {entry["tries"] for entry in told} == {2}
     assert ledger(result.run_directory, "SELECT COUNT(*) FROM attempts WHERE outcome <> 'succeeded'") == [(2,)]
+
+
+def test_processes_that_are_lost_again_and_again_are_replaced_by_spares(sixty):
+    """In leases, on tries of their own, on every node; each process imports the script once, and the result is right."""
+    arguments = ("--log", str(sixty.log), "--seconds", "0.02", "--crash", "7,17,27,37,47", "--hang", "57")
+    limits = {"run_max_try": 2, "run_invocation_timeout": 2}
+    result = sixty.step("lives.py", *arguments, mini_batch_size=5, node_count=2, process_count_per_node=1, **limits)()
+    lost = {7, 17, 27, 37, 47, 57}
+    assert (result.mini_batches_succeeded, result.mini_batches_failed) == (54, 6)
+    assert Path(result.output_file).read_text().split() == [f"f{i:03d}.txt" for i in range(300) if i // 5 not in lost]
+    assert main(["verify", result.run_directory]) == 0
+    notes = [line.split() for line in sixty.log.read_text().splitlines()]
+    ran = [int(note[2]) for note in notes if note[0] == "run"]
+    assert sorted(ran) == sorted([*range(60), *lost])
+    imported, initialised = ([note[1] for note in notes if note[0] == what] for what in ("import", "init"))
+    assert len(set(imported)) == len(imported)
+    assert len(set(initialised)) == len(initialised) >= 2 + 6  # one per node, and after each loss but a node's last
+    assert sum(".spare." in note[2] for note in notes if note[0] == "init") >= 5
+    spent = ledger(result.run_directory, "SELECT COUNT(*) FROM attempts WHERE outcome IN ('died', 'timed_out')")
+    assert spent == [(12,)]
 
 
 def test_rows_come_in_order_from_four_processes_that_take_random_times(sixty):

@@ -1,0 +1,290 @@
+"""A child that is killed is replaced by one that stands by; what befalls that one harms nobody."""
+
+import os
+import random
+import signal
+import sys
+import threading
+
+import psutil
+import pytest
+
+from prefect_parallel_run.node.guardian import marked
+from prefect_parallel_run.node.node import Node
+from prefect_parallel_run.node.slot import SlotUnusableError, Work
+from prefect_parallel_run.records import Receipt
+
+from .test_child import wait_until
+
+
+class Lives:
+    """What the processes of lives.py have noted."""
+
+    def __init__(self, log):
+        self.log = log
+
+    @property
+    def lines(self):
+        return [line.split() for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+    def pids(self, what):
+        return [int(line[1]) for line in self.lines if line[0] == what]
+
+    @property
+    def homes(self):
+        """Of the processes that called init(), in order: the start of their scratch folder's name."""
+        return [line[2].rpartition(".")[0] for line in self.lines if line[0] == "init"]
+
+    def place(self, *words):
+        return next(number for number, line in enumerate(self.lines) if line[: len(words)] == [str(word) for word in words])
+
+    def assert_once_each(self):
+        """Every process has imported once, called init() at most once, and that before its first mini-batch."""
+        for what in ("import", "init", "shutdown"):
+            assert len(self.pids(what)) == len(set(self.pids(what))), what
+        assert set(self.pids("run")) <= set(self.pids("init")) <= set(self.pids("import"))
+        for pid in set(self.pids("run")):
+            assert self.place("import", pid) < self.place("init", pid) < self.place("run", pid)
+
+
+@pytest.fixture
+def lives(bench):
+    """At the end none of them is alive."""
+    noted = Lives(bench.log)
+    yield noted
+    bench.close()
+    noted.assert_once_each()
+    assert not [pid for pid in noted.pids("import") if psutil.pid_exists(pid)]
+    assert not [path.name for path in bench.folder.iterdir() if path.name.startswith("node-0.")]
+
+
+@pytest.fixture
+def slot(bench, lives):
+    """Makes slots that run lives.py."""
+    return lambda *arguments, **changes: bench.slot("lives.py", "--log", str(bench.log), *arguments, **changes)
+
+
+def outcomes(receipts):
+    return [receipt.outcome for receipt in receipts]
+
+
+def spare_of(slot, lives):
+    """Return the process id of the slot's spare, once it has imported the script."""
+    wait_until(lambda: slot._spares._spare is not None)
+    pid = slot._spares._spare.child.pid
+    wait_until(lambda: pid in lives.pids("imported"))
+    return pid
+
+
+def test_a_run_that_loses_no_child_starts_no_spare(bench, files, lives, slot):
+    """One process, one import."""
+    bench.attempt(slot(), bench.works(files))
+    assert len(lives.pids("import")) == 1
+
+
+def test_from_the_second_crash_on_a_spare_takes_over(bench, files, lives, slot):
+    """It has imported before the crash and calls init() after it; the first crash pays a start in full."""
+    made = slot("--crash", "2,5,8", "--with_spare", "5,8")
+    receipts = bench.attempt(made, bench.works(files))
+    assert outcomes(receipts) == ["died" if number in (2, 5, 8) else "succeeded" for number in range(10)]
+    assert lives.homes == ["node-0.0.1", "node-0.0.2", "node-0.spare.1", "node-0.spare.2"]
+    inits = lives.pids("init")
+    for crash, replacement in ((5, inits[2]), (8, inits[3])):
+        last = lives.place("last", inits[inits.index(replacement) - 1], crash)
+        assert lives.place("imported", replacement) < last < lives.place("init", replacement)
+    assert [int(line[2]) for line in lives.lines if line[0] == "run"] == list(range(10))
+    assert {receipt.pid for receipt in receipts} == set(inits)
+
+
+def test_a_spare_that_is_never_used_has_called_neither_init_nor_shutdown(bench, files, lives, slot):
+    """It is ended, as if it had never been."""
+    made = slot("--crash", "2", "--with_spare", "9")
+    bench.attempt(made, bench.works(files))
+    spare = spare_of(made, lives)
+    assert made.shut_down() == ""
+    made._spares.stop()
+    assert not psutil.pid_exists(spare)
+    assert spare not in lives.pids("init") + lives.pids("shutdown") + lives.pids("run")
+    assert len(lives.pids("shutdown")) == 1
+
+
+def test_for_a_timeout_the_spare_is_there_in_time(bench, files, lives, slot):
+    """Also for the first: it is started when half of the time is used up."""
+    receipts = bench.attempt(slot("--hang", "3", run_invocation_timeout=2.0), bench.works(files))
+    assert outcomes(receipts) == ["succeeded"] * 3 + ["timed_out"] + ["succeeded"] * 6
+    assert lives.homes == ["node-0.0.1", "node-0.spare.1"]
+
+
+def test_a_spare_that_still_imports_is_waited_for(bench, files, lives, slot):
+    """It is further than any that would be started now."""
+    made = slot("--hang", "3", "--imports", "ok,gate,ok", run_invocation_timeout=1.0)
+    receipts = []
+    thread = threading.Thread(target=lambda: receipts.extend(bench.attempt(made, bench.works(files))))
+    thread.start()
+    try:
+        wait_until(lambda: len(lives.pids("import")) > 1)
+        wait_until(lambda: made._child is not None and made._child.pid == lives.pids("import")[1])
+    finally:
+        (bench.folder / f"{bench.log.name}.gate").touch()
+        thread.join(60)
+    assert outcomes(receipts).count("succeeded") == 9
+    assert lives.homes == ["node-0.0.1", "node-0.spare.1"]
+
+
+@pytest.mark.parametrize("how", ["raise", "scrawl"])
+def test_a_spare_that_cannot_import_is_forgotten(bench, files, lives, slot, how):
+    """A child that is started in the ordinary way takes its place."""
+    made = slot("--hang", "3", "--imports", f"ok,{how},ok", run_invocation_timeout=1.0)
+    receipts = bench.attempt(made, bench.works(files))
+    assert outcomes(receipts) == ["succeeded"] * 3 + ["timed_out"] + ["succeeded"] * 6
+    assert lives.homes in (["node-0.0.1", "node-0.0.2"], ["node-0.0.1", "node-0.0.3"])  # the latter when it is slow to fail
+
+
+def test_what_a_spare_could_not_import_is_told_by_an_ordinary_start(bench, files, lives, slot):
+    """With its traceback, after as many starts as ever."""
+    made = slot("--crash", "3,4", "--alone", "4", "--imports", "ok,ok,raise")
+    with pytest.raises(SlotUnusableError) as caught:
+        bench.attempt(made, bench.works(files))
+    assert caught.value.failure.stage == "import"
+    assert "only one import works" in caught.value.failure.error
+    assert "lives.py" in caught.value.failure.traceback
+    assert len(lives.pids("import")) == 2 + 1 + 3  # two that worked, the spare, three starts in a row
+
+
+def test_children_that_die_at_once_are_replaced_by_spares_too(bench, files, lives, slot):
+    """However little time there is between two deaths, one is started in between."""
+    receipts = bench.attempt(slot("--crash", "0,1,2,3,4,5,6,7,8"), bench.works(files))
+    assert outcomes(receipts) == ["died"] * 9 + ["succeeded"]
+    assert lives.homes == ["node-0.0.1", "node-0.0.2", *(f"node-0.spare.{number}" for number in range(1, 9))]
+
+
+def test_an_init_that_fails_in_a_spare_is_a_failed_start(bench, files, lives, slot):
+    """One of the three in a row that end the slot."""
+    made = slot("--crash", "3,4", "--with_spare", "4", "--inits", "ok,ok,raise")
+    with pytest.raises(SlotUnusableError) as caught:
+        bench.attempt(made, bench.works(files))
+    assert caught.value.failure.stage == "init"
+    assert len(lives.pids("init")) == 2 + 3
+    assert lives.homes[2] == "node-0.spare.1"
+
+
+def test_a_spare_whose_import_hangs_is_ended_though_nobody_needs_it(bench, files, lives, slot):
+    """After init_timeout; its successor comes when the next child has ended."""
+    made = slot("--crash", "3,6", "--alone", "5", "--with_spare", "9", "--imports", "ok,ok,hang,ok", init_timeout=5.0)
+    receipts = bench.attempt(made, bench.works(files))
+    assert outcomes(receipts).count("succeeded") == 8
+    assert lives.homes == ["node-0.0.1", "node-0.0.2", "node-0.0.3"]
+    assert len(lives.pids("import")) == 5
+
+
+def test_a_spare_whose_import_hangs_costs_no_more_than_an_ordinary_start(bench, files, lives, slot):
+    """The slot that waits for it counts from the spare's own start, and goes on with the next."""
+    made = slot("--hang", "3", "--imports", "ok,hang,ok", run_invocation_timeout=1.0, init_timeout=5.0)
+    receipts = bench.attempt(made, bench.works(files))
+    assert outcomes(receipts).count("succeeded") == 9
+    assert lives.homes == ["node-0.0.1", "node-0.0.3"]  # the spare was the second start
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_spare_that_is_killed_or_stopped_is_passed_over(bench, files, lives, slot, number):
+    """The slot starts a child of its own, and the next crash finds a spare again."""
+    works = bench.works(files)
+    made = slot("--crash", "1,2,5", "--with_spare", "5")
+    assert outcomes(bench.attempt(made, works[:2])) == ["succeeded", "died"]
+    assert outcomes(bench.attempt(made, works[:1])) == ["succeeded"]
+    spare = spare_of(made, lives)
+    psutil.Process(spare).send_signal(number)
+    wait_until(lambda: psutil.Process(spare).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED))
+    receipts = bench.attempt(made, works[2:], first=2)
+    assert outcomes(receipts) == ["died"] + ["succeeded"] * 2 + ["died"] + ["succeeded"] * 4
+    assert not psutil.pid_exists(spare)
+    assert spare not in lives.pids("init")
+    assert lives.homes == ["node-0.0.1", "node-0.0.2", "node-0.0.3", "node-0.spare.2"]
+
+
+def test_an_interpreter_that_is_gone_gives_no_spare(bench, files, lives, slot, tmp_path):
+    """The next death of a child tells it."""
+    interpreter = tmp_path / "python"
+    interpreter.symlink_to(sys.executable)
+    works = bench.works(files)
+    made = slot("--crash", "1,4", interpreter=str(interpreter))
+    bench.attempt(made, works[:2])
+    made.start()
+    interpreter.unlink()
+    assert outcomes(bench.attempt(made, works[2:4], first=2)) == ["succeeded"] * 2
+    with pytest.raises(SlotUnusableError) as caught:
+        bench.attempt(made, works[4:], first=4)
+    assert caught.value.failure.stage == "spawn"
+    assert not lives.pids("import")[2:]
+
+
+@pytest.mark.parametrize("graceful", [True, False])
+def test_a_node_that_closes_ends_its_spare(bench, files, lives, graceful):
+    """Standing by or still importing; nothing is left of it."""
+    arguments = ("--log", str(bench.log), "--crash", "1", "--imports", "ok,ok,gate" if graceful else "ok")
+    settings = bench.settings("lives.py", *arguments, token=f"closing-{os.getpid()}-{graceful}")
+    node = Node(settings, lambda: None)
+    works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
+    try:
+        assert len(node.run(works).receipts) == 10
+        wait_until(lambda: len(lives.pids("import")) == 3)
+        spare = lives.pids("import")[2]
+    finally:
+        node.close(graceful=graceful)
+    assert not psutil.pid_exists(spare)
+    assert spare not in lives.pids("init") + lives.pids("shutdown")
+    assert len(lives.pids("shutdown")) == (1 if graceful else 0)
+    assert not os.path.exists(node._scratch)
+    assert not list(marked(f"PREFECT_PARALLEL_RUN_MARKER={settings.token}.{os.getpid()}".encode()))
+
+
+def test_slots_share_one_spare_while_everything_is_killed(bench, files, lives):
+    """Children, spares, in any stage: every mini-batch has one receipt, every process imports once and calls init() once."""
+    arguments = ("--log", str(bench.log), "--seconds", "0.05")
+    settings = bench.settings("lives.py", *arguments, slots=3, most_slots=3, token=f"killed-{os.getpid()}")
+    node = Node(settings, lambda: None)
+    texts = bench.works(files, 1)
+    receipts, lock, chance, over = [], threading.Lock(), random.Random(3), threading.Event()
+
+    def lease(numbers):
+        found = node.run([Work(number, 1, b"[%d,1,%b]\n" % (number, texts[number])) for number in numbers]).receipts
+        with lock:
+            receipts.extend(Receipt(*receipt) for receipt in found)
+
+    def kill():
+        while not over.wait(chance.uniform(0.0, 0.2)):
+            ours = [child for child in psutil.Process().children() if "child/__main__.py" in " ".join(_command(child))]
+            if ours:
+                _kill(chance.choice(ours))
+
+    killer = threading.Thread(target=kill)
+    leases = [threading.Thread(target=lease, args=(range(start, start + 5),)) for start in range(0, 100, 5)]
+    try:
+        wait_until(lambda: node._idle.qsize() == 3)
+        killer.start()
+        for thread in leases:
+            thread.start()
+        for thread in leases:
+            thread.join(60)
+    finally:
+        over.set()
+        killer.join(60)
+        node.close(graceful=True)
+    assert len({receipt.mini_batch for receipt in receipts}) == len(receipts)
+    assert {receipt.outcome for receipt in receipts} <= {"succeeded", "died"}
+    assert not os.path.exists(node._scratch)
+    assert not list(marked(f"PREFECT_PARALLEL_RUN_MARKER={settings.token}.{os.getpid()}".encode()))
+
+
+def _command(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _kill(process):
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return
