@@ -226,7 +226,7 @@ def test_a_node_that_closes_ends_its_spare(bench, files, lives, graceful):
     node = Node(settings, lambda: None)
     works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
     try:
-        assert len(node.run(works).receipts) == 10
+        assert len(node.run(1, works).receipts) == 10
         wait_until(lambda: len(lives.pids("import")) == 3)
         spare = lives.pids("import")[2]
     finally:
@@ -247,7 +247,8 @@ def test_slots_share_one_spare_while_everything_is_killed(bench, files, lives):
     receipts, lock, chance, over = [], threading.Lock(), random.Random(3), threading.Event()
 
     def lease(numbers):
-        found = node.run([Work(number, 1, b"[%d,1,%b]\n" % (number, texts[number])) for number in numbers]).receipts
+        works = [Work(number, 1, b"[%d,1,%b]\n" % (number, texts[number])) for number in numbers]
+        found = node.run(numbers[0], works).receipts
         with lock:
             receipts.extend(Receipt(*receipt) for receipt in found)
 
@@ -260,7 +261,7 @@ def test_slots_share_one_spare_while_everything_is_killed(bench, files, lives):
     killer = threading.Thread(target=kill)
     leases = [threading.Thread(target=lease, args=(range(start, start + 5),)) for start in range(0, 100, 5)]
     try:
-        wait_until(lambda: node._idle.qsize() == 3)
+        wait_until(lambda: len(node._idle._slots) == 3)
         killer.start()
         for thread in leases:
             thread.start()
