@@ -18,12 +18,13 @@ from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.errors import InputError, OutputError
-from prefect_parallel_run.plan import SCHEMA, SUMMARY, PlanSummary, content
+from prefect_parallel_run.plan import SCHEMA, SUMMARY, Group, PlanSummary, content
 from prefect_parallel_run.records import Cut
 
-_GROUP_ROWS = 4_096  #: mini-batches per row group at most
-_GROUP_BYTES = 8 << 20  #: of work texts per row group, about
+_GROUP_ROWS = 1_024  #: mini-batches per row group at most
+_GROUP_BYTES = 2 << 20  #: of work texts per row group, about; several copies are held while it is written
 _HEARTBEAT_EVERY = 64  #: mini-batches
+_POOL = pa.system_memory_pool()  # Arrow's own keeps several times what a plan needs for every thread that has used it
 
 
 def normalise_inputs(inputs: Iterable[Any]) -> list[Dataset]:
@@ -133,11 +134,11 @@ class PlanWriter:
         grown: Given every group of mini-batches as soon as it is written.
     """
 
-    def __init__(self, path: Path, grown: Callable[[pa.Table], None] = lambda _: None) -> None:
+    def __init__(self, path: Path, grown: Callable[[Group], None] = lambda _: None) -> None:
         self._path, self._grown = path, grown
         self._beside = path.with_name(f".{path.name}.tmp")
         self._hash = hashlib.sha256()
-        self._rows: list[tuple[int, str, int, int, str]] = []
+        self._group = Group([], [], [], [])
         self._held = 0
         self._count = self.items = self._size = 0
         self._lock = threading.Lock()
@@ -148,7 +149,14 @@ class PlanWriter:
             self._file = self._beside.open("wb")
         except OSError as error:
             raise self._unwritable(error) from error
-        self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(
+            self._file,
+            SCHEMA,
+            compression="zstd",
+            use_dictionary=["input"],  # every work is another one
+            write_statistics=False,  # would repeat whole works in the footer
+            memory_pool=_POOL,
+        )
         self._is_closed = False
         return self
 
@@ -168,12 +176,15 @@ class PlanWriter:
     def add(self, name: str, cut: Cut) -> None:
         """Append a mini-batch."""
         with self._lock:
-            self._rows.append((self._count, name, cut.items, cut.size, cut.work))
+            self._group.inputs.append(name)
+            self._group.items.append(cut.items)
+            self._group.sizes.append(cut.size)
+            self._group.works.append(cut.work)
             self._count += 1
             self.items += cut.items
             self._size += cut.size
             self._held += len(cut.work)
-            if len(self._rows) >= _GROUP_ROWS or self._held >= _GROUP_BYTES:
+            if len(self._group.works) >= _GROUP_ROWS or self._held >= _GROUP_BYTES:
                 self._flush()
 
     def flush(self) -> None:
@@ -193,12 +204,11 @@ class PlanWriter:
         return summary
 
     def _flush(self) -> None:
-        if self._rows and not self._is_closed:
-            self._hash.update(b"".join(content(name, items, work) for _, name, items, _, work in self._rows))
-            columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)
-            ]
-            group = pa.Table.from_arrays(columns, schema=SCHEMA)
-            self._writer.write_table(group)
+        group = self._group
+        if group.works and not self._is_closed:
+            self._hash.update(b"".join(map(content, group.inputs, group.items, group.works)))
+            fields = (range(self._count - len(group.works), self._count), *group)
+            columns = [pa.array(values, field.type, memory_pool=_POOL) for values, field in zip(fields, SCHEMA, strict=True)]
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
             self._grown(group)
-        self._rows, self._held = [], 0
+        self._group, self._held = Group([], [], [], []), 0
