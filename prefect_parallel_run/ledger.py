@@ -54,7 +54,7 @@ _PLANNED = (
     "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows)"
     " VALUES (?, 'planned', 0, ?, 0, 0, 0)"
 )
-_BLOCK = 20_000  #: rows per fetch: memory stays flat however long the plan is
+_BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
 
 
 class Place(NamedTuple):
