@@ -131,7 +131,7 @@ class PlanWriter:
 
     Args:
         path: Of the plan.
-        grown: Given every group of mini-batches as soon as it is written.
+        grown: Given all mini-batches, some at a time, as soon as somebody asks or many have come together.
     """
 
     def __init__(self, path: Path, grown: Callable[[Group], None] = lambda _: None) -> None:
@@ -139,7 +139,7 @@ class PlanWriter:
         self._beside = path.with_name(f".{path.name}.tmp")
         self._hash = hashlib.sha256()
         self._group = Group([], [], [], [])
-        self._held = 0
+        self._held = self._told = 0
         self._count = self.items = self._size = 0
         self._lock = threading.Lock()
         self._is_closed = True
@@ -185,16 +185,17 @@ class PlanWriter:
             self._size += cut.size
             self._held += len(cut.work)
             if len(self._group.works) >= _GROUP_ROWS or self._held >= _GROUP_BYTES:
-                self._flush()
+                self._write()
 
     def flush(self) -> None:
-        """End the group; may be called from another thread, which would like to have what there is."""
+        """Tell of what there is; may be called from another thread, which would like to have it."""
         with self._lock:
-            self._flush()
+            self._tell()
 
     def finish(self, kind: str, inputs: str) -> PlanSummary:
         """Write what is left, and the summary; return it."""
-        self.flush()
+        with self._lock:
+            self._write()
         summary = PlanSummary(self._count, self.items, self._size, self._hash.hexdigest(), kind, inputs)
         self._writer.add_key_value_metadata({SUMMARY: json.dumps(summary._asdict()).encode()})
         self._writer.close()
@@ -203,12 +204,20 @@ class PlanWriter:
         self._beside.replace(self._path)
         return summary
 
-    def _flush(self) -> None:
+    def _tell(self) -> None:
+        group, told = self._group, self._told
+        fresh = Group(group.inputs[told:], group.items[told:], group.sizes[told:], group.works[told:])
+        if fresh.works and not self._is_closed:
+            self._grown(fresh)
+            self._told = len(group.works)
+
+    def _write(self) -> None:
+        """Write the group; by one thread only, as Arrow keeps memory for every thread that writes."""
+        self._tell()
         group = self._group
-        if group.works and not self._is_closed:
+        if group.works:
             self._hash.update(b"".join(map(content, group.inputs, group.items, group.works)))
             fields = (range(self._count - len(group.works), self._count), *group)
             columns = [pa.array(values, field.type, memory_pool=_POOL) for values, field in zip(fields, SCHEMA, strict=True)]
             self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
-            self._grown(group)
-        self._group, self._held = Group([], [], [], []), 0
+        self._group, self._held, self._told = Group([], [], [], []), 0, 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 from distributed import Client, Future
@@ -125,7 +127,7 @@ class Dispatcher:
         try:
             while not self._finished:
                 self._look_at_nodes()
-                for event in [*self._grow(), *self._wait()]:
+                for event in chain(self._grow(), self._wait()):
                     self._follow(self._state.handle(event, time.monotonic()))
                 self._observer.progressed(self._state.tally)
                 self._heartbeat()
@@ -152,20 +154,24 @@ class Dispatcher:
             self._growth = None
             yield PlanEnded()
 
-    def _wait(self) -> list[Event]:
-        """Return what has happened, after a while at most."""
+    def _wait(self) -> Iterator[Event]:
+        """Yield what has happened, after a while at most.
+
+        One after the other, each followed before the next is looked at: what a lease brought home is not held longer than
+        that, and nothing is sent to a node that a later message knows to be lost but the state does not.
+        """
         due = self._state.next_due
         patience = _TICK if due is None else min(_TICK, max(due - time.monotonic(), 0.0))
         try:
-            arrived = [self._events.get(timeout=patience) if patience > 0 else self._events.get_nowait()]
+            arrived = deque([self._events.get(timeout=patience) if patience > 0 else self._events.get_nowait()])
         except queue.Empty:
-            return [Tick()]
+            yield Tick()
+            return
         while not self._events.empty():
             arrived.append(self._events.get_nowait())
-        events: list[Event] = []
-        for message in arrived:
-            events.extend([self._translate(*message)] if isinstance(message, tuple) else [message])
-        return events
+        while arrived:
+            message = arrived.popleft()
+            yield self._translate(*message) if isinstance(message, tuple) else message
 
     def _translate(self, number: int, outcome: LeaseResult | BaseException) -> Event:
         """Return what the end of a lease means."""
