@@ -165,6 +165,7 @@ class PlanWriter:
             self._is_closed = True
             self._writer.close()
             self._file.close()
+            del self._writer  # it remembers every group that it wrote
         with suppress(OSError):
             self._beside.unlink()
         if isinstance(error, OSError):

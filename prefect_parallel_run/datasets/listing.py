@@ -19,7 +19,7 @@ from prefect_parallel_run.errors import InputError
 
 _HEARTBEAT_EVERY = 1_000  #: files
 _MOST_NAMES = 32_768  #: of one folder, held in memory: 3 MB or so
-_SPILL_BLOCK = 1 << 12  #: bytes read back at a time, of every run of so many names
+_SPILL_BLOCK = 1 << 11  #: bytes read back at a time, of every run of so many names
 _OWN_FOLDER = "_parallel_run"  # a run directory inside an input folder must never become input
 
 
