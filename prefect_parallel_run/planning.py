@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import threading
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +220,25 @@ class PlanWriter:
         group = self._group
         if group.works:
             self._hash.update(b"".join(map(content, group.inputs, group.items, group.works)))
-            fields = (range(self._count - len(group.works), self._count), *group)
-            columns = [pa.array(values, field.type, memory_pool=_POOL) for values, field in zip(fields, SCHEMA, strict=True)]
+            numbers = range(self._count - len(group.works), self._count)
+            columns = [
+                _integers(numbers),
+                _texts(group.inputs),
+                *map(_integers, (group.items, group.sizes)),
+                _texts(group.works),
+            ]
             self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
         self._group, self._held, self._told = Group([], [], [], []), 0, 0
+
+
+def _integers(values: Sequence[int]) -> pa.Array:
+    """Return *values* as Arrow's; ``pa.array`` would import pandas, which a file step never needs."""
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(array("q", values))])
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    """Return *values*, which are ASCII, as Arrow's."""
+    ends = array("i", accumulate(map(len, values), initial=0))
+    return pa.Array.from_buffers(
+        pa.string(), len(values), [None, pa.py_buffer(ends), pa.py_buffer("".join(values).encode("ascii"))]
+    )

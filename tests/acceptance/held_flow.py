@@ -34,4 +34,5 @@ if __name__ == "__main__":
     before = megabytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     result = run(scripts, many, output)
-    print(json.dumps({"before": before, "peak": megabytes("VmHWM"), "succeeded": result.mini_batches_succeeded}))
+    held = {"before": before, "peak": megabytes("VmHWM")}
+    print(json.dumps({**held, "succeeded": result.mini_batches_succeeded, "pandas": "pandas" in sys.modules}))
