@@ -108,6 +108,7 @@ class Dispatcher:
         self._lost_at: dict[tuple[int, int], float] = {}  # when a try that was lost had been sent
         self._names: dict[str, str] = {}  # node by address
         self._nodes_seen = 0
+        self._left: set[str] = set()  # nodes that were told as lost
         self._next_look = 0.0
         self._unopened: list[str] = []  # workers that have come and are not used yet
         self._start_failure: StartFailure | None = None
@@ -158,7 +159,7 @@ class Dispatcher:
         """Yield what has happened, after a while at most.
 
         One after the other, each followed before the next is looked at: what a lease brought home is not held longer than
-        that, and nothing is sent to a node that a later message knows to be lost but the state does not.
+        that, and a node is forgotten here just when the state hears that it is lost, so that nothing is sent to it between.
         """
         due = self._state.next_due
         patience = _TICK if due is None else min(_TICK, max(due - time.monotonic(), 0.0))
@@ -171,7 +172,10 @@ class Dispatcher:
             arrived.append(self._events.get_nowait())
         while arrived:
             message = arrived.popleft()
-            yield self._translate(*message) if isinstance(message, tuple) else message
+            if isinstance(message, tuple):
+                yield self._translate(*message)
+            else:
+                yield self._forget(message.node) if isinstance(message, NodeLeft) else message
 
     def _translate(self, number: int, outcome: LeaseResult | BaseException) -> Event:
         """Return what the end of a lease means."""
@@ -208,7 +212,7 @@ class Dispatcher:
         lost = [*changes.gone, *changes.silent]
         for address in lost:
             if address in self._names and address not in being_called:
-                self._events.put(self._forget(self._names[address]))
+                self._events.put(NodeLeft(self._names[address]))
         for address in changes.silent:
             self._discard(str(workers[address]["name"]))
         return [address for address in lost if address in being_called]
@@ -265,7 +269,9 @@ class Dispatcher:
 
     def _forget(self, node: str) -> NodeLeft:
         self._names = {address: name for address, name in self._names.items() if name != node}
-        self._observer.node_left(node)
+        if node not in self._left:  # its leases may tell as well as the scheduler
+            self._left.add(node)
+            self._observer.node_left(node)
         for number in [number for number, sent in self._sent.items() if sent.lease.node == node]:
             sent = self._sent.pop(number)
             sent.future.cancel()
