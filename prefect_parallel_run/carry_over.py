@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.plan import Plan, content, planned_in
+from prefect_parallel_run.plan import Plan, content
 from prefect_parallel_run.records import MiniBatch
 from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.spool import planned_in
 
 
 def carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger) -> int:

@@ -12,7 +12,6 @@ from prefect_parallel_run.child.sources import is_remote, store_of
 from prefect_parallel_run.datasets.base import Dataset, absolute
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.listing import Listing
-from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.stores.objects import told
@@ -44,13 +43,15 @@ def from_result(value: Any) -> Any:
     path = value.place
     if path is None:
         raise InputError(value.name, "that step has no output to read")
+    if value.output_format not in ("parquet", "csv", "jsonl"):
+        return FileDataset.from_files([path], allow_empty=True)
+    from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which a file step never needs
+
     if value.output_format == "parquet":
         return TabularDataset.from_parquet_files([path], allow_empty=True)
     if value.output_format == "csv":
         return TabularDataset.from_delimited_files([path], allow_empty=True)
-    if value.output_format == "jsonl":
-        return TabularDataset.from_json_lines_files([path], allow_empty=True)
-    return FileDataset.from_files([path], allow_empty=True)
+    return TabularDataset.from_json_lines_files([path], allow_empty=True)
 
 
 def resolve_output(output: Any, *, required: bool) -> str | None:

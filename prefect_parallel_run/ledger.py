@@ -55,7 +55,8 @@ _PLANNED = (
     " VALUES (?, 'planned', 0, ?, 0, 0, 0)"
 )
 _NO_TEXTS = ("", "", "", "")  #: of an error that there was not
-_BLOCK = 20_000  #: rows per fetch: memory stays flat however long the plan is
+_BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
+_CACHE = 1_024  #: KiB of pages: rows are written in their order, so older pages are hardly wanted again
 
 
 class Place(NamedTuple):
@@ -80,6 +81,7 @@ class Ledger:
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute(f"PRAGMA cache_size = -{_CACHE}")
             self._connection.execute("PRAGMA synchronous = NORMAL")  # atomic always; a power cut may undo the newest
         except sqlite3.DatabaseError as error:
             self._connection.close()

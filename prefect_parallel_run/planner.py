@@ -6,13 +6,12 @@ import queue
 import time
 from contextlib import suppress
 
-import pyarrow as pa
-
 from prefect_parallel_run.background import Background
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.plan import PlanSummary, Spool
+from prefect_parallel_run.plan import Group, PlanSummary
 from prefect_parallel_run.planning import Planning, PlanWriter
 from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.spool import Spool
 
 _FLUSH_EVERY = 0.1  #: s: what is planned is handed out that soon, in groups that are not too small to be worth it
 
@@ -56,6 +55,6 @@ class Planner:
             with suppress(OSError):  # a left-over that harms nothing
                 self._directory.spool.unlink()
 
-    def _grow(self, group: pa.Table) -> None:
+    def _grow(self, group: Group) -> None:
         self.plan.append(group)
-        self._fresh.put(group.column("items").to_pylist())
+        self._fresh.put(group.items)

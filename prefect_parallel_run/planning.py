@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import threading
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.errors import InputError, OutputError
-from prefect_parallel_run.plan import SCHEMA, SUMMARY, PlanSummary, content
+from prefect_parallel_run.plan import SCHEMA, SUMMARY, Group, PlanSummary, content
 from prefect_parallel_run.records import Cut
 
-_GROUP_ROWS = 4_096  #: mini-batches per row group at most
-_GROUP_BYTES = 8 << 20  #: of work texts per row group, about
+_GROUP_ROWS = 1_024  #: mini-batches per row group at most
+_GROUP_BYTES = 2 << 20  #: of work texts per row group, about; several copies are held while it is written
 _HEARTBEAT_EVERY = 64  #: mini-batches
+_POOL = pa.system_memory_pool()  # Arrow's own keeps several times what a plan needs for every thread that has used it
 
 
 def normalise_inputs(inputs: Iterable[Any]) -> list[Dataset]:
@@ -130,15 +133,15 @@ class PlanWriter:
 
     Args:
         path: Of the plan.
-        grown: Given every group of mini-batches as soon as it is written.
+        grown: Given all mini-batches, some at a time, as soon as somebody asks or many have come together.
     """
 
-    def __init__(self, path: Path, grown: Callable[[pa.Table], None] = lambda _: None) -> None:
+    def __init__(self, path: Path, grown: Callable[[Group], None] = lambda _: None) -> None:
         self._path, self._grown = path, grown
         self._beside = path.with_name(f".{path.name}.tmp")
         self._hash = hashlib.sha256()
-        self._rows: list[tuple[int, str, int, int, str]] = []
-        self._held = 0
+        self._group = Group([], [], [], [])
+        self._held = self._told = 0
         self._count = self.items = self._size = 0
         self._lock = threading.Lock()
         self._is_closed = True
@@ -148,7 +151,14 @@ class PlanWriter:
             self._file = self._beside.open("wb")
         except OSError as error:
             raise self._unwritable(error) from error
-        self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(
+            self._file,
+            SCHEMA,
+            compression="zstd",
+            use_dictionary=["input"],  # every work is another one
+            write_statistics=False,  # would repeat whole works in the footer
+            memory_pool=_POOL,
+        )
         self._is_closed = False
         return self
 
@@ -157,6 +167,7 @@ class PlanWriter:
             self._is_closed = True
             self._writer.close()
             self._file.close()
+            del self._writer  # it remembers every group that it wrote
         with suppress(OSError):
             self._beside.unlink()
         if isinstance(error, OSError):
@@ -168,22 +179,26 @@ class PlanWriter:
     def add(self, name: str, cut: Cut) -> None:
         """Append a mini-batch."""
         with self._lock:
-            self._rows.append((self._count, name, cut.items, cut.size, cut.work))
+            self._group.inputs.append(name)
+            self._group.items.append(cut.items)
+            self._group.sizes.append(cut.size)
+            self._group.works.append(cut.work)
             self._count += 1
             self.items += cut.items
             self._size += cut.size
             self._held += len(cut.work)
-            if len(self._rows) >= _GROUP_ROWS or self._held >= _GROUP_BYTES:
-                self._flush()
+            if len(self._group.works) >= _GROUP_ROWS or self._held >= _GROUP_BYTES:
+                self._write()
 
     def flush(self) -> None:
-        """End the group; may be called from another thread, which would like to have what there is."""
+        """Tell of what there is; may be called from another thread, which would like to have it."""
         with self._lock:
-            self._flush()
+            self._tell()
 
     def finish(self, kind: str, inputs: str) -> PlanSummary:
         """Write what is left, and the summary; return it."""
-        self.flush()
+        with self._lock:
+            self._write()
         summary = PlanSummary(self._count, self.items, self._size, self._hash.hexdigest(), kind, inputs)
         self._writer.add_key_value_metadata({SUMMARY: json.dumps(summary._asdict()).encode()})
         self._writer.close()
@@ -192,13 +207,38 @@ class PlanWriter:
         self._beside.replace(self._path)
         return summary
 
-    def _flush(self) -> None:
-        if self._rows and not self._is_closed:
-            self._hash.update(b"".join(content(name, items, work) for _, name, items, _, work in self._rows))
+    def _tell(self) -> None:
+        group, told = self._group, self._told
+        fresh = Group(group.inputs[told:], group.items[told:], group.sizes[told:], group.works[told:])
+        if fresh.works and not self._is_closed:
+            self._grown(fresh)
+            self._told = len(group.works)
+
+    def _write(self) -> None:
+        """Write the group; by one thread only, as Arrow keeps memory for every thread that writes."""
+        self._tell()
+        group = self._group
+        if group.works:
+            self._hash.update(b"".join(map(content, group.inputs, group.items, group.works)))
+            numbers = range(self._count - len(group.works), self._count)
             columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)
+                _integers(numbers),
+                _texts(group.inputs),
+                *map(_integers, (group.items, group.sizes)),
+                _texts(group.works),
             ]
-            group = pa.Table.from_arrays(columns, schema=SCHEMA)
-            self._writer.write_table(group)
-            self._grown(group)
-        self._rows, self._held = [], 0
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+        self._group, self._held, self._told = Group([], [], [], []), 0, 0
+
+
+def _integers(values: Sequence[int]) -> pa.Array:
+    """Return *values* as Arrow's; ``pa.array`` would import pandas, which a file step never needs."""
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(array("q", values))])
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    """Return *values*, which are ASCII, as Arrow's."""
+    ends = array("i", accumulate(map(len, values), initial=0))
+    return pa.Array.from_buffers(
+        pa.string(), len(values), [None, pa.py_buffer(ends), pa.py_buffer("".join(values).encode("ascii"))]
+    )

@@ -40,7 +40,7 @@ from prefect_parallel_run.stores.mirror import Mirror, is_copied
 from prefect_parallel_run.stores.objects import names_below, read, size_of
 
 _MOST_LEASE_BYTES = 2_000_000  #: of work texts in one message
-_MOST_PER_LEASE = 5_000
+_MOST_PER_LEASE = 1_000
 _OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
 _PLANNING_GLANCE = 0.02  #: s between two looks at a plan that has no mini-batch yet
 _ANY = 1 << 30  #: slots: as many as the node wants

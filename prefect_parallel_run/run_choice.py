@@ -21,12 +21,13 @@ from prefect_parallel_run.errors import InputChangedError, InputError, LimitExce
 from prefect_parallel_run.identity import digest, listing_sha256, with_plan
 from prefect_parallel_run.input_check import InputCheck
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.plan import Plan, planned_in
+from prefect_parallel_run.plan import Plan
 from prefect_parallel_run.planner import Planner
 from prefect_parallel_run.planning import PlanWriter, inputs_sha256
 from prefect_parallel_run.records import Breach, Tally
 from prefect_parallel_run.run_directory import FOLDER, RunDirectory, RunLock, read_json, runs_below, write_json
 from prefect_parallel_run.spec import StepSpec, failure_limits
+from prefect_parallel_run.spool import planned_in
 from prefect_parallel_run.stores.mirror import pull_runs
 from prefect_parallel_run.stores.objects import file_sha256, known, size_of
 

@@ -20,6 +20,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
 from prefect_parallel_run.compute.base import LEASE_KEY
+from prefect_parallel_run.compute.message_logs import ShortMessageLogs, shorten_message_log
 from prefect_parallel_run.errors import ComputeTargetError
 
 _WORKER = Path(__file__).with_name("worker.py")
@@ -64,9 +65,13 @@ class _LocalCluster:
             dashboard_address=f"{_LOOPBACK}:0",
             silence_logs=logging.ERROR,
             asynchronous=False,
-            scheduler_kwargs={"allowed_failures": 0},  # tries are counted by us, not by Dask
+            scheduler_kwargs={
+                "allowed_failures": 0,  # tries are counted by us, not by Dask
+                "plugins": [ShortMessageLogs()],
+            },
         )
         self.client = Client(self._scheduler, asynchronous=False, set_as_default=False)
+        shorten_message_log(self.client)
         self.dashboard: str = self._scheduler.dashboard_link
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the cluster
         self._folder = tempfile.mkdtemp(prefix="parallel_run_workers_")

@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import IO, NamedTuple
 
 from prefect_parallel_run.child.sources import is_remote
@@ -17,8 +18,8 @@ from prefect_parallel_run.datasets.stores import list_store
 from prefect_parallel_run.errors import InputError
 
 _HEARTBEAT_EVERY = 1_000  #: files
-_MOST_NAMES = 200_000  #: of one folder, held in memory
-_SPILL_BLOCK = 1 << 16  #: bytes
+_MOST_NAMES = 32_768  #: of one folder, held in memory: 3 MB or so
+_SPILL_BLOCK = 1 << 11  #: bytes read back at a time, of every run of so many names
 _OWN_FOLDER = "_parallel_run"  # a run directory inside an input folder must never become input
 
 
@@ -114,38 +115,41 @@ def _sorted_names(folder: str) -> Iterator[str]:
     """Yield the names in *folder* in order, those of folders with a slash.
 
     With its slash a folder sorts among its neighbours just where the paths below it do. Memory is bounded: beyond a number of
-    names, sorted runs of them go to temporary files and are merged.
+    names, sorted runs of them go to a temporary file and are merged.
     """
-    runs: list[Iterator[str]] = []
-    names: list[str] = []
-    try:
-        with os.scandir(folder) as found:
-            for entry in found:
-                if entry.name.startswith(".") or entry.name == _OWN_FOLDER:
-                    continue
-                names.append(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name)
-                if len(names) >= _MOST_NAMES:
-                    runs.append(_spilled(names))
-                    names = []
-    except OSError as error:
-        raise InputError(folder, f"cannot be read: {error.strerror}") from error
-    names.sort()
-    yield from heapq.merge(*runs, names) if runs else names
+    with ExitStack() as stack:
+        runs: list[Iterator[str]] = []
+        names: list[str] = []
+        file: IO[bytes] | None = None
+        try:
+            with os.scandir(folder) as found:
+                for entry in found:
+                    if entry.name.startswith(".") or entry.name == _OWN_FOLDER:
+                        continue
+                    names.append(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name)
+                    if len(names) >= _MOST_NAMES:
+                        file = file or stack.enter_context(tempfile.TemporaryFile())
+                        runs.append(_spilled(names, file))
+                        names = []
+        except OSError as error:
+            raise InputError(folder, f"cannot be read: {error.strerror}") from error
+        names.sort()
+        yield from heapq.merge(*runs, names) if runs else names
 
 
-def _spilled(names: list[str]) -> Iterator[str]:
-    """Write *names*, sorted, to a temporary file, and return an iterator that reads them back."""
+def _spilled(names: list[str], file: IO[bytes]) -> Iterator[str]:
+    """Append *names*, sorted, to a file, and return an iterator that reads them back."""
     names.sort()
-    file = tempfile.TemporaryFile()  # noqa: SIM115  closed when it has been read back
+    start = file.tell()
     file.write(b"\0".join(map(os.fsencode, names)))  # the one byte that no name has in it
-    return _read_back(file)
+    file.flush()
+    return _read_back(file.fileno(), start, file.tell())
 
 
-def _read_back(file: IO[bytes]) -> Iterator[str]:
-    with file:
-        file.seek(0)
-        rest = b""
-        while block := file.read(_SPILL_BLOCK):
-            *whole, rest = (rest + block).split(b"\0")
-            yield from map(os.fsdecode, whole)
-        yield os.fsdecode(rest)
+def _read_back(descriptor: int, start: int, stop: int) -> Iterator[str]:
+    rest = b""
+    while block := os.pread(descriptor, min(_SPILL_BLOCK, stop - start), start):
+        start += len(block)
+        *whole, rest = (rest + block).split(b"\0")
+        yield from map(os.fsdecode, whole)
+    yield os.fsdecode(rest)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 from distributed import Client, Future
@@ -117,6 +119,7 @@ class Dispatcher:
         self._lost_at: dict[tuple[int, int], float] = {}  # when a try that was lost had been sent
         self._names: dict[str, str] = {}  # node by address
         self._nodes_seen = 0
+        self._left: set[str] = set()  # nodes that were told as lost
         self._next_look = 0.0
         self._unopened: list[str] = []  # workers that have come and are not used yet
         self._start_failure: StartFailure | None = None
@@ -136,7 +139,7 @@ class Dispatcher:
         try:
             while not self._finished:
                 self._look_at_nodes()
-                for event in [*self._grow(), *self._wait()]:
+                for event in chain(self._grow(), self._wait()):
                     self._follow(self._state.handle(event, time.monotonic()))
                 self._observer.progressed(self._state.tally)
                 self._heartbeat()
@@ -163,20 +166,27 @@ class Dispatcher:
             self._growth = None
             yield PlanEnded()
 
-    def _wait(self) -> list[Event]:
-        """Return what has happened, after a while at most."""
+    def _wait(self) -> Iterator[Event]:
+        """Yield what has happened, after a while at most.
+
+        One after the other, each followed before the next is looked at: what a lease brought home is not held longer than
+        that, and a node is forgotten here just when the state hears that it is lost, so that nothing is sent to it between.
+        """
         due = self._state.next_due
         patience = _TICK if due is None else min(_TICK, max(due - time.monotonic(), 0.0))
         try:
-            arrived = [self._events.get(timeout=patience) if patience > 0 else self._events.get_nowait()]
+            arrived = deque([self._events.get(timeout=patience) if patience > 0 else self._events.get_nowait()])
         except queue.Empty:
-            return [Tick()]
+            yield Tick()
+            return
         while not self._events.empty():
             arrived.append(self._events.get_nowait())
-        events: list[Event] = []
-        for message in arrived:
-            events.extend([self._translate(*message)] if isinstance(message, tuple) else [message])
-        return events
+        while arrived:
+            message = arrived.popleft()
+            if isinstance(message, tuple):
+                yield self._translate(*message)
+            else:
+                yield self._forget(message.node) if isinstance(message, NodeLeft) else message
 
     def _translate(self, number: int, outcome: LeaseResult | BaseException) -> Event:
         """Return what the end of a lease means."""
@@ -213,7 +223,7 @@ class Dispatcher:
         lost = [*changes.gone, *changes.silent]
         for address in lost:
             if address in self._names and address not in being_called:
-                self._events.put(self._forget(self._names[address]))
+                self._events.put(NodeLeft(self._names[address]))
         for address in changes.silent:
             self._discard(str(workers[address]["name"]))
         return [address for address in lost if address in being_called]
@@ -270,7 +280,9 @@ class Dispatcher:
 
     def _forget(self, node: str) -> NodeLeft:
         self._names = {address: name for address, name in self._names.items() if name != node}
-        self._observer.node_left(node)
+        if node not in self._left:  # its leases may tell as well as the scheduler
+            self._left.add(node)
+            self._observer.node_left(node)
         for number in [number for number, sent in self._sent.items() if sent.lease.node == node]:
             sent = self._sent.pop(number)
             sent.future.cancel()

@@ -15,7 +15,7 @@ from prefect_parallel_run.output.parquet import write_parquet
 from prefect_parallel_run.output.parts import PartRange, Parts
 from prefect_parallel_run.stores.objects import file_sha256
 
-_MOST_TOGETHER = 4_096  #: ranges read at once
+_MOST_TOGETHER = 1_024  #: ranges read at once
 
 
 class Published(NamedTuple):

@@ -12,7 +12,7 @@ from zlib import crc32
 
 from prefect_parallel_run.errors import OutputError
 
-_BLOCK = 8 << 20  #: bytes read and written at a time
+_BLOCK = 1 << 20  #: bytes read and written at a time
 _MOST_OPEN = 128  #: part files kept open
 
 

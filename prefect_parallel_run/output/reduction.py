@@ -116,10 +116,11 @@ def _watched(ranges: Iterator[PartRange], heartbeat: Callable[[], None]) -> Iter
 def write_failed_items(directory: RunDirectory, ledger: Ledger) -> None:
     """Write failed_items.jsonl: a line per failed file, or per range of failed rows, with its mini-batch, tries and cause."""
     beside = directory.failed_items.with_name(f".{directory.failed_items.name}.tmp")
-    plan = Plan.open(directory.plan)
+    plan: Plan | None = None
     try:
         with beside.open("w", encoding="utf-8", errors="surrogateescape") as file:
             for failed in failed_mini_batches(ledger):
+                plan = plan or Plan.open(directory.plan)  # what a long one takes in memory is rarely needed
                 for line in _failed_lines(failed, plan):
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()

@@ -12,7 +12,7 @@ from typing import Any
 from prefect_parallel_run.child.sources import is_remote, open_file, store_of, version_in
 from prefect_parallel_run.errors import OutputError
 
-_BLOCK = 8 << 20  #: bytes read at a time
+_BLOCK = 1 << 20  #: bytes read at a time
 _PIECE = 32 << 20  #: bytes sent at a time
 _MOST_PIECES = 9_000  #: of an object; S3 takes 10,000
 _WHOLE_AT_ONCE = {"s3", "gs", "gcs"}  #: objects are sent in pieces and appear when they are whole; folders do not exist

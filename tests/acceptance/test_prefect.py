@@ -1,5 +1,6 @@
 """What Prefect shows of a run, and what it is told."""
 
+import os
 import re
 
 import pytest
@@ -67,29 +68,42 @@ def test_the_log_tells_start_first_failure_and_end(workshop, caplog):
 
 
 def test_the_number_of_calls_to_prefect_does_not_grow_with_mini_batches(workshop, monkeypatch):
-    """Ten mini-batches or a thousand: the same task runs, artifacts and states."""
+    """Ten mini-batches or a hundred thousand: the same task runs and states; progress and log lines go by time."""
+    import math
+    import time
+
     import httpx
+    from prefect.settings import PREFECT_LOGGING_TO_API_BATCH_INTERVAL
 
     calls = []
-    send = httpx.Client.send
-
-    def counted(self, request, **options):
-        calls.append(f"{request.method} {request.url.path}")
-        return send(self, request, **options)
-
-    monkeypatch.setattr(httpx.Client, "send", counted)
+    for client in (httpx.Client, httpx.AsyncClient):
+        monkeypatch.setattr(client, "send", counted(client.send, calls))
     counts = []
-    for number in (10, 1_000):
+    for number in (10, 100_000):
         folder = workshop.folder / f"many{number}"
         folder.mkdir()
         for index in range(number):
-            (folder / f"{index}").write_text("")
+            os.close(os.open(folder / f"{index}", os.O_CREAT | os.O_WRONLY))
         calls.clear()
-        step = workshop.step("echo.py", inputs=folder, mini_batch_size=1)
-        run_in_flow(step)
-        counts.append(len([call for call in calls if "artifacts" not in call]))
-        assert len([call for call in calls if "artifacts" in call]) < 12
+        began = time.monotonic()
+        run_in_flow(workshop.step("echo.py", inputs=folder, mini_batch_size=1))
+        seconds = time.monotonic() - began
+        artifacts = [call for call in calls if "artifacts" in call]
+        logs = [call for call in calls if call.startswith("POST") and "logs" in call]
+        counts.append(len(calls) - len(artifacts) - len(logs))
+        assert len(artifacts) <= 5 + math.ceil(seconds / 2), artifacts  # made, last, summary, looked up here, asked for
+        assert len(logs) <= 2 + math.ceil(seconds / PREFECT_LOGGING_TO_API_BATCH_INTERVAL.value()), logs
     assert abs(counts[0] - counts[1]) <= 2, counts
+
+
+def counted(send, calls):
+    """Return *send* of a client, noting method and path of every request first."""
+
+    def noted(self, request, **options):
+        calls.append(f"{request.method} {request.url.path}")
+        return send(self, request, **options)
+
+    return noted
 
 
 def test_the_dashboard_listens_on_loopback_only(workshop):

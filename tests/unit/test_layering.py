@@ -27,6 +27,7 @@ ORDER = [
     "child",
     "datasets",
     "plan",
+    "spool",
     "planning",
     "policy",
     "environments",

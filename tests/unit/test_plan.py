@@ -1,17 +1,13 @@
 """A plan that is being made: what is told of can be read, and a process that ends leaves what it had planned."""
 
-import pyarrow as pa
-
-from prefect_parallel_run.plan import SCHEMA, Plan, Spool, planned_in, spooled
+from prefect_parallel_run.plan import Group, Plan
 from prefect_parallel_run.planning import Planning, PlanWriter, normalise_inputs, write_plan
-from prefect_parallel_run.records import MiniBatch
+from prefect_parallel_run.spool import Spool, planned_in, spooled
 
 
 def group(start, stop):
-    rows = [MiniBatch(number, "x", 1, 2, f'{{"n":{number}}}') for number in range(start, stop)]
-    return pa.Table.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)], schema=SCHEMA
-    )
+    count = stop - start
+    return Group(["x"] * count, [1] * count, [2] * count, [f'{{"n":{number}}}' for number in range(start, stop)])
 
 
 def test_a_spool_is_read_while_it_is_written(tmp_path):
