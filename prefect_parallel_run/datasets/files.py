@@ -81,18 +81,21 @@ class FileDataset(Dataset):
             yield self._cut(files, {"partition_key_value": dict(zip(keys, combination, strict=True))})
 
     def _cut(self, files: list[Listed], more: dict[str, object]) -> Cut:
-        return Cut(len(files), sum(file.size for file in files), _encode({**self._work(files), **more}))
+        paths, sizes, versions = zip(*files, strict=True)
+        root = _shared_root(paths[0], paths[-1])
+        names = [path[len(root) :] for path in paths]
+        work = {"input": self.name, "kind": "files", "root": root, "names": names, "sizes": sizes, "versions": versions}
+        return Cut(len(files), sum(sizes), _encode({**work, **more}))
 
-    def _work(self, chunk: list[Listed]) -> dict[str, object]:
-        # In sorted order the first and the last path share what all of them share.
-        shared = os.path.commonprefix((chunk[0].path, chunk[-1].path))  # noqa: RUF071  cut at a slash below
-        root = shared[: shared.rindex("/") + 1]
-        start = len(root)
-        return {
-            "input": self.name,
-            "kind": "files",
-            "root": root,
-            "names": [file.path[start:] for file in chunk],
-            "sizes": [file.size for file in chunk],
-            "versions": [file.version for file in chunk],
-        }
+
+def _shared_root(first: str, last: str) -> str:
+    """Return the folder, with a slash, that two paths share; in sorted order all between them share it too.
+
+    >>> _shared_root("/a/b/c.png", "/a/b/d.png"), _shared_root("/a/b/c.png", "/a/bc/d.png")
+    ('/a/b/', '/a/')
+    """
+    folder = first[: first.rindex("/") + 1]
+    if last.startswith(folder):  # nearly always
+        return folder
+    shared = os.path.commonprefix((first, last))  # noqa: RUF071  cut at a slash here
+    return shared[: shared.rindex("/") + 1]

@@ -9,15 +9,19 @@ import os
 import stat
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from typing import IO, NamedTuple
 
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.datasets.stores import list_store
 from prefect_parallel_run.errors import InputError
 
-_HEARTBEAT_EVERY = 1_000  #: files
+_FIRST_BLOCK, _BLOCK = (
+    16,
+    1_024,
+)  #: files that are listed before the first of them is handed on: few at first, for a quick start
 _MOST_NAMES = 32_768  #: of one folder, held in memory: 3 MB or so
 _SPILL_BLOCK = 1 << 11  #: bytes read back at a time, of every run of so many names
 _OWN_FOLDER = "_parallel_run"  # a run directory inside an input folder must never become input
@@ -45,11 +49,13 @@ class Listing:
 
     def __iter__(self) -> Iterator[Listed]:
         total = hashlib.sha256()
-        for number, listed in enumerate(list_files(self._paths)):
-            if number % _HEARTBEAT_EVERY == 0:
-                self._heartbeat()
-            total.update(f"{listed.path}\0{listed.size}\0{listed.version}\n".encode("utf-8", "surrogateescape"))
-            yield listed
+        files, size = list_files(self._paths), _FIRST_BLOCK
+        while block := list(islice(files, size)):
+            self._heartbeat()
+            lines = "".join([f"{path}\0{size}\0{version}\n" for path, size, version in block])
+            total.update(lines.encode("utf-8", "surrogateescape"))
+            yield from block
+            size = min(2 * size, _BLOCK)
         self.sha256 = total.hexdigest()
 
     def exhaust(self) -> str:
@@ -66,6 +72,9 @@ def list_files(paths: Sequence[str]) -> Iterator[Listed]:
     Raises:
         InputError: A path does not exist, or a folder cannot be read.
     """
+    if len(paths) == 1:
+        yield from _matches(paths[0])
+        return
     last = ""
     for listed in heapq.merge(*(_matches(path) for path in paths)):
         if listed.path != last:
@@ -74,18 +83,20 @@ def list_files(paths: Sequence[str]) -> Iterator[Listed]:
 
 
 def _matches(path: str) -> Iterator[Listed]:
+    """Return the files that one path stands for, sorted, each once."""
     if is_remote(path):
-        yield from map(Listed._make, list_store(path))
-    elif os.path.isdir(path):
-        yield from _walk(os.path.join(path, ""))
-    elif os.path.exists(path):
-        yield _look(path)
-    elif glob.has_magic(path):
-        for found in sorted(glob.iglob(path, recursive=True)):
-            if os.path.isfile(found) and f"{os.sep}{_OWN_FOLDER}{os.sep}" not in found:
-                yield _look(found)
-    else:
-        raise InputError(path, "does not exist")
+        return map(Listed._make, list_store(path))
+    if os.path.isdir(path):
+        return _walk(os.path.join(path, ""))
+    if os.path.exists(path):
+        return iter([_look(path)])
+    if glob.has_magic(path):
+        return map(_look, filter(_is_input, sorted(set(glob.iglob(path, recursive=True)))))
+    raise InputError(path, "does not exist")
+
+
+def _is_input(path: str) -> bool:
+    return os.path.isfile(path) and f"{os.sep}{_OWN_FOLDER}{os.sep}" not in path
 
 
 def _look(path: str) -> Listed:
@@ -111,22 +122,23 @@ def _walk(folder: str) -> Iterator[Listed]:
             yield Listed(path, status.st_size, status.st_mtime_ns)
 
 
-def _sorted_names(folder: str) -> Iterator[str]:
-    """Yield the names in *folder* in order, those of folders with a slash.
+def _sorted_names(folder: str) -> Iterable[str]:
+    """Return the names in *folder* in order, those of folders with a slash.
 
     With its slash a folder sorts among its neighbours just where the paths below it do. Memory is bounded: beyond a number of
     names, sorted runs of them go to a temporary file and are merged.
     """
+    runs: list[Iterator[str]] = []
+    names: list[str] = []
     with ExitStack() as stack:
-        runs: list[Iterator[str]] = []
-        names: list[str] = []
         file: IO[bytes] | None = None
         try:
             with os.scandir(folder) as found:
                 for entry in found:
-                    if entry.name.startswith(".") or entry.name == _OWN_FOLDER:
+                    name = entry.name
+                    if name.startswith(".") or name == _OWN_FOLDER:
                         continue
-                    names.append(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name)
+                    names.append(f"{name}/" if entry.is_dir(follow_symlinks=False) else name)
                     if len(names) >= _MOST_NAMES:
                         file = file or stack.enter_context(tempfile.TemporaryFile())
                         runs.append(_spilled(names, file))
@@ -134,7 +146,13 @@ def _sorted_names(folder: str) -> Iterator[str]:
         except OSError as error:
             raise InputError(folder, f"cannot be read: {error.strerror}") from error
         names.sort()
-        yield from heapq.merge(*runs, names) if runs else names
+        return _merged([*runs, iter(names)], stack.pop_all()) if runs else names
+
+
+def _merged(runs: list[Iterator[str]], stack: ExitStack) -> Iterator[str]:
+    """Yield what *runs* hold, in order; their file, on the *stack*, is closed behind the last."""
+    with stack:
+        yield from heapq.merge(*runs)
 
 
 def _spilled(names: list[str], file: IO[bytes]) -> Iterator[str]:
