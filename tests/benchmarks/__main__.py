@@ -35,6 +35,9 @@ WORKLOADS = {
     "cpu-bound": "cpu_bound",
     "uneven": "uneven",
     "large-rows": "large_rows",
+    "start-up": "start_up",
+    "faults": "faults",
+    "simulation": "simulation",
 }
 IN_GATE = ("no-op", "cpu-bound")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,3 +79,20 @@ class Bench:
         wanted = {name: run for name, run in runs.items() if self.wants(name)}
         found, failed = measure.in_turn(wanted, self.rounds, self.patience)
         yield from measure.tables(workload, case, found, left_out=left_out, failed=failed, **about)
+
+    def in_turn_by_part(
+        self,
+        workload: str,
+        case: str,
+        unit: str,
+        runs: Sequence[tuple[measure.Run, Mapping[str, str]]],
+        **about: Any,
+    ) -> Iterator[Table]:
+        """Run functions in turn that measure several things at once; each of these has a row, by the name given for it."""
+        parts: measure.Found = {name: [] for _, names in runs for name in names.values()}
+        for _ in range(self.rounds):
+            for run, names in runs:
+                found = run()
+                for part, name in names.items():
+                    parts[name].append({unit: found[part]})
+        yield from measure.tables(workload, case, parts, **about)

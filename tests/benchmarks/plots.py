@@ -28,6 +28,7 @@ def draw(found: Iterable[Table], folder: Path) -> list[Path]:
 def _bars(table: Table, folder: Path) -> Path:
     """Draw medians as bars, with what was seen as a line across; a log scale where they lie far apart."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     names = sorted(table.values, key=table.median, reverse=not table.is_share)
     medians = [table.median(name) for name in names]
@@ -35,6 +36,8 @@ def _bars(table: Table, folder: Path) -> Path:
     axes.barh(names, medians, color=[_OURS if name.startswith(OURS) else _OTHERS for name in names], height=0.7)
     if min(medians) > 0 and max(medians) > 20 * min(medians):
         axes.set_xscale("log")
+        axes.set_xlim(left=min(medians) / 3)
+        axes.xaxis.set_minor_formatter(NullFormatter())
     for position, name in enumerate(names):
         axes.plot([min(table.values[name]), max(table.values[name])], [position, position], color="#777777", linewidth=1.5)
         ratio = table.ratio(name)
