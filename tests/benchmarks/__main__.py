@@ -35,11 +35,13 @@ WORKLOADS = {
     "cpu-bound": "cpu_bound",
     "uneven": "uneven",
     "large-rows": "large_rows",
+    "tables": "tables",
     "start-up": "start_up",
     "faults": "faults",
+    "planning": "planning",
     "simulation": "simulation",
 }
-IN_GATE = ("no-op", "cpu-bound")
+IN_GATE = ("no-op", "cpu-bound", "tables", "start-up", "faults", "simulation")
 
 
 def main() -> int:
@@ -61,6 +63,7 @@ def main() -> int:
                 gate=given.gate,
                 sizes=tuple(given.mini_batches),
                 megabytes=given.megabytes,
+                files=given.files,
                 where=given.where,
                 only=tuple(given.only or ()),
             )
@@ -119,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     sizes = [1_000, 10_000, 100_000]
     parser.add_argument("--mini-batches", type=int, nargs="+", default=sizes, metavar="N", help="of no-op and n-scaling")
     parser.add_argument("--megabytes", type=int, default=500, help="of the tables' Parquet file; the CSV has half of it")
+    parser.add_argument("--files", type=int, default=100_000, help="that planning lists; ten to a mini-batch")
     words = "s after which an engine is not run once more (10): slow peers have fewer rounds"
     parser.add_argument("--patience", type=float, default=10.0, metavar="S", help=words)
     parser.add_argument("--only", nargs="+", metavar="WORD", help="engines whose name holds one of these words")

@@ -27,6 +27,7 @@ class Bench:
     gate: bool  #: the reduced form
     sizes: tuple[int, ...]  #: mini-batches
     megabytes: int  #: of the tables' Parquet file
+    files: int  #: that planning lists
     where: bool  #: tell as well where the CPU time goes
     only: tuple[str, ...] = ()  #: engines whose name holds one of these words; empty: all
     engines: Engines = field(init=False)

@@ -113,6 +113,10 @@ class Engines:
         engine = self._engines[name]
         return engine.call(function, *arguments, watch=None if watch is None else watch(engine.pid))
 
+    def end(self, name: str) -> None:
+        """End one of them; it is started anew when it is asked again."""
+        self._engines.pop(name).close()
+
     def close(self) -> None:
         """End all of them."""
         while self._engines:

@@ -30,6 +30,7 @@ class Table:
     values: dict[str, list[float]]  #: by engine, a value per round
     left_out: dict[str, str] = field(default_factory=dict)  #: engines that were not run here, and why
     failed: dict[str, str] = field(default_factory=dict)  #: engines that should have been, and how they ended
+    notes: dict[str, str] = field(default_factory=dict)  #: what should be known about an engine's figures
     baseline: str = OURS  #: the engine that ratios are taken to
     is_share: bool = False  #: more is better
 
@@ -88,6 +89,7 @@ def tables(
     *,
     left_out: Mapping[str, str] | None = None,
     failed: Mapping[str, str] | None = None,
+    notes: Mapping[str, str] | None = None,
     shares: Iterable[str] = (),
     baseline: str = OURS,
 ) -> Iterator[Table]:
@@ -102,6 +104,7 @@ def tables(
             values={name: numbers for name, numbers in values.items() if numbers},
             left_out=dict(left_out or {}) if number == 0 else {},
             failed=dict(failed or {}) if number == 0 else {},
+            notes=dict(notes or {}) if number == 0 else {},
             baseline=baseline,
             is_share=unit in shares,
         )

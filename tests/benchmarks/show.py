@@ -35,7 +35,8 @@ def number(value: float) -> str:
 def as_text(table: Table) -> str:
     """Return a table as lines for a terminal; the baseline is marked, slow engines tell how many rounds they had."""
     against = "ours" if table.baseline == OURS else table.baseline
-    rows = [("", "median", "min", "max", "rounds", f"÷ {against}" if len(against) < 15 else "ratio")]
+    heading = "" if table.baseline not in table.values else f"÷ {against}" if len(against) < 15 else "ratio"
+    rows = [("", "median", "min", "max", "rounds", heading)]
     for name, values in table.values.items():
         ratio = table.ratio(name)
         figures = (number(table.median(name)), number(min(values)), number(max(values)), str(len(values)))
@@ -47,6 +48,7 @@ def as_text(table: Table) -> str:
         lines.append("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip())
         if position == 0:
             lines.append("─" * (sum(widths) + 2 * len(widths) - 2))
+    lines += [f"  {name}: {note}" for name, note in table.notes.items()]
     lines += [f"  {name}: left out, {why}" for name, why in table.left_out.items()]
     lines += [f"  {name}: FAILED\n{error}" for name, error in table.failed.items()]
     return "\n".join(lines)
@@ -89,6 +91,7 @@ def as_json(found: Iterable[Table], facts: dict[str, Any]) -> dict[str, Any]:
                 "ratio_to_baseline": {name: table.ratio(name) for name in table.values},
                 "left_out": table.left_out,
                 "failed": table.failed,
+                "notes": table.notes,
             }
             for table in found
         ],
