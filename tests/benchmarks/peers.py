@@ -255,18 +255,19 @@ def bare(function: str, listed: str, size: int, target: str) -> dict[str, Any]:
     """Run a function in two processes written by hand: each has its half of the paths ready and writes a part of its own."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(PROCESSES + 1)
-    workers = [context.Process(target=_half, args=(barrier, function, listed, size, target, half)) for half in range(PROCESSES)]
+    clock = context.Array("d", PROCESSES)  # when each began: this process may be the last to be woken
+    arguments = (barrier, clock, function, listed, size, target)
+    workers = [context.Process(target=_half, args=(*arguments, half)) for half in range(PROCESSES)]
     for worker in workers:
         worker.start()
     barrier.wait()
-    began = time.perf_counter()
     barrier.wait()
     with Path(target).open("wb") as file:
         for half in range(PROCESSES):
             with Path(f"{target}.{half}").open("rb") as part:
                 shutil.copyfileobj(part, file, 1 << 20)
             os.unlink(f"{target}.{half}")
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - min(clock)
     for worker in workers:
         worker.join()
         if worker.exitcode:
@@ -274,11 +275,12 @@ def bare(function: str, listed: str, size: int, target: str) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
-def _half(barrier: Any, function: str, listed: str, size: int, target: str, half: int) -> None:
+def _half(barrier: Any, clock: Any, function: str, listed: str, size: int, target: str, half: int) -> None:
     called, work = getattr(functions, function), mini_batches(listed, size)
     part = range(half * len(work) // PROCESSES, (half + 1) * len(work) // PROCESSES)
     with Path(f"{target}.{half}").open("w") as file:
         barrier.wait()
+        clock[half] = time.perf_counter()
         for index in part:
             file.write("\n".join(called(work[index])) + "\n")
     barrier.wait()
