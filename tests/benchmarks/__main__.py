@@ -5,6 +5,7 @@
     python tests/benchmarks --json figures.json --plots DIR   with all values, and drawn
     python tests/benchmarks --gate                            a reduced form, against the ratios stored in gate.json
 
+All of it takes some twenty minutes on two cores. A peer that is slow is run once, or at small sizes only: tables say so.
 The extra `benchmark` installs the peers and matplotlib; an engine that is not installed is left out, and named.
 """
 
@@ -121,10 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, metavar="N", help="how often every engine is run (3; 2 with --gate)")
     sizes = [1_000, 10_000, 100_000]
     parser.add_argument("--mini-batches", type=int, nargs="+", default=sizes, metavar="N", help="of no-op and n-scaling")
-    parser.add_argument("--megabytes", type=int, default=500, help="of the tables' Parquet file; the CSV has half of it")
+    parser.add_argument("--megabytes", type=int, default=300, help="of the tables' Parquet file; the CSV has half of it")
     parser.add_argument("--files", type=int, default=100_000, help="that planning lists; ten to a mini-batch")
-    words = "s after which an engine is not run once more (10): slow peers have fewer rounds"
-    parser.add_argument("--patience", type=float, default=10.0, metavar="S", help=words)
+    words = "s after which a peer is not run once more (6): slow ones have fewer rounds"
+    parser.add_argument("--patience", type=float, default=6.0, metavar="S", help=words)
     parser.add_argument("--only", nargs="+", metavar="WORD", help="engines whose name holds one of these words")
     parser.add_argument("--where", action="store_true", help="no-op: tell as well where the CPU time goes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all values there")

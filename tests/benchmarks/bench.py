@@ -23,7 +23,7 @@ class Bench:
 
     place: Path
     rounds: int
-    patience: float  #: s after which an engine is not run once more
+    patience: float  #: s after which a peer is not run once more
     gate: bool  #: the reduced form
     sizes: tuple[int, ...]  #: mini-batches
     megabytes: int  #: of the tables' Parquet file

@@ -27,7 +27,7 @@ _ALL = (
 _STANDARD = ("multiprocessing.Pool.imap, chunk 1", "distributed Client.map")
 _CASES = (
     ("spin", 0.05, 200, _ALL),
-    ("spin", 0.005, 2_000, _ALL),
+    ("spin", 0.005, 2_000, _ALL[:5]),  # those that do well with 50 ms
     ("sleep", 0.05, 200, _STANDARD),
     ("sleep", 0.005, 2_000, _STANDARD),
 )

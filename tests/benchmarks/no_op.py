@@ -34,6 +34,7 @@ _PEERS = (
     "PySpark mapInPandas",
 )
 _PREFECT = "Prefect task.map, prefect-dask"
+_PLANNING_CPU = "planning alone, part of the flow process"
 _FEW = 100  #: mini-batches for Prefect's map
 
 
@@ -108,6 +109,7 @@ def _where(bench: Bench, number: int, given: steps.Input, few: steps.Input) -> I
     for _ in range(bench.rounds):
         idle, busy = cpu(few), cpu(given)
         per = {role: 1e6 * (seconds - idle.get(role, 0.0)) / (number - _FEW) for role, seconds in busy.items()}
-        for role, microseconds in {**per, "all together": sum(per.values())}.items():
+        planning = 1e6 * bench.ours("steps:plan_alone", str(given.folder), given.times) / number
+        for role, microseconds in {**per, "all together": sum(per.values()), _PLANNING_CPU: planning}.items():
             found.setdefault(role, []).append({"CPU µs per mini-batch": microseconds})
     yield from tables("no-op, where", f"{number:,} mini-batches", found, baseline="all together")

@@ -199,7 +199,7 @@ PEERS = {
     "dask.bag": Peer(dask_bag, ("distributed",), 10_000),
     "Ray tasks": Peer(ray_tasks, ("ray",), 10_000),
     "Ray Data map_batches": Peer(ray_data, ("ray",), 10_000),
-    "PySpark mapInPandas": Peer(spark, ("pyspark",), 10_000),
+    "PySpark mapInPandas": Peer(spark, ("pyspark",), 1_000),
     "Prefect task.map, prefect-dask": Peer(prefect_dask, ("prefect_dask",), 200),
 }
 

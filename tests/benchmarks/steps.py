@@ -161,6 +161,20 @@ def work_over(
     }
 
 
+def plan_alone(folder: str, times: int) -> float:
+    """Return the CPU seconds of planning, and nothing else; called in a flow process."""
+    from prefect_parallel_run.planning import normalise_inputs, write_plan
+
+    place = Path(f"{folder}.plan")
+    place.mkdir()
+    try:
+        began = time.process_time()
+        write_plan(normalise_inputs(named(folder, times)), 10, place / "plan.parquet")
+        return time.process_time() - began
+    finally:
+        shutil.rmtree(place)
+
+
 def processes_of(run_directory: Path) -> Iterator[tuple[int, float, float]]:
     """Yield process, begin and end (Unix time, s) of every try, in the order of their begin."""
     for pid, started, seconds in attempts(run_directory, "SELECT pid, started, seconds FROM attempts ORDER BY started"):
