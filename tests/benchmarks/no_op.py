@@ -92,7 +92,10 @@ def _measure(bench: Bench, number: int, folder: Path) -> Iterator[Table]:
 
 
 def _where(bench: Bench, number: int, given: steps.Input, few: steps.Input) -> Iterator[Table]:
-    """Tell whose CPU time it was: that of the step, less that of one with few mini-batches."""
+    """Tell whose CPU time it was: that of the step, planning included, less that of one with few mini-batches.
+
+    The system counts in hundredths of a second: below 10,000 mini-batches that is more than there is to tell.
+    """
 
     def cpu(one: steps.Input) -> dict[str, float]:
         watched: list[Family] = []

@@ -2,7 +2,7 @@
 
 Nothing real is started: nodes whose slots work off their leases one after the other, each mini-batch in the given time, and
 a message's way in 5 ms. Counted is the CPU time of RunState alone (Dask's, SQLite's and the network's come on top), from when
-every slot has had two leases. Under 0.5 CPU seconds per second, the driver needs less than half a core to decide.
+every slot has had four leases. Under 0.5 CPU seconds per second, the driver needs less than half a core to decide.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def simulate(nodes: int, slots: int, seconds: float, least: int = _LEASES) -> di
     spent, leases, begun = 0.0, 0, None
     while True:
         now, event, is_lease = cluster.next_event()
-        if begun is None and leases >= 2 * nodes * slots:
+        if begun is None and leases >= 4 * nodes * slots:
             begun, spent, leases = now, 0.0, 0
         elif begun is not None and (leases >= max(least, nodes * slots) or now > begun + _LONGEST):
             break
