@@ -29,7 +29,7 @@ def measure(bench: Bench) -> Iterator[Table]:
         expected, target = folder / "expected.txt", folder / "rows.txt"
 
         def limit() -> dict[str, float]:
-            found = bench.engines.call(LIMIT, "peers:bare", "large_rows", str(given.listed), functions.LARGE, str(expected))
+            found = bench.engines.call(LIMIT, "bare:run", "large_rows", str(given.listed), functions.LARGE, str(expected))
             return {UNIT: 1000 * found["seconds"] / _NUMBER}
 
         def check() -> None:

@@ -56,7 +56,7 @@ def _measure(bench: Bench, number: int, folder: Path) -> Iterator[Table]:
         target.unlink()
 
     def limit() -> dict[str, float]:
-        found = bench.engines.call(LIMIT, "peers:bare", "no_op", str(given.listed), PER_MINI_BATCH, str(expected))
+        found = bench.engines.call(LIMIT, "bare:run", "no_op", str(given.listed), PER_MINI_BATCH, str(expected))
         return {unit: 1e6 * found["seconds"] / number}
 
     def peer(name: str) -> Run:
