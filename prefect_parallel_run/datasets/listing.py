@@ -6,33 +6,17 @@ import glob
 import hashlib
 import heapq
 import os
-import stat
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import IO, NamedTuple
 
 from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.datasets.folders import OWN_FOLDER, Listed, files_below
 from prefect_parallel_run.datasets.stores import list_store
 from prefect_parallel_run.errors import InputError
 
-_FIRST_BLOCK, _BLOCK = (
-    16,
-    1_024,
-)  #: files that are listed before the first of them is handed on: few at first, for a quick start
-_MOST_NAMES = 32_768  #: of one folder, held in memory: 3 MB or so
-_SPILL_BLOCK = 1 << 11  #: bytes read back at a time, of every run of so many names
-_OWN_FOLDER = "_parallel_run"  # a run directory inside an input folder must never become input
-
-
-class Listed(NamedTuple):
-    """A file as it was found."""
-
-    path: str
-    size: int  #: bytes
-    version: int | str  #: modification time, ns; of an object its ETag
+# Files that are listed before the first of them is handed on: few at first, for a quick start.
+_FIRST_BLOCK, _BLOCK = 16, 1_024
 
 
 class Listing:
@@ -87,7 +71,7 @@ def _matches(path: str) -> Iterator[Listed]:
     if is_remote(path):
         return map(Listed._make, list_store(path))
     if os.path.isdir(path):
-        return _walk(os.path.join(path, ""))
+        return files_below(os.path.join(path, ""))
     if os.path.exists(path):
         return iter([_look(path)])
     if glob.has_magic(path):
@@ -96,7 +80,7 @@ def _matches(path: str) -> Iterator[Listed]:
 
 
 def _is_input(path: str) -> bool:
-    return os.path.isfile(path) and f"{os.sep}{_OWN_FOLDER}{os.sep}" not in path
+    return os.path.isfile(path) and f"{os.sep}{OWN_FOLDER}{os.sep}" not in path
 
 
 def _look(path: str) -> Listed:
@@ -105,69 +89,3 @@ def _look(path: str) -> Listed:
     except OSError as error:
         raise InputError(path, f"cannot be read: {error.strerror}") from error
     return Listed(path, status.st_size, status.st_mtime_ns)
-
-
-def _walk(folder: str) -> Iterator[Listed]:
-    """Yield the files below *folder* (which ends in a slash), in the order of their whole paths."""
-    for name in _sorted_names(folder):
-        path = folder + name
-        if name.endswith("/"):
-            yield from _walk(path)
-            continue
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise InputError(path, f"cannot be read: {error.strerror}") from error
-        if stat.S_ISREG(status.st_mode):
-            yield Listed(path, status.st_size, status.st_mtime_ns)
-
-
-def _sorted_names(folder: str) -> Iterable[str]:
-    """Return the names in *folder* in order, those of folders with a slash.
-
-    With its slash a folder sorts among its neighbours just where the paths below it do. Memory is bounded: beyond a number of
-    names, sorted runs of them go to a temporary file and are merged.
-    """
-    runs: list[Iterator[str]] = []
-    names: list[str] = []
-    with ExitStack() as stack:
-        file: IO[bytes] | None = None
-        try:
-            with os.scandir(folder) as found:
-                for entry in found:
-                    name = entry.name
-                    if name.startswith(".") or name == _OWN_FOLDER:
-                        continue
-                    names.append(f"{name}/" if entry.is_dir(follow_symlinks=False) else name)
-                    if len(names) >= _MOST_NAMES:
-                        file = file or stack.enter_context(tempfile.TemporaryFile())
-                        runs.append(_spilled(names, file))
-                        names = []
-        except OSError as error:
-            raise InputError(folder, f"cannot be read: {error.strerror}") from error
-        names.sort()
-        return _merged([*runs, iter(names)], stack.pop_all()) if runs else names
-
-
-def _merged(runs: list[Iterator[str]], stack: ExitStack) -> Iterator[str]:
-    """Yield what *runs* hold, in order; their file, on the *stack*, is closed behind the last."""
-    with stack:
-        yield from heapq.merge(*runs)
-
-
-def _spilled(names: list[str], file: IO[bytes]) -> Iterator[str]:
-    """Append *names*, sorted, to a file, and return an iterator that reads them back."""
-    names.sort()
-    start = file.tell()
-    file.write(b"\0".join(map(os.fsencode, names)))  # the one byte that no name has in it
-    file.flush()
-    return _read_back(file.fileno(), start, file.tell())
-
-
-def _read_back(descriptor: int, start: int, stop: int) -> Iterator[str]:
-    rest = b""
-    while block := os.pread(descriptor, min(_SPILL_BLOCK, stop - start), start):
-        start += len(block)
-        *whole, rest = (rest + block).split(b"\0")
-        yield from map(os.fsdecode, whole)
-    yield os.fsdecode(rest)

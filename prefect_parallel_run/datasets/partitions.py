@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefect_parallel_run.datasets.listing import Listed
+from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.errors import InputError, OutputError
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"

@@ -9,7 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-OURS = ("prefect_parallel_run/child", "prefect_parallel_run/compute/worker.py", "prefect_parallel_run/node/guardian.py")
+OURS = (
+    "prefect_parallel_run/child",
+    "prefect_parallel_run/compute/worker.py",
+    "prefect_parallel_run/node/guardian.py",
+    "prefect_parallel_run.datasets.folders",
+)
 
 
 def ours(*parts: str) -> list[psutil.Process]:

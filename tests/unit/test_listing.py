@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from prefect_parallel_run.datasets import listing as module
+from prefect_parallel_run.datasets import folders as module
 from prefect_parallel_run.datasets.listing import Listing, list_files
 from prefect_parallel_run.planning import PlanWriter
 from prefect_parallel_run.records import Cut

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-from prefect_parallel_run.datasets.listing import Listed
+from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.partitions import KeyValue
 
 

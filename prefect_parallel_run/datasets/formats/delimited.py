@@ -13,9 +13,9 @@ import pandas as pd
 from prefect_parallel_run.child.dialect import dialect_of, pandas_options
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.delimited_types import DelimitedTypes
+from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
 from prefect_parallel_run.datasets.formats.text import Storage
-from prefect_parallel_run.datasets.listing import Listed
 from prefect_parallel_run.datasets.record_ends import Records
 from prefect_parallel_run.datasets.spans import all_spans, split_head
 

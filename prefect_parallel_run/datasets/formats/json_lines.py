@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from prefect_parallel_run.child.dialect import Dialect
 from prefect_parallel_run.datasets.column_types import NULL, kinds_in_lines, together
+from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
 from prefect_parallel_run.datasets.formats.text import Storage
-from prefect_parallel_run.datasets.listing import Listed
 from prefect_parallel_run.datasets.record_ends import Records
 from prefect_parallel_run.datasets.spans import all_spans
 

@@ -6,9 +6,9 @@ import pyarrow as pa
 from pyarrow import orc
 
 from prefect_parallel_run.child.sources import open_file
+from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile
 from prefect_parallel_run.datasets.formats.row_groups import about_gaps, changed_by_gaps, pieces, shared_out
-from prefect_parallel_run.datasets.listing import Listed
 
 
 class Orc:

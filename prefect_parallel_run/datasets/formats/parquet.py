@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 
 from prefect_parallel_run.child.sources import open_file
+from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile
 from prefect_parallel_run.datasets.formats.row_groups import Group, about_gaps, changed_by_gaps, pieces
-from prefect_parallel_run.datasets.listing import Listed
 from prefect_parallel_run.datasets.partitions import noted_values
 
 

@@ -1,0 +1,78 @@
+"""A large folder is listed in a process of its own: the same files in the same order, and the same errors."""
+
+import os
+
+import psutil
+import pytest
+
+from prefect_parallel_run.datasets import folders
+from prefect_parallel_run.datasets.folders import Listed, files_below
+from prefect_parallel_run.errors import InputError
+
+NAMES = ["b", "a/z", "a.txt", "a/b/c", "a-b", "line\nbreak", "ü", "zz/" + "x" * 200, "a b", os.fsdecode(b"no\xfftext"), "~"]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for number, name in enumerate([*NAMES, ".hidden", "_parallel_run/x"]):
+        path = os.path.join(tmp_path, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            file.write("x" * number)
+    return f"{tmp_path}/"
+
+
+def listers():
+    return [child for child in psutil.Process().children() if "datasets.folders" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize("here", range(len(NAMES) + 1))
+def test_wherever_it_is_gone_on_with_elsewhere(tree, monkeypatch, here):
+    """After any number of files, in the middle of a sub-folder too, nothing is missing and nothing comes twice."""
+    whole = list(files_below(tree))
+    assert [file.path for file in whole] == sorted(tree + name for name in NAMES)
+    monkeypatch.setattr(folders, "_HERE", here)
+    assert list(files_below(tree)) == whole
+    assert not listers()
+
+
+def test_more_files_than_fit_into_one_block(tmp_path, monkeypatch):
+    """A few thousand, with sizes and times as they are."""
+    monkeypatch.setattr(folders, "_HERE", 10)
+    for number in range(2_000):
+        (tmp_path / f"{number:05d}").write_text("x" * (number % 7))
+    found = list(files_below(f"{tmp_path}/"))
+    assert len(found) == 2_000
+    status = (tmp_path / "01234").stat()
+    assert found[1234] == Listed(str(tmp_path / "01234"), status.st_size, status.st_mtime_ns)
+
+
+def test_what_cannot_be_read_is_named(tree, monkeypatch):
+    """A link that leads nowhere has no size."""
+    os.symlink("/nowhere", f"{tree}zzz")
+    monkeypatch.setattr(folders, "_HERE", 3)
+    with pytest.raises(InputError, match=r"zzz: cannot be read: No such file"):
+        list(files_below(tree))
+    assert not listers()
+
+
+def test_a_listing_that_is_given_up_leaves_no_process(tree, monkeypatch):
+    """Nor does one whose process is killed go on as if it had ended."""
+    monkeypatch.setattr(folders, "_HERE", 3)
+    listing = files_below(tree)
+    assert len([next(listing) for _ in range(5)]) == 5
+    listing.close()
+    assert not listers()
+
+
+def test_a_listing_whose_process_is_killed_is_an_error(tmp_path, monkeypatch):
+    """What is not whole must not look as if it were."""
+    monkeypatch.setattr(folders, "_HERE", 3)
+    for number in range(100_000):
+        os.close(os.open(tmp_path / f"{number:06d}", os.O_CREAT | os.O_WRONLY))
+    listing = files_below(f"{tmp_path}/")
+    assert len([next(listing) for _ in range(5)]) == 5
+    (lister,) = listers()
+    lister.kill()
+    with pytest.raises(InputError, match="the process that did it has ended"):
+        list(listing)
