@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -43,11 +44,13 @@ def publish(ranges: Iterable[PartRange], target: Path, row_format: str, token: s
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w+b") as file, Parts() as parts:
-            put_together = _write_parquet if row_format == "parquet" else _write_text
-            rows = put_together(ranges, parts, file)
+            if row_format == "parquet":
+                rows, sha256 = write_parquet(list(ranges), parts, file), ""
+            else:
+                rows, sha256 = _write_text(ranges, parts, file)
             file.flush()
             os.fsync(file.fileno())
-        size, sha256 = beside.stat().st_size, file_sha256(beside)
+        size, sha256 = beside.stat().st_size, sha256 or file_sha256(beside)
         beside.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
@@ -62,12 +65,18 @@ def publish(ranges: Iterable[PartRange], target: Path, row_format: str, token: s
     return Published(size, sha256, rows)
 
 
-def _write_parquet(ranges: Iterable[PartRange], parts: Parts, file: IO[bytes]) -> int:
-    return write_parquet(list(ranges), parts, file)
+def _write_text(ranges: Iterable[PartRange], parts: Parts, file: IO[bytes]) -> tuple[int, str]:
+    """Write text of any format: the header of the first mini-batch that has one, then all rows.
 
+    Returns:
+        The number of rows, and the SHA-256 of all that was written.
+    """
+    total = hashlib.sha256()
 
-def _write_text(ranges: Iterable[PartRange], parts: Parts, file: IO[bytes]) -> int:
-    """Write text of any format: the header of the first mini-batch that has one, then all rows; return their number."""
+    def write(data: bytes | memoryview) -> None:
+        file.write(data)
+        total.update(data)
+
     rows = 0
     header: bytes | None = None
     for run in _runs(ranges):
@@ -76,12 +85,12 @@ def _write_text(ranges: Iterable[PartRange], parts: Parts, file: IO[bytes]) -> i
         if first.header:
             found = parts.head(first)
             if header is None:
-                file.write(found)
+                write(found)
             elif found != header:
                 raise OutputError("", f"mini-batch {first.mini_batch} {_difference(header, found)}")
             header = found
-        parts.copy(run, file.write, first.header)
-    return rows
+        parts.copy(run, write, first.header)
+    return rows, total.hexdigest()
 
 
 def _runs(ranges: Iterable[PartRange]) -> Iterator[list[PartRange]]:
