@@ -69,6 +69,7 @@ class _Node:
     slots: int
     ready: int = 0  # slots whose process has started; only these can have begun a mini-batch
     leases: dict[int, Lease] = field(default_factory=dict)  # in the order they were sent
+    change: int = 0  # number of its newest entry in _by_load
 
     @property
     def free(self) -> int:
@@ -106,6 +107,9 @@ class RunState:
         for one in remainder.isolating:
             self._go_on_isolating(one)
         self._nodes: dict[str, _Node] = {}
+        self._slots = 0  # of all nodes
+        self._by_load: list[tuple[float, str, int]] = []  # leases per slot, node, number of the change; others are void
+        self._changes = 0
         self._leases: dict[int, Lease] = {}
         self._last_lease = 0
         self._stragglers = Stragglers()
@@ -144,6 +148,8 @@ class RunState:
         match event:
             case NodeJoined(node, slots):
                 self._nodes[node] = _Node(slots)
+                self._note_load(node)
+                self._slots += slots
             case SlotReady(node):
                 if node in self._nodes:
                     self._nodes[node].ready += 1
@@ -182,7 +188,9 @@ class RunState:
         self._stragglers.forget(lease.id)
         node = self._nodes[lease.node]
         del node.leases[lease.id]
+        self._slots += event.slots - node.slots
         node.slots = event.slots
+        self._note_load(lease.node)
         node.ready = max(node.ready, min(1, event.slots))
         if lease.piece is not None:
             yield from self._take_piece_home(lease, event.receipts)
@@ -299,6 +307,7 @@ class RunState:
         node = self._nodes.pop(name, None)
         if node is None:
             return
+        self._slots -= node.slots
         charged: list[tuple[Receipt, str]] = []
         for position, lease in enumerate(node.leases.values()):
             del self._leases[lease.id]
@@ -359,14 +368,17 @@ class RunState:
 
     def _send(self, lease: Lease, now: float) -> SubmitLease:
         self._leases[lease.id] = self._nodes[lease.node].leases[lease.id] = lease
+        self._note_load(lease.node)
         self._stragglers.note_sent(lease, now)
         return SubmitLease(lease)
 
     def _help_stragglers(self, now: float) -> Iterator[Instruction]:
         """Where nothing is left to hand out, let slots that have nothing to do help those that are behind."""
         self._stragglers.next_look = None
+        if self._pending or self._returned or self._holding or self._is_growing:
+            return
         free = sum(node.free for node in self._nodes.values())
-        if not free or self._holding or self._is_growing:
+        if not free:
             return
         some = [lease for lease in self._leases.values() if lease.piece is None and self._may_give_back(lease)]
         for lease in self._stragglers.to_ask(some, free, now):
@@ -394,11 +406,21 @@ class RunState:
     def _hungriest(self) -> str | None:
         """Return the node with the most room for leases per slot, or None when all have what they need."""
         ahead = 2 if self._rules.fetches or self._sizer.mean < _AHEAD_SECONDS else 1
-        best = min(
-            ((len(node.leases) / node.slots, name) for name, node in self._nodes.items() if node.slots > 0),
-            default=(ahead, ""),
-        )
-        return best[1] if best[0] < ahead else None
+        while self._by_load:
+            load, name, change = self._by_load[0]
+            node = self._nodes.get(name)
+            if node is not None and node.change == change:
+                return name if load < ahead else None
+            heapq.heappop(self._by_load)
+        return None
+
+    def _note_load(self, name: str) -> None:
+        """Take note that a node has more or fewer leases per slot than before; thousands of nodes are not looked through."""
+        node = self._nodes[name]
+        self._changes += 1
+        node.change = self._changes
+        if node.slots > 0:
+            heapq.heappush(self._by_load, (len(node.leases) / node.slots, name, node.change))
 
     def _next_lease(self, node: str, now: float) -> Lease | None:
         """Return what *node* should do next: tries that are due, then what came back, then new mini-batches."""
@@ -427,9 +449,8 @@ class RunState:
 
     def _cut(self, start: int, stop: int, more: int) -> int:
         """Return where the next lease ends that begins at *start*; *more* are not handed out either, beyond what is queued."""
-        slots = sum(node.slots for node in self._nodes.values())
         left = more + self._pending_count + sum(stop - start for start, stop, _ in self._returned)
-        return min(stop, start + self._sizer.size(left, slots))
+        return min(stop, start + self._sizer.size(left, self._slots))
 
     def _lease(self, node: str, start: int, stop: int, attempt: int, piece: Piece | None = None) -> Lease:
         self._last_lease += 1
