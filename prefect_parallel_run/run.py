@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -43,6 +44,7 @@ _MOST_LEASE_BYTES = 2_000_000  #: of work texts in one message
 _MOST_PER_LEASE = 1_000
 _OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
 _PLANNING_GLANCE = 0.02  #: s between two looks at a plan that has no mini-batch yet
+_PLANNING_PATIENCE = 0.1  #: s
 _ANY = 1 << 30  #: slots: as many as the node wants
 _NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
 
@@ -209,7 +211,8 @@ class _Opening:
     def __init__(self, target: Target, spec: StepSpec, heartbeat: Callable[[], None]) -> None:
         config = spec.config
         self._cancelled = threading.Event()
-        self._context = target.open(config.node_count, config.process_count_per_node, self._cancelled)
+        self._settings: Future[NodeSettings] = Future()
+        self._context = target.open(config.node_count, config.process_count_per_node, self._cancelled, self._settings)
         self._opened: Future[Cluster] | None = None
         self._heartbeat = heartbeat
 
@@ -223,6 +226,11 @@ class _Opening:
             self._opened = with_thread.submit(self._context.__enter__)
             with_thread.shutdown(wait=False)
         return self._opened
+
+    def prepare(self, settings: NodeSettings) -> None:
+        """Let the nodes start their children while the cluster opens."""
+        self.begin()
+        self._settings.set_result(settings)
 
     def wait(self) -> Cluster:
         """Return the open cluster."""
@@ -260,8 +268,8 @@ def _drive(
         remainder = ledger.remainder()
         if remainder.tally.finished == remainder.tally.planned:
             return  # only the reduction was missing
-    opened = cluster.wait()
-    if planner is not None:
+    else:
+        cluster.begin()
         plan = planner.plan
         is_growing = _await_plan(planner, ledger, heartbeat)
         remainder = ledger.remainder(is_growing=is_growing)
@@ -278,34 +286,41 @@ def _drive(
     if not remainder.tally.is_growing:
         complete_description(directory)
     state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
-    settings = _node_settings(spec, directory, drive, opened.slots, remainder.tally)
+    settings = _node_settings(spec, directory, drive, remainder.tally)
+    cluster.prepare(settings)
+    opened = cluster.wait()
+    settings = replace(settings, slots=opened.slots)
     watch.began(directory, remainder.tally, opened.dashboard)
     beat = heartbeat if choice.check is None else _both(heartbeat, choice.check.raise_if_failed)
     growth = planner if remainder.tally.is_growing else None
     try:
-        Dispatcher(opened.client, settings, plan, ledger, state, watch, beat, opened.discard, growth).run()
+        Dispatcher(opened.client, settings, plan, ledger, state, watch, beat, opened.discard, growth, opened.prepared).run()
     finally:
         watch.ended(ledger)
 
 
 def _await_plan(planner: Planner, ledger: Ledger, heartbeat: Callable[[], None]) -> bool:
-    """Wait for the first mini-batches, or for an input without any; True when more may come."""
+    """Wait for the first mini-batches, or for an input without any; True when more may come.
+
+    A plan that is nearly whole is waited for: the cluster takes longer to open, and few mini-batches need few processes.
+    """
+    patience = time.monotonic() + _PLANNING_PATIENCE
     while True:
         is_over = planner.is_over()  # asked first: what is taken then is all there will be
         for items in planner.take():
             ledger.extend(items)
-        if is_over or ledger.planned():
+        if is_over or (ledger.planned() and time.monotonic() > patience):
             return not is_over
         heartbeat()
         time.sleep(_PLANNING_GLANCE)
 
 
-def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, slots: int | None, tally: Tally) -> NodeSettings:
+def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, tally: Tally) -> NodeSettings:
     config = spec.config
     return NodeSettings(
         token=uuid.uuid4().hex,
         drive=drive,
-        slots=slots,
+        slots=config.process_count_per_node,
         most_slots=_ANY if tally.is_growing else tally.planned - tally.finished,
         interpreter=spec.interpreter,
         script=str(config.script_path),

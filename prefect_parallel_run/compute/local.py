@@ -13,7 +13,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from dask.system import CPU_COUNT
@@ -22,6 +24,7 @@ from distributed import Client, LocalCluster
 from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.compute.message_logs import ShortMessageLogs, shorten_message_log
 from prefect_parallel_run.errors import ComputeTargetError
+from prefect_parallel_run.node.settings import NodeSettings
 
 _WORKER = Path(__file__).with_name("worker.py")
 _LOOPBACK = "127.0.0.1"
@@ -35,7 +38,9 @@ class LocalTarget:
     """This machine; its nodes are worker processes that share its cores."""
 
     @contextmanager
-    def open(self, nodes: int, slots: int | None, cancelled: threading.Event) -> Iterator[_LocalCluster]:
+    def open(
+        self, nodes: int, slots: int | None, cancelled: threading.Event, settings: Future[NodeSettings]
+    ) -> Iterator[_LocalCluster]:
         """Open a cluster of *nodes* workers; without *slots* the machine's cores are shared out among them."""
         slots = slots or max(1, CPU_COUNT // nodes)
         logging.getLogger("distributed").setLevel(logging.ERROR)
@@ -43,7 +48,7 @@ class LocalTarget:
         cluster: _LocalCluster | None = None
         try:
             cluster = _LocalCluster(nodes, slots)
-            cluster.wait_for_workers(cancelled)
+            cluster.wait_for_workers(cancelled, settings)
         except (OSError, TimeoutError, RuntimeError) as error:
             if cluster is not None:
                 cluster.close()
@@ -59,6 +64,7 @@ class _LocalCluster:
 
     def __init__(self, nodes: int, slots: int) -> None:
         self.slots = slots
+        self.prepared = 0
         self._scheduler = LocalCluster(
             n_workers=0,
             host=_LOOPBACK,
@@ -81,13 +87,15 @@ class _LocalCluster:
         self._keeper = threading.Thread(target=self._keep, name="keep-workers", daemon=True)
         self._keeper.start()
 
-    def wait_for_workers(self, cancelled: threading.Event) -> None:
-        """Return when all workers have come up; raises RuntimeError when one cannot."""
+    def wait_for_workers(self, cancelled: threading.Event, settings: Future[NodeSettings]) -> None:
+        """Return when all workers have come up; raises RuntimeError when one cannot. Meanwhile they are told the *settings*."""
         deadline = time.monotonic() + _START_TIMEOUT
         while len(self.client.nthreads()) < len(self._workers):
             workers = zip(self._workers, self._restarts, strict=True)
             if all(restarts >= _RESTARTS and worker.poll() is not None for worker, restarts in workers):
                 raise RuntimeError(f"no worker stays alive:\n{self._last_words()}")
+            if settings.done() and not self.prepared:
+                self._prepare(settings.result())
             if cancelled.is_set():
                 raise RuntimeError("nobody waits for it any more")
             if time.monotonic() > deadline:
@@ -117,6 +125,15 @@ class _LocalCluster:
         shutil.rmtree(self._folder, ignore_errors=True)
         for worker in self._workers:
             _close_lifeline(worker)
+
+    def _prepare(self, settings: NodeSettings) -> None:
+        """Have the nodes start their children while the workers are still on their way to the scheduler."""
+        for number, worker in enumerate(self._workers):
+            assert worker.stdin is not None  # noqa: S101  a pipe was asked for; for the type checker
+            with contextlib.suppress(BrokenPipeError):  # it has died; its successor is told when it has joined
+                worker.stdin.write(replace(settings, node=f"node-{number}", slots=self.slots).to_json())
+                worker.stdin.flush()
+        self.prepared = len(self._workers)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -14,12 +14,24 @@ import threading
 from pathlib import Path
 
 
-def _end_with_parent(folder: str) -> None:
-    """Wait until the other end of standard input is closed, and end at once."""
-    while os.read(0, 1024):
-        pass
+def _follow_parent(folder: str) -> None:
+    """Start what standard input tells to start; when its other end is closed, end at once."""
+    line = b""
+    while block := os.read(0, 1 << 16):
+        line += block
+        if line.endswith(b"\n"):
+            threading.Thread(target=_prepare, args=(line,), daemon=True).start()
+            line = b""
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)  # the guardians of our nodes find out, and end the children
+
+
+def _prepare(settings: bytes) -> None:
+    """Start the children of a run, which comes when this worker has joined the scheduler."""
+    from prefect_parallel_run.node.node import prepare_node  # noqa: PLC0415  after the watch on the parent began
+    from prefect_parallel_run.node.settings import NodeSettings  # noqa: PLC0415  the same
+
+    prepare_node(NodeSettings.from_json(settings))
 
 
 async def _work(scheduler: str, name: str, threads: int, folder: str) -> None:
@@ -41,5 +53,5 @@ async def _work(scheduler: str, name: str, threads: int, folder: str) -> None:
 
 if __name__ == "__main__":
     sys.path[:] = [*sys.path[1:], str(Path(__file__).parents[2])]  # last: must not come before the standard library
-    threading.Thread(target=_end_with_parent, args=(sys.argv[4],), daemon=True).start()
+    threading.Thread(target=_follow_parent, args=(sys.argv[4],), daemon=True).start()
     asyncio.run(_work(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]))

@@ -95,6 +95,7 @@ class Dispatcher:
         observer: Who is told.
         heartbeat: Called every _TICK or so; raises to stop the run (it was cancelled, the lock was lost).
         discard: Called with the name of a worker that counts as lost although it is still there.
+        prepared: Nodes that are named already, from ``node-0`` on.
         growth: Of a plan that is not whole yet.
     """
 
@@ -109,6 +110,7 @@ class Dispatcher:
         heartbeat: Callable[[], None],
         discard: Callable[[str], None],
         growth: Growth | None = None,
+        prepared: int = 0,
     ) -> None:
         self._client, self._settings = client, settings
         self._plan, self._ledger, self._state, self._observer = plan, ledger, state, observer
@@ -118,7 +120,7 @@ class Dispatcher:
         self._sent: dict[int, _Sent] = {}
         self._lost_at: dict[tuple[int, int], float] = {}  # when a try that was lost had been sent
         self._names: dict[str, str] = {}  # node by address
-        self._nodes_seen = 0
+        self._next_name = prepared
         self._left: set[str] = set()  # nodes that were told as lost
         self._next_look = 0.0
         self._unopened: list[str] = []  # workers that have come and are not used yet
@@ -238,15 +240,17 @@ class Dispatcher:
         return workers
 
     def _open(self, addresses: list[str]) -> None:
-        for address in addresses:
-            self._names[address] = f"node-{self._nodes_seen}"
-            self._nodes_seen += 1
+        for number, address in enumerate(addresses, self._next_name):
+            self._names[address] = f"node-{number}"
         for address, facts in self._call(addresses, open_node, self._settings, self._names).items():
             if isinstance(facts, OSError | asyncio.TimeoutError):  # gone again, or deaf, before it could be opened
                 self._names.pop(address, None)
                 continue
             if isinstance(facts, BaseException):
                 raise facts
+            if facts.node == self._names[address]:
+                self._next_name += 1
+            self._names[address] = facts.node
             self._observer.node_joined(facts)
             self._events.put(NodeJoined(facts.node, facts.slots))
 

@@ -107,6 +107,7 @@ class RunState:
         for one in remainder.isolating:
             self._go_on_isolating(one)
         self._nodes: dict[str, _Node] = {}
+        self._early: Counter[str] = Counter()  # slots that were ready before their node was known to have joined
         self._slots = 0  # of all nodes
         self._by_load: list[tuple[float, str, int]] = []  # leases per slot, node, number of the change; others are void
         self._changes = 0
@@ -147,12 +148,14 @@ class RunState:
         instructions: list[Instruction] = []
         match event:
             case NodeJoined(node, slots):
-                self._nodes[node] = _Node(slots)
+                self._nodes[node] = _Node(slots, ready=min(slots, self._early.pop(node, 0)))
                 self._note_load(node)
                 self._slots += slots
             case SlotReady(node):
                 if node in self._nodes:
                     self._nodes[node].ready += 1
+                else:
+                    self._early[node] += 1
             case NodeLeft(node):
                 instructions += self._lose(node, now)
             case LeaseFinished():

@@ -22,8 +22,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dask.system import CPU_COUNT
-
 from prefect_parallel_run.node import guardian
 from prefect_parallel_run.node.fetching import LeaseFiles
 from prefect_parallel_run.node.idle import IdleSlots
@@ -38,6 +36,8 @@ from prefect_parallel_run.records import Receipt
 _STARTED, _SECONDS = Receipt._fields.index("started"), Receipt._fields.index("seconds")
 _MARKER = "PREFECT_PARALLEL_RUN_MARKER"
 _nodes: dict[str, Node] = {}
+_prepared: set[str] = set()  # tokens of nodes that no run has opened yet
+_opening = threading.Lock()
 
 
 class LeaseResult(NamedTuple):
@@ -51,13 +51,14 @@ class LeaseResult(NamedTuple):
 class Node:
     """The slots of one worker for one run."""
 
-    def __init__(self, settings: NodeSettings, tell_ready: Callable[[], None]) -> None:
+    def __init__(self, settings: NodeSettings, tell_ready: Callable[[], None] | None = None) -> None:
         self.settings, self._tell_ready = settings, tell_ready
+        self._untold = 0  # slots that became ready before anybody wanted to know
         marker = f"{_MARKER}={settings.token}.{os.getpid()}"
         interpreter = settings.interpreter or sys.executable
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
         environment[_MARKER] = marker.partition("=")[2]
-        wanted = settings.slots or CPU_COUNT
+        wanted = settings.slots or _cores()
         self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
         starter = Starter(settings, environment, interpreter, scratch)
         self._spares = Spares(starter, SpareNeed(settings.run_invocation_timeout))
@@ -79,7 +80,7 @@ class Node:
             node=self.settings.node,
             host=socket.gethostname(),
             pid=os.getpid(),
-            cores=CPU_COUNT,
+            cores=_cores(),
             slots=len(self._slots),
         )
 
@@ -179,7 +180,18 @@ class Node:
             self._give_up(StartFailure("spawn", type(error).__name__, str(error), traceback.format_exc()))
         else:
             self._idle.put(slot)
-            self._tell_ready()
+            with self._lock:
+                tell = self._tell_ready
+                self._untold += tell is None
+            if tell is not None:
+                tell()
+
+    def tell_ready_to(self, tell: Callable[[], None]) -> None:
+        """Have *tell* called for every slot that becomes ready, and for those that are."""
+        with self._lock:
+            self._tell_ready, untold = tell, self._untold
+        for _ in range(untold):
+            tell()
 
     def _give_up(self, failure: StartFailure) -> None:
         with self._lock:
@@ -196,19 +208,33 @@ class Node:
             return None
 
 
+def prepare_node(settings: NodeSettings) -> None:
+    """Start the slots for a run that will be opened on this worker, which has not joined its scheduler yet."""
+    with _opening:
+        if settings.token not in _nodes:
+            _nodes[settings.token] = Node(settings)
+            _prepared.add(settings.token)
+
+
 def open_node(settings: NodeSettings, names: dict[str, str], dask_worker: Any) -> NodeFacts:
     """Start the slots for a run on this Dask worker; returns at once, while the children start.
 
     Args:
         settings: What the run needs; its ``node`` is replaced by this worker's name.
-        names: Node name by worker address.
+        names: Node name by worker address; one that was prepared has its name already.
         dask_worker: Given by Dask to a function with an argument of this name.
     """
-    own = replace(settings, node=names[dask_worker.address])
-    if (before := _nodes.pop(own.token, None)) is not None:  # it was given up while it was cut off: what it does is void
-        before.close(graceful=False)
-    topic, message = ready_topic(own.token), {"node": own.node}
-    node = _nodes[own.token] = Node(own, lambda: dask_worker.log_event(topic, message))
+    token = settings.token
+    with _opening:
+        if token in _prepared:
+            _prepared.discard(token)
+        else:
+            if (before := _nodes.pop(token, None)) is not None:  # given up while it was cut off: what it does is void
+                before.close(graceful=False)
+            _nodes[token] = Node(replace(settings, node=names[dask_worker.address]))
+        node = _nodes[token]
+    message = {"node": node.settings.node}
+    node.tell_ready_to(lambda: dask_worker.log_event(ready_topic(token), message))
     return node.facts
 
 
@@ -261,6 +287,12 @@ async def close_node(token: str, graceful: bool) -> list[str]:
 
 class NodeClosedError(RuntimeError):
     """A lease came to a node where its run is not open."""
+
+
+def _cores() -> int:
+    from dask.system import CPU_COUNT  # noqa: PLC0415  a node that is prepared must not wait for Dask
+
+    return int(CPU_COUNT)
 
 
 def _start_guardian(marker: str, scratch: str) -> subprocess.Popen[bytes]:

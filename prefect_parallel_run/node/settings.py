@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -32,6 +33,18 @@ class NodeSettings:
     run_invocation_timeout: float  #: s
     init_timeout: float  #: s
     process_memory_limit: int | None  #: bytes
+
+    def to_json(self) -> bytes:
+        """Return them as one line, for a worker that has not joined its scheduler yet."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode("ascii") + b"\n"
+
+    @classmethod
+    def from_json(cls, line: bytes) -> NodeSettings:
+        """Return what ``to_json`` was called on."""
+        given: dict[str, Any] = json.loads(line)
+        for key in ("arguments", "modules"):
+            given[key] = tuple(given[key])
+        return cls(**given)
 
     def for_child(self, *, process: str, scratch: str) -> dict[str, Any]:
         """Return what the child called *process* is told, as its first message."""

@@ -315,6 +315,15 @@ def test_only_a_slot_that_was_ready_can_have_begun_what_is_lost():
     assert state.handle(SlotReady("nobody"), 0.0) == []
 
 
+def test_a_slot_may_be_ready_before_its_node_is_known_to_have_joined():
+    """Both are told by different ways, and a process that was started ahead is ready at once."""
+    state = make_state(10)
+    state.handle(SlotReady("a"), 0.0)
+    state.handle(NodeJoined("a", 1), 0.0)
+    (commit,) = [one for one in state.handle(NodeLeft("a"), 0.0) if isinstance(one, Commit)]
+    assert [one.outcome for one, _ in commit.decided] == ["lost"]
+
+
 def test_nothing_happens_after_the_end():
     """An abort is final: whatever still comes home changes nothing."""
     state = make_state(10, run_max_try=1, allowed_failed_count=0)

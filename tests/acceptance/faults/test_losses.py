@@ -179,9 +179,9 @@ def test_a_node_that_joins_late_is_used(workshop, monkeypatch):
     clusters = []
     wait_for_workers = _LocalCluster.wait_for_workers
 
-    def noted(self, cancelled):
+    def noted(self, cancelled, settings):
         clusters.append(self)
-        wait_for_workers(self, cancelled)
+        wait_for_workers(self, cancelled, settings)
 
     monkeypatch.setattr(_LocalCluster, "wait_for_workers", noted)
 
