@@ -34,6 +34,10 @@ class Planner:
         """True once everything is planned; raises what went wrong with that."""
         return self._work.is_over()
 
+    def summary(self) -> PlanSummary:
+        """Return what the plan holds, once everything is planned."""
+        return self._work.wait(lambda: None)
+
     def take(self) -> list[list[int]]:
         """Return the items of the mini-batches planned since the last call, in order, a list per group."""
         if time.monotonic() >= self._next_flush:

@@ -165,7 +165,7 @@ def _reduction(spec: StepSpec, choice: Choice, watch: Watch, heartbeat: Callable
         target=spec.target_of(choice.directory),
         result=spec.result,
         row_format=spec.config.result_format,
-        identity=complete_description(choice.directory)["identity"],
+        identity=complete_description(choice.directory, choice.planner)["identity"],
         output=spec.output,
         heartbeat=heartbeat,
     )
@@ -284,7 +284,7 @@ def _drive(
         fetches=spec.fetches,
     )
     if not remainder.tally.is_growing:
-        complete_description(directory)
+        complete_description(directory, planner)
     state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
     settings = _node_settings(spec, directory, drive, remainder.tally)
     cluster.prepare(settings)

@@ -300,11 +300,15 @@ def _make(
     return directory, lock
 
 
-def complete_description(directory: RunDirectory) -> dict[str, Any]:
-    """Have run.json say what was planned, where it does not yet, and return what it says."""
+def complete_description(directory: RunDirectory, planner: Planner | None) -> dict[str, Any]:
+    """Have run.json say what was planned, where it does not yet, and return what it says.
+
+    Who has just planned, *planner*, knows that by heart; the plan is large, and is not read again for it.
+    """
     description = directory.facts()
     if "plan_sha256" not in description["identity"]:
-        description = with_plan(description, Plan.open(directory.plan).summary)
+        summary = planner.summary() if planner is not None else Plan.open(directory.plan).summary
+        description = with_plan(description, summary)
         write_json(directory.description, description)
     return description
 
