@@ -56,7 +56,7 @@ def act(acts, name):
     if how == "raise":
         raise ImportError(f"only one {name} works")
     if how == "scrawl":
-        for descriptor in range(3, 30):
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
             with contextlib.suppress(OSError):
                 os.write(descriptor, b"rubbish\n")
     if how == "gate":
