@@ -58,6 +58,8 @@ def spooled(path: Path) -> Iterator[MiniBatch]:
     with path.open("rb") as source:
         while len(lengths := source.read(_LENGTHS.size)) == _LENGTHS.size:
             stored, length = _LENGTHS.unpack(lengths)
+            if stored > os.fstat(source.fileno()).st_size:  # cut off, or a spool that an earlier version wrote
+                return
             try:
                 group = _group(source.read(stored), length)
             except (OSError, pa.ArrowException, ValueError):

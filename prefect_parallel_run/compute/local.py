@@ -49,10 +49,12 @@ class LocalTarget:
         try:
             cluster = _LocalCluster(nodes, slots)
             cluster.wait_for_workers(cancelled, settings)
-        except (OSError, TimeoutError, RuntimeError) as error:
+        except BaseException as error:
             if cluster is not None:
                 cluster.close()
-            raise ComputeTargetError("local", f"{type(error).__name__}: {error}") from error
+            if isinstance(error, OSError | TimeoutError | RuntimeError):
+                raise ComputeTargetError("local", f"{type(error).__name__}: {error}") from error
+            raise
         try:
             yield cluster
         finally:
@@ -130,15 +132,17 @@ class _LocalCluster:
         """Have the nodes start their children while the workers are still on their way to the scheduler."""
         for number, worker in enumerate(self._workers):
             assert worker.stdin is not None  # noqa: S101  a pipe was asked for; for the type checker
-            with contextlib.suppress(BrokenPipeError):  # it has died; its successor is told when it has joined
-                worker.stdin.write(replace(settings, node=f"node-{number}", slots=self.slots).to_json())
-                worker.stdin.flush()
+            line = replace(settings, node=f"node-{number}", slots=self.slots).to_json()
+            with contextlib.suppress(BrokenPipeError, ValueError):  # it has died, and is perhaps being replaced already;
+                while line:  # its successor is told when it has joined
+                    line = line[worker.stdin.write(line) :]
         self.prepared = len(self._workers)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, str(_WORKER), self._scheduler.scheduler_address, str(number), str(2 * self.slots), self._folder],
             stdin=subprocess.PIPE,  # closed when this process ends, however it ends
+            bufsize=0,  # what a dead worker did not take must not be waiting in a buffer when that is closed
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
             env={**os.environ, "DASK_LOGGING__DISTRIBUTED": "error"},

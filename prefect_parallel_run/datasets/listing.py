@@ -7,7 +7,8 @@ import hashlib
 import heapq
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import islice
 
 from prefect_parallel_run.child.sources import is_remote
@@ -33,13 +34,14 @@ class Listing:
 
     def __iter__(self) -> Iterator[Listed]:
         total = hashlib.sha256()
-        files, size = list_files(self._paths), _FIRST_BLOCK
-        while block := list(islice(files, size)):
-            self._heartbeat()
-            lines = "".join([f"{path}\0{size}\0{version}\n" for path, size, version in block])
-            total.update(lines.encode("utf-8", "surrogateescape"))
-            yield from block
-            size = min(2 * size, _BLOCK)
+        size = _FIRST_BLOCK
+        with closing(list_files(self._paths)) as files:  # when the heartbeat raises too: it may be a process that lists
+            while block := list(islice(files, size)):
+                self._heartbeat()
+                lines = "".join([f"{path}\0{size}\0{version}\n" for path, size, version in block])
+                total.update(lines.encode("utf-8", "surrogateescape"))
+                yield from block
+                size = min(2 * size, _BLOCK)
         self.sha256 = total.hexdigest()
 
     def exhaust(self) -> str:
@@ -48,7 +50,7 @@ class Listing:
         return self.sha256
 
 
-def list_files(paths: Sequence[str]) -> Iterator[Listed]:
+def list_files(paths: Sequence[str]) -> Generator[Listed, None, None]:
     """Yield the files that absolute *paths* stand for, sorted by path, each once.
 
     A folder stands for all files below it, except hidden ones; a link to a folder is not followed there.
@@ -60,23 +62,25 @@ def list_files(paths: Sequence[str]) -> Iterator[Listed]:
         yield from _matches(paths[0])
         return
     last = ""
-    for listed in heapq.merge(*(_matches(path) for path in paths)):
-        if listed.path != last:
-            yield listed
-        last = listed.path
+    with ExitStack() as stack:
+        for listed in heapq.merge(*(stack.enter_context(closing(_matches(path))) for path in paths)):
+            if listed.path != last:
+                yield listed
+            last = listed.path
 
 
-def _matches(path: str) -> Iterator[Listed]:
-    """Return the files that one path stands for, sorted, each once."""
+def _matches(path: str) -> Generator[Listed, None, None]:
+    """Yield the files that one path stands for, sorted, each once."""
     if is_remote(path):
-        return map(Listed._make, list_store(path))
-    if os.path.isdir(path):
-        return files_below(os.path.join(path, ""))
-    if os.path.exists(path):
-        return iter([_look(path)])
-    if glob.has_magic(path):
-        return map(_look, filter(_is_input, sorted(set(glob.iglob(path, recursive=True)))))
-    raise InputError(path, "does not exist")
+        yield from map(Listed._make, list_store(path))
+    elif os.path.isdir(path):
+        yield from files_below(os.path.join(path, ""))
+    elif os.path.exists(path):
+        yield _look(path)
+    elif glob.has_magic(path):
+        yield from map(_look, filter(_is_input, sorted(set(glob.iglob(path, recursive=True)))))
+    else:
+        raise InputError(path, "does not exist")
 
 
 def _is_input(path: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import wait as wait_for
@@ -177,18 +176,19 @@ class Dispatcher:
         due = self._state.next_due
         patience = _TICK if due is None else min(_TICK, max(due - time.monotonic(), 0.0))
         try:
-            arrived = deque([self._events.get(timeout=patience) if patience > 0 else self._events.get_nowait()])
+            message = self._events.get(timeout=patience) if patience > 0 else self._events.get_nowait()
         except queue.Empty:
             yield Tick()
             return
-        while not self._events.empty():
-            arrived.append(self._events.get_nowait())
-        while arrived:
-            message = arrived.popleft()
-            if isinstance(message, tuple):
-                yield self._translate(*message)
-            else:
-                yield self._forget(message.node) if isinstance(message, NodeLeft) else message
+        arrived = self._events.qsize()  # what comes meanwhile has its turn after the heartbeat
+        yield self._event(message)
+        for _ in range(arrived):  # one by one out of the queue: should the run end here, the rest is taken home from there
+            yield self._event(self._events.get_nowait())
+
+    def _event(self, message: Event | tuple[int, LeaseResult | BaseException]) -> Event:
+        if isinstance(message, tuple):
+            return self._translate(*message)
+        return self._forget(message.node) if isinstance(message, NodeLeft) else message
 
     def _translate(self, number: int, outcome: LeaseResult | BaseException) -> Event:
         """Return what the end of a lease means."""
@@ -240,16 +240,18 @@ class Dispatcher:
         return workers
 
     def _open(self, addresses: list[str]) -> None:
-        for number, address in enumerate(addresses, self._next_name):
-            self._names[address] = f"node-{number}"
-        for address, facts in self._call(addresses, open_node, self._settings, self._names).items():
+        offered = {address: f"node-{number}" for number, address in enumerate(addresses, self._next_name)}
+        self._names |= offered
+        opened = self._call(addresses, open_node, self._settings, self._names)
+        for number, (address, name) in enumerate(offered.items(), self._next_name):
+            if getattr(opened[address], "node", name) == name:  # taken, or perhaps taken by one that could not answer
+                self._next_name = number + 1
+        for address, facts in opened.items():
             if isinstance(facts, OSError | asyncio.TimeoutError):  # gone again, or deaf, before it could be opened
                 self._names.pop(address, None)
                 continue
             if isinstance(facts, BaseException):
                 raise facts
-            if facts.node == self._names[address]:
-                self._next_name += 1
             self._names[address] = facts.node
             self._observer.node_joined(facts)
             self._events.put(NodeJoined(facts.node, facts.slots))
@@ -353,9 +355,9 @@ class Dispatcher:
         error = done.exception()
         if error is None:
             self._events.put(LeaseShortened(number, done.result()))
-        elif not isinstance(
-            error, OSError | asyncio.CancelledError
-        ):  # with those the node is lost, which is found out elsewhere
+        elif isinstance(error, OSError | asyncio.TimeoutError | asyncio.CancelledError):
+            self._events.put(LeaseShortened(number, None))  # the node is lost, which is found out elsewhere; or it was busy
+        else:
             self._events.put((number, error))
 
     async def _bring_home(self, number: int, future: Future) -> None:

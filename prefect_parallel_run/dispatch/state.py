@@ -47,6 +47,7 @@ from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Isolating, Lease, Receipt, Remainder, Tally
 
 _NOT_ISOLATED = ("input_changed", "unwritable")  #: no item of the mini-batch is to blame, or all would be
+_MOST_VOID = 64  #: entries of nodes that have changed since, beyond as many as there are nodes
 _AHEAD_SECONDS = 0.5  #: leases are sent ahead of need only while mini-batches are shorter than this
 
 
@@ -113,6 +114,7 @@ class RunState:
         self._changes = 0
         self._leases: dict[int, Lease] = {}
         self._last_lease = 0
+        self._now = float("-inf")
         self._stragglers = Stragglers()
         self._sizer = LeaseSizer(rules.most_per_lease)
         self._holding = False
@@ -139,10 +141,14 @@ class RunState:
     @property
     def next_due(self) -> float | None:
         """Return when there will be something to do without an event: a try is due, a lease takes long; or None."""
-        return after([self._due[0][0] if self._due else None, self._stragglers.next_look])
+        due = self._due[0][0] if self._due else None
+        if due is not None and due <= self._now:  # it waits for a slot, not for a moment
+            due = None
+        return after([due, self._stragglers.next_look])
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take note of *event* at *now* (monotonic clock, s) and return what to do, in order."""
+        self._now = now
         if self._ended:  # what was finished until all had stopped still counts
             return list(self._take_home(event, now)) if isinstance(event, LeaseFinished) else []
         instructions: list[Instruction] = []
@@ -315,11 +321,12 @@ class RunState:
         for position, lease in enumerate(node.leases.values()):
             del self._leases[lease.id]
             self._stragglers.forget(lease.id)
-            if self._stragglers.part(lease.id) is not None:  # its twin goes on
+            had_twin = self._stragglers.part(lease.id) is not None
+            if had_twin:  # which goes on; the rest is finished, and only its receipts are lost
                 lease = without_last(lease)  # noqa: PLW2901  what is left of it
             if lease.piece is not None:
                 yield from self._lose_piece(lease)
-            elif lease.count == 1 and position < node.ready:
+            elif lease.count == 1 and position < node.ready and not had_twin:
                 receipt = lost(lease, self._items_of(lease.start))
                 charged.append((receipt, self._decide(receipt, now)))
             elif lease.count:
@@ -409,13 +416,9 @@ class RunState:
     def _hungriest(self) -> str | None:
         """Return the node with the most room for leases per slot, or None when all have what they need."""
         ahead = 2 if self._rules.fetches or self._sizer.mean < _AHEAD_SECONDS else 1
-        while self._by_load:
-            load, name, change = self._by_load[0]
-            node = self._nodes.get(name)
-            if node is not None and node.change == change:
-                return name if load < ahead else None
+        while self._by_load and not self._is_valid(self._by_load[0]):
             heapq.heappop(self._by_load)
-        return None
+        return self._by_load[0][1] if self._by_load and self._by_load[0][0] < ahead else None
 
     def _note_load(self, name: str) -> None:
         """Take note that a node has more or fewer leases per slot than before; thousands of nodes are not looked through."""
@@ -424,6 +427,13 @@ class RunState:
         node.change = self._changes
         if node.slots > 0:
             heapq.heappush(self._by_load, (len(node.leases) / node.slots, name, node.change))
+        if len(self._by_load) > 2 * len(self._nodes) + _MOST_VOID:
+            self._by_load = [entry for entry in self._by_load if self._is_valid(entry)]
+            heapq.heapify(self._by_load)
+
+    def _is_valid(self, entry: tuple[float, str, int]) -> bool:
+        node = self._nodes.get(entry[1])
+        return node is not None and node.change == entry[2]
 
     def _next_lease(self, node: str, now: float) -> Lease | None:
         """Return what *node* should do next: tries that are due, then what came back, then new mini-batches."""

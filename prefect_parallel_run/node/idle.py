@@ -10,10 +10,14 @@ from prefect_parallel_run.node.slot import Slot
 
 
 class IdleSlots:
-    """A queue of slots. Who waits for one goes away empty-handed when none will come, or when the lease is called back."""
+    """A queue of slots, for leases in the order in which they came.
+
+    Who waits goes away empty-handed when no slot will come, or when the lease is called back.
+    """
 
     def __init__(self) -> None:
         self._slots: deque[Slot] = deque()
+        self._waiting: deque[Recall] = deque()  # of the leases that wait
         self._is_closed = False
         self._change = threading.Condition()
 
@@ -26,8 +30,12 @@ class IdleSlots:
     def take(self, recall: Recall) -> Slot | None:
         """Return a slot, waiting for one; None once no slot will come any more, or when *recall* was asked first."""
         with self._change:
-            self._change.wait_for(lambda: self._slots or self._is_closed or recall.is_open)
-            return self._slots.popleft() if self._slots and not recall.is_open else None
+            self._waiting.append(recall)
+            self._change.wait_for(lambda: self._is_closed or recall.is_open or (self._slots and self._waiting[0] is recall))
+            is_served = bool(self._slots) and not recall.is_open
+            self._waiting.remove(recall)
+            self._change.notify_all()  # another one may stand first now
+            return self._slots.popleft() if is_served else None
 
     def wake(self) -> None:
         """Have those who wait look at their recalls."""

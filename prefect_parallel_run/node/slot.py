@@ -170,7 +170,7 @@ class Slot:
             if self._recall.is_urgent:
                 self._drop_child()
                 return
-            if begun is not None:
+            if begun is not None and self._recall.is_open:
                 self._give_back_from(int(bool(self._left) and self._left[0].mini_batch == begun))
         child.let_go_on()
 
@@ -190,6 +190,8 @@ class Slot:
 
     def _take_back(self, mini_batch: int) -> None:
         """Take note that the child has left a mini-batch undone; one that was thought to be running may be among them."""
+        if self._recall.is_open:  # it was called back just now, and is quicker than we are
+            self._give_back_from(0)
         undone = (self._left or self._given_back).popleft()
         if undone.mini_batch != mini_batch or not self._recall.is_answered:
             raise ValueError(f"mini-batch {mini_batch} came back out of turn")

@@ -7,6 +7,7 @@ import pytest
 
 from prefect_parallel_run.datasets import folders
 from prefect_parallel_run.datasets.folders import Listed, files_below
+from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.errors import InputError
 
 NAMES = ["b", "a/z", "a.txt", "a/b/c", "a-b", "line\nbreak", "ü", "zz/" + "x" * 200, "a b", os.fsdecode(b"no\xfftext"), "~"]
@@ -76,3 +77,25 @@ def test_a_listing_whose_process_is_killed_is_an_error(tmp_path, monkeypatch):
     lister.kill()
     with pytest.raises(InputError, match="the process that did it has ended"):
         list(listing)
+
+
+def test_a_listing_that_is_stopped_leaves_no_process(tree, monkeypatch):
+    """Not even while its exception is kept, as Prefect keeps those of failed tasks."""
+    monkeypatch.setattr(folders, "_HERE", 3)
+    beats = []
+
+    def stop():
+        beats.append(1)
+        if len(beats) > 1:
+            raise KeyboardInterrupt
+
+    for number in range(100):
+        open(f"{tree}more{number}", "w").close()
+    with pytest.raises(KeyboardInterrupt) as kept:
+        Listing([tree], stop).exhaust()
+    assert kept.value.__traceback__ is not None
+    assert not listers()
+    beats.clear()
+    with pytest.raises(KeyboardInterrupt) as kept:
+        Listing([tree, f"{tree}a"], stop).exhaust()
+    assert not listers()

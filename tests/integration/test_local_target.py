@@ -1,5 +1,7 @@
 """The local cluster: its nodes may start their children before they have joined it."""
 
+import os
+import signal
 import threading
 import time
 from concurrent.futures import Future
@@ -40,3 +42,18 @@ def test_a_cluster_without_settings_opens_all_the_same(bench):
         assert (cluster.prepared, cluster.slots) == (0, 2)
         assert len(cluster.client.nthreads()) == 1
     assert begun(bench) == []
+
+
+def test_a_worker_that_dies_while_it_is_told_the_settings_is_replaced(bench):
+    """Whether the successor has been started already or not; and the cluster can be closed."""
+    with LocalTarget().open(1, 1, threading.Event(), Future()) as cluster:
+        for _ in range(2):
+            (worker,) = cluster._workers
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+            cluster._prepare(bench.settings("counts.py", "--log", str(bench.log)))
+            wait_until(lambda worker=worker: cluster._workers != [worker])
+            wait_until(lambda: len(cluster.client.nthreads()) == 1)
+        worker.stdin.close()
+        cluster._workers[0].stdin.close()
+        cluster._prepare(bench.settings("counts.py", "--log", str(bench.log)))

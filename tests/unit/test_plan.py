@@ -1,5 +1,7 @@
 """A plan that is being made: what is told of can be read, and a process that ends leaves what it had planned."""
 
+import pyarrow as pa
+
 from prefect_parallel_run.plan import Group, Plan
 from prefect_parallel_run.planning import Planning, PlanWriter, normalise_inputs, write_plan
 from prefect_parallel_run.spool import Spool, planned_in, spooled
@@ -52,3 +54,11 @@ def test_what_grows_is_what_the_plan_holds(files, tmp_path):
     assert summary == write_plan(normalise_inputs([files]), 3, tmp_path / "again")
     assert list(planned_in(tmp_path / "plan.parquet", tmp_path / "none")) == list(spool.mini_batches())
     spool.close()
+
+
+def test_a_spool_of_another_format_holds_nothing(tmp_path):
+    """An interrupted run of an earlier version is planned anew."""
+    schema = pa.schema([("work", pa.string())])
+    with pa.OSFile(str(tmp_path / "spool"), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+        stream.write_batch(pa.RecordBatch.from_pylist([{"work": "{}"}], schema=schema))
+    assert list(spooled(tmp_path / "spool")) == []

@@ -434,6 +434,42 @@ def test_of_two_that_run_a_mini_batch_one_may_be_lost_without_charge(who):
     assert kinds(state.handle(answer(other), 4.0)) == [Commit, Finish]
 
 
+def test_what_was_finished_beside_a_mini_batch_with_a_twin_is_not_charged_with_its_node():
+    """Its receipt is lost, and it is run again; it did not take the node down."""
+    state = make_state(3, speculative=True, run_max_try=1, most_per_lease=2)
+    first, second = ready_nodes(state, 0.0, a=1, b=1)
+    (both,) = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
+    state._leases[both.id] = state._nodes["a"].leases[both.id] = both = replace(both, start=both.start - 1)  # of two
+    state.handle(LeaseFinished(second.id, [receipt(second.start, seconds=0.001)], 1), 1.0)
+    state.handle(LeaseShortened(both.id, both.stop), 1.0)
+    (copy,) = leases(state.handle(Tick(), 9.0))
+    assert copy.start == both.stop - 1
+    assert Commit not in kinds(state.handle(NodeLeft("a"), 9.5))
+
+
+def test_the_order_of_nodes_by_load_takes_no_more_room_the_longer_a_run_is():
+    """Entries of what has changed since are dropped."""
+    state = make_state(200_000, most_per_lease=1)
+    todo = ready_nodes(state, 0.0, a=4, b=4, c=4)
+    for _ in range(20_000):
+        lease = todo.pop(0)
+        todo += leases(state.handle(answer(lease, slots=4), 0.0))
+    assert len(state._by_load) < 200
+
+
+def test_a_try_that_waits_for_a_slot_keeps_nobody_awake():
+    """Only the moment at which one is due is worth waking for."""
+    remainder = Remainder(
+        tally=Tally(planned=3, waiting=3, items=30, waiting_items=30),
+        pending=(),
+        waiting=tuple((index, 2, ITEMS, 0) for index in range(3)),
+    )
+    state = RunState(RunRules(run_max_try=3, limits=FailureLimits()), remainder, lambda index: ITEMS)
+    assert state.next_due == 0.0
+    assert len(leases(state.handle(NodeJoined("a", 1), 5.0))) == 1
+    assert state.next_due is None
+
+
 def test_nothing_is_run_twice_unless_that_is_asked_for():
     """A slow mini-batch alone on its slot has nothing to give back, and is left in peace."""
     state = make_state(2)
