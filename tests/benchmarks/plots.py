@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from measure import OURS, Table
+from show import number
 
 _INK, _OURS, _OTHERS = "#222222", "#222222", "#b8b8b8"
 _MARKERS = "osD^vP"
@@ -41,7 +42,7 @@ def _bars(table: Table, folder: Path) -> Path:
     for position, name in enumerate(names):
         axes.plot([min(table.values[name]), max(table.values[name])], [position, position], color="#777777", linewidth=1.5)
         ratio = table.ratio(name)
-        words = f" {table.median(name):,.3g}" + ("" if ratio is None else f"  ({ratio:.2f})")
+        words = f" {number(table.median(name))}" + ("" if ratio is None else f"  ({ratio:.2f})")
         axes.annotate(words, (max(table.values[name]), position), va="center", fontsize=8, color=_INK)
     axes.set_title(f"{table.workload}, {table.case}", loc="left", fontsize=10)
     axes.set_xlabel(f"{table.unit}; in brackets the ratio to {table.baseline}")
@@ -57,7 +58,7 @@ def _scaling(tables: list[Table], folder: Path) -> Path:
     for table, marker in zip(tables, _MARKERS, strict=False):
         numbers = [int(name.split()[0].replace(",", "")) for name in table.values]
         values = [table.median(name) for name in table.values]
-        words = f"{table.unit}: {' · '.join(f'{value:,.3g}' for value in values)}"
+        words = f"{table.unit}: {' · '.join(number(value) for value in values)}"
         axes.plot(numbers, [max(value, 1e-3) for value in values], marker=marker, color=_INK, linewidth=1, label=words)
     axes.set_xscale("log")
     axes.set_yscale("log")
