@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from prefect_parallel_run.dispatch.isolation import Isolation, Piece
 from prefect_parallel_run.dispatch.leases import belonging, is_last, lost, missing, split, without_last
+from prefect_parallel_run.dispatch.loads import Loads
 from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
@@ -47,7 +48,6 @@ from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Isolating, Lease, Receipt, Remainder, Tally
 
 _NOT_ISOLATED = ("input_changed", "unwritable")  #: no item of the mini-batch is to blame, or all would be
-_MOST_VOID = 64  #: entries of nodes that have changed since, beyond as many as there are nodes
 _AHEAD_SECONDS = 0.5  #: leases are sent ahead of need only while mini-batches are shorter than this
 
 
@@ -70,7 +70,6 @@ class _Node:
     slots: int
     ready: int = 0  # slots whose process has started; only these can have begun a mini-batch
     leases: dict[int, Lease] = field(default_factory=dict)  # in the order they were sent
-    change: int = 0  # number of its newest entry in _by_load
 
     @property
     def free(self) -> int:
@@ -110,8 +109,7 @@ class RunState:
         self._nodes: dict[str, _Node] = {}
         self._early: Counter[str] = Counter()  # slots that were ready before their node was known to have joined
         self._slots = 0  # of all nodes
-        self._by_load: list[tuple[float, str, int]] = []  # leases per slot, node, number of the change; others are void
-        self._changes = 0
+        self._loads = Loads()
         self._leases: dict[int, Lease] = {}
         self._last_lease = 0
         self._now = float("-inf")
@@ -317,6 +315,7 @@ class RunState:
         if node is None:
             return
         self._slots -= node.slots
+        self._loads.forget(name)
         charged: list[tuple[Receipt, str]] = []
         for position, lease in enumerate(node.leases.values()):
             del self._leases[lease.id]
@@ -416,24 +415,12 @@ class RunState:
     def _hungriest(self) -> str | None:
         """Return the node with the most room for leases per slot, or None when all have what they need."""
         ahead = 2 if self._rules.fetches or self._sizer.mean < _AHEAD_SECONDS else 1
-        while self._by_load and not self._is_valid(self._by_load[0]):
-            heapq.heappop(self._by_load)
-        return self._by_load[0][1] if self._by_load and self._by_load[0][0] < ahead else None
+        load, name = self._loads.least() or (ahead, None)
+        return name if load < ahead else None
 
     def _note_load(self, name: str) -> None:
-        """Take note that a node has more or fewer leases per slot than before; thousands of nodes are not looked through."""
         node = self._nodes[name]
-        self._changes += 1
-        node.change = self._changes
-        if node.slots > 0:
-            heapq.heappush(self._by_load, (len(node.leases) / node.slots, name, node.change))
-        if len(self._by_load) > 2 * len(self._nodes) + _MOST_VOID:
-            self._by_load = [entry for entry in self._by_load if self._is_valid(entry)]
-            heapq.heapify(self._by_load)
-
-    def _is_valid(self, entry: tuple[float, str, int]) -> bool:
-        node = self._nodes.get(entry[1])
-        return node is not None and node.change == entry[2]
+        self._loads.note(name, len(node.leases), node.slots)
 
     def _next_lease(self, node: str, now: float) -> Lease | None:
         """Return what *node* should do next: tries that are due, then what came back, then new mini-batches."""

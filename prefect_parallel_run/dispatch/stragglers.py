@@ -7,7 +7,7 @@ another node; the two leases are *twins*. That is one try still, and is done onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prefect_parallel_run.records import Lease
@@ -112,6 +112,6 @@ def _last(lease: Lease) -> tuple[int, int]:
     return lease.stop - 1, lease.attempt
 
 
-def after(moments: Iterator[float | None] | Iterable[float | None]) -> float | None:
+def after(moments: Iterable[float | None]) -> float | None:
     """Return the earliest of some moments, None being never."""
     return min((moment for moment in moments if moment is not None), default=None)

@@ -51,12 +51,17 @@ def noted(bench, line):
     return bench.log.exists() and line in bench.log.read_text().splitlines()
 
 
-def test_what_has_not_begun_is_given_back_while_a_mini_batch_runs(bench, files):
-    """At once, not when that one ends; it goes on and counts, and the slot is good for the next lease."""
-    works = bench.works(files)
-    slot = gated(bench)
+def at_the_gate(bench, files):
+    """Ten mini-batches, a slot, and its work on them, which has come to the third."""
+    works, slot = bench.works(files), gated(bench)
     work = AtWork(bench, slot, works)
     wait_until(lambda: noted(bench, "run 2 1"))
+    return works, slot, work
+
+
+def test_what_has_not_begun_is_given_back_while_a_mini_batch_runs(bench, files):
+    """At once, not when that one ends; it goes on and counts, and the slot is good for the next lease."""
+    works, slot, work = at_the_gate(bench, files)
     assert work.recall.ask(at_once=False).result(20) == 3
     open_gate(bench)
     assert work.end() == [(0, "succeeded"), (1, "succeeded"), (2, "succeeded")]
@@ -79,10 +84,7 @@ def test_all_is_given_back_while_the_child_starts(bench, files):
 
 def test_what_runs_is_stopped_when_it_does_not_count_any_more(bench, files):
     """What is finished comes home, what was running is not charged, and the slot goes on with a new child."""
-    works = bench.works(files)
-    slot = gated(bench)
-    work = AtWork(bench, slot, works)
-    wait_until(lambda: noted(bench, "run 2 1"))
+    works, slot, work = at_the_gate(bench, files)
     work.recall.ask(at_once=True)
     assert work.end() == [(0, "succeeded"), (1, "succeeded")]
     open_gate(bench)
@@ -92,10 +94,7 @@ def test_what_runs_is_stopped_when_it_does_not_count_any_more(bench, files):
 
 def test_a_child_that_dies_after_the_recall_costs_only_what_it_ran(bench, files):
     """What was given back is not run by its successor."""
-    works = bench.works(files)
-    slot = gated(bench)
-    work = AtWork(bench, slot, works)
-    wait_until(lambda: noted(bench, "run 2 1"))
+    _, slot, work = at_the_gate(bench, files)
     assert work.recall.ask(at_once=False).result(20) == 3
     os.kill(slot._child.pid, 9)
     assert work.end() == [(0, "succeeded"), (1, "succeeded"), (2, "died")]

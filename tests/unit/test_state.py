@@ -454,7 +454,7 @@ def test_the_order_of_nodes_by_load_takes_no_more_room_the_longer_a_run_is():
     for _ in range(20_000):
         lease = todo.pop(0)
         todo += leases(state.handle(answer(lease, slots=4), 0.0))
-    assert len(state._by_load) < 200
+    assert len(state._loads._heap) < 200
 
 
 def test_a_try_that_waits_for_a_slot_keeps_nobody_awake():
