@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from prefect_parallel_run.plan import Plan
 from prefect_parallel_run.planning import normalise_inputs, write_plan
 from prefect_parallel_run.policy.spares import SpareNeed
 from prefect_parallel_run.records import Receipt
+
+
+def wait_until(fact, seconds=60.0):
+    """Wait for an event, with a generous bound."""
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, "the event did not come"
+        time.sleep(0.01)
 
 
 class Bench:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,8 @@ import pytest
 
 from prefect_parallel_run.node.guardian import marked
 from prefect_parallel_run.node.slot import SlotStoppedError, SlotUnusableError
+
+from .conftest import wait_until
 
 OUTCOMES = {
     "raise": ("raised", "ZeroDivisionError", "division by zero"),
@@ -30,14 +31,6 @@ OUTCOMES = {
     "grandchild": ("timed_out", "InvocationTimeout", "run_invocation_timeout = 1 s"),
     "hog": ("out_of_memory", "OutOfMemory", "process_memory_limit = 300000000"),
 }
-
-
-def wait_until(fact, seconds=20.0):
-    """Wait for an event, with a generous bound."""
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "the event did not come"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("how", OUTCOMES)

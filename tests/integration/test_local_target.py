@@ -3,20 +3,13 @@
 import os
 import signal
 import threading
-import time
 from concurrent.futures import Future
 
 import psutil
 
 from prefect_parallel_run.compute.local import LocalTarget
 
-
-def wait_until(fact, seconds=60.0):
-    """Wait for an event, with a generous bound."""
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "the event did not come"
-        time.sleep(0.01)
+from .conftest import wait_until
 
 
 def begun(bench):

@@ -12,13 +12,7 @@ from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.slot import Work
 
-
-def wait_until(fact, seconds=20.0):
-    """Wait for an event, with a generous bound."""
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "the event did not come"
-        time.sleep(0.005)
+from .conftest import wait_until
 
 
 class AtWork:

@@ -14,7 +14,7 @@ from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.slot import SlotUnusableError, Work
 from prefect_parallel_run.records import Receipt
 
-from .test_child import wait_until
+from .conftest import wait_until
 
 
 class Lives:
