@@ -94,7 +94,7 @@ def test_azures_ways_of_calling_and_naming_work(folder):
         ("  description: [\n", "not YAML"),
         ("  ? [a]\n  : b\n", "line 6: a key must be a text"),
         ("  environment_variables: {A: 1}\n", "line 6: environment_variables"),
-        ("  environment: {python: 3.10}\n", "environment: python is 3.1; accepted: a version"),
+        ("  environment: {python: 3.10}\n", "python is 3.1; accepted: a version"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(folder, body, words):
