@@ -22,10 +22,13 @@ from prefect_parallel_run.validation import (
     accept,
     at_least,
     file_name,
+    file_to_read,
+    interpreter,
     is_int,
     is_number,
     keys,
     optional,
+    requirement_lines,
     shown,
     size,
     variables,
@@ -38,13 +41,30 @@ _DEFAULT_FILE_NAME = "parallel_run_step.txt"
 
 
 class Environment(BaseModel):
-    """An environment that is built once and cached: packages on top of an interpreter."""
+    """An environment that is built once per node and cached: packages on top of an interpreter, or of what conda installs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
-    requirements: list[str] = Field(default=[], description="Packages as pip names them.")
-    python: str | None = Field(default=None, description="Interpreter to build on: a path or a version.")
-    name: str | None = Field(default=None, description="Display text.")
+    requirements: Annotated[list[str], BeforeValidator(requirement_lines)] = Field(
+        default=[], description="Packages as pip names them; lines of a requirements file."
+    )
+    python: Annotated[str | None, BeforeValidator(interpreter)] = Field(
+        default=None,
+        description="Interpreter to build on: a version such as 3.11, or a path; empty: the one that runs the Dask worker.",
+    )
+    conda_file: Annotated[str | None, BeforeValidator(file_to_read)] = Field(
+        default=None, description="Environment file for conda; it says which Python, so not together with python."
+    )
+    name: Annotated[str | None, optional("a text", lambda value: isinstance(value, str))] = Field(
+        default=None, description="Display text."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Environment:
+        if self.conda_file is not None and self.python is not None:
+            named = shown(self.python)
+            raise ValueError(f"python is {named}, but conda_file says which Python is installed; accepted: one of them")
+        return self
 
 
 class ComputeTarget(BaseModel):

@@ -57,7 +57,7 @@ def load(kind: type[ParallelRunConfig], path: Path) -> ParallelRunConfig:
     read = _read(path)
     values = {_OLD_NAMES.get(key, key): value for key, value in read.values.items()}
     lines = {_OLD_NAMES.get(key, key): line for key, line in read.lines.items()}
-    if isinstance(values.get("environment"), dict) and _AZURE_ENVIRONMENT & values["environment"].keys():
+    if _is_azure_environment(values.get("environment")):
         _take_azure_environment(values, path)
     values["environment_variables"] = _resolve(values.get("environment_variables"), path, lines)
     unknown = [key for key in values if key not in kind.model_fields]
@@ -151,6 +151,13 @@ def _resolve(variables: Any, path: Path, lines: dict[str, int]) -> Any:
             raise ValueError(f"{path}, line {line}: environment_variables[{name!r}] refers to {reference[1]}, which is not set")
         found[name] = os.environ[reference[1]] if reference is not None else text
     return found
+
+
+def _is_azure_environment(given: Any) -> bool:
+    """True for a mapping with keys that only Azure has; its ``python`` is a mapping, ours a text."""
+    if not isinstance(given, dict):
+        return False
+    return isinstance(given.get("python"), dict) or bool((_AZURE_ENVIRONMENT - {"python"}) & given.keys())
 
 
 def _take_azure_environment(values: dict[str, Any], path: Path) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.config import Environment, ParallelRunConfig
 from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.datasets.stores import look
+from prefect_parallel_run.environments import environment_plan
 from prefect_parallel_run.plan import PlanSummary
 from prefect_parallel_run.run_directory import FOLDER
 
@@ -74,8 +75,14 @@ def with_plan(facts: dict[str, Any], summary: PlanSummary) -> dict[str, Any]:
 
 
 def shaping(config: ParallelRunConfig) -> dict[str, Any]:
-    """Return the fields of *config* that shape the result; the script by its path in the source folder."""
+    """Return the fields of *config* that shape the result: the script by its path in the source folder, conda's by its content.
+
+    Raises:
+        EnvironmentSetupError: The conda file cannot be read.
+    """
     fields = config.model_dump(mode="json", include=set(_SHAPING))
+    if isinstance(config.environment, Environment) and config.environment.conda_file is not None:
+        fields["environment"]["conda_file"] = f"sha256 {_sha256(environment_plan(config.environment).conda)}"
     return {**fields, "entry_script": str(config.script_path.relative_to(config.source_path))}
 
 

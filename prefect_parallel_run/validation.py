@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pydantic import BeforeValidator, ValidationInfo
@@ -11,6 +12,8 @@ from pydantic import BeforeValidator, ValidationInfo
 from prefect_parallel_run.units import parse_size
 
 _FORBIDDEN_IN_FILE_NAMES = re.compile(r'[~"#%&*:<>?/\\{|}\x00-\x1f\x7f]')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_VERSION = re.compile(r"3\.(9|[1-9][0-9])(\.[0-9]+)?")
 _LONGEST_FILE_NAME = 255  #: bytes, a file system's limit
 _LONGEST_SHOWN = 200  #: characters of a wrong value in an error
 
@@ -107,6 +110,51 @@ def keys(value: Any, info: ValidationInfo) -> Any:
     if not is_right:
         raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {words}")
     return value
+
+
+def requirement_lines(value: Any, info: ValidationInfo) -> Any:
+    """Return what pip is asked to install, one requirement or option per entry."""
+    if not isinstance(value, list):
+        raise ValueError(f"{info.field_name} is {shown(value)}; accepted: a list of texts")  # noqa: TRY004  pydantic's
+    for line in value:
+        if not isinstance(line, str) or not line.strip() or _CONTROL.search(line) or not is_unicode(line):
+            words = "texts that are not empty, without newlines and control characters"
+            raise ValueError(f"{info.field_name} has {shown(line)}; accepted: {words}")
+    return value
+
+
+def interpreter(value: Any, info: ValidationInfo) -> Any:
+    """Return a version of Python, or the absolute path of an interpreter; ``~`` stays, every machine has a home of its own.
+
+    A version as a number is refused: 3.10 would be 3.1.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Path):
+        value = str(value.absolute())
+    if isinstance(value, str) and not _CONTROL.search(value) and is_unicode(value):
+        if _VERSION.fullmatch(value):
+            return value
+        if "/" in value:
+            return value if value.startswith("~") else str(Path(value).absolute())
+    words = "a version from 3.9 on as a text, such as '3.11' or '3.11.7', a path of an interpreter with a '/', or None"
+    raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {words}")
+
+
+def file_to_read(value: Any, info: ValidationInfo) -> Any:
+    """Return the absolute path of a file that exists: whoever goes on with a run may be in another folder."""
+    if value is None:
+        return None
+    if isinstance(value, str | Path) and "\0" not in str(value) and is_unicode(str(value)):
+        path = Path(value).absolute()
+        if path.is_file():
+            return str(path)
+    raise ValueError(f"{info.field_name} is {shown(value)}; accepted: a file that exists, or None")
+
+
+def is_unicode(text: str) -> bool:
+    """True for a text that can be written to a file: it has no half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def variables(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,12 @@ def files(tmp_path):
     for number in range(100):
         (folder / f"f{number:03d}.txt").write_text(f"{number}\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def uv_program(tmp_path_factory) -> Path:
+    """uv from PyPI."""
+    folder = tmp_path_factory.mktemp("uv")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "uv"]
+    subprocess.run(command, check=True, timeout=300)
+    return folder / "bin" / "uv"

@@ -159,6 +159,44 @@ def test_environment_and_compute_target_take_their_models(script):
         make(script, compute_target={"address": "tls://h:1", "scheduler_file": "x"})
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"requirements": "six"}, "requirements is 'six'; accepted: a list of texts"),
+        ({"requirements": ["six", ""]}, "requirements has ''; accepted: texts that are not empty"),
+        ({"requirements": ["six", " "]}, "requirements has ' '"),
+        ({"requirements": ["six\n--index-url https://elsewhere"]}, "without newlines and control characters"),
+        ({"requirements": ["six\0"]}, "requirements has"),
+        ({"requirements": [7]}, "requirements has 7"),
+        ({"python": 3.9}, "python is 3.9; accepted: a version from 3.9 on as a text"),
+        ({"python": "3.8"}, "python is '3.8'; accepted: a version from 3.9 on"),
+        ({"python": "python3.9"}, "python is 'python3.9'"),
+        ({"python": ""}, "python is ''"),
+        ({"conda_file": "none.yml"}, "conda_file is 'none.yml'; accepted: a file that exists, or None"),
+        ({"conda_file": "."}, "conda_file is '.'"),
+        ({"conda_file": __file__, "python": "3.11"}, "python is '3.11', but conda_file says which Python"),
+        ({"name": 7}, "name is 7; accepted: a text, or None"),
+        ({"packages": ["six"]}, "packages"),
+    ],
+)
+def test_what_is_wrong_with_an_environment_is_told(script, fields, words):
+    """With field, value and what is accepted; alone and inside a configuration."""
+    for make_it in (lambda: Environment(**fields), lambda: make(script, environment=fields)):
+        with pytest.raises(ValueError) as caught:
+            make_it()
+        assert words in str(caught.value)
+
+
+def test_an_environments_paths_mean_the_same_everywhere(tmp_path, monkeypatch):
+    """They are made absolute, as a version is not; a home is that of the machine that builds."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conda.yml").write_text("dependencies: [python]\n")
+    assert Environment(conda_file="conda.yml").conda_file == str(tmp_path / "conda.yml")
+    assert Environment(python="venv/bin/python").python == str(tmp_path / "venv/bin/python")
+    for python in ("3.9", "3.11.7", "/usr/bin/python3", "~/venv/bin/python", None):
+        assert Environment(python=python).python == python
+
+
 @given(st.integers(1, 10**12), st.sampled_from(["", "KB", "kb", "Mb", "GB"]))
 def test_sizes_are_1024_based(number, unit):
     """In any case of the unit."""

@@ -34,7 +34,16 @@ def load(folder, body, head=HEAD + "  output_action: append_row\n"):
             "append_row_file_name": st.sampled_from(["é.csv", "a b.txt", "no", "010", "x.jsonl"]),
             "append_row_header": st.booleans(),
             "logging_level": st.sampled_from(["debug", "WARNING"]),
-            "environment": st.sampled_from(["/usr/bin/python3", Environment(requirements=["a==1"], name="n")]),
+            "environment": st.sampled_from(
+                [
+                    "/usr/bin/python3",
+                    Environment(requirements=["a==1"], name="n"),
+                    Environment(requirements=["a", "é @ file:///é"], python="3.10"),
+                    Environment(python="/usr/bin/python3"),
+                    Environment(conda_file=__file__, requirements=["a"]),
+                    Environment(),
+                ]
+            ),
             "compute_target": st.sampled_from([ComputeTarget(cluster_class="a.B", cluster_kwargs={"n": 1, "x": None})]),
             "process_memory_limit": st.sampled_from(["4GB", 10**9]),
         },
@@ -85,6 +94,7 @@ def test_azures_ways_of_calling_and_naming_work(folder):
         ("  description: [\n", "not YAML"),
         ("  ? [a]\n  : b\n", "line 6: a key must be a text"),
         ("  environment_variables: {A: 1}\n", "line 6: environment_variables"),
+        ("  environment: {python: 3.10}\n", "python is 3.1; accepted: a version"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(folder, body, words):

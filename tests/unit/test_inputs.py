@@ -150,6 +150,16 @@ def test_identity_follows_what_shapes_the_result(config, tmp_path):
     assert len({same, *others}) == len(others) + 1
 
 
+def test_the_content_of_a_conda_file_counts_and_not_its_place(config, tmp_path):
+    """It says what the script runs in."""
+    found = []
+    for name, text in (("a.yml", "dependencies: [python=3.11]"), ("b.yml", "dependencies: [python=3.11]"), ("a.yml", "other")):
+        (tmp_path / name).write_text(text)
+        found.append(identify(config(environment={"conda_file": str(tmp_path / name)})))
+    assert found[0] == found[1] != found[2]
+    assert identify(config(environment={"requirements": ["six"]})) != identify(config(environment={"requirements": ["attrs"]}))
+
+
 def test_code_counts_where_the_output_is_written_beside_it_too(config, tmp_path):
     """An output below the source is left out; the source itself is code although run directories lie in it."""
     before = identify(config())
