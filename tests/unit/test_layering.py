@@ -32,6 +32,8 @@ ORDER = [
     "policy",
     "environments",
     "run_directory",
+    "ignore_rules",
+    "source_files",
     "ledger",
     "failures",
     "stores",
