@@ -38,6 +38,7 @@ ORDER = [
     "failures",
     "stores",
     "identity",
+    "bundles",
     "inputs",
     "changes",
     "carry_over",
