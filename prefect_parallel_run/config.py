@@ -124,7 +124,7 @@ class ParallelRunConfig(BaseModel):
     ] = Field(
         default=None,
         title="Processes per node",
-        description="Processes per node that run the script; empty: as many as the node has cores.",
+        description="Processes per node that run the script; empty: 1 on a node with a GPU, else as many as it has cores.",
     )
     mini_batch_size: Annotated[int | str | None, BeforeValidator(size)] = Field(
         default=None,

@@ -7,7 +7,6 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.datasets.stores import look
 from prefect_parallel_run.environments import environment_plan
 from prefect_parallel_run.plan import PlanSummary
-from prefect_parallel_run.run_directory import FOLDER
+from prefect_parallel_run.source_files import SourceTree
 
 _SHAPING = (
     "entry_script",
@@ -30,7 +29,6 @@ _SHAPING = (
     "partition_keys",
     "isolate_failed_items",
 )
-_LEFT_OUT = {"__pycache__", "node_modules"}
 
 
 def world(
@@ -99,8 +97,19 @@ def _script_sha256(code: dict[str, str]) -> str:
 
 
 def code_files(config: ParallelRunConfig) -> dict[str, str]:
-    """Return the SHA-256 of every file that counts as the script's code, by its path in the source folder, sorted."""
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(_code_files(config))}
+    """Return the SHA-256 of every file that counts as the script's code, by its path, sorted.
+
+    A link to a file counts by what it leads to. The script itself counts even where rules leave it out.
+    """
+    tree = source_tree(config)
+    found = {file.name: Path(file.path) for file in tree.files()}
+    found.setdefault(tree.script.relative_to(tree.top).as_posix(), tree.script)
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(found.items()) if path.is_file()}
+
+
+def source_tree(config: ParallelRunConfig) -> SourceTree:
+    """Return where the script's code lies."""
+    return SourceTree(config.source_path, config.script_path, config.source_directory is not None)
 
 
 def machine_key(home: Path) -> bytes:
@@ -114,27 +123,6 @@ def machine_key(home: Path) -> bytes:
     with os.fdopen(descriptor, "wb") as file:
         file.write(secrets.token_bytes(32))
     return path.read_bytes()
-
-
-def _code_files(config: ParallelRunConfig) -> Iterator[tuple[str, Path]]:
-    """Yield source_directory whole; without one, the Python files that the script could import from around it."""
-    whole = config.source_directory is not None
-    source, script = config.source_path, config.script_path
-    while not whole and (source / "__init__.py").exists():  # relative imports reach up to the top of the package
-        source = source.parent
-    for folder, folders, files in os.walk(source):
-        folders[:] = [name for name in folders if name not in _LEFT_OUT and not name.startswith(".")]
-        is_output = FOLDER in folders and Path(folder) != source  # where the script lies is code, whatever is written there
-        if "pyvenv.cfg" in files or is_output:
-            folders[:] = []
-            continue
-        folders[:] = [name for name in folders if name != FOLDER]
-        for name in files:
-            if not (whole or name.endswith(".py") or name == script.name) or name.startswith("."):
-                continue  # by name alone: data may lie beside the script, a million files of it
-            path = Path(folder, name)
-            if (whole or path.suffix == ".py" or path == script) and path.is_file():
-                yield str(path.relative_to(source)), path
 
 
 def listing_sha256(folder: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -43,3 +44,36 @@ def uv_program(tmp_path_factory) -> Path:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "uv"]
     subprocess.run(command, check=True, timeout=300)
     return folder / "bin" / "uv"
+
+GPUS = {
+    "two": """\
+GPU 0: Tesla T4 (UUID: GPU-8932f937-d72c-4106-c12f-20bd9faed9f6)
+GPU 1: Tesla T4 (UUID: GPU-b4e9a4ac-bc35-4b75-88f6-3a8e6e6b0f5e)
+""",
+    "parts": """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f)
+  MIG 3g.20gb     Device  0: (UUID: MIG-GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f/1/0)
+  MIG 1c.3g.20gb  Device  1: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-b7d1f0ab-d268-c3f3-1b07-005d5ae1dc3f)
+""",
+    "none": "No devices found.\n",
+}
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Puts a program on the path that lists GPUs as nvidia-smi does; ``runs()`` counts how often it ran."""
+    folder = tmp_path / "nvidia"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+
+    def install(listing, end="exit 0"):
+        program = folder / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\necho $* >> '{folder}/runs'\ncat <<'END'\n{GPUS[listing]}END\n{end}\n")
+        program.chmod(0o755)
+
+    log = folder / "runs"
+    install.runs = lambda: len(log.read_text().splitlines()) if log.exists() else 0
+    return install

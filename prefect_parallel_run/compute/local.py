@@ -24,6 +24,7 @@ from distributed import Client, LocalCluster
 from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.compute.message_logs import ShortMessageLogs, shorten_message_log
 from prefect_parallel_run.errors import ComputeTargetError
+from prefect_parallel_run.node.gpus import default_slots, node_environment, visible_gpus
 from prefect_parallel_run.node.settings import NodeSettings
 
 _WORKER = Path(__file__).with_name("worker.py")
@@ -41,13 +42,14 @@ class LocalTarget:
     def open(
         self, nodes: int, slots: int | None, cancelled: threading.Event, settings: Future[NodeSettings]
     ) -> Iterator[_LocalCluster]:
-        """Open a cluster of *nodes* workers; without *slots* the machine's cores are shared out among them."""
-        slots = slots or max(1, CPU_COUNT // nodes)
+        """Open a cluster of *nodes* workers; the machine's GPUs and, without *slots*, its cores are shared out among them."""
+        gpus = visible_gpus(os.environ)
+        slots = slots or default_slots(max(1, CPU_COUNT // nodes), gpus)
         logging.getLogger("distributed").setLevel(logging.ERROR)
         logging.getLogger("distributed.scheduler").addFilter(_is_not_of_a_lease)
         cluster: _LocalCluster | None = None
         try:
-            cluster = _LocalCluster(nodes, slots)
+            cluster = _LocalCluster(nodes, slots, gpus)
             cluster.wait_for_workers(cancelled, settings)
         except BaseException as error:
             if cluster is not None:
@@ -64,7 +66,7 @@ class LocalTarget:
 class _LocalCluster:
     """A scheduler in this process, and workers that are started again when they die."""
 
-    def __init__(self, nodes: int, slots: int) -> None:
+    def __init__(self, nodes: int, slots: int, gpus: tuple[str, ...]) -> None:
         self.slots = slots
         self.prepared = 0
         self._scheduler = LocalCluster(
@@ -84,6 +86,7 @@ class _LocalCluster:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the cluster
         self._folder = tempfile.mkdtemp(prefix="parallel_run_workers_")
         self._closing = threading.Event()
+        self._environments = [node_environment(number, nodes, gpus, os.environ) for number in range(nodes)]
         self._workers = [self._start(number) for number in range(nodes)]
         self._restarts = [0] * nodes
         self._keeper = threading.Thread(target=self._keep, name="keep-workers", daemon=True)
@@ -145,7 +148,7 @@ class _LocalCluster:
             bufsize=0,  # what a dead worker did not take must not be waiting in a buffer when that is closed
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
-            env={**os.environ, "DASK_LOGGING__DISTRIBUTED": "error"},
+            env={**os.environ, **self._environments[number], "DASK_LOGGING__DISTRIBUTED": "error"},
             start_new_session=True,  # so that a Ctrl-C, or a Prefect worker's SIGTERM to the group, is ours to handle
         )
 

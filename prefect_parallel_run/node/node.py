@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.node import guardian
 from prefect_parallel_run.node.fetching import LeaseFiles
+from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
 from prefect_parallel_run.node.idle import IdleSlots
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
@@ -58,11 +59,16 @@ class Node:
         interpreter = settings.interpreter or sys.executable
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
         environment[_MARKER] = marker.partition("=")[2]
-        wanted = settings.slots or _cores()
+        self._gpus = gpus = visible_gpus(environment)
+        wanted = settings.slots or default_slots(_cores(), gpus)
         self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
-        starter = Starter(settings, environment, interpreter, scratch)
-        self._spares = Spares(starter, SpareNeed(settings.run_invocation_timeout))
-        self._slots = [Slot(number, settings, starter, self._spares) for number in range(min(wanted, settings.most_slots))]
+        own = () if VISIBLE in settings.environment_variables else gpus  # who sets it for all processes has decided
+        variables = [slot_environment(number, own, environment) for number in range(min(wanted, settings.most_slots))]
+        starters = [Starter(settings, {**environment, **given}, interpreter, scratch) for given in variables]
+        # A spare is started before it is known whom it will replace: it fits where all slots are alike.
+        alike = starters[0] if starters and all(given == variables[0] for given in variables) else None
+        self._spares = Spares(alike, SpareNeed(settings.run_invocation_timeout))
+        self._slots = [Slot(number, settings, starter, self._spares) for number, starter in enumerate(starters)]
         self._usable = len(self._slots)
         self._idle = IdleSlots()
         self._recalls: dict[int, Recall] = {}  # by lease
@@ -82,6 +88,7 @@ class Node:
             pid=os.getpid(),
             cores=_cores(),
             slots=len(self._slots),
+            gpus=len(self._gpus),
         )
 
     def run(self, lease: int, works: list[Work]) -> LeaseResult:

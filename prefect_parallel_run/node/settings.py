@@ -14,7 +14,7 @@ class NodeSettings:
     token: str  #: names this driving of the run; leases of another are refused
     node: str = ""  #: the node's name in ledger and logs
     drive: int  #: how often the run has been driven, this time included; keeps file names apart
-    slots: int | None  #: child processes; None: as many as the node has cores
+    slots: int | None  #: child processes; None: 1 where the node has a GPU, else as many as it has cores
     most_slots: int  #: never more than there are mini-batches
     interpreter: str | None  #: None: the worker's own
     script: str  #: absolute path
@@ -75,3 +75,4 @@ class NodeFacts:
     pid: int  #: of the Dask worker
     cores: int
     slots: int
+    gpus: int = 0  #: that its processes may use

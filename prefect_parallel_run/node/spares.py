@@ -24,11 +24,12 @@ class Spares:
     taken says nothing new, for the slot in need then starts a child of its own, which tells it.
 
     Args:
-        starter: Of the node's children.
+        starter: Of the node's children; None where they are not alike (each has a GPU of its own), and there is never a spare.
+            One that the script's import has shown its GPU would be of no use to most slots, and hold memory of it.
         need: Says when there should be one.
     """
 
-    def __init__(self, starter: Starter, need: SpareNeed) -> None:
+    def __init__(self, starter: Starter | None, need: SpareNeed) -> None:
         self._starter, self._need = starter, need
         self._spare: Start | None = None
         self._started = 0  # spares so far
@@ -46,6 +47,8 @@ class Spares:
         Args:
             seconds: How long the caller's mini-batch has been running.
         """
+        if self._starter is None:
+            return
         with self._lock:
             self._need.mini_batch_has_run(seconds)
             failed = self._take_failed()
@@ -56,7 +59,7 @@ class Spares:
         if failed is not None:
             failed.end()
         if starts:
-            self._start()
+            self._start(self._starter)
 
     def take(self) -> Start | None:
         """Return the spare for the caller to keep, in its init() or still importing the script; None when there is none.
@@ -91,9 +94,9 @@ class Spares:
         failed, self._spare = self._spare, None
         return failed
 
-    def _start(self) -> None:
+    def _start(self, starter: Starter) -> None:
         try:
-            spare: Start | None = self._starter.start(f"spare.{self._started}")
+            spare: Start | None = starter.start(f"spare.{self._started}")
         except OSError:
             spare = None
         with self._lock:

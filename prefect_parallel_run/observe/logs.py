@@ -31,8 +31,9 @@ class RunLog:
 
     def node_joined(self, facts: NodeFacts) -> None:
         """Tell that a node opened."""
-        words = "%s opened on %s; processes: %d, cores: %d"
-        self._logger.info(words, facts.node, facts.host, facts.slots, facts.cores, extra={"action": "node_joined"})
+        words = "%s opened on %s; processes: %d, cores: %d, GPUs: %d"
+        counts = (facts.slots, facts.cores, facts.gpus)
+        self._logger.info(words, facts.node, facts.host, *counts, extra={"action": "node_joined"})
 
     def node_left(self, node: str) -> None:
         """Tell that a node was lost."""

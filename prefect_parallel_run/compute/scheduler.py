@@ -1,0 +1,139 @@
+"""A running Dask scheduler, by its address or its scheduler file. Its workers, settings and other users' work are left alone."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import socket
+import threading
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from distributed import Client, Security
+
+from prefect_parallel_run.compute.base import Request
+from prefect_parallel_run.compute.joining import connect, wait_for_workers
+from prefect_parallel_run.errors import ComputeTargetError
+from prefect_parallel_run.node.settings import NodeSettings
+
+_CLOSE_TIMEOUT = 5  #: s
+_ENCRYPTED = ("tls", "wss")
+
+
+class SchedulerTarget:
+    """A scheduler that somebody else runs.
+
+    Args:
+        address: Of the scheduler; or
+        file: its scheduler file.
+        security: Our certificates; None takes those of Dask's own configuration.
+        allow_insecure: Accept a plain connection to another machine.
+
+    Raises:
+        ValueError: The connection would be plain, to another machine, and that is not accepted.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        file: str | None = None,
+        security: Security | None = None,
+        allow_insecure: bool = False,
+    ) -> None:
+        self._address, self._file, self._security = address, file, security
+        self._allow_insecure = allow_insecure
+        if address is not None:
+            refuse_insecure(address, allow_insecure)
+
+    @contextmanager
+    def open(
+        self,
+        request: Request,
+        cancelled: threading.Event,
+        settings: Future[NodeSettings],  # noqa: ARG002  nodes of other people are told once they are chosen
+    ) -> Iterator[ForeignCluster]:
+        """Use the workers that it has; see Target."""
+        logging.getLogger("distributed").setLevel(logging.ERROR)
+        address = self._address or self._address_in_file()
+        refuse_insecure(address, self._allow_insecure)
+        client = connect(str(self._file or address), address, self._security, cancelled)
+        try:
+            wait_for_workers(str(self._file or address), client, request, cancelled)
+            yield ForeignCluster(client, request.slots)
+        finally:
+            client.close(timeout=_CLOSE_TIMEOUT)
+
+    def _address_in_file(self) -> str:
+        path = Path(str(self._file))
+        try:
+            address = json.loads(path.read_text(encoding="utf-8"))["address"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not what a Dask scheduler writes"
+            raise ComputeTargetError(str(path), f"the scheduler file cannot be read: {reason}") from error
+        return str(address)
+
+
+class ForeignCluster:
+    """A cluster that stays when we go. Its workers are used, never ended."""
+
+    prepared = 0
+    is_here = False
+    is_elastic = False
+
+    def __init__(self, client: Client, slots: int | None) -> None:
+        self.client, self.slots = client, slots
+        self.dashboard: str = client.dashboard_link or ""
+
+    def scale(self, nodes: int) -> None:
+        """Nothing: how many workers there are is for others to say."""
+
+    def release(self, workers: Collection[str]) -> None:
+        """Nothing: they are not ours."""
+
+    def discard(self, worker: str) -> None:
+        """Nothing: it is not ours."""
+
+    def abandon(self) -> None:
+        """Nothing: they are not ours, and what they did for us has been stopped."""
+
+
+def refuse_insecure(address: str, allow_insecure: bool) -> None:  # noqa: FBT001  it is what the field says
+    """Raise ValueError for a plain connection to another machine: whoever listens on the way could read and alter all.
+
+    >>> refuse_insecure("tcp://127.0.0.1:8786", False)
+    >>> refuse_insecure("tcp://192.0.2.1:8786", False)
+    Traceback (most recent call last):
+    ...
+    ValueError: compute_target tcp://192.0.2.1:8786 is a plain connection to another host; use tls://, or allow_insecure=True
+    """
+    parts = urlsplit(address)
+    if allow_insecure or parts.scheme in _ENCRYPTED or parts.scheme == "inproc" or _is_here(parts.hostname or ""):
+        return
+    accepted = "use tls://, or allow_insecure=True"
+    raise ValueError(f"compute_target {address} is a plain connection to another host; {accepted}")
+
+
+def _is_here(host: str) -> bool:
+    """True when all addresses of *host* are this machine's own."""
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except OSError:  # nobody knows it: connecting will tell
+        return False
+    return all(_is_own(address) for address in found)
+
+
+def _is_own(address: str) -> bool:
+    if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        return True
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))  # only an address of this machine can be bound to
+        except OSError:
+            return False
+    return True
