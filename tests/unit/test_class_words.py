@@ -153,6 +153,7 @@ def test_the_real_class_takes_our_words(name):
         assert "security" not in accepted
 
 
+@pytest.mark.filterwarnings("ignore:OAR Job memory reserved:UserWarning")  # its site has to name a property
 @pytest.mark.parametrize("queue", QUEUES)
 def test_a_real_job_starts_one_worker_with_its_cores(queue):
     """As dask-jobqueue writes the job."""
