@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 from prefect_parallel_run import ParallelRunConfig, ParallelRunResult, ParallelRunStep
+from prefect_parallel_run.config import ComputeTarget
 
 SCRIPTS = Path(__file__).parent / "scripts"
 TRAINING = 1_000  #: digits that the classifier learns from; the others judge it
@@ -56,8 +57,8 @@ def evaluate(result: ParallelRunResult) -> float:
 
 
 @flow(log_prints=True)
-def digits(folder: str = "out/digits") -> float:
-    """Export, train, score in parallel, evaluate."""
+def digits(folder: str = "out/digits", node_count: int = 2, compute_target: ComputeTarget | None = None) -> float:
+    """Export, train, score in parallel, evaluate; on this machine, or on *compute_target*, which must see *folder*."""
     place = Path(folder).absolute()
     images = export_images(place)
     model = train(place)
@@ -67,8 +68,9 @@ def digits(folder: str = "out/digits") -> float:
         mini_batch_size="5",
         error_threshold=10,
         output_action="append_row",
-        node_count=2,
+        node_count=node_count,
         process_count_per_node=1,
+        compute_target=compute_target or "local",
     )
     score = ParallelRunStep(
         "score-digits",

@@ -1,0 +1,174 @@
+"""How each Dask cluster class spells a number of nodes and of processes. Pure: no Dask, nothing is imported or opened.
+
+A node is one Dask worker process. Its threads do not matter, because leases secede from them, but there must be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOCAL_PORT = "127.0.0.1:0"  #: for dashboards: whoever may log in to the machine reaches them, and nobody else
+_ACCOUNTING = {"allowed_failures": 0}  #: of a scheduler: tries are counted by us, not by Dask
+_QUEUES = ("SLURM", "PBS", "SGE", "HTCondor", "LSF", "OAR", "Moab")
+
+ScalesBy = Literal["n_workers", "scale", "fixed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What a cluster class is called with, and what is to be done besides."""
+
+    arguments: Mapping[str, Any]  #: complete: our defaults, the user's cluster_kwargs over them, option by option
+    scales_by: ScalesBy  #: nodes are asked for by this argument, by ``cluster.scale(nodes)``, or are what the arguments name
+    wants_security: bool = False  #: others on the network reach it, and it takes ``security=``: it is to be given certificates
+    is_plain: bool = False  #: others on the network reach it, and it takes none: it needs allow_insecure
+    certificate_folder: str | None = None  #: argument for a folder that all nodes see, where it puts the certificates
+
+
+def words_for(
+    cluster_class: str, nodes: int, slots: int | None, cluster_kwargs: Mapping[str, Any], accepted: Collection[str] = ()
+) -> Words:
+    """Return how to ask *cluster_class* for *nodes* workers, each for *slots* child processes.
+
+    Args:
+        cluster_class: Dotted name; any module of its package will do.
+        nodes: Dask worker processes.
+        slots: Child processes per node; None: as many as the node has cores.
+        cluster_kwargs: The user's arguments. They win over ours; in ``scheduler_options`` and its like, option by option.
+        accepted: Names of the class's parameters; looked at only when the class is none that we know.
+
+    >>> words_for("dask.distributed.LocalCluster", 3, 2, {}).arguments["n_workers"]
+    3
+    >>> words_for("dask_jobqueue.SLURMCluster", 3, 2, {"queue": "long"}).scales_by
+    'scale'
+    """
+    package, _, name = cluster_class.partition(".")
+    speak = _SPEAKERS.get((_PACKAGES.get(package, package), name.rpartition(".")[2]))
+    if speak is None:
+        return _any_class(nodes, cluster_kwargs, accepted)
+    return speak(nodes, slots, cluster_kwargs)
+
+
+def _local(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
+    """distributed.LocalCluster: workers on this machine; on loopback unless the user says otherwise."""
+    ours = {
+        "n_workers": nodes,
+        "threads_per_worker": slots or 1,
+        "dashboard_address": _LOCAL_PORT,
+        "memory_limit": 0,  # the data is in the children; a worker that is paused would only stall them
+        "scheduler_kwargs": _ACCOUNTING,
+    }
+    if "interface" not in given:
+        ours["host"] = _LOOPBACK[0]
+    arguments = _over(ours, given)
+    return Words(arguments=arguments, scales_by="n_workers", wants_security=_needs_security(arguments.get("host"), given))
+
+
+def _job_queue(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:  # noqa: ARG001  asked for by scale()
+    """The queues of dask_jobqueue: one worker process per job; the scheduler runs in the flow's process.
+
+    By scale(): what sbatch or qsub complain of is only heard when scaling is awaited, not when n_workers is given.
+    """
+    ours: dict[str, Any] = {
+        "processes": 1,
+        "scheduler_options": {**_ACCOUNTING, "dashboard_address": _LOCAL_PORT},
+        "worker_extra_args": ["--no-dashboard", "--dashboard-address", _LOCAL_PORT],
+    }
+    if slots is not None:
+        ours["cores"] = slots
+    return Words(
+        arguments=_over(ours, given),
+        scales_by="scale",
+        wants_security="security" not in given,
+        certificate_folder="shared_temp_directory",
+    )
+
+
+def _job_queue_here(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
+    """dask_jobqueue's own LocalCluster, which runs its jobs on this machine."""
+    host = _LOOPBACK[0]
+    ours = {"scheduler_options": {"host": host}, "worker_extra_args": ["--host", host], "cores": slots or 1}
+    words = _job_queue(nodes, slots, _over(ours, given))
+    options = words.arguments["scheduler_options"]
+    return Words(
+        arguments=words.arguments,
+        scales_by=words.scales_by,
+        wants_security=_needs_security(options.get("host"), given),
+        certificate_folder=words.certificate_folder,
+    )
+
+
+def _kubernetes(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:  # noqa: ARG001  resources are the user's
+    """KubeCluster: pods of the Dask operator. It has no TLS; a network policy keeps others off its ports."""
+    if "custom_cluster_spec" in given:  # which has its own number of workers, and hides n_workers
+        return Words(arguments=_over({"quiet": True}, given), scales_by="scale", is_plain=True)
+    return Words(arguments=_over({"n_workers": nodes, "quiet": True}, given), scales_by="n_workers", is_plain=True)
+
+
+def _gateway(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:  # noqa: ARG001  options are the gateway's
+    """GatewayCluster: the gateway brings its own certificates, and refuses options that it does not know."""
+    return Words(arguments=dict(given), scales_by="scale")
+
+
+def _coiled(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:  # noqa: ARG001  machines are the user's choice
+    """coiled.Cluster: machines in a cloud, with certificates of their own. Without n_workers it would scale by itself."""
+    return Words(arguments=_over({"n_workers": nodes, "wait_for_workers": False}, given), scales_by="n_workers")
+
+
+def _ssh(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
+    """SSHCluster: the scheduler on the first host, a worker on each of the others. It cannot scale.
+
+    It takes no security=, but speaks TLS when its protocol is tls:// and Dask's configuration names files that all hosts have.
+    """
+    ours = {
+        "scheduler_options": {**_ACCOUNTING, "dashboard_address": _LOCAL_PORT},
+        "worker_options": {"nthreads": slots or 1, "memory_limit": 0, "dashboard": False, "dashboard_address": _LOCAL_PORT},
+    }
+    arguments = _over(ours, given)
+    for name in ("hosts", "connect_options", "remote_python"):  # a list has one entry per host
+        if isinstance(arguments.get(name), list):
+            arguments[name] = arguments[name][: nodes + 1]
+    protocol = str(arguments["scheduler_options"].get("protocol", ""))
+    return Words(arguments=arguments, scales_by="fixed", is_plain=not protocol.startswith("tls"))
+
+
+def _any_class(nodes: int, given: Mapping[str, Any], accepted: Collection[str]) -> Words:
+    """A class that we do not know; what it takes says how it is asked, its scheduler's address whether it is plain."""
+    takes_number = "n_workers" in accepted
+    return Words(
+        arguments=_over({"n_workers": nodes} if takes_number else {}, given),
+        scales_by="n_workers" if takes_number else "scale",
+        wants_security="security" in accepted and "security" not in given,
+    )
+
+
+_PACKAGES = {"dask": "distributed"}  #: dask.distributed.X is distributed.X
+_SPEAKERS: Mapping[tuple[str, str], Callable[[int, int | None, Mapping[str, Any]], Words]] = {
+    ("distributed", "LocalCluster"): _local,
+    ("distributed", "SSHCluster"): _ssh,
+    ("dask_cuda", "LocalCUDACluster"): _local,  # one GPU per worker
+    ("dask_jobqueue", "LocalCluster"): _job_queue_here,
+    **{("dask_jobqueue", f"{queue}Cluster"): _job_queue for queue in _QUEUES},
+    ("dask_kubernetes", "KubeCluster"): _kubernetes,
+    ("dask_gateway", "GatewayCluster"): _gateway,
+    ("coiled", "Cluster"): _coiled,
+}
+
+
+def _over(ours: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *ours* with what is *given* over it; options within options likewise, lists of arguments one after the other."""
+    merged = {**ours, **given}
+    for name in ours.keys() & given.keys():
+        first, then = ours[name], given[name]
+        if isinstance(first, Mapping) and isinstance(then, Mapping):
+            merged[name] = {**first, **then}
+        elif isinstance(first, list) and isinstance(then, list):
+            merged[name] = [*first, *then]
+    return merged
+
+
+def _needs_security(host: object, given: Mapping[str, Any]) -> bool:
+    return host not in _LOOPBACK and "security" not in given
