@@ -97,7 +97,10 @@ def _frame(value: Any) -> Any:
         return value.to_frame(_ELEMENT if value.name is None else value.name)
     if kind == "array":
         return pd.DataFrame(value, columns=None if value.ndim == 2 else [_ELEMENT])
-    return pd.DataFrame(*_columns(value)[::-1]) if len(value) else pd.DataFrame()
+    if not len(value):
+        return pd.DataFrame()
+    names, rows = _columns(value)
+    return pd.DataFrame(rows, columns=names)
 
 
 def _columns(elements: Any) -> Tuple[List[Any], Any]:

@@ -105,6 +105,20 @@ def test_json_lines_hold_one_object_per_row():
     assert json.loads(other) == {"value": "x"}
 
 
+@pytest.mark.parametrize(
+    ("elements", "columns"),
+    [
+        ([{"name": "a", "n": 1}, {"name": "b", "n": 2}, {"name": "c", "n": 3}], {"name": ["a", "b", "c"], "n": [1, 2, 3]}),
+        ([("a", 1), ("b", 2), ("c", 3)], {"0": ["a", "b", "c"], "1": [1, 2, 3]}),
+        (["a", "b", "c"], {"value": ["a", "b", "c"]}),
+    ],
+)
+def test_parquet_takes_elements_of_a_list(elements, columns):
+    """Dicts by key, tuples by place, anything else as one column."""
+    with pa.ipc.open_stream(encode(elements, "parquet", False).body) as stream:
+        assert stream.read_all().to_pydict() == columns
+
+
 def test_parquet_travels_as_an_arrow_stream():
     """Types are kept, what pandas adds to a schema is not."""
     data = encode(FRAME, "parquet", False).body
