@@ -50,7 +50,10 @@ def prefect_server(tmp_path_factory):
     patch.setenv("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # a step can be called without a flow
     patch.delenv("PREFECT_API_URL", raising=False)
     import prefect.settings
+    from prefect.logging.configuration import setup_logging
     from prefect.testing.utilities import prefect_test_harness
+
+    setup_logging()  # the first run of a process would, and take caplog's handler away from its test
 
     heartbeat = getattr(prefect.settings, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", None)  # not in the oldest Prefect
     quiet = {} if heartbeat is None else {heartbeat: None}
