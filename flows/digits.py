@@ -19,8 +19,7 @@ from prefect import flow, task
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
-from prefect_parallel_run import ParallelRunConfig, ParallelRunResult, ParallelRunStep
-from prefect_parallel_run.config import ComputeTarget
+from prefect_parallel_run import ComputeTarget, ParallelRunConfig, ParallelRunResult, ParallelRunStep
 
 SCRIPTS = Path(__file__).parent / "scripts"
 TRAINING = 1_000  #: digits that the classifier learns from; the others judge it

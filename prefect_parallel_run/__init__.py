@@ -14,6 +14,7 @@ _HOME = {
     "ParallelRunConfig": "config",
     "Environment": "config",
     "ComputeTarget": "config",
+    "DaskComputeTarget": "compute.blocks",
     "FileDataset": "datasets.files",
     "TabularDataset": "datasets.tabular",
     "EntryScript": "child.context",
@@ -35,6 +36,7 @@ _HOME = {
 __all__ = [
     "ComputeTarget",
     "ComputeTargetError",
+    "DaskComputeTarget",
     "EntryScript",
     "EntryScriptError",
     "Environment",
@@ -56,6 +58,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from prefect_parallel_run.child.context import EntryScript, NoRetry
+    from prefect_parallel_run.compute.blocks import DaskComputeTarget
     from prefect_parallel_run.config import ComputeTarget, Environment, ParallelRunConfig
     from prefect_parallel_run.datasets.files import FileDataset
     from prefect_parallel_run.datasets.tabular import TabularDataset

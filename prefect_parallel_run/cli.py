@@ -26,7 +26,10 @@ _OVERRIDES: dict[str, Callable[[str], Any]] = {
     "run_invocation_timeout": float,
     "init_timeout": float,
     "retry_delay_seconds": float,
+    "compute_target": str,
     "node_count": int,
+    "node_start_timeout": float,
+    "min_nodes": int,
     "process_count_per_node": int,
     "process_memory_limit": str,
 }
@@ -81,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _resume(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.compute.local import LocalTarget  # noqa: PLC0415  seconds of import that "show" does not need
+    from prefect_parallel_run.compute.choose import target_of  # noqa: PLC0415  seconds of import that "show" does not need
     from prefect_parallel_run.observe.watch import LogWatch  # noqa: PLC0415  the same
     from prefect_parallel_run.output.reduction import reduce  # noqa: PLC0415  the same
     from prefect_parallel_run.resume import open_run_directory, spec_of  # noqa: PLC0415  the same
@@ -96,9 +99,20 @@ def _resume(given: argparse.Namespace) -> int:
     logger.setLevel(spec.config.logging_level)
     resumption = Resumption(directory=directory, accept_changes=given.accept_changes, retry_failed=given.retry_failed)
     _raise_on_sigterm()
-    result = run_step(spec, LocalTarget(), LogWatch(spec.name, logger), lambda: None, reduce, resumption)
+    result = run_step(
+        spec, target_of(_resolved(spec.config.compute_target)), LogWatch(spec.name, logger), lambda: None, reduce, resumption
+    )
     _print(result.model_dump_json(indent=2) if given.json else str(result))
     return 0
+
+
+def _resolved(given: Any) -> Any:
+    """Return a run's compute target with what it refers to; only then is Prefect asked."""
+    if given == "local":
+        return given
+    from prefect_parallel_run.references import resolved_target  # noqa: PLC0415  seconds of import that "local" does not need
+
+    return resolved_target(given)
 
 
 def _raise_on_sigterm() -> None:

@@ -19,11 +19,15 @@ from pydantic import (
 )
 
 from prefect_parallel_run.validation import (
+    ADDRESS,
     accept,
     at_least,
+    cluster,
     file_name,
     file_to_read,
     interpreter,
+    is_address,
+    is_dotted_name,
     is_int,
     is_number,
     keys,
@@ -35,9 +39,11 @@ from prefect_parallel_run.validation import (
     word,
 )
 
+LOCAL = "local"  #: the compute target that is this machine
 _DEFAULT_FILES = 10
 _DEFAULT_BYTES = 1 << 20
 _DEFAULT_FILE_NAME = "parallel_run_step.txt"
+_CLASS_EXAMPLE = "'dask_jobqueue.SLURMCluster'"
 
 
 class Environment(BaseModel):
@@ -70,19 +76,45 @@ class Environment(BaseModel):
 class ComputeTarget(BaseModel):
     """A Dask cluster to run on; exactly one of address, scheduler_file and cluster_class."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     address: str | None = Field(default=None, description="tcp:// or tls:// address of a running scheduler.")
     scheduler_file: str | None = Field(default=None, description="Path of a running scheduler's file.")
     cluster_class: str | None = Field(default=None, description="Dotted name of a Dask cluster class.")
-    cluster_kwargs: dict[str, Any] = Field(default={}, description="Arguments of the cluster class.")
+    cluster_kwargs: dict[str, Any] = Field(
+        default={}, repr=False, description="Arguments of the cluster class; plain values, as JSON has them."
+    )
     allow_insecure: bool = Field(default=False, description="Accept a plain tcp:// scheduler on another host.")
+    tls_ca_file: str | None = Field(default=None, description="Certificate authority of a tls:// scheduler; a PEM file.")
+    tls_cert_file: str | None = Field(default=None, description="Our certificate for a tls:// scheduler; a PEM file.")
+    tls_key_file: str | None = Field(default=None, description="The certificate's key; a PEM file.")
+
+    @field_validator("cluster_kwargs")
+    @classmethod
+    def _is_plain(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """They are kept in YAML files and run directories, and filled in from forms."""
+        try:
+            json.dumps(given)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"cluster_kwargs: {error}; accepted: texts, numbers, true, false, None, lists, mappings") from None
+        return given
 
     @model_validator(mode="after")
-    def _is_one_thing(self) -> ComputeTarget:
+    def _fits_together(self) -> ComputeTarget:
         given = [self.address, self.scheduler_file, self.cluster_class]
         if sum(value is not None for value in given) != 1:
             raise ValueError("a compute target is one of address, scheduler_file and cluster_class")
+        if self.address is not None and not is_address(self.address):
+            raise ValueError(f"address is {shown(self.address)}; accepted: {ADDRESS}")
+        if self.cluster_class is not None and not is_dotted_name(self.cluster_class):
+            raise ValueError(f"cluster_class is {shown(self.cluster_class)}; accepted: a dotted name such as {_CLASS_EXAMPLE}")
+        if self.cluster_kwargs and self.cluster_class is None:
+            raise ValueError("cluster_kwargs are the arguments of a cluster_class; accepted: only together with one")
+        files = [self.tls_ca_file, self.tls_cert_file, self.tls_key_file]
+        if any(files) and not all(files):
+            raise ValueError("tls_ca_file, tls_cert_file and tls_key_file go together; accepted: all three, or none")
+        if any(files) and self.cluster_class is not None:
+            raise ValueError("a cluster_class takes certificates in its cluster_kwargs; accepted: tls_… files without one")
         return self
 
 
@@ -114,10 +146,25 @@ class ParallelRunConfig(BaseModel):
     )
     compute_target: Annotated[
         str | ComputeTarget,
-        accept("'local', an address, or a ComputeTarget", lambda value: isinstance(value, str | ComputeTarget | dict)),
-    ] = Field(default="local", title="Compute target", description="Where to run: 'local', or a Dask cluster.")
+        BeforeValidator(cluster),
+    ] = Field(
+        default="local",
+        title="Compute target",
+        description="Where to run: 'local', the address or scheduler file of a running Dask cluster, or a cluster class.",
+    )
     node_count: Annotated[int, at_least(1)] = Field(
         default=1, ge=1, title="Nodes", description="Nodes used; a node is one Dask worker process."
+    )
+    node_start_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
+        default=120,
+        gt=0,
+        title="Wait for nodes, s",
+        description="Seconds to wait for all nodes; then the step starts with those there are, and uses others as they come.",
+    )
+    min_nodes: Annotated[int | None, optional("a whole number, 1 or more", lambda value: is_int(value) and value >= 1)] = Field(
+        default=None,
+        title="Nodes at least",
+        description="Start with so many; a cluster of our own grows to node_count while work waits, and shrinks again.",
     )
     process_count_per_node: Annotated[
         int | None, optional("a whole number, 1 or more", lambda value: is_int(value) and value >= 1)
@@ -242,6 +289,8 @@ class ParallelRunConfig(BaseModel):
     def _fits_together(self) -> ParallelRunConfig:
         if self.partition_keys is not None and self.mini_batch_size is not None:
             raise ValueError("partition_keys and mini_batch_size exclude each other; accepted: one of them")
+        if self.min_nodes is not None and self.min_nodes > self.node_count:
+            raise ValueError(f"min_nodes is {self.min_nodes}; accepted: at most node_count, which is {self.node_count}")
         if self.output_action == "summary_only" and self.append_row_file_name is not None:
             named = shown(self.append_row_file_name)
             raise ValueError(f"append_row_file_name is {named}, but output_action is summary_only; accepted: None")

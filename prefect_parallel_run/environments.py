@@ -86,7 +86,7 @@ def _conda_text(environment: Environment) -> str:
     return text
 
 
-def interpreter_of(environment: str | Environment | None) -> str | None:
+def interpreter_of(environment: str | None) -> str | None:
     """Return the interpreter's path; None stands for the one that runs the Dask worker.
 
     It looks on the machine that it is called on: in the flow process, or on a node.
@@ -99,8 +99,6 @@ def interpreter_of(environment: str | Environment | None) -> str | None:
     """
     if environment is None:
         return None
-    if isinstance(environment, Environment):
-        raise EnvironmentSetupError(environment.name or "with requirements", "this version cannot build environments")
     place = Path(environment).expanduser().absolute()
     interpreter = place / "bin" / "python" if place.is_dir() else place  # not resolved: a link into a venv is the venv
     if not interpreter.is_file():

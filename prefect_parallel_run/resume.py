@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.config import LOCAL, ParallelRunConfig
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
-from prefect_parallel_run.environments import interpreter_of
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.identity import machine_key
 from prefect_parallel_run.run_directory import FOLDER, RunDirectory, workplace
-from prefect_parallel_run.spec import StepSpec
+from prefect_parallel_run.spec import StepSpec, where_it_runs
 from prefect_parallel_run.stores.mirror import pull
 
 
@@ -73,7 +72,7 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
         side_inputs=facts["side_inputs"],
         arguments=tuple(facts["arguments"]),
         allow_reuse=True,
-        interpreter=interpreter_of(config.environment),
+        **where_it_runs(config, is_here=config.compute_target == LOCAL),
         home=home,
         key=machine_key(home),
     )

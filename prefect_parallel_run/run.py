@@ -16,8 +16,10 @@ from itertools import islice
 from typing import Any, Protocol
 
 from prefect_parallel_run.background import Background
-from prefect_parallel_run.compute.base import Cluster, Target
+from prefect_parallel_run.compute.base import Cluster, Request, Target
+from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
+from prefect_parallel_run.dispatch.elasticity import Elasticity
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.state import RunRules, RunState
 from prefect_parallel_run.errors import (
@@ -27,11 +29,13 @@ from prefect_parallel_run.errors import (
     OutputError,
 )
 from prefect_parallel_run.identity import world
+from prefect_parallel_run.journey import prepare_journey
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.plan import Plan, PlanReader
 from prefect_parallel_run.planner import Planner
+from prefect_parallel_run.policy.node_count import NodeBounds
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.run_choice import Choice, Resumption, complete_description, find_or_make, take_up
@@ -212,7 +216,13 @@ class _Opening:
         config = spec.config
         self._cancelled = threading.Event()
         self._settings: Future[NodeSettings] = Future()
-        self._context = target.open(config.node_count, config.process_count_per_node, self._cancelled, self._settings)
+        request = Request(
+            nodes=config.node_count,
+            at_least=config.min_nodes,
+            slots=config.process_count_per_node,
+            timeout=config.node_start_timeout,
+        )
+        self._context = target.open(request, self._cancelled, self._settings)
         self._opened: Future[Cluster] | None = None
         self._heartbeat = heartbeat
 
@@ -285,18 +295,45 @@ def _drive(
     )
     if not remainder.tally.is_growing:
         complete_description(directory, planner)
-    state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
     settings = _node_settings(spec, directory, drive, remainder.tally)
     cluster.prepare(settings)
     opened = cluster.wait()
+    rules = replace(rules, shared_workers=not opened.is_here)
+    state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
     settings = replace(settings, slots=opened.slots)
     watch.began(directory, remainder.tally, opened.dashboard)
     beat = heartbeat if choice.check is None else _both(heartbeat, choice.check.raise_if_failed)
-    growth = planner if remainder.tally.is_growing else None
     try:
-        Dispatcher(opened.client, settings, plan, ledger, state, watch, beat, opened.discard, growth, opened.prepared).run()
+        with ExitStack() as stack:
+            journey = None
+            if not opened.is_here:
+                settings, journey = prepare_journey(spec, directory, settings, plan, heartbeat)
+                stack.callback(journey.end)
+            Dispatcher(
+                opened.client,
+                settings,
+                plan,
+                ledger,
+                state,
+                watch,
+                beat,
+                opened.discard,
+                wanted=config.node_count,
+                growth=planner if remainder.tally.is_growing else None,
+                prepared=opened.prepared,
+                journey=journey,
+                elasticity=_elasticity(config, opened),
+                release=opened.release,
+            ).run()
     finally:
         watch.ended(ledger)
+
+
+def _elasticity(config: ParallelRunConfig, cluster: Cluster) -> Elasticity | None:
+    """Return what makes a cluster grow and shrink; None where nobody asked for it, or it cannot."""
+    if config.min_nodes is None or not cluster.is_elastic:
+        return None
+    return Elasticity(NodeBounds(at_least=config.min_nodes, at_most=config.node_count), cluster.scale)
 
 
 def _await_plan(planner: Planner, ledger: Ledger, heartbeat: Callable[[], None]) -> bool:
@@ -323,6 +360,7 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, tally: T
         slots=config.process_count_per_node,
         most_slots=_ANY if tally.is_growing else tally.planned - tally.finished,
         interpreter=spec.interpreter,
+        environment=spec.environment,
         script=str(config.script_path),
         source=str(config.source_path),
         arguments=spec.arguments,

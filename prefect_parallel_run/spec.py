@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.config import Environment, ParallelRunConfig
 from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.environments import EnvironmentPlan, environment_plan, interpreter_of
 from prefect_parallel_run.planning import Planning
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.run_directory import FOLDER, RunDirectory, workplace
@@ -27,7 +28,8 @@ class StepSpec:
     side_inputs: Mapping[str, str]  #: path by name
     arguments: tuple[str, ...]
     allow_reuse: bool
-    interpreter: str | None  #: that runs the script; None: the Dask worker's own
+    interpreter: str | None  #: that runs the script, or its virtual environment; None: the Dask worker's own
+    environment: EnvironmentPlan | None  #: built on the nodes, instead
     home: Path  #: keeps this machine's key, and the run directories of steps without output
     key: bytes = field(repr=False)
 
@@ -41,6 +43,15 @@ class StepSpec:
         """Return how the datasets are cut."""
         size = self.config.mini_batch_size_for(self.datasets[0].kind)
         return Planning(self.datasets, size, self.config.partition_keys, self.runs / "partitions")
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """Return what every node must be able to see on its own disks, as users call it, and its path."""
+        found = [(str(dataset.name), _literal(path).rstrip("/")) for dataset in self.datasets for path in dataset.paths]
+        found += [(f"side input {name}", path) for name, path in self.side_inputs.items()]
+        if self.output is not None and self.result is None:  # the script writes there itself
+            found.append(("output", self.output))
+        return tuple((name, path.removeprefix("file://") or "/") for name, path in found if not is_remote(path))
 
     @property
     def fetches(self) -> bool:
@@ -78,6 +89,25 @@ class StepSpec:
     def place_of(self, directory: RunDirectory) -> str:
         """Return the path or URL of a run directory, as users see it."""
         return str(directory.path) if self.store is None else f"{self.store}/{FOLDER}/{directory.run_id}"
+
+
+def where_it_runs(config: ParallelRunConfig, *, is_here: bool) -> dict[str, Any]:
+    """Return a StepSpec's ``interpreter`` and ``environment``.
+
+    Args:
+        config: Of the step.
+        is_here: Nodes are processes of this machine, so that an interpreter that is missing can be told at once.
+
+    Raises:
+        EnvironmentSetupError: The interpreter, or a conda file, is not there.
+    """
+    given = config.environment
+    if isinstance(given, Environment):
+        return {"interpreter": None, "environment": environment_plan(given)}
+    if given is None or is_here:
+        return {"interpreter": interpreter_of(given), "environment": None}
+    is_relative = not given.startswith("~")  # whose home that is, each node says
+    return {"interpreter": str(Path(given).absolute()) if is_relative else given, "environment": None}
 
 
 def _literal(path: str) -> str:

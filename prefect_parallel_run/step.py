@@ -13,14 +13,16 @@ from uuid import UUID
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State, TaskRun
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
 from prefect_parallel_run.cancellation import Cancellation
+from prefect_parallel_run.compute.base import Target
+from prefect_parallel_run.compute.choose import described, target_of
 from prefect_parallel_run.compute.local import LocalTarget
-from prefect_parallel_run.config import Environment, ParallelRunConfig
-from prefect_parallel_run.environments import interpreter_of
+from prefect_parallel_run.compute.surrounding import surrounding_target
+from prefect_parallel_run.config import LOCAL, ParallelRunConfig
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.identity import machine_key
 from prefect_parallel_run.inputs import (
@@ -37,11 +39,12 @@ from prefect_parallel_run.observe.watch import LogWatch
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning import normalise_inputs
 from prefect_parallel_run.records import Tally
+from prefect_parallel_run.references import resolved_target, resolved_variables
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.run import run_step
 from prefect_parallel_run.run_choice import Resumption
 from prefect_parallel_run.run_directory import RunDirectory
-from prefect_parallel_run.spec import StepSpec
+from prefect_parallel_run.spec import StepSpec, where_it_runs
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
 
@@ -85,7 +88,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         if not _NAME.fullmatch(name):
             raise ValueError(f"name: {name!r} is not a step's name; use letters, digits, blanks, '_', '.' and '-'")
         check_arguments(arguments)
-        _check_supported(parallel_run_config)
+        _check_target(parallel_run_config)
         if (retries := task_options.pop("retries", None)) is not None:
             parallel_run_config = parallel_run_config.model_copy(update={"run_max_try": retries + 1})
         self.parallel_run_config = parallel_run_config
@@ -154,6 +157,9 @@ def _run(
     folder = resolve_output(output, required=config.result_file_name is not None)
     sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
     home = Path(get_current_settings().home)
+    logger = get_run_logger()
+    target = _target(config, logger)
+    config = resolved_variables(config)
     spec = StepSpec(
         name=name.replace(" ", "_"),
         config=config,
@@ -162,13 +168,12 @@ def _run(
         side_inputs=sides,
         arguments=fill_placeholders(check_arguments(arguments), folder, datasets, sides),
         allow_reuse=allow_reuse,
-        interpreter=interpreter_of(config.environment),
+        **where_it_runs(config, is_here=isinstance(target, LocalTarget)),
         home=home,
         key=machine_key(home),
     )
-    logger = get_run_logger()
     watch = _Watch(name, logger)
-    result = run_step(spec, LocalTarget(), watch, Cancellation().raise_if_wanted, _as_task(name), _begun_by_this_task_run())
+    result = run_step(spec, target, watch, Cancellation().raise_if_wanted, _as_task(name), _begun_by_this_task_run())
     _begun_by_this_task_run()  # forgotten: there is nothing to go on with
     logger.info("%s", result, extra={"action": "ended"})
     return result
@@ -184,15 +189,22 @@ def _begun_by_this_task_run() -> Resumption | None:
     return None if directory is None else Resumption(directory=directory, is_own=True)
 
 
-def _check_supported(config: ParallelRunConfig) -> None:
-    """Raise ValueError for fields that this version checks but cannot follow; ignoring them would be wrong silently."""
-    limits: list[tuple[str, object, bool, str]] = [
-        ("compute_target", config.compute_target, config.compute_target == "local", "'local'"),
-        ("environment", config.environment, not isinstance(config.environment, Environment), "None, or a path"),
-    ]
-    for field, value, is_supported, accepted in limits:
-        if not is_supported:
-            raise ValueError(f"{field} is {value!r}, which this version cannot follow yet; accepted: {accepted}")
+def _check_target(config: ParallelRunConfig) -> None:
+    """Raise ValueError for a compute target that is none, as far as its text tells."""
+    if isinstance(config.compute_target, str) and config.compute_target != LOCAL and "{{" not in config.compute_target:
+        described(config.compute_target)
+
+
+def _target(config: ParallelRunConfig, logger: Logger) -> Target:
+    """Return where to run; ``local`` inside a Dask cluster is that cluster."""
+    if config.compute_target == LOCAL:
+        flow_run = FlowRunContext.get()
+        surrounding = surrounding_target(flow_run.task_runner if flow_run is not None else None)
+        if surrounding is not None:
+            surrounding.step_aside()
+            logger.info("runs on the cluster around it, %s", surrounding.address, extra={"action": "surrounded"})
+            return surrounding
+    return target_of(resolved_target(config.compute_target))
 
 
 def _as_task(name: str) -> Callable[[Reduction], dict[str, Any]]:

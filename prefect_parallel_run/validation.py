@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ValidationInfo
 
 from prefect_parallel_run.units import parse_size
 
 _FORBIDDEN_IN_FILE_NAMES = re.compile(r'[~"#%&*:<>?/\\{|}\x00-\x1f\x7f]')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _VERSION = re.compile(r"3\.(9|[1-9][0-9])(\.[0-9]+)?")
+_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^\s/@]+")
+_DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+ADDRESS = "an address such as tcp://127.0.0.1:8786 or tls://host:8786"
 _LONGEST_FILE_NAME = 255  #: bytes, a file system's limit
 _LONGEST_SHOWN = 200  #: characters of a wrong value in an error
 
@@ -79,6 +82,39 @@ def word(*words: str) -> BeforeValidator:
         raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {', '.join(words)}, in any case")
 
     return BeforeValidator(check)
+
+
+def is_address(text: str) -> bool:
+    """True for the address of a Dask scheduler.
+
+    >>> is_address("tls://10.0.0.1:8786"), is_address("10.0.0.1:8786")
+    (True, False)
+    """
+    return _ADDRESS.fullmatch(text) is not None
+
+
+def is_dotted_name(text: str) -> bool:
+    """True for the dotted name of a class.
+
+    >>> is_dotted_name("dask_jobqueue.SLURMCluster"), is_dotted_name("cpu-cluster")
+    (True, False)
+    """
+    return _DOTTED_NAME.fullmatch(text) is not None
+
+
+def cluster(value: Any, info: ValidationInfo) -> Any:
+    """Return a compute target; a Prefect block that holds one (it has ``as_compute_target``) gives it.
+
+    Whether a text names something that can be opened is found out by the step: other people's files may be read without it.
+    """
+    give = getattr(value, "as_compute_target", None)
+    if give is not None:
+        value = give()
+    is_right = (isinstance(value, str) and value.strip()) or isinstance(value, BaseModel | dict)
+    if not is_right:
+        words = "'local', an address, a scheduler file, a cluster class, a ComputeTarget or a block that holds one"
+        raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {words}")
+    return value
 
 
 def file_name(value: Any, info: ValidationInfo) -> Any:

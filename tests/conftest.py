@@ -45,6 +45,7 @@ def uv_program(tmp_path_factory) -> Path:
     subprocess.run(command, check=True, timeout=300)
     return folder / "bin" / "uv"
 
+
 GPUS = {
     "two": """\
 GPU 0: Tesla T4 (UUID: GPU-8932f937-d72c-4106-c12f-20bd9faed9f6)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +21,7 @@ from pathlib import Path
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
-from prefect_parallel_run.compute.base import LEASE_KEY
+from prefect_parallel_run.compute.base import LEASE_KEY, Request
 from prefect_parallel_run.compute.message_logs import ShortMessageLogs, shorten_message_log
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.gpus import default_slots, node_environment, visible_gpus
@@ -29,7 +29,6 @@ from prefect_parallel_run.node.settings import NodeSettings
 
 _WORKER = Path(__file__).with_name("worker.py")
 _LOOPBACK = "127.0.0.1"
-_START_TIMEOUT = 120.0  #: s for all workers to come up; a busy machine needs long for their imports
 _CLOSE_TIMEOUT = 5  #: s
 _LOOK = 0.25  #: s between two looks at the workers
 _RESTARTS = 5  #: times that a worker which died is started again, per node
@@ -39,18 +38,16 @@ class LocalTarget:
     """This machine; its nodes are worker processes that share its cores."""
 
     @contextmanager
-    def open(
-        self, nodes: int, slots: int | None, cancelled: threading.Event, settings: Future[NodeSettings]
-    ) -> Iterator[_LocalCluster]:
-        """Open a cluster of *nodes* workers; the machine's GPUs and, without *slots*, its cores are shared out among them."""
-        gpus = visible_gpus(os.environ)
-        slots = slots or default_slots(max(1, CPU_COUNT // nodes), gpus)
+    def open(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> Iterator[_LocalCluster]:
+        """Open a cluster; the machine's GPUs and, where no number of slots is asked for, its cores are shared out."""
+        nodes, gpus = request.nodes, visible_gpus(os.environ)
+        slots = request.slots or default_slots(max(1, CPU_COUNT // nodes), gpus)
         logging.getLogger("distributed").setLevel(logging.ERROR)
         logging.getLogger("distributed.scheduler").addFilter(_is_not_of_a_lease)
         cluster: _LocalCluster | None = None
         try:
             cluster = _LocalCluster(nodes, slots, gpus)
-            cluster.wait_for_workers(cancelled, settings)
+            cluster.wait_for_workers(request, cancelled, settings)
         except BaseException as error:
             if cluster is not None:
                 cluster.close()
@@ -65,6 +62,9 @@ class LocalTarget:
 
 class _LocalCluster:
     """A scheduler in this process, and workers that are started again when they die."""
+
+    is_here = True
+    is_elastic = False
 
     def __init__(self, nodes: int, slots: int, gpus: tuple[str, ...]) -> None:
         self.slots = slots
@@ -92,10 +92,14 @@ class _LocalCluster:
         self._keeper = threading.Thread(target=self._keep, name="keep-workers", daemon=True)
         self._keeper.start()
 
-    def wait_for_workers(self, cancelled: threading.Event, settings: Future[NodeSettings]) -> None:
-        """Return when all workers have come up; raises RuntimeError when one cannot. Meanwhile they are told the *settings*."""
-        deadline = time.monotonic() + _START_TIMEOUT
-        while len(self.client.nthreads()) < len(self._workers):
+    def wait_for_workers(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> None:
+        """Return when workers have come up, or at the timeout when one has; meanwhile they are told the *settings*.
+
+        Raises:
+            RuntimeError, TimeoutError: No worker can, or does.
+        """
+        deadline = time.monotonic() + request.timeout
+        while (there := len(self.client.nthreads())) < request.first:
             workers = zip(self._workers, self._restarts, strict=True)
             if all(restarts >= _RESTARTS and worker.poll() is not None for worker, restarts in workers):
                 raise RuntimeError(f"no worker stays alive:\n{self._last_words()}")
@@ -104,8 +108,16 @@ class _LocalCluster:
             if cancelled.is_set():
                 raise RuntimeError("nobody waits for it any more")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not all workers came up within {_START_TIMEOUT:g} s")
+                if there:
+                    return
+                raise TimeoutError(f"no worker came up within node_start_timeout = {request.timeout:g} s")
             time.sleep(0.02)
+
+    def scale(self, nodes: int) -> None:
+        """Nothing: all are here."""
+
+    def release(self, workers: Collection[str]) -> None:
+        """Nothing: they cost nothing."""
 
     def discard(self, worker: str) -> None:
         """Kill a worker; the keeper starts another one in its place."""

@@ -1,4 +1,4 @@
-"""A running Dask scheduler, by its address or its scheduler file. Its workers, settings and other users' work are left alone."""
+"""A running Dask scheduler, by address or scheduler file. Its workers, settings and other users' work are left alone."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class ForeignCluster:
         """Nothing: they are not ours, and what they did for us has been stopped."""
 
 
-def refuse_insecure(address: str, allow_insecure: bool) -> None:  # noqa: FBT001  it is what the field says
+def refuse_insecure(address: str, allow_insecure: bool) -> None:
     """Raise ValueError for a plain connection to another machine: whoever listens on the way could read and alter all.
 
     >>> refuse_insecure("tcp://127.0.0.1:8786", False)

@@ -6,8 +6,8 @@ import asyncio
 import queue
 import time
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import CancelledError
 from concurrent.futures import Future as ThreadFuture
-from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -18,6 +18,8 @@ from distributed.scheduler import KilledWorker
 
 from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.dispatch.calls import call_worker
+from prefect_parallel_run.dispatch.elasticity import Elasticity
+from prefect_parallel_run.dispatch.homecoming import Homecoming, LostOnTheWayError
 from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
@@ -29,7 +31,6 @@ from prefect_parallel_run.dispatch.messages import (
     Instruction,
     LeaseFinished,
     LeaseShortened,
-    NodeJoined,
     NodeLeft,
     PlanEnded,
     PlanGrew,
@@ -39,32 +40,22 @@ from prefect_parallel_run.dispatch.messages import (
     SubmitLease,
     Tick,
 )
+from prefect_parallel_run.dispatch.nodes import TICK, Journey, Nodes
 from prefect_parallel_run.dispatch.observer import Observer
-from prefect_parallel_run.dispatch.roster import Roster
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.failures import first_failure
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.node.node import (
-    LeaseResult,
-    NodeClosedError,
-    close_node,
-    open_node,
-    ready_topic,
-    recall_lease,
-    run_lease,
-)
+from prefect_parallel_run.node.node import NOT_BEGUN, LeaseResult
+from prefect_parallel_run.node.service import NodeClosedError, ready_topic, recall_lease, run_lease
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.plan import PlanReader
 from prefect_parallel_run.records import Lease, Receipt
 
-_TICK = 0.25  #: s at most between two looks at the clock
-_NODE_LOOK = 1.0  #: s between two looks at which nodes there are
-_PATIENCE = 30.0  #: s without a sign of life after which a node, or the scheduler, counts as lost
-_STOP_TIMEOUT = 4.0  #: s for the nodes to stop their children when a run is aborted
 _LAST_TIMEOUT = 1.0  #: s for what they have finished until then to come home
-_LOST = (KilledWorker, NodeClosedError, asyncio.CancelledError)
+_LOST = (KilledWorker, NodeClosedError, LostOnTheWayError, asyncio.CancelledError, CancelledError)
+_LOGS_TIMEOUT = 3.0  #: s for the logs of nodes that have them at home
 
 
 class Growth(Protocol):
@@ -92,10 +83,14 @@ class Dispatcher:
         settings: What every node is told.
         plan, ledger, state: Of the run.
         observer: Who is told.
-        heartbeat: Called every _TICK or so; raises to stop the run (it was cancelled, the lock was lost).
+        heartbeat: Called every TICK or so; raises to stop the run (it was cancelled, the lock was lost).
         discard: Called with the name of a worker that counts as lost although it is still there.
-        prepared: Nodes that are named already, from ``node-0`` on.
+        wanted: Nodes used at most.
         growth: Of a plan that is not whole yet.
+        prepared: Nodes that are named already, from ``node-0`` on.
+        journey: None for nodes that are processes of this machine.
+        elasticity: Of a cluster that can grow and shrink.
+        release: Called with the addresses of nodes that have been given back.
     """
 
     def __init__(
@@ -108,21 +103,23 @@ class Dispatcher:
         observer: Observer,
         heartbeat: Callable[[], None],
         discard: Callable[[str], None],
+        wanted: int,
         growth: Growth | None = None,
         prepared: int = 0,
+        journey: Journey | None = None,
+        elasticity: Elasticity | None = None,
+        release: Callable[[Collection[str]], None] | None = None,
     ) -> None:
         self._client, self._settings = client, settings
         self._plan, self._ledger, self._state, self._observer = plan, ledger, state, observer
-        self._heartbeat, self._discard, self._growth = heartbeat, discard, growth
-        self._roster = Roster(_PATIENCE)
+        self._heartbeat, self._growth = heartbeat, growth
         self._events: queue.SimpleQueue[Event | tuple[int, LeaseResult | BaseException]] = queue.SimpleQueue()
         self._sent: dict[int, _Sent] = {}
         self._lost_at: dict[tuple[int, int], float] = {}  # when a try that was lost had been sent
-        self._names: dict[str, str] = {}  # node by address
-        self._next_name = prepared
+        self._nodes = Nodes(client, settings, wanted, observer, heartbeat, discard, self._events.put, prepared, journey)
+        self._elasticity, self._release = elasticity, release
+        self._homecoming = Homecoming(client, settings.token, settings.run_directory)
         self._left: set[str] = set()  # nodes that were told as lost
-        self._next_look = 0.0
-        self._unopened: list[str] = []  # workers that have come and are not used yet
         self._start_failure: StartFailure | None = None
         self._finished = False
         self._told_of_more_rows = False
@@ -137,20 +134,24 @@ class Dispatcher:
             OutputError: The run directory cannot be written.
         """
         self._client.subscribe_topic(ready_topic(self._settings.token), self._note_ready)
+        self._nodes.begin()
         try:
             while not self._finished:
-                self._look_at_nodes()
+                self._nodes.look()
+                self._give_back()
                 for event in chain(self._grow(), self._wait()):
                     self._follow(self._state.handle(event, time.monotonic()))
                 self._observer.progressed(self._state.tally)
                 self._heartbeat()
-            self._close()
+            self._nodes.close()
         except BaseException:
-            self._stop()
+            self._nodes.stop()
             with suppress(ParallelRunError):  # the first error is the one to tell
                 self._take_last_home()
             raise
         finally:
+            self._fetch_logs(self._nodes.addresses)
+            self._nodes.remove()
             self._client.unsubscribe_topic(ready_topic(self._settings.token))
 
     # Events
@@ -174,7 +175,7 @@ class Dispatcher:
         that, and a node is forgotten here just when the state hears that it is lost, so that nothing is sent to it between.
         """
         due = self._state.next_due
-        patience = _TICK if due is None else min(_TICK, max(due - time.monotonic(), 0.0))
+        patience = TICK if due is None else min(TICK, max(due - time.monotonic(), 0.0))
         try:
             message = self._events.get(timeout=patience) if patience > 0 else self._events.get_nowait()
         except queue.Empty:
@@ -207,85 +208,34 @@ class Dispatcher:
             self._observer.slot_failed(sent.lease.node, outcome.failure)
         return LeaseFinished(number, [Receipt(*receipt) for receipt in outcome.receipts], outcome.slots)
 
-    def _look_at_nodes(self) -> None:
-        """Find out, now and then, which nodes have come and which are lost."""
-        if time.monotonic() >= self._next_look:
-            self._notice(())
-        if self._unopened:
-            addresses, self._unopened = self._unopened, []
-            self._open(addresses)
-
-    def _notice(self, being_called: Collection[str]) -> list[str]:
-        """Take note of workers that came or went; return those being called that are lost, which the caller sees to."""
-        self._next_look = time.monotonic() + _NODE_LOOK
-        workers = self._workers()
-        heartbeats = {address: float(worker["last_seen"]) for address, worker in workers.items()}
-        changes = self._roster.look(heartbeats, time.monotonic())
-        self._unopened += changes.fresh
-        lost = [*changes.gone, *changes.silent]
-        for address in lost:
-            if address in self._names and address not in being_called:
-                self._events.put(NodeLeft(self._names[address]))
-        for address in changes.silent:
-            self._discard(str(workers[address]["name"]))
-        return [address for address in lost if address in being_called]
-
-    def _workers(self) -> dict[str, Any]:
-        """Return what the scheduler says of its workers, by address."""
-        try:
-            identity = self._client.sync(self._client.scheduler.identity, callback_timeout=_PATIENCE)
-        except (OSError, asyncio.TimeoutError) as error:
-            raise ComputeTargetError("scheduler", f"it does not answer: {error or type(error).__name__}") from error
-        workers: dict[str, Any] = identity["workers"]
-        return workers
-
-    def _open(self, addresses: list[str]) -> None:
-        offered = {address: f"node-{number}" for number, address in enumerate(addresses, self._next_name)}
-        self._names |= offered
-        opened = self._call(addresses, open_node, self._settings, self._names)
-        for number, (address, name) in enumerate(offered.items(), self._next_name):
-            if getattr(opened[address], "node", name) == name:  # taken, or perhaps taken by one that could not answer
-                self._next_name = number + 1
-        for address, facts in opened.items():
-            if isinstance(facts, OSError | asyncio.TimeoutError):  # gone again, or deaf, before it could be opened
-                self._names.pop(address, None)
-                continue
-            if isinstance(facts, BaseException):
-                raise facts
-            self._names[address] = facts.node
-            self._observer.node_joined(facts)
-            self._events.put(NodeJoined(facts.node, facts.slots))
+    def _give_back(self) -> None:
+        """Have a cluster that can grow and shrink do so."""
+        if self._elasticity is None:
+            return
+        state = self._state
+        going = self._elasticity.look(
+            time.monotonic(),
+            backlog=state.backlog,
+            seconds=state.mean_seconds,
+            slots=state.slots,
+            nodes=len(self._nodes.addresses),
+            idle=state.idle_nodes,
+        )
+        for node in going:  # first: nothing more is sent there
+            self._follow(state.handle(NodeLeft(node), time.monotonic()))
+        if going:
+            addresses = [self._nodes.address_of(node) for node in going]
+            self._fetch_logs(addresses)
+            self._nodes.give_back(going)
+            if self._release is not None:
+                self._release(addresses)
 
     def _note_ready(self, event: tuple[float, dict[str, str]]) -> None:
         """Take note, on the client's thread, that a slot is ready."""
         self._events.put(SlotReady(event[1]["node"]))
 
-    def _call(self, addresses: list[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-        """Call *function* on some workers and return what came of it, an exception for one that is lost or gives no sign.
-
-        Meanwhile the heartbeat goes on. A function may take its time as long as its worker shows that it lives.
-        """
-        calls = {address: call_worker(self._client, address, function, *arguments) for address in addresses}
-        while not all(call.done() for call in calls.values()):
-            wait_for(calls.values(), timeout=_TICK)
-            self._heartbeat()
-            if time.monotonic() >= self._next_look:
-                for address in self._notice(calls):
-                    calls[address].cancel()
-        lost = OSError("the worker was lost")
-        return {address: lost if call.cancelled() else call.exception() or call.result() for address, call in calls.items()}
-
-    def _close(self) -> None:
-        """Have all nodes call shutdown() and end; what goes wrong there is told, and harms nothing: all is committed."""
-        for address, problems in self._call(list(self._names), close_node, self._settings.token, True).items():
-            if isinstance(problems, BaseException):
-                self._observer.warned(f"{self._names[address]} was lost while shutdown() of the entry script ran there")
-                continue
-            for text in problems:
-                self._observer.warned(f"shutdown() of the entry script failed:\n{text}")
-
     def _forget(self, node: str) -> NodeLeft:
-        self._names = {address: name for address, name in self._names.items() if name != node}
+        self._nodes.forget(node)
         if node not in self._left:  # its leases may tell as well as the scheduler
             self._left.add(node)
             self._observer.node_left(node)
@@ -321,6 +271,7 @@ class Dispatcher:
 
     def _submit(self, lease: Lease) -> None:
         works = "\n".join(self._plan.works(lease.start, lease.stop)).encode("ascii")
+        address = self._nodes.address_of(lease.node)
         future = self._client.submit(
             run_lease,
             self._settings.token,
@@ -330,41 +281,48 @@ class Dispatcher:
             works,
             lease.piece,
             key=f"{LEASE_KEY}{self._settings.token}-{lease.id}",
-            workers=[self._address_of(lease.node)],
+            workers=[address],
             allow_other_workers=False,
             retries=0,
             pure=False,
         )
         self._sent[lease.id] = _Sent(lease, future, time.time())
-        self._client.loop.add_callback(self._bring_home, lease.id, future)
-
-    def _address_of(self, node: str) -> str:
-        return next(address for address, name in self._names.items() if name == node)
+        rows_at = address if self._nodes.has_rows_at_home(lease.node) else None
+        self._client.loop.add_callback(self._bring_home, lease.id, future, rows_at)
 
     def _recall(self, number: int, *, at_once: bool) -> None:
         """Ask for what a lease has not begun; the answer comes as an event."""
         sent = self._sent.get(number)
         if sent is None:  # its result is here already, and is looked at next
             return
-        address = self._address_of(sent.lease.node)
+        address = self._nodes.address_of(sent.lease.node)
         asked = call_worker(self._client, address, recall_lease, self._settings.token, number, at_once)
-        asked.add_done_callback(lambda done: self._note_recalled(number, done))
+        asked.add_done_callback(lambda done: self._note_recalled(number, sent.lease.start, done))
 
-    def _note_recalled(self, number: int, done: ThreadFuture[int | None]) -> None:
+    def _note_recalled(self, number: int, start: int, done: ThreadFuture[int | None]) -> None:
         """Take note, on the client's thread, of what a lease has given back."""
         error = done.exception()
         if error is None:
-            self._events.put(LeaseShortened(number, done.result()))
+            stop = done.result()
+            self._events.put(LeaseShortened(number, start if stop == NOT_BEGUN else stop))
         elif isinstance(error, OSError | asyncio.TimeoutError | asyncio.CancelledError):
             self._events.put(LeaseShortened(number, None))  # the node is lost, which is found out elsewhere; or it was busy
         else:
             self._events.put((number, error))
 
-    async def _bring_home(self, number: int, future: Future) -> None:
-        """Wait for a lease on the client's loop, so that a result that never comes blocks nobody."""
+    async def _bring_home(self, number: int, future: Future, rows_at: str | None) -> None:
+        """Wait for a lease on the client's loop, so that a result that never comes blocks nobody.
+
+        Args:
+            number: Of the lease.
+            future: Its result.
+            rows_at: Address of a node from which its rows have to be fetched.
+        """
         outcome: Any
         try:
             outcome = await self._client.gather(future, asynchronous=True)
+            if rows_at is not None:
+                await self._homecoming.fetch_rows(rows_at, outcome.receipts)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  handed to the thread that drives the run
             outcome = error
         self._events.put((number, outcome))
@@ -416,17 +374,15 @@ class Dispatcher:
             if isinstance(message, tuple) and not isinstance(message[1], BaseException):
                 self._follow(self._state.handle(self._translate(*message), time.monotonic()))
 
-    def _stop(self) -> None:
-        """Stop all children at once; nodes that do not answer in time are left to who closes the cluster."""
-        if not self._names:
-            return
+    def _fetch_logs(self, addresses: Collection[str]) -> None:
+        """Bring home what the processes of those nodes have printed that keep it to themselves."""
+        addresses = [address for address in self._nodes.with_rows_at_home if address in addresses]
 
-        async def stop() -> None:
-            await self._client.run(
-                close_node, self._settings.token, False, workers=list(self._names), on_error="ignore", asynchronous=True
-            )
+        async def fetch() -> None:
+            await asyncio.gather(*(self._homecoming.fetch_logs(address) for address in addresses))
 
-        try:
-            self._client.sync(stop, callback_timeout=_STOP_TIMEOUT)
-        except (asyncio.TimeoutError, OSError):
-            self._observer.warned(f"not every node stopped within {_STOP_TIMEOUT:g} s")
+        if addresses:
+            try:
+                self._client.sync(fetch, callback_timeout=_LOGS_TIMEOUT)
+            except (asyncio.TimeoutError, asyncio.CancelledError, OSError) as error:
+                self._observer.warned(f"not all logs could be brought home: {type(error).__name__}: {error}")

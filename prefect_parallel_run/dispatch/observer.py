@@ -18,6 +18,9 @@ class Observer(Protocol):
     def node_left(self, node: str) -> None:
         """A node was lost; what it was doing goes to others."""
 
+    def node_released(self, node: str) -> None:
+        """A node had nothing to do, and was given back."""
+
     def slot_failed(self, node: str, failure: StartFailure) -> None:
         """A process could not be started, for good."""
 

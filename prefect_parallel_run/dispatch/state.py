@@ -62,6 +62,7 @@ class RunRules:
     node_patience: float = 60.0  #: s without any node before the run gives up
     fetches: bool = False  #: nodes fetch the files of a lease before it runs: one is sent ahead for every slot
     speculative: bool = False  #: run a mini-batch that takes long a second time, where a slot has nothing else to do
+    shared_workers: bool = False  #: others keep them busy too: a lease may wait there and not have begun
     isolate: bool = False  #: halve a mini-batch whose tries are used up until the guilty items stand alone
 
 
@@ -143,6 +144,26 @@ class RunState:
         if due is not None and due <= self._now:  # it waits for a slot, not for a moment
             due = None
         return after([due, self._stragglers.next_look])
+
+    @property
+    def backlog(self) -> int:
+        """Return how many mini-batches are not handed out."""
+        return self._pending_count + len(self._due) + len(self._pieces) + sum(stop - start for start, stop, _ in self._returned)
+
+    @property
+    def slots(self) -> int:
+        """Return the slots of all nodes."""
+        return self._slots
+
+    @property
+    def mean_seconds(self) -> float:
+        """Return how long a mini-batch takes, s; infinite while nothing is known."""
+        return self._sizer.mean
+
+    @property
+    def idle_nodes(self) -> list[str]:
+        """Return the nodes that have no lease."""
+        return [name for name, node in self._nodes.items() if not node.leases]
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take note of *event* at *now* (monotonic clock, s) and return what to do, in order."""
@@ -398,7 +419,7 @@ class RunState:
     def _may_give_back(self, lease: Lease) -> bool:
         """True for a lease that may hold something that it has not begun, or must say so before it can be helped."""
         node = self._nodes[lease.node]
-        return lease.count > 1 or len(node.leases) > node.slots or self._rules.speculative
+        return lease.count > 1 or len(node.leases) > node.slots or self._rules.speculative or self._rules.shared_workers
 
     def _run_twice(self, now: float) -> Iterator[Instruction]:
         """Run mini-batches that take long a second time, on other nodes."""

@@ -1,21 +1,16 @@
-"""A node: the slots of one Dask worker for one run, and the functions that Dask is asked to call there.
-
-``open_node``, ``recall_lease`` and ``close_node`` go through ``Client.run``; ``run_lease`` is the one function that is a Dask
-task. A worker may serve several runs at once: each has a Node of its own, found by its token.
-"""
+"""A node: the slots of one Dask worker for one run. A worker may serve several runs at once, with a Node for each."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import queue
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -35,10 +30,10 @@ from prefect_parallel_run.policy.spares import SpareNeed
 from prefect_parallel_run.records import Receipt
 
 _STARTED, _SECONDS = Receipt._fields.index("started"), Receipt._fields.index("seconds")
+_READABLE = ("parts", "logs")  #: folders of a run directory whose files may be asked for
+_REMEMBERED = 10_000  #: leases
+NOT_BEGUN = -1  #: no mini-batch's number
 _MARKER = "PREFECT_PARALLEL_RUN_MARKER"
-_nodes: dict[str, Node] = {}
-_prepared: set[str] = set()  # tokens of nodes that no run has opened yet
-_opening = threading.Lock()
 
 
 class LeaseResult(NamedTuple):
@@ -50,18 +45,25 @@ class LeaseResult(NamedTuple):
 
 
 class Node:
-    """The slots of one worker for one run."""
+    """The slots of one worker for one run.
 
-    def __init__(self, settings: NodeSettings, tell_ready: Callable[[], None] | None = None) -> None:
-        self.settings, self._tell_ready = settings, tell_ready
+    Args:
+        settings: What the run needs.
+        cores: That are the worker's own; None: all of the machine.
+    """
+
+    def __init__(self, settings: NodeSettings, cores: int | None = None) -> None:
+        self._cores = cores or _cores()
+        self._tell_ready: Callable[[], None] | None = None
         self._untold = 0  # slots that became ready before anybody wanted to know
-        marker = f"{_MARKER}={settings.token}.{os.getpid()}"
+        marker = f"{_MARKER}={settings.token}.{os.getpid()}.{uuid.uuid4().hex}"  # two nodes may share a process
         interpreter = settings.interpreter or sys.executable
+        self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
+        self.settings = settings = _at_home(settings, scratch) if settings.rows_home else settings
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
         environment[_MARKER] = marker.partition("=")[2]
         self._gpus = gpus = visible_gpus(environment)
-        wanted = settings.slots or default_slots(_cores(), gpus)
-        self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
+        wanted = settings.slots or default_slots(self._cores, gpus)
         own = () if VISIBLE in settings.environment_variables else gpus  # who sets it for all processes has decided
         variables = [slot_environment(number, own, environment) for number in range(min(wanted, settings.most_slots))]
         starters = [Starter(settings, {**environment, **given}, interpreter, scratch) for given in variables]
@@ -72,9 +74,11 @@ class Node:
         self._usable = len(self._slots)
         self._idle = IdleSlots()
         self._recalls: dict[int, Recall] = {}  # by lease
+        self._admitted: set[int] = set()  # leases that have begun; of very many the newest
+        self._refused: set[int] = set()  # leases that have been called back before they began
         self._failures: queue.SimpleQueue[StartFailure] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._guardian = _start_guardian(marker, scratch)
+        self._guardian = guardian.start(marker, scratch)
         self._stopped = False
         for slot in self._slots:
             threading.Thread(target=self._open_slot, args=(slot,), daemon=True).start()
@@ -86,14 +90,16 @@ class Node:
             node=self.settings.node,
             host=socket.gethostname(),
             pid=os.getpid(),
-            cores=_cores(),
+            cores=self._cores,
             slots=len(self._slots),
             gpus=len(self._gpus),
         )
 
     def run(self, lease: int, works: list[Work]) -> LeaseResult:
         """Run *works* in a slot that is idle, waiting for one; objects of a store are fetched meanwhile."""
-        recall = self._recalls[lease] = Recall()
+        recall = self._admit(lease)
+        if recall is None:
+            return LeaseResult([], self._usable, self._next_failure())
         try:
             if not self.settings.fetches:
                 return self._run(recall, works[0].mini_batch, lambda slot, receipts: slot.run(works, receipts, recall))
@@ -109,17 +115,35 @@ class Node:
             recall.answer(works[-1].mini_batch + 1)
 
     def recall(self, lease: int, *, at_once: bool) -> Future[int] | None:
-        """Ask a lease to give back what it has not begun; None when it is not, or no longer, here.
+        """Ask a lease to give back what it has not begun; None when it is no longer here.
 
         Returns:
-            The number of the first mini-batch that is given back, or one past its last.
+            The number of the first mini-batch that is given back, or one past its last; NOT_BEGUN gives all of it back.
         """
-        recall = self._recalls.get(lease)
-        if recall is None:
-            return None
+        with self._lock:
+            recall = self._recalls.get(lease)
+            if recall is None:
+                if lease in self._admitted:
+                    return None
+                self._refused.add(lease)  # it waits for a thread of the worker, which others keep busy
+                never: Future[int] = Future()
+                never.set_result(NOT_BEGUN)
+                return never
         answer = recall.ask(at_once=at_once)
         self._idle.wake()
         return answer
+
+    def _admit(self, lease: int) -> Recall | None:
+        """Take note that a lease has begun; None when it has been called back before."""
+        with self._lock:
+            if lease in self._refused:
+                self._refused.discard(lease)
+                return None
+            self._admitted.add(lease)
+            if len(self._admitted) > 2 * _REMEMBERED:
+                self._admitted = set(sorted(self._admitted)[-_REMEMBERED:])
+            recall = self._recalls[lease] = Recall()
+            return recall
 
     def _run(self, recall: Recall, first: int, do: Callable[[Slot, list[tuple[Any, ...]]], None]) -> LeaseResult:
         slot = self._idle.take(recall)
@@ -135,7 +159,8 @@ class Node:
             pass  # the run is ending; what was finished still goes home
         else:
             self._idle.put(slot)
-        _sync_parts(self.settings, receipts)
+        if not self.settings.rows_home:
+            _sync_parts(self.settings, receipts)
         return LeaseResult(receipts, self._usable, self._next_failure())
 
     def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[tuple[Any, ...]], recall: Recall) -> None:
@@ -156,7 +181,8 @@ class Node:
     def close(self, *, graceful: bool) -> list[str]:
         """End all children, with shutdown() when *graceful*; return what went wrong in shutdown().
 
-        A child that is still starting never had a mini-batch, and is not waited for.
+        A child that is still starting never had a mini-batch, and is not waited for. What is there of a node with rows in it
+        stays until ``remove``.
         """
         self._stopped = True
         ready = self._idle.close()
@@ -171,10 +197,35 @@ class Node:
             thread.start()
         for thread in threads:
             thread.join()
-        if self._guardian.stdin is not None:
-            self._guardian.stdin.close()  # it ends whatever the scripts left running, and removes their scratch
-        self._guardian.wait()
+        if not self.settings.rows_home:
+            self.remove()
         return [problem for problem in problems if problem]
+
+    def remove(self) -> None:
+        """End whatever the scripts left running, and remove their scratch; rows that are in it have been fetched."""
+        if self._guardian.stdin is not None:
+            self._guardian.stdin.close()
+        self._guardian.wait()
+
+    def read(self, folder: str, name: str, offset: int, length: int) -> bytes:
+        """Return bytes of a file in the run directory.
+
+        Args:
+            folder: ``parts`` or ``logs``.
+            name: Of the file.
+            offset: Where to begin, bytes.
+            length: Bytes at most.
+        """
+        if folder not in _READABLE or Path(name).name != name:
+            raise ValueError(f"{folder}/{name} is no file of a run")
+        with Path(self.settings.run_directory, folder, name).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def logs(self) -> dict[str, int]:
+        """Return the size of every log that is not empty, bytes by name."""
+        found = {path.name: path.stat().st_size for path in Path(self.settings.run_directory, "logs").iterdir()}
+        return {name: size for name, size in found.items() if size}
 
     def _open_slot(self, slot: Slot) -> None:
         try:
@@ -215,101 +266,18 @@ class Node:
             return None
 
 
-def prepare_node(settings: NodeSettings) -> None:
-    """Start the slots for a run that will be opened on this worker, which has not joined its scheduler yet."""
-    with _opening:
-        if settings.token not in _nodes:
-            _nodes[settings.token] = Node(settings)
-            _prepared.add(settings.token)
-
-
-def open_node(settings: NodeSettings, names: dict[str, str], dask_worker: Any) -> NodeFacts:
-    """Start the slots for a run on this Dask worker; returns at once, while the children start.
-
-    Args:
-        settings: What the run needs; its ``node`` is replaced by this worker's name.
-        names: Node name by worker address; one that was prepared has its name already.
-        dask_worker: Given by Dask to a function with an argument of this name.
-    """
-    token = settings.token
-    with _opening:
-        if token in _prepared:
-            _prepared.discard(token)
-        else:
-            if (before := _nodes.pop(token, None)) is not None:  # given up while it was cut off: what it does is void
-                before.close(graceful=False)
-            _nodes[token] = Node(replace(settings, node=names[dask_worker.address]))
-        node = _nodes[token]
-    message = {"node": node.settings.node}
-    node.tell_ready_to(lambda: dask_worker.log_event(ready_topic(token), message))
-    return node.facts
-
-
-def ready_topic(token: str) -> str:
-    """Return the topic of the Dask events that tell that a slot is ready for its first mini-batch."""
-    return f"parallel-run-ready-{token}"
-
-
-def run_lease(
-    token: str, lease: int, start: int, attempt: int, works: bytes, piece: tuple[int, int] | None = None
-) -> LeaseResult:
-    """Run the mini-batches of one lease. This is the function that Dask runs.
-
-    Args:
-        token: Names the driving of the run that the lease belongs to.
-        lease: Its number.
-        start: Number of the first mini-batch; the others follow.
-        attempt: The try that this is, for all of them.
-        works: The plan's ``work`` texts, one per line.
-        piece: Only these items (half-open range) of the one mini-batch.
-    """
-    node = _nodes.get(token)
-    if node is None:  # the worker was restarted under the same address: what was sent to its predecessor is lost
-        raise NodeClosedError(token)
-    only = b"" if piece is None else b",[%d,%d]" % piece
-    lines = enumerate(works.split(b"\n"), start)
-    return node.run(lease, [Work(index, attempt, b"[%d,%d,%b%b]\n" % (index, attempt, work, only)) for index, work in lines])
-
-
-async def recall_lease(token: str, lease: int, at_once: bool) -> int | None:
-    """Have a lease give back what it has not begun, or *at_once* end with what is finished.
-
-    Returns:
-        The number of the first mini-batch that is given back, or one past its last; None when the lease is not here.
-    """
-    node = _nodes.get(token)
-    answer = node.recall(lease, at_once=at_once) if node is not None else None
-    if answer is None:
-        return None
-    return await asyncio.wrap_future(answer)
-
-
-async def close_node(token: str, graceful: bool) -> list[str]:
-    """End the run on this node; return what went wrong in the scripts' shutdown()."""
-    node = _nodes.pop(token, None)
-    if node is None:
-        return []
-    return await asyncio.to_thread(node.close, graceful=graceful)
-
-
-class NodeClosedError(RuntimeError):
-    """A lease came to a node where its run is not open."""
+def _at_home(settings: NodeSettings, scratch: str) -> NodeSettings:
+    """Return settings for a node that cannot see the run directory: it has one of its own, and rows are fetched from there."""
+    run_directory = Path(scratch, "run")
+    for folder in _READABLE:
+        (run_directory / folder).mkdir(parents=True)
+    return replace(settings, run_directory=str(run_directory))
 
 
 def _cores() -> int:
     from dask.system import CPU_COUNT  # noqa: PLC0415  a node that is prepared must not wait for Dask
 
     return int(CPU_COUNT)
-
-
-def _start_guardian(marker: str, scratch: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", guardian.__file__, marker, scratch],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def _with_seconds(receipt: tuple[Any, ...], waited: float) -> tuple[Any, ...]:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from prefect_parallel_run.environments import EnvironmentPlan
+
+
+class CodeBundle(NamedTuple):
+    """The script as it travels."""
+
+    sha256: str
+    source: str  #: where the importable folder is, below the one that it is unpacked to
+    script: str  #: the same of the script
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,9 +26,13 @@ class NodeSettings:
     drive: int  #: how often the run has been driven, this time included; keeps file names apart
     slots: int | None  #: child processes; None: 1 where the node has a GPU, else as many as it has cores
     most_slots: int  #: never more than there are mini-batches
-    interpreter: str | None  #: None: the worker's own
+    interpreter: str | None  #: path of one, or of a virtual environment; None: the worker's own
+    environment: EnvironmentPlan | None = None  #: built on the node, instead
     script: str  #: absolute path
     source: str  #: absolute path of the folder that is importable
+    bundle: CodeBundle | None = None  #: both, for nodes that do not see them
+    rows_home: bool = False  #: the node cannot see the run directory: rows are fetched from it
+    is_kept: bool = False  #: the worker stays when the flow process dies: the node must find out by itself
     arguments: tuple[str, ...]
     output: str  #: folder, or ""
     side_inputs: dict[str, str]
@@ -42,6 +56,8 @@ class NodeSettings:
     def from_json(cls, line: bytes) -> NodeSettings:
         """Return what ``to_json`` was called on."""
         given: dict[str, Any] = json.loads(line)
+        if (environment := given["environment"]) is not None:
+            given["environment"] = EnvironmentPlan(**{**environment, "requirements": tuple(environment["requirements"])})
         for key in ("arguments", "modules"):
             given[key] = tuple(given[key])
         return cls(**given)

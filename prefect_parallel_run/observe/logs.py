@@ -39,6 +39,10 @@ class RunLog:
         """Tell that a node was lost."""
         self._logger.warning("%s was lost; what it was doing goes to others", node, extra={"action": "node_left"})
 
+    def node_released(self, node: str) -> None:
+        """Tell that a node was given back."""
+        self._logger.info("%s had nothing more to do, and was given back", node, extra={"action": "node_released"})
+
     def slot_failed(self, node: str, failure: StartFailure) -> None:
         """Tell that a process could not be started."""
         text = neutral(f"{failure.error_type}: {failure.error}\n{failure.traceback}".rstrip())

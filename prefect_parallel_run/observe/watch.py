@@ -46,6 +46,10 @@ class LogWatch(Observer):
         """Pass it on."""
         self._log.node_left(node)
 
+    def node_released(self, node: str) -> None:
+        """Pass it on."""
+        self._log.node_released(node)
+
     def slot_failed(self, node: str, failure: StartFailure) -> None:
         """Pass it on."""
         self._log.slot_failed(node, failure)

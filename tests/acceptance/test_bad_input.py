@@ -38,19 +38,6 @@ def test_a_missing_script_is_known_before_anything_begins(workshop):
         workshop.config("absent.py")
 
 
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"compute_target": "tcp://1.2.3.4:8786"}, "compute_target is 'tcp://1.2.3.4:8786', which this version"),
-        ({"environment": {"requirements": ["x"]}}, "environment is Environment"),
-    ],
-)
-def test_what_this_version_cannot_follow_is_refused(workshop, fields, words):
-    """Rather than ignored."""
-    with pytest.raises(ValueError, match=words):
-        workshop.step(**fields)
-
-
 def test_an_environment_without_interpreter(workshop, tmp_path):
     """Names the path."""
     with pytest.raises(EnvironmentSetupError, match=r"there is no interpreter .*bin/python"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.node import gpus
 from prefect_parallel_run.node.gpus import visible_gpus
@@ -37,7 +38,7 @@ def node(bench):
         settings = bench.settings(
             "tells_gpu.py", "--log", str(bench.log), *arguments, **{"token": f"gpus-{os.getpid()}", "most_slots": 9, **changes}
         )
-        made.append(Node(settings, lambda: None))
+        made.append(Node(settings))
         return made[-1]
 
     yield make
@@ -143,12 +144,14 @@ def test_local_nodes_share_the_gpus(nvidia_smi, bench, begun, nodes, expected):
     nvidia_smi("two")
     settings = Future()
     settings.set_result(bench.settings("tells_gpu.py", "--log", str(bench.log), most_slots=9))
-    with LocalTarget().open(nodes, None, threading.Event(), settings) as cluster:
+    with LocalTarget().open(
+        Request(nodes=nodes, at_least=None, slots=None, timeout=120), threading.Event(), settings
+    ) as cluster:
         assert cluster.slots == 1
         wait_until(lambda: len(begun()) == nodes)
         assert {gpu for _, _, gpu, _ in begun()} == expected
         if nodes == 2:
             before = cluster.client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
             cluster.discard("1")
-            wait_until(lambda: len(cluster.client.nthreads()) == 2 and set(cluster.client.nthreads()) != set(before))
+            wait_until(lambda: len(there := set(cluster.client.nthreads())) == 2 and there != set(before))
             assert set(cluster.client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == {"0", "1"}

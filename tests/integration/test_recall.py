@@ -8,7 +8,7 @@ import time
 import pytest
 
 from prefect_parallel_run.node.idle import IdleSlots
-from prefect_parallel_run.node.node import Node
+from prefect_parallel_run.node.node import NOT_BEGUN, Node
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.slot import Work
 
@@ -119,7 +119,7 @@ def test_a_lease_that_waits_for_a_slot_gives_all_back(bench, files):
     """Its slot is busy with the lease before it."""
     works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
     script = ("gated.py", "--log", str(bench.log), "--gate", "0", "--open", str(bench.folder / "open"))
-    node = Node(bench.settings(*script), lambda: None)
+    node = Node(bench.settings(*script))
     results = {}
     threads = [
         threading.Thread(target=lambda number=number, part=part: results.update({number: node.run(number, part)}))
@@ -128,7 +128,6 @@ def test_a_lease_that_waits_for_a_slot_gives_all_back(bench, files):
     try:
         threads[0].start()
         wait_until(lambda: noted(bench, "run 0 1"))
-        assert node.recall(1, at_once=False) is None  # it has not come yet
         threads[1].start()
         wait_until(lambda: 1 in node._recalls)
         assert node.recall(1, at_once=False).result(20) == 5
@@ -138,6 +137,20 @@ def test_a_lease_that_waits_for_a_slot_gives_all_back(bench, files):
         assert (len(results[0].receipts), results[1].receipts) == (5, [])
     finally:
         open_gate(bench)
+        node.close(graceful=False)
+
+
+def test_a_lease_that_has_not_begun_is_given_back_whole(bench, files):
+    """It waits for a thread that others keep busy; when it comes at last, nothing of it is run. One that is done is not."""
+    works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
+    node = Node(bench.settings("counts.py", "--log", str(bench.log)))
+    try:
+        assert node.recall(2, at_once=False).result(0) == NOT_BEGUN
+        assert len(node.run(1, works[:5]).receipts) == 5
+        assert node.recall(1, at_once=False) is None
+        assert node.run(2, works[5:]).receipts == []
+        assert len(node.run(3, works[5:]).receipts) == 5
+    finally:
         node.close(graceful=False)
 
 

@@ -223,7 +223,7 @@ def test_a_node_that_closes_ends_its_spare(bench, files, lives, graceful):
     """Standing by or still importing; nothing is left of it."""
     arguments = ("--log", str(bench.log), "--crash", "1", "--imports", "ok,ok,gate" if graceful else "ok")
     settings = bench.settings("lives.py", *arguments, token=f"closing-{os.getpid()}-{graceful}")
-    node = Node(settings, lambda: None)
+    node = Node(settings)
     works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
     try:
         assert len(node.run(1, works).receipts) == 10
@@ -242,7 +242,7 @@ def test_slots_share_one_spare_while_everything_is_killed(bench, files, lives):
     """Children, spares, in any stage: every mini-batch has one receipt, every process imports once and calls init() once."""
     arguments = ("--log", str(bench.log), "--seconds", "0.05")
     settings = bench.settings("lives.py", *arguments, slots=3, most_slots=3, token=f"killed-{os.getpid()}")
-    node = Node(settings, lambda: None)
+    node = Node(settings)
     texts = bench.works(files, 1)
     receipts, lock, chance, over = [], threading.Lock(), random.Random(3), threading.Event()
 

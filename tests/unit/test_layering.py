@@ -48,6 +48,7 @@ ORDER = [
     "output",
     "observe",
     "spec",
+    "journey",
     "planner",
     "input_check",
     "run_choice",
@@ -56,13 +57,14 @@ ORDER = [
     "verify",
     "replay",
     "cancellation",
+    "references",
     "step",
     "cli",
 ]
 HEAVY = {
-    "prefect": {"step", "cancellation", "observe.artifacts"},
+    "prefect": {"step", "cancellation", "compute.blocks", "observe.artifacts", "references"},
     "dask": {"compute", "dispatch.dispatcher", "node"},
-    "distributed": {"compute", "dispatch.calls", "dispatch.dispatcher", "node"},
+    "distributed": {"compute", "dispatch", "node.service"},
 }
 STANDARD_LIBRARY_PLUS = {"numpy", "pandas", "pyarrow", "fsspec"}  # inside functions: for tables, and for stores
 

@@ -82,6 +82,7 @@ def main():
         arguments=("--log", log, "--sleep", seconds, "--how", "raise", "--guilty", guilty or "none"),
         allow_reuse=True,
         interpreter=None,
+        environment=None,
         home=Path(log).parent,
         key=machine_key(Path(log).parent),
     )

@@ -1,0 +1,179 @@
+"""A cluster of our own of any Dask cluster class: a batch queue, Kubernetes, machines by SSH, a cloud. Gone with the step."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, Security
+
+from prefect_parallel_run.compute.base import Request
+from prefect_parallel_run.compute.class_words import Words, words_for
+from prefect_parallel_run.compute.joining import wait_for_workers
+from prefect_parallel_run.compute.scheduler import refuse_insecure
+from prefect_parallel_run.errors import ComputeTargetError
+from prefect_parallel_run.node.settings import NodeSettings
+
+_CLOSE_TIMEOUT = 10  #: s
+_ROLES = ("scheduler", "worker", "client")
+_COUNTS = ("n_workers", "n")  #: arguments that would say how many nodes there are
+
+
+class ClassTarget:
+    """A Dask cluster that is opened for the step.
+
+    Args:
+        cluster_class: Dotted name.
+        arguments: For the class; they win over what we would give it.
+        allow_insecure: Accept a cluster without certificates that others on the network can reach.
+
+    Raises:
+        ValueError: There is no such class, or the arguments name a number of workers, which node_count does.
+    """
+
+    def __init__(self, cluster_class: str, arguments: Mapping[str, Any], *, allow_insecure: bool = False) -> None:
+        self._name, self._arguments, self._allow_insecure = cluster_class, dict(arguments), allow_insecure
+        if named := [name for name in _COUNTS if name in arguments]:
+            raise ValueError(f"cluster_kwargs has {named[0]}; accepted: node_count says how many nodes there are")
+        self._class = _class(cluster_class)
+
+    @contextmanager
+    def open(
+        self,
+        request: Request,
+        cancelled: threading.Event,
+        settings: Future[NodeSettings],  # noqa: ARG002  its workers are told when they have joined
+    ) -> Iterator[OwnCluster]:
+        """Start the cluster and wait for its workers; see Target."""
+        words = words_for(self._name, request.first, request.slots, self._arguments, _parameters(self._class))
+        if words.is_plain and not self._allow_insecure:
+            words_ = "its scheduler can be reached over the network without certificates; give it some, or allow_insecure=True"
+            raise ComputeTargetError(self._name, words_)
+        logging.getLogger("distributed").setLevel(logging.ERROR)
+        with ExitStack() as stack:
+            made = self._make(words, stack)
+            stack.callback(_close, made)
+            if words.scales_by == "scale":
+                self._trying(lambda: _scale(made, request.first))
+            client = self._trying(lambda: Client(made, set_as_default=False))
+            stack.callback(client.close, timeout=_CLOSE_TIMEOUT)
+            if not words.is_plain:  # of one that is, the address may look like this machine's: a port is forwarded to it
+                refuse_insecure(str(client.scheduler.address), self._allow_insecure)
+            wait_for_workers(self._name, client, request, cancelled)
+            yield OwnCluster(made, client, request.slots, is_elastic=words.scales_by != "fixed")
+
+    def _make(self, words: Words, stack: ExitStack) -> Any:
+        arguments = dict(words.arguments)
+        if words.wants_security and not self._allow_insecure:
+            arguments["security"] = _certificates()
+            if words.certificate_folder is not None:
+                shared = arguments.get(words.certificate_folder) or Path.cwd()  # jobs see what we see there
+                folder = tempfile.mkdtemp(prefix=".parallel_run_certificates_", dir=shared)
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                arguments["security"] = _in_files(arguments["security"], Path(folder))
+        return self._trying(lambda: self._class(**arguments))
+
+    def _trying(self, do: Callable[[], Any]) -> Any:
+        """Return what *do* returns; whatever a cluster class raises is told as the compute target's failure."""
+        try:
+            return do()
+        except Exception as error:  # what they raise has no common class
+            raise ComputeTargetError(self._name, f"it cannot be opened: {type(error).__name__}: {error}") from error
+
+
+class OwnCluster:
+    """A cluster that was opened for the step, and ends with it."""
+
+    prepared = 0
+    is_here = False
+
+    def __init__(self, cluster: Any, client: Client, slots: int | None, *, is_elastic: bool) -> None:
+        self._cluster, self.client, self.slots, self.is_elastic = cluster, client, slots, is_elastic
+        self.dashboard: str = client.dashboard_link or ""
+
+    def scale(self, nodes: int) -> None:
+        """Ask for so many nodes; they come when they come."""
+        self._cluster.scale(nodes)
+
+    def release(self, workers: Collection[str]) -> None:
+        """End workers, by name where the cluster knows them so, else by telling the scheduler that they may go."""
+        known = self.client.scheduler_info(n_workers=-1)["workers"]
+        names = [known[address]["name"] for address in workers if address in known]
+        if hasattr(self._cluster, "scale_down") and hasattr(self._cluster, "worker_spec"):
+            self._cluster.sync(self._cluster.scale_down, names)
+        else:  # the scheduler is asked for those that have nothing to do
+            self._cluster.scale(len(known) - len(names))
+
+    def discard(self, worker: str) -> None:
+        """Nothing: the cluster notices by itself what has become of a worker."""
+
+    def abandon(self) -> None:
+        """Nothing more than closing it, which follows."""
+
+
+def _class(dotted: str) -> Any:
+    module, _, name = dotted.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"compute_target {dotted} needs the package of {error.name}, which is not installed here") from error
+    except AttributeError as error:
+        raise ValueError(f"compute_target {dotted}: {module} has no {name}") from error
+
+
+def _parameters(kind: Any) -> Collection[str]:
+    try:
+        return inspect.signature(kind).parameters
+    except ValueError:  # written in C
+        return ()
+
+
+def _certificates() -> Security:
+    try:
+        return Security.temporary()
+    except ImportError as error:
+        words = "certificates are made with the package cryptography, which is not installed; or set allow_insecure=True"
+        raise ComputeTargetError("security", words) from error
+
+
+def _in_files(security: Security, folder: Path) -> Security:
+    """Return certificates that are held in memory as files of *folder*, which only this user can read."""
+    files: dict[str, str] = {}
+    for name in ("tls_ca_file", *(f"tls_{role}_{kind}" for role in _ROLES for kind in ("cert", "key"))):
+        path = folder / f"{name}.pem"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(getattr(security, name))
+        files[name] = str(path)
+    return Security(require_encryption=True, **files)
+
+
+def _scale(cluster: Any, nodes: int) -> None:
+    """Ask for workers, and hear what the queue says to it, where the class tells."""
+    if not hasattr(cluster, "worker_spec"):
+        cluster.scale(nodes)
+        return
+
+    async def grow() -> None:
+        cluster.scale(nodes)
+        await cluster
+
+    cluster.sync(grow)
+
+
+def _close(cluster: Any) -> None:
+    with contextlib.suppress(AssertionError, TimeoutError):  # of a job queue that refused its jobs; of workers that are gone
+        try:
+            cluster.close(timeout=_CLOSE_TIMEOUT)
+        except TypeError:  # some take none
+            cluster.close()

@@ -1,0 +1,52 @@
+"""Asks a cluster of our own for nodes while work waits, and gives back those that have nothing to do.
+
+A node that is given back has no lease: nothing that it has finished is run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from prefect_parallel_run.policy.node_count import IDLE_SECONDS, NodeBounds, nodes_wanted
+
+_LOOK = 1.0  #: s between two looks
+
+
+class Elasticity:
+    """Decides, now and then, how many nodes there should be.
+
+    Args:
+        bounds: Between how many.
+        scale: Asks the cluster for a number of nodes in all.
+    """
+
+    def __init__(self, bounds: NodeBounds, scale: Callable[[int], None]) -> None:
+        self._bounds, self._scale = bounds, scale
+        self._asked = bounds.at_least
+        self._idle_since: dict[str, float] = {}
+        self._next_look = float("-inf")
+
+    def look(self, now: float, *, backlog: int, seconds: float, slots: int, nodes: int, idle: Collection[str]) -> list[str]:
+        """Ask for more nodes where they are wanted, and return those to give back.
+
+        Args:
+            now: Monotonic clock, s.
+            backlog: Mini-batches that are not handed out.
+            seconds: That one takes.
+            slots: Of all nodes.
+            nodes: That are open.
+            idle: Those of them without a lease.
+        """
+        if now < self._next_look or not nodes:
+            return []
+        self._next_look = now + _LOOK
+        wanted = nodes_wanted(self._bounds, backlog=backlog, seconds=seconds, slots=slots / nodes)
+        if wanted > max(self._asked, nodes):
+            self._scale(wanted)
+            self._asked = wanted
+        self._idle_since = {node: self._idle_since.get(node, now) for node in idle}
+        may_go = [node for node, since in self._idle_since.items() if now - since >= IDLE_SECONDS] if not backlog else []
+        going = may_go[: max(0, nodes - self._bounds.at_least)]
+        if going:
+            self._asked = nodes - len(going)
+        return going

@@ -1,0 +1,70 @@
+"""What a node can see of what a run needs, found out before it is used: a wrong set-up fails in seconds, not after hours."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect_parallel_run.node.bundles import unpacked
+from prefect_parallel_run.node.cache import cache_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a node is asked; paths are those of the flow process's machine."""
+
+    run_directory: str
+    mark: str  #: name of a file in the run directory, and its content
+    places: tuple[tuple[str, str], ...]  #: what must be there, as the user calls it, and its path
+    script: str  #: path of the script
+    script_sha256: str  #: "" when the script travels in any case
+    bundle: str  #: SHA-256 of the bundle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a node answers."""
+
+    host: str
+    missing: tuple[tuple[str, str], ...]  #: of the places, those that it cannot see
+    shares: bool  #: it sees the run directory, and can write to it
+    sees_script: bool  #: the very same
+    has_bundle: bool  #: unpacked
+
+
+def look_around(probe: Probe) -> View:
+    """Return what this machine sees."""
+    return View(
+        host=socket.gethostname(),
+        missing=tuple((name, path) for name, path in probe.places if not os.access(path, os.R_OK)),
+        shares=_shares(Path(probe.run_directory), probe.mark),
+        sees_script=_sees_script(probe),
+        has_bundle=unpacked(cache_folder(), probe.bundle) is not None,
+    )
+
+
+def _sees_script(probe: Probe) -> bool:
+    """True when the script may be run where it lies."""
+    if not probe.script_sha256:
+        return False
+    try:
+        return hashlib.sha256(Path(probe.script).read_bytes()).hexdigest() == probe.script_sha256
+    except OSError:
+        return False
+
+
+def _shares(run_directory: Path, mark: str) -> bool:
+    """True when the run directory is the flow process's own, not one that has its path, and its parts can be written."""
+    try:
+        if (run_directory / mark).read_text() != mark:
+            return False
+        trial = run_directory / "parts" / f".{uuid.uuid4().hex}"
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return True

@@ -1,0 +1,228 @@
+"""The functions that Dask is asked to call on a worker, and the nodes that are open there, by the run's token.
+
+All but one go through ``Client.run``; ``run_lease`` is the one function that is a Dask task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from distributed import get_worker, secede
+
+from prefect_parallel_run.environments import interpreter_of
+from prefect_parallel_run.node.building import built_interpreter
+from prefect_parallel_run.node.bundles import Incoming, unpacked
+from prefect_parallel_run.node.cache import cache_folder
+from prefect_parallel_run.node.keeping import Keeper
+from prefect_parallel_run.node.node import LeaseResult, Node
+from prefect_parallel_run.node.preflight import Probe, View, look_around
+from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
+from prefect_parallel_run.node.slot import Work
+
+
+class Way(NamedTuple):
+    """How a node gets at what it cannot see."""
+
+    rows_home: bool  #: rows and logs are fetched from it
+    bundled: bool  #: the script comes with the bundle
+
+
+class _Open(NamedTuple):
+    node: Node
+    keeper: Keeper | None
+    secedes: bool  #: leases leave the worker's threads to others: it has fewer than we have leases there
+
+
+_open: WeakKeyDictionary[Any, dict[str, _Open]] = WeakKeyDictionary()  # by worker: several may share a process
+_prepared: dict[str, Node] = {}  # nodes that no run has opened yet
+_incoming: dict[str, Incoming] = {}  # bundles that are arriving, by token
+_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by token: one opens, others wait
+_unwanted: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # by token: what is being built for it
+
+
+def prepare_node(settings: NodeSettings) -> None:
+    """Start the slots for a run that will be opened on this worker, which has not joined its scheduler yet."""
+    with _locks[settings.token]:
+        if settings.token not in _prepared:
+            _prepared[settings.token] = _start(settings, None)
+
+
+async def view_node(probe: Probe) -> View:
+    """Return what this machine sees of what a run needs."""
+    return await asyncio.to_thread(look_around, probe)
+
+
+async def take_bundle(token: str, sha256: str, offset: int, data: bytes, is_last: bool) -> None:
+    """Take the next piece of a bundle; the last one has it unpacked."""
+    incoming = _incoming.get(token)
+    if incoming is None:
+        incoming = _incoming[token] = Incoming(cache_folder(), sha256)
+    incoming.take(offset, data)
+    if is_last:
+        with _incoming.pop(token):
+            await asyncio.to_thread(incoming.unpack)
+
+
+async def open_node(settings: NodeSettings, names: dict[str, str], ways: dict[str, Way], dask_worker: Any) -> NodeFacts:
+    """Start the slots for a run on this Dask worker, and return while the children start.
+
+    Args:
+        settings: What the run needs; its ``node`` is replaced by this worker's name.
+        names: Node name by worker address; one that was prepared has its name already.
+        ways: By worker address; one that is not there sees everything.
+        dask_worker: Given by Dask to a function with an argument of this name.
+
+    Raises:
+        EnvironmentSetupError: The interpreter is not there, or the environment cannot be built.
+    """
+    token, address = settings.token, dask_worker.address
+    threads = int(dask_worker.state.nthreads)
+    mine = _way_on(replace(settings, node=names[address]), ways.get(address))
+    node = await asyncio.to_thread(_opened, dask_worker, mine, threads if settings.is_kept else None)
+    keeper = Keeper(lambda: _end(dask_worker, token)) if settings.is_kept else None
+    _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=threads < 2 * node.facts.slots)
+    message = {"node": node.settings.node}
+    node.tell_ready_to(lambda: dask_worker.log_event(ready_topic(token), message))
+    return node.facts
+
+
+def ready_topic(token: str) -> str:
+    """Return the topic of the Dask events that tell that a slot is ready for its first mini-batch."""
+    return f"parallel-run-ready-{token}"
+
+
+def run_lease(
+    token: str, lease: int, start: int, attempt: int, works: bytes, piece: tuple[int, int] | None = None
+) -> LeaseResult:
+    """Run the mini-batches of one lease. This is the function that Dask runs.
+
+    Args:
+        token: Names the driving of the run that the lease belongs to.
+        lease: Its number.
+        start: Number of the first mini-batch; the others follow.
+        attempt: The try that this is, for all of them.
+        works: The plan's ``work`` texts, one per line.
+        piece: Only these items (half-open range) of the one mini-batch.
+    """
+    found = _of(get_worker()).get(token)
+    if found is None:  # the worker was restarted under the same address: what was sent to its predecessor is lost
+        raise NodeClosedError(token)
+    if found.secedes:
+        secede()
+    only = b"" if piece is None else b",[%d,%d]" % piece
+    lines = enumerate(works.split(b"\n"), start)
+    sent = [Work(index, attempt, b"[%d,%d,%b%b]\n" % (index, attempt, work, only)) for index, work in lines]
+    return found.node.run(lease, sent)
+
+
+async def recall_lease(token: str, lease: int, at_once: bool, dask_worker: Any) -> int | None:
+    """Have a lease give back what it has not begun, or *at_once* end with what is finished.
+
+    Returns:
+        The number of the first mini-batch that is given back, or one past its last; NOT_BEGUN gives all of it back; None when
+        the lease is no longer here.
+    """
+    found = _of(dask_worker).get(token)
+    answer = found.node.recall(lease, at_once=at_once) if found is not None else None
+    if answer is None:
+        return None
+    return await asyncio.wrap_future(answer)
+
+
+def keep_node(token: str, dask_worker: Any) -> None:
+    """Note that the flow process is alive."""
+    found = _of(dask_worker).get(token)
+    if found is not None and found.keeper is not None:
+        found.keeper.keep()
+
+
+async def read_file(token: str, folder: str, name: str, offset: int, length: int, dask_worker: Any) -> bytes:
+    """Return bytes of a part or a log of a node that has them at home."""
+    found = _of(dask_worker).get(token)
+    if found is None:
+        raise NodeClosedError(token)
+    return await asyncio.to_thread(found.node.read, folder, name, offset, length)
+
+
+def list_logs(token: str, dask_worker: Any) -> dict[str, int]:
+    """Return the size of every log, bytes by name."""
+    found = _of(dask_worker).get(token)
+    return {} if found is None else found.node.logs()
+
+
+async def close_node(token: str, graceful: bool, dask_worker: Any) -> list[str]:
+    """End the run on this node; return what went wrong in the scripts' shutdown().
+
+    A node that has rows at home keeps them until ``remove_node``.
+    """
+    _unwanted[token].set()
+    found = _of(dask_worker).get(token)
+    if found is None:
+        return []
+    problems = await asyncio.to_thread(found.node.close, graceful=graceful)
+    if not found.node.settings.rows_home:
+        _forget(dask_worker, token)
+    return problems
+
+
+async def remove_node(token: str, dask_worker: Any) -> None:
+    """Remove what ``close_node`` has left."""
+    if (found := _forget(dask_worker, token)) is not None:
+        await asyncio.to_thread(found.node.remove)
+
+
+class NodeClosedError(RuntimeError):
+    """A lease came to a node where its run is not open."""
+
+
+def _of(dask_worker: Any) -> dict[str, _Open]:
+    return _open.get(dask_worker, {})
+
+
+def _way_on(settings: NodeSettings, way: Way | None) -> NodeSettings:
+    """Return the settings of a node that is told its way."""
+    if way is None:
+        return settings
+    if way.bundled and settings.bundle is not None:
+        folder = unpacked(cache_folder(), settings.bundle.sha256)
+        if folder is None:
+            raise FileNotFoundError(f"bundle {settings.bundle.sha256} is no longer unpacked here")
+        settings = replace(settings, source=str(folder / settings.bundle.source), script=str(folder / settings.bundle.script))
+    return replace(settings, rows_home=way.rows_home)
+
+
+def _opened(dask_worker: Any, settings: NodeSettings, cores: int | None) -> Node:
+    with _locks[settings.token]:
+        if (node := _prepared.pop(settings.token, None)) is not None:
+            return node
+        _end(dask_worker, settings.token)  # given up while it was cut off: what it does is void
+        _unwanted[settings.token].clear()
+        return _start(settings, cores)
+
+
+def _start(settings: NodeSettings, cores: int | None) -> Node:
+    if settings.environment is not None:
+        interpreter = built_interpreter(settings.environment, cache_folder(), _unwanted[settings.token])
+    else:
+        interpreter = interpreter_of(settings.interpreter)  # type: ignore[assignment]  # None: the worker's own
+    return Node(replace(settings, interpreter=interpreter), cores)
+
+
+def _end(dask_worker: Any, token: str) -> None:
+    """End a node that nobody waits for."""
+    if (found := _forget(dask_worker, token)) is not None:
+        found.node.close(graceful=False)
+        found.node.remove()
+
+
+def _forget(dask_worker: Any, token: str) -> _Open | None:
+    found = _of(dask_worker).pop(token, None)
+    if found is not None and found.keeper is not None:
+        found.keeper.stop()
+    _unwanted.pop(token, None)
+    return found

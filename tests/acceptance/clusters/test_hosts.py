@@ -1,0 +1,138 @@
+"""Hosts with folders of their own: nothing is shared, lines are cut."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ..conftest import wait_until
+from .test_scheduler import EXPECTED, names, verified
+
+
+@pytest.fixture
+def hosts(workshop, network, start_cluster):
+    """Two hosts with a worker each. They share nothing of the test's folder, but have a copy of its inputs."""
+    shared_by_nobody = [workshop.folder, workshop.scripts]
+    made = [network.host(name, shared_by_nobody) for name in ("first", "second")]
+    cluster = start_cluster(on=network)
+    for host in made:
+        subprocess.run(["cp", "-a", str(workshop.files), str(host.path(workshop.files).parent)], check=True)
+        cluster.start_worker(host.name, on=host)
+    with cluster.client() as client:
+        client.wait_for_workers(2)
+    return cluster, *made
+
+
+def target(cluster):
+    from prefect_parallel_run import ComputeTarget
+
+    return ComputeTarget(address=cluster.address, allow_insecure=True)
+
+
+def logged(host, workshop):
+    """Calls of run() on a host."""
+    path = host.path(workshop.log)
+    return [line for line in path.read_text().splitlines() if line.startswith("run ")] if path.exists() else []
+
+
+def test_rows_and_logs_come_home(workshop, hosts):
+    """From both hosts; the result is the one of a run on this machine."""
+    cluster, first, second = hosts
+    step = workshop.step(compute_target=target(cluster), node_count=2, process_count_per_node=2, mini_batch_size=2)
+    result = step()
+    assert names(result) == EXPECTED
+    assert verified(result)
+    assert logged(first, workshop)
+    assert logged(second, workshop)
+    assert len(logged(first, workshop)) + len(logged(second, workshop)) == 50
+    for host in (first, second):
+        wait_until(lambda host=host: not any("parallel_run" in " ".join(p.cmdline()) for p in host.processes()))
+
+
+def test_large_rows_and_formats_come_home(workshop, hosts):
+    """In many pieces, with a header, and as Parquet."""
+    cluster, *_ = hosts
+    script = workshop.folder / "code" / "large.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import os\nimport sys\n"
+        "def run(mini_batch):\n    print('ran', len(mini_batch))\n"
+        "    return [{'name': os.path.basename(path), 'text': 'x' * 1_000_000} for path in mini_batch]\n"
+    )
+    for kind in ("csv", "parquet"):
+        options = {"append_row_format": kind, "source_directory": None, "mini_batch_size": 10}
+        here = workshop.step(str(script), **options, output=workshop.folder / f"here-{kind}", name=f"here-{kind}")
+        there = workshop.step(
+            str(script),
+            **options,
+            compute_target=target(cluster),
+            node_count=2,
+            output=workshop.folder / f"there-{kind}",
+            name=f"there-{kind}",
+        )
+        results = [here(), there()]
+        contents = [Path(result.output_file).read_bytes() for result in results]
+        assert contents[0] == contents[1]
+        assert verified(results[1])
+        logs = list((workshop.folder / f"there-{kind}").glob("_parallel_run/*/logs/*.stdout.txt"))
+        assert sum(path.read_text().count("ran 10") for path in logs) == 10
+
+
+def test_an_input_that_a_node_cannot_see_is_named(workshop, hosts):
+    """With the node and the path, before anything runs."""
+    from prefect_parallel_run import InputError, OutputError
+
+    cluster, first, second = hosts
+    subprocess.run(["rm", "-r", str(second.path(workshop.files))], check=True)
+    with pytest.raises(InputError, match=rf"the node tcp://{second.address}:\d+ \(host second\) cannot"):
+        workshop.step(compute_target=target(cluster), node_count=2)()
+    subprocess.run(["cp", "-a", str(workshop.files), str(second.path(workshop.files).parent)], check=True)
+    with pytest.raises(OutputError, match="cannot see it; the script writes there"):
+        workshop.step(compute_target=target(cluster), node_count=2, output_action="summary_only")()
+    side = workshop.folder / "side"
+    side.mkdir()
+    with pytest.raises(InputError, match=f"input {side}: the node"):
+        workshop.step(compute_target=target(cluster), side_inputs={"model": str(side)})()
+    assert not logged(first, workshop)
+
+
+def test_a_cut_line_costs_no_row(workshop, hosts):
+    """The host that cannot be reached loses its work to the other, and ends what it runs; what it says later is void."""
+    cluster, _first, second = hosts
+    step = workshop.step(
+        "slow.py",
+        *("--sleep", "0.5"),
+        compute_target=target(cluster),
+        node_count=2,
+        process_count_per_node=1,
+        mini_batch_size=1,
+        run_invocation_timeout=300,
+    )
+    found = {}
+    thread = threading.Thread(target=lambda: found.update(result=step()))
+    thread.start()
+    wait_until(lambda: len(logged(second, workshop)) > 5)
+    second.cut()
+    before = len(logged(second, workshop))
+    log = wait_until(lambda: next(iter(workshop.output.glob("_parallel_run/*/ledger.sqlite")), None))
+    assert log.exists()
+    thread.join(240)
+    assert len(names(found["result"])) == 100
+    assert verified(found["result"])
+    assert before <= len(logged(second, workshop))
+    wait_until(lambda: not any("parallel_run" in " ".join(p.cmdline()) for p in second.processes()), 120)
+    second.mend()
+    cluster.start_worker("again", on=second)
+    with cluster.client() as client:
+        client.wait_for_workers(2)
+    again = workshop.step(compute_target=target(cluster), node_count=2, output=workshop.folder / "again")()
+    assert names(again) == EXPECTED
+
+
+def test_a_flow_on_one_host_uses_the_others_by_python(workshop, hosts):
+    """The entry script's interpreter may be another one, without anything of ours."""
+    cluster, *_ = hosts
+    step = workshop.step(compute_target=target(cluster), node_count=2, environment=sys.executable)
+    assert names(step()) == EXPECTED

@@ -1,0 +1,108 @@
+"""Clusters that are opened for a step, and end with it: SSH, SLURM, and Dask's own classes; and TLS."""
+
+import logging
+import threading
+
+import pytest
+
+from ..conftest import wait_until
+from .test_scheduler import EXPECTED, names, verified
+
+
+def test_a_running_scheduler_with_tls(workshop, start_cluster, authority, stranger):
+    """Files of the compute target let us in; those of another authority do not, and that is told at once."""
+    from prefect_parallel_run import ComputeTarget, ComputeTargetError
+
+    cluster = start_cluster("a", tls=authority.options("server"))
+
+    def target(whose):
+        certificate, key = whose.issue("client")
+        files = {"tls_ca_file": str(whose.ca), "tls_cert_file": str(certificate), "tls_key_file": str(key)}
+        return ComputeTarget(address=cluster.address, **files)
+
+    result = workshop.step(compute_target=target(authority))()
+    assert names(result) == EXPECTED
+    assert verified(result)
+    with pytest.raises(ComputeTargetError, match=r"(?i)certificate"):
+        workshop.step(compute_target=target(stranger), run_max_try=1, output=workshop.folder / "other")()
+
+
+def test_ssh_cluster(workshop, ssh):
+    """Its scheduler and workers are started over SSH, and are gone afterwards."""
+    from prefect_parallel_run import ComputeTarget
+
+    options = {"hosts": ["127.0.0.1"] * 3, "connect_options": ssh.connect_options}
+    target = ComputeTarget(cluster_class="distributed.SSHCluster", cluster_kwargs=options, allow_insecure=True)
+    result = workshop.step(compute_target=target, node_count=2, process_count_per_node=1)()
+    assert names(result) == EXPECTED
+    assert verified(result)
+    wait_until(lambda: not ssh.programs())
+
+
+def test_a_plain_cluster_must_be_accepted(workshop):
+    """One that others on the network could read along with."""
+    from prefect_parallel_run import ComputeTarget, ComputeTargetError
+
+    target = ComputeTarget(cluster_class="distributed.SSHCluster", cluster_kwargs={"hosts": ["127.0.0.1"] * 2})
+    with pytest.raises(ComputeTargetError, match="without certificates; give it some, or allow_insecure=True"):
+        workshop.step(compute_target=target, run_max_try=1)()
+
+
+def test_slurm_cluster(workshop, queue, tmp_path):
+    """A job per node, with certificates of our own making; the queue is empty afterwards, and no certificate is left."""
+    from prefect_parallel_run import ComputeTarget
+
+    options = {
+        "cores": 1,
+        "memory": "1GB",
+        "job_cpu": 4,
+        "interface": "lo",
+        "log_directory": str(tmp_path / "logs"),
+        "local_directory": str(tmp_path / "local"),
+    }
+    target = ComputeTarget(cluster_class="dask_jobqueue.SLURMCluster", cluster_kwargs=options)
+    result = workshop.step(compute_target=target, node_count=2, process_count_per_node=2)()
+    assert names(result) == EXPECTED
+    assert verified(result)
+    wait_until(lambda: not queue.jobs())
+
+
+def test_distributeds_local_cluster(workshop):
+    """By its dotted name."""
+    result = workshop.step(compute_target="distributed.LocalCluster", node_count=2, process_count_per_node=1)()
+    assert names(result) == EXPECTED
+    assert verified(result)
+    assert sum(line.startswith("init ") for line in workshop.log.read_text().splitlines()) == 2
+
+
+def test_arguments_that_count_nodes_are_refused(workshop):
+    """node_count does that."""
+    from prefect_parallel_run import ComputeTarget
+
+    target = ComputeTarget(cluster_class="distributed.LocalCluster", cluster_kwargs={"n_workers": 3})
+    with pytest.raises(ValueError, match="node_count says how many nodes there are"):
+        workshop.step(compute_target=target)()
+
+
+def test_a_cluster_grows_and_shrinks(workshop, caplog):
+    """From one node to three while work waits, and back while the last mini-batch runs; nothing runs twice."""
+    gate = workshop.folder / "open"
+    step = workshop.step(
+        "gated.py",
+        *("--log", str(workshop.log), "--gate", "99", "--open", str(gate)),
+        compute_target="distributed.LocalCluster",
+        node_count=3,
+        min_nodes=1,
+        process_count_per_node=1,
+        mini_batch_size=1,
+        run_invocation_timeout=300,
+    )
+    found = {}
+    with caplog.at_level(logging.INFO):
+        thread = threading.Thread(target=lambda: found.update(result=step()))
+        thread.start()
+        wait_until(lambda: "was given back" in caplog.text, 120)
+        gate.touch()
+        thread.join(120)
+    assert len(names(found["result"])) == 100
+    assert verified(found["result"])
