@@ -330,10 +330,10 @@ def _drive(
 
 
 def _elasticity(config: ParallelRunConfig, cluster: Cluster) -> Elasticity | None:
-    """Return what makes a cluster grow and shrink; None where nobody asked for it, or it cannot."""
-    if config.min_nodes is None or not cluster.is_elastic:
+    """Return what makes a cluster grow and shrink, and replace nodes that were lost; None for one that cannot."""
+    if not cluster.is_elastic:
         return None
-    return Elasticity(NodeBounds(at_least=config.min_nodes, at_most=config.node_count), cluster.scale)
+    return Elasticity(NodeBounds(at_least=config.min_nodes or config.node_count, at_most=config.node_count), cluster.scale)
 
 
 def _await_plan(planner: Planner, ledger: Ledger, heartbeat: Callable[[], None]) -> bool:

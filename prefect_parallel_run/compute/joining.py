@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def connect(target: str, address: str, security: Security | None, cancelled: thr
     while True:
         try:
             return Client(address, security=security, timeout=_CONNECT_SLICE, set_as_default=False)
-        except (OSError, TimeoutError) as error:
+        except (OSError, asyncio.TimeoutError) as error:
             if time.monotonic() > deadline or _is_final(error):
                 words = f"no scheduler answers at {address}: {_cause(error)}"
                 raise ComputeTargetError(target, words) from error
@@ -76,8 +77,10 @@ def worker_count(client: Client) -> int:
 
 
 def _is_final(error: BaseException) -> bool:
-    """True for what a second attempt cannot mend: certificates that are refused."""
+    """True for what a second attempt cannot mend: certificates that are refused, or are not there."""
     text = _cause(error)
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return True
     return "certificate" in text.lower() or "ssl" in text.lower()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from prefect_parallel_run.policy.node_count import IDLE_SECONDS, NodeBounds, nodes_wanted
 
 _LOOK = 1.0  #: s between two looks
+_ASKED_AGAIN = 60.0  #: s without the nodes that were asked for
 
 
 class Elasticity:
@@ -23,6 +24,7 @@ class Elasticity:
     def __init__(self, bounds: NodeBounds, scale: Callable[[int], None]) -> None:
         self._bounds, self._scale = bounds, scale
         self._asked = bounds.at_least
+        self._asked_at: float | None = None  # or when all that were asked for were there last
         self._idle_since: dict[str, float] = {}
         self._next_look = float("-inf")
 
@@ -42,11 +44,18 @@ class Elasticity:
         self._next_look = now + _LOOK
         wanted = nodes_wanted(self._bounds, backlog=backlog, seconds=seconds, slots=slots / nodes)
         if wanted > max(self._asked, nodes):
-            self._scale(wanted)
-            self._asked = wanted
+            self._ask(wanted, now)
+        elif nodes >= self._asked or self._asked_at is None:
+            self._asked_at = now
+        elif backlog and now - self._asked_at > _ASKED_AGAIN:  # some were lost: not every cluster replaces them by itself
+            self._ask(self._asked, now)
         self._idle_since = {node: self._idle_since.get(node, now) for node in idle}
         may_go = [node for node, since in self._idle_since.items() if now - since >= IDLE_SECONDS] if not backlog else []
         going = may_go[: max(0, nodes - self._bounds.at_least)]
         if going:
             self._asked = nodes - len(going)
         return going
+
+    def _ask(self, nodes: int, now: float) -> None:
+        self._scale(nodes)
+        self._asked, self._asked_at = nodes, now

@@ -37,6 +37,16 @@ def test_nodes_are_asked_for_once_and_given_back_when_idle():
     assert asked == [4, 4]
 
 
+def test_nodes_that_were_lost_are_asked_for_again():
+    """After a minute: most clusters replace them by themselves, a batch queue does not."""
+    asked = []
+    elasticity = Elasticity(NodeBounds(at_least=4, at_most=4), asked.append)
+    facts = {"seconds": 10.0, "slots": 4, "idle": [], "backlog": 100}
+    for now, nodes in ((0.0, 4), (50.0, 4), (60.0, 3), (105.0, 3), (115.0, 3), (130.0, 3), (200.0, 4), (210.0, 3)):
+        assert elasticity.look(now, nodes=nodes, **facts) == []
+    assert asked == [4]
+
+
 def test_idle_nodes_stay_while_work_is_held_back():
     """It will be theirs."""
     elasticity = Elasticity(BOUNDS, lambda nodes: None)
