@@ -20,6 +20,7 @@ from prefect.settings import get_current_settings
 from prefect_parallel_run.cancellation import Cancellation
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.choose import described, target_of
+from prefect_parallel_run.compute.cluster_class import load_class
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.compute.surrounding import surrounding_target
 from prefect_parallel_run.config import LOCAL, ParallelRunConfig
@@ -190,9 +191,13 @@ def _begun_by_this_task_run() -> Resumption | None:
 
 
 def _check_target(config: ParallelRunConfig) -> None:
-    """Raise ValueError for a compute target that is none, as far as its text tells."""
-    if isinstance(config.compute_target, str) and config.compute_target != LOCAL and "{{" not in config.compute_target:
-        described(config.compute_target)
+    """Raise ValueError for a compute target that is none, as far as can be said before the step runs."""
+    given = config.compute_target
+    if isinstance(given, str) and (given == LOCAL or "{{" in given):
+        return
+    target = described(given) if isinstance(given, str) else given
+    if target.cluster_class is not None:
+        load_class(target.cluster_class)
 
 
 def _target(config: ParallelRunConfig, logger: Logger) -> Target:

@@ -8,6 +8,7 @@ import inspect
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -46,7 +47,7 @@ class ClassTarget:
         self._name, self._arguments, self._allow_insecure = cluster_class, dict(arguments), allow_insecure
         if named := [name for name in _COUNTS if name in arguments]:
             raise ValueError(f"cluster_kwargs has {named[0]}; accepted: node_count says how many nodes there are")
-        self._class = _class(cluster_class)
+        self._class = load_class(cluster_class)
 
     @contextmanager
     def open(
@@ -122,14 +123,34 @@ class OwnCluster:
         """Nothing more than closing it, which follows."""
 
 
-def _class(dotted: str) -> Any:
+def load_class(dotted: str) -> Any:
+    """Return the class of this name; raises ValueError when there is none.
+
+    dask_jobqueue changes what Ctrl-C does when it is imported, and can only be imported by the main thread: the handlers are
+    put back, and a step imports its class when it is made.
+    """
     module, _, name = dotted.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        with _own_signal_handlers():
+            return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         raise ValueError(f"compute_target {dotted} needs the package of {error.name}, which is not installed here") from error
     except AttributeError as error:
         raise ValueError(f"compute_target {dotted}: {module} has no {name}") from error
+
+
+@contextlib.contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # one that was not set by Python cannot be
+                signal.signal(number, handler)
 
 
 def _parameters(kind: Any) -> Collection[str]:

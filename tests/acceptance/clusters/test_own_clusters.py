@@ -1,6 +1,8 @@
 """Clusters that are opened for a step, and end with it: SSH, SLURM, and Dask's own classes; and TLS."""
 
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -73,6 +75,17 @@ def test_distributeds_local_cluster(workshop):
     assert names(result) == EXPECTED
     assert verified(result)
     assert sum(line.startswith("init ") for line in workshop.log.read_text().splitlines()) == 2
+
+
+def test_importing_a_cluster_class_changes_no_signal_handler():
+    """dask_jobqueue has Ctrl-C end the process without a word."""
+    code = (
+        "import signal; before = signal.getsignal(signal.SIGINT)\n"
+        "from prefect_parallel_run.compute.cluster_class import load_class\n"
+        "assert load_class('dask_jobqueue.SLURMCluster').__name__ == 'SLURMCluster'\n"
+        "assert signal.getsignal(signal.SIGINT) is before\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_arguments_that_count_nodes_are_refused(workshop):
