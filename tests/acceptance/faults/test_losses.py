@@ -147,7 +147,7 @@ def test_fewer_rows_than_items_are_failed_items(workshop):
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_worker_costs_no_finished_mini_batch(workshop, signal_number, monkeypatch):
     """Killed, or stopped until it counts as lost: the run completes, nothing that was committed runs again."""
-    monkeypatch.setattr("prefect_parallel_run.dispatch.dispatcher._PATIENCE", 5)
+    monkeypatch.setattr("prefect_parallel_run.dispatch.nodes.PATIENCE", 5)
     step = workshop.step("slow.py", "--sleep", "0.2", mini_batch_size=2, node_count=2, process_count_per_node=1)
     killed = []
 
@@ -170,33 +170,6 @@ def test_a_lost_worker_costs_no_finished_mini_batch(workshop, signal_number, mon
     assert states == [(number, 1) for number in range(50)]
     attempts = ledger(result.run_directory, "SELECT MAX(attempts) FROM mini_batches")
     assert attempts[0][0] <= 2
-
-
-def test_a_node_that_joins_late_is_used(workshop, monkeypatch):
-    """Whoever starts it; it gets work as the others do."""
-    from prefect_parallel_run.compute.local import _LocalCluster
-
-    clusters = []
-    wait_for_workers = _LocalCluster.wait_for_workers
-
-    def noted(self, cancelled, settings):
-        clusters.append(self)
-        wait_for_workers(self, cancelled, settings)
-
-    monkeypatch.setattr(_LocalCluster, "wait_for_workers", noted)
-
-    def join():
-        wait_until(lambda: len(workshop.invocations()) >= 4)
-        clusters[0]._workers.append(clusters[0]._start(1))
-        clusters[0]._restarts.append(0)
-
-    joiner = threading.Thread(target=join)
-    joiner.start()
-    result = workshop.step("slow.py", "--sleep", "0.3", mini_batch_size=2, process_count_per_node=1)()
-    joiner.join()
-    nodes = dict(ledger(result.run_directory, "SELECT node, COUNT(*) FROM attempts GROUP BY node"))
-    assert set(nodes) == {"node-0", "node-1"}
-    assert sum(nodes.values()) == result.mini_batches_succeeded == 50
 
 
 def test_when_no_worker_stays_alive_prefect_retries_and_goes_on_from_the_ledger(workshop, monkeypatch):
