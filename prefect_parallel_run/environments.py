@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect_parallel_run.config import Environment
@@ -21,9 +21,9 @@ _LONGEST_TITLE = 80  #: characters of requirements in it
 class EnvironmentPlan:
     """An environment as it travels to the nodes, which build it: plain values, nothing that lies on the flow's machine."""
 
-    requirements: tuple[str, ...] = ()  #: lines of a requirements file
+    requirements: tuple[str, ...] = field(default=(), repr=False)  #: lines of a requirements file; may have a password in them
     python: str | None = None  #: a version, or the path of an interpreter; None: the one that runs the Dask worker
-    conda: str = ""  #: content of a conda environment file; "": without conda
+    conda: str = field(default="", repr=False)  #: content of a conda environment file; "": without conda
     name: str | None = None  #: display text
 
     @property

@@ -35,7 +35,7 @@ def prepare_journey(
     probe = Probe(
         run_directory=str(directory.path),
         mark=mark,
-        places=(*spec.places, *_first_file(plan)),
+        places=(*spec.places, *_first_file(plan, has_any=settings.most_slots > 0)),
         script=settings.script,
         script_sha256="" if spec.config.source_directory is not None else _sha256_of_script(spec),
         bundle=bundle.sha256,
@@ -48,8 +48,10 @@ def _sha256_of_script(spec: StepSpec) -> str:
     return hashlib.sha256(spec.config.script_path.read_bytes()).hexdigest()
 
 
-def _first_file(plan: PlanReader) -> tuple[tuple[str, str], ...]:
+def _first_file(plan: PlanReader, *, has_any: bool) -> tuple[tuple[str, str], ...]:
     """Return one of the planned files: a folder of the right name may be another one."""
+    if not has_any:
+        return ()
     work = json.loads(plan.works(0, 1)[0])
     table = work["tables"][0] if "tables" in work else work
     path = f"{work['root']}{work['names'][0]}" if "names" in work else str(table["path"])

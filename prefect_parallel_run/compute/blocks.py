@@ -59,7 +59,11 @@ class DaskComputeTarget(Block):
     def as_compute_target(self) -> ComputeTarget | str:
         """Return how a configuration refers to it: a saved one by its name, so that what it holds is kept nowhere else."""
         target = self.compute_target()  # complains now, not when the step runs
-        return target if self._block_document_name is None else reference(self._block_document_name)
+        if self._block_document_name is not None:
+            return reference(self._block_document_name)
+        if target.cluster_kwargs:
+            raise ValueError("the block is not saved, and its cluster_kwargs are secret; accepted: one that was saved")
+        return target
 
 
 def reference(name: str) -> str:

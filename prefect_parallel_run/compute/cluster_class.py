@@ -27,6 +27,7 @@ from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.settings import NodeSettings
 
 _CLOSE_TIMEOUT = 10  #: s
+_LOGGER = logging.getLogger(__name__)
 _ROLES = ("scheduler", "worker", "client")
 _COUNTS = ("n_workers", "n")  #: arguments that would say how many nodes there are
 
@@ -193,8 +194,12 @@ def _scale(cluster: Any, nodes: int) -> None:
 
 
 def _close(cluster: Any) -> None:
-    with contextlib.suppress(AssertionError, TimeoutError):  # of a job queue that refused its jobs; of workers that are gone
+    try:
         try:
             cluster.close(timeout=_CLOSE_TIMEOUT)
         except TypeError:  # some take none
             cluster.close()
+    except AssertionError:  # of a job queue that refused its jobs
+        return
+    except Exception as error:  # noqa: BLE001  the run is over, well or not: what a cluster says at its end changes nothing
+        _LOGGER.warning("the cluster did not close well: %s: %s", type(error).__name__, error)

@@ -152,7 +152,8 @@ class Dispatcher:
         finally:
             self._fetch_logs(self._nodes.addresses)
             self._nodes.remove()
-            self._client.unsubscribe_topic(ready_topic(self._settings.token))
+            if self._client.status == "running":
+                self._client.unsubscribe_topic(ready_topic(self._settings.token))
 
     # Events
 
@@ -197,6 +198,8 @@ class Dispatcher:
         if sent is None:  # of a node that was lost meanwhile
             return Tick()
         if isinstance(outcome, BaseException):
+            if getattr(outcome, "reason", "") == "scheduler-connection-lost":  # no mini-batch and no node is to blame
+                raise ComputeTargetError("scheduler", "the connection to it was lost") from outcome
             if isinstance(outcome, _LOST):
                 return self._forget(sent.lease.node)
             if isinstance(outcome, OSError):
@@ -381,7 +384,7 @@ class Dispatcher:
         async def fetch() -> None:
             await asyncio.gather(*(self._homecoming.fetch_logs(address) for address in addresses))
 
-        if addresses:
+        if addresses and self._client.status == "running":
             try:
                 self._client.sync(fetch, callback_timeout=_LOGS_TIMEOUT)
             except (asyncio.TimeoutError, asyncio.CancelledError, OSError) as error:

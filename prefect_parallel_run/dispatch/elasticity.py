@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from prefect_parallel_run.policy.node_count import IDLE_SECONDS, NodeBounds, nodes_wanted
 
 _LOOK = 1.0  #: s between two looks
+_ALL_LOST = 10.0  #: s without any node, before they are asked for again
 _ASKED_AGAIN = 60.0  #: s without the nodes that were asked for
 
 
@@ -39,9 +40,13 @@ class Elasticity:
             nodes: That are open.
             idle: Those of them without a lease.
         """
-        if now < self._next_look or not nodes:
+        if now < self._next_look:
             return []
         self._next_look = now + _LOOK
+        if not nodes:
+            if backlog and self._asked_at is not None and now - self._asked_at > _ALL_LOST:
+                self._ask(self._asked, now)
+            return []
         wanted = nodes_wanted(self._bounds, backlog=backlog, seconds=seconds, slots=slots / nodes)
         if wanted > max(self._asked, nodes):
             self._ask(wanted, now)

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import wait as wait_for
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +87,7 @@ class Nodes:
         self._openings: Counter[str] = Counter()  # by address
         self._left_alone: set[str] = set()  # addresses
         self._has_begun = False
+        self._being_opened: list[str] = []  # addresses
         self._is_over = False
         self._next_look = 0.0
 
@@ -177,7 +177,8 @@ class Nodes:
 
     def stop(self) -> None:
         """Stop all children at once; nodes that do not answer in time are left to who closes the cluster."""
-        if not self._tell_all(close_node, self.addresses, self._settings.token, False):
+        everywhere = sorted({*self._names, *self._being_opened})  # what is being built somewhere is given up too
+        if not self._tell_all(close_node, everywhere, self._settings.token, False):
             self._observer.warned(f"not every node stopped within {_STOP_TIMEOUT:g} s")
 
     def remove(self) -> None:
@@ -189,6 +190,8 @@ class Nodes:
         """Call a function on workers that may be gone; False when not all have answered in time."""
         if not addresses:
             return True
+        if self._client.status != "running":  # the scheduler is gone
+            return False
 
         async def tell() -> None:
             await self._client.run(function, *arguments, workers=addresses, on_error="ignore", asynchronous=True)
@@ -222,6 +225,8 @@ class Nodes:
 
     def _ask_scheduler(self) -> dict[str, Any]:
         """Return what the scheduler says of its workers, by address."""
+        if self._client.scheduler is None:  # it is closed: its scheduler was lost
+            raise ComputeTargetError("scheduler", "the connection to it was lost")
         try:
             identity = self._client.sync(self._client.scheduler.identity, callback_timeout=PATIENCE)
         except _GONE as error:
@@ -235,16 +240,15 @@ class Nodes:
         On the client's loop, so that it goes on whatever the flow's own thread waits for.
         """
         while not self._is_over:
-            with suppress(*_GONE):  # lost, which is found out elsewhere
-                if addresses := self.addresses:
-                    token = self._settings.token
-                    await self._client.run(keep_node, token, workers=addresses, on_error="ignore", asynchronous=True)
+            for address in [*self._names, *self._being_opened]:  # one by one, not awaited: a deaf one must not hold up others
+                call_worker(self._client, address, keep_node, self._settings.token)
             await asyncio.sleep(EVERY)
 
     # Opening
 
     def _open(self, addresses: list[str]) -> None:
         self._openings.update(addresses)
+        self._being_opened = addresses
         addresses = self._make_ready(addresses) if self._journey is not None else addresses
         offered = {address: f"node-{number}" for number, address in enumerate(addresses, self._next_name)}
         names = self._names | offered
@@ -259,6 +263,7 @@ class Nodes:
             self._names[address] = facts.node
             self._observer.node_joined(facts)
             self._report(NodeJoined(facts.node, facts.slots))
+        self._being_opened = []
 
     def _make_ready(self, addresses: list[str]) -> list[str]:
         """Ask workers what they see, give them what they lack, and return those that can be used."""

@@ -39,6 +39,7 @@ class _Open(NamedTuple):
 
 
 _open: WeakKeyDictionary[Any, dict[str, _Open]] = WeakKeyDictionary()  # by worker: several may share a process
+_begun: set[str] = set()  # tokens of runs that have opened their nodes: settings that come late prepare nothing
 _prepared: dict[str, Node] = {}  # nodes that no run has opened yet
 _incoming: dict[str, Incoming] = {}  # bundles that are arriving, by token
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by token: one opens, others wait
@@ -48,7 +49,7 @@ _unwanted: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # b
 def prepare_node(settings: NodeSettings) -> None:
     """Start the slots for a run that will be opened on this worker, which has not joined its scheduler yet."""
     with _locks[settings.token]:
-        if settings.token not in _prepared:
+        if settings.token not in _prepared and settings.token not in _begun:
             _prepared[settings.token] = _start(settings, None)
 
 
@@ -198,6 +199,7 @@ def _way_on(settings: NodeSettings, way: Way | None) -> NodeSettings:
 
 def _opened(dask_worker: Any, settings: NodeSettings, cores: int | None) -> Node:
     with _locks[settings.token]:
+        _begun.add(settings.token)
         if (node := _prepared.pop(settings.token, None)) is not None:
             return node
         _end(dask_worker, settings.token)  # given up while it was cut off: what it does is void
