@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ from prefect_parallel_run.node.settings import CodeBundle, NodeSettings
 from prefect_parallel_run.plan import PlanReader
 from prefect_parallel_run.run_directory import RunDirectory
 from prefect_parallel_run.spec import StepSpec
+from prefect_parallel_run.stores.objects import file_sha256
 
 
 def prepare_journey(
@@ -37,15 +37,11 @@ def prepare_journey(
         mark=mark,
         places=(*spec.places, *_first_file(plan, has_any=settings.most_slots > 0)),
         script=settings.script,
-        script_sha256="" if spec.config.source_directory is not None else _sha256_of_script(spec),
+        script_sha256="" if spec.config.source_directory is not None else file_sha256(spec.config.script_path),
         bundle=bundle.sha256,
     )
     code = CodeBundle(bundle.sha256, bundle.source, bundle.script)
     return replace(settings, bundle=code, is_kept=True), Journey(probe=probe, bundle=bundle.path, mark=directory.path / mark)
-
-
-def _sha256_of_script(spec: StepSpec) -> str:
-    return hashlib.sha256(spec.config.script_path.read_bytes()).hexdigest()
 
 
 def _first_file(plan: PlanReader, *, has_any: bool) -> tuple[tuple[str, str], ...]:

@@ -210,17 +210,13 @@ class Nodes:
         workers = self._ask_scheduler()
         heartbeats = {address: float(worker["last_seen"]) for address, worker in workers.items()}
         changes = self._roster.look(heartbeats, time.monotonic())
-        for address in changes.fresh:
-            self._workers[address] = workers[address]
         lost = [*changes.gone, *changes.silent]
+        self._workers = {address: workers[address] for address in {*self._workers, *changes.fresh}.difference(lost)}
         for address in lost:
-            self._workers.pop(address, None)
             if address in self._names and address not in being_called:
                 self._report(NodeLeft(self._names[address]))
         for address in changes.silent:
             self._discard(str(workers[address]["name"]))
-        for address in self._workers:
-            self._workers[address] = workers[address]
         return [address for address in lost if address in being_called]
 
     def _ask_scheduler(self) -> dict[str, Any]:
