@@ -6,7 +6,10 @@ import os
 import shutil
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from ..conftest import wait_until
 from .machines import Machine
@@ -71,9 +74,11 @@ class SSHServer:
 
     def programs(self) -> list[str]:
         """Command lines of what was started over SSH and still runs."""
-        return [
-            line for line in map(" ".join, (process.cmdline() for process in self.machine.processes())) if "sshd" not in line
-        ]
+        lines = []
+        for process in self.machine.processes():
+            with suppress(psutil.NoSuchProcess):
+                lines.append(" ".join(process.cmdline()))
+        return [line for line in lines if "sshd" not in line]
 
     def close(self) -> None:
         self.machine.close()
