@@ -39,6 +39,18 @@ def wait_until(fact, seconds=60.0):
     return value
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium."""
+    from .browser import Browser, chromium
+
+    if (program := chromium()) is None:
+        pytest.skip("no Chromium here (Debian package chromium)")
+    browser = Browser(program)
+    yield browser
+    browser.close()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def prefect_server(tmp_path_factory):
     """A Prefect server of this session, with a home of its own; afterwards nothing of ours is left running."""
