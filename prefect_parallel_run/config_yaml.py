@@ -23,14 +23,16 @@ _STRANGE = {
     "tag:yaml.org,2002:int": (re.compile(r"0|[-+]?[1-9][0-9]*"), "a number with a leading zero, a colon or '_'"),
     "tag:yaml.org,2002:bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), "a word that YAML 1.1 takes for true or false"),
 }
+_CONDA_PYTHON = re.compile(r"python\s*={1,2}\s*(3\.(?:9|[1-9][0-9])(?:\.[0-9]+)?)")  # older ones cannot run the script
 _MOST_BYTES = 1 << 20
 
 
-class _Read(NamedTuple):
-    """Plain values of a YAML document, and the line of every key of the configuration."""
+class Read(NamedTuple):
+    """The fields in a file as plain values, the line of each, and what of an Azure environment has no place here."""
 
     values: dict[str, Any]
     lines: dict[str, int]
+    left: tuple[str, ...] = ()
 
 
 def save(config: ParallelRunConfig, path: Path) -> None:
@@ -52,13 +54,9 @@ def save(config: ParallelRunConfig, path: Path) -> None:
 
 def load(kind: type[ParallelRunConfig], path: Path) -> ParallelRunConfig:
     """Return the configuration in *path*; raises ValueError naming the line of what is wrong."""
-    if path.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"{path}: over {_MOST_BYTES} bytes; that is no configuration")
-    read = _read(path)
-    values = {_OLD_NAMES.get(key, key): value for key, value in read.values.items()}
-    lines = {_OLD_NAMES.get(key, key): line for key, line in read.lines.items()}
-    if _is_azure_environment(values.get("environment")):
-        _take_azure_environment(values, path)
+    values, lines, left = read_fields(path)
+    if left:
+        warnings.warn(f"{path}: of Azure's environment these are left out: {', '.join(left)}", stacklevel=3)
     values["environment_variables"] = _resolve(values.get("environment_variables"), path, lines)
     unknown = [key for key in values if key not in kind.model_fields]
     if unknown:
@@ -69,6 +67,21 @@ def load(kind: type[ParallelRunConfig], path: Path) -> ParallelRunConfig:
         raise ValueError(_with_lines(error, path, lines)) from None
 
 
+def read_fields(path: Path) -> Read:
+    """Return the fields in *path* under the names they have here, not validated; an Azure environment is made one of ours.
+
+    Raises:
+        ValueError: It is not a YAML file with the one root key; the error names the line.
+    """
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{path}: over {_MOST_BYTES} bytes; that is no configuration")
+    read = _read(path)
+    values = {_OLD_NAMES.get(key, key): value for key, value in read.values.items()}
+    lines = {_OLD_NAMES.get(key, key): line for key, line in read.lines.items()}
+    left = _take_azure_environment(values) if _is_azure_environment(values.get("environment")) else []
+    return Read(values, lines, tuple(left))
+
+
 def _with_lines(error: ValidationError, path: Path, lines: dict[str, int]) -> str:
     said = []
     for part in error.errors(include_url=False, include_input=False, include_context=False):
@@ -77,7 +90,7 @@ def _with_lines(error: ValidationError, path: Path, lines: dict[str, int]) -> st
     return "\n".join(said)
 
 
-def _read(path: Path) -> _Read:
+def _read(path: Path) -> Read:
     """Return what stands under the root key; anchors, tags, duplicate keys and YAML 1.1 surprises are refused."""
     text = path.read_text(encoding="utf-8")
     try:
@@ -93,7 +106,7 @@ def _read(path: Path) -> _Read:
         raise ValueError(f"{path}, line 1: the file has one root key, {_ROOT}; found {sorted(map(str, root))}")
     fields = _entries(root[_ROOT], path)
     values = {key: _plain(node, path) for key, node in fields.items()}
-    return _Read(values, {key: _line(node.start_mark) for key, node in fields.items()})
+    return Read(values, {key: _line(node.start_mark) for key, node in fields.items()})
 
 
 def _line(mark: Any) -> int:
@@ -160,20 +173,53 @@ def _is_azure_environment(given: Any) -> bool:
     return isinstance(given.get("python"), dict) or bool((_AZURE_ENVIRONMENT - {"python"}) & given.keys())
 
 
-def _take_azure_environment(values: dict[str, Any], path: Path) -> None:
-    """Read name, variables and pip requirements of an Azure environment; warn of the rest, once."""
+def _take_azure_environment(values: dict[str, Any]) -> list[str]:
+    """Read name, variables, Python's version and pip requirements of an Azure environment; return what is left out."""
     given = dict(values["environment"])
-    requirements: list[str] = []
-    left = sorted(given.keys() - {"name", "version", "python", "environmentVariables"})
-    conda = (given.get("python") or {}).get("condaDependencies") or {}
-    for entry in conda.get("dependencies") or []:
-        if isinstance(entry, dict) and isinstance(entry.get("pip"), list):
-            requirements += [str(requirement) for requirement in entry["pip"]]
-        else:
-            left.append(f"conda dependency {entry}")
-    left += [f"python.{key}" for key in (given.get("python") or {}) if key != "condaDependencies"]
+    python = given.get("python") or {}
+    conda = python.get("condaDependencies") or {}
+    found = conda_dependencies(conda.get("dependencies") or [])
+    left = [
+        key for key in sorted(given.keys() - {"name", "version", "python", "environmentVariables"}) if given[key] is not None
+    ]
+    left += [f"conda dependency {entry}" for entry in found.left]
+    left += [f"python.{key}" for key, value in python.items() if key != "condaDependencies" and value is not None]
+    left += [f"python.condaDependencies.{key}" for key in conda if key not in ("name", "dependencies")]
     if given.get("environmentVariables"):
         values["environment_variables"] = {**given["environmentVariables"], **(values.get("environment_variables") or {})}
-    values["environment"] = {"name": given.get("name"), "requirements": requirements}
-    if left:
-        warnings.warn(f"{path}: of Azure's environment these are left out: {', '.join(left)}", stacklevel=4)
+    if python.get("userManagedDependencies") is True:  # what the image brings along; here, what is installed
+        values["environment"] = None
+        return left
+    version = {} if found.python is None else {"python": found.python}
+    values["environment"] = {"name": given.get("name"), "requirements": found.requirements, **version}
+    return left
+
+
+class CondaDependencies(NamedTuple):
+    """What a list of conda dependencies asks for, as far as pip and a version of Python can say it."""
+
+    requirements: list[str]  #: of its pip section
+    python: str | None  #: such as "3.11"
+    left: list[str]  #: packages of conda's own
+
+
+def conda_dependencies(entries: list[Any]) -> CondaDependencies:
+    """Return what conda dependencies ask for.
+
+    Packages of conda are left out: they may have other names on an index of pip, or be no Python at all.
+
+    >>> conda_dependencies(["python=3.11", "pip", "numpy=1.26", {"pip": ["pillow"]}])
+    CondaDependencies(requirements=['pillow'], python='3.11', left=['numpy=1.26'])
+    """
+    requirements: list[str] = []
+    left: list[str] = []
+    python = None
+    for entry in entries:
+        version = _CONDA_PYTHON.fullmatch(str(entry))
+        if isinstance(entry, dict) and isinstance(entry.get("pip"), list):
+            requirements += [str(requirement) for requirement in entry["pip"]]
+        elif version is not None:
+            python = version[1]
+        elif not re.fullmatch(r"pip\b.*", str(entry)):  # an environment that is built here has it anyway
+            left.append(str(entry))
+    return CondaDependencies(requirements, python, left)

@@ -133,6 +133,66 @@ def test_azures_own_environment_is_read_and_the_rest_listed(folder):
     assert config.environment_variables == {"EXAMPLE": "value"}
 
 
+AZURES_OWN = """\
+parallel_run_config:
+  append_row_file_name: null
+  compute_target_name: cpu-cluster
+  entry_script: score.py
+  environment:
+    databricks: {{eggLibraries: [], jarLibraries: []}}
+    docker: {{arguments: [], baseImage: mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04, enabled: false}}
+    environmentVariables: {{EXAMPLE_ENV_VAR: EXAMPLE_VALUE}}
+    inferencingStackVersion: null
+    name: batch_environment
+    python:
+      baseCondaEnvironment: null
+      condaDependencies:
+        channels: [anaconda, conda-forge]
+        dependencies:
+        - python=3.10.4
+        - pip~=23.0
+        - pip: [azureml-core, pillow==10.4]
+        - scikit-learn=1.4
+        name: azureml_1
+      condaDependenciesFile: null
+      interpreterPath: python
+      userManagedDependencies: {managed}
+    r: null
+    spark: {{packages: [], precachePackages: true, repositories: []}}
+    version: '1'
+  error_threshold: 10
+  logging_level: INFO
+  mini_batch_size: '5'
+  node_count: 2
+  output_action: append_row
+  process_count_per_node: null
+  run_invocation_timeout: 60
+  run_max_try: 3
+  source_directory: {folder}
+"""
+
+
+def test_a_whole_file_of_azures_loads(folder):
+    """Version of Python and pip requirements are taken over; conda's own packages, which pip may not know, are listed."""
+    body = AZURES_OWN.format(folder=folder, managed="false")
+    with pytest.warns(UserWarning, match="are left out") as caught:
+        config = load(folder, "", head=body.replace("{", "{{").replace("}", "}}"))
+    assert config.environment == Environment(
+        name="batch_environment", requirements=["azureml-core", "pillow==10.4"], python="3.10.4"
+    )
+    assert (config.mini_batch_size, config.compute_target) == (5, "cpu-cluster")
+    (warning,) = caught
+    for left in ("databricks, docker, spark, conda dependency scikit-learn=1.4", "python.condaDependencies.channels"):
+        assert left in str(warning.message)
+
+
+def test_what_the_image_brings_along_is_what_is_installed_here(folder):
+    """userManagedDependencies: true says that nothing is to be built."""
+    with pytest.warns(UserWarning, match="python.userManagedDependencies"):
+        config = load(folder, "", head=AZURES_OWN.format(folder=folder, managed="true").replace("{", "{{").replace("}", "}}"))
+    assert config.environment is None
+
+
 def test_nothing_is_left_behind_when_saving_fails(folder):
     """The file is written whole or not at all."""
     config = load(folder, "")
