@@ -17,6 +17,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
+from prefect_parallel_run.azure.effective import as_in_azure
 from prefect_parallel_run.cancellation import Cancellation
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.choose import described, target_of
@@ -160,14 +161,17 @@ def _run(
     home = Path(get_current_settings().home)
     logger = get_run_logger()
     target = _target(config, logger)
-    config = resolved_variables(config)
+    given_arguments = check_arguments(arguments)
+    config, differences = as_in_azure(resolved_variables(config), given_arguments)
+    for words in differences:
+        logger.warning("%s", words, extra={"action": "azure"})
     spec = StepSpec(
         name=name.replace(" ", "_"),
         config=config,
         datasets=datasets,
         output=folder,
         side_inputs=sides,
-        arguments=fill_placeholders(check_arguments(arguments), folder, datasets, sides),
+        arguments=fill_placeholders(given_arguments, folder, datasets, sides),
         allow_reuse=allow_reuse,
         **where_it_runs(config, is_here=isinstance(target, LocalTarget)),
         home=home,

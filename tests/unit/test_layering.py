@@ -58,6 +58,7 @@ ORDER = [
     "replay",
     "cancellation",
     "references",
+    "azure",
     "step",
     "cli",
 ]

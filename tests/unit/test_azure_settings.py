@@ -1,0 +1,166 @@
+"""The settings file and the driver's options of Azure: honoured where they mean something here, else one warning each."""
+
+import json
+
+import pytest
+
+from prefect_parallel_run.azure.effective import as_in_azure
+from prefect_parallel_run.azure.options import job_options, runtime_options
+from prefect_parallel_run.config import ParallelRunConfig
+
+WITHOUT_MEANING = [
+    ("--first_task_creation_timeout", "600", "node_start_timeout"),
+    ("--progress_update_timeout", "600", "run_invocation_timeout"),
+    ("--task_overhead_timeout", "1200", "run_invocation_timeout"),
+    ("--resource_monitor_interval", "20", "intervals of our own"),
+    ("--resource_monitor_interva", "20", "intervals of our own"),
+    ("--copy_logs_to_parent", "True", "run directory"),
+    ("--rank_mini_batch_count", "3", "the inputs are processed"),
+    ("--metrics_name_prefix", "x_", "no metrics"),
+    ("--push_metrics_to_parent", "true", "no metrics"),
+]
+
+
+@pytest.fixture
+def config(tmp_path):
+    def make(settings=None, **fields):
+        (tmp_path / "score.py").write_text("")
+        if settings is not None:
+            text = settings if isinstance(settings, str) else json.dumps(settings)
+            (tmp_path / "parallel_run_step.settings.json").write_text(text)
+        given = {"source_directory": str(tmp_path), "entry_script": "score.py", "error_threshold": -1}
+        return ParallelRunConfig(**{**given, "output_action": "append_row", **fields})
+
+    return make
+
+
+def to_csv(**keywords):
+    return {"append_row": {"pandas.DataFrame.to_csv": keywords}}
+
+
+@pytest.mark.parametrize(("option", "value", "words"), WITHOUT_MEANING)
+@pytest.mark.parametrize("joined", [False, True])
+def test_options_without_a_meaning_here_are_one_warning_each(config, option, value, words, joined):
+    """It says which, and what there is instead; the configuration stays as it is."""
+    given = config()
+    arguments = [f"{option}={value}"] if joined else [option, value]
+    changed, (warning,) = as_in_azure(given, ["--mine", "1", *arguments, "--other"])
+    assert changed == given
+    assert warning.startswith(f"{option} {value}: left out; ")
+    assert words in warning
+
+
+@pytest.mark.parametrize("arguments", [["--copy_logs_to_parent", "False"], ["--rank_mini_batch_count", "0"], [], ["--mine"]])
+def test_what_asks_for_nothing_is_no_warning(config, arguments):
+    """Azure's defaults, written out."""
+    assert as_in_azure(config(), arguments) == (config(), [])
+
+
+def test_the_header_is_honoured_and_the_last_one_counts(config):
+    """As argparse reads it."""
+    arguments = ["--append_row_dataframe_header", "False", "--append_row_dataframe_header=True"]
+    changed, warnings = as_in_azure(config(), arguments)
+    assert (changed.append_row_header, warnings) == (True, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--append_row_dataframe_header"], "--append_row_dataframe_header has no value; accepted: True or False"),
+        (["--append_row_dataframe_header", "--x"], "has no value"),
+        (["--append_row_dataframe_header", "maybe"], "is 'maybe'; accepted: True or False"),
+        (["--task_overhead_timeout", "nan"], "is 'nan'; accepted: seconds"),
+        (["--rank_mini_batch_count=two"], "is 'two'; accepted: a whole number"),
+    ],
+)
+def test_wrong_values_are_errors(arguments, words):
+    """They name the option and what is accepted."""
+    with pytest.raises(ValueError) as caught:
+        runtime_options(arguments)
+    assert words in str(caught.value)
+
+
+def test_a_jobs_limits_become_fields_and_leave_the_arguments():
+    """A parallel job may have them there; the names of our fields are refused in a step's arguments."""
+    arguments = [
+        "--model",
+        "m",
+        "--error_threshold",
+        "5",
+        "--allowed_failed_percent",
+        "30",
+        "--task_overhead_timeout",
+        "9",
+        "-x",
+        "--y",
+    ]
+    translation, rest = job_options(arguments)
+    assert translation.fields == {"error_threshold": 5, "allowed_failed_percent": 30.0}
+    assert rest == ["--model", "m", "-x", "--y"]
+    with pytest.raises(ValueError, match="--allowed_failed_percent is '101'"):
+        job_options(["--allowed_failed_percent", "101"])
+
+
+def test_commas_and_a_header_are_a_csv_file(config):
+    """The settings that Azure's own tools write, with the option they pass."""
+    changed, warnings = as_in_azure(config(to_csv(sep=",")), ["--append_row_dataframe_header", "True"])
+    assert (changed.append_row_format, changed.append_row_header, warnings) == ("csv", True, [])
+    _, (warning,) = as_in_azure(config(to_csv(sep=",")), [])
+    assert "has a header line here" in warning
+
+
+@pytest.mark.parametrize(
+    ("keywords", "fields"),
+    [
+        ({"sep": " "}, {"append_row_format": "text"}),
+        ({"header": True}, {"append_row_header": True}),
+        ({"sep": ",", "header": True, "index": False, "encoding": "utf-8", "quoting": 0}, {"append_row_format": "csv"}),
+        ({}, {}),
+    ],
+)
+def test_keywords_that_mean_something_here_are_honoured(config, keywords, fields):
+    """Without a word."""
+    changed, warnings = as_in_azure(config(to_csv(**keywords)), [])
+    assert warnings == []
+    assert fields.items() <= changed.model_dump().items()
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "words"),
+    [
+        (to_csv(sep="\t"), {}, r'to_csv sep "\t": left out'),
+        (to_csv(index=True), {}, "to_csv index true: left out"),
+        (to_csv(quoting=False), {}, "to_csv quoting false: left out"),
+        (to_csv(header=["a"]), {}, 'to_csv header ["a"]: left out'),
+        (to_csv(float_format="%.2f"), {}, 'to_csv float_format "%.2f": left out'),
+        (to_csv(sep=","), {"append_row_format": "text"}, "append_row_format='text' counts"),
+        (to_csv(header=False), {"append_row_header": True}, "append_row_header=True counts"),
+        (to_csv(sep=","), {"append_row_file_name": "x.jsonl"}, "rows are written as jsonl"),
+        ({"append_row": {"numpy.savetxt": {}}}, {}, "append_row.numpy.savetxt {}: left out"),
+        ({"logging": 1}, {}, "logging 1: left out"),
+    ],
+)
+def test_what_is_not_kept_is_one_warning(config, settings, fields, words):
+    """Keywords without a place here, and those that the configuration overrules."""
+    given = config(settings, **fields)
+    changed, (warning,) = as_in_azure(given, [])
+    assert changed == given
+    assert words in warning
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"append_row": 1}', '{"append_row": {"pandas.DataFrame.to_csv": []}, "x": ', "\xff"]
+)
+def test_a_broken_settings_file_is_an_error_that_names_it(config, text):
+    """It was meant to say something."""
+    given = config("{}")
+    path = given.source_path / "parallel_run_step.settings.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"parallel_run_step\.settings\.json"):
+        as_in_azure(given, [])
+
+
+def test_without_rows_the_settings_file_says_nothing(config):
+    """summary_only writes none."""
+    given = config("{", output_action="summary_only")
+    assert as_in_azure(given, []) == (given, [])
