@@ -1,0 +1,83 @@
+"""The environment of a parallel job: what it says of packages, as an Environment of ours; containers are left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect_parallel_run.azure.differences import Findings
+from prefect_parallel_run.azure.documents import Section, read_document
+from prefect_parallel_run.azure.references import References
+from prefect_parallel_run.config_yaml import CondaDependencies, conda_dependencies
+
+_FIELD = "task.environment"
+_WHY = {
+    "image": "no containers here: the script runs in a process of the node",
+    "build": "no containers here: the script runs in a process of the node",
+    "inference_config": "scripts serve nothing here",
+    "os_type": "nodes run Linux",
+}
+
+
+def job_environment(task: Section, references: References, findings: Findings) -> Any:
+    """Return the environment field of a configuration: None, a path, or a mapping that makes an Environment.
+
+    Raises:
+        ValueError: It is neither a text nor a mapping, or its conda file does not exist.
+    """
+    given = task.get("environment")
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return _named(given, references, findings)
+    environment = task.section("environment")
+    for key in sorted(environment.keys() - {"name", "version", "conda_file", "$schema"}):
+        findings.left(f"{_FIELD}.{key}", environment[key], _WHY.get(key, "has no place here"))
+    if environment.get("conda_file") is None:
+        return None
+    packages = _packages(environment, findings)
+    name = environment.get("name")
+    return {**packages, **({} if name is None else {"name": str(name)})}
+
+
+def _named(text: str, references: References, findings: Findings) -> str | None:
+    known = references.known(text)
+    if known is not None:
+        findings.changed(_FIELD, text, known, "as you said")
+        return known
+    why = f"it is known in your Azure workspace only; a virtual environment or interpreter: --map {text}=PATH"
+    findings.changed(_FIELD, text, "this interpreter", why)
+    return None
+
+
+def _packages(environment: Section, findings: Findings) -> dict[str, Any]:
+    """Return the packages of a conda file: as requirements of pip where that says it all, else the file itself."""
+    given = environment["conda_file"]
+    where = f"{_FIELD}.conda_file"
+    if isinstance(given, Section):
+        return _as_requirements(where, None, _dependencies(given), findings)
+    path = environment.file.absolute().parent / str(given)
+    if not path.is_file():
+        raise ValueError(f"{environment.where('conda_file')}: conda_file is {given!r}; accepted: a file that exists")
+    found = _dependencies(read_document(path))
+    if not found.left:
+        return _as_requirements(where, given, found, findings)
+    why = f"{', '.join(found.left)} are packages of conda, so mamba, micromamba or conda has to be on the nodes"
+    if any(entry.startswith("python") for entry in found.left):
+        why += "; scripts run with Python 3.9 or later here"
+    findings.changed(where, given, f"Environment(conda_file={str(path)!r})", why)
+    return {"conda_file": str(path)}
+
+
+def _dependencies(conda: Section) -> CondaDependencies:
+    entries = conda.get("dependencies") or []
+    if not isinstance(entries, list):
+        raise conda.wrong("dependencies", "a list")
+    return conda_dependencies(entries)
+
+
+def _as_requirements(where: str, given: Any, found: CondaDependencies, findings: Findings) -> dict[str, Any]:
+    for entry in found.left:
+        findings.left(f"{where}.dependencies", entry, "a package of conda; name it as pip does in Environment(requirements=…)")
+    here = f"Environment with {len(found.requirements)} requirements" + (f" on Python {found.python}" if found.python else "")
+    findings.changed(where, given, here, "built with uv or pip, not with conda")
+    return {"requirements": found.requirements, **({} if found.python is None else {"python": found.python})}

@@ -1,0 +1,289 @@
+"""MLTable files: which files a table is made of, how they are written, and what is done to its rows and columns."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import ValidationError
+
+from prefect_parallel_run.azure.differences import Difference, Findings
+from prefect_parallel_run.azure.documents import Section, read_document
+from prefect_parallel_run.azure.references import References, needs_a_place
+from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.config import wrong_fields
+from prefect_parallel_run.datasets.base import Dataset, absolute
+from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.datasets.partition_format import PartitionFormat
+from prefect_parallel_run.datasets.partitions import folder_keys
+from prefect_parallel_run.errors import InputError
+
+if TYPE_CHECKING:
+    from prefect_parallel_run.datasets.tabular import TabularDataset
+
+FILE_NAME = "MLTable"
+_READERS = {"read_delimited": "delimited", "read_parquet": "parquet", "read_json_lines": "json_lines"}
+_ENCODINGS = {
+    "utf8": "utf-8",
+    "utf8bom": "utf-8",
+    "iso88591": "latin-1",
+    "latin1": "latin-1",
+    "ascii": "ascii",
+    "utf16": "utf-16",
+    "utf32": "utf-32",
+    "windows1252": "cp1252",
+}
+_FILTERS = {
+    "filter": "every row reaches run(): leave out there what is not wanted, or write the table anew",
+    "skip": "every row reaches run(): write the table anew without the first ones",
+    "take": "every row reaches run(): write the table anew with the first ones only",
+    "take_random_sample": "every row reaches run(): draw the sample there, or write the table anew",
+    "random_split": "every row reaches run(): write the table anew",
+    "select_partitions": "every row reaches run(): name the files that are wanted",
+}
+
+
+class Table(NamedTuple):
+    """What an MLTable file stands for here."""
+
+    dataset: Dataset
+    differences: list[Difference]
+
+
+def load_mltable(path: Path, references: References | None = None, *, as_files: bool = False) -> Table:
+    """Return the dataset that an MLTable file describes, and what became of each of its fields.
+
+    Args:
+        path: The file, or the folder that holds a file ``MLTable``; the paths in it are relative to it.
+        references: Places of what only a workspace of Azure's knows.
+        as_files: Take its files as items, whatever they hold (modes ``eval_mount`` and ``eval_download``).
+
+    Raises:
+        ValueError: It is no MLTable file, or describes what no dataset here can be; the error names file and line.
+        OSError: It cannot be read.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    document = read_document(file)
+    findings = Findings()
+    paths = _paths(document, references or References(), findings)
+    steps = _transformations(document)
+    reader = next((step for step in steps if step.name.startswith("read_")), None)
+    for key in sorted(document.keys() - {"$schema", "type", "paths", "transformations"}):
+        findings.left(key, document[key], "says nothing about rows or columns here")
+    if reader is None or as_files:
+        return Table(_files(paths, steps, findings), findings.found)
+    return Table(_table(paths, reader, steps, findings, document), findings.found)
+
+
+class _Step(NamedTuple):
+    """One transformation: its name, what it says, and where it stands."""
+
+    name: str
+    value: Any
+    where: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        if self.value is None:
+            return {}
+        if not isinstance(self.value, dict):
+            raise ValueError(f"{self.where}: {self.name} is {self.value!r}; accepted: a mapping of options")  # noqa: TRY004  a file's value
+        return self.value
+
+
+def _paths(document: Section, references: References, findings: Findings) -> list[str]:
+    entries = document.get("paths")
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{document.where('paths')}: paths is {entries!r}; accepted: a list of file, folder and pattern")
+    found = []
+    folder = document.file.absolute().parent
+    for number, entry in enumerate(entries):
+        kind = next(iter(entry), None) if isinstance(entry, Section) and len(entry) == 1 else None
+        if kind not in ("file", "folder", "pattern") or not isinstance(entry[kind], str):
+            raise ValueError(f"{document.where('paths')}: has {entry!r}; accepted: file, folder or pattern with a path")
+        place = references.place(entry[kind], folder, f"paths[{number}].{kind}", findings)
+        found.append(entry[kind] if place is None else absolute(place))
+        if kind == "folder" and place is not None and Path(place) in document.file.absolute().parents:
+            why = "the folder holds this MLTable file itself, which would be read too; write a pattern such as ./**/*.csv"
+            findings.open(f"paths[{number}].{kind}", entry[kind], why)
+    return found
+
+
+def _transformations(document: Section) -> list[_Step]:
+    entries = document.get("transformations") or []
+    found = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if isinstance(entry, str):  # a transformation without options
+            found.append(_Step(entry, None, document.where("transformations")))
+        elif isinstance(entry, Section) and len(entry) == 1:
+            ((name, value),) = entry.items()
+            found.append(_Step(name, value, entry.where(name)))
+        else:
+            raise ValueError(f"{document.where('transformations')}: has {entry!r}; accepted: one transformation per entry")
+    return found
+
+
+def _files(paths: list[str], steps: list[_Step], findings: Findings) -> FileDataset:
+    partition_format = None
+    for step in steps:
+        where = f"transformations.{step.name}"
+        if step.name == "extract_columns_from_partition_format":
+            partition_format = _partition_format(step)
+            PartitionFormat(partition_format)
+            findings.taken(where, partition_format, f"partition_format={partition_format!r}")
+        elif step.name in _FILTERS:
+            findings.open(where, step.value, "every file is an item here: name those that are wanted")
+        else:
+            findings.left(where, None, "the files themselves are the items")
+    return FileDataset(paths=paths, partition_format=partition_format)
+
+
+def _table(paths: list[str], reader: _Step, steps: list[_Step], findings: Findings, document: Section) -> TabularDataset:
+    from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
+
+    if reader.name not in _READERS:
+        why = "rows that are deleted in it still lie in its files; write the table to Parquet files"
+        raise ValueError(f"{reader.where}: {reader.name} cannot be read here: {why}")
+    fields: dict[str, Any] = {"paths": paths, "format": _READERS[reader.name]}
+    for name, value in reader.options.items():
+        _reader_option(reader, name, value, fields, findings)
+    try:
+        dataset = TabularDataset(**fields)
+    except ValidationError as error:
+        words = "; ".join(wrong_fields(error).values())
+        raise ValueError(f"{reader.where}: {reader.name}: {words}") from None
+    for step in steps:
+        if step is not reader:
+            _column_step(step, dataset, findings)
+    if document.get("type") not in (None, "mltable"):
+        raise document.wrong("type", "mltable")
+    return dataset
+
+
+def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any], findings: Findings) -> None:
+    """Note one option of a reader, and set the field that stands for it."""
+    where = f"{reader.name}.{name}"
+    if name == "delimiter" and isinstance(value, str) and reader.name == "read_delimited":
+        fields["delimiter"] = {"\\t": "\t", "tab": "\t"}.get(value, value)
+        findings.taken(where, value, f"delimiter={fields['delimiter']!r}")
+    elif name == "encoding" and reader.name != "read_parquet":
+        if value not in _ENCODINGS:
+            raise ValueError(f"{reader.where}: encoding is {value!r}; accepted: {', '.join(_ENCODINGS)}")
+        fields["encoding"] = _ENCODINGS[value]
+        findings.taken(where, value, f"encoding={fields['encoding']!r}")
+    elif name == "header" and reader.name == "read_delimited":
+        _header(reader, value, fields, findings)
+    else:
+        _other_option(where, name, value, findings)
+
+
+def _header(reader: _Step, value: Any, fields: dict[str, Any], findings: Findings) -> None:
+    where = "read_delimited.header"
+    if value == "all_files_same_headers":
+        findings.taken(where, value, "header=True")
+    elif value == "no_header":
+        fields["header"] = False
+        findings.changed(where, value, "header=False", "columns are numbered from 0, and not called Column1, Column2, …")
+    elif value == "all_files_different_headers":
+        why = "each file has its own columns; a mini-batch has those of its file only"
+        findings.changed(where, value, "header=True", why)
+    elif value == "from_first_file":
+        why = "the first line of every file is taken for its header, so a row of each further file would be lost"
+        if _is_one_file(fields["paths"]):
+            findings.taken(where, value, "header=True")
+        else:
+            findings.open(where, value, why)
+    else:
+        accepted = "no_header, from_first_file, all_files_different_headers, all_files_same_headers"
+        raise ValueError(f"{reader.where}: header is {value!r}; accepted: {accepted}")
+
+
+def _is_one_file(paths: list[str]) -> bool:
+    return len(paths) == 1 and not glob.has_magic(paths[0]) and not Path(paths[0]).is_dir()
+
+
+#: Options of readers: the value that asks for what happens here anyway, and what happens where another is given.
+_OTHER: dict[str, tuple[Any, str]] = {
+    "empty_as_string": (False, "empty fields are nulls, as pandas reads them"),
+    "include_path_column": (False, "there is no column Path; which input a row is of says context.dataset"),
+    "support_multi_line": (True, "line breaks in quotes never end a record here"),
+    "infer_column_types": (True, "columns have the types that pandas gives them"),
+    "invalid_lines": ("error", "a line that is no JSON fails its mini-batch"),
+}
+
+
+def _other_option(where: str, name: str, value: Any, findings: Findings) -> None:
+    usual, why = _OTHER.get(name, (None, "is not known here"))
+    if name in _OTHER and value == usual:
+        findings.taken(where, value, "the same")
+    elif name == "support_multi_line":
+        findings.changed(where, value, "true", why)
+    else:
+        findings.left(where, value, why)
+
+
+def _column_step(step: _Step, dataset: TabularDataset, findings: Findings) -> None:
+    """Note a transformation of a table that is already read."""
+    where = f"transformations.{step.name}"
+    if step.name in _FILTERS:
+        findings.open(where, step.value, _FILTERS[step.name])
+    elif step.name in _COLUMNS:
+        _COLUMNS[step.name](where, step, dataset, findings)
+    else:
+        findings.open(where, step.value, "is not known here")
+
+
+def _columns_stay(where: str, step: _Step, _: TabularDataset, findings: Findings) -> None:
+    findings.left(where, step.value, "run() gets all columns: choose among them there")
+
+
+def _types_stay(where: str, step: _Step, _: TabularDataset, findings: Findings) -> None:
+    findings.left(where, step.value, "columns have the types that pandas gives them: convert them in run()")
+
+
+def _keys_of_folders(where: str, step: _Step, dataset: TabularDataset, findings: Findings) -> None:
+    """Note the keys of a partition format: here they come from hive folders (``store=1/``), or are columns of the files."""
+    text = _partition_format(step)
+    keys = PartitionFormat(text).keys
+    hive = _hive_keys(dataset)
+    missing = [key for key in keys if key not in hive]
+    if not missing:
+        findings.taken(where, text, "the keys of the folders, which are columns")
+    elif hive:
+        why = f"the columns are called as the folders are, {', '.join(hive)}: there is no {', '.join(missing)}"
+        findings.changed(where, text, "the keys of the folders", why)
+    else:
+        why = f"tables have no partition format here: {', '.join(missing)} must be columns, or folders such as {keys[0]}=1"
+        findings.left(where, text, why)
+
+
+def _hive_keys(dataset: TabularDataset) -> list[str]:
+    """Return the keys of the folders that the files lie in; none where the files are not here to be looked at."""
+    if any(is_remote(path) or needs_a_place(path) for path in dataset.paths):
+        return []
+    try:
+        return folder_keys(dataset.listing())
+    except InputError:  # missing files are told by the step that reads them
+        return []
+
+
+_COLUMNS: dict[str, Callable[[str, _Step, TabularDataset, Findings], None]] = {
+    "keep_columns": _columns_stay,
+    "drop_columns": _columns_stay,
+    "convert_column_types": _types_stay,
+    "extract_columns_from_partition_format": _keys_of_folders,
+}
+
+
+def _partition_format(step: _Step) -> str:
+    """Return the format; without quotes YAML takes ``{day:yyyy/MM}`` for a mapping without values."""
+    value = step.value
+    if isinstance(value, dict) and isinstance(value.get("partition_format"), str):
+        return str(value["partition_format"])
+    if isinstance(value, dict) and len(value) == 1 and next(iter(value.values())) is None:
+        return f"{{{next(iter(value))}}}"
+    if not isinstance(value, str):
+        raise ValueError(f"{step.where}: {step.name} is {value!r}; accepted: a format such as '{{user}}/{{day:yyyy/MM/dd}}'")  # noqa: TRY004  the same
+    return value

@@ -1,0 +1,75 @@
+"""What a file of Azure's refers to: paths beside it, URLs, and names in a workspace, which only a person can give a place."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefect_parallel_run.azure.differences import Findings
+from prefect_parallel_run.datasets.base import absolute
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_NAME = re.compile(r"azureml:[^/]")
+_READABLE = {"http", "https", "abfs", "abfss", "az", "s3", "gs", "file", "memory"}
+_HOW = "give it a place: --map {0}=PATH, or references={{{0!r}: PATH}}"
+
+
+class References:
+    """Gives references the places that a person has said they have.
+
+    Args:
+        places: Path or URL by reference; one that ends in ``/`` stands for all references that begin with it.
+    """
+
+    def __init__(self, places: Mapping[str, str] | None = None) -> None:
+        self._places = dict(places or {})
+        self.used: set[str] = set()
+
+    def place(self, text: str, folder: Path, field: str, findings: Findings) -> str | None:
+        """Return where *text* is, absolute; relative paths count from *folder*. None, and an open field, where nobody knows."""
+        known = self.known(text)
+        if known is not None:
+            findings.changed(field, text, absolute(known), "as you said")
+            return absolute(known)
+        if needs_a_place(text):
+            findings.open(field, text, _why(text))
+            return None
+        if _SCHEME.match(text):
+            return text
+        return os.path.normpath(folder.absolute() / text)
+
+    def known(self, text: str) -> str | None:
+        """Return the place that a person has given a reference."""
+        if text in self._places:
+            self.used.add(text)
+            return self._places[text]
+        for prefix, place in self._places.items():
+            if prefix.endswith("/") and text.startswith(prefix):
+                self.used.add(prefix)
+                return place.rstrip("/") + "/" + text[len(prefix) :]
+        return None
+
+    def unused(self) -> list[str]:
+        """Return what was given a place but stands nowhere."""
+        return [text for text in self._places if text not in self.used]
+
+
+def needs_a_place(text: str) -> bool:
+    """True for what only a workspace of Azure's, or a store that cannot be read here, could resolve.
+
+    >>> [needs_a_place(text) for text in ("azureml:iris:1", "azureml://datastores/x/paths/y", "./iris", "https://h/iris.csv")]
+    [True, True, False, False]
+    """
+    scheme = _SCHEME.match(text)
+    return bool(_NAME.match(text) or "${{" in text or (scheme and scheme[1].lower() not in _READABLE))
+
+
+def _why(text: str) -> str:
+    scheme = _SCHEME.match(text)
+    if "${{" in text:
+        return "nothing in this file gives it a value; " + _HOW.format(text)
+    if scheme and scheme[1].lower() in ("wasb", "wasbs", "adl"):
+        return "this kind of store cannot be read here, abfss:// can; " + _HOW.format(text)
+    return "it is known in your Azure workspace only; " + _HOW.format(text)

@@ -1,0 +1,145 @@
+"""Parallel jobs (version 2): alone, as a step of a pipeline job, or as a component."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from prefect_parallel_run.azure.differences import Difference, Findings
+from prefect_parallel_run.azure.documents import Section, read_document
+from prefect_parallel_run.azure.expressions import Data, Input, bound_inputs, expression, merged
+from prefect_parallel_run.azure.imported import ImportedStep, step_name
+from prefect_parallel_run.azure.job_fields import WHY_LEFT, job_fields
+from prefect_parallel_run.azure.job_inputs import side_inputs, split_dataset, split_input
+from prefect_parallel_run.azure.outputs import job_outputs
+from prefect_parallel_run.azure.references import References
+from prefect_parallel_run.azure.settings import FILE_NAME as SETTINGS
+from prefect_parallel_run.azure.settings import source_settings
+
+_PIPELINE = {"$schema", "type", "name", "jobs", "inputs", "outputs", "settings", "description"}
+
+
+class Job(NamedTuple):
+    """A parallel job, with the pipeline that it is a part of."""
+
+    name: str
+    section: Section
+    pipeline: Section | None
+    prefix: str  #: of its fields in the file
+
+
+class Imported(NamedTuple):
+    """The steps of a file, and what became of the rest of it."""
+
+    steps: list[ImportedStep]
+    differences: list[Difference]
+
+
+def load_jobs(path: Path, references: References, document: Section | None = None) -> Imported:
+    """Return every parallel job in *path* as a step; relative paths count from the file they stand in.
+
+    Raises:
+        ValueError: There is none, or one says what cannot be said here; the error names file, line and field.
+    """
+    document = document or read_document(path)
+    findings = Findings()
+    jobs = list(_jobs(document, references, findings))
+    if not jobs:
+        raise ValueError(f"{path}: has no job of type parallel")
+    steps: list[ImportedStep] = []
+    for job in jobs:
+        steps.append(_step(path, job, references, {step.name: step for step in steps}))
+    return Imported(steps, findings.found)
+
+
+def _jobs(document: Section, references: References, findings: Findings) -> Iterator[Job]:
+    if document.get("type") != "pipeline" and "jobs" not in document:
+        if document.get("type") not in (None, "parallel") or "task" not in document:
+            raise ValueError(f"{document.file}, line 1: is no parallel job: it has no type parallel with a task")
+        yield Job(step_name(str(document.get("name") or document.file.stem)), document, None, "")
+        return
+    jobs = document.section("jobs")
+    for key in sorted(document.keys() - _PIPELINE):
+        findings.left(key, document[key], WHY_LEFT.get(key, "has no place here"))
+    for key, value in document.section("settings").items():
+        if key != "force_rerun":
+            findings.left(f"settings.{key}", value, "where a step runs says its compute_target")
+    for name in jobs:
+        job = _with_component(jobs.section(name), references)
+        if job.get("type", "parallel" if "task" in job else None) == "parallel":
+            yield Job(step_name(name), job, document, f"jobs.{name}.")
+        else:
+            findings.left(f"jobs.{name}", f"of type {job.get('type')}", "call what it does as a task of its own in the flow")
+
+
+def _with_component(job: Section, references: References) -> Section:
+    """Return a job with its component, where that is a file; others are looked at by their type only."""
+    given = job.get("component")
+    if not isinstance(given, str) or job.get("type") not in (None, "parallel"):
+        return job
+    text = references.known(given) or given.removeprefix("file:")
+    path = job.file.absolute().parent / text
+    if not path.is_file():
+        words = "a YAML file; for one in your workspace: --map " + f"{given}=FILE"
+        raise job.wrong("component", words)
+    return merged(read_document(path), job)
+
+
+def _step(path: Path, job: Job, references: References, before: Mapping[str, ImportedStep]) -> ImportedStep:
+    findings = Findings()
+    section = job.section
+    inputs = {name: _through(value, before) for name, value in bound_inputs(section, job.pipeline).items()}
+    split = split_input(section, inputs)
+    task = section.section("task")
+    if task.get("type", "run_function") not in ("run_function", "function"):
+        raise task.wrong("type", "run_function")
+    base = path.absolute().parent / "outputs" / job.name
+    outputs = job_outputs(section, job.pipeline, base, references, findings)
+    fields, arguments = job_fields(section, task, inputs, split, outputs, references, findings)
+    dataset = split_dataset(split, inputs[split], references, findings)
+    if fields.get("partition_keys") is None and fields.get("mini_batch_size") is None and dataset.kind == "file":
+        why = "Azure's reference says 1 file, its SDK 10"
+        findings.changed("mini_batch_size", None, "10 files", why)
+    sides = side_inputs(split, inputs, references, findings)
+    force = job.pipeline is not None and job.pipeline.section("settings").get("force_rerun") is True
+    allow_reuse = not force and section.get("is_deterministic") is not False
+    if "is_deterministic" in section or force:
+        findings.taken("settings.force_rerun" if force else "is_deterministic", None, f"allow_reuse={allow_reuse}")
+    return _checked(
+        ImportedStep(
+            file=path,
+            name=job.name,
+            fields=fields,
+            inputs=dataset,
+            output=outputs.root,
+            side_inputs=sides,
+            arguments=arguments,
+            allow_reuse=allow_reuse,
+            places={name: outputs.actual(name) for name in outputs.places},
+            folders=outputs.folders(),
+            differences=tuple(findings.found),
+        )
+    )
+
+
+def _checked(step: ImportedStep) -> ImportedStep:
+    """Return the step with what the settings file beside its script says noted; raises ValueError for a wrong field."""
+    if any(one.field == "task.code" for one in step.undecided):
+        return step
+    fields = {key: value for key, value in step.fields.items() if key != "environment_variables"}
+    plain = ImportedStep(file=step.file, name=step.name, fields=fields)
+    findings = Findings(list(step.differences))
+    findings.add(source_settings(plain.config).differences, f"{SETTINGS} ")
+    return replace(step, differences=tuple(findings.found))
+
+
+def _through(value: Input, before: Mapping[str, ImportedStep]) -> Input:
+    """Return an input; an output of an earlier step in the same file is where that step writes."""
+    inside = expression(value.path) if isinstance(value, Data) else None
+    parts = inside.split(".") if inside is not None else []
+    if isinstance(value, Data) and parts[:2] == ["parent", "jobs"] and len(parts) == 5 and step_name(parts[2]) in before:
+        step = before[step_name(parts[2])]
+        return value._replace(path=step.places.get(parts[4], str(step.output)))
+    return value
