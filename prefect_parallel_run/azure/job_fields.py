@@ -55,7 +55,11 @@ def job_fields(
     _target(section, fields, references, findings)
     given = str(task.get("program_arguments") or "")
     found = program_arguments(given, inputs, split, outputs, findings)
-    fields |= found.options.fields  # an argument comes after the field on the command line of Azure's driver, so it counts
+    for key in sorted(fields.keys() & found.options.fields.keys()):
+        if fields[key] != found.options.fields[key]:
+            why = "the one in program_arguments counts, which comes last on the command line of Azure's driver"
+            findings.changed(key, fields[key], f"{key}={found.options.fields[key]!r}", why)
+    fields |= found.options.fields
     findings.add(found.options.differences, "task.program_arguments ")
     fields.setdefault("error_threshold", -1)  # as in Azure
     for key in sorted(section.keys() - _READ):

@@ -43,7 +43,7 @@ def program_arguments(text: str, inputs: Mapping[str, Input], split: str, output
     except ValueError as error:
         raise ValueError(f"{_FIELD}: {error}: {text!r}") from None
     for word in words:
-        if ours := _OURS.search(word):
+        if ours := _OURS.search(EXPRESSION.sub("", word)):
             findings.open(_FIELD, word, f"{ours[0]} is a placeholder here: the script would get a path in its place")
     options, rest = job_options([_filled(word, inputs, split, outputs) for word in words])
     return Arguments(tuple(rest), options)

@@ -32,8 +32,10 @@ def load_v1(path: Path, references: References) -> ImportedStep:
     fields = {key: value for key, value in values.items() if value is not None}
     fields["compute_target"] = _target(fields.get("compute_target"), references, findings)
     _anchor(fields, path.absolute().parent, findings)
-    for key in sorted(fields.keys() - {"compute_target", "source_directory", "environment_variables"}):
+    for key in sorted(fields.keys() - {"compute_target", "source_directory", "environment", "environment_variables"}):
         findings.taken(key, values[key], "the same")
+    if isinstance(fields.get("environment"), dict):  # not shown: a requirement may have a password in it
+        findings.taken("environment", fields["environment"].get("name"), "an Environment")
     for name in fields.get("environment_variables") or {}:
         findings.taken(f"environment_variables.{name}", None, "the same; its value is written nowhere")
     step = ImportedStep(file=path, name=step_name(path.stem), fields=fields)

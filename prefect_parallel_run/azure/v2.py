@@ -30,14 +30,14 @@ class Job(NamedTuple):
     prefix: str  #: of its fields in the file
 
 
-class Imported(NamedTuple):
+class Jobs(NamedTuple):
     """The steps of a file, and what became of the rest of it."""
 
     steps: list[ImportedStep]
     differences: list[Difference]
 
 
-def load_jobs(path: Path, references: References, document: Section | None = None) -> Imported:
+def load_jobs(path: Path, references: References, document: Section | None = None) -> Jobs:
     """Return every parallel job in *path* as a step; relative paths count from the file they stand in.
 
     Raises:
@@ -49,9 +49,9 @@ def load_jobs(path: Path, references: References, document: Section | None = Non
     if not jobs:
         raise ValueError(f"{path}: has no job of type parallel")
     steps: list[ImportedStep] = []
-    for job in jobs:
+    for job in _ordered(jobs):
         steps.append(_step(path, job, references, {step.name: step for step in steps}))
-    return Imported(steps, findings.found)
+    return Jobs(steps, findings.found)
 
 
 def _jobs(document: Section, references: References, findings: Findings) -> Iterator[Job]:
@@ -72,6 +72,24 @@ def _jobs(document: Section, references: References, findings: Findings) -> Iter
             yield Job(step_name(name), job, document, f"jobs.{name}.")
         else:
             findings.left(f"jobs.{name}", f"of type {job.get('type')}", "call what it does as a task of its own in the flow")
+
+
+def _ordered(jobs: list[Job]) -> Iterator[Job]:
+    """Yield jobs after those whose outputs they read, else in the order of the file."""
+    waiting = list(jobs)
+    while waiting:
+        names = {job.name for job in waiting}
+        ready = next((job for job in waiting if not (_needs(job) & (names - {job.name}))), None)
+        if ready is None:
+            raise ValueError(f"{waiting[0].section.file}: the jobs {', '.join(sorted(names))} wait for one another")
+        waiting.remove(ready)
+        yield ready
+
+
+def _needs(job: Job) -> set[str]:
+    values = (value.get("path") if isinstance(value, Section) else value for value in job.section.section("inputs").values())
+    parts = ((expression(value) or "").split(".") for value in values)
+    return {step_name(part[2]) for part in parts if part[:2] == ["parent", "jobs"] and len(part) == 5}
 
 
 def _with_component(job: Section, references: References) -> Section:

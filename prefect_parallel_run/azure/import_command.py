@@ -1,0 +1,64 @@
+"""The command ``import FILE``: the Python that says what a file of Azure ML's says, and what is different, field by field."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect_parallel_run.azure.differences import Difference
+    from prefect_parallel_run.azure.load import Imported
+
+_WORDS = "Print the Python that says what a file of Azure ML's says, and list what is different."
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to those of a command line; ``given.do(given)`` does it and returns the exit code."""
+    command = commands.add_parser("import", help=_WORDS, description=_WORDS)
+    words = "ParallelRunConfig YAML (version 1), pipeline job, parallel job or component (version 2), or MLTable file"
+    command.add_argument("file", help=words)
+    place = "path, URL or compute target for what only an Azure workspace knows, such as azureml:iris:1=/data/iris"
+    command.add_argument("--map", action="append", default=[], metavar="REFERENCE=PLACE", help=place)
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(do=_import)
+
+
+def _import(given: argparse.Namespace) -> int:
+    from prefect_parallel_run.azure.load import load  # noqa: PLC0415  pydantic and YAML, which --help does not need
+    from prefect_parallel_run.azure.python_source import python_source  # noqa: PLC0415  the same
+
+    try:
+        imported = load(given.file, dict(map(_pair, given.map)))
+    except OSError as error:
+        raise ValueError(f"{given.file}: cannot be read: {error.strerror}") from None
+    source = python_source(imported)
+    sys.stdout.write(json.dumps(_as_json(imported, source), indent=2) + "\n" if given.json else source)
+    if imported.undecided:
+        sys.stderr.write(f"{len(imported.undecided)} of its fields have to be decided before it is run; they stand first\n")
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    reference, equals, place = text.partition("=")
+    if not (reference and equals and place):
+        raise ValueError(f"--map is {text!r}; accepted: REFERENCE=PLACE")
+    return reference, place
+
+
+def _as_json(imported: Imported, source: str) -> dict[str, Any]:
+    steps = [{"name": step.name, "differences": _plain(step.differences)} for step in imported.steps]
+    return {
+        "file": str(imported.file),
+        "undecided": len(imported.undecided),
+        "differences": _plain(imported.differences),
+        "steps": steps,
+        "python": source,
+    }
+
+
+def _plain(differences: Iterable[Difference]) -> list[dict[str, Any]]:
+    return [{**dataclasses.asdict(one), "outcome": one.outcome.value} for one in differences]

@@ -1,0 +1,190 @@
+"""The Python that says what a file of Azure's says, with what became of each of its fields in front. Pure."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prefect_parallel_run.azure.differences import Difference, Outcome
+from prefect_parallel_run.azure.imported import ImportedStep
+from prefect_parallel_run.azure.load import Imported
+from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.environments import without_credentials
+from prefect_parallel_run.validation import is_unicode
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_INDENT = "    "
+_TABLES = {"delimited": "from_delimited_files", "parquet": "from_parquet_files", "json_lines": "from_json_lines_files"}
+_WIDTH = 120
+
+
+class Code(str):
+    """Text that is Python already."""
+
+    __slots__ = ()
+
+
+def python_source(imported: Imported) -> str:
+    """Return a module with the same steps and a flow that runs them, or with the same dataset."""
+    lines = list(_comments(imported))
+    names = _variables([step.name for step in imported.steps])
+    body: list[str] = []
+    if imported.dataset is not None:
+        body += [f"dataset = {render(_dataset_code(imported.dataset))}"]
+    for step, name in zip(imported.steps, names, strict=True):
+        body += [f"{name} = {render(_step_code(step))}", ""]
+    if imported.steps:
+        body += ["", *_flow(imported, names)]
+    if any("://***@" in line for line in body):
+        lines.insert(-1, "# Passwords in requirements are not written down: set ${NAME} in their place, which pip replaces.")
+    return "\n".join([*lines, *_imports("\n".join(body)), "", *body]).rstrip("\n") + "\n"
+
+
+def _comments(imported: Imported) -> Iterator[str]:
+    yield f"# From {_one_line(str(imported.file))}, imported from Azure ML."
+    undecided = imported.undecided
+    if undecided:
+        yield "# To be decided before it is run:"
+        yield from (f"#   {_one_line(str(one))}" for one in undecided)
+    for title, differences in [("", imported.differences), *((step.name, step.differences) for step in imported.steps)]:
+        yield from _list(title, [one for one in differences if one.outcome is not Outcome.OPEN])
+    yield ""
+
+
+def _list(title: str, differences: list[Difference]) -> Iterator[str]:
+    """Yield what became of fields: first what is different, then what is the same."""
+    order = (Outcome.CHANGED, Outcome.LEFT, Outcome.TAKEN)
+    if differences:
+        yield f"# {title or 'the file'}:"
+    for one in sorted(differences, key=lambda one: order.index(one.outcome)):
+        yield f"#   {_one_line(str(one))}"
+
+
+def _one_line(text: str) -> str:
+    """Return text that a comment can hold: a line break would end it."""
+    return " ".join(text.split()).encode("utf-8", "replace").decode()
+
+
+def _imports(body: str) -> Iterator[str]:
+    standard = [f"import {module}" for module in ("os", "sys") if f"{module}." in body]
+    standard += ["from pathlib import Path"] if "Path(" in body else []
+    yield from [*standard, ""] if standard else []
+    if "@flow" in body:
+        yield "from prefect import flow"
+    names = ("Environment", "FileDataset", "ParallelRunConfig", "ParallelRunStep", "TabularDataset")
+    used = [name for name in names if f"{name}(" in body or f"{name}." in body]
+    yield f"from prefect_parallel_run import {', '.join(used)}"
+
+
+def _variables(names: Iterable[str]) -> list[str]:
+    """Return a variable for every step.
+
+    >>> _variables(["batch scoring", "1a", "class", "batch_scoring"])
+    ['batch_scoring', 'step_1a', 'step_class', 'batch_scoring_2']
+    """
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"\W", "_", name, flags=re.ASCII).lower()
+        is_free = plain.isidentifier() and not keyword.iskeyword(plain) and plain not in _TAKEN
+        variable = plain if is_free else f"step_{plain}"
+        number = 2
+        while variable in found:
+            variable = f"{plain}_{number}"
+            number += 1
+        found.append(variable)
+    return found
+
+
+_TAKEN = {"flow", "os", "sys", "print", "main", "path"}
+
+
+def _flow(imported: Imported, names: list[str]) -> Iterator[str]:
+    """Yield the flow; steps are called in the order of the file, each waits for the one before."""
+    without_inputs = [step for step in imported.steps if step.inputs is None]
+    parameters = "inputs: str, output: str" if without_inputs else ""
+    yield "@flow"
+    yield f"def main({parameters}):"
+    for step in imported.steps:
+        for folder in step.folders:
+            yield f"{_INDENT}Path({render(folder)}).mkdir(parents=True, exist_ok=True)"
+    call = "inputs=inputs, output=output" if without_inputs else ""
+    yield from (f"{_INDENT}{name}({call})" for name in names[:-1])
+    yield f"{_INDENT}return {names[-1]}({call})"
+    yield ""
+    yield ""
+    yield 'if __name__ == "__main__":'
+    yield f"{_INDENT}print(main({'*sys.argv[1:3]' if without_inputs else ''}))"
+
+
+def _step_code(step: ImportedStep) -> Code:
+    given: dict[str, Any] = {
+        "inputs": None if step.inputs is None else _dataset_code(step.inputs),
+        "output": step.output,
+        "side_inputs": step.side_inputs or None,
+        "arguments": list(step.arguments) or None,
+        "allow_reuse": None if step.allow_reuse else False,
+    }
+    fields = {key: _field(key, step.fields[key]) for key in ParallelRunConfig.model_fields if key in step.fields}
+    config = _call("ParallelRunConfig", [], fields)
+    return _call("ParallelRunStep", [step.name, config], {key: value for key, value in given.items() if value is not None})
+
+
+def _field(key: str, value: Any) -> Any:
+    if key == "environment" and isinstance(value, dict):
+        named = {name: one for name, one in value.items() if one is not None}
+        if "requirements" in named:
+            named["requirements"] = [without_credentials(line) for line in named["requirements"]]
+        return _call("Environment", [], named)
+    if key == "environment_variables":
+        return {name: Code(f"os.environ[{render(_variable(name, text))}]") for name, text in value.items()}
+    return value
+
+
+def _variable(name: str, text: str) -> str:
+    """Return the variable of the environment that a value comes from; values are secrets, and are not written down."""
+    reference = _REFERENCE.fullmatch(text)
+    return reference[1] if reference is not None else name
+
+
+def _dataset_code(dataset: Dataset) -> Code:
+    values = dataset.model_dump(exclude_defaults=True, exclude={"paths", "name", "format"})
+    made = "FileDataset.from_files"
+    if not isinstance(dataset, FileDataset):
+        made = f"TabularDataset.{_TABLES[dataset.model_dump()['format']]}"
+    call = _call(made, [dataset.paths], values)
+    return call if dataset.name is None else Code(f"{call}.as_named_input({render(dataset.name)})")
+
+
+def _call(name: str, values: list[Any], named: dict[str, Any]) -> Code:
+    parts = [render(value) for value in values] + [f"{key}={render(value)}" for key, value in named.items()]
+    return Code(_bracketed(f"{name}(", parts, ")"))
+
+
+def render(value: Any) -> str:
+    """Return *value* as Python, over several lines where it is long.
+
+    >>> render({"a": ["x", 1, None, Code("f()")]})
+    '{"a": ["x", 1, None, f()]}'
+    """
+    if isinstance(value, Code):
+        return str(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False) if is_unicode(value) and value.isprintable() else ascii(value)
+    if isinstance(value, list | tuple):
+        return _bracketed("[", [render(one) for one in value], "]")
+    if isinstance(value, dict):
+        return _bracketed("{", [f"{render(key)}: {render(one)}" for key, one in value.items()], "}")
+    return repr(value)
+
+
+def _bracketed(opening: str, parts: list[str], closing: str) -> str:
+    line = f"{opening}{', '.join(parts)}{closing}"
+    if len(line) <= _WIDTH - 40 and "\n" not in line:
+        return line
+    indented = [f"{_INDENT}{part.replace(chr(10), chr(10) + _INDENT)}," for part in parts]
+    return "\n".join([opening, *indented, closing])
