@@ -34,7 +34,7 @@ def _import(given: argparse.Namespace) -> int:
     try:
         imported = load(given.file, dict(map(_pair, given.map)))
     except OSError as error:
-        raise ValueError(f"{given.file}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"{error.filename or given.file}: cannot be read: {error.strerror}") from None
     source = python_source(imported)
     sys.stdout.write(json.dumps(_as_json(imported, source), indent=2) + "\n" if given.json else source)
     if imported.undecided:

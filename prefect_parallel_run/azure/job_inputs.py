@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.documents import Section
 from prefect_parallel_run.azure.expressions import Data, Input, Literal, expression
-from prefect_parallel_run.azure.mltable import FILE_NAME, load_mltable
+from prefect_parallel_run.azure.mltable import FILE_NAME, table_at
 from prefect_parallel_run.azure.references import References
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
@@ -38,7 +37,7 @@ def split_dataset(name: str, value: Input, references: References, findings: Fin
         return FileDataset(paths=[value.path]).as_named_input(_name(name))
     if value.type == "mltable":
         as_files = value.mode in ("eval_mount", "eval_download")
-        table = load_mltable(Path(place), references, as_files=as_files)
+        table = table_at(place, references, as_files=as_files, field=f"{field}.path")
         findings.taken(f"{field}.type", value.type, f"{type(table.dataset).__name__} of {place}")
         findings.add(table.differences, f"{field} {FILE_NAME}: ")
         return table.dataset.as_named_input(_name(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -75,6 +75,39 @@ def load_mltable(path: Path, references: References | None = None, *, as_files: 
     if reader is None or as_files:
         return Table(_files(paths, steps, findings), findings.found)
     return Table(_table(paths, reader, steps, findings, document), findings.found)
+
+
+def table_at(place: str, references: References, *, as_files: bool, field: str) -> Table:
+    """Return what lies at the place of an input of type mltable: an MLTable file, or tables that a person has put there.
+
+    Raises:
+        ValueError: There is neither; the error names *field*.
+    """
+    if not is_remote(place) and (Path(place).name == FILE_NAME or (Path(place) / FILE_NAME).is_file()):
+        return load_mltable(Path(place), references, as_files=as_files)
+    from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
+
+    try:
+        name = (
+            place if Path(place).suffix in _ENDINGS else next((file.path for file in FileDataset(paths=[place]).listing()), "")
+        )
+    except InputError as error:
+        raise ValueError(f"{field}: {error}") from None
+    ending = Path(name).suffix
+    if ending not in _ENDINGS:
+        accepted = f"a folder with a file {FILE_NAME}, or tables that end in {', '.join(_ENDINGS)}"
+        raise ValueError(f"{field}: {place} holds no table; accepted: {accepted}")
+    findings = Findings()
+    why = "there is no MLTable file to say how it is written"
+    findings.changed("read", None, f"as {_ENDINGS[ending]}, by its ending {ending}", why)
+    return Table(TabularDataset(paths=[place], format=_ENDINGS[ending]), findings.found)
+
+
+_ENDINGS: dict[str, Literal["parquet", "delimited", "json_lines"]] = {
+    ".parquet": "parquet",
+    ".csv": "delimited",
+    ".jsonl": "json_lines",
+}
 
 
 class _Step(NamedTuple):

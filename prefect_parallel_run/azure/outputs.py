@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.documents import Section
@@ -35,25 +36,28 @@ class Outputs:
         return self.places[name].replace("{output}", self.root)
 
 
-def job_outputs(job: Section, pipeline: Section | None, base: Path, references: References, findings: Findings) -> Outputs:
+def job_outputs(job: Section, pipeline: Section | None, base: Path, places: References, findings: Findings) -> Outputs:
     """Return where a job writes.
 
     Args:
         job: With its inputs and outputs.
         pipeline: That it is a part of.
         base: Folder for outputs that have no place of their own; Azure makes one up for them.
-        references: Places of what a workspace knows.
+        places: Of what a workspace knows.
         findings: Note what became of each output.
 
     Raises:
         ValueError: append_row_to names no output.
     """
-    declared = job.section("outputs")
-    given = {name: _given(declared, name, pipeline, references, base) for name in declared}
+    declared = {name: _Output.of(job.section("outputs"), name, pipeline) for name in job.section("outputs")}
+    references = {name: _reference(name, base.name, is_in_pipeline=pipeline is not None) for name in declared}
+    given = {
+        name: _given(output, [references[name], f"${{{{outputs.{name}}}}}"], places, base) for name, output in declared.items()
+    }
     task = job.section("task")
     appended, suffix = _appended(task, declared)
     result = Outputs(root=str(base), appends=task.get("append_row_to") is not None)
-    result.files = {name for name in declared if _type(declared, name) == "uri_file"}
+    result.files = {name for name, output in declared.items() if output.type == "uri_file"}
     if appended is not None:
         _append_to(result, appended, suffix, given[appended])
     elif len(given) == 1:
@@ -63,12 +67,41 @@ def job_outputs(job: Section, pipeline: Section | None, base: Path, references: 
     for name, place in given.items():
         if name not in result.places:
             result.places[name] = place or f"{{output}}/{name}"
-    for name in declared:
-        _tell(result, name, declared[name], findings)
+    for name, output in declared.items():
+        _tell(result, name, output, references[name], findings)
     return result
 
 
-def _appended(task: Section, declared: Section) -> tuple[str | None, str]:
+class _Output(NamedTuple):
+    """An output as a job, or the pipeline around it, declares it."""
+
+    type: str
+    path: str | None
+    folder: Path  #: that the path counts from
+
+    @classmethod
+    def of(cls, declared: Section, name: str, pipeline: Section | None) -> _Output:
+        inside = expression(declared[name])
+        if pipeline is not None and inside is not None and inside.startswith("parent.outputs."):
+            outer, key = pipeline.section("outputs"), inside.removeprefix("parent.outputs.")
+            if key in outer:
+                return cls.of(outer, key, None)
+        if not isinstance(declared[name], Section):
+            return cls("uri_folder", None, declared.file.absolute().parent)
+        spec = declared.section(name)
+        path = spec.get("path")
+        return cls(str(spec.get("type", "uri_folder")), None if path is None else str(path), spec.file.absolute().parent)
+
+
+def _reference(name: str, job: str, *, is_in_pipeline: bool) -> str:
+    return f"${{{{parent.jobs.{job}.outputs.{name}}}}}" if is_in_pipeline else _inside(name)
+
+
+def _inside(name: str) -> str:
+    return f"${{{{outputs.{name}}}}}"
+
+
+def _appended(task: Section, declared: Mapping[str, _Output]) -> tuple[str | None, str]:
     """Return the output that rows are appended to, and what stands behind it."""
     text = task.get("append_row_to")
     if text is None:
@@ -93,35 +126,25 @@ def _append_to(result: Outputs, name: str, suffix: str, place: str | None) -> No
         result.places[name] = "{output}"
 
 
-def _given(declared: Section, name: str, pipeline: Section | None, references: References, base: Path) -> str | None:
+def _given(output: _Output, names: list[str], places: References, base: Path) -> str | None:
     """Return the place that the file, or a person, gives an output; one that is known in a workspace only is none."""
-    spec = declared[name]
-    inside = expression(spec)
-    if inside is not None and inside.startswith("parent.outputs.") and pipeline is not None:
-        outer = pipeline.section("outputs")
-        key = inside.removeprefix("parent.outputs.")
-        return _given(outer, key, None, references, base) if key in outer else None
-    path = str(spec["path"]) if isinstance(spec, Section) and spec.get("path") is not None else None
-    known = references.known(f"${{{{outputs.{name}}}}}") or (references.known(path) if path is not None else None)
-    if known is not None or path is None:
-        return None if known is None else absolute(known)
+    path = output.path
+    for reference in [*names, *([] if path is None else [path])]:
+        known = places.known(reference)
+        if known is not None:
+            return absolute(known)
+    if path is None:
+        return None
     if not needs_a_place(path):
-        return os.path.normpath(spec.file.absolute().parent / path) if not is_remote(path) else path
+        return path if is_remote(path) else os.path.normpath(output.folder / path)
     file_name = path.rpartition("/")[2]
-    is_file = _type(declared, name) == "uri_file" and "$" not in file_name and "." in file_name
+    is_file = output.type == "uri_file" and "$" not in file_name and "." in file_name
     return f"{base}/{file_name}" if is_file else None
 
 
-def _type(declared: Section, name: str) -> str:
-    spec = declared[name]
-    return str(spec.get("type", "uri_folder")) if isinstance(spec, Section) else "uri_folder"
-
-
-def _tell(result: Outputs, name: str, spec: Any, findings: Findings) -> None:
-    path = spec.get("path") if isinstance(spec, Section) else None
+def _tell(result: Outputs, name: str, output: _Output, reference: str, findings: Findings) -> None:
     actual = result.actual(name)
-    if path is not None and not needs_a_place(str(path)):
-        findings.taken(f"outputs.{name}", path, actual)
+    if output.path is not None and not needs_a_place(output.path):
+        findings.taken(f"outputs.{name}", output.path, actual)
     else:
-        why = f"another place: --map '${{{{outputs.{name}}}}}=PATH'"
-        findings.changed(f"outputs.{name}", path, actual, why)
+        findings.changed(f"outputs.{name}", output.path, actual, f"another place: --map '{reference}=PATH'")

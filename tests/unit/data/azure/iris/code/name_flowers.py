@@ -12,11 +12,11 @@ parser.add_argument("--model")
 parser.add_argument("--threshold", type=float)
 parser.add_argument("--language", default="none")
 args, _ = parser.parse_known_args()
+names = {}
 
 
 def init():
-    global names
-    names = json.loads(Path(args.model, "names.json").read_text())
+    names.update(json.loads(Path(args.model, "names.json").read_text()))
 
 
 def run(mini_batch):

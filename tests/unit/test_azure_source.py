@@ -1,0 +1,142 @@
+"""The Python that the command ``import`` prints runs, and says what the file says."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefect_parallel_run import FileDataset, TabularDataset
+from prefect_parallel_run.azure.import_command import add_to
+from prefect_parallel_run.azure.imported import ImportedStep
+from prefect_parallel_run.azure.load import Imported, load
+from prefect_parallel_run.azure.python_source import python_source, render
+
+DATA = Path(__file__).parent / "data" / "azure"
+FILES = ["iris/pipeline.yml", "sales/pipeline.yml", "digits/pipeline.yml", "digits/component.yml", "version_1.yml"]
+
+
+def executed(source):
+    names = {"__name__": "imported"}
+    exec(compile(source, "imported.py", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_printed_python_makes_the_same_steps(file, monkeypatch):
+    """Configuration, inputs, output, arguments: all of it."""
+    monkeypatch.setenv("GREETING", "hello")
+    imported = load(DATA / file)
+    made = executed(python_source(imported))
+    for step in imported.steps:
+        found = made[step.name]
+        expected = step.step_arguments(accept_open=True)
+        assert found.parallel_run_config == expected["parallel_run_config"]
+        given = {key: found._given[key] for key in ("output", "side_inputs", "arguments", "allow_reuse")}
+        assert given == {key: expected[key] for key in given}
+        if not imported.undecided:
+            assert found._given["inputs"] == expected["inputs"]
+    assert made["main"].__class__.__name__ == "Flow"
+
+
+@pytest.mark.parametrize("folder", ["iris/flowers", "sales/days"])
+def test_the_printed_python_makes_the_same_dataset(folder):
+    """For an MLTable file."""
+    imported = load(DATA / folder)
+    assert executed(python_source(imported))["dataset"] == imported.dataset
+
+
+@pytest.mark.parametrize("file", [*FILES, "iris/flowers"])
+def test_the_printed_python_imports_what_it_uses(file):
+    """And nothing else."""
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9,W", "--quiet", "-"]
+    subprocess.run(command, check=True, input=python_source(load(DATA / file)), text=True, timeout=60)
+
+
+HOSTILE = ["\"'\\", "new\nline", "\u2028", "é☃", "\x00", "{output}", "#", '"""', "\ud800", "a" * 200, "tab\t"]
+
+
+def test_hostile_texts_stay_what_they_are():
+    """In names, paths and arguments."""
+    for text in HOSTILE:
+        assert eval(render({text: [text]})) == {text: [text]}
+
+
+def test_comments_cannot_be_broken_out_of():
+    """A line break in a value would make the rest of it Python."""
+    step = ImportedStep(file=Path("a\nimport os"), name="a", fields={}, arguments=("--x\n", "y"))
+    source = python_source(Imported(file=Path("x\rraise SystemExit"), steps=(step,)))
+    assert executed_lines(source)[:2] == ["import sys", "from prefect import flow"]
+
+
+def executed_lines(source):
+    return [line for line in source.splitlines() if line and not line.startswith("#")]
+
+
+def test_passwords_and_secrets_are_not_printed():
+    """Values of environment variables come from the environment."""
+    environment = {"requirements": ["--index-url https://me:canary@host/simple", "six"]}
+    fields = {"environment": environment, "environment_variables": {"TOKEN": "canary", "B": "${OTHER}"}}
+    source = python_source(Imported(file=Path("f"), steps=(ImportedStep(file=Path("f"), name="a", fields=fields),)))
+    assert "canary" not in source
+    assert 'environment_variables={"TOKEN": os.environ["TOKEN"], "B": os.environ["OTHER"]}' in source
+    assert "Passwords in requirements are not written down" in source
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        FileDataset.from_files(["/a", "/b"], partition_format="{user}/*.wav", allow_empty=True),
+        TabularDataset.from_json_lines_files("/a", encoding="latin-1").as_named_input("x"),
+        TabularDataset.from_delimited_files("/a", delimiter="\t", header=False),
+    ],
+)
+def test_datasets_of_all_kinds(dataset):
+    """Fields that are the default are left out."""
+    assert executed(python_source(Imported(file=Path("f"), dataset=dataset)))["dataset"] == dataset
+
+
+def command(*arguments):
+    parser = argparse.ArgumentParser()
+    add_to(parser.add_subparsers())
+    given = parser.parse_args(["import", *map(str, arguments)])
+    return given.do(given)
+
+
+def test_the_command_prints_python_with_the_differences_in_front(capsys):
+    """So that it can be kept as a file; what has to be decided stands first, and is counted on the other channel."""
+    assert command(DATA / "sales" / "pipeline.yml") == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1] == "# To be decided before it is run:"
+    assert "1 of its fields have to be decided" in printed.err
+    executed(printed.out)
+
+
+def test_the_command_prints_json(capsys):
+    """For programs."""
+    assert command(DATA / "digits" / "component.yml", "--json", "--map", "${{inputs.images}}=/data") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["undecided"], [step["name"] for step in found["steps"]]) == (0, ["recognise"])
+    assert {"field": "version", "outcome": "left out", "given": "1.0.0"}.items() <= _of(found, "version").items()
+    assert "ParallelRunStep(" in found["python"]
+
+
+def _of(found, field):
+    return next(one for one in found["steps"][0]["differences"] if one["field"] == field)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((DATA / "version_1.yml", "--map", "cpu-cluster"), "--map is 'cpu-cluster'; accepted: REFERENCE=PLACE"),
+        ((DATA / "version_1.yml", "--map", "gpu=x"), "there is no gpu to give a place"),
+        ((DATA / "none.yml",), "none.yml: cannot be read: No such file or directory"),
+    ],
+)
+def test_wrong_use_of_the_command(arguments, words):
+    """ValueErrors, for which the command line has an exit code."""
+    with pytest.raises(ValueError) as caught:
+        command(*arguments)
+    assert words in str(caught.value)

@@ -1,0 +1,173 @@
+"""MLTable files of Azure ML as datasets; what they ask for that is not done here is told, or refused."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from prefect_parallel_run import FileDataset, TabularDataset
+from prefect_parallel_run.azure.differences import Outcome
+from prefect_parallel_run.azure.load import load
+from prefect_parallel_run.azure.mltable import load_mltable
+
+DATA = Path(__file__).parent / "data" / "azure"
+
+
+@pytest.fixture
+def table(tmp_path):
+    """What an MLTable file made of text stands for."""
+
+    def make(transformations="", paths="- file: ./a.csv", **options):
+        (tmp_path / "a.csv").write_text("n,s\n1,x\n")
+        steps = f"transformations:\n{transformations}" if transformations else ""
+        (tmp_path / "MLTable").write_text(f"type: mltable\npaths:\n{paths}\n{steps}\n")
+        return load_mltable(tmp_path, **options)
+
+    return make
+
+
+def outcomes(found):
+    return {one.field: one.outcome for one in found.differences}
+
+
+def test_a_folder_with_an_mltable_file_and_the_file_itself_are_the_same():
+    """Either may be given."""
+    folder = load(DATA / "iris" / "flowers")
+    assert folder.dataset == load(DATA / "iris" / "flowers" / "MLTable").dataset
+    assert folder.dataset.paths == [str(DATA / "iris" / "flowers" / "flowers.csv")]
+    with pytest.raises(ValueError, match="is a folder without a file MLTable"):
+        load(DATA)
+
+
+@pytest.mark.parametrize(
+    ("step", "fields"),
+    [
+        ("- read_delimited", {"format": "delimited"}),
+        ("- read_delimited: {delimiter: '\\t'}", {"delimiter": "\t"}),
+        ('- read_delimited: {delimiter: "\\t"}', {"delimiter": "\t"}),
+        ("- read_delimited: {encoding: utf8bom}", {"encoding": "utf-8"}),
+        ("- read_delimited: {encoding: windows1252}", {"encoding": "cp1252"}),
+        ("- read_delimited: {header: no_header}", {"header": False}),
+        ("- read_delimited: {header: all_files_same_headers}", {"header": True}),
+        ("- read_delimited: {header: from_first_file}", {"header": True}),
+        ("- read_parquet", {"format": "parquet"}),
+        ("- read_parquet: {include_path_column: false}", {"format": "parquet"}),
+        ("- read_json_lines: {encoding: utf16, invalid_lines: error}", {"format": "json_lines", "encoding": "utf-16"}),
+    ],
+)
+def test_readers(table, step, fields):
+    """What has a field here is that field, and nothing is left to be decided."""
+    found = table(step)
+    assert isinstance(found.dataset, TabularDataset)
+    assert fields.items() <= found.dataset.model_dump().items()
+    assert set(outcomes(found).values()) <= {Outcome.TAKEN, Outcome.CHANGED}
+
+
+def test_what_is_read_is_what_the_table_says(table, tmp_path):
+    """Latin-1, semicolons, no header: the rows come out right."""
+    found = table("- read_delimited: {encoding: latin1, delimiter: ';', header: no_header}", "- pattern: ./*.txt")
+    (tmp_path / "b.txt").write_bytes("é;1\nü;2\n".encode("latin-1"))
+    (frame,) = found.dataset._frames()
+    assert frame.equals(pd.DataFrame({"0": ["é", "ü"], "1": [1, 2]}).set_axis(frame.columns, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("step", "field", "outcome"),
+    [
+        ("- read_delimited: {header: no_header}", "read_delimited.header", Outcome.CHANGED),
+        ("- read_delimited: {header: all_files_different_headers}", "read_delimited.header", Outcome.CHANGED),
+        ("- read_delimited: {support_multi_line: false}", "read_delimited.support_multi_line", Outcome.CHANGED),
+        ("- read_delimited: {support_multi_line: true}", "read_delimited.support_multi_line", Outcome.TAKEN),
+        ("- read_delimited: {empty_as_string: true}", "read_delimited.empty_as_string", Outcome.LEFT),
+        ("- read_delimited: {include_path_column: true}", "read_delimited.include_path_column", Outcome.LEFT),
+        ("- read_delimited: {infer_column_types: false}", "read_delimited.infer_column_types", Outcome.LEFT),
+        ("- read_delimited: {sample_size: 3}", "read_delimited.sample_size", Outcome.LEFT),
+        ("- read_json_lines: {invalid_lines: drop}", "read_json_lines.invalid_lines", Outcome.LEFT),
+        ("- read_parquet\n- keep_columns: [n]", "transformations.keep_columns", Outcome.LEFT),
+        ("- read_parquet\n- drop_columns: n", "transformations.drop_columns", Outcome.LEFT),
+        ("- read_parquet\n- convert_column_types: []", "transformations.convert_column_types", Outcome.LEFT),
+        ("- read_parquet\n- filter: 'col(\"n\") > 3'", "transformations.filter", Outcome.OPEN),
+        ("- read_parquet\n- take: 5", "transformations.take", Outcome.OPEN),
+        ("- read_parquet\n- skip: 5", "transformations.skip", Outcome.OPEN),
+        ("- read_parquet\n- take_random_sample: {probability: 0.1}", "transformations.take_random_sample", Outcome.OPEN),
+        ("- read_parquet\n- something: 1", "transformations.something", Outcome.OPEN),
+        ("- take: 5", "transformations.take", Outcome.OPEN),
+    ],
+)
+def test_what_is_not_done_here_is_told(table, step, field, outcome):
+    """Other columns are told; other rows have to be decided, since a run would process what Azure leaves out."""
+    found = table(step)
+    assert outcomes(found)[field] is outcome
+    (one,) = [one for one in found.differences if one.field == field]
+    assert one.why or outcome is Outcome.TAKEN
+
+
+def test_headers_of_the_first_of_several_files_are_open(table, tmp_path):
+    """A row of every further file would be lost."""
+    for paths in ("- file: ./a.csv\n- file: ./b.csv", "- pattern: ./*.csv"):
+        found = table("- read_delimited: {header: from_first_file}", paths)
+        assert outcomes(found)["read_delimited.header"] is Outcome.OPEN
+        assert found.dataset.header
+
+
+@pytest.mark.parametrize(
+    ("transformations", "words"),
+    [
+        ("- read_delta_lake: {version_as_of: 1}", "line 5: read_delta_lake cannot be read here"),
+        ("- read_delimited: {header: 'yes'}", "line 5: header is 'yes'; accepted: no_header"),
+        ("- read_delimited: {encoding: ebcdic}", "line 5: encoding is 'ebcdic'; accepted: utf8"),
+        ("- read_delimited: {delimiter: '||'}", "line 5: read_delimited: Value error, delimiter is '||'"),
+        ("- read_delimited: 5", "read_delimited is 5; accepted: a mapping"),
+        ("- {a: 1, b: 2}", "accepted: one transformation per entry"),
+        ("- read_parquet\n- extract_columns_from_partition_format: 5", "accepted: a format such as"),
+        ("- extract_columns_from_partition_format: '{a'", "partition_format is '{a'"),
+    ],
+)
+def test_what_is_wrong_is_refused(table, transformations, words):
+    """With file and line."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        table(transformations)
+
+
+@pytest.mark.parametrize("paths", ["[]", "- ./a.csv", "- {file: a, folder: b}", "- {files: a}", "- file: 5"])
+def test_paths_are_files_folders_and_patterns(table, paths):
+    """Nothing else."""
+    with pytest.raises(ValueError, match="accepted: "):
+        table("", f"  {paths}" if paths == "[]" else paths)
+
+
+def test_paths_count_from_the_file(table, tmp_path):
+    """And what only a workspace knows is open, or mapped."""
+    paths = "- file: ./a.csv\n- folder: b\n- pattern: c/*.csv\n- file: azureml://datastores/d/paths/x.csv"
+    found = table("", paths)
+    assert found.dataset.paths[:3] == [f"{tmp_path}/a.csv", f"{tmp_path}/b", f"{tmp_path}/c/*.csv"]
+    assert outcomes(found)["paths[3].file"] is Outcome.OPEN
+    references = {"azureml://datastores/d/paths/": "/mnt"}
+    assert load(tmp_path, references).dataset.paths[3] == "/mnt/x.csv"
+
+
+def test_a_folder_that_holds_the_table_definition_is_open(table):
+    """The file MLTable would be read as data."""
+    assert outcomes(table("- read_delimited", "- folder: ./"))["paths[0].folder"] is Outcome.OPEN
+    assert table("- read_delimited", "- folder: ./data").differences == []
+
+
+def test_files_without_a_reader_are_items(table):
+    """With what their paths say; eval_mount makes them items whatever is in them."""
+    found = table("- extract_columns_from_partition_format: '{user}/{day:yyyy/MM/dd}/*.csv'", "- folder: ./data")
+    assert found.dataset.partition_format == "{user}/{day:yyyy/MM/dd}/*.csv"
+    assert isinstance(table("- read_delimited", as_files=True).dataset, FileDataset)
+
+
+def test_keys_of_tables_come_from_hive_folders(table, tmp_path):
+    """There is no partition format for tables here."""
+    paths, step = "- pattern: ./data/**/*.csv", "- read_delimited\n- extract_columns_from_partition_format: "
+    field = "transformations.extract_columns_from_partition_format"
+    assert outcomes(table(f"{step}{{day:yyyy/MM}}", paths))[field] is Outcome.LEFT
+    (tmp_path / "data" / "store=1").mkdir(parents=True)
+    (tmp_path / "data" / "store=1" / "a.csv").write_text("n\n1\n")
+    assert outcomes(table(f"{step}'/store={{store}}/*.csv'", paths))[field] is Outcome.TAKEN
+    changed = table(f"{step}{{partition_format: '/store={{shop}}'}}", paths)
+    assert outcomes(changed)[field] is Outcome.CHANGED
+    assert "called as the folders are, store" in changed.differences[-1].why
