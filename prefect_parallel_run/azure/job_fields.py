@@ -43,6 +43,7 @@ def job_fields(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the fields of the configuration, and the script's arguments."""
     fields: dict[str, Any] = {"output_action": "append_row" if outputs.appends else "summary_only"}
+    findings.taken("input_data", section.get("input_data"), f"inputs: {split}")
     findings.taken("task.append_row_to", task.get("append_row_to"), f"output_action={fields['output_action']!r}")
     if outputs.append_row_file_name is not None:
         fields["append_row_file_name"] = outputs.append_row_file_name
@@ -111,6 +112,7 @@ def _numbers(section: Section, inputs: Mapping[str, Input], fields: dict[str, An
         findings.taken("logging_level", fields["logging_level"], "the same")
     if section.get("description") is not None:
         fields["description"] = str(section["description"]).strip()
+        findings.taken("description", None, "the same")
     _size(section, inputs, fields, findings)
 
 
