@@ -43,7 +43,7 @@ class Records:
     def feed(self, data: bytes) -> list[Record]:
         """Return the records that *data* shows to be whole."""
         *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest if len(rest) <= _LONGEST else rest[:_LONGEST]
+        self._rest = rest[: 2 * _LONGEST]
         return [record for line in lines for record in self._add(line)]
 
     def end(self) -> list[Record]:

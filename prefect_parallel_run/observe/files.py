@@ -70,21 +70,20 @@ class RunFiles:
 
     def node_joined(self, facts: NodeFacts) -> None:
         """Take note that a node opened."""
-        node = self._nodes.setdefault(facts.node, NodeCounts())
-        node.host, node.processes, node.state = facts.host, facts.slots, "open"
+        self._nodes[facts.node] = NodeCounts(facts.host, facts.slots)
 
     def node_left(self, node: str) -> None:
         """Take note that a node was lost."""
-        self._nodes.setdefault(node, NodeCounts()).state = "lost"
+        self._node(node).end = "lost"
 
     def node_released(self, node: str) -> None:
         """Take note that a node was given back."""
-        self._nodes.setdefault(node, NodeCounts()).state = "given back"
+        self._node(node).end = "given back"
 
     def committed(self, receipts: Sequence[Receipt]) -> None:
         """Write the tries of one commit, in one go; all of them ran on one node."""
         self._processed.append(processed.rows_of(receipts))
-        node = self._nodes.setdefault(receipts[0].node, NodeCounts())
+        node = self._node(receipts[0].node)
         node.tries += len(receipts)
         for receipt in receipts:
             if receipt.outcome != "succeeded":
@@ -110,6 +109,9 @@ class RunFiles:
         """Write how the run ended; the result is published, or will not be."""
         self._status = (status, reason)
         self._write_overview(self._clock())
+
+    def _node(self, name: str) -> NodeCounts:
+        return self._nodes.setdefault(name, NodeCounts())
 
     def _count_cause(self, receipt: Receipt) -> None:
         cause = self._causes.get(receipt.fingerprint)

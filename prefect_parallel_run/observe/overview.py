@@ -21,7 +21,7 @@ class NodeCounts:
 
     host: str = ""
     processes: int = 0
-    state: str = "open"  #: or how it went
+    end: str = ""  #: how it went, when it went before the run's end
     tries: int = 0
     failed: int = 0  #: tries
 
@@ -93,14 +93,14 @@ class Overview:
         return f"rate    {rate}\nto go   {'not known yet' if left is None else format_seconds(left)}\n"
 
     def _node_lines(self) -> Iterable[str]:
-        gone = [name for name, node in self.nodes.items() if node.state != "open"]
+        gone = [name for name, node in self.nodes.items() if node.end]
         untold = set(gone[:-_MOST])
         if untold:
             yield f"  {len(untold)} more that are gone\n"
-        for name, node in self.nodes.items():
+        for name, node in sorted(self.nodes.items(), key=lambda one: (len(one[0]), one[0])):
             if name not in untold:
-                where = f"{node.state}, on {node.host}, processes: {node.processes}"
-                yield f"  {name}: {where}; tries: {node.tries:,}, failed: {node.failed:,}\n"
+                where = f"on {node.host}, processes: {node.processes}; tries: {node.tries:,}, failed: {node.failed:,}"
+                yield f"  {name}: {where}{f'; {node.end}' if node.end else ''}\n"
 
 
 def _cause_lines(causes: Sequence[CauseCounts]) -> Iterable[str]:
