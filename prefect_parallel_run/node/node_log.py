@@ -30,7 +30,7 @@ from prefect_parallel_run.policy.sampling import Widening
 MOST_EVENTS = 20_000  #: lines
 _LOOK = 0.25  #: s between two looks
 _SOON = 0.05  #: s to the next one while much is printed
-_MUCH = 1 << 20  #: bytes between two looks
+_MUCH = 4 << 20  #: bytes between two looks
 _ENDED_EVERY = 5.0  #: s between two looks at files of processes that have ended
 _LAST_WORDS = 1.0  #: s for children that are being ended to be gone
 _PATIENCE = 2.0  #: s for the last look; a disk that hangs must not hold up the run's end

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 _HEADER = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \d+ (Level \d+|\S+) ?")  # child/life.py writes it
 _LEVELS = {b"DEBUG": 10, b"INFO": 20, b"WARNING": 30, b"ERROR": 40, b"CRITICAL": 50}
 _LONGEST = 4_000  #: bytes of a record that are told
-_PIECE = 32 << 10  #: bytes looked at closely at once; of more in so short a time only the lines are counted
+_PIECE = 16 << 10  #: bytes looked at closely at once; of more in so short a time only the lines are counted
 _BLOCK = 1 << 20
 
 
