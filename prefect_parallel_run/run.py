@@ -60,7 +60,15 @@ class Watch(Observer, Protocol):
         """The first mini-batches are about to be handed out; *tally* is not empty when the run goes on from its ledger."""
 
     def ended(self, ledger: Ledger) -> None:
-        """The run is over, well or not; the ledger has the last word."""
+        """Nothing runs any more, well or not; the ledger has the last word on every mini-batch."""
+
+    def closed(self, status: str, reason: str) -> None:
+        """The run is over: its result is published, or will not be.
+
+        Args:
+            status: succeeded, failed, interrupted or cancelled.
+            reason: Why it is not succeeded.
+        """
 
 
 def run_step(
@@ -118,11 +126,12 @@ def run_step(
                 _drive(spec, choice, ledger, drive, cluster, watch, beat)
                 receipt = reduce(_reduction(spec, choice, watch, beat))
             except BaseException as error:
-                _note_end(ledger, error)
+                watch.closed(*_note_end(ledger, error))
                 if ledger.is_untouched() and not directory.plan.exists():
                     _remove_what_never_began(directory, mirror, stack)
                 raise
             ledger.note(status="succeeded", reason="")
+            watch.closed("succeeded", "")
         if mirror is not None:
             _bring_up(mirror, directory, beat, stack)
         return _result(spec, directory, receipt, started, reused=False)
@@ -200,13 +209,15 @@ def _receipts(spec: StepSpec) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name.rstrip("/"), json.loads(read(f"{copies}/{name}receipt.json"))
 
 
-def _note_end(ledger: Ledger, error: BaseException) -> None:
-    """Note why a run ended. Where even that cannot be written, the first error is the one to tell."""
+def _note_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
+    """Note, and return, how and why a run ended. Where even that cannot be written, the first error is the one to tell."""
     status = "interrupted" if isinstance(error, Exception) else "cancelled"
     if isinstance(error, LimitExceededError | NothingSucceededError | EntryScriptError):
         status = "failed"  # by itself: going on would only end the same way
+    reason = str(error) or type(error).__name__
     with suppress(OutputError):
-        ledger.note(status=status, reason=str(error) or type(error).__name__)
+        ledger.note(status=status, reason=reason)
+    return status, reason
 
 
 class _Opening:

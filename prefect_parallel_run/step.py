@@ -260,4 +260,5 @@ class _Watch(LogWatch):
         self._artifacts.progressed(tally)
 
     def ended(self, ledger: Ledger) -> None:
+        super().ended(ledger)
         self._artifacts.ended(ledger)

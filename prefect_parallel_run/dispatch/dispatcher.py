@@ -19,6 +19,7 @@ from distributed.scheduler import KilledWorker
 from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.dispatch.calls import call_worker
 from prefect_parallel_run.dispatch.elasticity import Elasticity
+from prefect_parallel_run.dispatch.hearing import Hearing
 from prefect_parallel_run.dispatch.homecoming import Homecoming, LostOnTheWayError
 from prefect_parallel_run.dispatch.messages import (
     Abort,
@@ -47,7 +48,7 @@ from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, Li
 from prefect_parallel_run.failures import first_failure
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.node import NOT_BEGUN, LeaseResult
-from prefect_parallel_run.node.service import NodeClosedError, ready_topic, recall_lease, run_lease
+from prefect_parallel_run.node.service import NodeClosedError, ready_topic, recall_lease, run_lease, said_topic
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.plan import PlanReader
@@ -116,7 +117,9 @@ class Dispatcher:
         self._events: queue.SimpleQueue[Event | tuple[int, LeaseResult | BaseException]] = queue.SimpleQueue()
         self._sent: dict[int, _Sent] = {}
         self._lost_at: dict[tuple[int, int], float] = {}  # when a try that was lost had been sent
-        self._nodes = Nodes(client, settings, wanted, observer, heartbeat, discard, self._events.put, prepared, journey)
+        self._hearing = hearing = Hearing()
+        report = self._events.put
+        self._nodes = Nodes(client, settings, wanted, observer, heartbeat, discard, report, prepared, journey, hearing.hear)
         self._elasticity, self._release = elasticity, release
         self._homecoming = Homecoming(client, settings.token, settings.run_directory)
         self._left: set[str] = set()  # nodes that were told as lost
@@ -134,6 +137,7 @@ class Dispatcher:
             OutputError: The run directory cannot be written.
         """
         self._client.subscribe_topic(ready_topic(self._settings.token), self._note_ready)
+        self._client.subscribe_topic(said_topic(self._settings.token), lambda event: self._hearing.hear(event[1]))
         self._nodes.begin()
         try:
             while not self._finished:
@@ -142,6 +146,7 @@ class Dispatcher:
                 for event in chain(self._grow(), self._wait()):
                     self._follow(self._state.handle(event, time.monotonic()))
                 self._observer.progressed(self._state.tally)
+                self._tell_script_lines()
                 self._heartbeat()
             self._nodes.close()
         except BaseException:
@@ -154,6 +159,10 @@ class Dispatcher:
             self._nodes.remove()
             if self._client.status == "running":
                 self._client.unsubscribe_topic(ready_topic(self._settings.token))
+                self._client.unsubscribe_topic(said_topic(self._settings.token))
+            self._tell_script_lines()
+            if self._hearing.left_out:
+                self._observer.script_left_out(self._hearing.left_out)
 
     # Events
 
@@ -228,14 +237,17 @@ class Dispatcher:
             self._follow(state.handle(NodeLeft(node), time.monotonic()))
         if going:
             addresses = [self._nodes.address_of(node) for node in going]
-            self._fetch_logs(addresses)
-            self._nodes.give_back(going)
+            self._nodes.give_back(going, self._fetch_logs)
             if self._release is not None:
                 self._release(addresses)
 
     def _note_ready(self, event: tuple[float, dict[str, str]]) -> None:
         """Take note, on the client's thread, that a slot is ready."""
         self._events.put(SlotReady(event[1]["node"]))
+
+    def _tell_script_lines(self) -> None:
+        for line in self._hearing.take():
+            self._observer.script_said(line)
 
     def _forget(self, node: str) -> NodeLeft:
         self._nodes.forget(node)
@@ -334,6 +346,7 @@ class Dispatcher:
         if self._lost_at:
             decided = [(self._dated(receipt), state) for receipt, state in decided]
         self._ledger.commit(decided)
+        self._observer.committed([receipt for receipt, _ in decided])
         for receipt, state in decided:
             if receipt.outcome != "succeeded":
                 self._observer.tried(receipt, state)

@@ -18,7 +18,8 @@ from prefect_parallel_run.node.service import list_logs, read_file
 from prefect_parallel_run.records import Receipt
 
 _PIECE = 4 << 20  #: bytes in one message
-_MOST_LOG = 1 << 20  #: bytes of one log, its end
+_MOST_LOG = 1 << 20  #: bytes of one log that processes write, its end
+_WHOLE = (".processes.jsonl", ".resources.csv")  #: what the node writes itself, which is short
 _PART, _OFFSET, _LENGTH = (Receipt._fields.index(name) for name in ("part", "offset", "length"))
 
 
@@ -61,8 +62,9 @@ class Homecoming:
     async def fetch_logs(self, address: str) -> None:
         """Bring what a node's processes have printed, of each log the end; of a node that is lost there is nothing to bring."""
         try:
-            for name, size in (await self._ask(address, list_logs)).items():
-                start = max(0, size - _MOST_LOG)
+            found = await self._ask(address, list_logs)
+            for name, size in sorted(found.items(), key=lambda one: (not one[0].endswith(_WHOLE), one)):  # should time run out
+                start = 0 if name.endswith(_WHOLE) else max(0, size - _MOST_LOG)
                 data = await self._ask(address, read_file, "logs", name, start, size - start)
                 await asyncio.to_thread((self._folder / "logs" / _plain(name)).write_bytes, data)
         except LostOnTheWayError:

@@ -22,7 +22,17 @@ from prefect_parallel_run.dispatch.roster import Roster
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, InputError, OutputError, ParallelRunError
 from prefect_parallel_run.node.keeping import EVERY
 from prefect_parallel_run.node.preflight import Probe, View
-from prefect_parallel_run.node.service import Way, close_node, keep_node, open_node, remove_node, take_bundle, view_node
+from prefect_parallel_run.node.script_lines import Said
+from prefect_parallel_run.node.service import (
+    LastWords,
+    Way,
+    close_node,
+    keep_node,
+    open_node,
+    remove_node,
+    take_bundle,
+    view_node,
+)
 from prefect_parallel_run.node.settings import NodeSettings
 
 _GONE = (OSError, asyncio.TimeoutError, asyncio.CancelledError, FutureCancelledError)  #: how calls to what is lost end
@@ -62,6 +72,7 @@ class Nodes:
         report: Called with what happens to nodes.
         prepared: Nodes that are named already, from ``node-0`` on.
         journey: None for nodes that are processes of this machine.
+        hear: Called with what a node's scripts have logged at the end; on any thread.
     """
 
     def __init__(
@@ -75,10 +86,11 @@ class Nodes:
         report: Callable[[Event], None],
         prepared: int = 0,
         journey: Journey | None = None,
+        hear: Callable[[Said], None] = lambda _: None,
     ) -> None:
         self._client, self._settings, self._wanted = client, settings, wanted
         self._observer, self._heartbeat, self._discard, self._report = observer, heartbeat, discard, report
-        self._journey = journey
+        self._journey, self._hear = journey, hear
         self._roster = Roster(PATIENCE)
         self._workers: dict[str, Any] = {}  # what the scheduler says of those that give signs of life, by address
         self._names: dict[str, str] = {}  # of nodes that are open, by address
@@ -157,18 +169,26 @@ class Nodes:
 
     def close(self) -> None:
         """Have all nodes call shutdown() and end; what goes wrong there is told, and harms nothing: all is committed."""
-        for address, problems in self.call(self.addresses, close_node, self._settings.token, True).items():
-            if isinstance(problems, BaseException):
+        for address, answer in self.call(self.addresses, close_node, self._settings.token, True).items():
+            if isinstance(answer, BaseException):
                 self._observer.warned(f"{self._names[address]} was lost while shutdown() of the entry script ran there")
                 continue
-            for text in problems:
+            self._take_last_words(answer)
+            for text in answer.problems:
                 self._observer.warned(f"shutdown() of the entry script failed:\n{text}")
 
-    def give_back(self, nodes: Collection[str]) -> None:
-        """Have nodes without a lease call shutdown() and end; their workers are not used again."""
+    def give_back(self, nodes: Collection[str], fetch_logs: Callable[[Collection[str]], None]) -> None:
+        """Have nodes without a lease call shutdown() and end; their workers are not used again.
+
+        Args:
+            nodes: Their names.
+            fetch_logs: Called with their addresses when they have ended.
+        """
         addresses = [self.address_of(node) for node in nodes]
         at_home = [address for address in self.with_rows_at_home if address in addresses]
-        self.call(addresses, close_node, self._settings.token, True)
+        for answer in self.call(addresses, close_node, self._settings.token, True).values():
+            self._take_last_words(answer)
+        fetch_logs(addresses)
         self._tell_all(remove_node, at_home, self._settings.token)
         self._left_alone.update(addresses)
         for node in nodes:
@@ -186,6 +206,10 @@ class Nodes:
         self._is_over = True
         self._tell_all(remove_node, self.with_rows_at_home, self._settings.token)
 
+    def _take_last_words(self, answer: object) -> None:
+        for said in answer.said if isinstance(answer, LastWords) else []:
+            self._hear(said)
+
     def _tell_all(self, function: Callable[..., Any], addresses: list[str], *arguments: Any) -> bool:
         """Call a function on workers that may be gone; False when not all have answered in time."""
         if not addresses:
@@ -194,7 +218,9 @@ class Nodes:
             return False
 
         async def tell() -> None:
-            await self._client.run(function, *arguments, workers=addresses, on_error="ignore", asynchronous=True)
+            answers = await self._client.run(function, *arguments, workers=addresses, on_error="ignore", asynchronous=True)
+            for answer in answers.values():
+                self._take_last_words(answer)
 
         try:
             self._client.sync(tell, callback_timeout=_STOP_TIMEOUT)

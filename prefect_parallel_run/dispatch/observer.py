@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from prefect_parallel_run.dispatch.hearing import ScriptLine
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.records import Breach, Receipt, Tally
@@ -24,11 +26,20 @@ class Observer(Protocol):
     def slot_failed(self, node: str, failure: StartFailure) -> None:
         """A process could not be started, for good."""
 
+    def committed(self, receipts: Sequence[Receipt]) -> None:
+        """Tries have ended and are in the ledger, failed ones among them; called once per commit."""
+
     def tried(self, receipt: Receipt, state: str) -> None:
         """A try failed; *state* is where its mini-batch stands now."""
 
     def progressed(self, tally: Tally) -> None:
         """Counts changed, or time passed."""
+
+    def script_said(self, line: ScriptLine) -> None:
+        """The entry script has logged something at ``logging_level`` or above."""
+
+    def script_left_out(self, lines: int) -> None:
+        """The run is over; so many lines that the script has logged were not told."""
 
     def held(self, breach: Breach | None) -> None:
         """New mini-batches are held back because of *breach*, or (None) handed out again."""

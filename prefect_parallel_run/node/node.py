@@ -13,6 +13,7 @@ import traceback
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,10 @@ from prefect_parallel_run.node import guardian
 from prefect_parallel_run.node.fetching import LeaseFiles
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
 from prefect_parallel_run.node.idle import IdleSlots
+from prefect_parallel_run.node.life import Lives
+from prefect_parallel_run.node.node_log import NodeLog
 from prefect_parallel_run.node.recall import Recall
+from prefect_parallel_run.node.script_lines import Said
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Slot, SlotStoppedError, SlotUnusableError, Work
 from prefect_parallel_run.node.spares import Spares
@@ -66,7 +70,8 @@ class Node:
         wanted = settings.slots or default_slots(self._cores, gpus)
         own = () if VISIBLE in settings.environment_variables else gpus  # who sets it for all processes has decided
         variables = [slot_environment(number, own, environment) for number in range(min(wanted, settings.most_slots))]
-        starters = [Starter(settings, {**environment, **given}, interpreter, scratch) for given in variables]
+        lives = Lives()
+        starters = [Starter(settings, {**environment, **given}, interpreter, scratch, lives) for given in variables]
         # A spare is started before it is known whom it will replace: it fits where all slots are alike.
         alike = starters[0] if starters and all(given == variables[0] for given in variables) else None
         self._spares = Spares(alike, SpareNeed(settings.run_invocation_timeout))
@@ -80,6 +85,8 @@ class Node:
         self._lock = threading.Lock()
         self._guardian = guardian.start(marker, scratch)
         self._stopped = False
+        self._log = NodeLog(settings, lives)
+        self._log.start()
         for slot in self._slots:
             threading.Thread(target=self._open_slot, args=(slot,), daemon=True).start()
 
@@ -197,6 +204,7 @@ class Node:
             thread.start()
         for thread in threads:
             thread.join()
+        self._log.close()
         if not self.settings.rows_home:
             self.remove()
         return [problem for problem in problems if problem]
@@ -218,13 +226,19 @@ class Node:
         """
         if folder not in _READABLE or Path(name).name != name:
             raise ValueError(f"{folder}/{name} is no file of a run")
-        with Path(self.settings.run_directory, folder, name).open("rb") as file:
+        path = Path(self.settings.run_directory, folder, name)
+        if folder == "logs" and not path.exists():  # of very many only some are kept
+            return b""
+        with path.open("rb") as file:
             file.seek(offset)
             return file.read(length)
 
     def logs(self) -> dict[str, int]:
         """Return the size of every log that is not empty, bytes by name."""
-        found = {path.name: path.stat().st_size for path in Path(self.settings.run_directory, "logs").iterdir()}
+        found: dict[str, int] = {}
+        for path in Path(self.settings.run_directory, "logs").iterdir():
+            with suppress(FileNotFoundError):  # of very many only some are kept
+                found[path.name] = path.stat().st_size
         return {name: size for name, size in found.items() if size}
 
     def _open_slot(self, slot: Slot) -> None:
@@ -250,6 +264,14 @@ class Node:
             self._tell_ready, untold = tell, self._untold
         for _ in range(untold):
             tell()
+
+    def tell_said_to(self, tell: Callable[[Said], None]) -> None:
+        """Have *tell* called with what the scripts log."""
+        self._log.tell_to(tell)
+
+    def last_said(self) -> list[Said]:
+        """Return what the scripts have logged lately; a node that is closed says no more."""
+        return self._log.last_said()
 
     def _give_up(self, failure: StartFailure) -> None:
         with self._lock:

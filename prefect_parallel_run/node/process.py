@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.board import GIVE_BACK, GO, SIZE, STOP, Board
+from prefect_parallel_run.node.machine import resident
 
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
 _PIPE_SIZE = 1 << 20  #: bytes that may wait in a pipe, where the system lets us say so
@@ -138,11 +139,7 @@ class Child:
 
     def resident(self) -> int:
         """Return its resident memory, bytes; 0 when it has ended."""
-        try:
-            fields = Path(f"/proc/{self.pid}/statm").read_bytes().split()
-        except OSError:
-            return 0
-        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+        return resident(self.pid)
 
     def stacks(self) -> str:
         """Return where its threads are now, most recent call first; it can tell even while stuck in C code."""

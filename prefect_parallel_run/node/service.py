@@ -21,6 +21,7 @@ from prefect_parallel_run.node.cache import cache_folder
 from prefect_parallel_run.node.keeping import Keeper
 from prefect_parallel_run.node.node import LeaseResult, Node
 from prefect_parallel_run.node.preflight import Probe, View, look_around
+from prefect_parallel_run.node.script_lines import Said
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Work
 
@@ -30,6 +31,13 @@ class Way(NamedTuple):
 
     rows_home: bool  #: rows and logs are fetched from it
     bundled: bool  #: the script comes with the bundle
+
+
+class LastWords(NamedTuple):
+    """What a node says when it is closed."""
+
+    problems: list[str]  #: what went wrong in the scripts' shutdown()
+    said: list[Said]  #: what the scripts have logged lately; some of it has been told before
 
 
 class _Open(NamedTuple):
@@ -89,12 +97,18 @@ async def open_node(settings: NodeSettings, names: dict[str, str], ways: dict[st
     _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=threads < 2 * node.facts.slots)
     message = {"node": node.settings.node}
     node.tell_ready_to(lambda: dask_worker.log_event(ready_topic(token), message))
+    node.tell_said_to(lambda said: dask_worker.log_event(said_topic(token), said))
     return node.facts
 
 
 def ready_topic(token: str) -> str:
     """Return the topic of the Dask events that tell that a slot is ready for its first mini-batch."""
     return f"parallel-run-ready-{token}"
+
+
+def said_topic(token: str) -> str:
+    """Return the topic of the Dask events that tell what the scripts log."""
+    return f"parallel-run-said-{token}"
 
 
 def run_lease(
@@ -156,19 +170,19 @@ def list_logs(token: str, dask_worker: Any) -> dict[str, int]:
     return {} if found is None else found.node.logs()
 
 
-async def close_node(token: str, graceful: bool, dask_worker: Any) -> list[str]:
-    """End the run on this node; return what went wrong in the scripts' shutdown().
+async def close_node(token: str, graceful: bool, dask_worker: Any) -> LastWords:
+    """End the run on this node; return its last words.
 
     A node that has rows at home keeps them until ``remove_node``.
     """
     _unwanted[token].set()
     found = _of(dask_worker).get(token)
     if found is None:
-        return []
+        return LastWords([], [])
     problems = await asyncio.to_thread(found.node.close, graceful=graceful)
     if not found.node.settings.rows_home:
         _forget(dask_worker, token)
-    return problems
+    return LastWords(problems, found.node.last_said())
 
 
 async def remove_node(token: str, dask_worker: Any) -> None:

@@ -48,6 +48,11 @@ class NodeSettings:
     init_timeout: float  #: s
     process_memory_limit: int | None  #: bytes
 
+    @property
+    def prefix(self) -> str:
+        """Return how the names of the node's files in ``logs`` and ``parts`` begin."""
+        return f"{f'r{self.drive}.' if self.drive > 1 else ''}{self.node}."
+
     def to_json(self) -> bytes:
         """Return them as one line, for a worker that has not joined its scheduler yet."""
         return json.dumps(asdict(self), separators=(",", ":")).encode("ascii") + b"\n"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.board import IDLE
 from prefect_parallel_run.child.failure import fingerprint
+from prefect_parallel_run.node.life import Life
 from prefect_parallel_run.node.process import Child
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeSettings
@@ -67,6 +68,7 @@ class Slot:
     def __init__(self, number: int, settings: NodeSettings, starter: Starter, spares: Spares) -> None:
         self._number, self._settings, self._starter, self._spares = number, settings, starter, spares
         self._child: Child | None = None
+        self._life: Life | None = None  # of the child
         self._started = 0  # children so far
         self._idle_deaths = 0
         self._recall = Recall()  # of the lease that is being run
@@ -110,20 +112,21 @@ class Slot:
             return ""
         child.send([b'"shutdown"\n'])
         problem = self._goodbye(child)
-        self._bury()
+        self._bury("shut_down" if child.exit_status() is not None else "stopped")
         return problem
 
     def stop(self) -> None:
         """End the child at once; whoever is in run() gets SlotStoppedError. May be called from any thread."""
         self._stopping.set()
         with self._lock:
-            if self._child is not None:
+            if self._child is not None and self._life is not None:
                 self._child.kill()
+                self._life.has_ended("stopped", self._child.exit_status())
 
     def raise_if_stopping(self) -> None:
         """Raise SlotStoppedError once stop() was called."""
         if self._stopping.is_set():
-            self._bury()
+            self._bury("stopped")
             raise SlotStoppedError
 
     # Starting
@@ -134,12 +137,12 @@ class Slot:
         start = self._spares.take()
         if start is None:
             try:
-                start = self._starter.start(f"{self._number}.{self._started}")
+                start = self._starter.start(f"{self._number}.{self._started}", self._number)
             except OSError as error:
                 return StartFailure("spawn", type(error).__name__, f"{self._starter.interpreter}: {error}", "")
             start.call_init()
         with self._lock:
-            self._child = start.child
+            self._child, self._life = start.child, start.life
         is_over = False
         while not is_over:
             is_over = start.look(_START_GLANCE)
@@ -148,7 +151,9 @@ class Slot:
                 self._give_back_from(0)
                 self._given_back.clear()  # no child has them
         if start.failure is not None:
-            self._bury()
+            self._bury("start_failed")
+        else:
+            start.enter(self._number)
         return start.failure
 
     # Working
@@ -206,7 +211,7 @@ class Slot:
         """End a child whose work does not count any more."""
         self._recall.answer(self._stop)
         self._left.clear()
-        self._bury()
+        self._bury("unneeded")
 
     def _receipt(self, answer: Any, work: Work, pid: int) -> tuple[Any, ...]:
         if len(answer) not in (_SHORT_ANSWER, _ANSWER_FIELDS) or (answer[0], answer[1]) != (
@@ -249,7 +254,7 @@ class Slot:
             self._idle_deaths = 0
         else:
             self._idle_deaths += 1
-        self._bury()
+        self._bury(verdict.outcome)
         self._spares.child_ended()
         if self._idle_deaths >= _RESTARTS:
             words = f"while it waited for work {verdict.error}"
@@ -290,12 +295,13 @@ class Slot:
             problem = str(answer[1])
         return problem if problem is not None else f"in shutdown() its process {describe_exit(ended)}"
 
-    def _bury(self) -> None:
-        """Leave nothing of the child behind."""
+    def _bury(self, reason: str) -> None:
+        """Leave nothing of the child behind, and tell why it has ended."""
         with self._lock:
-            child, self._child = self._child, None
-        if child is not None:
+            child, life, self._child, self._life = self._child, self._life, None, None
+        if child is not None and life is not None:
             child.kill()
+            life.has_ended(reason, child.exit_status())
             child.close()
         self._given_back.clear()
 

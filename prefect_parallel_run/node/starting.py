@@ -12,6 +12,7 @@ import tempfile
 import time
 from typing import Any, NamedTuple
 
+from prefect_parallel_run.node.life import Life, Lives
 from prefect_parallel_run.node.process import Child
 from prefect_parallel_run.node.settings import NodeSettings
 
@@ -33,16 +34,18 @@ class Start:
 
     Attributes:
         child: The process.
+        life: Of the process, as it is told.
         stage: How far it is, as far as it was looked at.
         failure: Why it will never be ready.
     """
 
-    def __init__(self, child: Child, init_timeout: float) -> None:
-        self.child, self._init_timeout = child, init_timeout
+    def __init__(self, child: Child, life: Life, init_timeout: float) -> None:
+        self.child, self.life, self._init_timeout = child, life, init_timeout
         self.stage = IMPORTING
         self.failure: StartFailure | None = None
         self._began = time.monotonic()
         self._called: float | None = None
+        self._seen: dict[str, float] = {}  # when it was seen to be in a stage
 
     def call_init(self) -> None:
         """Have the child call init(), as soon as it has imported the script."""
@@ -57,9 +60,16 @@ class Start:
             self.failure = self._failure()
         return self.stage == READY or self.failure is not None
 
+    def enter(self, slot: int) -> None:
+        """Take note that the child, now that it is ready, works in this slot."""
+        ready = self._seen[READY]
+        imported, in_init = (self._seen.get(stage, ready) for stage in (WAITING, IN_INIT))
+        self.life.is_ready(slot, imported - self._began, ready - in_init)
+
     def end(self) -> None:
         """Leave nothing of the child behind."""
         self.child.kill()
+        self.life.has_ended("unneeded" if self.failure is None else "start_failed", self.child.exit_status())
         self.child.close()
 
     def _failure(self) -> StartFailure | None:
@@ -69,6 +79,7 @@ class Start:
                 if len(answer) == 5 and answer[0] == "start_failed":
                     return StartFailure(*(str(part) for part in answer[1:]))
                 self.stage = _SAYS[tuple(answer)]
+                self._seen[self.stage] = time.monotonic()
         except (ValueError, KeyError, TypeError) as error:
             return StartFailure("start", "ProtocolError", f"its process wrote something to our pipe: {error}", "")
         if self.stage == READY:
@@ -94,23 +105,26 @@ class Starter:
         environment: Of the children.
         interpreter: That runs them.
         scratch: Folder for their private folders.
+        lives: Told of them.
     """
 
-    def __init__(self, settings: NodeSettings, environment: dict[str, str], interpreter: str, scratch: str) -> None:
+    def __init__(
+        self, settings: NodeSettings, environment: dict[str, str], interpreter: str, scratch: str, lives: Lives
+    ) -> None:
         self.interpreter = interpreter
-        self._settings, self._environment, self._scratch = settings, environment, scratch
-        self._prefix = f"r{settings.drive}." if settings.drive > 1 else ""
+        self._settings, self._environment, self._scratch, self._lives = settings, environment, scratch, lives
 
-    def start(self, name: str) -> Start:
+    def start(self, name: str, slot: int | None = None) -> Start:
         """Start a child that imports the script, and return at once.
 
         Args:
             name: Unlike that of any other child of the node; names its logs and its part.
+            slot: It is started for; None for a spare.
 
         Raises:
             OSError: There is no process.
         """
-        process = f"{self._prefix}{self._settings.node}.{name}"
+        process = f"{self._settings.prefix}{name}"
         logs = f"{self._settings.run_directory}/logs/{process}"
         scratch = tempfile.mkdtemp(prefix=f"{process}.", dir=self._scratch)
         try:
@@ -119,7 +133,7 @@ class Starter:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         child.send([_line(self._settings.for_child(process=process, scratch=scratch))])
-        return Start(child, self._settings.init_timeout)
+        return Start(child, self._lives.begin(process, child.pid, slot), self._settings.init_timeout)
 
 
 def describe_exit(status: int) -> str:

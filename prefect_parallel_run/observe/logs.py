@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from prefect_parallel_run.dispatch.hearing import ScriptLine
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.observe.progress import Pace, sentence
@@ -82,6 +83,15 @@ class RunLog:
         else:
             words = "%s = %g would be exceeded if the pending tries failed: no new mini-batch until they are done"
             self._logger.warning(words, breach.limit, breach.allowed, extra={"action": "held"})
+
+    def script_said(self, line: ScriptLine) -> None:
+        """Tell what the entry script has logged, at its own level."""
+        self._logger.log(line.level, "%s: %s", line.process, neutral(line.text), extra={"action": "script_said"})
+
+    def script_left_out(self, lines: int) -> None:
+        """Tell how much more of that there is, and where."""
+        words = "%d more lines that the entry script has logged are in logs/*.log of the run directory"
+        self._logger.info(words, lines, extra={"action": "script_left_out"})
 
     def warned(self, text: str) -> None:
         """Pass a warning on."""

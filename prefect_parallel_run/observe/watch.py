@@ -1,24 +1,28 @@
-"""Who is told what happens in a run: a logger, and where Prefect is at hand its artifacts too."""
+"""Who is told what happens in a run: a logger and the files in ``logs``, and where Prefect is at hand its artifacts too."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
+from prefect_parallel_run.dispatch.hearing import ScriptLine
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.node.starting import StartFailure
+from prefect_parallel_run.observe.files import RunFiles
 from prefect_parallel_run.observe.logs import Logger, RunLog
 from prefect_parallel_run.records import Breach, Receipt, Tally
 from prefect_parallel_run.run_directory import RunDirectory
 
 
 class LogWatch(Observer):
-    """Tells a logger."""
+    """Tells a logger, and keeps the files in the run directory's ``logs``."""
 
     def __init__(self, step: str, logger: Logger) -> None:
         self._step, self._logger = step, logger
         self._log = RunLog(logger)
+        self._files: RunFiles | None = None  # until the run has begun
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         """Tell what is about to be done, and what is done already."""
@@ -34,25 +38,44 @@ class LogWatch(Observer):
                 extra={"action": "resumed"},
             )
         self._log = RunLog(self._logger, tally.finished, time.monotonic)
+        self._files = RunFiles(run, self._step, tally, self.warned)
 
     def ended(self, ledger: Ledger) -> None:
-        """Nothing to tell: the result, or the error, says it all."""
+        """Write the last counts; the result, or the error, says the rest."""
+        if self._files is not None:
+            self._files.ended(ledger.tally())
+
+    def closed(self, status: str, reason: str) -> None:
+        """Write how the run ended."""
+        if self._files is not None:
+            self._files.closed(status, reason)
 
     def node_joined(self, facts: NodeFacts) -> None:
         """Pass it on."""
         self._log.node_joined(facts)
+        if self._files is not None:
+            self._files.node_joined(facts)
 
     def node_left(self, node: str) -> None:
         """Pass it on."""
         self._log.node_left(node)
+        if self._files is not None:
+            self._files.node_left(node)
 
     def node_released(self, node: str) -> None:
         """Pass it on."""
         self._log.node_released(node)
+        if self._files is not None:
+            self._files.node_released(node)
 
     def slot_failed(self, node: str, failure: StartFailure) -> None:
         """Pass it on."""
         self._log.slot_failed(node, failure)
+
+    def committed(self, receipts: Sequence[Receipt]) -> None:
+        """Pass it on."""
+        if self._files is not None:
+            self._files.committed(receipts)
 
     def tried(self, receipt: Receipt, state: str) -> None:
         """Pass it on."""
@@ -61,6 +84,16 @@ class LogWatch(Observer):
     def progressed(self, tally: Tally) -> None:
         """Pass it on."""
         self._log.progressed(tally)
+        if self._files is not None:
+            self._files.progressed(tally)
+
+    def script_said(self, line: ScriptLine) -> None:
+        """Pass it on."""
+        self._log.script_said(line)
+
+    def script_left_out(self, lines: int) -> None:
+        """Pass it on."""
+        self._log.script_left_out(lines)
 
     def held(self, breach: Breach | None) -> None:
         """Pass it on."""

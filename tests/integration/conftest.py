@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run import FileDataset
+from prefect_parallel_run.node.life import Lives
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Slot, Work
@@ -77,7 +78,7 @@ class Bench:
     def slot(self, script: str, *arguments: str, **changes) -> Slot:
         settings = self.settings(script, *arguments, **changes)
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
-        starter = Starter(settings, environment, changes.get("interpreter") or sys.executable, str(self.folder))
+        starter = Starter(settings, environment, changes.get("interpreter") or sys.executable, str(self.folder), Lives())
         spares = Spares(starter, SpareNeed(settings.run_invocation_timeout))
         slot = Slot(0, settings, starter, spares)
         self._slots.append(slot)
@@ -107,7 +108,7 @@ class Bench:
     def close(self) -> None:
         for slot in self._slots:
             slot.stop()
-            slot._bury()
+            slot._bury("stopped")
         for spares in self._spares:
             spares.stop()
 

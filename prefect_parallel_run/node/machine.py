@@ -1,0 +1,83 @@
+"""What a machine and some of its processes use now, read from /proc."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+HEADER = "time,cpu_percent,memory_used,memory_total,processes,processes_memory,disk_free\n"
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Ticks(NamedTuple):
+    """Processor time of the whole machine since its start, in the system's ticks."""
+
+    busy: int
+    total: int
+
+
+def ticks_of(stat: str) -> Ticks:
+    """Return what the first line of /proc/stat says; time spent waiting for a disk is idle time.
+
+    >>> ticks_of("cpu  10 1 4 80 5 0 0 0 0 0")
+    Ticks(busy=15, total=100)
+    """
+    fields = [int(field) for field in stat.split()[1:9]]  # the two behind are in the first two already
+    return Ticks(sum(fields) - sum(fields[3:5]), sum(fields))
+
+
+def memory_of(meminfo: str) -> tuple[int, int]:
+    r"""Return the bytes in use and in all, from /proc/meminfo; what can be given back at once is not in use.
+
+    >>> memory_of("MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable: 60 kB\n")
+    (40960, 102400)
+    """
+    given = {name: int(value.split()[0]) << 10 for name, _, value in (line.partition(":") for line in meminfo.splitlines())}
+    return given["MemTotal"] - given["MemAvailable"], given["MemTotal"]
+
+
+class Machine:
+    """Takes samples.
+
+    Args:
+        folder: On the disk whose free space counts.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._before = self._ticks()
+
+    def sample(self, now: float, pids: Iterable[int]) -> str:
+        """Return a line under HEADER: what the machine uses, and what processes of ours hold.
+
+        Args:
+            now: Unix time, s.
+            pids: Of the processes; what they have started is not counted.
+        """
+        ticks = self._ticks()
+        passed = max(ticks.total - self._before.total, 1)
+        percent = 100.0 * (ticks.busy - self._before.busy) / passed
+        self._before = ticks
+        used, total = memory_of(_read("/proc/meminfo"))
+        held = [resident(pid) for pid in pids]
+        disk = os.statvfs(self._folder)
+        free = disk.f_bavail * disk.f_frsize
+        return f"{now:.3f},{min(max(percent, 0.0), 100.0):.1f},{used},{total},{len(held)},{sum(held)},{free}\n"
+
+    def _ticks(self) -> Ticks:
+        return ticks_of(_read("/proc/stat").partition("\n")[0])
+
+
+def resident(pid: int) -> int:
+    """Return the resident memory of a process, bytes; 0 when it has ended."""
+    try:
+        fields = _read(f"/proc/{pid}/statm").split()
+    except OSError:
+        return 0
+    return int(fields[1]) * _PAGE if len(fields) > 1 else 0
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:  # noqa: PTH123  several times a second: pathlib would double it
+        return file.read()

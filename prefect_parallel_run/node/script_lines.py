@@ -1,0 +1,71 @@
+"""What scripts write with EntryScript().logger, gathered for Prefect's log: not too much of it, each once, in plain values."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from prefect_parallel_run.node.shortening import Cut
+from prefect_parallel_run.node.tail import Record, Tail
+from prefect_parallel_run.policy.allowance import Allowance
+
+PER_SECOND = 20.0  #: messages of a node
+IN_ALL = 1_000  #: messages of a node
+
+Said = dict[str, Any]  #: node, number (of such a parcel, from 1), lines ([level, process, text] each), left_out (lines so far)
+
+
+class ScriptLines:
+    """Those of one node. It belongs to one thread.
+
+    Args:
+        node: Its name.
+        level: Of the module logging; less is not told.
+    """
+
+    def __init__(self, node: str, level: int) -> None:
+        self._node, self._level = node, level
+        self._tails: dict[str, Tail] = {}  # by process
+        self._allowance = Allowance(PER_SECOND, IN_ALL)
+        self._lines: list[tuple[int, str, str]] = []
+        self._left_out = self._told_left_out = 0
+        self._number = 0
+
+    def read(self, process: str, path: str, now: float) -> None:
+        """Take in what a process has logged since the last call (monotonic clock, s)."""
+        tail = self._tails.get(process)
+        if tail is None:
+            tail = self._tails[process] = Tail(path)
+        self._add(process, *tail.read(), now)
+
+    def finish(self, process: str, path: str, now: float) -> None:
+        """Take in what is left of a process that has ended."""
+        tail = self._tails.pop(process, None) or Tail(path)
+        self._add(process, *tail.finish(), now)
+
+    def note_cut(self, process: str, cut: Cut) -> None:
+        """Take note that a process's log was cut, right after it was read."""
+        if (tail := self._tails.get(process)) is not None:
+            tail.note_cut(cut.seen, cut.end)
+
+    def add(self, level: int, text: str) -> None:
+        """Add a word of the node's own."""
+        self._lines.append((level, self._node, text))
+
+    def take(self) -> Said | None:
+        """Return what has come since the last call, or None."""
+        if not self._lines and self._left_out == self._told_left_out:
+            return None
+        lines, self._lines, self._told_left_out = self._lines, [], self._left_out
+        self._number += 1
+        return {"node": self._node, "number": self._number, "lines": lines, "left_out": self._left_out}
+
+    def _add(self, process: str, records: list[Record], skipped: int, now: float) -> None:
+        self._left_out += skipped
+        for record in records:
+            if record.level < self._level:
+                continue
+            if self._allowance.admits(now, is_urgent=record.level >= logging.WARNING):
+                self._lines.append((record.level, process, record.text))
+            else:
+                self._left_out += record.lines

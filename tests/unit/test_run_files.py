@@ -1,0 +1,141 @@
+"""What the flow process writes to logs/: rows that agree with the ledger, counts, and an overview that a person can read."""
+
+import csv
+import logging
+
+import pytest
+
+from prefect_parallel_run.ledger import Ledger
+from prefect_parallel_run.node.settings import NodeFacts
+from prefect_parallel_run.observe import processed
+from prefect_parallel_run.observe.files import OVERVIEW, PROCESSED, PROGRESS, PROGRESS_HEADER, RunFiles
+from prefect_parallel_run.observe.watch import LogWatch
+from prefect_parallel_run.records import Receipt, Tally
+from prefect_parallel_run.run_directory import RunDirectory
+
+NASTY = 'pkg.O"dd,\nError\udcff'
+
+
+def receipt(index, attempt=1, error_type="", node="node-0"):
+    outcome = "raised" if error_type else "succeeded"
+    error = (error_type, "all\x1b[2J\nbad", "", f"f{len(error_type)}") if error_type else ()
+    return Receipt(index, attempt, outcome, 10, 10, 0, 10, "", 0, 0, 0, 0, 1_700_000_000.25 + index, 0.5, node, 7, *error)
+
+
+@pytest.fixture
+def run(tmp_path):
+    made = RunDirectory(tmp_path / "score-1")
+    made.make()
+    with Ledger.create(made.ledger, [10] * 6) as ledger:
+        ledger.note(drives="1", status="running")
+    return made
+
+
+def commit(run, files, *receipts, state="succeeded"):
+    with Ledger(run.ledger) as ledger:
+        ledger.commit([(one, "waiting" if one.error_type else state) for one in receipts])
+    files.committed(receipts)
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def attempts(run):
+    with Ledger(run.ledger) as ledger:
+        query = f"SELECT {', '.join(processed.COLUMNS)} FROM attempts ORDER BY mini_batch, attempt"
+        numbers = ("started", "seconds")
+        found = [dict(zip(processed.COLUMNS, values, strict=True)) for values in ledger.rows(query)]
+        return [{name: f"{v:.6f}" if name in numbers else str(v) for name, v in row.items()} for row in found]
+
+
+def test_the_rows_of_finished_tries_agree_with_the_ledger(run):
+    """Failed ones, with names as a script may give them, included."""
+    files = RunFiles(run, "score", Tally(planned=6), pytest.fail)
+    commit(run, files, receipt(0), receipt(1, error_type="ValueError"))
+    commit(run, files, receipt(1, 2, error_type=NASTY), receipt(2))
+    assert rows(run.logs / PROCESSED) == attempts(run)
+    assert len(attempts(run)) == 4
+
+
+def test_a_drive_that_goes_on_writes_the_rows_anew(run):
+    """So that they agree with the ledger, whatever the drive before had written when it ended."""
+    files = RunFiles(run, "score", Tally(planned=6), pytest.fail)
+    commit(run, files, receipt(0), receipt(1, error_type=NASTY))
+    with (run.logs / PROCESSED).open("a") as file:
+        file.write("5,1,succeeded,never committed\n2,1,torn of")
+    with Ledger(run.ledger) as ledger:
+        ledger.note(drives="2")
+    files = RunFiles(run, "score", Tally(planned=6, succeeded=1), pytest.fail)
+    assert rows(run.logs / PROCESSED) == attempts(run)
+    commit(run, files, receipt(3))
+    assert rows(run.logs / PROCESSED) == attempts(run)
+    assert (run.logs / f"r2.{PROGRESS}").read_text() == PROGRESS_HEADER
+    assert sorted(path.name for path in run.logs.iterdir()) == [PROCESSED, PROGRESS, f"r2.{PROGRESS}"]
+
+
+def test_counts_and_overview_are_written_when_they_are_due(run):
+    """And at the end; the overview has what a person asks, on lines of text."""
+    now = [100.0]
+    files = RunFiles(run, "score", Tally(planned=6, items=60), pytest.fail, clock=lambda: now[0])
+    files.node_joined(NodeFacts(node="node-0", host="alpha", pid=1, cores=2, slots=3))
+    files.node_joined(NodeFacts(node="node-10", host="beta", pid=1, cores=2, slots=1))
+    for second in range(4):
+        now[0] = 100.0 + second
+        files.progressed(Tally(planned=6, items=60, succeeded=second))
+    written = rows(run.logs / PROGRESS)
+    assert [row["succeeded"] for row in written] == ["0", "1", "2", "3"]
+    assert [row["remaining_seconds"] for row in written] == ["", "5.0", "4.0", "3.0"]
+    assert "       0" in (run.logs / OVERVIEW).read_text()
+    commit(run, files, receipt(0), receipt(1, error_type="ValueError"))
+    commit(run, files, receipt(2, error_type="ValueError", node="node-10"))
+    files.node_left("node-10")
+    tally = Tally(planned=6, items=60, succeeded=1, succeeded_items=10, waiting=2, waiting_items=20, rows=1_234)
+    files.ended(tally)
+    files.closed("interrupted", "the cluster\nis gone")
+    assert (run.logs / OVERVIEW).read_text() == (run.logs / OVERVIEW).read_text().replace("\x1b", "")
+    lines = [" ".join(line.split()) for line in (run.logs / OVERVIEW).read_text().splitlines()]
+    assert lines[:3] == ["run score-1", "step score", "status interrupted: the cluster is gone"]
+    assert "after 3.0 s" in lines[3]
+    assert lines[5:9] == [
+        "planned succeeded failed waiting not reached",
+        "mini-batches 6 1 0 2 3",
+        "items 60 10 0 20 30",
+        "rows 1,234",
+    ]
+    assert lines[lines.index("nodes of this drive") + 1 :][:2] == [
+        "node-0: on alpha, processes: 3; tries: 2, failed: 1",
+        "node-10: on beta, processes: 1; tries: 1, failed: 1; lost",
+    ]
+    assert lines[-1] == "2: ValueError: all\\x1b[2J bad (raised; first mini-batch 1, on node-0, node-10)"
+
+
+def test_a_file_that_the_disk_refuses_is_told_once_and_ends(run):
+    """The run, and the other files, go on."""
+    (run.logs / PROGRESS).symlink_to("/dev/full")
+    warned = []
+    now = [0.0]
+    files = RunFiles(run, "score", Tally(planned=6), warned.append, clock=lambda: now[0])
+    for second in range(10):
+        now[0] = float(second)
+        files.progressed(Tally(planned=6))
+    commit(run, files, receipt(0))
+    assert len(warned) == 1
+    assert "progress.csv is not written any more: No space left on device" in warned[0]
+    assert rows(run.logs / PROCESSED) == attempts(run)
+
+
+def test_the_watch_of_the_command_line_writes_them(run):
+    """Whoever tells a logger only."""
+    watch = LogWatch("score", logging.getLogger("test"))
+    watch.closed("failed", "before it began")
+    assert list(run.logs.iterdir()) == []
+    watch.began(run, Tally(planned=6), "")
+    watch.progressed(Tally(planned=6))
+    with Ledger(run.ledger) as ledger:
+        watch.ended(ledger)
+    watch.closed("succeeded", "")
+    assert "status  succeeded\n" in (run.logs / OVERVIEW).read_text()
+    assert (run.logs / PROCESSED).read_text() == processed.HEADER
+    assert len(rows(run.logs / PROGRESS)) == 2
