@@ -23,6 +23,7 @@ from prefect_parallel_run.node.node import LeaseResult, Node
 from prefect_parallel_run.node.preflight import Probe, View, look_around
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Work
+from prefect_parallel_run.node.slots import Resized
 
 
 class Way(NamedTuple):
@@ -35,7 +36,7 @@ class Way(NamedTuple):
 class _Open(NamedTuple):
     node: Node
     keeper: Keeper | None
-    secedes: bool  #: leases leave the worker's threads to others: it has fewer than we have leases there
+    secedes: bool  #: leases leave the worker's threads to others: it has no more than we have leases there
 
 
 _open: WeakKeyDictionary[Any, dict[str, _Open]] = WeakKeyDictionary()  # by worker: several may share a process
@@ -86,9 +87,9 @@ async def open_node(settings: NodeSettings, names: dict[str, str], ways: dict[st
     mine = _way_on(replace(settings, node=names[address]), ways.get(address))
     node = await asyncio.to_thread(_opened, dask_worker, mine, threads if settings.is_kept else None)
     keeper = Keeper(lambda: _end(dask_worker, token)) if settings.is_kept else None
-    _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=threads < 2 * node.facts.slots)
+    _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=_secedes(threads, node.facts.slots))
     message = {"node": node.settings.node}
-    node.tell_ready_to(lambda: dask_worker.log_event(ready_topic(token), message))
+    node.tell_ready_to(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
     return node.facts
 
 
@@ -135,6 +136,16 @@ async def recall_lease(token: str, lease: int, at_once: bool, dask_worker: Any) 
     return await asyncio.wrap_future(answer)
 
 
+async def resize_node(token: str, slots: int, number: int, dask_worker: Any) -> Resized:
+    """Have this node start more slots, or retire some; see ``Node.resize``."""
+    found = _of(dask_worker).get(token)
+    if found is None:
+        raise NodeClosedError(token)
+    secedes = found.secedes or _secedes(int(dask_worker.state.nthreads), slots)
+    _of(dask_worker)[token] = found._replace(secedes=secedes)
+    return await asyncio.to_thread(found.node.resize, slots, number)
+
+
 def keep_node(token: str, dask_worker: Any) -> None:
     """Note that the flow process is alive."""
     found = _of(dask_worker).get(token)
@@ -179,6 +190,14 @@ async def remove_node(token: str, dask_worker: Any) -> None:
 
 class NodeClosedError(RuntimeError):
     """A lease came to a node where its run is not open."""
+
+
+def _secedes(threads: int, slots: int) -> bool:
+    """True when leases have to leave their threads: a slot has two at most, and one more thread takes those that leave.
+
+    So a lease finds a thread even while those that came before the node had more slots keep theirs.
+    """
+    return threads <= 2 * slots
 
 
 def _of(dask_worker: Any) -> dict[str, _Open]:

@@ -124,7 +124,7 @@ def test_who_sets_the_variable_has_decided(nvidia_smi, node, begun, chosen, slot
     assert made.facts.slots == (slots or min(made.facts.cores, 9))
     assert made._spares._starter is not None
     wait_until(lambda: len(begun()) == made.facts.slots)
-    given = variables(made._slots[0]._child)
+    given = variables(made._slots.all[0]._child)
     assert f"CUDA_VISIBLE_DEVICES={chosen}".encode() in given
     assert not any(variable.startswith(b"CUDA_DEVICE_ORDER") for variable in given)
 
