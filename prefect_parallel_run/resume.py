@@ -24,16 +24,21 @@ def open_run_directory(place: str) -> RunDirectory:
 
     One in a store is copied to this machine first, unless it was driven here last.
     """
+    directory = RunDirectory(place_here(place))
     if is_remote(place):
-        output, _, run_id = place.rstrip("/").rpartition(f"/{FOLDER}/")
-        directory = RunDirectory(workplace(output, _home()) / FOLDER / run_id)
         directory.path.parent.mkdir(parents=True, exist_ok=True)
         pull(place.rstrip("/"), directory.path)
-    else:
-        directory = RunDirectory(Path(place).absolute())
     if not directory.description.is_file():
         raise InputError(place, "is no run directory: it has no run.json")
     return directory
+
+
+def place_here(place: str) -> Path:
+    """Return the folder of this machine in which a run directory, a path or URL, is worked on; it need not be there."""
+    if not is_remote(place):
+        return Path(place).absolute()
+    output, _, run_id = place.rstrip("/").rpartition(f"/{FOLDER}/")
+    return workplace(output, _home()) / FOLDER / run_id
 
 
 def _home() -> Path:
