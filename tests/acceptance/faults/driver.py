@@ -70,8 +70,7 @@ def main():
         entry_script="guilty.py" if guilty else "slow.py",
         error_threshold=-1,
         output_action="append_row",
-        process_count_per_node=2,
-        **{"mini_batch_size": 2, **json.loads(os.environ.get("DRIVER_CONFIG", "{}"))},
+        **{"mini_batch_size": 2, "process_count_per_node": 2, **json.loads(os.environ.get("DRIVER_CONFIG", "{}"))},
     )
     spec = StepSpec(
         name="driven",
