@@ -13,9 +13,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.control_files import Lines, answer_in, append
 from prefect_parallel_run.errors import InputError, ParallelRunError
 from prefect_parallel_run.orders import LIMITS, PROCESSES, Order, check
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.run_directory import RunDirectory, place_here
 
 PATIENCE = 10.0  #: s for the answer; one that listens takes a second
 _GLANCE = 0.1  #: s between two looks for it
@@ -79,8 +81,6 @@ def give(place: str, kind: str, values: dict[str, float], patience: float = PATI
         InputError: There is no run directory.
         NotDrivenError: Nobody drives the run, or not where an order could be given.
     """
-    from prefect_parallel_run.control_files import Lines, answer_in, append  # noqa: PLC0415  --help needs none of it
-
     began = time.monotonic()
     who = f"{getpass.getuser()}@{socket.gethostname()}/{os.getpid()}"
     check(kind, values)  # what is wrong is told before anything else
@@ -100,9 +100,6 @@ def give(place: str, kind: str, values: dict[str, float], patience: float = PATI
 
 
 def _directory(place: str) -> RunDirectory:
-    from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  the same
-    from prefect_parallel_run.resume import place_here  # noqa: PLC0415  the same
-
     directory = RunDirectory(place_here(place))
     if directory.description.is_file():
         return directory
@@ -121,8 +118,10 @@ def _driver(place: str, directory: RunDirectory) -> str:
         if time.monotonic() > deadline:  # it has not only just begun
             raise NotDrivenError(place, f"{owner.owner} on {owner.host}, which drives it, has a version that takes no orders")
         time.sleep(_GLANCE)
-    words = "nobody drives it, so that there is nothing to control"
-    raise NotDrivenError(place, f"{words}; go on with it by: prefect-parallel-run resume {place}, which takes other limits too")
+    if directory.receipt.exists():
+        raise NotDrivenError(place, "it is finished, and nobody drives it, so that there is nothing to control")
+    words = "nobody drives it, so that there is nothing to control; go on with it, also with other limits or processes, by"
+    raise NotDrivenError(place, f"{words} prefect-parallel-run resume {place}")
 
 
 def _silence(directory: RunDirectory, patience: float) -> str:

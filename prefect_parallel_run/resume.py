@@ -14,7 +14,7 @@ from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.identity import machine_key
-from prefect_parallel_run.run_directory import FOLDER, RunDirectory, workplace
+from prefect_parallel_run.run_directory import FOLDER, RunDirectory, place_here, prefect_home, workplace
 from prefect_parallel_run.spec import StepSpec, where_it_runs
 from prefect_parallel_run.stores.mirror import pull
 
@@ -33,19 +33,6 @@ def open_run_directory(place: str) -> RunDirectory:
     return directory
 
 
-def place_here(place: str) -> Path:
-    """Return the folder of this machine in which a run directory, a path or URL, is worked on; it need not be there."""
-    if not is_remote(place):
-        return Path(place).absolute()
-    output, _, run_id = place.rstrip("/").rpartition(f"/{FOLDER}/")
-    return workplace(output, _home()) / FOLDER / run_id
-
-
-def _home() -> Path:
-    """Return Prefect's home, without importing Prefect."""
-    return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
-
-
 def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
     """Return what the run in *directory* was asked to do.
 
@@ -58,7 +45,7 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
     """
     facts = directory.facts()
     output = facts["output"]
-    home = _home() if output is not None and is_remote(output) else Path(facts["home"])
+    home = prefect_home() if output is not None and is_remote(output) else Path(facts["home"])
     made_in = workplace(output, home) / FOLDER
     if not made_in.is_dir() or not made_in.samefile(directory.path.parent):
         raise InputError(str(directory.path), f"was made in {made_in}; move it back, or start its flow anew")

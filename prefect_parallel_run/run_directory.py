@@ -33,6 +33,19 @@ def workplace(output: str | None, home: Path) -> Path:
     return Path(output)
 
 
+def place_here(place: str) -> Path:
+    """Return the folder of this machine in which a run directory, a path or URL, is worked on; it need not be there."""
+    if not is_remote(place):
+        return Path(place).absolute()
+    output, _, run_id = place.rstrip("/").rpartition(f"/{FOLDER}/")
+    return workplace(output, prefect_home()) / FOLDER / run_id
+
+
+def prefect_home() -> Path:
+    """Return Prefect's home, without importing Prefect."""
+    return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+
+
 class RunDirectory:
     """Paths in a run directory, and its description ``run.json``."""
 
