@@ -96,6 +96,7 @@ class NodeResized:
     slots: int  #: that it had then
     ready: int  #: of these, slots whose process had started
     as_of: int  #: number of the resizing; what the node said before is out of date
+    leaving: tuple[int, ...] = ()  #: leases that are run by slots that went
 
 
 @dataclass(frozen=True, slots=True)

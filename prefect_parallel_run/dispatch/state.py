@@ -80,13 +80,24 @@ class _Node:
     slots: int
     ready: int = 0  # slots whose process has started; only these can have begun a mini-batch
     leases: dict[int, Lease] = field(default_factory=dict)  # in the order they were sent
+    leaving: set[int] = field(default_factory=set)  # leases whose slots no longer count
     as_of: int = 0  # number of the resizing that slots and ready are known since
     ahead: Counter[int] = field(default_factory=Counter)  # slots that were ready before their resizing was known, by its number
 
     @property
     def free(self) -> int:
         """Return the slots that have nothing to do."""
-        return max(0, min(self.ready, self.slots) - len(self.leases))
+        return max(0, min(self.ready, self.slots) - self.load)
+
+    @property
+    def load(self) -> int:
+        """Return the leases that need its slots."""
+        return len(self.leases) - len(self.leaving)
+
+    def has_begun(self, number: int) -> bool:
+        """True for a lease that runs: those do that came first, and those of slots that went."""
+        staying = [lease for lease in self.leases if lease not in self.leaving]
+        return number in self.leaving or number in staying[: self.ready]
 
 
 class RunState:
@@ -260,6 +271,7 @@ class RunState:
             return
         node.as_of, node.ready = event.as_of, event.ready + node.ahead[event.as_of]
         node.ahead.clear()
+        node.leaving = {lease for lease in event.leaving if lease in node.leases}
         self._set_slots(event.node, event.slots)
 
     def _set_slots(self, name: str, slots: int) -> None:
@@ -277,6 +289,7 @@ class RunState:
         self._stragglers.forget(lease.id)
         node = self._nodes[lease.node]
         del node.leases[lease.id]
+        node.leaving.discard(lease.id)
         self._set_slots(lease.node, event.slots if event.as_of == node.as_of else node.slots)  # else it is out of date
         node.ready = max(node.ready, min(1, node.slots))
         if lease.piece is not None:
@@ -404,7 +417,8 @@ class RunState:
         self._slots -= node.slots
         self._loads.forget(name)
         charged: list[tuple[Receipt, str]] = []
-        for position, lease in enumerate(node.leases.values()):
+        for lease in node.leases.values():
+            has_begun = node.has_begun(lease.id)
             del self._leases[lease.id]
             self._stragglers.forget(lease.id)
             had_twin = self._stragglers.part(lease.id) is not None
@@ -412,11 +426,11 @@ class RunState:
                 lease = without_last(lease)  # noqa: PLW2901  what is left of it
             if lease.piece is not None:
                 yield from self._lose_piece(lease)
-            elif lease.count == 1 and position < node.ready and not had_twin:
+            elif lease.count == 1 and has_begun and not had_twin:
                 receipt = lost(lease, self._items_of(lease.start))
                 charged.append((receipt, self._decide(receipt, now)))
             elif lease.count:
-                self._returned.extend(split(lease, started=position < node.ready))
+                self._returned.extend(split(lease, started=has_begun))
         if charged:
             yield Commit(charged)
 
@@ -493,7 +507,7 @@ class RunState:
     def _may_give_back(self, lease: Lease) -> bool:
         """True for a lease that may hold something that it has not begun, or must say so before it can be helped."""
         node = self._nodes[lease.node]
-        return lease.count > 1 or len(node.leases) > node.slots or self._rules.speculative or self._rules.shared_workers
+        return lease.count > 1 or node.load > node.slots or self._rules.speculative or self._rules.shared_workers
 
     def _run_twice(self, now: float) -> Iterator[Instruction]:
         """Run mini-batches that take long a second time, on other nodes."""
@@ -515,7 +529,7 @@ class RunState:
 
     def _note_load(self, name: str) -> None:
         node = self._nodes[name]
-        self._loads.note(name, len(node.leases), node.slots)
+        self._loads.note(name, node.load, node.slots)
 
     def _next_lease(self, node: str, now: float) -> Lease | None:
         """Return what *node* should do next: tries that are due, then what came back, then new mini-batches."""

@@ -137,7 +137,7 @@ class Node:
             self._admitted.add(lease)
             if len(self._admitted) > 2 * _REMEMBERED:
                 self._admitted = set(sorted(self._admitted)[-_REMEMBERED:])
-            recall = self._recalls[lease] = Recall()
+            recall = self._recalls[lease] = Recall(lease)
             return recall
 
     def _run(self, recall: Recall, first: int, do: Callable[[Slot, list[tuple[Any, ...]]], None]) -> LeaseResult:

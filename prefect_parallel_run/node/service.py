@@ -87,7 +87,7 @@ async def open_node(settings: NodeSettings, names: dict[str, str], ways: dict[st
     mine = _way_on(replace(settings, node=names[address]), ways.get(address))
     node = await asyncio.to_thread(_opened, dask_worker, mine, threads if settings.is_kept else None)
     keeper = Keeper(lambda: _end(dask_worker, token)) if settings.is_kept else None
-    _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=_secedes(threads, node.facts.slots))
+    _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=threads <= 2 * node.facts.slots)
     message = {"node": node.settings.node}
     node.tell_ready_to(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
     return node.facts
@@ -141,8 +141,8 @@ async def resize_node(token: str, slots: int, number: int, dask_worker: Any) -> 
     found = _of(dask_worker).get(token)
     if found is None:
         raise NodeClosedError(token)
-    secedes = found.secedes or _secedes(int(dask_worker.state.nthreads), slots)
-    _of(dask_worker)[token] = found._replace(secedes=secedes)
+    # From now on leases leave their threads: those that came before keep no more than all but one of them.
+    _of(dask_worker)[token] = found._replace(secedes=True)
     return await asyncio.to_thread(found.node.resize, slots, number)
 
 
@@ -190,14 +190,6 @@ async def remove_node(token: str, dask_worker: Any) -> None:
 
 class NodeClosedError(RuntimeError):
     """A lease came to a node where its run is not open."""
-
-
-def _secedes(threads: int, slots: int) -> bool:
-    """True when leases have to leave their threads: a slot has two at most, and one more thread takes those that leave.
-
-    So a lease finds a thread even while those that came before the node had more slots keep theirs.
-    """
-    return threads <= 2 * slots
 
 
 def _of(dask_worker: Any) -> dict[str, _Open]:

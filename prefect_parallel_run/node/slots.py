@@ -21,6 +21,7 @@ class Resized(NamedTuple):
     slots: int  #: that work, or start
     ready: int  #: of these, whose process has started
     as_of: int  #: number of the resizing that led to it
+    leaving: tuple[int, ...]  #: leases whose slots are retired, and go when they are done
 
 
 class Slots:
@@ -106,7 +107,8 @@ class Slots:
                         self._retire(place)
                     fresh = [self._add(place) for place in range(count) if place not in self._places]
             ready = sum(slot in self._ready for slot in self._places.values())
-            resized = Resized(len(self._places), ready, self._as_of)
+            leaving = tuple(recall.lease for slot, recall in self._at_work.items() if not self._has_place(slot))
+            resized = Resized(len(self._places), ready, self._as_of, leaving)
         self._start(fresh)
         return resized
 

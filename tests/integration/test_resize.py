@@ -69,13 +69,13 @@ def test_a_node_grows_and_shrinks_while_it_has_nothing_to_do(made):
     """Every process that goes has called shutdown(); those that come have names of their own."""
     node = made.lives(slots=1)
     wait_until(lambda: len(made.ready) == 1)
-    assert node.resize(3, 1) == (3, 1, 1)
+    assert node.resize(3, 1) == (3, 1, 1, ())
     wait_until(lambda: made.ready == [0, 1, 1])
-    assert node.resize(1, 2) == (1, 1, 2)
+    assert node.resize(1, 2) == (1, 1, 2, ())
     wait_until(lambda: len(made.noted("shutdown")) == 2 and len(made.alive()) == 1)
-    assert node.resize(2, 3) == (2, 1, 3)
+    assert node.resize(2, 3) == (2, 1, 3, ())
     wait_until(lambda: made.ready == [0, 1, 1, 3])
-    assert node.resize(9, 1) == (2, 2, 3)  # it was overtaken
+    assert node.resize(9, 1) == (2, 2, 3, ())  # it was overtaken
     assert node.close(graceful=True) == []
     assert len(made.noted("shutdown")) == len(made.noted("init")) == 4
     names = {path.name for path in (made.bench.run / "logs").iterdir() if path.name.endswith(".stdout.txt")}
@@ -94,7 +94,7 @@ def test_a_slot_that_goes_finishes_what_it_runs_and_gives_the_rest_back(made):
     if place == 0:  # have it be the one that goes
         places = node._slots._places
         places[0], places[1] = places[1], places[0]
-    assert node.resize(1, 1) == (1, 1, 1)
+    assert node.resize(1, 1) == (1, 1, 1, (1,))
     assert node.recall(1, at_once=False).result(20) == 7
     made.lease(2, 0, 3)
     assert [receipt.outcome for receipt in made.home(2)[0]] == ["succeeded"] * 3
@@ -113,7 +113,7 @@ def test_a_slot_that_is_still_starting_just_goes(made):
     wait_until(lambda: len(made.ready) == 1)
     node.resize(3, 1)
     wait_until(lambda: len(made.noted("init")) == 3)
-    assert node.resize(1, 2) == (1, 1, 2)
+    assert node.resize(1, 2) == (1, 1, 2, ())
     wait_until(lambda: len(made.alive()) == 1)
     made.lease(1, 0, 3)
     assert len(made.home(1)[0]) == 3
@@ -125,7 +125,7 @@ def test_a_slot_that_was_given_up_is_replaced(made):
     """Whoever orders so many processes wants so many."""
     node = made.lives("--imports", "ok,raise,ok", slots=2)
     wait_until(lambda: node._slots.count() == (1, 0) and len(made.ready) == 1)
-    assert node.resize(2, 1) == (2, 1, 1)
+    assert node.resize(2, 1) == (2, 1, 1, ())
     wait_until(lambda: len(made.ready) == 2)
     assert node._slots.next_failure().stage == "import"
 
@@ -141,7 +141,7 @@ def test_a_node_that_has_given_up_stays_so(made):
     """It has told; other nodes may do better."""
     node = made.lives("--imports", "raise", slots=1)
     wait_until(lambda: node._slots.count() == (0, 0))
-    assert node.resize(3, 1) == (0, 0, 1)
+    assert node.resize(3, 1) == (0, 0, 1, ())
     assert node.run(1, [Work(0, 1, b"")]).slots == 0
 
 

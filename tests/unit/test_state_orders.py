@@ -164,6 +164,23 @@ def test_what_a_node_said_before_it_was_resized_is_out_of_date():
     assert state._nodes["a"].ready == 2
 
 
+def test_leases_of_slots_that_went_take_no_room():
+    """Fewer slots, then more again: those that come have something to do at once, however long the others take."""
+    state = make_state(100)
+    first = leases(state.handle(NodeJoined("a", 3), 0.0))
+    for _ in range(3):
+        state.handle(SlotReady("a"), 0.0)
+    going = tuple(lease.id for lease in first[1:])
+    state.handle(ProcessesChanged(1), 0.0)
+    assert state.handle(NodeResized("a", 1, 1, 1, going), 0.0) == []
+    state.handle(ProcessesChanged(3), 0.0)
+    more = leases(state.handle(NodeResized("a", 3, 1, 2, going), 0.0))
+    assert len(more) == 2
+    state.handle(answer(first[1], slots=3, as_of=2), 1.0)
+    lost = of(Commit, state.handle(NodeLeft("a"), 2.0))
+    assert [receipt.mini_batch for receipt, _ in lost[0].decided] == [first[0].start, first[2].start]  # what was running
+
+
 class Play:
     """Plays nodes and people against a state, at random, and checks every instruction."""
 
@@ -218,7 +235,9 @@ class Play:
             if told.number > as_of:  # as a node does
                 self.slots[told.node] = slots, as_of = told.slots, told.number
             if told.node in self.slots:
-                self.handle(NodeResized(told.node, slots, self.draw(st.integers(0, slots)), as_of))
+                here = sorted(number for number, lease in self.out.items() if lease.node == told.node)
+                leaving = tuple(self.draw(st.lists(st.sampled_from(here), unique=True))) if here else ()
+                self.handle(NodeResized(told.node, slots, self.draw(st.integers(0, slots)), as_of, leaving))
         elif act == "join" or not self.slots:
             self.joined += 1
             self.slots[f"n{self.joined}"] = (2, 0)
