@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
+from prefect_parallel_run import control_command
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.ledger import Ledger
 
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("show", _show, "Print how far a run is.")
     add("failed", _failed, "Print failures by cause, the most frequent first.")
     add("verify", _verify, "Recompute a run's receipt from plan, ledger, parts and result.")
+    control_command.add_to(add)
     replay = add("replay", _replay, "Run one mini-batch in the foreground, without a cluster.")
     replay.add_argument("--mini-batch", type=int, required=True, metavar="N", help="its number, from 0")
     replay.add_argument("--pdb", action="store_true", help="stop in the debugger where the script raises")
@@ -97,7 +99,9 @@ def _resume(given: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logger = logging.getLogger("prefect_parallel_run")
     logger.setLevel(spec.config.logging_level)
-    resumption = Resumption(directory=directory, accept_changes=given.accept_changes, retry_failed=given.retry_failed)
+    resumption = Resumption(
+        directory=directory, accept_changes=given.accept_changes, retry_failed=given.retry_failed, given=frozenset(overrides)
+    )
     _raise_on_sigterm()
     result = run_step(
         spec, target_of(_resolved(spec.config.compute_target)), LogWatch(spec.name, logger), lambda: None, reduce, resumption

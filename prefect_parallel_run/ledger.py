@@ -7,7 +7,7 @@ the place of its rows (part, offset, length): the reduction publishes exactly th
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,17 @@ from typing import Any, NamedTuple
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.records import Isolating, Receipt, Remainder, Tally
 
-_SCHEMA = """
+_CONTROLS = """
+CREATE TABLE IF NOT EXISTS controls (  -- what people have ordered while the run went on
+    id TEXT PRIMARY KEY,
+    at REAL,                        -- Unix time, s
+    by TEXT,                        -- user@host/process
+    what TEXT NOT NULL,             -- JSON, or how it begins when it is no order
+    applied_at REAL,                -- Unix time, s, NULL when it was refused
+    answer TEXT NOT NULL
+) WITHOUT ROWID
+"""
+_SCHEMA = f"""
 CREATE TABLE mini_batches (
     mini_batch INTEGER PRIMARY KEY,
     state TEXT NOT NULL,            -- planned, waiting (between two tries), isolating (guilty items), succeeded, failed
@@ -49,6 +59,7 @@ CREATE TABLE pieces (               -- of mini-batches whose guilty items were l
     PRIMARY KEY (mini_batch, start, stop)
 ) WITHOUT ROWID;
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT);
+{_CONTROLS};
 """
 _PLANNED = (
     "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows)"
@@ -69,6 +80,17 @@ class Place(NamedTuple):
     length: int  #: bytes, header included
     crc: int  #: CRC-32 of these bytes
     rows: int
+
+
+class NotedOrder(NamedTuple):
+    """What a person has ordered while the run went on, and what became of it."""
+
+    id: str
+    at: float | None  #: Unix time, s
+    by: str | None  #: user@host/process
+    what: str  #: JSON; of what is no order, how it begins
+    applied_at: float | None  #: Unix time, s; None: refused
+    answer: str
 
 
 class Ledger:
@@ -198,6 +220,9 @@ class Ledger:
                     (prefix,),
                 )
                 connection.execute("DROP TABLE pairs")
+                connection.execute(  # what a person has changed about the run holds for what goes on in its place
+                    "INSERT OR REPLACE INTO main.run SELECT key, value FROM other.run WHERE key = 'adjustments'"
+                )
         finally:
             self._connection.execute("DETACH DATABASE other")
         return taken
@@ -217,6 +242,13 @@ class Ledger:
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", facts.items())
 
+    def note_order(self, order: NotedOrder, facts: Mapping[str, str]) -> None:
+        """Keep what a person has ordered, and the facts about the run that are others now for it, in one transaction."""
+        with self._transaction() as connection:
+            connection.execute(_CONTROLS)  # a ledger of an earlier version has no such table
+            connection.execute("INSERT INTO controls VALUES (?,?,?,?,?,?)", order)
+            connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", facts.items())
+
     def _transaction(self) -> _Transaction:
         return _Transaction(self._connection, self.path)
 
@@ -233,6 +265,12 @@ class Ledger:
     def facts(self) -> dict[str, str]:
         """Return what was noted."""
         return dict(self._connection.execute("SELECT key, value FROM run"))
+
+    def orders(self) -> list[NotedOrder]:
+        """Return what people have ordered, in the order in which they did."""
+        if self._connection.execute("SELECT 1 FROM sqlite_master WHERE name='controls'").fetchone() is None:
+            return []
+        return [NotedOrder(*row) for row in self._connection.execute("SELECT * FROM controls ORDER BY at, id")]
 
     def tally(self) -> Tally:
         """Return the counts over all mini-batches."""

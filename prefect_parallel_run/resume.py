@@ -14,7 +14,7 @@ from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.identity import machine_key
-from prefect_parallel_run.run_directory import FOLDER, RunDirectory, workplace
+from prefect_parallel_run.run_directory import FOLDER, RunDirectory, place_here, prefect_home, workplace
 from prefect_parallel_run.spec import StepSpec, where_it_runs
 from prefect_parallel_run.stores.mirror import pull
 
@@ -24,21 +24,13 @@ def open_run_directory(place: str) -> RunDirectory:
 
     One in a store is copied to this machine first, unless it was driven here last.
     """
+    directory = RunDirectory(place_here(place))
     if is_remote(place):
-        output, _, run_id = place.rstrip("/").rpartition(f"/{FOLDER}/")
-        directory = RunDirectory(workplace(output, _home()) / FOLDER / run_id)
         directory.path.parent.mkdir(parents=True, exist_ok=True)
         pull(place.rstrip("/"), directory.path)
-    else:
-        directory = RunDirectory(Path(place).absolute())
     if not directory.description.is_file():
         raise InputError(place, "is no run directory: it has no run.json")
     return directory
-
-
-def _home() -> Path:
-    """Return Prefect's home, without importing Prefect."""
-    return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
 
 
 def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
@@ -53,7 +45,7 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
     """
     facts = directory.facts()
     output = facts["output"]
-    home = _home() if output is not None and is_remote(output) else Path(facts["home"])
+    home = prefect_home() if output is not None and is_remote(output) else Path(facts["home"])
     made_in = workplace(output, home) / FOLDER
     if not made_in.is_dir() or not made_in.samefile(directory.path.parent):
         raise InputError(str(directory.path), f"was made in {made_in}; move it back, or start its flow anew")

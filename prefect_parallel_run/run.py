@@ -15,9 +15,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
+from prefect_parallel_run.adjustments import FACT, Adjustments
 from prefect_parallel_run.background import Background
 from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.control import Control
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
 from prefect_parallel_run.dispatch.elasticity import Elasticity
 from prefect_parallel_run.dispatch.observer import Observer
@@ -32,6 +34,7 @@ from prefect_parallel_run.identity import world
 from prefect_parallel_run.journey import prepare_journey
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.orders import PROCESSES
 from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.plan import Plan, PlanReader
 from prefect_parallel_run.planner import Planner
@@ -58,6 +61,12 @@ class Watch(Observer, Protocol):
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         """The first mini-batches are about to be handed out; *tally* is not empty when the run goes on from its ledger."""
+
+    def ordered(self, order: str, by: str, answer: str) -> None:
+        """A person's order has been followed, or refused."""
+
+    def paused(self, is_paused: bool) -> None:
+        """A person wants no mini-batch to be begun for now, or wants them again."""
 
     def ended(self, ledger: Ledger) -> None:
         """Nothing runs any more, well or not; the ledger has the last word on every mini-batch."""
@@ -97,7 +106,7 @@ def run_step(
         RunLockedError: Another process drives it.
     """
     started = time.monotonic()
-    with ExitStack() as stack, _Opening(target, spec, heartbeat) as cluster:  # the lock outlives the cluster
+    with ExitStack() as stack, _Opening(target, spec) as cluster:  # the lock outlives the cluster
         if resumption is None and not (spec.allow_reuse and any(runs_below(spec.runs, f"{spec.name}-"))):
             cluster.begin()  # meanwhile script and input are looked at
         now = world(
@@ -114,17 +123,22 @@ def run_step(
         if choice.lock is None:
             if mirror is not None and not is_copied(directory):
                 _bring_up(mirror, directory, heartbeat, stack)
-            return _result(spec, directory, read_json(directory.receipt), started, reused=True)
+            receipt = read_json(directory.receipt)
+            return _result(_as_adjusted(spec, receipt, resumption), directory, receipt, started, reused=True)
         beat = heartbeat if mirror is None else _both(heartbeat, mirror.raise_if_lost)
         if mirror is not None:
             stack.callback(mirror.close)
         with Ledger(directory.ledger) as ledger:
             try:
                 drive = _count_drive(ledger, spec)  # before anything of it goes up
+                if resumption is not None and resumption.given:
+                    Adjustments.of_ledger(ledger).without(resumption.given).note(ledger)
+                control = Control(directory, choice.lock.driver, ledger, spec.config, watch)
                 if mirror is not None:
                     Background("mirror", mirror.begin).wait(heartbeat)
-                _drive(spec, choice, ledger, drive, cluster, watch, beat)
-                receipt = reduce(_reduction(spec, choice, watch, beat))
+                _drive(spec, choice, ledger, drive, cluster, watch, _both(beat, control.listen), control)
+                control.end("every mini-batch is done, and the result is being put together")
+                receipt = reduce(_reduction(spec, choice, ledger, watch, _both(beat, control.listen)))
             except BaseException as error:
                 watch.closed(*_note_end(ledger, error))
                 if ledger.is_untouched() and not directory.plan.exists():
@@ -134,7 +148,13 @@ def run_step(
             watch.closed("succeeded", "")
         if mirror is not None:
             _bring_up(mirror, directory, beat, stack)
-        return _result(spec, directory, receipt, started, reused=False)
+        return _result(_as_adjusted(spec, receipt), directory, receipt, started, reused=False)
+
+
+def _as_adjusted(spec: StepSpec, receipt: dict[str, Any], resumption: Resumption | None = None) -> StepSpec:
+    """Return *spec* as it was changed while the run with this receipt went on."""
+    given = resumption.given if resumption is not None else ()
+    return replace(spec, config=Adjustments.of_receipt(receipt).without(given).of(spec.config))
 
 
 def _remove_what_never_began(directory: RunDirectory, mirror: Mirror | None, stack: ExitStack) -> None:
@@ -163,18 +183,20 @@ def _count_drive(ledger: Ledger, spec: StepSpec) -> int:
     before = ledger.facts()
     drive = int(before.get("drives", "0")) + 1
     tries = max(spec.config.run_max_try, int(before.get("run_max_try", "0")))
-    ledger.note(status="running", drives=str(drive), run_max_try=str(tries))
+    ledger.note(status="running", drives=str(drive), run_max_try=str(tries), paused="0")  # a pause ends with its driving
     return drive
 
 
-def _reduction(spec: StepSpec, choice: Choice, watch: Watch, heartbeat: Callable[[], None]) -> Reduction:
+def _reduction(spec: StepSpec, choice: Choice, ledger: Ledger, watch: Watch, heartbeat: Callable[[], None]) -> Reduction:
     """Return what the final reduction needs to know, once the inputs are known to be the planned ones."""
     if choice.check is not None:
         choice.check.wait(heartbeat)
     _warn_of_replacing(spec, choice.directory, watch)
+    adjustments = Adjustments.of_ledger(ledger)
     return Reduction(
         directory=choice.directory,
-        limits=failure_limits(spec.config),
+        limits=failure_limits(adjustments.of(spec.config)),
+        notes={FACT: adjustments.to_facts()} if adjustments else {},
         target=spec.target_of(choice.directory),
         result=spec.result,
         row_format=spec.config.result_format,
@@ -223,7 +245,7 @@ def _note_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
 class _Opening:
     """A cluster that opens in the background while the input is planned."""
 
-    def __init__(self, target: Target, spec: StepSpec, heartbeat: Callable[[], None]) -> None:
+    def __init__(self, target: Target, spec: StepSpec) -> None:
         config = spec.config
         self._cancelled = threading.Event()
         self._settings: Future[NodeSettings] = Future()
@@ -235,7 +257,6 @@ class _Opening:
         )
         self._context = target.open(request, self._cancelled, self._settings)
         self._opened: Future[Cluster] | None = None
-        self._heartbeat = heartbeat
 
     def __enter__(self) -> _Opening:
         return self
@@ -253,11 +274,11 @@ class _Opening:
         self.begin()
         self._settings.set_result(settings)
 
-    def wait(self) -> Cluster:
+    def wait(self, heartbeat: Callable[[], None]) -> Cluster:
         """Return the open cluster."""
         opened = self.begin()
         while not wait_for([opened], timeout=_OPENING_GLANCE).done:
-            self._heartbeat()
+            heartbeat()
         return opened.result()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -278,8 +299,11 @@ def _drive(
     cluster: _Opening,
     watch: Watch,
     heartbeat: Callable[[], None],
+    control: Control,
 ) -> None:
     """Run what the ledger says is left to do, and what is planned meanwhile."""
+    adjustments = Adjustments.of_ledger(ledger)
+    spec = replace(spec, config=adjustments.of(spec.config))
     config, directory, planner = spec.config, choice.directory, choice.planner
     ledger.exhaust(config.run_max_try, isolate=config.isolate_failed_items)
     if planner is None:
@@ -308,10 +332,11 @@ def _drive(
         complete_description(directory, planner)
     settings = _node_settings(spec, directory, drive, remainder.tally)
     cluster.prepare(settings)
-    opened = cluster.wait()
+    opened = cluster.wait(heartbeat)
     rules = replace(rules, shared_workers=not opened.is_here)
     state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
-    settings = replace(settings, slots=opened.slots)
+    if PROCESSES not in adjustments.changes:  # else they are what was ordered, not what the cluster was opened for
+        settings = replace(settings, slots=opened.slots)
     watch.began(directory, remainder.tally, opened.dashboard)
     beat = heartbeat if choice.check is None else _both(heartbeat, choice.check.raise_if_failed)
     try:
@@ -335,6 +360,7 @@ def _drive(
                 journey=journey,
                 elasticity=_elasticity(config, opened),
                 release=opened.release,
+                orders=control.take,
             ).run()
     finally:
         watch.ended(ledger)

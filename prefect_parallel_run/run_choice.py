@@ -13,6 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from prefect_parallel_run.adjustments import Adjustments
 from prefect_parallel_run.background import Background
 from prefect_parallel_run.carry_over import carry_over
 from prefect_parallel_run.changes import differences, input_differences, some
@@ -41,6 +42,7 @@ class Resumption:
     directory: RunDirectory
     accept_changes: bool = False  #: keep what is finished although inputs, script or arguments are others now
     retry_failed: bool = False  #: give failed mini-batches a fresh set of tries
+    given: frozenset[str] = frozenset()  #: configuration fields that a person has just given: what was ordered before is void
     is_own: bool = False  #: it was begun for this very task run: what it was planned for is not looked at again
 
 
@@ -115,7 +117,7 @@ def take_up(spec: StepSpec, now: dict[str, Any], resumption: Resumption, heartbe
             _refuse(old, _differences(old, now, spec))
             _check_partitions(old)
             choice = Choice(directory=old, lock=lock, check=InputCheck(old, spec))
-        return _grant(choice, heartbeat) if resumption.retry_failed else _finished(choice, spec, heartbeat)
+        return _grant(choice, heartbeat) if resumption.retry_failed else _finished(choice, spec, resumption.given, heartbeat)
     except BaseException:
         choice.close()
         raise
@@ -234,7 +236,7 @@ def _grant(choice: Choice, heartbeat: Heartbeat) -> Choice:
     return choice
 
 
-def _finished(choice: Choice, spec: StepSpec, heartbeat: Heartbeat) -> Choice:
+def _finished(choice: Choice, spec: StepSpec, given: frozenset[str], heartbeat: Heartbeat) -> Choice:
     """Return a run that is finished as one whose result can be returned, or put together again when it is gone."""
     directory = choice.directory
     if not directory.receipt.exists():
@@ -242,7 +244,7 @@ def _finished(choice: Choice, spec: StepSpec, heartbeat: Heartbeat) -> Choice:
     if choice.check is not None:
         choice.check.wait(heartbeat)
     receipt = read_json(directory.receipt)
-    if (breach := _breach(receipt, spec)) is not None:
+    if (breach := _breach(receipt, spec, given)) is not None:
         raise LimitExceededError(*breach, str(directory.path))
     if not _is_unaltered(receipt, spec):
         directory.receipt.unlink()
@@ -319,7 +321,8 @@ def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
         tally = ledger.tally()
         if not directory.plan.exists():  # more would have come
             tally = replace(tally, all_scheduled=False)
-        return failure_limits(spec.config).first_breach(tally) is None and (
+        config = Adjustments.of_ledger(ledger).of(spec.config)
+        return failure_limits(config).first_breach(tally) is None and (
             ledger.facts().get("status") != "failed" or tally.finished < tally.planned
         )
 
@@ -329,15 +332,16 @@ def _may_be_reused(receipt: dict[str, Any], spec: StepSpec) -> bool:
     return _breach(receipt, spec) is None and _is_unaltered(receipt, spec)
 
 
-def _breach(receipt: dict[str, Any], spec: StepSpec) -> Breach | None:
-    """Return the limit of *spec* that a finished run exceeds, or None."""
+def _breach(receipt: dict[str, Any], spec: StepSpec, given: frozenset[str] = frozenset()) -> Breach | None:
+    """Return the limit that a finished run exceeds, or None: one of *spec*, or what it was changed to in that run."""
     tally = Tally(
         planned=receipt["mini_batches"]["total"],
         failed=receipt["mini_batches"]["failed"],
         failed_items=receipt["items"]["failed"],
         all_scheduled=True,
     )
-    return failure_limits(spec.config).first_breach(tally)
+    config = Adjustments.of_receipt(receipt).without(given).of(spec.config)
+    return failure_limits(config).first_breach(tally)
 
 
 def _is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:

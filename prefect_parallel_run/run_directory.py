@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,19 @@ def workplace(output: str | None, home: Path) -> Path:
     return Path(output)
 
 
+def place_here(place: str) -> Path:
+    """Return the folder of this machine in which a run directory, a path or URL, is worked on; it need not be there."""
+    if not is_remote(place):
+        return Path(place).absolute()
+    output, _, run_id = place.rstrip("/").rpartition(f"/{FOLDER}/")
+    return workplace(output, prefect_home()) / FOLDER / run_id
+
+
+def prefect_home() -> Path:
+    """Return Prefect's home, without importing Prefect."""
+    return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+
+
 class RunDirectory:
     """Paths in a run directory, and its description ``run.json``."""
 
@@ -45,6 +59,8 @@ class RunDirectory:
         self.failed_items = path / "failed_items.jsonl"
         self.receipt = path / "receipt.json"
         self.description = path / "run.json"
+        self.orders = path / "control.jsonl"  #: what people order while the run goes on
+        self.answers = path / "control.answers.jsonl"
         self._lock = path / "lock"
 
     @property
@@ -70,11 +86,15 @@ class RunDirectory:
 
     def is_locked(self) -> bool:
         """True while a process drives the run."""
+        return self.owner() is not None
+
+    def owner(self) -> RunLockedError | None:
+        """Return what is known of the process that drives the run; None while nobody does."""
         try:
             self.lock().release()
-        except RunLockedError:
-            return True
-        return False
+        except RunLockedError as error:
+            return error
+        return None
 
     def lock(self) -> RunLock:
         """Take the run directory for this process; raises RunLockedError when another one drives it."""
@@ -85,6 +105,7 @@ class RunLock:
     """A file lock that the system gives up when its owner dies, however it dies."""
 
     def __init__(self, path: Path) -> None:
+        self.driver = uuid.uuid4().hex  #: names this driving of the run
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,9 +113,10 @@ class RunLock:
             owner = json.loads(os.read(self._descriptor, 4096) or b"{}")
             os.close(self._descriptor)
             who = f"process {owner.get('pid', '?')}"
-            raise RunLockedError(str(path.parent), who, str(owner.get("host", "?"))) from None
+            raise RunLockedError(str(path.parent), who, str(owner.get("host", "?")), str(owner.get("driver", ""))) from None
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "driver": self.driver}
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        os.pwrite(self._descriptor, json.dumps(owner).encode(), 0)
 
     def release(self) -> None:
         """Give the run directory up, if that has not been done."""

@@ -131,6 +131,7 @@ def summary(directory: RunDirectory) -> dict[str, object]:
         **{key: value for key, value in make_receipt(tally, directory.run_id, None, None, None).items() if key in _COUNTS},
         "waiting": tally.waiting,
         "drives": int(facts.get("drives", "0")),
+        "paused": status == "running" and facts.get("paused") == "1",
     }
 
 

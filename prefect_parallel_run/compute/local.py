@@ -147,15 +147,16 @@ class _LocalCluster:
         """Have the nodes start their children while the workers are still on their way to the scheduler."""
         for number, worker in enumerate(self._workers):
             assert worker.stdin is not None  # noqa: S101  a pipe was asked for; for the type checker
-            line = replace(settings, node=f"node-{number}", slots=self.slots).to_json()
+            line = replace(settings, node=f"node-{number}", slots=settings.slots or self.slots).to_json()
             with contextlib.suppress(BrokenPipeError, ValueError):  # it has died, and is perhaps being replaced already;
                 while line:  # its successor is told when it has joined
                     line = line[worker.stdin.write(line) :]
         self.prepared = len(self._workers)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
+        threads = str(2 * self.slots + 1)  # for the leases of all slots, and one for those that leave theirs
         return subprocess.Popen(
-            [sys.executable, str(_WORKER), self._scheduler.scheduler_address, str(number), str(2 * self.slots), self._folder],
+            [sys.executable, str(_WORKER), self._scheduler.scheduler_address, str(number), threads, self._folder],
             stdin=subprocess.PIPE,  # closed when this process ends, however it ends
             bufsize=0,  # what a dead worker did not take must not be waiting in a buffer when that is closed
             stdout=subprocess.DEVNULL,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
@@ -33,10 +34,14 @@ from prefect_parallel_run.dispatch.messages import (
     LeaseFinished,
     LeaseShortened,
     NodeLeft,
+    NodeResized,
+    Ordered,
     PlanEnded,
     PlanGrew,
+    ProcessesChanged,
     Recall,
     Release,
+    Resize,
     SlotReady,
     SubmitLease,
     Tick,
@@ -48,8 +53,16 @@ from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, Li
 from prefect_parallel_run.failures import first_failure
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.node import NOT_BEGUN, LeaseResult
-from prefect_parallel_run.node.service import NodeClosedError, ready_topic, recall_lease, run_lease, said_topic
+from prefect_parallel_run.node.service import (
+    NodeClosedError,
+    ready_topic,
+    recall_lease,
+    resize_node,
+    run_lease,
+    said_topic,
+)
 from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.node.slots import Resized
 from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.plan import PlanReader
 from prefect_parallel_run.records import Lease, Receipt
@@ -92,6 +105,7 @@ class Dispatcher:
         journey: None for nodes that are processes of this machine.
         elasticity: Of a cluster that can grow and shrink.
         release: Called with the addresses of nodes that have been given back.
+        orders: Called all the time; yields what a person has ordered since.
     """
 
     def __init__(
@@ -110,6 +124,7 @@ class Dispatcher:
         journey: Journey | None = None,
         elasticity: Elasticity | None = None,
         release: Callable[[Collection[str]], None] | None = None,
+        orders: Callable[[], Iterable[Ordered]] = tuple,
     ) -> None:
         self._client, self._settings = client, settings
         self._plan, self._ledger, self._state, self._observer = plan, ledger, state, observer
@@ -122,6 +137,8 @@ class Dispatcher:
         self._nodes = Nodes(client, settings, wanted, observer, heartbeat, discard, report, prepared, journey, hearing.hear)
         self._elasticity, self._release = elasticity, release
         self._homecoming = Homecoming(client, settings.token, settings.run_directory)
+        self._orders = orders
+        self._unresized: deque[tuple[Resize, BaseException]] = deque()  # of nodes that could not be told
         self._left: set[str] = set()  # nodes that were told as lost
         self._start_failure: StartFailure | None = None
         self._finished = False
@@ -143,7 +160,8 @@ class Dispatcher:
             while not self._finished:
                 self._nodes.look()
                 self._give_back()
-                for event in chain(self._grow(), self._wait()):
+                self._resize_again()
+                for event in chain(self._grow(), self._obey(), self._wait()):
                     self._follow(self._state.handle(event, time.monotonic()))
                 self._observer.progressed(self._state.tally)
                 self._tell_script_lines()
@@ -177,6 +195,13 @@ class Dispatcher:
         if is_over:
             self._growth = None
             yield PlanEnded()
+
+    def _obey(self) -> Iterator[Event]:
+        """Yield what a person has ordered since the last look."""
+        for order in self._orders():
+            if isinstance(order, ProcessesChanged):
+                self._nodes.want_slots(order.count)
+            yield order
 
     def _wait(self) -> Iterator[Event]:
         """Yield what has happened, after a while at most.
@@ -218,11 +243,11 @@ class Dispatcher:
         if outcome.failure is not None:
             self._start_failure = self._start_failure or outcome.failure
             self._observer.slot_failed(sent.lease.node, outcome.failure)
-        return LeaseFinished(number, [Receipt(*receipt) for receipt in outcome.receipts], outcome.slots)
+        return LeaseFinished(number, [Receipt(*receipt) for receipt in outcome.receipts], outcome.slots, outcome.as_of)
 
     def _give_back(self) -> None:
         """Have a cluster that can grow and shrink do so."""
-        if self._elasticity is None:
+        if self._elasticity is None or self._state.is_paused:  # what is idle then, or waits, says nothing of what is needed
             return
         state = self._state
         going = self._elasticity.look(
@@ -241,9 +266,9 @@ class Dispatcher:
             if self._release is not None:
                 self._release(addresses)
 
-    def _note_ready(self, event: tuple[float, dict[str, str]]) -> None:
+    def _note_ready(self, event: tuple[float, dict[str, Any]]) -> None:
         """Take note, on the client's thread, that a slot is ready."""
-        self._events.put(SlotReady(event[1]["node"]))
+        self._events.put(SlotReady(event[1]["node"], event[1]["as_of"]))
 
     def _tell_script_lines(self) -> None:
         for line in self._hearing.take():
@@ -269,6 +294,8 @@ class Dispatcher:
                     self._submit(lease)
                 case Recall(number, at_once):
                     self._recall(number, at_once=at_once)
+                case Resize():
+                    self._resize(instruction)
                 case Commit(decided):
                     self._commit(decided)
                 case CommitPiece():
@@ -324,6 +351,29 @@ class Dispatcher:
             self._events.put(LeaseShortened(number, None))  # the node is lost, which is found out elsewhere; or it was busy
         else:
             self._events.put((number, error))
+
+    def _resize(self, wanted: Resize) -> None:
+        """Have a node start slots, or retire some; the answer comes as an event."""
+        address = self._nodes.address_of(wanted.node)
+        asked = call_worker(self._client, address, resize_node, self._settings.token, wanted.slots, wanted.number)
+        asked.add_done_callback(lambda done: self._note_resized(wanted, done))
+
+    def _note_resized(self, wanted: Resize, done: ThreadFuture[Resized]) -> None:
+        """Take note, on the client's thread, of what slots a node has now."""
+        error = done.exception()
+        if error is None:
+            self._events.put(NodeResized(wanted.node, *done.result()))
+        else:
+            self._unresized.append((wanted, error))
+
+    def _resize_again(self) -> None:
+        """Tell nodes again that could not be told, as long as they are there."""
+        for _ in range(len(self._unresized)):
+            wanted, error = self._unresized.popleft()
+            if not isinstance(error, OSError | asyncio.TimeoutError | _LOST):
+                raise error
+            if self._nodes.has(wanted.node):  # else it is lost
+                self._resize(wanted)
 
     async def _bring_home(self, number: int, future: Future, rows_at: str | None) -> None:
         """Wait for a lease on the client's loop, so that a result that never comes blocks nobody.

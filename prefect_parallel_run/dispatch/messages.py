@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Breach, Lease, Receipt
 
 
@@ -20,6 +21,7 @@ class SlotReady:
     """A process of a node has started and can begin its first mini-batch."""
 
     node: str
+    as_of: int = 0  #: number of the node's last resizing then
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class LeaseFinished:
     lease: int
     receipts: list[Receipt]
     slots: int  #: slots that the node has left
+    as_of: int = 0  #: number of the node's last resizing then
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,47 @@ class PlanEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """A person wants no mini-batch to be begun for now; those that run go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """A person wants mini-batches to be begun again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsChanged:
+    """A person forgives more, or less, from now on."""
+
+    limits: FailureLimits
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessesChanged:
+    """A person wants another number of processes on every node, on those that come later too."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResized:
+    """A node has the number of slots that it was told; those that went finish what they run."""
+
+    node: str
+    slots: int  #: that it had then
+    ready: int  #: of these, slots whose process had started
+    as_of: int  #: number of the resizing; what the node said before is out of date
+    leaving: tuple[int, ...] = ()  #: leases that are run by slots that went
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed: a try may be due again, or patience be over."""
 
 
-Event = NodeJoined | SlotReady | NodeLeft | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | Tick
+Ordered = Paused | Continued | LimitsChanged | ProcessesChanged
+Event = NodeJoined | SlotReady | NodeLeft | NodeResized | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | Ordered | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +121,15 @@ class Recall:
 
     lease: int
     at_once: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Have a node start more slots, or retire some."""
+
+    node: str
+    slots: int
+    number: int  #: of the resizing; a node that has heard of a later one leaves it
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,4 +180,4 @@ class Finish:
     """Every mini-batch has its final outcome."""
 
 
-Instruction = SubmitLease | Recall | Commit | CommitPiece | Hold | Release | Abort | GiveUp | Finish
+Instruction = SubmitLease | Recall | Resize | Commit | CommitPiece | Hold | Release | Abort | GiveUp | Finish

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,14 @@ class Nodes:
     def address_of(self, node: str) -> str:
         """Return a node's address."""
         return next(address for address, name in self._names.items() if name == node)
+
+    def has(self, node: str) -> bool:
+        """True for a node that is open."""
+        return node in self._names.values()
+
+    def want_slots(self, count: int) -> None:
+        """Have nodes that are opened from now on start with so many slots."""
+        self._settings = replace(self._settings, slots=count)
 
     def has_rows_at_home(self, node: str) -> bool:
         """True for a node whose rows have to be fetched."""

@@ -8,6 +8,8 @@ twice. While the plan is growing, planned mini-batches are added behind the othe
 A mini-batch may be in two leases that are out, as the last of both (speculative_execution). It is still one try: the first
 success decides it, and takes it out of the other lease; a failure takes it out of the lease that failed, and leaves it to the
 other.
+
+While the run is paused nothing is handed out, and leases are called back: they keep the mini-batches that are running.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
     CommitPiece,
+    Continued,
     Event,
     Finish,
     GiveUp,
@@ -31,12 +34,18 @@ from prefect_parallel_run.dispatch.messages import (
     Instruction,
     LeaseFinished,
     LeaseShortened,
+    LimitsChanged,
     NodeJoined,
     NodeLeft,
+    NodeResized,
+    Ordered,
+    Paused,
     PlanEnded,
     PlanGrew,
+    ProcessesChanged,
     Recall,
     Release,
+    Resize,
     SlotReady,
     SubmitLease,
     Tick,
@@ -71,11 +80,24 @@ class _Node:
     slots: int
     ready: int = 0  # slots whose process has started; only these can have begun a mini-batch
     leases: dict[int, Lease] = field(default_factory=dict)  # in the order they were sent
+    leaving: set[int] = field(default_factory=set)  # leases whose slots no longer count
+    as_of: int = 0  # number of the resizing that slots and ready are known since
+    ahead: Counter[int] = field(default_factory=Counter)  # slots that were ready before their resizing was known, by its number
 
     @property
     def free(self) -> int:
         """Return the slots that have nothing to do."""
-        return max(0, min(self.ready, self.slots) - len(self.leases))
+        return max(0, min(self.ready, self.slots) - self.load)
+
+    @property
+    def load(self) -> int:
+        """Return the leases that need its slots."""
+        return len(self.leases) - len(self.leaving)
+
+    def has_begun(self, number: int) -> bool:
+        """True for a lease that runs: those do that came first, and those of slots that went."""
+        staying = [lease for lease in self.leases if lease not in self.leaving]
+        return number in self.leaving or number in staying[: self.ready]
 
 
 class RunState:
@@ -117,6 +139,9 @@ class RunState:
         self._stragglers = Stragglers()
         self._sizer = LeaseSizer(rules.most_per_lease)
         self._holding = False
+        self._paused = False
+        self._processes: int | None = None  # per node, once a person has said so
+        self._resizings = 0
         self._ended = False
         self._nodeless_since: float | None = None
 
@@ -156,6 +181,11 @@ class RunState:
         return self._slots
 
     @property
+    def is_paused(self) -> bool:
+        """True while nothing is handed out because a person wants that."""
+        return self._paused
+
+    @property
     def mean_seconds(self) -> float:
         """Return how long a mini-batch takes, s; infinite while nothing is known."""
         return self._sizer.mean
@@ -173,14 +203,11 @@ class RunState:
         instructions: list[Instruction] = []
         match event:
             case NodeJoined(node, slots):
-                self._nodes[node] = _Node(slots, ready=min(slots, self._early.pop(node, 0)))
-                self._note_load(node)
-                self._slots += slots
-            case SlotReady(node):
-                if node in self._nodes:
-                    self._nodes[node].ready += 1
-                else:
-                    self._early[node] += 1
+                instructions += self._join(node, slots)
+            case SlotReady():
+                self._note_ready(event)
+            case NodeResized():
+                self._resize(event)
             case NodeLeft(node):
                 instructions += self._lose(node, now)
             case LeaseFinished():
@@ -191,9 +218,22 @@ class RunState:
                 self._grow(items)
             case PlanEnded():
                 self._is_growing = False
+            case Paused() | Continued() | LimitsChanged() | ProcessesChanged():
+                instructions += self._obey(event)
             case Tick():
                 pass
         return [*instructions, *self._go_on(now)]
+
+    def _obey(self, order: Ordered) -> Iterator[Instruction]:
+        match order:
+            case Paused() | Continued():
+                self._paused = isinstance(order, Paused)
+            case LimitsChanged(limits):
+                self._rules = replace(self._rules, limits=limits)
+            case ProcessesChanged(count):
+                self._processes, self._resizings = count, self._resizings + 1
+                for node in self._nodes:
+                    yield Resize(node, count, self._resizings)
 
     def end(self) -> None:
         """Hand out nothing more; leases that still come home count."""
@@ -207,6 +247,39 @@ class RunState:
         self._pending_count += len(items)
         self._items += sum(items)
 
+    # Slots
+
+    def _join(self, name: str, slots: int) -> Iterator[Instruction]:
+        self._nodes[name] = _Node(slots, ready=min(slots, self._early.pop(name, 0)))
+        self._note_load(name)
+        self._slots += slots
+        if self._processes is not None and slots != self._processes:  # it was opened before that was said
+            yield Resize(name, self._processes, self._resizings)
+
+    def _note_ready(self, event: SlotReady) -> None:
+        node = self._nodes.get(event.node)
+        if node is None:
+            self._early[event.node] += 1
+        elif event.as_of == node.as_of:
+            node.ready += 1
+        elif event.as_of > node.as_of:  # quicker than the answer to the resizing
+            node.ahead[event.as_of] += 1
+
+    def _resize(self, event: NodeResized) -> None:
+        node = self._nodes.get(event.node)
+        if node is None or event.as_of <= node.as_of:
+            return
+        node.as_of, node.ready = event.as_of, event.ready + node.ahead[event.as_of]
+        node.ahead.clear()
+        node.leaving = {lease for lease in event.leaving if lease in node.leases}
+        self._set_slots(event.node, event.slots)
+
+    def _set_slots(self, name: str, slots: int) -> None:
+        node = self._nodes[name]
+        self._slots += slots - node.slots
+        node.slots = slots
+        self._note_load(name)
+
     # What came of leases
 
     def _take_home(self, event: LeaseFinished, now: float) -> Iterator[Instruction]:
@@ -216,10 +289,9 @@ class RunState:
         self._stragglers.forget(lease.id)
         node = self._nodes[lease.node]
         del node.leases[lease.id]
-        self._slots += event.slots - node.slots
-        node.slots = event.slots
-        self._note_load(lease.node)
-        node.ready = max(node.ready, min(1, event.slots))
+        node.leaving.discard(lease.id)
+        self._set_slots(lease.node, event.slots if event.as_of == node.as_of else node.slots)  # else it is out of date
+        node.ready = max(node.ready, min(1, node.slots))
         if lease.piece is not None:
             yield from self._take_piece_home(lease, event.receipts)
             return
@@ -246,7 +318,10 @@ class RunState:
         if lease is None or self._stragglers.has_twin(number):  # it came home meanwhile; or an answer that nobody waits for
             return
         if stop is not None and lease.start <= stop < lease.stop:
-            self._returned.append((stop, lease.stop, lease.attempt))
+            if lease.piece is not None:
+                self._pieces.append((lease.start, Piece(*lease.piece)))
+            else:
+                self._returned.append((stop, lease.stop, lease.attempt))
             self._leases[number] = self._nodes[lease.node].leases[number] = replace(lease, stop=stop)
         self._stragglers.note_answer(number, now, is_known=stop is not None)
 
@@ -293,6 +368,8 @@ class RunState:
         self._waiting_items += one.undecided
 
     def _take_piece_home(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[Instruction]:
+        if not lease.count:  # called back, and among the pieces to be run since then
+            return
         index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
         receipt = next(iter(belonging(receipts, lease)), None)
         if receipt is None:  # not run, and not to blame
@@ -323,6 +400,8 @@ class RunState:
 
     def _lose_piece(self, lease: Lease) -> Iterator[Instruction]:
         """Run a piece again that was lost with its node; one that takes every node along has failed."""
+        if not lease.count:
+            return
         index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
         self._losses[index, piece] += 1
         if self._losses[index, piece] < self._rules.run_max_try:
@@ -338,7 +417,8 @@ class RunState:
         self._slots -= node.slots
         self._loads.forget(name)
         charged: list[tuple[Receipt, str]] = []
-        for position, lease in enumerate(node.leases.values()):
+        for lease in node.leases.values():
+            has_begun = node.has_begun(lease.id)
             del self._leases[lease.id]
             self._stragglers.forget(lease.id)
             had_twin = self._stragglers.part(lease.id) is not None
@@ -346,11 +426,11 @@ class RunState:
                 lease = without_last(lease)  # noqa: PLW2901  what is left of it
             if lease.piece is not None:
                 yield from self._lose_piece(lease)
-            elif lease.count == 1 and position < node.ready and not had_twin:
+            elif lease.count == 1 and has_begun and not had_twin:
                 receipt = lost(lease, self._items_of(lease.start))
                 charged.append((receipt, self._decide(receipt, now)))
             elif lease.count:
-                self._returned.extend(split(lease, started=position < node.ready))
+                self._returned.extend(split(lease, started=has_begun))
         if charged:
             yield Commit(charged)
 
@@ -370,8 +450,11 @@ class RunState:
             yield GiveUp(slots_failed=bool(self._nodes))
         else:
             yield from self._hold_or_release(tally)
-            yield from self._hand_out(now)
-            yield from self._help_stragglers(now)
+            if self._paused:
+                yield from self._call_back(now)
+            else:
+                yield from self._hand_out(now)
+                yield from self._help_stragglers(now)
 
     def _is_nowhere(self, now: float) -> bool:
         """True when no slot is left anywhere: at once if nodes are there but cannot start the script, else after a while."""
@@ -402,6 +485,11 @@ class RunState:
         self._stragglers.note_sent(lease, now)
         return SubmitLease(lease)
 
+    def _call_back(self, now: float) -> Iterator[Instruction]:
+        """Take back what leases have not begun; what runs goes on."""
+        for lease in self._stragglers.to_call_back(self._leases.values(), now):
+            yield Recall(lease.id, at_once=False)
+
     def _help_stragglers(self, now: float) -> Iterator[Instruction]:
         """Where nothing is left to hand out, let slots that have nothing to do help those that are behind."""
         self._stragglers.next_look = None
@@ -419,7 +507,7 @@ class RunState:
     def _may_give_back(self, lease: Lease) -> bool:
         """True for a lease that may hold something that it has not begun, or must say so before it can be helped."""
         node = self._nodes[lease.node]
-        return lease.count > 1 or len(node.leases) > node.slots or self._rules.speculative or self._rules.shared_workers
+        return lease.count > 1 or node.load > node.slots or self._rules.speculative or self._rules.shared_workers
 
     def _run_twice(self, now: float) -> Iterator[Instruction]:
         """Run mini-batches that take long a second time, on other nodes."""
@@ -441,7 +529,7 @@ class RunState:
 
     def _note_load(self, name: str) -> None:
         node = self._nodes[name]
-        self._loads.note(name, len(node.leases), node.slots)
+        self._loads.note(name, node.load, node.slots)
 
     def _next_lease(self, node: str, now: float) -> Lease | None:
         """Return what *node* should do next: tries that are due, then what came back, then new mini-batches."""

@@ -69,6 +69,24 @@ class Stragglers:
             chosen.append(lease)
         return chosen
 
+    def to_call_back(self, leases: Iterable[Lease], now: float) -> list[Lease]:
+        """Return the leases of a paused run to be asked for what they have not begun.
+
+        Twins are not: the mini-batch that both hold has begun.
+        """
+        self.next_look = None
+        chosen: list[Lease] = []
+        for lease in leases:
+            out = self._out[lease.id]
+            if out.is_asked or self.has_twin(lease.id):
+                continue
+            if now - out.since < _OVERDUE:  # it may not be there yet
+                self._look_at(out.since + _OVERDUE)
+            else:
+                out.is_asked = True
+                chosen.append(lease)
+        return chosen
+
     def to_copy(self, leases: Iterable[Lease], mean: float, now: float) -> Lease | None:
         """Return the lease whose last mini-batch is worth running a second time: the one that has been at it the longest.
 

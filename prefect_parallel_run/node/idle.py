@@ -37,6 +37,13 @@ class IdleSlots:
             self._change.notify_all()  # another one may stand first now
             return self._slots.popleft() if is_served else None
 
+    def remove(self, slot: Slot) -> bool:
+        """Have a slot serve nobody; False when it is not here."""
+        with self._change:
+            if is_here := slot in self._slots:
+                self._slots.remove(slot)
+            return is_here
+
     def wake(self) -> None:
         """Have those who wait look at their recalls."""
         with self._change:

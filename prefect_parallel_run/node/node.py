@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import queue
 import socket
 import sys
 import tempfile
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,13 +19,13 @@ from typing import Any, NamedTuple
 from prefect_parallel_run.node import guardian
 from prefect_parallel_run.node.fetching import LeaseFiles
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
-from prefect_parallel_run.node.idle import IdleSlots
 from prefect_parallel_run.node.life import Lives
 from prefect_parallel_run.node.node_log import NodeLog
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.script_lines import Said
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Slot, SlotStoppedError, SlotUnusableError, Work
+from prefect_parallel_run.node.slots import Resized, Slots
 from prefect_parallel_run.node.spares import Spares
 from prefect_parallel_run.node.starting import Starter, StartFailure
 from prefect_parallel_run.policy.spares import SpareNeed
@@ -46,6 +44,7 @@ class LeaseResult(NamedTuple):
     receipts: list[tuple[Any, ...]]  #: one per mini-batch that was run
     slots: int  #: slots that still work
     failure: StartFailure | None  #: why a slot was given up, once per slot
+    as_of: int = 0  #: number of the node's last resizing
 
 
 class Node:
@@ -58,8 +57,6 @@ class Node:
 
     def __init__(self, settings: NodeSettings, cores: int | None = None) -> None:
         self._cores = cores or _cores()
-        self._tell_ready: Callable[[], None] | None = None
-        self._untold = 0  # slots that became ready before anybody wanted to know
         marker = f"{_MARKER}={settings.token}.{os.getpid()}.{uuid.uuid4().hex}"  # two nodes may share a process
         interpreter = settings.interpreter or sys.executable
         self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
@@ -69,26 +66,24 @@ class Node:
         self._gpus = gpus = visible_gpus(environment)
         wanted = settings.slots or default_slots(self._cores, gpus)
         own = () if VISIBLE in settings.environment_variables else gpus  # who sets it for all processes has decided
-        variables = [slot_environment(number, own, environment) for number in range(min(wanted, settings.most_slots))]
+        self._own_gpus, self._environment = own, environment
         lives = Lives()
-        starters = [Starter(settings, {**environment, **given}, interpreter, scratch, lives) for given in variables]
-        # A spare is started before it is known whom it will replace: it fits where all slots are alike.
-        alike = starters[0] if starters and all(given == variables[0] for given in variables) else None
-        self._spares = Spares(alike, SpareNeed(settings.run_invocation_timeout))
-        self._slots = [Slot(number, settings, starter, self._spares) for number, starter in enumerate(starters)]
-        self._usable = len(self._slots)
-        self._idle = IdleSlots()
+        starter = Starter(settings, {**environment, **self._variables(0)}, interpreter, scratch, lives)
+        count = min(wanted, settings.most_slots)
+        self._spares = Spares(starter if self._are_alike(count) else None, SpareNeed(settings.run_invocation_timeout))
+
+        def make(place: int, number: int) -> Slot:
+            starter = Starter(settings, {**environment, **self._variables(place)}, interpreter, scratch, lives)
+            return Slot(number, settings, starter, self._spares)
+
         self._recalls: dict[int, Recall] = {}  # by lease
         self._admitted: set[int] = set()  # leases that have begun; of very many the newest
         self._refused: set[int] = set()  # leases that have been called back before they began
-        self._failures: queue.SimpleQueue[StartFailure] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._guardian = guardian.start(marker, scratch)
-        self._stopped = False
         self._log = NodeLog(settings, lives)
         self._log.start()
-        for slot in self._slots:
-            threading.Thread(target=self._open_slot, args=(slot,), daemon=True).start()
+        self._slots = Slots(make, count)  # last: its threads find all else in place
 
     @property
     def facts(self) -> NodeFacts:
@@ -98,7 +93,7 @@ class Node:
             host=socket.gethostname(),
             pid=os.getpid(),
             cores=self._cores,
-            slots=len(self._slots),
+            slots=len(self._slots.all),
             gpus=len(self._gpus),
         )
 
@@ -106,7 +101,7 @@ class Node:
         """Run *works* in a slot that is idle, waiting for one; objects of a store are fetched meanwhile."""
         recall = self._admit(lease)
         if recall is None:
-            return LeaseResult([], self._usable, self._next_failure())
+            return self._result([])
         try:
             if not self.settings.fetches:
                 return self._run(recall, works[0].mini_batch, lambda slot, receipts: slot.run(works, receipts, recall))
@@ -137,7 +132,7 @@ class Node:
                 never.set_result(NOT_BEGUN)
                 return never
         answer = recall.ask(at_once=at_once)
-        self._idle.wake()
+        self._slots.idle.wake()
         return answer
 
     def _admit(self, lease: int) -> Recall | None:
@@ -149,26 +144,30 @@ class Node:
             self._admitted.add(lease)
             if len(self._admitted) > 2 * _REMEMBERED:
                 self._admitted = set(sorted(self._admitted)[-_REMEMBERED:])
-            recall = self._recalls[lease] = Recall()
+            recall = self._recalls[lease] = Recall(lease)
             return recall
 
     def _run(self, recall: Recall, first: int, do: Callable[[Slot, list[tuple[Any, ...]]], None]) -> LeaseResult:
-        slot = self._idle.take(recall)
+        slot = self._slots.take(recall)
         if slot is None:  # called back, or no slot is left, or the node is closing
             recall.answer(first)
-            return LeaseResult([], 0 if self._stopped else self._usable, self._next_failure())
+            return self._result([])
         receipts: list[tuple[Any, ...]] = []
         try:
             do(slot, receipts)
         except SlotUnusableError as error:
-            self._give_up(error.failure)
+            self._slots.give_up(slot, error.failure)
         except SlotStoppedError:
             pass  # the run is ending; what was finished still goes home
         else:
-            self._idle.put(slot)
+            self._slots.offer(slot)
         if not self.settings.rows_home:
             _sync_parts(self.settings, receipts)
-        return LeaseResult(receipts, self._usable, self._next_failure())
+        return self._result(receipts)
+
+    def _result(self, receipts: list[tuple[Any, ...]]) -> LeaseResult:
+        slots, as_of = self._slots.count()
+        return LeaseResult(receipts, slots, self._slots.next_failure(), as_of)
 
     def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[tuple[Any, ...]], recall: Recall) -> None:
         """Run mini-batches as their files come; the wait for them counts as theirs."""
@@ -185,29 +184,47 @@ class Node:
                 receipts[-1] = _with_seconds(receipts[-1], waited)
             waiting_since = time.monotonic()
 
+    def resize(self, slots: int, number: int) -> Resized:
+        """Start slots, or retire some, until there are so many, and return at once.
+
+        A slot that is retired finishes the mini-batch that it runs, and gives the rest of its lease back; then its child calls
+        shutdown() and ends. One that is still starting just ends. A slot that was given up is replaced by a new one.
+
+        Args:
+            slots: At least one stays, and there are never more than mini-batches.
+            number: Of the resizing: one that a later one has overtaken does nothing.
+        """
+        count = max(1, min(slots, self.settings.most_slots))
+        if not self._are_alike(count):
+            self._spares.stop()
+        return self._slots.resize(count, number)
+
+    def _are_alike(self, count: int) -> bool:
+        """True when a spare, which is started before it is known whom it will replace, fits into all of *count* places."""
+        return all(self._variables(place) == self._variables(0) for place in range(count))
+
+    def _variables(self, place: int) -> dict[str, str]:
+        """Return what only the process in a place has in its environment."""
+        return slot_environment(place, self._own_gpus, self._environment)
+
+    def tell_ready_to(self, tell: Callable[[int], None]) -> None:
+        """Have *tell* called for every slot that becomes ready, and for those that are, with the last resizing's number."""
+        self._slots.tell_ready_to(tell)
+
     def close(self, *, graceful: bool) -> list[str]:
         """End all children, with shutdown() when *graceful*; return what went wrong in shutdown().
 
         A child that is still starting never had a mini-batch, and is not waited for. What is there of a node with rows in it
         stays until ``remove``.
         """
-        self._stopped = True
-        ready = self._idle.close()
-        problems: list[str] = []
-        ends: list[Callable[[], object]] = [
-            (lambda slot=slot: problems.append(slot.shut_down())) if graceful and slot in ready else slot.stop  # type: ignore[misc]
-            for slot in self._slots
-        ]
-        ends.append(self._spares.stop)
-        threads = [threading.Thread(target=end) for end in ends]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        spares = threading.Thread(target=self._spares.stop)
+        spares.start()
+        problems = self._slots.close(graceful=graceful)
+        spares.join()
         self._log.close()
         if not self.settings.rows_home:
             self.remove()
-        return [problem for problem in problems if problem]
+        return problems
 
     def remove(self) -> None:
         """End whatever the scripts left running, and remove their scratch; rows that are in it have been fetched."""
@@ -241,30 +258,6 @@ class Node:
                 found[path.name] = path.stat().st_size
         return {name: size for name, size in found.items() if size}
 
-    def _open_slot(self, slot: Slot) -> None:
-        try:
-            slot.start()
-        except SlotUnusableError as error:
-            self._give_up(error.failure)
-        except SlotStoppedError:
-            return
-        except Exception as error:  # noqa: BLE001  whatever it was, a lease must not wait for this slot
-            self._give_up(StartFailure("spawn", type(error).__name__, str(error), traceback.format_exc()))
-        else:
-            self._idle.put(slot)
-            with self._lock:
-                tell = self._tell_ready
-                self._untold += tell is None
-            if tell is not None:
-                tell()
-
-    def tell_ready_to(self, tell: Callable[[], None]) -> None:
-        """Have *tell* called for every slot that becomes ready, and for those that are."""
-        with self._lock:
-            self._tell_ready, untold = tell, self._untold
-        for _ in range(untold):
-            tell()
-
     def tell_said_to(self, tell: Callable[[Said], None]) -> None:
         """Have *tell* called with what the scripts log."""
         self._log.tell_to(tell)
@@ -272,20 +265,6 @@ class Node:
     def last_said(self) -> list[Said]:
         """Return what the scripts have logged lately; a node that is closed says no more."""
         return self._log.last_said()
-
-    def _give_up(self, failure: StartFailure) -> None:
-        with self._lock:
-            self._usable -= 1
-            last = self._usable == 0
-        self._failures.put(failure)
-        if last:
-            self._idle.close()
-
-    def _next_failure(self) -> StartFailure | None:
-        try:
-            return self._failures.get_nowait()
-        except queue.Empty:
-            return None
 
 
 def _at_home(settings: NodeSettings, scratch: str) -> NodeSettings:

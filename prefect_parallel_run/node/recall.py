@@ -10,7 +10,8 @@ from contextlib import suppress
 class Recall:
     """The question, and its one answer. Asked from any thread; answered by the lease's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: int = 0) -> None:
+        self.lease = lease
         self._asked = threading.Event()
         self._answer: Future[int] = Future()
         self.is_urgent = False  #: what is running does not count any more either

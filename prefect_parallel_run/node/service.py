@@ -24,6 +24,7 @@ from prefect_parallel_run.node.preflight import Probe, View, look_around
 from prefect_parallel_run.node.script_lines import Said
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Work
+from prefect_parallel_run.node.slots import Resized
 
 
 class Way(NamedTuple):
@@ -43,7 +44,7 @@ class LastWords(NamedTuple):
 class _Open(NamedTuple):
     node: Node
     keeper: Keeper | None
-    secedes: bool  #: leases leave the worker's threads to others: it has fewer than we have leases there
+    secedes: bool  #: leases leave the worker's threads to others: it has no more than we have leases there
 
 
 _open: WeakKeyDictionary[Any, dict[str, _Open]] = WeakKeyDictionary()  # by worker: several may share a process
@@ -94,9 +95,9 @@ async def open_node(settings: NodeSettings, names: dict[str, str], ways: dict[st
     mine = _way_on(replace(settings, node=names[address]), ways.get(address))
     node = await asyncio.to_thread(_opened, dask_worker, mine, threads if settings.is_kept else None)
     keeper = Keeper(lambda: _end(dask_worker, token)) if settings.is_kept else None
-    _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=threads < 2 * node.facts.slots)
+    _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=threads <= 2 * node.facts.slots)
     message = {"node": node.settings.node}
-    node.tell_ready_to(lambda: dask_worker.log_event(ready_topic(token), message))
+    node.tell_ready_to(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
     node.tell_said_to(lambda said: dask_worker.log_event(said_topic(token), said))
     return node.facts
 
@@ -147,6 +148,16 @@ async def recall_lease(token: str, lease: int, at_once: bool, dask_worker: Any) 
     if answer is None:
         return None
     return await asyncio.wrap_future(answer)
+
+
+async def resize_node(token: str, slots: int, number: int, dask_worker: Any) -> Resized:
+    """Have this node start more slots, or retire some; see ``Node.resize``."""
+    found = _of(dask_worker).get(token)
+    if found is None:
+        raise NodeClosedError(token)
+    # From now on leases leave their threads: those that came before keep no more than all but one of them.
+    _of(dask_worker)[token] = found._replace(secedes=True)
+    return await asyncio.to_thread(found.node.resize, slots, number)
 
 
 def keep_node(token: str, dask_worker: Any) -> None:

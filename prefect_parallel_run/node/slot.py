@@ -105,14 +105,14 @@ class Slot:
             if self._left:  # not called back while the child started
                 self._feed(receipts)
 
-    def shut_down(self) -> str:
-        """Let the child call shutdown() and end; return what went wrong there, or an empty text."""
+    def shut_down(self, reason: str = "shut_down") -> str:
+        """Let the child call shutdown() and end, for *reason*; return what went wrong there, or an empty text."""
         child = self._child
         if child is None:
             return ""
         child.send([b'"shutdown"\n'])
         problem = self._goodbye(child)
-        self._bury("shut_down" if child.exit_status() is not None else "stopped")
+        self._bury(reason if child.exit_status() is not None else "stopped")
         return problem
 
     def stop(self) -> None:

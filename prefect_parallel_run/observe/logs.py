@@ -29,6 +29,8 @@ class RunLog:
         self._begun = clock()
         self._pace = Pace(self._begun)
         self._causes: set[str] = set()
+        self._paused_since: float | None = None
+        self._paused_for = 0.0  # s
 
     def node_joined(self, facts: NodeFacts) -> None:
         """Tell that a node opened."""
@@ -72,8 +74,8 @@ class RunLog:
     def progressed(self, tally: Tally) -> None:
         """Tell the counts every 30 s, or 5 %."""
         now = self._clock()
-        if self._pace.is_due(tally, now):
-            line = sentence(tally, self._begun_with, now - self._begun)
+        if self._paused_since is None and self._pace.is_due(tally, now):
+            line = sentence(tally, self._begun_with, now - self._begun - self._paused_for)
             self._logger.info("%s", line, extra={"action": "progress"})
 
     def held(self, breach: Breach | None) -> None:
@@ -92,6 +94,18 @@ class RunLog:
         """Tell how much more of that there is, and where."""
         words = "%d more lines that the entry script has logged are in logs/*.log of the run directory"
         self._logger.info(words, lines, extra={"action": "script_left_out"})
+
+    def ordered(self, order: str, by: str, answer: str) -> None:
+        """Tell what a person has ordered, and what comes of it."""
+        self._logger.info("%s ordered %s: %s", neutral(by), neutral(order), answer, extra={"action": "ordered"})
+
+    def paused(self, is_paused: bool) -> None:
+        """Take note that the run is paused, or goes on: progress has nothing to tell meanwhile, and no rate."""
+        if is_paused:
+            self._paused_since = self._clock()
+        elif self._paused_since is not None:
+            self._paused_for += self._clock() - self._paused_since
+            self._paused_since = None
 
     def warned(self, text: str) -> None:
         """Pass a warning on."""

@@ -99,6 +99,14 @@ class LogWatch(Observer):
         """Pass it on."""
         self._log.held(breach)
 
+    def ordered(self, order: str, by: str, answer: str) -> None:
+        """Pass it on."""
+        self._log.ordered(order, by, answer)
+
+    def paused(self, is_paused: bool) -> None:
+        """Pass it on."""
+        self._log.paused(is_paused)
+
     def warned(self, text: str) -> None:
         """Pass it on."""
         self._log.warned(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Reduction:
     identity: dict[str, Any]
     output: str | None  #: folder or URL; None for a summary_only step without one
     heartbeat: Callable[[], None]  #: called now and then; raises to stop
+    notes: Mapping[str, Any] = field(default_factory=dict)  #: further entries of the receipt
 
 
 def reduce(task: Reduction) -> dict[str, Any]:
@@ -68,6 +69,8 @@ def reduce(task: Reduction) -> dict[str, Any]:
         receipt = {
             **make_receipt(tally, directory.run_id, task.identity, task.result, published),
             "format": task.row_format if task.target is not None else None,
+            "limits": asdict(task.limits),
+            **task.notes,
         }
         if task.target is not None and task.result is not None and is_remote(task.result):
             target, result = task.target, task.result

@@ -116,6 +116,22 @@ def test_a_node_with_a_gpu_has_one_process_by_default(nvidia_smi, bench, files, 
     assert {gpu for _, _, gpu, _ in begun()} == {"0"}
 
 
+def test_processes_that_come_later_have_the_gpus_of_their_places(nvidia_smi, node, begun):
+    """As they would have had from the beginning; a spare, which has one GPU, fits no longer."""
+    nvidia_smi("two")
+    made = node(slots=1)
+    assert made._spares._starter is not None
+    made.resize(3, 1)
+    wait_until(lambda: len(begun()) == 3)
+    assert sorted((slot, gpu) for slot, _, gpu, _ in begun()) == [("0", "0"), ("1", "1"), ("2", "0")]
+    assert made._spares._is_stopped
+    made.resize(1, 2)
+    made.resize(2, 3)
+    wait_until(lambda: len(begun()) == 4)
+    assert begun()[-1][0] == "3"
+    assert begun()[-1][2] == "1"
+
+
 @pytest.mark.parametrize(("chosen", "slots"), [("1,0", 1), ("", None)])
 def test_who_sets_the_variable_has_decided(nvidia_smi, node, begun, chosen, slots):
     """For all processes; without a GPU there are as many as there are cores."""
@@ -124,7 +140,7 @@ def test_who_sets_the_variable_has_decided(nvidia_smi, node, begun, chosen, slot
     assert made.facts.slots == (slots or min(made.facts.cores, 9))
     assert made._spares._starter is not None
     wait_until(lambda: len(begun()) == made.facts.slots)
-    given = variables(made._slots[0]._child)
+    given = variables(made._slots.all[0]._child)
     assert f"CUDA_VISIBLE_DEVICES={chosen}".encode() in given
     assert not any(variable.startswith(b"CUDA_DEVICE_ORDER") for variable in given)
 

@@ -26,7 +26,7 @@ def begun(bench):
 def test_children_start_while_the_cluster_opens(bench):
     """Where the settings are known by then; and a run that never opens its nodes leaves no process behind."""
     settings = Future()
-    settings.set_result(bench.settings("counts.py", "--log", str(bench.log), most_slots=2))
+    settings.set_result(bench.settings("counts.py", "--log", str(bench.log), slots=2, most_slots=2))
     with LocalTarget().open(request(2, 2), threading.Event(), settings) as cluster:
         assert cluster.prepared == 2
         wait_until(lambda: len(begun(bench)) == 4)

@@ -18,7 +18,7 @@ for option in ("--crash", "--hang", "--with_spare", "--alone"):
     parser.add_argument(option, type=lambda text: [int(number) for number in text.split(",")], default=[])
 for option in ("--imports", "--inits"):
     parser.add_argument(option, type=lambda text: text.split(","), default=["ok"])
-parser.add_argument("--seconds", type=float, default=0.0)
+parser.add_argument("--seconds", "--sleep", type=float, default=0.0)
 options, _ = parser.parse_known_args()
 
 

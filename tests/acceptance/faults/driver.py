@@ -65,13 +65,17 @@ def main():
 
     watch_boundaries(kill_at)
     guilty = os.environ.get("DRIVER_POISON", "")
+    more = os.environ.get("DRIVER_ARGUMENTS", "").split()
     config = ParallelRunConfig(
         source_directory=str(SCRIPTS),
-        entry_script="guilty.py" if guilty else "slow.py",
         error_threshold=-1,
         output_action="append_row",
-        process_count_per_node=2,
-        **{"mini_batch_size": 2, **json.loads(os.environ.get("DRIVER_CONFIG", "{}"))},
+        **{
+            "entry_script": "guilty.py" if guilty else "slow.py",
+            "mini_batch_size": 2,
+            "process_count_per_node": 2,
+            **json.loads(os.environ.get("DRIVER_CONFIG", "{}")),
+        },
     )
     spec = StepSpec(
         name="driven",
@@ -79,7 +83,7 @@ def main():
         datasets=normalise_inputs([FileDataset.from_files(files)]),
         output=output,
         side_inputs={},
-        arguments=("--log", log, "--sleep", seconds, "--how", "raise", "--guilty", guilty or "none"),
+        arguments=("--log", log, "--sleep", seconds, "--how", "raise", "--guilty", guilty or "none", *more),
         allow_reuse=True,
         interpreter=None,
         environment=None,

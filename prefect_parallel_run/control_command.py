@@ -1,0 +1,131 @@
+"""``prefect-parallel-run control``: gives an order to a run that goes on, and waits until whoever drives it has answered."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.control_files import Lines, answer_in, append
+from prefect_parallel_run.errors import InputError, ParallelRunError
+from prefect_parallel_run.orders import LIMITS, PROCESSES, Order, check
+from prefect_parallel_run.run_directory import RunDirectory, place_here
+
+PATIENCE = 10.0  #: s for the answer; one that listens takes a second
+_GLANCE = 0.1  #: s between two looks for it
+_APPLIED, _NOT_APPLIED = 0, 1
+Add = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+
+class NotDrivenError(ParallelRunError):
+    """An order was given to a run that cannot take it; *reason* says what to do."""
+
+    def __init__(self, run_directory: str, reason: str) -> None:
+        super().__init__(run_directory, reason)
+        self.run_directory, self.reason = run_directory, reason
+
+    def __str__(self) -> str:
+        return f"run {self.run_directory}: {self.reason}"
+
+
+def add_to(add: Add) -> None:
+    """Add the command to a command line; *add* is what adds one."""
+    command = add("control", _control, "Pause a run that goes on, or change its limits or the number of its processes.")
+    kinds = command.add_subparsers(dest="kind", required=True, metavar="ORDER")
+
+    def kind(name: str, words: str) -> argparse.ArgumentParser:
+        made = kinds.add_parser(name, help=words, description=words)
+        made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+        return made
+
+    kind("pause", "Begin no further mini-batch; those that run go on.")
+    kind("continue", "Begin mini-batches again.")
+    limits = kind("limits", "Forgive more, or less, from now on.")
+    limits.add_argument("--error-threshold", type=int, metavar="N", help="failed items; -1 forgives all")
+    limits.add_argument("--allowed-failed-count", type=int, metavar="N", help="failed mini-batches; -1 forgives all")
+    limits.add_argument("--allowed-failed-percent", type=float, metavar="X", help="the same in percent; 100 forgives all")
+    kind("processes", "Have another number of processes on every node.").add_argument(PROCESSES, type=int, metavar="N")
+
+
+def _control(given: argparse.Namespace) -> int:
+    """Give the order and return 0 when it is applied, else 1."""
+    names = {"limits": LIMITS, "processes": (PROCESSES,)}.get(given.kind, ())
+    values = {name: value for name in names if (value := getattr(given, name)) is not None}
+    answer = give(given.run_directory, given.kind, values)
+    sys.stdout.write(json.dumps(answer, indent=2) + "\n" if given.json else f"{answer['answer']}\n")
+    return _APPLIED if answer["applied"] else _NOT_APPLIED
+
+
+def give(place: str, kind: str, values: dict[str, float], patience: float = PATIENCE) -> dict[str, Any]:
+    """Give an order to the run whose directory is at a path or URL, and return what became of it.
+
+    Args:
+        place: As users see it.
+        kind: pause, continue, limits, processes.
+        values: Of limits and processes, by configuration field.
+        patience: s for the answer.
+
+    Returns:
+        ``order``, ``id``, ``applied`` (None: there is no answer yet), ``answer`` (a sentence) and ``seconds``.
+
+    Raises:
+        ValueError: It is no order.
+        InputError: There is no run directory.
+        NotDrivenError: Nobody drives the run, or not where an order could be given.
+    """
+    began = time.monotonic()
+    who = f"{getpass.getuser()}@{socket.gethostname()}/{os.getpid()}"
+    check(kind, values)  # what is wrong is told before anything else
+    directory = _directory(place)
+    driver = _driver(place, directory)
+    order = Order(id=uuid.uuid4().hex, at=time.time(), by=who, driver=driver, kind=kind, values=values)
+    answers = Lines(directory.answers)
+    append(directory.orders, order.to_line())
+    found = None
+    while found is None and time.monotonic() - began < patience:
+        time.sleep(_GLANCE)
+        found = answer_in(answers, order.id)
+    if found is None:
+        found = {"applied": None, "answer": _silence(directory, patience)}
+    seconds = round(time.monotonic() - began, 2)
+    return {"order": str(order), "id": order.id, "applied": found["applied"], "answer": found["answer"], "seconds": seconds}
+
+
+def _directory(place: str) -> RunDirectory:
+    directory = RunDirectory(place_here(place))
+    if directory.description.is_file():
+        return directory
+    if is_remote(place):
+        words = f"it is not driven on this machine, where it would be worked on in {directory.path}"
+        raise NotDrivenError(place, f"{words}; give the order on the machine of its flow, with that flow's PREFECT_HOME")
+    raise InputError(place, "is no run directory: it has no run.json")
+
+
+def _driver(place: str, directory: RunDirectory) -> str:
+    """Return the name of the driving that goes on."""
+    deadline = time.monotonic() + 1.0
+    while (owner := directory.owner()) is not None:
+        if owner.driver:
+            return owner.driver
+        if time.monotonic() > deadline:  # it has not only just begun
+            raise NotDrivenError(place, f"{owner.owner} on {owner.host}, which drives it, has a version that takes no orders")
+        time.sleep(_GLANCE)
+    if directory.receipt.exists():
+        raise NotDrivenError(place, "it is finished, and nobody drives it, so that there is nothing to control")
+    words = "nobody drives it, so that there is nothing to control; go on with it, also with other limits or processes, by"
+    raise NotDrivenError(place, f"{words} prefect-parallel-run resume {place}")
+
+
+def _silence(directory: RunDirectory, patience: float) -> str:
+    if directory.owner() is None:
+        return "the run has ended before it could take the order; nothing has changed"
+    words = f"whoever drives the run has not answered within {patience:g} s, and follows the order as soon as it can"
+    return f"{words}; what became of it will be in {directory.answers}"
