@@ -30,6 +30,13 @@ class NodeLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class NodesOpening:
+    """So many nodes are being opened now: each will join, or its failure will be told."""
+
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseFinished:
     """A lease came home. Mini-batches without a receipt have not been run, and none of them is to blame."""
 
@@ -66,7 +73,7 @@ class Tick:
     """Time has passed: a try may be due again, or patience be over."""
 
 
-Event = NodeJoined | SlotReady | NodeLeft | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | Tick
+Event = NodeJoined | SlotReady | NodeLeft | NodesOpening | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | Tick
 
 
 @dataclass(frozen=True, slots=True)
