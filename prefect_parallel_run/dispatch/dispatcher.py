@@ -234,7 +234,7 @@ class Dispatcher:
             addresses = [self._nodes.address_of(node) for node in going]
             self._fetch_logs(addresses, time.monotonic() + _LOGS_TIMEOUT)
             self._nodes.give_back(going)
-            self._elasticity.release(addresses, time.monotonic())
+            self._elasticity.release(addresses)
 
     def _note_ready(self, event: tuple[float, dict[str, str]]) -> None:
         """Take note, on the client's thread, that a slot is ready."""

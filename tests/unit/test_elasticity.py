@@ -1,5 +1,7 @@
 """Growing while work waits, shrinking when nodes have nothing to do."""
 
+from concurrent.futures import Future
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,9 +11,19 @@ from prefect_parallel_run.policy.node_count import IDLE_SECONDS, NodeBounds, nod
 BOUNDS = NodeBounds(at_least=1, at_most=4)
 
 
-def elastic(bounds, scale=lambda nodes: None, release=lambda workers: None, warned=None):
-    """Elasticity of a cluster that refuses nothing, unless it does."""
-    return Elasticity(bounds, scale, release, warned or [].append)
+def at_once(do):
+    """Do something here and now."""
+    answer = Future()
+    try:
+        answer.set_result(do())
+    except (OSError, RuntimeError) as error:
+        answer.set_exception(error)
+    return answer
+
+
+def elastic(bounds, scale=lambda nodes: None, release=lambda workers: None, warned=print, begin=at_once):
+    """Elasticity of a cluster that answers at once."""
+    return Elasticity(bounds, scale, release, warned, begin)
 
 
 @given(st.integers(0, 10**7), st.floats(0, 1e4), st.floats(0.1, 128), st.integers(1, 50), st.integers(0, 50))
@@ -105,11 +117,34 @@ def test_workers_that_cannot_be_ended_now_are_ended_later():
     elasticity = elastic(BOUNDS, release=release, warned=warnings.append)
     facts = {"backlog": 0, "seconds": 1.0, "slots": 2, "nodes": 2, "idle": []}
     elasticity.look(0.0, **facts)
-    elasticity.release(["a"], 1.0)
-    elasticity.release(["b"], 2.0)
-    elasticity.look(3.0, **facts)
+    elasticity.release(["a"])
+    elasticity.look(2.0, **facts)
+    elasticity.release(["b"])
+    elasticity.look(4.0, **facts)
     assert ended == []
-    elasticity.look(32.0, **facts)
-    elasticity.look(34.0, **facts)
+    elasticity.look(33.0, **facts)
+    elasticity.look(64.0, **facts)
     assert ended == [["a", "b"]]
     assert len(warnings) == 1
+
+
+def test_a_cluster_that_takes_its_time_holds_up_nobody():
+    """It is asked one thing at a time; what was asked for is known once it has answered."""
+    answers = []
+
+    def begin(do):
+        do()
+        answers.append(Future())
+        return answers[-1]
+
+    asked, ended = [], []
+    elasticity = elastic(BOUNDS, asked.append, ended.append, begin=begin)
+    facts = {"seconds": 10.0, "slots": 1, "nodes": 1, "idle": [], "backlog": 100}
+    elasticity.look(0.0, **facts)
+    elasticity.release(["a"])
+    elasticity.look(100.0, **facts)
+    assert (asked, ended) == ([4], [])
+    answers[0].set_result(None)
+    elasticity.look(102.0, **facts)
+    elasticity.look(104.0, **facts)
+    assert (asked, ended) == ([4], [("a",)])
