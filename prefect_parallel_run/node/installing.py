@@ -138,7 +138,7 @@ class Installer:
             raise self._error(f"{_shown(command)} {ended}:\n{_last_words(self._log, begin)}")
 
     def _wait(self, process: subprocess.Popen[bytes], command: list[str], begin: int) -> int:
-        """Return the installer's exit status; kill it, and all it started, as soon as it is not wanted any more, or too late."""
+        """Return the installer's exit status; kill it, and all it started, once it is unwanted or takes too long."""
         try:
             while not self._stop.is_set():
                 if time.monotonic() > self._deadline:
