@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefect_parallel_run.bundles import make_bundle
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.dispatch.nodes import Journey
+from prefect_parallel_run.dispatch.opening import Journey
 from prefect_parallel_run.node.preflight import Probe
 from prefect_parallel_run.node.settings import CodeBundle, NodeSettings
 from prefect_parallel_run.plan import PlanReader

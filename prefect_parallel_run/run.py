@@ -358,19 +358,19 @@ def _drive(
                 growth=planner if remainder.tally.is_growing else None,
                 prepared=opened.prepared,
                 journey=journey,
-                elasticity=_elasticity(config, opened),
-                release=opened.release,
+                elasticity=_elasticity(config, opened, watch.warned),
                 orders=control.take,
             ).run()
     finally:
         watch.ended(ledger)
 
 
-def _elasticity(config: ParallelRunConfig, cluster: Cluster) -> Elasticity | None:
+def _elasticity(config: ParallelRunConfig, cluster: Cluster, warned: Callable[[str], None]) -> Elasticity | None:
     """Return what makes a cluster grow and shrink, and replace nodes that were lost; None for one that cannot."""
     if not cluster.is_elastic:
         return None
-    return Elasticity(NodeBounds(at_least=config.min_nodes or config.node_count, at_most=config.node_count), cluster.scale)
+    bounds = NodeBounds(at_least=config.min_nodes or config.node_count, at_most=config.node_count)
+    return Elasticity(bounds, cluster.scale, cluster.release, warned)
 
 
 def _await_plan(planner: Planner, ledger: Ledger, heartbeat: Callable[[], None]) -> bool:

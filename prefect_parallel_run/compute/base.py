@@ -59,7 +59,10 @@ class Cluster(Protocol):
         """True when ``scale`` brings nodes, and ``release`` ends some."""
 
     def scale(self, nodes: int) -> None:
-        """Ask for so many nodes in all; they come when they come."""
+        """Ask for so many nodes in all; they come when they come.
+
+        It, and ``release``, may take its time, and raise whatever the cluster has against it.
+        """
 
     def release(self, workers: Collection[str]) -> None:
         """End the workers of these addresses; nothing runs on them."""

@@ -17,16 +17,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, Security
+from distributed import Client, Security, Status
 
 from prefect_parallel_run.compute.base import Request
+from prefect_parallel_run.compute.bounded import GivenUpError, bounded
 from prefect_parallel_run.compute.class_words import Words, words_for
-from prefect_parallel_run.compute.joining import wait_for_workers
+from prefect_parallel_run.compute.joining import leave, wait_for_workers
 from prefect_parallel_run.compute.scheduler import refuse_insecure
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.settings import NodeSettings
 
-_CLOSE_TIMEOUT = 10  #: s
+_OPEN_TIMEOUT = 3600.0  #: s for a class to come back; clouds take their time
+_CLOSE_TIMEOUT = 10  #: s that a cluster is told to take at its end
+_LAST_TIMEOUT = {False: 60.0, True: 8.0}  #: s that it is waited for then; True: a person has cancelled, or something failed
+_GRACE = 3.0  #: s for a class to come back that opens something nobody wants any more
 _LOGGER = logging.getLogger(__name__)
 _ROLES = ("scheduler", "worker", "client")
 _COUNTS = ("n_workers", "n")  #: arguments that would say how many nodes there are
@@ -64,18 +68,18 @@ class ClassTarget:
             raise ComputeTargetError(self._name, words_)
         logging.getLogger("distributed").setLevel(logging.ERROR)
         with ExitStack() as stack:
-            made = self._make(words, stack)
-            stack.callback(_close, made)
+            made = self._make(words, stack, cancelled)
+            stack.callback(lambda: _close(made, is_urgent=cancelled.is_set()))
             if words.scales_by == "scale":
-                self._trying(lambda: _scale(made, request.first))
-            client = self._trying(lambda: Client(made, set_as_default=False))
-            stack.callback(client.close, timeout=_CLOSE_TIMEOUT)
+                self._trying(lambda: _scale(made, request.first), cancelled)
+            client = self._trying(lambda: Client(made, set_as_default=False), cancelled, undo=leave)
+            stack.callback(leave, client)
             if not words.is_plain:  # of one that is, the address may look like this machine's: a port is forwarded to it
                 refuse_insecure(str(client.scheduler.address), self._allow_insecure)
             wait_for_workers(self._name, client, request, cancelled)
             yield OwnCluster(made, client, request.slots, is_elastic=words.scales_by != "fixed")
 
-    def _make(self, words: Words, stack: ExitStack) -> Any:
+    def _make(self, words: Words, stack: ExitStack, cancelled: threading.Event) -> Any:
         arguments = dict(words.arguments)
         if words.wants_security and not self._allow_insecure:
             arguments["security"] = _certificates()
@@ -84,12 +88,20 @@ class ClassTarget:
                 folder = tempfile.mkdtemp(prefix=".parallel_run_certificates_", dir=shared)
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 arguments["security"] = _in_files(arguments["security"], Path(folder))
-        return self._trying(lambda: self._class(**arguments))
+        return self._trying(lambda: self._class(**arguments), cancelled, undo=lambda made: _close(made, is_urgent=False))
 
-    def _trying(self, do: Callable[[], Any]) -> Any:
-        """Return what *do* returns; whatever a cluster class raises is told as the compute target's failure."""
+    def _trying(self, do: Callable[[], Any], cancelled: threading.Event, undo: Callable[[Any], Any] = lambda _: None) -> Any:
+        """Return what *do* returns; whatever a cluster class raises is told as the compute target's failure.
+
+        Classes that hear of no cancelling are left behind; what they open all the same is closed by *undo*.
+        """
         try:
-            return do()
+            return bounded(do, _OPEN_TIMEOUT, cancelled, grace=_GRACE, undo=undo)
+        except GivenUpError as error:
+            _LOGGER.warning(
+                "%s does not come back from opening a cluster; should this process end first, close it by hand", self._name
+            )
+            raise ComputeTargetError(self._name, f"it cannot be opened: {error}") from error
         except Exception as error:  # what they raise has no common class
             raise ComputeTargetError(self._name, f"it cannot be opened: {type(error).__name__}: {error}") from error
 
@@ -105,8 +117,8 @@ class OwnCluster:
         self.dashboard: str = client.dashboard_link or ""
 
     def scale(self, nodes: int) -> None:
-        """Ask for so many nodes; they come when they come."""
-        self._cluster.scale(nodes)
+        """Ask for so many nodes; they come when they come. Raises what the cluster does."""
+        _scale(self._cluster, nodes)
 
     def release(self, workers: Collection[str]) -> None:
         """End workers, by name where the cluster knows them so, else by telling the scheduler that they may go."""
@@ -188,18 +200,34 @@ def _scale(cluster: Any, nodes: int) -> None:
 
     async def grow() -> None:
         cluster.scale(nodes)
-        await cluster
+        try:
+            await cluster
+        except BaseException:
+            _forget_unborn(cluster)
+            raise
 
     cluster.sync(grow)
 
 
-def _close(cluster: Any) -> None:
+def _forget_unborn(cluster: Any) -> None:
+    """Have a cluster forget workers that it could not start: it would take them for its own, and never try again."""
+    for name, worker in list(cluster.workers.items()):
+        if getattr(worker, "status", None) in (Status.created, Status.failed):
+            del cluster.workers[name]
+            cluster.worker_spec.pop(name, None)
+
+
+def _close(cluster: Any, *, is_urgent: bool) -> None:
     try:
-        try:
-            cluster.close(timeout=_CLOSE_TIMEOUT)
-        except TypeError:  # some take none
-            cluster.close()
+        bounded(lambda: _close_it(cluster), _LAST_TIMEOUT[is_urgent])
     except AssertionError:  # of a job queue that refused its jobs
         return
     except Exception as error:  # noqa: BLE001  the run is over, well or not: what a cluster says at its end changes nothing
         _LOGGER.warning("the cluster did not close well: %s: %s", type(error).__name__, error)
+
+
+def _close_it(cluster: Any) -> None:
+    try:
+        cluster.close(timeout=_CLOSE_TIMEOUT)
+    except TypeError:  # some take none
+        cluster.close()

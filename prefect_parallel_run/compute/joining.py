@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 
 from distributed import Client, Security
 
 from prefect_parallel_run.compute.base import Request
+from prefect_parallel_run.compute.bounded import GivenUpError, bounded
 from prefect_parallel_run.errors import ComputeTargetError
 
 _CONNECT_SLICE = 5.0  #: s of one attempt; between two of them it is seen whether anybody still waits
 _CONNECT_TIMEOUT = 30.0  #: s
+_ANSWER_TIMEOUT = 30.0  #: s for a scheduler to answer a question
+_LEAVE_TIMEOUT = 2.0  #: s for it to hear that we go
+_LOGGER = logging.getLogger(__name__)
 _LOOK = 0.1  #: s between two looks at the workers
 
 
@@ -32,7 +38,15 @@ def connect(target: str, address: str, security: Security | None, cancelled: thr
     deadline = time.monotonic() + _CONNECT_TIMEOUT
     while True:
         try:
-            return Client(address, security=security, timeout=_CONNECT_SLICE, set_as_default=False)
+            # One that is stopped, or hangs, takes the connection and never says a word.
+            return bounded(
+                lambda: Client(address, security=security, timeout=_CONNECT_SLICE, set_as_default=False),
+                _CONNECT_TIMEOUT,
+                cancelled,
+                undo=leave,
+            )
+        except GivenUpError as error:
+            raise ComputeTargetError(target, f"the scheduler at {address}: {error}") from error
         except (OSError, asyncio.TimeoutError) as error:
             if time.monotonic() > deadline or _is_final(error):
                 words = f"no scheduler answers at {address}: {_cause(error)}"
@@ -41,6 +55,14 @@ def connect(target: str, address: str, security: Security | None, cancelled: thr
             raise ComputeTargetError(target, f"{address}: {error}") from error
         if cancelled.is_set():
             raise ComputeTargetError(target, "nobody waits for it any more")
+
+
+def leave(client: Client) -> None:
+    """Close a client; a scheduler that does not hear it will notice by itself."""
+    try:
+        bounded(lambda: client.close(timeout=_LEAVE_TIMEOUT), 2 * _LEAVE_TIMEOUT)
+    except (OSError, asyncio.TimeoutError, CancelledError, GivenUpError) as error:
+        _LOGGER.debug("the connection to the scheduler did not close well: %s: %s", type(error).__name__, error)
 
 
 def wait_for_workers(
@@ -56,10 +78,10 @@ def wait_for_workers(
         look: Called now and then; may raise ComputeTargetError when no worker can come any more.
 
     Raises:
-        ComputeTargetError: There is none at the timeout.
+        ComputeTargetError: There is none at the timeout, or the scheduler does not answer.
     """
     deadline = time.monotonic() + request.timeout
-    while (there := worker_count(client)) < request.first:
+    while (there := worker_count(target, client, cancelled)) < request.first:
         if cancelled.is_set():
             raise ComputeTargetError(target, "nobody waits for it any more")
         look()
@@ -71,9 +93,12 @@ def wait_for_workers(
         time.sleep(_LOOK)
 
 
-def worker_count(client: Client) -> int:
-    """Return how many workers the scheduler has."""
-    return len(client.nthreads())
+def worker_count(target: str, client: Client, cancelled: threading.Event) -> int:
+    """Return how many workers the scheduler has; arguments and errors are those of ``wait_for_workers``."""
+    try:
+        return len(bounded(client.nthreads, _ANSWER_TIMEOUT, cancelled))
+    except (GivenUpError, OSError, asyncio.TimeoutError, CancelledError) as error:
+        raise ComputeTargetError(target, f"the scheduler does not answer: {error}") from error
 
 
 def _is_final(error: BaseException) -> bool:

@@ -16,11 +16,10 @@ from urllib.parse import urlsplit
 from distributed import Client, Security
 
 from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.joining import connect, wait_for_workers
+from prefect_parallel_run.compute.joining import connect, leave, wait_for_workers
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.settings import NodeSettings
 
-_CLOSE_TIMEOUT = 5  #: s
 _ENCRYPTED = ("tls", "wss")
 
 
@@ -66,7 +65,7 @@ class SchedulerTarget:
             wait_for_workers(str(self._file or address), client, request, cancelled)
             yield ForeignCluster(client, request.slots)
         finally:
-            client.close(timeout=_CLOSE_TIMEOUT)
+            leave(client)
 
     def _address_in_file(self) -> str:
         path = Path(str(self._file))

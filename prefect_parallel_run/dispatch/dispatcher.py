@@ -46,8 +46,9 @@ from prefect_parallel_run.dispatch.messages import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.nodes import TICK, Journey, Nodes
+from prefect_parallel_run.dispatch.nodes import TICK, Nodes
 from prefect_parallel_run.dispatch.observer import Observer
+from prefect_parallel_run.dispatch.opening import Journey
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.failures import first_failure
@@ -67,6 +68,7 @@ from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.plan import PlanReader
 from prefect_parallel_run.records import Lease, Receipt
 
+_END_TIMEOUT = 5.0  #: s for the whole end, whatever nodes do not answer: a person who cancels waits for 10 s at most
 _LAST_TIMEOUT = 1.0  #: s for what they have finished until then to come home
 _LOST = (KilledWorker, NodeClosedError, LostOnTheWayError, asyncio.CancelledError, CancelledError)
 _LOGS_TIMEOUT = 3.0  #: s for the logs of nodes that have them at home
@@ -104,7 +106,6 @@ class Dispatcher:
         prepared: Nodes that are named already, from ``node-0`` on.
         journey: None for nodes that are processes of this machine.
         elasticity: Of a cluster that can grow and shrink.
-        release: Called with the addresses of nodes that have been given back.
         orders: Called all the time; yields what a person has ordered since.
     """
 
@@ -123,7 +124,6 @@ class Dispatcher:
         prepared: int = 0,
         journey: Journey | None = None,
         elasticity: Elasticity | None = None,
-        release: Callable[[Collection[str]], None] | None = None,
         orders: Callable[[], Iterable[Ordered]] = tuple,
     ) -> None:
         self._client, self._settings = client, settings
@@ -135,7 +135,7 @@ class Dispatcher:
         self._hearing = hearing = Hearing()
         report = self._events.put
         self._nodes = Nodes(client, settings, wanted, observer, heartbeat, discard, report, prepared, journey, hearing.hear)
-        self._elasticity, self._release = elasticity, release
+        self._elasticity = elasticity
         self._homecoming = Homecoming(client, settings.token, settings.run_directory)
         self._orders = orders
         self._unresized: deque[tuple[Resize, BaseException]] = deque()  # of nodes that could not be told
@@ -156,6 +156,7 @@ class Dispatcher:
         self._client.subscribe_topic(ready_topic(self._settings.token), self._note_ready)
         self._client.subscribe_topic(said_topic(self._settings.token), lambda event: self._hearing.hear(event[1]))
         self._nodes.begin()
+        end_by: float | None = None
         try:
             while not self._finished:
                 self._nodes.look()
@@ -168,13 +169,15 @@ class Dispatcher:
                 self._heartbeat()
             self._nodes.close()
         except BaseException:
-            self._nodes.stop()
+            end_by = time.monotonic() + _END_TIMEOUT
+            self._nodes.stop(end_by)
             with suppress(ParallelRunError):  # the first error is the one to tell
-                self._take_last_home()
+                self._take_last_home(end_by)
             raise
         finally:
-            self._fetch_logs(self._nodes.addresses)
-            self._nodes.remove()
+            end_by = end_by or time.monotonic() + _END_TIMEOUT
+            self._fetch_logs(self._nodes.addresses, end_by)
+            self._nodes.remove(end_by)
             if self._client.status == "running":
                 self._client.unsubscribe_topic(ready_topic(self._settings.token))
                 self._client.unsubscribe_topic(said_topic(self._settings.token))
@@ -256,15 +259,15 @@ class Dispatcher:
             seconds=state.mean_seconds,
             slots=state.slots,
             nodes=len(self._nodes.addresses),
+            opening=self._nodes.opening,
             idle=state.idle_nodes,
         )
         for node in going:  # first: nothing more is sent there
             self._follow(state.handle(NodeLeft(node), time.monotonic()))
         if going:
             addresses = [self._nodes.address_of(node) for node in going]
-            self._nodes.give_back(going, self._fetch_logs)
-            if self._release is not None:
-                self._release(addresses)
+            self._nodes.give_back(going, lambda ended: self._fetch_logs(ended, time.monotonic() + _LOGS_TIMEOUT))
+            self._elasticity.release(addresses)
 
     def _note_ready(self, event: tuple[float, dict[str, Any]]) -> None:
         """Take note, on the client's thread, that a slot is ready."""
@@ -428,10 +431,10 @@ class Dispatcher:
             return EntryScriptError(self._settings.script, words, failure.traceback)
         return ComputeTargetError("cluster", "all nodes were lost and no new one came")
 
-    def _take_last_home(self) -> None:
+    def _take_last_home(self, end_by: float) -> None:
         """Commit what was finished in the leases that were stopped: it need not run again when the run is gone on with."""
         self._state.end()
-        deadline = time.monotonic() + _LAST_TIMEOUT
+        deadline = min(end_by, time.monotonic() + _LAST_TIMEOUT)
         while self._sent and (left := deadline - time.monotonic()) > 0:
             try:
                 message = self._events.get(timeout=left)
@@ -440,8 +443,8 @@ class Dispatcher:
             if isinstance(message, tuple) and not isinstance(message[1], BaseException):
                 self._follow(self._state.handle(self._translate(*message), time.monotonic()))
 
-    def _fetch_logs(self, addresses: Collection[str]) -> None:
-        """Bring home what the processes of those nodes have printed that keep it to themselves."""
+    def _fetch_logs(self, addresses: Collection[str], end_by: float) -> None:
+        """Bring home what the processes of those nodes have printed that keep it to themselves, as far as time allows."""
         addresses = [address for address in self._nodes.with_rows_at_home if address in addresses]
 
         async def fetch() -> None:
@@ -449,6 +452,7 @@ class Dispatcher:
 
         if addresses and self._client.status == "running":
             try:
-                self._client.sync(fetch, callback_timeout=_LOGS_TIMEOUT)
+                timeout = min(_LOGS_TIMEOUT, max(end_by - time.monotonic(), 0.1))
+                self._client.sync(fetch, callback_timeout=timeout)
             except (asyncio.TimeoutError, asyncio.CancelledError, OSError) as error:
                 self._observer.warned(f"not all logs could be brought home: {type(error).__name__}: {error}")

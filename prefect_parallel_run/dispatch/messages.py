@@ -32,6 +32,13 @@ class NodeLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class NodesOpening:
+    """So many nodes are being opened now: each will join, or its failure will be told."""
+
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseFinished:
     """A lease came home. Mini-batches without a receipt have not been run, and none of them is to blame."""
 
@@ -105,7 +112,8 @@ class Tick:
 
 
 Ordered = Paused | Continued | LimitsChanged | ProcessesChanged
-Event = NodeJoined | SlotReady | NodeLeft | NodeResized | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | Ordered | Tick
+OfNodes = NodeJoined | SlotReady | NodeLeft | NodesOpening | NodeResized
+Event = OfNodes | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | Ordered | Tick
 
 
 @dataclass(frozen=True, slots=True)

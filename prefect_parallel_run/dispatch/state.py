@@ -38,6 +38,7 @@ from prefect_parallel_run.dispatch.messages import (
     NodeJoined,
     NodeLeft,
     NodeResized,
+    NodesOpening,
     Ordered,
     Paused,
     PlanEnded,
@@ -143,6 +144,7 @@ class RunState:
         self._processes: int | None = None  # per node, once a person has said so
         self._resizings = 0
         self._ended = False
+        self._opening = 0  # nodes that are being opened
         self._nodeless_since: float | None = None
 
     @property
@@ -210,6 +212,8 @@ class RunState:
                 self._resize(event)
             case NodeLeft(node):
                 instructions += self._lose(node, now)
+            case NodesOpening(nodes):
+                self._opening = nodes
             case LeaseFinished():
                 instructions += self._take_home(event, now)
             case LeaseShortened(lease, stop):
@@ -457,8 +461,11 @@ class RunState:
                 yield from self._help_stragglers(now)
 
     def _is_nowhere(self, now: float) -> bool:
-        """True when no slot is left anywhere: at once if nodes are there but cannot start the script, else after a while."""
-        if any(node.slots > 0 for node in self._nodes.values()):
+        """True when no slot is left anywhere: at once if nodes are there but cannot start the script, else after a while.
+
+        Never while a node is being opened, which may take as long as an environment is built.
+        """
+        if self._opening or any(node.slots > 0 for node in self._nodes.values()):
             self._nodeless_since = None
             return False
         if self._nodes:

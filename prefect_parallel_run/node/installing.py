@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,7 @@ _QUIET = {
 }
 _CONDAS = ("mamba", "micromamba", "conda")  #: the fastest first
 _LOOK = 0.05  #: s between two looks at an installer
+_LONGEST = 3600.0  #: s for an environment; an installer that hangs must not hang for ever
 _BLOCK = 1 << 16
 _MOST_LINES, _MOST_CHARACTERS = 30, 3000  #: of an installer's last words
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -59,6 +61,7 @@ class Installer:
         self._plan, self._folder, self._log, self._lock, self._stop = plan, folder, log, lock, stop
 
     def __enter__(self) -> Installer:
+        self._deadline = time.monotonic() + _LONGEST
         self._scratch = Path(tempfile.mkdtemp(prefix="parallel_run_build_"))
         mark = f"{os.getpid()}.{self._scratch.name}"
         kept = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
@@ -129,15 +132,18 @@ class Installer:
                 )
             except OSError as error:
                 raise self._error(f"{command[0]} cannot be run: {error.strerror}") from error
-        status = self._wait(process)
+        status = self._wait(process, command, begin)
         if status != 0:
             ended = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
             raise self._error(f"{_shown(command)} {ended}:\n{_last_words(self._log, begin)}")
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Return the installer's exit status; kill it, and all it started, as soon as it is not wanted any more."""
+    def _wait(self, process: subprocess.Popen[bytes], command: list[str], begin: int) -> int:
+        """Return the installer's exit status; kill it, and all it started, once it is unwanted or takes too long."""
         try:
             while not self._stop.is_set():
+                if time.monotonic() > self._deadline:
+                    words = f"{_shown(command)} was stopped: building the environment took over {_LONGEST / 60:g} min"
+                    raise self._error(f"{words}:\n{_last_words(self._log, begin)}")
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return process.wait(_LOOK)
         finally:

@@ -6,8 +6,11 @@ All but one go through ``Client.run``; ``run_lease`` is the one function that is
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,6 +18,7 @@ from weakref import WeakKeyDictionary
 from distributed import get_worker, secede
 
 from prefect_parallel_run.environments import interpreter_of
+from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.building import built_interpreter
 from prefect_parallel_run.node.bundles import Incoming, unpacked
 from prefect_parallel_run.node.cache import cache_folder
@@ -47,55 +51,84 @@ class _Open(NamedTuple):
     secedes: bool  #: leases leave the worker's threads to others: it has no more than we have leases there
 
 
-_open: WeakKeyDictionary[Any, dict[str, _Open]] = WeakKeyDictionary()  # by worker: several may share a process
+class _Arriving(NamedTuple):
+    incoming: Incoming
+    keeper: Keeper
+
+
+# What several threads may touch is keyed by the worker too: several may share a process.
+_open: WeakKeyDictionary[Any, dict[str, _Open]] = WeakKeyDictionary()  # by worker, then token
+_over: WeakKeyDictionary[Any, dict[str, threading.Event]] = WeakKeyDictionary()  # the same; set once the run has ended here
+_incoming: WeakKeyDictionary[Any, dict[str, _Arriving]] = WeakKeyDictionary()  # the same; bundles that are arriving
 _begun: set[str] = set()  # tokens of runs that have opened their nodes: settings that come late prepare nothing
 _prepared: dict[str, Node] = {}  # nodes that no run has opened yet
-_incoming: dict[str, Incoming] = {}  # bundles that are arriving, by token
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by token: one opens, others wait
-_unwanted: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # by token: what is being built for it
+_taking = threading.Lock()  # held for a moment: a node is either there for close_node to end, or ended by who opened it
 
 
 def prepare_node(settings: NodeSettings) -> None:
     """Start the slots for a run that will be opened on this worker, which has not joined its scheduler yet."""
     with _locks[settings.token]:
         if settings.token not in _prepared and settings.token not in _begun:
-            _prepared[settings.token] = _start(settings, None)
+            _prepared[settings.token] = _start(settings, None, threading.Event())
 
 
-async def view_node(probe: Probe) -> View:
-    """Return what this machine sees of what a run needs."""
-    return await asyncio.to_thread(look_around, probe)
+async def view_node(probe: Probe, dask_worker: Any) -> View:
+    """Return what this machine sees of what a run needs.
+
+    Raises:
+        ComputeTargetError: It has no folder to keep things in.
+    """
+    with _told_as_ours(dask_worker):
+        return await asyncio.to_thread(look_around, probe)
 
 
-async def take_bundle(token: str, sha256: str, offset: int, data: bytes, is_last: bool) -> None:
-    """Take the next piece of a bundle; the last one has it unpacked."""
-    incoming = _incoming.get(token)
-    if incoming is None:
-        incoming = _incoming[token] = Incoming(cache_folder(), sha256)
-    incoming.take(offset, data)
-    if is_last:
-        with _incoming.pop(token):
-            await asyncio.to_thread(incoming.unpack)
+async def take_bundle(token: str, sha256: str, offset: int, data: bytes, is_last: bool, dask_worker: Any) -> None:
+    """Take the next piece of a bundle; the last one has it unpacked.
+
+    What has come is given up when nothing more comes and the flow process says nothing: it is gone.
+
+    Raises:
+        BundleRefusedError: It is not what it should be.
+        ComputeTargetError: The disk does not take it.
+    """
+    here = _incoming.setdefault(dask_worker, {})
+    with _told_as_ours(dask_worker):
+        if (arriving := here.get(token)) is None:
+            incoming = Incoming(cache_folder(), sha256)
+            keeper = Keeper(lambda: dask_worker.loop.add_callback(_give_up, here, token, incoming))
+            arriving = here[token] = _Arriving(incoming, keeper)
+        arriving.keeper.keep()
+        try:
+            arriving.incoming.take(offset, data)
+            if is_last:
+                arriving.keeper.stop()
+                del here[token]
+                with arriving.incoming:
+                    await asyncio.to_thread(arriving.incoming.unpack)
+        except BaseException:
+            _give_up(here, token, arriving.incoming)
+            raise
 
 
-async def open_node(settings: NodeSettings, names: dict[str, str], ways: dict[str, Way], dask_worker: Any) -> NodeFacts:
+async def open_node(settings: NodeSettings, way: Way | None, dask_worker: Any) -> NodeFacts:
     """Start the slots for a run on this Dask worker, and return while the children start.
 
     Args:
-        settings: What the run needs; its ``node`` is replaced by this worker's name.
-        names: Node name by worker address; one that was prepared has its name already.
-        ways: By worker address; one that is not there sees everything.
+        settings: What the run needs; a node that was prepared has its name already.
+        way: How it gets at what it cannot see; None: it sees everything.
         dask_worker: Given by Dask to a function with an argument of this name.
 
     Raises:
         EnvironmentSetupError: The interpreter is not there, or the environment cannot be built.
+        ComputeTargetError: The disk does not take what a node needs, or the run is over.
     """
-    token, address = settings.token, dask_worker.address
+    token = settings.token
     threads = int(dask_worker.state.nthreads)
-    mine = _way_on(replace(settings, node=names[address]), ways.get(address))
-    node = await asyncio.to_thread(_opened, dask_worker, mine, threads if settings.is_kept else None)
-    keeper = Keeper(lambda: _end(dask_worker, token)) if settings.is_kept else None
-    _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=threads <= 2 * node.facts.slots)
+    over = _over_on(dask_worker, token)
+    with _told_as_ours(dask_worker):
+        mine = _way_on(settings, way)
+        node = await asyncio.to_thread(_opened, dask_worker, mine, threads, over)
     message = {"node": node.settings.node}
     node.tell_ready_to(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
     node.tell_said_to(lambda said: dask_worker.log_event(said_topic(token), said))
@@ -162,6 +195,8 @@ async def resize_node(token: str, slots: int, number: int, dask_worker: Any) -> 
 
 def keep_node(token: str, dask_worker: Any) -> None:
     """Note that the flow process is alive."""
+    if (arriving := _incoming.get(dask_worker, {}).get(token)) is not None:
+        arriving.keeper.keep()
     found = _of(dask_worker).get(token)
     if found is not None and found.keeper is not None:
         found.keeper.keep()
@@ -186,8 +221,10 @@ async def close_node(token: str, graceful: bool, dask_worker: Any) -> LastWords:
 
     A node that has rows at home keeps them until ``remove_node``.
     """
-    _unwanted[token].set()
-    found = _of(dask_worker).get(token)
+    with _taking:
+        _over_on(dask_worker, token).set()
+        found = _of(dask_worker).get(token)
+    _give_up(_incoming.get(dask_worker, {}), token)
     if found is None:
         return LastWords([], [])
     problems = await asyncio.to_thread(found.node.close, graceful=graceful)
@@ -222,34 +259,73 @@ def _way_on(settings: NodeSettings, way: Way | None) -> NodeSettings:
     return replace(settings, rows_home=way.rows_home)
 
 
-def _opened(dask_worker: Any, settings: NodeSettings, cores: int | None) -> Node:
-    with _locks[settings.token]:
-        _begun.add(settings.token)
-        if (node := _prepared.pop(settings.token, None)) is not None:
-            return node
-        _end(dask_worker, settings.token)  # given up while it was cut off: what it does is void
-        _unwanted[settings.token].clear()
-        return _start(settings, cores)
+def _over_on(dask_worker: Any, token: str) -> threading.Event:
+    return _over.setdefault(dask_worker, {}).setdefault(token, threading.Event())
 
 
-def _start(settings: NodeSettings, cores: int | None) -> Node:
+@contextmanager
+def _told_as_ours(dask_worker: Any) -> Iterator[None]:
+    """Tell what the machine refuses with where it was: on its way, an OSError looks like a connection that was lost."""
+    try:
+        yield
+    except OSError as error:
+        said = f"{error.strerror}: {error.filename}" if error.filename and error.strerror else str(error)
+        raise ComputeTargetError(dask_worker.address, f"the node (host {socket.gethostname()}) says: {said}") from error
+
+
+def _give_up(arriving: dict[str, _Arriving], token: str, only: Incoming | None = None) -> None:
+    """Forget a bundle that is arriving; its file goes with it."""
+    found = arriving.get(token)
+    if found is not None and only in (None, found.incoming):
+        del arriving[token]
+        found.keeper.stop()
+        found.incoming.close()
+
+
+def _opened(dask_worker: Any, settings: NodeSettings, threads: int, over: threading.Event) -> Node:
+    """Return the one node that the run has on this worker from now on.
+
+    A flow process that could not hear us may ask twice; and its run may end while a node is made for it.
+    """
+    token = settings.token
+    with _locks[token]:
+        _begun.add(token)
+        if (node := _prepared.pop(token, None)) is None:
+            _end(dask_worker, token)  # given up while it was cut off: what it does is void
+            node = _start(settings, threads if settings.is_kept else None, over)
+        keeper = Keeper(lambda: _end(dask_worker, token, node)) if settings.is_kept else None
+        with _taking:
+            if not over.is_set():
+                _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=threads <= 2 * node.facts.slots)
+                return node
+    if keeper is not None:
+        keeper.stop()
+    node.close(graceful=False)
+    node.remove()
+    raise ComputeTargetError(dask_worker.address, "the run ended while the node was opened")
+
+
+def _start(settings: NodeSettings, cores: int | None, over: threading.Event) -> Node:
     if settings.environment is not None:
-        interpreter = built_interpreter(settings.environment, cache_folder(), _unwanted[settings.token])
+        interpreter = built_interpreter(settings.environment, cache_folder(), over)
     else:
         interpreter = interpreter_of(settings.interpreter)  # type: ignore[assignment]  # None: the worker's own
     return Node(replace(settings, interpreter=interpreter), cores)
 
 
-def _end(dask_worker: Any, token: str) -> None:
-    """End a node that nobody waits for."""
-    if (found := _forget(dask_worker, token)) is not None:
+def _end(dask_worker: Any, token: str, only: Node | None = None) -> None:
+    """End a node that nobody waits for; one that another has taken the place of is not there any more."""
+    if (found := _forget(dask_worker, token, only)) is not None:
         found.node.close(graceful=False)
         found.node.remove()
 
 
-def _forget(dask_worker: Any, token: str) -> _Open | None:
-    found = _of(dask_worker).pop(token, None)
-    if found is not None and found.keeper is not None:
+def _forget(dask_worker: Any, token: str, only: Node | None = None) -> _Open | None:
+    with _taking:
+        found = _of(dask_worker).get(token)
+        if found is None or (only is not None and found.node is not only):
+            return None
+        del _open[dask_worker][token]
+    if found.keeper is not None:
         found.keeper.stop()
-    _unwanted.pop(token, None)
     return found

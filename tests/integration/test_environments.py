@@ -374,3 +374,18 @@ def test_without_conda_a_conda_file_cannot_be_followed(cache, tmp_path, monkeypa
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(EnvironmentSetupError, match="conda_file needs one of mamba, micromamba, conda on PATH"):
         build(EnvironmentPlan(conda="dependencies: [python]\n"), cache)
+
+
+def test_an_installer_that_hangs_is_stopped_in_the_end(tmp_path, monkeypatch):
+    """With what it said; nothing of it is left, and the next one may try again."""
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\necho waiting for a lock\nexec sleep 1000\n")
+    uv.chmod(0o755)
+    monkeypatch.setattr(installing, "uv_command", lambda: [str(uv)])
+    monkeypatch.setattr(building, "uv_command", lambda: [str(uv)])
+    monkeypatch.setattr(installing, "_LONGEST", 1.0)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with pytest.raises(EnvironmentSetupError, match=r"(?s)uv venv .* took over .* min:\nwaiting for a lock"):
+        build(SIX, cache)
+    assert installers(cache) == []

@@ -17,6 +17,7 @@ from prefect_parallel_run.dispatch.messages import (
     LeaseShortened,
     NodeJoined,
     NodeLeft,
+    NodesOpening,
     PlanEnded,
     PlanGrew,
     Recall,
@@ -300,6 +301,28 @@ def test_the_run_waits_a_while_for_a_node_when_all_are_lost():
     assert kinds(state.handle(NodeLeft("a"), 10.0)) == []  # nothing had begun: its process was still starting
     assert kinds(state.handle(Tick(), 60.0)) == []
     assert kinds(state.handle(Tick(), 71.0)) == [GiveUp]
+
+
+def test_patience_does_not_run_out_while_a_node_is_being_opened():
+    """It may build an environment for as long as that takes; patience begins when nothing is opened any more."""
+    state = make_state(10)
+    state.handle(NodesOpening(1), 0.0)
+    assert kinds(state.handle(Tick(), 1000.0)) == []
+    state.handle(NodesOpening(0), 1000.0)
+    assert kinds(state.handle(Tick(), 1060.0)) == []
+    assert kinds(state.handle(Tick(), 1061.0)) == [GiveUp]
+
+
+def test_nodes_that_cannot_start_the_script_are_not_all_while_one_is_being_opened():
+    """What comes of a run does not depend on which node was the first."""
+    state = make_state(10)
+    state.handle(NodesOpening(1), 0.0)
+    (a,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    assert kinds(state.handle(LeaseFinished(a.id, [], 0), 0.0)) == []
+    assert len(leases(state.handle(NodeJoined("b", 1), 1.0))) == 1
+    (b,) = state._nodes["b"].leases.values()
+    assert kinds(state.handle(NodesOpening(0), 1.0)) == []
+    assert kinds(state.handle(LeaseFinished(b.id, [], 0), 2.0)) == [GiveUp]
 
 
 def test_only_a_slot_that_was_ready_can_have_begun_what_is_lost():

@@ -1,0 +1,149 @@
+"""What is slow, deaf or stopped on a cluster holds up neither the run nor its end."""
+
+import logging
+import os
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from ..conftest import wait_until
+from .test_hosts import hosts, logged  # noqa: F401  a fixture
+from .test_scheduler import EXPECTED, facts, names, verified
+
+END = 10.0  #: s from a person's cancelling to the end, whatever does not answer: CONTRACT.md 8
+
+
+class Cancelled(BaseException):
+    """A person has cancelled."""
+
+
+class Run:
+    """A run without Prefect, in a thread, which can be cancelled."""
+
+    def __init__(self, workshop, cluster, **fields):
+        from prefect_parallel_run import FileDataset
+        from prefect_parallel_run.identity import machine_key
+        from prefect_parallel_run.planning import normalise_inputs
+        from prefect_parallel_run.spec import StepSpec
+
+        home = workshop.folder / "home"
+        home.mkdir()
+        self._target = cluster
+        self._spec = StepSpec(
+            name="test",
+            config=workshop.config("slow.py", process_count_per_node=1, mini_batch_size=1, **fields),
+            datasets=normalise_inputs([FileDataset.from_files(workshop.files)]),
+            output=str(workshop.output),
+            side_inputs={},
+            arguments=("--log", str(workshop.log), "--sleep", "0.3"),
+            allow_reuse=True,
+            interpreter=None,
+            environment=None,
+            home=home,
+            key=machine_key(home),
+        )
+        self._cancel = threading.Event()
+        self._outcome = Future()
+        self._thread = threading.Thread(target=self._do, daemon=True)
+        self._thread.start()
+
+    def _beat(self):
+        if self._cancel.is_set():
+            raise Cancelled
+
+    def _do(self):
+        from prefect_parallel_run.compute.scheduler import SchedulerTarget
+        from prefect_parallel_run.observe.watch import LogWatch
+        from prefect_parallel_run.output.reduction import reduce
+        from prefect_parallel_run.run import run_step
+
+        watch = LogWatch("test", logging.getLogger("test"))
+        target = SchedulerTarget(self._target.address, allow_insecure=True)
+        try:
+            self._outcome.set_result(run_step(self._spec, target, watch, self._beat, reduce))
+        except BaseException as error:  # noqa: BLE001  handed to the test
+            self._outcome.set_exception(error)
+
+    def cancel(self):
+        """Cancel, and return how long it took to end, s."""
+        assert not self._outcome.done()
+        began = time.monotonic()
+        self._cancel.set()
+        with pytest.raises(Cancelled):
+            self._outcome.result(60)
+        return time.monotonic() - began
+
+
+def test_cancelled_while_the_scheduler_is_stopped(workshop, start_cluster):
+    """It takes our connections, and never says a word."""
+    cluster = start_cluster("a")
+    run = Run(workshop, cluster)
+    wait_until(lambda: len(workshop.invocations()) > 3)
+    cluster.scheduler.stop()
+    assert run.cancel() < END
+    cluster.scheduler.go_on()
+    wait_until(lambda: not facts(cluster), 120)
+
+
+def test_cancelled_while_it_connects_to_a_scheduler_that_is_stopped(workshop, start_cluster):
+    """Its word is not waited for."""
+    cluster = start_cluster()
+    assert cluster.address
+    cluster.scheduler.stop()
+    run = Run(workshop, cluster)
+    wait_until(lambda: any(thread.name == "call-that-may-hang" for thread in threading.enumerate()))
+    assert run.cancel() < END
+    cluster.scheduler.go_on()
+
+
+def test_cancelled_while_a_node_with_rows_at_home_is_deaf(workshop, hosts):  # noqa: F811
+    """All that is waited for at the end shares one deadline; and when it hears again, it stops too."""
+    cluster, first, second = hosts
+    run = Run(workshop, cluster, node_count=2)
+    wait_until(lambda: len(logged(first, workshop)) > 3 and len(logged(second, workshop)) > 3)
+    cluster.workers["second"].stop()
+    assert run.cancel() < END
+    cluster.workers["second"].go_on()
+    for host, ours in ((first, "parallel_run"), (second, "parallel_run/child")):
+        wait_until(lambda host=host, ours=ours: not any(ours in " ".join(p.cmdline()) for p in host.processes()), 120)
+
+
+def test_an_installer_that_hangs_holds_up_nobody(workshop, start_cluster, monkeypatch, tmp_path):
+    """The other node does all the work meanwhile; at the end nobody waits for the installer, which is ended."""
+    from prefect_parallel_run import Environment
+
+    cluster = start_cluster("a")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "uv").write_text(f"#!/bin/sh\ntouch {tmp_path / 'hangs'}\nexec sleep 1000\n")
+    (tools / "uv").chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+        patch.setenv("PREFECT_PARALLEL_RUN_CACHE", str(tmp_path / "cache"))
+        cluster.start_worker("b")
+        with cluster.client() as client:
+            client.wait_for_workers(2)
+    environment = Environment(requirements=["iniconfig==2.0.0"])
+    gate = workshop.folder / "open"
+    step = workshop.step(
+        "gated.py",
+        *("--log", str(workshop.log), "--gate", "3", "--open", str(gate)),
+        compute_target=cluster.address,
+        environment=environment,
+        node_count=2,
+        process_count_per_node=1,
+        mini_batch_size=5,
+    )
+    found = {}
+    thread = threading.Thread(target=lambda: found.update(result=step()))
+    thread.start()
+    wait_until(lambda: (tmp_path / "hangs").exists() and "run 3 1" in workshop.log.read_text(), 120)
+    gate.touch()
+    thread.join(120)
+    assert names(found["result"]) == EXPECTED
+    assert verified(found["result"])
+    wait_until(lambda: not any(process.name() == "sleep" for worker in cluster.workers.values() for process in worker.tree()))
+    assert not list(Path(tmp_path, "cache", "environments").glob("*/bin"))

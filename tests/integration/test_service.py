@@ -1,0 +1,229 @@
+"""What Dask calls on a worker, with real nodes: opened once, ended once, whatever is asked twice, late or in between."""
+
+import asyncio
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from prefect_parallel_run import ParallelRunConfig
+from prefect_parallel_run.bundles import make_bundle
+from prefect_parallel_run.environments import EnvironmentPlan
+from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError
+from prefect_parallel_run.node import service
+from prefect_parallel_run.node.bundles import unpacked
+from prefect_parallel_run.node.keeping import Keeper
+
+from .conftest import wait_until
+
+
+class Worker:
+    """As much of a Dask worker as is asked for; many share this process."""
+
+    def __init__(self, address="tcp://worker"):
+        self.address, self.state = address, SimpleNamespace(nthreads=1)
+        self.loop = SimpleNamespace(add_callback=asyncio.get_running_loop().call_soon_threadsafe)
+
+    def log_event(self, topic, message):
+        pass
+
+
+def nodes():
+    """The scratch folders of the nodes that there are."""
+    return sorted(Path(tempfile.gettempdir()).glob("parallel_run_*"))
+
+
+def children():
+    return [process for process in psutil.Process().children(recursive=True) if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A cache and temporary files of this test's own; nothing is left in them, and no process."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("PREFECT_PARALLEL_RUN_CACHE", str(tmp_path / "cache"))
+    yield
+    wait_until(lambda: not children())
+    assert nodes() == []
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Keepers that give up soon."""
+    monkeypatch.setattr(service, "Keeper", partial(Keeper, patience=0.2))
+
+
+async def until(fact):
+    await asyncio.to_thread(wait_until, fact)
+
+
+def test_a_node_that_is_opened_twice_is_there_once(bench, short):
+    """A flow process that could not hear the worker asks again; the first one's keeper leaves the second one alone."""
+    settings = bench.settings("echo.py", is_kept=True)
+
+    async def run():
+        worker = Worker()
+        await asyncio.gather(*(service.open_node(settings, None, worker) for _ in range(2)))
+        assert len(nodes()) == 1
+        first = service._of(worker)["token"].node
+        await service.open_node(settings, None, worker)
+        assert len(nodes()) == 1
+        service._end(worker, "token", first)  # as the keeper of one that has been replaced would
+        assert len(nodes()) == 1
+        await until(lambda: not service._of(worker))  # nobody says that it is wanted: its own keeper ends it
+
+    asyncio.run(run())
+
+
+def test_a_run_that_is_over_opens_no_node(bench):
+    """Messages may overtake each other; the same worker is as good as before for the next run."""
+
+    async def run():
+        worker, other = Worker(), Worker()
+        await service.close_node("token", False, worker)
+        with pytest.raises(ComputeTargetError, match="the run ended while the node was opened"):
+            await service.open_node(bench.settings("echo.py", is_kept=True), None, worker)
+        for there, token in ((other, "token"), (worker, "next")):
+            await service.open_node(bench.settings("echo.py", token=token), None, there)
+            assert await service.close_node(token, True, there) == []
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def hanging_installer(tmp_path, monkeypatch):
+    """A uv that never ends."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "uv").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (folder / "uv").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def installs():
+    return [process for process in children() if process.name() == "sleep"]
+
+
+def test_what_is_built_is_given_up_on_the_worker_where_the_run_ends(bench, hanging_installer):
+    """And goes on on another worker of the same process."""
+    settings = bench.settings("echo.py", environment=EnvironmentPlan(requirements=("six",)), is_kept=True)
+
+    async def run():
+        workers = [Worker("a"), Worker("b")]
+        openings = [asyncio.ensure_future(service.open_node(settings, None, worker)) for worker in workers]
+        await until(installs)
+        first = installs()[0].pid
+        await service.close_node("token", False, workers[0])
+        with pytest.raises(EnvironmentSetupError, match="stopped"):
+            await openings[0]
+        await until(lambda: any(process.pid != first for process in installs()))
+        assert not openings[1].done()
+        await service.close_node("token", False, workers[1])
+        with pytest.raises(EnvironmentSetupError, match="stopped"):
+            await openings[1]
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    source = tmp_path / "code"
+    source.mkdir()
+    (source / "score.py").write_text("x = 1\n")
+    (source / "data.bin").write_bytes(os.urandom(1000))
+    config = ParallelRunConfig(
+        entry_script="score.py", source_directory=str(source), error_threshold=0, output_action="append_row"
+    )
+    return make_bundle(config, tmp_path / "bundles")
+
+
+def pieces(bundle):
+    """Arguments of take_bundle, but for the worker."""
+    data = bundle.path.read_bytes()
+    half = len(data) // 2
+    return [("token", bundle.sha256, 0, data[:half], False), ("token", bundle.sha256, half, data[half:], True)]
+
+
+def arriving():
+    """Files without a name that this process has open in the cache."""
+    links = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    return [link for link in links if link.is_symlink() and "/cache/bundles/" in os.readlink(link)]
+
+
+def test_a_bundle_may_arrive_at_two_workers_of_a_process_at_once(bundle, tmp_path):
+    """Each takes its own."""
+
+    async def run():
+        workers = [Worker("a"), Worker("b")]
+        for piece in pieces(bundle):
+            for worker in workers:
+                await service.take_bundle(*piece, worker)
+
+    asyncio.run(run())
+    assert unpacked(tmp_path / "cache", bundle.sha256) is not None
+    assert arriving() == []
+
+
+def test_a_bundle_whose_sender_is_gone_is_given_up(bundle, short):
+    """Its file goes too; as long as the sender gives signs of life it stays, however slow the line is."""
+
+    async def run():
+        worker = Worker()
+        first, last = pieces(bundle)
+        await service.take_bundle(*first, worker)
+        assert len(arriving()) == 1
+        keeper = service._incoming[worker]["token"].keeper
+        kept = keeper._kept
+        service.keep_node("token", worker)
+        assert keeper._kept > kept
+        await until(lambda: not arriving())
+        with pytest.raises(RuntimeError, match="a piece at"):
+            await service.take_bundle(*last, worker)
+        assert arriving() == []
+
+    asyncio.run(run())
+
+
+def test_what_a_disk_refuses_is_told_with_host_and_path(bench, tmp_path, monkeypatch, bundle):
+    """At once: on its way, an OSError looks like a connection that was lost, which is waited for."""
+
+    async def run():
+        worker = Worker()
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+            with pytest.raises(ComputeTargetError, match=r"tcp://worker: the node \(host .+\) says: No such file.*/none/"):
+                await service.open_node(bench.settings("echo.py"), None, worker)
+        (tmp_path / "file").write_text("")
+        with monkeypatch.context() as patch:
+            patch.setenv("PREFECT_PARALLEL_RUN_CACHE", str(tmp_path / "file"))
+            with pytest.raises(ComputeTargetError, match="/file"):
+                await service.take_bundle(*pieces(bundle)[0], worker)
+
+    asyncio.run(run())
+
+
+def test_a_full_disk_is_told(bundle, monkeypatch):
+    """In the system's words."""
+
+    class Full(service.Incoming):
+        def __init__(self, cache, sha256):
+            super().__init__(cache, sha256)
+            self._file.close()
+            self._file = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115  closed like the other
+
+    async def run():
+        worker = Worker()
+        with monkeypatch.context() as patch:
+            patch.setattr(service, "Incoming", Full)
+            with pytest.raises(ComputeTargetError, match=r"tcp://worker: the node \(host .+\) says: .*No space left on device"):
+                await service.take_bundle(*pieces(bundle)[0], worker)
+        for piece in pieces(bundle):  # there is room again: nothing is left of the attempt
+            await service.take_bundle(*piece, worker)
+
+    asyncio.run(run())
