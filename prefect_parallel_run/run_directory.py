@@ -44,6 +44,7 @@ class RunDirectory:
         self.logs = path / "logs"
         self.failed_items = path / "failed_items.jsonl"
         self.receipt = path / "receipt.json"
+        self.report = path / "report.html"
         self.description = path / "run.json"
         self._lock = path / "lock"
 

@@ -46,10 +46,10 @@ def join(*parts: object) -> Html:
 
 
 def embedded(value: Any) -> Html:
-    """Return *value* as JSON that can stand in a script element: nothing in it can end that.
+    r"""Return *value* as JSON that can stand in a script element: nothing in it can end that.
 
     >>> embedded({"a": "</script>"})
-    '{"a":"\\\\u003c/script\\\\u003e"}'
+    '{"a":"\\u003c/script\\u003e"}'
     """
     given = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return Html(given.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
