@@ -36,7 +36,7 @@ def durations(facts: Facts) -> Html | None:
         el("h2", "How long run() took"),
         el(
             "p",
-            f"All {count(tries.dated)} tries, on a logarithmic axis. Median and percentiles are of those that succeeded, to 1 %.",
+            f"{count(tries.dated, 'try', 'tries')} on a logarithmic axis; the median and its like are of those that succeeded, to 1 %.",
             class_="quiet",
         ),
         distribution(
