@@ -30,7 +30,7 @@ class Drive(NamedTuple):
     reason: str = ""
 
 
-def note_begin(ledger: Ledger, number: int, config: ParallelRunConfig) -> None:
+def note_drive_begin(ledger: Ledger, number: int, config: ParallelRunConfig) -> None:
     """Note that the run is driven for the *number*-th time."""
     facts = {
         "began": time.time(),
@@ -41,8 +41,9 @@ def note_begin(ledger: Ledger, number: int, config: ParallelRunConfig) -> None:
     ledger.note(**{f"drive.{number}": json.dumps(facts)})
 
 
-def note_end(ledger: Ledger, number: int, status: str, reason: str) -> None:
-    """Note how that drive ended."""
+def note_drive_end(ledger: Ledger, status: str, reason: str) -> None:
+    """Note how the last drive ended."""
+    number = ledger.facts().get("drives", "0")
     ledger.note(**{f"drive.{number}.end": json.dumps({"ended": time.time(), "status": status, "reason": reason})})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import threading
 import time
 import uuid
@@ -15,13 +16,14 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
-from prefect_parallel_run.background import Background
+from prefect_parallel_run.background import Background, Unwanted
 from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
 from prefect_parallel_run.dispatch.elasticity import Elasticity
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.state import RunRules, RunState
+from prefect_parallel_run.drives import note_drive_begin, note_drive_end
 from prefect_parallel_run.errors import (
     EntryScriptError,
     LimitExceededError,
@@ -32,6 +34,7 @@ from prefect_parallel_run.identity import world
 from prefect_parallel_run.journey import prepare_journey
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.observe.report import write_report
 from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.plan import Plan, PlanReader
 from prefect_parallel_run.planner import Planner
@@ -50,6 +53,8 @@ _OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
 _PLANNING_GLANCE = 0.02  #: s between two looks at a plan that has no mini-batch yet
 _PLANNING_PATIENCE = 0.1  #: s
 _ANY = 1 << 30  #: slots: as many as the node wants
+_REPORT_WHEN_LATE = 20.0  #: s for the report of a run that failed
+_REPORT_WHEN_CANCELLED = 1.0  #: s, the same: whoever cancels does not want to wait
 _NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
 
 
@@ -121,8 +126,14 @@ def run_step(
                 _note_end(ledger, error)
                 if ledger.is_untouched() and not directory.plan.exists():
                     _remove_what_never_began(directory, mirror, stack)
+                else:
+                    _report_in_time(
+                        directory, watch, _REPORT_WHEN_LATE if isinstance(error, Exception) else _REPORT_WHEN_CANCELLED
+                    )
                 raise
             ledger.note(status="succeeded", reason="")
+            note_drive_end(ledger, "succeeded", "")
+            _report(directory, watch, beat)
         if mirror is not None:
             _bring_up(mirror, directory, beat, stack)
         return _result(spec, directory, receipt, started, reused=False)
@@ -155,7 +166,30 @@ def _count_drive(ledger: Ledger, spec: StepSpec) -> int:
     drive = int(before.get("drives", "0")) + 1
     tries = max(spec.config.run_max_try, int(before.get("run_max_try", "0")))
     ledger.note(status="running", drives=str(drive), run_max_try=str(tries))
+    note_drive_begin(ledger, drive, spec.config)
     return drive
+
+
+def _report(directory: RunDirectory, watch: Watch, heartbeat: Callable[[], None]) -> None:
+    """Write report.html; a run does not fail for it."""
+    try:
+        Background("report", lambda beat: write_report(directory, beat=beat)).wait(heartbeat)
+    except (OSError, OutputError, sqlite3.Error) as error:
+        watch.warned(f"the report could not be written: {error}; prefect-parallel-run report {directory.path} writes it")
+
+
+def _report_in_time(directory: RunDirectory, watch: Watch, seconds: float) -> None:
+    """Write report.html of a run that has ended before its time, unless that takes longer than *seconds*."""
+    deadline = time.monotonic() + seconds
+
+    def beat() -> None:
+        if time.monotonic() > deadline:
+            raise Unwanted
+
+    try:
+        _report(directory, watch, beat)
+    except Unwanted:
+        watch.warned(f"the report would take longer than {seconds:g} s; prefect-parallel-run report {directory.path} writes it")
 
 
 def _reduction(spec: StepSpec, choice: Choice, watch: Watch, heartbeat: Callable[[], None]) -> Reduction:
@@ -205,8 +239,10 @@ def _note_end(ledger: Ledger, error: BaseException) -> None:
     status = "interrupted" if isinstance(error, Exception) else "cancelled"
     if isinstance(error, LimitExceededError | NothingSucceededError | EntryScriptError):
         status = "failed"  # by itself: going on would only end the same way
+    reason = str(error) or type(error).__name__
     with suppress(OutputError):
-        ledger.note(status=status, reason=str(error) or type(error).__name__)
+        ledger.note(status=status, reason=reason)
+        note_drive_end(ledger, status, reason)
 
 
 class _Opening:

@@ -34,7 +34,17 @@ class Made:
 
 
 def make_run(
-    folder: Path, mini_batches: int, *, nodes=2, slots=2, fail=0.02, seconds=0.5, logs=True, drives=1, status="succeeded", seed=1
+    folder: Path,
+    mini_batches: int,
+    *,
+    nodes=2,
+    slots=2,
+    fail=0.02,
+    seconds=0.5,
+    logs=True,
+    drives=1,
+    status="succeeded",
+    seed=1,
 ) -> Made:
     """Leave a run in *folder*: every slot takes the next mini-batch when it is free; some tries fail, some end their process."""
     made, chance = Made(folder), random.Random(seed)
@@ -79,7 +89,13 @@ def _note_drive(ledger, number, began, ended, status, reason):
     ledger.note(**{f"drive.{number}": json.dumps(begin), f"drive.{number}.end": json.dumps(end)})
 
 
-CONFIG = {"entry_script": "score.py", "source_directory": "/home/me/score", "mini_batch_size": 10, "node_count": 2, "output_action": "append_row"}
+CONFIG = {
+    "entry_script": "score.py",
+    "source_directory": "/home/me/score",
+    "mini_batch_size": 10,
+    "node_count": 2,
+    "output_action": "append_row",
+}
 
 
 def _describe(made, status, tally):
@@ -124,7 +140,14 @@ class _World:
         self._pids[node, slot] = (name, pid)
         ready = at + 0.9 + 0.3 * self.chance.random()
         self.events[node].append({"event": "started", "at": at, "process": name, "pid": pid, "slot": slot})
-        ready_event = {"event": "ready", "at": ready, "process": name, "slot": slot, "import_seconds": 0.6, "init_seconds": ready - at - 0.6}
+        ready_event = {
+            "event": "ready",
+            "at": ready,
+            "process": name,
+            "slot": slot,
+            "import_seconds": 0.6,
+            "init_seconds": ready - at - 0.6,
+        }
         self.events[node].append(ready_event)
         return ready
 
@@ -132,7 +155,7 @@ class _World:
         todo, waiting, batch, end = list(reversed(numbers)), [], [], self.begins
         done = 0
         while todo or waiting:
-            number, attempt = (waiting.pop(0) if waiting else (todo.pop(), 1))
+            number, attempt = waiting.pop(0) if waiting else (todo.pop(), 1)
             at, node, slot = heapq.heappop(self.free)
             name = f"node-{node}"
             process, pid = self._pids[name, slot]
@@ -152,7 +175,9 @@ class _World:
                 done += 1
             free, end = at + took + 0.001, max(end, at + took)
             if outcome in ("timed_out", "died"):
-                self.events[name].append({"event": "ended", "at": at + took, "process": process, "slot": slot, "reason": outcome, "exit": -9})
+                self.events[name].append(
+                    {"event": "ended", "at": at + took, "process": process, "slot": slot, "reason": outcome, "exit": -9}
+                )
                 self.made.kills += 1
                 free = self._start(name, slot, at + took + 0.01)
             heapq.heappush(self.free, (free, node, slot))
@@ -162,7 +187,9 @@ class _World:
                 batch = []
         ledger.commit(batch)
         for (node, slot), (process, _) in self._pids.items():
-            self.events[node].append({"event": "ended", "at": end + 0.2, "process": process, "slot": slot, "reason": "shut_down", "exit": 0})
+            self.events[node].append(
+                {"event": "ended", "at": end + 0.2, "process": process, "slot": slot, "reason": "shut_down", "exit": 0}
+            )
         return end + 0.3
 
     def _receipt(self, number, attempt, outcome, kind, words, at, took, node, pid):
@@ -188,7 +215,9 @@ class _World:
             (logs / f"{self.prefix}{node}.processes.jsonl").write_text("\n".join(lines) + "\n")
             with (logs / f"{self.prefix}{node}.resources.csv").open("w", newline="") as file:
                 table = csv.writer(file)
-                table.writerow("time,cpu_percent,memory_used,memory_total,processes,processes_memory,disk_free".split(","))
+                table.writerow(
+                    ["time", "cpu_percent", "memory_used", "memory_total", "processes", "processes_memory", "disk_free"]
+                )
                 for at in _times(self.begins, end):
                     share = (at - self.begins) / (end - self.begins)
                     used = (6 + number + 5 * share + self.chance.random()) * 2**30
@@ -196,7 +225,18 @@ class _World:
         with (logs / f"{self.prefix}progress.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(
-                "time,planned,finished,succeeded,failed,waiting,items_succeeded,items_failed,rows,remaining_seconds".split(",")
+                [
+                    "time",
+                    "planned",
+                    "finished",
+                    "succeeded",
+                    "failed",
+                    "waiting",
+                    "items_succeeded",
+                    "items_failed",
+                    "rows",
+                    "remaining_seconds",
+                ]
             )
             done, place = sorted(self.progress), 0
             for at in [*_times(self.begins, end), end]:

@@ -36,6 +36,7 @@ ORDER = [
     "source_files",
     "ledger",
     "failures",
+    "drives",
     "stores",
     "identity",
     "bundles",

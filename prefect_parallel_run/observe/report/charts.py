@@ -13,7 +13,7 @@ import numpy as np
 
 from prefect_parallel_run.observe.report.axis import BINS, Axis, Floats
 from prefect_parallel_run.observe.report.elements import Html, el, join
-from prefect_parallel_run.observe.report.words import duration, ticks, time_ticks
+from prefect_parallel_run.observe.report.words import duration, size, tick, ticks, time_ticks
 
 HEIGHT = 96  #: px of a plot
 _SCALE = 1000  #: height of the inner drawing
@@ -97,9 +97,8 @@ def time_axis(axis: Axis) -> Html:
     for number, place in enumerate(places):
         at = percent(place / axis.seconds)
         anchor = "start" if number == 0 else "end" if place > 0.97 * axis.seconds else "middle"
-        shown = "0" if number == 0 else duration(place)
         labels.append(el("line", x1=at, x2=at, y1=0, y2=4, class_="tick"))
-        labels.append(el("text", shown, x=at, y=16, text_anchor=anchor, class_="odd" if number % 2 else None))
+        labels.append(el("text", tick(place), x=at, y=16, text_anchor=anchor, class_="odd" if number % 2 else None))
     for number, pause in enumerate(axis.pauses[:12]):
         at = percent(pause.place / axis.seconds)
         words = f"pause {duration(pause.seconds)}"
@@ -143,7 +142,7 @@ def line_track(
 
 def track(key: str, title: str, most: float, words: Callable[[float], str], shapes: Iterable[Html], label: str) -> Html:
     """Return a plot with its title and the figures at its left edge."""
-    figures = [place for place in ticks(most, 3) if place <= most]
+    figures = ticks(most, 3, base=2 if words is size else 10)
     lines = [el("line", x1=0, x2="100%", y1=_y(place, most), y2=_y(place, most), class_="grid") for place in figures]
     names = [
         el("text", words(place), x="100%", y=max(_figure(place, most), 10), text_anchor="end", class_="figure")

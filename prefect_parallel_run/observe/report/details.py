@@ -15,7 +15,7 @@ from prefect_parallel_run.observe.report.elements import Html, el, join
 from prefect_parallel_run.observe.report.facts import Facts, Slow
 from prefect_parallel_run.observe.report.tables import code_lines, listing, pairs
 from prefect_parallel_run.observe.report.tries import Column, Tries, columns, quantile
-from prefect_parallel_run.observe.report.words import count, duration, moment, outcome
+from prefect_parallel_run.observe.report.words import count, duration, moment, outcome, tick
 from prefect_parallel_run.units import format_size
 
 _MOST_PATHS = 12
@@ -34,11 +34,7 @@ def durations(facts: Facts) -> Html | None:
     return el(
         "section",
         el("h2", "How long run() took"),
-        el(
-            "p",
-            f"{count(tries.dated, 'try', 'tries')} on a logarithmic axis; the median and its like are of those that succeeded, to 1 %.",
-            class_="quiet",
-        ),
+        el("p", f"{count(tries.dated, 'try', 'tries')}, on a logarithmic axis.", class_="quiet"),
         distribution(
             [(column.succeeded, column.failed) for column in found],
             [(_place(found, seconds), f"{name} {duration(seconds)}") for name, seconds in marks[1:4]],
@@ -54,7 +50,9 @@ def durations(facts: Facts) -> Html | None:
 def _table(marks: list[tuple[str, float]]) -> Html | None:
     names = [name for name, _ in marks]
     return (
-        listing("Tries that succeeded", names, [[duration(seconds) for _, seconds in marks]], numbers=names) if marks else None
+        listing("Tries that succeeded, to 1 %", names, [[duration(seconds) for _, seconds in marks]], numbers=names)
+        if marks
+        else None
     )
 
 
@@ -79,7 +77,10 @@ def _edges(found: list[Column]) -> list[tuple[float, str]]:
     """Return round durations on the axis; its ends, where there is none."""
     low, high = found[0].begins, found[-1].stops
     inside = [edge for edge in (*_EDGES, *_LATER_EDGES) if low <= edge[0] <= high * 1.001]
-    return inside if len(inside) > 1 else [(low, duration(low)), (high, duration(high))]
+    if len(inside) > 2:
+        return inside
+    steps = [factor * 10.0**power for power in range(-5, 7) for factor in (1, 2, 5)]
+    return [(step, tick(step)) for step in steps if low * 0.999 <= step <= high * 1.001] or [(low, duration(low))]
 
 
 def _slowest(slowest: list[Slow]) -> Html | None:

@@ -25,7 +25,7 @@ from prefect_parallel_run.plan import Plan, PlanSummary
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.run_directory import RunDirectory, read_json
 
-_MOST_CAUSES, _MOST_FAILED, _MOST_SLOW = 20, 25, 15
+_MOST_CAUSES, _MOST_FAILED, _MOST_SLOW = 20, 25, 12
 Beat = Callable[[], None]
 
 
@@ -36,6 +36,7 @@ class FoundCause(NamedTuple):
     first_at: float  #: Unix time, s; 0 when it is not known
     last_at: float
     places: list[str]  #: what was in its first mini-batch
+    ended: int  #: mini-batches whose last try it was
 
 
 class Failed(NamedTuple):
@@ -247,14 +248,21 @@ def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FoundCause]:
             "SELECT fingerprint, MIN(started), MAX(started) FROM attempts WHERE outcome <> 'succeeded' GROUP BY fingerprint"
         )
     }
-    for cause in found:
+    ended = dict(
+        ledger.rows(
+            "SELECT fingerprint, COUNT(*) FROM mini_batches JOIN attempts ON attempts.mini_batch = mini_batches.mini_batch"
+            " AND attempt = attempts WHERE state = 'failed' GROUP BY fingerprint"
+        )
+    )
+    for cause in sorted(found, key=lambda cause: -ended.get(cause.fingerprint, 0)):  # of equal ones the most frequent first
         first, last = times.get(cause.fingerprint, (0.0, 0.0))
-        yield FoundCause(cause, first or 0.0, last or 0.0, _places(plan, cause.first_mini_batch))
+        places = _places(plan, cause.first_mini_batch)
+        yield FoundCause(cause, first or 0.0, last or 0.0, places, ended.get(cause.fingerprint, 0))
 
 
 def _failed(ledger: Ledger, plan: Plan | None) -> Iterator[Failed]:
     for failed in islice(failed_mini_batches(ledger), _MOST_FAILED):
-        yield Failed(failed, _places(plan, failed.mini_batch, failed.piece))
+        yield Failed(failed, _places(plan, failed.mini_batch, failed.piece, 2))
 
 
 def _slowest(ledger: Ledger, plan: Plan | None) -> Iterator[Slow]:
@@ -264,10 +272,10 @@ def _slowest(ledger: Ledger, plan: Plan | None) -> Iterator[Slow]:
         " JOIN mini_batches USING (mini_batch) ORDER BY seconds DESC, mini_batch"
     )
     for mini_batch, attempt, outcome, node, seconds, items in ledger.rows(query, _MOST_SLOW):
-        yield Slow(mini_batch, attempt, outcome, node, seconds, items, _places(plan, mini_batch))
+        yield Slow(mini_batch, attempt, outcome, node, seconds, items, _places(plan, mini_batch, None, 1))
 
 
-def _places(plan: Plan | None, number: int, piece: tuple[int, int] | None = None) -> list[str]:
+def _places(plan: Plan | None, number: int, piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
     if plan is None or number >= plan.summary.mini_batches:
         return []
-    return place_lines(json.loads(plan.works(number, number + 1)[0]), piece)
+    return place_lines(json.loads(plan.works(number, number + 1)[0]), piece, most)

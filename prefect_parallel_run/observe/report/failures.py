@@ -10,6 +10,7 @@ from prefect_parallel_run.observe.report.words import count, moment, outcome
 _LONGEST_TEXT = 600  #: characters of an error's words
 _LONGEST_TRACEBACK = 6_000
 _MOST_NODES = 8
+_MOST_AT_ONCE = 4  #: causes; the others are folded away
 
 
 def failures(facts: Facts) -> Html | None:
@@ -21,11 +22,18 @@ def failures(facts: Facts) -> Html | None:
     return el(
         "section",
         el("h2", "What went wrong"),
-        el("p", f"{words}, the most frequent first.", class_="quiet") if facts.causes else None,
-        *(_cause(found, number) for number, found in enumerate(facts.causes)),
+        el("p", f"{words}; those that no later try made good come first.", class_="quiet") if facts.causes else None,
+        *(_cause(found, number) for number, found in enumerate(facts.causes[:_MOST_AT_ONCE])),
+        _more(facts.causes[_MOST_AT_ONCE:]),
         _table(facts) if facts.failed else None,
         id="failures",
     )
+
+
+def _more(causes: list[FoundCause]) -> Html | None:
+    if not causes:
+        return None
+    return el("details", el("summary", f"{count(len(causes), 'more cause')}"), *(_cause(found, 1) for found in causes))
 
 
 def _cause(found: FoundCause, number: int) -> Html:
@@ -33,6 +41,7 @@ def _cause(found: FoundCause, number: int) -> Html:
     figures = [
         ("failed tries", count(cause.tries)),
         ("mini-batches", count(cause.mini_batches)),
+        ("failed for good", count(found.ended) if found.ended else "none: later tries succeeded, or are to come"),
         ("the first", f"mini-batch {cause.first_mini_batch}" + (f", {moment(found.first_at)}" if found.first_at > 0 else "")),
         ("on", _nodes(cause.nodes)),
     ]
@@ -59,7 +68,7 @@ def _cause(found: FoundCause, number: int) -> Html:
 
 
 def _inside(words: str, places: list[str]) -> Html | None:
-    return el("p", f"{words}: ", code_lines(places), class_="inside") if places else None
+    return el("div", el("span", f"{words}:"), code_lines(places), class_="inside") if places else None
 
 
 def _nodes(nodes: str) -> str:

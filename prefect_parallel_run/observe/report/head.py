@@ -22,7 +22,7 @@ class Limit(NamedTuple):
     name: str
     allowed: float | None  #: None: everything is forgiven
     actual: float
-    counts: str  #: what it counts
+    counts: tuple[str, str]  #: what it counts: one, several
 
     @property
     def is_exceeded(self) -> bool:
@@ -36,14 +36,16 @@ def limits(facts: Facts) -> list[Limit]:
     tally = facts.tally
     failed_percent = 100 * tally.failed / tally.planned if tally.planned else 0.0
 
+    several = ("mini-batch", "mini-batches")
+
     def allowed(name: str, everything: float) -> float | None:
         value = config.get(name)
         return None if value is None or value == everything else float(value)
 
     return [
-        Limit("error_threshold", allowed("error_threshold", -1), tally.failed_items, "failed items"),
-        Limit("allowed_failed_count", allowed("allowed_failed_count", -1), tally.failed, "failed mini-batches"),
-        Limit("allowed_failed_percent", allowed("allowed_failed_percent", 100), failed_percent, "failed mini-batches, percent"),
+        Limit("error_threshold", allowed("error_threshold", -1), tally.failed_items, ("item", "items")),
+        Limit("allowed_failed_count", allowed("allowed_failed_count", -1), tally.failed, several),
+        Limit("allowed_failed_percent", allowed("allowed_failed_percent", 100), failed_percent, several),
     ]
 
 
@@ -107,7 +109,7 @@ def _phases(facts: Facts) -> str:
         return ""
     first = min(segment.begins for segment in segments)
     last = facts.timeline.axis.seconds - max(segment.begins + segment.seconds for segment in segments)
-    return f"first run() after {duration(first)}, {duration(max(last, 0))} behind the last"
+    return f"{duration(first)} to the first run(), {duration(max(last, 0))} after the last"
 
 
 def _utilisation(facts: Facts) -> str:
@@ -180,10 +182,10 @@ def limits_section(facts: Facts) -> Html:
 
 
 def _limit(limit: Limit) -> Html:
-    unit = " %" if limit.name.endswith("percent") else ""
-    actual = f"{limit.actual:.3g}{unit}" if unit else count(limit.actual)
+    is_share = limit.name.endswith("percent")
+    actual = f"{limit.actual:.3g} % of the mini-batches failed" if is_share else f"{count(limit.actual, *limit.counts)} failed"
     if limit.allowed is None:
-        words = join(f"{actual} {limit.counts}", el("span", " · no limit is set", class_="quiet"))
+        words = join(actual, el("span", " · no limit is set", class_="quiet"))
         return el("li", el("code", limit.name), el("span", words, class_="limit-words"))
     share = min(limit.actual / limit.allowed, 1.0) if limit.allowed else float(limit.actual > 0)
     verdict = (
@@ -200,7 +202,7 @@ def _limit(limit: Limit) -> Html:
     )
     words = el(
         "span",
-        f"{actual} of {limit.allowed:,g}{unit} {limit.counts.removesuffix(', percent')} · ",
+        f"{actual}, {limit.allowed:,g}{' %' if is_share else ''} forgiven · ",
         el("b", verdict),
         class_="limit-words",
     )

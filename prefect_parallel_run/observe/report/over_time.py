@@ -15,7 +15,7 @@ from prefect_parallel_run.observe.report.facts import Facts, Timeline
 from prefect_parallel_run.observe.report.samples import Curve, Progress, Resources
 from prefect_parallel_run.observe.report.tables import listing
 from prefect_parallel_run.observe.report.timeline import lane_words, payload, timeline
-from prefect_parallel_run.observe.report.words import count, duration, nice, rate
+from prefect_parallel_run.observe.report.words import count, duration, rate, size, tick
 from prefect_parallel_run.units import format_size
 
 _TRIES_PER_COLUMN = 12  #: at least, on average: fewer would show chance
@@ -92,7 +92,7 @@ def _resources(axis: Axis, found: Resources) -> Iterator[tuple[str, Chart]]:
 
 
 def _curve(axis: Axis, key: str, title: str, curve: Curve, most: float, unit: str) -> Chart:
-    words = _percent if unit == "percent" else format_size
+    words = _percent if unit == "percent" else size
     is_band = bool(np.nanmax(curve.high - curve.low) > 0)
     line = Line(key, title, curve.mean, *((curve.low, curve.high) if is_band else ()))
     label = f"{title}: {words(float(np.nanmean(curve.mean)))} on average, {words(most_of(curve.high))} at most."
@@ -137,12 +137,12 @@ def _eta(facts: Facts, axis: Axis) -> Chart | None:
     foretold = _in_bins(axis, lines, began)
     is_whole = facts.progress[number][-1].finished >= facts.progress[number][-1].planned
     truth = facts.progress[number][-1].time - began if is_whole else None
-    most = nice(max(min(most_of(foretold), 4 * truth if truth else np.inf), truth or 0.0, 0.1))
+    most = 1.1 * max(min(most_of(foretold), 3 * truth if truth else np.inf), truth or 0.0, 0.1)
     shown = np.minimum(foretold, most)
     title = "How long the last drive was foretold to take" if facts.driven > 1 else "How long it was foretold to take"
     words = _how_good(lines, began, truth) if truth else "It did not come to its end, so nobody knows how true that was."
-    more = level(truth, most, f"it took {duration(truth)}") if truth else []
-    html = line_track(axis, Line("eta", title, shown), most, duration, f"{title}. {words}", more)
+    more = level(truth, most, f"the mini-batches took {duration(truth)}") if truth else []
+    html = line_track(axis, Line("eta", title, shown), most, tick, f"{title}. {words}", more)
     return Chart(join(html, el("p", words, class_="quiet under")), [("foretold to take", "seconds", _values(foretold))])
 
 
@@ -164,7 +164,8 @@ def _how_good(lines: list[Progress], began: float, truth: float) -> str:
         since = line.time - began
     first = lines[0].time - began + (lines[0].remaining_seconds or 0.0)
     return (
-        f"The first forecast, after {duration(lines[0].time - began)}, said {duration(first)}; it took {duration(truth)}. "
+        f"The first forecast, after {duration(lines[0].time - began)}, said {duration(first)}; "
+        f"the mini-batches took {duration(truth)}. "
         f"Forecasts stayed within 10 % of that from {100 * since / truth:.0f} % of the time on."
     )
 

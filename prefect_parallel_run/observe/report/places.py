@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_MOST_NAMES = 5
 _GROUPS = {"row_groups": "row group", "batches": "batch", "stripes": "stripe"}
 
 
-def place_lines(work: Mapping[str, Any], piece: tuple[int, int] | None = None) -> list[str]:
-    """Return where the items of *work* are, or only those in *piece*, in a few lines.
+def place_lines(work: Mapping[str, Any], piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
+    """Return where the items of *work* are, or only those in *piece*; at most *most* lines and one that counts the rest.
 
     >>> place_lines({"kind": "files", "input": "a", "root": "/data/", "names": ["x.jpg", "y.jpg"]})
     ['/data/x.jpg', '/data/y.jpg']
@@ -20,9 +19,9 @@ def place_lines(work: Mapping[str, Any], piece: tuple[int, int] | None = None) -
     lines = [f"{key} = {value}" for key, value in (work.get("partition_key_value") or {}).items()]
     if work["kind"] == "files":
         names = work["names"] if piece is None else work["names"][slice(*piece)]
-        return lines + _shortened([f"{work['root']}{name}" for name in names], "file")
+        return lines + _shortened([f"{work['root']}{name}" for name in names], "file", most)
     if work["kind"] == "tables":
-        return lines + _shortened([_table(table, None) for table in work["tables"]], "place") + _items(piece)
+        return lines + _shortened([_table(table, None) for table in work["tables"]], "place", most) + _items(piece)
     return [*lines, _table(work, piece)]
 
 
@@ -46,6 +45,6 @@ def _range(word: str, start: int, stop: int) -> str:
     return f"{word} {start}" if stop - start == 1 else f"{word}s {start} to {stop - 1}"
 
 
-def _shortened(lines: list[str], word: str) -> list[str]:
-    more = len(lines) - _MOST_NAMES
-    return lines if more <= 1 else [*lines[:_MOST_NAMES], f"and {more:,} more {word}s"]
+def _shortened(lines: list[str], word: str, most: int) -> list[str]:
+    more = len(lines) - most
+    return lines if more <= 0 else [*lines[:most], f"and {more:,} more {word}{'s' if more > 1 else ''}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime, timezone
 
-from prefect_parallel_run.units import format_seconds
+from prefect_parallel_run.units import format_seconds, format_size
 
 STATUS = {  #: shape and words of a run's status, so that nothing depends on colour
     "succeeded": ("✓", "Succeeded"),
@@ -48,9 +48,11 @@ def count(number: float, one: str = "", many: str = "") -> str:
 def duration(seconds: float) -> str:
     """Return a duration of any size.
 
-    >>> duration(0.000042), duration(0.25), duration(2.5), duration(125), duration(200000)
-    ('42 µs', '250 ms', '2.50 s', '2 min 5 s', '2 d 7 h')
+    >>> duration(0), duration(0.000042), duration(0.25), duration(2.5), duration(125), duration(200000)
+    ('0', '42 µs', '250 ms', '2.50 s', '2 min 5 s', '2 d 7 h')
     """
+    if seconds == 0:
+        return "0"
     if seconds < 0.001:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:
@@ -84,15 +86,35 @@ def moment(time: float) -> str:
     return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def ticks(most: float, number: int = 5) -> list[float]:
-    """Return round figures from 0 up to *most*, about *number* of them.
+def tick(seconds: float) -> str:
+    """Return a round time as it stands on an axis.
 
-    >>> ticks(9.2), ticks(0)
-    ([0.0, 2.0, 4.0, 6.0, 8.0], [0.0])
+    >>> tick(5), tick(0.2), tick(7200), tick(600)
+    ('5 s', '200 ms', '2 h', '10 min')
+    """
+    words = f"{seconds:g} s" if 1 <= seconds < 60 else duration(seconds)
+    return words.replace(" 0 min", "").replace(" 0 s", "").replace(" 0 h", "")
+
+
+def size(number: float) -> str:
+    """Return a number of bytes as it stands on an axis; 1024-based.
+
+    >>> size(0), size(3 * 2**30), size(1536 * 2**20)
+    ('0', '3 GB', '1.5 GB')
+    """
+    shown = format_size(number)
+    return "0" if number == 0 else shown.replace(".0 ", " ")
+
+
+def ticks(most: float, number: int = 5, base: int = 10) -> list[float]:
+    """Return round figures from 0 up to *most*, about *number* of them; in base 2 they are round as sizes are.
+
+    >>> ticks(9.2), ticks(0), ticks(3000, 3, base=2)
+    ([0.0, 2.0, 4.0, 6.0, 8.0], [0.0], [0.0, 1024.0, 2048.0])
     """
     if most <= 0:
         return [0.0]
-    step = nice(most / number)
+    step = nice(most / number) if base == 10 else 2.0 ** math.ceil(math.log2(most / number))
     return [place * step for place in range(int(most / step) + 1)]
 
 
