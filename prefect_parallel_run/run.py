@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import threading
 import time
 import uuid
@@ -53,8 +52,8 @@ _OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
 _PLANNING_GLANCE = 0.02  #: s between two looks at a plan that has no mini-batch yet
 _PLANNING_PATIENCE = 0.1  #: s
 _ANY = 1 << 30  #: slots: as many as the node wants
-_REPORT_WHEN_LATE = 20.0  #: s for the report of a run that failed
-_REPORT_WHEN_CANCELLED = 1.0  #: s, the same: whoever cancels does not want to wait
+_REPORT_IF_FAILED = 20.0  #: s for the report of a run that has ended before its time
+_REPORT_IF_CANCELLED = 1.0  #: s, the same: whoever cancels does not want to wait
 _NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
 
 
@@ -127,9 +126,8 @@ def run_step(
                 if ledger.is_untouched() and not directory.plan.exists():
                     _remove_what_never_began(directory, mirror, stack)
                 else:
-                    _report_in_time(
-                        directory, watch, _REPORT_WHEN_LATE if isinstance(error, Exception) else _REPORT_WHEN_CANCELLED
-                    )
+                    is_cancelled = not isinstance(error, Exception)
+                    _report_in_time(directory, watch, _REPORT_IF_CANCELLED if is_cancelled else _REPORT_IF_FAILED)
                 raise
             ledger.note(status="succeeded", reason="")
             note_drive_end(ledger, "succeeded", "")
@@ -172,10 +170,16 @@ def _count_drive(ledger: Ledger, spec: StepSpec) -> int:
 
 def _report(directory: RunDirectory, watch: Watch, heartbeat: Callable[[], None]) -> None:
     """Write report.html; a run does not fail for it."""
-    try:
-        Background("report", lambda beat: write_report(directory, beat=beat)).wait(heartbeat)
-    except (OSError, OutputError, sqlite3.Error) as error:
-        watch.warned(f"the report could not be written: {error}; prefect-parallel-run report {directory.path} writes it")
+
+    def work(beat: Callable[[], None]) -> str:
+        try:
+            write_report(directory, beat=beat)
+        except Exception as error:  # noqa: BLE001  whatever it was: it is told, and the run's own end counts
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    if trouble := Background("report", work).wait(heartbeat):
+        watch.warned(f"the report could not be written: {trouble}; prefect-parallel-run report {directory.path} writes it")
 
 
 def _report_in_time(directory: RunDirectory, watch: Watch, seconds: float) -> None:

@@ -15,7 +15,13 @@ from prefect_parallel_run.run_directory import RunDirectory
 
 BEGAN = 1_760_000_000.0
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m \u202e & \"'"
+TRACEBACK = f"""Traceback (most recent call last):
+  File "/home/me/score/score.py", line 31, in run
+    image = open(path)  # {HOSTILE}
+"""
 ITEMS = 10
+RESOURCES = ["time", "cpu_percent", "memory_used", "memory_total", "processes", "processes_memory", "disk_free"]
+PROGRESS = ["time", "planned", "finished", "succeeded", "failed", "waiting", "items_succeeded", "items_failed", "rows"]
 CAUSES = [
     ("raised", "PIL.UnidentifiedImageError", "cannot identify image file {}"),
     ("raised", "ValueError", HOSTILE + " {}"),
@@ -46,7 +52,7 @@ def make_run(
     status="succeeded",
     seed=1,
 ) -> Made:
-    """Leave a run in *folder*: every slot takes the next mini-batch when it is free; some tries fail, some end their process."""
+    """Leave a run in *folder*: slots take the next mini-batch when they are free; some tries fail, some end their process."""
     made, chance = Made(folder), random.Random(seed)
     made.directory.make()
     with PlanWriter(made.directory.plan) as writer:
@@ -200,7 +206,7 @@ class _World:
         texts = {} if good else {
             "error_type": kind,
             "error": words.format(f"/data/images/img_{number:06d}_3.jpg"),
-            "traceback": f'Traceback (most recent call last):\n  File "/home/me/score/score.py", line 31, in run\n    image = open(path)  # {HOSTILE}\n{kind}: {words}\n',
+            "traceback": TRACEBACK + f"{kind}: {words}\n",
             "fingerprint": f"{kind}-{outcome}",
         }  # fmt: skip
         place = {"part": "p" if good else "", "offset": 0, "header": 0, "length": 0, "crc": 0}
@@ -215,29 +221,14 @@ class _World:
             (logs / f"{self.prefix}{node}.processes.jsonl").write_text("\n".join(lines) + "\n")
             with (logs / f"{self.prefix}{node}.resources.csv").open("w", newline="") as file:
                 table = csv.writer(file)
-                table.writerow(
-                    ["time", "cpu_percent", "memory_used", "memory_total", "processes", "processes_memory", "disk_free"]
-                )
+                table.writerow(RESOURCES)
                 for at in _times(self.begins, end):
                     share = (at - self.begins) / (end - self.begins)
                     used = (6 + number + 5 * share + self.chance.random()) * 2**30
                     table.writerow([at, 60 + 30 * self.chance.random(), int(used), 32 * 2**30, 2, int(used / 2), 80 * 2**30])
         with (logs / f"{self.prefix}progress.csv").open("w", newline="") as file:
             table = csv.writer(file)
-            table.writerow(
-                [
-                    "time",
-                    "planned",
-                    "finished",
-                    "succeeded",
-                    "failed",
-                    "waiting",
-                    "items_succeeded",
-                    "items_failed",
-                    "rows",
-                    "remaining_seconds",
-                ]
-            )
+            table.writerow([*PROGRESS, "remaining_seconds"])
             done, place = sorted(self.progress), 0
             for at in [*_times(self.begins, end), end]:
                 while place < len(done) and done[place][0] <= at:
