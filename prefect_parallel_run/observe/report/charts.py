@@ -142,7 +142,7 @@ def line_track(
 
 def track(key: str, title: str, most: float, words: Callable[[float], str], shapes: Iterable[Html], label: str) -> Html:
     """Return a plot with its title and the figures at its left edge."""
-    figures = ticks(most, 3, base=2 if words is size else 10)
+    figures = time_ticks(most, 3) if words is tick else ticks(most, 3, base=2 if words is size else 10)
     lines = [el("line", x1=0, x2="100%", y1=_y(place, most), y2=_y(place, most), class_="grid") for place in figures]
     names = [
         el("text", words(place), x="100%", y=max(_figure(place, most), 10), text_anchor="end", class_="figure")

@@ -25,7 +25,7 @@ from prefect_parallel_run.plan import Plan, PlanSummary
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.run_directory import RunDirectory, read_json
 
-_MOST_CAUSES, _MOST_FAILED, _MOST_SLOW = 20, 25, 12
+_MOST_CAUSES, _MOST_FAILED, _MOST_SLOW = 20, 12, 10
 Beat = Callable[[], None]
 
 
@@ -169,7 +169,7 @@ def _status(directory: RunDirectory, noted: Mapping[str, str]) -> str:
 
 def _timeline(directory: RunDirectory, ledger: Ledger, driven: list[Drive], beat: Beat) -> Timeline | None:
     processes, has_all = read_processes(directory.logs, beat)
-    done = worked(ledger)
+    done = worked(ledger, [drive.began for drive in driven])
     axis = Axis.over(_intervals(done, processes, driven))
     if axis is None:
         return None
@@ -262,7 +262,7 @@ def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FoundCause]:
 
 def _failed(ledger: Ledger, plan: Plan | None) -> Iterator[Failed]:
     for failed in islice(failed_mini_batches(ledger), _MOST_FAILED):
-        yield Failed(failed, _places(plan, failed.mini_batch, failed.piece, 2))
+        yield Failed(failed, _places(plan, failed.mini_batch, failed.piece, 1))
 
 
 def _slowest(ledger: Ledger, plan: Plan | None) -> Iterator[Slow]:

@@ -21,8 +21,8 @@ def failures(facts: Facts) -> Html | None:
     words = f"{count(shown, 'failed try', 'failed tries')} of {count(len(facts.causes), 'cause')}"
     return el(
         "section",
-        el("h2", "What went wrong"),
-        el("p", f"{words}; those that no later try made good come first.", class_="quiet") if facts.causes else None,
+        el("h2", "What failed" if facts.status == "succeeded" else "What went wrong"),
+        el("p", f"{words}; those that no later try made good, first.", class_="quiet") if facts.causes else None,
         *(_cause(found, number) for number, found in enumerate(facts.causes[:_MOST_AT_ONCE])),
         _more(facts.causes[_MOST_AT_ONCE:]),
         _table(facts) if facts.failed else None,
@@ -41,7 +41,7 @@ def _cause(found: FoundCause, number: int) -> Html:
     figures = [
         ("failed tries", count(cause.tries)),
         ("mini-batches", count(cause.mini_batches)),
-        ("failed for good", count(found.ended) if found.ended else "none: later tries succeeded, or are to come"),
+        ("failed for good", count(found.ended)),
         ("the first", f"mini-batch {cause.first_mini_batch}" + (f", {moment(found.first_at)}" if found.first_at > 0 else "")),
         ("on", _nodes(cause.nodes)),
     ]

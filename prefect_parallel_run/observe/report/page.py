@@ -26,6 +26,7 @@ def page(facts: Facts, now: float) -> str:
     timeline, figures = over_time(facts)
     step = facts.description.get("step", facts.run_id)
     status = STATUS.get(facts.status, ("", facts.status))[1]
+    is_well = facts.status == "succeeded"  # what failed nevertheless is not the first thing to know
     return "<!DOCTYPE html>\n" + el(
         "html",
         el(
@@ -43,10 +44,11 @@ def page(facts: Facts, now: float) -> str:
             el(
                 "main",
                 head(facts),
-                failures(facts),
+                None if is_well else failures(facts),
                 counts(facts),
                 limits_section(facts),
                 timeline,
+                failures(facts) if is_well else None,
                 durations(facts),
                 asked_for(facts),
                 made_with(facts),

@@ -35,7 +35,7 @@ def timeline(shown: Timeline) -> Html:
     for segment in shown.tries.segments or ():
         by_lane[segment.lane].append(segment)
     kills = _by_lane(shown.kills)
-    has_letters = sum(shown.kills.values()) <= _MOST_LETTERS
+    has_letters = _has_letters(shown)
     rows = []
     for number, lane in enumerate(shown.lanes.lanes):
         shapes = _one_by_one(shown, number, by_lane[number]) if shown.tries.segments is not None else _as_shares(shown, number)
@@ -140,6 +140,10 @@ def _by_lane(kills: Mapping[tuple[int, int, str], int]) -> dict[int, dict[tuple[
     return found
 
 
+def _has_letters(shown: Timeline) -> bool:
+    return len(shown.kills) <= _MOST_LETTERS
+
+
 def _letters(kills: Mapping[tuple[int, str], int]) -> list[Html]:
     """Return a letter for every kind of end in a bin."""
     return [
@@ -174,10 +178,15 @@ def _legend(shown: Timeline) -> Html:
         entries = [("ok", "share of time busy"), ("hanging", "failed tries, from above")]
     if shown.processes:
         entries += [("start" if shown.tries.segments is not None else "start-area", "import and init()"), ("idle", "idle")]
-    words = [
-        f"{letter} {outcome(reason)}" for reason, letter in LETTERS.items() if any(key[2] == reason for key in shown.kills)
+    if shown.kills and not _has_letters(shown):
+        entries.append(("kill", "a process was killed or lost, from below"))
+        return legend(*entries)
+    reasons = {reason for _, _, reason in shown.kills}
+    letters = [
+        el("li", el("b", letter, class_="letter"), " ", outcome(reason))
+        for reason, letter in LETTERS.items()
+        if reason in reasons
     ]
-    letters = [el("li", el("b", word[0], class_="letter"), word[1:]) for word in words]
     return join(legend(*entries), el("ul", *letters, class_="legend") if letters else None)
 
 

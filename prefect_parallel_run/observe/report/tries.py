@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,12 +17,14 @@ from prefect_parallel_run.observe.report.lanes import Lanes, Worked
 Counts = npt.NDArray[np.int64]
 FATAL = ("timed_out", "out_of_memory", "died", "lost")  #: outcomes with which a process ended
 MOST_SEGMENTS = 2_500  #: tries that are drawn one by one
+_MOST_DRIVES = 100  #: that are told apart
 _BLOCK = 20_000  #: tries at a time
 _FINEST, _PER_DECADE, _DECADES = -5, 100, 12  #: bins of durations: from 10 µs, each 2.3 % longer than the one before
 _SOURCE = (
     "(SELECT mini_batch, attempt, outcome, node, pid, started, seconds, 0 AS piece FROM attempts"
     " UNION ALL SELECT mini_batch, start, outcome, node, pid, started, seconds, stop - start FROM pieces)"
 )
+_TOTAL = "SELECT (SELECT COUNT(*) FROM attempts) + (SELECT COUNT(*) FROM pieces)"
 _DATED = "started > 0 AND seconds IS NOT NULL"
 
 
@@ -60,11 +62,14 @@ class Tries:
         return int(self.succeeded.sum() + self.failed.sum())
 
 
-def worked(ledger: Ledger) -> list[Worked]:
-    """Return what every pid of every node did, and when."""
+def worked(ledger: Ledger, begins: Sequence[float] = ()) -> list[Worked]:
+    """Return what every pid of every node did, and when; *begins* are the Unix times of drives, which share no process."""
+    known = begins[-_MOST_DRIVES:]
+    drive = f", {' + '.join('(started >= ?)' for _ in known)}" if known else ""  # a pid may come again in a later one
     rows = ledger.rows(
         "SELECT COALESCE(node, ''), COALESCE(pid, 0), COUNT(*), SUM(outcome <> 'succeeded'), MIN(started),"  # noqa: S608  ours
-        f" MAX(started + seconds) FROM {_SOURCE} WHERE {_DATED} GROUP BY 1, 2"
+        f" MAX(started + seconds) FROM {_SOURCE} WHERE {_DATED} GROUP BY 1, 2{drive}",
+        *known,
     )
     return [Worked(*row) for row in rows]
 
@@ -87,8 +92,7 @@ def read_tries(ledger: Ledger, axis: Axis | None, lanes: Lanes, count: int, beat
         durations=np.zeros((2, _PER_DECADE * _DECADES), dtype=np.int64),
         segments=[] if count <= MOST_SEGMENTS else None,
     )
-    everything = f"SELECT COUNT(*) FROM {_SOURCE} WHERE NOT COALESCE({_DATED}, 0)"  # noqa: S608  ours
-    tries.undated = int(next(ledger.rows(everything))[0])
+    tries.undated = int(next(ledger.rows(_TOTAL))[0]) - count
     if axis is None:
         return tries
     for block in _blocks(ledger):
