@@ -52,6 +52,7 @@ def test_nothing_has_no_axis():
     """And a single moment has one."""
     assert Axis.over([]) is None
     assert Axis.over([(5.0, 5.0)]).seconds > 0
+    assert Axis.over([(5.0, 5.0), (50.0, 50.0)]).seconds > 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), times, st.floats(0, 2e4)), min_size=1, max_size=40))
@@ -219,7 +220,7 @@ def test_lines_that_were_cut_short_are_left_out(tmp_path):
     (tmp_path / "node-1.resources.csv").write_text("nothing\n")
     resources = read_resources(tmp_path, Axis.over([(0, 10)]), nothing)
     assert (resources.cpu.mean[0], resources.cpu.mean[-1], np.nanmax(resources.memory.high)) == (50, 70, 75)
-    assert (resources.peaks[0].disk_free, resources.files) == (7, 2)
+    assert (resources.peaks[0].disk_free, resources.nodes) == (7, 2)
     (tmp_path / "progress.csv").write_text("time,planned,finished,remaining_seconds\n1,10,0,\n2,10,5,1.5\n3,")
     assert [line.remaining_seconds for line in read_progress(tmp_path)[1]] == [None, 1.5]
 

@@ -40,8 +40,8 @@ class Axis:
             return None
         active = sum(stop - start for start, stop in merged)
         spans = _merged(merged, max(_SHORTEST_PAUSE, _PAUSE_SHARE * active))
-        if spans[0][0] == spans[-1][1]:
-            spans = [(spans[0][0], spans[0][1] + 0.001)]  # a single moment still needs some width
+        if not active:
+            spans[-1] = (spans[-1][0], spans[-1][1] + 0.001)  # moments alone still need some width
         return cls(tuple(spans))
 
     @property

@@ -135,7 +135,7 @@ def line_track(
     """
     shapes = []
     if line.low is not None and line.high is not None:
-        shapes.append(el("path", d=_band(line.low, line.high, most), class_="band"))
+        shapes.append(el("path", d=_band(axis, line.low, line.high, most), class_="band"))
     shapes.append(el("path", d=_line(axis, line.mean, most), class_="curve"))
     return track(line.key, line.title, most, words, [stretched(*shapes, height=_SCALE), *more, *pause_lines(axis)], label)
 
@@ -181,25 +181,34 @@ def _figure(value: float, most: float) -> float:
     return HEIGHT * (1 - value / most) + 3 if most else HEIGHT + 0.0
 
 
+def _runs(axis: Axis, values: Floats) -> list[list[int]]:
+    """Return the bins that have a value, put together where no pause was cut out between them."""
+    cuts = axis.bins(np.asarray([pause.place for pause in axis.pauses], dtype=np.float64))
+    seen = np.flatnonzero(~np.isnan(values))
+    groups = np.searchsorted(cuts, seen, side="right")
+    return [seen[groups == group].tolist() for group in np.unique(groups)]
+
+
 def _line(axis: Axis, values: Floats, most: float) -> str:
-    """Return the path through all bins with a value; it is broken where a pause was cut out."""
-    path, before = [], -1
-    cuts = set(axis.bins(np.asarray([pause.place for pause in axis.pauses], dtype=np.float64)).tolist())
-    for place in np.flatnonzero(~np.isnan(values)).tolist():
-        is_cut = before < 0 or any(before < cut <= place for cut in cuts)
-        path.append(f"{'M' if is_cut else 'L'}{place + 0.5},{_SCALE * (1 - values[place] / most):.0f}" if most else "")
-        before = place
-    return "".join(path) + ("h0.01" if len(path) == 1 and most else "")
-
-
-def _band(low: Floats, high: Floats, most: float) -> str:
-    """Return the path of the area between *low* and *high*."""
-    seen = np.flatnonzero(~np.isnan(low)).tolist()
-    if not seen or not most:
+    """Return the path through all bins with a value; a single one is a dot."""
+    if not most:
         return ""
-    upper = [f"{place + 0.5},{_SCALE * (1 - high[place] / most):.0f}" for place in seen]
-    lower = [f"{place + 0.5},{_SCALE * (1 - low[place] / most):.0f}" for place in reversed(seen)]
-    return "M" + "L".join(upper + lower) + "z"
+    return "".join(
+        "M" + "L".join(_points(run, values, most)) + ("h.01" if len(run) == 1 else "") for run in _runs(axis, values)
+    )
+
+
+def _band(axis: Axis, low: Floats, high: Floats, most: float) -> str:
+    """Return the path of the area between *low* and *high*."""
+    if not most:
+        return ""
+    return "".join(
+        "M" + "L".join([*_points(run, high, most), *reversed(_points(run, low, most))]) + "z" for run in _runs(axis, low)
+    )
+
+
+def _points(bins: list[int], values: Floats, most: float) -> list[str]:
+    return [f"{place + 0.5},{_SCALE * (1 - values[place] / most):.0f}" for place in bins]
 
 
 def legend(*entries: tuple[str, str]) -> Html:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from prefect_parallel_run.observe.report.processes import Process
 
-MOST_LANES = 160
+MOST_LANES = 96
 _OVERLAP = 0.05  #: s by which two clocks may differ
 
 

@@ -82,8 +82,8 @@ def _per_second(value: float) -> str:
 def _resources(axis: Axis, found: Resources) -> Iterator[tuple[str, Chart]]:
     several = len(found.peaks) > 1
     over = f", mean and range of {count(len(found.peaks), 'node')}" if several else ""
-    if found.files > len(found.peaks):
-        over += f" of {count(found.files)}" if several else ""
+    if several and found.nodes > len(found.peaks):
+        over += f" out of {count(found.nodes)}"
     processes = max(most_of(found.processes_memory.high), 1.0)
     yield "memory", _curve(axis, "memory", f"Memory of the machine in use, percent{over}", found.memory, 100.0, "percent")
     title = f"Memory of the processes{' per node' if several else ''}{over}"

@@ -47,7 +47,7 @@ class Resources:
     memory: Curve  #: percent of the machine's
     processes_memory: Curve  #: bytes per node
     peaks: list[Peak]
-    files: int  #: there are; the first 300 were read
+    nodes: int  #: that measured; the first 300 files were read
 
 
 class Progress(NamedTuple):
@@ -78,7 +78,7 @@ def read_resources(logs: Path, axis: Axis, beat: Callable[[], None]) -> Resource
         return None
     cpu, memory, processes = (band.curve() for band in totals)
     order = sorted(peaks.values(), key=lambda peak: -peak.memory_used / max(peak.memory_total, 1))
-    return Resources(cpu, memory, processes, order, len(files))
+    return Resources(cpu, memory, processes, order, len({node for _, node in files}))
 
 
 def read_progress(logs: Path) -> dict[int, list[Progress]]:
