@@ -215,6 +215,9 @@ def test_lines_that_were_cut_short_are_left_out(tmp_path):
     (found,), is_all = read_processes(tmp_path, nothing)
     assert (found.drive, found.node, found.slot, found.is_spare, found.ready, found.ended) == (2, "node-7", 4, True, 2, None)
     assert is_all
+    with (tmp_path / "r2.node-7.processes.jsonl").open("a") as file:
+        file.write('\n{"event":"left_out","at":10,"reason":"20000 lines are enough"}\n')
+    assert [len(read_processes(tmp_path, nothing)[0]), read_processes(tmp_path, nothing)[1]] == [1, False]
     head = "time,cpu_percent,memory_used,memory_total,processes,processes_memory,disk_free\n"
     (tmp_path / "node-0.resources.csv").write_text(f"{head}0,50,1,4,2,1,9\n1,x,1,4,2,1,9\n10,70,3,4,2,1,7\n10,7")
     (tmp_path / "node-1.resources.csv").write_text("nothing\n")

@@ -13,7 +13,7 @@ from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.report import write_report
 from prefect_parallel_run.observe.report.facts import collect
 from prefect_parallel_run.observe.report.over_time import over_time
-from prefect_parallel_run.observe.report.page import page
+from prefect_parallel_run.observe.report.page import _text, page
 from prefect_parallel_run.run_directory import RunDirectory
 
 from ..made_runs import HOSTILE, make_run
@@ -176,3 +176,22 @@ def test_environment_variables_are_told_by_name(made):
     """Their values are not in the run directory at all (test_report_facts.py)."""
     words = "".join(read(page(collect(made.directory, nothing), 0.0)).words)
     assert "Environment variables: API_TOKEN (their values are not kept)." in words
+
+
+def luminance(colour):
+    """Return the relative luminance of ``#rrggbb``, as WCAG 2 has it."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_words_can_be_read_in_the_light_and_in_the_dark():
+    """A contrast of 4.5 and more for every colour of text on every ground it stands on; 3 for what is drawn."""
+    blocks = re.findall(r":root \{([^}]*--ground[^}]*)\}", _text("page.css"))[:2]
+    light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in blocks)
+    pairs = [(word, ground, 4.5) for word in ("ink", "quiet", "bad-ink") for ground in ("ground", "card", "soft", "bad-soft")]
+    pairs += [(shape, "card", 3.0) for shape in ("ok", "bad-line", "start", "again", "level")]
+    for colours in (light, dark):
+        for word, ground, least in pairs:
+            low, high = sorted(map(luminance, (colours[word], colours[ground])))
+            assert (high + 0.05) / (low + 0.05) >= least, (word, ground)

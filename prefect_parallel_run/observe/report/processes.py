@@ -36,6 +36,7 @@ class Process:
 def read_processes(logs: Path, beat: Callable[[], None]) -> tuple[list[Process], bool]:
     """Return the processes of a run, and whether these are all."""
     found: list[Process] = []
+    is_whole = True
     if not logs.is_dir():
         return found, True
     for path in sorted(logs.iterdir()):
@@ -44,16 +45,22 @@ def read_processes(logs: Path, beat: Callable[[], None]) -> tuple[list[Process],
             continue
         beat()
         for process in _processes(path, int(match[1] or 1), match[2]):
-            if len(found) >= _MOST:
+            if process is None:
+                is_whole = False
+            elif len(found) >= _MOST:
                 return found, False
-            found.append(process)
-    return found, True
+            else:
+                found.append(process)
+    return found, is_whole
 
 
-def _processes(path: Path, drive: int, node: str) -> Iterator[Process]:
-    """Yield the processes of one file, once all is known of each that the file says."""
+def _processes(path: Path, drive: int, node: str) -> Iterator[Process | None]:
+    """Yield the processes of one file, once all is known of each that the file says; None where the node left some out."""
     alive: dict[str, Process] = {}
     for event in _events(path):
+        if event.get("event") == "left_out":
+            yield None
+            continue
         try:
             ended = _take_in(alive, drive, node, event)
         except (KeyError, TypeError, ValueError):  # of another version

@@ -206,5 +206,7 @@ def lane_words(shown: Timeline) -> str:
     if not shown.processes:
         words += " The nodes' process logs are not there: idle time and starts are not known."
     elif not shown.has_all_processes:
-        words += f" Only the first {count(shown.processes)} processes were looked at."
+        words += (
+            " There were so many processes that not all were written down or looked at: some idle time and starts are missing."
+        )
     return words

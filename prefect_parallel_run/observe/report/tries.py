@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ Counts = npt.NDArray[np.int64]
 FATAL = ("timed_out", "out_of_memory", "died", "lost")  #: outcomes with which a process ended
 MOST_SEGMENTS = 2_500  #: tries that are drawn one by one
 _MOST_DRIVES = 100  #: that are told apart
-_BLOCK = 20_000  #: tries at a time
+_BLOCK = 5_000  #: tries at a time
 _FINEST, _PER_DECADE, _DECADES = -5, 100, 12  #: bins of durations: from 10 µs, each 2.3 % longer than the one before
 _SOURCE = (
     "(SELECT mini_batch, attempt, outcome, node, pid, started, seconds, 0 AS piece FROM attempts"
@@ -95,9 +95,10 @@ def read_tries(ledger: Ledger, axis: Axis | None, lanes: Lanes, count: int, beat
     tries.undated = int(next(ledger.rows(_TOTAL))[0]) - count
     if axis is None:
         return tries
+    sure = lanes.sure()
     for block in _blocks(ledger):
         beat()
-        _take_in(tries, block, axis, lanes)
+        _take_in(tries, block, axis, lanes, sure)
     return tries
 
 
@@ -116,9 +117,8 @@ def _blocks(ledger: Ledger) -> Iterator[list[tuple[Any, ...]]]:
         yield block
 
 
-def _take_in(tries: Tries, block: list[tuple[Any, ...]], axis: Axis, lanes: Lanes) -> None:
+def _take_in(tries: Tries, block: list[tuple[Any, ...]], axis: Axis, lanes: Lanes, sure: Mapping[tuple[str, int], int]) -> None:
     _, _, outcomes, nodes, pids, started, seconds, _ = zip(*block, strict=True)
-    sure = lanes.sure()
     keys = zip(nodes, pids, started, strict=True)
     found = [sure[node, pid] if (node, pid) in sure else lanes.of(node, pid, at) for node, pid, at in keys]
     lane = np.asarray(found, dtype=np.int64)
