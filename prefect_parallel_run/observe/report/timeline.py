@@ -206,7 +206,5 @@ def lane_words(shown: Timeline) -> str:
     if not shown.processes:
         words += " The nodes' process logs are not there: idle time and starts are not known."
     elif not shown.has_all_processes:
-        words += (
-            " There were so many processes that not all were written down or looked at: some idle time and starts are missing."
-        )
+        words += " There were too many processes to write down or look at all: some idle time and starts are missing."
     return words
