@@ -84,7 +84,7 @@ def _resources(axis: Axis, found: Resources) -> Iterator[tuple[str, Chart]]:
     over = f", mean and range of {count(len(found.peaks), 'node')}" if several else ""
     if several and found.nodes > len(found.peaks):
         over += f" out of {count(found.nodes)}"
-    processes = max(most_of(found.processes_memory.high), 1.0)
+    processes = 1.1 * max(most_of(found.processes_memory.high), 1.0)
     yield "memory", _curve(axis, "memory", f"Memory of the machine in use, percent{over}", found.memory, 100.0, "percent")
     title = f"Memory of the processes{' per node' if several else ''}{over}"
     yield "processes", _curve(axis, "processes", title, found.processes_memory, processes, "bytes")
