@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run import control_command
@@ -79,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     add("failed", _failed, "Print failures by cause, the most frequent first.")
     add("verify", _verify, "Recompute a run's receipt from plan, ledger, parts and result.")
     control_command.add_to(add)
+    report = add("report", _report, "Write the report of a run, as it is now.")
+    report.add_argument("--output", metavar="FILE", help="other than report.html in the run directory")
     replay = add("replay", _replay, "Run one mini-batch in the foreground, without a cluster.")
     replay.add_argument("--mini-batch", type=int, required=True, metavar="N", help="its number, from 0")
     replay.add_argument("--pdb", action="store_true", help="stop in the debugger where the script raises")
@@ -178,6 +181,16 @@ def _verify(given: argparse.Namespace) -> int:
     else:
         _print("\n".join(found) or f"{directory.run_id}: plan, ledger, parts and result agree")
     return _FAILED if found else 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    from prefect_parallel_run.observe.report import write_report  # noqa: PLC0415  the same
+    from prefect_parallel_run.resume import open_run_directory  # noqa: PLC0415  the same
+
+    output = None if given.output is None else Path(given.output).absolute()
+    path = write_report(open_run_directory(given.run_directory), output)
+    _print(json.dumps({"report": str(path)}) if given.json else str(path))
+    return 0
 
 
 def _replay(given: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ the place of its rows (part, offset, length): the reduction publishes exactly th
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +67,7 @@ _PLANNED = (
 )
 _NO_TEXTS = ("", "", "", "")  #: of an error that there was not
 _BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
+_BEAT_EVERY = 200_000  #: steps of SQLite's machine, some milliseconds
 _CACHE = 1_024  #: KiB of pages: rows are written in their order, so older pages are hardly wanted again
 
 
@@ -253,6 +254,18 @@ class Ledger:
         return _Transaction(self._connection, self.path)
 
     # Reading
+
+    def watch(self, beat: Callable[[], None]) -> None:
+        """Have *beat* called while long queries run; when it raises, the query ends with an sqlite3.OperationalError."""
+
+        def progressed() -> bool:
+            try:
+                beat()
+            except BaseException:  # noqa: BLE001  cannot pass through SQLite: whoever stopped us knows, and is asked again
+                return True
+            return False
+
+        self._connection.set_progress_handler(progressed, _BEAT_EVERY)
 
     def planned(self) -> int:
         """Return the mini-batches planned so far."""

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from prefect_parallel_run.adjustments import FACT, Adjustments
-from prefect_parallel_run.background import Background
+from prefect_parallel_run.background import Background, Unwanted
 from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.control import Control
@@ -24,6 +24,7 @@ from prefect_parallel_run.dispatch.dispatcher import Dispatcher
 from prefect_parallel_run.dispatch.elasticity import Elasticity
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.state import RunRules, RunState
+from prefect_parallel_run.drives import note_drive_begin, note_drive_end
 from prefect_parallel_run.errors import (
     EntryScriptError,
     LimitExceededError,
@@ -34,6 +35,7 @@ from prefect_parallel_run.identity import world
 from prefect_parallel_run.journey import prepare_journey
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.observe.report import write_report
 from prefect_parallel_run.orders import PROCESSES
 from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.plan import Plan, PlanReader
@@ -53,6 +55,8 @@ _OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
 _PLANNING_GLANCE = 0.02  #: s between two looks at a plan that has no mini-batch yet
 _PLANNING_PATIENCE = 0.1  #: s
 _ANY = 1 << 30  #: slots: as many as the node wants
+_REPORT_IF_FAILED = 20.0  #: s for the report of a run that has ended before its time
+_REPORT_IF_CANCELLED = 1.0  #: s, the same: whoever cancels does not want to wait
 _NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
 
 
@@ -143,9 +147,14 @@ def run_step(
                 watch.closed(*_note_end(ledger, error))
                 if ledger.is_untouched() and not directory.plan.exists():
                     _remove_what_never_began(directory, mirror, stack)
+                else:
+                    is_cancelled = not isinstance(error, Exception)
+                    _report_in_time(directory, watch, _REPORT_IF_CANCELLED if is_cancelled else _REPORT_IF_FAILED)
                 raise
             ledger.note(status="succeeded", reason="")
+            note_drive_end(ledger, "succeeded", "")
             watch.closed("succeeded", "")
+            _report(directory, watch, beat)
         if mirror is not None:
             _bring_up(mirror, directory, beat, stack)
         return _result(_as_adjusted(spec, receipt), directory, receipt, started, reused=False)
@@ -184,7 +193,36 @@ def _count_drive(ledger: Ledger, spec: StepSpec) -> int:
     drive = int(before.get("drives", "0")) + 1
     tries = max(spec.config.run_max_try, int(before.get("run_max_try", "0")))
     ledger.note(status="running", drives=str(drive), run_max_try=str(tries), paused="0")  # a pause ends with its driving
+    note_drive_begin(ledger, drive, spec.config)
     return drive
+
+
+def _report(directory: RunDirectory, watch: Watch, heartbeat: Callable[[], None]) -> None:
+    """Write report.html; a run does not fail for it."""
+
+    def work(beat: Callable[[], None]) -> str:
+        try:
+            write_report(directory, beat=beat)
+        except Exception as error:  # noqa: BLE001  whatever it was: it is told, and the run's own end counts
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    if trouble := Background("report", work).wait(heartbeat):
+        watch.warned(f"the report could not be written: {trouble}; prefect-parallel-run report {directory.path} writes it")
+
+
+def _report_in_time(directory: RunDirectory, watch: Watch, seconds: float) -> None:
+    """Write report.html of a run that has ended before its time, unless that takes longer than *seconds*."""
+    deadline = time.monotonic() + seconds
+
+    def beat() -> None:
+        if time.monotonic() > deadline:
+            raise Unwanted
+
+    try:
+        _report(directory, watch, beat)
+    except Unwanted:
+        watch.warned(f"the report would take longer than {seconds:g} s; prefect-parallel-run report {directory.path} writes it")
 
 
 def _reduction(spec: StepSpec, choice: Choice, ledger: Ledger, watch: Watch, heartbeat: Callable[[], None]) -> Reduction:
@@ -239,6 +277,7 @@ def _note_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
     reason = str(error) or type(error).__name__
     with suppress(OutputError):
         ledger.note(status=status, reason=reason)
+        note_drive_end(ledger, status, reason)
     return status, reason
 
 

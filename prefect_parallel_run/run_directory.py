@@ -58,6 +58,7 @@ class RunDirectory:
         self.logs = path / "logs"
         self.failed_items = path / "failed_items.jsonl"
         self.receipt = path / "receipt.json"
+        self.report = path / "report.html"
         self.description = path / "run.json"
         self.orders = path / "control.jsonl"  #: what people order while the run goes on
         self.answers = path / "control.answers.jsonl"

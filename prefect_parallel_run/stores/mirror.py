@@ -187,7 +187,7 @@ class Mirror:
                 self._send_part(directory.parts / part, size, beat)
             objects.upload(snapshot, f"{self._url}/ledger.sqlite", beat)
             if is_last:
-                for path in (*sorted(directory.logs.iterdir()), directory.failed_items, directory.receipt):
+                for path in (*sorted(directory.logs.iterdir()), directory.failed_items, directory.report, directory.receipt):
                     self._send(path, beat)
 
     def _send(self, path: Path, beat: Beat) -> None:

@@ -39,6 +39,7 @@ ORDER = [
     "ledger",
     "adjustments",
     "failures",
+    "drives",
     "stores",
     "identity",
     "bundles",

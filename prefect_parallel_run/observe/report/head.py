@@ -1,0 +1,209 @@
+"""The top of a report: how the run ended and why, its figures, what came of its items, and how near its limits came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from prefect_parallel_run.observe.report.bars import stacked_bar
+from prefect_parallel_run.observe.report.charts import legend, percent
+from prefect_parallel_run.observe.report.elements import Html, el, join
+from prefect_parallel_run.observe.report.facts import Facts
+from prefect_parallel_run.observe.report.words import STATUS, count, duration, moment, rate
+from prefect_parallel_run.records import Tally
+from prefect_parallel_run.units import format_size
+
+_PARTS = (("ok", "succeeded"), ("bad", "failed"), ("waiting", "between two tries"), ("rest", "not reached"))
+
+
+class Limit(NamedTuple):
+    """One of the run's limits, and how much of it was used."""
+
+    name: str
+    allowed: float | None  #: None: everything is forgiven
+    actual: float
+    counts: tuple[str, str]  #: what it counts: one, several
+
+    @property
+    def is_exceeded(self) -> bool:
+        """True when more failed than is forgiven."""
+        return self.allowed is not None and self.actual > self.allowed
+
+
+def limits(facts: Facts) -> list[Limit]:
+    """Return the limits of the last drive, in field order."""
+    config = facts.drives[-1].config if facts.drives else facts.description.get("config", {})
+    tally = facts.tally
+    failed_percent = 100 * tally.failed / tally.planned if tally.planned else 0.0
+
+    several = ("mini-batch", "mini-batches")
+
+    def allowed(name: str, everything: float) -> float | None:
+        value = config.get(name)
+        return None if value is None or value == everything else float(value)
+
+    return [
+        Limit("error_threshold", allowed("error_threshold", -1), tally.failed_items, ("item", "items")),
+        Limit("allowed_failed_count", allowed("allowed_failed_count", -1), tally.failed, several),
+        Limit("allowed_failed_percent", allowed("allowed_failed_percent", 100), failed_percent, several),
+    ]
+
+
+def head(facts: Facts) -> Html:
+    """Return the title, the status with its reason, and the figures."""
+    shape, words = STATUS.get(facts.status, ("?", facts.status))
+    status = el(
+        "p",
+        el("span", shape, class_="shape", aria_hidden="true"),
+        " ",
+        el("strong", words),
+        el("span", facts.reason, class_="reason") if facts.reason else None,
+        class_=f"status {facts.status if facts.status in STATUS else 'planned'}",
+    )
+    step = facts.description.get("step", facts.run_id)
+    figures = [el("div", el("dt", name), el("dd", *value)) for name, value in _figures(facts)]
+    description = facts.description.get("config", {}).get("description")
+    return el(
+        "header",
+        el("p", "prefect_parallel_run report", class_="kind"),
+        el("h1", step),
+        el("p", facts.run_id, class_="run-id"),
+        el("p", description) if description else None,
+        status,
+        el("dl", *figures, class_="figures-grid"),
+    )
+
+
+def _figures(facts: Facts) -> Iterator[tuple[str, list[object]]]:
+    tally, seconds = facts.tally, worked_seconds(facts)
+    if seconds is not None:
+        yield "took", [duration(seconds), _small(_phases(facts))]
+    yield "mini-batches", [count(tally.finished), _small(f"of {count(tally.planned)} done")]
+    yield "items", [count(tally.succeeded_items), _small(f"of {count(tally.items)} succeeded")]
+    yield "rows", [count(tally.rows), _small(_result_size(facts))]
+    if facts.timeline is not None and seconds:
+        good = int(facts.timeline.tries.succeeded.sum())
+        lanes = facts.timeline.lanes
+        yield "throughput", [rate(good / seconds), _small(f"mini-batches; {rate(tally.succeeded_items / seconds)} items")]
+        yield "ran on", [count(lanes.total, "slot"), _small(f"on {count(lanes.nodes, 'node')}; {_utilisation(facts)}")]
+    if facts.began is not None:
+        last = "" if facts.ended is None or facts.status == "running" else f"to {moment(facts.ended)}"
+        yield "when", [el("span", moment(facts.began), class_="moment"), _small(last)]
+    if facts.driven > 1:
+        yield "driven", [count(facts.driven, "time"), _small("gone on with from its ledger")]
+
+
+def worked_seconds(facts: Facts) -> float | None:
+    """Return for how long the run was driven, pauses between drives left out."""
+    if facts.drives and len(facts.drives) == facts.driven and all(drive.ended for drive in facts.drives):
+        return sum((drive.ended or drive.began) - drive.began for drive in facts.drives)
+    return facts.timeline.axis.seconds if facts.timeline is not None else None
+
+
+def _phases(facts: Facts) -> str:
+    """Return what a run that was driven once did besides running mini-batches."""
+    if facts.timeline is None or len(facts.drives) != 1 or facts.timeline.tries.segments is None:
+        return ""
+    segments = facts.timeline.tries.segments
+    if not segments or facts.drives[0].ended is None:
+        return ""
+    first = min(segment.begins for segment in segments)
+    last = facts.timeline.axis.seconds - max(segment.begins + segment.seconds for segment in segments)
+    return f"{duration(first)} to the first run(), {duration(max(last, 0))} after the last"
+
+
+def _utilisation(facts: Facts) -> str:
+    assert facts.timeline is not None  # noqa: S101  the caller has looked; for the type checker
+    whole = facts.timeline.axis.seconds * facts.timeline.lanes.total
+    return f"{100 * float(facts.timeline.tries.busy.sum()) / whole:.0f} % of their time in run()" if whole else ""
+
+
+def _result_size(facts: Facts) -> str:
+    if facts.receipt is None or facts.receipt.get("bytes") is None:
+        return "published" if facts.receipt is not None else "nothing is published"
+    return format_size(facts.receipt["bytes"])
+
+
+def _small(words: str) -> Html | None:
+    return el("small", words) if words else None
+
+
+def result_line(facts: Facts) -> Html | None:
+    """Return where the result and the run directory are."""
+    places = [("run directory", facts.directory)]
+    if facts.receipt is not None and facts.receipt.get("output_file"):
+        places.insert(0, ("result", facts.receipt["output_file"]))
+    elif facts.description.get("output"):
+        places.insert(0, ("output", facts.description["output"]))
+    return el("dl", *(el("div", el("dt", name), el("dd", el("code", place))) for name, place in places), class_="places")
+
+
+def counts(facts: Facts) -> Html:
+    """Return what came of the mini-batches and of the items."""
+    rows, tally = [], facts.tally
+    kinds = (("mini-batches", _of_mini_batches(tally)), ("items", _of_items(tally)))
+    for name, numbers in kinds:
+        told = ", ".join(f"{number:,} {words}" for number, (_, words) in zip(numbers, _PARTS, strict=True) if number)
+        bar = stacked_bar([(kind, number) for number, (kind, _) in zip(numbers, _PARTS, strict=True)], f"{name}: {told}")
+        cells = [el("td", count(number), class_="number") for number in numbers]
+        rows.append(el("tr", el("th", name, scope="row"), *cells, el("td", bar, class_="wide")))
+    heads = [el("th", words, scope="col", class_="number") for _, words in _PARTS]
+    return el(
+        "section",
+        el("h2", "What came of it"),
+        el(
+            "div",
+            el(
+                "table",
+                el("caption", "Every mini-batch and every item is in one of these.", class_="quiet"),
+                el("thead", el("tr", el("td"), *heads, el("td", class_="wide"))),
+                el("tbody", *rows),
+                class_="counts",
+            ),
+            class_="scroll",
+        ),
+        legend(*_PARTS),
+        id="counts",
+    )
+
+
+def _of_mini_batches(tally: Tally) -> tuple[int, int, int, int]:
+    return tally.succeeded, tally.failed, tally.waiting, tally.planned - tally.finished - tally.waiting
+
+
+def _of_items(tally: Tally) -> tuple[int, int, int, int]:
+    known = tally.succeeded_items + tally.failed_items + tally.waiting_items
+    return tally.succeeded_items, tally.failed_items, tally.waiting_items, tally.items - known
+
+
+def limits_section(facts: Facts) -> Html:
+    """Return every limit with what was used of it."""
+    return el("section", el("h2", "Limits"), el("ul", *map(_limit, limits(facts)), class_="limits"), id="limits")
+
+
+def _limit(limit: Limit) -> Html:
+    is_share = limit.name.endswith("percent")
+    actual = f"{limit.actual:.3g} % of the mini-batches failed" if is_share else f"{count(limit.actual, *limit.counts)} failed"
+    if limit.allowed is None:
+        words = join(actual, el("span", " · no limit is set", class_="quiet"))
+        return el("li", el("code", limit.name), el("span", words, class_="limit-words"))
+    share = min(limit.actual / limit.allowed, 1.0) if limit.allowed else float(limit.actual > 0)
+    verdict = (
+        "✕ exceeded" if limit.is_exceeded else f"{100 * share:.0f} % used" if limit.allowed else "none forgiven, none used"
+    )
+    bar = el(
+        "svg",
+        el("rect", width="100%", height="100%", class_="limit-ground"),
+        el("rect", width=percent(share), height="100%", class_="bad" if limit.is_exceeded else "used") if share else None,
+        width="100%",
+        height=10,
+        role="img",
+        aria_label=f"{limit.name}: {verdict}",
+    )
+    words = el(
+        "span",
+        f"{actual}, {limit.allowed:,g}{' %' if is_share else ''} forgiven · ",
+        el("b", verdict),
+        class_="limit-words",
+    )
+    return el("li", el("code", limit.name), words, bar, class_="exceeded" if limit.is_exceeded else None)

@@ -1,0 +1,50 @@
+"""Where the items of a mini-batch are, in words, as the plan has it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_GROUPS = {"row_groups": "row group", "batches": "batch", "stripes": "stripe"}
+
+
+def place_lines(work: Mapping[str, Any], piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
+    """Return where the items of *work* are, or only those in *piece*; at most *most* lines and one that counts the rest.
+
+    >>> place_lines({"kind": "files", "input": "a", "root": "/data/", "names": ["x.jpg", "y.jpg"]})
+    ['/data/x.jpg', '/data/y.jpg']
+    >>> place_lines({"kind": "delimited", "input": "a", "path": "/d.csv", "first": 200, "rows": 100, "start": 9, "stop": 99})
+    ['/d.csv, records 200 to 299']
+    """
+    lines = [f"{key} = {value}" for key, value in (work.get("partition_key_value") or {}).items()]
+    if work["kind"] == "files":
+        names = work["names"] if piece is None else work["names"][slice(*piece)]
+        return lines + _shortened([f"{work['root']}{name}" for name in names], "file", most)
+    if work["kind"] == "tables":
+        return lines + _shortened([_table(table, None) for table in work["tables"]], "place", most) + _items(piece)
+    return [*lines, _table(work, piece)]
+
+
+def _table(work: Mapping[str, Any], piece: tuple[int, int] | None) -> str:
+    """Return where the rows of one table are."""
+    start, stop = piece or (0, int(work["rows"]))
+    if "first" in work:
+        return f"{work['path']}, {_range('record', work['first'] + start, work['first'] + stop)}"
+    for key, word in _GROUPS.items():
+        if work.get(key):
+            rows = _range("row", work["start"] + start, work["start"] + stop)
+            return f"{work['path']}, {rows} counted from {word} {min(work[key])}"
+    return f"{work['path']}, {stop - start:,} rows"
+
+
+def _items(piece: tuple[int, int] | None) -> list[str]:
+    return [] if piece is None else [f"only {_range('item', *piece)} of the mini-batch"]
+
+
+def _range(word: str, start: int, stop: int) -> str:
+    return f"{word} {start}" if stop - start == 1 else f"{word}s {start} to {stop - 1}"
+
+
+def _shortened(lines: list[str], word: str, most: int) -> list[str]:
+    more = len(lines) - most
+    return lines if more <= 0 else [*lines[:most], f"and {more:,} more {word}{'s' if more > 1 else ''}"]

@@ -1,0 +1,109 @@
+"""What the nodes wrote down about their processes: logs/*.processes.jsonl, as far as it is there and can be read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_NAME = re.compile(r"(?:r(\d+)\.)?(.+)\.processes\.jsonl")
+_MOST = 50_000  #: processes that are looked at: a script that dies with every mini-batch starts one for each
+KILLS = ("timed_out", "out_of_memory", "died", "start_failed")  #: reasons that somebody wants to know of
+
+
+@dataclass(slots=True)
+class Process:
+    """The life of one process; times are Unix s, None where they are not known."""
+
+    drive: int
+    node: str
+    name: str
+    pid: int
+    started: float
+    slot: int | None = None
+    is_spare: bool = False  #: it was started ahead, and got its slot later
+    ready: float | None = None
+    import_seconds: float = 0.0
+    init_seconds: float = 0.0
+    ended: float | None = None
+    reason: str = ""
+    exit: int | None = None
+
+
+def read_processes(logs: Path, beat: Callable[[], None]) -> tuple[list[Process], bool]:
+    """Return the processes of a run, and whether these are all."""
+    found: list[Process] = []
+    is_whole = True
+    if not logs.is_dir():
+        return found, True
+    for path in sorted(logs.iterdir()):
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        beat()
+        for process in _processes(path, int(match[1] or 1), match[2]):
+            if process is None:
+                is_whole = False
+            elif len(found) >= _MOST:
+                return found, False
+            else:
+                found.append(process)
+    return found, is_whole
+
+
+def _processes(path: Path, drive: int, node: str) -> Iterator[Process | None]:
+    """Yield the processes of one file, once all is known of each that the file says; None where the node left some out."""
+    alive: dict[str, Process] = {}
+    for event in _events(path):
+        if event.get("event") == "left_out":
+            yield None
+            continue
+        try:
+            ended = _take_in(alive, drive, node, event)
+        except (KeyError, TypeError, ValueError):  # of another version
+            continue
+        if ended is not None:
+            yield ended
+    yield from alive.values()
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except ValueError:  # the node was lost in the middle of a line
+                continue
+            if isinstance(event, dict):
+                yield event
+
+
+def _take_in(alive: dict[str, Process], drive: int, node: str, event: dict[str, Any]) -> Process | None:
+    """Take in what happened to a process, and return it when that was its end."""
+    kind, name, at = event["event"], str(event["process"]), float(event["at"])
+    if kind == "started":
+        alive[name] = Process(drive, node, name, int(event["pid"]), at, _slot(event), is_spare=_slot(event) is None)
+        return None
+    process = alive.get(name)
+    if process is None:
+        return None
+    slot = _slot(event)
+    process.slot = process.slot if slot is None else slot
+    if kind == "ready":
+        process.ready = at
+        process.import_seconds = float(event.get("import_seconds") or 0.0)
+        process.init_seconds = float(event.get("init_seconds") or 0.0)
+    elif kind == "ended":
+        exit_status = event.get("exit")
+        process.ended, process.reason = at, str(event.get("reason", ""))
+        process.exit = None if exit_status is None else int(exit_status)
+        return alive.pop(name)
+    return None
+
+
+def _slot(event: dict[str, Any]) -> int | None:
+    slot = event.get("slot")
+    return None if slot is None else int(slot)

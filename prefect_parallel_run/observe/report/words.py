@@ -1,0 +1,140 @@
+"""Figures for people: numbers, durations, sizes, times. Pure."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+
+from prefect_parallel_run.units import format_seconds, format_size
+
+STATUS = {  #: shape and words of a run's status, so that nothing depends on colour
+    "succeeded": ("✓", "Succeeded"),
+    "failed": ("✕", "Failed"),
+    "cancelled": ("■", "Cancelled"),
+    "interrupted": ("!", "Interrupted"),
+    "running": ("▶", "Still running"),
+    "planned": ("…", "Not yet begun"),
+}
+OUTCOMES = {
+    "succeeded": "succeeded",
+    "raised": "raised an exception",
+    "wrong_type": "returned a wrong type",
+    "input_changed": "its input had changed",
+    "timed_out": "timed out",
+    "died": "its process died",
+    "lost": "lost with its node",
+    "out_of_memory": "out of memory",
+    "unwritable": "its rows could not be written",
+    "start_failed": "a process could not start",
+    "too_few_rows": "returned too few rows",
+}
+
+
+def outcome(name: str) -> str:
+    """Return an outcome in words."""
+    return OUTCOMES.get(name, name)
+
+
+def count(number: float, one: str = "", many: str = "") -> str:
+    """Return a number, with the thing it counts.
+
+    >>> count(12345), count(1, "try", "tries"), count(2, "node")
+    ('12,345', '1 try', '2 nodes')
+    """
+    shown = f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
+    return f"{shown} {one if number == 1 else many or one + 's'}" if one else shown
+
+
+def duration(seconds: float) -> str:
+    """Return a duration of any size.
+
+    >>> duration(0), duration(0.000042), duration(0.25), duration(2.5), duration(125), duration(200000)
+    ('0', '42 µs', '250 ms', '2.50 s', '2 min 5 s', '2 d 7 h')
+    """
+    if seconds == 0:
+        return "0"
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 172_800:
+        return format_seconds(seconds)
+    return f"{int(seconds // 86_400)} d {int(seconds % 86_400 // 3600)} h"
+
+
+def rate(per_second: float) -> str:
+    """Return a rate in the unit that reads best.
+
+    >>> rate(1234.5), rate(2.345), rate(0.05)
+    ('1,234/s', '2.35/s', '3.00/min')
+    """
+    if per_second >= 100:
+        return f"{per_second:,.0f}/s"
+    if per_second >= 1:
+        return f"{per_second:.3g}/s"
+    return f"{per_second * 60:.3g}/min" if per_second * 60 < 1 else f"{per_second * 60:.2f}/min"
+
+
+def moment(time: float) -> str:
+    """Return a Unix time.
+
+    >>> moment(0)
+    '1970-01-01 00:00:00 UTC'
+    """
+    return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def tick(seconds: float) -> str:
+    """Return a round time as it stands on an axis.
+
+    >>> tick(5), tick(0.2), tick(7200), tick(600)
+    ('5 s', '200 ms', '2 h', '10 min')
+    """
+    words = f"{seconds:g} s" if 1 <= seconds < 60 else duration(seconds)
+    return words.replace(" 0 min", "").replace(" 0 s", "").replace(" 0 h", "")
+
+
+def size(number: float) -> str:
+    """Return a number of bytes as it stands on an axis; 1024-based.
+
+    >>> size(0), size(3 * 2**30), size(1536 * 2**20)
+    ('0', '3 GB', '1.5 GB')
+    """
+    shown = format_size(number)
+    return "0" if number == 0 else shown.replace(".0 ", " ")
+
+
+def ticks(most: float, number: int = 5, base: int = 10) -> list[float]:
+    """Return round figures from 0 up to *most*, about *number* of them; in base 2 they are round as sizes are.
+
+    >>> ticks(9.2), ticks(0), ticks(3000, 3, base=2)
+    ([0.0, 2.0, 4.0, 6.0, 8.0], [0.0], [0.0, 1024.0, 2048.0])
+    """
+    if most <= 0:
+        return [0.0]
+    step = nice(most / number) if base == 10 else 2.0 ** math.ceil(math.log2(most / number))
+    return [place * step for place in range(int(most / step) + 1)]
+
+
+def time_ticks(seconds: float, number: int = 6) -> list[float]:
+    """Return round times from 0 up to *seconds*.
+
+    >>> time_ticks(100)
+    [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
+    """
+    steps = [s * f for s, fs in ((60, (1, 2, 5, 10, 15, 30)), (3600, (1, 2, 3, 6, 12)), (86_400, (1, 2, 7, 14))) for f in fs]
+    wanted = seconds / number
+    step = nice(wanted) if wanted < 30 else next((step for step in steps if step >= wanted), nice(wanted))
+    return [place * step for place in range(int(seconds / step + 1e-9) + 1)]
+
+
+def nice(value: float) -> float:
+    """Return the next round figure: 1, 2 or 5 times a power of ten.
+
+    >>> nice(0.3), nice(7)
+    (0.5, 10.0)
+    """
+    power = 10.0 ** math.floor(math.log10(value))
+    return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value * (1 - 1e-9)))

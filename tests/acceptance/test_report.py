@@ -1,0 +1,236 @@
+"""report.html in a real browser: of a run with failures, a timeout and a retry, and of 100,000 mini-batches."""
+
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from prefect_parallel_run import LimitExceededError, run
+from prefect_parallel_run.compute.local import LocalTarget
+from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.identity import machine_key
+from prefect_parallel_run.observe.report import write_report
+from prefect_parallel_run.observe.watch import LogWatch
+from prefect_parallel_run.output.reduction import reduce
+from prefect_parallel_run.planning import normalise_inputs
+from prefect_parallel_run.spec import StepSpec
+
+from ..made_runs import make_run
+
+VIEWS = [("light", 1200), ("dark", 1200), ("light", 360), ("dark", 360)]
+OPENED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+def look(browser, path, do, scheme="light", width=1200):
+    """Call *do* with the page, opened without a network; it may complain of nothing and ask for nothing."""
+
+    def visit(page):
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri(), wait_until="load")
+        page.evaluate(OPENED)
+        found = do(page)
+        assert said == []
+        assert asked == [path.as_uri()]
+        return found
+
+    options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "offline": True}
+    return browser.look(visit, **options)
+
+
+def fits(page):
+    """Nothing makes the page wider than the window."""
+    return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def ground(page):
+    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+def tip(page):
+    return page.locator("#tip").text_content()
+
+
+def check_views(browser, path):
+    """It fits and is dark or light as wanted."""
+    grounds = {view: look(browser, path, lambda page: (fits(page), ground(page)), *view) for view in VIEWS}
+    assert all(fitting for fitting, _ in grounds.values())
+    assert grounds["light", 360] == grounds["light", 1200] != grounds["dark", 1200] == grounds["dark", 360]
+
+
+def read_by_keys(page):
+    """Go through the lanes and a chart by the keyboard, and return what was told."""
+    page.locator("#lanes").focus()
+    told = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "End"):
+        page.keyboard.press(key)
+        told.append(tip(page))
+    page.locator("[data-chart=throughput]").focus()
+    page.keyboard.press("End")
+    told.append(tip(page))
+    page.keyboard.press("Escape")
+    assert not page.locator("#tip.shown").count()
+    return told
+
+
+def test_a_run_with_failures_a_timeout_and_a_retry(workshop, browser):
+    """A person sees what happened: in words, on the timeline, by mouse and by keys."""
+    result = workshop.step("mixed.py", mini_batch_size=1, run_invocation_timeout=2, run_max_try=2)()
+    assert (result.mini_batches_total, result.mini_batches_failed) == (100, 1)
+    path = Path(result.run_directory, "report.html")
+
+    def read(page):
+        words = page.locator("main").inner_text()
+        assert "Succeeded" in words
+        assert "</script><img src=x onerror=alert(1)>" in words
+        assert "f005.txt" in page.locator("#failures").inner_text()  # the guilty file
+        lanes = json.loads(page.locator("#figures").text_content())["lanes"]
+        tries = [found for lane in lanes["lanes"] for found in lane["tries"]]
+        again = [(number, 2) for number in (3, 5, 7)]
+        assert sorted((found[2], found[3]) for found in tries) == sorted([(number, 1) for number in range(100)] + again)
+        assert page.locator(".lane rect.bad").count() == 4
+        assert page.locator(".lane rect.again").count() == 3
+        assert page.locator(".lane text.letter").all_text_contents() == ["T"]
+        page.locator(".lane rect.bad").last.hover()
+        return tip(page), read_by_keys(page)
+
+    told, by_keys = look(browser, path, read)
+    assert "try" in told
+    assert "took" in told
+    assert all("mini-batch" in words for words in by_keys[:5])
+    assert by_keys[0] != by_keys[1]
+    assert "succeeded:" in by_keys[5]
+    check_views(browser, path)
+
+
+def test_a_hundred_thousand_mini_batches(tmp_path, browser):
+    """Under 5 MB, and as usable as a small one. How soon it opens is told in the README."""
+    made = make_run(tmp_path / "run", 100_000, nodes=8, slots=8, fail=0.01)
+    path = write_report(made.directory)
+    assert path.stat().st_size < 5_000_000
+
+    def read(page):
+        figures = json.loads(page.locator("#figures").text_content())
+        lanes = figures["lanes"]["lanes"]
+        assert len(lanes) == page.locator(".lane").count() == 64
+        assert sum(sum(lane["good"]) + sum(lane["bad"]) for lane in lanes) == made.tries
+        assert set(figures["charts"]) == {"throughput", "memory", "processes", "cpu", "eta"}
+        return read_by_keys(page)
+
+    told = look(browser, path, read)
+    assert all("tries ended well" in words for words in told[:5])
+    check_views(browser, path)
+
+
+def test_many_nodes_share_lanes(tmp_path, browser):
+    """A thousand of them; the page says which are shown."""
+    made = make_run(tmp_path / "run", 20_000, nodes=1_000, slots=2, fail=0.001, seconds=30, logs=False)
+    path = write_report(made.directory)
+    assert path.stat().st_size < 5_000_000
+    words = look(browser, path, lambda page: page.locator("#timeline").inner_text(), width=360)
+    assert "2,000 slots on 1,000 nodes, too many for one lane each" in words
+
+
+def test_a_run_that_exceeds_its_limit_has_a_report(workshop, browser):
+    """With the reason at its top."""
+    with pytest.raises(LimitExceededError):
+        workshop.step("mixed.py", mini_batch_size=10, run_max_try=1, error_threshold=0, run_invocation_timeout=60)()
+    (path,) = workshop.output.glob("_parallel_run/*/report.html")
+    words = look(browser, path, lambda page: page.locator("main").inner_text())
+    assert "Failed" in words
+    assert "✕ exceeded" in words
+    assert "error_threshold" in words.split("What went wrong")[0]
+
+
+class Watch(LogWatch):
+    """Hears the run's warnings."""
+
+    def __init__(self, began=lambda _: None):
+        super().__init__("watched", logging.getLogger("test"))
+        self.warnings, self._on_begin = [], began
+
+    def began(self, directory, tally, dashboard):
+        self._on_begin(directory)
+
+    def warned(self, text):
+        self.warnings.append(text)
+
+
+def drive(workshop, watch, heartbeat=lambda: None):
+    """Run a small step without Prefect."""
+    spec = StepSpec(
+        name="driven",
+        config=workshop.config("echo.py", mini_batch_size=5),
+        datasets=normalise_inputs([FileDataset.from_files(str(workshop.files))]),
+        output=str(workshop.output),
+        side_inputs={},
+        arguments=(),
+        allow_reuse=True,
+        interpreter=None,
+        environment=None,
+        home=workshop.folder,
+        key=machine_key(workshop.folder),
+    )
+    return run.run_step(spec, LocalTarget(), watch, heartbeat, reduce)
+
+
+def cancelled_soon(watch):
+    """A heartbeat that cancels the run once it has begun."""
+    begun = []
+    watch._on_begin = begun.append
+
+    def beat():
+        if begun:
+            raise KeyboardInterrupt
+
+    return beat
+
+
+def cancel(workshop, watch):
+    """Cancel a run once it has begun, and return its directory."""
+    with pytest.raises(KeyboardInterrupt):
+        drive(workshop, watch, cancelled_soon(watch))
+    (directory,) = workshop.output.glob("_parallel_run/driven-*")
+    return directory
+
+
+def test_a_run_that_is_cancelled_has_a_report(workshop, monkeypatch):
+    """When that is soon done."""
+    monkeypatch.setattr(run, "_REPORT_IF_CANCELLED", 60.0)  # however busy this machine is
+    directory = cancel(workshop, Watch())
+    assert "Cancelled" in (directory / "report.html").read_text()
+
+
+def test_a_run_that_is_cancelled_does_not_wait_for_its_report(workshop, monkeypatch):
+    """When it would take long; the command line writes it then."""
+    stopped = threading.Event()
+
+    def endless(_, beat):
+        try:
+            while True:
+                beat()
+                time.sleep(0.01)
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(run, "_REPORT_IF_CANCELLED", 0.2)
+    monkeypatch.setattr(run, "write_report", endless)
+    watch = Watch()
+    directory = cancel(workshop, watch)
+    assert stopped.is_set()
+    assert not (directory / "report.html").exists()
+    assert any(f"prefect-parallel-run report {directory}" in text for text in watch.warnings)
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(workshop):
+    """The run itself succeeds."""
+    watch = Watch(began=lambda directory: directory.report.mkdir())
+    result = drive(workshop, watch)
+    assert result.mini_batches_succeeded == 20
+    assert any("the report could not be written: OutputError" in text for text in watch.warnings)
