@@ -125,7 +125,7 @@ class Mirror:
     def _claim(self) -> None:
         held = self._holder()
         is_ours = held.get("host") == socket.gethostname() and held.get("path") == str(self._directory.path)
-        if held and not held.get("released") and not is_ours and time.time() - held["at"] < _STALE:
+        if is_held(held) and not is_ours:
             raise RunLockedError(self._url, f"process {held['pid']}", held["host"])
         with (self._directory.path / _TOKEN).open("a") as file:  # first: should we end here, the older tokens still count
             file.write(f"{self._token}\n")
@@ -224,6 +224,11 @@ class Mirror:
             part, _, offset = name.rpartition(".")
             found[part] = max(found.get(part, 0), int(offset) + size)
         return found
+
+
+def is_held(held: dict[str, Any]) -> bool:
+    """True when who is named in a lock.json has not given the run up, and has given a sign of life of late."""
+    return bool(held) and not held.get("released") and time.time() - held["at"] < _STALE
 
 
 def is_copied(directory: RunDirectory) -> bool:
