@@ -1,14 +1,13 @@
 r"""The last line of a terminal, drawn anew several times a second; what anybody else writes goes above it.
 
-Everything that Python code of this process writes to stdout and stderr passes through here while the line is there: the line is
+Everything that this process and those it starts write to the terminal passes through here while the line is there: the line is
 taken away, the text is written, and the line is drawn again below. So neither ever garbles the other. Whoever keeps one of the
-streams (a log handler does) may go on writing to it when the line is gone.
+streams (a log handler does, and a process that was started) may go on writing to it when the line is gone.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from prefect_parallel_run.observe.bar import Style
+from prefect_parallel_run.observe.diversion import Diversion
 
 _EVERY = 0.2  #: s between two drawings
 _ERASE = "\r\x1b[2K"
@@ -25,25 +25,34 @@ class StatusLine:
     """A status line on *stream*, a terminal, as long as the ``with`` block lasts.
 
     Args:
-        stream: Where it is drawn.
+        stream: Where it is drawn; one with a descriptor.
         line: Returns its text for a number of columns; called in a thread of its own.
     """
 
     def __init__(self, stream: TextIO, line: Callable[[int], str]) -> None:
-        self._stream, self._line = stream, line
+        self._given, self._line = stream, line
+        self._stream = stream  #: the terminal itself, once others are kept away from it
         self._lock = threading.RLock()
         self._is_drawn = self._is_over = self._is_within_a_line = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._draw_on, name="status-line", daemon=True)
         self._before: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
+        self._diversions: list[Diversion] = []
 
     def __enter__(self) -> StatusLine:
         self._before = (sys.stdout, sys.stderr)
-        sys.stderr = cast("TextIO", _Above(self, sys.stderr))
+        self._stream = self._divert(self._given)
+        sys.stderr = cast("TextIO", _Above(self, self._stream))
         if sys.stdout.isatty():
-            sys.stdout = cast("TextIO", _Above(self, sys.stdout))
+            sys.stdout = cast("TextIO", _Above(self, self._divert(sys.stdout)))
         self._thread.start()
         return self
+
+    def _divert(self, stream: TextIO) -> TextIO:
+        """Keep others away from a stream, and return what it wrote to."""
+        diversion = Diversion(stream, lambda text: self.write_above(self._stream, text))
+        self._diversions.append(diversion)
+        return diversion.real
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._over.set()
@@ -51,6 +60,8 @@ class StatusLine:
             self._is_over = True
             self._erase()
         sys.stdout, sys.stderr = self._before
+        for diversion in self._diversions:
+            diversion.end()
         self._thread.join()
 
     def write_above(self, stream: TextIO, text: str) -> int:
@@ -72,8 +83,9 @@ class StatusLine:
     def _draw(self) -> None:
         if self._is_over or self._is_within_a_line:
             return
-        columns = shutil.get_terminal_size().columns if not self._stream.isatty() else _columns(self._stream)
-        self._stream.write(_ERASE + self._line(columns - 1))  # in the last column some terminals begin a new line
+        self._stream.write(
+            _ERASE + self._line(_columns(self._stream) - 1)
+        )  # in the last column some terminals begin a new line
         self._stream.flush()
         self._is_drawn = True
 
