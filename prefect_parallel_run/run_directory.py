@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -15,6 +17,7 @@ from typing import Any, cast
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.errors import OutputError, RunLockedError
 
+_LOOKS, _LOOKING = 5, 0.02  #: times, and s between them, that a lock is asked for: somebody may only be looking who has it
 FOLDER = "_parallel_run"  #: beside the result, holds the run directories
 
 
@@ -68,13 +71,23 @@ class RunDirectory:
         """Return what run.json says."""
         return read_json(self.description)
 
-    def is_locked(self) -> bool:
-        """True while a process drives the run."""
+    def driver(self) -> dict[str, Any] | None:
+        """Return ``pid`` and ``host`` of the process that drives the run; None when there is none.
+
+        Only looks: it is no driver's way for more than an instant, which a driver waits for.
+        """
         try:
-            self.lock().release()
-        except RunLockedError:
-            return True
-        return False
+            descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return _owner(descriptor)
+        else:
+            return None
+        finally:
+            os.close(descriptor)
 
     def lock(self) -> RunLock:
         """Take the run directory for this process; raises RunLockedError when another one drives it."""
@@ -86,13 +99,10 @@ class RunLock:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = json.loads(os.read(self._descriptor, 4096) or b"{}")
+        if not _locked(self._descriptor):
+            owner = _owner(self._descriptor)
             os.close(self._descriptor)
-            who = f"process {owner.get('pid', '?')}"
-            raise RunLockedError(str(path.parent), who, str(owner.get("host", "?"))) from None
+            raise RunLockedError(str(path.parent), f"process {owner['pid']}", str(owner["host"]))
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
 
@@ -107,6 +117,25 @@ class RunLock:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.release()
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a file; False when another process has it for longer than it takes to look who that is."""
+    for _ in range(_LOOKS):
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOOKING)
+    return False
+
+
+def _owner(descriptor: int) -> dict[str, Any]:
+    """Return ``pid`` and ``host`` in a lock file; a question mark for what is not there yet."""
+    try:
+        found: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+    except ValueError:  # being written
+        found = {}
+    return {"pid": found.get("pid", "?"), "host": found.get("host", "?")}
 
 
 def runs_below(home: Path, prefix: str) -> Iterator[RunDirectory]:

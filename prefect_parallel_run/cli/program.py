@@ -16,7 +16,7 @@ from prefect_parallel_run.errors import ParallelRunError
 
 #: Modules of this package with a function ``add_to(commands)`` that adds one command or more, in the order of --help. Such a
 #: function calls ``commands.add_parser(…)`` and ``set_defaults(do=…)`` with a function from the parsed options to an exit code.
-COMMANDS = ("run", "resume", "replay", "verify", "report")
+COMMANDS = ("run", "plan", "show", "runs", "failed", "resume", "replay", "verify", "report")
 
 _WORDS = "Parallel batch processing as a Prefect task: run a script over a large input, look at a run, go on with it, check it."
 _AFTER = f"""\

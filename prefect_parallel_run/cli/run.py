@@ -35,7 +35,7 @@ _USAGE = "prefect-parallel-run run CONFIG --input PATH … --output PATH [option
 
 
 def _run(given: argparse.Namespace) -> int:
-    options = read_step_options(given)
+    options = read_step_options(given, is_to_run=True)
     check_inputs(options)
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", _SERVER_PATIENCE)
     with driven(given, options.name) as view:

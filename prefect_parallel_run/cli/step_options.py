@@ -84,8 +84,8 @@ def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:place]), list(words[place + 1 :])
 
 
-def read_step_options(given: argparse.Namespace) -> StepOptions:
-    """Return what the options stand for.
+def read_step_options(given: argparse.Namespace, *, is_to_run: bool) -> StepOptions:
+    """Return what the options stand for; a step that is to run needs more of them.
 
     Raises:
         ValueError: One of them is not what it should be; says which and what is accepted.
@@ -96,7 +96,7 @@ def read_step_options(given: argparse.Namespace) -> StepOptions:
 
     config = _config(given)
     inputs = normalise_inputs(_inputs(given))
-    if config.result_file_name is not None and given.output is None:
+    if is_to_run and config.result_file_name is not None and given.output is None:
         raise ValueError("--output is missing: with output_action append_row the result needs a folder or a URL")
     names = [str(dataset.name) for dataset in inputs]
     return StepOptions(

@@ -48,7 +48,7 @@ def progress_line(
     left = min(width - _length(parts) - len(_GAP), _WIDEST)
     words = [_painted(part.text[:width], part.colour, style) for part in sorted(parts, key=_place)]
     if left >= _NARROWEST and not tally.is_growing:
-        words.insert(1 if any(part.rank == _NAME for part in parts) else 0, _bar(done_percent(tally), left, style))
+        words.insert(1 if any(part.rank == _NAME for part in parts) else 0, percent_bar(done_percent(tally), left, style))
     return _GAP.join(words)
 
 
@@ -92,8 +92,17 @@ def _length(parts: list[_Part]) -> int:
     return sum(len(part.text) for part in parts) + len(_GAP) * (len(parts) - 1)
 
 
-def _bar(percent: float, width: int, style: Style) -> str:
-    """Return the bar; full only when all is done."""
+def clipped(text: str, width: int) -> str:
+    """Return *text*, cut where it is too long; it says that it goes on.
+
+    >>> clipped("mini-batches", 8), clipped("items", 8)
+    ('mini-ba…', 'items')
+    """
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+
+
+def percent_bar(percent: float, width: int, style: Style) -> str:
+    """Return a bar of *width* columns; full only at 100."""
     full = int(width * percent / 100)
     done, rest = ("━", "─") if style.unicode else ("#", "-")
     return _painted(done * full, "good", style) + _painted(rest * (width - full), "dim", style)

@@ -84,7 +84,7 @@ class StatusLine:
         if self._is_over or self._is_within_a_line:
             return
         self._stream.write(
-            _ERASE + self._line(_columns(self._stream) - 1)
+            _ERASE + self._line(columns_of(self._stream) - 1)
         )  # in the last column some terminals begin a new line
         self._stream.flush()
         self._is_drawn = True
@@ -126,6 +126,7 @@ def style_of(stream: TextIO) -> Style:
     return Style(colours=not os.environ.get("NO_COLOR"), unicode=encoding.replace("-", "") in ("utf8", "utf16"))
 
 
-def _columns(stream: TextIO) -> int:
+def columns_of(stream: TextIO) -> int:
+    """Return how wide a terminal is."""
     columns = os.get_terminal_size(stream.fileno()).columns
     return columns if columns > 0 else 80  # a pseudo-terminal that nobody gave a size
