@@ -99,7 +99,7 @@ def _with_places(error: ValidationError, places: Mapping[str, str], whole: str) 
     said = []
     for part in error.errors(include_url=False, include_input=False, include_context=False):
         field = str(part["loc"][0]) if part["loc"] else ""
-        said.append(f"{places.get(field, whole)}: {field}: {part['msg']}".replace(": : ", ": "))
+        said.append(f"{places.get(field, whole)}: {field}: {part['msg'].removeprefix('Value error, ')}".replace(": : ", ": "))
     return "\n".join(said)
 
 

@@ -27,11 +27,18 @@ def emit_raw(text: str) -> None:
             sys.stdout.write(text)
         else:
             sys.stdout.flush()
-            stream.write(text.encode(sys.stdout.encoding or "utf-8", "surrogateescape"))
+            stream.write(_encoded(text))
         sys.stdout.flush()
     except BrokenPipeError:
         close_stdout()
         raise ReaderGoneError from None
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode(sys.stdout.encoding or "utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a terminal that cannot show it; paths are bytes all the same
+        return text.encode("utf-8", "surrogateescape")
 
 
 def emit_json(facts: Any) -> None:
