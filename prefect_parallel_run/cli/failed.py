@@ -6,12 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from prefect_parallel_run.cli.exits import Exit
 from prefect_parallel_run.cli.places import add_json, add_run_directory, open_run
-from prefect_parallel_run.cli.printing import emit, emit_all, emit_json, say
+from prefect_parallel_run.cli.printing import emit, emit_all, emit_array, emit_json, say
 
 if TYPE_CHECKING:
     from prefect_parallel_run.ledger import Ledger
@@ -126,10 +125,3 @@ def _mini_batches(ledger: Ledger, given: argparse.Namespace) -> None:
             yield f"{failed.mini_batch}\t{failed.attempts} tries\t{items}\t{why}"
 
     emit_all(lines())
-
-
-def emit_array(facts: Iterator[dict[str, Any]]) -> None:
-    """Print a JSON array, an element a line; memory stays flat."""
-    before = chain("[", iter(lambda: ",", None))
-    emit_all((f"{sign}\n{json.dumps(fact)}" for sign, fact in zip(before, facts, strict=False)), "")
-    emit("\n]" if next(before) == "," else "[]")

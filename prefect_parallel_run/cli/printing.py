@@ -58,6 +58,13 @@ def emit_all(lines: Iterable[str], end: str = "\n") -> None:
         emit_raw("".join(held))
 
 
+def emit_array(facts: Iterable[dict[str, Any]]) -> None:
+    """Print a JSON array, an element a line; memory stays flat."""
+    emit_raw("[")
+    emit_all((f"{',' if number else ''}\n{json.dumps(fact)}" for number, fact in enumerate(facts)), "")
+    emit("\n]")
+
+
 def say(text: str) -> None:
     """Tell people something that is no result."""
     sys.stderr.write(f"{text}\n")
