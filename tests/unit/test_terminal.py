@@ -1,13 +1,10 @@
 """What a person sees at a terminal: the line itself, and that nothing garbles it."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
-import threading
 
-import pyte
 import pytest
 
 from prefect_parallel_run.observe.bar import Style, percent_bar, progress_line, waiting_line
@@ -15,6 +12,8 @@ from prefect_parallel_run.observe.status_line import StatusLine, can_redraw, sty
 from prefect_parallel_run.observe.terminal import RunView, also_seen, seen_by
 from prefect_parallel_run.observe.watch import LogWatch
 from prefect_parallel_run.records import Breach, Tally
+
+from ..terminal import Terminal
 
 PLAIN = Style(colours=False, unicode=True)
 HALF = Tally(planned=1000, succeeded=415, failed=5, waiting=2, items=10_000, succeeded_items=4150, failed_items=50)
@@ -98,41 +97,6 @@ def test_a_view_sees_what_the_step_is_told_and_the_step_too():
     assert [told[0] for told in watch.told] == ["began", "progressed", "held", "held", "tried", "something_new", "ended"]
     assert also_seen(watch) is watch
     assert {"began", "progressed", "held", "ended"} <= set(dir(LogWatch)), "the names that a view listens to"
-
-
-class Terminal:
-    """A pseudo-terminal, read all the time, and what is on it."""
-
-    def __init__(self):
-        self._master, self._slave = pty.openpty()
-        self.stream = os.fdopen(self._slave, "w", encoding="utf-8")
-        self._screen, self._changed = pyte.Screen(80, 24), threading.Condition()
-        self._feed = pyte.ByteStream(self._screen)
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self):
-        while True:
-            try:
-                data = os.read(self._master, 1 << 16)
-            except OSError:  # the last one who had it open has closed it
-                return
-            with self._changed:
-                self._feed.feed(data)
-                self._changed.notify_all()
-
-    def lines(self):
-        return [line.rstrip() for line in self._screen.display if line.strip()]
-
-    def wait_for(self, fact):
-        with self._changed:
-            assert self._changed.wait_for(lambda: fact(self.lines()), 30), self.lines()
-            return self.lines()
-
-    def close(self):
-        self.stream.close()
-        self._thread.join(30)
-        os.close(self._master)
 
 
 @pytest.fixture
