@@ -19,16 +19,16 @@ from prefect_parallel_run.spec import StepSpec, where_it_runs
 from prefect_parallel_run.stores.mirror import pull
 
 
-def open_run_directory(place: str) -> RunDirectory:
+def open_run_directory(place: str, *, parts: bool = True) -> RunDirectory:
     """Return the run directory at a path or URL; raises InputError when it is none.
 
-    One in a store is copied to this machine first, unless it was driven here last.
+    One in a store is copied to this machine first, unless it was driven here last; without *parts* only to be looked at.
     """
     if is_remote(place):
         output, _, run_id = place.rstrip("/").rpartition(f"/{FOLDER}/")
         directory = RunDirectory(workplace(output, _home()) / FOLDER / run_id)
         directory.path.parent.mkdir(parents=True, exist_ok=True)
-        pull(place.rstrip("/"), directory.path)
+        pull(place.rstrip("/"), directory.path, parts=parts)
     else:
         directory = RunDirectory(Path(place).absolute())
     if not directory.description.is_file():

@@ -23,8 +23,10 @@ def add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
 
 
-def open_run(place: str) -> RunDirectory:
+def open_run(place: str, *, to_look_at: bool = False) -> RunDirectory:
     """Return the run directory that is meant by *place*, and tell which it is when it is the newest of an output.
+
+    Of one in a store that is only *to_look_at* its rows stay where they are.
 
     Raises:
         InputError: There is none.
@@ -34,7 +36,7 @@ def open_run(place: str) -> RunDirectory:
     found = newest_run(place)
     if found is not None:
         say(f"the newest run of {place}: {found}")
-    return open_run_directory(found or place)
+    return open_run_directory(found or place, parts=not to_look_at)
 
 
 def newest_run(place: str) -> str | None:

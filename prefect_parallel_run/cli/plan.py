@@ -81,7 +81,7 @@ def _of_run(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, 
 
     if given.input or given.input_list or given.set:
         raise ValueError(f"{given.config} is a run directory: what it was planned for cannot be changed; give a CONFIG")
-    directory = open_run(given.config)
+    directory = open_run(given.config, to_look_at=True)
     facts = directory.facts()
     config = ParallelRunConfig.model_construct(**facts["config"])  # its script may be gone; only its numbers are read
     return figures_of(planned_in(directory.plan, directory.spool)), config, directory.run_id

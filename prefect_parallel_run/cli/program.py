@@ -83,7 +83,8 @@ def _message(error: BaseException, given: argparse.Namespace) -> str:
     if isinstance(error, sqlite3.Error):
         return f"{place}: its ledger cannot be read: {error}"
     if isinstance(error, OSError):
-        return f"{error.filename or place}: {error.strerror or error}"
+        place = str(error.filename or place)
+        return f"{place}: {error.strerror or error}" if place and error.strerror else str(error)
     return str(error)
 
 

@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
 
 
 def _report(given: argparse.Namespace) -> int:
-    directory = open_run(given.run_directory)
+    directory = open_run(given.run_directory, to_look_at=True)
     # Late: templates and Arrow, which --help does not need.
     importlib.import_module("prefect_parallel_run.observe.report").write_report(directory)
     page = directory.path / "report.html"

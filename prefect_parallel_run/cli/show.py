@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from prefect_parallel_run.cli.exits import Exit
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prefect_parallel_run.observe.standing import Standing
 
 _AT_LEAST = 1.0  #: s between two looks
+_FETCHED_EVERY = 15.0  #: s between two times that a run in a store is fetched
 _SHARE = 5  #: a look takes that fraction of the time at most: a ledger of millions is not read all the time
 
 
@@ -46,17 +47,28 @@ def _show(given: argparse.Namespace) -> int:
 
 
 def looker(place: str) -> Callable[[], Standing]:
-    """Return what looks at the run that *place* means."""
+    """Return what looks at the run that *place* means; at one in a store now and then at what is new of its copy."""
     from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  pandas and Arrow, which --help does not need
     from prefect_parallel_run.observe.standing import look  # noqa: PLC0415  the same
+    from prefect_parallel_run.run_directory import FOLDER  # noqa: PLC0415  the same
 
-    directory = open_run(place)
-    elsewhere: Mapping[str, Any] | None = None
-    if is_remote(place):
-        from prefect_parallel_run.stores.copies import driver_of  # noqa: PLC0415  the same
+    directory = open_run(place, to_look_at=True)
+    if not is_remote(place):
+        return lambda: look(directory, time.time())
+    from prefect_parallel_run.resume import open_run_directory  # noqa: PLC0415  the same
+    from prefect_parallel_run.stores.copies import driver_of  # noqa: PLC0415  the same
 
-        elsewhere = driver_of(place.rstrip("/"))
-    return lambda: look(directory, time.time(), elsewhere)
+    url = f"{place.rstrip('/').partition(f'/{FOLDER}')[0]}/{FOLDER}/{directory.run_id}"
+    fetched = time.monotonic()
+
+    def look_there() -> Standing:
+        nonlocal fetched
+        if time.monotonic() - fetched >= _FETCHED_EVERY:
+            open_run_directory(url, parts=False)
+            fetched = time.monotonic()
+        return look(directory, time.time(), driver_of(url))
+
+    return look_there
 
 
 def _print(standing: Standing, given: argparse.Namespace) -> None:

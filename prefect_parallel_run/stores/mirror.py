@@ -246,8 +246,11 @@ def pull_runs(url: str, prefix: str, runs: Path, beat: Beat = lambda: None) -> N
             pull(f"{url}/{name[:-1]}", runs / name[:-1], beat, everything=False)
 
 
-def pull(url: str, path: Path, beat: Beat = lambda: None, *, everything: bool = True) -> None:
-    """Bring the run directory at *url* to *path*, unless what is there was driven by this machine last; *beat* may stop it."""
+def pull(url: str, path: Path, beat: Beat = lambda: None, *, everything: bool = True, parts: bool = True) -> None:
+    """Bring the run directory at *url* to *path*, unless what is there was driven by this machine last; *beat* may stop it.
+
+    Without *parts* it can be looked at, and no more; whoever wants more pulls again.
+    """
     there = objects.names_below(url)
     if _DESCRIPTION not in there or _drove_last(url, path):
         return
@@ -259,7 +262,7 @@ def pull(url: str, path: Path, beat: Beat = lambda: None, *, everything: bool = 
         for name in (_WHOLE if whole else _DIGEST) & there.keys():
             beat()
             objects.download(f"{url}/{name}", beside / name)
-        if whole:
+        if whole and parts:
             _pull_parts(f"{url}/parts", directory.parts, beat)
         created = calendar.timegm(time.strptime(read_json(directory.description)["created"], "%Y-%m-%dT%H:%M:%SZ"))
         os.utime(directory.description, (created, created))  # runs are looked at from the newest on

@@ -152,6 +152,16 @@ def test_ctrl_c_says_how_to_go_on_and_resume_has_a_bar(program, workshop):
     assert len(workshop.invocations()) == done + 1
 
 
+def test_prefect_that_does_not_answer_is_one_line(program, workshop):
+    """Nothing is begun, and no traceback is shown."""
+    program.environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+    words = [program.config("echo.py"), "--input", workshop.files, "--output", workshop.output]
+    _, told = program.run("run", *words, code=1)
+    assert told.splitlines()[-1].startswith("Prefect's API cannot be reached: ")
+    assert "Traceback" not in told
+    assert not workshop.output.exists()
+
+
 def test_a_reader_that_goes_away_is_no_error(program, workshop):
     """As with head: quiet, and with a code of its own."""
     command = [*PROGRAM, "plan", str(program.config("echo.py")), "--input", str(workshop.files)]
