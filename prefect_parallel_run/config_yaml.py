@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,19 +54,28 @@ def save(config: ParallelRunConfig, path: Path) -> None:
     beside.replace(path)
 
 
-def load(kind: type[ParallelRunConfig], path: Path) -> ParallelRunConfig:
-    """Return the configuration in *path*; raises ValueError naming the line of what is wrong."""
+def load(
+    kind: type[ParallelRunConfig], path: Path, others: Mapping[str, Any] | None = None, where: str = ""
+) -> ParallelRunConfig:
+    """Return the configuration in *path*, with *others*, which were given *where*, in the place of its fields.
+
+    Raises:
+        ValueError: Something is wrong; names the line, or the field of *others*.
+    """
     values, lines, left = read_fields(path)
     if left:
         warnings.warn(f"{path}: of Azure's environment these are left out: {', '.join(left)}", stacklevel=3)
+    replaced = {_OLD_NAMES.get(key, key): value for key, value in (others or {}).items()}
+    values |= replaced
+    places = {key: f"{path}, line {lines.get(key, 1)}" for key in values} | dict.fromkeys(replaced, where)
     values["environment_variables"] = _resolve(values.get("environment_variables"), path, lines)
     unknown = [key for key in values if key not in kind.model_fields]
     if unknown:
-        raise ValueError("\n".join(f"{path}, line {lines.get(key, 1)}: unknown field {key!r}" for key in unknown))
+        raise ValueError("\n".join(f"{places[key]}: unknown field {key!r}{_meant(key, kind)}" for key in unknown))
     try:
         return kind(**values)
     except ValidationError as error:
-        raise ValueError(_with_lines(error, path, lines)) from None
+        raise ValueError(_with_places(error, places, f"{path}, line 1")) from None
 
 
 def read_fields(path: Path) -> Read:
@@ -82,11 +93,26 @@ def read_fields(path: Path) -> Read:
     return Read(values, lines, tuple(left))
 
 
-def _with_lines(error: ValidationError, path: Path, lines: dict[str, int]) -> str:
+def value(text: str, where: str) -> Any:
+    """Return what *text* stands for as the value of a field in such a file; raises ValueError that begins with *where*."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from None
+    return None if node is None else _plain(node, Path(where))
+
+
+def _meant(key: str, kind: type[ParallelRunConfig]) -> str:
+    """Return a hint at the field that was probably meant, or an empty text."""
+    close = difflib.get_close_matches(key, kind.model_fields, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _with_places(error: ValidationError, places: Mapping[str, str], whole: str) -> str:
     said = []
     for part in error.errors(include_url=False, include_input=False, include_context=False):
         field = str(part["loc"][0]) if part["loc"] else ""
-        said.append(f"{path}, line {lines.get(field, 1)}: {field}: {part['msg']}".replace(": : ", ": "))
+        said.append(f"{places.get(field, whole)}: {field}: {part['msg'].removeprefix('Value error, ')}".replace(": : ", ": "))
     return "\n".join(said)
 
 

@@ -81,11 +81,11 @@ class OutputError(ParallelRunError):
 
 
 class RunLockedError(ParallelRunError):
-    """Another flow process is working in the run directory; *driver* is its own name for that, where it is known."""
+    """Another flow process is working in the run directory."""
 
-    def __init__(self, run_directory: str, owner: str, host: str, driver: str = "") -> None:
-        super().__init__(run_directory, owner, host, driver)
-        self.run_directory, self.owner, self.host, self.driver = run_directory, owner, host, driver
+    def __init__(self, run_directory: str, owner: str, host: str) -> None:
+        super().__init__(run_directory, owner, host)
+        self.run_directory, self.owner, self.host = run_directory, owner, host
 
     def __str__(self) -> str:
         return f"run {self.run_directory} is being driven by {self.owner} on {self.host}; wait for it, or cancel it there"

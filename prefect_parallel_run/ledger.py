@@ -65,6 +65,7 @@ _PLANNED = (
     "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows)"
     " VALUES (?, 'planned', 0, ?, 0, 0, 0)"
 )
+_VERSION = 0  #: of the format; a later one that an earlier version cannot read has a higher one, as its PRAGMA user_version
 _NO_TEXTS = ("", "", "", "")  #: of an error that there was not
 _BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
 _BEAT_EVERY = 200_000  #: steps of SQLite's machine, some milliseconds
@@ -106,9 +107,14 @@ class Ledger:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute(f"PRAGMA cache_size = -{_CACHE}")
             self._connection.execute("PRAGMA synchronous = NORMAL")  # atomic always; a power cut may undo the newest
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise OutputError(str(path), f"is no ledger that can be opened: {error}") from error
+        if version > _VERSION:
+            self._connection.close()
+            words = "was written by a newer version of prefect_parallel_run; use that one"
+            raise OutputError(str(path), f"{words} (its format is {version}, this version knows {_VERSION})")
 
     @classmethod
     def create(cls, path: Path, items: Iterable[int]) -> Ledger:

@@ -19,15 +19,15 @@ from prefect_parallel_run.spec import StepSpec, where_it_runs
 from prefect_parallel_run.stores.mirror import pull
 
 
-def open_run_directory(place: str) -> RunDirectory:
+def open_run_directory(place: str, *, parts: bool = True) -> RunDirectory:
     """Return the run directory at a path or URL; raises InputError when it is none.
 
-    One in a store is copied to this machine first, unless it was driven here last.
+    One in a store is copied to this machine first, unless it was driven here last; without *parts* only to be looked at.
     """
     directory = RunDirectory(place_here(place))
     if is_remote(place):
         directory.path.parent.mkdir(parents=True, exist_ok=True)
-        pull(place.rstrip("/"), directory.path)
+        pull(place.rstrip("/"), directory.path, parts=parts)
     if not directory.description.is_file():
         raise InputError(place, "is no run directory: it has no run.json")
     return directory

@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -16,6 +18,7 @@ from typing import Any, cast
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.errors import OutputError, RunLockedError
 
+_LOOKS, _LOOKING = 5, 0.02  #: times, and s between them, that a lock is asked for: somebody may only be looking who has it
 FOLDER = "_parallel_run"  #: beside the result, holds the run directories
 
 
@@ -87,15 +90,25 @@ class RunDirectory:
 
     def is_locked(self) -> bool:
         """True while a process drives the run."""
-        return self.owner() is not None
+        return self.driver() is not None
 
-    def owner(self) -> RunLockedError | None:
-        """Return what is known of the process that drives the run; None while nobody does."""
+    def driver(self) -> dict[str, Any] | None:
+        """Return ``pid`` and ``host`` of the process that drives the run, and its name for that; None when there is none.
+
+        Only looks: it is no driver's way for more than an instant, which a driver waits for.
+        """
         try:
-            self.lock().release()
-        except RunLockedError as error:
-            return error
-        return None
+            descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return _owner(descriptor)
+        else:
+            return None
+        finally:
+            os.close(descriptor)
 
     def lock(self) -> RunLock:
         """Take the run directory for this process; raises RunLockedError when another one drives it."""
@@ -108,13 +121,10 @@ class RunLock:
     def __init__(self, path: Path) -> None:
         self.driver = uuid.uuid4().hex  #: names this driving of the run
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = json.loads(os.read(self._descriptor, 4096) or b"{}")
+        if not _locked(self._descriptor):
+            owner = _owner(self._descriptor)
             os.close(self._descriptor)
-            who = f"process {owner.get('pid', '?')}"
-            raise RunLockedError(str(path.parent), who, str(owner.get("host", "?")), str(owner.get("driver", ""))) from None
+            raise RunLockedError(str(path.parent), f"process {owner['pid']}", str(owner["host"]))
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "driver": self.driver}
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(owner).encode(), 0)
@@ -130,6 +140,25 @@ class RunLock:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.release()
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a file; False when another process has it for longer than it takes to look who that is."""
+    for _ in range(_LOOKS):
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOOKING)
+    return False
+
+
+def _owner(descriptor: int) -> dict[str, Any]:
+    """Return ``pid``, ``host`` and ``driver`` in a lock file; a question mark, or nothing, for what is not there yet."""
+    try:
+        found: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+    except ValueError:  # being written
+        found = {}
+    return {"pid": found.get("pid", "?"), "host": found.get("host", "?"), "driver": found.get("driver", "")}
 
 
 def runs_below(home: Path, prefix: str) -> Iterator[RunDirectory]:

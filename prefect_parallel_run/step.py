@@ -37,6 +37,7 @@ from prefect_parallel_run.inputs import (
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.artifacts import RunArtifacts
 from prefect_parallel_run.observe.logs import Logger
+from prefect_parallel_run.observe.terminal import also_seen
 from prefect_parallel_run.observe.watch import LogWatch
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning import normalise_inputs
@@ -177,7 +178,7 @@ def _run(
         home=home,
         key=machine_key(home),
     )
-    watch = _Watch(name, logger)
+    watch = also_seen(_Watch(name, logger))
     result = run_step(spec, target, watch, Cancellation().raise_if_wanted, _as_task(name), _begun_by_this_task_run())
     _begun_by_this_task_run()  # forgotten: there is nothing to go on with
     logger.info("%s", result, extra={"action": "ended"})

@@ -10,6 +10,7 @@ from contextlib import closing
 
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.ledger import Ledger
+from prefect_parallel_run.observe.standing import counts, status_of
 from prefect_parallel_run.output.parts import PartRange, Parts
 from prefect_parallel_run.output.reduction import make_receipt, part_ranges
 from prefect_parallel_run.plan import Plan
@@ -120,19 +121,14 @@ def summary(directory: RunDirectory) -> dict[str, object]:
     """Return the counts of a run as its ledger has them now, and its state."""
     with Ledger(directory.ledger) as ledger:
         facts, tally = ledger.facts(), ledger.tally()
-    status = facts.get("status", "planned")
-    if status == "running" and not directory.is_locked():
-        status = "interrupted"
+    status = status_of(facts, is_driven=directory.driver() is not None)
     return {
         "run": directory.run_id,
         "run_directory": os.fspath(directory.path),
         "status": status,
         "reason": facts.get("reason", ""),
-        **{key: value for key, value in make_receipt(tally, directory.run_id, None, None, None).items() if key in _COUNTS},
+        **counts(tally),
         "waiting": tally.waiting,
         "drives": int(facts.get("drives", "0")),
         "paused": status == "running" and facts.get("paused") == "1",
     }
-
-
-_COUNTS = ("items", "mini_batches", "rows")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.background import Background
-from prefect_parallel_run.child.row_groups import GROUPS
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError
-from prefect_parallel_run.failures import FailedMiniBatch, failed_mini_batches, first_failure
+from prefect_parallel_run.failures import first_failure
 from prefect_parallel_run.identity import listing_sha256
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.output.append_row import Published, publish
+from prefect_parallel_run.output.failed_items import write_failed_items
 from prefect_parallel_run.output.parts import PartRange
-from prefect_parallel_run.plan import Plan
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.run_directory import RunDirectory, write_json
@@ -114,73 +111,6 @@ def _watched(ranges: Iterator[PartRange], heartbeat: Callable[[], None]) -> Iter
         if number % _HEARTBEAT_EVERY == 0:
             heartbeat()
         yield found
-
-
-def write_failed_items(directory: RunDirectory, ledger: Ledger) -> None:
-    """Write failed_items.jsonl: a line per failed file, or per range of failed rows, with its mini-batch, tries and cause."""
-    beside = directory.failed_items.with_name(f".{directory.failed_items.name}.tmp")
-    plan: Plan | None = None
-    try:
-        with beside.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            for failed in failed_mini_batches(ledger):
-                plan = plan or Plan.open(directory.plan)  # what a long one takes in memory is rarely needed
-                for line in _failed_lines(failed, plan):
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(directory.failed_items)
-    except OSError as error:
-        raise OutputError(str(directory.failed_items), f"cannot be written: {error.strerror}") from error
-
-
-def _failed_lines(failed: FailedMiniBatch, plan: Plan) -> Iterator[dict[str, Any]]:
-    work = json.loads(plan.works(failed.mini_batch, failed.mini_batch + 1)[0])
-    about = {
-        "mini_batch": failed.mini_batch,
-        "input": work["input"],
-        **{key: work[key] for key in ("partition_key_value",) if key in work},
-        "tries": failed.attempts,
-        "outcome": failed.outcome,
-        "error_type": failed.error_type,
-        "error": failed.error,
-    }
-    if failed.piece is not None:
-        work = _only(work, *failed.piece)
-    if failed.state == "succeeded":  # run() returned fewer rows than items; which are missing, only the script knows
-        words = f"run() returned {failed.items - failed.failed} rows for {failed.items} items"
-        about |= {"outcome": "too_few_rows", "error_type": "TooFewRows", "error": words, "failed": failed.failed}
-        yield {**about, **_source(work)}
-    elif work["kind"] == "files":
-        for name in work["names"]:
-            yield {"path": work["root"] + name, **about}
-    else:
-        yield {**_source(work), **about}
-
-
-def _only(work: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
-    """Return *work* with some of its items only; what is left of a table's is named by its place in the mini-batch."""
-    if work["kind"] == "files":
-        return {**work, "names": work["names"][start:stop]}
-    only = {**work, "rows": stop - start, "items": [start, stop]}
-    if "first" in work:
-        only["first"] = work["first"] + start
-    if work["kind"] in GROUPS:
-        only |= {"start": work["start"] + start, "stop": work["start"] + stop}
-    return only
-
-
-def _source(work: dict[str, Any]) -> dict[str, Any]:
-    """Return where the items of a mini-batch are."""
-    if work["kind"] == "files":
-        return {"paths": [work["root"] + name for name in work["names"]]}
-    if work["kind"] == "tables":
-        found = {"paths": sorted({table["path"] for table in work["tables"]}), "rows": work["rows"]}
-        return {**found, **{key: work[key] for key in ("items",) if key in work}}
-    places = ("path", "rows", "first", "row_groups", "batches", "stripes", "start", "stop", "items")
-    found = {key: work[key] for key in places if key in work}
-    if "first" in found:
-        found["first_record"] = found.pop("first")
-    return found
 
 
 def part_ranges(directory: RunDirectory, ledger: Ledger) -> Iterator[PartRange]:

@@ -125,7 +125,7 @@ class Mirror:
     def _claim(self) -> None:
         held = self._holder()
         is_ours = held.get("host") == socket.gethostname() and held.get("path") == str(self._directory.path)
-        if held and not held.get("released") and not is_ours and time.time() - held["at"] < _STALE:
+        if is_held(held) and not is_ours:
             raise RunLockedError(self._url, f"process {held['pid']}", held["host"])
         with (self._directory.path / _TOKEN).open("a") as file:  # first: should we end here, the older tokens still count
             file.write(f"{self._token}\n")
@@ -226,6 +226,11 @@ class Mirror:
         return found
 
 
+def is_held(held: dict[str, Any]) -> bool:
+    """True when who is named in a lock.json has not given the run up, and has given a sign of life of late."""
+    return bool(held) and not held.get("released") and time.time() - held["at"] < _STALE
+
+
 def is_copied(directory: RunDirectory) -> bool:
     """False for a run that this machine drove, and whose copy may not be whole."""
     return not (directory.path / _TOKEN).exists()
@@ -241,8 +246,11 @@ def pull_runs(url: str, prefix: str, runs: Path, beat: Beat = lambda: None) -> N
             pull(f"{url}/{name[:-1]}", runs / name[:-1], beat, everything=False)
 
 
-def pull(url: str, path: Path, beat: Beat = lambda: None, *, everything: bool = True) -> None:
-    """Bring the run directory at *url* to *path*, unless what is there was driven by this machine last; *beat* may stop it."""
+def pull(url: str, path: Path, beat: Beat = lambda: None, *, everything: bool = True, parts: bool = True) -> None:
+    """Bring the run directory at *url* to *path*, unless what is there was driven by this machine last; *beat* may stop it.
+
+    Without *parts* it can be looked at, and no more; whoever wants more pulls again.
+    """
     there = objects.names_below(url)
     if _DESCRIPTION not in there or _drove_last(url, path):
         return
@@ -254,7 +262,7 @@ def pull(url: str, path: Path, beat: Beat = lambda: None, *, everything: bool = 
         for name in (_WHOLE if whole else _DIGEST) & there.keys():
             beat()
             objects.download(f"{url}/{name}", beside / name)
-        if whole:
+        if whole and parts:
             _pull_parts(f"{url}/parts", directory.parts, beat)
         created = calendar.timegm(time.strptime(read_json(directory.description)["created"], "%Y-%m-%dT%H:%M:%SZ"))
         os.utime(directory.description, (created, created))  # runs are looked at from the newest on

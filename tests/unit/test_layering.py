@@ -65,11 +65,11 @@ ORDER = [
     "references",
     "azure",
     "step",
-    "control_command",
+    "step_flow",
     "cli",
 ]
 HEAVY = {
-    "prefect": {"step", "cancellation", "compute.blocks", "observe.artifacts", "references"},
+    "prefect": {"step", "step_flow", "cancellation", "compute.blocks", "observe.artifacts", "references"},
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch", "node.service"},
 }

@@ -105,6 +105,12 @@ def test_an_output_in_a_store(workshop, s3, capsys, tmp_path):
     assert "agree" in capsys.readouterr().out
     assert main(["show", "--json", result.run_directory]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "succeeded"
+    assert main(["list", "--json", OUT]) == 0
+    assert [(run["run_directory"], run["status"]) for run in json.loads(capsys.readouterr().out)] == [
+        (result.run_directory, "succeeded")
+    ]
+    assert main(["show", "--json", OUT]) == 0  # the newest of the output
+    assert json.loads(capsys.readouterr().out)["run"] == result.run_id
     again = workshop.step(output=OUT)()
     assert (again.reused, again.run_id) == (True, result.run_id)
     assert len(workshop.invocations()) == 10

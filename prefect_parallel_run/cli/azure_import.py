@@ -1,13 +1,15 @@
-"""The command ``import FILE``: the Python that says what a file of Azure ML's says, and what is different, field by field."""
+"""``import``: the Python that says what a file of Azure ML's says, and what is different, field by field."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from prefect_parallel_run.cli.exits import Exit
+from prefect_parallel_run.cli.places import add_json
+from prefect_parallel_run.cli.printing import emit_json, emit_raw, say
 
 if TYPE_CHECKING:
     from prefect_parallel_run.azure.differences import Difference
@@ -16,14 +18,14 @@ if TYPE_CHECKING:
 _WORDS = "Print the Python that says what a file of Azure ML's says, and list what is different."
 
 
-def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of a command line; ``given.do(given)`` does it and returns the exit code."""
+def add_to(commands: Any) -> None:
+    """Add the command."""
     command = commands.add_parser("import", help=_WORDS, description=_WORDS)
     words = "ParallelRunConfig YAML (version 1), pipeline job, parallel job or component (version 2), or MLTable file"
     command.add_argument("file", help=words)
     place = "path, URL or compute target for what only an Azure workspace knows, such as azureml:iris:1=/data/iris"
     command.add_argument("--map", action="append", default=[], metavar="REFERENCE=PLACE", help=place)
-    command.add_argument("--json", action="store_true", help="print JSON")
+    add_json(command)
     command.set_defaults(do=_import)
 
 
@@ -36,10 +38,13 @@ def _import(given: argparse.Namespace) -> int:
     except OSError as error:
         raise ValueError(f"{error.filename or given.file}: cannot be read: {error.strerror}") from None
     source = python_source(imported)
-    sys.stdout.write(json.dumps(_as_json(imported, source), indent=2) + "\n" if given.json else source)
+    if given.json:
+        emit_json(_as_json(imported, source))
+    else:
+        emit_raw(source)
     if imported.undecided:
-        sys.stderr.write(f"{len(imported.undecided)} of its fields have to be decided before it is run; they stand first\n")
-    return 0
+        say(f"{len(imported.undecided)} of its fields have to be decided before it is run; they stand first")
+    return Exit.WELL
 
 
 def _pair(text: str) -> tuple[str, str]:

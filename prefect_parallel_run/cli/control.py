@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import os
 import socket
-import sys
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.cli.exits import Exit
+from prefect_parallel_run.cli.places import add_run_command, newest_run
+from prefect_parallel_run.cli.printing import emit, emit_json, say
 from prefect_parallel_run.control_files import Lines, answer_in, append
 from prefect_parallel_run.errors import InputError, ParallelRunError
 from prefect_parallel_run.orders import LIMITS, PROCESSES, Order, check
@@ -21,8 +21,6 @@ from prefect_parallel_run.run_directory import RunDirectory, place_here
 
 PATIENCE = 10.0  #: s for the answer; one that listens takes a second
 _GLANCE = 0.1  #: s between two looks for it
-_APPLIED, _NOT_APPLIED = 0, 1
-Add = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
 
 class NotDrivenError(ParallelRunError):
@@ -36,9 +34,10 @@ class NotDrivenError(ParallelRunError):
         return f"run {self.run_directory}: {self.reason}"
 
 
-def add_to(add: Add) -> None:
-    """Add the command to a command line; *add* is what adds one."""
-    command = add("control", _control, "Pause a run that goes on, or change its limits or the number of its processes.")
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    words = "Pause a run that goes on, or change its limits or the number of its processes."
+    command = add_run_command(commands, "control", _control, words)
     kinds = command.add_subparsers(dest="kind", required=True, metavar="ORDER")
 
     def kind(name: str, words: str) -> argparse.ArgumentParser:
@@ -56,12 +55,17 @@ def add_to(add: Add) -> None:
 
 
 def _control(given: argparse.Namespace) -> int:
-    """Give the order and return 0 when it is applied, else 1."""
+    """Give the order; it ends well when that is applied."""
     names = {"limits": LIMITS, "processes": (PROCESSES,)}.get(given.kind, ())
     values = {name: value for name in names if (value := getattr(given, name)) is not None}
-    answer = give(given.run_directory, given.kind, values)
-    sys.stdout.write(json.dumps(answer, indent=2) + "\n" if given.json else f"{answer['answer']}\n")
-    return _APPLIED if answer["applied"] else _NOT_APPLIED
+    if (newest := newest_run(given.run_directory)) is not None:
+        say(f"the newest run of {given.run_directory}: {newest}")
+    answer = give(newest or given.run_directory, given.kind, values)
+    if given.json:
+        emit_json(answer)
+    else:
+        emit(answer["answer"])
+    return Exit.WELL if answer["applied"] else Exit.FAILED
 
 
 def give(place: str, kind: str, values: dict[str, float], patience: float = PATIENCE) -> dict[str, Any]:
@@ -112,11 +116,14 @@ def _directory(place: str) -> RunDirectory:
 def _driver(place: str, directory: RunDirectory) -> str:
     """Return the name of the driving that goes on."""
     deadline = time.monotonic() + 1.0
-    while (owner := directory.owner()) is not None:
-        if owner.driver:
-            return owner.driver
+    while (found := directory.driver()) is not None:
+        if found["driver"]:
+            return str(found["driver"])
         if time.monotonic() > deadline:  # it has not only just begun
-            raise NotDrivenError(place, f"{owner.owner} on {owner.host}, which drives it, has a version that takes no orders")
+            raise NotDrivenError(
+                place,
+                f"process {found['pid']} on {found['host']}, which drives it, takes no orders: its version is an earlier one",
+            )
         time.sleep(_GLANCE)
     if directory.receipt.exists():
         raise NotDrivenError(place, "it is finished, and nobody drives it, so that there is nothing to control")
@@ -125,7 +132,7 @@ def _driver(place: str, directory: RunDirectory) -> str:
 
 
 def _silence(directory: RunDirectory, patience: float) -> str:
-    if directory.owner() is None:
+    if directory.driver() is None:
         return "the run has ended before it could take the order; nothing has changed"
     words = f"whoever drives the run has not answered within {patience:g} s, and follows the order as soon as it can"
     return f"{words}; what became of it will be in {directory.answers}"

@@ -1,0 +1,9 @@
+"""``python -m prefect_parallel_run.cli``."""
+
+from __future__ import annotations
+
+import sys
+
+from prefect_parallel_run.cli.program import main
+
+sys.exit(main())

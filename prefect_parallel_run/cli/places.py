@@ -1,0 +1,67 @@
+"""What RUN_DIR may be: a run directory, or an output folder, of which the newest run is meant."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect_parallel_run.cli.printing import say
+
+if TYPE_CHECKING:
+    from prefect_parallel_run.run_directory import RunDirectory
+
+
+def add_run_command(
+    commands: Any, name: str, do: Callable[[argparse.Namespace], int], words: str, **more: Any
+) -> argparse.ArgumentParser:
+    """Add a command about one run, with RUN_DIR and --json; *do* takes the options and returns the exit code."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=words, **{"description": words, **more})
+    words = "<output>/_parallel_run/<run>, a path or a URL; of an output folder the newest run is taken"
+    command.add_argument("run_directory", metavar="RUN_DIR", help=words)
+    add_json(command)
+    command.set_defaults(do=do)
+    return command
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """Add the option --json."""
+    command.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
+
+
+def open_run(place: str, *, to_look_at: bool = False) -> RunDirectory:
+    """Return the run directory that is meant by *place*, and tell which it is when it is the newest of an output.
+
+    Of one in a store that is only *to_look_at* its rows stay where they are.
+
+    Raises:
+        InputError: There is none.
+    """
+    from prefect_parallel_run.resume import open_run_directory  # noqa: PLC0415  pandas and Arrow, which --help does not need
+
+    found = newest_run(place)
+    if found is not None:
+        say(f"the newest run of {place}: {found}")
+    return open_run_directory(found or place, parts=not to_look_at)
+
+
+def newest_run(place: str) -> str | None:
+    """Return the path or URL of the newest run of an output; None for a place that is no output."""
+    from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  the same
+    from prefect_parallel_run.run_directory import FOLDER, runs_below  # noqa: PLC0415  the same
+
+    if is_remote(place):
+        from prefect_parallel_run.stores.copies import names_of_runs  # noqa: PLC0415  the same
+
+        output = place.rstrip("/").removesuffix(f"/{FOLDER}")
+        if f"/{FOLDER}/" in output:
+            return None
+        names = names_of_runs(output)
+        return f"{output}/{FOLDER}/{names[0]}" if names else None
+    folder = Path(place).absolute()
+    if (folder / "run.json").exists():
+        return None
+    runs = folder if folder.name == FOLDER else folder / FOLDER
+    newest = next(runs_below(runs, ""), None)
+    return None if newest is None else str(newest.path)

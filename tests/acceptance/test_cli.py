@@ -1,0 +1,183 @@
+"""The program prefect-parallel-run, as people and scripts use it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefect_parallel_run.cli import main
+
+from ..terminal import Terminal
+from .conftest import ours, wait_until
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = [sys.executable, "-m", "prefect_parallel_run.cli"]
+
+
+class Program:
+    """Starts the program over the workshop's files, on the session's server."""
+
+    def __init__(self, workshop):
+        from prefect.settings import PREFECT_API_URL
+
+        self.workshop = workshop
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": PREFECT_API_URL.value(), "TERM": "xterm"}
+
+    def config(self, script="counts.py", **fields):
+        path = self.workshop.folder / f"{Path(script).stem}.yml"
+        self.workshop.config(script, **fields).save_to_yaml(path)
+        return path
+
+    def run(self, *words, stdin=None, code=0):
+        """Return what was printed to stdout and to stderr."""
+        command, pipes = [*PROGRAM, *map(str, words)], {"capture_output": True, "text": True}
+        done = subprocess.run(command, check=False, input=stdin, env=self.environment, timeout=300, **pipes)
+        assert done.returncode == code, done.stderr
+        return done.stdout, done.stderr
+
+    def start(self, terminal, *words):
+        return terminal.start([*PROGRAM, *map(str, words)], env=self.environment, start_new_session=True)
+
+
+@pytest.fixture
+def program(workshop):
+    return Program(workshop)
+
+
+def run_directory(workshop):
+    return next((workshop.output / "_parallel_run").glob("*/run.json")).parent
+
+
+def test_run_at_a_terminal_and_show_beside_it(program, workshop):
+    """Bar and log lines do not garble each other; show follows the run and ends with it; both leave a clean screen."""
+    gate = workshop.folder / "gate"
+    words = [program.config("gated.py"), "--input", workshop.files, "--output", workshop.output]
+    behind = ["--", "--log", workshop.log, "--gate", 9, "--open", gate]
+    terminal, beside = Terminal(160, 50), Terminal(100)
+    running = program.start(terminal, "run", *words, *behind)
+    try:
+        terminal.wait_for(
+            lambda lines: any(line.startswith("gated  ━") and "9 of 10 mini-batches" in line for line in lines), 180
+        )
+        showing = program.start(beside, "show", workshop.output)
+        seen = beside.wait_for(lambda lines: any("succeeded 9, failed 0, not reached 1" in line for line in lines), 120)
+        assert any(re.search(r"━+─+ 90 %$", line) for line in seen), seen
+        assert any(re.search(rf"running \(process {running.pid} on ", line) for line in seen), seen
+        gate.touch()
+        assert running.wait(120) == 0
+        assert showing.wait(120) == 0
+    finally:
+        gate.touch()
+        running.wait(120)
+        lines, seen = terminal.close(), beside.close()
+    assert not any("━" in line or "finishing" in line for line in lines), lines
+    assert any(line.startswith("gated: 100 of 100 items succeeded, 0 failed, 100 rows") for line in lines), lines
+    logged = [line for line in lines if " | " in line]
+    assert logged
+    assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} \| ", line) for line in logged), logged
+    assert any(f"{run_directory(workshop).name}: succeeded" in line for line in seen), seen
+    assert not any("━" in line for line in seen), seen
+    assert (workshop.output / "parallel_run_step.txt").read_text().split() == [f"f{number:03d}.txt" for number in range(100)]
+
+
+def test_what_failed_is_fed_into_a_new_run(program, workshop, capsys):
+    """With --json nothing but JSON is on stdout, also when the run fails; the items travel through a pipe."""
+    config = program.config("poison.py", error_threshold=5, run_max_try=1, mini_batch_size=2)
+    words = ["--input", workshop.files, "--output", workshop.output, "--json"]
+    behind = ["--", "--log", workshop.log, "--how", "raise", "--poison", 3]
+    said, _ = program.run("run", config, *words, "--set", "error_threshold=1", *behind, code=1)
+    error = json.loads(said)
+    assert (error["error"]["limit"], error["error"]["allowed"], error["error"]["actual"]) == ("error_threshold", 1, 2)
+    assert error["next"][0] == f"prefect-parallel-run failed {run_directory(workshop)}"
+    said, told = program.run("run", config, *words, "--name", "poison", *behind)  # goes on from where that ended
+    result = json.loads(said)
+    assert (result["items_succeeded"], result["items_failed"], result["name"]) == (98, 2, "poison")
+    assert "Traceback" not in said
+    assert "Task run 'poison'" in told
+
+    items, _ = program.run("failed", result["run_directory"], "--items")
+    assert items.splitlines() == [str(workshop.files / "f006.txt"), str(workshop.files / "f007.txt")]
+    again = workshop.folder / "again"
+    mended = program.config("counts.py")
+    said, _ = program.run("run", mended, "--input-list", "-", "--output", again, "--", "--log", workshop.log, stdin=items)
+    assert said.startswith("counts: 2 of 2 items succeeded")
+    assert (again / "parallel_run_step.txt").read_text().split() == ["f006.txt", "f007.txt"]
+    assert main(["verify", str(again)]) == 0
+    assert main(["list", str(workshop.output), "--json"]) == 0
+    told = capsys.readouterr().out
+    assert [run["status"] for run in json.loads(told[told.index("[\n") :])] == ["succeeded"]
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        names = {flow.id: flow.name for flow in client.read_flows()}
+        runs = [(names[run.flow_id], run.name) for run in client.read_flow_runs()]
+    assert ("prefect-parallel-run", "counts") in runs
+
+
+def test_ctrl_c_says_how_to_go_on_and_resume_has_a_bar(program, workshop):
+    """Exit code 130, nothing is left running, and what was finished is not run again."""
+    gate = workshop.folder / "gate"
+    words = [program.config("gated.py"), "--input", workshop.files, "--output", workshop.output]
+    terminal = Terminal(160, 50)
+    running = program.start(terminal, "run", *words, "--", "--log", workshop.log, "--gate", 9, "--open", gate)
+    try:
+        terminal.wait_for(lambda lines: any("9 of 10 mini-batches" in line for line in lines), 180)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 130
+    finally:
+        gate.touch()
+        running.wait(120)
+        lines = terminal.close()
+    wait_until(lambda: not ours(), 30)
+    run = run_directory(workshop)
+    said = "".join(lines)
+    assert "cancelled; what is finished is kept" in said, lines
+    assert f"prefect-parallel-run resume {run}" in said, lines
+    assert "Traceback" not in said, lines
+    done = len(workshop.invocations())
+    terminal = Terminal(160)
+    resumed = program.start(terminal, "resume", workshop.output)
+    try:
+        assert resumed.wait(120) == 0
+    finally:
+        resumed.wait(120)
+        lines = terminal.close()
+    assert any("gated: 100 of 100 items succeeded" in line for line in lines), lines
+    assert not any("━" in line for line in lines), lines
+    assert len(workshop.invocations()) == done + 1
+
+
+def test_prefect_that_does_not_answer_is_one_line(program, workshop):
+    """Nothing is begun, and no traceback is shown."""
+    program.environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+    words = [program.config("echo.py"), "--input", workshop.files, "--output", workshop.output]
+    _, told = program.run("run", *words, code=1)
+    assert told.splitlines()[-1].startswith("Prefect's API cannot be reached: ")
+    assert "Traceback" not in told
+    assert not workshop.output.exists()
+
+
+def test_a_reader_that_goes_away_is_no_error(program, workshop):
+    """As with head: quiet, and with a code of its own."""
+    command = [*PROGRAM, "plan", str(program.config("echo.py")), "--input", str(workshop.files)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=program.environment) as planning:
+        planning.stdout.close()
+        assert planning.stderr.read() == b""
+    assert planning.returncode == 141
+
+
+def test_help_comes_at_once(program):
+    """Nothing heavy is imported for it."""
+    code = (
+        "import sys\n"
+        "from prefect_parallel_run.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'prefect', 'dask', 'distributed', 'pandas', 'pyarrow', 'pydantic', 'yaml', 'rich'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=program.environment, stdout=subprocess.DEVNULL)
