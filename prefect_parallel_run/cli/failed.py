@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_json, add_run_directory, open_run
+from prefect_parallel_run.cli.places import add_run_command, open_run
 from prefect_parallel_run.cli.printing import emit, emit_all, emit_array, emit_json, say
 
 if TYPE_CHECKING:
@@ -26,17 +26,14 @@ Feed the failed files into a new run:
 def add_to(commands: Any) -> None:
     """Add the command."""
     words = "Print failures by cause, the most frequent first; or what failed, item by item. Works while the run goes on, too."
-    command = commands.add_parser(
-        "failed", help=words, description=words, epilog=_AFTER, formatter_class=argparse.RawDescriptionHelpFormatter
+    command = add_run_command(
+        commands, "failed", _failed, words, epilog=_AFTER, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_run_directory(command)
     what = command.add_mutually_exclusive_group()
     words = "the failed files, one path a line; of tables a JSON object per range of rows"
     what.add_argument("--items", action="store_true", help=words)
     what.add_argument("--mini-batches", action="store_true", help="the mini-batches with failed items, by number")
     command.add_argument("-0", "--null", action="store_true", help="end every path with NUL, for names with line ends in them")
-    add_json(command)
-    command.set_defaults(do=_failed)
 
 
 def _failed(given: argparse.Namespace) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect_parallel_run.cli.printing import say
 
@@ -12,10 +13,16 @@ if TYPE_CHECKING:
     from prefect_parallel_run.run_directory import RunDirectory
 
 
-def add_run_directory(command: argparse.ArgumentParser) -> None:
-    """Add the argument RUN_DIR."""
+def add_run_command(
+    commands: Any, name: str, do: Callable[[argparse.Namespace], int], words: str, **more: Any
+) -> argparse.ArgumentParser:
+    """Add a command about one run, with RUN_DIR and --json; *do* takes the options and returns the exit code."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=words, **{"description": words, **more})
     words = "<output>/_parallel_run/<run>, a path or a URL; of an output folder the newest run is taken"
     command.add_argument("run_directory", metavar="RUN_DIR", help=words)
+    add_json(command)
+    command.set_defaults(do=do)
+    return command
 
 
 def add_json(command: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_json, add_run_directory, open_run
+from prefect_parallel_run.cli.places import add_run_command, open_run
 from prefect_parallel_run.cli.printing import emit, emit_json, say
 from prefect_parallel_run.errors import ParallelRunError
 
@@ -18,12 +18,9 @@ from prefect_parallel_run.errors import ParallelRunError
 def add_to(commands: Any) -> None:
     """Add the command."""
     words = "Run one mini-batch in the foreground, without a cluster; the ledger is not touched."
-    command = commands.add_parser("replay", help=words, description=words)
-    add_run_directory(command)
+    command = add_run_command(commands, "replay", _replay, words)
     command.add_argument("--mini-batch", type=int, required=True, metavar="N", help="its number, from 0")
     command.add_argument("--pdb", action="store_true", help="stop in the debugger where the script raises")
-    add_json(command)
-    command.set_defaults(do=_replay)
 
 
 def _replay(given: argparse.Namespace) -> int:

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shutil
 import webbrowser
 from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_json, add_run_directory, open_run
+from prefect_parallel_run.cli.places import add_run_command, open_run
 from prefect_parallel_run.cli.printing import emit, emit_json
 
 
 def add_to(commands: Any) -> None:
     """Add the command."""
     words = "Write a run's report.html anew, as its ledger and logs have it now."
-    command = commands.add_parser("report", help=words, description=words)
-    add_run_directory(command)
-    command.add_argument("--output", metavar="FILE", help="write it to this file too")
+    command = add_run_command(commands, "report", _report, words)
+    command.add_argument("--output", metavar="FILE", help="write it to this file instead")
     command.add_argument("--open", action="store_true", help="open it in a browser")
-    add_json(command)
-    command.set_defaults(do=_report)
 
 
 def _report(given: argparse.Namespace) -> int:
     directory = open_run(given.run_directory, to_look_at=True)
     # Late: templates and Arrow, which --help does not need.
-    importlib.import_module("prefect_parallel_run.observe.report").write_report(directory)
-    page = directory.path / "report.html"
-    if given.output is not None:
-        page = Path(shutil.copyfile(page, given.output)).absolute()
+    write_report = importlib.import_module("prefect_parallel_run.observe.report").write_report
+    page = Path(write_report(directory, None if given.output is None else Path(given.output))).absolute()
     if given.open:
         webbrowser.open(page.as_uri())
     if given.json:

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect_parallel_run.cli.driving import driven
 from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_json, add_run_directory, open_run
+from prefect_parallel_run.cli.places import add_run_command, open_run
 from prefect_parallel_run.cli.printing import emit
 
 _OVERRIDES: dict[str, Callable[[str], Any]] = {
@@ -33,15 +33,12 @@ _OVERRIDES: dict[str, Callable[[str], Any]] = {
 def add_to(commands: Any) -> None:
     """Add the command."""
     words = "Go on with a run from its ledger; what is finished is not run again."
-    command = commands.add_parser("resume", help=words, description=words)
-    add_run_directory(command)
+    command = add_run_command(commands, "resume", _resume, words)
     for name, kind in _OVERRIDES.items():
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"other than the run's {name}")
     command.add_argument("--retry-failed", action="store_true", help="give failed mini-batches a fresh set of tries")
     words = "plan anew where inputs, script or arguments have changed, and keep what is finished"
     command.add_argument("--accept-changes", action="store_true", help=words)
-    add_json(command)
-    command.set_defaults(do=_resume)
 
 
 def _resume(given: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_json, add_run_directory, open_run
+from prefect_parallel_run.cli.places import add_run_command, open_run
 from prefect_parallel_run.cli.printing import emit, emit_json, emit_raw
 
 if TYPE_CHECKING:
@@ -24,12 +24,9 @@ _SHARE = 5  #: a look takes that fraction of the time at most: a ledger of milli
 def add_to(commands: Any) -> None:
     """Add the command."""
     words = "Print how far a run is; at a terminal, follow it while it is driven."
-    command = commands.add_parser("show", help=words, description=words)
-    add_run_directory(command)
+    command = add_run_command(commands, "show", _show, words)
     words = "go on until the run ends (default: at a terminal); with --json a line of JSON each time"
     command.add_argument("-f", "--follow", action=argparse.BooleanOptionalAction, help=words)
-    add_json(command)
-    command.set_defaults(do=_show)
 
 
 def _show(given: argparse.Namespace) -> int:

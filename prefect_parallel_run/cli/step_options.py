@@ -60,7 +60,8 @@ def add_step_options(command: argparse.ArgumentParser) -> None:
     inputs.add_argument("--delimiter", metavar="C", help=r"between the fields of delimited text (default: ,); \t is a tab")
     inputs.add_argument("--quote", metavar="C", help="around fields that need it (default: \"); '' for none")
     inputs.add_argument("--escape", metavar="C", help="in front of a character that then means itself")
-    inputs.add_argument("--no-double-quote", dest="double_quote", action="store_false", default=None)
+    words = "two quotes in a quoted field are no way to write one"
+    inputs.add_argument("--no-double-quote", dest="double_quote", action="store_false", default=None, help=words)
     inputs.add_argument("--no-header", dest="header", action="store_false", default=None, help="the first record is data")
     inputs.add_argument("--decimal", metavar="C", help="the decimal point (default: .)")
     inputs.add_argument("--encoding", metavar="NAME", help="of delimited text and JSON lines (default: utf-8)")

@@ -6,19 +6,15 @@ import argparse
 from typing import Any
 
 from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_json, add_run_directory, open_run
+from prefect_parallel_run.cli.places import add_run_command, open_run
 from prefect_parallel_run.cli.printing import emit, emit_json
 
 
 def add_to(commands: Any) -> None:
     """Add the command."""
     words = "Recompute a run's receipt from plan, ledger, parts and result."
-    command = commands.add_parser(
-        "verify", help=words, description=f"{words} Exit code 1 when something is not as it should be."
-    )
-    add_run_directory(command)
-    add_json(command)
-    command.set_defaults(do=_verify)
+    more = f"{words} Exit code 1 when something is not as it should be."
+    add_run_command(commands, "verify", _verify, words, description=more)
 
 
 def _verify(given: argparse.Namespace) -> int:

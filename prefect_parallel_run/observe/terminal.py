@@ -35,7 +35,7 @@ class RunView:
         self._style, self._clock = style, clock
         self._doing, self._since = "starting", clock()
         self._tally: Tally | None = None
-        self._begun_with, self._state = 0, "running"
+        self._begun_with, self._is_held, self._is_paused = 0, False, False
 
     def doing(self, words: str) -> None:
         """Show *words* and the seconds since now, until there are counts."""
@@ -51,14 +51,19 @@ class RunView:
 
     def held(self, is_held: bool) -> None:
         """Show that no new mini-batch is handed out."""
-        self._state = "held back" if is_held else "running"
+        self._is_held = is_held
+
+    def paused(self, is_paused: bool) -> None:
+        """Show that a person wants no mini-batch to be begun for now."""
+        self._is_paused = is_paused
 
     def line(self, width: int) -> str:
         """Return what is shown now, *width* columns wide at most."""
         elapsed, tally = self._clock() - self._since, self._tally
         if tally is None:
             return waiting_line(self.name, self._doing, elapsed, width, self._style)
-        return progress_line(self.name, tally, self._begun_with, elapsed, width, self._style, self._state)
+        state = "paused" if self._is_paused else "held back" if self._is_held else "running"
+        return progress_line(self.name, tally, self._begun_with, elapsed, width, self._style, state)
 
 
 @contextmanager
@@ -94,6 +99,10 @@ class _Seen:
     def held(self, breach: Breach | None) -> None:
         self._view.held(breach is not None)
         self._watch.held(breach)
+
+    def paused(self, is_paused: bool) -> None:
+        self._view.paused(is_paused)
+        self._watch.paused(is_paused)
 
     def ended(self, ledger: Ledger) -> None:
         self._view.doing("finishing")

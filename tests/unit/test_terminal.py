@@ -88,13 +88,26 @@ def test_a_view_sees_what_the_step_is_told_and_the_step_too():
         assert " 50 %  5 of 10 mini-batches" in view.line(80)
         seen.held(Breach("error_threshold", 1, 2))
         assert "held back" in view.line(120)
+        seen.paused(True)
+        assert "paused" in view.line(120)
+        seen.paused(False)
         seen.held(None)
         seen.tried("receipt", "failed")
         seen.something_new(1, 2)
         seen.ended("ledger")
     assert view.directory == "directory"
     assert view.line(80) == "s  finishing  0.0 s"
-    assert [told[0] for told in watch.told] == ["began", "progressed", "held", "held", "tried", "something_new", "ended"]
+    assert [told[0] for told in watch.told] == [
+        "began",
+        "progressed",
+        "held",
+        "paused",
+        "paused",
+        "held",
+        "tried",
+        "something_new",
+        "ended",
+    ]
     assert also_seen(watch) is watch
     assert {"began", "progressed", "held", "ended"} <= set(dir(LogWatch)), "the names that a view listens to"
 
