@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -33,6 +34,7 @@ from prefect_parallel_run.inputs import (
     resolve_output,
     resolve_side_inputs,
 )
+from prefect_parallel_run.kept_results import RESULT_SERIALIZER
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.artifacts import RunArtifacts
 from prefect_parallel_run.observe.logs import Logger
@@ -42,11 +44,13 @@ from prefect_parallel_run.planning import normalise_inputs
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.references import resolved_target, resolved_variables
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.reuse import Prepared, ReusePolicy, is_refused, taken_over
 from prefect_parallel_run.run import run_step
-from prefect_parallel_run.run_choice import Resumption
+from prefect_parallel_run.run_choice import Resumption, look_for_earlier, may_be_done
 from prefect_parallel_run.run_directory import RunDirectory
 from prefect_parallel_run.spec import StepSpec, where_it_runs
 
+_OWN_CACHING = {"cache_policy", "cache_key_fn", "result_storage_key"}  #: options with which a person decides what is cached
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
 
 
@@ -101,15 +105,22 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             "allow_reuse": allow_reuse,
         }
         self._task_options = task_options
+        is_ours = not (_OWN_CACHING & task_options.keys())  # else the person's own policy decides, and nothing beside it
+        prepare = partial(_prepare, name, parallel_run_config, allow_reuse=allow_reuse and is_ours)
+        caching: dict[str, Any] = {"cache_policy": NO_CACHE}  # Prefect's own key knows nothing of the configuration
+        if not is_ours:
+            caching = {}
+        elif allow_reuse and task_options.get("persist_result") is not False:
+            caching = {"cache_policy": ReusePolicy(prepare=prepare), "result_serializer": RESULT_SERIALIZER}
         options = {
             "task_run_name": name,
             "description": parallel_run_config.description,
-            "cache_policy": NO_CACHE,  # Prefect's own key knows nothing of the configuration
             "retry_condition_fn": _is_worth_a_retry,
+            **caching,
             **task_options,
         }
         super().__init__(
-            fn=_function(name, parallel_run_config, self._given),
+            fn=_function(name, parallel_run_config, self._given, prepare),
             name=name,
             retries=parallel_run_config.run_max_try - 1,
             **options,
@@ -124,14 +135,16 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         return f"ParallelRunStep(name={self.name!r}, parallel_run_config={self.parallel_run_config!r})"
 
 
-def _function(name: str, config: ParallelRunConfig, given: Mapping[str, Any]) -> Callable[..., ParallelRunResult]:
+def _function(
+    name: str, config: ParallelRunConfig, given: Mapping[str, Any], prepare: Callable[..., Prepared]
+) -> Callable[..., ParallelRunResult]:
     """Return the function that Prefect runs; what the step was given are the defaults of its parameters.
 
     As defaults they are parameters of the task run like those of a call, so Prefect waits for futures among them.
     """
 
     def parallel_run_step(inputs: Any, output: Any, side_inputs: Any, arguments: Any) -> ParallelRunResult:
-        return _run(name, config, inputs, output, side_inputs, arguments, allow_reuse=given["allow_reuse"])
+        return _run(name, taken_over() or prepare(inputs, output, side_inputs, arguments, looks=False))
 
     parameters = [
         inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=given[key], annotation=Any)
@@ -143,7 +156,7 @@ def _function(name: str, config: ParallelRunConfig, given: Mapping[str, Any]) ->
     return parallel_run_step
 
 
-def _run(
+def _prepare(
     name: str,
     config: ParallelRunConfig,
     inputs: Any,
@@ -152,15 +165,18 @@ def _run(
     arguments: Any,
     *,
     allow_reuse: bool,
-) -> ParallelRunResult:
+    looks: bool = True,
+) -> Prepared:
+    """Return what is about to run; with *looks*, what there is of it already is looked for where that is worth it."""
     given = inputs if isinstance(inputs, list | tuple) else [inputs]
     datasets = normalise_inputs([from_result(value) for value in given])
     folder = resolve_output(output, required=config.result_file_name is not None)
     sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
     home = Path(get_current_settings().home)
-    logger = get_run_logger()
-    target = _target(config, logger)
+    target = _target(config, get_run_logger())
     config = resolved_variables(config)
+    task = TaskRunContext.get()
+    expiration = task.task.cache_expiration if task is not None else None
     spec = StepSpec(
         name=name.replace(" ", "_"),
         config=config,
@@ -168,13 +184,28 @@ def _run(
         output=folder,
         side_inputs=sides,
         arguments=fill_placeholders(check_arguments(arguments), folder, datasets, sides),
-        allow_reuse=allow_reuse,
+        allow_reuse=allow_reuse and not is_refused(),
+        reuse_for=expiration.total_seconds() if expiration is not None else None,
         **where_it_runs(config, is_here=isinstance(target, LocalTarget)),
         home=home,
         key=machine_key(home),
     )
+    look = look_for_earlier(spec, Cancellation().raise_if_wanted) if looks and may_be_done(spec) else None
+    return Prepared(spec=spec, target=target, look=look)
+
+
+def _run(name: str, prepared: Prepared) -> ParallelRunResult:
+    logger = get_run_logger()
     watch = _Watch(name, logger)
-    result = run_step(spec, target, watch, Cancellation().raise_if_wanted, _as_task(name), _begun_by_this_task_run())
+    result = run_step(
+        prepared.spec,
+        prepared.target,
+        watch,
+        Cancellation().raise_if_wanted,
+        _as_task(name),
+        _begun_by_this_task_run(),
+        prepared.look,
+    )
     _begun_by_this_task_run()  # forgotten: there is nothing to go on with
     logger.info("%s", result, extra={"action": "ended"})
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
         receipt = {
             **make_receipt(tally, directory.run_id, task.identity, task.result, published),
             "format": task.row_format if task.target is not None else None,
+            "finished": time.time(),
         }
         if task.target is not None and task.result is not None and is_remote(task.result):
             target, result = task.target, task.result

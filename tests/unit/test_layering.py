@@ -58,11 +58,13 @@ ORDER = [
     "replay",
     "cancellation",
     "references",
+    "kept_results",
+    "reuse",
     "step",
     "cli",
 ]
 HEAVY = {
-    "prefect": {"step", "cancellation", "compute.blocks", "observe.artifacts", "references"},
+    "prefect": {"step", "cancellation", "compute.blocks", "observe.artifacts", "references", "kept_results", "reuse"},
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch", "node.service"},
 }
