@@ -28,6 +28,7 @@ from prefect.results import ResultStore, get_result_store
 from prefect.settings import get_current_settings
 
 from prefect_parallel_run.compute.base import Target
+from prefect_parallel_run.observe.events import RunEvents
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.run import earlier_result
 from prefect_parallel_run.run_choice import Look
@@ -96,7 +97,9 @@ class ReusePolicy(CachePolicy):
             outcome.set_exception(error)
             result = None
         if result is not None and _is_kept(key := _key(result), result):
-            get_run_logger().info("%s", result, extra={"action": "reused"})
+            logger = get_run_logger()
+            logger.info("%s", result, extra={"action": "reused"})
+            RunEvents(task_ctx.task.name, logger).ended(result)
             return key
         _handed_on.set((task_ctx.task_run.id, outcome))  # the run follows in the same context
         return uuid.uuid4().hex

@@ -15,6 +15,7 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
@@ -35,10 +36,8 @@ from prefect_parallel_run.inputs import (
     resolve_side_inputs,
 )
 from prefect_parallel_run.kept_results import RESULT_SERIALIZER
-from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.observe.artifacts import RunArtifacts
 from prefect_parallel_run.observe.logs import Logger
-from prefect_parallel_run.observe.watch import LogWatch
+from prefect_parallel_run.observe.telling import PrefectWatch
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning import normalise_inputs
 from prefect_parallel_run.records import Tally
@@ -49,6 +48,7 @@ from prefect_parallel_run.run import run_step
 from prefect_parallel_run.run_choice import Resumption, look_for_earlier, may_be_done
 from prefect_parallel_run.run_directory import RunDirectory
 from prefect_parallel_run.spec import StepSpec, where_it_runs
+from prefect_parallel_run.task_names import task_run_name
 
 _OWN_CACHING = {"cache_policy", "cache_key_fn", "result_storage_key"}  #: options with which a person decides what is cached
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
@@ -113,7 +113,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         elif allow_reuse and task_options.get("persist_result") is not False:
             caching = {"cache_policy": ReusePolicy(prepare=prepare), "result_serializer": RESULT_SERIALIZER}
         options = {
-            "task_run_name": name,
+            "task_run_name": task_run_name(name, self._given, lambda value: isinstance(value, PrefectFuture | State)),
             "description": parallel_run_config.description,
             "retry_condition_fn": _is_worth_a_retry,
             **caching,
@@ -195,19 +195,25 @@ def _prepare(
 
 
 def _run(name: str, prepared: Prepared) -> ParallelRunResult:
-    logger = get_run_logger()
-    watch = _Watch(name, logger)
-    result = run_step(
-        prepared.spec,
-        prepared.target,
-        watch,
-        Cancellation().raise_if_wanted,
-        _as_task(name),
-        _begun_by_this_task_run(),
-        prepared.look,
-    )
+    watch = _Watch(name, get_run_logger())
+    try:
+        result = run_step(
+            prepared.spec,
+            prepared.target,
+            watch,
+            Cancellation().raise_if_wanted,
+            _as_task(name),
+            _begun_by_this_task_run(),
+            prepared.look,
+        )
+    except BaseException as error:
+        watch.raised(error)
+        raise
+    finally:
+        if watch.run is not None:
+            watch.reported(prepared.spec.place_of(watch.run))
     _begun_by_this_task_run()  # forgotten: there is nothing to go on with
-    logger.info("%s", result, extra={"action": "ended"})
+    watch.returned(result)
     return result
 
 
@@ -244,13 +250,15 @@ def _target(config: ParallelRunConfig, logger: Logger) -> Target:
 
 
 def _as_task(name: str) -> Callable[[Reduction], dict[str, Any]]:
-    """Return the final reduction as a Prefect task of its own."""
+    """Return the final reduction as a Prefect task of its own, named after the step's."""
+    task_run = TaskRunContext.get()
+    above = task_run.task_run.name if task_run is not None else name
 
     def reduce_as_task(reduction: Reduction) -> dict[str, Any]:
         task = Task(
             fn=lambda: reduce(reduction),
             name="reduce",
-            task_run_name=f"{name} reduce",
+            task_run_name=lambda: f"{above} reduce",
             description="Judges the limits and writes the output.",
             cache_policy=NO_CACHE,
             persist_result=False,
@@ -269,22 +277,13 @@ def _is_worth_a_retry(_task: Task[..., Any], _task_run: TaskRun, state: State[An
     return isinstance(state.data, ComputeTargetError | OSError | asyncio.TimeoutError)
 
 
-class _Watch(LogWatch):
-    """Tells log and artifacts what happens in a run."""
+class _Watch(PrefectWatch):
+    """Remembers the run directory that this task run works in."""
 
-    def __init__(self, step: str, logger: Logger) -> None:
-        super().__init__(step, logger)
-        self._artifacts = RunArtifacts(step, logger)
+    run: RunDirectory | None = None
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
-        super().began(run, tally, dashboard)
+        self.run = run
         if (task := TaskRunContext.get()) is not None:
             _begun[task.task_run.id] = run
-        self._artifacts.began(run, tally, dashboard)
-
-    def progressed(self, tally: Tally) -> None:
-        super().progressed(tally)
-        self._artifacts.progressed(tally)
-
-    def ended(self, ledger: Ledger) -> None:
-        self._artifacts.ended(ledger)
+        super().began(run, tally, dashboard)

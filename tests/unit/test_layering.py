@@ -60,11 +60,15 @@ ORDER = [
     "references",
     "kept_results",
     "reuse",
+    "task_names",
     "step",
     "cli",
 ]
 HEAVY = {
-    "prefect": {"step", "cancellation", "compute.blocks", "observe.artifacts", "references", "kept_results", "reuse"},
+    "prefect": {
+        *("step", "cancellation", "compute.blocks", "observe.artifacts", "observe.events", "references"),
+        *("kept_results", "reuse"),
+    },
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch", "node.service"},
 }
