@@ -22,6 +22,7 @@ from typing import Any
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.filesystems import NullFileSystem
 from prefect.logging import get_run_logger
 from prefect.results import ResultStore, get_result_store
@@ -92,7 +93,7 @@ class ReusePolicy(CachePolicy):
             prepared = self.prepare(**inputs)
             outcome.set_result(prepared)
             result = prepared.answer()
-        except Exception as error:  # noqa: BLE001  Prefect would only log it here; the run raises it
+        except (Exception, TerminationSignal) as error:  # noqa: BLE001  Prefect would only log it here; the run raises it
             outcome = Future()
             outcome.set_exception(error)
             result = None
