@@ -21,6 +21,7 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import CancelledRun, PrefectException, TerminationSignal
+from prefect.logging.handlers import APILogHandler
 from prefect.task_runners import TaskRunner
 
 _EVERY = 3.0  #: s between two looks at the flow run's state
@@ -61,18 +62,22 @@ class Cancellation:
 
 
 @contextmanager
-def told_to_any_runner() -> Iterator[None]:
-    """In a process that is not the flow's, end a cancelled run by an ordinary exception.
+def in_any_process() -> Iterator[None]:
+    """Let a step that runs in a process of Dask, of Ray or of a pool end as it would in its flow's.
 
-    What is no Exception ends the thread in which Prefect's process pool waits for results, and the flow would wait for ever.
+    Its log lines are sent before the process may be gone. A cancelled run ends by an ordinary exception: what is none ends the
+    thread in which Prefect's process pool waits for results, and the flow would wait for ever.
     """
+    flow = FlowRunContext.get()
+    if flow is None or not flow.detached:
+        yield
+        return
     try:
         yield
     except TerminationSignal:
-        flow = FlowRunContext.get()
-        if flow is None or not flow.detached:
-            raise
         raise CancelledRun("the flow run is being cancelled; what is finished is kept") from None
+    finally:
+        APILogHandler().flush()
 
 
 def _runner_is_left_by_an_exception() -> bool:

@@ -19,7 +19,7 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from prefect_parallel_run.cancellation import Cancellation, told_to_any_runner
+from prefect_parallel_run.cancellation import Cancellation, in_any_process
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.choose import described, target_of
 from prefect_parallel_run.compute.cluster_class import load_class
@@ -144,7 +144,7 @@ def _function(
     """
 
     def parallel_run_step(inputs: Any, output: Any, side_inputs: Any, arguments: Any) -> ParallelRunResult:
-        with told_to_any_runner():
+        with in_any_process():
             return _run(name, taken_over() or prepare(inputs, output, side_inputs, arguments, looks=False))
 
     parameters = [
