@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import threading
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.automations import Automation, DoNothing, EventTrigger, Posture
@@ -62,6 +64,39 @@ def test_an_aborted_run_shows_what_was_not_reached(workshop):
     found = run_in_flow(step, LimitExceededError)
     counts = re.search(r"\| items \| 100 \| (\d+) \| 10 \| (\d+) \|", found["test-summary"].data)
     assert int(counts[1]) + int(counts[2]) == 90
+
+
+def test_what_is_shown_while_it_runs(workshop):
+    """Failures by cause, and a link to the dashboard that opens; the cards stay, and the link goes with what it leads to."""
+    gate = workshop.folder / "gate"
+    given = ("--log", str(workshop.log), "--gate", "1", "--poison", "0", "--open", str(gate))
+    step = workshop.step("gated.py", *given, name="Score it", run_max_try=1)
+    found = []
+
+    @flow
+    def run():
+        from prefect.runtime import flow_run
+
+        found.append(flow_run.id)
+        return step()
+
+    def shown():
+        return {artifact.key: artifact for artifact in artifacts(found[0])} if found else {}
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        wait_until(lambda: shown().keys() >= {"score-it-failures", "score-it-progress"})
+        now = shown()
+        (dashboard,) = re.findall(r"\[Dask dashboard\]\((\S+)\)", now["score-it-progress"].description)
+        assert httpx.get(dashboard, follow_redirects=True).status_code == 200
+    finally:
+        gate.touch()
+        thread.join()
+    assert json.loads(now["score-it-failures"].data)[0]["first mini-batch"] == 0
+    after = shown()
+    assert after["score-it-failures"].id == now["score-it-failures"].id
+    assert "Dask dashboard" not in after["score-it-progress"].description
 
 
 def events_of(flow_run_id, **filters):
@@ -129,7 +164,6 @@ def test_the_number_of_calls_to_prefect_does_not_grow_with_mini_batches(workshop
     import math
     import time
 
-    import httpx
     from prefect.settings import PREFECT_LOGGING_TO_API_BATCH_INTERVAL
 
     calls = []
