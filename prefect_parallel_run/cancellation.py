@@ -1,8 +1,9 @@
-"""Finds out that a step which runs in a thread of its flow was cancelled.
+"""Finds out that a step which runs in a thread of its flow, or in another process, was cancelled.
 
-In the main thread SIGTERM and Ctrl-C arrive as exceptions by themselves. A *submitted* step gets nothing: left alone it would
-hold the flow process up until that is killed. Two things tell it: the state of its flow run, which the API sets to Cancelling
-first, and the flow's task runner, which is left by an exception when the main thread got a signal.
+In the main thread of the flow's process SIGTERM and Ctrl-C arrive as exceptions by themselves. A *submitted* step gets nothing:
+left alone it would hold the flow process up until that is killed, or go on in a process of Dask, Ray or a pool. Two things tell
+it: the state of its flow run, which the API sets to Cancelling first, and the flow's task runner, which is left by an exception
+when the main thread got a signal.
 Source: CONTRACT.md 8.
 """
 
@@ -12,12 +13,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import PrefectException, TerminationSignal
+from prefect.exceptions import CancelledRun, PrefectException, TerminationSignal
+from prefect.logging.handlers import APILogHandler
 from prefect.task_runners import TaskRunner
 
 _EVERY = 3.0  #: s between two looks at the flow run's state
@@ -28,7 +32,8 @@ class Cancellation:
 
     def __init__(self) -> None:
         flow, task = FlowRunContext.get(), TaskRunContext.get()
-        self._in_main_thread = threading.current_thread() is threading.main_thread()
+        is_main = threading.current_thread() is threading.main_thread()
+        self._hears_signals = is_main and not (flow is not None and flow.detached)  # a detached flow runs in another process
         self._flow_run_id = flow.flow_run.id if flow is not None and flow.flow_run is not None else None
         runner = flow.task_runner if flow is not None else None
         # The event is private to Prefect's thread runner; without it the flow run's state still tells, a little later.
@@ -38,7 +43,7 @@ class Cancellation:
 
     def raise_if_wanted(self) -> None:
         """Raise TerminationSignal (an ordinary exception would be retried) once the run was cancelled."""
-        if self._in_main_thread:
+        if self._hears_signals:
             return
         if self._event is not None and self._event.is_set() and _runner_is_left_by_an_exception():
             raise TerminationSignal(signal.SIGTERM)
@@ -54,6 +59,25 @@ class Cancellation:
         except (httpx.HTTPError, PrefectException):
             return False  # a server that is away for a moment is no reason to stop
         return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+@contextmanager
+def in_any_process() -> Iterator[None]:
+    """Let a step that runs in a process of Dask, of Ray or of a pool end as it would in its flow's.
+
+    Its log lines are sent before the process may be gone. A cancelled run ends by an ordinary exception: what is none ends the
+    thread in which Prefect's process pool waits for results, and the flow would wait for ever.
+    """
+    flow = FlowRunContext.get()
+    if flow is None or not flow.detached:
+        yield
+        return
+    try:
+        yield
+    except TerminationSignal:
+        raise CancelledRun("the flow run is being cancelled; what is finished is kept") from None
+    finally:
+        APILogHandler().flush()
 
 
 def _runner_is_left_by_an_exception() -> bool:

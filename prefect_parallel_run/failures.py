@@ -20,6 +20,7 @@ class Cause(NamedTuple):
     mini_batches: int
     first_mini_batch: int
     nodes: str  #: comma-separated
+    items: int  #: of these mini-batches
 
 
 class FailedMiniBatch(NamedTuple):
@@ -39,10 +40,12 @@ class FailedMiniBatch(NamedTuple):
 def causes(ledger: Ledger, most: int = 50) -> list[Cause]:
     """Return failed tries grouped by cause, the most frequent first."""
     rows = ledger.rows(
-        "SELECT fingerprint, outcome, error_type, error, traceback, tries, mini_batches, mini_batch, nodes FROM ("
+        "SELECT fingerprint, outcome, error_type, error, traceback, tries, mini_batches, mini_batch, nodes, items FROM ("
         " SELECT fingerprint, COUNT(*) AS tries, COUNT(DISTINCT mini_batch) AS mini_batches,"
         "  MIN(mini_batch) AS mini_batch, GROUP_CONCAT(DISTINCT node) AS nodes"
         "  FROM attempts WHERE outcome <> 'succeeded' GROUP BY fingerprint)"
+        " JOIN (SELECT fingerprint, SUM(items) AS items FROM (SELECT DISTINCT fingerprint, mini_batch FROM attempts"
+        "  WHERE outcome <> 'succeeded') JOIN mini_batches USING (mini_batch) GROUP BY fingerprint) USING (fingerprint)"
         " JOIN (SELECT mini_batch, fingerprint, outcome, error_type, error, traceback, MIN(attempt) FROM attempts"
         "  WHERE outcome <> 'succeeded' GROUP BY mini_batch, fingerprint) USING (mini_batch, fingerprint)"
         " ORDER BY tries DESC, mini_batch LIMIT ?",

@@ -26,7 +26,7 @@ class ParallelRunResult(BaseModel):
     items_succeeded: int
     items_failed: int
     rows: int = Field(description="Rows returned by run(), published for append_row.")
-    seconds: float = Field(description="Time from the step's start to its result, this driving only.")
+    seconds: float = Field(description="Time from the step's start to its result, this driving only; 0 when nothing ran.")
     limits: dict[str, float | None] = Field(description="What the configuration forgave; None forgives everything.")
     reused: bool = Field(default=False, description="True when an earlier run's result was returned and nothing ran.")
 

@@ -31,7 +31,6 @@ from prefect_parallel_run.errors import (
     NothingSucceededError,
     OutputError,
 )
-from prefect_parallel_run.identity import world
 from prefect_parallel_run.journey import prepare_journey
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
@@ -43,7 +42,17 @@ from prefect_parallel_run.planner import Planner
 from prefect_parallel_run.policy.node_count import NodeBounds
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
-from prefect_parallel_run.run_choice import Choice, Resumption, complete_description, find_or_make, take_up
+from prefect_parallel_run.run_choice import (
+    Choice,
+    Look,
+    Resumption,
+    complete_description,
+    find_or_make,
+    look_for_earlier,
+    may_be_done,
+    take_up,
+    world_of,
+)
 from prefect_parallel_run.run_directory import FOLDER, RunDirectory, read_json, runs_below
 from prefect_parallel_run.spec import StepSpec, failure_limits
 from prefect_parallel_run.stores.mirror import Mirror, is_copied
@@ -91,6 +100,7 @@ def run_step(
     heartbeat: Callable[[], None],
     reduce: Callable[[Reduction], dict[str, Any]],
     resumption: Resumption | None = None,
+    look: Look | None = None,
 ) -> ParallelRunResult:
     """Run a step and return its result.
 
@@ -104,6 +114,7 @@ def run_step(
         heartbeat: Called several times a second; raises to stop the run.
         reduce: Carries out the final reduction (in Prefect: as a task run of its own).
         resumption: Go on with this run directory, and with no other.
+        look: What there is of the step already, where that has been looked for.
 
     Raises:
         InputChangedError: The run directory to go on with was planned for something else.
@@ -111,24 +122,19 @@ def run_step(
     """
     started = time.monotonic()
     with ExitStack() as stack, _Opening(target, spec) as cluster:  # the lock outlives the cluster
-        if resumption is None and not (spec.allow_reuse and any(runs_below(spec.runs, f"{spec.name}-"))):
-            cluster.begin()  # meanwhile script and input are looked at
-        now = world(
-            spec.config,
-            inputs=[{key: value for key, value in given.items() if key != "allow_empty"} for given in spec.inputs],
-            arguments=list(spec.arguments),
-            side_inputs=dict(spec.side_inputs),
-            key=spec.key,
-        )
-        choice = find_or_make(spec, now, heartbeat) if resumption is None else take_up(spec, now, resumption, heartbeat)
+        if resumption is not None:
+            choice = take_up(spec, world_of(spec), resumption, heartbeat)
+        else:
+            if not (may_be_done(spec) if look is None else look.reusable):
+                cluster.begin()  # meanwhile script and input are looked at
+            choice = find_or_make(spec, look or look_for_earlier(spec, heartbeat), heartbeat)
         stack.callback(choice.close)
         directory = choice.directory
         mirror = None if spec.store is None else Mirror(directory, spec.place_of(directory), watch.warned)
         if choice.lock is None:
             if mirror is not None and not is_copied(directory):
                 _bring_up(mirror, directory, heartbeat, stack)
-            receipt = read_json(directory.receipt)
-            return _result(_as_adjusted(spec, receipt, resumption), directory, receipt, started, reused=True)
+            return earlier_result(spec, directory, resumption)
         beat = heartbeat if mirror is None else _both(heartbeat, mirror.raise_if_lost)
         if mirror is not None:
             stack.callback(mirror.close)
@@ -157,13 +163,19 @@ def run_step(
             _report(directory, watch, beat)
         if mirror is not None:
             _bring_up(mirror, directory, beat, stack)
-        return _result(_as_adjusted(spec, receipt), directory, receipt, started, reused=False)
+        return _result(_as_adjusted(spec, receipt), directory, receipt, time.monotonic() - started, reused=False)
 
 
 def _as_adjusted(spec: StepSpec, receipt: dict[str, Any], resumption: Resumption | None = None) -> StepSpec:
     """Return *spec* as it was changed while the run with this receipt went on."""
     given = resumption.given if resumption is not None else ()
     return replace(spec, config=Adjustments.of_receipt(receipt).without(given).of(spec.config))
+
+
+def earlier_result(spec: StepSpec, directory: RunDirectory, resumption: Resumption | None = None) -> ParallelRunResult:
+    """Return the result of a finished run as that of *spec*: nothing ran, which took no time."""
+    receipt = read_json(directory.receipt)
+    return _result(_as_adjusted(spec, receipt, resumption), directory, receipt, 0.0, reused=True)
 
 
 def _remove_what_never_began(directory: RunDirectory, mirror: Mirror | None, stack: ExitStack) -> None:
@@ -457,7 +469,7 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, tally: T
 
 
 def _result(
-    spec: StepSpec, directory: RunDirectory, receipt: dict[str, Any], started: float, *, reused: bool
+    spec: StepSpec, directory: RunDirectory, receipt: dict[str, Any], seconds: float, *, reused: bool
 ) -> ParallelRunResult:
     items, mini_batches = receipt["items"], receipt["mini_batches"]
     limits = failure_limits(spec.config)
@@ -476,7 +488,7 @@ def _result(
         items_succeeded=items["succeeded"],
         items_failed=items["failed"],
         rows=receipt["rows"],
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         limits={
             "error_threshold": limits.error_threshold,
             "allowed_failed_count": limits.allowed_failed_count,

@@ -19,7 +19,7 @@ from prefect_parallel_run.carry_over import carry_over
 from prefect_parallel_run.changes import differences, input_differences, some
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError, OutputError
-from prefect_parallel_run.identity import digest, listing_sha256, with_plan
+from prefect_parallel_run.identity import digest, listing_sha256, with_plan, world
 from prefect_parallel_run.input_check import InputCheck
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.plan import Plan
@@ -30,7 +30,7 @@ from prefect_parallel_run.run_directory import FOLDER, RunDirectory, RunLock, re
 from prefect_parallel_run.spec import StepSpec, failure_limits
 from prefect_parallel_run.spool import planned_in
 from prefect_parallel_run.stores.mirror import pull_runs
-from prefect_parallel_run.stores.objects import file_sha256, known, size_of
+from prefect_parallel_run.stores.objects import file_sha256, known, names_below, size_of
 
 Heartbeat = Callable[[], None]
 
@@ -64,29 +64,78 @@ class Choice:
             self.lock.release()
 
 
-def find_or_make(spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
-    """Return the run directory of a step: one with the same inputs that is unfinished or can be reused, else a new one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What there is already of a step: its earlier runs that are the same, the newest first. Nothing is locked or changed."""
 
-    The input of a new run is planned in the background. Only when an earlier run may be the same are the inputs listed first.
-    """
+    now: dict[str, Any]  #: what makes a run the same run, as ``world`` returns it
+    unfinished: tuple[RunDirectory, ...] = ()  #: those to go on with, newer than *reusable*
+    reusable: RunDirectory | None = None  #: a finished one whose result is unaltered, and whose failures are forgiven
+    unplanned: tuple[RunDirectory, ...] = ()  #: ended before their inputs were known
+
+    @property
+    def answer(self) -> RunDirectory | None:
+        """Return the run whose result is the step's, when there is nothing newer to go on with."""
+        return None if self.unfinished else self.reusable
+
+
+def may_be_done(spec: StepSpec) -> bool:
+    """True where a run of that name exists, so that a look is worth its time before a cluster opens; costs next to nothing."""
+    name = f"{spec.name}-"
+    if not spec.allow_reuse:
+        return False
+    if any(runs_below(spec.runs, name)):
+        return True
+    return spec.store is not None and any(found.startswith(name) for found in names_below(f"{spec.store}/{FOLDER}"))
+
+
+def world_of(spec: StepSpec) -> dict[str, Any]:
+    """Return what makes a run of *spec* the same run, but what lies in its inputs."""
+    return world(
+        spec.config,
+        inputs=[{key: value for key, value in given.items() if key != "allow_empty"} for given in spec.inputs],
+        arguments=list(spec.arguments),
+        side_inputs=dict(spec.side_inputs),
+        key=spec.key,
+    )
+
+
+def look_for_earlier(spec: StepSpec, heartbeat: Heartbeat) -> Look:
+    """Return what there is of a step. Only when an earlier run may be the same are the inputs listed."""
+    now = world_of(spec)
     if spec.store is not None:
         copies, prefix = f"{spec.store}/{FOLDER}", _prefix(spec, now)
         Background("pulling", lambda beat: pull_runs(copies, prefix, spec.runs, beat)).wait(heartbeat)
     earlier = [found for found in runs_below(spec.runs, _prefix(spec, now)) if spec.allow_reuse or not found.receipt.exists()]
     if not earlier:
-        return _begin(spec, now, heartbeat)
+        return Look(now=now)
     inputs = Background("listing", lambda beat: inputs_sha256(spec.datasets, beat)).wait(heartbeat)
+    unfinished, unplanned, reusable = [], [], None
     for found in earlier:
-        if _inputs_of(found) == inputs:
-            if not found.receipt.exists():
-                if (lock := _taken(found, spec)) is not None:
-                    return Choice(directory=found, lock=lock)
-            elif _may_be_reused(read_json(found.receipt), spec):
-                return Choice(directory=found, lock=None)
-    for found in earlier:
-        if _inputs_of(found) is None:
-            return _go_on_planning(found, spec, now, heartbeat)
-    return _begin(spec, now, heartbeat)
+        planned_for = _inputs_of(found)
+        if planned_for is None:
+            unplanned.append(found)
+        elif planned_for == inputs and not found.receipt.exists():
+            unfinished.append(found)
+        elif planned_for == inputs and _may_be_reused(found, spec):
+            reusable = found
+            break
+    return Look(now=now, unfinished=tuple(unfinished), reusable=reusable, unplanned=tuple(unplanned))
+
+
+def find_or_make(spec: StepSpec, look: Look, heartbeat: Heartbeat) -> Choice:
+    """Return the run directory of a step: one with the same inputs that is unfinished or can be reused, else a new one.
+
+    The input of a new run is planned in the background.
+    """
+    for found in look.unfinished:
+        if (lock := _taken(found, spec)) is not None:
+            return Choice(directory=found, lock=lock)
+    if look.reusable is not None:
+        return Choice(directory=look.reusable, lock=None)
+    if look.unplanned:
+        return _go_on_planning(look.unplanned[0], spec, look.now, heartbeat)
+    return _begin(spec, look.now, heartbeat)
 
 
 def _inputs_of(directory: RunDirectory) -> str | None:
@@ -327,8 +376,13 @@ def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
         )
 
 
-def _may_be_reused(receipt: dict[str, Any], spec: StepSpec) -> bool:
-    """True when the result is still there unaltered, and *spec* forgives what failed in it."""
+def _may_be_reused(directory: RunDirectory, spec: StepSpec) -> bool:
+    """True when the result is young enough and still there unaltered, and *spec* forgives what failed in it."""
+    receipt = read_json(directory.receipt)
+    if spec.reuse_for is not None:
+        finished = float(receipt.get("finished") or directory.receipt.stat().st_mtime)  # earlier versions did not note it
+        if time.time() - finished > spec.reuse_for:
+            return False
     return _breach(receipt, spec) is None and _is_unaltered(receipt, spec)
 
 

@@ -28,6 +28,7 @@ class StepSpec:
     side_inputs: Mapping[str, str]  #: path by name
     arguments: tuple[str, ...]
     allow_reuse: bool
+    reuse_for: float | None = None  #: s after its end in which a run may be reused; None: for ever
     interpreter: str | None  #: that runs the script, or its virtual environment; None: the Dask worker's own
     environment: EnvironmentPlan | None  #: built on the nodes, instead
     home: Path  #: keeps this machine's key, and the run directories of steps without output

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,11 +15,12 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
 from prefect_parallel_run.azure.effective import as_in_azure
-from prefect_parallel_run.cancellation import Cancellation
+from prefect_parallel_run.cancellation import Cancellation, in_any_process
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.choose import described, target_of
 from prefect_parallel_run.compute.cluster_class import load_class
@@ -34,21 +36,23 @@ from prefect_parallel_run.inputs import (
     resolve_output,
     resolve_side_inputs,
 )
-from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.observe.artifacts import RunArtifacts
+from prefect_parallel_run.kept_results import RESULT_SERIALIZER
 from prefect_parallel_run.observe.logs import Logger
+from prefect_parallel_run.observe.telling import PrefectWatch
 from prefect_parallel_run.observe.terminal import also_seen
-from prefect_parallel_run.observe.watch import LogWatch
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning import normalise_inputs
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.references import resolved_target, resolved_variables
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.reuse import Prepared, ReusePolicy, is_refused, taken_over
 from prefect_parallel_run.run import run_step
-from prefect_parallel_run.run_choice import Resumption
+from prefect_parallel_run.run_choice import Resumption, look_for_earlier, may_be_done
 from prefect_parallel_run.run_directory import RunDirectory
 from prefect_parallel_run.spec import StepSpec, where_it_runs
+from prefect_parallel_run.task_names import task_run_name
 
+_OWN_CACHING = {"cache_policy", "cache_key_fn", "result_storage_key"}  #: options with which a person decides what is cached
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
 
 
@@ -103,15 +107,22 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             "allow_reuse": allow_reuse,
         }
         self._task_options = task_options
+        is_ours = not (_OWN_CACHING & task_options.keys())  # else the person's own policy decides, and nothing beside it
+        prepare = partial(_prepare, name, parallel_run_config, allow_reuse=allow_reuse and is_ours)
+        caching: dict[str, Any] = {"cache_policy": NO_CACHE}  # Prefect's own key knows nothing of the configuration
+        if not is_ours:
+            caching = {}
+        elif allow_reuse and task_options.get("persist_result") is not False:
+            caching = {"cache_policy": ReusePolicy(prepare=prepare), "result_serializer": RESULT_SERIALIZER}
         options = {
-            "task_run_name": name,
+            "task_run_name": task_run_name(name, self._given, lambda value: isinstance(value, PrefectFuture | State)),
             "description": parallel_run_config.description,
-            "cache_policy": NO_CACHE,  # Prefect's own key knows nothing of the configuration
             "retry_condition_fn": _is_worth_a_retry,
+            **caching,
             **task_options,
         }
         super().__init__(
-            fn=_function(name, parallel_run_config, self._given),
+            fn=_function(name, parallel_run_config, self._given, prepare),
             name=name,
             retries=parallel_run_config.run_max_try - 1,
             **options,
@@ -126,14 +137,17 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         return f"ParallelRunStep(name={self.name!r}, parallel_run_config={self.parallel_run_config!r})"
 
 
-def _function(name: str, config: ParallelRunConfig, given: Mapping[str, Any]) -> Callable[..., ParallelRunResult]:
+def _function(
+    name: str, config: ParallelRunConfig, given: Mapping[str, Any], prepare: Callable[..., Prepared]
+) -> Callable[..., ParallelRunResult]:
     """Return the function that Prefect runs; what the step was given are the defaults of its parameters.
 
     As defaults they are parameters of the task run like those of a call, so Prefect waits for futures among them.
     """
 
     def parallel_run_step(inputs: Any, output: Any, side_inputs: Any, arguments: Any) -> ParallelRunResult:
-        return _run(name, config, inputs, output, side_inputs, arguments, allow_reuse=given["allow_reuse"])
+        with in_any_process():
+            return _run(name, taken_over() or prepare(inputs, output, side_inputs, arguments, looks=False))
 
     parameters = [
         inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=given[key], annotation=Any)
@@ -145,7 +159,7 @@ def _function(name: str, config: ParallelRunConfig, given: Mapping[str, Any]) ->
     return parallel_run_step
 
 
-def _run(
+def _prepare(
     name: str,
     config: ParallelRunConfig,
     inputs: Any,
@@ -154,7 +168,9 @@ def _run(
     arguments: Any,
     *,
     allow_reuse: bool,
-) -> ParallelRunResult:
+    looks: bool = True,
+) -> Prepared:
+    """Return what is about to run; with *looks*, what there is of it already is looked for where that is worth it."""
     given = inputs if isinstance(inputs, list | tuple) else [inputs]
     datasets = normalise_inputs([from_result(value) for value in given])
     folder = resolve_output(output, required=config.result_file_name is not None)
@@ -166,6 +182,8 @@ def _run(
     config, differences = as_in_azure(resolved_variables(config), given_arguments)
     for words in differences:
         logger.warning("%s", words, extra={"action": "azure"})
+    task = TaskRunContext.get()
+    expiration = task.task.cache_expiration if task is not None else None
     spec = StepSpec(
         name=name.replace(" ", "_"),
         config=config,
@@ -173,15 +191,36 @@ def _run(
         output=folder,
         side_inputs=sides,
         arguments=fill_placeholders(given_arguments, folder, datasets, sides),
-        allow_reuse=allow_reuse,
+        allow_reuse=allow_reuse and not is_refused(),
+        reuse_for=expiration.total_seconds() if expiration is not None else None,
         **where_it_runs(config, is_here=isinstance(target, LocalTarget)),
         home=home,
         key=machine_key(home),
     )
-    watch = also_seen(_Watch(name, logger))
-    result = run_step(spec, target, watch, Cancellation().raise_if_wanted, _as_task(name), _begun_by_this_task_run())
+    look = look_for_earlier(spec, Cancellation().raise_if_wanted) if looks and may_be_done(spec) else None
+    return Prepared(spec=spec, target=target, look=look)
+
+
+def _run(name: str, prepared: Prepared) -> ParallelRunResult:
+    watch = _Watch(name, get_run_logger())
+    try:
+        result = run_step(
+            prepared.spec,
+            prepared.target,
+            also_seen(watch),
+            Cancellation().raise_if_wanted,
+            _as_task(name),
+            _begun_by_this_task_run(),
+            prepared.look,
+        )
+    except BaseException as error:
+        watch.raised(error)
+        raise
+    finally:
+        if watch.run is not None:
+            watch.reported(prepared.spec.place_of(watch.run))
     _begun_by_this_task_run()  # forgotten: there is nothing to go on with
-    logger.info("%s", result, extra={"action": "ended"})
+    watch.returned(result)
     return result
 
 
@@ -218,13 +257,15 @@ def _target(config: ParallelRunConfig, logger: Logger) -> Target:
 
 
 def _as_task(name: str) -> Callable[[Reduction], dict[str, Any]]:
-    """Return the final reduction as a Prefect task of its own."""
+    """Return the final reduction as a Prefect task of its own, named after the step's."""
+    task_run = TaskRunContext.get()
+    above = task_run.task_run.name if task_run is not None else name
 
     def reduce_as_task(reduction: Reduction) -> dict[str, Any]:
         task = Task(
             fn=lambda: reduce(reduction),
             name="reduce",
-            task_run_name=f"{name} reduce",
+            task_run_name=lambda: f"{above} reduce",
             description="Judges the limits and writes the output.",
             cache_policy=NO_CACHE,
             persist_result=False,
@@ -243,23 +284,13 @@ def _is_worth_a_retry(_task: Task[..., Any], _task_run: TaskRun, state: State[An
     return isinstance(state.data, ComputeTargetError | OSError | asyncio.TimeoutError)
 
 
-class _Watch(LogWatch):
-    """Tells log and artifacts what happens in a run."""
+class _Watch(PrefectWatch):
+    """Remembers the run directory that this task run works in."""
 
-    def __init__(self, step: str, logger: Logger) -> None:
-        super().__init__(step, logger)
-        self._artifacts = RunArtifacts(step, logger)
+    run: RunDirectory | None = None
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
-        super().began(run, tally, dashboard)
+        self.run = run
         if (task := TaskRunContext.get()) is not None:
             _begun[task.task_run.id] = run
-        self._artifacts.began(run, tally, dashboard)
-
-    def progressed(self, tally: Tally) -> None:
-        super().progressed(tally)
-        self._artifacts.progressed(tally)
-
-    def ended(self, ledger: Ledger) -> None:
-        super().ended(ledger)
-        self._artifacts.ended(ledger)
+        super().began(run, tally, dashboard)

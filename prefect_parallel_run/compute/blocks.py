@@ -29,7 +29,7 @@ class DaskComputeTarget(Block):
         ```python
         from prefect_parallel_run import DaskComputeTarget, ParallelRunConfig
 
-        target = DaskComputeTarget.load("gpu-queue")
+        target = DaskComputeTarget.load("BLOCK_NAME")
         config = ParallelRunConfig(
             entry_script="score.py", error_threshold=0, output_action="append_row", compute_target=target
         )
@@ -38,7 +38,7 @@ class DaskComputeTarget(Block):
 
     _block_type_name = "Dask Compute Target"
     _block_type_slug = "dask-compute-target"
-    _logo_url = "https://docs.dask.org/en/stable/_images/dask_horizontal.svg"  # type: ignore[assignment]  # Prefect converts it
+    _logo_url = "https://avatars.githubusercontent.com/u/17131925?s=200&v=4"  # type: ignore[assignment]  # Prefect converts it
     _documentation_url = "https://docs.dask.org/en/stable/deploying.html"  # type: ignore[assignment]  # the same
     _description = "A Dask cluster to run ParallelRunSteps on: a running scheduler, or a cluster class that opens one."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -67,6 +68,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
             **make_receipt(tally, directory.run_id, task.identity, task.result, published),
             "format": task.row_format if task.target is not None else None,
             "limits": asdict(task.limits),
+            "finished": time.time(),
             **task.notes,
         }
         if task.target is not None and task.result is not None and is_remote(task.result):

@@ -1,4 +1,7 @@
-"""Like counts.py, but mini-batch --gate runs until a file --open appears; with --import, the import waits for that as well."""
+"""Like counts.py, but mini-batch --gate runs until a file --open appears; with --import, the import waits for that as well.
+
+With --poison, that mini-batch fails at once.
+"""
 
 import os
 import sys
@@ -7,6 +10,7 @@ import time
 from counts import note
 
 GATE = int(sys.argv[sys.argv.index("--gate") + 1])
+POISON = int(sys.argv[sys.argv.index("--poison") + 1]) if "--poison" in sys.argv else -1
 OPEN = sys.argv[sys.argv.index("--open") + 1]
 
 
@@ -22,6 +26,8 @@ if "--import" in sys.argv:
 
 def run(mini_batch, context):
     note("run", context.minibatch_index, context.try_number)
+    if context.minibatch_index == POISON:
+        raise ZeroDivisionError("division by zero")
     if context.minibatch_index == GATE:
         wait()
     return [os.path.basename(path) for path in mini_batch]

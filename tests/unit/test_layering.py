@@ -64,12 +64,18 @@ ORDER = [
     "cancellation",
     "references",
     "azure",
+    "kept_results",
+    "reuse",
+    "task_names",
     "step",
     "step_flow",
     "cli",
 ]
 HEAVY = {
-    "prefect": {"step", "step_flow", "cancellation", "compute.blocks", "observe.artifacts", "references"},
+    "prefect": {
+        *("step", "step_flow", "cancellation", "compute.blocks", "observe.artifacts", "observe.events", "references"),
+        *("kept_results", "reuse"),
+    },
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch", "node.service"},
 }

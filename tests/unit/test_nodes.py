@@ -14,7 +14,7 @@ from prefect_parallel_run.dispatch.nodes import Nodes
 from prefect_parallel_run.dispatch.opening import Journey
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, InputError
 from prefect_parallel_run.node.preflight import View
-from prefect_parallel_run.node.service import close_node, open_node, remove_node, take_bundle, view_node
+from prefect_parallel_run.node.service import LastWords, close_node, open_node, remove_node, take_bundle, view_node
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 
 SETTINGS = NodeSettings(
@@ -76,7 +76,7 @@ class Cluster:
         if function is open_node:
             name = await asyncio.wrap_future(self.openings[address])
             return {address: facts(name or arguments[0].node)}
-        return {address: [] if function is close_node else None}
+        return {address: LastWords([], []) if function is close_node else None}
 
     def join(self, *addresses):
         for address in addresses:

@@ -1,0 +1,149 @@
+"""A step that need not be repeated is a state named Cached, for Prefect and in its UI."""
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from prefect import flow, task
+from prefect.cache_policies import INPUTS, NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, PREFECT_TASKS_REFRESH_CACHE, temporary_settings
+
+from prefect_parallel_run import InputError, LimitExceededError
+
+from .conftest import wait_until
+
+
+@pytest.fixture
+def storage(tmp_path):
+    """Prefect's result storage, of this test alone."""
+    with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "storage"}):
+        yield tmp_path / "storage"
+
+
+def run(step, **parameters):
+    """Name of the state, and the result."""
+
+    @flow(name="states")
+    def states():
+        state = step(**parameters, return_state=True)
+        return state.name, state.result()
+
+    return states()
+
+
+def test_a_hit_is_cached_and_runs_nothing(workshop, storage, caplog):
+    """Once and again, also where the record in Prefect's storage is gone, as in another container."""
+    name, first = run(workshop.step())
+    assert (name, first.reused) == ("Completed", False)
+    for is_cleared in (False, False, True):
+        if is_cleared:
+            shutil.rmtree(storage)
+        name, again = run(workshop.step())
+        assert (name, again.reused, again.seconds) == ("Cached", True, 0.0)
+        assert again.model_copy(update={"reused": False, "seconds": first.seconds}) == first
+    assert "reused from an earlier run" in caplog.text
+    assert len(workshop.invocations()) == 10
+    assert all(b"pickle" not in record.read_bytes() for record in storage.iterdir())
+
+
+def test_what_is_no_hit(workshop, storage):
+    """Another input, argument, script or output; and limits that no longer forgive."""
+    step = workshop.step("poison.py", "--how", "raise", "--poison", "3", run_max_try=1)
+    _, first = run(step)
+    assert run(step)[0] == "Cached"
+    with open(first.output_file, "a") as file:
+        file.write("tampered\n")
+    name, second = run(step)
+    assert (name, second.reused) == ("Completed", False)
+    Path(second.output_file).unlink()
+    assert run(step)[0] == "Completed"
+    (workshop.files / "f003.txt").write_text("changed")
+    assert run(step)[0] == "Completed"
+    assert run(workshop.step("poison.py", "--how", "raise", "--poison", "4", run_max_try=1))[0] == "Completed"
+    assert run(step)[0] == "Completed"  # the result file is that of the other arguments
+    strict = workshop.step("poison.py", "--how", "raise", "--poison", "3", run_max_try=1, error_threshold=0)
+    with pytest.raises(LimitExceededError):
+        run(strict)
+
+
+def test_what_asks_for_a_new_run(workshop, storage):
+    """Prefect's own ways, and ours."""
+    step = workshop.step()
+    runs = [run(step)[1].run_id]
+    assert run(step)[0] == "Cached"
+    for other in (
+        step.with_options(refresh_cache=True),
+        step.with_options(cache_expiration=timedelta(0)),
+        step.with_options(cache_policy=NO_CACHE),
+        workshop.step(allow_reuse=False),
+    ):
+        name, result = run(other)
+        assert (name, result.reused) == ("Completed", False)
+        runs.append(result.run_id)
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+        name, result = run(step)
+    assert (name, result.reused) == ("Completed", False)
+    assert len({*runs, result.run_id}) == 6
+    name, latest = run(step.with_options(cache_expiration=timedelta(hours=1)))
+    assert (name, latest.run_id) == ("Cached", result.run_id)
+
+
+def test_a_policy_of_ones_own_decides(workshop, storage):
+    """Its key is Prefect's business; ours is not asked."""
+    step = workshop.step().with_options(cache_policy=INPUTS)
+    assert [run(step)[0] for _ in range(2)] == ["Completed", "Cached"]
+    Path(workshop.output / "parallel_run_step.txt").unlink()
+    assert run(step)[0] == "Cached"
+
+
+def test_without_results_in_prefect_the_step_answers_itself(workshop, storage):
+    """persist_result=False, and a storage that takes nothing: completed by Prefect's account, reused by ours."""
+    first = run(workshop.step())[1]
+    name, again = run(workshop.step().with_options(persist_result=False))
+    assert (name, again.reused, again.run_id) == ("Completed", True, first.run_id)
+    shutil.rmtree(storage)
+    storage.write_text("is no folder")
+    name, again = run(workshop.step())
+    assert (name, again.reused, again.run_id) == ("Completed", True, first.run_id)
+
+
+def test_errors_come_from_the_run_and_survive_the_storage(workshop, storage):
+    """A wrong input is the run's error, not a line in the log; kept as JSON, it is the same error."""
+    run(workshop.step())  # so that there is something to look for
+    shutil.rmtree(workshop.files)
+
+    states = []
+
+    @flow(name="fails")
+    def fails():
+        states.append(workshop.step()(return_state=True))
+
+    fails()
+    with get_client(sync_client=True) as client:
+        runs = FlowRunFilter(id=FlowRunFilterId(any_=[states[0].state_details.flow_run_id]))
+        ended = wait_until(lambda: [run.state for run in client.read_task_runs(flow_run_filter=runs) if run.state.is_failed()])
+    for state in (*states, *ended):
+        with pytest.raises(InputError, match="does not exist"):
+            state.result()
+
+
+def test_submitted_mapped_and_composed(workshop, storage):
+    """Futures are resolved before the key is asked for; a result as input counts by what it stands for."""
+
+    @task
+    def folder():
+        return str(workshop.files)
+
+    @flow(name="composed")
+    def composed():
+        first = workshop.step().submit(inputs=folder.submit())
+        second = workshop.step("counts.py", name="second", output=workshop.folder / "second").submit(inputs=first)
+        outputs = [workshop.folder / "third", workshop.folder / "fourth"]
+        futures = [first, second, *workshop.step(name="third").map(inputs=[first, second], output=outputs)]
+        return [future.wait() or future.state.name for future in futures]
+
+    assert composed() == ["Completed"] * 4
+    assert composed() == ["Cached"] * 4
