@@ -22,6 +22,7 @@ ORDER = [
     "records",
     "result",
     "validation",
+    "form_schema",
     "config_yaml",
     "config",
     "child",
