@@ -59,11 +59,13 @@ ORDER = [
     "replay",
     "cancellation",
     "references",
+    "form",
     "step",
+    "flows",
     "cli",
 ]
 HEAVY = {
-    "prefect": {"step", "cancellation", "compute.blocks", "observe.artifacts", "references"},
+    "prefect": {"step", "flows", "form", "cancellation", "compute.blocks", "observe.artifacts", "references"},
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch", "node.service"},
 }
