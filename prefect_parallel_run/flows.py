@@ -19,9 +19,7 @@ from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.step import ParallelRunStep
 
 _STEP_NAME = "^[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}$"
-_PREFECT_S_OWN_NAME = re.compile("[a-z]+-[a-z]+")  # two words, such as copper-bison; a person's name for a run stays
-
-
+_PREFECT_S_OWN_NAME = re.compile("[a-z]+-[a-z]+", re.IGNORECASE)  # two words, such as copper-bison, made up for every run
 _Input = PathLike | Dataset | ParallelRunResult | Input | Mapping[str, Any]
 
 
@@ -30,12 +28,22 @@ def _label(title: str, **more: Any) -> Any:
 
 
 def _run_name() -> str:
-    """Return a name that people can read: the step's, and when the run was due; or the one that somebody gave it."""
-    given = str(flow_run.name or "")
-    if given and not _PREFECT_S_OWN_NAME.fullmatch(given):
+    """Return a name that people can read: the step's, and the name that somebody gave the run, or else when it was due."""
+    step, given = str(flow_run.parameters.get("name", "parallel run")), str(flow_run.name or "")
+    return run_name(step, given, flow_run.scheduled_start_time or datetime.now(timezone.utc))
+
+
+def run_name(step: str, given: str, due: datetime) -> str:
+    """Return the name of a flow run, the same again for one that has it already.
+
+    >>> due = datetime(2026, 1, 31, 6, 0, tzinfo=timezone.utc)
+    >>> run_name("score", "copper-bison", due), run_name("score", "January again", due), run_name("score", "score: x", due)
+    ('score: 2026-01-31 06:00 UTC', 'score: January again', 'score: x')
+    """
+    if given.startswith(f"{step}: "):
         return given
-    due = flow_run.scheduled_start_time or datetime.now(timezone.utc)
-    return f"{flow_run.parameters.get('name', 'parallel run')}, {due:%Y-%m-%d %H:%M} UTC"
+    is_made_up = not given or _PREFECT_S_OWN_NAME.fullmatch(given) is not None
+    return f"{step}: {due.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC" if is_made_up else f"{step}: {given}"
 
 
 # Parameters are made into models here and not by Prefect, which would log them, secrets included, when one is wrong.
@@ -65,7 +73,8 @@ def parallel_run(
 
     Args:
         name: Of the step, as the log, the run directory and the artifacts show it; letters, digits, blanks, "_", "." and "-".
-        inputs: What the script is run over, files or tables; one after another, all of one kind.
+        inputs: What the script is run over, files or tables; one after another, all of one kind. Where one has to be written
+            as JSON, it is such as {"files": ["data/*.png"]}.
         output: Folder or URL for the result and the run directory; required for append_row.
         arguments: For the script, as on a command line, one per entry; the first starts with a dash. {output}, {inputs.NAME}
             and {side_inputs.NAME} are replaced by paths.

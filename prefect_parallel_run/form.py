@@ -224,7 +224,11 @@ class SideInput(FormModel):
     path: str = Field(min_length=1, title="Path", description="Path or URL.")
 
 
-_Target = Annotated[str, Field(title="Name or address", min_length=1)] | ComputeTarget | DaskComputeTarget
+_Target = (
+    Annotated[str, Field(title="Name or address", min_length=1)]
+    | ComputeTarget
+    | Annotated[DaskComputeTarget, Field(title="Saved block")]
+)
 
 
 class Settings(ParallelRunConfig):
