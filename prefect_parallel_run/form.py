@@ -234,19 +234,7 @@ _Target = (
 class Settings(ParallelRunConfig):
     """A ParallelRunConfig as the form shows it: a saved block is one more choice of a compute target."""
 
-    model_config = ConfigDict(json_schema_extra={"description": "The names are those of Azure ML's ParallelRunConfig."})
-
     compute_target: Annotated[str | ComputeTarget, ShownAs(_Target)] = ParallelRunConfig.model_fields["compute_target"]  # type: ignore[assignment]  # the same field
-
-
-SettingsFile = Annotated[
-    str,
-    Field(
-        min_length=1,
-        title="YAML file",
-        description="Path of a file that save_to_yaml wrote, ours or Azure ML's; seen from where the flow runs.",
-    ),
-]
 
 
 def configuration(given: Any) -> ParallelRunConfig:
@@ -283,7 +271,7 @@ def dataset(place: int, given: Any) -> Any:
     return _made(kind, where, given).dataset()
 
 
-def side_inputs(given: Any) -> dict[str, Any]:
+def side_inputs_by_name(given: Any) -> dict[str, Any]:
     """Return side inputs by name: a mapping as it is, a list of names and paths as a mapping.
 
     Raises:
