@@ -241,7 +241,10 @@ class ParallelRunConfig(FormModel):
     ] = Field(
         default=None,
         title="Result file",
-        description="Name of the result file under the output; empty: parallel_run_step.txt. Only for append_row.",
+        description=(
+            'Name of the result file under the output, without ~ " # % & * : < > ? / \\ { | }; empty: parallel_run_step.txt.'
+            " Only for append_row."
+        ),
     )
     append_row_format: Annotated[
         Annotated[Literal["text", "csv", "jsonl", "parquet"], Field(title="Chosen")] | None,

@@ -22,7 +22,7 @@ from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.form_schema import FormModel
 from prefect_parallel_run.validation import shown
 
-_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _LAST = 10  #: position of the fields that all inputs have; the others have none and come first
 _TAB, _NO_QUOTES = r"\t", "none"  #: how a form names what cannot be typed into it
 
@@ -48,7 +48,7 @@ class _Input(FormModel):
 
     name: str | None = Field(
         default=None,
-        pattern=_NAME,
+        pattern=_IDENTIFIER,
         title="Name",
         description="Of the input, as the script sees it; letters, digits and underscores. Empty: input_0, input_1, …",
         json_schema_extra={"position": _LAST},
@@ -220,14 +220,25 @@ class SideInput(FormModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, title="Side input")
 
-    name: str = Field(pattern=_NAME, title="Name", description="Arguments refer to it as {side_inputs.NAME}.")
+    name: str = Field(pattern=_IDENTIFIER, title="Name", description="Arguments refer to it as {side_inputs.NAME}.")
     path: str = Field(min_length=1, title="Path", description="Path or URL.")
+
+
+class SavedBlock(BaseModel):
+    """A Dask cluster that was saved as a block: choose one, or add it."""
+
+    # No object is one but a reference, which Prefect's server accepts beside it, under the title: that is why it has none of
+    # its own. The block's own schema has nothing that a reference lacks, so the server would refuse that for being both.
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"block_type_slug": DaskComputeTarget.get_block_type_slug(), "minProperties": 1},
+    )
 
 
 _Target = (
     Annotated[str, Field(title="Name or address", min_length=1)]
     | ComputeTarget
-    | Annotated[DaskComputeTarget, Field(title="Saved block")]
+    | Annotated[SavedBlock, Field(title="Saved block")]
 )
 
 

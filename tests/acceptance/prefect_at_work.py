@@ -110,6 +110,7 @@ class Prefect:
         pool = yaml.safe_load(RECIPE.read_text())["deployments"][0]["work_pool"]["name"]
         self.start("worker", "start", "--pool", pool, "--type", "process")
         wait_until(lambda: self.ask("/work_pools/filter", {}), 120, pause=0.5)
+        self.run("block", "register", "--module", "prefect_parallel_run")
         self.run("--no-prompt", "deploy", "--all", "--prefect-file", str(RECIPE.relative_to(ROOT)))
         self.deployments = {}
         for entry in self.ask("/deployments/filter", {}):

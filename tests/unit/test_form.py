@@ -140,6 +140,23 @@ def test_odd_file_names_are_accepted_as_by_the_configuration(config, name):
     assert configuration({**config, "append_row_file_name": name}).result_file_name == name
 
 
+@pytest.mark.parametrize(
+    ("target", "is_accepted"),
+    [
+        ("local", True),
+        ({"address": "tls://host:8786"}, True),
+        ({"$ref": "1045e876-8fcd-44e1-b875-5df0f1e09afc"}, True),
+        ({"$ref": {"block_document_id": "1045e876-8fcd-44e1-b875-5df0f1e09afc"}}, True),
+        ({}, True),  # a cluster whose fields are all empty; the flow says that one of three is missing
+        ({"adress": "tls://host:8786"}, False),
+        (1, False),
+    ],
+)
+def test_a_compute_target_is_a_name_a_cluster_or_a_saved_block(config, target, is_accepted):
+    """References are accepted in both forms that Prefect's UIs send."""
+    assert (refused(sent({**config, "compute_target": target})) == []) is is_accepted
+
+
 INPUTS = [
     (
         {"files": ["/data"], "partition_format": "{user}/*.wav", "name": "waves", "allow_empty": True},
