@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -18,8 +17,12 @@ from pydantic import (
     model_validator,
 )
 
+from prefect_parallel_run.form_schema import FormModel
 from prefect_parallel_run.validation import (
     ADDRESS,
+    FILE_NAME,
+    LONGEST_FILE_NAME,
+    SIZE,
     accept,
     at_least,
     cluster,
@@ -46,23 +49,28 @@ _DEFAULT_FILE_NAME = "parallel_run_step.txt"
 _CLASS_EXAMPLE = "'dask_jobqueue.SLURMCluster'"
 
 
-class Environment(BaseModel):
-    """An environment that is built once per node and cached: packages on top of an interpreter, or of what conda installs."""
+class Environment(FormModel):
+    """Packages that are installed once per node, on top of an interpreter or of what conda installs, and kept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, title="Packages")
 
     requirements: Annotated[list[str], BeforeValidator(requirement_lines)] = Field(
-        default=[], description="Packages as pip names them; lines of a requirements file."
+        default=[],
+        title="Requirements",
+        description="Packages as pip names them, such as numpy==2.2; lines of a requirements file, one per entry.",
     )
     python: Annotated[str | None, BeforeValidator(interpreter)] = Field(
         default=None,
+        title="Python",
         description="Interpreter to build on: a version such as 3.11, or a path; empty: the one that runs the Dask worker.",
     )
     conda_file: Annotated[str | None, BeforeValidator(file_to_read)] = Field(
-        default=None, description="Environment file for conda; it says which Python, so not together with python."
+        default=None,
+        title="Conda file",
+        description="Environment file for conda; it says which Python, so not together with one above.",
     )
     name: Annotated[str | None, optional("a text", lambda value: isinstance(value, str))] = Field(
-        default=None, description="Display text."
+        default=None, title="Name", description="Display text."
     )
 
     @model_validator(mode="after")
@@ -73,21 +81,43 @@ class Environment(BaseModel):
         return self
 
 
-class ComputeTarget(BaseModel):
-    """A Dask cluster to run on; exactly one of address, scheduler_file and cluster_class."""
+class ComputeTarget(FormModel):
+    """A Dask cluster: the address or the scheduler file of a running one, or a class that opens one; one of these three."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, title="Cluster")
 
-    address: str | None = Field(default=None, description="tcp:// or tls:// address of a running scheduler.")
-    scheduler_file: str | None = Field(default=None, description="Path of a running scheduler's file.")
-    cluster_class: str | None = Field(default=None, description="Dotted name of a Dask cluster class.")
-    cluster_kwargs: dict[str, Any] = Field(
-        default={}, repr=False, description="Arguments of the cluster class; plain values, as JSON has them."
+    address: str | None = Field(
+        default=None,
+        title="Address",
+        description="Of a running scheduler, such as tls://host:8786 or tcp://127.0.0.1:8786.",
     )
-    allow_insecure: bool = Field(default=False, description="Accept a plain tcp:// scheduler on another host.")
-    tls_ca_file: str | None = Field(default=None, description="Certificate authority of a tls:// scheduler; a PEM file.")
-    tls_cert_file: str | None = Field(default=None, description="Our certificate for a tls:// scheduler; a PEM file.")
-    tls_key_file: str | None = Field(default=None, description="The certificate's key; a PEM file.")
+    scheduler_file: str | None = Field(
+        default=None, title="Scheduler file", description="Path of the file that a running scheduler has written."
+    )
+    cluster_class: str | None = Field(
+        default=None,
+        title="Cluster class",
+        description="Dotted name of a Dask cluster class that is opened for the step, such as dask_jobqueue.SLURMCluster.",
+    )
+    cluster_kwargs: dict[str, Any] = Field(
+        default={},
+        repr=False,
+        title="Arguments of the cluster class",
+        description=(
+            'A JSON object, such as {"queue": "normal"}. Passwords belong in a Prefect secret, given as'
+            ' "{{ prefect.blocks.secret.NAME }}".'
+        ),
+    )
+    allow_insecure: bool = Field(
+        default=False, title="Allow insecure", description="Accept a plain tcp:// scheduler on another host."
+    )
+    tls_ca_file: str | None = Field(
+        default=None, title="TLS: authority", description="Certificate authority of a tls:// scheduler; path of a PEM file."
+    )
+    tls_cert_file: str | None = Field(
+        default=None, title="TLS: certificate", description="Our certificate for a tls:// scheduler; path of a PEM file."
+    )
+    tls_key_file: str | None = Field(default=None, title="TLS: key", description="The certificate's key; path of a PEM file.")
 
     @field_validator("cluster_kwargs")
     @classmethod
@@ -118,13 +148,16 @@ class ComputeTarget(BaseModel):
         return self
 
 
-class ParallelRunConfig(BaseModel):
-    """How a ParallelRunStep runs. Source: CONTRACT.md 1; the names are those of Azure ML's ParallelRunConfig."""
+class ParallelRunConfig(FormModel):
+    """How a step runs. The names are those of Azure ML's ParallelRunConfig."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True, title="Settings")
 
+    # In the order of the form: what is required, what a run does, what it forgives, what it writes, where it runs, and
+    # then what is rarely changed. Source: CONTRACT.md 1.
     entry_script: str = Field(
         title="Entry script",
+        min_length=1,
         description="Path of the script, relative to the source directory when that is given; a dotted name is fine.",
     )
     error_threshold: Annotated[int, at_least(-1)] = Field(
@@ -136,54 +169,47 @@ class ParallelRunConfig(BaseModel):
         title="Output action",
         description="append_row publishes every returned row in one file; summary_only counts them.",
     )
-    environment: Annotated[
-        str | Environment | None,
-        optional("a path, or an Environment", lambda value: isinstance(value, str | Environment | dict)),
+    source_directory: str | None = Field(
+        default=None,
+        title="Source directory",
+        description="Folder that travels to the nodes with the script, and is importable for it; empty: the script's own.",
+    )
+    mini_batch_size: Annotated[
+        Annotated[int, Field(title="Number", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
+        BeforeValidator(size),
     ] = Field(
         default=None,
-        title="Environment",
-        description="Where the script runs: this interpreter, the path of another (or of a virtual environment), or packages.",
+        title="Mini-batch size",
+        description="Files per run() (default 10), or bytes of a table per run(), about (default 1 MB); such as 5 or 10MB.",
     )
-    compute_target: Annotated[
-        str | ComputeTarget,
-        BeforeValidator(cluster),
+    partition_keys: Annotated[
+        Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None, BeforeValidator(keys)
     ] = Field(
-        default="local",
-        title="Compute target",
-        description="Where to run: 'local', the address or scheduler file of a running Dask cluster, or a cluster class.",
+        default=None,
+        title="Partition keys",
+        description="One mini-batch per existing combination of these keys; not together with a mini-batch size.",
     )
     node_count: Annotated[int, at_least(1)] = Field(
         default=1, ge=1, title="Nodes", description="Nodes used; a node is one Dask worker process."
     )
-    node_start_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
-        default=120,
-        gt=0,
-        title="Wait for nodes, s",
-        description="Seconds to wait for all nodes; then the step starts with those there are, and uses others as they come.",
-    )
-    min_nodes: Annotated[int | None, optional("a whole number, 1 or more", lambda value: is_int(value) and value >= 1)] = Field(
-        default=None,
-        title="Nodes at least",
-        description="Start with so many; a cluster of our own grows to node_count while work waits, and shrinks again.",
-    )
     process_count_per_node: Annotated[
-        int | None, optional("a whole number, 1 or more", lambda value: is_int(value) and value >= 1)
+        Annotated[int, Field(ge=1)] | None,
+        optional("a whole number, 1 or more", lambda value: is_int(value) and value >= 1),
     ] = Field(
         default=None,
         title="Processes per node",
         description="Processes per node that run the script; empty: 1 on a node with a GPU, else as many as it has cores.",
     )
-    mini_batch_size: Annotated[int | str | None, BeforeValidator(size)] = Field(
-        default=None,
-        title="Mini-batch size",
-        description="Files per run() (default 10), or bytes of a table per run(), about (default 1 MB); such as 5 or 10MB.",
-    )
-    source_directory: str | None = Field(
-        default=None, title="Source directory", description="Folder that travels to the nodes with the script."
-    )
-    description: str | None = Field(default=None, title="Description", description="Display text.")
-    logging_level: Annotated[Literal["WARNING", "INFO", "DEBUG"], word("WARNING", "INFO", "DEBUG")] = Field(
-        default="INFO", title="Logging level", description="Of our own log lines and of EntryScript().logger."
+    compute_target: Annotated[
+        Annotated[str, Field(title="Name or address", min_length=1)] | ComputeTarget,
+        BeforeValidator(cluster),
+    ] = Field(
+        default="local",
+        title="Compute target",
+        description=(
+            "Where to run: local (this machine), the address or scheduler file of a running Dask cluster, a cluster class,"
+            " or a saved block as {{ prefect.blocks.dask-compute-target.NAME }}."
+        ),
     )
     run_invocation_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
         default=60,
@@ -194,35 +220,84 @@ class ParallelRunConfig(BaseModel):
     run_max_try: Annotated[int, at_least(1)] = Field(
         default=3, ge=1, title="Tries", description="Tries per mini-batch, the first included."
     )
-    append_row_file_name: Annotated[str | None, BeforeValidator(file_name)] = Field(
-        default=None,
-        title="Result file",
-        description="Name of the result file under the output; empty: parallel_run_step.txt. Only for append_row.",
-    )
     allowed_failed_count: Annotated[
-        int | None, optional("a whole number, -1 or more", lambda value: is_int(value) and value >= -1)
+        Annotated[int, Field(ge=-1)] | None,
+        optional("a whole number, -1 or more", lambda value: is_int(value) and value >= -1),
     ] = Field(
         default=None,
         title="Allowed failed mini-batches",
         description="Failed mini-batches that are forgiven; -1 or empty forgives all.",
     )
     allowed_failed_percent: Annotated[
-        float | None, optional("a number from 0 to 100", lambda value: is_number(value) and 0 <= value <= 100)
+        Annotated[float, Field(ge=0, le=100)] | None,
+        optional("a number from 0 to 100", lambda value: is_number(value) and 0 <= value <= 100),
     ] = Field(
         default=None,
         title="Allowed failed mini-batches, %",
         description="The same in percent of the planned mini-batches; 100 or empty forgives all.",
     )
-    partition_keys: Annotated[list[str] | None, BeforeValidator(keys)] = Field(
+    append_row_file_name: Annotated[
+        Annotated[str, Field(pattern=FILE_NAME, max_length=LONGEST_FILE_NAME)] | None, BeforeValidator(file_name)
+    ] = Field(
         default=None,
-        title="Partition keys",
-        description="One mini-batch per existing combination of these keys; not together with a mini-batch size.",
+        title="Result file",
+        description=(
+            'Name of the result file under the output, without ~ " # % & * : < > ? / \\ { | }; empty: parallel_run_step.txt.'
+            " Only for append_row."
+        ),
+    )
+    append_row_format: Annotated[
+        Annotated[Literal["text", "csv", "jsonl", "parquet"], Field(title="Chosen")] | None,
+        optional("text, csv, jsonl or parquet", lambda value: value in ("text", "csv", "jsonl", "parquet")),
+    ] = Field(
+        default=None,
+        title="Result format",
+        description="How rows are written; nothing chosen: by the file name's ending .jsonl or .parquet, else text.",
+    )
+    append_row_header: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
+        default=False, title="Header line", description="Write column names as the first line of a text result."
+    )
+    environment: Annotated[
+        Annotated[str, Field(title="Path", min_length=1)] | Environment | None,
+        optional("a path, or an Environment", lambda value: isinstance(value, str | Environment | dict)),
+    ] = Field(
+        default=None,
+        title="Environment",
+        description=(
+            "What the script runs in: empty, this interpreter; the path of another one or of a virtual environment; or packages"
+            " that are installed."
+        ),
     )
     environment_variables: Annotated[dict[str, str], BeforeValidator(variables)] = Field(
         default={},
         repr=False,
         title="Environment variables",
-        description="Set in the processes that run the script, before it is imported; values are secrets.",
+        description=(
+            'Set for the script before it is imported; a JSON object such as {"TOKEN": "{{ prefect.blocks.secret.NAME }}"}.'
+            " Such a reference to a secret block is looked up when the step runs; what is typed here itself can be read in"
+            " Prefect by everybody."
+        ),
+    )
+    description: str | None = Field(default=None, title="Description", description="Display text.")
+    logging_level: Annotated[Literal["WARNING", "INFO", "DEBUG"], word("WARNING", "INFO", "DEBUG")] = Field(
+        default="INFO", title="Logging level", description="Of our own log lines and of EntryScript().logger."
+    )
+    node_start_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
+        default=120,
+        gt=0,
+        title="Wait for nodes, s",
+        description="Seconds to wait for all nodes; then the step starts with those there are, and uses others as they come.",
+    )
+    min_nodes: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        optional("a whole number, 1 or more", lambda value: is_int(value) and value >= 1),
+    ] = Field(
+        default=None,
+        title="Nodes at least",
+        description=(
+            "Start with so many, at most the nodes above; a cluster of our own grows to those while work waits, and shrinks"
+            " again. Empty: all of them."
+        ),
     )
     init_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
         default=600, gt=0, title="Timeout of init(), s", description="Seconds for import and init() of one process."
@@ -230,21 +305,13 @@ class ParallelRunConfig(BaseModel):
     retry_delay_seconds: Annotated[float, accept("seconds, 0 or more", lambda value: is_number(value) and value >= 0)] = Field(
         default=0, ge=0, title="Pause before a retry, s", description="Seconds before the next try of a mini-batch."
     )
-    append_row_format: Annotated[
-        Literal["text", "csv", "jsonl", "parquet"] | None,
-        optional("text, csv, jsonl or parquet", lambda value: value in ("text", "csv", "jsonl", "parquet")),
+    process_memory_limit: Annotated[
+        Annotated[int, Field(title="Bytes", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
+        BeforeValidator(size),
     ] = Field(
         default=None,
-        title="Result format",
-        description="How rows are written; empty: by the file name's ending .jsonl or .parquet, else text.",
-    )
-    append_row_header: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
-        default=False, title="Header line", description="Write column names as the first line of a text result."
-    )
-    process_memory_limit: Annotated[int | str | None, BeforeValidator(size)] = Field(
-        default=None,
         title="Memory limit per process",
-        description="Bytes, or such as 4GB; a process over it is killed and its try fails.",
+        description="Bytes, or such as 4GB; a process over it is killed and its try fails. Empty: none.",
     )
     isolate_failed_items: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
         default=False,

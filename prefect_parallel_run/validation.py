@@ -11,13 +11,17 @@ from pydantic import BaseModel, BeforeValidator, ValidationInfo
 
 from prefect_parallel_run.units import parse_size
 
-_FORBIDDEN_IN_FILE_NAMES = re.compile(r'[~"#%&*:<>?/\\{|}\x00-\x1f\x7f]')
+_IN_NO_FILE_NAME = r'~"#%&*:<>?/\\{|}\x00-\x1f\x7f'
+_FORBIDDEN_IN_FILE_NAMES = re.compile(f"[{_IN_NO_FILE_NAME}]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _VERSION = re.compile(r"3\.(9|[1-9][0-9])(\.[0-9]+)?")
 _ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^\s/@]+")
 _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 ADDRESS = "an address such as tcp://127.0.0.1:8786 or tls://host:8786"
-_LONGEST_FILE_NAME = 255  #: bytes, a file system's limit
+LONGEST_FILE_NAME = 255  #: bytes, a file system's limit
+# The same rules as a form's schema has them; a browser and Prefect's server read them, so they are plain.
+SIZE = r"^0*[1-9][0-9]*([KkMmGg][Bb])?$"
+FILE_NAME = rf"^(\.{{3,}}|\.*[^.{_IN_NO_FILE_NAME}][^{_IN_NO_FILE_NAME}]*)$"
 _LONGEST_SHOWN = 200  #: characters of a wrong value in an error
 
 
@@ -127,8 +131,8 @@ def file_name(value: Any, info: ValidationInfo) -> Any:
             reason = "a file name that is not empty, '.' or '..'"
         elif _FORBIDDEN_IN_FILE_NAMES.search(value):
             reason = r'a file name without control characters and without ~ " # % & * : < > ? / \ { | }'
-        elif len(value.encode("utf-8", "surrogatepass")) > _LONGEST_FILE_NAME:
-            reason = f"a file name of at most {_LONGEST_FILE_NAME} bytes"
+        elif len(value.encode("utf-8", "surrogatepass")) > LONGEST_FILE_NAME:
+            reason = f"a file name of at most {LONGEST_FILE_NAME} bytes"
         else:
             return value
     raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {reason}, or None")

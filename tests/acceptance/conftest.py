@@ -30,12 +30,12 @@ def ours(*parts: str) -> list[psutil.Process]:
     return found
 
 
-def wait_until(fact, seconds=60.0):
+def wait_until(fact, seconds=60.0, pause=0.02):
     """Return what *fact* returns once that is true; the bound is generous."""
     deadline = time.monotonic() + seconds
     while not (value := fact()):
         assert time.monotonic() < deadline, "the event did not come"
-        time.sleep(0.02)
+        time.sleep(pause)
     return value
 
 
@@ -74,6 +74,19 @@ def prefect_server(tmp_path_factory):
     patch.undo()
     left = ours()
     assert not left, left
+
+
+@pytest.fixture(scope="session")
+def at_work(tmp_path_factory):
+    """A server, a worker and the deployments of deployments/prefect.yaml; one for all tests that need them."""
+    from .prefect_at_work import Prefect
+
+    prefect = Prefect(tmp_path_factory.mktemp("at_work"))
+    try:
+        prefect.deploy()
+        yield prefect
+    finally:
+        prefect.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -1,120 +1,113 @@
-"""The recipe for one machine, followed word for word: a server, a worker, the deployments, one run that completes."""
+"""deployments/prefect.yaml, followed word for word: what is deployed, started with parameters, and run by a schedule."""
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import urllib.request
-from pathlib import Path
+import urllib.error
+from datetime import datetime, timedelta, timezone
 
-import psutil
 import pytest
 import yaml
 
+from prefect_parallel_run import ParallelRunResult
+
 from .conftest import wait_until
+from .prefect_at_work import RECIPE, ROOT
 
-ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "deployments" / "local" / "prefect.yaml"
+READ_RESULT = """
+import sys
+from prefect import get_client
 
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Prefect:
-    """The prefect command in a home of its own, against a server of its own."""
-
-    def __init__(self, folder):
-        self.port = free_port()
-        self.api = f"http://127.0.0.1:{self.port}/api"
-        self.log = folder / "log.txt"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        self.environment = kept | {
-            "PREFECT_HOME": str(folder / "home"),
-            "PREFECT_API_URL": self.api,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "PYTHONPATH": str(ROOT),
-        }
-        self.started = []
-
-    def start(self, *command):
-        with self.log.open("ab") as log:
-            self.started.append(subprocess.Popen(self.line(command), stdout=log, stderr=log, env=self.environment, cwd=ROOT))
-
-    def run(self, *command):
-        ended = subprocess.run(
-            self.line(command), capture_output=True, text=True, env=self.environment, cwd=ROOT, timeout=120, check=False
-        )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        return ended.stdout
-
-    def line(self, command):
-        return [sys.executable, "-m", "prefect", *command]
-
-    def ask(self, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.api + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def is_up(self):
-        assert self.started[0].poll() is None, self.log.read_text()
-        try:
-            return self.ask("/health")
-        except OSError:
-            return False
-
-    def stop(self):
-        """Worker first, so that it can take its leave."""
-        left = [child for process in self.started for child in psutil.Process(process.pid).children(recursive=True)]
-        for process in reversed(self.started):
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-        _, alive = psutil.wait_procs(left, 20)
-        for process in alive:
-            process.kill()
-        assert not alive, alive
+with get_client(sync_client=True) as client:
+    print(client.read_flow_run(sys.argv[1]).state.result().model_dump_json())
+"""
 
 
-@pytest.fixture
-def prefect(tmp_path):
-    command = Prefect(tmp_path)
-    command.start("server", "start", "--port", str(command.port))
-    yield command
-    command.stop()
-
-
-def test_the_local_recipe(prefect, tmp_path):
-    """What deployments/README.md says to do, with a folder of the test's for the results."""
-    wait_until(prefect.is_up, 180)
+def test_what_is_deployed(at_work):
+    """Every deployment of the file, with its schedules, working in the clone."""
     content = yaml.safe_load(RECIPE.read_text())
-    prefect.start("worker", "start", "--pool", content["deployments"][0]["work_pool"]["name"], "--type", "process")
-    wait_until(lambda: prefect.ask("/work_pools/filter", {}), 120)
-    prefect.run("--no-prompt", "deploy", "--all", "--prefect-file", str(RECIPE.relative_to(ROOT)))
-
-    deployed = {entry["entrypoint"]: entry for entry in prefect.ask("/deployments/filter", {})}
-    assert set(deployed) == {deployment["entrypoint"] for deployment in content["deployments"]}
+    deployed = {(entry["entrypoint"], entry["name"]): entry for entry in at_work.deployments.values()}
+    assert set(deployed) == {(deployment["entrypoint"], deployment["name"]) for deployment in content["deployments"]}
+    kinds = set()
     for deployment in content["deployments"]:
-        (schedule,) = deployed[deployment["entrypoint"]]["schedules"]
-        assert schedule["active"] == deployment["schedules"][0]["active"]
-        (step,) = deployed[deployment["entrypoint"]]["pull_steps"]
+        entry = deployed[deployment["entrypoint"], deployment["name"]]
+        wanted = [(one["slug"], one["active"]) for one in deployment.get("schedules", [])]
+        assert [(one["slug"], one["active"]) for one in entry["schedules"]] == wanted
+        kinds |= {key for one in entry["schedules"] for key in one["schedule"]}
+        (step,) = entry["pull_steps"]
         assert step == {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
-    kinds = {key for entry in deployed.values() for key in entry["schedules"][0]["schedule"]}
     assert {"cron", "interval"} <= kinds
 
-    prefect.run("deployment", "run", "digits/local", "--param", f"folder={json.dumps(str(tmp_path / 'digits'))}")
-    (asked,) = [entry for entry in prefect.ask("/flow_runs/filter", {}) if entry["auto_scheduled"] is False]
 
-    def final():
-        state = prefect.ask(f"/flow_runs/{asked['id']}")["state"]
-        return state if state["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"} else None
-
-    state = wait_until(final, 180)
-    assert state["type"] == "COMPLETED", (state, prefect.log.read_text())
+def test_an_example_flow(at_work, tmp_path):
+    """Started as the README says, with a folder of the test's for the results."""
+    at_work.run("deployment", "run", "digits/local", "--param", f"folder={json.dumps(str(tmp_path / 'digits'))}")
+    deployment = at_work.deployments["digits/local"]["id"]
+    wanted = {"flow_runs": {"deployment_id": {"any_": [deployment]}}}
+    (asked,) = [entry for entry in at_work.ask("/flow_runs/filter", wanted) if entry["auto_scheduled"] is False]
+    state = at_work.final(asked["id"])
+    assert state["type"] == "COMPLETED", (state, at_work.log.read_text())
     rows = (tmp_path / "digits" / "scores" / "parallel_run_step.txt").read_text().splitlines()
     assert len(rows) == 1797
+
+
+def test_the_ready_made_flow_with_parameters_as_the_form_sends_them(at_work, files, scripts, tmp_path):
+    """The server accepts them, the flow gets models, the result can be read by whoever started it; a wrong value is refused."""
+    deployment = at_work.deployments["parallel-run/form"]["id"]
+    parameters = {
+        "name": "echo",
+        "inputs": [{"files": [str(files)], "allow_empty": False}],
+        "output": str(tmp_path / "out"),
+        "arguments": ["--where", "{output}"],
+        "allow_reuse": True,
+        "config": {
+            "entry_script": "echo.py",
+            "source_directory": str(scripts),
+            "error_threshold": 0,
+            "output_action": "append_row",
+            "mini_batch_size": "25",
+            "compute_target": "local",
+            "node_count": 1,
+            "process_count_per_node": 1,
+            "run_invocation_timeout": 60,
+            "environment_variables": {"__prefect_kind": "json"},  # what an editor that was left empty sends
+        },
+    }
+    wrong = {**parameters, "config": {**parameters["config"], "mini_batch_size": "25 files"}}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        at_work.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": wrong})
+    assert refused.value.code == 409
+    assert "config" in refused.value.read().decode()
+
+    run = at_work.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
+    state = at_work.final(run)
+    assert state["type"] == "COMPLETED", (state, at_work.log.read_text())
+    said = subprocess.run(
+        [sys.executable, "-c", READ_RESULT, run],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=at_work.environment,
+        timeout=120,
+    )
+    result = ParallelRunResult.model_validate_json(said.stdout)
+    assert (result.items_succeeded, result.mini_batches_total, result.name) == (100, 4, "echo")
+    assert at_work.ask(f"/flow_runs/{run}")["name"].startswith("echo: 20")
+
+
+def test_an_interval_schedule_fires(at_work, tmp_path):
+    """On the deployment of one's own script; what the schedule starts completes."""
+    deployment = at_work.deployments["parallel-run/count-lines"]["id"]
+    soon = datetime.now(timezone.utc) + timedelta(seconds=10)  # a scheduler that is late for it has the next one a minute later
+    schedule = {"interval": 60, "anchor_date": soon.isoformat(), "timezone": "UTC"}
+    asked = {"schedule": schedule, "active": True, "parameters": {"output": str(tmp_path / "out")}}
+    (made,) = at_work.ask(f"/deployments/{deployment}/schedules", [asked])
+    wanted = {"flow_runs": {"deployment_id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    (first, *_) = wait_until(lambda: at_work.ask("/flow_runs/filter", wanted), 120, pause=0.5)
+    state = at_work.final(first["id"])
+    at_work.ask(f"/deployments/{deployment}/schedules/{made['id']}", method="DELETE")
+    assert first["auto_scheduled"]
+    assert state["type"] == "COMPLETED", (state, at_work.log.read_text())
+    lines = (tmp_path / "out" / "lines.csv").read_text().splitlines()
+    assert lines[0] == "file,lines,bytes"
+    assert any(line.startswith("flows.py,") for line in lines)

@@ -20,8 +20,8 @@ from prefect_parallel_run.compute.class_words import words_for
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = ROOT / "deployments"
 SCHEMAS = ROOT / "tests" / "schemas"
-PREFECT_FILES = sorted(DEPLOYMENTS.glob("*/prefect.yaml"))
-TYPES = {"local": "process", "docker": "process", "slurm": "process", "kubernetes": "kubernetes"}
+PREFECT_FILES = sorted(DEPLOYMENTS.glob("**/prefect.yaml"))
+TYPES = {"deployments": "process", "docker": "process", "slurm": "process", "kubernetes": "kubernetes"}
 KINDS = {
     "Deployment": "io.k8s.api.apps.v1.Deployment",
     "Job": "io.k8s.api.batch.v1.Job",
@@ -44,7 +44,7 @@ def manifests(name):
 def deployments():
     for path in PREFECT_FILES:
         for deployment in yaml.safe_load(path.read_text())["deployments"]:
-            name = f"{path.parent.name}-{deployment['name']}-{deployment['entrypoint'].partition(':')[2]}"
+            name = f"{path.parent.name}-{deployment['name']}-{re.split('[:.]', deployment['entrypoint'])[-1]}"
             yield pytest.param(path.parent.name, deployment, id=name)
 
 
@@ -116,12 +116,31 @@ def test_its_steps_exist(path):
         assert set(arguments) - {"id", "requires"} <= set(inspect.signature(import_object(name)).parameters)
 
 
+def check_ready_made(entrypoint, parameters):
+    """By the schema that the server holds them against, and by what the flow makes of them."""
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.utilities.callables import parameter_schema
+    from prefect.utilities.schema_tools import validate
+
+    from prefect_parallel_run.form import configuration, dataset
+
+    flow = load_flow_from_entrypoint(entrypoint)
+    validate(parameters, parameter_schema(flow).model_dump_for_openapi(), raise_on_error=True, ignore_required=True)
+    if parameters:
+        configuration(parameters["config"])
+        assert [dataset(place, given).kind for place, given in enumerate(parameters["inputs"])] == ["file"]
+
+
 @pytest.mark.parametrize(("kind", "deployment"), list(deployments()))
-def test_its_flow_takes_the_parameters(kind, deployment):
+def test_its_flow_takes_the_parameters(kind, deployment, monkeypatch):
     """The flow is there, and its parameters, the compute target's fields included, are valid."""
     from prefect_parallel_run.config import ComputeTarget, ParallelRunConfig
 
+    monkeypatch.chdir(ROOT)  # where the deployment's pull step goes
     path, _, name = deployment["entrypoint"].partition(":")
+    if not name:
+        check_ready_made(path, deployment.get("parameters", {}))
+        return
     functions = [node for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, ast.FunctionDef)]
     (flow,) = [node for node in functions if node.name == name]
     assert any(ast.unparse(decorator).startswith("flow") for decorator in flow.decorator_list)
@@ -355,7 +374,7 @@ def test_every_file_is_known():
     """One that is added gets a test."""
     known = {
         "README.md",
-        "local/prefect.yaml",
+        "prefect.yaml",
         *(
             f"docker/{name}"
             for name in ("Dockerfile", "Dockerfile.dockerignore", "certificates.py", "compose.yaml", "prefect.yaml")

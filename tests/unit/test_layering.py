@@ -22,6 +22,7 @@ ORDER = [
     "records",
     "result",
     "validation",
+    "form_schema",
     "config_yaml",
     "config",
     "child",
@@ -67,14 +68,16 @@ ORDER = [
     "kept_results",
     "reuse",
     "task_names",
+    "form",
     "step",
     "step_flow",
+    "flows",
     "cli",
 ]
 HEAVY = {
     "prefect": {
-        *("step", "step_flow", "cancellation", "compute.blocks", "observe.artifacts", "observe.events", "references"),
-        *("kept_results", "reuse"),
+        *("step", "step_flow", "flows", "form", "cancellation", "compute.blocks", "references"),
+        *("observe.artifacts", "observe.events", "kept_results", "reuse"),
     },
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch", "node.service"},
