@@ -154,8 +154,8 @@ def run_step(
                 if ledger.is_untouched() and not directory.plan.exists():
                     _remove_what_never_began(directory, mirror, stack)
                 else:
-                    is_cancelled = not isinstance(error, Exception)
-                    _report_in_time(directory, watch, _REPORT_IF_CANCELLED if is_cancelled else _REPORT_IF_FAILED)
+                    seconds = _REPORT_IF_FAILED if isinstance(error, Exception) else _REPORT_IF_CANCELLED
+                    stack.callback(_report_in_time, directory, watch, seconds)  # once the cluster is gone
                 raise
             ledger.note(status="succeeded", reason="")
             note_drive_end(ledger, "succeeded", "")

@@ -1,5 +1,6 @@
 """A node whose slots become more or fewer while leases go on, with real processes."""
 
+import json
 import os
 import random
 import threading
@@ -78,8 +79,11 @@ def test_a_node_grows_and_shrinks_while_it_has_nothing_to_do(made):
     assert node.resize(9, 1) == (2, 2, 3, ())  # it was overtaken
     assert node.close(graceful=True) == []
     assert len(made.noted("shutdown")) == len(made.noted("init")) == 4
-    names = {path.name for path in (made.bench.run / "logs").iterdir() if path.name.endswith(".stdout.txt")}
-    assert names == {f"node-0.{number}.1.stdout.txt" for number in range(4)}
+    lives = map(json.loads, (made.bench.run / "logs" / "node-0.processes.jsonl").read_text().splitlines())
+    reasons = {life["process"]: life["reason"] for life in lives if life["event"] == "ended"}
+    assert reasons == {
+        f"node-0.{number}.1": reason for number, reason in enumerate(("shut_down", *["retired"] * 2, "shut_down"))
+    }
 
 
 def test_a_slot_that_goes_finishes_what_it_runs_and_gives_the_rest_back(made):

@@ -166,7 +166,7 @@ def test_the_command_writes_it(made, tmp_path, capsys):
     elsewhere = tmp_path / "elsewhere.html"
     elsewhere.write_text("old")
     assert main(["report", str(made.directory.path), "--output", str(elsewhere), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"report": str(elsewhere)}
+    assert json.loads(capsys.readouterr().out) == {"run": made.directory.run_id, "report": str(elsewhere)}
     assert read(elsewhere.read_text()).tags <= ALLOWED
     assert main(["report", str(made.directory.path), "--output", str(tmp_path / "nowhere" / "x.html")]) == 1
     assert "No such file" in capsys.readouterr().err

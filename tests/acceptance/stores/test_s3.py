@@ -97,7 +97,7 @@ def test_an_output_in_a_store(workshop, s3, capsys, tmp_path):
     receipt = json.loads(s3.cat_file(result.receipt))
     assert receipt["items"] == {"total": 100, "succeeded": 100, "failed": 0, "not_reached": 0}
     names = {name.rpartition("/")[2] for name in s3.ls(result.run_directory)}
-    assert names >= {"plan.parquet", "ledger.sqlite", "parts", "receipt.json", "run.json", "failed_items.jsonl"}
+    assert names >= {"plan.parquet", "ledger.sqlite", "parts", "receipt.json", "report.html", "run.json", "failed_items.jsonl"}
     logs = {name.rpartition("/")[2] for name in s3.ls(f"{result.run_directory}/logs")}
     assert logs >= {"processed_mini-batches.csv", "progress.csv", "node-0.processes.jsonl", "node-0.resources.csv"}
     assert "status  succeeded\n" in s3.cat_file(f"{result.run_directory}/logs/job_progress_overview.txt").decode()
