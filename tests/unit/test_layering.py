@@ -22,6 +22,7 @@ ORDER = [
     "records",
     "result",
     "validation",
+    "csv_options",
     "config_yaml",
     "config",
     "child",
