@@ -23,7 +23,7 @@ from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environm
 from prefect_parallel_run.node.idle import IdleSlots
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
-from prefect_parallel_run.node.slot import Slot, SlotStoppedError, SlotUnusableError, Work
+from prefect_parallel_run.node.slot import Slot, SlotRetiredError, SlotStoppedError, SlotUnusableError, Work
 from prefect_parallel_run.node.spares import Spares
 from prefect_parallel_run.node.starting import Starter, StartFailure
 from prefect_parallel_run.policy.spares import SpareNeed
@@ -70,7 +70,7 @@ class Node:
         # A spare is started before it is known whom it will replace: it fits where all slots are alike.
         alike = starters[0] if starters and all(given == variables[0] for given in variables) else None
         self._spares = Spares(alike, SpareNeed(settings.run_invocation_timeout))
-        self._slots = [Slot(number, settings, starter, self._spares) for number, starter in enumerate(starters)]
+        self._slots = [Slot(number, settings, starter, self._spares, self._retire) for number, starter in enumerate(starters)]
         self._usable = len(self._slots)
         self._idle = IdleSlots()
         self._recalls: dict[int, Recall] = {}  # by lease
@@ -155,8 +155,8 @@ class Node:
             do(slot, receipts)
         except SlotUnusableError as error:
             self._give_up(error.failure)
-        except SlotStoppedError:
-            pass  # the run is ending; what was finished still goes home
+        except (SlotStoppedError, SlotRetiredError):
+            pass  # the run is ending, or the slot is one too many; what was finished still goes home
         else:
             self._idle.put(slot)
         if not self.settings.rows_home:
@@ -224,7 +224,9 @@ class Node:
 
     def logs(self) -> dict[str, int]:
         """Return the size of every log that is not empty, bytes by name."""
-        found = {path.name: path.stat().st_size for path in Path(self.settings.run_directory, "logs").iterdir()}
+        found = {
+            path.name: path.stat().st_size for path in Path(self.settings.run_directory, "logs").iterdir() if path.is_file()
+        }
         return {name: size for name, size in found.items() if size}
 
     def _open_slot(self, slot: Slot) -> None:
@@ -258,6 +260,13 @@ class Node:
         self._failures.put(failure)
         if last:
             self._idle.close()
+
+    def _retire(self) -> bool:
+        """Count a slot out whose script asks for one process less; False for the last one, which is needed."""
+        with self._lock:
+            is_spare = self._usable > 1
+            self._usable -= is_spare
+        return is_spare
 
     def _next_failure(self) -> StartFailure | None:
         try:
