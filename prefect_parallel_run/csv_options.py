@@ -73,12 +73,17 @@ def csv_options(value: Any, info: ValidationInfo) -> Any:
         return None
     if not isinstance(value, dict):
         raise ValueError(f"{info.field_name} is {shown(value)}; accepted: a mapping of keywords of to_csv, or None")  # noqa: TRY004  pydantic's
-    for name, given in value.items():
+    return checked(value, str(info.field_name))
+
+
+def checked(keywords: dict[Any, Any], where: str) -> dict[str, Any]:
+    """Return *keywords*; raises ValueError, with *where* they stand, for one that is unknown or has a wrong value."""
+    for name, value in keywords.items():
         if name not in KEYWORDS:
-            raise ValueError(f"{info.field_name} has {shown(name)}; accepted: {', '.join(KEYWORDS)}")
-        if not KEYWORDS[name].is_right(given):
-            raise ValueError(f"{info.field_name}[{name!r}] is {shown(given)}; accepted: {KEYWORDS[name].accepted}")
-    one_each = [value.get("sep", ","), value.get("quotechar", '"'), value.get("escapechar", "")]
+            raise ValueError(f"{where} has {shown(name)}; accepted: {', '.join(KEYWORDS)}")
+        if not KEYWORDS[name].is_right(value):
+            raise ValueError(f"{where}[{name!r}] is {shown(value)}; accepted: {KEYWORDS[name].accepted}")
+    one_each = [keywords.get("sep", ","), keywords.get("quotechar", '"'), keywords.get("escapechar", "")]
     if len({*one_each}) < len(one_each):
-        raise ValueError(f"{info.field_name}: sep, quotechar and escapechar are {one_each}; accepted: different characters")
-    return value
+        raise ValueError(f"{where}: sep, quotechar and escapechar are {one_each}; accepted: different characters")
+    return keywords
