@@ -36,7 +36,10 @@ def live(inbox: int, outbox: int, bell: int, board: int, stacks: int) -> None:
     shared = Board(board)
     worker = Worker(script, shared, part, settings)
     if _serve(messages, channel, worker, shared):
-        channel.send(["bye", _shutdown(script)])
+        problem = _shutdown(script)
+        if problem and worker.leaving:  # the slot has other things to do than to tell it
+            EntryScript.logger.error("shutdown() failed: %s", problem)
+        channel.send(["bye", problem])
         channel.ring()
     else:  # the slot is gone: so is the run, and nothing the script still does could count
         os._exit(0)
