@@ -28,6 +28,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
     if before["arguments"] != after["arguments"]:
         yield f"arguments were {before['arguments']}, are {after['arguments']}"
     yield from _entries("side input", before["side_inputs"], after["side_inputs"])
+    yield from _entries("model", before.get("models", {}), after.get("models", {}))  # runs of earlier versions have none
     is_comparable = then.get("key_id") == now.get("key_id")  # hashes under the keys of two machines are not
     if is_comparable and before["environment_variables"] != after["environment_variables"]:
         yield "the values of environment_variables are others"

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from prefect_parallel_run.csv_options import csv_options
 from prefect_parallel_run.form_schema import FormModel
 from prefect_parallel_run.validation import (
     ADDRESS,
@@ -35,6 +36,7 @@ from prefect_parallel_run.validation import (
     is_number,
     keys,
     optional,
+    paths_by_name,
     requirement_lines,
     shown,
     size,
@@ -257,6 +259,11 @@ class ParallelRunConfig(FormModel):
     append_row_header: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
         default=False, title="Header line", description="Write column names as the first line of a text result."
     )
+    append_row_csv_options: Annotated[dict[str, Any] | None, BeforeValidator(csv_options)] = Field(
+        default=None,
+        title="Options of to_csv",
+        description="Keywords of pandas.DataFrame.to_csv for text and csv results, such as sep, na_rep, float_format.",
+    )
     environment: Annotated[
         Annotated[str, Field(title="Path", min_length=1)] | Environment | None,
         optional("a path, or an Environment", lambda value: isinstance(value, str | Environment | dict)),
@@ -298,6 +305,11 @@ class ParallelRunConfig(FormModel):
             "Start with so many, at most the nodes above; a cluster of our own grows to those while work waits, and shrinks"
             " again. Empty: all of them."
         ),
+    )
+    models: Annotated[dict[str, str], BeforeValidator(paths_by_name)] = Field(
+        default={},
+        title="Models",
+        description="Paths by name: what Azure's Model.get_model_path(name) returns in the script, and AZUREML_MODEL_DIR.",
     )
     init_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
         default=600, gt=0, title="Timeout of init(), s", description="Seconds for import and init() of one process."
@@ -361,6 +373,11 @@ class ParallelRunConfig(FormModel):
         if self.output_action == "summary_only" and self.append_row_file_name is not None:
             named = shown(self.append_row_file_name)
             raise ValueError(f"append_row_file_name is {named}, but output_action is summary_only; accepted: None")
+        if self.append_row_csv_options is not None and self.result_format not in ("text", "csv"):
+            raise ValueError(
+                f"append_row_csv_options is {shown(self.append_row_csv_options)}, but rows are written as {self.result_format};"
+                " accepted: None"
+            )
         if self.source_directory is not None and not Path(self.source_directory).is_dir():
             raise ValueError(f"source_directory is {shown(self.source_directory)}; accepted: a folder that exists")
         self._find_script()

@@ -28,7 +28,9 @@ _SHAPING = (
     "append_row_header",
     "partition_keys",
     "isolate_failed_items",
+    "append_row_csv_options",
 )
+_SILENT = {"append_row_csv_options": None}  #: fields that do not count with these values: earlier versions had none of them
 
 
 def world(
@@ -63,6 +65,8 @@ def world(
         "side_inputs": {name: _place_facts(path) for name, path in side_inputs.items()},
         "environment_variables": hmac.new(key, text.encode(), "sha256").hexdigest() if variables else "",
     }
+    if config.models:  # runs without, of earlier versions too, are the same as before
+        parts["models"] = {name: _place_facts(path) for name, path in config.models.items()}
     return {"identity": parts, "code": code, "shaping": shown, "key_id": hashlib.sha256(key).hexdigest()[:12]}
 
 
@@ -79,6 +83,7 @@ def shaping(config: ParallelRunConfig) -> dict[str, Any]:
         EnvironmentSetupError: The conda file cannot be read.
     """
     fields = config.model_dump(mode="json", include=set(_SHAPING))
+    fields = {name: value for name, value in fields.items() if name not in _SILENT or value != _SILENT[name]}
     if isinstance(config.environment, Environment) and config.environment.conda_file is not None:
         fields["environment"]["conda_file"] = f"sha256 {_sha256(environment_plan(config.environment).conda)}"
     return {**fields, "entry_script": str(config.script_path.relative_to(config.source_path))}

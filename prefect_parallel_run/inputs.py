@@ -100,6 +100,13 @@ def resolve_side_inputs(side_inputs: Any, taken: Sequence[str]) -> dict[str, str
     return found
 
 
+def check_models(models: Mapping[str, str]) -> None:
+    """Raise InputError for a model that does not exist."""
+    for name, path in models.items():
+        if not Path(path).exists():
+            raise InputError(path, f"model {name} does not exist")
+
+
 def check_arguments(arguments: Any) -> tuple[str, ...]:
     """Return *arguments* as texts, in order; raises ValueError for what the script could not be given."""
     if isinstance(arguments, str):

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prefect_parallel_run.child.azure_surroundings import surround
 from prefect_parallel_run.child.context import Context, EntryScript
-from prefect_parallel_run.child.life import offer_names
 from prefect_parallel_run.child.reading import FileList, Reader
 from prefect_parallel_run.child.script import load
+from prefect_parallel_run.child.stand_ins import offer_names
 from prefect_parallel_run.child.writing import materialise
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.node.fetching import fetch, is_fetched
@@ -46,6 +47,17 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
     work = json.loads(plan.works(number, number + 1)[0])
     with tempfile.TemporaryDirectory(prefix="parallel_run_replay_") as scratch:
         EntryScript.working_dir = scratch
+        EntryScript.agent_name, EntryScript.dir = "replay", os.path.dirname(path)  # noqa: PTH120  a text, as in a child
+        surround(
+            {
+                "step": spec.name,
+                "run_id": directory.run_id,
+                "models": spec.config.models,
+                "side_inputs": spec.side_inputs,
+                "scratch": scratch,
+                "metrics_file": str(Path(scratch, ".metrics.jsonl")),
+            }
+        )
         before = os.getcwd()  # noqa: PTH109  given back below
         os.chdir(scratch)
         try:

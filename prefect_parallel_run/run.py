@@ -31,6 +31,7 @@ from prefect_parallel_run.errors import (
     NothingSucceededError,
     OutputError,
 )
+from prefect_parallel_run.inputs import check_models
 from prefect_parallel_run.journey import prepare_journey
 from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeSettings
@@ -117,10 +118,12 @@ def run_step(
         look: What there is of the step already, where that has been looked for.
 
     Raises:
+        InputError: A model of the configuration does not exist.
         InputChangedError: The run directory to go on with was planned for something else.
         RunLockedError: Another process drives it.
     """
     started = time.monotonic()
+    check_models(spec.config.models)
     with ExitStack() as stack, _Opening(target, spec) as cluster:  # the lock outlives the cluster
         if resumption is not None:
             choice = take_up(spec, world_of(spec), resumption, heartbeat)
@@ -454,6 +457,9 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, tally: T
         arguments=spec.arguments,
         output=spec.output or "",
         side_inputs=dict(spec.side_inputs),
+        models=dict(config.models),
+        step=spec.name,
+        run_id=directory.run_id,
         environment_variables=dict(config.environment_variables),
         run_directory=str(directory.path),
         modules=spec.datasets[0].modules,
@@ -461,6 +467,7 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, tally: T
         keep_rows=spec.result is not None,
         row_format=config.result_format,
         row_header=config.append_row_header,
+        row_options=config.append_row_csv_options or {},
         logging_level=config.logging_level,
         run_invocation_timeout=config.run_invocation_timeout,
         init_timeout=config.init_timeout,
@@ -478,7 +485,7 @@ def _result(
         run_id=directory.run_id,
         output=spec.output,
         output_file=receipt["output_file"],
-        output_format=spec.config.result_format if spec.result is not None else None,
+        output_format=spec.result_format,
         run_directory=spec.place_of(directory),
         receipt=f"{spec.place_of(directory)}/{directory.receipt.name}",
         mini_batches_total=mini_batches["total"],

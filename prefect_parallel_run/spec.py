@@ -50,6 +50,7 @@ class StepSpec:
         """Return what every node must be able to see on its own disks, as users call it, and its path."""
         found = [(str(dataset.name), _literal(path).rstrip("/")) for dataset in self.datasets for path in dataset.paths]
         found += [(f"side input {name}", path) for name, path in self.side_inputs.items()]
+        found += [(f"model {name}", path) for name, path in self.config.models.items()]
         if self.output is not None and self.result is None:  # the script writes there itself
             found.append(("output", self.output))
         return tuple((name, path.removeprefix("file://") or "/") for name, path in found if not is_remote(path))
@@ -74,6 +75,13 @@ class StepSpec:
         """Return the path or URL of the result file."""
         name = self.config.result_file_name
         return f"{self.output}/{name}" if self.output is not None and name is not None else None
+
+    @property
+    def result_format(self) -> str | None:
+        """Return how a step that reads the result has to take it: csv is what pandas reads without being told how."""
+        if self.result is None:
+            return None
+        return "text" if self.config.append_row_csv_options else self.config.result_format
 
     @property
     def writes_into_inputs(self) -> bool:

@@ -18,6 +18,7 @@ _VERSION = re.compile(r"3\.(9|[1-9][0-9])(\.[0-9]+)?")
 _ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^\s/@]+")
 _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 ADDRESS = "an address such as tcp://127.0.0.1:8786 or tls://host:8786"
+_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(:[A-Za-z0-9][\w.-]*)?", re.ASCII)
 LONGEST_FILE_NAME = 255  #: bytes, a file system's limit
 # The same rules as a form's schema has them; a browser and Prefect's server read them, so they are plain.
 SIZE = r"^0*[1-9][0-9]*([KkMmGg][Bb])?$"
@@ -190,6 +191,25 @@ def file_to_read(value: Any, info: ValidationInfo) -> Any:
         if path.is_file():
             return str(path)
     raise ValueError(f"{info.field_name} is {shown(value)}; accepted: a file that exists, or None")
+
+
+def paths_by_name(value: Any, info: ValidationInfo) -> Any:
+    """Return models: the absolute path of each by its name, or by ``NAME:VERSION``. Whether it exists the step finds out."""
+    if value is None:
+        return {}
+    words = "a mapping of names (letters, digits, '_', '.', '-'; NAME or NAME:VERSION) to paths"
+    if not isinstance(value, dict):
+        raise ValueError(f"{info.field_name} is {shown(value)}; accepted: {words}")  # noqa: TRY004  pydantic's
+    found = {}
+    for name, given in value.items():
+        if not isinstance(name, str) or not _MODEL.fullmatch(name):
+            raise ValueError(f"{info.field_name} has the name {shown(name)}; accepted: {words}")
+        path = str(given) if isinstance(given, Path) else given
+        is_right = isinstance(path, str) and path.strip() and "\0" not in path and is_unicode(path) and "://" not in path
+        if not is_right:
+            raise ValueError(f"{info.field_name}[{name!r}] is {shown(path)}; accepted: a path that every node sees, no URL")
+        found[name] = str(Path(path).expanduser().absolute())
+    return found
 
 
 def is_unicode(text: str) -> bool:

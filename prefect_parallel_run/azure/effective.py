@@ -9,8 +9,6 @@ from prefect_parallel_run.azure.options import runtime_options
 from prefect_parallel_run.azure.settings import source_settings
 from prefect_parallel_run.config import ParallelRunConfig
 
-_NO_HEADER = "a csv result has a header line here, also without --append_row_dataframe_header True"
-
 
 def as_in_azure(config: ParallelRunConfig, arguments: Sequence[str]) -> tuple[ParallelRunConfig, list[str]]:
     """Return *config* with what the settings file and the options of Azure's driver say, and a warning for what is not kept.
@@ -25,6 +23,4 @@ def as_in_azure(config: ParallelRunConfig, arguments: Sequence[str]) -> tuple[Pa
     differences = [*from_file.differences, *from_arguments.differences]
     words = [str(one) for one in differences if one.why]
     changed = config.model_copy(update=fields) if fields else config
-    if fields and changed.result_format == "csv" and not changed.append_row_header:
-        words.append(_NO_HEADER)
     return changed, words

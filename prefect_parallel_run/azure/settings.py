@@ -12,29 +12,19 @@ from typing import Any
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.options import Translation
 from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.csv_options import KEYWORDS, checked
 
 FILE_NAME = "parallel_run_step.settings.json"
 _FUNCTION = "pandas.DataFrame.to_csv"
 _MOST_BYTES = 1 << 20
-#: Values that name what is done here anyway, in ``text`` and in ``csv``.
+#: Values that say what is done here anyway.
 _SAME: dict[str, tuple[Any, ...]] = {
-    "index": (False,),
-    "encoding": (None, "utf-8", "utf8", "UTF-8"),
     "mode": ("a", "w"),
     "lineterminator": (None, "\n"),
     "line_terminator": (None, "\n"),
-    "quoting": (None, 0),
-    "quotechar": ('"',),
-    "doublequote": (True,),
-    "escapechar": (None,),
-    "na_rep": ("",),
-    "decimal": (".",),
-    "float_format": (None,),
-    "date_format": (None,),
-    "columns": (None,),
     "compression": (None,),
 }
-_FORMATS = {" ": "text", ",": "csv"}
+_WHY = "rows are put together in one file, in order: accepted are " + ", ".join(KEYWORDS)
 
 
 def source_settings(config: ParallelRunConfig) -> Translation:
@@ -43,47 +33,52 @@ def source_settings(config: ParallelRunConfig) -> Translation:
     What the configuration says itself counts more than the file.
 
     Raises:
-        ValueError: It is not a JSON file of that shape.
+        ValueError: It is not a JSON file of that shape, or a keyword has a wrong value.
     """
     path = config.source_path / FILE_NAME
     if config.result_file_name is None or not path.is_file():
         return Translation({}, [])
     findings = Findings()
     keywords = _keywords(_read(path), findings)
-    fields: dict[str, Any] = {}
     if keywords and config.result_format in ("jsonl", "parquet"):
         findings.left(f"append_row.{_FUNCTION}", json.dumps(keywords), f"rows are written as {config.result_format}")
         return Translation({}, findings.found)
+    own = config.append_row_csv_options or {}
+    fields: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for name, value in keywords.items():
-        where = f"{_FUNCTION} {name}"
-        if name == "sep":
-            _separator(value, config, fields, findings)
-        elif name == "header" and isinstance(value, bool):
+        where, given = f"{_FUNCTION} {name}", json.dumps(value)
+        if name == "header":
             _header(value, config, fields, findings)
-        elif not any(value is same or (type(value) is type(same) and value == same) for same in _SAME.get(name, ())):
-            findings.left(where, json.dumps(value), "DataFrames are written with pandas' own defaults, without an index")
+        if name == "header" and not isinstance(value, list):
+            continue
+        if name in own:
+            if own[name] != value:
+                findings.left(where, given, f"append_row_csv_options={{{name!r}: {own[name]!r}}} counts")
+        elif name in KEYWORDS and value is not None:
+            options[name] = value
+            findings.taken(where, given, f"append_row_csv_options={{{name!r}: {value!r}}}")
+        elif value is not None and value not in _SAME.get(name, ()):
+            findings.left(where, given, _WHY)
+    if options:
+        fields["append_row_csv_options"] = checked({**options, **own}, f"{path}: {_FUNCTION}")
     return Translation(fields, findings.found)
 
 
-def _separator(value: Any, config: ParallelRunConfig, fields: dict[str, Any], findings: Findings) -> None:
-    where = f"{_FUNCTION} sep"
-    found = _FORMATS.get(value) if isinstance(value, str) else None
-    if found is None:
-        findings.left(where, json.dumps(value), "text has blanks between columns here, append_row_format='csv' commas")
-    elif config.append_row_format is not None and config.append_row_format != found:
-        findings.left(where, json.dumps(value), f"append_row_format={config.append_row_format!r} counts")
+def _header(value: Any, config: ParallelRunConfig, fields: dict[str, Any], findings: Findings) -> None:
+    """Take whether there is a header line; a list of names wants one."""
+    where, given = f"{_FUNCTION} header", json.dumps(value)
+    if not isinstance(value, bool | list):
+        findings.left(where, given, "accepted are true, false and a list of names")
+        return
+    wanted = value is not False
+    if "append_row_header" in config.model_fields_set and config.append_row_header != wanted:
+        findings.left(where, given, f"append_row_header={config.append_row_header} counts")
+    elif config.result_format == "csv" and not wanted:
+        findings.left(where, given, "append_row_format='csv' has a header line")
     else:
-        fields["append_row_format"] = found
-        findings.taken(where, json.dumps(value), f"append_row_format={found!r}")
-
-
-def _header(value: bool, config: ParallelRunConfig, fields: dict[str, Any], findings: Findings) -> None:
-    where = f"{_FUNCTION} header"
-    if "append_row_header" in config.model_fields_set and config.append_row_header != value:
-        findings.left(where, value, f"append_row_header={config.append_row_header} counts")
-    else:
-        fields["append_row_header"] = value
-        findings.taken(where, value, f"append_row_header={value}")
+        fields["append_row_header"] = wanted
+        findings.taken(where, given, f"append_row_header={wanted}")
 
 
 def _read(path: Path) -> dict[str, Any]:

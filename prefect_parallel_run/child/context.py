@@ -39,9 +39,11 @@ class Context:
 
 
 class EntryScript:
-    """The script's surroundings; every instance shows the same ones. Source: CONTRACT.md 4.
+    """The script's surroundings; there is one instance. Source: CONTRACT.md 4.
 
     Attributes:
+        agent_name: Name of this process, the one in the names of its logs.
+        dir: Folder of the entry script.
         logger: Writes to this process's entry-script log under ``log_dir``, from ``logging_level`` on.
         log_dir: Folder for logs of this run.
         working_dir: Private scratch folder of this process, its working directory, removed at its end.
@@ -49,8 +51,39 @@ class EntryScript:
         side_inputs: Side inputs by name.
     """
 
+    agent_name: str = ""
+    dir: str = ""
     logger: logging.Logger = logging.getLogger("prefect_parallel_run.entry_script")
     log_dir: str = ""
     working_dir: str = ""
     output_dir: str = ""
     side_inputs: Dict[str, str] = {}  # noqa: RUF012  one per process, set once by the child
+
+    _only: "Optional[EntryScript]" = None
+
+    def __new__(cls, *_: Any, **__: Any) -> "EntryScript":
+        """Return the one instance; Azure's takes a logging level, which is the step's here."""
+        if EntryScript._only is None:
+            EntryScript._only = super().__new__(cls)
+        return EntryScript._only
+
+
+class Current:
+    """What this process works on; the stand-ins for Azure's classes tell the script of it.
+
+    Attributes:
+        step: Name of the step.
+        run_id: Name of the run directory.
+        models: Paths by name.
+        metrics_file: Where metrics go.
+        mini_batch, attempt: That is running; None, 0 outside run().
+    """
+
+    def __init__(self) -> None:
+        self.step = self.run_id = self.metrics_file = ""
+        self.models: Dict[str, str] = {}
+        self.mini_batch: Optional[int] = None
+        self.attempt = 0
+
+
+current = Current()

@@ -6,6 +6,8 @@ import os
 import traceback
 from typing import Iterable, Iterator, List, NamedTuple, Set
 
+from .retry import wish_of
+
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
 _LONGEST_TEXT = 4_000  #: characters of an exception's text that are kept
 _LONGEST_TRACEBACK = 20_000
@@ -54,7 +56,7 @@ def describe(error: BaseException) -> Failure:
         _shorten(_clean(_text(error)), _LONGEST_TEXT),
         _shorten(_clean(_traceback(error, set())), _LONGEST_TRACEBACK),
         fingerprint(name, *_places(error)),
-        _is_final(error),
+        wish_of(error).final,
     )
 
 
@@ -110,11 +112,3 @@ def _shorten(text: str, longest: int) -> str:
         return text
     half = longest // 2
     return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
-
-
-def _is_final(error: BaseException) -> bool:
-    """True for NoRetry, by whatever class of that name, and for an error whose ``code`` has that name."""
-    if any(kind.__name__ == "NoRetry" for kind in type(error).__mro__):
-        return True
-    code = getattr(error, "code", None)
-    return "NoRetry" in (code, getattr(code, "name", None))

@@ -2,21 +2,21 @@
 
 import faulthandler
 import importlib
-import importlib.util
 import logging
 import os
 import signal
 import sys
 import time
 from contextlib import suppress
-from types import ModuleType
 from typing import Any, Dict, Iterator
 
+from .azure_surroundings import surround
 from .board import Board
-from .context import EntryScript, NoRetry
+from .context import EntryScript
 from .failure import describe, keep_secret, without_secrets
 from .part import Part
 from .script import Script, load
+from .stand_ins import offer_names
 from .wire import Channel
 from .work import Worker
 
@@ -36,19 +36,28 @@ def live(inbox: int, outbox: int, bell: int, board: int, stacks: int) -> None:
     shared = Board(board)
     worker = Worker(script, shared, part, settings)
     if _serve(messages, channel, worker, shared):
-        channel.send(["bye", _shutdown(script)])
+        problem = _shutdown(script)
+        if problem and worker.leaving:  # the slot has other things to do than to tell it
+            EntryScript.logger.error("shutdown() failed: %s", problem)
+        channel.send(["bye", problem])
         channel.ring()
     else:  # the slot is gone: so is the run, and nothing the script still does could count
         os._exit(0)
 
 
 def _serve(messages: Iterator[Any], channel: Channel, worker: Worker, board: Board) -> bool:
-    """Answer mini-batches; True when asked to shut down, False when the slot is gone."""
+    """Answer mini-batches; True when asked to shut down, by slot or script, False when the slot is gone."""
     for message in messages:
         if message == "shutdown":
             return True
+        if message[0] == "sleep":  # the process before was asked to
+            worker.not_before = message[1]
+            continue
         channel.send(worker.attempt(*message))
         board.rest()
+        if worker.leaving:
+            channel.send(["leave", worker.leaving, worker.not_before])
+            return True
     return False
 
 
@@ -91,6 +100,7 @@ def _surround(settings: Dict[str, Any]) -> None:
     """Set up what the script finds around it."""
     os.chdir(settings["scratch"])
     keep_secret(os.environ.get(name, "") for name in settings["secrets"])
+    EntryScript.agent_name, EntryScript.dir = settings["process"], os.path.dirname(settings["script"])
     EntryScript.working_dir = settings["scratch"]
     EntryScript.log_dir = settings["log_dir"]
     EntryScript.output_dir = settings["output"]
@@ -103,6 +113,7 @@ def _surround(settings: Dict[str, Any]) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logger.addHandler(handler)
+    surround(settings)
     offer_names()
 
 
@@ -111,18 +122,3 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return without_secrets(super().format(record))
-
-
-def offer_names() -> None:
-    """Let the script import EntryScript under Azure's name, and under ours where our package is not installed."""
-    azure, module = ModuleType("azureml_user"), ModuleType("azureml_user.parallel_run")
-    azure.__path__ = []
-    azure.parallel_run = module  # type: ignore[attr-defined]  # a module is an open namespace
-    module.EntryScript = EntryScript  # type: ignore[attr-defined]  # the same
-    sys.modules.setdefault("azureml_user", azure)
-    sys.modules.setdefault("azureml_user.parallel_run", module)
-    if importlib.util.find_spec("prefect_parallel_run") is None:
-        ours = ModuleType("prefect_parallel_run")
-        ours.__path__ = []
-        ours.EntryScript, ours.NoRetry = EntryScript, NoRetry  # type: ignore[attr-defined]  # the same
-        sys.modules["prefect_parallel_run"] = ours

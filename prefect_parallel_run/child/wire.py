@@ -1,11 +1,12 @@
 """The child's end of the conversation with its slot: JSON lines on descriptors of their own, so that no print breaks it.
 
 To the child: one settings object, ``"init"`` when init() is to be called (which a child that is started ahead waits for),
-then ``[mini_batch, attempt, work]`` per mini-batch, then ``"shutdown"``.
+then ``[mini_batch, attempt, work]`` per mini-batch, then ``"shutdown"``. ``["sleep", until]`` in front of mini-batches has
+them wait (monotonic clock, s).
 From it: ``["imported"]``, ``["init"]`` and ``["ready"]``, or ``["start_failed", stage, type, text, traceback]`` in place of
 what it did not get to; one receipt (a list in the order of records.Receipt) or ``["back", mini_batch]`` (left undone, as
 ordered) per mini-batch, and ``["bye", problem]`` after
-shutdown().
+shutdown(). ``["leave", how, not_before]`` behind a receipt says that the process ends as its script asks (retry.py).
 An answer is written before the next mini-batch begins, so that a crash never takes a finished one with it. The *bell* is
 rung when nothing is left to do: the slot need not wake for every answer.
 """

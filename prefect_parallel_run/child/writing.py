@@ -10,6 +10,8 @@ from .frame_text import delimited
 
 _ELEMENT = "value"  #: name of the column of plain list elements
 _MANY_ROWS = 100  #: from here on Arrow is ahead of pandas
+_PLAIN_SEPARATORS = " ,;\t|"  #: that stand in no number or truth value, so that only text may need quotes for them
+_DIALECT = {"quoting", "quotechar", "doublequote", "escapechar"}  #: keywords that change how a field is quoted
 
 
 class WrongType(Exception):  # noqa: N818  its name is shown to the user as the error's type
@@ -51,18 +53,19 @@ def row_count(value: Any) -> int:
     return len(value)
 
 
-def encode(value: Any, row_format: str, with_header: bool) -> Encoded:
+def encode(value: Any, row_format: str, with_header: bool, options: Optional[Dict[str, Any]] = None) -> Encoded:
     """Return a materialised result as bytes.
 
     Args:
         value: list, tuple, DataFrame, Series or array.
         row_format: ``text``, ``csv``, ``jsonl`` or ``parquet``.
         with_header: Give ``text`` a header line, where the value has columns; ``csv`` always has one.
+        options: Keywords of pandas.DataFrame.to_csv, for ``text`` where the value has columns, and for ``csv``.
     """
     if row_format == "text":
-        return _text(value, with_header)
+        return _text(value, with_header, options or {})
     if row_format == "csv":
-        return _csv(value)
+        return _csv(value, options or {})
     if row_format == "jsonl":
         return _json_lines(value)
     return _arrow(value)
@@ -130,16 +133,18 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _text(value: Any, with_header: bool) -> Encoded:
+def _text(value: Any, with_header: bool, options: Dict[str, Any]) -> Encoded:
     kind = _kind(value)
     if kind == "frame" or (kind == "array" and value.ndim == 2):
-        return _delimited(_frame(value), " ", with_header)
-    if kind is not None and len(value) >= _MANY_ROWS and _are_plain_floats(value):
+        return _delimited(_frame(value), {"sep": " ", **options}, with_header)
+    encoding = options.get("encoding", "")
+    if kind is not None and not encoding and len(value) >= _MANY_ROWS and _are_plain_floats(value):
         body = delimited(_frame(value), " ")
         if body is not None:
             return Encoded(len(value), b"", body)
     rows = [str(element) for element in value]
-    return Encoded(len(rows), b"", _utf8("\n".join(rows) + "\n") if rows else b"")
+    text = "\n".join(rows) + "\n" if rows else ""
+    return Encoded(len(rows), b"", text.encode(encoding) if encoding else _utf8(text))
 
 
 def _are_plain_floats(value: Any) -> bool:
@@ -150,9 +155,9 @@ def _are_plain_floats(value: Any) -> bool:
     return is_plain and value.dtype == np.float64 and not np.isnan(value).any()
 
 
-def _csv(value: Any) -> Encoded:
-    if _kind(value) is not None:
-        return _delimited(_frame(value), ",", True)
+def _csv(value: Any, options: Dict[str, Any]) -> Encoded:
+    if _kind(value) is not None or (options and len(value)):
+        return _delimited(_frame(value), {"sep": ",", **options}, True)
     import csv  # noqa: PLC0415  only this format needs it
     import io  # noqa: PLC0415  the same
 
@@ -165,19 +170,24 @@ def _csv(value: Any) -> Encoded:
     return Encoded(len(rows), _utf8(_unix_lines(head.getvalue())), _utf8(_unix_lines(body.getvalue())))
 
 
-def _delimited(frame: Any, separator: str, with_header: bool) -> Encoded:
-    """Return a DataFrame as pandas writes it, without index, with minimal quoting."""
+def _delimited(frame: Any, keywords: Dict[str, Any], with_header: bool) -> Encoded:
+    """Return a DataFrame as pandas writes it with these keywords; else without index, with minimal quoting, in UTF-8."""
     if not frame.shape[1]:
         return Encoded(len(frame), b"", b"\n" * len(frame))
-    options = {"sep": separator, "index": False, "lineterminator": "\n"}
-    header = _utf8(frame.iloc[:0].to_csv(**options)) if with_header else b""
-    body = delimited(frame, separator) if len(frame) >= _MANY_ROWS else None
+    options = {"index": False, **keywords, "lineterminator": "\n"}
+    encoding, names = options.pop("encoding", ""), options.pop("header", True)
+    header = frame.iloc[:0].to_csv(header=names, **options) if with_header else ""
+    is_plain = keywords.keys() == {"sep"} and keywords["sep"] in _PLAIN_SEPARATORS
+    body = delimited(frame, keywords["sep"]) if is_plain and len(frame) >= _MANY_ROWS else None
     if body is not None:
-        return Encoded(len(frame), header, body)
+        return Encoded(len(frame), _utf8(header), body)
     text = frame.to_csv(header=False, **options)
-    if "\r" in text:  # pandas leaves it without quotes, and a reader would take it for the end of a row
+    if "\r" in text and not _DIALECT & keywords.keys():
+        # pandas leaves it without quotes, and a reader would take it for the end of a row
         text = _unix_lines(frame.to_csv(header=False, **{**options, "lineterminator": "\r\n"}))
-    return Encoded(len(frame), header, _utf8(text))
+    if encoding:
+        return Encoded(len(frame), header.encode(encoding), text.encode(encoding))
+    return Encoded(len(frame), _utf8(header), _utf8(text))
 
 
 def _json_lines(value: Any) -> Encoded:
@@ -189,8 +199,8 @@ def _json_lines(value: Any) -> Encoded:
         rows = [dict(zip(names, row)) for row in zip(*columns)]
     else:
         rows = [element if isinstance(element, dict) else {_ELEMENT: element} for element in value]
-    dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain).encode
-    lines = [dump(_without_nan(row)) for row in rows]
+    dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=plain).encode
+    lines = [dump(without_nan(row)) for row in rows]
     return Encoded(len(lines), b"", _utf8("\n".join(lines) + "\n") if lines else b"")
 
 
@@ -208,25 +218,25 @@ def _unix_lines(text: str) -> str:
     return '"'.join(parts)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Return *value* with what JSON has no word for (NaN, infinity, NaT, NA) as None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _without_nan(inner) for key, inner in value.items()}
+        return {str(key): without_nan(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     if type(value).__name__ in ("NaTType", "NAType"):
         return None
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value that JSON does not know as one that it does: numpy's as Python's, dates in ISO 8601, the rest as text."""
     if type(value).__name__ == "datetime64":
         return None if str(value) == "NaT" else str(value)
     if hasattr(value, "tolist"):
-        return _without_nan(value.tolist())
+        return without_nan(value.tolist())
     if hasattr(value, "isoformat"):
         return value.isoformat()
     return str(value)

@@ -24,7 +24,7 @@ from prefect_parallel_run.node.node_log import NodeLog
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.script_lines import Said
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
-from prefect_parallel_run.node.slot import Slot, SlotStoppedError, SlotUnusableError, Work
+from prefect_parallel_run.node.slot import Slot, SlotRetiredError, SlotStoppedError, SlotUnusableError, Work
 from prefect_parallel_run.node.slots import Resized, Slots
 from prefect_parallel_run.node.spares import Spares
 from prefect_parallel_run.node.starting import Starter, StartFailure
@@ -74,7 +74,8 @@ class Node:
 
         def make(place: int, number: int) -> Slot:
             starter = Starter(settings, {**environment, **self._variables(place)}, interpreter, scratch, lives)
-            return Slot(number, settings, starter, self._spares)
+            slot = Slot(number, settings, starter, self._spares, lambda: self._slots.spare(slot))
+            return slot
 
         self._recalls: dict[int, Recall] = {}  # by lease
         self._admitted: set[int] = set()  # leases that have begun; of very many the newest
@@ -157,6 +158,8 @@ class Node:
             do(slot, receipts)
         except SlotUnusableError as error:
             self._slots.give_up(slot, error.failure)
+        except SlotRetiredError:
+            self._slots.see_gone(slot)
         except SlotStoppedError:
             pass  # the run is ending; what was finished still goes home
         else:
@@ -255,7 +258,8 @@ class Node:
         found: dict[str, int] = {}
         for path in Path(self.settings.run_directory, "logs").iterdir():
             with suppress(FileNotFoundError):  # of very many only some are kept
-                found[path.name] = path.stat().st_size
+                if path.is_file():  # a script may make folders of its own there
+                    found[path.name] = path.stat().st_size
         return {name: size for name, size in found.items() if size}
 
     def tell_said_to(self, tell: Callable[[Said], None]) -> None:

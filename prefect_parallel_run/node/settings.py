@@ -36,6 +36,9 @@ class NodeSettings:
     arguments: tuple[str, ...]
     output: str  #: folder, or ""
     side_inputs: dict[str, str]
+    models: dict[str, str] = field(default_factory=dict)  #: path by name
+    step: str = ""  #: its name
+    run_id: str = ""  #: name of the run directory
     environment_variables: dict[str, str] = field(repr=False)  #: secrets
     run_directory: str
     modules: tuple[str, ...]  #: that reading the items needs; imported while a process starts
@@ -43,6 +46,7 @@ class NodeSettings:
     keep_rows: bool  #: append_row
     row_format: str
     row_header: bool
+    row_options: dict[str, Any] = field(default_factory=dict)  #: keywords of to_csv
     logging_level: str
     run_invocation_timeout: float  #: s
     init_timeout: float  #: s
@@ -75,13 +79,19 @@ class NodeSettings:
             "arguments": list(self.arguments),
             "output": self.output,
             "side_inputs": self.side_inputs,
+            "models": self.models,
+            "step": self.step,
+            "run_id": self.run_id,
+            "process": process,
             "scratch": scratch,
             "log_dir": f"{self.run_directory}/logs",
             "log_file": f"{self.run_directory}/logs/{process}.log",
+            "metrics_file": f"{self.run_directory}/logs/{process}.metrics.jsonl",
             "logging_level": self.logging_level,
             "part": f"{self.run_directory}/parts/{process}.part" if self.keep_rows else "",
             "format": self.row_format,
             "header": self.row_header,
+            "csv_options": self.row_options,
             "modules": list(self.modules),
             "secrets": sorted(self.environment_variables),  # by name; the values are in the child's environment
         }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.board import IDLE
 from prefect_parallel_run.child.failure import fingerprint
+from prefect_parallel_run.child.retry import STOP
 from prefect_parallel_run.node.life import Life
 from prefect_parallel_run.node.process import Child
 from prefect_parallel_run.node.recall import Recall
@@ -38,6 +39,10 @@ class SlotStoppedError(Exception):
     """The slot was told to stop while it was working."""
 
 
+class SlotRetiredError(Exception):
+    """The slot has no child and is to have none: its script says that there are too many."""
+
+
 class Work(NamedTuple):
     """One mini-batch to run, as it goes to the child."""
 
@@ -63,10 +68,21 @@ class Slot:
         settings: Of the node.
         starter: Starts the children.
         spares: Has one, sometimes, that is started already.
+        may_retire: Called when the script asks for one process less; False: this one is needed.
     """
 
-    def __init__(self, number: int, settings: NodeSettings, starter: Starter, spares: Spares) -> None:
+    def __init__(
+        self,
+        number: int,
+        settings: NodeSettings,
+        starter: Starter,
+        spares: Spares,
+        may_retire: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._number, self._settings, self._starter, self._spares = number, settings, starter, spares
+        self._may_retire = may_retire
+        self._departure = ""  # how the child goes, once it has said so
+        self._not_before = 0.0  # when its successor's first mini-batch may begin (monotonic clock)
         self._child: Child | None = None
         self._life: Life | None = None  # of the child
         self._started = 0  # children so far
@@ -97,11 +113,13 @@ class Slot:
         Raises:
             SlotUnusableError: No child can be started any more; a mini-batch without receipt has not been charged.
             SlotStoppedError: stop() was called.
+            SlotRetiredError: The script has asked for one process less. The same holds.
         """
         self._recall, self._left, self._stop = recall, deque(works), works[-1].mini_batch + 1
         while self._left:
             if self._child is None:
                 self.start()
+                self._pass_the_pause_on()
             if self._left:  # not called back while the child started
                 self._feed(receipts)
 
@@ -172,6 +190,9 @@ class Slot:
             self.raise_if_stopping()
             if verdict is not None and self._end_child(child, verdict, receipts):
                 return
+            if self._departure:
+                self._part_with(child)
+                return
             if self._recall.is_urgent:
                 self._drop_child()
                 return
@@ -183,7 +204,9 @@ class Slot:
         """Move what is answered to *receipts*; a verdict when the answers make no sense."""
         try:
             for answer in child.answers():
-                if answer[0] == "back":
+                if answer[0] == "leave":
+                    self._departure, self._not_before = answer[1:]
+                elif answer[0] == "back":
                     self._take_back(answer[1])
                 else:
                     receipts.append(self._receipt(answer, self._left[0], child.pid))
@@ -242,6 +265,8 @@ class Slot:
     def _end_child(self, child: Child, verdict: _Verdict, receipts: list[tuple[Any, ...]]) -> bool:
         """Kill the child and charge the one mini-batch that was running. False when it has just finished that one."""
         self._take_answers(child, receipts)  # what it finished meanwhile counts
+        if self._departure:  # it ended because it said so
+            return False
         running, begun = child.running()
         if verdict.outcome != "died" and running != verdict.mini_batch:
             return False
@@ -280,6 +305,23 @@ class Slot:
         )
 
     # Ending
+
+    def _part_with(self, child: Child) -> None:
+        """Let a child go whose script asks for another process, or for one less; it calls shutdown() by itself."""
+        how, self._departure = self._departure, ""
+        if self._recall.is_open:  # shutdown() may take its time
+            self._give_back_from(0)
+        self._goodbye(child)
+        goes = how == STOP and self._may_retire()
+        self._bury("retired" if goes else "shut_down")
+        if goes:
+            raise SlotRetiredError
+
+    def _pass_the_pause_on(self) -> None:
+        """Have a new child wait where the one before was asked to."""
+        if self._child is not None and self._not_before > time.monotonic():
+            self._child.send([b'["sleep",%r]\n' % self._not_before])
+        self._not_before = 0.0
 
     def _goodbye(self, child: Child) -> str:
         deadline = time.monotonic() + self._settings.init_timeout

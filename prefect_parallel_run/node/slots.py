@@ -84,6 +84,20 @@ class Slots:
         if is_last:
             self.idle.close()
 
+    def spare(self, slot: Slot) -> bool:
+        """Count a slot out whose script asks for one process less; False for the last one, which is needed."""
+        with self._lock:
+            if len(self._places) == 1 and self._has_place(slot):
+                return False
+            self._places = {place: other for place, other in self._places.items() if other is not slot}
+            return True
+
+    def see_gone(self, slot: Slot) -> None:
+        """Take note that a slot that was counted out has no child any more."""
+        with self._lock:
+            self._at_work.pop(slot, None)
+        self._forget(slot)
+
     def next_failure(self) -> StartFailure | None:
         """Return why a slot was given up, once per slot."""
         try:

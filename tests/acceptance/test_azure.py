@@ -1,11 +1,14 @@
 """Azure ML's jobs and habits, run as they are."""
 
+import json
 import logging
+import shutil
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
-from prefect_parallel_run import ParallelRunStep
+from prefect_parallel_run import InputError, ParallelRunStep, TabularDataset
 from prefect_parallel_run.azure.load import load
 
 DATA = Path(__file__).parent.parent / "unit" / "data" / "azure"
@@ -43,3 +46,58 @@ def test_a_steps_own_arguments_may_have_the_drivers_options(workshop, caplog):
     assert (list(found.columns), found["a"].tolist()[:4], len(found)) == (["a"], list(arguments), 400)
     warnings = [record.getMessage() for record in caplog.records if getattr(record, "action", None) == "azure"]
     assert [words.partition(":")[0] for words in warnings] == ["--task_overhead_timeout 9"]
+
+
+def test_a_scoring_script_runs_as_it_is(workshop):
+    """Registered model, package with relative imports, dotted name, file beside it, settings file; again for another model."""
+    source, model = workshop.folder / "source", workshop.folder / "borders.json"
+    shutil.copytree(workshop.scripts / "azure", source)
+    settings = {"append_row": {"pandas.DataFrame.to_csv": {"sep": ";", "float_format": "%.2f"}}}
+    (source / "parallel_run_step.settings.json").write_text(json.dumps(settings))
+    flowers = DATA / "iris" / "flowers" / "flowers.csv"
+    inputs = TabularDataset.from_delimited_files([str(flowers)], delimiter=";")
+    fields = {"source_directory": str(source), "mini_batch_size": "1KB", "inputs": inputs, "models": {"iris": str(model)}}
+    arguments = ("--model_name", "iris", "--append_row_dataframe_header", "True")
+    step = workshop.step("scoring.score", *arguments, **fields)
+    with pytest.raises(InputError, match="model iris does not exist"):
+        step()
+    model.write_text('{"border": 2.45}')
+    result = step()
+    expected = pd.read_csv(flowers, sep=";")[["number", "petal_length"]]
+    expected["kind"] = ["versicolor" if length >= 2.45 else "setosa" for length in expected["petal_length"]]
+    assert result.mini_batches_total > 1
+    assert Path(result.output_file).read_text() == expected.to_csv(sep=";", index=False, float_format="%.2f")
+    assert step().reused
+    model.write_text('{"border": 3.0001}')
+    assert not step().reused
+
+
+def test_a_training_script_runs_as_it_is(workshop):
+    """Arguments at import, with a list at their end; files beside the result; metrics of every process in the logs."""
+    folder = workshop.folder / "sales"
+    folder.mkdir()
+    for store in range(1000, 1005):
+        weeks = pd.DataFrame({"Week": range(6), "Store": store, "Quantity": range(store, store + 6)})
+        weeks.to_csv(folder / f"{store}_dominicks.csv", index=False)
+    arguments = ("--target_column", "Quantity", "--drop_columns", "Week", "Store")
+    fields = {"source_directory": str(workshop.scripts / "azure"), "mini_batch_size": 1, "error_threshold": 0}
+    result = workshop.step("train_many.py", *arguments, inputs=folder, **fields)()
+    rows = [line.split() for line in Path(result.output_file).read_text().splitlines()]
+    assert rows == [[f"{store}_dominicks", f"{store + 2.5}"] for store in range(1000, 1005)]
+    model = json.loads((workshop.output / "models" / "1003_dominicks.json").read_text())
+    assert model["columns"] == ["Quantity"]
+    logs = Path(result.run_directory, "logs").glob("*.metrics.jsonl")
+    lines = [line for path in logs for line in path.read_text().splitlines()]
+    metrics = {metric["name"]: metric for metric in map(json.loads, lines)}
+    assert metrics["1004_dominicks_mean"]["value"] == 1006.5
+    assert metrics["1004_dominicks_mean"]["mini_batch"] == 4
+    assert len(lines) == 15
+
+
+def test_processes_that_want_to_be_fewer_finish_the_run(workshop):
+    """All ask to be stopped, on every first try; one is left, is replaced each time, and every mini-batch succeeds once."""
+    arguments = ("--log", str(workshop.log), "--code", "Retry.StopProcess", "--at", *map(str, range(10)))
+    result = workshop.step("asks.py", *arguments, source_directory=str(workshop.scripts / "azure"))()
+    assert (result.mini_batches_succeeded, result.rows) == (10, 100)
+    runs = [line.split()[1] for line in workshop.log.read_text().splitlines() if line.startswith("run ")]
+    assert sorted(runs) == sorted([str(number) for number in range(10)] * 2)

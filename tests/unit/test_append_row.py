@@ -22,11 +22,11 @@ class Parts:
 
     def __init__(self, folder, row_format, header=False):
         self.folder, self.row_format, self.header = folder, row_format, header
-        self.parts, self.ranges = {}, {}
+        self.parts, self.ranges, self.options = {}, {}, {}
 
     def add(self, mini_batch, value, part="p"):
         file = self.parts.setdefault(part, Part(str(self.folder / f"{part}.part")))
-        rows, header, body = encode(value, self.row_format, self.header)
+        rows, header, body = encode(value, self.row_format, self.header, self.options)
         offset = file.append(header, body)
         path = self.folder / f"{part}.part"
         self.ranges[mini_batch] = PartRange(

@@ -101,20 +101,23 @@ def test_a_jobs_limits_become_fields_and_leave_the_arguments():
         job_options(["--allowed_failed_percent", "101"])
 
 
-def test_commas_and_a_header_are_a_csv_file(config):
-    """The settings that Azure's own tools write, with the option they pass."""
-    changed, warnings = as_in_azure(config(to_csv(sep=",")), ["--append_row_dataframe_header", "True"])
-    assert (changed.append_row_format, changed.append_row_header, warnings) == ("csv", True, [])
-    _, (warning,) = as_in_azure(config(to_csv(sep=",")), [])
-    assert "has a header line here" in warning
+@pytest.mark.parametrize("header", [True, False])
+def test_commas_are_commas_and_the_header_is_the_options(config, header):
+    """The settings that Azure's own tools write, with the option they pass: DataFrames become what they become there."""
+    arguments = ["--append_row_dataframe_header", "True"] if header else []
+    changed, warnings = as_in_azure(config(to_csv(sep=",")), arguments)
+    assert (changed.result_format, changed.append_row_csv_options) == ("text", {"sep": ","})
+    assert (changed.append_row_header, warnings) == (header, [])
 
 
 @pytest.mark.parametrize(
     ("keywords", "fields"),
     [
-        ({"sep": " "}, {"append_row_format": "text"}),
+        ({"sep": "\t"}, {"append_row_csv_options": {"sep": "\t"}}),
         ({"header": True}, {"append_row_header": True}),
-        ({"sep": ",", "header": True, "index": False, "encoding": "utf-8", "quoting": 0}, {"append_row_format": "csv"}),
+        ({"header": ["a"]}, {"append_row_header": True, "append_row_csv_options": {"header": ["a"]}}),
+        ({"index": True, "float_format": "%.2f"}, {"append_row_csv_options": {"index": True, "float_format": "%.2f"}}),
+        ({"mode": "a", "lineterminator": "\n", "escapechar": None}, {"append_row_csv_options": None}),
         ({}, {}),
     ],
 )
@@ -128,13 +131,12 @@ def test_keywords_that_mean_something_here_are_honoured(config, keywords, fields
 @pytest.mark.parametrize(
     ("settings", "fields", "words"),
     [
-        (to_csv(sep="\t"), {}, r'to_csv sep "\t": left out'),
-        (to_csv(index=True), {}, "to_csv index true: left out"),
-        (to_csv(quoting=False), {}, "to_csv quoting false: left out"),
-        (to_csv(header=["a"]), {}, 'to_csv header ["a"]: left out'),
-        (to_csv(float_format="%.2f"), {}, 'to_csv float_format "%.2f": left out'),
-        (to_csv(sep=","), {"append_row_format": "text"}, "append_row_format='text' counts"),
+        (to_csv(chunksize=5), {}, "to_csv chunksize 5: left out"),
+        (to_csv(lineterminator="\r\n"), {}, "to_csv lineterminator"),
+        (to_csv(header="a"), {}, 'to_csv header "a": left out'),
+        (to_csv(sep=","), {"append_row_csv_options": {"sep": ";"}}, "append_row_csv_options={'sep': ';'} counts"),
         (to_csv(header=False), {"append_row_header": True}, "append_row_header=True counts"),
+        (to_csv(header=False), {"append_row_format": "csv"}, "append_row_format='csv' has a header line"),
         (to_csv(sep=","), {"append_row_file_name": "x.jsonl"}, "rows are written as jsonl"),
         ({"append_row": {"numpy.savetxt": {}}}, {}, "append_row.numpy.savetxt {}: left out"),
         ({"logging": 1}, {}, "logging 1: left out"),
@@ -164,3 +166,27 @@ def test_without_rows_the_settings_file_says_nothing(config):
     """summary_only writes none."""
     given = config("{", output_action="summary_only")
     assert as_in_azure(given, []) == (given, [])
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"sep": ";;"}, "['sep'] is ';;'; accepted: one character"),
+        ({"quoting": False}, "['quoting'] is False; accepted: 0 (minimal)"),
+        ({"float_format": "%d %d"}, "accepted: a format for one number"),
+        ({"encoding": "utf-16"}, "byte order mark"),
+        ({"sep": "|", "quotechar": "|"}, "different characters"),
+    ],
+)
+def test_a_keyword_with_a_wrong_value_is_an_error(config, keywords, words):
+    """It names file, keyword and what is accepted: pandas would only say so in every process."""
+    with pytest.raises(ValueError) as caught:
+        as_in_azure(config(to_csv(**keywords)), [])
+    assert words in str(caught.value)
+    assert "parallel_run_step.settings.json" in str(caught.value)
+
+
+def test_own_options_come_first_keyword_by_keyword(config):
+    """What only the file says is added."""
+    changed, warnings = as_in_azure(config(to_csv(sep=";", na_rep="-"), append_row_csv_options={"sep": ";"}), [])
+    assert (changed.append_row_csv_options, warnings) == ({"sep": ";", "na_rep": "-"}, [])

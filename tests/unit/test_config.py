@@ -49,6 +49,36 @@ def test_three_fields_suffice(script):
     assert config.result_format == "text"
 
 
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ({"a b": "/m"}, "has the name 'a b'; accepted: a mapping of names"),
+        ({"../a": "/m"}, "has the name '../a'"),
+        ({"a:../b": "/m"}, "has the name"),
+        ({1: "/m"}, "has the name 1"),
+        ({"a": ""}, "models['a'] is ''; accepted: a path that every node sees, no URL"),
+        ({"a": "s3://b/m"}, "no URL"),
+        ({"a": None}, "models['a'] is None"),
+        (["/m"], "accepted: a mapping of names"),
+    ],
+    ids=str,
+)
+def test_wrong_models_are_errors(script, models, words):
+    """The entry and what is accepted."""
+    with pytest.raises(ValidationError) as caught:
+        make(script, models=models)
+    assert words in wrong_fields(caught.value)["models"]
+
+
+def test_models_are_absolute_paths(script, tmp_path, monkeypatch):
+    """Whoever goes on with the run may be in another folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    given = {"a": "m.pkl", "a:2": Path("/x/y"), "b.c-d_1": "~/m"}
+    assert make(script, models=given).models == {"a": f"{tmp_path}/m.pkl", "a:2": "/x/y", "b.c-d_1": "/home/me/m"}
+    assert make(script, models=None).models == {}
+
+
 def test_required_fields_are_required():
     """An error names each that is missing."""
     with pytest.raises(ValidationError) as caught:

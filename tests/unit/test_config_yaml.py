@@ -33,6 +33,7 @@ def load(folder, body, head=HEAD + "  output_action: append_row\n"):
             "allowed_failed_percent": st.floats(0, 100),
             "append_row_file_name": st.sampled_from(["é.csv", "a b.txt", "no", "010", "x.jsonl"]),
             "append_row_header": st.booleans(),
+            "models": st.sampled_from([{"mnist": "/m/1", "mnist:2": "/m/no"}, {}]),
             "logging_level": st.sampled_from(["debug", "WARNING"]),
             "environment": st.sampled_from(
                 [
@@ -54,6 +55,15 @@ def test_a_round_trip_loses_nothing(folder, fields):
     config = ParallelRunConfig(
         entry_script="score.py", source_directory=str(folder), error_threshold=-1, output_action="append_row", **fields
     )
+    config.save_to_yaml(folder / "round.yaml")
+    assert ParallelRunConfig.load_yaml(folder / "round.yaml") == config
+
+
+def test_options_of_to_csv_make_a_round_trip(folder):
+    """Tabs, backslashes and percent signs too."""
+    options = {"sep": "\t", "escapechar": "\\", "float_format": "%.3f", "header": ["é", "no"], "index": True, "quoting": 3}
+    fields = {"error_threshold": -1, "output_action": "append_row", "append_row_csv_options": options}
+    config = ParallelRunConfig(entry_script="score.py", source_directory=str(folder), **fields)
     config.save_to_yaml(folder / "round.yaml")
     assert ParallelRunConfig.load_yaml(folder / "round.yaml") == config
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run import FileDataset, InputError, OutputError, ParallelRunConfig, ParallelRunResult, RunLockedError
+from prefect_parallel_run.changes import differences
 from prefect_parallel_run.identity import digest, machine_key, world
 from prefect_parallel_run.inputs import (
     check_arguments,
+    check_models,
     fill_placeholders,
     from_result,
     resolve_output,
@@ -132,6 +134,7 @@ def test_identity_follows_what_shapes_the_result(config, tmp_path):
     others = [
         identify(config(mini_batch_size=3)),
         identify(config(append_row_header=True)),
+        identify(config(append_row_csv_options={"sep": ";"})),
         identify(config(output_action="summary_only")),
         identify(config(environment_variables={"A": "1"})),
         identify(config(environment_variables={"A": "2"})),
@@ -142,12 +145,42 @@ def test_identity_follows_what_shapes_the_result(config, tmp_path):
     for text in ("a", "bb"):
         side.write_text(text)
         others.append(identify(config(), side_inputs={"m": str(side)}))
+        others.append(identify(config(models={"m": str(side)})))
     others.append(identify(config(), side_inputs={"m": str(tmp_path / "code")}))
     (tmp_path / "code" / "helper.txt").write_text("x")
     others.append(identify(config()))
     (tmp_path / "code" / "score.py").write_text("def run(m): return []")
     others.append(identify(config()))
     assert len({same, *others}) == len(others) + 1
+
+
+def test_runs_of_earlier_versions_are_still_the_same(config):
+    """What is new counts only where it is used."""
+    now = world(config(), inputs=[], arguments=[], side_inputs={}, key=b"k")
+    assert "models" not in now["identity"]
+    assert "append_row_csv_options" not in now["shaping"]
+
+
+def test_models_that_are_others_are_named(config, tmp_path):
+    """With those that have come or gone; runs of earlier versions had none."""
+    model = tmp_path / "m"
+
+    def now(text):
+        model.write_text(text)
+        return world(config(models={"m": str(model)}), inputs=[], arguments=[], side_inputs={}, key=b"k")
+
+    without = world(config(), inputs=[], arguments=[], side_inputs={}, key=b"k")
+    before = now("a")
+    assert list(differences(before, now("bb"))) == ["model m has changed"]
+    assert list(differences(before, without)) == ["model m is gone"]
+    assert list(differences(without, before)) == ["model m is new"]
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path):
+    """When the step runs: an earlier step of the flow may have made it."""
+    check_models({"m": str(tmp_path)})
+    with pytest.raises(InputError, match="model m does not exist"):
+        check_models({"m": str(tmp_path / "none")})
 
 
 def test_the_content_of_a_conda_file_counts_and_not_its_place(config, tmp_path):

@@ -23,6 +23,7 @@ ORDER = [
     "result",
     "validation",
     "form_schema",
+    "csv_options",
     "config_yaml",
     "config",
     "child",

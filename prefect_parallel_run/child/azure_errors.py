@@ -1,0 +1,95 @@
+"""In place of azureml.exceptions, where azureml-core is not installed; and what is said of Azure's names that are not here."""
+
+from typing import Any, NoReturn, Optional
+
+from .retry import CODES
+
+_INSTEAD = {
+    "Dataset": "the step's inputs come to run(), side_inputs are paths: EntryScript().side_inputs",
+    "Datastore": "files are read from side_inputs and written below EntryScript().output_dir",
+    "Environment": "the step's configuration has an environment",
+    "Keyvault": "secrets come as environment_variables",
+    "Model": "models of the step's configuration are found with Model.get_model_path(name), others are files below its output",
+    "Run": "metrics go to Run.log(), files below EntryScript().output_dir, secrets come as environment_variables",
+    "Workspace": "inputs, side_inputs, models and output are those of the step",
+    "Experiment": "its name is there, and that is the step's",
+}
+_OTHERWISE = "only Run.get_context(), Model.get_model_path() and the exceptions are stood in for"
+
+
+class NoAzureError(AttributeError):
+    """The script uses something that only Azure ML has."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        kind = next((part for part in self.what.split(".") if part in _INSTEAD), "")
+        instead = _INSTEAD.get(kind, _OTHERWISE)
+        return f"{self.what}: there is no Azure ML workspace here, and azureml-core is not installed; {instead}"
+
+
+class Absent:
+    """A name that can be imported, so that a script which never comes to use it runs; any use is a NoAzureError."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:  # noqa: D102  see above
+        raise NoAzureError(self._what)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NoAzureError(f"{self._what}.{name}")
+
+    def __mro_entries__(self, _: Any) -> NoReturn:
+        raise NoAzureError(self._what)
+
+
+class AzureMLException(Exception):  # noqa: N818  the names are Azure's
+    """The base of Azure's exceptions."""
+
+    def __init__(self, exception_message: str = "", inner_exception: Optional[BaseException] = None, **_: Any) -> None:
+        super().__init__(exception_message)
+        self.inner_exception = inner_exception
+
+    @property
+    def message(self) -> str:
+        """What happened."""
+        return str(self.args[0]) if self.args else ""
+
+
+class UserErrorException(AzureMLException):
+    """A value is wrong."""
+
+
+class RunEnvironmentException(AzureMLException):
+    """There is no run."""
+
+
+class ModelNotFoundException(AzureMLException):
+    """There is no model of that name."""
+
+
+class ParallelRunException(AzureMLException):
+    """Says from run() how to go on after this failed try; child/retry.py reads it.
+
+    Args:
+        exception_message: What happened.
+        code: ``Retry.NoRetry`` (the mini-batch has failed for good), ``Retry.RestartProcess`` (another process takes the place
+            of this one), ``Retry.StopProcess`` (no other does), ``Retry.Sleep`` or None.
+        delay_seconds: Until the next mini-batch of this process.
+
+    Raises:
+        ValueError: There is no such code.
+    """
+
+    def __init__(self, exception_message: str, code: Optional[str] = None, delay_seconds: float = 0, **more: Any) -> None:
+        if code and code not in CODES:
+            raise ValueError(f"code is {code!r}; accepted: {', '.join(CODES)}, or None")
+        super().__init__(exception_message, **more)
+        self.code, self.delay_seconds = code, delay_seconds
+
+
+for _kind in (AzureMLException, UserErrorException, RunEnvironmentException, ModelNotFoundException, ParallelRunException):
+    _kind.__module__ = "azureml.exceptions"  # an error's type is shown as the script knows it

@@ -1,0 +1,258 @@
+"""Entry scripts with the habits of Azure's users, each run in a process as it is."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefect_parallel_run.node.node import Node
+from prefect_parallel_run.node.recall import Recall
+from prefect_parallel_run.node.slot import SlotRetiredError, Work
+
+from .conftest import wait_until
+from .test_recall import AtWork
+
+HOUR = "3600"
+SCRIPTS = Path(__file__).parent.parent / "scripts" / "azure"
+
+
+class Call:
+    """A line that asks.py has written."""
+
+    def __init__(self, line):
+        what, index, pid, at = line.split()
+        self.what, self.index, self.pid, self.at = what, int(index), int(pid), float(at)
+
+
+def asks(bench, code, *at, delay="0", **changes):
+    """A slot whose script asks for *code* in the mini-batches *at*."""
+    options = ("--code", code) if code else ()
+    arguments = ("--log", str(bench.log), *options, "--delay", delay, "--at", *map(str, at))
+    return bench.slot(str(SCRIPTS / "asks.py"), *arguments, **changes)
+
+
+def calls(bench):
+    return [Call(line) for line in bench.log.read_text().splitlines()]
+
+
+def outcomes(receipts):
+    return [(receipt.mini_batch, receipt.outcome) for receipt in receipts]
+
+
+def expected(count, *raised):
+    return [(index, "raised" if index in raised else "succeeded") for index in range(count)]
+
+
+def test_no_retry_ends_the_tries(bench, files):
+    """And nothing else: the process goes on."""
+    receipts = bench.attempt(asks(bench, "Retry.NoRetry", 3), bench.works(files))
+    assert outcomes(receipts) == expected(10, 3)
+    assert [receipt.final for receipt in receipts if receipt.outcome == "raised"] == [True]
+    assert receipts[3].error_type == "azureml.exceptions.ParallelRunException"
+    assert receipts[3].error == "the service is busy"
+    assert len({call.pid for call in calls(bench)}) == 1
+
+
+@pytest.mark.parametrize("code", ["Retry.Sleep", None, "Retry.RestartProcess"])
+def test_the_next_mini_batch_waits(bench, files, code):
+    """In this process, or in the one in its place; longer than run_invocation_timeout, which is that of run()."""
+    slot = asks(bench, code, 3, delay="1.5", run_invocation_timeout=1.0)
+    receipts = bench.attempt(slot, bench.works(files))
+    assert outcomes(receipts) == expected(10, 3)
+    assert not receipts[3].final
+    runs = [call for call in calls(bench) if call.what == "run"]
+    assert runs[4].at - runs[3].at >= 1.5
+    assert receipts[4].seconds < 1.5  # the wait is nobody's try
+    assert (runs[4].pid == runs[3].pid) == (code != "Retry.RestartProcess")
+
+
+def test_who_waits_gives_back_what_it_has_not_begun(bench, files):
+    """Other processes need not wait with it."""
+    work = AtWork(bench, asks(bench, "Retry.Sleep", 2, delay=HOUR), bench.works(files))
+    wait_until(lambda: bench.log.exists() and len(calls(bench)) == 3)
+    assert work.recall.ask(at_once=False).result(20) == 3
+    assert work.end() == expected(3, 2)
+
+
+def test_a_process_that_wants_to_be_replaced_is(bench, files):
+    """After its mini-batch, with shutdown(); each time it asks, and no other mini-batch is charged or run twice."""
+    slot = asks(bench, "Retry.RestartProcess", 3, 4, 9)
+    receipts = bench.attempt(slot, bench.works(files))
+    assert outcomes(receipts) == expected(10, 3, 4, 9)
+    assert [call.index for call in calls(bench) if call.what == "run"] == list(range(10))
+    pids = [call.pid for call in calls(bench) if call.what == "run"]
+    assert [len(set(pids[:4])), len(set(pids[4:5])), len(set(pids[5:])), len(set(pids))] == [1, 1, 1, 3]
+    assert slot._started == 3
+    assert outcomes(bench.attempt(slot, bench.works(files), attempt=2)) == expected(10)
+    assert slot.shut_down() == ""
+    assert len([call for call in calls(bench) if call.what == "shutdown"]) == 4
+
+
+def test_a_slot_retires_when_its_node_lets_it(bench, files):
+    """What it had not begun has no receipt, and so goes to others."""
+    slot = asks(bench, "Retry.StopProcess", 3)
+    slot._may_retire = lambda: True
+    receipts: list[tuple] = []
+    lines = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
+    with pytest.raises(SlotRetiredError):
+        slot.run(lines, receipts, Recall())
+    assert [receipt[0] for receipt in receipts] == [0, 1, 2, 3]
+    assert slot._child is None
+
+
+def test_the_last_process_of_a_node_stays(bench, files):
+    """Of two, the first that asks goes for good; the other is replaced, however often it asks."""
+    arguments = ("--log", str(bench.log), "--code", "Retry.StopProcess", "--at", *map(str, range(10)))
+    settings = bench.settings(str(SCRIPTS / "asks.py"), *arguments, slots=2, most_slots=2)
+    works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
+    node = Node(settings)
+    try:
+        left, leases, slots = works, 0, []
+        while left:
+            leases += 1
+            result = node.run(leases, left)
+            slots.append(result.slots)
+            assert result.failure is None
+            left = left[len(result.receipts) :]
+        assert slots == [1, 1]
+        assert sorted(call.index for call in calls(bench) if call.what == "run") == list(range(10))
+    finally:
+        node.close(graceful=True)
+
+
+def test_a_real_exception_of_that_name_acts_too(bench, files, tmp_path):
+    """The script's own folder has an azureml, as a stub for its tests: that one counts, and ours stays away."""
+    folder = tmp_path / "source"
+    (folder / "azureml" / "core").mkdir(parents=True)
+    (folder / "azureml" / "core" / "__init__.py").write_text("WHOSE = 'theirs'\n")
+    (folder / "azureml" / "exceptions.py").write_text(
+        "class ParallelRunException(Exception):\n    code, delay_seconds = 'Retry.NoRetry', 0\n"
+    )
+    script = folder / "script.py"
+    script.write_text(
+        "import azureml.core\nfrom azureml.exceptions import ParallelRunException\n"
+        "def run(batch):\n    raise ParallelRunException(azureml.core.WHOSE + str(hasattr(azureml.core, 'Run')))\n"
+    )
+    (receipt,) = bench.attempt(bench.slot(str(script)), bench.works(files)[:1])
+    assert (receipt.final, receipt.error) == (True, "theirsFalse")
+
+
+@pytest.mark.parametrize("there", ["core", "other"])
+def test_ours_stand_in_only_for_what_is_not_there(bench, files, tmp_path, there):
+    """An azureml without core is filled up; one with core but without exceptions is left as it is: they come together."""
+    folder = tmp_path / "source"
+    (folder / "azureml" / there).mkdir(parents=True)
+    (folder / "azureml" / there / "__init__.py").write_text("")
+    script = folder / "script.py"
+    script.write_text(
+        f"import azureml.{there}\n"
+        "def run(batch):\n    from azureml.exceptions import ParallelRunException\n"
+        "    from azureml.core import Run\n    return [Run.get_context().id]\n"
+    )
+    (receipt,) = bench.attempt(bench.slot(str(script), run_id="r-1"), bench.works(files)[:1])
+    if there == "other":
+        assert bench.rows([receipt]) == ["r-1"]
+    else:
+        assert (receipt.error_type, receipt.error) == ("ModuleNotFoundError", "No module named 'azureml.exceptions'")
+
+
+def test_what_a_script_of_azures_sees(bench, files, tmp_path):
+    """Names, models, variables; and what is not there says what there is instead."""
+    models = {"digits": tmp_path / "digits.bin", "digits:2": tmp_path / "second", "other": tmp_path / "other.bin"}
+    for path in models.values():
+        path.write_text("x")
+    given = {name: str(path) for name, path in models.items()}
+    slot = bench.slot(str(SCRIPTS / "tells.py"), models=given, step="score", run_id="score-1", side_inputs={"lookup": "/l"})
+    receipts = bench.attempt(slot, bench.works(files)[:2])
+    assert receipts[0].error == ""
+    assert receipts[1].error == "./digits.bin exists; pass exist_ok=True"  # the working directory is the process's
+    (facts,) = map(json.loads, bench.rows(receipts))
+    scratch = slot._child._directory
+    assert (facts["index"], facts["id"], facts["parent"], facts["experiment"]) == (0, "score-1", "score-1", "score")
+    assert (facts["offline"], facts["same"], facts["subclass"], facts["has"]) == (False, True, True, [True, False])
+    assert (facts["tags"], facts["side"], facts["agent"]) == ({"kind": "test"}, {"lookup": "/l"}, "node-0.0.1")
+    assert (facts["dir"], facts["spec"], facts["other"]) == (str(SCRIPTS), True, True)
+    assert facts["variables"] == {
+        "AZUREML_ARM_PROJECT_NAME": "score",
+        "AZUREML_BI_OUTPUT_PATH": str(tmp_path / "out"),
+        "AZUREML_DATAREFERENCE_lookup": "/l",
+        "AZUREML_MODEL_DIR": f"{scratch}/azureml-models",
+        "AZUREML_ROOT_RUN_ID": "score-1",
+        "AZUREML_RUN_ID": "score-1",
+    }
+    assert facts["models"] == [given["digits"], given["digits:2"], given["digits"]]
+    assert (facts["listed"], facts["download"]) == (["digits", "other"], "digits.bin")
+    assert "there is no model 'none'; models={'none': path}" in facts["model"]
+    assert "known: digits, digits:2, other" in facts["model"]
+    assert "azureml.core.Dataset.get_by_name: there is no Azure ML workspace here" in facts["dataset"]
+    assert "side_inputs" in facts["dataset"]
+    assert "azureml.core.Workspace.from_config: " in facts["workspace"]
+    assert "azureml.core.Workspace.get_default_datastore: " in facts["datastore"]
+    assert "azureml.core.Run.upload_file: " in facts["upload"]
+    assert "EntryScript().output_dir" in facts["upload"]
+    assert "accepted: Retry.NoRetry, Retry.Sleep" in facts["code"]
+    metrics = [json.loads(line) for line in (bench.run / "logs" / "node-0.0.1.metrics.jsonl").read_text().splitlines()]
+    said = [{key: value for key, value in metric.items() if key != "time"} for metric in metrics if metric["mini_batch"] == 0]
+    assert said == [
+        {"name": "rows", "mini_batch": 0, "attempt": 1, "value": 10},
+        {"name": "items", "mini_batch": 0, "attempt": 1, "value": [0, 1, 2]},
+        {"name": "nothing", "mini_batch": 0, "attempt": 1, "value": None, "step": 2},
+        {"name": "kind", "mini_batch": 0, "attempt": 1, "tag": "test"},
+    ]
+    assert "INFO rows = 10" in (bench.run / "logs" / "node-0.0.1.log").read_text()
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_one_model_is_the_model_directory(bench, files, tmp_path, is_folder):
+    """AZUREML_MODEL_DIR holds the file or folder that was registered, as in Azure; a variable of the step's own stays."""
+    model = tmp_path / "mine"
+    (model.mkdir if is_folder else model.touch)()
+    script = tmp_path / "script.py"
+    script.write_text("import os\nME = os.environ['AZUREML_MODEL_DIR']\ndef run(batch):\n    return [ME, *os.listdir(ME)]\n")
+    works = bench.works(files)[:1]
+    folder, *inside = bench.rows(bench.attempt(bench.slot(str(script), models={"m": str(model)}), works))
+    assert (folder.endswith("/azureml-models/m/1"), inside) == (True, ["mine"])
+    variables = {"AZUREML_MODEL_DIR": str(files)}
+    own = bench.slot(str(script), models={"m": str(model)}, environment_variables=variables, node="node-1")
+    assert bench.rows(bench.attempt(own, works))[0] == str(files)
+
+
+def test_a_script_without_init_names_its_output(bench, files):
+    """By mini_batch.task_id, beside AZUREML_BI_OUTPUT_PATH."""
+    receipts = bench.attempt(bench.slot(str(SCRIPTS / "bare.py")), bench.works(files))
+    assert bench.rows(receipts)[15] == "f015.txt 1"
+    assert len(list((bench.folder / "out" / "by_task").iterdir())) == 10
+
+
+def test_metrics_are_bounded(tmp_path, monkeypatch):
+    """What is beyond is left out, and that is said once."""
+    from prefect_parallel_run.child import metrics
+
+    monkeypatch.setattr(metrics, "_MOST_BYTES", 1000)
+    found = metrics.Metrics(str(tmp_path / "m.jsonl"))
+    for number in range(100):
+        found.add("x", value=number)
+    lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [line["value"] for line in lines[:-1]] == list(range(len(lines) - 1))
+    assert "left out" in lines[-1]["note"]
+    assert (tmp_path / "m.jsonl").stat().st_size < 1300
+
+
+def test_nothing_of_azures_is_imported_until_the_script_does():
+    """Every process starts; most know nothing of Azure."""
+    folder = Path(__file__).parents[2] / "prefect_parallel_run" / "child"
+    code = (
+        "import sys, runpy\n"
+        f"namespace = runpy.run_path({str(folder / '__main__.py')!r})\n"
+        "namespace['_adopt']()\n"
+        "from prefect_parallel_run.child.life import live\n"
+        "from prefect_parallel_run.child.stand_ins import offer_names\n"
+        "offer_names()\n"
+        "late = {'azure_run', 'azure_model', 'azure_errors', 'metrics'}\n"
+        "assert not [name for name in sys.modules if name.rpartition('.')[2] in late]\n"
+        "assert not [name for name in sys.modules if name.startswith('azureml')]\n"
+        "import azureml.core\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/", timeout=60)

@@ -1,0 +1,153 @@
+"""Keywords of to_csv: the bytes are those of pandas, the header stands once, and a wrong one is told beforehand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_parallel_run.child import writing
+from prefect_parallel_run.child.writing import encode
+from prefect_parallel_run.config import ParallelRunConfig, wrong_fields
+
+from .test_append_row import Parts
+
+FRAME = pd.DataFrame(
+    {
+        "n": [0.5, float("nan"), -12345.678, 1e-7] * 50,
+        "t": ["a;b", 'q"q', "", "é |\t,x"] * 50,
+        "d": pd.to_datetime(["2020-01-02 03:04", "2021-01-01 00:00", None, "2022-05-06 01:00"] * 50),
+        "b": [True, False, True, True] * 50,
+    }
+)
+OPTIONS = [
+    {"sep": ";"},
+    {"sep": "\t", "na_rep": "NA"},
+    {"sep": "|", "float_format": "%.2f", "date_format": "%d/%m/%Y"},
+    {"decimal": ",", "sep": ";", "quoting": 2},
+    {"quoting": 1, "quotechar": "'"},
+    {"quoting": 3, "escapechar": "\\"},
+    {"doublequote": False, "escapechar": "!"},
+    {"columns": ["t", "n"], "header": ["text", "number"]},
+    {"index": True, "index_label": "row"},
+    {"sep": "."},
+]
+
+
+def by_pandas(frame, header, options, separator):
+    return frame.to_csv(**{"sep": separator, "index": False, "lineterminator": "\n", **options, "header": header})
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("rows", [4, 200])
+@pytest.mark.parametrize(("row_format", "separator"), [("text", " "), ("csv", ",")])
+def test_the_bytes_are_those_of_pandas(options, rows, row_format, separator):
+    """Of few rows and of many, which Arrow writes where it writes the same."""
+    frame = FRAME.iloc[:rows]
+    found = encode(frame, row_format, True, options)
+    expected = by_pandas(frame, options.get("header", True), options, separator)
+    assert (found.rows, (found.header + found.body).decode()) == (rows, expected)
+    assert encode(frame, "text", False, options).header == b""
+
+
+@given(
+    st.lists(st.floats(), min_size=1, max_size=4),
+    st.lists(st.text(st.sampled_from('ab;|\t,". -1'), max_size=4), min_size=4, max_size=4),
+    st.sampled_from(" ,;\t|.-1e"),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_separator_is_kept_apart_from_what_is_in_fields(numbers, texts, separator):
+    """Many rows go through Arrow only with separators that stand in no number."""
+    frame = pd.concat([pd.DataFrame({"n": pd.Series(numbers), "t": pd.Series(texts), "i": [1, -1, 11, 0]})] * 30)
+    body = encode(frame, "text", False, {"sep": separator}).body
+    assert body.decode() == by_pandas(frame, False, {}, separator)
+
+
+def test_plain_separators_do_not_wait_for_pandas(monkeypatch):
+    """They are as quick as the blank."""
+    asked = []
+    monkeypatch.setattr(writing, "delimited", lambda frame, separator: asked.append(separator) or b"x")
+    for options in ({"sep": ";"}, {"sep": "\t"}, {"sep": "1"}, {"sep": ";", "na_rep": "-"}, {}):
+        encode(FRAME, "text", False, options)
+    assert asked == [";", "\t", " "]
+
+
+def test_an_encoding_is_that_of_header_rows_and_list_elements():
+    """What it cannot hold fails the try."""
+    frame = pd.DataFrame({"é": ["ü"]})
+    assert encode(frame, "text", True, {"encoding": "latin-1"})[1:] == ("é\n".encode("latin-1"), "ü\n".encode("latin-1"))
+    assert encode(["ü"], "text", False, {"encoding": "cp1252"}).body == "ü\n".encode("cp1252")
+    assert encode(np.zeros(200), "text", False, {"encoding": "utf-16-le"}).body == ("0.0\n" * 200).encode("utf-16-le")
+    with pytest.raises(UnicodeEncodeError):
+        encode(["€"], "text", False, {"encoding": "latin-1"})
+
+
+def test_list_elements_become_columns_in_csv_only():
+    """As without options: in text they are str(), in csv rows."""
+    rows = [{"a": 1, "b": None}, {"a": 2, "b": "x;y"}]
+    assert encode(rows, "csv", False, {"sep": ";"}) == (2, b"a;b\n", b'1;\n2;"x;y"\n')
+    assert encode([1, "a"], "text", True, {"sep": ";"}) == (2, b"", b"1\na\n")
+    assert encode([], "csv", False, {"sep": ";"}) == (0, b"", b"")
+
+
+def test_the_header_is_written_once(tmp_path):
+    """Whatever it looks like."""
+    parts = Parts(tmp_path, "text", header=True)
+    parts.options = {"sep": ";", "quoting": 1, "header": ["x", "y"]}
+    for number in range(3):
+        parts.add(number, pd.DataFrame({"a": [number], "b": ["z"]}))
+    parts.publish(tmp_path / "r.txt")
+    assert (tmp_path / "r.txt").read_text() == '"x";"y"\n"0";"z"\n"1";"z"\n"2";"z"\n'
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "score.py").write_text("")
+
+    def make(options, **fields):
+        given = {"entry_script": str(tmp_path / "score.py"), "error_threshold": 0, "output_action": "append_row"}
+        return ParallelRunConfig(**given, append_row_csv_options=options, **fields)
+
+    return make
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_right_options_are_taken_as_they_are(config, options):
+    """And the environment of no process is needed to say so."""
+    assert config(options).append_row_csv_options == options
+    assert config({}).append_row_csv_options is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"separator": ";"}, "append_row_csv_options has 'separator'; accepted: sep, na_rep"),
+        ({"mode": "a"}, "has 'mode'"),
+        ({1: 2}, "has 1"),
+        ({"sep": ""}, "['sep'] is ''; accepted: one character"),
+        ({"sep": "\n"}, "one character that ends no line"),
+        ({"quoting": 4}, "accepted: 0 (minimal)"),
+        ({"quoting": True}, "accepted: 0 (minimal)"),
+        ({"float_format": "two"}, "such as '%.3f'"),
+        ({"header": True}, "whether there is one append_row_header says"),
+        ({"index": 1}, "true or false"),
+        ({"encoding": "utf-8-sig"}, "byte order mark"),
+        ({"encoding": "latin-99"}, "byte order mark"),
+        ({"columns": []}, "a list of texts"),
+        ({"sep": '"'}, "different characters"),
+        ("sep=;", "a mapping of keywords"),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_errors(config, options, words):
+    """Keyword, value, what is accepted."""
+    with pytest.raises(ValueError) as caught:
+        config(options)
+    assert words in wrong_fields(caught.value)["append_row_csv_options"]
+
+
+@pytest.mark.parametrize("row_format", ["jsonl", "parquet"])
+def test_they_are_of_no_use_elsewhere(config, row_format):
+    """Said, not ignored."""
+    with pytest.raises(ValueError, match=f"rows are written as {row_format}"):
+        config({"sep": ";"}, append_row_format=row_format)
