@@ -91,7 +91,7 @@ def test_a_run_that_is_over_opens_no_node(bench):
             await service.open_node(bench.settings("echo.py", is_kept=True), None, worker)
         for there, token in ((other, "token"), (worker, "next")):
             await service.open_node(bench.settings("echo.py", token=token), None, there)
-            assert await service.close_node(token, True, there) == []
+            assert await service.close_node(token, True, there) == service.LastWords([], [])
 
     asyncio.run(run())
 
