@@ -215,6 +215,7 @@ def _forget_unborn(cluster: Any) -> None:
         if getattr(worker, "status", None) in (Status.created, Status.failed):
             del cluster.workers[name]
             cluster.worker_spec.pop(name, None)
+            getattr(cluster, "_created", set()).discard(worker)  # its end would wait for theirs
 
 
 def _close(cluster: Any, *, is_urgent: bool) -> None:

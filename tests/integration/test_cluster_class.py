@@ -5,9 +5,11 @@ import threading
 from concurrent.futures import Future
 
 import pytest
+from distributed import Scheduler, SpecCluster, Status
+from distributed.deploy.spec import ProcessInterface
 
 from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.cluster_class import ClassTarget
+from prefect_parallel_run.compute.cluster_class import ClassTarget, _scale
 from prefect_parallel_run.errors import ComputeTargetError
 
 MODULE = """
@@ -50,3 +52,35 @@ def test_a_constructor_that_hears_of_no_cancelling_is_left_behind(hangs, monkeyp
     assert not module.closed.is_set()
     module.gate.set()
     assert module.closed.wait(60)
+
+
+class Job(ProcessInterface):
+    """A worker that a queue starts, unless it refuses."""
+
+    refuses = False
+
+    def __init__(self, scheduler, name):
+        super().__init__(scheduler=scheduler, name=name)
+
+    async def start(self):
+        if Job.refuses:
+            raise OSError("the queue is full")
+        await super().start()
+
+
+def test_a_queue_that_refuses_loses_no_worker_and_is_asked_again(monkeypatch):
+    """A cluster takes workers that it could not start for its own, and would never start them."""
+    quiet = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+    with SpecCluster(scheduler=quiet, worker={"cls": Job, "options": {}}, workers={}, silence_logs=False) as cluster:
+        _scale(cluster, 1)
+        there = dict(cluster.workers)
+        monkeypatch.setattr(Job, "refuses", True)
+        for _ in range(2):
+            with pytest.raises(OSError, match="the queue is full"):
+                _scale(cluster, 3)
+            assert cluster.workers == there
+        monkeypatch.setattr(Job, "refuses", False)
+        _scale(cluster, 3)
+        assert len(cluster.workers) == 3
+        assert there.items() <= cluster.workers.items()
+        assert {worker.status for worker in cluster.workers.values()} == {Status.running}
