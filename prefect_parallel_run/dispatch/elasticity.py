@@ -74,19 +74,15 @@ class Elasticity:
             idle: Those of them without a lease.
             opening: Nodes that are there, and being opened.
         """
+        if not nodes:
+            self._wait_for_nodes(now, has_work=backlog > 0, opening=opening)
+            return []
         if now < self._next_look:
             return []
         self._next_look = now + _LOOK
         self._hear(now)
         if self._going:
             self._give(_Order("to end workers", workers=tuple(self._going)), now)
-        if not nodes:
-            if opening:
-                self._asked_at = now  # when those are lost, patience begins anew
-                return []
-            if backlog and self._asked_at is not None and now - self._asked_at > _ALL_LOST:
-                self._ask(self._asked, now)
-            return []
         wanted = nodes_wanted(self._bounds, backlog=backlog, seconds=seconds, slots=slots / nodes)
         if wanted > max(self._asked, nodes + opening):
             self._ask(wanted, now)
@@ -100,6 +96,14 @@ class Elasticity:
         if going:
             self._asked = nodes - len(going)
         return going
+
+    def _wait_for_nodes(self, now: float, *, has_work: bool, opening: int) -> None:
+        """Ask again when all are lost; the first that comes is looked at at once, while nobody knows how long work takes."""
+        self._hear(now)
+        if opening:
+            self._asked_at = now  # should those be lost too, patience begins anew
+        elif has_work and self._asked_at is not None and now - self._asked_at > _ALL_LOST:
+            self._ask(self._asked, now)
 
     def release(self, workers: Collection[str]) -> None:
         """Have workers end whose nodes were given back; if not now, then later."""

@@ -128,6 +128,17 @@ def test_workers_that_cannot_be_ended_now_are_ended_later():
     assert len(warnings) == 1
 
 
+def test_the_first_node_is_looked_at_as_soon_as_it_is_there():
+    """How long a mini-batch takes is not known then, and every slot is worth one; a second later all may be handed out."""
+    asked = []
+    elasticity = elastic(BOUNDS, asked.append)
+    facts = {"backlog": 100, "seconds": float("inf"), "idle": []}
+    assert elasticity.look(0.0, nodes=0, slots=0, opening=1, **facts) == []
+    assert asked == []
+    assert elasticity.look(0.3, nodes=1, slots=1, **facts) == []
+    assert asked == [4]
+
+
 def test_a_cluster_that_takes_its_time_holds_up_nobody():
     """It is asked one thing at a time; what was asked for is known once it has answered."""
     answers = []

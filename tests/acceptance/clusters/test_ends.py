@@ -140,7 +140,7 @@ def test_an_installer_that_hangs_holds_up_nobody(workshop, start_cluster, monkey
     found = {}
     thread = threading.Thread(target=lambda: found.update(result=step()))
     thread.start()
-    wait_until(lambda: (tmp_path / "hangs").exists() and "run 3 1" in workshop.log.read_text(), 120)
+    wait_until(lambda: (tmp_path / "hangs").exists() and (3, 1) in workshop.invocations(), 120)
     gate.touch()
     thread.join(120)
     assert names(found["result"]) == EXPECTED
