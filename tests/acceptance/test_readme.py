@@ -17,7 +17,8 @@ def python_blocks():
 
 
 def run(*command, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    patience = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}  # of a machine with other things to do
+    environment = {**os.environ, **patience, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
