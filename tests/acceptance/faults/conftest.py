@@ -30,6 +30,15 @@ def report(fault: str, **figures) -> None:
             file.write(json.dumps({"fault": fault, **figures}) + "\n")
 
 
+class Started(subprocess.Popen):
+    """Is not waited for when the test has failed meanwhile: it might go on for ever."""
+
+    def __exit__(self, kind, *rest):
+        if kind is not None:
+            self.kill()
+        return super().__exit__(kind, *rest)
+
+
 class Driver:
     """Starts driver.py over the workshop's files."""
 
@@ -42,7 +51,7 @@ class Driver:
         command += [str(self.workshop.files), str(self.output), str(self.workshop.log), str(seconds)]
         command += [] if boundary is None else [str(boundary)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "DRIVER_CONFIG": json.dumps(config)}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        return Started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
     def run(self, boundary=None, **options):
         """Return the exit status and what was printed."""

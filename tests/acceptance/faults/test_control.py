@@ -75,7 +75,7 @@ def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, dr
         report("control processes 3, both nodes have them", seconds=time.monotonic() - began)
         controlled.applied("pause")
         assert main(["show", str(controlled.run), "--json"]) == 0
-        assert json.loads(controlled._capsys.readouterr().out)["paused"] is True
+        assert json.loads(controlled._capsys.readouterr().out)["status"] == "paused"
         controlled.quiet()
         was = begun(workshop.log)
         assert len(was) < 50
