@@ -108,7 +108,7 @@ def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, dr
     assert main(["verify", str(controlled.run)]) == 0
     code, said = controlled.order("pause")
     assert code == 1
-    assert "nobody drives it" in said
+    assert "nobody drives it" in said["error"]["message"]
 
 
 def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(controlled, driver, workshop, monkeypatch):
@@ -137,8 +137,8 @@ def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(co
     assert (result["limits"]["allowed_failed_count"], result["mini_batches_failed"], result["mini_batches_total"]) == (5, 1, 50)
     assert controlled.tries() == 51
     assert len(begun(workshop.log)) == 51 > tries
-    names = {path.name for path in (run / "logs").glob("r2.*.stdout.txt")}
-    assert names == {f"r2.node-0.{number}.1.stdout.txt" for number in range(3)}
+    events = map(json.loads, (run / "logs" / "r2.node-0.processes.jsonl").read_text().splitlines())
+    assert {event["process"] for event in events} == {f"r2.node-0.{number}.1" for number in range(3)}
     assert len(ledger(run, "SELECT * FROM controls")) == 3
     receipt = json.loads((run / "receipt.json").read_text())
     assert receipt["limits"]["allowed_failed_count"] == 5
