@@ -1,37 +1,18 @@
-"""``prefect-parallel-run control``: gives an order to a run that goes on, and waits until whoever drives it has answered."""
+"""``control``: an order to a run that goes on, and what becomes of it."""
 
 from __future__ import annotations
 
 import argparse
-import getpass
-import os
-import socket
-import time
-import uuid
 from typing import Any
 
-from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.cli.exits import Exit
 from prefect_parallel_run.cli.places import add_run_command, newest_run
 from prefect_parallel_run.cli.printing import emit, emit_json, say
-from prefect_parallel_run.control_files import Lines, answer_in, append
-from prefect_parallel_run.errors import InputError, ParallelRunError
-from prefect_parallel_run.orders import LIMITS, PROCESSES, Order, check
-from prefect_parallel_run.run_directory import RunDirectory, place_here
 
-PATIENCE = 10.0  #: s for the answer; one that listens takes a second
-_GLANCE = 0.1  #: s between two looks for it
-
-
-class NotDrivenError(ParallelRunError):
-    """An order was given to a run that cannot take it; *reason* says what to do."""
-
-    def __init__(self, run_directory: str, reason: str) -> None:
-        super().__init__(run_directory, reason)
-        self.run_directory, self.reason = run_directory, reason
-
-    def __str__(self) -> str:
-        return f"run {self.run_directory}: {self.reason}"
+_VALUES = {
+    "limits": ("error_threshold", "allowed_failed_count", "allowed_failed_percent"),
+    "processes": ("process_count_per_node",),
+}
 
 
 def add_to(commands: Any) -> None:
@@ -51,13 +32,16 @@ def add_to(commands: Any) -> None:
     limits.add_argument("--error-threshold", type=int, metavar="N", help="failed items; -1 forgives all")
     limits.add_argument("--allowed-failed-count", type=int, metavar="N", help="failed mini-batches; -1 forgives all")
     limits.add_argument("--allowed-failed-percent", type=float, metavar="X", help="the same in percent; 100 forgives all")
-    kind("processes", "Have another number of processes on every node.").add_argument(PROCESSES, type=int, metavar="N")
+    kind("processes", "Have another number of processes on every node.").add_argument(
+        *_VALUES["processes"], type=int, metavar="N"
+    )
 
 
 def _control(given: argparse.Namespace) -> int:
     """Give the order; it ends well when that is applied."""
-    names = {"limits": LIMITS, "processes": (PROCESSES,)}.get(given.kind, ())
-    values = {name: value for name in names if (value := getattr(given, name)) is not None}
+    from prefect_parallel_run.cli.ordering import give  # noqa: PLC0415  pydantic, which --help does not need
+
+    values = {name: value for name in _VALUES.get(given.kind, ()) if (value := getattr(given, name)) is not None}
     if (newest := newest_run(given.run_directory)) is not None:
         say(f"the newest run of {given.run_directory}: {newest}")
     answer = give(newest or given.run_directory, given.kind, values)
@@ -66,73 +50,3 @@ def _control(given: argparse.Namespace) -> int:
     else:
         emit(answer["answer"])
     return Exit.WELL if answer["applied"] else Exit.FAILED
-
-
-def give(place: str, kind: str, values: dict[str, float], patience: float = PATIENCE) -> dict[str, Any]:
-    """Give an order to the run whose directory is at a path or URL, and return what became of it.
-
-    Args:
-        place: As users see it.
-        kind: pause, continue, limits, processes.
-        values: Of limits and processes, by configuration field.
-        patience: s for the answer.
-
-    Returns:
-        ``order``, ``id``, ``applied`` (None: there is no answer yet), ``answer`` (a sentence) and ``seconds``.
-
-    Raises:
-        ValueError: It is no order.
-        InputError: There is no run directory.
-        NotDrivenError: Nobody drives the run, or not where an order could be given.
-    """
-    began = time.monotonic()
-    who = f"{getpass.getuser()}@{socket.gethostname()}/{os.getpid()}"
-    check(kind, values)  # what is wrong is told before anything else
-    directory = _directory(place)
-    driver = _driver(place, directory)
-    order = Order(id=uuid.uuid4().hex, at=time.time(), by=who, driver=driver, kind=kind, values=values)
-    answers = Lines(directory.answers)
-    append(directory.orders, order.to_line())
-    found = None
-    while found is None and time.monotonic() - began < patience:
-        time.sleep(_GLANCE)
-        found = answer_in(answers, order.id)
-    if found is None:
-        found = {"applied": None, "answer": _silence(directory, patience)}
-    seconds = round(time.monotonic() - began, 2)
-    return {"order": str(order), "id": order.id, "applied": found["applied"], "answer": found["answer"], "seconds": seconds}
-
-
-def _directory(place: str) -> RunDirectory:
-    directory = RunDirectory(place_here(place))
-    if directory.description.is_file():
-        return directory
-    if is_remote(place):
-        words = f"it is not driven on this machine, where it would be worked on in {directory.path}"
-        raise NotDrivenError(place, f"{words}; give the order on the machine of its flow, with that flow's PREFECT_HOME")
-    raise InputError(place, "is no run directory: it has no run.json")
-
-
-def _driver(place: str, directory: RunDirectory) -> str:
-    """Return the name of the driving that goes on."""
-    deadline = time.monotonic() + 1.0
-    while (found := directory.driver()) is not None:
-        if found["driver"]:
-            return str(found["driver"])
-        if time.monotonic() > deadline:  # it has not only just begun
-            raise NotDrivenError(
-                place,
-                f"process {found['pid']} on {found['host']}, which drives it, takes no orders: its version is an earlier one",
-            )
-        time.sleep(_GLANCE)
-    if directory.receipt.exists():
-        raise NotDrivenError(place, "it is finished, and nobody drives it, so that there is nothing to control")
-    words = "nobody drives it, so that there is nothing to control; go on with it, also with other limits or processes, by"
-    raise NotDrivenError(place, f"{words} prefect-parallel-run resume {place}")
-
-
-def _silence(directory: RunDirectory, patience: float) -> str:
-    if directory.driver() is None:
-        return "the run has ended before it could take the order; nothing has changed"
-    words = f"whoever drives the run has not answered within {patience:g} s, and follows the order as soon as it can"
-    return f"{words}; what became of it will be in {directory.answers}"

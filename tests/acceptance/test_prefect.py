@@ -44,7 +44,7 @@ def run_in_flow(step, raises=None):
 def test_progress_failures_by_cause_and_a_summary(workshop):
     """One artifact each; the causes are grouped, with how often and where."""
     found = run_in_flow(workshop.step("poison.py", "--how", "raise", "--poison", "3", name="Score it", run_max_try=2))
-    assert sorted(found) == ["score-it-failures", "score-it-progress", "score-it-summary"]
+    assert sorted(found) == ["score-it-failures", "score-it-progress", "score-it-report", "score-it-summary"]
     assert found["score-it-progress"].data == 100.0
     assert (
         "10 of 10 mini-batches (100 %), 90 items, 1 mini-batches and 10 items failed" in found["score-it-progress"].description

@@ -75,7 +75,7 @@ def test_submitted_to_a_task_runner(workshop, name):
     states, text, kinds, _ = seen(found[0])
     assert states == [("test", "Cached"), ("test", "Completed"), ("test reduce", "Completed")]
     assert text.count("ZeroDivisionError: division by zero") == 2
-    assert kinds == {"test-progress", "test-failures", "test-summary"}
+    assert kinds == {"test-progress", "test-failures", "test-summary", "test-report"}
 
 
 def test_in_an_async_flow(workshop):
