@@ -36,13 +36,13 @@ def check_finished(driver, workshop, kills):
 
 
 def test_killed_at_every_write_boundary(driver, workshop):
-    """Before every fsync, rename and commit in turn; in CI before every third. In full with FAULTS_IN_FULL=1."""
+    """Before every fsync, rename and commit in turn; in CI before every fifth. In full with FAULTS_IN_FULL=1."""
     _, said = driver.run()
     boundaries = said["boundaries"]
     assert boundaries > 15
     clean = driver.result.read_bytes()
     assert clean == EXPECTED
-    for boundary in range(1, boundaries + 1, 1 if IN_FULL else 3):
+    for boundary in range(1, boundaries + 1, 1 if IN_FULL else 5):
         driver.output = workshop.folder / f"driven{boundary}"
         workshop.log.unlink()
         status, _ = driver.run(boundary)
@@ -65,7 +65,7 @@ def test_killed_at_every_write_boundary(driver, workshop):
 def test_killed_at_random_moments_again_and_again(driver, workshop):
     """Until it gets through; in CI a few rounds, twenty in full."""
     chance = random.Random(7)
-    for round_ in range(20 if IN_FULL else 3):
+    for round_ in range(20 if IN_FULL else 2):
         driver.output = workshop.folder / f"round{round_}"
         workshop.log.unlink(missing_ok=True)
         kills = 0
