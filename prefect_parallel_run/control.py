@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Protocol
 
 from prefect_parallel_run.adjustments import FACT, Adjustments
@@ -142,6 +143,5 @@ class Control:
 
 
 def _told_limits(config: ParallelRunConfig) -> str:
-    limits = failure_limits(config)
-    found = {name: getattr(limits, name) for name in ("error_threshold", "allowed_failed_count", "allowed_failed_percent")}
+    found = asdict(failure_limits(config))
     return ", ".join(f"{name} {'none' if value is None else format(value, 'g')}" for name, value in found.items())

@@ -105,6 +105,24 @@ class Tally:
         """Mini-batches whose outcome is final."""
         return self.succeeded + self.failed
 
+    def by_outcome(self) -> dict[str, Any]:
+        """Return the counts of items and mini-batches as a receipt has them: each in exactly one outcome."""
+        return {
+            "items": {
+                "total": self.items,
+                "succeeded": self.succeeded_items,
+                "failed": self.failed_items,
+                "not_reached": self.items - self.succeeded_items - self.failed_items,
+            },
+            "mini_batches": {
+                "total": self.planned,
+                "succeeded": self.succeeded,
+                "failed": self.failed,
+                "not_reached": self.planned - self.finished,
+            },
+            "rows": self.rows,
+        }
+
 
 class Isolating(NamedTuple):
     """A mini-batch whose guilty items are being looked for."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -479,7 +479,6 @@ def _result(
     spec: StepSpec, directory: RunDirectory, receipt: dict[str, Any], seconds: float, *, reused: bool
 ) -> ParallelRunResult:
     items, mini_batches = receipt["items"], receipt["mini_batches"]
-    limits = failure_limits(spec.config)
     return ParallelRunResult(
         name=spec.name,
         run_id=directory.run_id,
@@ -496,10 +495,6 @@ def _result(
         items_failed=items["failed"],
         rows=receipt["rows"],
         seconds=seconds,
-        limits={
-            "error_threshold": limits.error_threshold,
-            "allowed_failed_count": limits.allowed_failed_count,
-            "allowed_failed_percent": limits.allowed_failed_percent,
-        },
+        limits=asdict(failure_limits(spec.config)),
         reused=reused,
     )

@@ -10,7 +10,7 @@ from contextlib import closing
 
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.observe.standing import counts, status_of
+from prefect_parallel_run.observe.standing import status_of
 from prefect_parallel_run.output.parts import PartRange, Parts
 from prefect_parallel_run.output.reduction import make_receipt, part_ranges
 from prefect_parallel_run.plan import Plan
@@ -127,7 +127,7 @@ def summary(directory: RunDirectory) -> dict[str, object]:
         "run_directory": os.fspath(directory.path),
         "status": status,
         "reason": facts.get("reason", ""),
-        **counts(tally),
+        **tally.by_outcome(),
         "waiting": tally.waiting,
         "drives": int(facts.get("drives", "0")),
         "paused": status == "running" and facts.get("paused") == "1",

@@ -63,7 +63,7 @@ def _cell(run: dict[str, Any], column: str) -> str:
 
 def _in_folder(output: str) -> Iterator[dict[str, Any]]:
     from prefect_parallel_run.ledger import Ledger  # noqa: PLC0415  not for --help
-    from prefect_parallel_run.observe.standing import counts, status_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.observe.standing import status_of  # noqa: PLC0415  the same
     from prefect_parallel_run.run_directory import FOLDER, runs_below  # noqa: PLC0415  the same
 
     for found in runs_below(Path(output).absolute() / FOLDER, ""):
@@ -71,7 +71,7 @@ def _in_folder(output: str) -> Iterator[dict[str, Any]]:
         try:
             with Ledger(found.ledger) as ledger:
                 status = status_of(ledger.facts(), is_driven=found.driver() is not None)
-                yield {**about, "created": found.facts().get("created", ""), "status": status, **counts(ledger.tally())}
+                yield {**about, "created": found.facts().get("created", ""), "status": status, **ledger.tally().by_outcome()}
         except (ParallelRunError, sqlite3.Error, ValueError) as error:
             nothing = {"items": None, "mini_batches": None, "rows": None}
             yield {**about, "created": "", "status": "unreadable", "reason": str(error), **nothing}

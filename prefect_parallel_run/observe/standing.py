@@ -115,7 +115,7 @@ def as_plain(standing: Standing) -> dict[str, Any]:
         "status": standing.status,
         "reason": standing.reason,
         "driver": dict(standing.driver) if standing.driver is not None else None,
-        **counts(tally),
+        **tally.by_outcome(),
         "waiting": tally.waiting,
         "is_growing": tally.is_growing,
         "drives": standing.drives,
@@ -125,23 +125,4 @@ def as_plain(standing: Standing) -> dict[str, Any]:
         "remaining_seconds": standing.remaining_seconds,
         "nodes": [share._asdict() for share in standing.nodes],
         "causes": [cause._asdict() for cause in standing.causes],
-    }
-
-
-def counts(tally: Tally) -> dict[str, Any]:
-    """Return the counts of items and mini-batches, as the receipt has them."""
-    return {
-        "items": {
-            "total": tally.items,
-            "succeeded": tally.succeeded_items,
-            "failed": tally.failed_items,
-            "not_reached": tally.items - tally.succeeded_items - tally.failed_items,
-        },
-        "mini_batches": {
-            "total": tally.planned,
-            "succeeded": tally.succeeded,
-            "failed": tally.failed,
-            "not_reached": tally.planned - tally.finished,
-        },
-        "rows": tally.rows,
     }

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from prefect_parallel_run.observe.bar import Style, clipped, percent_bar
 from prefect_parallel_run.observe.logs import neutral
 from prefect_parallel_run.observe.progress import done_percent
-from prefect_parallel_run.observe.standing import NodeShare, Standing, counts
+from prefect_parallel_run.observe.standing import NodeShare, Standing
 from prefect_parallel_run.units import format_seconds
 
 _PLAIN = Style(colours=False, unicode=False)
@@ -55,7 +55,7 @@ def _lines(standing: Standing, now: float) -> Iterator[str]:
     tally = standing.tally
     yield f"{standing.run}: {_state(standing)}"
     for name in ("mini_batches", "items"):
-        numbers = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in counts(tally)[name].items())
+        numbers = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in tally.by_outcome()[name].items())
         yield f"  {name.replace('_', '-')}: {numbers}{', the input is still being listed' if tally.is_growing else ''}"
     yield f"  between two tries: {tally.waiting}, rows: {tally.rows}, driven {standing.drives} times"
     yield f"  {_times(standing, now)}{_pace(standing)}"

@@ -88,19 +88,7 @@ def make_receipt(
     """Return the receipt: every item and every mini-batch is in exactly one of succeeded, failed, not reached."""
     return {
         "run_id": run_id,
-        "items": {
-            "total": tally.items,
-            "succeeded": tally.succeeded_items,
-            "failed": tally.failed_items,
-            "not_reached": tally.items - tally.succeeded_items - tally.failed_items,
-        },
-        "mini_batches": {
-            "total": tally.planned,
-            "succeeded": tally.succeeded,
-            "failed": tally.failed,
-            "not_reached": tally.planned - tally.finished,
-        },
-        "rows": tally.rows,
+        **tally.by_outcome(),
         "output_file": result,
         "bytes": published.bytes if published is not None else None,
         "sha256": published.sha256 if published is not None else None,
