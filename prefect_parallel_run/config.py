@@ -19,6 +19,7 @@ from pydantic import (
 
 from prefect_parallel_run.csv_options import csv_options
 from prefect_parallel_run.form_schema import FormModel
+from prefect_parallel_run.plain_values import is_int, is_number, shown
 from prefect_parallel_run.validation import (
     ADDRESS,
     FILE_NAME,
@@ -32,13 +33,10 @@ from prefect_parallel_run.validation import (
     interpreter,
     is_address,
     is_dotted_name,
-    is_int,
-    is_number,
     keys,
     optional,
     paths_by_name,
     requirement_lines,
-    shown,
     size,
     variables,
     word,

@@ -7,6 +7,7 @@ for Prefect's forms as well as for us. Prefect hands the values on as they came,
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -20,7 +21,7 @@ from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.form_schema import FormModel
-from prefect_parallel_run.validation import shown
+from prefect_parallel_run.plain_values import shown
 
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _LAST = 10  #: position of the fields that all inputs have; the others have none and come first
@@ -60,9 +61,9 @@ class _Input(FormModel):
         json_schema_extra={"position": _LAST},
     )
 
+    @abstractmethod
     def dataset(self) -> Dataset:
         """Return the input as a step takes it."""
-        raise NotImplementedError
 
 
 def _paths(what: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefect_parallel_run.validation import is_int, is_number, shown
+from prefect_parallel_run.plain_values import is_int, is_number, shown
 
 LONGEST = 4_096  #: bytes of a line
 LIMITS = ("error_threshold", "allowed_failed_count", "allowed_failed_percent")
@@ -24,7 +24,12 @@ _ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "allowed_failed_percent": ("a number from 0 to 100 (forgives all)", lambda value: is_number(value) and 0 <= value <= 100),
     PROCESSES: (f"a whole number from 1 to {_MOST_PROCESSES}", lambda value: is_int(value) and 1 <= value <= _MOST_PROCESSES),
 }
-_FIELDS = {"pause": (), "continue": (), "limits": LIMITS, "processes": (PROCESSES,)}
+FIELDS: dict[str, tuple[str, ...]] = {
+    "pause": (),
+    "continue": (),
+    "limits": LIMITS,
+    "processes": (PROCESSES,),
+}  #: by kind of order
 
 
 class OrderRefusedError(ValueError):
@@ -94,7 +99,7 @@ class Order:
             raise ValueError(f"at is {shown(facts['at'])}; accepted: seconds")
         order = facts["order"]
         if not (isinstance(order, dict) and len(order) == 1 and all(isinstance(values, dict) for values in order.values())):
-            raise ValueError(f"order is {shown(order)}; accepted: one of {', '.join(_FIELDS)} with its values")
+            raise ValueError(f"order is {shown(order)}; accepted: one of {', '.join(FIELDS)} with its values")
         ((kind, values),) = order.items()
         return cls(id=facts["id"], at=float(facts["at"]), by=facts["by"], driver=facts["driver"], kind=kind, values=values)
 
@@ -108,9 +113,9 @@ def check(kind: str, values: Mapping[str, Any]) -> None:
     ...
     ValueError: process_count_per_node is 0; accepted: a whole number from 1 to 1024
     """
-    if kind not in _FIELDS:
-        raise ValueError(f"order is {shown(kind)}; accepted: {', '.join(_FIELDS)}")
-    fields = _FIELDS[kind]
+    if kind not in FIELDS:
+        raise ValueError(f"order is {shown(kind)}; accepted: {', '.join(FIELDS)}")
+    fields = FIELDS[kind]
     if not values.keys() <= set(fields) or bool(values) != bool(fields):
         words = f"one or more of {', '.join(fields)}" if fields else "nothing"
         raise ValueError(f"{kind} has {', '.join(map(shown, values)) or 'nothing'}; accepted: {words}")

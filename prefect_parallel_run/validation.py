@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, ValidationInfo
 
+from prefect_parallel_run.plain_values import is_int, shown
 from prefect_parallel_run.units import parse_size
 
 _IN_NO_FILE_NAME = r'~"#%&*:<>?/\\{|}\x00-\x1f\x7f'
@@ -23,13 +24,6 @@ LONGEST_FILE_NAME = 255  #: bytes, a file system's limit
 # The same rules as a form's schema has them; a browser and Prefect's server read them, so they are plain.
 SIZE = r"^0*[1-9][0-9]*([KkMmGg][Bb])?$"
 FILE_NAME = rf"^(\.{{3,}}|\.*[^.{_IN_NO_FILE_NAME}][^{_IN_NO_FILE_NAME}]*)$"
-_LONGEST_SHOWN = 200  #: characters of a wrong value in an error
-
-
-def shown(value: Any) -> str:
-    """Return a value as an error shows it, not endless."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def accept(words: str, is_right: Callable[[Any], bool]) -> BeforeValidator:
@@ -41,16 +35,6 @@ def accept(words: str, is_right: Callable[[Any], bool]) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
-
-
-def is_int(value: Any) -> bool:
-    """True for a whole number; a truth value is none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """True for a finite number."""
-    return (is_int(value) or isinstance(value, float)) and value == value and abs(value) != float("inf")  # noqa: PLR0124  NaN
 
 
 def at_least(least: int) -> BeforeValidator:

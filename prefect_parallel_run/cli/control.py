@@ -6,13 +6,9 @@ import argparse
 from typing import Any
 
 from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_run_command, newest_run
-from prefect_parallel_run.cli.printing import emit, emit_json, say
-
-_VALUES = {
-    "limits": ("error_threshold", "allowed_failed_count", "allowed_failed_percent"),
-    "processes": ("process_count_per_node",),
-}
+from prefect_parallel_run.cli.places import add_run_command, meant_run
+from prefect_parallel_run.cli.printing import emit, emit_json
+from prefect_parallel_run.orders import FIELDS, PROCESSES
 
 
 def add_to(commands: Any) -> None:
@@ -32,19 +28,15 @@ def add_to(commands: Any) -> None:
     limits.add_argument("--error-threshold", type=int, metavar="N", help="failed items; -1 forgives all")
     limits.add_argument("--allowed-failed-count", type=int, metavar="N", help="failed mini-batches; -1 forgives all")
     limits.add_argument("--allowed-failed-percent", type=float, metavar="X", help="the same in percent; 100 forgives all")
-    kind("processes", "Have another number of processes on every node.").add_argument(
-        *_VALUES["processes"], type=int, metavar="N"
-    )
+    kind("processes", "Have another number of processes on every node.").add_argument(PROCESSES, type=int, metavar="N")
 
 
 def _control(given: argparse.Namespace) -> int:
     """Give the order; it ends well when that is applied."""
-    from prefect_parallel_run.cli.ordering import give  # noqa: PLC0415  pydantic, which --help does not need
+    from prefect_parallel_run.cli.ordering import give  # noqa: PLC0415  stores, which --help does not need
 
-    values = {name: value for name in _VALUES.get(given.kind, ()) if (value := getattr(given, name)) is not None}
-    if (newest := newest_run(given.run_directory)) is not None:
-        say(f"the newest run of {given.run_directory}: {newest}")
-    answer = give(newest or given.run_directory, given.kind, values)
+    values = {name: value for name in FIELDS[given.kind] if (value := getattr(given, name)) is not None}
+    answer = give(meant_run(given.run_directory), given.kind, values)
     if given.json:
         emit_json(answer)
     else:

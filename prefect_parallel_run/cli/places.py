@@ -40,13 +40,19 @@ def open_run(place: str, *, to_look_at: bool = False) -> RunDirectory:
     """
     from prefect_parallel_run.resume import open_run_directory  # noqa: PLC0415  pandas and Arrow, which --help does not need
 
-    found = newest_run(place)
-    if found is not None:
-        say(f"the newest run of {place}: {found}")
-    return open_run_directory(found or place, parts=not to_look_at)
+    return open_run_directory(meant_run(place), parts=not to_look_at)
 
 
-def newest_run(place: str) -> str | None:
+def meant_run(place: str) -> str:
+    """Return the path or URL of the run that is meant by *place*, and tell which it is when it is the newest of an output."""
+    found = _newest_run(place)
+    if found is None:
+        return place
+    say(f"the newest run of {place}: {found}")
+    return found
+
+
+def _newest_run(place: str) -> str | None:
     """Return the path or URL of the newest run of an output; None for a place that is no output."""
     from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  the same
     from prefect_parallel_run.run_directory import FOLDER, runs_below  # noqa: PLC0415  the same

@@ -20,6 +20,7 @@ ORDER = [
     "units",
     "background",
     "records",
+    "plain_values",
     "result",
     "validation",
     "form_schema",
