@@ -6,6 +6,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
+def drive_prefix(drive: int) -> str:
+    """Return what the names of files begin with that belong to one drive of a run; the first one's have no prefix.
+
+    >>> drive_prefix(1), drive_prefix(2)
+    ('', 'r2.')
+    """
+    return f"r{drive}." if drive > 1 else ""
+
+
 class Cut(NamedTuple):
     """One mini-batch as a dataset cuts it, before it has a number.
 

@@ -19,7 +19,7 @@ from prefect_parallel_run.adjustments import FACT, Adjustments
 from prefect_parallel_run.background import Background, Unwanted
 from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.config import ParallelRunConfig
-from prefect_parallel_run.control import Control
+from prefect_parallel_run.control import Control, Told
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
 from prefect_parallel_run.dispatch.elasticity import Elasticity
 from prefect_parallel_run.dispatch.observer import Observer
@@ -70,17 +70,11 @@ _REPORT_IF_CANCELLED = 1.0  #: s, the same: whoever cancels does not want to wai
 _NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
 
 
-class Watch(Observer, Protocol):
-    """Who is told what happens in a run, beyond what the dispatcher tells."""
+class Watch(Observer, Told, Protocol):
+    """Who is told what happens in a run, beyond what the dispatcher and people's orders tell."""
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         """The first mini-batches are about to be handed out; *tally* is not empty when the run goes on from its ledger."""
-
-    def ordered(self, order: str, by: str, answer: str) -> None:
-        """A person's order has been followed, or refused."""
-
-    def paused(self, is_paused: bool) -> None:
-        """A person wants no mini-batch to be begun for now, or wants them again."""
 
     def ended(self, ledger: Ledger) -> None:
         """Nothing runs any more, well or not; the ledger has the last word on every mini-batch."""

@@ -218,7 +218,7 @@ def _run(name: str, prepared: Prepared) -> ParallelRunResult:
         raise
     finally:
         if watch.run is not None:
-            watch.reported(prepared.spec.place_of(watch.run))
+            watch.reported(f"{prepared.spec.place_of(watch.run)}/{watch.run.report.name}")
     _begun_by_this_task_run()  # forgotten: there is nothing to go on with
     watch.returned(result)
     return result

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.environments import EnvironmentPlan
+from prefect_parallel_run.records import drive_prefix
 
 
 class CodeBundle(NamedTuple):
@@ -55,7 +56,7 @@ class NodeSettings:
     @property
     def prefix(self) -> str:
         """Return how the names of the node's files in ``logs`` and ``parts`` begin."""
-        return f"{f'r{self.drive}.' if self.drive > 1 else ''}{self.node}."
+        return f"{drive_prefix(self.drive)}{self.node}."
 
     def to_json(self) -> bytes:
         """Return them as one line, for a worker that has not joined its scheduler yet."""

@@ -20,7 +20,7 @@ from prefect_parallel_run.observe import processed
 from prefect_parallel_run.observe.overview import CauseCounts, NodeCounts, Overview
 from prefect_parallel_run.observe.progress import remaining_seconds
 from prefect_parallel_run.policy.sampling import Widening
-from prefect_parallel_run.records import Receipt, Tally
+from prefect_parallel_run.records import Receipt, Tally, drive_prefix
 from prefect_parallel_run.run_directory import RunDirectory
 
 OVERVIEW, PROCESSED, PROGRESS = "job_progress_overview.txt", "processed_mini-batches.csv", "progress.csv"
@@ -62,8 +62,7 @@ class RunFiles:
             for cause in causes(ledger, _CAUSES):
                 words = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)
                 self._causes[cause.fingerprint] = CauseCounts(*words, cause.tries, set(cause.nodes.split(",")))
-        prefix = f"r{self._drive}." if self._drive > 1 else ""
-        self._progress = _File(run.logs / f"{prefix}{PROGRESS}", warned)
+        self._progress = _File(run.logs / f"{drive_prefix(self._drive)}{PROGRESS}", warned)
         self._progress.append(PROGRESS_HEADER)
         self._pace = Widening(self._begun)
         self._next_overview = self._begun

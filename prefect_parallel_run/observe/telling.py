@@ -63,9 +63,8 @@ class PrefectWatch(LogWatch):
         """Tell why the step ended; Prefect logs the error."""
         self._events.failed(error)
 
-    def reported(self, run_directory: str) -> None:
-        """Show where the report is, if there is one; *run_directory* is a path or URL."""
-        report = f"{run_directory}/report.html"
+    def reported(self, report: str) -> None:
+        """Show where the report is, at a path or URL, if there is one."""
         try:
             is_there = size_of(report) is not None
         except ParallelRunError as error:  # the store is away: how the step ended is what counts
