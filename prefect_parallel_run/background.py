@@ -56,3 +56,13 @@ class Background(Generic[T]):
     def _beat(self) -> None:
         if self._unwanted.is_set():
             raise Unwanted
+
+
+def both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    """Return what calls one after the other."""
+
+    def beat() -> None:
+        first()
+        second()
+
+    return beat

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
-from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from prefect_parallel_run.adjustments import FACT, Adjustments
-from prefect_parallel_run.background import Background, Unwanted
-from prefect_parallel_run.compute.base import Cluster, Request, Target
-from prefect_parallel_run.config import ParallelRunConfig
-from prefect_parallel_run.control import Control, Told
-from prefect_parallel_run.dispatch.dispatcher import Dispatcher
-from prefect_parallel_run.dispatch.elasticity import Elasticity
-from prefect_parallel_run.dispatch.observer import Observer
-from prefect_parallel_run.dispatch.state import RunRules, RunState
+from prefect_parallel_run.background import Background, Unwanted, both
+from prefect_parallel_run.compute.base import Target
+from prefect_parallel_run.control import Control
 from prefect_parallel_run.drives import note_drive_begin, note_drive_end
+from prefect_parallel_run.driving import Watch, drive_run
 from prefect_parallel_run.errors import (
     EntryScriptError,
     LimitExceededError,
@@ -32,16 +23,10 @@ from prefect_parallel_run.errors import (
     OutputError,
 )
 from prefect_parallel_run.inputs import check_models
-from prefect_parallel_run.journey import prepare_journey
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.observe.report import write_report
-from prefect_parallel_run.orders import PROCESSES
+from prefect_parallel_run.opening import Opening
 from prefect_parallel_run.output.reduction import Reduction
-from prefect_parallel_run.plan import Plan, PlanReader
-from prefect_parallel_run.planner import Planner
-from prefect_parallel_run.policy.node_count import NodeBounds
-from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.run_choice import (
     Choice,
@@ -59,33 +44,8 @@ from prefect_parallel_run.spec import StepSpec, failure_limits
 from prefect_parallel_run.stores.mirror import Mirror, is_copied
 from prefect_parallel_run.stores.objects import names_below, read, size_of
 
-_MOST_LEASE_BYTES = 2_000_000  #: of work texts in one message
-_MOST_PER_LEASE = 1_000
-_OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
-_PLANNING_GLANCE = 0.02  #: s between two looks at a plan that has no mini-batch yet
-_PLANNING_PATIENCE = 0.1  #: s
-_ANY = 1 << 30  #: slots: as many as the node wants
 _REPORT_IF_FAILED = 20.0  #: s for the report of a run that has ended before its time
 _REPORT_IF_CANCELLED = 1.0  #: s, the same: whoever cancels does not want to wait
-_NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
-
-
-class Watch(Observer, Told, Protocol):
-    """Who is told what happens in a run, beyond what the dispatcher and people's orders tell."""
-
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
-        """The first mini-batches are about to be handed out; *tally* is not empty when the run goes on from its ledger."""
-
-    def ended(self, ledger: Ledger) -> None:
-        """Nothing runs any more, well or not; the ledger has the last word on every mini-batch."""
-
-    def closed(self, status: str, reason: str) -> None:
-        """The run is over: its result is published, or will not be.
-
-        Args:
-            status: succeeded, failed, interrupted or cancelled.
-            reason: Why it is not succeeded.
-        """
 
 
 def run_step(
@@ -118,7 +78,7 @@ def run_step(
     """
     started = time.monotonic()
     check_models(spec.config.models)
-    with ExitStack() as stack, _Opening(target, spec) as cluster:  # the lock outlives the cluster
+    with ExitStack() as stack, Opening(target, spec) as cluster:  # the lock outlives the cluster
         if resumption is not None:
             choice = take_up(spec, world_of(spec), resumption, heartbeat)
         else:
@@ -132,7 +92,7 @@ def run_step(
             if mirror is not None and not is_copied(directory):
                 _bring_up(mirror, directory, heartbeat, stack)
             return earlier_result(spec, directory, resumption)
-        beat = heartbeat if mirror is None else _both(heartbeat, mirror.raise_if_lost)
+        beat = heartbeat if mirror is None else both(heartbeat, mirror.raise_if_lost)
         if mirror is not None:
             stack.callback(mirror.close)
         with Ledger(directory.ledger) as ledger:
@@ -143,9 +103,9 @@ def run_step(
                 control = Control(directory, choice.lock.driver, ledger, spec.config, watch)
                 if mirror is not None:
                     Background("mirror", mirror.begin).wait(heartbeat)
-                _drive(spec, choice, ledger, drive, cluster, watch, _both(beat, control.listen), control)
+                drive_run(spec, choice, ledger, drive, cluster, watch, both(beat, control.listen), control)
                 control.end("every mini-batch is done, and the result is being put together")
-                receipt = reduce(_reduction(spec, choice, ledger, watch, _both(beat, control.listen)))
+                receipt = reduce(_reduction(spec, choice, ledger, watch, both(beat, control.listen)))
             except BaseException as error:
                 watch.closed(*_note_end(ledger, error))
                 if ledger.is_untouched() and not directory.plan.exists():
@@ -180,14 +140,6 @@ def _remove_what_never_began(directory: RunDirectory, mirror: Mirror | None, sta
     stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
     if mirror is not None:
         stack.callback(mirror.discard)
-
-
-def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
-    def beat() -> None:
-        first()
-        second()
-
-    return beat
 
 
 def _bring_up(mirror: Mirror, directory: RunDirectory, heartbeat: Callable[[], None], stack: ExitStack) -> None:
@@ -288,185 +240,6 @@ def _note_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
         ledger.note(status=status, reason=reason)
         note_drive_end(ledger, status, reason)
     return status, reason
-
-
-class _Opening:
-    """A cluster that opens in the background while the input is planned."""
-
-    def __init__(self, target: Target, spec: StepSpec) -> None:
-        config = spec.config
-        self._cancelled = threading.Event()
-        self._settings: Future[NodeSettings] = Future()
-        request = Request(
-            nodes=config.node_count,
-            at_least=config.min_nodes,
-            slots=config.process_count_per_node,
-            timeout=config.node_start_timeout,
-        )
-        self._context = target.open(request, self._cancelled, self._settings)
-        self._opened: Future[Cluster] | None = None
-
-    def __enter__(self) -> _Opening:
-        return self
-
-    def begin(self) -> Future[Cluster]:
-        """Start opening, if that has not begun."""
-        if self._opened is None:
-            with_thread = ThreadPoolExecutor(1, thread_name_prefix="open-cluster")
-            self._opened = with_thread.submit(self._context.__enter__)
-            with_thread.shutdown(wait=False)
-        return self._opened
-
-    def prepare(self, settings: NodeSettings) -> None:
-        """Let the nodes start their children while the cluster opens."""
-        self.begin()
-        self._settings.set_result(settings)
-
-    def wait(self, heartbeat: Callable[[], None]) -> Cluster:
-        """Return the open cluster."""
-        opened = self.begin()
-        while not wait_for([opened], timeout=_OPENING_GLANCE).done:
-            heartbeat()
-        return opened.result()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._cancelled.set()
-        if self._opened is None or self._opened.exception() is not None:
-            return
-        if kind is not None:
-            self._opened.result().abandon()
-        self._context.__exit__(None, None, None)
-
-
-def _drive(
-    spec: StepSpec,
-    choice: Choice,
-    ledger: Ledger,
-    drive: int,
-    cluster: _Opening,
-    watch: Watch,
-    heartbeat: Callable[[], None],
-    control: Control,
-) -> None:
-    """Run what the ledger says is left to do, and what is planned meanwhile."""
-    adjustments = Adjustments.of_ledger(ledger)
-    spec = replace(spec, config=adjustments.of(spec.config))
-    config, directory, planner = spec.config, choice.directory, choice.planner
-    ledger.exhaust(config.run_max_try, isolate=config.isolate_failed_items)
-    if planner is None:
-        whole = Plan.open(directory.plan)
-        ledger.extend(islice(whole.all_items(), ledger.planned(), None))  # it may have ended just behind planning
-        plan: PlanReader = whole
-        remainder = ledger.remainder()
-        if remainder.tally.finished == remainder.tally.planned:
-            return  # only the reduction was missing
-    else:
-        cluster.begin()
-        plan = planner.plan
-        is_growing = _await_plan(planner, ledger, heartbeat)
-        remainder = ledger.remainder(is_growing=is_growing)
-    rules = RunRules(
-        run_max_try=config.run_max_try,
-        limits=failure_limits(config),
-        retry_delay=config.retry_delay_seconds,
-        most_per_lease=max(1, min(_MOST_PER_LEASE, _MOST_LEASE_BYTES // plan.typical_bytes())),
-        node_patience=_NODE_PATIENCE,
-        isolate=config.isolate_failed_items,
-        speculative=config.speculative_execution,
-        fetches=spec.fetches,
-    )
-    if not remainder.tally.is_growing:
-        complete_description(directory, planner)
-    settings = _node_settings(spec, directory, drive, remainder.tally)
-    cluster.prepare(settings)
-    opened = cluster.wait(heartbeat)
-    rules = replace(rules, shared_workers=not opened.is_here)
-    state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
-    if PROCESSES not in adjustments.changes:  # else they are what was ordered, not what the cluster was opened for
-        settings = replace(settings, slots=opened.slots)
-    watch.began(directory, remainder.tally, opened.dashboard)
-    beat = heartbeat if choice.check is None else _both(heartbeat, choice.check.raise_if_failed)
-    try:
-        with ExitStack() as stack:
-            journey = None
-            if not opened.is_here:
-                settings, journey = prepare_journey(spec, directory, settings, plan, heartbeat)
-                stack.callback(journey.end)
-            Dispatcher(
-                opened.client,
-                settings,
-                plan,
-                ledger,
-                state,
-                watch,
-                beat,
-                opened.discard,
-                wanted=config.node_count,
-                growth=planner if remainder.tally.is_growing else None,
-                prepared=opened.prepared,
-                journey=journey,
-                elasticity=_elasticity(config, opened, watch.warned),
-                orders=control.take,
-            ).run()
-    finally:
-        watch.ended(ledger)
-
-
-def _elasticity(config: ParallelRunConfig, cluster: Cluster, warned: Callable[[str], None]) -> Elasticity | None:
-    """Return what makes a cluster grow and shrink, and replace nodes that were lost; None for one that cannot."""
-    if not cluster.is_elastic:
-        return None
-    bounds = NodeBounds(at_least=config.min_nodes or config.node_count, at_most=config.node_count)
-    return Elasticity(bounds, cluster.scale, cluster.release, warned)
-
-
-def _await_plan(planner: Planner, ledger: Ledger, heartbeat: Callable[[], None]) -> bool:
-    """Wait for the first mini-batches, or for an input without any; True when more may come.
-
-    A plan that is nearly whole is waited for: the cluster takes longer to open, and few mini-batches need few processes.
-    """
-    patience = time.monotonic() + _PLANNING_PATIENCE
-    while True:
-        is_over = planner.is_over()  # asked first: what is taken then is all there will be
-        for items in planner.take():
-            ledger.extend(items)
-        if is_over or (ledger.planned() and time.monotonic() > patience):
-            return not is_over
-        heartbeat()
-        time.sleep(_PLANNING_GLANCE)
-
-
-def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, tally: Tally) -> NodeSettings:
-    config = spec.config
-    return NodeSettings(
-        token=uuid.uuid4().hex,
-        drive=drive,
-        slots=config.process_count_per_node,
-        most_slots=_ANY if tally.is_growing else tally.planned - tally.finished,
-        interpreter=spec.interpreter,
-        environment=spec.environment,
-        script=str(config.script_path),
-        source=str(config.source_path),
-        arguments=spec.arguments,
-        output=spec.output or "",
-        side_inputs=dict(spec.side_inputs),
-        models=dict(config.models),
-        step=spec.name,
-        run_id=directory.run_id,
-        environment_variables=dict(config.environment_variables),
-        run_directory=str(directory.path),
-        modules=spec.datasets[0].modules,
-        fetches=spec.fetches,
-        keep_rows=spec.result is not None,
-        row_format=config.result_format,
-        row_header=config.append_row_header,
-        row_options=config.append_row_csv_options or {},
-        logging_level=config.logging_level,
-        run_invocation_timeout=config.run_invocation_timeout,
-        init_timeout=config.init_timeout,
-        process_memory_limit=config.memory_limit_bytes,
-    )
 
 
 def _result(

@@ -60,6 +60,8 @@ ORDER = [
     "planner",
     "input_check",
     "run_choice",
+    "opening",
+    "driving",
     "run",
     "resume",
     "verify",
