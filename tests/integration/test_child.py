@@ -14,6 +14,7 @@ import pytest
 from prefect_parallel_run.node.guardian import marked
 from prefect_parallel_run.node.slot import SlotStoppedError, SlotUnusableError
 
+from ..processes import lives
 from .conftest import wait_until
 
 OUTCOMES = {
@@ -278,7 +279,7 @@ def test_the_guardian_ends_what_a_dead_worker_leaves(tmp_path):
         guardian.stdin.close()  # as when the worker is killed
         assert victim.wait(20) == -signal.SIGKILL
         assert guardian.wait(20) == 0
-    wait_until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not lives(grandchild))
     assert not scratch.exists()
 
 

@@ -20,6 +20,7 @@ from prefect_parallel_run.node.building import built_interpreter
 from prefect_parallel_run.node.guardian import _others
 from prefect_parallel_run.node.interpreters import base_of, version_of
 
+from ..processes import command_line
 from .conftest import wait_until
 
 VERSIONS = ["3.9", "3.10", "3.11", "3.12", "3.13"]
@@ -262,7 +263,7 @@ def test_an_installer_that_survives_keeps_its_folder(gate, cache, start, tmp_pat
     builder = start()
     wait_until(lambda: len(gate.called()) == 2)
     for process in psutil.Process(builder.pid).children():
-        if any("guardian" in word for word in process.cmdline()):
+        if "guardian" in command_line(process):
             process.kill()
     builder.kill()
     builder.wait()

@@ -10,6 +10,8 @@ from prefect_parallel_run.datasets.folders import Listed, files_below
 from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.errors import InputError
 
+from ..processes import command_line
+
 NAMES = ["b", "a/z", "a.txt", "a/b/c", "a-b", "line\nbreak", "ü", "zz/" + "x" * 200, "a b", os.fsdecode(b"no\xfftext"), "~"]
 
 
@@ -24,7 +26,7 @@ def tree(tmp_path):
 
 
 def listers():
-    return [child for child in psutil.Process().children() if "datasets.folders" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if "datasets.folders" in command_line(child)]
 
 
 @pytest.mark.parametrize("here", range(len(NAMES) + 1))

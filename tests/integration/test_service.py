@@ -18,6 +18,7 @@ from prefect_parallel_run.node import service
 from prefect_parallel_run.node.bundles import unpacked
 from prefect_parallel_run.node.keeping import Keeper
 
+from ..processes import command_line, lives
 from .conftest import wait_until
 
 
@@ -38,7 +39,7 @@ def nodes():
 
 
 def children():
-    return [process for process in psutil.Process().children(recursive=True) if process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in psutil.Process().children(recursive=True) if lives(process)]
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +49,9 @@ def place(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setenv("PREFECT_PARALLEL_RUN_CACHE", str(tmp_path / "cache"))
+    before = set(children())  # of other tests' fixtures
     yield
-    wait_until(lambda: not children())
+    wait_until(lambda: not set(children()) - before)
     assert nodes() == []
 
 
@@ -107,7 +109,7 @@ def hanging_installer(tmp_path, monkeypatch):
 
 
 def installs():
-    return [process for process in children() if process.name() == "sleep"]
+    return [process for process in children() if command_line(process).startswith("sleep ")]
 
 
 def test_what_is_built_is_given_up_on_the_worker_where_the_run_ends(bench, hanging_installer):

@@ -14,6 +14,7 @@ from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.slot import SlotUnusableError, Work
 from prefect_parallel_run.records import Receipt
 
+from ..processes import command_line
 from .conftest import wait_until
 
 
@@ -254,7 +255,7 @@ def test_slots_share_one_spare_while_everything_is_killed(bench, files, lives):
 
     def kill():
         while not over.wait(chance.uniform(0.0, 0.2)):
-            ours = [child for child in psutil.Process().children() if "child/__main__.py" in " ".join(_command(child))]
+            ours = [child for child in psutil.Process().children() if "child/__main__.py" in command_line(child)]
             if ours:
                 _kill(chance.choice(ours))
 
@@ -275,13 +276,6 @@ def test_slots_share_one_spare_while_everything_is_killed(bench, files, lives):
     assert {receipt.outcome for receipt in receipts} <= {"succeeded", "died"}
     assert not os.path.exists(node._scratch)
     assert not list(marked(f"PREFECT_PARALLEL_RUN_MARKER={settings.token}.{os.getpid()}".encode()))
-
-
-def _command(process):
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 def _kill(process):

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import psutil
+
 from ..conftest import wait_until
 from .machines import Program, ThisMachine
 
@@ -64,6 +66,10 @@ class DaskCluster:
         from distributed import Client
 
         return Client(self.address, **options)
+
+    def processes(self) -> list[psutil.Process]:
+        """The workers and all that they started."""
+        return [process for worker in self.workers.values() for process in worker.tree()]
 
     def close(self) -> None:
         """End all workers and the scheduler, whatever state they are in."""

@@ -6,11 +6,9 @@ import os
 import shutil
 import socket
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
+from ...processes import command_line
 from ..conftest import wait_until
 from .machines import Machine
 
@@ -74,11 +72,8 @@ class SSHServer:
 
     def programs(self) -> list[str]:
         """Command lines of what was started over SSH and still runs."""
-        lines = []
-        for process in self.machine.processes():
-            with suppress(psutil.NoSuchProcess):
-                lines.append(" ".join(process.cmdline()))
-        return [line for line in lines if "sshd" not in line]
+        lines = [command_line(process) for process in self.machine.processes()]
+        return [line for line in lines if line and "sshd" not in line]
 
     def close(self) -> None:
         self.machine.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ...processes import command_line
 from ..conftest import wait_until
 from .test_hosts import hosts, logged  # noqa: F401  a fixture
 from .test_scheduler import EXPECTED, facts, names, verified
@@ -108,7 +109,7 @@ def test_cancelled_while_a_node_with_rows_at_home_is_deaf(workshop, hosts):  # n
     assert run.cancel() < END
     cluster.workers["second"].go_on()
     for host, ours in ((first, "parallel_run"), (second, "parallel_run/child")):
-        wait_until(lambda host=host, ours=ours: not any(ours in " ".join(p.cmdline()) for p in host.processes()), 120)
+        wait_until(lambda host=host, ours=ours: not any(ours in command_line(p) for p in host.processes()), 120)
 
 
 def test_an_installer_that_hangs_holds_up_nobody(workshop, start_cluster, monkeypatch, tmp_path):
@@ -145,5 +146,5 @@ def test_an_installer_that_hangs_holds_up_nobody(workshop, start_cluster, monkey
     thread.join(120)
     assert names(found["result"]) == EXPECTED
     assert verified(found["result"])
-    wait_until(lambda: not any(process.name() == "sleep" for worker in cluster.workers.values() for process in worker.tree()))
+    wait_until(lambda: not any(command_line(process).startswith("sleep ") for process in cluster.processes()))
     assert not list(Path(tmp_path, "cache", "environments").glob("*/bin"))

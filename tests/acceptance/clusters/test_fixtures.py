@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ...processes import lives
 from ..conftest import wait_until
 
 
@@ -113,5 +114,5 @@ def test_a_machine_leaves_nothing_behind(tmp_path, namespaces):
         machine.start("shell", ["setsid", "sh", "-c", "sleep 1000 & sleep 1001"])
         left = wait_until(lambda: len(found := machine.processes()) >= 3 and found)
     psutil.wait_procs(left, timeout=20)
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in left)
+    assert not any(map(lives, left))
     assert Path("/proc/self/mounts").read_text() == mounts

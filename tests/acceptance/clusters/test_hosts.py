@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ...processes import command_line
 from ..conftest import wait_until
 from .test_scheduler import EXPECTED, names, verified
 
@@ -48,7 +49,7 @@ def test_rows_and_logs_come_home(workshop, hosts):
     assert logged(second, workshop)
     assert len(logged(first, workshop)) + len(logged(second, workshop)) == 50
     for host in (first, second):
-        wait_until(lambda host=host: not any("parallel_run" in " ".join(p.cmdline()) for p in host.processes()))
+        wait_until(lambda host=host: not any("parallel_run" in command_line(p) for p in host.processes()))
 
 
 def test_large_rows_and_formats_come_home(workshop, hosts):
@@ -122,7 +123,7 @@ def test_a_cut_line_costs_no_row(workshop, hosts):
     assert len(names(found["result"])) == 100
     assert verified(found["result"])
     assert before <= len(logged(second, workshop))
-    wait_until(lambda: not any("parallel_run" in " ".join(p.cmdline()) for p in second.processes()), 120)
+    wait_until(lambda: not any("parallel_run" in command_line(p) for p in second.processes()), 120)
     second.mend()
     cluster.start_worker("again", on=second)
     with cluster.client() as client:

@@ -6,9 +6,9 @@ import sys
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
 
+from ...processes import command_line
 from ..conftest import wait_until
 from .dask_processes import DaskCluster
 
@@ -29,15 +29,7 @@ def verified(result):
 
 def facts(cluster: DaskCluster):
     """What runs on its workers that we have started."""
-    processes = (process for worker in cluster.workers.values() for process in worker.tree())
-    return [process for process in processes if "prefect_parallel_run" in command(process)]
-
-
-def command(process):
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
+    return [process for process in cluster.processes() if "prefect_parallel_run" in command_line(process)]
 
 
 @pytest.mark.parametrize("by", ["address", "file", "ComputeTarget"])
@@ -148,7 +140,7 @@ def test_a_killed_worker_costs_no_row(workshop, start_cluster, scripts):
     thread = threading.Thread(target=lambda: found.update(result=step()))
     thread.start()
     wait_until(lambda: len(workshop.invocations()) > 20)
-    worker = next(p for p in cluster.workers["a"].tree() if "spawn_main" in command(p))
+    worker = next(p for p in cluster.workers["a"].tree() if "spawn_main" in command_line(p))
     worker.kill()
     thread.join(120)
     assert len(names(found["result"])) == 100
