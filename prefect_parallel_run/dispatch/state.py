@@ -15,13 +15,13 @@ While the run is paused nothing is handed out, and leases are called back: they 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from prefect_parallel_run.dispatch.isolation import Isolation, Piece
+from prefect_parallel_run.dispatch.isolation import Piece
+from prefect_parallel_run.dispatch.isolations import Isolations
 from prefect_parallel_run.dispatch.leases import belonging, is_last, lost, missing, split, without_last
-from prefect_parallel_run.dispatch.loads import Loads
 from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
@@ -51,6 +51,7 @@ from prefect_parallel_run.dispatch.messages import (
     SubmitLease,
     Tick,
 )
+from prefect_parallel_run.dispatch.occupancy import Occupancy
 from prefect_parallel_run.dispatch.stragglers import Stragglers, after
 from prefect_parallel_run.policy.attempts import try_again
 from prefect_parallel_run.policy.lease_size import LeaseSizer
@@ -74,31 +75,6 @@ class RunRules:
     speculative: bool = False  #: run a mini-batch that takes long a second time, where a slot has nothing else to do
     shared_workers: bool = False  #: others keep them busy too: a lease may wait there and not have begun
     isolate: bool = False  #: halve a mini-batch whose tries are used up until the guilty items stand alone
-
-
-@dataclass(slots=True)
-class _Node:
-    slots: int
-    ready: int = 0  # slots whose process has started; only these can have begun a mini-batch
-    leases: dict[int, Lease] = field(default_factory=dict)  # in the order they were sent
-    leaving: set[int] = field(default_factory=set)  # leases whose slots no longer count
-    as_of: int = 0  # number of the resizing that slots and ready are known since
-    ahead: Counter[int] = field(default_factory=Counter)  # slots that were ready before their resizing was known, by its number
-
-    @property
-    def free(self) -> int:
-        """Return the slots that have nothing to do."""
-        return max(0, min(self.ready, self.slots) - self.load)
-
-    @property
-    def load(self) -> int:
-        """Return the leases that need its slots."""
-        return len(self.leases) - len(self.leaving)
-
-    def has_begun(self, number: int) -> bool:
-        """True for a lease that runs: those do that came first, and those of slots that went."""
-        staying = [lease for lease in self.leases if lease not in self.leaving]
-        return number in self.leaving or number in staying[: self.ready]
 
 
 class RunState:
@@ -125,16 +101,10 @@ class RunState:
         self._waiting = {index: items for index, _, items, _ in remainder.waiting}
         self._granted = {index: granted for index, _, _, granted in remainder.waiting if granted}
         self._waiting_items = sum(self._waiting.values())
-        self._isolations: dict[int, tuple[int, Isolation]] = {}  # last try, and what is known, by mini-batch
-        self._pieces: deque[tuple[int, Piece]] = deque()  # to be run
-        self._losses: Counter[tuple[int, Piece]] = Counter()  # pieces that were lost with their node
+        self._isolations = Isolations(rules.run_max_try)
         for one in remainder.isolating:
             self._go_on_isolating(one)
-        self._nodes: dict[str, _Node] = {}
-        self._early: Counter[str] = Counter()  # slots that were ready before their node was known to have joined
-        self._slots = 0  # of all nodes
-        self._loads = Loads()
-        self._leases: dict[int, Lease] = {}
+        self._occupancy = Occupancy()
         self._last_lease = 0
         self._now = float("-inf")
         self._stragglers = Stragglers()
@@ -175,12 +145,17 @@ class RunState:
     @property
     def backlog(self) -> int:
         """Return how many mini-batches are not handed out."""
-        return self._pending_count + len(self._due) + len(self._pieces) + sum(stop - start for start, stop, _ in self._returned)
+        return (
+            self._pending_count
+            + len(self._due)
+            + len(self._isolations)
+            + sum(stop - start for start, stop, _ in self._returned)
+        )
 
     @property
     def slots(self) -> int:
         """Return the slots of all nodes."""
-        return self._slots
+        return self._occupancy.slots
 
     @property
     def is_paused(self) -> bool:
@@ -195,7 +170,7 @@ class RunState:
     @property
     def idle_nodes(self) -> list[str]:
         """Return the nodes that have no lease."""
-        return [name for name, node in self._nodes.items() if not node.leases]
+        return self._occupancy.idle_nodes
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take note of *event* at *now* (monotonic clock, s) and return what to do, in order."""
@@ -207,9 +182,9 @@ class RunState:
             case NodeJoined(node, slots):
                 instructions += self._join(node, slots)
             case SlotReady():
-                self._note_ready(event)
+                self._occupancy.note_ready(event)
             case NodeResized():
-                self._resize(event)
+                self._occupancy.resize(event)
             case NodeLeft(node):
                 instructions += self._lose(node, now)
             case NodesOpening(nodes):
@@ -236,7 +211,7 @@ class RunState:
                 self._rules = replace(self._rules, limits=limits)
             case ProcessesChanged(count):
                 self._processes, self._resizings = count, self._resizings + 1
-                for node in self._nodes:
+                for node in self._occupancy.nodes:
                     yield Resize(node, count, self._resizings)
 
     def end(self) -> None:
@@ -251,51 +226,18 @@ class RunState:
         self._pending_count += len(items)
         self._items += sum(items)
 
-    # Slots
-
     def _join(self, name: str, slots: int) -> Iterator[Instruction]:
-        self._nodes[name] = _Node(slots, ready=min(slots, self._early.pop(name, 0)))
-        self._note_load(name)
-        self._slots += slots
+        self._occupancy.join(name, slots)
         if self._processes is not None and slots != self._processes:  # it was opened before that was said
             yield Resize(name, self._processes, self._resizings)
-
-    def _note_ready(self, event: SlotReady) -> None:
-        node = self._nodes.get(event.node)
-        if node is None:
-            self._early[event.node] += 1
-        elif event.as_of == node.as_of:
-            node.ready += 1
-        elif event.as_of > node.as_of:  # quicker than the answer to the resizing
-            node.ahead[event.as_of] += 1
-
-    def _resize(self, event: NodeResized) -> None:
-        node = self._nodes.get(event.node)
-        if node is None or event.as_of <= node.as_of:
-            return
-        node.as_of, node.ready = event.as_of, event.ready + node.ahead[event.as_of]
-        node.ahead.clear()
-        node.leaving = {lease for lease in event.leaving if lease in node.leases}
-        self._set_slots(event.node, event.slots)
-
-    def _set_slots(self, name: str, slots: int) -> None:
-        node = self._nodes[name]
-        self._slots += slots - node.slots
-        node.slots = slots
-        self._note_load(name)
 
     # What came of leases
 
     def _take_home(self, event: LeaseFinished, now: float) -> Iterator[Instruction]:
-        lease = self._leases.pop(event.lease, None)
+        lease = self._occupancy.take_home(event)
         if lease is None:  # lost before, and its mini-batches have been leased again: what it says no longer counts
             return
         self._stragglers.forget(lease.id)
-        node = self._nodes[lease.node]
-        del node.leases[lease.id]
-        node.leaving.discard(lease.id)
-        self._set_slots(lease.node, event.slots if event.as_of == node.as_of else node.slots)  # else it is out of date
-        node.ready = max(node.ready, min(1, node.slots))
         if lease.piece is not None:
             yield from self._take_piece_home(lease, event.receipts)
             return
@@ -312,21 +254,20 @@ class RunState:
 
     def _take_last_from(self, number: int) -> Recall:
         """Have a lease stopped whose last mini-batch, all that it still runs, has been decided elsewhere."""
-        lease = self._leases[number]
-        self._leases[number] = self._nodes[lease.node].leases[number] = without_last(lease)
+        self._occupancy.change(without_last(self._occupancy.leases[number]))
         return Recall(number, at_once=True)
 
     def _shorten(self, number: int, stop: int | None, now: float) -> None:
         """Take back what a lease has not begun."""
-        lease = self._leases.get(number)
+        lease = self._occupancy.leases.get(number)
         if lease is None or self._stragglers.has_twin(number):  # it came home meanwhile; or an answer that nobody waits for
             return
         if stop is not None and lease.start <= stop < lease.stop:
             if lease.piece is not None:
-                self._pieces.append((lease.start, Piece(*lease.piece)))
+                self._isolations.put_back(lease.start, Piece(*lease.piece))
             else:
                 self._returned.append((stop, lease.stop, lease.attempt))
-            self._leases[number] = self._nodes[lease.node].leases[number] = replace(lease, stop=stop)
+            self._occupancy.change(replace(lease, stop=stop))
         self._stragglers.note_answer(number, now, is_known=stop is not None)
 
     def _complete(self, receipt: Receipt) -> Receipt:
@@ -353,8 +294,7 @@ class RunState:
             heapq.heappush(self._due, (now + self._rules.retry_delay, index, receipt.attempt + 1))
             return "waiting"
         if self._rules.isolate and receipt.items > 1 and receipt.outcome not in _NOT_ISOLATED:
-            self._isolations[index] = (receipt.attempt, isolation := Isolation(receipt.items))
-            self._pieces.extend((index, piece) for piece in isolation.open_pieces())
+            self._isolations.begin(index, receipt.attempt, receipt.items)
             self._waiting[index] = receipt.items
             self._waiting_items += receipt.items
             return "isolating"
@@ -365,9 +305,7 @@ class RunState:
     # Isolating guilty items
 
     def _go_on_isolating(self, one: Isolating) -> None:
-        known = [(Piece(start, stop), succeeded) for start, stop, succeeded in one.pieces]
-        self._isolations[one.mini_batch] = (one.attempt, isolation := Isolation(one.items, known))
-        self._pieces.extend((one.mini_batch, piece) for piece in isolation.open_pieces())
+        self._isolations.go_on(one)
         self._waiting[one.mini_batch] = one.undecided
         self._waiting_items += one.undecided
 
@@ -377,53 +315,39 @@ class RunState:
         index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
         receipt = next(iter(belonging(receipts, lease)), None)
         if receipt is None:  # not run, and not to blame
-            self._pieces.append((index, piece))
+            self._isolations.put_back(index, piece)
         else:
             yield self._decide_piece(index, piece, receipt)
 
     def _decide_piece(self, index: int, piece: Piece, receipt: Receipt) -> CommitPiece:
-        """Book what came of a piece; items are counted as soon as they are known to be good or guilty."""
-        _, isolation = self._isolations[index]
-        succeeded = receipt.outcome == "succeeded"
-        self._pieces.extend((index, fresh) for fresh in isolation.note(piece, succeeded=succeeded))
-        failed = receipt.failed if succeeded else int(piece.items == 1)
-        decided = piece.items if succeeded else failed
-        self._waiting[index] -= decided
-        self._waiting_items -= decided
-        self._failed_items += failed
-        if succeeded:
+        """Book what came of a piece."""
+        found = self._isolations.note(index, piece, receipt)
+        self._waiting[index] -= found.decided
+        self._waiting_items -= found.decided
+        self._failed_items += found.failed
+        if receipt.outcome == "succeeded":
             self._succeeded_items += receipt.succeeded
             self._rows += receipt.rows
-        state = "isolating"
-        if isolation.is_over:
-            del self._isolations[index], self._waiting[index]
-            state = "succeeded" if isolation.some_succeeded else "failed"
-            self._succeeded += state == "succeeded"
-            self._failed += state == "failed"
-        return CommitPiece(receipt, piece, failed, state)
+        if found.state != "isolating":
+            del self._waiting[index]
+            self._succeeded += found.state == "succeeded"
+            self._failed += found.state == "failed"
+        return CommitPiece(receipt, piece, found.failed, found.state)
 
     def _lose_piece(self, lease: Lease) -> Iterator[Instruction]:
         """Run a piece again that was lost with its node; one that takes every node along has failed."""
         if not lease.count:
             return
         index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
-        self._losses[index, piece] += 1
-        if self._losses[index, piece] < self._rules.run_max_try:
-            self._pieces.append((index, piece))
-        else:
+        if self._isolations.is_given_up(index, piece):
             yield self._decide_piece(index, piece, lost(lease, piece.items))
+        else:
+            self._isolations.put_back(index, piece)
 
     def _lose(self, name: str, now: float) -> Iterator[Instruction]:
         """Take back the leases of a node that is gone. One that was alone and running is charged a try."""
-        node = self._nodes.pop(name, None)
-        if node is None:
-            return
-        self._slots -= node.slots
-        self._loads.forget(name)
         charged: list[tuple[Receipt, str]] = []
-        for lease in node.leases.values():
-            has_begun = node.has_begun(lease.id)
-            del self._leases[lease.id]
+        for lease, has_begun in self._occupancy.lose(name):
             self._stragglers.forget(lease.id)
             had_twin = self._stragglers.part(lease.id) is not None
             if had_twin:  # which goes on; the rest is finished, and only its receipts are lost
@@ -451,7 +375,7 @@ class RunState:
             yield Finish()
         elif self._is_nowhere(now):
             self._ended = True
-            yield GiveUp(slots_failed=bool(self._nodes))
+            yield GiveUp(slots_failed=bool(self._occupancy.nodes))
         else:
             yield from self._hold_or_release(tally)
             if self._paused:
@@ -465,11 +389,11 @@ class RunState:
 
         Never while a node is being opened, which may take as long as an environment is built.
         """
-        if self._opening or any(node.slots > 0 for node in self._nodes.values()):
+        if self._opening or self._occupancy.has_slots:
             self._nodeless_since = None
             return False
-        if self._nodes:
-            return not self._leases  # leases that are still out may bring receipts home
+        if self._occupancy.nodes:
+            return not self._occupancy.leases  # leases that are still out may bring receipts home
         if self._nodeless_since is None:
             self._nodeless_since = now
         return now - self._nodeless_since > self._rules.node_patience
@@ -487,14 +411,13 @@ class RunState:
             yield self._send(lease, now)
 
     def _send(self, lease: Lease, now: float) -> SubmitLease:
-        self._leases[lease.id] = self._nodes[lease.node].leases[lease.id] = lease
-        self._note_load(lease.node)
+        self._occupancy.send(lease)
         self._stragglers.note_sent(lease, now)
         return SubmitLease(lease)
 
     def _call_back(self, now: float) -> Iterator[Instruction]:
         """Take back what leases have not begun; what runs goes on."""
-        for lease in self._stragglers.to_call_back(self._leases.values(), now):
+        for lease in self._stragglers.to_call_back(self._occupancy.leases.values(), now):
             yield Recall(lease.id, at_once=False)
 
     def _help_stragglers(self, now: float) -> Iterator[Instruction]:
@@ -502,25 +425,25 @@ class RunState:
         self._stragglers.next_look = None
         if self._pending or self._returned or self._holding or self._is_growing:
             return
-        free = sum(node.free for node in self._nodes.values())
+        free = self._occupancy.free()
         if not free:
             return
-        some = [lease for lease in self._leases.values() if lease.piece is None and self._may_give_back(lease)]
-        for lease in self._stragglers.to_ask(some, free, now):
+        some = [lease for lease in self._occupancy.leases.values() if lease.piece is None and self._may_give_back(lease)]
+        for lease in self._stragglers.to_ask(some, sum(free.values()), now):
             yield Recall(lease.id, at_once=False)
         if self._rules.speculative:
-            yield from self._run_twice(now)
+            yield from self._run_twice(free, now)
 
     def _may_give_back(self, lease: Lease) -> bool:
         """True for a lease that may hold something that it has not begun, or must say so before it can be helped."""
-        node = self._nodes[lease.node]
-        return lease.count > 1 or node.load > node.slots or self._rules.speculative or self._rules.shared_workers
+        is_behind = lease.count > 1 or self._occupancy.is_overfull(lease.node)
+        return is_behind or self._rules.speculative or self._rules.shared_workers
 
-    def _run_twice(self, now: float) -> Iterator[Instruction]:
+    def _run_twice(self, free: dict[str, int], now: float) -> Iterator[Instruction]:
         """Run mini-batches that take long a second time, on other nodes."""
-        for name, node in self._nodes.items():
-            for _ in range(node.free):
-                others = [lease for lease in self._leases.values() if lease.node != name and lease.piece is None]
+        for name, slots in free.items():
+            for _ in range(slots):
+                others = [lease for lease in self._occupancy.leases.values() if lease.node != name and lease.piece is None]
                 slow = self._stragglers.to_copy(others, self._sizer.mean, now)
                 if slow is None:
                     break
@@ -531,21 +454,17 @@ class RunState:
     def _hungriest(self) -> str | None:
         """Return the node with the most room for leases per slot, or None when all have what they need."""
         ahead = 2 if self._rules.fetches or self._sizer.mean < _AHEAD_SECONDS else 1
-        load, name = self._loads.least() or (ahead, None)
+        load, name = self._occupancy.least_loaded() or (ahead, None)
         return name if load < ahead else None
-
-    def _note_load(self, name: str) -> None:
-        node = self._nodes[name]
-        self._loads.note(name, node.load, node.slots)
 
     def _next_lease(self, node: str, now: float) -> Lease | None:
         """Return what *node* should do next: tries that are due, then what came back, then new mini-batches."""
         if self._due and self._due[0][0] <= now:
             _, index, attempt = heapq.heappop(self._due)
             return self._lease(node, index, index + 1, attempt)
-        if self._pieces:
-            index, piece = self._pieces.popleft()
-            return self._lease(node, index, index + 1, self._isolations[index][0], piece)
+        if self._isolations:
+            index, attempt, piece = self._isolations.take()
+            return self._lease(node, index, index + 1, attempt, piece)
         for _ in range(len(self._returned)):
             start, stop, attempt = self._returned.popleft()
             if attempt > 1 or not self._holding:
@@ -566,7 +485,7 @@ class RunState:
     def _cut(self, start: int, stop: int, more: int) -> int:
         """Return where the next lease ends that begins at *start*; *more* are not handed out either, beyond what is queued."""
         left = more + self._pending_count + sum(stop - start for start, stop, _ in self._returned)
-        return min(stop, start + self._sizer.size(left, self._slots))
+        return min(stop, start + self._sizer.size(left, self._occupancy.slots))
 
     def _lease(self, node: str, start: int, stop: int, attempt: int, piece: Piece | None = None) -> Lease:
         self._last_lease += 1

@@ -320,7 +320,7 @@ def test_nodes_that_cannot_start_the_script_are_not_all_while_one_is_being_opene
     (a,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     assert kinds(state.handle(LeaseFinished(a.id, [], 0), 0.0)) == []
     assert len(leases(state.handle(NodeJoined("b", 1), 1.0))) == 1
-    (b,) = state._nodes["b"].leases.values()
+    (b,) = state._occupancy._nodes["b"].leases.values()
     assert kinds(state.handle(NodesOpening(0), 1.0)) == []
     assert kinds(state.handle(LeaseFinished(b.id, [], 0), 2.0)) == [GiveUp]
 
@@ -391,7 +391,7 @@ def test_a_slot_with_nothing_to_do_gets_what_a_lease_has_not_begun():
     assert given[0].node == "b"
     assert given[0].start == stuck.start + 1
     done = state.handle(LeaseFinished(stuck.id, [receipt(stuck.start)], 1), 7.0)
-    assert state.tally.succeeded == 100 - sum(lease.count for lease in state._leases.values()) - sum(
+    assert state.tally.succeeded == 100 - sum(lease.count for lease in state._occupancy.leases.values()) - sum(
         stop - start for start, stop, _ in state._returned
     )
     assert Finish not in kinds(done)
@@ -462,7 +462,9 @@ def test_what_was_finished_beside_a_mini_batch_with_a_twin_is_not_charged_with_i
     state = make_state(3, speculative=True, run_max_try=1, most_per_lease=2)
     first, second = ready_nodes(state, 0.0, a=1, b=1)
     (both,) = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
-    state._leases[both.id] = state._nodes["a"].leases[both.id] = both = replace(both, start=both.start - 1)  # of two
+    state._occupancy.leases[both.id] = state._occupancy._nodes["a"].leases[both.id] = both = replace(
+        both, start=both.start - 1
+    )  # of two
     state.handle(LeaseFinished(second.id, [receipt(second.start, seconds=0.001)], 1), 1.0)
     state.handle(LeaseShortened(both.id, both.stop), 1.0)
     (copy,) = leases(state.handle(Tick(), 9.0))
@@ -477,7 +479,7 @@ def test_the_order_of_nodes_by_load_takes_no_more_room_the_longer_a_run_is():
     for _ in range(20_000):
         lease = todo.pop(0)
         todo += leases(state.handle(answer(lease, slots=4), 0.0))
-    assert len(state._loads._heap) < 200
+    assert len(state._occupancy._loads._heap) < 200
 
 
 def test_a_try_that_waits_for_a_slot_keeps_nobody_awake():
@@ -525,7 +527,7 @@ def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):  # noq
         for instruction in instructions:
             if isinstance(instruction, SubmitLease):
                 out[instruction.lease.id] = instruction.lease
-                running = [one for one in state._leases.values() if one.start <= instruction.lease.start < one.stop]
+                running = [one for one in state._occupancy.leases.values() if one.start <= instruction.lease.start < one.stop]
                 assert len(running) <= 2
             elif isinstance(instruction, Recall):
                 asked.setdefault(instruction.lease, instruction.at_once)
@@ -550,7 +552,9 @@ def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):  # noq
                 lease = out[number]
                 stop = data.draw(st.integers(lease.start, lease.stop))
                 take(state.handle(LeaseShortened(number, data.draw(st.sampled_from([stop, stop, None]))), now))
-                out[number] = replace(lease, stop=max(stop, lease.start)) if state._leases[number].stop <= stop else lease
+                out[number] = (
+                    replace(lease, stop=max(stop, lease.start)) if state._occupancy.leases[number].stop <= stop else lease
+                )
             continue
         if act == "tick":
             take(state.handle(Tick(), now))

@@ -153,7 +153,7 @@ def test_what_a_node_said_before_it_was_resized_is_out_of_date():
     state.handle(ProcessesChanged(3), 0.0)
     state.handle(SlotReady("a", 1), 0.0)  # the second slot is quicker than the answer
     more = leases(state.handle(NodeResized("a", 3, 1, 1), 0.0))
-    assert state._nodes["a"].ready == 2
+    assert state._occupancy._nodes["a"].ready == 2
     state.handle(answer(first, slots=1, as_of=0), 0.0)
     assert state.slots == 3
     state.handle(answer(more[0], slots=2, as_of=1), 0.0)  # one was given up since
@@ -161,7 +161,7 @@ def test_what_a_node_said_before_it_was_resized_is_out_of_date():
     state.handle(NodeResized("a", 9, 9, 1), 0.0)
     assert state.slots == 2
     state.handle(SlotReady("a", 0), 0.0)
-    assert state._nodes["a"].ready == 2
+    assert state._occupancy._nodes["a"].ready == 2
 
 
 def test_leases_of_slots_that_went_take_no_room():
