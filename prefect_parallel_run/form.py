@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Validat
 from pydantic_core import CoreSchema
 
 from prefect_parallel_run.compute.blocks import DaskComputeTarget
-from prefect_parallel_run.config import ComputeTarget, ParallelRunConfig
+from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.form_schema import FormModel
 from prefect_parallel_run.plain_values import shown
+from prefect_parallel_run.where import ComputeTarget
 
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _LAST = 10  #: position of the fields that all inputs have; the others have none and come first

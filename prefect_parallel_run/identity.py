@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.config import Environment, ParallelRunConfig
+from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.datasets.stores import look
 from prefect_parallel_run.environments import environment_plan
 from prefect_parallel_run.plan import PlanSummary
 from prefect_parallel_run.source_files import SourceTree
+from prefect_parallel_run.where import Environment
 
 _SHAPING = (
     "entry_script",

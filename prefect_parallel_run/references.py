@@ -9,7 +9,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.templating import resolve_block_document_references, resolve_variables
 
-from prefect_parallel_run.config import ComputeTarget, ParallelRunConfig
+from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.where import ComputeTarget
 
 _REFERENCE = re.compile(r"\{\{.*?prefect\.(blocks|variables)\..*?\}\}")
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.config import Environment, ParallelRunConfig
+from prefect_parallel_run.config import ParallelRunConfig
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.environments import EnvironmentPlan, environment_plan, interpreter_of
 from prefect_parallel_run.planning import Planning
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.run_directory import FOLDER, RunDirectory, workplace
+from prefect_parallel_run.where import Environment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -273,10 +273,7 @@ class Nodes:
         On the client's loop, so that it goes on whatever the flow's own thread waits for.
         """
         while not self._is_over:
-            for address in [
-                *self._names,
-                *self._openings.addresses,
-            ]:  # one by one, not awaited: a deaf one must not hold up others
+            for address in [*self._names, *self._openings.addresses]:  # not awaited: a deaf one must not hold up others
                 call_worker(self._client, address, keep_node, self._settings.token)
             await asyncio.sleep(EVERY)
 

@@ -134,7 +134,8 @@ def check_ready_made(entrypoint, parameters):
 @pytest.mark.parametrize(("kind", "deployment"), list(deployments()))
 def test_its_flow_takes_the_parameters(kind, deployment, monkeypatch):
     """The flow is there, and its parameters, the compute target's fields included, are valid."""
-    from prefect_parallel_run.config import ComputeTarget, ParallelRunConfig
+    from prefect_parallel_run.config import ParallelRunConfig
+    from prefect_parallel_run.where import ComputeTarget
 
     monkeypatch.chdir(ROOT)  # where the deployment's pull step goes
     path, _, name = deployment["entrypoint"].partition(":")

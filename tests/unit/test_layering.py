@@ -25,6 +25,8 @@ ORDER = [
     "validation",
     "form_schema",
     "csv_options",
+    "where",
+    "script_path",
     "config_yaml",
     "config",
     "child",

@@ -1,0 +1,38 @@
+"""Where the entry script is: a path or a dotted name, inside the source directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefect_parallel_run.plain_values import shown
+
+
+def find_script(entry_script: str, source_directory: str | None) -> Path:
+    """Return the script's absolute path with links resolved.
+
+    Args:
+        entry_script: Path, or dotted name, relative to *source_directory* or, without one, to the current folder.
+        source_directory: Folder that the script must lie in.
+
+    Raises:
+        ValueError: There is none, or it lies outside.
+    """
+    folder = Path(source_directory).resolve() if source_directory is not None else None
+    for candidate in _candidates(entry_script):
+        path = ((folder or Path.cwd()) / candidate).resolve()
+        if path.is_file():
+            if folder is not None and not path.is_relative_to(folder):
+                raise ValueError(
+                    f"entry_script is {shown(entry_script)}, which lies outside source_directory"
+                    f" {str(folder)!r}; accepted: a script inside it"
+                )
+            return path
+    where = f"in source_directory {str(folder)!r}" if folder is not None else f"in {str(Path.cwd())!r}"
+    raise ValueError(f"entry_script is {shown(entry_script)}, which does not exist {where}; accepted: a file")
+
+
+def _candidates(entry_script: str) -> Iterator[str]:
+    yield entry_script
+    if all(part.isidentifier() for part in entry_script.split(".")):
+        yield f"{entry_script.replace('.', '/')}.py"
