@@ -5,23 +5,16 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import CancelledError
-from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
-from distributed import Client, Future
-from distributed.scheduler import KilledWorker
+from distributed import Client
 
-from prefect_parallel_run.compute.base import LEASE_KEY
-from prefect_parallel_run.dispatch.calls import call_worker
 from prefect_parallel_run.dispatch.elasticity import Elasticity
 from prefect_parallel_run.dispatch.hearing import Hearing
-from prefect_parallel_run.dispatch.homecoming import Homecoming, LostOnTheWayError
+from prefect_parallel_run.dispatch.homecoming import Homecoming
 from prefect_parallel_run.dispatch.messages import (
     Abort,
     Commit,
@@ -32,9 +25,7 @@ from prefect_parallel_run.dispatch.messages import (
     Hold,
     Instruction,
     LeaseFinished,
-    LeaseShortened,
     NodeLeft,
-    NodeResized,
     Ordered,
     PlanEnded,
     PlanGrew,
@@ -50,27 +41,22 @@ from prefect_parallel_run.dispatch.nodes import TICK, Nodes
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.opening import Journey
 from prefect_parallel_run.dispatch.state import RunState
+from prefect_parallel_run.dispatch.traffic import LOST, Message, Traffic
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.failures import first_failure
 from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.node.node import NOT_BEGUN, LeaseResult
+from prefect_parallel_run.node.node import LeaseResult
 from prefect_parallel_run.node.service import (
-    NodeClosedError,
     ready_topic,
-    recall_lease,
-    resize_node,
-    run_lease,
     said_topic,
 )
 from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.node.slots import Resized
 from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.plan import PlanReader
-from prefect_parallel_run.records import Lease, Receipt
+from prefect_parallel_run.records import Receipt
 
 _END_TIMEOUT = 5.0  #: s for the whole end, whatever nodes do not answer: a person who cancels waits for 10 s at most
 _LAST_TIMEOUT = 1.0  #: s for what they have finished until then to come home
-_LOST = (KilledWorker, NodeClosedError, LostOnTheWayError, asyncio.CancelledError, CancelledError)
 _LOGS_TIMEOUT = 3.0  #: s for the logs of nodes that have them at home
 
 
@@ -82,13 +68,6 @@ class Growth(Protocol):
 
     def take(self) -> list[list[int]]:
         """Return the items of the mini-batches planned since the last call, in order, a list per group."""
-
-
-@dataclass(slots=True)
-class _Sent:
-    lease: Lease
-    future: Future
-    at: float  #: Unix time, s
 
 
 class Dispatcher:
@@ -127,18 +106,16 @@ class Dispatcher:
         orders: Callable[[], Iterable[Ordered]] = tuple,
     ) -> None:
         self._client, self._settings = client, settings
-        self._plan, self._ledger, self._state, self._observer = plan, ledger, state, observer
+        self._ledger, self._state, self._observer = ledger, state, observer
         self._heartbeat, self._growth = heartbeat, growth
-        self._events: queue.SimpleQueue[Event | tuple[int, LeaseResult | BaseException]] = queue.SimpleQueue()
-        self._sent: dict[int, _Sent] = {}
-        self._lost_at: dict[tuple[int, int], float] = {}  # when a try that was lost had been sent
+        self._events: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._hearing = hearing = Hearing()
         report = self._events.put
         self._nodes = Nodes(client, settings, wanted, observer, heartbeat, discard, report, prepared, journey, hearing.hear)
         self._elasticity = elasticity
         self._homecoming = Homecoming(client, settings.token, settings.run_directory)
+        self._traffic = Traffic(client, settings.token, plan, self._nodes, self._homecoming, report)
         self._orders = orders
-        self._unresized: deque[tuple[Resize, BaseException]] = deque()  # of nodes that could not be told
         self._left: set[str] = set()  # nodes that were told as lost
         self._start_failure: StartFailure | None = None
         self._finished = False
@@ -161,7 +138,7 @@ class Dispatcher:
             while not self._finished:
                 self._nodes.look()
                 self._give_back()
-                self._resize_again()
+                self._traffic.resize_again()
                 for event in chain(self._grow(), self._obey(), self._wait()):
                     self._follow(self._state.handle(event, time.monotonic()))
                 self._observer.progressed(self._state.tally)
@@ -224,28 +201,28 @@ class Dispatcher:
         for _ in range(arrived):  # one by one out of the queue: should the run end here, the rest is taken home from there
             yield self._event(self._events.get_nowait())
 
-    def _event(self, message: Event | tuple[int, LeaseResult | BaseException]) -> Event:
+    def _event(self, message: Message) -> Event:
         if isinstance(message, tuple):
             return self._translate(*message)
         return self._forget(message.node) if isinstance(message, NodeLeft) else message
 
     def _translate(self, number: int, outcome: LeaseResult | BaseException) -> Event:
         """Return what the end of a lease means."""
-        sent = self._sent.get(number)
-        if sent is None:  # of a node that was lost meanwhile
+        lease = self._traffic.lease(number)
+        if lease is None:  # of a node that was lost meanwhile
             return Tick()
         if isinstance(outcome, BaseException):
             if getattr(outcome, "reason", "") == "scheduler-connection-lost":  # no mini-batch and no node is to blame
                 raise ComputeTargetError("scheduler", "the connection to it was lost") from outcome
-            if isinstance(outcome, _LOST):
-                return self._forget(sent.lease.node)
+            if isinstance(outcome, LOST):
+                return self._forget(lease.node)
             if isinstance(outcome, OSError):
-                raise OutputError(self._settings.run_directory, f"node {sent.lease.node}: {outcome}") from outcome
+                raise OutputError(self._settings.run_directory, f"node {lease.node}: {outcome}") from outcome
             raise outcome
-        del self._sent[number]
+        self._traffic.end(number)
         if outcome.failure is not None:
             self._start_failure = self._start_failure or outcome.failure
-            self._observer.slot_failed(sent.lease.node, outcome.failure)
+            self._observer.slot_failed(lease.node, outcome.failure)
         return LeaseFinished(number, [Receipt(*receipt) for receipt in outcome.receipts], outcome.slots, outcome.as_of)
 
     def _give_back(self) -> None:
@@ -282,10 +259,7 @@ class Dispatcher:
         if node not in self._left:  # its leases may tell as well as the scheduler
             self._left.add(node)
             self._observer.node_left(node)
-        for number in [number for number, sent in self._sent.items() if sent.lease.node == node]:
-            sent = self._sent.pop(number)
-            sent.future.cancel()
-            self._lost_at[sent.lease.start, sent.lease.attempt] = sent.at
+        self._traffic.forget(node)
         return NodeLeft(node)
 
     # Instructions
@@ -294,11 +268,11 @@ class Dispatcher:
         for instruction in instructions:
             match instruction:
                 case SubmitLease(lease):
-                    self._submit(lease)
+                    self._traffic.submit(lease)
                 case Recall(number, at_once):
-                    self._recall(number, at_once=at_once)
+                    self._traffic.recall(number, at_once=at_once)
                 case Resize():
-                    self._resize(instruction)
+                    self._traffic.resize(instruction)
                 case Commit(decided):
                     self._commit(decided)
                 case CommitPiece():
@@ -314,90 +288,8 @@ class Dispatcher:
                 case Finish():
                     self._finished = True
 
-    def _submit(self, lease: Lease) -> None:
-        works = "\n".join(self._plan.works(lease.start, lease.stop)).encode("ascii")
-        address = self._nodes.address_of(lease.node)
-        future = self._client.submit(
-            run_lease,
-            self._settings.token,
-            lease.id,
-            lease.start,
-            lease.attempt,
-            works,
-            lease.piece,
-            key=f"{LEASE_KEY}{self._settings.token}-{lease.id}",
-            workers=[address],
-            allow_other_workers=False,
-            retries=0,
-            pure=False,
-        )
-        self._sent[lease.id] = _Sent(lease, future, time.time())
-        rows_at = address if self._nodes.has_rows_at_home(lease.node) else None
-        self._client.loop.add_callback(self._bring_home, lease.id, future, rows_at)
-
-    def _recall(self, number: int, *, at_once: bool) -> None:
-        """Ask for what a lease has not begun; the answer comes as an event."""
-        sent = self._sent.get(number)
-        if sent is None:  # its result is here already, and is looked at next
-            return
-        address = self._nodes.address_of(sent.lease.node)
-        asked = call_worker(self._client, address, recall_lease, self._settings.token, number, at_once)
-        asked.add_done_callback(lambda done: self._note_recalled(number, sent.lease.start, done))
-
-    def _note_recalled(self, number: int, start: int, done: ThreadFuture[int | None]) -> None:
-        """Take note, on the client's thread, of what a lease has given back."""
-        error = done.exception()
-        if error is None:
-            stop = done.result()
-            self._events.put(LeaseShortened(number, start if stop == NOT_BEGUN else stop))
-        elif isinstance(error, OSError | asyncio.TimeoutError | asyncio.CancelledError):
-            self._events.put(LeaseShortened(number, None))  # the node is lost, which is found out elsewhere; or it was busy
-        else:
-            self._events.put((number, error))
-
-    def _resize(self, wanted: Resize) -> None:
-        """Have a node start slots, or retire some; the answer comes as an event."""
-        address = self._nodes.address_of(wanted.node)
-        asked = call_worker(self._client, address, resize_node, self._settings.token, wanted.slots, wanted.number)
-        asked.add_done_callback(lambda done: self._note_resized(wanted, done))
-
-    def _note_resized(self, wanted: Resize, done: ThreadFuture[Resized]) -> None:
-        """Take note, on the client's thread, of what slots a node has now."""
-        error = done.exception()
-        if error is None:
-            self._events.put(NodeResized(wanted.node, *done.result()))
-        else:
-            self._unresized.append((wanted, error))
-
-    def _resize_again(self) -> None:
-        """Tell nodes again that could not be told, as long as they are there."""
-        for _ in range(len(self._unresized)):
-            wanted, error = self._unresized.popleft()
-            if not isinstance(error, OSError | asyncio.TimeoutError | _LOST):
-                raise error
-            if self._nodes.has(wanted.node):  # else it is lost
-                self._resize(wanted)
-
-    async def _bring_home(self, number: int, future: Future, rows_at: str | None) -> None:
-        """Wait for a lease on the client's loop, so that a result that never comes blocks nobody.
-
-        Args:
-            number: Of the lease.
-            future: Its result.
-            rows_at: Address of a node from which its rows have to be fetched.
-        """
-        outcome: Any
-        try:
-            outcome = await self._client.gather(future, asynchronous=True)
-            if rows_at is not None:
-                await self._homecoming.fetch_rows(rows_at, outcome.receipts)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  handed to the thread that drives the run
-            outcome = error
-        self._events.put((number, outcome))
-
     def _commit(self, decided: list[tuple[Receipt, str]]) -> None:
-        if self._lost_at:
-            decided = [(self._dated(receipt), state) for receipt, state in decided]
+        decided = [(self._traffic.dated(receipt), state) for receipt, state in decided]
         self._ledger.commit(decided)
         self._observer.committed([receipt for receipt, _ in decided])
         for receipt, state in decided:
@@ -407,13 +299,6 @@ class Dispatcher:
                 self._told_of_more_rows = True
                 words = f"run() returned {receipt.rows} rows for {receipt.items} items of mini-batch {receipt.mini_batch}"
                 self._observer.warned(f"{words}; all are kept (this is told once)")
-
-    def _dated(self, receipt: Receipt) -> Receipt:
-        """Return the receipt of a lost try with the time it was sent: nobody knows when it began."""
-        if receipt.outcome != "lost":
-            return receipt
-        at = self._lost_at.pop((receipt.mini_batch, receipt.attempt), time.time())
-        return receipt._replace(started=at, seconds=max(time.time() - at, 0.0))
 
     # Ends
 
@@ -435,7 +320,7 @@ class Dispatcher:
         """Commit what was finished in the leases that were stopped: it need not run again when the run is gone on with."""
         self._state.end()
         deadline = min(end_by, time.monotonic() + _LAST_TIMEOUT)
-        while self._sent and (left := deadline - time.monotonic()) > 0:
+        while self._traffic.is_out and (left := deadline - time.monotonic()) > 0:
             try:
                 message = self._events.get(timeout=left)
             except queue.Empty:
