@@ -21,6 +21,7 @@ from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.state import RunRules, RunState
 from prefect_parallel_run.journey import prepare_journey
 from prefect_parallel_run.ledger import Ledger
+from prefect_parallel_run.new_run import complete_description
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.opening import Opening
 from prefect_parallel_run.orders import PROCESSES
@@ -28,7 +29,7 @@ from prefect_parallel_run.plan import Plan, PlanReader
 from prefect_parallel_run.planner import Planner
 from prefect_parallel_run.policy.node_count import NodeBounds
 from prefect_parallel_run.records import Remainder, Tally
-from prefect_parallel_run.run_choice import Choice, complete_description
+from prefect_parallel_run.run_choice import Choice
 from prefect_parallel_run.run_directory import RunDirectory
 from prefect_parallel_run.spec import StepSpec, failure_limits
 

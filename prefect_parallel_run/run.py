@@ -24,6 +24,7 @@ from prefect_parallel_run.errors import (
 )
 from prefect_parallel_run.inputs import check_models
 from prefect_parallel_run.ledger import Ledger
+from prefect_parallel_run.new_run import complete_description
 from prefect_parallel_run.observe.report import write_report
 from prefect_parallel_run.opening import Opening
 from prefect_parallel_run.output.reduction import Reduction
@@ -32,7 +33,6 @@ from prefect_parallel_run.run_choice import (
     Choice,
     Look,
     Resumption,
-    complete_description,
     find_or_make,
     look_for_earlier,
     may_be_done,

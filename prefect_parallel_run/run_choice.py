@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -15,24 +11,21 @@ from typing import Any
 
 from prefect_parallel_run.adjustments import Adjustments
 from prefect_parallel_run.background import Background
-from prefect_parallel_run.carry_over import carry_over
 from prefect_parallel_run.changes import differences, input_differences, some
-from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError, OutputError
-from prefect_parallel_run.identity import digest, listing_sha256, with_plan, world
+from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError
+from prefect_parallel_run.finished_run import breach_of, is_unaltered, may_be_reused
+from prefect_parallel_run.identity import world
 from prefect_parallel_run.input_check import InputCheck
 from prefect_parallel_run.ledger import Ledger
+from prefect_parallel_run.new_run import Heartbeat, describe, discard, name_prefix, new_run, plan_whole, planned_run
 from prefect_parallel_run.plan import Plan
 from prefect_parallel_run.planner import Planner
-from prefect_parallel_run.planning import PlanWriter, inputs_sha256
-from prefect_parallel_run.records import Breach, Tally
+from prefect_parallel_run.planning import inputs_sha256
 from prefect_parallel_run.run_directory import FOLDER, RunDirectory, RunLock, read_json, runs_below, write_json
 from prefect_parallel_run.spec import StepSpec, failure_limits
 from prefect_parallel_run.spool import planned_in
 from prefect_parallel_run.stores.mirror import pull_runs
-from prefect_parallel_run.stores.objects import file_sha256, known, names_below, size_of
-
-Heartbeat = Callable[[], None]
+from prefect_parallel_run.stores.objects import names_below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +96,11 @@ def world_of(spec: StepSpec) -> dict[str, Any]:
 def look_for_earlier(spec: StepSpec, heartbeat: Heartbeat) -> Look:
     """Return what there is of a step. Only when an earlier run may be the same are the inputs listed."""
     now = world_of(spec)
+    prefix = name_prefix(spec, now)
     if spec.store is not None:
-        copies, prefix = f"{spec.store}/{FOLDER}", _prefix(spec, now)
+        copies = f"{spec.store}/{FOLDER}"
         Background("pulling", lambda beat: pull_runs(copies, prefix, spec.runs, beat)).wait(heartbeat)
-    earlier = [found for found in runs_below(spec.runs, _prefix(spec, now)) if spec.allow_reuse or not found.receipt.exists()]
+    earlier = [found for found in runs_below(spec.runs, prefix) if spec.allow_reuse or not found.receipt.exists()]
     if not earlier:
         return Look(now=now)
     inputs = Background("listing", lambda beat: inputs_sha256(spec.datasets, beat)).wait(heartbeat)
@@ -117,7 +111,7 @@ def look_for_earlier(spec: StepSpec, heartbeat: Heartbeat) -> Look:
             unplanned.append(found)
         elif planned_for == inputs and not found.receipt.exists():
             unfinished.append(found)
-        elif planned_for == inputs and _may_be_reused(found, spec):
+        elif planned_for == inputs and may_be_reused(found, spec):
             reusable = found
             break
     return Look(now=now, unfinished=tuple(unfinished), reusable=reusable, unplanned=tuple(unplanned))
@@ -195,11 +189,11 @@ def _differences(old: RunDirectory, now: dict[str, Any], spec: StepSpec) -> tupl
 def _begin(spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
     """Return a new run whose input is planned from now on; beforehand where the script could write among its inputs."""
     if spec.writes_into_inputs:
-        directory, lock = _make(spec, now, _plan(spec, heartbeat))
+        directory, lock = planned_run(spec, now, plan_whole(spec, heartbeat))
         return Choice(directory=directory, lock=lock)
-    directory, lock = _new(spec, now)
+    directory, lock = new_run(spec, now)
     Ledger.create(directory.ledger, ()).close()
-    write_json(directory.description, _description(spec, now))  # last: a run directory without it was never begun
+    write_json(directory.description, describe(spec, now))  # last: a run directory without it was never begun
     return Choice(directory=directory, lock=lock, planner=Planner(spec.planning, directory))
 
 
@@ -209,14 +203,14 @@ def _go_on_planning(found: RunDirectory, spec: StepSpec, now: dict[str, Any], he
     if lock is None:
         return _begin(spec, now, heartbeat)
     try:
-        planned = _plan(spec, heartbeat)
+        planned = plan_whole(spec, heartbeat)
         if _complete(found, planned):
             return Choice(directory=found, lock=lock)
     except BaseException:
         lock.release()
         raise
     lock.release()
-    directory, lock = _make(spec, now, planned)
+    directory, lock = planned_run(spec, now, planned)
     return Choice(directory=directory, lock=lock)
 
 
@@ -240,13 +234,13 @@ def _plan_again(spec: StepSpec, now: dict[str, Any], resumption: Resumption, loc
         InputChangedError: Something has changed, and that is not accepted.
     """
     old = resumption.directory
-    planned = _plan(spec, heartbeat)
+    planned = plan_whole(spec, heartbeat)
     try:
         changes = some(chain(differences(old.facts(), now), _input_changes(old, planned, spec)))
         if not changes:
             return Choice(directory=old, lock=lock)
         _refuse(old, () if resumption.accept_changes else changes)
-        directory, new_lock = _make(spec, now, planned, carry_over_from=old)
+        directory, new_lock = planned_run(spec, now, planned, carry_over_from=old)
     finally:
         discard(planned)
     lock.release()
@@ -293,75 +287,13 @@ def _finished(choice: Choice, spec: StepSpec, given: frozenset[str], heartbeat: 
     if choice.check is not None:
         choice.check.wait(heartbeat)
     receipt = read_json(directory.receipt)
-    if (breach := _breach(receipt, spec, given)) is not None:
+    if (breach := breach_of(receipt, spec, given)) is not None:
         raise LimitExceededError(*breach, str(directory.path))
-    if not _is_unaltered(receipt, spec):
+    if not is_unaltered(receipt, spec):
         directory.receipt.unlink()
         return choice
     choice.close()
     return Choice(directory=directory, lock=None)
-
-
-def discard(planned: Path) -> None:
-    """Remove a plan that is not needed, and its folder, if they are there."""
-    shutil.rmtree(planned.parent, ignore_errors=True)
-
-
-def _plan(spec: StepSpec, heartbeat: Heartbeat) -> Path:
-    """Plan the input, whole, into a folder of its own and return the plan's path."""
-    folder = spec.runs / f".planning-{uuid.uuid4().hex}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise OutputError(str(spec.runs), f"cannot be created: {error.strerror}") from error
-    path = folder / "plan.parquet"
-    work = Background("planning", lambda beat: spec.planning.write(PlanWriter(path), beat))
-    try:
-        work.wait(heartbeat)
-    except BaseException:
-        discard(path)
-        raise
-    return path
-
-
-def _prefix(spec: StepSpec, now: dict[str, Any]) -> str:
-    return f"{spec.name}-{digest(now['identity'])[:12]}-"
-
-
-def _new(spec: StepSpec, now: dict[str, Any]) -> tuple[RunDirectory, RunLock]:
-    """Return a new run directory, locked, with nothing in it."""
-    begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    directory = RunDirectory(spec.runs / f"{_prefix(spec, now)}{begun}-{uuid.uuid4().hex[:6]}")
-    directory.make()
-    return directory, directory.lock()
-
-
-def _make(
-    spec: StepSpec, now: dict[str, Any], planned: Path, carry_over_from: RunDirectory | None = None
-) -> tuple[RunDirectory, RunLock]:
-    """Return a new run directory with a whole plan, locked."""
-    directory, lock = _new(spec, now)
-    planned.replace(directory.plan)
-    discard(planned)
-    plan = Plan.open(directory.plan)
-    with Ledger.create(directory.ledger, plan.all_items()) as ledger:
-        if carry_over_from is not None:
-            carry_over(carry_over_from, directory, plan, ledger)
-    write_json(directory.description, _description(spec, with_plan(now, plan.summary)))
-    return directory, lock
-
-
-def complete_description(directory: RunDirectory, planner: Planner | None) -> dict[str, Any]:
-    """Have run.json say what was planned, where it does not yet, and return what it says.
-
-    Who has just planned, *planner*, knows that by heart; the plan is large, and is not read again for it.
-    """
-    description = directory.facts()
-    if "plan_sha256" not in description["identity"]:
-        summary = planner.summary() if planner is not None else Plan.open(directory.plan).summary
-        description = with_plan(description, summary)
-        write_json(directory.description, description)
-    return description
 
 
 def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
@@ -374,57 +306,3 @@ def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
         return failure_limits(config).first_breach(tally) is None and (
             ledger.facts().get("status") != "failed" or tally.finished < tally.planned
         )
-
-
-def _may_be_reused(directory: RunDirectory, spec: StepSpec) -> bool:
-    """True when the result is young enough and still there unaltered, and *spec* forgives what failed in it."""
-    receipt = read_json(directory.receipt)
-    if spec.reuse_for is not None:
-        finished = float(receipt.get("finished") or directory.receipt.stat().st_mtime)  # earlier versions did not note it
-        if time.time() - finished > spec.reuse_for:
-            return False
-    return _breach(receipt, spec) is None and _is_unaltered(receipt, spec)
-
-
-def _breach(receipt: dict[str, Any], spec: StepSpec, given: frozenset[str] = frozenset()) -> Breach | None:
-    """Return the limit that a finished run exceeds, or None: one of *spec*, or what it was changed to in that run."""
-    tally = Tally(
-        planned=receipt["mini_batches"]["total"],
-        failed=receipt["mini_batches"]["failed"],
-        failed_items=receipt["items"]["failed"],
-        all_scheduled=True,
-    )
-    config = Adjustments.of_receipt(receipt).without(given).of(spec.config)
-    return failure_limits(config).first_breach(tally)
-
-
-def _is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
-    """True when the result is there, byte for byte; of a summary_only step, when all files in its output are as they were."""
-    if receipt["output_file"] is None:
-        with suppress(InputError):  # it is gone
-            return spec.output is None or receipt.get("output_listing") == listing_sha256(spec.output)
-        return False
-    place = str(receipt["output_file"])
-    if is_remote(place):  # an object with the same ETag is the same, and need not be read
-        return known(place) == (int(receipt["bytes"]), str(receipt["version"]))
-    return size_of(place) == receipt["bytes"] and file_sha256(place) == str(receipt["sha256"])
-
-
-def _description(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
-    config = spec.config.model_dump(mode="json", exclude={"environment_variables"})
-    if spec.config.source_directory is None:
-        config["entry_script"] = str(spec.config.script_path)  # whoever goes on with the run may be in another folder
-    else:
-        config["source_directory"] = str(spec.config.source_path)
-    return {
-        "step": spec.name,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        **now,
-        "config": config,
-        "environment_variables": sorted(spec.config.environment_variables),  # names only: the values are secrets
-        "inputs": spec.inputs,
-        "output": spec.output,
-        "side_inputs": dict(spec.side_inputs),
-        "arguments": list(spec.arguments),
-        "home": str(spec.home),
-    }

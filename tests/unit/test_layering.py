@@ -61,6 +61,8 @@ ORDER = [
     "journey",
     "planner",
     "input_check",
+    "new_run",
+    "finished_run",
     "run_choice",
     "opening",
     "driving",
