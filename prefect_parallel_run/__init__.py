@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
-    "ParallelRunConfig": "config",
-    "Environment": "where",
-    "ComputeTarget": "where",
+    "ParallelRunConfig": "config.model",
+    "Environment": "config.where",
+    "ComputeTarget": "config.where",
     "DaskComputeTarget": "compute.blocks",
     "FileDataset": "datasets.files",
     "TabularDataset": "datasets.tabular",
@@ -59,7 +59,8 @@ __all__ = [
 if TYPE_CHECKING:
     from prefect_parallel_run.child.context import EntryScript, NoRetry
     from prefect_parallel_run.compute.blocks import DaskComputeTarget
-    from prefect_parallel_run.config import ParallelRunConfig
+    from prefect_parallel_run.config.model import ParallelRunConfig
+    from prefect_parallel_run.config.where import ComputeTarget, Environment
     from prefect_parallel_run.datasets.files import FileDataset
     from prefect_parallel_run.datasets.tabular import TabularDataset
     from prefect_parallel_run.errors import (
@@ -76,7 +77,6 @@ if TYPE_CHECKING:
     )
     from prefect_parallel_run.result import ParallelRunResult
     from prefect_parallel_run.step import ParallelRunStep
-    from prefect_parallel_run.where import ComputeTarget, Environment
 
 
 def __getattr__(name: str) -> object:

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefect_parallel_run.config.where import Environment
 from prefect_parallel_run.errors import EnvironmentSetupError
-from prefect_parallel_run.where import Environment
 
 _MOST_BYTES = 1 << 20  #: of a conda file
 _CREDENTIALS = re.compile(r"://[^/\s]+@")

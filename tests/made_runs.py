@@ -7,11 +7,11 @@ import random
 import time
 from pathlib import Path
 
-from prefect_parallel_run.drives import versions
-from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.planning import PlanWriter
+from prefect_parallel_run.planning.writing import PlanWriter
 from prefect_parallel_run.records import Cut, Receipt
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.drives import versions
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 BEGAN = 1_760_000_000.0
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m \u202e & \"'"

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect_parallel_run.azure.options import runtime_options
 from prefect_parallel_run.azure.settings import source_settings
-from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.config.model import ParallelRunConfig
 
 
 def as_in_azure(config: ParallelRunConfig, arguments: Sequence[str]) -> tuple[ParallelRunConfig, list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.documents import Section, read_document
 from prefect_parallel_run.azure.references import References
-from prefect_parallel_run.config_yaml import CondaDependencies, conda_dependencies
+from prefect_parallel_run.config.yaml_file import CondaDependencies, conda_dependencies
 
 _FIELD = "task.environment"
 _WHY = {

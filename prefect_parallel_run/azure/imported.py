@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prefect_parallel_run.azure.differences import Difference, Outcome
-from prefect_parallel_run.config import ParallelRunConfig, wrong_fields
+from prefect_parallel_run.config.model import ParallelRunConfig, wrong_fields
 from prefect_parallel_run.datasets.base import Dataset
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

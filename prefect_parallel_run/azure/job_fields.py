@@ -12,7 +12,7 @@ from prefect_parallel_run.azure.expressions import Input, resolve_literals
 from prefect_parallel_run.azure.outputs import Outputs
 from prefect_parallel_run.azure.program_arguments import program_arguments
 from prefect_parallel_run.azure.references import References
-from prefect_parallel_run.config import LOCAL
+from prefect_parallel_run.config.model import LOCAL
 
 #: Fields of a job that are read elsewhere below.
 _READ = {

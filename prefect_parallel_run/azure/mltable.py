@@ -13,7 +13,7 @@ from prefect_parallel_run.azure.differences import Difference, Findings
 from prefect_parallel_run.azure.documents import Section, read_document
 from prefect_parallel_run.azure.references import References, needs_a_place
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.config import wrong_fields
+from prefect_parallel_run.config.model import wrong_fields
 from prefect_parallel_run.datasets.base import Dataset, absolute
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.partition_format import PartitionFormat

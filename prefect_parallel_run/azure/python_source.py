@@ -11,11 +11,11 @@ from typing import Any
 from prefect_parallel_run.azure.differences import Difference, Outcome
 from prefect_parallel_run.azure.imported import ImportedStep
 from prefect_parallel_run.azure.load import Imported
-from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.config.validation import is_unicode
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.environments import without_credentials
-from prefect_parallel_run.validation import is_unicode
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _INDENT = "    "

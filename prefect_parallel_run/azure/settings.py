@@ -11,8 +11,8 @@ from typing import Any
 
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.options import Translation
-from prefect_parallel_run.config import ParallelRunConfig
-from prefect_parallel_run.csv_options import KEYWORDS, checked
+from prefect_parallel_run.config.csv_options import KEYWORDS, checked
+from prefect_parallel_run.config.model import ParallelRunConfig
 
 FILE_NAME = "parallel_run_step.settings.json"
 _FUNCTION = "pandas.DataFrame.to_csv"

@@ -9,9 +9,9 @@ from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.imported import ImportedStep, step_name
 from prefect_parallel_run.azure.references import References
 from prefect_parallel_run.azure.settings import FILE_NAME, source_settings
-from prefect_parallel_run.config import LOCAL, ParallelRunConfig
-from prefect_parallel_run.config_yaml import read_fields
-from prefect_parallel_run.validation import is_address, is_dotted_name
+from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
+from prefect_parallel_run.config.validation import is_address, is_dotted_name
+from prefect_parallel_run.config.yaml_file import read_fields
 
 _ENVIRONMENT_WHY = "only name, variables, version of Python and pip requirements of an environment are taken over"
 

@@ -8,7 +8,7 @@ from typing import Any
 from prefect_parallel_run.cli.exits import Exit
 from prefect_parallel_run.cli.places import add_run_command, meant_run
 from prefect_parallel_run.cli.printing import emit, emit_json
-from prefect_parallel_run.orders import FIELDS, PROCESSES
+from prefect_parallel_run.runs.orders import FIELDS, PROCESSES
 
 
 def add_to(commands: Any) -> None:

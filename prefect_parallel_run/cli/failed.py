@@ -13,8 +13,8 @@ from prefect_parallel_run.cli.places import add_run_command, open_run
 from prefect_parallel_run.cli.printing import emit, emit_all, emit_array, emit_json, say
 
 if TYPE_CHECKING:
-    from prefect_parallel_run.ledger import Ledger
-    from prefect_parallel_run.run_directory import RunDirectory
+    from prefect_parallel_run.runs.ledger import Ledger
+    from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _AFTER = """\
 Feed the failed files into a new run:
@@ -37,7 +37,7 @@ def add_to(commands: Any) -> None:
 
 
 def _failed(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.ledger import Ledger  # noqa: PLC0415  Arrow, which --help does not need
+    from prefect_parallel_run.runs.ledger import Ledger  # noqa: PLC0415  Arrow, which --help does not need
 
     if given.null and (not given.items or given.json):
         raise ValueError("--null is for --items, without --json")
@@ -53,8 +53,8 @@ def _failed(given: argparse.Namespace) -> int:
 
 
 def _causes(ledger: Ledger, given: argparse.Namespace) -> None:
-    from prefect_parallel_run.failures import causes  # noqa: PLC0415  the same
     from prefect_parallel_run.observe.logs import neutral  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.failures import causes  # noqa: PLC0415  the same
 
     found = causes(ledger)
     if given.json:
@@ -104,8 +104,8 @@ def _path(path: str, *, is_ended_by_null: bool) -> str:
 
 
 def _mini_batches(ledger: Ledger, given: argparse.Namespace) -> None:
-    from prefect_parallel_run.failures import failed_mini_batches  # noqa: PLC0415  the same
     from prefect_parallel_run.observe.logs import neutral  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.failures import failed_mini_batches  # noqa: PLC0415  the same
 
     found = failed_mini_batches(ledger)
     if given.json:

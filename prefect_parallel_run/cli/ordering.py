@@ -10,10 +10,10 @@ import uuid
 from typing import Any
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.control_files import Lines, answer_in, append
 from prefect_parallel_run.errors import InputError, ParallelRunError
-from prefect_parallel_run.orders import Order, check
-from prefect_parallel_run.run_directory import RunDirectory, place_here
+from prefect_parallel_run.runs.control_files import Lines, answer_in, append
+from prefect_parallel_run.runs.orders import Order, check
+from prefect_parallel_run.runs.run_directory import RunDirectory, place_here
 
 PATIENCE = 10.0  #: s for the answer; one that listens takes a second
 _GLANCE = 0.1  #: s between two looks for it

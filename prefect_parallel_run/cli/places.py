@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_parallel_run.cli.printing import say
 
 if TYPE_CHECKING:
-    from prefect_parallel_run.run_directory import RunDirectory
+    from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 def add_run_command(
@@ -38,7 +38,7 @@ def open_run(place: str, *, to_look_at: bool = False) -> RunDirectory:
     Raises:
         InputError: There is none.
     """
-    from prefect_parallel_run.resume import open_run_directory  # noqa: PLC0415  pandas and Arrow, which --help does not need
+    from prefect_parallel_run.driving.resume import open_run_directory  # noqa: PLC0415  pandas and Arrow, which --help does not need
 
     return open_run_directory(meant_run(place), parts=not to_look_at)
 
@@ -55,7 +55,7 @@ def meant_run(place: str) -> str:
 def _newest_run(place: str) -> str | None:
     """Return the path or URL of the newest run of an output; None for a place that is no output."""
     from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  the same
-    from prefect_parallel_run.run_directory import FOLDER, runs_below  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.run_directory import FOLDER, runs_below  # noqa: PLC0415  the same
 
     if is_remote(place):
         from prefect_parallel_run.stores.copies import names_of_runs  # noqa: PLC0415  the same

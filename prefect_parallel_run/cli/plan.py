@@ -13,7 +13,7 @@ from prefect_parallel_run.cli.printing import emit, emit_json
 from prefect_parallel_run.cli.step_options import add_step_options, read_step_options
 
 if TYPE_CHECKING:
-    from prefect_parallel_run.config import ParallelRunConfig
+    from prefect_parallel_run.config.model import ParallelRunConfig
     from prefect_parallel_run.observe.plan_figures import PlanFigures
 
 _USAGE = """\
@@ -56,10 +56,10 @@ def _slots(config: ParallelRunConfig) -> int | None:
 def _of_options(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, str]:
     """Plan into a temporary folder, of which nothing stays."""
     from prefect_parallel_run.background import Background  # noqa: PLC0415  the same
-    from prefect_parallel_run.inputs import fill_placeholders  # noqa: PLC0415  the same
     from prefect_parallel_run.observe.plan_figures import figures_of  # noqa: PLC0415  the same
-    from prefect_parallel_run.plan import Plan  # noqa: PLC0415  the same
-    from prefect_parallel_run.planning import Planning, PlanWriter  # noqa: PLC0415  the same
+    from prefect_parallel_run.planning.inputs import fill_placeholders  # noqa: PLC0415  the same
+    from prefect_parallel_run.planning.plan import Plan  # noqa: PLC0415  the same
+    from prefect_parallel_run.planning.writing import Planning, PlanWriter  # noqa: PLC0415  the same
 
     options = read_step_options(given, is_to_run=False)
     fill_placeholders(options.arguments, options.output, options.inputs, options.side_inputs)
@@ -75,9 +75,9 @@ def _of_options(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConf
 
 def _of_run(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, str]:
     """Read the plan that a run has, as far as it goes."""
-    from prefect_parallel_run.config import ParallelRunConfig  # noqa: PLC0415  the same
+    from prefect_parallel_run.config.model import ParallelRunConfig  # noqa: PLC0415  the same
     from prefect_parallel_run.observe.plan_figures import figures_of  # noqa: PLC0415  the same
-    from prefect_parallel_run.spool import planned_in  # noqa: PLC0415  the same
+    from prefect_parallel_run.planning.spool import planned_in  # noqa: PLC0415  the same
 
     if given.input or given.input_list or given.set:
         raise ValueError(f"{given.config} is a run directory: what it was planned for cannot be changed; give a CONFIG")

@@ -24,8 +24,8 @@ def add_to(commands: Any) -> None:
 
 
 def _replay(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.replay import replay  # noqa: PLC0415  pandas and Arrow, which --help does not need
-    from prefect_parallel_run.resume import spec_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.driving.replay import replay  # noqa: PLC0415  pandas and Arrow, which --help does not need
+    from prefect_parallel_run.driving.resume import spec_of  # noqa: PLC0415  the same
 
     directory = open_run(given.run_directory)
     spec = spec_of(directory, {})

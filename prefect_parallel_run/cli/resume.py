@@ -42,13 +42,13 @@ def add_to(commands: Any) -> None:
 
 
 def _resume(given: argparse.Namespace) -> int:
+    from prefect_parallel_run.choice.run_choice import Resumption  # noqa: PLC0415  the same
     from prefect_parallel_run.compute.choose import target_of  # noqa: PLC0415  seconds of import that --help does not need
+    from prefect_parallel_run.driving.resume import spec_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.driving.run import run_step  # noqa: PLC0415  the same
     from prefect_parallel_run.observe.terminal import also_seen  # noqa: PLC0415  the same
     from prefect_parallel_run.observe.watch import LogWatch  # noqa: PLC0415  the same
     from prefect_parallel_run.output.reduction import reduce  # noqa: PLC0415  the same
-    from prefect_parallel_run.resume import spec_of  # noqa: PLC0415  the same
-    from prefect_parallel_run.run import run_step  # noqa: PLC0415  the same
-    from prefect_parallel_run.run_choice import Resumption  # noqa: PLC0415  the same
 
     directory = open_run(given.run_directory)
     given.place = given.run_directory
@@ -79,6 +79,6 @@ def _resolved(given: Any) -> Any:
     """Return a run's compute target with what it refers to; only then is Prefect asked."""
     if given == "local":
         return given
-    from prefect_parallel_run.references import resolved_target  # noqa: PLC0415  seconds of import that "local" does not need
+    from prefect_parallel_run.task.references import resolved_target  # noqa: PLC0415  seconds of import that "local" does not need
 
     return resolved_target(given)

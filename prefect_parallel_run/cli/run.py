@@ -40,8 +40,8 @@ def _run(given: argparse.Namespace) -> int:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", _SERVER_PATIENCE)
     with driven(given, options.name) as view:
         view.doing("starting Prefect")
+        from prefect_parallel_run.cli.step_flow import run_in_flow  # noqa: PLC0415  the same
         from prefect_parallel_run.step import ParallelRunStep  # noqa: PLC0415  seconds of import; its log goes above the line
-        from prefect_parallel_run.step_flow import run_in_flow  # noqa: PLC0415  the same
 
         _shorten_tracebacks()
         step = ParallelRunStep(

@@ -28,7 +28,7 @@ def add_to(commands: Any) -> None:
 
 def _list(given: argparse.Namespace) -> int:
     from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  not for --help
-    from prefect_parallel_run.run_directory import FOLDER  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.run_directory import FOLDER  # noqa: PLC0415  the same
 
     output = given.run_directory.rstrip("/").removesuffix(f"/{FOLDER}")
     found = list(_in_store(output) if is_remote(output) else _in_folder(output))
@@ -62,9 +62,9 @@ def _cell(run: dict[str, Any], column: str) -> str:
 
 
 def _in_folder(output: str) -> Iterator[dict[str, Any]]:
-    from prefect_parallel_run.ledger import Ledger  # noqa: PLC0415  not for --help
     from prefect_parallel_run.observe.standing import status_of  # noqa: PLC0415  the same
-    from prefect_parallel_run.run_directory import FOLDER, runs_below  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.ledger import Ledger  # noqa: PLC0415  not for --help
+    from prefect_parallel_run.runs.run_directory import FOLDER, runs_below  # noqa: PLC0415  the same
 
     for found in runs_below(Path(output).absolute() / FOLDER, ""):
         about = {"run": found.run_id, "run_directory": str(found.path)}
@@ -79,7 +79,7 @@ def _in_folder(output: str) -> Iterator[dict[str, Any]]:
 
 def _in_store(output: str) -> Iterator[dict[str, Any]]:
     """Yield what can be told without fetching a ledger; counts are those of finished runs."""
-    from prefect_parallel_run.run_directory import FOLDER  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.run_directory import FOLDER  # noqa: PLC0415  the same
     from prefect_parallel_run.stores.copies import driver_of, names_of_runs  # noqa: PLC0415  the same
     from prefect_parallel_run.stores.objects import read  # noqa: PLC0415  the same
 

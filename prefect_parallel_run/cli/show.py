@@ -47,12 +47,12 @@ def looker(place: str) -> Callable[[], Standing]:
     """Return what looks at the run that *place* means; at one in a store now and then at what is new of its copy."""
     from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  pandas and Arrow, which --help does not need
     from prefect_parallel_run.observe.standing import look  # noqa: PLC0415  the same
-    from prefect_parallel_run.run_directory import FOLDER  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.run_directory import FOLDER  # noqa: PLC0415  the same
 
     directory = open_run(place, to_look_at=True)
     if not is_remote(place):
         return lambda: look(directory, time.time())
-    from prefect_parallel_run.resume import open_run_directory  # noqa: PLC0415  the same
+    from prefect_parallel_run.driving.resume import open_run_directory  # noqa: PLC0415  the same
     from prefect_parallel_run.stores.copies import driver_of  # noqa: PLC0415  the same
 
     url = f"{place.rstrip('/').partition(f'/{FOLDER}')[0]}/{FOLDER}/{directory.run_id}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefect_parallel_run.config import ParallelRunConfig
+    from prefect_parallel_run.config.model import ParallelRunConfig
     from prefect_parallel_run.datasets.base import Dataset
 
 FORMATS = ("files", "parquet", "delimited", "json-lines", "arrow", "orc")
@@ -92,8 +92,8 @@ def read_step_options(given: argparse.Namespace, *, is_to_run: bool) -> StepOpti
         ValueError: One of them is not what it should be; says which and what is accepted.
         InputError: An input cannot be what it is said to be.
     """
-    from prefect_parallel_run.inputs import check_arguments, resolve_output, resolve_side_inputs  # noqa: PLC0415  not for --help
-    from prefect_parallel_run.planning import normalise_inputs  # noqa: PLC0415  the same
+    from prefect_parallel_run.planning.inputs import check_arguments, resolve_output, resolve_side_inputs  # noqa: PLC0415  not for --help
+    from prefect_parallel_run.planning.writing import normalise_inputs  # noqa: PLC0415  the same
 
     config = _config(given)
     inputs = normalise_inputs(_inputs(given))
@@ -122,8 +122,8 @@ def step_name(config: str) -> str:
 
 
 def _config(given: argparse.Namespace) -> ParallelRunConfig:
-    from prefect_parallel_run.config import ParallelRunConfig  # noqa: PLC0415  pydantic, which --help does not need
-    from prefect_parallel_run.config_yaml import load, value  # noqa: PLC0415  the same
+    from prefect_parallel_run.config.model import ParallelRunConfig  # noqa: PLC0415  pydantic, which --help does not need
+    from prefect_parallel_run.config.yaml_file import load, value  # noqa: PLC0415  the same
 
     if not Path(given.config).is_file():
         raise ValueError(f"{given.config}: no such configuration file")
@@ -159,7 +159,7 @@ def _dataset(given: argparse.Namespace, paths: list[str], name: str | None) -> D
 def _made(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
     from pydantic import ValidationError  # noqa: PLC0415  not for --help
 
-    from prefect_parallel_run.config import wrong_fields  # noqa: PLC0415  the same
+    from prefect_parallel_run.config.model import wrong_fields  # noqa: PLC0415  the same
     from prefect_parallel_run.datasets.files import FileDataset  # noqa: PLC0415  the same
 
     try:

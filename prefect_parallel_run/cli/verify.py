@@ -18,7 +18,7 @@ def add_to(commands: Any) -> None:
 
 
 def _verify(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.verify import problems, summary  # noqa: PLC0415  pandas and Arrow, which --help does not need
+    from prefect_parallel_run.driving.verify import problems, summary  # noqa: PLC0415  pandas and Arrow, which --help does not need
 
     directory = open_run(given.run_directory)
     found = list(problems(directory))

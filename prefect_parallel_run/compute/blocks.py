@@ -8,7 +8,7 @@ from prefect.blocks.core import Block
 from prefect.types import SecretDict
 from pydantic import Field
 
-from prefect_parallel_run.where import ComputeTarget
+from prefect_parallel_run.config.where import ComputeTarget
 
 
 class DaskComputeTarget(Block):

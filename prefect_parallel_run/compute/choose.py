@@ -8,9 +8,9 @@ from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.cluster_class import ClassTarget
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.compute.scheduler import SchedulerTarget
-from prefect_parallel_run.config import LOCAL
-from prefect_parallel_run.validation import is_address, is_dotted_name
-from prefect_parallel_run.where import ComputeTarget
+from prefect_parallel_run.config.model import LOCAL
+from prefect_parallel_run.config.validation import is_address, is_dotted_name
+from prefect_parallel_run.config.where import ComputeTarget
 
 _ACCEPTED = (
     "'local', an address such as tls://host:8786, a scheduler file, a cluster class such as 'dask_jobqueue.SLURMCluster',"

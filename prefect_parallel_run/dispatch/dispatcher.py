@@ -43,8 +43,6 @@ from prefect_parallel_run.dispatch.opening import Journey
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.dispatch.traffic import LOST, Message, Traffic
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
-from prefect_parallel_run.failures import first_failure
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.node import LeaseResult
 from prefect_parallel_run.node.service import (
     ready_topic,
@@ -52,8 +50,10 @@ from prefect_parallel_run.node.service import (
 )
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.starting import StartFailure
-from prefect_parallel_run.plan import PlanReader
+from prefect_parallel_run.planning.plan import PlanReader
 from prefect_parallel_run.records import Receipt
+from prefect_parallel_run.runs.failures import first_failure
+from prefect_parallel_run.runs.ledger import Ledger
 
 _END_TIMEOUT = 5.0  #: s for the whole end, whatever nodes do not answer: a person who cancels waits for 10 s at most
 _LAST_TIMEOUT = 1.0  #: s for what they have finished until then to come home

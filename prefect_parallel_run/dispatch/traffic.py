@@ -25,7 +25,7 @@ from prefect_parallel_run.dispatch.nodes import Nodes
 from prefect_parallel_run.node.node import NOT_BEGUN, LeaseResult
 from prefect_parallel_run.node.service import NodeClosedError, recall_lease, resize_node, run_lease
 from prefect_parallel_run.node.slots import Resized
-from prefect_parallel_run.plan import PlanReader
+from prefect_parallel_run.planning.plan import PlanReader
 from prefect_parallel_run.records import Lease, Receipt
 
 LOST = (KilledWorker, NodeClosedError, LostOnTheWayError, asyncio.CancelledError, CancelledError)  #: how calls there end

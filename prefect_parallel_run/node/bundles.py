@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from prefect_parallel_run.source_files import MOST_BYTES, MOST_FILES
+from prefect_parallel_run.choice.source_files import MOST_BYTES, MOST_FILES
 
 _BLOCK = 1 << 20  #: bytes
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OverflowError, ValueError)

@@ -24,12 +24,12 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.failure_table import FailureTable
 from prefect_parallel_run.observe.logs import Logger
 from prefect_parallel_run.observe.progress import done_percent, sentence
 from prefect_parallel_run.records import Tally
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.units import format_seconds
 
 _EVERY = 2.0  #: s between two updates of the progress at least: Prefect's API is rate-limited

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 from prefect_parallel_run.child.row_groups import GROUPS
-from prefect_parallel_run.failures import Cause, causes
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.logs import neutral
-from prefect_parallel_run.plan import Plan
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.runs.failures import Cause, causes
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _MOST_CHARACTERS = 300  #: of an error's text
 

@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from prefect_parallel_run.failures import causes
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.observe import processed
 from prefect_parallel_run.observe.overview import CauseCounts, NodeCounts, Overview
 from prefect_parallel_run.observe.progress import remaining_seconds
 from prefect_parallel_run.policy.sampling import Widening
 from prefect_parallel_run.records import Receipt, Tally, drive_prefix
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.failures import causes
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 OVERVIEW, PROCESSED, PROGRESS = "job_progress_overview.txt", "processed_mini-batches.csv", "progress.csv"
 PROGRESS_HEADER = (

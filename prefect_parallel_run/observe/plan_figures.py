@@ -11,7 +11,7 @@ from math import floor
 from statistics import median
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.observe.logs import neutral
 from prefect_parallel_run.output.failed_items import source
 from prefect_parallel_run.records import MiniBatch

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.records import Receipt
+from prefect_parallel_run.runs.ledger import Ledger
 
 COLUMNS = ("mini_batch", "attempt", "outcome", "node", "pid", "started", "seconds", "error_type")
 HEADER = ",".join(COLUMNS) + "\n"

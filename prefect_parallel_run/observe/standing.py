@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.failures import Cause, causes
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.records import Tally
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.failures import Cause, causes
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _RECENT = 60.0  #: s over which the rate is taken
 _SHORTEST = 1.0  #: s; over less it says nothing

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from prefect_parallel_run.errors import ParallelRunError
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.artifacts import RunArtifacts
 from prefect_parallel_run.observe.events import RunEvents
 from prefect_parallel_run.observe.logs import Logger
 from prefect_parallel_run.observe.watch import LogWatch
 from prefect_parallel_run.records import Breach, Receipt, Tally
 from prefect_parallel_run.result import ParallelRunResult
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.stores.objects import size_of
 
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.bar import Style, progress_line, waiting_line
 from prefect_parallel_run.records import Breach, Tally
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 W = TypeVar("W")
 _view: ContextVar[RunView | None] = ContextVar("prefect_parallel_run_view", default=None)

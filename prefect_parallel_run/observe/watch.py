@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from prefect_parallel_run.dispatch.hearing import ScriptLine
 from prefect_parallel_run.dispatch.observer import Observer
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.observe.files import RunFiles
 from prefect_parallel_run.observe.logs import Logger, RunLog
 from prefect_parallel_run.records import Breach, Receipt, Tally
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 class LogWatch(Observer):

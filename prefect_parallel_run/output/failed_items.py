@@ -10,11 +10,11 @@ from typing import Any
 
 from prefect_parallel_run.child.row_groups import GROUPS
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.failures import FailedMiniBatch, failed_mini_batches
-from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.plan import Plan
-from prefect_parallel_run.run_directory import RunDirectory
-from prefect_parallel_run.spool import spooled
+from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.planning.spool import spooled
+from prefect_parallel_run.runs.failures import FailedMiniBatch, failed_mini_batches
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 def write_failed_items(directory: RunDirectory, ledger: Ledger) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from prefect_parallel_run.run_directory import FOLDER
+from prefect_parallel_run.runs.run_directory import FOLDER
 from prefect_parallel_run.stores import objects
 from prefect_parallel_run.stores.mirror import is_held
 

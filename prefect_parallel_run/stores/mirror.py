@@ -28,8 +28,8 @@ from typing import Any
 
 from prefect_parallel_run.background import Background, Unwanted
 from prefect_parallel_run.errors import OutputError, RunLockedError
-from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.run_directory import RunDirectory, read_json
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.stores import objects
 
 _EVERY = 30.0  #: s between two times that what is new goes up

@@ -116,7 +116,7 @@ def test_the_result_file_is_a_folder(workshop):
 
 def test_a_second_driver_of_one_run_is_refused(workshop):
     """Naming who has it."""
-    from prefect_parallel_run.run_directory import RunDirectory
+    from prefect_parallel_run.runs.run_directory import RunDirectory
 
     with pytest.raises(LimitExceededError) as caught:
         workshop.step("poison.py", "--how", "raise", "--poison", "0", error_threshold=0, run_max_try=1)()

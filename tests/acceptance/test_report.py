@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from prefect_parallel_run import LimitExceededError, run
+from prefect_parallel_run import LimitExceededError
+from prefect_parallel_run.choice.identity import machine_key
+from prefect_parallel_run.choice.spec import StepSpec
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.identity import machine_key
+from prefect_parallel_run.driving import run
 from prefect_parallel_run.observe.report import write_report
 from prefect_parallel_run.observe.watch import LogWatch
 from prefect_parallel_run.output.reduction import reduce
-from prefect_parallel_run.planning import normalise_inputs
-from prefect_parallel_run.spec import StepSpec
+from prefect_parallel_run.planning.writing import normalise_inputs
 
 from ..made_runs import make_run
 

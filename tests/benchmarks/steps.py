@@ -163,7 +163,7 @@ def work_over(
 
 def plan_alone(folder: str, times: int) -> float:
     """Return the CPU seconds of planning, and nothing else; called in a flow process."""
-    from prefect_parallel_run.planning import normalise_inputs, write_plan
+    from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 
     place = Path(f"{folder}.plan")
     place.mkdir()

@@ -16,8 +16,8 @@ from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Slot, Work
 from prefect_parallel_run.node.spares import Spares
 from prefect_parallel_run.node.starting import Starter
-from prefect_parallel_run.plan import Plan
-from prefect_parallel_run.planning import normalise_inputs, write_plan
+from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 from prefect_parallel_run.policy.spares import SpareNeed
 from prefect_parallel_run.records import Receipt
 

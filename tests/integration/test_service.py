@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from prefect_parallel_run import ParallelRunConfig
-from prefect_parallel_run.bundles import make_bundle
+from prefect_parallel_run.driving.bundles import make_bundle
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError
 from prefect_parallel_run.node import service

@@ -6,7 +6,7 @@ import pytest
 
 from prefect_parallel_run.azure.effective import as_in_azure
 from prefect_parallel_run.azure.options import job_options, runtime_options
-from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.config.model import ParallelRunConfig
 
 WITHOUT_MEANING = [
     ("--first_task_creation_timeout", "600", "node_start_timeout"),

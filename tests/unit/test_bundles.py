@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run import ParallelRunConfig, bundles
-from prefect_parallel_run.bundles import make_bundle
-from prefect_parallel_run.identity import code_files
+from prefect_parallel_run import ParallelRunConfig
+from prefect_parallel_run.choice.identity import code_files
+from prefect_parallel_run.driving import bundles
+from prefect_parallel_run.driving.bundles import make_bundle
 from prefect_parallel_run.node.bundles import unpack
 
 NAMES = st.text(

@@ -24,10 +24,10 @@ from prefect_parallel_run.errors import (
     LimitExceededError,
     RunLockedError,
 )
-from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.planning import PlanWriter, write_plan
+from prefect_parallel_run.planning.writing import PlanWriter, write_plan
 from prefect_parallel_run.records import Cut, Receipt
-from prefect_parallel_run.run_directory import FOLDER, RunDirectory, write_json
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, write_json
 
 
 @pytest.fixture
@@ -351,8 +351,8 @@ def test_failed_names_items_of_a_run_that_is_not_finished(unfinished, files, cap
 
 def test_failed_reads_the_spool_of_a_plan_that_was_never_finished(unfinished, capsys):
     """The same items."""
-    from prefect_parallel_run.plan import Group, Plan
-    from prefect_parallel_run.spool import Spool
+    from prefect_parallel_run.planning.plan import Group, Plan
+    from prefect_parallel_run.planning.spool import Spool
 
     batches = list(Plan.open(unfinished.plan).mini_batches(0, 5))
     spool = Spool(unfinished.spool)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prefect_parallel_run.config import ParallelRunConfig
-from prefect_parallel_run.where import ComputeTarget, Environment
+from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.config.where import ComputeTarget, Environment
 
 HEAD = "parallel_run_config:\n  entry_script: score.py\n  source_directory: {folder}\n  error_threshold: 1\n"
 

@@ -8,14 +8,14 @@ from contextlib import closing
 import pytest
 
 from prefect_parallel_run import ParallelRunConfig
-from prefect_parallel_run.adjustments import Adjustments
-from prefect_parallel_run.control import Control
-from prefect_parallel_run.control_files import append
 from prefect_parallel_run.dispatch.messages import Continued, LimitsChanged, Paused, ProcessesChanged
-from prefect_parallel_run.ledger import Ledger
-from prefect_parallel_run.orders import Order
+from prefect_parallel_run.driving.control import Control
 from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.adjustments import Adjustments
+from prefect_parallel_run.runs.control_files import append
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.orders import Order
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 class Desk:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run.child import writing
 from prefect_parallel_run.child.writing import encode
-from prefect_parallel_run.config import ParallelRunConfig, wrong_fields
+from prefect_parallel_run.config.model import ParallelRunConfig, wrong_fields
 
 from .test_append_row import Parts
 

@@ -122,7 +122,7 @@ def check_ready_made(entrypoint, parameters):
     from prefect.utilities.callables import parameter_schema
     from prefect.utilities.schema_tools import validate
 
-    from prefect_parallel_run.form import configuration, dataset
+    from prefect_parallel_run.task.form import configuration, dataset
 
     flow = load_flow_from_entrypoint(entrypoint)
     validate(parameters, parameter_schema(flow).model_dump_for_openapi(), raise_on_error=True, ignore_required=True)
@@ -134,8 +134,8 @@ def check_ready_made(entrypoint, parameters):
 @pytest.mark.parametrize(("kind", "deployment"), list(deployments()))
 def test_its_flow_takes_the_parameters(kind, deployment, monkeypatch):
     """The flow is there, and its parameters, the compute target's fields included, are valid."""
-    from prefect_parallel_run.config import ParallelRunConfig
-    from prefect_parallel_run.where import ComputeTarget
+    from prefect_parallel_run.config.model import ParallelRunConfig
+    from prefect_parallel_run.config.where import ComputeTarget
 
     monkeypatch.chdir(ROOT)  # where the deployment's pull step goes
     path, _, name = deployment["entrypoint"].partition(":")

@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 import pytest
 
+from prefect_parallel_run.config.where import Environment
 from prefect_parallel_run.environments import EnvironmentPlan, environment_plan, interpreter_of
 from prefect_parallel_run.errors import EnvironmentSetupError
-from prefect_parallel_run.where import Environment
 
 
 def test_a_plan_is_plain_values_with_the_conda_file_read(tmp_path):

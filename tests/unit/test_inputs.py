@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run import FileDataset, InputError, OutputError, ParallelRunConfig, ParallelRunResult, RunLockedError
-from prefect_parallel_run.changes import differences
-from prefect_parallel_run.identity import digest, machine_key, world
-from prefect_parallel_run.inputs import (
+from prefect_parallel_run.choice.changes import differences
+from prefect_parallel_run.choice.identity import digest, machine_key, world
+from prefect_parallel_run.planning.inputs import (
     check_arguments,
     check_models,
     fill_placeholders,
@@ -19,7 +19,7 @@ from prefect_parallel_run.inputs import (
     resolve_output,
     resolve_side_inputs,
 )
-from prefect_parallel_run.run_directory import RunDirectory, read_json, runs_below, write_json
+from prefect_parallel_run.runs.run_directory import RunDirectory, read_json, runs_below, write_json
 
 OPTIONS = [
     *("mini_batch_size", "error_threshold", "allowed_failed_count", "allowed_failed_percent", "output", "output_action"),
@@ -228,7 +228,7 @@ def test_a_lock_belongs_to_one_process_and_ends_with_it(tmp_path):
     assert caught.value.owner == f"process {os.getpid()}"
     code = (
         "import os, sys, pathlib\n"
-        "from prefect_parallel_run.run_directory import RunDirectory\n"
+        "from prefect_parallel_run.runs.run_directory import RunDirectory\n"
         "RunDirectory(pathlib.Path(sys.argv[1])).lock()\n"
         "os.kill(os.getpid(), 9)\n"
     )

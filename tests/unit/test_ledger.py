@@ -4,9 +4,9 @@ import sqlite3
 
 import pytest
 
-from prefect_parallel_run.failures import causes, failed_mini_batches, first_failure
-from prefect_parallel_run.ledger import Ledger, Place
 from prefect_parallel_run.records import Receipt
+from prefect_parallel_run.runs.failures import causes, failed_mini_batches, first_failure
+from prefect_parallel_run.runs.ledger import Ledger, Place
 
 
 def receipt(index, attempt=1, outcome="succeeded", items=10, **fields):

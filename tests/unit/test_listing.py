@@ -6,9 +6,9 @@ import pytest
 
 from prefect_parallel_run.datasets import folders as module
 from prefect_parallel_run.datasets.listing import Listing, list_files
-from prefect_parallel_run.planning import PlanWriter
+from prefect_parallel_run.planning.spool import Spool
+from prefect_parallel_run.planning.writing import PlanWriter
 from prefect_parallel_run.records import Cut
-from prefect_parallel_run.spool import Spool
 
 NAMES = ["b", "a/z", "a.txt", "a/b/c", "a-b", "line\nbreak", "ü", "zz/" + "x" * 200, "a b", os.fsdecode(b"no\xfftext"), "~"]
 

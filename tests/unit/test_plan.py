@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 
-from prefect_parallel_run.plan import Group, Plan
-from prefect_parallel_run.planning import Planning, PlanWriter, normalise_inputs, write_plan
-from prefect_parallel_run.spool import Spool, planned_in, spooled
+from prefect_parallel_run.planning.plan import Group, Plan
+from prefect_parallel_run.planning.spool import Spool, planned_in, spooled
+from prefect_parallel_run.planning.writing import Planning, PlanWriter, normalise_inputs, write_plan
 
 
 def group(start, stop):

@@ -3,10 +3,10 @@
 import pytest
 
 from prefect_parallel_run import FileDataset, TabularDataset
-from prefect_parallel_run import planning as module
 from prefect_parallel_run.errors import InputError, OutputError
-from prefect_parallel_run.plan import Plan
-from prefect_parallel_run.planning import normalise_inputs, write_plan
+from prefect_parallel_run.planning import writing as module
+from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 
 
 def test_a_plan_reads_back_what_was_written(files, tmp_path, monkeypatch):

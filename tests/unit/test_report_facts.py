@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run.background import Unwanted
-from prefect_parallel_run.drives import drives, note_drive_begin, note_drive_end
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.report.axis import BINS, Axis, spread
 from prefect_parallel_run.observe.report.facts import collect
 from prefect_parallel_run.observe.report.head import limits
@@ -21,7 +19,9 @@ from prefect_parallel_run.observe.report.places import place_lines
 from prefect_parallel_run.observe.report.processes import Process, read_processes
 from prefect_parallel_run.observe.report.samples import read_progress, read_resources
 from prefect_parallel_run.observe.report.tries import MOST_SEGMENTS, columns, quantile
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.drives import drives, note_drive_begin, note_drive_end
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 from ..made_runs import BEGAN, make_run
 

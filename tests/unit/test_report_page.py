@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 import pytest
 
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.report import write_report
 from prefect_parallel_run.observe.report.facts import collect
 from prefect_parallel_run.observe.report.over_time import over_time
 from prefect_parallel_run.observe.report.page import _text, page
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 from ..made_runs import HOSTILE, make_run
 

@@ -5,13 +5,13 @@ import logging
 
 import pytest
 
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.observe import processed
 from prefect_parallel_run.observe.files import OVERVIEW, PROCESSED, PROGRESS, PROGRESS_HEADER, RunFiles
 from prefect_parallel_run.observe.watch import LogWatch
 from prefect_parallel_run.records import Receipt, Tally
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 NASTY = 'pkg.O"dd,\nError\udcff'
 

@@ -13,10 +13,10 @@ from prefect_parallel_run.child.sources import InputChanged, check, open_file, r
 from prefect_parallel_run.datasets.listing import Listing, list_files
 from prefect_parallel_run.datasets.stores import look
 from prefect_parallel_run.errors import InputError, OutputError, RunLockedError
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.node.fetching import local_name
 from prefect_parallel_run.records import Receipt
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.stores import mirror as module
 from prefect_parallel_run.stores import objects
 from prefect_parallel_run.stores.mirror import Mirror, pull, pull_runs

@@ -3,7 +3,7 @@
 import pytest
 
 from prefect_parallel_run import FileDataset
-from prefect_parallel_run.task_names import task_run_name
+from prefect_parallel_run.task.task_names import task_run_name
 
 GIVEN = {"inputs": "/data/all", "output": "/out", "side_inputs": None, "arguments": ["--x", "1"]}
 

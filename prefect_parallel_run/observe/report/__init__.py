@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.run_directory import RunDirectory
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 def write_report(directory: RunDirectory, output: Path | None = None, beat: Callable[[], None] = lambda: None) -> Path:

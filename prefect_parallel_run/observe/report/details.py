@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prefect_parallel_run.config import ParallelRunConfig
+from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.observe.report.bars import distribution
 from prefect_parallel_run.observe.report.charts import legend
 from prefect_parallel_run.observe.report.elements import Html, el, join

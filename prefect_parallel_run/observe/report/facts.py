@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefect_parallel_run.drives import Drive, drives
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.failures import Cause, FailedMiniBatch, causes, failed_mini_batches
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.report.axis import Axis, Floats, spread
 from prefect_parallel_run.observe.report.lanes import Lanes, allot
 from prefect_parallel_run.observe.report.places import place_lines
 from prefect_parallel_run.observe.report.processes import KILLS, Process, read_processes
 from prefect_parallel_run.observe.report.samples import Progress, Resources, read_progress, read_resources
 from prefect_parallel_run.observe.report.tries import FATAL, Tries, read_tries, worked
-from prefect_parallel_run.plan import Plan, PlanSummary
+from prefect_parallel_run.planning.plan import Plan, PlanSummary
 from prefect_parallel_run.records import Tally
-from prefect_parallel_run.run_directory import RunDirectory, read_json
+from prefect_parallel_run.runs.drives import Drive, drives
+from prefect_parallel_run.runs.failures import Cause, FailedMiniBatch, causes, failed_mini_batches
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 
 _MOST_CAUSES, _MOST_FAILED, _MOST_SLOW = 20, 12, 10
 Beat = Callable[[], None]

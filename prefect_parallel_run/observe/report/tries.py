@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prefect_parallel_run.ledger import Ledger
 from prefect_parallel_run.observe.report.axis import BINS, Axis, Floats, spread
 from prefect_parallel_run.observe.report.lanes import Lanes, Worked
+from prefect_parallel_run.runs.ledger import Ledger
 
 Counts = npt.NDArray[np.int64]
 FATAL = ("timed_out", "out_of_memory", "died", "lost")  #: outcomes with which a process ended

@@ -21,8 +21,8 @@ EXPECTED = [f"f{number:03d}.txt" for number in range(100)]
 
 
 def verified(result):
-    from prefect_parallel_run.run_directory import RunDirectory
-    from prefect_parallel_run.verify import problems
+    from prefect_parallel_run.driving.verify import problems
+    from prefect_parallel_run.runs.run_directory import RunDirectory
 
     return list(problems(RunDirectory(Path(result.run_directory)))) == []
 

@@ -205,7 +205,7 @@ def test_a_moved_run_directory_is_refused(workshop, capsys):
 def test_a_locked_run_leaves_no_plan_behind(workshop):
     """A second start is refused, and cleans up after itself."""
     from prefect_parallel_run import RunLockedError
-    from prefect_parallel_run.run_directory import RunDirectory
+    from prefect_parallel_run.runs.run_directory import RunDirectory
 
     with pytest.raises(LimitExceededError) as caught:
         workshop.step("poison.py", "--how", "raise", "--poison", "0", error_threshold=0, run_max_try=1)()

@@ -180,7 +180,7 @@ def test_a_run_that_another_machine_has_taken_over_ends(workshop, s3, tmp_path):
     """It never writes into the copy that is now another's."""
     aborted(workshop, output=OUT)
     (path,) = home().rglob(f"{run_url(s3).rpartition('/')[2]}/run.json")
-    from prefect_parallel_run.run_directory import RunDirectory
+    from prefect_parallel_run.runs.run_directory import RunDirectory
 
     first = Mirror(RunDirectory(path.parent), run_url(s3), pytest.fail)
     module.pull(run_url(s3), tmp_path / "run")

@@ -1,0 +1,1 @@
+"""What a person says: the configuration and its parts, checked whole."""

@@ -1,0 +1,75 @@
+"""From a run directory back to what the step was asked to do, so that a person can go on with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.choice.identity import machine_key
+from prefect_parallel_run.choice.spec import StepSpec, where_it_runs
+from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
+from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.datasets.tabular import TabularDataset
+from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, place_here, prefect_home, workplace
+from prefect_parallel_run.stores.mirror import pull
+
+
+def open_run_directory(place: str, *, parts: bool = True) -> RunDirectory:
+    """Return the run directory at a path or URL; raises InputError when it is none.
+
+    One in a store is copied to this machine first, unless it was driven here last; without *parts* only to be looked at.
+    """
+    directory = RunDirectory(place_here(place))
+    if is_remote(place):
+        directory.path.parent.mkdir(parents=True, exist_ok=True)
+        pull(place.rstrip("/"), directory.path, parts=parts)
+    if not directory.description.is_file():
+        raise InputError(place, "is no run directory: it has no run.json")
+    return directory
+
+
+def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
+    """Return what the run in *directory* was asked to do.
+
+    Args:
+        directory: Of the run.
+        overrides: Configuration fields that may be others now, since they do not shape the result: limits, counts, timeouts.
+
+    Raises:
+        ValueError: The script is gone, an override is wrong, or an environment variable of the run is not set here.
+    """
+    facts = directory.facts()
+    output = facts["output"]
+    home = prefect_home() if output is not None and is_remote(output) else Path(facts["home"])
+    made_in = workplace(output, home) / FOLDER
+    if not made_in.is_dir() or not made_in.samefile(directory.path.parent):
+        raise InputError(str(directory.path), f"was made in {made_in}; move it back, or start its flow anew")
+    names = facts["environment_variables"]
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        words = "their values are not kept; set them and try again"
+        raise ValueError(f"the run was made with environment_variables {', '.join(missing)}: {words}")
+    variables = {name: os.environ[name] for name in names}
+    config = ParallelRunConfig(**{**facts["config"], **overrides, "environment_variables": variables})
+    return StepSpec(
+        name=facts["step"],
+        config=config,
+        datasets=[_dataset(given) for given in facts["inputs"]],
+        output=output,
+        side_inputs=facts["side_inputs"],
+        arguments=tuple(facts["arguments"]),
+        allow_reuse=True,
+        **where_it_runs(config, is_here=config.compute_target == LOCAL),
+        home=home,
+        key=machine_key(home),
+    )
+
+
+def _dataset(given: Mapping[str, Any]) -> Dataset:
+    kind: type[Dataset] = FileDataset if given["kind"] == "file" else TabularDataset
+    return kind.model_validate({name: value for name, value in given.items() if name != "kind"})
