@@ -1,9 +1,11 @@
-"""Sizes and durations as people write and read them. Pure."""
+"""Sizes, durations and counts as people write and read them. Pure."""
 
 from __future__ import annotations
 
 import re
 
+MINI_BATCHES = ("mini-batch", "mini-batches")  #: one, and several; for `count`
+TRIES = ("failed try", "failed tries")  #: the same
 _SIZE = re.compile(r"([0-9]+)(KB|MB|GB)?", re.IGNORECASE)
 _FACTOR = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
@@ -45,3 +47,13 @@ def format_seconds(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def count(number: float, one: str = "", many: str = "") -> str:
+    """Return a number, with the thing it counts.
+
+    >>> count(12345), count(1, "try", "tries"), count(2, "node")
+    ('12,345', '1 try', '2 nodes')
+    """
+    shown = f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
+    return f"{shown} {one if number == 1 else many or one + 's'}" if one else shown

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_parallel_run.cli.exits import Exit
 from prefect_parallel_run.cli.places import add_run_command, open_run
 from prefect_parallel_run.cli.printing import emit, emit_all, emit_array, emit_json, say
+from prefect_parallel_run.units import MINI_BATCHES, TRIES, count
 
 if TYPE_CHECKING:
     from prefect_parallel_run.runs.ledger import Ledger
@@ -61,7 +62,8 @@ def _causes(ledger: Ledger, given: argparse.Namespace) -> None:
         emit_json([cause._asdict() for cause in found])
         return
     for cause in found:
-        words = f"{cause.tries} failed tries of {cause.mini_batches} mini-batches, the first is {cause.first_mini_batch}"
+        tries = f"{count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}"
+        words = f"{tries}, the first is {cause.first_mini_batch}"
         emit(f"{neutral(cause.error_type)}: {neutral(cause.error)} ({cause.outcome}; {words}; on {cause.nodes})")
         if cause.traceback:
             emit("  " + neutral(cause.traceback).rstrip().replace("\n", "\n  "))
@@ -114,11 +116,11 @@ def _mini_batches(ledger: Ledger, given: argparse.Namespace) -> None:
 
     def lines() -> Iterator[str]:
         for failed in found:
-            items = f"{failed.failed} of {failed.items} items"
+            items = f"{failed.failed:,} of {count(failed.items, 'item')}"
             if failed.piece is not None:
                 items += f" (items {failed.piece[0]} to {failed.piece[1] - 1} of it)"
             error = neutral(f"{failed.error_type}: {failed.error}").strip().partition("\n")[0]
             why = error if failed.state == "failed" else "fewer rows than items"
-            yield f"{failed.mini_batch}\t{failed.attempts} tries\t{items}\t{why}"
+            yield f"{failed.mini_batch}\t{count(failed.attempts, 'try', 'tries')}\t{items}\t{why}"
 
     emit_all(lines())

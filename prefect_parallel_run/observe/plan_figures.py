@@ -15,7 +15,7 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.observe.logs import neutral
 from prefect_parallel_run.output.failed_items import source
 from prefect_parallel_run.records import MiniBatch
-from prefect_parallel_run.units import format_size
+from prefect_parallel_run.units import MINI_BATCHES, count, format_size
 
 _SHOWN = 3  #: mini-batches at either end
 _PATHS = 3  #: of a mini-batch
@@ -107,7 +107,7 @@ def _facts(mini_batch: MiniBatch) -> dict[str, Any]:
 
 def plan_lines(figures: PlanFigures, config: ParallelRunConfig, slots: int | None = None) -> list[str]:
     """Return it as lines for people; *slots* as above."""
-    lines = [f"  {figures.mini_batches:,} mini-batches, {figures.items:,} items, {format_size(figures.size)}"]
+    lines = [f"  {count(figures.mini_batches, *MINI_BATCHES)}, {count(figures.items, 'item')}, {format_size(figures.size)}"]
     if not figures.mini_batches:
         return lines
     items, sizes = figures.items_each, figures.size_each

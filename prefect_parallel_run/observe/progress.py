@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect_parallel_run.records import Tally
-from prefect_parallel_run.units import format_seconds
+from prefect_parallel_run.units import MINI_BATCHES, count, format_seconds
 
 _EVERY_SECONDS = 30.0
 _EVERY_PERCENT = 5.0
@@ -43,12 +43,17 @@ def remaining_seconds(tally: Tally, begun_with: int, elapsed: float) -> float | 
     return elapsed * (tally.planned - tally.finished) / done if done > 0 and not tally.is_growing else None
 
 
+def failed_words(tally: Tally) -> str:
+    """Return what has failed for good."""
+    return f"{count(tally.failed, *MINI_BATCHES)} and {count(tally.failed_items, 'item')} failed"
+
+
 def sentence(tally: Tally, begun_with: int, elapsed: float) -> str:
     """Return the counts, the rate and the time to go as one line."""
     share = "the input is still being listed" if tally.is_growing else f"{done_percent(tally):.0f} %"
     words = f"{tally.finished} of {tally.planned} mini-batches ({share}), {tally.succeeded_items} items"
     if tally.failed or tally.failed_items:
-        words += f", {tally.failed} mini-batches and {tally.failed_items} items failed"
+        words += f", {failed_words(tally)}"
     if tally.waiting:
         words += f", {tally.waiting} waiting for another try"
     if elapsed > 0:

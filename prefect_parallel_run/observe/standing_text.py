@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from prefect_parallel_run.observe.bar import Style, clipped, percent_bar
 from prefect_parallel_run.observe.logs import neutral
-from prefect_parallel_run.observe.progress import done_percent
+from prefect_parallel_run.observe.progress import done_percent, failed_words
 from prefect_parallel_run.observe.standing import NodeShare, Standing
-from prefect_parallel_run.units import format_seconds
+from prefect_parallel_run.units import MINI_BATCHES, TRIES, count, format_seconds
 
 _PLAIN = Style(colours=False, unicode=False)
 _MOST_NODES = 6
@@ -47,7 +47,7 @@ def standing_line(standing: Standing) -> str:
     words = f"{standing.run}: {_state(standing)}, {tally.finished} of {tally.planned} mini-batches"
     words += " so far" if tally.is_growing else f" ({done_percent(tally):.0f} %)"
     if tally.failed or tally.failed_items:
-        words += f", {tally.failed} mini-batches and {tally.failed_items} items failed"
+        words += f", {failed_words(tally)}"
     return words + _pace(standing)
 
 
@@ -57,14 +57,14 @@ def _lines(standing: Standing, now: float) -> Iterator[str]:
     for name in ("mini_batches", "items"):
         numbers = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in tally.by_outcome()[name].items())
         yield f"  {name.replace('_', '-')}: {numbers}{', the input is still being listed' if tally.is_growing else ''}"
-    yield f"  between two tries: {tally.waiting}, rows: {tally.rows}, driven {standing.drives} times"
+    yield f"  between two tries: {tally.waiting}, rows: {tally.rows}, driven {count(standing.drives, 'time')}"
     yield f"  {_times(standing, now)}{_pace(standing)}"
     if standing.nodes:
         yield f"  {_nodes(standing.nodes, now, is_driven=standing.driver is not None)}"
     for cause in standing.causes:
         first_line = neutral(cause.error).strip().partition("\n")[0]
         words = f"{neutral(cause.error_type)}: {first_line} ({cause.outcome}, first in mini-batch {cause.first_mini_batch})"
-        yield f"  {cause.tries} failed tries of {cause.mini_batches} mini-batches: {words}"
+        yield f"  {count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}: {words}"
     for command in _NEXT.get(standing.status, ()):
         yield f"  next: prefect-parallel-run {command} {shlex.quote(standing.run_directory)}"
 

@@ -14,6 +14,7 @@ from prefect_parallel_run.observe.logs import Logger, RunLog
 from prefect_parallel_run.records import Breach, Receipt, Tally
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.units import MINI_BATCHES, count
 
 
 class LogWatch(Observer):
@@ -26,9 +27,9 @@ class LogWatch(Observer):
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         """Tell what is about to be done, and what is done already."""
-        words = "%s: %d mini-batches, %d items%s; run directory %s; Dask dashboard %s"
+        words = "%s: %s, %s%s; run directory %s; Dask dashboard %s"
         more = " so far, the input is still being listed" if tally.is_growing else ""
-        counts = (tally.planned, tally.items, more)
+        counts = (count(tally.planned, *MINI_BATCHES), count(tally.items, "item"), more)
         self._logger.info(words, self._step, *counts, run.path, dashboard, extra={"action": "began"})
         if tally.finished or tally.waiting:
             self._logger.info(

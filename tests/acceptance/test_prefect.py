@@ -47,7 +47,7 @@ def test_progress_failures_by_cause_and_a_summary(workshop):
     assert sorted(found) == ["score-it-failures", "score-it-progress", "score-it-report", "score-it-summary"]
     assert found["score-it-progress"].data == 100.0
     assert (
-        "10 of 10 mini-batches (100 %), 90 items, 1 mini-batches and 10 items failed" in found["score-it-progress"].description
+        "10 of 10 mini-batches (100 %), 90 items, 1 mini-batch and 10 items failed" in found["score-it-progress"].description
     )
     assert "ZeroDivisionError: division by zero" in found["score-it-failures"].data
     (row,) = json.loads(found["score-it-failures"].data)

@@ -397,7 +397,7 @@ def test_show_tells_what_the_ledger_has(unfinished, capsys):
         "test-abc-20250101T000000-1: interrupted\n",
         "mini-batches: total 10, succeeded 2, failed 1, not reached 7",
         "items: total 100, succeeded 18, failed 12, not reached 70",
-        "1 failed tries of 1 mini-batches: ValueError: bad\\x1b[2J (raised, first in mini-batch 1)",
+        "1 failed try of 1 mini-batch: ValueError: bad\\x1b[2J (raised, first in mini-batch 1)",
         "succeeded on node-0 2, node-1 0",
         f"next: prefect-parallel-run resume {unfinished.path}",
     ):

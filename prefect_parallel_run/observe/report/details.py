@@ -15,8 +15,8 @@ from prefect_parallel_run.observe.report.elements import Html, el, join
 from prefect_parallel_run.observe.report.facts import Facts, Slow
 from prefect_parallel_run.observe.report.tables import code_lines, listing, pairs
 from prefect_parallel_run.observe.report.tries import Column, Tries, columns, quantile
-from prefect_parallel_run.observe.report.words import count, duration, moment, outcome, tick
-from prefect_parallel_run.units import format_size
+from prefect_parallel_run.observe.report.words import duration, moment, outcome, tick
+from prefect_parallel_run.units import count, format_size
 
 _MOST_PATHS = 12
 _SHOWN_APART = ("paths", "name", "kind")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect_parallel_run.observe.report.elements import Html, el
 from prefect_parallel_run.observe.report.facts import Facts, Failed, FoundCause
 from prefect_parallel_run.observe.report.tables import code_lines, listing
-from prefect_parallel_run.observe.report.words import count, moment, outcome
+from prefect_parallel_run.observe.report.words import moment, outcome
+from prefect_parallel_run.units import count
 
 _LONGEST_TEXT = 600  #: characters of an error's words
 _LONGEST_TRACEBACK = 6_000

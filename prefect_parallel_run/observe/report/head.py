@@ -9,9 +9,9 @@ from prefect_parallel_run.observe.report.bars import stacked_bar
 from prefect_parallel_run.observe.report.charts import legend, percent
 from prefect_parallel_run.observe.report.elements import Html, el, join
 from prefect_parallel_run.observe.report.facts import Facts
-from prefect_parallel_run.observe.report.words import STATUS, count, duration, moment, rate
+from prefect_parallel_run.observe.report.words import STATUS, duration, moment, rate
 from prefect_parallel_run.records import Tally
-from prefect_parallel_run.units import format_size
+from prefect_parallel_run.units import count, format_size
 
 _PARTS = (("ok", "succeeded"), ("bad", "failed"), ("waiting", "between two tries"), ("rest", "not reached"))
 

@@ -15,8 +15,8 @@ from prefect_parallel_run.observe.report.facts import Facts, Timeline
 from prefect_parallel_run.observe.report.samples import Curve, Progress, Resources
 from prefect_parallel_run.observe.report.tables import listing
 from prefect_parallel_run.observe.report.timeline import lane_words, payload, timeline
-from prefect_parallel_run.observe.report.words import count, duration, rate, size, tick
-from prefect_parallel_run.units import format_size
+from prefect_parallel_run.observe.report.words import duration, rate, size, tick
+from prefect_parallel_run.units import count, format_size
 
 _TRIES_PER_COLUMN = 12  #: at least, on average: fewer would show chance
 _MOST_PEAKS = 12

@@ -21,7 +21,8 @@ from prefect_parallel_run.observe.report.charts import (
 from prefect_parallel_run.observe.report.elements import Html, el, join
 from prefect_parallel_run.observe.report.facts import Life, Timeline
 from prefect_parallel_run.observe.report.tries import Segment
-from prefect_parallel_run.observe.report.words import count, duration, outcome
+from prefect_parallel_run.observe.report.words import duration, outcome
+from prefect_parallel_run.units import count
 
 _HEIGHT = 20  #: of a lane, px, and of its inner drawing
 _MOST_LETTERS = 600  #: kills that are written as letters; more would cover each other

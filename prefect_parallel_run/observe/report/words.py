@@ -35,16 +35,6 @@ def outcome(name: str) -> str:
     return OUTCOMES.get(name, name)
 
 
-def count(number: float, one: str = "", many: str = "") -> str:
-    """Return a number, with the thing it counts.
-
-    >>> count(12345), count(1, "try", "tries"), count(2, "node")
-    ('12,345', '1 try', '2 nodes')
-    """
-    shown = f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
-    return f"{shown} {one if number == 1 else many or one + 's'}" if one else shown
-
-
 def duration(seconds: float) -> str:
     """Return a duration of any size.
 
