@@ -219,6 +219,7 @@ def _run(name: str, prepared: Prepared) -> ParallelRunResult:
     finally:
         if watch.run is not None:
             watch.reported(f"{prepared.spec.place_of(watch.run)}/{watch.run.report.name}")
+        watch.finish()
     _begun_by_this_task_run()  # forgotten: there is nothing to go on with
     watch.returned(result)
     return result

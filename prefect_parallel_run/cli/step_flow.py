@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 import httpx
@@ -43,11 +44,18 @@ def run_in_flow(step: ParallelRunStep, config: str, inputs: Sequence[str], outpu
 
 
 def _connect() -> None:
-    """Start Prefect's embedded server where none is configured, and find out whether there is an answer."""
+    """Start Prefect's embedded server where none is configured, and find out whether there is an answer.
+
+    Ctrl-C at a terminal reaches all processes of ours. The server is to live on until it has heard how the run ended: it
+    inherits that the signal is held back, and is told otherwise when we end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with get_client(sync_client=True) as client:
             failure = client.api_healthcheck()
     except RuntimeError as error:  # what Prefect says when its embedded server takes too long
         failure = error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if failure is not None:
         raise ConnectionError(f"Prefect's API cannot be reached: {failure}") from failure

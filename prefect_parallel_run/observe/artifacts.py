@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
 from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.observe.aside import Aside
 from prefect_parallel_run.observe.failure_table import FailureTable
 from prefect_parallel_run.observe.logs import Logger
 from prefect_parallel_run.observe.progress import done_percent, sentence
@@ -38,14 +40,16 @@ _TABLE_SHARE = 0.02  #: of the time may be spent on it: a ledger with a million 
 
 
 class RunArtifacts:
-    """Keeps the artifacts of one run up to date. A server that does not take them is a warning, never the run's end.
+    """Keeps the artifacts of one run up to date. A server that does not take them is a warning, and holds nobody up.
 
-    Their ids are kept in the ledger, so that a retry goes on with the same cards.
+    What is told is worked out here and sent aside. The ids of artifacts are kept in the ledger, so that a retry goes on with
+    the same cards; they, and the ledger for them, are touched aside only.
     """
 
     def __init__(self, step: str, logger: Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._step, self._logger, self._clock = step, logger, clock
         self._key = artifact_key(step)
+        self._aside = Aside("artifacts", self._warn)
         self._ids: dict[str, UUID] = {}
         self._run: RunDirectory | None = None
         self._table: FailureTable | None = None
@@ -59,11 +63,14 @@ class RunArtifacts:
         self._run, self._begun_with, self._dashboard = run, tally, dashboard
         self._table = FailureTable(run)
         self._begun = self._next = self._next_table = self._clock()
+        self._aside.do("begin", partial(self._take_up, run, done_percent(tally), self._describe(tally)))
+
+    def _take_up(self, run: RunDirectory, percent: float, words: str) -> None:
         with Ledger(run.ledger) as ledger:
             facts = ledger.facts()
-            self._ids = {kind: UUID(facts[_note(kind)]) for kind in ("progress", "failures") if _note(kind) in facts}
-            if "progress" not in self._ids:
-                self._make("progress", ledger, partial(_create_progress, done_percent(tally), self._describe(tally)))
+        self._ids = {kind: UUID(facts[_note(kind)]) for kind in ("progress", "failures") if _note(kind) in facts}
+        if "progress" not in self._ids:
+            self._make("progress", partial(_create_progress, percent, words))
 
     def tried(self) -> None:
         """Note that a try failed: the table of failures is no longer true."""
@@ -74,48 +81,63 @@ class RunArtifacts:
         now = self._clock()
         if now >= self._next:
             self._next = now + _EVERY
-            self._show_progress(tally, self._describe(tally))
-        if self._has_new_failures and now >= self._next_table and self._run is not None:
-            with Ledger(self._run.ledger) as ledger:
-                self._show_failures(ledger)
-            took = self._clock() - now
-            self._next_table = now + max(_TABLE_EVERY, took / _TABLE_SHARE)
+            self._show_progress(tally)
+        if self._has_new_failures and now >= self._next_table:
+            self._next_table = math.inf  # until it is shown
+            self._show_failures()
 
     def ended(self, ledger: Ledger) -> None:
         """Show the last counts, failures by cause, and a summary; the dashboard is gone, and so is its link."""
         tally = ledger.tally()
         self._dashboard = ""
-        self._show_progress(tally, self._describe(tally))
-        self._show_failures(ledger)
+        self._show_progress(tally)
+        self._show_failures()
         text = self._summary(tally)
-        self._tell(lambda: create_markdown_artifact(text, f"{self._key}-summary", f"Summary of {self._step}", _sync=True))  # type: ignore[call-arg]  # the same
+        self._aside.do("summary", lambda: self._tell(partial(_create_summary, text, self._key, self._step)))
 
     def reported(self, place: str) -> None:
         """Show where the report of the run is, once it is written; *place* is a path or URL."""
         link = place if is_remote(place) else Path(place).as_uri()
         words = f"Report of {self._step}: one file that opens in any browser, `{place}`"
-        self._tell(lambda: create_link_artifact(link, "report.html", f"{self._key}-report", words, _sync=True))  # type: ignore[call-arg]  # the same
+        self._aside.do("report", lambda: self._tell(partial(_create_link, link, f"{self._key}-report", words)))
 
-    def _show_progress(self, tally: Tally, words: str) -> None:
-        if (progress := self._ids.get("progress")) is not None:
-            self._tell(lambda: update_progress_artifact(progress, done_percent(tally), words, _sync=True))  # type: ignore[call-arg]  # the same
+    def finish(self, seconds: float) -> None:
+        """Wait until all has been sent, *seconds* at most."""
+        if not self._aside.end(seconds):
+            self._warn(f"not all of them within {seconds:g} s")
 
-    def _show_failures(self, ledger: Ledger) -> None:
+    def _show_progress(self, tally: Tally) -> None:
+        percent, words = done_percent(tally), self._describe(tally)
+
+        def show() -> None:
+            if (progress := self._ids.get("progress")) is not None:
+                self._tell(partial(_update_progress, progress, percent, words))
+
+        self._aside.do("progress", show)
+
+    def _show_failures(self) -> None:
         self._has_new_failures = False
-        rows = self._table.rows(ledger) if self._table is not None else []
-        if not rows:
-            return
-        if (table := self._ids.get("failures")) is None:
-            words = f"Failed tries of {self._step} by cause; tracebacks are in the log and in the ledger."
-            self._make("failures", ledger, lambda key: create_table_artifact(rows, key, words, _sync=True))  # type: ignore[call-arg]  # the same
-        else:
-            self._tell(lambda: _update_table(table, rows))
+        self._aside.do("failures", self._send_failures)
 
-    def _make(self, kind: str, ledger: Ledger, create: Callable[[str], object]) -> None:
+    def _send_failures(self) -> None:
+        began = self._clock()
+        if self._run is not None and self._table is not None and self._run.ledger.exists():
+            with Ledger(self._run.ledger) as ledger:
+                rows = self._table.rows(ledger)
+            if rows and (table := self._ids.get("failures")) is not None:
+                self._tell(partial(_update_table, table, rows))
+            elif rows:
+                words = f"Failed tries of {self._step} by cause; tracebacks are in the log and in the ledger."
+                self._make("failures", partial(_create_table, rows, words))
+        now = self._clock()
+        self._next_table = now + max(_TABLE_EVERY, (now - began) / _TABLE_SHARE)
+
+    def _make(self, kind: str, create: Callable[[str], object]) -> None:
         made = self._tell(lambda: create(f"{self._key}-{kind}"))
-        if isinstance(made, UUID):
+        if isinstance(made, UUID) and self._run is not None:
             self._ids[kind] = made
-            ledger.note(**{_note(kind): str(made)})
+            with Ledger(self._run.ledger) as ledger:
+                ledger.note(**{_note(kind): str(made)})
 
     def _describe(self, tally: Tally) -> str:
         words = f"{self._step}: {sentence(tally, self._begun_with.finished, self._clock() - self._begun)}"
@@ -147,8 +169,11 @@ class RunArtifacts:
         try:
             return call()
         except (httpx.HTTPError, PrefectException) as error:
-            self._logger.warning("Prefect did not take an artifact: %s", error)
+            self._warn(str(error))
             return None
+
+    def _warn(self, words: str) -> None:
+        self._logger.warning("Prefect did not take an artifact: %s", words, extra={"action": "warning"})
 
 
 def _note(kind: str) -> str:
@@ -156,13 +181,32 @@ def _note(kind: str) -> str:
     return f"{kind}_artifact"
 
 
+# Prefect's async_dispatch takes _sync, which its types do not know: without it a call inside an event loop is a coroutine.
+
+
 def _create_progress(percent: float, words: str, key: str) -> object:
-    return create_progress_artifact(percent, key, words, _sync=True)  # type: ignore[call-arg]  # async_dispatch takes it
+    return create_progress_artifact(percent, key, words, _sync=True)  # type: ignore[call-arg]  # as above
+
+
+def _update_progress(progress: UUID, percent: float, words: str) -> object:
+    return update_progress_artifact(progress, percent, words, _sync=True)  # type: ignore[call-arg]  # as above
+
+
+def _create_table(rows: list[dict[str, Any]], words: str, key: str) -> object:
+    return create_table_artifact(rows, key, words, _sync=True)  # type: ignore[call-arg]  # as above
+
+
+def _create_summary(text: str, key: str, step: str) -> object:
+    return create_markdown_artifact(text, f"{key}-summary", f"Summary of {step}", _sync=True)  # type: ignore[call-arg]  # as above
+
+
+def _create_link(link: str, key: str, words: str) -> object:
+    return create_link_artifact(link, "report.html", key, words, _sync=True)  # type: ignore[call-arg]  # as above
 
 
 def _update_table(artifact: UUID, rows: list[dict[str, Any]]) -> None:
-    with get_client(sync_client=True) as client:
-        client.update_artifact(artifact, ArtifactUpdate(data=json.dumps(rows)))
+    client = get_client(sync_client=True)  # the run's own; not entered: its count of who has is not for two threads
+    client.update_artifact(artifact, ArtifactUpdate(data=json.dumps(rows)))
 
 
 def artifact_key(step: str) -> str:

@@ -13,6 +13,9 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.stores.objects import size_of
 
+_PATIENCE = 30.0  #: s for the last artifacts to be taken
+_PATIENCE_IF_CANCELLED = 2.0  #: s, the same: whoever cancels does not want to wait, and Ctrl-C may have ended the server too
+
 
 class PrefectWatch(LogWatch):
     """Tells log, artifacts and events."""
@@ -21,6 +24,7 @@ class PrefectWatch(LogWatch):
         super().__init__(step, logger)
         self._artifacts = RunArtifacts(step, logger)
         self._events = RunEvents(step, logger)
+        self._patience = _PATIENCE
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         """Tell what is about to be done, and what is done already."""
@@ -62,6 +66,8 @@ class PrefectWatch(LogWatch):
     def raised(self, error: BaseException) -> None:
         """Tell why the step ended; Prefect logs the error."""
         self._events.failed(error)
+        if not isinstance(error, Exception):
+            self._patience = _PATIENCE_IF_CANCELLED
 
     def reported(self, report: str) -> None:
         """Show where the report is, at a path or URL, if there is one."""
@@ -72,3 +78,7 @@ class PrefectWatch(LogWatch):
         else:
             if is_there:
                 self._artifacts.reported(report)
+
+    def finish(self) -> None:
+        """Wait, not for long, until Prefect has taken what is left to tell."""
+        self._artifacts.finish(self._patience)

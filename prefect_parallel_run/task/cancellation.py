@@ -15,7 +15,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from types import FrameType
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -23,6 +25,8 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import CancelledRun, PrefectException, TerminationSignal
 from prefect.logging.handlers import APILogHandler
 from prefect.task_runners import TaskRunner
+
+from prefect_parallel_run.background import Background
 
 _EVERY = 3.0  #: s between two looks at the flow run's state
 
@@ -40,6 +44,7 @@ class Cancellation:
         events = getattr(runner, "_cancel_events", None) or {}
         self._event = events.get(task.task_run.id) if task is not None else None
         self._next = time.monotonic() + _EVERY
+        self._question: Background[bool] | None = None  # that the API has been asked; a server that is away answers late
 
     def raise_if_wanted(self) -> None:
         """Raise TerminationSignal (an ordinary exception would be retried) once the run was cancelled."""
@@ -47,18 +52,30 @@ class Cancellation:
             return
         if self._event is not None and self._event.is_set() and _runner_is_left_by_an_exception():
             raise TerminationSignal(signal.SIGTERM)
-        if self._flow_run_id is not None and time.monotonic() >= self._next:
-            self._next = time.monotonic() + _EVERY
-            if self._is_cancelled_in_the_api():
-                raise TerminationSignal(signal.SIGTERM)
+        if self._flow_run_id is not None and self._is_cancelled_in_the_api(self._flow_run_id):
+            raise TerminationSignal(signal.SIGTERM)
 
-    def _is_cancelled_in_the_api(self) -> bool:
-        try:
-            with get_client(sync_client=True) as client:
-                state = client.read_flow_run(self._flow_run_id).state  # type: ignore[arg-type]  # asked for only with an id
-        except (httpx.HTTPError, PrefectException):
-            return False  # a server that is away for a moment is no reason to stop
-        return state is not None and (state.is_cancelling() or state.is_cancelled())
+    def _is_cancelled_in_the_api(self, flow_run_id: UUID) -> bool:
+        """Return what the API has answered; it is asked now and then, and never waited for."""
+        if self._question is None:
+            if time.monotonic() >= self._next:
+                context = copy_context()
+                self._question = Background("cancellation", lambda _: context.run(_is_cancelled, flow_run_id))
+            return False
+        if not self._question.is_over():
+            return False
+        answer = self._question.wait(lambda: None)
+        self._question, self._next = None, time.monotonic() + _EVERY
+        return answer
+
+
+def _is_cancelled(flow_run_id: UUID) -> bool:
+    """Ask the API. The client is the run's own, and is not entered: its count of who has is not for two threads."""
+    try:
+        state = get_client(sync_client=True).read_flow_run(flow_run_id).state
+    except (httpx.HTTPError, PrefectException):
+        return False  # a server that is away for a moment is no reason to stop
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
 @contextmanager

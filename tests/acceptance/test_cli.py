@@ -120,14 +120,19 @@ def test_what_failed_is_fed_into_a_new_run(program, workshop, capsys):
 
 
 def test_ctrl_c_says_how_to_go_on_and_resume_has_a_bar(program, workshop):
-    """Exit code 130, nothing is left running, and what was finished is not run again."""
+    """Exit code 130, nothing is left running, and what was finished is not run again.
+
+    A terminal tells all processes, Prefect's temporary server too, which must hear how the run ended.
+    """
+    del program.environment["PREFECT_API_URL"]
+    program.environment["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "180"
     gate = workshop.folder / "gate"
     words = [program.config("gated.py"), "--input", workshop.files, "--output", workshop.output]
     terminal = Terminal(160, 50)
     running = program.start(terminal, "run", *words, "--", "--log", workshop.log, "--gate", 9, "--open", gate)
     try:
         terminal.wait_for(lambda lines: any("9 of 10 mini-batches" in line for line in lines), 180)
-        running.send_signal(signal.SIGINT)
+        os.killpg(running.pid, signal.SIGINT)
         assert running.wait(60) == 130
     finally:
         gate.touch()
