@@ -54,6 +54,9 @@ class Lease:
         return self.stop - self.start
 
 
+NOT_ISOLATED = ("input_changed", "unwritable")  #: outcomes: no item of the mini-batch is to blame, or all would be
+
+
 class Receipt(NamedTuple):
     """What came of one try at one mini-batch. Fields up to ``seconds`` are what a child answers; the order is the wire's.
 

@@ -28,7 +28,6 @@ _SHAPING = (
     "append_row_format",
     "append_row_header",
     "partition_keys",
-    "isolate_failed_items",
     "append_row_csv_options",
 )
 _SILENT = {"append_row_csv_options": None}  #: fields that do not count with these values: earlier versions had none of them
@@ -85,6 +84,7 @@ def shaping(config: ParallelRunConfig) -> dict[str, Any]:
     """
     fields = config.model_dump(mode="json", include=set(_SHAPING))
     fields = {name: value for name, value in fields.items() if name not in _SILENT or value != _SILENT[name]}
+    fields["isolate_failed_items"] = False  # may be turned on at any time; earlier versions counted it, mostly like this
     if isinstance(config.environment, Environment) and config.environment.conda_file is not None:
         fields["environment"]["conda_file"] = f"sha256 {_sha256(environment_plan(config.environment).conda)}"
     return {**fields, "entry_script": str(config.script_path.relative_to(config.source_path))}

@@ -47,6 +47,7 @@ class Choice:
     lock: RunLock | None  #: None: the run is finished, and its result can be returned
     planner: Planner | None = None  #: plans the input meanwhile; None: the plan is whole
     check: InputCheck | None = None  #: compares the input with the plan meanwhile; None: it is the planned one
+    granted: int | None = None  #: mini-batches that are tried again because a person wants that; None: nobody does
 
     def close(self) -> None:
         """End what goes on in the background, and give the run directory up."""
@@ -109,7 +110,7 @@ def look_for_earlier(spec: StepSpec, heartbeat: Heartbeat) -> Look:
         planned_for = _inputs_of(found)
         if planned_for is None:
             unplanned.append(found)
-        elif planned_for == inputs and not found.receipt.exists():
+        elif planned_for == inputs and (not found.receipt.exists() or _can_be_isolated(found, spec)):
             unfinished.append(found)
         elif planned_for == inputs and may_be_reused(found, spec):
             reusable = found
@@ -124,6 +125,7 @@ def find_or_make(spec: StepSpec, look: Look, heartbeat: Heartbeat) -> Choice:
     """
     for found in look.unfinished:
         if (lock := _taken(found, spec)) is not None:
+            found.receipt.unlink(missing_ok=True)  # of a run that is finished but for guilty items to be found
             return Choice(directory=found, lock=lock)
     if look.reusable is not None:
         return Choice(directory=look.reusable, lock=None)
@@ -274,9 +276,9 @@ def _grant(choice: Choice, heartbeat: Heartbeat) -> Choice:
     if choice.check is not None:
         choice.check.wait(heartbeat)
     with Ledger(choice.directory.ledger) as ledger:
-        ledger.grant()
+        granted = ledger.grant()
     choice.directory.receipt.unlink(missing_ok=True)
-    return choice
+    return replace(choice, granted=granted)
 
 
 def _finished(choice: Choice, spec: StepSpec, given: frozenset[str], heartbeat: Heartbeat) -> Choice:
@@ -289,7 +291,7 @@ def _finished(choice: Choice, spec: StepSpec, given: frozenset[str], heartbeat: 
     receipt = read_json(directory.receipt)
     if (breach := breach_of(receipt, spec, given)) is not None:
         raise LimitExceededError(*breach, str(directory.path))
-    if not is_unaltered(receipt, spec):
+    if not is_unaltered(receipt, spec) or _can_be_isolated(directory, spec):
         directory.receipt.unlink()
         return choice
     choice.close()
@@ -302,7 +304,18 @@ def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
         tally = ledger.tally()
         if not directory.plan.exists():  # more would have come
             tally = replace(tally, all_scheduled=False)
+        if spec.config.isolate_failed_items:  # then these are gone on with
+            count, items = ledger.isolable()
+            tally = replace(tally, failed=tally.failed - count, failed_items=tally.failed_items - items)
         config = Adjustments.of_ledger(ledger).of(spec.config)
         return failure_limits(config).first_breach(tally) is None and (
             ledger.facts().get("status") != "failed" or tally.finished < tally.planned
         )
+
+
+def _can_be_isolated(directory: RunDirectory, spec: StepSpec) -> bool:
+    """True for a run that gave mini-batches up whole whose guilty items *spec* wants to be looked for."""
+    if not spec.config.isolate_failed_items:
+        return False
+    with Ledger(directory.ledger) as ledger:
+        return ledger.isolable()[0] > 0

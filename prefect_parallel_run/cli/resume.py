@@ -36,7 +36,10 @@ def add_to(commands: Any) -> None:
     command = add_run_command(commands, "resume", _resume, words)
     for name, kind in _OVERRIDES.items():
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"other than the run's {name}")
-    command.add_argument("--retry-failed", action="store_true", help="give failed mini-batches a fresh set of tries")
+    words = "give failed mini-batches, and items that were found guilty, a fresh set of tries"
+    command.add_argument("--retry-failed", action="store_true", help=words)
+    words = "find the guilty items of mini-batches that fail, or have failed, and keep the rows of the others"
+    command.add_argument("--isolate-failed-items", action="store_const", const=True, help=words)
     words = "plan anew where inputs, script or arguments have changed, and keep what is finished"
     command.add_argument("--accept-changes", action="store_true", help=words)
 
@@ -52,7 +55,7 @@ def _resume(given: argparse.Namespace) -> int:
 
     directory = open_run(given.run_directory)
     given.place = given.run_directory
-    overrides = {name: value for name in _OVERRIDES if (value := getattr(given, name)) is not None}
+    overrides = {name: value for name in (*_OVERRIDES, "isolate_failed_items") if (value := getattr(given, name)) is not None}
     spec = spec_of(directory, overrides)
     resumption = Resumption(
         directory=directory, accept_changes=given.accept_changes, retry_failed=given.retry_failed, given=frozenset(overrides)

@@ -56,9 +56,8 @@ from prefect_parallel_run.dispatch.stragglers import Stragglers, after
 from prefect_parallel_run.policy.attempts import try_again
 from prefect_parallel_run.policy.lease_size import LeaseSizer
 from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.records import Isolating, Lease, Receipt, Remainder, Tally
+from prefect_parallel_run.records import NOT_ISOLATED, Isolating, Lease, Receipt, Remainder, Tally
 
-_NOT_ISOLATED = ("input_changed", "unwritable")  #: no item of the mini-batch is to blame, or all would be
 _AHEAD_SECONDS = 0.5  #: leases are sent ahead of need only while mini-batches are shorter than this
 
 
@@ -293,7 +292,7 @@ class RunState:
             self._waiting_items += receipt.items
             heapq.heappush(self._due, (now + self._rules.retry_delay, index, receipt.attempt + 1))
             return "waiting"
-        if self._rules.isolate and receipt.items > 1 and receipt.outcome not in _NOT_ISOLATED:
+        if self._rules.isolate and receipt.items > 1 and receipt.outcome not in NOT_ISOLATED:
             self._isolations.begin(index, receipt.attempt, receipt.items)
             self._waiting[index] = receipt.items
             self._waiting_items += receipt.items
@@ -399,6 +398,8 @@ class RunState:
         return now - self._nodeless_since > self._rules.node_patience
 
     def _hold_or_release(self, tally: Tally) -> Iterator[Instruction]:
+        if self._rules.isolate:  # of most mini-batches it will turn out that one item is guilty; hardly ever that all are
+            tally = replace(tally, waiting_items=min(tally.waiting_items, tally.waiting))
         breach = self._rules.limits.first_breach(tally, count_waiting=True)
         if breach is not None and not self._holding:
             yield Hold(breach)

@@ -70,6 +70,8 @@ def drive_run(
     control: Control,
 ) -> None:
     """Run what the ledger says is left to do, and what is planned meanwhile."""
+    if choice.granted == 0:
+        watch.warned("there is nothing to try again: what failed, if anything, are rows that run() did not return")
     adjustments = Adjustments.of_ledger(ledger)
     spec = replace(spec, config=adjustments.of(spec.config))
     config, directory, planner = spec.config, choice.directory, choice.planner

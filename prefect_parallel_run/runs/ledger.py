@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.records import Isolating, Receipt, Remainder, Tally
+from prefect_parallel_run.records import NOT_ISOLATED, Isolating, Receipt, Remainder, Tally
 
 _CONTROLS = """
 CREATE TABLE IF NOT EXISTS controls (  -- what people have ordered while the run went on
@@ -65,6 +65,11 @@ _PLANNED = (
     "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows)"
     " VALUES (?, 'planned', 0, ?, 0, 0, 0)"
 )
+_GUILTY = "stop - start = 1 AND outcome <> 'succeeded'"  #: of pieces: items that stood alone, and failed
+_WITHOUT_PIECES = "NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.mini_batch = mini_batches.mini_batch)"
+_ENDED_BY = "(SELECT outcome FROM attempts WHERE attempts.mini_batch = mini_batches.mini_batch AND attempt = attempts)"
+#: Of mini-batches: their tries are used up, and some of their items may be good.
+_ISOLABLE = f"state = 'failed' AND items > 1 AND {_WITHOUT_PIECES} AND {_ENDED_BY} NOT IN {NOT_ISOLATED}"
 _VERSION = 0  #: of the format; a later one that an earlier version cannot read has a higher one, as its PRAGMA user_version
 _NO_TEXTS = ("", "", "", "")  #: of an error that there was not
 _BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
@@ -186,14 +191,23 @@ class Ledger:
             )
 
     def grant(self) -> int:
-        """Give every failed mini-batch a fresh set of tries, and return how many those are."""
+        """Give every failed mini-batch a fresh set of tries, and return how many those are.
+
+        Of mini-batches that succeeded but for items that stood alone as guilty, these items are run once more.
+        """
         with self._transaction() as connection:
             connection.execute(
                 "DELETE FROM pieces WHERE mini_batch IN (SELECT mini_batch FROM mini_batches WHERE state='failed')"
             )
-            return connection.execute(
+            failed = connection.execute(
                 "UPDATE mini_batches SET state='waiting', granted=attempts, failed=0 WHERE state='failed'"
             ).rowcount
+            of_it = f"SELECT COUNT(*) FROM pieces WHERE pieces.mini_batch = mini_batches.mini_batch AND {_GUILTY}"  # noqa: S608  ours
+            partly = connection.execute(
+                f"UPDATE mini_batches SET state='isolating', failed=failed-({of_it}) WHERE state='succeeded' AND ({of_it}) > 0"  # noqa: S608  ours
+            ).rowcount
+            connection.execute(f"DELETE FROM pieces WHERE {_GUILTY}")  # noqa: S608  ours
+            return failed + partly
 
     def take_over(self, other: Path, pairs: Iterable[tuple[int, int]], prefix: str) -> int:
         """Copy what another ledger says of some mini-batches, and return how many have been begun there.
@@ -235,7 +249,10 @@ class Ledger:
         return taken
 
     def exhaust(self, run_max_try: int, *, isolate: bool) -> None:
-        """Give up mini-batches that have used up a number of tries that is lower now than when they failed."""
+        """Give up mini-batches that have used up a number of tries that is lower now than when they failed.
+
+        With *isolate* the guilty items of those that were given up whole are looked for from now on.
+        """
         state = "CASE WHEN items > 1 THEN 'isolating' ELSE 'failed' END" if isolate else "'failed'"
         with self._transaction() as connection:
             connection.execute(
@@ -243,6 +260,14 @@ class Ledger:
                 " WHERE state='waiting' AND attempts >= ? + granted",
                 (run_max_try,),
             )
+            if isolate:
+                connection.execute(f"UPDATE mini_batches SET state='isolating', failed=0 WHERE {_ISOLABLE}")  # noqa: S608  ours
+
+    def isolable(self) -> tuple[int, int]:
+        """Return how many mini-batches were given up whole whose guilty items can be looked for, and the items in them."""
+        query = f"SELECT COUNT(*), COALESCE(SUM(items), 0) FROM mini_batches WHERE {_ISOLABLE}"  # noqa: S608  ours
+        count, items = self._connection.execute(query).fetchone()
+        return int(count), int(items)
 
     def note(self, **facts: str) -> None:
         """Keep facts about the run: its status, when it began, how often it was driven."""

@@ -9,6 +9,7 @@ from prefect_parallel_run.dispatch.messages import (
     Commit,
     CommitPiece,
     Finish,
+    Hold,
     LeaseFinished,
     NodeJoined,
     NodeLeft,
@@ -127,3 +128,11 @@ def test_a_piece_that_was_lost_with_its_node_is_run_again():
         rig.handle(NodeJoined("b", 1))
     first = next(one for one in rig.log if isinstance(one, CommitPiece))
     assert first.receipt.outcome == "lost"
+
+
+def test_a_mini_batch_that_is_looked_through_holds_back_as_one_item():
+    """Not as all of its items: a single broken file would stop the hand-out to everybody until it is found."""
+    for threshold, held in ((0, True), (1, False)):
+        rig = Rig(error_threshold=threshold)
+        rig.play({5})
+        assert any(isinstance(one, Hold) for one in rig.log) == held

@@ -49,6 +49,46 @@ def test_guilty_items_are_judged_by_error_threshold(workshop):
         step()
 
 
+def test_guilty_items_are_tried_again_when_somebody_wants_that(workshop, capsys, caplog):
+    """They alone, once each; the rows of the others stay where they are."""
+    mended, options = workshop.folder / "mended", {"isolate_failed_items": True, "run_max_try": 1, "error_threshold": 5}
+    words = ("--how", "raise", "--guilty", "f013.txt,f057.txt", "--mended", str(mended))
+    result = workshop.step("guilty.py", *words, **options)()
+    pieces = ledger(result.run_directory, "SELECT COUNT(*) FROM pieces")
+    assert main(["resume", result.run_directory, "--retry-failed"]) == 0
+    assert ledger(result.run_directory, "SELECT COUNT(*) FROM pieces") == pieces  # guilty still
+    mended.touch()
+    assert main(["resume", result.run_directory, "--retry-failed"]) == 0
+    assert "100 of 100 items succeeded, 0 failed" in capsys.readouterr().out
+    assert ledger(result.run_directory, "SELECT COUNT(*) FROM pieces") == pieces
+    assert Path(result.output_file).read_text().split() == [f"f{number:03d}.txt" for number in range(100)]
+    assert main(["verify", result.run_directory]) == 0
+    assert main(["resume", result.run_directory, "--retry-failed"]) == 0
+    assert "there is nothing to try again" in caplog.text
+
+
+@pytest.mark.parametrize("forgiven", [5, 50])
+def test_isolation_may_be_turned_on_afterwards(workshop, forgiven):
+    """Of a run that was given up, or was finished with whole mini-batches forgiven; what is finished is not run again."""
+    words, options = ("--how", "raise", "--guilty", "f013.txt,f057.txt"), {"run_max_try": 1, "process_count_per_node": 1}
+    first = workshop.step("guilty.py", *words, error_threshold=forgiven, **options)
+    if forgiven == 5:
+        with pytest.raises(LimitExceededError):
+            first()
+    else:
+        assert first().items_failed == 20
+    (run,) = workshop.output.glob("_parallel_run/*")
+    before = ledger(run, "SELECT * FROM attempts ORDER BY mini_batch")
+    result = workshop.step("guilty.py", *words, error_threshold=5, isolate_failed_items=True, **options)()
+    assert Path(result.run_directory) == run
+    assert (result.items_succeeded, result.items_failed, result.mini_batches_failed) == (98, 2, 0)
+    after = ledger(run, "SELECT * FROM attempts ORDER BY mini_batch")
+    assert len(after) == 10
+    assert set(before) <= set(after)
+    assert main(["verify", str(run)]) == 0
+    assert workshop.step("guilty.py", *words, error_threshold=5, isolate_failed_items=True, **options)().reused
+
+
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
 def test_guilty_rows_of_a_table(workshop, kind):
     """Named by their place; texts with line ends in them do not confuse the count."""
