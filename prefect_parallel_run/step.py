@@ -213,6 +213,7 @@ def _run(name: str, prepared: Prepared) -> ParallelRunResult:
             _begun_by_this_task_run(),
             prepared.look,
         )
+        watch.returned(result)
     except BaseException as error:
         watch.raised(error)
         raise
@@ -221,7 +222,6 @@ def _run(name: str, prepared: Prepared) -> ParallelRunResult:
             watch.reported(f"{prepared.spec.place_of(watch.run)}/{watch.run.report.name}")
         watch.finish()
     _begun_by_this_task_run()  # forgotten: there is nothing to go on with
-    watch.returned(result)
     return result
 
 

@@ -43,7 +43,7 @@ class LocalTarget:
         nodes, gpus = request.nodes, visible_gpus(os.environ)
         slots = request.slots or default_slots(max(1, CPU_COUNT // nodes), gpus)
         logging.getLogger("distributed").setLevel(logging.ERROR)
-        logging.getLogger("distributed.scheduler").addFilter(_is_not_of_a_lease)
+        logging.getLogger("distributed.scheduler").addFilter(_is_news)
         cluster: _LocalCluster | None = None
         try:
             cluster = _LocalCluster(nodes, slots, gpus)
@@ -184,6 +184,9 @@ def _close_lifeline(worker: subprocess.Popen[bytes]) -> None:
         worker.stdin.close()
 
 
-def _is_not_of_a_lease(record: logging.LogRecord) -> bool:
-    """False for the scheduler's complaint about a lease that its worker took along: the run tells it in its own words."""
-    return LEASE_KEY not in record.getMessage()
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for complaints about leases and calls that a worker took along: the run tells that in its own words.
+
+    At the end of a run that was done before its last node had opened, there is nothing to tell.
+    """
+    return LEASE_KEY not in record.getMessage() and not record.getMessage().startswith("broadcast to ")

@@ -8,13 +8,11 @@ import re
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect.artifacts import (
-    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -24,15 +22,15 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
-from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.observe.aside import Aside
 from prefect_parallel_run.observe.failure_table import FailureTable
 from prefect_parallel_run.observe.logs import Logger
 from prefect_parallel_run.observe.progress import done_percent, sentence
+from prefect_parallel_run.observe.summary import report_text, summary_of_failure, summary_of_result
 from prefect_parallel_run.records import Tally
+from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.units import format_seconds
 
 _EVERY = 2.0  #: s between two updates of the progress at least: Prefect's API is rate-limited
 _TABLE_EVERY = 30.0  #: s between two updates of the table of failures at least
@@ -56,11 +54,12 @@ class RunArtifacts:
         self._has_new_failures = False
         self._dashboard = ""
         self._begun = self._next = self._next_table = clock()
-        self._begun_with = Tally()
+        self._begun_with = self._last = Tally()
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         """Create the progress artifact, or take up that of an earlier try."""
-        self._run, self._begun_with, self._dashboard = run, tally, dashboard
+        self._run, self._dashboard = run, dashboard
+        self._begun_with = self._last = tally
         self._table = FailureTable(run)
         self._begun = self._next = self._next_table = self._clock()
         self._aside.do("begin", partial(self._take_up, run, done_percent(tally), self._describe(tally)))
@@ -87,19 +86,38 @@ class RunArtifacts:
             self._show_failures()
 
     def ended(self, ledger: Ledger) -> None:
-        """Show the last counts, failures by cause, and a summary; the dashboard is gone, and so is its link."""
-        tally = ledger.tally()
+        """Show the last counts, and failures by cause; the dashboard is gone, and so is its link."""
+        self._last = ledger.tally()
         self._dashboard = ""
-        self._show_progress(tally)
+        self._show_progress(self._last)
         self._show_failures()
-        text = self._summary(tally)
-        self._aside.do("summary", lambda: self._tell(partial(_create_summary, text, self._key, self._step)))
+
+    def returned(self, result: ParallelRunResult) -> None:
+        """Show a summary of a step that has a result, one of an earlier run too."""
+        self._summarise(summary_of_result(result, *self._done()))
+
+    def raised(self, error: BaseException) -> None:
+        """Show a summary of a run that has none."""
+        if self._run is not None:
+            elapsed = self._clock() - self._begun
+            place = str(self._run.path)
+            self._summarise(summary_of_failure(self._step, error, self._last, place, elapsed, *self._done()))
+
+    def _done(self) -> tuple[int, int]:
+        """Return mini-batches, and items, whose outcome has become final since the run was begun or gone on with."""
+        before, now = self._begun_with, self._last
+        items = now.succeeded_items + now.failed_items - before.succeeded_items - before.failed_items
+        return now.finished - before.finished, items
 
     def reported(self, place: str) -> None:
         """Show where the report of the run is, once it is written; *place* is a path or URL."""
-        link = place if is_remote(place) else Path(place).as_uri()
-        words = f"Report of {self._step}: one file that opens in any browser, `{place}`"
-        self._aside.do("report", lambda: self._tell(partial(_create_link, link, f"{self._key}-report", words)))
+        self._show("report", report_text(place), f"Where the report of {self._step} is")
+
+    def _summarise(self, text: str) -> None:
+        self._show("summary", text, f"Summary of {self._step}")
+
+    def _show(self, kind: str, text: str, words: str) -> None:
+        self._aside.do(kind, lambda: self._tell(partial(_create_markdown, text, f"{self._key}-{kind}", words)))
 
     def finish(self, seconds: float) -> None:
         """Wait until all has been sent, *seconds* at most."""
@@ -143,28 +161,6 @@ class RunArtifacts:
         words = f"{self._step}: {sentence(tally, self._begun_with.finished, self._clock() - self._begun)}"
         return f"{words} · [Dask dashboard]({self._dashboard})" if self._dashboard else words
 
-    def _summary(self, tally: Tally) -> str:
-        elapsed = max(self._clock() - self._begun, 1e-9)
-        done = tally.finished - self._begun_with.finished
-        items = tally.succeeded_items + tally.failed_items - self._begun_with.succeeded_items - self._begun_with.failed_items
-        rows = [
-            ("mini-batches", tally.planned, tally.succeeded, tally.failed, tally.planned - tally.finished),
-            (
-                "items",
-                tally.items,
-                tally.succeeded_items,
-                tally.failed_items,
-                tally.items - tally.succeeded_items - tally.failed_items,
-            ),
-        ]
-        table = "\n".join(f"| {name} | {a} | {b} | {c} | {d} |" for name, a, b, c, d in rows)
-        return (
-            f"# {self._step}\n\n| | total | succeeded | failed | not reached |\n|---|---|---|---|---|\n{table}\n\n"
-            f"{tally.rows} rows · {format_seconds(elapsed)} · {done / elapsed:.1f} mini-batches/s ·"
-            f" {items / elapsed:.1f} items/s\n\n"
-            f"Run directory: `{self._run.path if self._run else ''}`\n"
-        )
-
     def _tell(self, call: Callable[[], object]) -> object:
         try:
             return call()
@@ -196,12 +192,8 @@ def _create_table(rows: list[dict[str, Any]], words: str, key: str) -> object:
     return create_table_artifact(rows, key, words, _sync=True)  # type: ignore[call-arg]  # as above
 
 
-def _create_summary(text: str, key: str, step: str) -> object:
-    return create_markdown_artifact(text, f"{key}-summary", f"Summary of {step}", _sync=True)  # type: ignore[call-arg]  # as above
-
-
-def _create_link(link: str, key: str, words: str) -> object:
-    return create_link_artifact(link, "report.html", key, words, _sync=True)  # type: ignore[call-arg]  # as above
+def _create_markdown(text: str, key: str, words: str) -> object:
+    return create_markdown_artifact(text, key, words, _sync=True)  # type: ignore[call-arg]  # as above
 
 
 def _update_table(artifact: UUID, rows: list[dict[str, Any]]) -> None:

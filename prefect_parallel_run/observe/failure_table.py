@@ -31,13 +31,13 @@ class FailureTable:
     def _row(self, cause: Cause) -> dict[str, Any]:
         return {
             "cause": f"{cause.error_type}: {neutral(cause.error)[:_MOST_CHARACTERS]}",
+            "its input": self._places.get(cause.first_mini_batch, ""),
             "outcome": cause.outcome,
             "failed tries": cause.tries,
             "mini-batches": cause.mini_batches,
             "items in them": cause.items,
             "first mini-batch": cause.first_mini_batch,
-            "its input": self._places.get(cause.first_mini_batch, ""),
-            "nodes": cause.nodes,
+            "nodes": ", ".join(sorted(cause.nodes.split(","))),
         }
 
     def _look_up(self, mini_batches: set[int]) -> None:

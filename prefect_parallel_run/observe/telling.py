@@ -60,12 +60,14 @@ class PrefectWatch(LogWatch):
 
     def returned(self, result: ParallelRunResult) -> None:
         """Tell how the step ended."""
-        self._logger.info("%s", result, extra={"action": "ended"})
+        self._logger.info("%s", result, extra={"action": "reused" if result.reused else "ended"})
         self._events.ended(result)
+        self._artifacts.returned(result)
 
     def raised(self, error: BaseException) -> None:
         """Tell why the step ended; Prefect logs the error."""
         self._events.failed(error)
+        self._artifacts.raised(error)
         if not isinstance(error, Exception):
             self._patience = _PATIENCE_IF_CANCELLED
 

@@ -32,7 +32,7 @@ from prefect_parallel_run.choice.run_choice import Look
 from prefect_parallel_run.choice.spec import StepSpec
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.driving.run import earlier_result
-from prefect_parallel_run.observe.events import RunEvents
+from prefect_parallel_run.observe.telling import PrefectWatch
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.stores.mirror import is_copied
 
@@ -98,9 +98,9 @@ class ReusePolicy(CachePolicy):
             outcome.set_exception(error)
             result = None
         if result is not None and _is_kept(key := _key(result), result):
-            logger = get_run_logger()
-            logger.info("%s", result, extra={"action": "reused"})
-            RunEvents(task_ctx.task.name, logger).ended(result)
+            watch = PrefectWatch(task_ctx.task.name, get_run_logger())
+            watch.returned(result)
+            watch.finish()
             return key
         _handed_on.set((task_ctx.task_run.id, outcome))  # the run follows in the same context
         return uuid.uuid4().hex

@@ -1,0 +1,81 @@
+"""The summary of a step says how it ended, what there was, and where it is."""
+
+import pytest
+
+from prefect_parallel_run.errors import LimitExceededError
+from prefect_parallel_run.observe.summary import report_text, summary_of_failure, summary_of_result
+from prefect_parallel_run.records import Tally
+from prefect_parallel_run.result import ParallelRunResult
+
+
+def result(**fields):
+    facts = {
+        "name": "score it",
+        "run_id": "r",
+        "output": "/out",
+        "output_file": "/out/rows.csv",
+        "output_format": "csv",
+        "run_directory": "/out/_parallel_run/r",
+        "receipt": "/out/_parallel_run/r/receipt.json",
+        "mini_batches_total": 2000,
+        "mini_batches_succeeded": 1999,
+        "mini_batches_failed": 1,
+        "items_total": 20000,
+        "items_succeeded": 19990,
+        "items_failed": 10,
+        "rows": 19990,
+        "seconds": 10.0,
+        "limits": {"error_threshold": 10, "allowed_failed_count": None, "allowed_failed_percent": 5.0},
+    }
+    return ParallelRunResult(**{**facts, **fields})
+
+
+def test_of_a_result():
+    """Figures as people write them, only the limits that there are, the pace of what was done this time."""
+    text = summary_of_result(result(), 1000, 10_000)
+    assert "**Succeeded; 10 items failed, which is forgiven**" in text
+    assert "| mini-batches | 2,000 | 1,999 | 1 | 0 |" in text
+    assert "| items | 20,000 | 19,990 | 10 | 0 |" in text
+    assert "19,990 rows · 10 s · 100.0 mini-batches/s · 1,000.0 items/s" in text
+    assert "| `error_threshold` | 10 | 10 failed items |" in text
+    assert "| `allowed_failed_percent` | 5 | 0.05 % failed mini-batches |" in text
+    assert "allowed_failed_count" not in text
+    assert "Result: `/out/rows.csv`" in text
+    assert "Run directory: `/out/_parallel_run/r`" in text
+
+
+def test_of_an_earlier_result():
+    """Nothing ran, so there is no pace; where the result is counts."""
+    nothing = dict.fromkeys(["items_failed", "mini_batches_failed"], 0)
+    text = summary_of_result(result(reused=True, seconds=0.0, **nothing), 0, 0)
+    assert "**Reused: nothing ran, the result is that of an earlier run**" in text
+    assert "/s" not in text
+    assert "Result: `/out/rows.csv`" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            LimitExceededError("error_threshold", 1, 10, "/r", "mini-batch 3: ValueError: bad \x1b[2J"),
+            "**Failed: LimitExceeded",
+        ),
+        (KeyboardInterrupt(), "**Cancelled; what is finished is kept**"),
+    ],
+)
+def test_of_a_run_without_a_result(error, words):
+    tally = Tally(planned=10, succeeded=3, failed=1, items=100, succeeded_items=30, failed_items=10, rows=30)
+    text = summary_of_failure("score", error, tally, "/r", 2.0, 4, 40)
+    assert words in text
+    assert "\x1b" not in text
+    assert "| items | 100 | 30 | 10 | 60 |" in text
+    assert "30 rows · 2.0 s · 2.0 mini-batches/s · 20.0 items/s" in text
+    assert "Result" not in text
+
+
+def test_of_a_report():
+    """A link only where a browser would follow it; else the path, and the command that opens it."""
+    text = report_text("/my out/_parallel_run/r/report.html")
+    assert "prefect-parallel-run report '/my out/_parallel_run/r' --open" in text
+    assert "](" not in text
+    assert "[report.html](https://x/r/report.html)" in report_text("https://x/r/report.html")
