@@ -75,16 +75,20 @@ class Values:
     """
 
     def __init__(self, inputs: Mapping[str, Input], pipeline: Section | None, references: References) -> None:
-        self._inputs, self._references = inputs, references
-        outer = {} if pipeline is None else bound_inputs(pipeline, None, references)
-        self._outer = {f"parent.inputs.{name}": value for name, value in outer.items()}
+        self._inputs, self._pipeline, self._references = inputs, pipeline, references
         self.missing: dict[str, str] = {}  #: reference by the input that has no value, though a field needs it
 
     def of(self, inside: str) -> Input:
-        """Return what an expression stands for, by what stands in it; None where that is no input that is known."""
-        if inside in self._outer:
-            return self._outer[inside]
+        """Return what an expression stands for, by what stands in it; None where that is no input, or none that is given."""
+        outer = _parent(f"${{{{{inside}}}}}", self._pipeline)
+        if outer is not None:
+            return _valued(_bound(*outer, None), self._references)
         return self._inputs.get(inside.removeprefix("inputs.")) if inside.startswith("inputs.") else None
+
+    def _is_left_out(self, inside: str) -> bool:
+        """True for an optional input that is not given."""
+        is_input = inside.removeprefix("inputs.") in self._inputs or _parent(f"${{{{{inside}}}}}", self._pipeline) is not None
+        return is_input and self.of(inside) is None
 
     def filled(self, section: Section, but: Collection[str] = ()) -> Section:
         """Return *section* with literals in the place of expressions; a field that needs one without a value is left out.
@@ -109,6 +113,8 @@ class Values:
             if isinstance(missing := self.of(found[1]), Missing):
                 self.missing[found[1]] = missing.reference
                 return missing
+        if (inside := expression(value)) is not None and self._is_left_out(inside):
+            return None
         return EXPRESSION.sub(self._text, value)
 
     def _text(self, found: re.Match[str]) -> str:

@@ -190,6 +190,13 @@ jobs:
     assert (step.inputs.paths, step.undecided) == ([str(tmp_path / "data")], [])
 
 
+def test_an_optional_literal_that_is_not_given_leaves_a_field_out(job):
+    """The default counts."""
+    head = HEAD.replace("input_data", "  n: {type: integer, optional: true}\ninput_data")
+    step = job("resources: {instance_count: '${{inputs.n}}'}\n", head=head)
+    assert (step.undecided, step.config.node_count) == ([], 1)
+
+
 def test_a_literal_without_a_value_is_to_be_decided(job):
     """As data without one is; in a field, and among the arguments, wherever it stands; a person gives it a value."""
     inputs = "  n: {type: integer}\n  word: {type: string}\n"
