@@ -34,6 +34,7 @@ WHY_LEFT = {
     "services": "nothing is served while a step runs; Prefect's page and the report show it",
     "queue_settings": "Prefect's work pools and queues do this",
     "compute": "where a step runs says its compute_target",
+    "schedule": "a deployment of the flow in Prefect has schedules",
     "is_deterministic": "each job of a pipeline says it for itself",
 }
 WHY_SETTING_LEFT = {

@@ -13,7 +13,7 @@ _DESCRIPTION = {
     *("is_deterministic", "intellectual_property", "additional_includes"),
 }
 _JOB = {"compute", "experiment_name", "identity", "services", "status", "log_files", "inputs", "outputs"}
-PIPELINE = frozenset(_DESCRIPTION | _JOB | {"jobs", "settings"})
+PIPELINE = frozenset(_DESCRIPTION | _JOB | {"jobs", "settings", "component", "schedule"})
 SETTINGS = frozenset(
     {
         *("default_datastore", "default_compute", "continue_on_step_failure", "continue_run_on_failed_optional_input"),

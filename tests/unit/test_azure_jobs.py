@@ -231,7 +231,7 @@ def test_mistyped_fields_are_errors(job, body, words):
 
 
 def test_what_azure_knows_and_has_no_place_here_is_left_out(job):
-    """It is no mistake."""
+    """It is no mistake; every reason is the field's own."""
     step = job("tags: {a: b}\nresources: {shm_size: 2g, docker_args: x}\nidentity: {type: managed}\n")
     assert {outcomes(step)[name] for name in ("tags", "resources.shm_size", "resources.docker_args", "identity")} == {LEFT}
 
