@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -26,11 +27,20 @@ class Difference:
     given: str = ""  #: what it says, as text; empty for secrets
     here: str = ""  #: what stands for it here
     why: str = ""  #: what is different, and what to do about it
+    reference: str = ""  #: what can be given a place, or another one: REFERENCE of --map, a key of references=
 
     def __str__(self) -> str:
         given = f" {self.given}" if self.given else ""
         here = f" -> {self.here}" if self.here else ""
         return f"{self.field}{given}: {self.outcome.value}{here}" + (f"; {self.why}" if self.why else "")
+
+    def for_command(self) -> str:
+        """Return it as a text, with the option of the command line that helps."""
+        return f"{self}: --map {shlex.quote(f'{self.reference}=PLACE')}" if self.reference else str(self)
+
+    def for_python(self) -> str:
+        """Return it as a text, with the argument of ``load`` that helps."""
+        return f"{self}: references={{{self.reference!r}: PLACE}}" if self.reference else str(self)
 
 
 @dataclass(slots=True)
@@ -43,24 +53,25 @@ class Findings:
         """Note that a field means the same here."""
         self._add(name, Outcome.TAKEN, given, here, "")
 
-    def changed(self, name: str, given: Any, here: str, why: str) -> None:
-        """Note that a field is taken over but means something else."""
-        self._add(name, Outcome.CHANGED, given, here, why)
+    def changed(self, name: str, given: Any, here: str, why: str, reference: str = "") -> None:
+        """Note that a field is taken over but means something else; *reference* could be given another place."""
+        self._add(name, Outcome.CHANGED, given, here, why, reference)
 
     def left(self, name: str, given: Any, why: str) -> None:
         """Note that a field has no place here."""
         self._add(name, Outcome.LEFT, given, "", why)
 
-    def open(self, name: str, given: Any, why: str) -> None:
-        """Note that a field has to be decided by a person."""
-        self._add(name, Outcome.OPEN, given, "", why)
+    def open(self, name: str, given: Any, why: str, reference: str = "") -> None:
+        """Note that a field has to be decided by a person, who may do so by giving *reference* a place."""
+        self._add(name, Outcome.OPEN, given, "", why, reference)
 
     def add(self, others: Iterable[Difference], prefix: str = "") -> None:
         """Note what was found elsewhere, its fields below *prefix*."""
         self.found += [replace(other, field=f"{prefix}{other.field}") for other in others]
 
-    def _add(self, name: str, outcome: Outcome, given: Any, here: str, why: str) -> None:
-        self.found.append(Difference(field=name, outcome=outcome, given=as_text(given), here=here, why=why))
+    def _add(self, name: str, outcome: Outcome, given: Any, here: str, why: str, reference: str = "") -> None:
+        given = as_text(given)
+        self.found.append(Difference(field=name, outcome=outcome, given=given, here=here, why=why, reference=reference))
 
 
 _LONGEST = 120  #: characters of what a field says

@@ -13,12 +13,25 @@ _DEEPEST = 100  #: mappings and lists in one another
 
 
 class Section(dict[str, Any]):
-    """A mapping of a YAML file; *lines* has the line of every key, *file* where it was read from."""
+    """A mapping of a YAML file.
+
+    Attributes:
+        file: Where it was read from; relative paths count from its folder.
+        lines: Line of every key.
+        sources: File of the keys that were read from another one.
+    """
 
     def __init__(self, file: Path) -> None:
         super().__init__()
         self.file = file
         self.lines: dict[str, int] = {}
+        self.sources: dict[str, Path] = {}
+
+    def take(self, key: str, value: Any, source: Section) -> None:
+        """Have *value* under a key that stands in *source*, and say so."""
+        self[key] = value
+        self.lines[key] = source.lines.get(key, 1)
+        self.sources[key] = source.sources.get(key, source.file)
 
     def section(self, key: str) -> Section:
         """Return the mapping under *key*, an empty one where there is none; raises ValueError for anything else."""
@@ -35,7 +48,7 @@ class Section(dict[str, Any]):
 
     def where(self, key: str) -> str:
         """Return file and line of *key*."""
-        return f"{self.file}, line {self.lines.get(key, 1)}"
+        return f"{self.sources.get(key, self.file)}, line {self.lines.get(key, 1)}"
 
 
 def read_document(path: Path) -> Section:

@@ -7,7 +7,7 @@ from typing import Any
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.documents import Section, read_document
 from prefect_parallel_run.azure.references import References
-from prefect_parallel_run.config.yaml_file import CondaDependencies, conda_dependencies
+from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, CondaDependencies, conda_dependencies
 
 _FIELD = "task.environment"
 _WHY = {
@@ -30,12 +30,16 @@ def job_environment(task: Section, references: References, findings: Findings) -
     if isinstance(given, str):
         return _named(given, references, findings)
     environment = task.section("environment")
+    name = environment.get("name")
+    place = None if name is None else references.known(str(name)) or references.known(f"azureml:{name}")
+    if place is not None:
+        findings.changed(_FIELD, name, place, "as you said")
+        return place
     for key in sorted(environment.keys() - {"name", "version", "conda_file", "$schema"}):
-        findings.left(f"{_FIELD}.{key}", environment[key], _WHY.get(key, "has no place here"))
+        findings.left(f"{_FIELD}.{key}", environment[key], _WHY.get(key, "says nothing about packages"))
     if environment.get("conda_file") is None:
         return None
     packages = _packages(environment, findings)
-    name = environment.get("name")
     return {**packages, **({} if name is None else {"name": str(name)})}
 
 
@@ -44,8 +48,8 @@ def _named(text: str, references: References, findings: Findings) -> str | None:
     if known is not None:
         findings.changed(_FIELD, text, known, "as you said")
         return known
-    why = f"it is known in your Azure workspace only; a virtual environment or interpreter: --map {text}=PATH"
-    findings.changed(_FIELD, text, "this interpreter", why)
+    why = "it is known in your Azure workspace only; a virtual environment, or an interpreter"
+    findings.changed(_FIELD, text, "this interpreter", why, text)
     return None
 
 
@@ -78,6 +82,8 @@ def _dependencies(conda: Section) -> CondaDependencies:
 def _as_requirements(where: str, given: Any, found: CondaDependencies, findings: Findings) -> dict[str, Any]:
     for entry in found.left:
         findings.left(f"{where}.dependencies", entry, "a package of conda; name it as pip does in Environment(requirements=…)")
+    if found.azure:
+        findings.left(f"{where}.dependencies", ", ".join(found.azure), WHY_NO_AZURE)
     here = f"Environment with {len(found.requirements)} requirements" + (f" on Python {found.python}" if found.python else "")
     findings.changed(where, given, here, "built with uv or pip, not with conda")
     return {"requirements": found.requirements, **({} if found.python is None else {"python": found.python})}

@@ -53,7 +53,8 @@ class ImportedStep:
         try:
             return ParallelRunConfig(**{**self.fields, "environment_variables": variables})
         except ValidationError as error:
-            raise ValueError(f"{self.file}: {self.name}: {'; '.join(wrong_fields(error).values())}") from None
+            said = (text.removeprefix("Value error, ") for text in wrong_fields(error).values())
+            raise ValueError(f"{self.file}: {self.name}: {'; '.join(said)}") from None
 
     def step_arguments(self, *, accept_open: bool = False) -> dict[str, Any]:
         """Return what ParallelRunStep takes.
@@ -65,7 +66,7 @@ class ImportedStep:
             ValueError: Something is still to be decided, or the configuration is wrong.
         """
         if self.undecided and not accept_open:
-            words = "\n".join(f"  {one}" for one in self.undecided)
+            words = "\n".join(f"  {one.for_python()}" for one in self.undecided)
             raise ValueError(f"{self.file}: {self.name} cannot be run before this is decided:\n{words}")
         return {
             "name": self.name,
@@ -89,6 +90,16 @@ class ImportedStep:
         if reference[1] not in os.environ:
             raise ValueError(f"{self.file}: environment_variables[{name!r}] refers to {reference[1]}, which is not set")
         return os.environ[reference[1]]
+
+
+def variable_asked_for(name: str, text: str) -> str:
+    """Return the variable of the environment that holds the value of a step's variable: the one it refers to, or its own.
+
+    >>> variable_asked_for("TOKEN", "${MY_TOKEN}"), variable_asked_for("TOKEN", "secret")
+    ('MY_TOKEN', 'TOKEN')
+    """
+    reference = _VARIABLE.fullmatch(text)
+    return reference[1] if reference is not None else name
 
 
 def step_name(text: str) -> str:

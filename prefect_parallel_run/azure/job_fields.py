@@ -8,7 +8,8 @@ from typing import Any
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.documents import Section
 from prefect_parallel_run.azure.environment import job_environment
-from prefect_parallel_run.azure.expressions import Input, resolve_literals
+from prefect_parallel_run.azure.expressions import Input
+from prefect_parallel_run.azure.imported import variable_asked_for
 from prefect_parallel_run.azure.outputs import Outputs
 from prefect_parallel_run.azure.program_arguments import program_arguments
 from prefect_parallel_run.azure.references import References
@@ -29,19 +30,37 @@ WHY_LEFT = {
     "identity": "the script runs as the user who runs the flow",
     "limits": "Prefect's timeout_seconds of the flow does this",
     "version": "the file is what it is",
+    "properties": "ParallelRunStep(…, tags=[…]) gives Prefect's task run tags",
+    "services": "nothing is served while a step runs; Prefect's page and the report show it",
+    "queue_settings": "Prefect's work pools and queues do this",
+    "compute": "where a step runs says its compute_target",
+    "schedule": "a deployment of the flow in Prefect has schedules",
+    "is_deterministic": "each job of a pipeline says it for itself",
+}
+WHY_SETTING_LEFT = {
+    "continue_on_step_failure": "a step that fails is an exception in the flow: catch it where the flow should go on",
+    "continue_run_on_failed_optional_input": "a step that fails is an exception in the flow: catch it where it should go on",
+    "default_datastore": "outputs lie where the step's output says",
+    "on_init": "call it first in the flow",
+    "on_finalize": "a state hook of Prefect's does this: @flow(on_completion=[…], on_failure=[…])",
+}
+_WHY_RESOURCE_LEFT = {
+    "properties": "no containers or queues of Azure's here",
+    "shm_size": "no containers here: the script runs in a process of the node",
+    "docker_args": "no containers here: the script runs in a process of the node",
 }
 
 
 def job_fields(
     section: Section,
-    task: Section,
     inputs: Mapping[str, Input],
     split: str,
     outputs: Outputs,
     references: References,
     findings: Findings,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the fields of the configuration, and the script's arguments."""
+    """Return the fields of the configuration, and the script's arguments; literals are filled into *section*."""
+    task = section.section("task")
     fields: dict[str, Any] = {"output_action": "append_row" if outputs.appends else "summary_only"}
     findings.taken("input_data", section.get("input_data"), f"inputs: {split}")
     findings.taken("task.append_row_to", task.get("append_row_to"), f"output_action={fields['output_action']!r}")
@@ -51,8 +70,8 @@ def job_fields(
     environment = job_environment(task, references, findings)
     if environment is not None:
         fields["environment"] = environment
-    _numbers(section, inputs, fields, findings)
-    _variables(section, inputs, fields, findings)
+    _numbers(section, fields, findings)
+    _variables(section, fields, findings)
     _target(section, fields, references, findings)
     given = str(task.get("program_arguments") or "")
     found = program_arguments(given, inputs, split, outputs, findings)
@@ -64,9 +83,9 @@ def job_fields(
     findings.add(found.options.differences, "task.program_arguments ")
     fields.setdefault("error_threshold", -1)  # as in Azure
     for key in sorted(section.keys() - _READ):
-        findings.left(key, section[key], WHY_LEFT.get(key, "has no place here"))
+        findings.left(key, section[key], WHY_LEFT.get(key, "it is a note of Azure's own"))
     for key in sorted(task.keys() - _TASK_READ):
-        findings.left(f"task.{key}", task[key], "has no place here")
+        findings.left(f"task.{key}", task[key], "a script is what is run here")
     return fields, found.arguments
 
 
@@ -88,7 +107,7 @@ def _script(task: Section, fields: dict[str, Any], references: References, findi
         findings.taken("task.code", code, f"source_directory={place!r}")
 
 
-def _numbers(section: Section, inputs: Mapping[str, Input], fields: dict[str, Any], findings: Findings) -> None:
+def _numbers(section: Section, fields: dict[str, Any], findings: Findings) -> None:
     """Take over what has a field of the same kind."""
     retry, resources = section.section("retry_settings"), section.section("resources")
     for owner, prefix, key, field in (
@@ -99,37 +118,35 @@ def _numbers(section: Section, inputs: Mapping[str, Input], fields: dict[str, An
         (retry, "retry_settings.", "timeout", "run_invocation_timeout"),
         (retry, "retry_settings.", "max_retries", "run_max_try"),
     ):
-        value = _number(owner, key, inputs)
+        value = _number(owner, key)
         if value is not None:
             fields[field] = value + (key == "max_retries")
             findings.taken(f"{prefix}{key}", value, f"{field}={fields[field]}")
-    for key in sorted(retry.keys() - {"timeout", "max_retries"}):
-        findings.left(f"retry_settings.{key}", retry[key], "has no place here")
     for key in sorted(resources.keys() - {"instance_count"}):
-        findings.left(f"resources.{key}", resources[key], "machines are what the compute target has")
+        why = _WHY_RESOURCE_LEFT.get(key, "machines are what the compute target has")
+        findings.left(f"resources.{key}", resources[key], why)
     if section.get("logging_level") is not None:
-        fields["logging_level"] = str(resolve_literals(section["logging_level"], inputs))
+        fields["logging_level"] = str(section["logging_level"])
         findings.taken("logging_level", fields["logging_level"], "the same")
     if section.get("description") is not None:
         fields["description"] = str(section["description"]).strip()
         findings.taken("description", None, "the same")
-    _size(section, inputs, fields, findings)
+    _size(section, fields, findings)
 
 
-def _size(section: Section, inputs: Mapping[str, Input], fields: dict[str, Any], findings: Findings) -> None:
-    keys, size = section.get("partition_keys"), resolve_literals(section.get("mini_batch_size"), inputs)
+def _size(section: Section, fields: dict[str, Any], findings: Findings) -> None:
+    keys, size = section.get("partition_keys"), section.get("mini_batch_size")
     if keys is not None:
         fields["partition_keys"] = [str(key) for key in keys] if isinstance(keys, list) else keys
         findings.taken("partition_keys", ", ".join(map(str, fields["partition_keys"])), "the same")
     if size is not None and keys is not None:
         findings.left("mini_batch_size", size, "partition_keys take effect, as in Azure")
     elif size is not None:
-        fields["mini_batch_size"] = str(size).replace(" ", "")
-        findings.taken("mini_batch_size", size, f"mini_batch_size={fields['mini_batch_size']!r}")
+        fields["mini_batch_size"] = str(size).replace(" ", "")  # told where it is known what it counts
 
 
-def _number(owner: Section, key: str, inputs: Mapping[str, Input]) -> int | None:
-    value = resolve_literals(owner.get(key), inputs)
+def _number(owner: Section, key: str) -> int | None:
+    value = owner.get(key)
     if value is None:
         return None
     try:
@@ -139,13 +156,20 @@ def _number(owner: Section, key: str, inputs: Mapping[str, Input]) -> int | None
     return number
 
 
-def _variables(section: Section, inputs: Mapping[str, Input], fields: dict[str, Any], findings: Findings) -> None:
+def _variables(section: Section, fields: dict[str, Any], findings: Findings) -> None:
     given = section.section("environment_variables")
-    found = {name: "" if value is None else str(resolve_literals(value, inputs)) for name, value in given.items()}
-    for name in found:
-        findings.taken(f"environment_variables.{name}", None, "the same; its value is written nowhere")
+    found = {name: "" if value is None else str(value) for name, value in given.items()}
+    tell_variables(found, findings)
     if found:
         fields["environment_variables"] = found
+
+
+def tell_variables(variables: Mapping[str, str], findings: Findings) -> None:
+    """Note that the Python which is printed asks the environment for these variables' values."""
+    for name, text in variables.items():
+        asked = variable_asked_for(name, text)
+        why = f"values are secrets, and are not printed: set {asked} before that Python runs"
+        findings.changed(f"environment_variables.{name}", None, f"the environment's {asked}", why)
 
 
 def _target(section: Section, fields: dict[str, Any], references: References, findings: Findings) -> None:
@@ -157,5 +181,5 @@ def _target(section: Section, fields: dict[str, Any], references: References, fi
         fields["compute_target"] = known
         findings.changed("compute", given, known, "as you said")
     else:
-        why = f"the cluster is known in your Azure workspace only; another one: --map {given}=tls://host:8786"
-        findings.changed("compute", given, "this machine", why)
+        why = "the cluster is known in your Azure workspace only; another one, such as tls://host:8786"
+        findings.changed("compute", given, "this machine", why, str(given))

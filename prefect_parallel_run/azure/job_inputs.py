@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.documents import Section
-from prefect_parallel_run.azure.expressions import Data, Input, Literal, expression
+from prefect_parallel_run.azure.expressions import Data, Input, Literal, Missing, expression
 from prefect_parallel_run.azure.mltable import FILE_NAME, table_at
 from prefect_parallel_run.azure.references import References
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
+
+NO_VALUE = "nothing in this file gives it a value; give it one"
 
 
 def split_input(section: Section, inputs: Mapping[str, Input]) -> str:
@@ -24,25 +26,37 @@ def split_input(section: Section, inputs: Mapping[str, Input]) -> str:
     return name
 
 
-def split_dataset(name: str, value: Input, references: References, findings: Findings) -> Dataset:
+def split_dataset(
+    name: str, value: Input, partition_keys: Collection[str], references: References, findings: Findings
+) -> Dataset:
     """Return the dataset that is cut into mini-batches; one without a place is named, but stands for nothing yet."""
     if not isinstance(value, Data):
         raise TypeError(f"{name} is no data")  # split_input has made sure of it
     field = f"inputs.{name}"
     place = references.place(value.path, value.folder, f"{field}.path", findings)
     _tell_mode(field, value, findings)
+    as_files = value.type != "mltable" or value.mode in ("eval_mount", "eval_download")
     if place is None:
-        kind = "table" if value.type == "mltable" else "files"
-        findings.taken(f"{field}.type", value.type, f"{kind}, once its place is known")
-        return FileDataset(paths=[value.path]).as_named_input(_name(name))
+        return _somewhere(field, name, value, findings, as_files=as_files)
     if value.type == "mltable":
-        as_files = value.mode in ("eval_mount", "eval_download")
-        table = table_at(place, references, as_files=as_files, field=f"{field}.path")
+        table = table_at(place, references, as_files=as_files, field=f"{field}.path", partition_keys=partition_keys)
         findings.taken(f"{field}.type", value.type, f"{type(table.dataset).__name__} of {place}")
         findings.add(table.differences, f"{field} {FILE_NAME}: ")
         return table.dataset.as_named_input(_name(name))
     findings.taken(f"{field}.type", value.type, f"FileDataset of {place}")
     return FileDataset(paths=[place]).as_named_input(_name(name))
+
+
+def _somewhere(field: str, name: str, value: Data, findings: Findings, *, as_files: bool) -> Dataset:
+    """Return a dataset of the right kind whose place is only a name."""
+    if as_files:
+        findings.taken(f"{field}.type", value.type, "FileDataset, once its place is known")
+        return FileDataset(paths=[value.path]).as_named_input(_name(name))
+    from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
+
+    why = f"once its place is known, a file {FILE_NAME} there, or the ending of its files, says how it is written"
+    findings.changed(f"{field}.type", value.type, "TabularDataset", why)
+    return TabularDataset(paths=[value.path], format="parquet").as_named_input(_name(name))
 
 
 def _tell_mode(field: str, value: Data, findings: Findings) -> None:
@@ -63,6 +77,8 @@ def side_inputs(split: str, inputs: Mapping[str, Input], references: References,
                 findings.taken(f"inputs.{name}", value.path, f"side input {place}")
         elif isinstance(value, Literal):
             findings.taken(f"inputs.{name}", value.text, "a text in the arguments")
+        elif isinstance(value, Missing):
+            findings.open(f"inputs.{name}", None, NO_VALUE, value.reference)
     return found
 
 

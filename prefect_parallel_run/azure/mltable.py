@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from prefect_parallel_run.azure.differences import Difference, Findings
 from prefect_parallel_run.azure.documents import Section, read_document
+from prefect_parallel_run.azure.known_fields import MLTABLE, READERS, TRANSFORMATIONS, meant, refuse_unknown
 from prefect_parallel_run.azure.references import References, needs_a_place
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.config.model import wrong_fields
@@ -52,13 +53,16 @@ class Table(NamedTuple):
     differences: list[Difference]
 
 
-def load_mltable(path: Path, references: References | None = None, *, as_files: bool = False) -> Table:
+def load_mltable(
+    path: Path, references: References | None = None, *, as_files: bool = False, partition_keys: Collection[str] = ()
+) -> Table:
     """Return the dataset that an MLTable file describes, and what became of each of its fields.
 
     Args:
         path: The file, or the folder that holds a file ``MLTable``; the paths in it are relative to it.
         references: Places of what only a workspace of Azure's knows.
         as_files: Take its files as items, whatever they hold (modes ``eval_mount`` and ``eval_download``).
+        partition_keys: Of the step that reads it.
 
     Raises:
         ValueError: It is no MLTable file, or describes what no dataset here can be; the error names file and line.
@@ -66,6 +70,7 @@ def load_mltable(path: Path, references: References | None = None, *, as_files: 
     """
     file = path / FILE_NAME if path.is_dir() else path
     document = read_document(file)
+    refuse_unknown(document, MLTABLE)
     findings = Findings()
     paths = _paths(document, references or References(), findings)
     steps = _transformations(document)
@@ -74,17 +79,21 @@ def load_mltable(path: Path, references: References | None = None, *, as_files: 
         findings.left(key, document[key], "says nothing about rows or columns here")
     if reader is None or as_files:
         return Table(_files(paths, steps, findings), findings.found)
-    return Table(_table(paths, reader, steps, findings, document), findings.found)
+    table = _table(paths, reader, document, findings)
+    for step in steps:
+        if step is not reader:
+            _column_step(step, table, partition_keys, findings)
+    return Table(table, findings.found)
 
 
-def table_at(place: str, references: References, *, as_files: bool, field: str) -> Table:
+def table_at(place: str, references: References, *, as_files: bool, field: str, partition_keys: Collection[str] = ()) -> Table:
     """Return what lies at the place of an input of type mltable: an MLTable file, or tables that a person has put there.
 
     Raises:
         ValueError: There is neither; the error names *field*.
     """
     if not is_remote(place) and (Path(place).name == FILE_NAME or (Path(place) / FILE_NAME).is_file()):
-        return load_mltable(Path(place), references, as_files=as_files)
+        return load_mltable(Path(place), references, as_files=as_files, partition_keys=partition_keys)
     from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
 
     try:
@@ -155,6 +164,11 @@ def _transformations(document: Section) -> list[_Step]:
             found.append(_Step(name, value, entry.where(name)))
         else:
             raise ValueError(f"{document.where('transformations')}: has {entry!r}; accepted: one transformation per entry")
+    for step in found:
+        if step.name not in TRANSFORMATIONS:
+            raise ValueError(f"{step.where}: unknown transformation {step.name!r}{meant(step.name, TRANSFORMATIONS)}")
+        if step.name in READERS and isinstance(step.value, Section):
+            refuse_unknown(step.value, READERS[step.name], f"{step.name}.")
     return found
 
 
@@ -173,7 +187,7 @@ def _files(paths: list[str], steps: list[_Step], findings: Findings) -> FileData
     return FileDataset(paths=paths, partition_format=partition_format)
 
 
-def _table(paths: list[str], reader: _Step, steps: list[_Step], findings: Findings, document: Section) -> TabularDataset:
+def _table(paths: list[str], reader: _Step, document: Section, findings: Findings) -> TabularDataset:
     from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
 
     if reader.name not in _READERS:
@@ -187,9 +201,6 @@ def _table(paths: list[str], reader: _Step, steps: list[_Step], findings: Findin
     except ValidationError as error:
         words = "; ".join(wrong_fields(error).values())
         raise ValueError(f"{reader.where}: {reader.name}: {words}") from None
-    for step in steps:
-        if step is not reader:
-            _column_step(step, dataset, findings)
     if document.get("type") not in (None, "mltable"):
         raise document.wrong("type", "mltable")
     return dataset
@@ -198,15 +209,17 @@ def _table(paths: list[str], reader: _Step, steps: list[_Step], findings: Findin
 def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any], findings: Findings) -> None:
     """Note one option of a reader, and set the field that stands for it."""
     where = f"{reader.name}.{name}"
-    if name == "delimiter" and isinstance(value, str) and reader.name == "read_delimited":
+    if name == "delimiter":
+        if not isinstance(value, str):
+            raise ValueError(f"{reader.where}: delimiter is {value!r}; accepted: a text")
         fields["delimiter"] = {"\\t": "\t", "tab": "\t"}.get(value, value)
         findings.taken(where, value, f"delimiter={fields['delimiter']!r}")
-    elif name == "encoding" and reader.name != "read_parquet":
+    elif name == "encoding":
         if value not in _ENCODINGS:
             raise ValueError(f"{reader.where}: encoding is {value!r}; accepted: {', '.join(_ENCODINGS)}")
         fields["encoding"] = _ENCODINGS[value]
         findings.taken(where, value, f"encoding={fields['encoding']!r}")
-    elif name == "header" and reader.name == "read_delimited":
+    elif name == "header":
         _header(reader, value, fields, findings)
     else:
         _other_option(where, name, value, findings)
@@ -244,12 +257,14 @@ _OTHER: dict[str, tuple[Any, str]] = {
     "support_multi_line": (True, "line breaks in quotes never end a record here"),
     "infer_column_types": (True, "columns have the types that pandas gives them"),
     "invalid_lines": ("error", "a line that is no JSON fails its mini-batch"),
+    "path_column": (None, "there is no column Path; which input a row is of says context.dataset"),
+    "partition_size": (None, "mini_batch_size says how a table is cut"),
 }
 
 
 def _other_option(where: str, name: str, value: Any, findings: Findings) -> None:
-    usual, why = _OTHER.get(name, (None, "is not known here"))
-    if name in _OTHER and value == usual:
+    usual, why = _OTHER[name]
+    if value == usual:
         findings.taken(where, value, "the same")
     elif name == "support_multi_line":
         findings.changed(where, value, "true", why)
@@ -257,39 +272,53 @@ def _other_option(where: str, name: str, value: Any, findings: Findings) -> None
         findings.left(where, value, why)
 
 
-def _column_step(step: _Step, dataset: TabularDataset, findings: Findings) -> None:
+def _column_step(step: _Step, dataset: TabularDataset, partition_keys: Collection[str], findings: Findings) -> None:
     """Note a transformation of a table that is already read."""
     where = f"transformations.{step.name}"
     if step.name in _FILTERS:
         findings.open(where, step.value, _FILTERS[step.name])
     elif step.name in _COLUMNS:
-        _COLUMNS[step.name](where, step, dataset, findings)
+        findings.left(where, step.value, _COLUMNS[step.name])
+    elif step.name == "extract_columns_from_partition_format":
+        _keys_of_folders(where, step, dataset, partition_keys, findings)
     else:
-        findings.open(where, step.value, "is not known here")
+        findings.open(where, step.value, "a table is read once: only the first of these counts")
 
 
-def _columns_stay(where: str, step: _Step, _: TabularDataset, findings: Findings) -> None:
-    findings.left(where, step.value, "run() gets all columns: choose among them there")
+_COLUMNS = {
+    "keep_columns": "run() gets all columns: choose among them there",
+    "drop_columns": "run() gets all columns: choose among them there",
+    "convert_column_types": "columns have the types that pandas gives them: convert them in run()",
+}
 
 
-def _types_stay(where: str, step: _Step, _: TabularDataset, findings: Findings) -> None:
-    findings.left(where, step.value, "columns have the types that pandas gives them: convert them in run()")
+def _keys_of_folders(
+    where: str, step: _Step, dataset: TabularDataset, partition_keys: Collection[str], findings: Findings
+) -> None:
+    """Note the keys of a partition format: here they come from hive folders (``store=1/``), or are columns of the files.
 
-
-def _keys_of_folders(where: str, step: _Step, dataset: TabularDataset, findings: Findings) -> None:
-    """Note the keys of a partition format: here they come from hive folders (``store=1/``), or are columns of the files."""
+    One that mini-batches are made by has to be decided: there would be none of them.
+    """
     text = _partition_format(step)
     keys = PartitionFormat(text).keys
     hive = _hive_keys(dataset)
     missing = [key for key in keys if key not in hive]
     if not missing:
         findings.taken(where, text, "the keys of the folders, which are columns")
-    elif hive:
+        return
+    if hive:
         why = f"the columns are called as the folders are, {', '.join(hive)}: there is no {', '.join(missing)}"
-        findings.changed(where, text, "the keys of the folders", why)
+        what = "rename the folders, or use the folders' names"
     else:
-        why = f"tables have no partition format here: {', '.join(missing)} must be columns, or folders such as {keys[0]}=1"
-        findings.left(where, text, why)
+        why = f"paths say nothing of a table's rows here, so there is no column {', '.join(missing)}"
+        what = f"have folders such as {missing[0]}=1, or write the columns into the files"
+    wanted = [key for key in missing if key in partition_keys]
+    if wanted:
+        findings.open(where, text, f"partition_keys need {', '.join(wanted)}; {why}; {what}")
+    elif hive:
+        findings.changed(where, text, "the keys of the folders", f"{why}; {what}")
+    else:
+        findings.left(where, text, f"{why}; {what}")
 
 
 def _hive_keys(dataset: TabularDataset) -> list[str]:
@@ -300,14 +329,6 @@ def _hive_keys(dataset: TabularDataset) -> list[str]:
         return folder_keys(dataset.listing())
     except InputError:  # missing files are told by the step that reads them
         return []
-
-
-_COLUMNS: dict[str, Callable[[str, _Step, TabularDataset, Findings], None]] = {
-    "keep_columns": _columns_stay,
-    "drop_columns": _columns_stay,
-    "convert_column_types": _types_stay,
-    "extract_columns_from_partition_format": _keys_of_folders,
-}
 
 
 def _partition_format(step: _Step) -> str:

@@ -147,4 +147,4 @@ def _tell(result: Outputs, name: str, output: _Output, reference: str, findings:
     if output.path is not None and not needs_a_place(output.path):
         findings.taken(f"outputs.{name}", output.path, actual)
     else:
-        findings.changed(f"outputs.{name}", output.path, actual, f"another place: --map '{reference}=PATH'")
+        findings.changed(f"outputs.{name}", output.path, actual, "it has no place of its own here; another one", reference)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from prefect_parallel_run.azure.differences import Findings
-from prefect_parallel_run.azure.expressions import EXPRESSION, Data, Input, Literal
+from prefect_parallel_run.azure.expressions import EXPRESSION, Data, Input, Literal, Missing
 from prefect_parallel_run.azure.options import Translation, job_options
 from prefect_parallel_run.azure.outputs import Outputs
 
@@ -70,6 +70,8 @@ def _value(inside: str, inputs: Mapping[str, Input], split: str, outputs: Output
     found = inputs.get(name) if kind == "inputs" else None
     if isinstance(found, Literal):
         return found.text
+    if isinstance(found, Missing):
+        return found.reference
     if isinstance(found, Data):
         return f"{{{'inputs' if name == split else 'side_inputs'}.{name}}}"
     known = ", ".join([*(f"inputs.{key}" for key in inputs), *(f"outputs.{key}" for key in outputs.places)]) or "none"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import keyword
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prefect_parallel_run.azure.differences import Difference, Outcome
-from prefect_parallel_run.azure.imported import ImportedStep
+from prefect_parallel_run.azure.imported import ImportedStep, variable_asked_for
 from prefect_parallel_run.azure.load import Imported
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.validation import is_unicode
@@ -17,10 +18,20 @@ from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.environments import without_credentials
 
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _INDENT = "    "
 _TABLES = {"delimited": "from_delimited_files", "parquet": "from_parquet_files", "json_lines": "from_json_lines_files"}
 _WIDTH = 120
+_COMMENT_WIDTH = 100
+_DECIDE = """\
+def decide(what):
+    raise NotImplementedError(f"to be decided: {what}")
+"""
+_VARIABLE = """\
+def variable(name):
+    if name not in os.environ:
+        raise LookupError(f"set {name} in the environment before this is run: its value is a secret, and was not imported")
+    return os.environ[name]
+"""
 
 
 class Code(str):
@@ -30,27 +41,38 @@ class Code(str):
 
 
 def python_source(imported: Imported) -> str:
-    """Return a module with the same steps and a flow that runs them, or with the same dataset."""
+    """Return a module with the same steps and a flow that runs them, or with the same dataset.
+
+    Where something is to be decided it has a call that raises: it cannot be run by mistake.
+    """
     lines = list(_comments(imported))
     names = _variables([step.name for step in imported.steps])
     body: list[str] = []
     if imported.dataset is not None:
-        body += [f"dataset = {render(_dataset_code(imported.dataset))}"]
+        code = _Code(imported.undecided)
+        made = f"dataset = {render(code.dataset(imported.dataset))}"
+        body += [*code.decisions(), made]
     for step, name in zip(imported.steps, names, strict=True):
-        body += [f"{name} = {render(_step_code(step))}", ""]
+        code = _Code(step.undecided)
+        made = f"{name} = {render(code.step(step))}"
+        body += [*code.decisions(), made, ""]
     if imported.steps:
         body += ["", *_flow(imported, names)]
     if any("://***@" in line for line in body):
         lines.insert(-1, "# Passwords in requirements are not written down: set ${NAME} in their place, which pip replaces.")
-    return "\n".join([*lines, *_imports("\n".join(body)), "", *body]).rstrip("\n") + "\n"
+    whole = "\n".join(body)
+    helpers = [f"\n{text}\n" for call, text in (("decide(", _DECIDE), ("variable(", _VARIABLE)) if call in whole]
+    body = [*helpers, *body]
+    return "\n".join([*lines, *_imports(body), "", *body]).rstrip("\n") + "\n"
 
 
 def _comments(imported: Imported) -> Iterator[str]:
     yield f"# From {_one_line(str(imported.file))}, imported from Azure ML."
     undecided = imported.undecided
     if undecided:
-        yield "# To be decided before it is run:"
-        yield from (f"#   {_one_line(str(one))}" for one in undecided)
+        yield "# To be decided before it is run; until then the calls of decide() below raise:"
+        for one in undecided:
+            yield from _comment(one.for_command())
     for title, differences in [("", imported.differences), *((step.name, step.differences) for step in imported.steps)]:
         yield from _list(title, [one for one in differences if one.outcome is not Outcome.OPEN])
     yield ""
@@ -62,7 +84,20 @@ def _list(title: str, differences: list[Difference]) -> Iterator[str]:
     if differences:
         yield f"# {title or 'the file'}:"
     for one in sorted(differences, key=lambda one: order.index(one.outcome)):
-        yield f"#   {_one_line(str(one))}"
+        yield from _comment(one.for_command())
+
+
+def _comment(text: str) -> Iterator[str]:
+    """Yield an entry of a list as lines of comment; a long word, such as a path, stays whole."""
+    first, then = "#   ", "#     "
+    yield from textwrap.wrap(
+        _one_line(text),
+        _COMMENT_WIDTH,
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _one_line(text: str) -> str:
@@ -70,7 +105,8 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).encode("utf-8", "replace").decode()
 
 
-def _imports(body: str) -> Iterator[str]:
+def _imports(lines: Iterable[str]) -> Iterator[str]:
+    body = "\n".join(line for line in lines if not line.startswith("#"))
     standard = [f"import {module}" for module in ("os", "sys") if f"{module}." in body]
     standard += ["from pathlib import Path"] if "Path(" in body else []
     yield from [*standard, ""] if standard else []
@@ -100,13 +136,15 @@ def _variables(names: Iterable[str]) -> list[str]:
     return found
 
 
-_TAKEN = {"flow", "os", "sys", "print", "main", "path"}
+_TAKEN = {"flow", "os", "sys", "print", "main", "path", "decide", "variable"}
 
 
 def _flow(imported: Imported, names: list[str]) -> Iterator[str]:
     """Yield the flow; steps are called in the order of the file, each waits for the one before."""
     without_inputs = [step for step in imported.steps if step.inputs is None]
-    parameters = "inputs: str, output: str" if without_inputs else ""
+    parameters = "inputs, output: str" if without_inputs else ""
+    if without_inputs:
+        yield "# inputs: a path, folder, glob or URL of files; of a table TabularDataset.from_parquet_files(…), …"
     yield "@flow"
     yield f"def main({parameters}):"
     for step in imported.steps:
@@ -121,17 +159,54 @@ def _flow(imported: Imported, names: list[str]) -> Iterator[str]:
     yield f"{_INDENT}print(main({'*sys.argv[1:3]' if without_inputs else ''}))"
 
 
-def _step_code(step: ImportedStep) -> Code:
-    given: dict[str, Any] = {
-        "inputs": None if step.inputs is None else _dataset_code(step.inputs),
-        "output": step.output,
-        "side_inputs": step.side_inputs or None,
-        "arguments": list(step.arguments) or None,
-        "allow_reuse": None if step.allow_reuse else False,
-    }
-    fields = {key: _field(key, step.fields[key]) for key in ParallelRunConfig.model_fields if key in step.fields}
-    config = _call("ParallelRunConfig", [], fields)
-    return _call("ParallelRunStep", [step.name, config], {key: value for key, value in given.items() if value is not None})
+class _Code:
+    """Makes the Python of one step, or dataset; *undecided* is what is to be decided about it."""
+
+    def __init__(self, undecided: Iterable[Difference]) -> None:
+        self._undecided = list(undecided)
+        self._placed: set[str] = set()  # references that have a place in the Python
+
+    def step(self, step: ImportedStep) -> Code:
+        """Return the call that makes a step."""
+        given: dict[str, Any] = {
+            "inputs": None if step.inputs is None else self.dataset(step.inputs),
+            "output": step.output,
+            "side_inputs": {name: self._decided(path) for name, path in step.side_inputs.items()} or None,
+            "arguments": [self._decided(word) for word in step.arguments] or None,
+            "allow_reuse": None if step.allow_reuse else False,
+        }
+        fields = {key: _field(key, step.fields[key]) for key in ParallelRunConfig.model_fields if key in step.fields}
+        config = _call("ParallelRunConfig", [], fields)
+        named = {key: value for key, value in given.items() if value is not None}
+        return _call("ParallelRunStep", [step.name, config], named)
+
+    def dataset(self, dataset: Dataset) -> Code:
+        """Return the call that makes a dataset."""
+        values = dataset.model_dump(exclude_defaults=True, exclude={"paths", "name", "format"})
+        made = "FileDataset.from_files"
+        if not isinstance(dataset, FileDataset):
+            made = f"TabularDataset.{_TABLES[dataset.model_dump()['format']]}"
+        call = _call(made, [[self._decided(path) for path in dataset.paths]], values)
+        return call if dataset.name is None else Code(f"{call}.as_named_input({render(dataset.name)})")
+
+    def decisions(self) -> Iterator[str]:
+        """Yield statements for what is to be decided and has no place in the Python that was made."""
+        for one in self._undecided:
+            if not one.reference or one.reference not in self._placed:
+                yield f"decide({render(_said(one))})  # and remove this line"
+
+    def _decided(self, text: str) -> Any:
+        """Return a text, or a call that raises where something in it is to be decided."""
+        one = next((one for one in self._undecided if one.reference and one.reference in text), None)
+        if one is None:
+            return text
+        self._placed.add(one.reference)
+        return Code(f"decide({render(_said(one))})")
+
+
+def _said(one: Difference) -> str:
+    """Return what is to be decided, in a few words."""
+    return f"{one.field} {one.given or one.reference}".strip()
 
 
 def _field(key: str, value: Any) -> Any:
@@ -141,23 +216,8 @@ def _field(key: str, value: Any) -> Any:
             named["requirements"] = [without_credentials(line) for line in named["requirements"]]
         return _call("Environment", [], named)
     if key == "environment_variables":
-        return {name: Code(f"os.environ[{render(_variable(name, text))}]") for name, text in value.items()}
+        return {name: Code(f"variable({render(variable_asked_for(name, text))})") for name, text in value.items()}
     return value
-
-
-def _variable(name: str, text: str) -> str:
-    """Return the variable of the environment that a value comes from; values are secrets, and are not written down."""
-    reference = _REFERENCE.fullmatch(text)
-    return reference[1] if reference is not None else name
-
-
-def _dataset_code(dataset: Dataset) -> Code:
-    values = dataset.model_dump(exclude_defaults=True, exclude={"paths", "name", "format"})
-    made = "FileDataset.from_files"
-    if not isinstance(dataset, FileDataset):
-        made = f"TabularDataset.{_TABLES[dataset.model_dump()['format']]}"
-    call = _call(made, [dataset.paths], values)
-    return call if dataset.name is None else Code(f"{call}.as_named_input({render(dataset.name)})")
 
 
 def _call(name: str, values: list[Any], named: dict[str, Any]) -> Code:

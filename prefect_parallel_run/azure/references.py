@@ -13,7 +13,6 @@ from prefect_parallel_run.datasets.base import absolute
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NAME = re.compile(r"azureml:[^/]")
 _READABLE = {"http", "https", "abfs", "abfss", "az", "s3", "gs", "file", "memory"}
-_HOW = "give it a place: --map {0}=PATH, or references={{{0!r}: PATH}}"
 
 
 class References:
@@ -34,7 +33,7 @@ class References:
             findings.changed(field, text, absolute(known), "as you said")
             return absolute(known)
         if needs_a_place(text):
-            findings.open(field, text, _why(text))
+            findings.open(field, text, _why(text), text)
             return None
         if _SCHEME.match(text):
             return text
@@ -69,7 +68,7 @@ def needs_a_place(text: str) -> bool:
 def _why(text: str) -> str:
     scheme = _SCHEME.match(text)
     if "${{" in text:
-        return "nothing in this file gives it a value; " + _HOW.format(text)
+        return "nothing in this file gives it a value; give it a place"
     if scheme and scheme[1].lower() in ("wasb", "wasbs", "adl"):
-        return "this kind of store cannot be read here, abfss:// can; " + _HOW.format(text)
-    return "it is known in your Azure workspace only; " + _HOW.format(text)
+        return "this kind of store cannot be read here, abfss:// can; give it another place"
+    return "it is known in your Azure workspace only; give it a place"

@@ -7,28 +7,32 @@ from typing import Any
 
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.imported import ImportedStep, step_name
+from prefect_parallel_run.azure.job_fields import tell_variables
 from prefect_parallel_run.azure.references import References
 from prefect_parallel_run.azure.settings import FILE_NAME, source_settings
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
-from prefect_parallel_run.config.validation import is_address, is_dotted_name
-from prefect_parallel_run.config.yaml_file import read_fields
+from prefect_parallel_run.config.script_path import beside
+from prefect_parallel_run.config.validation import names_a_cluster
+from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, Read, read_fields, validated
 
-_ENVIRONMENT_WHY = "only name, variables, version of Python and pip requirements of an environment are taken over"
+_ENVIRONMENT_WHY = (
+    "of an environment name, variables, version of Python and pip requirements are taken over; packages of conda come in with"
+    " Environment(conda_file=…)"
+)
+_WITHOUT_INPUTS = "this file says nothing of them: pass them to the step"
 
 
 def load_v1(path: Path, references: References) -> ImportedStep:
-    """Return the step whose configuration is in *path*; a relative source_directory counts from the file, else from here.
+    """Return the step whose configuration is in *path*; a relative source_directory counts from here, else from the file.
 
     Raises:
-        ValueError: It is no such file, or a field is wrong.
+        ValueError: It is no such file, or a field is wrong; the error names file, line and field.
     """
-    values, lines, left = read_fields(path)
-    unknown = [f"{path}, line {lines.get(key, 1)}: unknown field {key!r}" for key in values if key not in _KNOWN]
-    if unknown:
-        raise ValueError("\n".join(unknown))
+    read = read_fields(path)
+    values = read.values
     findings = Findings()
-    for name in left:
-        findings.left(f"environment.{name}", None, _ENVIRONMENT_WHY)
+    findings.left("inputs, side_inputs, arguments, output", None, _WITHOUT_INPUTS)
+    _environment(read, references, findings)
     fields = {key: value for key, value in values.items() if value is not None}
     fields["compute_target"] = _target(fields.get("compute_target"), references, findings)
     _anchor(fields, path.absolute().parent, findings)
@@ -36,20 +40,32 @@ def load_v1(path: Path, references: References) -> ImportedStep:
         findings.taken(key, values[key], "the same")
     if isinstance(fields.get("environment"), dict):  # not shown: a requirement may have a password in it
         findings.taken("environment", fields["environment"].get("name"), "an Environment")
-    for name in fields.get("environment_variables") or {}:
-        findings.taken(f"environment_variables.{name}", None, "the same; its value is written nowhere")
-    step = ImportedStep(file=path, name=step_name(path.stem), fields=fields)
-    findings.add(source_settings(_without_variables(step)).differences, f"{FILE_NAME} ")
-    return ImportedStep(file=path, name=step.name, fields=fields, differences=tuple(findings.found))
+    places = {key: f"{path}, line {read.lines.get(key, 1)}" for key in fields}
+    config = validated(ParallelRunConfig, fields, places, f"{path}, line 1")
+    tell_variables(config.environment_variables, findings)
+    findings.add(source_settings(config).differences, f"{FILE_NAME} ")
+    return ImportedStep(file=path, name=step_name(path.stem), fields=fields, differences=tuple(findings.found))
 
 
-_KNOWN = frozenset(ParallelRunConfig.model_fields)
-
-
-def _without_variables(step: ImportedStep) -> ParallelRunConfig:
-    """Return the configuration, validated; variables that are not set here do not matter to those who only look."""
-    fields = {key: value for key, value in step.fields.items() if key != "environment_variables"}
-    return ImportedStep(file=step.file, name=step.name, fields=fields).config
+def _environment(read: Read, references: References, findings: Findings) -> None:
+    """Put a place that a person has given the environment into *read*, or say what is left out of it."""
+    given = read.values.get("environment")
+    name = read.named.get("environment_name") or (given.get("name") if isinstance(given, dict) else None)
+    place = None if name is None else references.known(str(name)) or references.known(f"azureml:{name}")
+    if place is not None:
+        read.values["environment"] = place
+        findings.changed("environment", name, place, "as you said")
+        return
+    if left := [entry for entry in read.left if entry.partition(" ")[0] not in read.named]:
+        findings.left(f"environment: {', '.join(left)}", None, _ENVIRONMENT_WHY)
+    if read.stood_in_for:
+        findings.left(f"environment: {', '.join(read.stood_in_for)}", None, WHY_NO_AZURE)
+    for key, value in read.named.items():
+        if value is not None:
+            why = "it is known in your Azure workspace only; a virtual environment, or an interpreter"
+            if key == "environment_dir_path":
+                why = "say with Environment(requirements=[…]) or Environment(conda_file=…) what it holds"
+            findings.left(key, value, why)
 
 
 def _target(given: Any, references: References, findings: Findings) -> Any:
@@ -60,21 +76,30 @@ def _target(given: Any, references: References, findings: Findings) -> Any:
     if known is not None:
         findings.changed("compute_target", given, known, "as you said")
         return known
-    if is_address(given) or is_dotted_name(given) or given.endswith(".json") or "{{" in given:
+    if names_a_cluster(given):
         findings.taken("compute_target", given, "the same")
         return given
-    why = f"the cluster is known in your Azure workspace only; another one: --map {given}=tls://host:8786"
-    findings.changed("compute_target", given, "this machine", why)
+    why = "the cluster is known in your Azure workspace only; another one, such as tls://host:8786"
+    findings.changed("compute_target", given, "this machine", why, given)
     return LOCAL
 
 
 def _anchor(fields: dict[str, Any], folder: Path, findings: Findings) -> None:
-    """Have source_directory, or an entry_script without one, count from the file's folder where it is there."""
-    key = "source_directory" if fields.get("source_directory") else "entry_script"
-    given = fields.get(key)
-    if isinstance(given, str) and (folder / given).exists():
-        fields[key] = str(folder / given)
-        if key == "source_directory":
-            findings.taken(key, given, fields[key])
-    elif key == "source_directory":
-        findings.taken(key, given, "the same")
+    """Have source_directory, or an entry_script without one, count from the file's folder where only that leads to it."""
+    script, given = fields.get("entry_script"), fields.get("source_directory")
+    if not isinstance(script, str) or not isinstance(given, str | None):
+        return  # a wrong value, which is told with its line
+    fields |= beside(script, given, folder)
+    if given is None:
+        return
+    here = fields["source_directory"]
+    if here == given and not _same(given, folder):
+        why = f"it counts from the current folder; there is another one beside the file, in {folder}"
+        findings.changed("source_directory", given, str(Path(given).resolve()), why)
+    else:
+        findings.taken("source_directory", given, "the same" if here == given else here)
+
+
+def _same(given: str, folder: Path) -> bool:
+    """False when there is one from here, and another one from *folder*."""
+    return not (folder / given).is_dir() or Path(given).resolve() == (folder / given).resolve()

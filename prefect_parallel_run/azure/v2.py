@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prefect_parallel_run.azure.differences import Difference, Findings
 from prefect_parallel_run.azure.documents import Section, read_document
-from prefect_parallel_run.azure.expressions import Data, Input, bound_inputs, expression, merged
+from prefect_parallel_run.azure.expressions import Data, Input, Values, bound_inputs, expression, merged
 from prefect_parallel_run.azure.imported import ImportedStep, step_name
-from prefect_parallel_run.azure.job_fields import WHY_LEFT, job_fields
-from prefect_parallel_run.azure.job_inputs import side_inputs, split_dataset, split_input
+from prefect_parallel_run.azure.job_fields import WHY_LEFT, WHY_SETTING_LEFT, job_fields
+from prefect_parallel_run.azure.job_inputs import NO_VALUE, side_inputs, split_dataset, split_input
+from prefect_parallel_run.azure.known_fields import (
+    PIPELINE,
+    SETTINGS,
+    refuse_unknown,
+    refuse_unknown_in_data,
+    refuse_unknown_in_job,
+)
 from prefect_parallel_run.azure.outputs import job_outputs
 from prefect_parallel_run.azure.references import References
-from prefect_parallel_run.azure.settings import FILE_NAME as SETTINGS
+from prefect_parallel_run.azure.settings import FILE_NAME as SETTINGS_FILE
 from prefect_parallel_run.azure.settings import source_settings
+from prefect_parallel_run.units import parse_size
 
-_PIPELINE = {"$schema", "type", "name", "jobs", "inputs", "outputs", "settings", "description"}
+_WITH_UNIT = re.compile(r"[0-9]+[KMG]B", re.IGNORECASE)
+_READ = {"$schema", "type", "name", "jobs", "inputs", "outputs", "settings", "description"}
 
 
 class Job(NamedTuple):
@@ -58,16 +69,20 @@ def _jobs(document: Section, references: References, findings: Findings) -> Iter
     if document.get("type") != "pipeline" and "jobs" not in document:
         if document.get("type") not in (None, "parallel") or "task" not in document:
             raise ValueError(f"{document.file}, line 1: is no parallel job: it has no type parallel with a task")
+        refuse_unknown_in_job(document)
         yield Job(step_name(str(document.get("name") or document.file.stem)), document, None, "")
         return
+    refuse_unknown(document, PIPELINE)
+    refuse_unknown(document.section("settings"), SETTINGS, "settings.")
+    refuse_unknown_in_data(document)
     jobs = document.section("jobs")
-    for key in sorted(document.keys() - _PIPELINE):
-        findings.left(key, document[key], WHY_LEFT.get(key, "has no place here"))
+    for key in sorted(document.keys() - _READ):
+        findings.left(key, document[key], WHY_LEFT.get(key, "it is a note of Azure's own"))
     for key, value in document.section("settings").items():
         if key != "force_rerun":
-            findings.left(f"settings.{key}", value, "where a step runs says its compute_target")
+            findings.left(f"settings.{key}", value, WHY_SETTING_LEFT.get(key, "where a step runs says its compute_target"))
     for name in jobs:
-        job = _with_component(jobs.section(name), references)
+        job = _with_component(jobs.section(name), name, references)
         if job.get("type", "parallel" if "task" in job else None) == "parallel":
             yield Job(step_name(name), job, document, f"jobs.{name}.")
         else:
@@ -92,34 +107,38 @@ def _needs(job: Job) -> set[str]:
     return {step_name(part[2]) for part in parts if part[:2] == ["parent", "jobs"] and len(part) == 5}
 
 
-def _with_component(job: Section, references: References) -> Section:
+def _with_component(job: Section, name: str, references: References) -> Section:
     """Return a job with its component, where that is a file; others are looked at by their type only."""
     given = job.get("component")
+    if job.get("type", "parallel" if "task" in job else None) == "parallel":
+        refuse_unknown_in_job(job, f"jobs.{name}.")
     if not isinstance(given, str) or job.get("type") not in (None, "parallel"):
         return job
     text = references.known(given) or given.removeprefix("file:")
     path = job.file.absolute().parent / text
     if not path.is_file():
-        words = "a YAML file; for one in your workspace: --map " + f"{given}=FILE"
-        raise job.wrong("component", words)
-    return merged(read_document(path), job)
+        words = "a YAML file; one in your workspace has to be given a file: --map "
+        raise job.wrong("component", f"{words}{shlex.quote(f'{given}=FILE')}, in Python references={{{given!r}: FILE}}")
+    component = read_document(path)
+    if component.get("type", "parallel" if "task" in component else None) == "parallel":
+        refuse_unknown_in_job(component)
+    return merged(component, job)
 
 
 def _step(path: Path, job: Job, references: References, before: Mapping[str, ImportedStep]) -> ImportedStep:
     findings = Findings()
-    section = job.section
-    inputs = {name: _through(value, before) for name, value in bound_inputs(section, job.pipeline).items()}
-    split = split_input(section, inputs)
+    inputs = {name: _through(value, before) for name, value in bound_inputs(job.section, job.pipeline, references).items()}
+    split = split_input(job.section, inputs)
+    section = _filled(job, Values(inputs, job.pipeline, references), findings)
     task = section.section("task")
     if task.get("type", "run_function") not in ("run_function", "function"):
         raise task.wrong("type", "run_function")
     base = path.absolute().parent / "outputs" / job.name
     outputs = job_outputs(section, job.pipeline, base, references, findings)
-    fields, arguments = job_fields(section, task, inputs, split, outputs, references, findings)
-    dataset = split_dataset(split, inputs[split], references, findings)
-    if fields.get("partition_keys") is None and fields.get("mini_batch_size") is None and dataset.kind == "file":
-        why = "Azure's reference says 1 file, its SDK 10"
-        findings.changed("mini_batch_size", None, "10 files", why)
+    fields, arguments = job_fields(section, inputs, split, outputs, references, findings)
+    keys = fields.get("partition_keys") or ()
+    dataset = split_dataset(split, inputs[split], keys, references, findings)
+    _tell_size(section.get("mini_batch_size"), fields, dataset.kind, findings)
     sides = side_inputs(split, inputs, references, findings)
     force = job.pipeline is not None and job.pipeline.section("settings").get("force_rerun") is True
     allow_reuse = not force and section.get("is_deterministic") is not False
@@ -142,6 +161,30 @@ def _step(path: Path, job: Job, references: References, before: Mapping[str, Imp
     )
 
 
+def _filled(job: Job, values: Values, findings: Findings) -> Section:
+    """Return a job's fields with literals filled in; what has none is to be decided."""
+    section = values.filled(job.section, ("inputs", "outputs", "input_data", "task"))
+    section.take("task", values.filled(job.section.section("task"), ("program_arguments", "append_row_to")), job.section)
+    for inside, reference in values.missing.items():
+        if inside.startswith("parent."):  # the job's own are told with its inputs
+            findings.open(inside, None, NO_VALUE, reference)
+    return section
+
+
+def _tell_size(given: Any, fields: Mapping[str, Any], kind: str, findings: Findings) -> None:
+    """Note what the size of mini-batches means for inputs of this kind."""
+    size = fields.get("mini_batch_size")
+    if fields.get("partition_keys") is not None:
+        return
+    if size is None and kind == "file":
+        findings.changed("mini_batch_size", None, "10 files", "Azure's reference says 1 file, its SDK 10")
+    elif kind == "file" and _WITH_UNIT.fullmatch(str(size)):
+        why = "files are counted here, and a unit only multiplies, as in Azure's tools: write the number of files"
+        findings.changed("mini_batch_size", size, f"{parse_size(str(size))} files", why)
+    elif given is not None:
+        findings.taken("mini_batch_size", given, f"mini_batch_size={size!r}")
+
+
 def _checked(step: ImportedStep) -> ImportedStep:
     """Return the step with what the settings file beside its script says noted; raises ValueError for a wrong field."""
     if any(one.field == "task.code" for one in step.undecided):
@@ -149,7 +192,7 @@ def _checked(step: ImportedStep) -> ImportedStep:
     fields = {key: value for key, value in step.fields.items() if key != "environment_variables"}
     plain = ImportedStep(file=step.file, name=step.name, fields=fields)
     findings = Findings(list(step.differences))
-    findings.add(source_settings(plain.config).differences, f"{SETTINGS} ")
+    findings.add(source_settings(plain.config).differences, f"{SETTINGS_FILE} ")
     return replace(step, differences=tuple(findings.found))
 
 

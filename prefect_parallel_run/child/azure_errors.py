@@ -13,6 +13,13 @@ _INSTEAD = {
     "Run": "metrics go to Run.log(), files below EntryScript().output_dir, secrets come as environment_variables",
     "Workspace": "inputs, side_inputs, models and output are those of the step",
     "Experiment": "its name is there, and that is the step's",
+    "mltable": "rows come to run() as DataFrames, files as paths; the import command reads MLTable files",
+    "data": "the step's inputs come to run(), side_inputs are paths: EntryScript().side_inputs",
+    "dataprep": "the step's inputs come to run(), side_inputs are paths: EntryScript().side_inputs",
+    "identity": "secrets come as environment_variables",
+    "ml": "inputs, side_inputs, models and output are those of the step",
+    "pipeline": "steps are called in a Prefect flow",
+    "telemetry": "metrics go to Run.log(), text to EntryScript().logger",
 }
 _OTHERWISE = "only Run.get_context(), Model.get_model_path() and the exceptions are stood in for"
 
@@ -27,7 +34,7 @@ class NoAzureError(AttributeError):
     def __str__(self) -> str:
         kind = next((part for part in self.what.split(".") if part in _INSTEAD), "")
         instead = _INSTEAD.get(kind, _OTHERWISE)
-        return f"{self.what}: there is no Azure ML workspace here, and azureml-core is not installed; {instead}"
+        return f"{self.what}: there is no Azure ML workspace here, and its package is not installed; {instead}"
 
 
 class Absent:
@@ -93,3 +100,11 @@ class ParallelRunException(AzureMLException):
 
 for _kind in (AzureMLException, UserErrorException, RunEnvironmentException, ModelNotFoundException, ParallelRunException):
     _kind.__module__ = "azureml.exceptions"  # an error's type is shown as the script knows it
+
+
+def __getattr__(name: str) -> Any:
+    """Return one of Azure's other exceptions: nothing here raises it, but scripts catch it, or raise it themselves."""
+    if not name.endswith(("Exception", "Error")):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = type(name, (AzureMLException,), {"__module__": "azureml.exceptions"})
+    return found

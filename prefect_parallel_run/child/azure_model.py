@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from typing import Any, NoReturn, Optional
+from typing import Any, NoReturn, Optional, Tuple
 
 from .azure_errors import ModelNotFoundException, NoAzureError
 from .context import current
@@ -27,12 +27,18 @@ class Model:
 
     @staticmethod
     def get_model_path(model_name: str, version: Any = None, _workspace: Any = None) -> str:
-        """Return the path of a model: that of ``models``, else what lies below ``AZUREML_MODEL_DIR`` under that name."""
+        """Return the path of a model: that of ``models``, else what lies below ``AZUREML_MODEL_DIR`` under that name.
+
+        Without a version it is the one that has none there, else the newest.
+        """
         for name in ([f"{model_name}:{version}"] if version is not None else []) + [model_name]:
             if name in current.models:
                 return current.models[name]
+        versions = [name for name in current.models if name.partition(":")[0] == model_name]
+        if versions and version is None:
+            return current.models[max(versions, key=_age)]
         folder = os.environ.get("AZUREML_MODEL_DIR", "")
-        beside = os.path.join(folder, model_name) if folder and model_name else ""
+        beside = os.path.join(folder, model_name) if folder and model_name and not versions else ""
         if beside and os.path.exists(beside):
             return beside
         known = ", ".join(sorted(current.models)) or "none"
@@ -65,6 +71,12 @@ class Model:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise NoAzureError(f"azureml.core.Model.{name}")
+
+
+def _age(name: str) -> Tuple[bool, int, str]:
+    """Return what the newer version of a model has more of: numbers count as numbers, and are newer than words."""
+    version = name.partition(":")[2]
+    return version.isdecimal(), int(version) if version.isdecimal() else 0, version
 
 
 Model.__module__ = "azureml.core.model"

@@ -76,8 +76,11 @@ def _name(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
+    """Return an exception's words; Azure's own begin with a line that has only the name of the type."""
+    heading = f"{type(error).__name__}:\n"
     try:
-        return str(error)
+        text = str(error)
+        return text[len(heading) :].lstrip() if text.startswith(heading) else text
     except Exception as second:  # noqa: BLE001  a __str__ of the user's that fails must not hide the first error
         return f"<its text could not be made: {type(second).__name__}>"
 

@@ -20,6 +20,8 @@ from .stand_ins import offer_names
 from .wire import Channel
 from .work import Worker
 
+_LAST_WORDS = 2_000  #: bytes
+
 
 def live(inbox: int, outbox: int, bell: int, board: int, stacks: int) -> None:
     """Serve the slot at the other end of these descriptors until it says shutdown, or closes its end."""
@@ -78,10 +80,24 @@ def _start(channel: Channel, messages: Iterator[Any], settings: Dict[str, Any]) 
         script.init()
     except BaseException as error:  # noqa: BLE001  SystemExit in a script's import is a failure to start like any other
         failure = describe(error)
-        channel.send(["start_failed", stage, failure.type, failure.text, failure.traceback])
+        said = [failure.text]
+        if isinstance(error, SystemExit) and not isinstance(error.code, str):
+            said.append(_last_line(settings))  # argparse, say, has told there what is wrong
+        channel.send(["start_failed", stage, failure.type, ": ".join(filter(None, said)), failure.traceback])
         channel.ring()
         os._exit(1)
     return script
+
+
+def _last_line(settings: Dict[str, Any]) -> str:
+    """Return the last line that this process has written to stderr, or an empty text."""
+    try:
+        with open(os.path.join(settings["log_dir"], f"{settings['process']}.stderr.txt"), "rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _LAST_WORDS, 0))
+            lines = file.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return without_secrets(next((line.strip() for line in reversed(lines) if line.strip()), ""))
 
 
 def _shutdown(script: Script) -> str:

@@ -42,9 +42,11 @@ def _import(given: argparse.Namespace) -> int:
         emit_json(_as_json(imported, source))
     else:
         emit_raw(source)
-    if imported.undecided:
-        say(f"{len(imported.undecided)} of its fields have to be decided before it is run; they stand first")
-    return Exit.WELL
+    if not imported.undecided:
+        return Exit.WELL
+    number = len(imported.undecided)
+    say(f"{number} {'field has' if number == 1 else 'fields have'} to be decided before it is run; what is open stands first")
+    return Exit.FAILED
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect_parallel_run.cli.driving import driven
 from prefect_parallel_run.cli.exits import Exit
@@ -15,6 +15,9 @@ from prefect_parallel_run.cli.printing import command as command_line
 from prefect_parallel_run.cli.printing import emit, say, suggest
 from prefect_parallel_run.cli.step_options import StepOptions, add_step_options, read_step_options
 from prefect_parallel_run.errors import ParallelRunError
+
+if TYPE_CHECKING:
+    from prefect_parallel_run.config.model import ParallelRunConfig
 
 _SERVER_PATIENCE = "120"  #: s for Prefect's embedded server to start; its own 20 are too few on a slow machine
 _LISTED = 20  #: paths of an input that Prefect's page of the flow run shows
@@ -36,6 +39,7 @@ _USAGE = "prefect-parallel-run run CONFIG --input PATH … --output PATH [option
 
 def _run(given: argparse.Namespace) -> int:
     options = read_step_options(given, is_to_run=True)
+    check_target(options.config)
     check_inputs(options)
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", _SERVER_PATIENCE)
     with driven(given, options.name) as view:
@@ -66,6 +70,17 @@ def check_inputs(options: StepOptions) -> None:
     for dataset in options.inputs:
         for _ in dataset.listing():
             break
+
+
+def check_target(config: ParallelRunConfig) -> None:
+    """Raise ValueError for a compute target that is only a name, as a cluster has in Azure."""
+    from prefect_parallel_run.config.model import LOCAL  # noqa: PLC0415  pydantic, which --help does not need
+    from prefect_parallel_run.config.validation import names_a_cluster  # noqa: PLC0415  the same
+
+    target = config.compute_target
+    if isinstance(target, str) and target != LOCAL and not names_a_cluster(target):
+        words = "--set compute_target=local for this machine, --set compute_target=tls://host:8786 for a cluster"
+        raise ValueError(f"compute_target is {target!r}, which names no cluster here; pass {words}")
 
 
 def _shown_paths(options: StepOptions) -> list[str]:

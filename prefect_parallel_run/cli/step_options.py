@@ -6,10 +6,13 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from prefect_parallel_run.cli.printing import say
 
 if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig
@@ -133,7 +136,12 @@ def _config(given: argparse.Namespace) -> ParallelRunConfig:
         if not sign:
             raise ValueError(f"--set {text}: accepted: FIELD=VALUE, such as node_count=2")
         others[field] = value(words, f"--set {field}")
-    return load(ParallelRunConfig, Path(given.config), others, "--set")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        config = load(ParallelRunConfig, Path(given.config), others, "--set")
+    for warning in caught:  # in a person's words, without the place in our code
+        say(str(warning.message))
+    return config
 
 
 def _inputs(given: argparse.Namespace) -> Iterator[Dataset]:

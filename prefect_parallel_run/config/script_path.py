@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,22 @@ def find_script(entry_script: str, source_directory: str | None) -> Path:
             return path
     where = f"in source_directory {str(folder)!r}" if folder is not None else f"in {str(Path.cwd())!r}"
     raise ValueError(f"entry_script is {shown(entry_script)}, which does not exist {where}; accepted: a file")
+
+
+def beside(entry_script: str, source_directory: str | None, folder: Path) -> dict[str, str]:
+    """Return the one of the two that is relative, is not there from the current folder and is there from *folder*.
+
+    It stands under its name, with *folder* in front; nothing where there is no such one. A file that travels with the code
+    which it names is understood wherever it is read from, and what is there from the current folder counts, as ever.
+    """
+    if source_directory is not None:
+        found = Path(source_directory).exists() or not (folder / source_directory).is_dir()
+        return {} if found else {"source_directory": os.path.normpath(folder / source_directory)}
+    several = list(_candidates(entry_script))
+    if any(Path(candidate).is_file() for candidate in several):
+        return {}
+    there = next((folder / candidate for candidate in several if (folder / candidate).is_file()), None)
+    return {} if there is None else {"entry_script": os.path.normpath(there)}
 
 
 def _candidates(entry_script: str) -> Iterator[str]:

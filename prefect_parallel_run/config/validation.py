@@ -82,6 +82,15 @@ def is_address(text: str) -> bool:
     return _ADDRESS.fullmatch(text) is not None
 
 
+def names_a_cluster(text: str) -> bool:
+    """True for a text that can stand for a cluster: an address, a scheduler file, a class, or a reference to a block.
+
+    >>> [names_a_cluster(text) for text in ("tls://host:8786", "./scheduler.json", "dask_jobqueue.SLURMCluster", "cpu-cluster")]
+    [True, True, True, False]
+    """
+    return is_address(text) or is_dotted_name(text) or "/" in text or text.endswith(".json") or "{{" in text
+
+
 def is_dotted_name(text: str) -> bool:
     """True for the dotted name of a class.
 

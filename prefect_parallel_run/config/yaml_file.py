@@ -8,10 +8,13 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
+
+from prefect_parallel_run.config.script_path import beside
 
 if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig
@@ -21,10 +24,18 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LATE_REFERENCE = re.compile(r"\{\{\s*prefect\.[^}]*\}\}")
 _OLD_NAMES = {"compute_target_name": "compute_target"}
 _AZURE_ENVIRONMENT = {"python", "environmentVariables", "docker", "spark", "databricks", "r", "inferencingStackVersion"}
+_NAMED_ENVIRONMENT = ("environment_name", "environment_version", "environment_dir_path")
 _STRANGE = {
     "tag:yaml.org,2002:int": (re.compile(r"0|[-+]?[1-9][0-9]*"), "a number with a leading zero, a colon or '_'"),
     "tag:yaml.org,2002:bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), "a word that YAML 1.1 takes for true or false"),
 }
+#: Requirements whose modules the script's process has stand-ins for; other packages of that kind may be needed to load a model.
+_STOOD_IN_FOR = re.compile(
+    r"azureml-(core|sdk|defaults|dataset-runtime|dataprep(-native|-rslex)?|telemetry|pipeline(-core|-steps)?|train(-core)?)"
+    r"(?![\w-])(.*)",
+    re.IGNORECASE,
+)
+WHY_NO_AZURE = "the script's process has stand-ins for it; name it in requirements where the script needs the real one"
 _CONDA_PYTHON = re.compile(r"python\s*={1,2}\s*(3\.(?:9|[1-9][0-9])(?:\.[0-9]+)?)")  # older ones cannot run the script
 _MOST_BYTES = 1 << 20
 
@@ -35,6 +46,8 @@ class Read(NamedTuple):
     values: dict[str, Any]
     lines: dict[str, int]
     left: tuple[str, ...] = ()
+    stood_in_for: tuple[str, ...] = ()  #: of its requirements, packages of Azure's that are left out
+    named: Mapping[str, Any] = MappingProxyType({})  #: fields that name an environment in a workspace, or a folder with one
 
 
 def save(config: ParallelRunConfig, path: Path) -> None:
@@ -59,23 +72,54 @@ def load(
 ) -> ParallelRunConfig:
     """Return the configuration in *path*, with *others*, which were given *where*, in the place of its fields.
 
+    A relative source directory, or script without one, counts from the current folder, and from that of the file where it is
+    not there.
+
     Raises:
         ValueError: Something is wrong; names the line, or the field of *others*.
     """
-    values, lines, left = read_fields(path)
-    if left:
-        warnings.warn(f"{path}: of Azure's environment these are left out: {', '.join(left)}", stacklevel=3)
+    values, lines, left, stood_in_for, _ = read_fields(path)
+    if left or stood_in_for:
+        words = f"{path}: of Azure's environment these are left out: {', '.join([*left, *stood_in_for])}"
+        why = f"; of {', '.join(stood_in_for)}: {WHY_NO_AZURE}" if stood_in_for else ""
+        warnings.warn(words + why, stacklevel=3)
     replaced = {_OLD_NAMES.get(key, key): value for key, value in (others or {}).items()}
     values |= replaced
+    values |= {key: text for key, text in _beside(values, path).items() if key not in replaced}
     places = {key: f"{path}, line {lines.get(key, 1)}" for key in values} | dict.fromkeys(replaced, where)
     values["environment_variables"] = _resolve(values.get("environment_variables"), path, lines)
+    return validated(kind, values, places, f"{path}, line 1")
+
+
+def validated(
+    kind: type[ParallelRunConfig], values: Mapping[str, Any], places: Mapping[str, str], whole: str
+) -> ParallelRunConfig:
+    """Return the configuration that *values* make.
+
+    Args:
+        kind: Of configuration.
+        values: By field.
+        places: Where each of them stands.
+        whole: Where a field that is not there would stand.
+
+    Raises:
+        ValueError: Something is wrong; the error names the place and the field.
+    """
     unknown = [key for key in values if key not in kind.model_fields]
     if unknown:
         raise ValueError("\n".join(f"{places[key]}: unknown field {key!r}{_meant(key, kind)}" for key in unknown))
     try:
         return kind(**values)
     except ValidationError as error:
-        raise ValueError(_with_places(error, places, f"{path}, line 1")) from None
+        raise ValueError(_with_places(error, places, whole)) from None
+
+
+def _beside(values: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """Return the paths to the code that are there from the file's folder only; those that are no texts are told later."""
+    script, folder = values.get("entry_script"), values.get("source_directory")
+    if not isinstance(script, str) or not isinstance(folder, str | None):
+        return {}
+    return beside(script.strip(), folder or None, path.absolute().parent)
 
 
 def read_fields(path: Path) -> Read:
@@ -89,8 +133,11 @@ def read_fields(path: Path) -> Read:
     read = _read(path)
     values = {_OLD_NAMES.get(key, key): value for key, value in read.values.items()}
     lines = {_OLD_NAMES.get(key, key): line for key, line in read.lines.items()}
-    left = _take_azure_environment(values) if _is_azure_environment(values.get("environment")) else []
-    return Read(values, lines, tuple(left))
+    is_azures = _is_azure_environment(values.get("environment"))
+    left, stood_in_for = _take_azure_environment(values) if is_azures else ([], [])
+    named = {key: values.pop(key) for key in _NAMED_ENVIRONMENT if key in values}
+    left += [f"{key} {value}" for key, value in named.items() if value is not None]
+    return Read(values, lines, tuple(left), tuple(stood_in_for), named)
 
 
 def value(text: str, where: str) -> Any:
@@ -111,8 +158,10 @@ def _meant(key: str, kind: type[ParallelRunConfig]) -> str:
 def _with_places(error: ValidationError, places: Mapping[str, str], whole: str) -> str:
     said = []
     for part in error.errors(include_url=False, include_input=False, include_context=False):
-        field = str(part["loc"][0]) if part["loc"] else ""
-        said.append(f"{places.get(field, whole)}: {field}: {part['msg'].removeprefix('Value error, ')}".replace(": : ", ": "))
+        words = part["msg"].removeprefix("Value error, ")
+        field = str(part["loc"][0]) if part["loc"] else words.partition(" ")[0]  # errors about several begin with one of them
+        words = f"{field} is missing" if part["type"] == "missing" else words
+        said.append(f"{places.get(field, whole)}: {words if words.startswith(field) else f'{field}: {words}'}")
     return "\n".join(said)
 
 
@@ -199,8 +248,12 @@ def _is_azure_environment(given: Any) -> bool:
     return isinstance(given.get("python"), dict) or bool((_AZURE_ENVIRONMENT - {"python"}) & given.keys())
 
 
-def _take_azure_environment(values: dict[str, Any]) -> list[str]:
-    """Read name, variables, Python's version and pip requirements of an Azure environment; return what is left out."""
+def _take_azure_environment(values: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Read name, variables, Python's version and pip requirements of an Azure environment.
+
+    Returns:
+        What is left out, and the requirements that are.
+    """
     given = dict(values["environment"])
     python = given.get("python") or {}
     conda = python.get("condaDependencies") or {}
@@ -215,10 +268,10 @@ def _take_azure_environment(values: dict[str, Any]) -> list[str]:
         values["environment_variables"] = {**given["environmentVariables"], **(values.get("environment_variables") or {})}
     if python.get("userManagedDependencies") is True:  # what the image brings along; here, what is installed
         values["environment"] = None
-        return left
+        return left, []
     version = {} if found.python is None else {"python": found.python}
     values["environment"] = {"name": given.get("name"), "requirements": found.requirements, **version}
-    return left
+    return left, found.azure
 
 
 class CondaDependencies(NamedTuple):
@@ -227,6 +280,7 @@ class CondaDependencies(NamedTuple):
     requirements: list[str]  #: of its pip section
     python: str | None  #: such as "3.11"
     left: list[str]  #: packages of conda's own
+    azure: list[str]  #: of the pip section, packages of Azure's that are stood in for
 
 
 def conda_dependencies(entries: list[Any]) -> CondaDependencies:
@@ -235,7 +289,12 @@ def conda_dependencies(entries: list[Any]) -> CondaDependencies:
     Packages of conda are left out: they may have other names on an index of pip, or be no Python at all.
 
     >>> conda_dependencies(["python=3.11", "pip", "numpy=1.26", {"pip": ["pillow"]}])
-    CondaDependencies(requirements=['pillow'], python='3.11', left=['numpy=1.26'])
+    CondaDependencies(requirements=['pillow'], python='3.11', left=['numpy=1.26'], azure=[])
+
+    What Azure's packages bring along for tables is asked for in their place.
+
+    >>> conda_dependencies([{"pip": ["azureml-defaults~=1.5", "azureml-dataset-runtime[pandas,fuse]"]}])[::3]
+    (['pandas', 'pyarrow'], ['azureml-defaults~=1.5', 'azureml-dataset-runtime[pandas,fuse]'])
     """
     requirements: list[str] = []
     left: list[str] = []
@@ -248,4 +307,9 @@ def conda_dependencies(entries: list[Any]) -> CondaDependencies:
             python = version[1]
         elif not re.fullmatch(r"pip\b.*", str(entry)):  # an environment that is built here has it anyway
             left.append(str(entry))
-    return CondaDependencies(requirements, python, left)
+    azure = [line for line in requirements if _STOOD_IN_FOR.fullmatch(line.strip())]
+    kept = [line for line in requirements if line not in azure]
+    if any("[" in line and "pandas" in line for line in azure):
+        named = {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() for line in kept}
+        kept += [package for package in ("pandas", "pyarrow") if package not in named]
+    return CondaDependencies(kept, python, left, azure)

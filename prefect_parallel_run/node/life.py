@@ -77,6 +77,10 @@ class Life:
         seconds = {"import_seconds": round(import_seconds, 3), "init_seconds": round(init_seconds, 3)}
         self._lives.tell("ready", self.process, slot=slot, **seconds)
 
+    def loses(self, folder: str) -> None:
+        """Take note that it has ended with files in a folder of its working directory, which goes with it."""
+        self._lives.tell("files_lost", self.process, folder=folder)
+
     def has_ended(self, reason: str, status: int | None) -> None:
         """Take note of the end; the first reason counts.
 

@@ -55,6 +55,7 @@ class NodeLog:
         self._written = 0  # events
         self._is_writing = True
         self._has_told_trouble = False
+        self._told_losses: set[str] = set()  # folders
         self._pace = Widening(time.monotonic() + 1.0)
         self._look_at_ended = 0.0  # monotonic clock, s
         self._tell: Callable[[Said], None] | None = None
@@ -97,6 +98,8 @@ class NodeLog:
         if events:
             self._attempt(lambda: self._write(events))
         for event in events:
+            if event["event"] == "files_lost":
+                self._tell_loss(event["folder"])
             if event["event"] == "ended":
                 self._attempt(lambda event=event: self._note_end(event["process"], event["slot"], now))  # type: ignore[misc]
         for life in self._lives.living:
@@ -116,6 +119,13 @@ class NodeLog:
         self._lines.finish(process, self._files.path(process, ".log"), now)
         self._files.shorten(process)
         self._files.shelve(process, slot)
+
+    def _tell_loss(self, folder: str) -> None:
+        """Tell, once per folder, that files of the script are gone that Azure would keep."""
+        if folder not in self._told_losses:
+            self._told_losses.add(folder)
+            words = f"the script has left files in ./{folder} of its working directory, which is removed with its process"
+            self._lines.add(logging.WARNING, f"{words}: write what is to stay to {{output}}, or below EntryScript().output_dir")
 
     def _write(self, events: list[dict[str, object]]) -> None:
         left = MOST_EVENTS - self._written

@@ -24,6 +24,7 @@ from prefect_parallel_run.node.machine import resident
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
 _PIPE_SIZE = 1 << 20  #: bytes that may wait in a pipe, where the system lets us say so
 _BLOCK = 1 << 18
+AZURE_KEEPS = ("outputs", "logs")  #: folders of the working directory
 _SETTLE = 0.001  #: s; far more than a write to memory takes to be seen by another processor
 _STACK_WAIT = 0.1  #: s given to a process to write down where it is
 
@@ -157,6 +158,10 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+
+    def left_behind(self) -> list[str]:
+        """Return which folders that Azure keeps have files in its directory; the process must have ended."""
+        return [name for name in AZURE_KEEPS if any(files for _, _, files in os.walk(f"{self._directory}/{name}"))]
 
     def close(self) -> None:
         """Give its descriptors back and remove its directory; the process must have ended."""

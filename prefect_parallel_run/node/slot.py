@@ -343,6 +343,8 @@ class Slot:
             child, life, self._child, self._life = self._child, self._life, None, None
         if child is not None and life is not None:
             child.kill()
+            for folder in child.left_behind():
+                life.loses(folder)
             life.has_ended(reason, child.exit_status())
             child.close()
         self._given_back.clear()

@@ -9,7 +9,7 @@ import pytest
 
 from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.recall import Recall
-from prefect_parallel_run.node.slot import SlotRetiredError, Work
+from prefect_parallel_run.node.slot import SlotRetiredError, SlotUnusableError, Work
 
 from .conftest import wait_until
 from .test_recall import AtWork
@@ -160,7 +160,8 @@ def test_ours_stand_in_only_for_what_is_not_there(bench, files, tmp_path, there)
 
 def test_what_a_script_of_azures_sees(bench, files, tmp_path):
     """Names, models, variables; and what is not there says what there is instead."""
-    models = {"digits": tmp_path / "digits.bin", "digits:2": tmp_path / "second", "other": tmp_path / "other.bin"}
+    models = {"digits": tmp_path / "digits.bin", "digits:2": tmp_path / "second"}
+    models |= {f"newest:{version}": tmp_path / f"version {version}" for version in (2, 10, 9)}
     for path in models.values():
         path.write_text("x")
     given = {name: str(path) for name, path in models.items()}
@@ -182,10 +183,10 @@ def test_what_a_script_of_azures_sees(bench, files, tmp_path):
         "AZUREML_ROOT_RUN_ID": "score-1",
         "AZUREML_RUN_ID": "score-1",
     }
-    assert facts["models"] == [given["digits"], given["digits:2"], given["digits"]]
-    assert (facts["listed"], facts["download"]) == (["digits", "other"], "digits.bin")
+    assert facts["models"] == [given["digits"], given["digits:2"], given["digits"], given["newest:10"]]
+    assert (facts["listed"], facts["download"]) == (["digits", "newest"], "digits.bin")
     assert "there is no model 'none'; models={'none': path}" in facts["model"]
-    assert "known: digits, digits:2, other" in facts["model"]
+    assert "known: digits, digits:2, newest:10" in facts["model"]
     assert "azureml.core.Dataset.get_by_name: there is no Azure ML workspace here" in facts["dataset"]
     assert "side_inputs" in facts["dataset"]
     assert "azureml.core.Workspace.from_config: " in facts["workspace"]
@@ -202,6 +203,65 @@ def test_what_a_script_of_azures_sees(bench, files, tmp_path):
         {"name": "kind", "mini_batch": 0, "attempt": 1, "tag": "test"},
     ]
     assert "INFO rows = 10" in (bench.run / "logs" / "node-0.0.1.log").read_text()
+
+
+UNUSED = """\
+import azure.ai.ml.entities
+import azureml.data.dataset_factory
+import azureml.telemetry as telemetry
+import mltable
+from azure.ai.ml import MLClient
+from azure.identity import DefaultAzureCredential
+from azureml.contrib.services.aml_request import rawhttp
+from azureml.data import TabularDataset
+from azureml.dataprep import read_csv
+from azureml.exceptions import WebserviceException
+from azureml.pipeline.core import Pipeline
+from azureml.train import automl
+from mltable import load
+"""
+USED = """
+import importlib
+from azureml.exceptions import AzureMLException
+
+def said(call, *arguments):
+    try:
+        return str(call(*arguments))
+    except (ImportError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+def run(batch):
+    yield said(load, ".")
+    yield said(getattr, MLClient, "x")
+    yield issubclass(WebserviceException, AzureMLException)
+    yield said(exec, "from azureml.exceptions import Retry")
+    yield said(importlib.import_module, "azure.nothing")
+"""
+
+
+def test_names_of_azures_that_nobody_uses_can_be_imported(bench, files, tmp_path):
+    """Whatever package they are of; each says on use that it is not there, and what no package has fails as in Azure."""
+    script = tmp_path / "script.py"
+    script.write_text(UNUSED + USED)
+    rows = bench.rows(bench.attempt(bench.slot(str(script)), bench.works(files)[:1]))
+    assert rows[0].startswith("NoAzureError: mltable.load: there is no Azure ML workspace here")
+    assert rows[1].startswith("NoAzureError: azure.ai.ml.MLClient.x: ")
+    assert rows[2] == "True"
+    assert rows[3].startswith("ImportError: cannot import name 'Retry'")
+    assert rows[4] == "ModuleNotFoundError: No module named 'azure.nothing'"
+
+
+def test_what_argparse_says_is_in_the_error(bench, files, tmp_path):
+    """Else there would be a status and nothing more; secrets are left out as elsewhere."""
+    script = tmp_path / "script.py"
+    parser = "argparse.ArgumentParser(prog='p-' + os.environ['TOKEN'])\nparser.add_argument('--model', required=True)\n"
+    script.write_text(f"import argparse, os\nparser = {parser}parser.parse_args()\ndef run(batch):\n    return batch\n")
+    slot = bench.slot(str(script), environment_variables={"TOKEN": "canary-7"})
+    with pytest.raises(SlotUnusableError) as caught:
+        slot.start()
+    failure = caught.value.failure
+    said = "2: p-***: error: the following arguments are required: --model"
+    assert (failure.stage, failure.error_type, failure.error) == ("import", "SystemExit", said)
 
 
 @pytest.mark.parametrize("is_folder", [False, True])

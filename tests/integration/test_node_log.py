@@ -183,3 +183,18 @@ def test_the_number_of_events_is_bounded(bench, monkeypatch):
     found = events(bench)
     assert [event["event"] for event in found] == [*["started", "ready", "ended"] * 3, "left_out"]
     assert found[-1]["reason"] == "no more than 10 lines are written"
+
+
+def test_files_that_azure_would_keep_are_told(bench, files, tmp_path):
+    """Once for each folder of the working directory that goes with its files, not once for every process."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\nos.makedirs('outputs/models', exist_ok=True)\nos.makedirs('logs', exist_ok=True)\n"
+        "open('outputs/models/m', 'w').close()\ndef run(batch):\n    return batch\n"
+    )
+    node, outcomes = over(bench, files, str(script), slots=2, most_slots=2)
+    assert set(outcomes) == {"succeeded"}
+    ((level, process, text),) = told(node.last_said())
+    assert (level, process) == (30, "node-0")
+    assert "left files in ./outputs of its working directory" in text
+    assert "EntryScript().output_dir" in text

@@ -8,8 +8,10 @@ import pytest
 from prefect_parallel_run import Environment, FileDataset, TabularDataset
 from prefect_parallel_run.azure.differences import Outcome
 from prefect_parallel_run.azure.load import load
+from prefect_parallel_run.azure.python_source import python_source
 
 DATA = Path(__file__).parent / "data" / "azure"
+LEFT = Outcome.LEFT
 HEAD = """\
 $schema: https://azuremlschemas.azureedge.net/latest/parallelJob.schema.json
 type: parallel
@@ -158,6 +160,116 @@ def test_a_component_and_the_job_that_uses_it():
     assert of_field(step, "task.environment.conda_file.dependencies").given == "numpy=1.26"
 
 
+def test_literals_of_the_pipeline_stand_in_any_field(tmp_path):
+    """As in Azure's own examples: a number of nodes, a level, a variable; typed, in a text, or behind a component."""
+    (tmp_path / "score.py").write_text("")
+    declared = "{d: {type: uri_folder}, n: {type: integer}, level: {type: string}}"
+    component = f"type: parallel\ninputs: {declared}\ninput_data: ${{{{inputs.d}}}}\n"
+    resources = "resources: {instance_count: '${{inputs.n}}'}\nlogging_level: ${{inputs.level}}\n"
+    (tmp_path / "c.yml").write_text(component + resources + TASK)
+    pipeline = """\
+type: pipeline
+inputs: {nodes: 3, tries: {type: integer, value: 4}, level: DEBUG, data: ./data, word: two words}
+jobs:
+  a:
+    type: parallel
+    component: ./c.yml
+    inputs:
+      d: {type: uri_folder, path: "${{parent.inputs.data}}"}
+      n: ${{parent.inputs.nodes}}
+      level: ${{parent.inputs.level}}
+    max_concurrency_per_instance: 2
+    retry_settings: {max_retries: "${{parent.inputs.tries}}"}
+    environment_variables: {A: "is ${{parent.inputs.word}}"}
+"""
+    (tmp_path / "p.yml").write_text(pipeline)
+    (step,) = load(tmp_path / "p.yml").steps
+    config = step.config
+    assert (config.node_count, config.run_max_try, config.logging_level) == (3, 5, "DEBUG")
+    assert config.environment_variables == {"A": "is two words"}
+    assert (step.inputs.paths, step.undecided) == ([str(tmp_path / "data")], [])
+
+
+def test_an_optional_literal_that_is_not_given_leaves_a_field_out(job):
+    """The default counts."""
+    head = HEAD.replace("input_data", "  n: {type: integer, optional: true}\ninput_data")
+    step = job("resources: {instance_count: '${{inputs.n}}'}\n", head=head)
+    assert (step.undecided, step.config.node_count) == ([], 1)
+
+
+def test_a_literal_without_a_value_is_to_be_decided(job):
+    """As data without one is; in a field, and among the arguments, wherever it stands; a person gives it a value."""
+    inputs = "  n: {type: integer}\n  word: {type: string}\n"
+    head = HEAD.replace("input_data", f"{inputs}input_data")
+    task = TASK.replace("}", ", program_arguments: '--word=${{inputs.word}} x'}")
+    body = "resources: {instance_count: '${{inputs.n}}'}\n"
+    step = job(body, task, head)
+    assert [(one.field, one.reference) for one in step.undecided] == [
+        ("inputs.n", "${{inputs.n}}"),
+        ("inputs.word", "${{inputs.word}}"),
+    ]
+    source = python_source(load(step.file))
+    assert 'decide("inputs.n ${{inputs.n}}")' in source
+    assert 'arguments=[decide("inputs.word ${{inputs.word}}"), "x"]' in source
+    step = job(body, task, head, {"${{inputs.n}}": "2", "${{inputs.word}}": "w"})
+    assert (step.undecided, step.config.node_count, step.arguments) == ([], 2, ("--word=w", "x"))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("mini_batch_error_treshold: 5\n", "line 6: unknown field 'mini_batch_error_treshold'; did you mean mini_batch_err"),
+        ("retry_settings: {max_retry: 2}\n", "line 6: unknown field 'retry_settings.max_retry'; did you mean max_retries?"),
+        ("resources:\n  instance_cuont: 2\n", "line 7: unknown field 'resources.instance_cuont'; did you mean instance_count?"),
+        ("outputs: {a: {pth: x}}\n", "line 6: unknown field 'outputs.a.pth'; did you mean path?"),
+    ],
+)
+def test_mistyped_fields_are_errors(job, body, words):
+    """A limit, or a number of tries, must not be lost to them."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        job(body)
+
+
+def test_what_azure_knows_and_has_no_place_here_is_left_out(job):
+    """It is no mistake; every reason is the field's own."""
+    step = job("tags: {a: b}\nresources: {shm_size: 2g, docker_args: x}\nidentity: {type: managed}\n")
+    assert {outcomes(step)[name] for name in ("tags", "resources.shm_size", "resources.docker_args", "identity")} == {LEFT}
+
+
+def test_mistyped_fields_of_pipelines_and_components_are_errors(tmp_path):
+    """Each with the file that it stands in."""
+    (tmp_path / "c.yml").write_text("type: parallel\nmini_batch_sise: 3\ntask: {code: ., entry_script: s.py}\n")
+    path = tmp_path / "p.yml"
+    for text, words in (
+        ("type: pipeline\ninptus: {}\njobs: {}\n", "p.yml, line 2: unknown field 'inptus'; did you mean inputs?"),
+        ("type: pipeline\nsettings:\n  force_rerum: true\njobs: {}\n", "line 3: unknown field 'settings.force_rerum'"),
+        ("type: pipeline\njobs:\n  a:\n    type: parallel\n    taks: {}\n", "line 5: unknown field 'jobs.a.taks'; did"),
+        ("type: pipeline\njobs: {a: {type: parallel, component: ./c.yml}}\n", "c.yml, line 2: unknown field 'mini_batch_sise'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=re.escape(words)):
+            load(path)
+
+
+def test_a_wrong_value_is_told_with_the_file_it_stands_in(tmp_path):
+    """The component's, or that of the job that uses it."""
+    (tmp_path / "score.py").write_text("")
+    (tmp_path / "c.yml").write_text("type: parallel\nresources: {instance_count: x}\ninput_data: '${{inputs.d}}'\n" + TASK)
+    path, job = tmp_path / "p.yml", "type: pipeline\njobs:\n  a:\n    type: parallel\n    component: ./c.yml\n"
+    path.write_text(job + "    inputs: {d: {path: d}}\n")
+    with pytest.raises(ValueError, match=r"c\.yml, line 2: instance_count is 'x'"):
+        load(path)
+    path.write_text(job + "    inputs: {d: {path: d}}\n    resources:\n      instance_count: y\n")
+    with pytest.raises(ValueError, match=r"p\.yml, line 8: instance_count is 'y'"):
+        load(path)
+
+
+def test_a_unit_behind_a_number_of_files_is_told(job):
+    """Files are counted, so that it is a factor of a thousand."""
+    found = of_field(job("mini_batch_size: 5kb\n"), "mini_batch_size")
+    assert (found.outcome, found.here) == (Outcome.CHANGED, "5120 files")
+
+
 def test_a_component_alone_needs_its_data():
     """Defaults are taken; what has none has to be given a place."""
     path = DATA / "digits" / "component.yml"
@@ -186,9 +298,11 @@ def test_what_only_a_workspace_knows_is_given_a_place(job, given, references, pl
         step = job(head=head)
         (one,) = step.undecided
         assert (one.field, one.given) == ("inputs.data.path", given)
-        assert "--map" in one.why
-        with pytest.raises(ValueError, match="cannot be run before this is decided"):
+        assert one.reference == given
+        with pytest.raises(ValueError, match="cannot be run before this is decided") as caught:
             step.step_arguments()
+        assert f"references={{{given!r}: PLACE}}" in str(caught.value)
+        assert "--map" not in str(caught.value)
         assert step.step_arguments(accept_open=True)["inputs"].paths == [given]
     step = job(head=head, references=references)
     assert step.undecided == []
@@ -299,7 +413,10 @@ def test_what_is_wrong_is_told(job, body, task, words):
         ("a: &a [*a]\n", "is a part of itself"),
         ("type: command\n", "is no parallel job"),
         ("type: pipeline\njobs: {a: {type: command}}\n", "has no job of type parallel"),
-        ("type: pipeline\njobs: {a: {type: parallel, component: 'azureml:c:1'}}\n", "--map azureml:c:1=FILE"),
+        (
+            "type: pipeline\njobs: {a: {type: parallel, component: 'azureml:c:1'}}\n",
+            "--map azureml:c:1=FILE, in Python references=",
+        ),
         ("type: parallel\ninput_data: ${{inputs.x}}\ntask: {entry_script: a.py}\n", "line 2: input_data is '${{inputs.x}}'"),
     ],
 )
@@ -318,6 +435,23 @@ def test_aliases_do_not_grow(tmp_path):
     path.write_text("\n".join([*lines, "type: command", ""]))
     with pytest.raises(ValueError, match="is no parallel job"):
         load(path)
+
+
+def test_packages_of_azure_are_not_installed(job, tmp_path):
+    """Stand-ins serve; what they bring along for tables is asked for, and a package that unpacks models stays."""
+    packages = "azureml-core==1.5, 'azureml-dataset-runtime[pandas,fuse]', azureml-train-automl-runtime, numpy"
+    (tmp_path / "conda.yml").write_text(f"dependencies: [python=3.11, {{pip: [{packages}]}}]\n")
+    step = job(task=TASK.replace("}", ", environment: {conda_file: conda.yml}}"))
+    assert step.config.environment.requirements == ["azureml-train-automl-runtime", "numpy", "pandas", "pyarrow"]
+    found = of_field(step, "task.environment.conda_file.dependencies")
+    assert (found.outcome, found.given) == (LEFT, "azureml-core==1.5, azureml-dataset-runtime[pandas,fuse]")
+
+
+def test_an_environment_with_a_name_may_be_given_a_place(job):
+    """Whatever else it says."""
+    task = TASK.replace("}", ", environment: {name: prs, image: i, conda_file: none.yml}}")
+    for reference in ("prs", "azureml:prs"):
+        assert job(task=task, references={reference: "/opt/venv"}).config.environment == "/opt/venv"
 
 
 def test_a_named_environment_and_a_cluster_are_given_places(job, tmp_path):
@@ -343,7 +477,59 @@ def test_a_configuration_of_version_1():
     assert step.fields["environment_variables"] == {"GREETING": "hello"}
     assert (step.config.compute_target, step.config.node_count, step.inputs) == ("local", 2, None)
     assert step.config.source_directory == str(DATA / "digits" / "code")
-    assert outcomes(step)["environment.docker"] is Outcome.LEFT
+    found = outcomes(step)
+    assert found["environment: databricks, docker, python.userManagedDependencies, python.condaDependencies.channels"] is LEFT
+    assert found["environment: azureml-core"] is LEFT
+    assert found["inputs, side_inputs, arguments, output"] is LEFT
+    assert found["environment_variables.GREETING"] is Outcome.CHANGED
+    assert step.config.environment.requirements == ["pillow"]
     assert step.step_arguments()["name"] == "version_1"
     (step,) = load(DATA / "version_1.yml", {"cpu-cluster": "tls://host:8786"}).steps
     assert step.config.compute_target == "tls://host:8786"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("  entry_script: recognise.py\n", ""), "v1.yml, line 1: entry_script is missing"),
+        (("node_count: 2", "node_count: two"), "line 22: node_count is 'two'; accepted: a whole number"),
+        (("node_count: 2", "node_cuont: 2"), "line 22: unknown field 'node_cuont'; did you mean node_count?"),
+        (("digits/code", "none"), "line 27: source_directory is 'none'; accepted: a folder that exists"),
+    ],
+)
+def test_wrong_fields_of_version_1_are_told_with_their_line(tmp_path, change, words):
+    """And under their names."""
+    path = tmp_path / "v1.yml"
+    path.write_text((DATA / "version_1.yml").read_text().replace(*change).replace("digits/code", str(DATA / "digits" / "code")))
+    with pytest.raises(ValueError, match=re.escape(words)):
+        load(path)
+
+
+def test_environments_of_version_1_have_names(tmp_path):
+    """In the mapping, or in fields that Azure's own load_yaml reads; each may be given a place."""
+    path = tmp_path / "v1.yml"
+    head = "parallel_run_config:\n  entry_script: s.py\n  error_threshold: 1\n  output_action: append_row\n"
+    (tmp_path / "s.py").write_text("")
+    path.write_text(f"{head}  environment_name: prs\n")
+    (step,) = load(path).steps
+    assert of_field(step, "environment_name").outcome is LEFT
+    assert step.config.entry_script == str(tmp_path / "s.py")
+    assert load(path, {"prs": "/opt/venv"}).steps[0].config.environment == "/opt/venv"
+    path.write_text(f"{head}  environment_dir_path: envs/prs\n")
+    assert "Environment(requirements=" in of_field(load(path).steps[0], "environment_dir_path").why
+    (step,) = load(DATA / "version_1.yml", {"digits": "/opt/venv"}).steps
+    assert step.config.environment == "/opt/venv"
+
+
+def test_a_source_directory_here_and_beside_the_file(tmp_path, monkeypatch):
+    """The one from the current folder counts, as in load_yaml, and the other is told."""
+    for name in ("here", "there"):
+        (tmp_path / name / "code").mkdir(parents=True)
+        (tmp_path / name / "code" / "s.py").write_text("")
+    head = "parallel_run_config:\n  entry_script: s.py\n  error_threshold: 1\n  output_action: append_row\n"
+    (tmp_path / "there" / "v1.yml").write_text(f"{head}  source_directory: code\n")
+    monkeypatch.chdir(tmp_path / "here")
+    (step,) = load(tmp_path / "there" / "v1.yml").steps
+    found = of_field(step, "source_directory")
+    assert (found.outcome, found.here) == (Outcome.CHANGED, str(tmp_path / "here" / "code"))
+    assert step.config.source_path == tmp_path / "here" / "code"

@@ -18,6 +18,12 @@ DATA = Path(__file__).parent / "data" / "azure"
 FILES = ["iris/pipeline.yml", "sales/pipeline.yml", "digits/pipeline.yml", "digits/component.yml", "version_1.yml"]
 
 
+PLACES = {
+    "sales/pipeline.yml": {"${{parent.jobs.partition.outputs.table}}": "/data/sales.parquet"},
+    "digits/component.yml": {"${{inputs.images}}": "/data/images"},
+}
+
+
 def executed(source):
     names = {"__name__": "imported"}
     exec(compile(source, "imported.py", "exec"), names)
@@ -28,16 +34,15 @@ def executed(source):
 def test_the_printed_python_makes_the_same_steps(file, monkeypatch):
     """Configuration, inputs, output, arguments: all of it."""
     monkeypatch.setenv("GREETING", "hello")
-    imported = load(DATA / file)
+    imported = load(DATA / file, PLACES.get(file))
     made = executed(python_source(imported))
     for step in imported.steps:
         found = made[step.name]
-        expected = step.step_arguments(accept_open=True)
+        expected = step.step_arguments()
         assert found.parallel_run_config == expected["parallel_run_config"]
         given = {key: found._given[key] for key in ("output", "side_inputs", "arguments", "allow_reuse")}
         assert given == {key: expected[key] for key in given}
-        if not imported.undecided:
-            assert found._given["inputs"] == expected["inputs"]
+        assert found._given["inputs"] == expected["inputs"]
     assert made["main"].__class__.__name__ == "Flow"
 
 
@@ -81,7 +86,9 @@ def test_passwords_and_secrets_are_not_printed():
     fields = {"environment": environment, "environment_variables": {"TOKEN": "canary", "B": "${OTHER}"}}
     source = python_source(Imported(file=Path("f"), steps=(ImportedStep(file=Path("f"), name="a", fields=fields),)))
     assert "canary" not in source
-    assert 'environment_variables={"TOKEN": os.environ["TOKEN"], "B": os.environ["OTHER"]}' in source
+    assert 'environment_variables={"TOKEN": variable("TOKEN"), "B": variable("OTHER")}' in source
+    with pytest.raises(LookupError, match="set TOKEN in the environment before this is run"):
+        executed(source)
     assert "Passwords in requirements are not written down" in source
 
 
@@ -107,11 +114,23 @@ def command(*arguments):
 
 def test_the_command_prints_python_with_the_differences_in_front(capsys):
     """So that it can be kept as a file; what has to be decided stands first, and is counted on the other channel."""
-    assert command(DATA / "sales" / "pipeline.yml") == 0
+    assert command(DATA / "sales" / "pipeline.yml") == 1
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[1] == "# To be decided before it is run:"
-    assert "1 of its fields have to be decided" in printed.err
-    executed(printed.out)
+    assert printed.out.splitlines()[1].startswith("# To be decided before it is run")
+    assert "--map '${{parent.jobs.partition.outputs.table}}=PLACE'" in " ".join(printed.out.replace("#", " ").split())
+    assert "1 field has to be decided" in printed.err
+    assert max(len(line) for line in printed.out.splitlines() if line.startswith("#")) <= 100
+
+
+def test_python_with_something_to_decide_cannot_be_run_by_mistake(tmp_path):
+    """In the place of a path, or in front of what has none: it raises, and says what is open; a table is one."""
+    source = python_source(load(DATA / "sales" / "pipeline.yml"))
+    assert "TabularDataset.from_parquet_files(" in source
+    with pytest.raises(NotImplementedError, match=r"to be decided: inputs\.sales\.path \$\{\{parent"):
+        executed(source)
+    (tmp_path / "MLTable").write_text("paths: [{file: ./a.csv}]\ntransformations: [read_delimited, {take: 5}]\n")
+    with pytest.raises(NotImplementedError, match=r"to be decided: transformations\.take 5"):
+        executed(python_source(load(tmp_path)))
 
 
 def test_the_command_prints_json(capsys):

@@ -82,7 +82,8 @@ def test_what_is_read_is_what_the_table_says(table, tmp_path):
         ("- read_delimited: {empty_as_string: true}", "read_delimited.empty_as_string", Outcome.LEFT),
         ("- read_delimited: {include_path_column: true}", "read_delimited.include_path_column", Outcome.LEFT),
         ("- read_delimited: {infer_column_types: false}", "read_delimited.infer_column_types", Outcome.LEFT),
-        ("- read_delimited: {sample_size: 3}", "read_delimited.sample_size", Outcome.LEFT),
+        ("- read_delimited: {infer_column_types: {sample_size: 3}}", "read_delimited.infer_column_types", Outcome.LEFT),
+        ("- read_delimited: {partition_size: 3}", "read_delimited.partition_size", Outcome.LEFT),
         ("- read_json_lines: {invalid_lines: drop}", "read_json_lines.invalid_lines", Outcome.LEFT),
         ("- read_parquet\n- keep_columns: [n]", "transformations.keep_columns", Outcome.LEFT),
         ("- read_parquet\n- drop_columns: n", "transformations.drop_columns", Outcome.LEFT),
@@ -91,7 +92,7 @@ def test_what_is_read_is_what_the_table_says(table, tmp_path):
         ("- read_parquet\n- take: 5", "transformations.take", Outcome.OPEN),
         ("- read_parquet\n- skip: 5", "transformations.skip", Outcome.OPEN),
         ("- read_parquet\n- take_random_sample: {probability: 0.1}", "transformations.take_random_sample", Outcome.OPEN),
-        ("- read_parquet\n- something: 1", "transformations.something", Outcome.OPEN),
+        ("- read_parquet\n- read_delimited", "transformations.read_delimited", Outcome.OPEN),
         ("- take: 5", "transformations.take", Outcome.OPEN),
     ],
 )
@@ -122,6 +123,11 @@ def test_headers_of_the_first_of_several_files_are_open(table, tmp_path):
         ("- {a: 1, b: 2}", "accepted: one transformation per entry"),
         ("- read_parquet\n- extract_columns_from_partition_format: 5", "accepted: a format such as"),
         ("- extract_columns_from_partition_format: '{a'", "partition_format is '{a'"),
+        ("- read_delimited: {delimiter: 5}", "line 5: delimiter is 5; accepted: a text"),
+        ("- read_delimited: {delimeter: ';'}", "line 5: unknown field 'read_delimited.delimeter'; did you mean delimiter?"),
+        ("- read_parquet: {delimiter: ';'}", "line 5: unknown field 'read_parquet.delimiter'"),
+        ("- read_parquet\n- fliter: 'x'", "line 6: unknown transformation 'fliter'; did you mean filter?"),
+        ("- read_parquet\ntrait: 1", "line 6: unknown field 'trait'; did you mean traits?"),
     ],
 )
 def test_what_is_wrong_is_refused(table, transformations, words):
@@ -171,3 +177,18 @@ def test_keys_of_tables_come_from_hive_folders(table, tmp_path):
     changed = table(f"{step}{{partition_format: '/store={{shop}}'}}", paths)
     assert outcomes(changed)[field] is Outcome.CHANGED
     assert "called as the folders are, store" in changed.differences[-1].why
+
+
+def test_partition_keys_that_only_paths_have_are_to_be_decided(table, tmp_path):
+    """There would be no column of that name, so the step could only fail."""
+    field = "transformations.extract_columns_from_partition_format"
+    step, paths = "- read_delimited\n- extract_columns_from_partition_format: '{store}/{day}/*.csv'", "- pattern: ./d/**/*.csv"
+    assert outcomes(table(step, paths, partition_keys=["brand"]))[field] is Outcome.LEFT
+    found = table(step, paths, partition_keys=["day"])
+    assert outcomes(found)[field] is Outcome.OPEN
+    assert "partition_keys need day" in found.differences[-1].why
+    assert "have folders such as store=1, or write the columns into the files" in found.differences[-1].why
+    (tmp_path / "d" / "shop=1").mkdir(parents=True)
+    (tmp_path / "d" / "shop=1" / "a.csv").write_text("n\n1\n")
+    assert outcomes(table(step, paths, partition_keys=["store"]))[field] is Outcome.OPEN
+    assert outcomes(table(step, paths))[field] is Outcome.CHANGED

@@ -157,7 +157,7 @@ def test_names_and_lists():
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_cuont=2"],
             "--set: unknown field 'node_cuont'; did",
         ),
-        (["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_count=0"], "--set: node_count: node_count is 0"),
+        (["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_count=0"], "--set: node_count is 0"),
         (
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_count=010"],
             "--set node_count, line 1: 010 is a",
@@ -167,6 +167,10 @@ def test_names_and_lists():
             "--set node_count: accepted: FIELD=VALUE",
         ),
         (["run", "CONFIG", "--input", "FILES", "--output", "o", "--", "model"], "arguments: the first is 'model'"),
+        (
+            ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "compute_target=cpu-cluster"],
+            "compute_target is 'cpu-cluster', which names no cluster here; pass --set compute_target=local",
+        ),
         (
             ["plan", "CONFIG", "--input", "FILES", "--delimiter", ";"],
             "--delimiter is for --format delimited; the format is files",
@@ -210,6 +214,14 @@ def test_what_is_not_there_is_one_line_and_json_where_that_is_wanted(config, fil
     assert len(told.err.splitlines()) == 1
     assert json.loads(told.out)["error"]["message"] == told.err.strip()
     assert not Path("o").exists()
+
+
+def test_what_is_left_out_of_a_file_of_azures_is_a_line(config, files, capsys):
+    """On stderr, without the place in our code where it was noticed."""
+    config.write_text(config.read_text() + "  environment_name: prs\n")
+    options = read_step_options(given("plan", config, "--input", files), is_to_run=False)
+    assert options.config.environment is None
+    assert capsys.readouterr().err == f"{config}: of Azure's environment these are left out: environment_name prs\n"
 
 
 def test_arguments_for_a_script_that_nothing_runs(capsys):

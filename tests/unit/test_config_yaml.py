@@ -138,9 +138,11 @@ def test_azures_own_environment_is_read_and_the_rest_listed(folder):
         - pip: [azureml-core, pillow]
     docker: {enabled: true}
 """
-    with pytest.warns(UserWarning, match=r"docker, conda dependency python=3.8, python.userManagedDependencies"):
+    with pytest.warns(
+        UserWarning, match=r"docker, conda dependency python=3.8, python.userManagedDependencies, azureml-core; of"
+    ):
         config = load(folder, body)
-    assert config.environment == Environment(name="scoring", requirements=["azureml-core", "pillow"])
+    assert config.environment == Environment(name="scoring", requirements=["pillow"])
     assert config.environment_variables == {"EXAMPLE": "value"}
 
 
@@ -188,9 +190,7 @@ def test_a_whole_file_of_azures_loads(folder):
     body = AZURES_OWN.format(folder=folder, managed="false")
     with pytest.warns(UserWarning, match="are left out") as caught:
         config = load(folder, "", head=body.replace("{", "{{").replace("}", "}}"))
-    assert config.environment == Environment(
-        name="batch_environment", requirements=["azureml-core", "pillow==10.4"], python="3.10.4"
-    )
+    assert config.environment == Environment(name="batch_environment", requirements=["pillow==10.4"], python="3.10.4")
     assert (config.mini_batch_size, config.compute_target) == (5, "cpu-cluster")
     (warning,) = caught
     for left in ("databricks, docker, spark, conda dependency scikit-learn=1.4", "python.condaDependencies.channels"):
@@ -209,3 +209,25 @@ def test_nothing_is_left_behind_when_saving_fails(folder):
     config = load(folder, "")
     with pytest.raises(OSError, match="No such file"):
         config.save_to_yaml(folder / "none" / "config.yaml")
+
+
+def test_code_beside_the_file_is_found_from_anywhere(tmp_path, monkeypatch):
+    """A relative path counts from the current folder; where that leads nowhere, from the file's."""
+    for name in ("project", "elsewhere"):
+        (tmp_path / name / "code").mkdir(parents=True)
+        (tmp_path / name / "code" / "score.py").write_text("")
+    path, fields = tmp_path / "project" / "c.yml", "  error_threshold: 1\n  output_action: append_row\n"
+
+    def found(code):
+        path.write_text(f"parallel_run_config:\n{code}{fields}")
+        return ParallelRunConfig.load_yaml(path).script_path
+
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "project" / "code" / "score.py"
+    assert found("  entry_script: score.py\n  source_directory: code\n") == here
+    assert found("  entry_script: code/score.py\n") == here
+    assert found("  entry_script: code.score\n") == here
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert found("  entry_script: code/score.py\n") == tmp_path / "elsewhere" / "code" / "score.py"
+    with pytest.raises(ValueError, match=r"line 2: entry_script is 'none\.py', which does not exist"):
+        found("  entry_script: none.py\n")

@@ -1,0 +1,121 @@
+"""The fields that Azure's schemas know: whatever else stands in a file is mistyped, and refused rather than left out. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from prefect_parallel_run.azure.documents import Section
+
+#: What every job and component may say, whether or not it means something here.
+_DESCRIPTION = {
+    *("$schema", "type", "name", "version", "display_name", "description", "tags", "properties", "id", "creation_context"),
+    *("is_deterministic", "intellectual_property", "additional_includes"),
+}
+_JOB = {"compute", "experiment_name", "identity", "services", "status", "log_files", "inputs", "outputs"}
+PIPELINE = frozenset(_DESCRIPTION | _JOB | {"jobs", "settings", "component", "schedule"})
+SETTINGS = frozenset(
+    {
+        *("default_datastore", "default_compute", "continue_on_step_failure", "continue_run_on_failed_optional_input"),
+        *("force_rerun", "on_init", "on_finalize"),
+    }
+)
+PARALLEL = frozenset(
+    {
+        *(_DESCRIPTION | _JOB),
+        *("component", "task", "input_data", "mini_batch_size", "partition_keys", "mini_batch_error_threshold"),
+        *("error_threshold", "retry_settings", "resources", "max_concurrency_per_instance", "logging_level"),
+        *("environment_variables", "limits", "queue_settings"),
+    }
+)
+TASK = frozenset({"type", "code", "entry_script", "environment", "program_arguments", "append_row_to", "model", "args"})
+RETRY = frozenset({"timeout", "max_retries"})
+RESOURCES = frozenset(
+    {
+        *("instance_count", "instance_type", "max_instance_count", "properties", "shm_size", "docker_args", "locations"),
+    }
+)
+ENVIRONMENT = frozenset(
+    {
+        *("$schema", "name", "version", "id", "description", "tags", "properties", "creation_context", "conda_file", "image"),
+        *("build", "os_type", "inference_config", "datastore", "path"),
+    }
+)
+INPUT = frozenset(
+    {
+        *("type", "path", "mode", "path_on_compute", "datastore", "value", "default", "optional", "description", "enum"),
+        *("min", "max", "intellectual_property"),
+    }
+)
+OUTPUT = frozenset(
+    {
+        *("type", "path", "mode", "path_on_compute", "name", "version", "description", "early_available"),
+        *("intellectual_property",),
+    }
+)
+MLTABLE = frozenset(
+    {
+        *("$schema", "type", "paths", "transformations", "traits", "metadata", "name", "version", "description", "tags"),
+        *("query_source",),
+    }
+)
+_READER = {"include_path_column", "path_column", "partition_size"}
+READERS = {
+    "read_delimited": frozenset(
+        {*_READER, "delimiter", "encoding", "header", "infer_column_types", "empty_as_string", "support_multi_line"}
+    ),
+    "read_parquet": frozenset(_READER),
+    "read_json_lines": frozenset({*_READER, "encoding", "invalid_lines"}),
+    "read_delta_lake": frozenset({*_READER, "timestamp_as_of", "version_as_of"}),
+}
+TRANSFORMATIONS = frozenset(
+    {
+        *READERS,
+        *("filter", "skip", "take", "take_random_sample", "random_split", "select_partitions", "keep_columns", "drop_columns"),
+        *("convert_column_types", "extract_columns_from_partition_format"),
+    }
+)
+
+
+def refuse_unknown(section: Section, known: Iterable[str], prefix: str = "") -> None:
+    """Raise ValueError for fields of *section* that are not *known*: one line each, with file, line and the nearest name.
+
+    *prefix* stands before the fields' names, and says where they are.
+    """
+    names = set(known)
+    wrong = [
+        f"{section.where(key)}: unknown field {f'{prefix}{key}'!r}{meant(key, names)}" for key in section if key not in names
+    ]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the name that was probably meant, or an empty text.
+
+    >>> meant("mini_batch_error_treshold", PARALLEL)
+    '; did you mean mini_batch_error_threshold?'
+    """
+    close = difflib.get_close_matches(name, sorted(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def refuse_unknown_in_job(job: Section, prefix: str = "") -> None:
+    """Raise ValueError for what Azure's schemas do not know in a parallel job, or a component, and in its sections."""
+    refuse_unknown(job, PARALLEL, prefix)
+    task = job.section("task")
+    refuse_unknown(task, TASK, f"{prefix}task.")
+    if isinstance(task.get("environment"), Section):
+        refuse_unknown(task.section("environment"), ENVIRONMENT, f"{prefix}task.environment.")
+    refuse_unknown(job.section("retry_settings"), RETRY, f"{prefix}retry_settings.")
+    refuse_unknown(job.section("resources"), RESOURCES, f"{prefix}resources.")
+    refuse_unknown_in_data(job, prefix)
+
+
+def refuse_unknown_in_data(owner: Section, prefix: str = "") -> None:
+    """Raise ValueError for what Azure's schemas do not know in the inputs and outputs of a job or a pipeline."""
+    for kind, known in (("inputs", INPUT), ("outputs", OUTPUT)):
+        several = owner.section(kind)
+        for name, one in several.items():
+            if isinstance(one, Section):
+                refuse_unknown(one, known, f"{prefix}{kind}.{name}.")
