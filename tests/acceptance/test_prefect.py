@@ -46,9 +46,7 @@ def test_progress_failures_by_cause_and_a_summary(workshop):
     found = run_in_flow(workshop.step("poison.py", "--how", "raise", "--poison", "3", name="Score it", run_max_try=2))
     assert sorted(found) == ["score-it-failures", "score-it-progress", "score-it-report", "score-it-summary"]
     assert found["score-it-progress"].data == 100.0
-    assert (
-        "10 of 10 mini-batches (100 %), 90 items, 1 mini-batch and 10 items failed" in found["score-it-progress"].description
-    )
+    assert "10 of 10 mini-batches (100 %), 90 items, 1 mini-batch and 10 items failed" in found["score-it-progress"].description
     assert "ZeroDivisionError: division by zero" in found["score-it-failures"].data
     (row,) = json.loads(found["score-it-failures"].data)
     assert (row["failed tries"], row["mini-batches"], row["items in them"], row["first mini-batch"]) == (2, 1, 10, 3)

@@ -314,6 +314,20 @@ def test_plan_with_partition_keys(config, tmp_path, capsys):
 # runs as they lie on the disk
 
 
+def test_the_plan_of_a_run_forgives_what_is_in_force(unfinished, capsys):
+    """As it was resumed with, or changed while it went on."""
+    config = {"error_threshold": 4, "allowed_failed_percent": None, "run_max_try": 3, "run_invocation_timeout": 60.0}
+    more = {"allowed_failed_count": None, "node_count": 1, "process_count_per_node": 2, "compute_target": "local"}
+    write_json(unfinished.description, {**unfinished.facts(), "config": {**config, **more}})
+    assert planned(capsys, unfinished.path)["limits"] == {"failed_items": 4, "failed_mini_batches": None}
+    with Ledger(unfinished.ledger) as ledger:
+        drive = {"began": 1.0, "host": "h", "versions": {}, "config": {"error_threshold": 6, "allowed_failed_count": 2}}
+        ledger.note(**{"drive.1": json.dumps(drive)})
+        assert planned(capsys, unfinished.path)["limits"] == {"failed_items": 6, "failed_mini_batches": 2}
+        ledger.note(adjustments=json.dumps({"error_threshold": {"now": -1, "instead_of": [6, 4]}}))
+    assert planned(capsys, unfinished.path)["limits"] == {"failed_items": None, "failed_mini_batches": 2}
+
+
 @pytest.fixture
 def unfinished(tmp_path, files):
     """A run directory that nobody drives: three of ten mini-batches done, one of them failed, one of them with too few rows."""

@@ -23,7 +23,7 @@ from prefect_parallel_run.runs.drives import drives, note_drive_begin, note_driv
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-from ..made_runs import BEGAN, make_run
+from ..made_runs import BEGAN, adjusted, make_run
 
 LOST = "INSERT INTO attempts VALUES (?, ?, 'lost', 'node-0', 0, 0.0, 0.0, 'NodeLost', 'x', '', 'l')"
 times = st.floats(0, 1e5)
@@ -259,6 +259,19 @@ def test_limits_are_those_of_the_last_drive(tmp_path):
     assert found["error_threshold"].is_exceeded
     assert found["allowed_failed_count"].allowed is None
     assert (found["allowed_failed_percent"].actual, found["allowed_failed_percent"].is_exceeded) == (2, False)
+
+
+def test_limits_are_those_that_a_person_changed_them_to(tmp_path):
+    """With what they were at first; what was ordered is on the timeline, as far as it was followed."""
+    made = make_run(tmp_path / "run", 50, fail=0.0)
+    made.directory.describe({**made.directory.facts(), "config": {"error_threshold": 5, "allowed_failed_percent": 20.0}})
+    adjusted(made)
+    facts = collect(made.directory, nothing)
+    found = {limit.name: limit for limit in limits(facts)}
+    assert (found["error_threshold"].allowed, found["error_threshold"].at_first) == (20, "5")
+    assert found["allowed_failed_percent"].at_first == ""
+    assert not found["error_threshold"].is_exceeded
+    assert facts.timeline.orders == [(2, pytest.approx(1.0, abs=1e-3)), (3, pytest.approx(2.0, abs=1e-3))]
 
 
 def test_a_drive_notes_versions_and_configuration_and_no_secret(tmp_path, scripts):

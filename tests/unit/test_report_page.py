@@ -16,7 +16,7 @@ from prefect_parallel_run.observe.report.page import _text, page
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-from ..made_runs import HOSTILE, make_run
+from ..made_runs import HOSTILE, adjusted, make_run
 
 VOID = {"meta", "br"}
 SHAPES = {"rect", "path", "line", "circle"}
@@ -176,6 +176,17 @@ def test_environment_variables_are_told_by_name(made):
     """Their values are not in the run directory at all (test_report_facts.py)."""
     words = "".join(read(page(collect(made.directory, nothing), 0.0)).words)
     assert "Environment variables: API_TOKEN (their values are not kept)." in words
+
+
+def test_what_was_ordered_is_told_and_marked(made):
+    """In the words of the command line, with who did it; what was no order is text too."""
+    adjusted(made)
+    reader = read(page(collect(made.directory, nothing), 0.0))
+    words = "".join(reader.words)
+    assert "20 forgiven" in words
+    for expected in ("limits error_threshold=20", "ann@host/7", "<b>rubbish", "refused: it is no JSON", "a person ordered"):
+        assert expected in words
+    assert reader.tags <= ALLOWED
 
 
 def luminance(colour):

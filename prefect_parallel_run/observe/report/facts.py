@@ -20,9 +20,9 @@ from prefect_parallel_run.observe.report.samples import Progress, Resources, rea
 from prefect_parallel_run.observe.report.tries import FATAL, Tries, read_tries, worked
 from prefect_parallel_run.planning.plan import Plan, PlanSummary
 from prefect_parallel_run.records import Tally
-from prefect_parallel_run.runs.drives import Drive, drives
+from prefect_parallel_run.runs.drives import Drive, config_in_force, drives
 from prefect_parallel_run.runs.failures import Cause, FailedMiniBatch, causes, failed_mini_batches
-from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 
 _MOST_CAUSES, _MOST_FAILED, _MOST_SLOW = 20, 12, 10
@@ -79,6 +79,7 @@ class Timeline:
     lives: list[Life]  #: ready, when tries are drawn one by one
     starts: list[Life]  #: import and init(), the same
     kills: Mapping[tuple[int, int, str], int]  #: processes that came to an end of that kind, by lane, bin and reason
+    orders: list[tuple[int, float]]  #: number and place of what people ordered, as far as it was followed
     processes: int  #: that were started; 0 where nobody wrote that down
     has_all_processes: bool
 
@@ -92,6 +93,8 @@ class Facts:
     description: Mapping[str, Any]  #: run.json
     status: str
     reason: str
+    config: Mapping[str, Any]  #: as it was in force at the end
+    orders: list[NotedOrder]
     drives: list[Drive]
     driven: int
     tally: Tally
@@ -133,11 +136,15 @@ def collect(directory: RunDirectory, beat: Beat) -> Facts:
         ledger.watch(beat)
         noted = ledger.facts()
         driven = drives(noted)
-        timeline = _timeline(directory, ledger, driven, beat)
+        orders = ledger.orders()
+        timeline = _timeline(directory, ledger, driven, orders, beat)
+        description = directory.facts() if directory.description.exists() else {}
         return Facts(
             directory=os.fspath(directory.path),
             run_id=directory.run_id,
-            description=directory.facts() if directory.description.exists() else {},
+            description=description,
+            config=config_in_force(noted, description.get("config", {})),
+            orders=orders,
             status=_status(directory, noted),
             reason=noted.get("reason", ""),
             drives=driven,
@@ -167,7 +174,9 @@ def _status(directory: RunDirectory, noted: Mapping[str, str]) -> str:
     return "interrupted" if status == "running" and not directory.is_locked() else status
 
 
-def _timeline(directory: RunDirectory, ledger: Ledger, driven: list[Drive], beat: Beat) -> Timeline | None:
+def _timeline(
+    directory: RunDirectory, ledger: Ledger, driven: list[Drive], orders: list[NotedOrder], beat: Beat
+) -> Timeline | None:
     processes, has_all = read_processes(directory.logs, beat)
     done = worked(ledger, [drive.began for drive in driven])
     axis = Axis.over(_intervals(done, processes, driven))
@@ -185,6 +194,9 @@ def _timeline(directory: RunDirectory, ledger: Ledger, driven: list[Drive], beat
         lives=lives if tries.segments is not None else [],
         starts=starts if tries.segments is not None else [],
         kills=_kills(axis, lanes, tries, processes),
+        orders=[
+            (number, axis.place(order.applied_at)) for number, order in enumerate(orders, 1) if order.applied_at is not None
+        ],
         processes=len(processes),
         has_all_processes=has_all,
     )

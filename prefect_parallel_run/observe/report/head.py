@@ -23,6 +23,7 @@ class Limit(NamedTuple):
     allowed: float | None  #: None: everything is forgiven
     actual: float
     counts: tuple[str, str]  #: what it counts: one, several
+    at_first: str = ""  #: what the run was begun with, where that is something else
 
     @property
     def is_exceeded(self) -> bool:
@@ -31,21 +32,23 @@ class Limit(NamedTuple):
 
 
 def limits(facts: Facts) -> list[Limit]:
-    """Return the limits of the last drive, in field order."""
-    config = facts.drives[-1].config if facts.drives else facts.description.get("config", {})
+    """Return the limits as they were in force at the end, in field order."""
     tally = facts.tally
     failed_percent = 100 * tally.failed / tally.planned if tally.planned else 0.0
 
     several = ("mini-batch", "mini-batches")
 
-    def allowed(name: str, everything: float) -> float | None:
-        value = config.get(name)
-        return None if value is None or value == everything else float(value)
+    first = facts.description.get("config", {})
+
+    def limit(name: str, everything: float, actual: float, counts: tuple[str, str]) -> Limit:
+        now, then = (None if (value := config.get(name)) == everything else value for config in (facts.config, first))
+        at_first = "" if now == then or name not in first else "no limit" if then is None else f"{then:,g}"
+        return Limit(name, None if now is None else float(now), actual, counts, at_first)
 
     return [
-        Limit("error_threshold", allowed("error_threshold", -1), tally.failed_items, ("item", "items")),
-        Limit("allowed_failed_count", allowed("allowed_failed_count", -1), tally.failed, several),
-        Limit("allowed_failed_percent", allowed("allowed_failed_percent", 100), failed_percent, several),
+        limit("error_threshold", -1, tally.failed_items, ("item", "items")),
+        limit("allowed_failed_count", -1, tally.failed, several),
+        limit("allowed_failed_percent", 100, failed_percent, several),
     ]
 
 
@@ -184,8 +187,9 @@ def limits_section(facts: Facts) -> Html:
 def _limit(limit: Limit) -> Html:
     is_share = limit.name.endswith("percent")
     actual = f"{limit.actual:.3g} % of the mini-batches failed" if is_share else f"{count(limit.actual, *limit.counts)} failed"
+    at_first = f" (at first {limit.at_first})" if limit.at_first else ""
     if limit.allowed is None:
-        words = join(actual, el("span", " · no limit is set", class_="quiet"))
+        words = join(actual, el("span", f" · no limit is set{at_first}", class_="quiet"))
         return el("li", el("code", limit.name), el("span", words, class_="limit-words"))
     share = min(limit.actual / limit.allowed, 1.0) if limit.allowed else float(limit.actual > 0)
     verdict = (
@@ -202,7 +206,7 @@ def _limit(limit: Limit) -> Html:
     )
     words = el(
         "span",
-        f"{actual}, {limit.allowed:,g}{' %' if is_share else ''} forgiven · ",
+        f"{actual}, {limit.allowed:,g}{' %' if is_share else ''} forgiven{at_first} · ",
         el("b", verdict),
         class_="limit-words",
     )
