@@ -1,8 +1,9 @@
 """The files in ``logs`` that the flow process writes while it drives a run, whoever started it.
 
 ``job_progress_overview.txt`` is for people: written anew every few seconds. ``processed_mini-batches.csv`` has a row per
-finished try, and always agrees with the ledger; it grows with the plan, and nothing else does. ``progress.csv`` has the counts,
-a line every second at first, then ever more rarely; a second drive writes ``r2.progress.csv``, and so on.
+finished try of a whole mini-batch, and always agrees with the ledger; it grows with the plan, and nothing else does.
+``progress.csv`` has the counts, a line every second at first, then ever more rarely; a second drive writes
+``r2.progress.csv``, and so on.
 
 A disk that refuses one of them is told once, and ends that file, not the run: what counts is in the ledger.
 """
@@ -82,12 +83,12 @@ class RunFiles:
     def committed(self, receipts: Sequence[Receipt]) -> None:
         """Write the tries of one commit, in one go; all of them ran on one node."""
         self._processed.append(processed.rows_of(receipts))
-        node = self._node(receipts[0].node)
-        node.tries += len(receipts)
         for receipt in receipts:
-            if receipt.outcome != "succeeded":
-                node.failed += 1
-                self._count_cause(receipt)
+            self._count(receipt)
+
+    def isolated(self, receipt: Receipt) -> None:
+        """Take note of a try of some items of a mini-batch."""
+        self._count(receipt)
 
     def progressed(self, tally: Tally) -> None:
         """Write counts and overview, when they are due."""
@@ -111,6 +112,13 @@ class RunFiles:
 
     def _node(self, name: str) -> NodeCounts:
         return self._nodes.setdefault(name, NodeCounts())
+
+    def _count(self, receipt: Receipt) -> None:
+        node = self._node(receipt.node)
+        node.tries += 1
+        if receipt.outcome != "succeeded":
+            node.failed += 1
+            self._count_cause(receipt)
 
     def _count_cause(self, receipt: Receipt) -> None:
         cause = self._causes.get(receipt.fingerprint)

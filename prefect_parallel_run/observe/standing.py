@@ -86,9 +86,11 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
 
 
 _NODES = (
-    "SELECT node, COUNT(*), TOTAL(outcome = 'succeeded'), MIN(started), MAX(started + seconds),"
-    " TOTAL(outcome = 'succeeded' AND started + seconds > ?), MIN(CASE WHEN started + seconds > ? THEN started END)"
-    " FROM attempts GROUP BY node ORDER BY LENGTH(node), node"
+    "SELECT node, COUNT(*), TOTAL(is_done), MIN(started), MAX(ended), TOTAL(is_done AND ended > ?),"
+    " MIN(CASE WHEN ended > ? THEN started END) FROM ("
+    " SELECT node, started, started + seconds AS ended, outcome = 'succeeded' AS is_done FROM attempts"
+    " UNION ALL SELECT node, started, started + seconds, 0 FROM pieces)"  # tries of some items finish no mini-batch
+    " GROUP BY node ORDER BY LENGTH(node), node"
 )
 
 

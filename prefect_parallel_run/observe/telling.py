@@ -33,6 +33,12 @@ class PrefectWatch(LogWatch):
         super().tried(receipt, state)
         self._artifacts.tried()
 
+    def isolated(self, receipt: Receipt) -> None:
+        """Pass it on."""
+        super().isolated(receipt)
+        if receipt.outcome != "succeeded":
+            self._artifacts.tried()
+
     def progressed(self, tally: Tally) -> None:
         """Pass it on."""
         super().progressed(tally)

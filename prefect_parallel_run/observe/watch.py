@@ -82,6 +82,11 @@ class LogWatch(Observer):
         """Pass it on."""
         self._log.tried(receipt, state)
 
+    def isolated(self, receipt: Receipt) -> None:
+        """Pass it on."""
+        if self._files is not None:
+            self._files.isolated(receipt)
+
     def progressed(self, tally: Tally) -> None:
         """Pass it on."""
         self._log.progressed(tally)

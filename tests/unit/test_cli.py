@@ -363,6 +363,27 @@ def test_failed_names_items_of_a_run_that_is_not_finished(unfinished, files, cap
     assert "ValueError: bad\\x1b[2J" in capsys.readouterr().out
 
 
+def test_failed_names_the_guilty_file_of_a_cause(unfinished, files, capsys):
+    """Once it is known; before that, what was in the first mini-batch. Every try counts, also those of items apart."""
+    assert main(["failed", str(unfinished.path)]) == 0
+    assert f"  in that mini-batch: {files / 'f010.txt'} and 9 more" in capsys.readouterr().out
+    error = {"error_type": "ValueError", "error": "bad", "fingerprint": "f"}
+    bad = Receipt.of_failure(1, 1, "raised", items=1, started=1003.0, seconds=1.0, node="node-1", **error)
+    with Ledger(unfinished.ledger) as ledger:
+        ledger.commit_piece(bad, (5, 10), 0, "isolating")
+        ledger.commit_piece(bad, (7, 8), 1, "failed")
+    assert main(["failed", str(unfinished.path)]) == 0
+    words = capsys.readouterr().out
+    assert "3 failed tries of 1 mini-batch" in words
+    assert f"  failed for good: 1 item\n  the first that was found guilty: {files / 'f017.txt'}\n" in words
+    assert main(["failed", str(unfinished.path), "--mini-batches"]) == 0
+    assert "1\t3 tries\t1 of 1 item (item 7 of it)\t" in capsys.readouterr().out
+    assert main(["show", str(unfinished.path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["nodes"][1] == {"node": "node-1", "tries": 3, "succeeded": 0, "last": 1004.0}
+    assert told["causes"][0]["guilty"] == [1, 7, 8]
+
+
 def test_failed_reads_the_spool_of_a_plan_that_was_never_finished(unfinished, capsys):
     """The same items."""
     from prefect_parallel_run.planning.plan import Group, Plan

@@ -111,6 +111,21 @@ def test_counts_and_overview_are_written_when_they_are_due(run):
     assert lines[-1] == "2: ValueError: all\\x1b[2J bad (raised; first mini-batch 1, on node-0, node-10)"
 
 
+def test_tries_of_items_apart_are_in_the_overview(run):
+    """As a drive that goes on would count them; the rows are of whole mini-batches."""
+    files = RunFiles(run, "score", Tally(planned=6), pytest.fail)
+    commit(run, files, receipt(1, error_type="ValueError"), state="isolating")
+    apart = receipt(1, error_type="ValueError")
+    with Ledger(run.ledger) as ledger:
+        ledger.commit_piece(apart, (0, 5), 0, "isolating")
+    files.isolated(apart)
+    files.ended(Tally(planned=6))
+    assert "\n  2: ValueError: all" in (run.logs / OVERVIEW).read_text()
+    RunFiles(run, "score", Tally(planned=6), pytest.fail).ended(Tally(planned=6))
+    assert "\n  2: ValueError: all" in (run.logs / OVERVIEW).read_text()
+    assert len(rows(run.logs / PROCESSED)) == 1
+
+
 def test_a_file_that_the_disk_refuses_is_told_once_and_ends(run):
     """The run, and the other files, go on."""
     (run.logs / PROGRESS).symlink_to("/dev/full")

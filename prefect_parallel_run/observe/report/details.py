@@ -91,7 +91,7 @@ def _slowest(slowest: list[Slow]) -> Html | None:
         (
             duration(slow.seconds),
             slow.mini_batch,
-            slow.attempt,
+            slow.attempt or "apart",
             outcome(slow.outcome) if slow.outcome == "succeeded" else f"✕ {outcome(slow.outcome)}",
             count(slow.items),
             slow.node,

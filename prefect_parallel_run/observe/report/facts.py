@@ -35,7 +35,7 @@ class FoundCause(NamedTuple):
     cause: Cause
     first_at: float  #: Unix time, s; 0 when it is not known
     last_at: float
-    places: list[str]  #: what was in its first mini-batch
+    places: list[str]  #: the first guilty items, where they are known; else what was in its first mini-batch
     ended: int  #: mini-batches whose last try it was
 
 
@@ -50,7 +50,7 @@ class Slow(NamedTuple):
     """A try that took long."""
 
     mini_batch: int
-    attempt: int
+    attempt: int  #: 0: some of its items were tried apart
     outcome: str
     node: str
     seconds: float
@@ -266,9 +266,10 @@ def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FoundCause]:
             " AND attempt = attempts WHERE state = 'failed' GROUP BY fingerprint"
         )
     )
-    for cause in sorted(found, key=lambda cause: -ended.get(cause.fingerprint, 0)):  # of equal ones the most frequent first
+    for cause in sorted(found, key=lambda cause: -cause.failed_items):  # of equal ones the most frequent first
         first, last = times.get(cause.fingerprint, (0.0, 0.0))
-        places = _places(plan, cause.first_mini_batch)
+        number, *piece = cause.guilty or (cause.first_mini_batch,)
+        places = _places(plan, number, (piece[0], piece[1]) if piece else None)
         yield FoundCause(cause, first or 0.0, last or 0.0, places, ended.get(cause.fingerprint, 0))
 
 
@@ -279,12 +280,14 @@ def _failed(ledger: Ledger, plan: Plan | None) -> Iterator[Failed]:
 
 def _slowest(ledger: Ledger, plan: Plan | None) -> Iterator[Slow]:
     query = (
-        "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), seconds, items FROM (SELECT mini_batch, attempt, outcome,"
-        " node, seconds FROM attempts WHERE seconds > 0 ORDER BY seconds DESC, mini_batch LIMIT ?)"
-        " JOIN mini_batches USING (mini_batch) ORDER BY seconds DESC, mini_batch"
+        "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), seconds, start, stop, items FROM ("
+        " SELECT mini_batch, attempt, outcome, node, seconds, 0 AS start, 0 AS stop FROM attempts WHERE seconds > 0"
+        " UNION ALL SELECT mini_batch, 0, outcome, node, seconds, start, stop FROM pieces WHERE seconds > 0"
+        " ORDER BY seconds DESC, mini_batch LIMIT ?) JOIN mini_batches USING (mini_batch) ORDER BY seconds DESC, mini_batch"
     )
-    for mini_batch, attempt, outcome, node, seconds, items in ledger.rows(query, _MOST_SLOW):
-        yield Slow(mini_batch, attempt, outcome, node, seconds, items, _places(plan, mini_batch, None, 1))
+    for mini_batch, attempt, outcome, node, seconds, start, stop, items in ledger.rows(query, _MOST_SLOW):
+        places = _places(plan, mini_batch, (start, stop) if stop else None, 1)
+        yield Slow(mini_batch, attempt, outcome, node, seconds, stop - start if stop else items, places)
 
 
 def _places(plan: Plan | None, number: int, piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:

@@ -85,9 +85,9 @@ def _figures(facts: Facts) -> Iterator[tuple[str, list[object]]]:
     yield "items", [count(tally.succeeded_items), _small(f"of {count(tally.items)} succeeded")]
     yield "rows", [count(tally.rows), _small(_result_size(facts))]
     if facts.timeline is not None and seconds:
-        good = int(facts.timeline.tries.succeeded.sum())
         lanes = facts.timeline.lanes
-        yield "throughput", [rate(good / seconds), _small(f"mini-batches; {rate(tally.succeeded_items / seconds)} items")]
+        items = rate(tally.succeeded_items / seconds)
+        yield "throughput", [rate(tally.succeeded / seconds), _small(f"mini-batches; {items} items")]
         yield "ran on", [count(lanes.total, "slot"), _small(f"on {count(lanes.nodes, 'node')}; {_utilisation(facts)}")]
     if facts.began is not None:
         last = "" if facts.ended is None or facts.status == "running" else f"to {moment(facts.ended)}"
