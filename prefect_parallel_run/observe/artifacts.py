@@ -24,6 +24,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
 from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.observe.course import Course
 from prefect_parallel_run.observe.failure_table import FailureTable
 from prefect_parallel_run.observe.logs import Logger
 from prefect_parallel_run.observe.progress import done_percent, sentence
@@ -51,14 +52,14 @@ class RunArtifacts:
         self._table: FailureTable | None = None
         self._has_new_failures = False
         self._dashboard = ""
-        self._begun = self._next = self._next_table = clock()
-        self._begun_with = Tally()
+        self._next = self._next_table = clock()
+        self._course = Course(Tally(), clock)
 
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
+    def began(self, run: RunDirectory, tally: Tally, dashboard: str, course: Course) -> None:
         """Create the progress artifact, or take up that of an earlier try."""
-        self._run, self._begun_with, self._dashboard = run, tally, dashboard
+        self._run, self._dashboard, self._course = run, dashboard, course
         self._table = FailureTable(run)
-        self._begun = self._next = self._next_table = self._clock()
+        self._next = self._next_table = self._clock()
         with Ledger(run.ledger) as ledger:
             facts = ledger.facts()
             self._ids = {kind: UUID(facts[_note(kind)]) for kind in ("progress", "failures") if _note(kind) in facts}
@@ -118,13 +119,13 @@ class RunArtifacts:
             ledger.note(**{_note(kind): str(made)})
 
     def _describe(self, tally: Tally) -> str:
-        words = f"{self._step}: {sentence(tally, self._begun_with.finished, self._clock() - self._begun)}"
+        words = f"{self._step}: {sentence(self._course.going(tally))}"
         return f"{words} · [Dask dashboard]({self._dashboard})" if self._dashboard else words
 
     def _summary(self, tally: Tally) -> str:
-        elapsed = max(self._clock() - self._begun, 1e-9)
-        done = tally.finished - self._begun_with.finished
-        items = tally.succeeded_items + tally.failed_items - self._begun_with.succeeded_items - self._begun_with.failed_items
+        going, before = self._course.going(tally), self._course.begun_with
+        at_work = max(going.at_work, 1e-9)
+        items = tally.succeeded_items + tally.failed_items - before.succeeded_items - before.failed_items
         rows = [
             ("mini-batches", tally.planned, tally.succeeded, tally.failed, tally.planned - tally.finished),
             (
@@ -138,8 +139,8 @@ class RunArtifacts:
         table = "\n".join(f"| {name} | {a} | {b} | {c} | {d} |" for name, a, b, c, d in rows)
         return (
             f"# {self._step}\n\n| | total | succeeded | failed | not reached |\n|---|---|---|---|---|\n{table}\n\n"
-            f"{tally.rows} rows · {format_seconds(elapsed)} · {done / elapsed:.1f} mini-batches/s ·"
-            f" {items / elapsed:.1f} items/s\n\n"
+            f"{tally.rows} rows · {format_seconds(going.elapsed)} · {going.done / at_work:.1f} mini-batches/s ·"
+            f" {items / at_work:.1f} items/s\n\n"
             f"Run directory: `{self._run.path if self._run else ''}`\n"
         )
 

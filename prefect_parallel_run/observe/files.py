@@ -16,8 +16,8 @@ from pathlib import Path
 
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.observe import processed
+from prefect_parallel_run.observe.course import Course
 from prefect_parallel_run.observe.overview import CauseCounts, NodeCounts, Overview
-from prefect_parallel_run.observe.progress import remaining_seconds
 from prefect_parallel_run.policy.sampling import Widening
 from prefect_parallel_run.records import Receipt, Tally, drive_prefix
 from prefect_parallel_run.runs.failures import causes
@@ -40,6 +40,7 @@ class RunFiles:
         step: Its name.
         tally: Counts as the drive begins.
         warned: Told, once for each file, that a disk refuses it.
+        course: Of the drive.
         clock: Monotonic, s.
     """
 
@@ -49,10 +50,11 @@ class RunFiles:
         step: str,
         tally: Tally,
         warned: Callable[[str], None],
+        course: Course | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._step, self._tally, self._clock = run, step, tally, clock
-        self._begun, self._begun_with = clock(), tally.finished
+        self._course = course or Course(tally, clock)
         self._status = ("running", "")
         self._nodes: dict[str, NodeCounts] = {}
         self._causes: dict[str, CauseCounts] = {}  # by fingerprint
@@ -65,8 +67,8 @@ class RunFiles:
                 self._causes[cause.fingerprint] = CauseCounts(*words, cause.tries, set(cause.nodes.split(",")))
         self._progress = _File(run.logs / f"{drive_prefix(self._drive)}{PROGRESS}", warned)
         self._progress.append(PROGRESS_HEADER)
-        self._pace = Widening(self._begun)
-        self._next_overview = self._begun
+        self._pace = Widening(clock())
+        self._next_overview = clock()
 
     def node_joined(self, facts: NodeFacts) -> None:
         """Take note that a node opened."""
@@ -94,21 +96,21 @@ class RunFiles:
         """Write counts and overview, when they are due."""
         self._tally, now = tally, self._clock()
         if self._pace.is_due(now):
-            self._write_progress(now)
+            self._write_progress()
         if now >= self._next_overview:
             self._next_overview = now + _OVERVIEW_EVERY
-            self._write_overview(now)
+            self._write_overview()
 
     def ended(self, tally: Tally) -> None:
         """Write the last counts of the drive."""
         self._tally = tally
-        self._write_progress(now := self._clock())
-        self._write_overview(now)
+        self._write_progress()
+        self._write_overview()
 
     def closed(self, status: str, reason: str) -> None:
         """Write how the run ended; the result is published, or will not be."""
         self._status = (status, reason)
-        self._write_overview(self._clock())
+        self._write_overview()
 
     def _node(self, name: str) -> NodeCounts:
         return self._nodes.setdefault(name, NodeCounts())
@@ -131,14 +133,14 @@ class RunFiles:
         cause.first_mini_batch = min(cause.first_mini_batch, receipt.mini_batch)
         cause.nodes.add(receipt.node)
 
-    def _write_progress(self, now: float) -> None:
+    def _write_progress(self) -> None:
         tally = self._tally
-        left = remaining_seconds(tally, self._begun_with, now - self._begun)
+        left = self._course.going(tally).outlook.remaining
         counts = (tally.planned, tally.finished, tally.succeeded, tally.failed, tally.waiting)
         values = (*counts, tally.succeeded_items, tally.failed_items, tally.rows, "" if left is None else f"{left:.1f}")
         self._progress.append(f"{time.time():.3f},{','.join(map(str, values))}\n")
 
-    def _write_overview(self, now: float) -> None:
+    def _write_overview(self) -> None:
         status, reason = self._status
         overview = Overview(
             run=self._run.run_id,
@@ -147,9 +149,7 @@ class RunFiles:
             reason=reason,
             drive=self._drive,
             now=time.time(),
-            elapsed=now - self._begun,
-            begun_with=self._begun_with,
-            tally=self._tally,
+            going=self._course.going(self._tally),
             nodes=self._nodes,
             causes=list(self._causes.values()),
         )

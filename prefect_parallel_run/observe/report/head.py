@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import NamedTuple
 
 from prefect_parallel_run.observe.report.bars import stacked_bar
@@ -10,6 +11,7 @@ from prefect_parallel_run.observe.report.charts import legend, percent
 from prefect_parallel_run.observe.report.elements import Html, el, join
 from prefect_parallel_run.observe.report.facts import Facts
 from prefect_parallel_run.observe.report.words import STATUS, duration, moment, rate
+from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.units import count, format_size
 
@@ -39,16 +41,17 @@ def limits(facts: Facts) -> list[Limit]:
     several = ("mini-batch", "mini-batches")
 
     first = facts.description.get("config", {})
+    forgiven, before = (asdict(FailureLimits.of(config)) for config in (facts.config, first))
 
-    def limit(name: str, everything: float, actual: float, counts: tuple[str, str]) -> Limit:
-        now, then = (None if (value := config.get(name)) == everything else value for config in (facts.config, first))
+    def limit(name: str, actual: float, counts: tuple[str, str]) -> Limit:
+        now, then = forgiven[name], before[name]
         at_first = "" if now == then or name not in first else "no limit" if then is None else f"{then:,g}"
-        return Limit(name, None if now is None else float(now), actual, counts, at_first)
+        return Limit(name, now, actual, counts, at_first)
 
     return [
-        limit("error_threshold", -1, tally.failed_items, ("item", "items")),
-        limit("allowed_failed_count", -1, tally.failed, several),
-        limit("allowed_failed_percent", 100, failed_percent, several),
+        limit("error_threshold", tally.failed_items, ("item", "items")),
+        limit("allowed_failed_count", tally.failed, several),
+        limit("allowed_failed_percent", failed_percent, several),
     ]
 
 
