@@ -97,6 +97,10 @@ class RunLog:
         """Tell what a person has ordered, and what comes of it."""
         self._logger.info("%s ordered %s: %s", neutral(by), neutral(order), answer, extra={"action": "ordered"})
 
+    def noted(self, text: str) -> None:
+        """Pass on what is no warning."""
+        self._logger.info("%s", neutral(text), extra={"action": "noted"})
+
     def warned(self, text: str) -> None:
         """Pass a warning on."""
         self._logger.warning("%s", neutral(text), extra={"action": "warning"})

@@ -120,6 +120,10 @@ class LogWatch(Observer):
         """Take note of it: progress has nothing to tell meanwhile, and no rate."""
         self._course.paused(is_paused)
 
+    def noted(self, text: str) -> None:
+        """Pass it on."""
+        self._log.noted(text)
+
     def warned(self, text: str) -> None:
         """Pass it on."""
         self._log.warned(text)
