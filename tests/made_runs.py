@@ -26,7 +26,7 @@ CAUSES = [
     ("raised", "PIL.UnidentifiedImageError", "cannot identify image file {}"),
     ("raised", "ValueError", HOSTILE + " {}"),
     ("timed_out", "RunTimeout", "run() took over run_invocation_timeout = 60 s"),
-    ("died", "SIGSEGV", "its process was killed by SIGSEGV"),
+    ("died", "SIGSEGV", "its process was killed"),
 ]
 
 
