@@ -149,6 +149,24 @@ def test_the_status_has_a_shape_and_words(tmp_path, status, words):
     assert f"{words} {status.capitalize() if status != 'running' else 'Interrupted'}" in text
 
 
+def test_what_failed_in_a_run_that_succeeded_stands_in_its_first_line(tmp_path):
+    """And not a word of it where all went well."""
+    made = make_run(tmp_path / "run", 60, fail=0.0)
+    words = "".join(read(page(collect(made.directory, nothing), 0.0)).words)
+    assert "Succeeded10 items failed, as the limits allow." in words
+    with Ledger(made.directory.ledger) as ledger:
+        ledger._connection.execute("UPDATE mini_batches SET state = 'succeeded', succeeded = items, failed = 0")
+    assert "as the limits allow" not in page(collect(made.directory, nothing), 0.0)
+
+
+def test_a_long_traceback_ends_with_what_it_was(made):
+    """It wraps, and what is left out is in its middle: the last line is the one that counts."""
+    assert "max-height" not in _text("page.css")
+    with Ledger(made.directory.ledger) as ledger:
+        ledger._connection.execute("UPDATE attempts SET traceback = ?", ("line\n" * 2_000 + "OSError: decisive",))
+    assert "OSError: decisive" in "".join(read(page(collect(made.directory, nothing), 0.0)).words)
+
+
 def test_a_run_without_anything_has_a_page(tmp_path):
     """Planned and never begun; no logs, no plan, no description."""
     directory = RunDirectory(tmp_path / "run")

@@ -182,11 +182,10 @@ def track(key: str, title: str, most: float, words: Callable[[float], str], shap
     )
 
 
-def level(value: float, most: float, words: str) -> list[Html]:
-    """Return a line right across at *value*, with its words."""
+def level(value: float, most: float) -> Html:
+    """Return a dashed line right across at *value*; its words belong above the plot, where no curve runs through them."""
     y = _y(value, most)
-    line = el("line", x1=0, x2="100%", y1=y, y2=y, class_="level")
-    return [line, el("text", words, x="99.5%", y=_figure(value, most) - 5, text_anchor="end", class_="level-words")]
+    return el("line", x1=0, x2="100%", y1=y, y2=y, class_="level")
 
 
 def most_of(*arrays: Floats | None) -> float:

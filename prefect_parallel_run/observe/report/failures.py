@@ -9,7 +9,7 @@ from prefect_parallel_run.observe.report.words import moment, outcome
 from prefect_parallel_run.units import count
 
 _LONGEST_TEXT = 600  #: characters of an error's words
-_LONGEST_TRACEBACK = 6_000
+_LONGEST_TRACEBACK = 4_000  #: of which both ends are shown: the last line says what it was
 _MOST_NODES = 8
 _MOST_AT_ONCE = 4  #: causes; the others are folded away
 
