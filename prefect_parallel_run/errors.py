@@ -58,6 +58,13 @@ class InputError(ParallelRunError):
         return f"input {self.path}: {self.reason}"
 
 
+class NoRunError(InputError):
+    """There is no run where one was looked for, or the run has no such mini-batch; *path* is its directory."""
+
+    def __str__(self) -> str:
+        return f"run {self.path}: {self.reason}"
+
+
 class InputChangedError(ParallelRunError):
     """What a run directory was planned for is not what is there now; *changes* has one line per difference."""
 

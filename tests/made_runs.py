@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect_parallel_run.planning.writing import PlanWriter
 from prefect_parallel_run.records import Cut, Receipt
 from prefect_parallel_run.runs.drives import versions
-from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 BEGAN = 1_760_000_000.0
@@ -26,7 +26,7 @@ CAUSES = [
     ("raised", "PIL.UnidentifiedImageError", "cannot identify image file {}"),
     ("raised", "ValueError", HOSTILE + " {}"),
     ("timed_out", "RunTimeout", "run() took over run_invocation_timeout = 60 s"),
-    ("died", "SIGSEGV", "its process was killed by SIGSEGV"),
+    ("died", "SIGSEGV", "its process was killed"),
 ]
 
 
@@ -246,3 +246,16 @@ def _times(begins, end):
     while at < end:
         yield at
         at += step
+
+
+def adjusted(made):
+    """Have a person raise the limit of a run, and pause it; one order was refused."""
+    with Ledger(made.directory.ledger) as ledger:
+        orders = [
+            NotedOrder("a", BEGAN + 1, "ann@host/7", '{"limits": {"error_threshold": 20}}', BEGAN + 1, "the limits are …"),
+            NotedOrder("b", BEGAN + 2, "bob@host/8", '{"pause": {}}', BEGAN + 2, "no mini-batch is begun"),
+            NotedOrder("c", None, None, "<b>rubbish", None, "it is no JSON"),
+        ]
+        facts = {"adjustments": json.dumps({"error_threshold": {"now": 20, "instead_of": [5]}})}
+        for order in orders:
+            ledger.note_order(order, facts)

@@ -28,6 +28,15 @@ def name_prefix(spec: StepSpec, now: dict[str, Any]) -> str:
     return f"{spec.name}-{digest(now['identity'])[:12]}-"
 
 
+def step_of(run_id: str) -> str:
+    """Return the name of the step that made a run.
+
+    >>> step_of("score-images-78d693fc5b28-20261125T224333-80d950")
+    'score-images'
+    """
+    return run_id.rsplit("-", 3)[0]
+
+
 def discard(planned: Path) -> None:
     """Remove a plan that is not needed, and its folder, if they are there."""
     shutil.rmtree(planned.parent, ignore_errors=True)

@@ -127,9 +127,7 @@ def _literal(path: str) -> str:
 
 
 def failure_limits(config: ParallelRunConfig) -> FailureLimits:
-    """Return what *config* forgives; its -1, 100 and None all mean: everything."""
-    return FailureLimits(
-        error_threshold=None if config.error_threshold == -1 else config.error_threshold,
-        allowed_failed_count=None if config.allowed_failed_count == -1 else config.allowed_failed_count,
-        allowed_failed_percent=None if config.allowed_failed_percent == 100 else config.allowed_failed_percent,
+    """Return what *config* forgives."""
+    return FailureLimits.of(
+        {name: getattr(config, name) for name in ("error_threshold", "allowed_failed_count", "allowed_failed_percent")}
     )

@@ -51,11 +51,10 @@ def next_steps(error: BaseException, place: str) -> list[Suggestion]:
     """Return what a person may want to do after *error* ended the run in *place*."""
     resume = command("resume", place)
     if isinstance(error, LimitExceededError):
-        return [
-            (command("failed", place), "what failed, by cause"),
-            (f"{resume} --{error.limit.replace('_', '-')} N", "go on with another limit"),
-            (f"{resume} --retry-failed", "give what failed a fresh set of tries"),
-        ]
+        from prefect_parallel_run.observe.standing_text import next_after_limit  # noqa: PLC0415  not for --help
+
+        options = [(f"{resume} {option}", does) for option, does in next_after_limit(error.limit)]
+        return [(command("failed", place), "what failed, by cause"), *options]
     if isinstance(error, InputChangedError):
         return [(f"{resume} --accept-changes", "keep what is finished and plan anew what changed")]
     if isinstance(error, KeyboardInterrupt | ComputeTargetError | OSError):

@@ -49,11 +49,12 @@ def _failed(given: argparse.Namespace) -> int:
         elif given.mini_batches:
             _mini_batches(ledger, given)
         else:
-            _causes(ledger, given)
+            _causes(directory, ledger, given)
     return Exit.WELL
 
 
-def _causes(ledger: Ledger, given: argparse.Namespace) -> None:
+def _causes(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) -> None:
+    from prefect_parallel_run.observe.failure_table import FailureTable  # noqa: PLC0415  the same
     from prefect_parallel_run.observe.logs import neutral  # noqa: PLC0415  the same
     from prefect_parallel_run.runs.failures import causes  # noqa: PLC0415  the same
 
@@ -61,10 +62,14 @@ def _causes(ledger: Ledger, given: argparse.Namespace) -> None:
     if given.json:
         emit_json([cause._asdict() for cause in found])
         return
-    for cause in found:
+    for cause, place in zip(found, FailureTable(directory).places(found), strict=True):
         tries = f"{count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}"
         words = f"{tries}, the first is {cause.first_mini_batch}"
         emit(f"{neutral(cause.error_type)}: {neutral(cause.error)} ({cause.outcome}; {words}; on {cause.nodes})")
+        if cause.failed_items:
+            emit(f"  failed for good: {count(cause.failed_items, 'item')}")
+        if place:
+            emit(f"  {'the first that was found guilty' if cause.guilty else 'in that mini-batch'}: {place}")
         if cause.traceback:
             emit("  " + neutral(cause.traceback).rstrip().replace("\n", "\n  "))
     if not found:
@@ -118,7 +123,8 @@ def _mini_batches(ledger: Ledger, given: argparse.Namespace) -> None:
         for failed in found:
             items = f"{failed.failed:,} of {count(failed.items, 'item')}"
             if failed.piece is not None:
-                items += f" (items {failed.piece[0]} to {failed.piece[1] - 1} of it)"
+                first, last = failed.piece[0], failed.piece[1] - 1
+                items += f" (item {first} of it)" if first == last else f" (items {first} to {last} of it)"
             error = neutral(f"{failed.error_type}: {failed.error}").strip().partition("\n")[0]
             why = error if failed.state == "failed" else "fewer rows than items"
             yield f"{failed.mini_batch}\t{count(failed.attempts, 'try', 'tries')}\t{items}\t{why}"

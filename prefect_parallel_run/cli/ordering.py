@@ -10,10 +10,10 @@ import uuid
 from typing import Any
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.errors import InputError, ParallelRunError
+from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.runs.control_files import Lines, answer_in, append
 from prefect_parallel_run.runs.orders import Order, check
-from prefect_parallel_run.runs.run_directory import RunDirectory, place_here
+from prefect_parallel_run.runs.run_directory import RunDirectory, no_run, place_here
 
 PATIENCE = 10.0  #: s for the answer; one that listens takes a second
 _GLANCE = 0.1  #: s between two looks for it
@@ -44,7 +44,7 @@ def give(place: str, kind: str, values: dict[str, float], patience: float = PATI
 
     Raises:
         ValueError: It is no order.
-        InputError: There is no run directory.
+        NoRunError: There is no run directory.
         NotDrivenError: Nobody drives the run, or not where an order could be given.
     """
     began = time.monotonic()
@@ -72,7 +72,7 @@ def _directory(place: str) -> RunDirectory:
     if is_remote(place):
         words = f"it is not driven on this machine, where it would be worked on in {directory.path}"
         raise NotDrivenError(place, f"{words}; give the order on the machine of its flow, with that flow's PREFECT_HOME")
-    raise InputError(place, "is no run directory: it has no run.json")
+    raise no_run(place, directory)
 
 
 def _driver(place: str, directory: RunDirectory) -> str:

@@ -36,7 +36,7 @@ def open_run(place: str, *, to_look_at: bool = False) -> RunDirectory:
     Of one in a store that is only *to_look_at* its rows stay where they are.
 
     Raises:
-        InputError: There is none.
+        NoRunError: There is none.
     """
     from prefect_parallel_run.driving.resume import open_run_directory  # noqa: PLC0415  pandas and Arrow, which --help does not need
 

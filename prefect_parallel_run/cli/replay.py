@@ -33,7 +33,7 @@ def _replay(given: argparse.Namespace) -> int:
         say(f"replayed by {sys.executable}, not by the run's environment {spec.interpreter}")
     try:
         with redirect_stdout(sys.stderr if given.json else sys.stdout):
-            result = replay(directory, spec, given.mini_batch, _debugged if given.pdb else _called)
+            result = replay(directory, spec, given.mini_batch, _debugged if given.pdb else _called, _say)
     except (ParallelRunError, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001  whatever the script raised is what the person wants to see
@@ -47,6 +47,12 @@ def _replay(given: argparse.Namespace) -> int:
     else:
         emit(rows)
     return Exit.WELL
+
+
+def _say(text: str) -> None:
+    from prefect_parallel_run.observe.logs import neutral  # noqa: PLC0415  the same
+
+    say(neutral(text))
 
 
 def _called(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -277,6 +277,7 @@ class Dispatcher:
                     self._commit(decided)
                 case CommitPiece():
                     self._ledger.commit_piece(instruction.receipt, instruction.piece, instruction.failed, instruction.state)
+                    self._observer.isolated(instruction.receipt)
                 case Hold(breach):
                     self._observer.held(breach)
                 case Release():

@@ -32,6 +32,9 @@ class Observer(Protocol):
     def tried(self, receipt: Receipt, state: str) -> None:
         """A try failed; *state* is where its mini-batch stands now."""
 
+    def isolated(self, receipt: Receipt) -> None:
+        """Some items of a mini-batch were tried apart from the others, and that is in the ledger."""
+
     def progressed(self, tally: Tally) -> None:
         """Counts changed, or time passed."""
 

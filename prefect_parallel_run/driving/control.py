@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Protocol
 
+from prefect_parallel_run import units
 from prefect_parallel_run.choice.spec import failure_limits
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.messages import Continued, LimitsChanged, Ordered, Paused, ProcessesChanged
@@ -109,11 +110,14 @@ class Control:
     def _adjust(self, order: Order) -> None:
         config = self._config.model_dump(include=set(order.values))
         begun_with = {name: self._directory.facts()["config"].get(name) for name in order.values}
+        before = self._adjustments.of(self._config).process_count_per_node
         self._adjustments = self._adjustments.with_values(order.values, config, begun_with)
         adjusted = self._adjustments.of(self._config)
         count = adjusted.process_count_per_node
         if order.kind == "processes" and count is not None:
-            words = f"every node has {count} processes from now on; one too many ends behind the mini-batch that it runs"
+            words = f"every node has {units.count(count, 'process', 'processes')} from now on"
+            if before is None or before > count:
+                words += "; one too many ends behind the mini-batch that it runs"
             event: Ordered = ProcessesChanged(count)
         else:
             words = "the limits are " + _told_limits(adjusted)
@@ -144,4 +148,4 @@ class Control:
 
 def _told_limits(config: ParallelRunConfig) -> str:
     found = asdict(failure_limits(config))
-    return ", ".join(f"{name} {'none' if value is None else format(value, 'g')}" for name, value in found.items())
+    return ", ".join(f"{name} {'no limit' if value is None else format(value, 'g')}" for name, value in found.items())

@@ -47,6 +47,9 @@ class Watch(Observer, Told, Protocol):
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         """The first mini-batches are about to be handed out; *tally* is not empty when the run goes on from its ledger."""
 
+    def noted(self, text: str) -> None:
+        """Something that a person may want to know; nothing is wrong."""
+
     def ended(self, ledger: Ledger) -> None:
         """Nothing runs any more, well or not; the ledger has the last word on every mini-batch."""
 

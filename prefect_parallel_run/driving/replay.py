@@ -16,13 +16,15 @@ from prefect_parallel_run.child.script import load
 from prefect_parallel_run.child.stand_ins import offer_names
 from prefect_parallel_run.child.writing import materialise
 from prefect_parallel_run.choice.spec import StepSpec
-from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.errors import NoRunError
 from prefect_parallel_run.node.fetching import fetch, is_fetched
+from prefect_parallel_run.observe.failure_table import place_of
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.units import count
 
 
-def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[..., Any]) -> Any:
+def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[..., Any], say: Callable[[str], None]) -> Any:
     """Return what run() returns for mini-batch *number*; nothing is written to the ledger or to the result.
 
     Args:
@@ -30,13 +32,14 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
         spec: What the run was asked to do.
         number: Of the mini-batch, from 0.
         call: Calls a function with arguments; a debugger may stand between.
+        say: Told what is about to be run.
 
     Raises:
-        InputError: There is no such mini-batch.
+        NoRunError: There is no such mini-batch.
     """
     plan = Plan.open(directory.plan)
     if not 0 <= number < plan.summary.mini_batches:
-        raise InputError(str(directory.path), f"has no mini-batch {number}; there are {plan.summary.mini_batches}, from 0")
+        raise NoRunError(str(directory.path), f"has no mini-batch {number}; there are {plan.summary.mini_batches}, from 0")
     offer_names()
     os.environ.update(spec.config.environment_variables)
     os.environ["AZUREML_BI_OUTPUT_PATH"] = str(spec.output or "")
@@ -45,6 +48,8 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
     EntryScript.side_inputs = dict(spec.side_inputs)
     path, source = str(spec.config.script_path), str(spec.config.source_path)
     work = json.loads(plan.works(number, number + 1)[0])
+    how_many = count(plan.items(number, number + 1)[0], "item")
+    say(f"mini-batch {number}, {how_many}: {place_of(work)}; it may take any time: run_invocation_timeout does not hold here")
     with tempfile.TemporaryDirectory(prefix="parallel_run_replay_") as scratch:
         EntryScript.working_dir = scratch
         EntryScript.agent_name, EntryScript.dir = "replay", os.path.dirname(path)  # noqa: PTH120  a text, as in a child

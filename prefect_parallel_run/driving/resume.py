@@ -15,12 +15,12 @@ from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, place_here, prefect_home, workplace
+from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, no_run, place_here, prefect_home, workplace
 from prefect_parallel_run.stores.mirror import pull
 
 
 def open_run_directory(place: str, *, parts: bool = True) -> RunDirectory:
-    """Return the run directory at a path or URL; raises InputError when it is none.
+    """Return the run directory at a path or URL; raises NoRunError when it is none.
 
     One in a store is copied to this machine first, unless it was driven here last; without *parts* only to be looked at.
     """
@@ -29,7 +29,7 @@ def open_run_directory(place: str, *, parts: bool = True) -> RunDirectory:
         directory.path.parent.mkdir(parents=True, exist_ok=True)
         pull(place.rstrip("/"), directory.path, parts=parts)
     if not directory.description.is_file():
-        raise InputError(place, "is no run directory: it has no run.json")
+        raise no_run(place, directory)
     return directory
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from prefect_parallel_run.background import Background, Unwanted, both
-from prefect_parallel_run.choice.new_run import complete_description
+from prefect_parallel_run.choice.new_run import complete_description, step_of
 from prefect_parallel_run.choice.run_choice import (
     Choice,
     Look,
@@ -190,7 +190,7 @@ def _reduction(spec: StepSpec, choice: Choice, ledger: Ledger, watch: Watch, hea
     """Return what the final reduction needs to know, once the inputs are known to be the planned ones."""
     if choice.check is not None:
         choice.check.wait(heartbeat)
-    _warn_of_replacing(spec, choice.directory, watch)
+    _tell_of_replacing(spec, choice.directory, watch)
     adjustments = Adjustments.of_ledger(ledger)
     return Reduction(
         directory=choice.directory,
@@ -205,16 +205,22 @@ def _reduction(spec: StepSpec, choice: Choice, ledger: Ledger, watch: Watch, hea
     )
 
 
-def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, watch: Watch) -> None:
-    """Tell when the result file is that of another step, or of other inputs."""
+def _tell_of_replacing(spec: StepSpec, directory: RunDirectory, watch: Watch) -> None:
+    """Warn when the result file is that of another step; when it is this step's, of other inputs, it is only noted."""
     if spec.result is None or size_of(spec.result) is None:
         return
-    prefix = directory.run_id.rpartition("-")[0].rpartition("-")[0]  # without time and token: the same step again
-    for run_id, receipt in _receipts(spec):
-        if not run_id.startswith(prefix):
-            if receipt["output_file"] == spec.result:
-                watch.warned(f"{spec.result} is the result of run {run_id}, and is replaced; give each step its own output")
-            return
+    run_id = next((run_id for run_id, receipt in _receipts(spec) if receipt["output_file"] == spec.result), None)
+    if run_id is None or _same_but_for_inputs(run_id) == _same_but_for_inputs(directory.run_id):
+        return
+    if step_of(run_id) != step_of(directory.run_id):
+        watch.warned(f"{spec.result} is the result of run {run_id}, and is replaced; give each step its own output")
+    else:
+        watch.noted(f"{spec.result}, the result of run {run_id} of this step, is replaced")
+
+
+def _same_but_for_inputs(run_id: str) -> str:
+    """Return the name of a run without time and token."""
+    return run_id.rsplit("-", 2)[0]
 
 
 def _receipts(spec: StepSpec) -> Iterator[tuple[str, dict[str, Any]]]:

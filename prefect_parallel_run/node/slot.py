@@ -248,7 +248,8 @@ class Slot:
         """Return the verdict on a child that cannot go on, or None."""
         ended = child.exit_status()
         if ended is not None:
-            return _Verdict("died", IDLE, death_name(ended), f"its process {describe_exit(ended)}")
+            words = "its process was killed" if ended < 0 else "its process ended"  # by what, or how, its name says
+            return _Verdict("died", IDLE, death_name(ended), words)
         index, begun = child.running()
         if index == IDLE:
             return None

@@ -23,10 +23,11 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
 from prefect_parallel_run.observe.aside import Aside
+from prefect_parallel_run.observe.course import Course
 from prefect_parallel_run.observe.failure_table import FailureTable
 from prefect_parallel_run.observe.logs import Logger
 from prefect_parallel_run.observe.progress import done_percent, sentence
-from prefect_parallel_run.observe.summary import report_text, summary_of_failure, summary_of_result
+from prefect_parallel_run.observe.summary import Done, report_text, summary_of_failure, summary_of_result
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.ledger import Ledger
@@ -53,15 +54,14 @@ class RunArtifacts:
         self._table: FailureTable | None = None
         self._has_new_failures = False
         self._dashboard = ""
-        self._begun = self._next = self._next_table = clock()
-        self._begun_with = self._last = Tally()
+        self._next = self._next_table = clock()
+        self._course, self._last = Course(Tally(), clock), Tally()
 
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
+    def began(self, run: RunDirectory, tally: Tally, dashboard: str, course: Course) -> None:
         """Create the progress artifact, or take up that of an earlier try."""
-        self._run, self._dashboard = run, dashboard
-        self._begun_with = self._last = tally
+        self._run, self._dashboard, self._course, self._last = run, dashboard, course, tally
         self._table = FailureTable(run)
-        self._begun = self._next = self._next_table = self._clock()
+        self._next = self._next_table = self._clock()
         self._aside.do("begin", partial(self._take_up, run, done_percent(tally), self._describe(tally)))
 
     def _take_up(self, run: RunDirectory, percent: float, words: str) -> None:
@@ -94,20 +94,18 @@ class RunArtifacts:
 
     def returned(self, result: ParallelRunResult) -> None:
         """Show a summary of a step that has a result, one of an earlier run too."""
-        self._summarise(summary_of_result(result, *self._done()))
+        self._summarise(summary_of_result(result, self._done()))
 
     def raised(self, error: BaseException) -> None:
         """Show a summary of a run that has none."""
         if self._run is not None:
-            elapsed = self._clock() - self._begun
-            place = str(self._run.path)
-            self._summarise(summary_of_failure(self._step, error, self._last, place, elapsed, *self._done()))
+            self._summarise(summary_of_failure(self._step, error, self._last, str(self._run.path), self._done()))
 
-    def _done(self) -> tuple[int, int]:
-        """Return mini-batches, and items, whose outcome has become final since the run was begun or gone on with."""
-        before, now = self._begun_with, self._last
+    def _done(self) -> Done:
+        """Return what has come to its end since the run was begun or gone on with."""
+        going, before, now = self._course.going(self._last), self._course.begun_with, self._last
         items = now.succeeded_items + now.failed_items - before.succeeded_items - before.failed_items
-        return now.finished - before.finished, items
+        return Done(going.elapsed, going.at_work, going.done, items)
 
     def reported(self, place: str) -> None:
         """Show where the report of the run is, once it is written; *place* is a path or URL."""
@@ -158,7 +156,7 @@ class RunArtifacts:
                 ledger.note(**{_note(kind): str(made)})
 
     def _describe(self, tally: Tally) -> str:
-        words = f"{self._step}: {sentence(tally, self._begun_with.finished, self._clock() - self._begun)}"
+        words = f"{self._step}: {sentence(self._course.going(tally))}"
         return f"{words} · [Dask dashboard]({self._dashboard})" if self._dashboard else words
 
     def _tell(self, call: Callable[[], object]) -> object:

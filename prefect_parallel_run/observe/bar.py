@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from prefect_parallel_run.observe.progress import done_percent, remaining_seconds
-from prefect_parallel_run.records import Tally
+from prefect_parallel_run.observe.progress import Going, done_percent, near_words, percent_words
 from prefect_parallel_run.units import format_seconds
 
 _WIDEST, _NARROWEST = 40, 8  #: columns of the bar itself
@@ -28,21 +27,16 @@ class _Part(NamedTuple):
     colour: str = ""
 
 
-def progress_line(
-    name: str, tally: Tally, begun_with: int, elapsed: float, width: int, style: Style, state: str = "running"
-) -> str:
+def progress_line(name: str, going: Going, width: int, style: Style) -> str:
     """Return the line, *width* columns wide at most; it says in words what its colours say.
 
     Args:
         name: Of the step.
-        tally: Counts now.
-        begun_with: Mini-batches that were finished when this driving began.
-        elapsed: Seconds since then.
+        going: What it tells of.
         width: Columns.
         style: What the terminal can show.
-        state: ``running``, or another word that is then shown.
     """
-    parts = _parts(name, tally, begun_with, elapsed, state)
+    parts, tally = _parts(name, going), going.tally
     while len(parts) > 1 and _length(parts) > width:
         parts.remove(max(parts))
     left = min(width - _length(parts) - len(_GAP), _WIDEST)
@@ -58,30 +52,35 @@ def waiting_line(name: str, doing: str, elapsed: float, width: int, style: Style
     return _painted(text[:width], "dim", style)
 
 
-_PERCENT, _COUNTS, _FAILED, _TO_GO, _STATE, _RATE, _WAITING, _ELAPSED, _ITEMS, _NAME = range(10)
-_ORDER = (_NAME, _PERCENT, _COUNTS, _ITEMS, _RATE, _FAILED, _WAITING, _STATE, _ELAPSED, _TO_GO)
+_PERCENT, _COUNTS, _FAILED, _TO_GO, _STATE, _RATE, _WAITING, _ELAPSED, _ITEMS, _WHY, _NAME = range(11)
+_ORDER = (_NAME, _PERCENT, _COUNTS, _ITEMS, _RATE, _FAILED, _WAITING, _STATE, _WHY, _ELAPSED, _TO_GO)
 
 
-def _parts(name: str, tally: Tally, begun_with: int, elapsed: float, state: str) -> list[_Part]:
-    parts = [_Part(_NAME, name, "strong"), _Part(_ELAPSED, format_seconds(elapsed), "dim")]
+def _parts(name: str, going: Going) -> list[_Part]:
+    tally = going.tally
+    parts = [_Part(_NAME, name, "strong"), _Part(_ELAPSED, format_seconds(going.elapsed), "dim")]
     if tally.is_growing:
         parts.append(_Part(_COUNTS, f"{tally.finished:,} of {tally.planned:,} mini-batches so far"))
     else:
-        parts.append(_Part(_PERCENT, f"{int(done_percent(tally)):3d} %"))
+        parts.append(_Part(_PERCENT, f"{percent_words(tally):>5}"))
         parts.append(_Part(_COUNTS, f"{tally.finished:,} of {tally.planned:,} mini-batches"))
     parts.append(_Part(_ITEMS, f"{tally.succeeded_items:,} items"))
-    if tally.finished > begun_with and elapsed > 0:
-        parts.append(_Part(_RATE, f"{(tally.finished - begun_with) / elapsed:.1f}/s"))
+    if going.rate is not None:
+        parts.append(_Part(_RATE, f"{going.rate:.1f}/s"))
     if tally.failed or tally.failed_items:
         parts.append(_Part(_FAILED, f"{tally.failed:,} failed ({tally.failed_items:,} items)", "bad"))
     if tally.waiting:
         parts.append(_Part(_WAITING, f"{tally.waiting:,} to be tried again"))
-    if state != "running":
-        parts.append(_Part(_STATE, state, "strong"))
-    remaining = remaining_seconds(tally, begun_with, elapsed)
-    if remaining is not None and tally.finished < tally.planned and state == "running":
-        parts.append(_Part(_TO_GO, f"{format_seconds(remaining)} to go"))
-    return parts
+    return parts + _outlook(going)
+
+
+def _outlook(going: Going) -> list[_Part]:
+    outlook = going.outlook
+    if outlook.held is not None:
+        return [_Part(_STATE, "held back", "strong"), _Part(_WHY, near_words(outlook.held))]
+    if outlook.is_paused:
+        return [_Part(_STATE, str(outlook), "strong")]
+    return [_Part(_TO_GO, str(outlook))] if str(outlook) else []
 
 
 def _place(part: _Part) -> int:

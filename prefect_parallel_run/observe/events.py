@@ -16,8 +16,8 @@ from prefect.exceptions import PrefectException
 
 from prefect_parallel_run.errors import LimitExceededError
 from prefect_parallel_run.observe.artifacts import artifact_key
+from prefect_parallel_run.observe.course import Course
 from prefect_parallel_run.observe.logs import Logger, neutral
-from prefect_parallel_run.observe.progress import remaining_seconds
 from prefect_parallel_run.records import Breach, Tally
 from prefect_parallel_run.result import ParallelRunResult
 
@@ -32,15 +32,14 @@ class RunEvents:
     def __init__(self, step: str, logger: Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger, self._clock = logger, clock
         self._resource = {"prefect.resource.id": f"{PREFIX}.{artifact_key(step)}", "prefect.resource.name": step}
-        self._begun = self._next = clock()
-        self._begun_with = 0
+        self._next = clock()
+        self._course = Course(Tally(), clock)
         self._run_id = ""
 
-    def began(self, run_id: str, tally: Tally) -> None:
+    def began(self, run_id: str, tally: Tally, course: Course) -> None:
         """Emit *started*, or *resumed* where an earlier driving has left something."""
-        self._run_id, self._begun_with = run_id, tally.finished
-        self._begun = self._clock()
-        self._next = self._begun + _PROGRESS_EVERY
+        self._run_id, self._course = run_id, course
+        self._next = self._clock() + _PROGRESS_EVERY
         self._emit("resumed" if tally.finished or tally.waiting else "started", **_counts(tally))
 
     def progressed(self, tally: Tally) -> None:
@@ -48,7 +47,7 @@ class RunEvents:
         now = self._clock()
         if now >= self._next:
             self._next = now + _PROGRESS_EVERY
-            remaining = remaining_seconds(tally, self._begun_with, now - self._begun)
+            remaining = self._course.going(tally).outlook.remaining
             self._emit("progressed", **_counts(tally), remaining_seconds=remaining)
 
     def node_left(self, node: str) -> None:

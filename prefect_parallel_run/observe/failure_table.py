@@ -3,48 +3,65 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from prefect_parallel_run.child.row_groups import GROUPS
 from prefect_parallel_run.observe.logs import neutral
+from prefect_parallel_run.output.failed_items import only
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.failures import Cause, causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _MOST_CHARACTERS = 300  #: of an error's text
+_ALL = -1  #: items of a mini-batch
+_Items = tuple[int, int, int]  #: mini-batch, and which of its items: from, up to; or all
 
 
 class FailureTable:
-    """Makes the rows; remembers which files a mini-batch has, so that the plan is read once for each cause."""
+    """Makes the rows; remembers where the items of a cause's example are, so that the plan is read once for each."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
-        self._places: dict[int, str] = {}
+        self._places: dict[_Items, str] = {}
 
     def rows(self, ledger: Ledger) -> list[dict[str, Any]]:
         """Return a row per cause, the most frequent first."""
         found = causes(ledger)
-        self._look_up({cause.first_mini_batch for cause in found} - self._places.keys())
-        return [self._row(cause) for cause in found]
+        places = self.places(found)
+        return [_row(cause, place) for cause, place in zip(found, places, strict=True)]
 
-    def _row(self, cause: Cause) -> dict[str, Any]:
-        return {
-            "cause": f"{cause.error_type}: {neutral(cause.error)[:_MOST_CHARACTERS]}",
-            "its input": self._places.get(cause.first_mini_batch, ""),
-            "outcome": cause.outcome,
-            "failed tries": cause.tries,
-            "mini-batches": cause.mini_batches,
-            "items in them": cause.items,
-            "first mini-batch": cause.first_mini_batch,
-            "nodes": ", ".join(sorted(cause.nodes.split(","))),
-        }
+    def places(self, found: Sequence[Cause]) -> list[str]:
+        """Return what was in the first example of each cause: the guilty items where they are known, else the mini-batch.
 
-    def _look_up(self, mini_batches: set[int]) -> None:
-        if not mini_batches or not self._run.plan.exists():  # while the input is being listed there is none
-            return
-        plan = Plan.open(self._run.plan)
-        self._places |= {number: neutral(place_of(json.loads(plan.works(number, number + 1)[0]))) for number in mini_batches}
+        While the input is being listed nobody knows that: it is an empty text then.
+        """
+        wanted = [cause.guilty or (cause.first_mini_batch, 0, _ALL) for cause in found]
+        if (missing := {*wanted} - self._places.keys()) and self._run.plan.exists():
+            plan = Plan.open(self._run.plan)
+            self._places |= {items: _place_in(plan, items) for items in missing}
+        return [self._places.get(items, "") for items in wanted]
+
+
+def _place_in(plan: Plan, items: _Items) -> str:
+    number, start, stop = items
+    work = json.loads(plan.works(number, number + 1)[0])
+    return neutral(place_of(work if stop == _ALL else only(work, start, stop)))
+
+
+def _row(cause: Cause, place: str) -> dict[str, Any]:
+    return {
+        "cause": f"{cause.error_type}: {neutral(cause.error)[:_MOST_CHARACTERS]}",
+        "its input": place,
+        "outcome": cause.outcome,
+        "failed tries": cause.tries,
+        "mini-batches": cause.mini_batches,
+        "items in them": cause.items,
+        "failed for good": cause.failed_items,
+        "first mini-batch": cause.first_mini_batch,
+        "nodes": ", ".join(sorted(cause.nodes.split(","))),
+    }
 
 
 def place_of(work: dict[str, Any]) -> str:

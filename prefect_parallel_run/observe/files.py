@@ -1,8 +1,9 @@
 """The files in ``logs`` that the flow process writes while it drives a run, whoever started it.
 
 ``job_progress_overview.txt`` is for people: written anew every few seconds. ``processed_mini-batches.csv`` has a row per
-finished try, and always agrees with the ledger; it grows with the plan, and nothing else does. ``progress.csv`` has the counts,
-a line every second at first, then ever more rarely; a second drive writes ``r2.progress.csv``, and so on.
+finished try of a whole mini-batch, and always agrees with the ledger; it grows with the plan, and nothing else does.
+``progress.csv`` has the counts, a line every second at first, then ever more rarely; a second drive writes
+``r2.progress.csv``, and so on.
 
 A disk that refuses one of them is told once, and ends that file, not the run: what counts is in the ledger.
 """
@@ -15,8 +16,8 @@ from pathlib import Path
 
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.observe import processed
+from prefect_parallel_run.observe.course import Course
 from prefect_parallel_run.observe.overview import CauseCounts, NodeCounts, Overview
-from prefect_parallel_run.observe.progress import remaining_seconds
 from prefect_parallel_run.policy.sampling import Widening
 from prefect_parallel_run.records import Receipt, Tally, drive_prefix
 from prefect_parallel_run.runs.failures import causes
@@ -39,6 +40,7 @@ class RunFiles:
         step: Its name.
         tally: Counts as the drive begins.
         warned: Told, once for each file, that a disk refuses it.
+        course: Of the drive.
         clock: Monotonic, s.
     """
 
@@ -48,10 +50,11 @@ class RunFiles:
         step: str,
         tally: Tally,
         warned: Callable[[str], None],
+        course: Course | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._step, self._tally, self._clock = run, step, tally, clock
-        self._begun, self._begun_with = clock(), tally.finished
+        self._course = course or Course(tally, clock)
         self._status = ("running", "")
         self._nodes: dict[str, NodeCounts] = {}
         self._causes: dict[str, CauseCounts] = {}  # by fingerprint
@@ -64,8 +67,8 @@ class RunFiles:
                 self._causes[cause.fingerprint] = CauseCounts(*words, cause.tries, set(cause.nodes.split(",")))
         self._progress = _File(run.logs / f"{drive_prefix(self._drive)}{PROGRESS}", warned)
         self._progress.append(PROGRESS_HEADER)
-        self._pace = Widening(self._begun)
-        self._next_overview = self._begun
+        self._pace = Widening(clock())
+        self._next_overview = clock()
 
     def node_joined(self, facts: NodeFacts) -> None:
         """Take note that a node opened."""
@@ -82,35 +85,42 @@ class RunFiles:
     def committed(self, receipts: Sequence[Receipt]) -> None:
         """Write the tries of one commit, in one go; all of them ran on one node."""
         self._processed.append(processed.rows_of(receipts))
-        node = self._node(receipts[0].node)
-        node.tries += len(receipts)
         for receipt in receipts:
-            if receipt.outcome != "succeeded":
-                node.failed += 1
-                self._count_cause(receipt)
+            self._count(receipt)
+
+    def isolated(self, receipt: Receipt) -> None:
+        """Take note of a try of some items of a mini-batch."""
+        self._count(receipt)
 
     def progressed(self, tally: Tally) -> None:
         """Write counts and overview, when they are due."""
         self._tally, now = tally, self._clock()
         if self._pace.is_due(now):
-            self._write_progress(now)
+            self._write_progress()
         if now >= self._next_overview:
             self._next_overview = now + _OVERVIEW_EVERY
-            self._write_overview(now)
+            self._write_overview()
 
     def ended(self, tally: Tally) -> None:
         """Write the last counts of the drive."""
         self._tally = tally
-        self._write_progress(now := self._clock())
-        self._write_overview(now)
+        self._write_progress()
+        self._write_overview()
 
     def closed(self, status: str, reason: str) -> None:
         """Write how the run ended; the result is published, or will not be."""
         self._status = (status, reason)
-        self._write_overview(self._clock())
+        self._write_overview()
 
     def _node(self, name: str) -> NodeCounts:
         return self._nodes.setdefault(name, NodeCounts())
+
+    def _count(self, receipt: Receipt) -> None:
+        node = self._node(receipt.node)
+        node.tries += 1
+        if receipt.outcome != "succeeded":
+            node.failed += 1
+            self._count_cause(receipt)
 
     def _count_cause(self, receipt: Receipt) -> None:
         cause = self._causes.get(receipt.fingerprint)
@@ -123,14 +133,14 @@ class RunFiles:
         cause.first_mini_batch = min(cause.first_mini_batch, receipt.mini_batch)
         cause.nodes.add(receipt.node)
 
-    def _write_progress(self, now: float) -> None:
+    def _write_progress(self) -> None:
         tally = self._tally
-        left = remaining_seconds(tally, self._begun_with, now - self._begun)
+        left = self._course.going(tally).outlook.remaining
         counts = (tally.planned, tally.finished, tally.succeeded, tally.failed, tally.waiting)
         values = (*counts, tally.succeeded_items, tally.failed_items, tally.rows, "" if left is None else f"{left:.1f}")
         self._progress.append(f"{time.time():.3f},{','.join(map(str, values))}\n")
 
-    def _write_overview(self, now: float) -> None:
+    def _write_overview(self) -> None:
         status, reason = self._status
         overview = Overview(
             run=self._run.run_id,
@@ -139,9 +149,7 @@ class RunFiles:
             reason=reason,
             drive=self._drive,
             now=time.time(),
-            elapsed=now - self._begun,
-            begun_with=self._begun_with,
-            tally=self._tally,
+            going=self._course.going(self._tally),
             nodes=self._nodes,
             causes=list(self._causes.values()),
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prefect_parallel_run.dispatch.hearing import ScriptLine
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.node.starting import StartFailure
+from prefect_parallel_run.observe.course import Course
 from prefect_parallel_run.observe.progress import Pace, sentence
 from prefect_parallel_run.records import Breach, Receipt, Tally
 
@@ -24,13 +25,11 @@ _CAUSES_TOLD = 20  #: further causes are in the ledger and in the table of failu
 class RunLog:
     """Writes one run's events to a logger."""
 
-    def __init__(self, logger: Logger, begun_with: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._logger, self._begun_with, self._clock = logger, begun_with, clock
-        self._begun = clock()
-        self._pace = Pace(self._begun)
+    def __init__(self, logger: Logger, course: Course | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger, self._clock = logger, clock
+        self._course = course or Course(Tally(), clock)
+        self._pace = Pace(clock())
         self._causes: set[str] = set()
-        self._paused_since: float | None = None
-        self._paused_for = 0.0  # s
 
     def node_joined(self, facts: NodeFacts) -> None:
         """Tell that a node opened."""
@@ -73,10 +72,9 @@ class RunLog:
 
     def progressed(self, tally: Tally) -> None:
         """Tell the counts every 30 s, or 5 %."""
-        now = self._clock()
-        if self._paused_since is None and self._pace.is_due(tally, now):
-            line = sentence(tally, self._begun_with, now - self._begun - self._paused_for)
-            self._logger.info("%s", line, extra={"action": "progress"})
+        going = self._course.going(tally)
+        if not going.is_paused and self._pace.is_due(tally, self._clock()):  # else it has nothing to tell
+            self._logger.info("%s", sentence(going), extra={"action": "progress"})
 
     def held(self, breach: Breach | None) -> None:
         """Tell that new mini-batches are held back, or handed out again."""
@@ -99,13 +97,9 @@ class RunLog:
         """Tell what a person has ordered, and what comes of it."""
         self._logger.info("%s ordered %s: %s", neutral(by), neutral(order), answer, extra={"action": "ordered"})
 
-    def paused(self, is_paused: bool) -> None:
-        """Take note that the run is paused, or goes on: progress has nothing to tell meanwhile, and no rate."""
-        if is_paused:
-            self._paused_since = self._clock()
-        elif self._paused_since is not None:
-            self._paused_for += self._clock() - self._paused_since
-            self._paused_since = None
+    def noted(self, text: str) -> None:
+        """Pass on what is no warning."""
+        self._logger.info("%s", neutral(text), extra={"action": "noted"})
 
     def warned(self, text: str) -> None:
         """Pass a warning on."""

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from prefect_parallel_run.observe.logs import neutral
-from prefect_parallel_run.observe.progress import remaining_seconds
-from prefect_parallel_run.records import Tally
+from prefect_parallel_run.observe.progress import Going
 from prefect_parallel_run.units import format_seconds
 
 _LONGEST = 200  #: characters of an error
@@ -48,9 +47,7 @@ class Overview:
     reason: str
     drive: int
     now: float  #: Unix time, s
-    elapsed: float  #: s since this driving began
-    begun_with: int  #: mini-batches that were finished then
-    tally: Tally
+    going: Going
     nodes: dict[str, NodeCounts]
     causes: Sequence[CauseCounts]
 
@@ -65,12 +62,14 @@ class Overview:
 
     def _head(self) -> str:
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.now))
-        status = f"{self.status}: {_one_line(self.reason)}" if self.reason else self.status
-        since = f"{at}, after {format_seconds(self.elapsed)}" + (f", drive {self.drive}" if self.drive > 1 else "")
+        status = "paused" if self._is_going and self.going.is_paused else self.status
+        if self.reason:
+            status += f": {_one_line(self.reason)}"
+        since = f"{at}, after {format_seconds(self.going.elapsed)}" + (f", drive {self.drive}" if self.drive > 1 else "")
         return f"run     {self.run}\nstep    {self.step}\nstatus  {status}\nas of   {since}\n"
 
     def _counts(self) -> str:
-        tally = self.tally
+        tally = self.going.tally
         left = tally.planned - tally.finished - tally.waiting
         items_left = tally.items - tally.succeeded_items - tally.failed_items - tally.waiting_items
         rows = [
@@ -85,12 +84,13 @@ class Overview:
         return "\n".join([*lines, f"{'rows':<14}{'':14}{tally.rows:>14,}", *more]) + "\n"
 
     def _pace(self) -> str:
-        done = self.tally.finished - self.begun_with
-        rate = f"{done / self.elapsed:.1f} mini-batches/s" if self.elapsed > 0 else "not known yet"
-        left = remaining_seconds(self.tally, self.begun_with, self.elapsed)
-        if self.status != "running":
-            return f"rate    {rate}\n"
-        return f"rate    {rate}\nto go   {'not known yet' if left is None else format_seconds(left)}\n"
+        rate = self.going.rate
+        words = f"rate    {'not known yet' if rate is None else f'{rate:.1f} mini-batches/s'}\n"
+        return f"{words}to go   {str(self.going.outlook) or 'not known yet'}\n" if self._is_going else words
+
+    @property
+    def _is_going(self) -> bool:
+        return self.status == "running"
 
     def _node_lines(self) -> Iterable[str]:
         gone = [name for name, node in self.nodes.items() if node.end]

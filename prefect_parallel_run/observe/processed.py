@@ -1,4 +1,4 @@
-"""``processed_mini-batches.csv``: one row per finished try, in the order in which they were committed."""
+"""``processed_mini-batches.csv``: one row per finished try of a whole mini-batch, in the order of their commits."""
 
 from __future__ import annotations
 

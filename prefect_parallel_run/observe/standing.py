@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from prefect_parallel_run.observe.progress import Outlook, foresee
+from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Tally
+from prefect_parallel_run.runs.drives import config_in_force
 from prefect_parallel_run.runs.failures import Cause, causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -40,15 +43,10 @@ class Standing:
     began: float | None  #: Unix time of the first try, s
     last: float | None  #: Unix time of the newest result, s
     rate: float | None  #: mini-batches per second that succeeded of late; None where it is not driven
+    outlook: Outlook  #: what is to come, where it is driven
+    exceeded: str  #: the limit that ended it, by its configuration field
     nodes: tuple[NodeShare, ...]
     causes: tuple[Cause, ...]  #: the most frequent ones
-
-    @property
-    def remaining_seconds(self) -> float | None:
-        """Return the seconds still to go at the rate of late, or None when that cannot be told."""
-        if not self.rate or self.tally.is_growing or self.status != "running":
-            return None
-        return (self.tally.planned - self.tally.finished) / self.rate
 
 
 def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None = None) -> Standing:
@@ -63,33 +61,69 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
     since = now - _RECENT
     with Ledger(directory.ledger) as ledger:
         facts, tally = ledger.facts(), ledger.tally()
-        rows = list(ledger.rows(_NODES, since, since))
+        rows = list(ledger.rows(_NODES, since, since, since))
         found = tuple(causes(ledger, _MOST_CAUSES))
     status = status_of(facts, is_driven=driver is not None)
     is_growing = driver is not None and not directory.plan.exists()
+    tally = replace(tally, is_growing=is_growing, all_scheduled=tally.all_scheduled and not is_growing)
+    limits = FailureLimits.of(config_in_force(facts, _config(directory)))
     starts = [row[6] for row in rows if row[6] is not None]
-    recent = sum(row[5] for row in rows) / max(now - min(starts), _SHORTEST) if starts else 0.0
+    rate = sum(row[5] for row in rows) / max(now - min(starts), _SHORTEST) if starts else 0.0
+    began = min((row[3] for row in rows if row[3] is not None), default=None)
     return Standing(
         run=directory.run_id,
         run_directory=os.fspath(directory.path),
         status=status,
         reason=facts.get("reason", "") if status not in ("running", "paused") else "",
         driver=driver,
-        tally=replace(tally, is_growing=is_growing),
+        tally=tally,
         drives=int(facts.get("drives", "0")),
-        began=min((row[3] for row in rows if row[3] is not None), default=None),
+        began=began,
         last=max((row[4] for row in rows if row[4] is not None), default=None),
-        rate=recent if driver is not None else None,
+        rate=rate if driver is not None else None,
+        outlook=_outlook(status, limits, tally, rate, rows, now - (began or now)),
+        exceeded=_exceeded(limits, tally) if status == "failed" else "",
         nodes=tuple(NodeShare(row[0] or "?", row[1], int(row[2]), row[4] or 0.0) for row in rows),
         causes=found,
     )
 
 
 _NODES = (
-    "SELECT node, COUNT(*), TOTAL(outcome = 'succeeded'), MIN(started), MAX(started + seconds),"
-    " TOTAL(outcome = 'succeeded' AND started + seconds > ?), MIN(CASE WHEN started + seconds > ? THEN started END)"
-    " FROM attempts GROUP BY node ORDER BY LENGTH(node), node"
+    "SELECT node, COUNT(*), TOTAL(is_done), MIN(started), MAX(ended), TOTAL(is_done AND ended > ?),"
+    " MIN(CASE WHEN ended > ? THEN started END), COUNT(DISTINCT CASE WHEN ended > ? THEN pid END) FROM ("
+    " SELECT node, pid, started, started + seconds AS ended, outcome = 'succeeded' AS is_done FROM attempts"
+    " UNION ALL SELECT node, pid, started, started + seconds, 0 FROM pieces)"  # tries of some items finish no mini-batch
+    " GROUP BY node ORDER BY LENGTH(node), node"
 )
+
+
+def _config(directory: RunDirectory) -> dict[str, Any]:
+    """Return what the run was begun with."""
+    config: dict[str, Any] = directory.facts().get("config", {}) if directory.description.exists() else {}
+    return config
+
+
+def _outlook(
+    status: str, limits: FailureLimits, tally: Tally, rate: float, rows: list[tuple[Any, ...]], at_work: float
+) -> Outlook:
+    """Return what is to come, as far as the ledger tells: whoever drives the run judges by the same counts and limits."""
+    if status not in ("running", "paused"):
+        return Outlook()
+    return foresee(
+        tally,
+        done=int(sum(row[2] for row in rows)),
+        rate=rate,
+        at_work=at_work,
+        slots=sum(row[7] for row in rows),  # processes that have brought something of late
+        held=limits.first_breach(tally, count_waiting=True),
+        is_paused=status == "paused",
+    )
+
+
+def _exceeded(limits: FailureLimits, tally: Tally) -> str:
+    """Return the limit that ended a run; of one that is over, what was handed out last was not noted."""
+    breach = limits.first_breach(replace(tally, all_scheduled=True))
+    return "" if breach is None else breach.limit
 
 
 def status_of(facts: Mapping[str, str], *, is_driven: bool) -> str:
@@ -122,7 +156,9 @@ def as_plain(standing: Standing) -> dict[str, Any]:
         "began": standing.began,
         "last": standing.last,
         "rate": standing.rate,
-        "remaining_seconds": standing.remaining_seconds,
+        "remaining_seconds": standing.outlook.remaining,
+        "waits_for": standing.outlook.waits_for,
+        "held": standing.outlook.held._asdict() if standing.outlook.held is not None else None,
         "nodes": [share._asdict() for share in standing.nodes],
         "causes": [cause._asdict() for cause in standing.causes],
     }

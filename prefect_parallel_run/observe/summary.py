@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from prefect_parallel_run.observe.logs import neutral
 from prefect_parallel_run.records import Tally
@@ -18,14 +19,17 @@ _LIMITS = {  #: what each is compared with: a field of the result, and what it c
 _MOST_CHARACTERS = 1_000  #: of an error's text
 
 
-def summary_of_result(result: ParallelRunResult, done: int, items: int) -> str:
-    """Return the summary of a step that has a result.
+class Done(NamedTuple):
+    """What has come to its end in one driving of a run."""
 
-    Args:
-        result: Of the step.
-        done: Mini-batches that were finished in its seconds; an earlier driving may have finished others.
-        items: Items that were, in that time.
-    """
+    seconds: float  #: that it took
+    at_work: float  #: s of these from the first try on, pauses left out
+    mini_batches: int
+    items: int
+
+
+def summary_of_result(result: ParallelRunResult, done: Done) -> str:
+    """Return the summary of a step that has a result; nothing is *done* where that is an earlier one."""
     outcome = "Reused: nothing ran, the result is that of an earlier run" if result.reused else "Succeeded"
     if result.items_failed:
         outcome += f"; {count(result.items_failed, 'item')} failed, which is forgiven"
@@ -33,14 +37,12 @@ def summary_of_result(result: ParallelRunResult, done: int, items: int) -> str:
         ("mini-batches", result.mini_batches_total, result.mini_batches_succeeded, result.mini_batches_failed),
         ("items", result.items_total, result.items_succeeded, result.items_failed),
     ]
-    pace = "" if result.reused else _pace(result.seconds, done, items)
+    pace = "" if result.reused else _pace(result.seconds, done)
     lines = [f"# {result.name}", f"**{outcome}**", _table(rows), f"{count(result.rows, 'row')}{pace}", *_limits(result)]
     return "\n\n".join([*lines, *_places(result.run_directory, result.output_file or result.output)]) + "\n"
 
 
-def summary_of_failure(
-    step: str, error: BaseException, tally: Tally, run_directory: str, seconds: float, done: int, items: int
-) -> str:
+def summary_of_failure(step: str, error: BaseException, tally: Tally, run_directory: str, done: Done) -> str:
     """Return the summary of a run that has no result.
 
     Args:
@@ -48,9 +50,7 @@ def summary_of_failure(
         error: Why; no Exception when somebody cancelled it.
         tally: Counts at the end.
         run_directory: Path.
-        seconds: That it was driven for, this time.
-        done: Mini-batches that were finished in that time.
-        items: Items that were, in that time.
+        done: This time.
     """
     reason = neutral(f"{type(error).__name__}: {error}")[:_MOST_CHARACTERS]
     outcome = f"Failed: {reason}" if isinstance(error, Exception) else "Cancelled; what is finished is kept"
@@ -58,7 +58,7 @@ def summary_of_failure(
         ("mini-batches", tally.planned, tally.succeeded, tally.failed),
         ("items", tally.items, tally.succeeded_items, tally.failed_items),
     ]
-    lines = [f"# {step}", f"**{outcome}**", _table(rows), f"{count(tally.rows, 'row')}{_pace(seconds, done, items)}"]
+    lines = [f"# {step}", f"**{outcome}**", _table(rows), f"{count(tally.rows, 'row')}{_pace(done.seconds, done)}"]
     return "\n\n".join([*lines, *_places(run_directory, None)]) + "\n"
 
 
@@ -74,9 +74,12 @@ def _table(rows: list[tuple[str, int, int, int]]) -> str:
     return "\n".join(["| | total | succeeded | failed | not reached |", "|---|---|---|---|---|", *lines])
 
 
-def _pace(seconds: float, mini_batches: int, items: int) -> str:
-    seconds = max(seconds, 1e-9)
-    return f" · {format_seconds(seconds)} · {mini_batches / seconds:,.1f} mini-batches/s · {items / seconds:,.1f} items/s"
+def _pace(seconds: float, done: Done) -> str:
+    at_work = max(done.at_work, 1e-9)
+    words = f" · {format_seconds(seconds)}"
+    if not done.mini_batches:
+        return words
+    return f"{words} · {done.mini_batches / at_work:,.1f} mini-batches/s · {done.items / at_work:,.1f} items/s"
 
 
 def _limits(result: ParallelRunResult) -> Iterator[str]:

@@ -29,13 +29,19 @@ class PrefectWatch(LogWatch):
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         """Tell what is about to be done, and what is done already."""
         super().began(run, tally, dashboard)
-        self._events.began(run.run_id, tally)
-        self._artifacts.began(run, tally, dashboard)
+        self._events.began(run.run_id, tally, self._course)
+        self._artifacts.began(run, tally, dashboard, self._course)
 
     def tried(self, receipt: Receipt, state: str) -> None:
         """Pass it on."""
         super().tried(receipt, state)
         self._artifacts.tried()
+
+    def isolated(self, receipt: Receipt) -> None:
+        """Pass it on."""
+        super().isolated(receipt)
+        if receipt.outcome != "succeeded":
+            self._artifacts.tried()
 
     def progressed(self, tally: Tally) -> None:
         """Pass it on."""

@@ -7,13 +7,15 @@ runs. Without a view nothing changes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
+from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.observe.bar import Style, progress_line, waiting_line
-from prefect_parallel_run.records import Breach, Tally
+from prefect_parallel_run.observe.course import Course
+from prefect_parallel_run.records import Breach, Receipt, Tally
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
@@ -35,7 +37,7 @@ class RunView:
         self._style, self._clock = style, clock
         self._doing, self._since = "starting", clock()
         self._tally: Tally | None = None
-        self._begun_with, self._is_held, self._is_paused = 0, False, False
+        self.course = Course(Tally(), clock)  #: of the driving that it sees
 
     def doing(self, words: str) -> None:
         """Show *words* and the seconds since now, until there are counts."""
@@ -43,27 +45,17 @@ class RunView:
 
     def began(self, directory: RunDirectory, tally: Tally) -> None:
         """Show counts from now on."""
-        self.directory, self._begun_with, self._since, self._tally = directory, tally.finished, self._clock(), tally
+        self.directory, self.course, self._tally = directory, Course(tally, self._clock), tally
 
     def progressed(self, tally: Tally) -> None:
         """Show other counts."""
         self._tally = tally
 
-    def held(self, is_held: bool) -> None:
-        """Show that no new mini-batch is handed out."""
-        self._is_held = is_held
-
-    def paused(self, is_paused: bool) -> None:
-        """Show that a person wants no mini-batch to be begun for now."""
-        self._is_paused = is_paused
-
     def line(self, width: int) -> str:
         """Return what is shown now, *width* columns wide at most."""
-        elapsed, tally = self._clock() - self._since, self._tally
-        if tally is None:
-            return waiting_line(self.name, self._doing, elapsed, width, self._style)
-        state = "paused" if self._is_paused else "held back" if self._is_held else "running"
-        return progress_line(self.name, tally, self._begun_with, elapsed, width, self._style, state)
+        if self._tally is None:
+            return waiting_line(self.name, self._doing, self._clock() - self._since, width, self._style)
+        return progress_line(self.name, self.course.going(self._tally), width, self._style)
 
 
 @contextmanager
@@ -96,12 +88,28 @@ class _Seen:
         self._view.progressed(tally)
         self._watch.progressed(tally)
 
+    def node_joined(self, facts: NodeFacts) -> None:
+        self._view.course.node_joined(facts)
+        self._watch.node_joined(facts)
+
+    def node_left(self, node: str) -> None:
+        self._view.course.node_gone(node)
+        self._watch.node_left(node)
+
+    def node_released(self, node: str) -> None:
+        self._view.course.node_gone(node)
+        self._watch.node_released(node)
+
+    def committed(self, receipts: Sequence[Receipt]) -> None:
+        self._view.course.committed(receipts)
+        self._watch.committed(receipts)
+
     def held(self, breach: Breach | None) -> None:
-        self._view.held(breach is not None)
+        self._view.course.held(breach)
         self._watch.held(breach)
 
     def paused(self, is_paused: bool) -> None:
-        self._view.paused(is_paused)
+        self._view.course.paused(is_paused)
         self._watch.paused(is_paused)
 
     def ended(self, ledger: Ledger) -> None:

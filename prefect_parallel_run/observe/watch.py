@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from prefect_parallel_run.dispatch.hearing import ScriptLine
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.node.starting import StartFailure
+from prefect_parallel_run.observe.course import Course
 from prefect_parallel_run.observe.files import RunFiles
 from prefect_parallel_run.observe.logs import Logger, RunLog
 from prefect_parallel_run.records import Breach, Receipt, Tally
@@ -22,6 +22,7 @@ class LogWatch(Observer):
 
     def __init__(self, step: str, logger: Logger) -> None:
         self._step, self._logger = step, logger
+        self._course = Course(Tally())
         self._log = RunLog(logger)
         self._files: RunFiles | None = None  # until the run has begun
 
@@ -38,8 +39,9 @@ class LogWatch(Observer):
                 tally.waiting,
                 extra={"action": "resumed"},
             )
-        self._log = RunLog(self._logger, tally.finished, time.monotonic)
-        self._files = RunFiles(run, self._step, tally, self.warned)
+        self._course = Course(tally)
+        self._log = RunLog(self._logger, self._course)
+        self._files = RunFiles(run, self._step, tally, self.warned, self._course)
 
     def ended(self, ledger: Ledger) -> None:
         """Write the last counts; the result, or the error, says the rest."""
@@ -53,18 +55,21 @@ class LogWatch(Observer):
 
     def node_joined(self, facts: NodeFacts) -> None:
         """Pass it on."""
+        self._course.node_joined(facts)
         self._log.node_joined(facts)
         if self._files is not None:
             self._files.node_joined(facts)
 
     def node_left(self, node: str) -> None:
         """Pass it on."""
+        self._course.node_gone(node)
         self._log.node_left(node)
         if self._files is not None:
             self._files.node_left(node)
 
     def node_released(self, node: str) -> None:
         """Pass it on."""
+        self._course.node_gone(node)
         self._log.node_released(node)
         if self._files is not None:
             self._files.node_released(node)
@@ -75,12 +80,18 @@ class LogWatch(Observer):
 
     def committed(self, receipts: Sequence[Receipt]) -> None:
         """Pass it on."""
+        self._course.committed(receipts)
         if self._files is not None:
             self._files.committed(receipts)
 
     def tried(self, receipt: Receipt, state: str) -> None:
         """Pass it on."""
         self._log.tried(receipt, state)
+
+    def isolated(self, receipt: Receipt) -> None:
+        """Pass it on."""
+        if self._files is not None:
+            self._files.isolated(receipt)
 
     def progressed(self, tally: Tally) -> None:
         """Pass it on."""
@@ -98,6 +109,7 @@ class LogWatch(Observer):
 
     def held(self, breach: Breach | None) -> None:
         """Pass it on."""
+        self._course.held(breach)
         self._log.held(breach)
 
     def ordered(self, order: str, by: str, answer: str) -> None:
@@ -105,8 +117,12 @@ class LogWatch(Observer):
         self._log.ordered(order, by, answer)
 
     def paused(self, is_paused: bool) -> None:
+        """Take note of it: progress has nothing to tell meanwhile, and no rate."""
+        self._course.paused(is_paused)
+
+    def noted(self, text: str) -> None:
         """Pass it on."""
-        self._log.paused(is_paused)
+        self._log.noted(text)
 
     def warned(self, text: str) -> None:
         """Pass it on."""

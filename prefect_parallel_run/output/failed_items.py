@@ -70,7 +70,7 @@ def _lines(failed: FailedMiniBatch, work: dict[str, Any]) -> Iterator[dict[str, 
         "error": failed.error,
     }
     if failed.piece is not None:
-        work = _only(work, *failed.piece)
+        work = only(work, *failed.piece)
     if failed.state == "succeeded":  # run() returned fewer rows than items; which are missing, only the script knows
         words = f"run() returned {failed.items - failed.failed} rows for {failed.items} items"
         about |= {"outcome": "too_few_rows", "error_type": "TooFewRows", "error": words, "failed": failed.failed}
@@ -82,7 +82,7 @@ def _lines(failed: FailedMiniBatch, work: dict[str, Any]) -> Iterator[dict[str, 
         yield {**source(work), **about}
 
 
-def _only(work: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+def only(work: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
     """Return *work* with some of its items only; what is left of a table's is named by its place in the mini-batch."""
     if work["kind"] == "files":
         return {**work, "names": work["names"][start:stop]}

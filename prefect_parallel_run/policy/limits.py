@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prefect_parallel_run.records import Breach, Tally
 
@@ -15,6 +16,16 @@ class FailureLimits:
     error_threshold: int | None = None  #: failed items
     allowed_failed_count: int | None = None  #: failed mini-batches
     allowed_failed_percent: float | None = None  #: failed mini-batches, 0 to 100 of those planned
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> FailureLimits:
+        """Return what a configuration forgives; its -1, 100 and None all mean: everything.
+
+        >>> FailureLimits.of({"error_threshold": 4, "allowed_failed_count": -1})
+        FailureLimits(error_threshold=4, allowed_failed_count=None, allowed_failed_percent=None)
+        """
+        everything = {"error_threshold": -1, "allowed_failed_count": -1, "allowed_failed_percent": 100}
+        return cls(**{name: None if config.get(name) == all_ else config.get(name) for name, all_ in everything.items()})
 
     def breaches(self, tally: Tally, *, count_waiting: bool = False) -> Iterator[Breach]:
         """Yield every limit that *tally* exceeds, in field order.

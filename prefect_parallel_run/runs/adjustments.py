@@ -31,8 +31,15 @@ class Adjustments:
 
     def of(self, config: ParallelRunConfig) -> ParallelRunConfig:
         """Return *config* as it was changed."""
-        changed = {name: now for name, (now, before) in self.changes.items() if getattr(config, name) in before}
+        changed = self._changed({name: getattr(config, name) for name in self.changes})
         return config.model_copy(update=changed) if changed else config
+
+    def in_values(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration in plain values as it was changed."""
+        return {**config, **self._changed(config)}
+
+    def _changed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: now for name, (now, before) in self.changes.items() if config.get(name) in before}
 
     def with_values(self, values: Mapping[str, float], *configs: Mapping[str, Any]) -> Adjustments:
         """Return them with further *values*, which stand for those of all *configs*."""
@@ -55,7 +62,12 @@ class Adjustments:
     @classmethod
     def of_ledger(cls, ledger: Ledger) -> Adjustments:
         """Return those of a run that may be gone on with."""
-        return cls.from_facts(json.loads(ledger.facts().get(FACT, "{}")))
+        return cls.of_noted(ledger.facts())
+
+    @classmethod
+    def of_noted(cls, noted: Mapping[str, str]) -> Adjustments:
+        """Return those that the facts of a ledger tell of."""
+        return cls.from_facts(json.loads(noted.get(FACT, "{}")))
 
     @classmethod
     def of_receipt(cls, receipt: Mapping[str, Any]) -> Adjustments:

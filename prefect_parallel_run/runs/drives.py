@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run import __version__
 from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.runs.adjustments import Adjustments
 from prefect_parallel_run.runs.ledger import Ledger
 
 _PACKAGES = ("prefect", "dask", "distributed", "pandas", "pyarrow")
@@ -54,6 +55,17 @@ def drives(facts: Mapping[str, str]) -> list[Drive]:
         for number in range(1, int(facts.get("drives", "0")) + 1)
         if (begin := facts.get(f"drive.{number}")) is not None
     ]
+
+
+def config_in_force(noted: Mapping[str, str], first: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that a run has, or had at its end.
+
+    Args:
+        noted: Facts of its ledger: the last drive may have had another configuration, and people may have changed that.
+        first: What the run was begun with.
+    """
+    known = drives(noted)
+    return Adjustments.of_noted(noted).in_values({**first, **(known[-1].config if known else {})})
 
 
 def versions() -> dict[str, str]:

@@ -55,7 +55,7 @@ class Order:
         check(self.kind, self.values)
 
     def __str__(self) -> str:
-        return " ".join([self.kind, *(f"{name}={value:g}" for name, value in self.values.items())])
+        return _words(self.kind, self.values)
 
     @property
     def what(self) -> str:
@@ -102,6 +102,23 @@ class Order:
             raise ValueError(f"order is {shown(order)}; accepted: one of {', '.join(FIELDS)} with its values")
         ((kind, values),) = order.items()
         return cls(id=facts["id"], at=float(facts["at"]), by=facts["by"], driver=facts["driver"], kind=kind, values=values)
+
+
+def in_words(what: str) -> str:
+    """Return what was ordered as a ledger keeps it, in words; of what is no order, how it begins.
+
+    >>> in_words('{"limits": {"error_threshold": 10}}'), in_words('{"pause": {}}'), in_words("rubbish")
+    ('limits error_threshold=10', 'pause', 'rubbish')
+    """
+    try:
+        ((kind, values),) = json.loads(what).items()
+        return _words(kind, values)
+    except (ValueError, AttributeError, TypeError):  # no JSON, or JSON of another shape
+        return what
+
+
+def _words(kind: str, values: Mapping[str, float]) -> str:
+    return " ".join([kind, *(f"{name}={value:g}" for name, value in values.items())])
 
 
 def check(kind: str, values: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.errors import OutputError, RunLockedError
+from prefect_parallel_run.errors import NoRunError, OutputError, RunLockedError
 
 _LOOKS, _LOOKING = 5, 0.02  #: times, and s between them, that a lock is asked for: somebody may only be looking who has it
 FOLDER = "_parallel_run"  #: beside the result, holds the run directories
@@ -113,6 +113,11 @@ class RunDirectory:
     def lock(self) -> RunLock:
         """Take the run directory for this process; raises RunLockedError when another one drives it."""
         return RunLock(self._lock)
+
+
+def no_run(place: str, directory: RunDirectory) -> NoRunError:
+    """Return what is wrong with a place, as users see it, whose *directory* is no run's."""
+    return NoRunError(place, "is no run directory: it has no run.json" if directory.path.exists() else "does not exist")
 
 
 class RunLock:

@@ -66,7 +66,7 @@ def test_run_at_a_terminal_and_show_beside_it(program, workshop):
         )
         showing = program.start(beside, "show", workshop.output)
         seen = beside.wait_for(lambda lines: any("succeeded 9, failed 0, not reached 1" in line for line in lines), 120)
-        assert any(re.search(r"━+─+ 90 %$", line) for line in seen), seen
+        assert any(re.search(r"━+─+ 90 %  waiting for 1 mini-batch$", line) for line in seen), seen
         assert any(re.search(rf"running \(process {running.pid} on ", line) for line in seen), seen
         gate.touch()
         assert running.wait(120) == 0

@@ -199,7 +199,9 @@ def test_wrong_use_is_one_line(config, files, words, said, capsys):
         (["run", "CONFIG", "--input", "missing", "--output", "o"], "missing: does not exist"),
         (["run", "CONFIG", "--input", "nostore://a/b", "--output", "o"], "Protocol not known: nostore"),
         (["plan", "CONFIG", "--input-list", "missing"], "missing: No such file or directory"),
-        (["show", "missing"], "missing: is no run directory"),
+        (["show", "missing"], "run missing: does not exist"),
+        (["control", "missing", "pause"], "run missing: does not exist"),
+        (["show", "FILES"], "is no run directory: it has no run.json"),
         (["list", "FILES"], "has no runs in it"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else None,
@@ -326,6 +328,20 @@ def test_plan_with_partition_keys(config, tmp_path, capsys):
 # runs as they lie on the disk
 
 
+def test_the_plan_of_a_run_forgives_what_is_in_force(unfinished, capsys):
+    """As it was resumed with, or changed while it went on."""
+    config = {"error_threshold": 4, "allowed_failed_percent": None, "run_max_try": 3, "run_invocation_timeout": 60.0}
+    more = {"allowed_failed_count": None, "node_count": 1, "process_count_per_node": 2, "compute_target": "local"}
+    write_json(unfinished.description, {**unfinished.facts(), "config": {**config, **more}})
+    assert planned(capsys, unfinished.path)["limits"] == {"failed_items": 4, "failed_mini_batches": None}
+    with Ledger(unfinished.ledger) as ledger:
+        drive = {"began": 1.0, "host": "h", "versions": {}, "config": {"error_threshold": 6, "allowed_failed_count": 2}}
+        ledger.note(**{"drive.1": json.dumps(drive)})
+        assert planned(capsys, unfinished.path)["limits"] == {"failed_items": 6, "failed_mini_batches": 2}
+        ledger.note(adjustments=json.dumps({"error_threshold": {"now": -1, "instead_of": [6, 4]}}))
+    assert planned(capsys, unfinished.path)["limits"] == {"failed_items": None, "failed_mini_batches": 2}
+
+
 @pytest.fixture
 def unfinished(tmp_path, files):
     """A run directory that nobody drives: three of ten mini-batches done, one of them failed, one of them with too few rows."""
@@ -359,6 +375,27 @@ def test_failed_names_items_of_a_run_that_is_not_finished(unfinished, files, cap
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2"]
     assert main(["failed", str(unfinished.path)]) == 0
     assert "ValueError: bad\\x1b[2J" in capsys.readouterr().out
+
+
+def test_failed_names_the_guilty_file_of_a_cause(unfinished, files, capsys):
+    """Once it is known; before that, what was in the first mini-batch. Every try counts, also those of items apart."""
+    assert main(["failed", str(unfinished.path)]) == 0
+    assert f"  in that mini-batch: {files / 'f010.txt'} and 9 more" in capsys.readouterr().out
+    error = {"error_type": "ValueError", "error": "bad", "fingerprint": "f"}
+    bad = Receipt.of_failure(1, 1, "raised", items=1, started=1003.0, seconds=1.0, node="node-1", **error)
+    with Ledger(unfinished.ledger) as ledger:
+        ledger.commit_piece(bad, (5, 10), 0, "isolating")
+        ledger.commit_piece(bad, (7, 8), 1, "failed")
+    assert main(["failed", str(unfinished.path)]) == 0
+    words = capsys.readouterr().out
+    assert "3 failed tries of 1 mini-batch" in words
+    assert f"  failed for good: 1 item\n  the first that was found guilty: {files / 'f017.txt'}\n" in words
+    assert main(["failed", str(unfinished.path), "--mini-batches"]) == 0
+    assert "1\t3 tries\t1 of 1 item (item 7 of it)\t" in capsys.readouterr().out
+    assert main(["show", str(unfinished.path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["nodes"][1] == {"node": "node-1", "tries": 3, "succeeded": 0, "last": 1004.0}
+    assert told["causes"][0]["guilty"] == [1, 7, 8]
 
 
 def test_failed_reads_the_spool_of_a_plan_that_was_never_finished(unfinished, capsys):

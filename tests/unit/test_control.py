@@ -111,6 +111,21 @@ def test_a_configuration_that_says_something_new_has_the_last_word(desk):
     assert not adjustments.without({"error_threshold"})
 
 
+def test_what_comes_of_an_order_is_said_plainly(desk):
+    """No limit is no limit, one process is one, and that one is too many is said where that may be."""
+    for values in ({"error_threshold": 10}, {"allowed_failed_count": -1}):
+        desk.order("limits", **values)
+    for number in (1, 3, 2):
+        desk.order("processes", process_count_per_node=number)
+    desk.look()
+    assert [words[2] for words in desk.said] == [
+        *["the limits are error_threshold 10, allowed_failed_count no limit, allowed_failed_percent no limit"] * 2,
+        "every node has 1 process from now on; one too many ends behind the mini-batch that it runs",
+        "every node has 3 processes from now on",
+        "every node has 2 processes from now on; one too many ends behind the mini-batch that it runs",
+    ]
+
+
 def test_the_number_of_processes_is_changed_for_good(desk):
     """For this driving, and the next one."""
     desk.order("processes", process_count_per_node=3)

@@ -173,6 +173,7 @@ def test_every_public_name_can_be_had():
         errors.LimitExceededError("error_threshold", 1, 2, "/run", "mini-batch 0: X: y"),
         errors.EntryScriptError("a.py", "it could not be imported", "Traceback"),
         errors.InputError("a.csv", "is missing"),
+        errors.NoRunError("/run", "does not exist"),
         errors.InputChangedError("/run", ("a changed", "b is gone")),
         errors.OutputError("/out", "cannot be written"),
         errors.RunLockedError("/run", "process 1", "host"),

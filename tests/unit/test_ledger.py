@@ -112,6 +112,28 @@ def test_failures_are_grouped_by_cause(ledger):
     assert first_failure(ledger) == "mini-batch 1: ValueError: bad 1"
 
 
+def isolate(ledger):
+    """Of 10 items of mini-batch 1, item 2 is found guilty, after its only try."""
+    ledger.commit([(receipt(1, outcome="raised"), "isolating")])
+    for start, stop, is_bad in ((0, 5, True), (5, 10, False), (0, 2, False), (2, 5, True), (2, 3, True), (3, 5, False)):
+        outcome, good = ("raised", 0) if is_bad else ("succeeded", stop - start)
+        piece = receipt(1, outcome=outcome, items=stop - start, succeeded=good, failed=stop - start - good, rows=good)
+        state = "succeeded" if start == 3 else "isolating"
+        ledger.commit_piece(piece, (start, stop), int(is_bad and stop - start == 1), state)
+
+
+def test_tries_of_items_apart_count_and_name_the_guilty_one(ledger):
+    """Four times this item has failed, and it alone has failed for good."""
+    isolate(ledger)
+    ledger.commit([(receipt(number, outcome="died", fingerprint="f2"), "failed") for number in (2, 3)])
+    first, second = causes(ledger)
+    assert (first.fingerprint, first.tries, first.mini_batches) == ("f1", 4, 1)
+    assert (first.failed_items, first.guilty, first.error) == (1, (1, 2, 3), "bad 1\nmore")
+    assert (second.tries, second.failed_items, second.guilty) == (2, 20, None)
+    found = [(one.mini_batch, one.attempts, one.items) for one in failed_mini_batches(ledger)]
+    assert found == [(1, 4, 1), (2, 1, 10), (3, 1, 10)]
+
+
 def test_failed_has_mini_batches_that_returned_too_few_rows(ledger):
     """They succeeded, and some of their items did not."""
     ledger.commit([(receipt(0, succeeded=7, failed=3, rows=7), "succeeded"), (receipt(1, outcome="raised"), "failed")])

@@ -4,8 +4,10 @@ import logging
 
 import pytest
 
+from prefect_parallel_run.node.settings import NodeFacts
+from prefect_parallel_run.observe.course import Course
 from prefect_parallel_run.observe.logs import RunLog
-from prefect_parallel_run.observe.progress import Pace, remaining_seconds, sentence
+from prefect_parallel_run.observe.progress import Going, Pace, foresee, sentence
 from prefect_parallel_run.policy.lease_size import LeaseSizer
 from prefect_parallel_run.records import Breach, Receipt, Tally
 
@@ -62,11 +64,55 @@ def test_progress_is_told_every_half_minute_or_five_percent():
 def test_the_sentence_has_counts_rate_and_time_to_go():
     """What was done before this driving does not make the rate look better."""
     tally = Tally(planned=100, succeeded=58, failed=2, waiting=3, succeeded_items=580, failed_items=20)
-    assert sentence(tally, 40, 10.0) == (
+    going = Going(tally=tally, elapsed=12.0, at_work=10.0, done=20, slots=2)
+    assert sentence(going) == (
         "60 of 100 mini-batches (60 %), 580 items, 2 mini-batches and 20 items failed, 3 waiting for another try,"
         " 2.0 mini-batches/s, 20 s to go"
     )
-    assert remaining_seconds(Tally(planned=5), 0, 3.0) is None
+
+
+@pytest.mark.parametrize(
+    ("tally", "facts", "words"),
+    [
+        ({"succeeded": 7}, {"done": 7}, ""),  # fewer than two for each of four slots
+        ({"succeeded": 8}, {"done": 8, "at_work": 0.9}, ""),
+        ({"succeeded": 8}, {"done": 8}, "23 s to go"),
+        ({"succeeded": 95}, {"done": 95}, "1.2 s to go"),
+        ({"succeeded": 96}, {"done": 96}, "waiting for 4 mini-batches"),
+        ({"succeeded": 98, "failed": 1}, {"done": 99}, "waiting for 1 mini-batch"),
+        ({"succeeded": 100}, {"done": 100}, ""),
+        ({"succeeded": 50, "is_growing": True}, {"done": 50}, ""),
+        ({"succeeded": 50}, {"done": 50, "held": Breach("error_threshold", 4, 20)}, "held back: error_threshold 4 is near"),
+        ({"succeeded": 50, "all_scheduled": True}, {"done": 50, "held": Breach("error_threshold", 4, 20)}, "12 s to go"),
+        ({"succeeded": 50}, {"done": 50, "held": Breach("error_threshold", 4, 20), "is_paused": True}, "paused"),
+    ],
+)
+def test_a_time_to_go_is_told_when_it_means_something(tally, facts, words):
+    """Not of the first few, nor while nothing new is begun, nor when only what runs is waited for."""
+    given = {"rate": 4.0, "at_work": 10.0, "slots": 4, **facts}
+    assert str(foresee(Tally(planned=100, **tally), **given)) == words
+
+
+def test_the_course_counts_from_the_first_try_and_leaves_pauses_out():
+    """What was done before, the start of processes and pauses make the rate neither better nor worse."""
+    now = [100.0]
+    course = Course(Tally(planned=60, succeeded=20), lambda: now[0])
+    course.node_joined(NodeFacts(node="node-0", host="h", pid=1, cores=2, slots=2))
+    now[0] = 110.0
+    course.committed([failed(20), failed(21)])  # each took 0.1 s
+    course.committed([failed(22)])
+    now[0] = 112.8
+    course.paused(True)
+    now[0] = 150.0
+    assert str(course.going(Tally(planned=60, succeeded=26)).outlook) == "paused"
+    course.paused(False)
+    now[0] = 151.0
+    going = course.going(Tally(planned=60, succeeded=28))
+    assert (going.elapsed, going.done, going.slots) == (51.0, 8, 2)
+    assert going.at_work == pytest.approx(4.0)
+    assert str(going.outlook) == "16 s to go"
+    course.node_gone("node-0")
+    assert course.going(Tally(planned=60, succeeded=28)).slots == 0
 
 
 def test_holding_back_is_told(log, caplog):

@@ -15,15 +15,18 @@ from prefect_parallel_run.observe.report.axis import BINS, Axis, spread
 from prefect_parallel_run.observe.report.facts import collect
 from prefect_parallel_run.observe.report.head import limits
 from prefect_parallel_run.observe.report.lanes import Worked, allot
+from prefect_parallel_run.observe.report.page import page
 from prefect_parallel_run.observe.report.places import place_lines
 from prefect_parallel_run.observe.report.processes import Process, read_processes
 from prefect_parallel_run.observe.report.samples import read_progress, read_resources
 from prefect_parallel_run.observe.report.tries import MOST_SEGMENTS, columns, quantile
+from prefect_parallel_run.records import Receipt
 from prefect_parallel_run.runs.drives import drives, note_drive_begin, note_drive_end
+from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-from ..made_runs import BEGAN, make_run
+from ..made_runs import BEGAN, adjusted, make_run
 
 LOST = "INSERT INTO attempts VALUES (?, ?, 'lost', 'node-0', 0, 0.0, 0.0, 'NodeLost', 'x', '', 'l')"
 times = st.floats(0, 1e5)
@@ -115,6 +118,28 @@ def test_causes_add_up_to_all_failed_tries(tmp_path):
     assert first.places[0] == f"/data/images/day={number % 28:02d}/img_{number:06d}_0.jpg"
     assert first.places[-1] == "and 7 more files"
     assert [slow.seconds for slow in facts.slowest] == sorted((slow.seconds for slow in facts.slowest), reverse=True)
+
+
+def test_tries_of_items_apart_are_counted_everywhere(tmp_path):
+    """The card of their cause names the guilty file; one that took long is among the slowest."""
+    made = make_run(tmp_path / "run", 40, fail=0.0, logs=False)
+    error = {"error_type": "OSError", "error": "truncated", "fingerprint": "t", "node": "node-0", "pid": 1000}
+    bad = Receipt.of_failure(7, 1, "raised", items=10, started=BEGAN + 1, seconds=1.0, **error)
+    with Ledger(made.directory.ledger) as ledger:
+        before = sum(cause.tries for cause in causes(ledger))
+        for piece, items in (((4, 5), 1), ((4, 10), 0)):
+            ledger.commit_piece(bad._replace(seconds=600.0 + items), piece, items, "succeeded")
+    facts = collect(made.directory, nothing)
+    assert sum(found.cause.tries for found in facts.causes) == before + 2 == facts.timeline.tries.failed.sum()
+    (found,) = (found for found in facts.causes if found.cause.fingerprint == "t")
+    assert (found.places, found.cause.failed_items) == (["/data/images/day=07/img_000007_4.jpg"], 1)
+    assert [(slow.attempt, slow.items, slow.places) for slow in facts.slowest[:2]] == [
+        (0, 1, found.places),
+        (0, 6, [*found.places, "and 5 more files"]),
+    ]
+    words = page(facts, 0.0)
+    assert "The first that was found guilty" in words
+    assert "apart" in words
 
 
 def test_a_run_that_was_driven_three_times_has_its_pauses_cut_out(tmp_path):
@@ -259,6 +284,19 @@ def test_limits_are_those_of_the_last_drive(tmp_path):
     assert found["error_threshold"].is_exceeded
     assert found["allowed_failed_count"].allowed is None
     assert (found["allowed_failed_percent"].actual, found["allowed_failed_percent"].is_exceeded) == (2, False)
+
+
+def test_limits_are_those_that_a_person_changed_them_to(tmp_path):
+    """With what they were at first; what was ordered is on the timeline, as far as it was followed."""
+    made = make_run(tmp_path / "run", 50, fail=0.0)
+    made.directory.describe({**made.directory.facts(), "config": {"error_threshold": 5, "allowed_failed_percent": 20.0}})
+    adjusted(made)
+    facts = collect(made.directory, nothing)
+    found = {limit.name: limit for limit in limits(facts)}
+    assert (found["error_threshold"].allowed, found["error_threshold"].at_first) == (20, "5")
+    assert found["allowed_failed_percent"].at_first == ""
+    assert not found["error_threshold"].is_exceeded
+    assert facts.timeline.orders == [(2, pytest.approx(1.0, abs=1e-3)), (3, pytest.approx(2.0, abs=1e-3))]
 
 
 def test_a_drive_notes_versions_and_configuration_and_no_secret(tmp_path, scripts):

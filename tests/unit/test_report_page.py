@@ -16,7 +16,7 @@ from prefect_parallel_run.observe.report.page import _text, page
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-from ..made_runs import HOSTILE, make_run
+from ..made_runs import HOSTILE, adjusted, make_run
 
 VOID = {"meta", "br"}
 SHAPES = {"rect", "path", "line", "circle"}
@@ -149,6 +149,24 @@ def test_the_status_has_a_shape_and_words(tmp_path, status, words):
     assert f"{words} {status.capitalize() if status != 'running' else 'Interrupted'}" in text
 
 
+def test_what_failed_in_a_run_that_succeeded_stands_in_its_first_line(tmp_path):
+    """And not a word of it where all went well."""
+    made = make_run(tmp_path / "run", 60, fail=0.0)
+    words = "".join(read(page(collect(made.directory, nothing), 0.0)).words)
+    assert "Succeeded10 items failed, as the limits allow." in words
+    with Ledger(made.directory.ledger) as ledger:
+        ledger._connection.execute("UPDATE mini_batches SET state = 'succeeded', succeeded = items, failed = 0")
+    assert "as the limits allow" not in page(collect(made.directory, nothing), 0.0)
+
+
+def test_a_long_traceback_ends_with_what_it_was(made):
+    """It wraps, and what is left out is in its middle: the last line is the one that counts."""
+    assert "max-height" not in _text("page.css")
+    with Ledger(made.directory.ledger) as ledger:
+        ledger._connection.execute("UPDATE attempts SET traceback = ?", ("line\n" * 2_000 + "OSError: decisive",))
+    assert "OSError: decisive" in "".join(read(page(collect(made.directory, nothing), 0.0)).words)
+
+
 def test_a_run_without_anything_has_a_page(tmp_path):
     """Planned and never begun; no logs, no plan, no description."""
     directory = RunDirectory(tmp_path / "run")
@@ -176,6 +194,17 @@ def test_environment_variables_are_told_by_name(made):
     """Their values are not in the run directory at all (test_report_facts.py)."""
     words = "".join(read(page(collect(made.directory, nothing), 0.0)).words)
     assert "Environment variables: API_TOKEN (their values are not kept)." in words
+
+
+def test_what_was_ordered_is_told_and_marked(made):
+    """In the words of the command line, with who did it; what was no order is text too."""
+    adjusted(made)
+    reader = read(page(collect(made.directory, nothing), 0.0))
+    words = "".join(reader.words)
+    assert "20 forgiven" in words
+    for expected in ("limits error_threshold=20", "ann@host/7", "<b>rubbish", "refused: it is no JSON", "a person ordered"):
+        assert expected in words
+    assert reader.tags <= ALLOWED
 
 
 def luminance(colour):

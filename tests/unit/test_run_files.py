@@ -9,7 +9,7 @@ from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.observe import processed
 from prefect_parallel_run.observe.files import OVERVIEW, PROCESSED, PROGRESS, PROGRESS_HEADER, RunFiles
 from prefect_parallel_run.observe.watch import LogWatch
-from prefect_parallel_run.records import Receipt, Tally
+from prefect_parallel_run.records import Breach, Receipt, Tally
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
@@ -86,7 +86,7 @@ def test_counts_and_overview_are_written_when_they_are_due(run):
         files.progressed(Tally(planned=6, items=60, succeeded=second))
     written = rows(run.logs / PROGRESS)
     assert [row["succeeded"] for row in written] == ["0", "1", "2", "3"]
-    assert [row["remaining_seconds"] for row in written] == ["", "5.0", "4.0", "3.0"]
+    assert [row["remaining_seconds"] for row in written] == ["", "", "4.0", "3.0"]
     assert "       0" in (run.logs / OVERVIEW).read_text()
     commit(run, files, receipt(0), receipt(1, error_type="ValueError"))
     commit(run, files, receipt(2, error_type="ValueError", node="node-10"))
@@ -109,6 +109,44 @@ def test_counts_and_overview_are_written_when_they_are_due(run):
         "node-10: on beta, processes: 1; tries: 1, failed: 1; lost",
     ]
     assert lines[-1] == "2: ValueError: all\\x1b[2J bad (raised; first mini-batch 1, on node-0, node-10)"
+
+
+def test_the_overview_tells_what_holds_a_run_back(run):
+    """And that it is paused; no time to go is true then."""
+    watch = LogWatch("score", logging.getLogger("test"))
+    watch.began(run, Tally(planned=600), "")
+
+    def text():
+        watch._files._next_overview = 0.0
+        watch.progressed(Tally(planned=600, succeeded=300))
+        return (run.logs / OVERVIEW).read_text()
+
+    watch.held(Breach("error_threshold", 4, 20))
+    assert "\nto go   held back: error_threshold 4 is near\n" in text()
+    watch.paused(True)
+    assert "status  paused\n" in text()
+    assert "\nto go   paused\n" in text()
+    watch.paused(False)
+    watch.held(None)
+    assert "\nto go   not known yet\n" in text()  # all at once is no measure
+    watch.ended(Ledger(run.ledger))
+    watch.closed("succeeded", "")
+    assert "to go" not in (run.logs / OVERVIEW).read_text()
+
+
+def test_tries_of_items_apart_are_in_the_overview(run):
+    """As a drive that goes on would count them; the rows are of whole mini-batches."""
+    files = RunFiles(run, "score", Tally(planned=6), pytest.fail)
+    commit(run, files, receipt(1, error_type="ValueError"), state="isolating")
+    apart = receipt(1, error_type="ValueError")
+    with Ledger(run.ledger) as ledger:
+        ledger.commit_piece(apart, (0, 5), 0, "isolating")
+    files.isolated(apart)
+    files.ended(Tally(planned=6))
+    assert "\n  2: ValueError: all" in (run.logs / OVERVIEW).read_text()
+    RunFiles(run, "score", Tally(planned=6), pytest.fail).ended(Tally(planned=6))
+    assert "\n  2: ValueError: all" in (run.logs / OVERVIEW).read_text()
+    assert len(rows(run.logs / PROCESSED)) == 1
 
 
 def test_a_file_that_the_disk_refuses_is_told_once_and_ends(run):

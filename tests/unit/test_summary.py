@@ -3,7 +3,7 @@
 import pytest
 
 from prefect_parallel_run.errors import LimitExceededError
-from prefect_parallel_run.observe.summary import report_text, summary_of_failure, summary_of_result
+from prefect_parallel_run.observe.summary import Done, report_text, summary_of_failure, summary_of_result
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
 
@@ -32,11 +32,11 @@ def result(**fields):
 
 def test_of_a_result():
     """Figures as people write them, only the limits that there are, the pace of what was done this time."""
-    text = summary_of_result(result(), 1000, 10_000)
+    text = summary_of_result(result(), Done(9.0, 5.0, 1000, 10_000))
     assert "**Succeeded; 10 items failed, which is forgiven**" in text
     assert "| mini-batches | 2,000 | 1,999 | 1 | 0 |" in text
     assert "| items | 20,000 | 19,990 | 10 | 0 |" in text
-    assert "19,990 rows · 10 s · 100.0 mini-batches/s · 1,000.0 items/s" in text
+    assert "19,990 rows · 10 s · 200.0 mini-batches/s · 2,000.0 items/s" in text
     assert "| `error_threshold` | 10 | 10 failed items |" in text
     assert "| `allowed_failed_percent` | 5 | 0.05 % failed mini-batches |" in text
     assert "allowed_failed_count" not in text
@@ -47,7 +47,7 @@ def test_of_a_result():
 def test_of_an_earlier_result():
     """Nothing ran, so there is no pace; where the result is counts."""
     nothing = dict.fromkeys(["items_failed", "mini_batches_failed"], 0)
-    text = summary_of_result(result(reused=True, seconds=0.0, **nothing), 0, 0)
+    text = summary_of_result(result(reused=True, seconds=0.0, **nothing), Done(0.0, 0.0, 0, 0))
     assert "**Reused: nothing ran, the result is that of an earlier run**" in text
     assert "/s" not in text
     assert "Result: `/out/rows.csv`" in text
@@ -65,11 +65,11 @@ def test_of_an_earlier_result():
 )
 def test_of_a_run_without_a_result(error, words):
     tally = Tally(planned=10, succeeded=3, failed=1, items=100, succeeded_items=30, failed_items=10, rows=30)
-    text = summary_of_failure("score", error, tally, "/r", 2.0, 4, 40)
+    text = summary_of_failure("score", error, tally, "/r", Done(3.0, 2.0, 4, 40))
     assert words in text
     assert "\x1b" not in text
     assert "| items | 100 | 30 | 10 | 60 |" in text
-    assert "30 rows · 2.0 s · 2.0 mini-batches/s · 20.0 items/s" in text
+    assert "30 rows · 3.0 s · 2.0 mini-batches/s · 20.0 items/s" in text
     assert "Result" not in text
 
 

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.observe.bar import Style, percent_bar, progress_line, waiting_line
+from prefect_parallel_run.observe.progress import Going
 from prefect_parallel_run.observe.status_line import StatusLine, can_redraw, style_of
-from prefect_parallel_run.observe.terminal import RunView, also_seen, seen_by
+from prefect_parallel_run.observe.terminal import RunView, _Seen, also_seen, seen_by
 from prefect_parallel_run.observe.watch import LogWatch
 from prefect_parallel_run.records import Breach, Tally
 
@@ -19,23 +21,27 @@ PLAIN = Style(colours=False, unicode=True)
 HALF = Tally(planned=1000, succeeded=415, failed=5, waiting=2, items=10_000, succeeded_items=4150, failed_items=50)
 
 
+def going(tally=HALF, done=400, elapsed=40.0, **facts):
+    return Going(tally=tally, done=done, elapsed=elapsed, at_work=elapsed, slots=2, **facts)
+
+
 def test_the_line_tells_counts_rate_failures_and_time_to_go():
     """In words, so that it can be read without colour."""
-    line = progress_line("score", HALF, 20, 40.0, 160, PLAIN)
+    line = progress_line("score", going(), 160, PLAIN)
     assert line == (
         f"score  {'━' * 15}{'─' * 23}   42 %  420 of 1,000 mini-batches  4,150 items  10.0/s  5 failed (50 items)"
         "  2 to be tried again  40 s  58 s to go"
     ), line
-    coloured = progress_line("score", HALF, 20, 40.0, 160, Style())
+    coloured = progress_line("score", going(), 160, Style())
     assert re.sub(r"\x1b\[\d+m", "", coloured) == line
     assert "\x1b[31m5 failed (50 items)\x1b[0m" in coloured
-    assert progress_line("score", HALF, 20, 40.0, 160, Style(colours=False, unicode=False)).isascii()
+    assert progress_line("score", going(), 160, Style(colours=False, unicode=False)).isascii()
 
 
 @pytest.mark.parametrize("width", range(20, 200, 9))
 def test_the_line_fits_and_keeps_what_matters_most(width):
     """Counts before rates before names."""
-    line = progress_line("a step with a long name", HALF, 20, 40.0, width, PLAIN)
+    line = progress_line("a step with a long name", going(), width, PLAIN)
     assert len(line) <= width
     assert "42 %" in line or width < 30
     if width >= 60:
@@ -45,13 +51,14 @@ def test_the_line_fits_and_keeps_what_matters_most(width):
 
 def test_the_line_while_the_input_is_still_listed_and_while_it_is_held():
     """No share and no time to go, which nobody knows yet."""
-    growing = progress_line(
-        "s", Tally(planned=70, succeeded=7, items=700, succeeded_items=70, is_growing=True), 0, 1.0, 200, PLAIN
-    )
+    listed = Tally(planned=70, succeeded=7, items=700, succeeded_items=70, is_growing=True)
+    growing = progress_line("s", going(listed, done=7, elapsed=1.0), 200, PLAIN)
     assert growing == "s  7 of 70 mini-batches so far  70 items  7.0/s  1.0 s"
-    held = progress_line("s", HALF, 0, 1.0, 200, PLAIN, "held back")
-    assert "held back" in held
+    near = going(held=Breach("error_threshold", 4, 20))
+    held = progress_line("s", near, 200, PLAIN)
+    assert "held back  error_threshold 4 is near" in held
     assert "to go" not in held
+    assert "held back" in progress_line("s", near, 80, PLAIN)
     assert waiting_line("s", "starting Prefect", 3.0, 12, PLAIN) == "s  starting "
 
 
@@ -83,9 +90,11 @@ def test_a_view_sees_what_the_step_is_told_and_the_step_too():
     with seen_by(view):
         seen = also_seen(watch)
         seen.began("directory", Tally(planned=10), "dashboard")
+        seen.node_joined(NodeFacts(node="node-0", host="h", pid=1, cores=2, slots=5))
         now[0] = 4.0
         seen.progressed(Tally(planned=10, succeeded=5))
         assert " 50 %  5 of 10 mini-batches" in view.line(80)
+        assert "waiting for 5 mini-batches" in view.line(120)
         seen.held(Breach("error_threshold", 1, 2))
         assert "held back" in view.line(120)
         seen.paused(True)
@@ -99,6 +108,7 @@ def test_a_view_sees_what_the_step_is_told_and_the_step_too():
     assert view.line(80) == "s  finishing  0.0 s"
     assert [told[0] for told in watch.told] == [
         "began",
+        "node_joined",
         "progressed",
         "held",
         "paused",
@@ -109,7 +119,7 @@ def test_a_view_sees_what_the_step_is_told_and_the_step_too():
         "ended",
     ]
     assert also_seen(watch) is watch
-    assert {"began", "progressed", "held", "ended"} <= set(dir(LogWatch)), "the names that a view listens to"
+    assert {name for name in vars(_Seen) if name[0] != "_"} <= set(dir(LogWatch)), "the names that a view listens to"
 
 
 @pytest.fixture

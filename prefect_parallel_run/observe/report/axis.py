@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 BINS = 240  #: of equal length on every axis; divisible by many numbers, so that neighbours can be put together
+_LEAST = 0.001  #: s
 _SHORTEST_PAUSE = 10.0  #: s: shorter ones are drawn as they are
 _PAUSE_SHARE = 0.02  #: of the whole, the same
 
@@ -40,8 +41,8 @@ class Axis:
             return None
         active = sum(stop - start for start, stop in merged)
         spans = _merged(merged, max(_SHORTEST_PAUSE, _PAUSE_SHARE * active))
-        if not active:
-            spans[-1] = (spans[-1][0], spans[-1][1] + 0.001)  # moments alone still need some width
+        if active < _LEAST:
+            spans[-1] = (spans[-1][0], spans[-1][1] + _LEAST)  # moments alone still need some width
         return cls(tuple(spans))
 
     @property

@@ -17,6 +17,7 @@ from prefect_parallel_run.observe.report.words import duration, size, tick, tick
 
 HEIGHT = 96  #: px of a plot
 _SCALE = 1000  #: height of the inner drawing
+_ROOM = 0.03  #: of the width, for the number of an order
 PATTERNS = el(
     "svg",
     el(
@@ -90,8 +91,26 @@ def pause_lines(axis: Axis) -> list[Html]:
     return [el("line", x1=place, x2=place, y1=0, y2="100%", class_="pause") for place in places]
 
 
-def time_axis(axis: Axis) -> Html:
-    """Return the row under the tracks with the times on it."""
+def order_lines(axis: Axis, orders: Sequence[tuple[int, float]]) -> list[Html]:
+    """Return a line where each order was followed; *orders* are numbers and places, s."""
+    places = [percent(place / axis.seconds) for _, place in orders[:50]]
+    return [el("line", x1=place, x2=place, y1=0, y2="100%", class_="ordered") for place in places]
+
+
+def _order_numbers(axis: Axis, orders: Sequence[tuple[int, float]], y: int) -> list[Html]:
+    """Return the numbers of orders; of those too near to the one before, none."""
+    labels, free = [], 0.0
+    for number, place in orders:
+        share = place / axis.seconds
+        if share >= free:
+            anchor = "end" if share > 0.98 else "start" if share < 0.02 else "middle"
+            labels.append(el("text", number, x=percent(share), y=y, text_anchor=anchor, class_="order-number"))
+            free = share + _ROOM
+    return labels
+
+
+def time_axis(axis: Axis, orders: Sequence[tuple[int, float]] = ()) -> Html:
+    """Return the row under the tracks with the times on it, and below them pauses and the numbers of orders."""
     places = time_ticks(axis.seconds)
     labels = []
     for number, place in enumerate(places):
@@ -107,6 +126,9 @@ def time_axis(axis: Axis) -> Html:
             el("text", words, x=at, y=30, text_anchor=anchor, class_="odd pause-words" if number % 2 else "pause-words")
         )
     height = 34 if axis.pauses else 20
+    if orders:
+        labels += _order_numbers(axis, orders, height + 10)
+        height += 14
     return el("div", el("span"), el("svg", *labels, width="100%", height=height, aria_hidden="true"), class_="track axis")
 
 
@@ -160,11 +182,10 @@ def track(key: str, title: str, most: float, words: Callable[[float], str], shap
     )
 
 
-def level(value: float, most: float, words: str) -> list[Html]:
-    """Return a line right across at *value*, with its words."""
+def level(value: float, most: float) -> Html:
+    """Return a dashed line right across at *value*; its words belong above the plot, where no curve runs through them."""
     y = _y(value, most)
-    line = el("line", x1=0, x2="100%", y1=y, y2=y, class_="level")
-    return [line, el("text", words, x="99.5%", y=_figure(value, most) - 5, text_anchor="end", class_="level-words")]
+    return el("line", x1=0, x2="100%", y1=y, y2=y, class_="level")
 
 
 def most_of(*arrays: Floats | None) -> float:

@@ -16,9 +16,11 @@ from prefect_parallel_run.observe.report.facts import Facts, Slow
 from prefect_parallel_run.observe.report.tables import code_lines, listing, pairs
 from prefect_parallel_run.observe.report.tries import Column, Tries, columns, quantile
 from prefect_parallel_run.observe.report.words import duration, moment, outcome, tick
+from prefect_parallel_run.runs.orders import in_words
 from prefect_parallel_run.units import count, format_size
 
 _MOST_PATHS = 12
+_MOST_ORDERS = 50
 _SHOWN_APART = ("paths", "name", "kind")
 _EDGES = ((1e-5, "10 µs"), (1e-4, "100 µs"), (1e-3, "1 ms"), (1e-2, "10 ms"), (0.1, "100 ms"), (1.0, "1 s"), (10.0, "10 s"))
 _LATER_EDGES = ((60.0, "1 min"), (600.0, "10 min"), (3600.0, "1 h"), (36_000.0, "10 h"), (864_000.0, "10 d"))
@@ -89,7 +91,7 @@ def _slowest(slowest: list[Slow]) -> Html | None:
         (
             duration(slow.seconds),
             slow.mini_batch,
-            slow.attempt,
+            slow.attempt or "apart",
             outcome(slow.outcome) if slow.outcome == "succeeded" else f"✕ {outcome(slow.outcome)}",
             count(slow.items),
             slow.node,
@@ -114,7 +116,7 @@ def asked_for(facts: Facts) -> Html:
         pairs("Side inputs", description.get("side_inputs", {}).items()),
         el("h3", "Arguments"),
         el("p", el("code", " ".join(map(shlex.quote, arguments))) if arguments else "none"),
-        pairs("Configuration", _settings(facts.drives[-1].config if facts.drives else first, first)),
+        pairs("Configuration", _settings(facts.config, first)),
         el("p", "Environment variables: ", el("code", ", ".join(variables)), " (their values are not kept).")
         if variables
         else None,
@@ -141,7 +143,7 @@ def _input(given: Mapping[str, Any]) -> Html:
 
 
 def _settings(config: Mapping[str, Any], first: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that are not the defaults, and those that a later drive had otherwise."""
+    """Yield the settings that are not the defaults, and those that were others at first."""
     fields = ParallelRunConfig.model_fields
     for name, value in config.items():
         default = fields[name].default if name in fields else None
@@ -165,6 +167,7 @@ def made_with(facts: Facts) -> Html:
         el("h2", "How it was run"),
         pairs("Versions in the flow process", rows) or el("p", "Its versions were not written down.", class_="quiet"),
         _drives(facts) if drives else None,
+        _orders(facts) if facts.orders else None,
         id="made-with",
     )
 
@@ -191,3 +194,21 @@ def _drives(facts: Facts) -> Html:
         for drive in facts.drives
     ]
     return listing("Drives", heads, rows, numbers=("drive",))
+
+
+def _orders(facts: Facts) -> Html:
+    """Return what people ordered while the run went on; the timeline has the numbers of those that were followed."""
+    heads = ("number", "at", "by", "order", "what came of it")
+    rows = [
+        (
+            number,
+            moment(order.at) if order.at is not None else "",
+            order.by or "",
+            el("code", in_words(order.what)),
+            order.answer if order.applied_at is not None else f"refused: {order.answer}",
+        )
+        for number, order in list(enumerate(facts.orders, 1))[-_MOST_ORDERS:]
+    ]
+    more = len(facts.orders) - len(rows)
+    words = "Ordered while it went on" + (f"; the first {more:,} are in the ledger's table controls" if more else "")
+    return listing(words, heads, rows, numbers=("number",))

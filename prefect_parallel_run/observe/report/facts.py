@@ -20,9 +20,9 @@ from prefect_parallel_run.observe.report.samples import Progress, Resources, rea
 from prefect_parallel_run.observe.report.tries import FATAL, Tries, read_tries, worked
 from prefect_parallel_run.planning.plan import Plan, PlanSummary
 from prefect_parallel_run.records import Tally
-from prefect_parallel_run.runs.drives import Drive, drives
+from prefect_parallel_run.runs.drives import Drive, config_in_force, drives
 from prefect_parallel_run.runs.failures import Cause, FailedMiniBatch, causes, failed_mini_batches
-from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 
 _MOST_CAUSES, _MOST_FAILED, _MOST_SLOW = 20, 12, 10
@@ -35,7 +35,7 @@ class FoundCause(NamedTuple):
     cause: Cause
     first_at: float  #: Unix time, s; 0 when it is not known
     last_at: float
-    places: list[str]  #: what was in its first mini-batch
+    places: list[str]  #: the first guilty items, where they are known; else what was in its first mini-batch
     ended: int  #: mini-batches whose last try it was
 
 
@@ -50,7 +50,7 @@ class Slow(NamedTuple):
     """A try that took long."""
 
     mini_batch: int
-    attempt: int
+    attempt: int  #: 0: some of its items were tried apart
     outcome: str
     node: str
     seconds: float
@@ -79,6 +79,7 @@ class Timeline:
     lives: list[Life]  #: ready, when tries are drawn one by one
     starts: list[Life]  #: import and init(), the same
     kills: Mapping[tuple[int, int, str], int]  #: processes that came to an end of that kind, by lane, bin and reason
+    orders: list[tuple[int, float]]  #: number and place of what people ordered, as far as it was followed
     processes: int  #: that were started; 0 where nobody wrote that down
     has_all_processes: bool
 
@@ -92,6 +93,8 @@ class Facts:
     description: Mapping[str, Any]  #: run.json
     status: str
     reason: str
+    config: Mapping[str, Any]  #: as it was in force at the end
+    orders: list[NotedOrder]
     drives: list[Drive]
     driven: int
     tally: Tally
@@ -133,11 +136,15 @@ def collect(directory: RunDirectory, beat: Beat) -> Facts:
         ledger.watch(beat)
         noted = ledger.facts()
         driven = drives(noted)
-        timeline = _timeline(directory, ledger, driven, beat)
+        orders = ledger.orders()
+        timeline = _timeline(directory, ledger, driven, orders, beat)
+        description = directory.facts() if directory.description.exists() else {}
         return Facts(
             directory=os.fspath(directory.path),
             run_id=directory.run_id,
-            description=directory.facts() if directory.description.exists() else {},
+            description=description,
+            config=config_in_force(noted, description.get("config", {})),
+            orders=orders,
             status=_status(directory, noted),
             reason=noted.get("reason", ""),
             drives=driven,
@@ -167,7 +174,9 @@ def _status(directory: RunDirectory, noted: Mapping[str, str]) -> str:
     return "interrupted" if status == "running" and not directory.is_locked() else status
 
 
-def _timeline(directory: RunDirectory, ledger: Ledger, driven: list[Drive], beat: Beat) -> Timeline | None:
+def _timeline(
+    directory: RunDirectory, ledger: Ledger, driven: list[Drive], orders: list[NotedOrder], beat: Beat
+) -> Timeline | None:
     processes, has_all = read_processes(directory.logs, beat)
     done = worked(ledger, [drive.began for drive in driven])
     axis = Axis.over(_intervals(done, processes, driven))
@@ -185,6 +194,9 @@ def _timeline(directory: RunDirectory, ledger: Ledger, driven: list[Drive], beat
         lives=lives if tries.segments is not None else [],
         starts=starts if tries.segments is not None else [],
         kills=_kills(axis, lanes, tries, processes),
+        orders=[
+            (number, axis.place(order.applied_at)) for number, order in enumerate(orders, 1) if order.applied_at is not None
+        ],
         processes=len(processes),
         has_all_processes=has_all,
     )
@@ -254,9 +266,10 @@ def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FoundCause]:
             " AND attempt = attempts WHERE state = 'failed' GROUP BY fingerprint"
         )
     )
-    for cause in sorted(found, key=lambda cause: -ended.get(cause.fingerprint, 0)):  # of equal ones the most frequent first
+    for cause in sorted(found, key=lambda cause: -cause.failed_items):  # of equal ones the most frequent first
         first, last = times.get(cause.fingerprint, (0.0, 0.0))
-        places = _places(plan, cause.first_mini_batch)
+        number, *piece = cause.guilty or (cause.first_mini_batch,)
+        places = _places(plan, number, (piece[0], piece[1]) if piece else None)
         yield FoundCause(cause, first or 0.0, last or 0.0, places, ended.get(cause.fingerprint, 0))
 
 
@@ -267,12 +280,14 @@ def _failed(ledger: Ledger, plan: Plan | None) -> Iterator[Failed]:
 
 def _slowest(ledger: Ledger, plan: Plan | None) -> Iterator[Slow]:
     query = (
-        "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), seconds, items FROM (SELECT mini_batch, attempt, outcome,"
-        " node, seconds FROM attempts WHERE seconds > 0 ORDER BY seconds DESC, mini_batch LIMIT ?)"
-        " JOIN mini_batches USING (mini_batch) ORDER BY seconds DESC, mini_batch"
+        "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), seconds, start, stop, items FROM ("
+        " SELECT mini_batch, attempt, outcome, node, seconds, 0 AS start, 0 AS stop FROM attempts WHERE seconds > 0"
+        " UNION ALL SELECT mini_batch, 0, outcome, node, seconds, start, stop FROM pieces WHERE seconds > 0"
+        " ORDER BY seconds DESC, mini_batch LIMIT ?) JOIN mini_batches USING (mini_batch) ORDER BY seconds DESC, mini_batch"
     )
-    for mini_batch, attempt, outcome, node, seconds, items in ledger.rows(query, _MOST_SLOW):
-        yield Slow(mini_batch, attempt, outcome, node, seconds, items, _places(plan, mini_batch, None, 1))
+    for mini_batch, attempt, outcome, node, seconds, start, stop, items in ledger.rows(query, _MOST_SLOW):
+        places = _places(plan, mini_batch, (start, stop) if stop else None, 1)
+        yield Slow(mini_batch, attempt, outcome, node, seconds, stop - start if stop else items, places)
 
 
 def _places(plan: Plan | None, number: int, piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:

@@ -9,7 +9,7 @@ from prefect_parallel_run.observe.report.words import moment, outcome
 from prefect_parallel_run.units import count
 
 _LONGEST_TEXT = 600  #: characters of an error's words
-_LONGEST_TRACEBACK = 6_000
+_LONGEST_TRACEBACK = 4_000  #: of which both ends are shown: the last line says what it was
 _MOST_NODES = 8
 _MOST_AT_ONCE = 4  #: causes; the others are folded away
 
@@ -42,7 +42,7 @@ def _cause(found: FoundCause, number: int) -> Html:
     figures = [
         ("failed tries", count(cause.tries)),
         ("mini-batches", count(cause.mini_batches)),
-        ("failed for good", count(found.ended)),
+        ("failed for good", count(cause.failed_items, "item")),
         ("the first", f"mini-batch {cause.first_mini_batch}" + (f", {moment(found.first_at)}" if found.first_at > 0 else "")),
         ("on", _nodes(cause.nodes)),
     ]
@@ -55,7 +55,7 @@ def _cause(found: FoundCause, number: int) -> Html:
         ),
         el("p", _shortened(cause.error, _LONGEST_TEXT), class_="error"),
         el("dl", *(el("div", el("dt", name), el("dd", value)) for name, value in figures), class_="facts"),
-        _inside("In its first mini-batch", found.places),
+        _inside("The first that was found guilty" if cause.guilty else "In its first mini-batch", found.places),
         el(
             "details",
             el("summary", "Traceback of the first"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import NamedTuple
 
 from prefect_parallel_run.observe.report.bars import stacked_bar
@@ -10,6 +11,7 @@ from prefect_parallel_run.observe.report.charts import legend, percent
 from prefect_parallel_run.observe.report.elements import Html, el, join
 from prefect_parallel_run.observe.report.facts import Facts
 from prefect_parallel_run.observe.report.words import STATUS, duration, moment, rate
+from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.units import count, format_size
 
@@ -23,6 +25,7 @@ class Limit(NamedTuple):
     allowed: float | None  #: None: everything is forgiven
     actual: float
     counts: tuple[str, str]  #: what it counts: one, several
+    at_first: str = ""  #: what the run was begun with, where that is something else
 
     @property
     def is_exceeded(self) -> bool:
@@ -31,33 +34,37 @@ class Limit(NamedTuple):
 
 
 def limits(facts: Facts) -> list[Limit]:
-    """Return the limits of the last drive, in field order."""
-    config = facts.drives[-1].config if facts.drives else facts.description.get("config", {})
+    """Return the limits as they were in force at the end, in field order."""
     tally = facts.tally
     failed_percent = 100 * tally.failed / tally.planned if tally.planned else 0.0
 
     several = ("mini-batch", "mini-batches")
 
-    def allowed(name: str, everything: float) -> float | None:
-        value = config.get(name)
-        return None if value is None or value == everything else float(value)
+    first = facts.description.get("config", {})
+    forgiven, before = (asdict(FailureLimits.of(config)) for config in (facts.config, first))
+
+    def limit(name: str, actual: float, counts: tuple[str, str]) -> Limit:
+        now, then = forgiven[name], before[name]
+        at_first = "" if now == then or name not in first else "no limit" if then is None else f"{then:,g}"
+        return Limit(name, now, actual, counts, at_first)
 
     return [
-        Limit("error_threshold", allowed("error_threshold", -1), tally.failed_items, ("item", "items")),
-        Limit("allowed_failed_count", allowed("allowed_failed_count", -1), tally.failed, several),
-        Limit("allowed_failed_percent", allowed("allowed_failed_percent", 100), failed_percent, several),
+        limit("error_threshold", tally.failed_items, ("item", "items")),
+        limit("allowed_failed_count", tally.failed, several),
+        limit("allowed_failed_percent", failed_percent, several),
     ]
 
 
 def head(facts: Facts) -> Html:
     """Return the title, the status with its reason, and the figures."""
     shape, words = STATUS.get(facts.status, ("?", facts.status))
+    note = facts.reason or _forgiven(facts)
     status = el(
         "p",
         el("span", shape, class_="shape", aria_hidden="true"),
         " ",
         el("strong", words),
-        el("span", facts.reason, class_="reason") if facts.reason else None,
+        el("span", note, class_="reason") if note else None,
         class_=f"status {facts.status if facts.status in STATUS else 'planned'}",
     )
     step = facts.description.get("step", facts.run_id)
@@ -74,6 +81,12 @@ def head(facts: Facts) -> Html:
     )
 
 
+def _forgiven(facts: Facts) -> str:
+    """Return what failed in a run that succeeded."""
+    failed = facts.tally.failed_items
+    return f"{count(failed, 'item')} failed, as the limits allow." if failed and facts.status == "succeeded" else ""
+
+
 def _figures(facts: Facts) -> Iterator[tuple[str, list[object]]]:
     tally, seconds = facts.tally, worked_seconds(facts)
     if seconds is not None:
@@ -82,9 +95,9 @@ def _figures(facts: Facts) -> Iterator[tuple[str, list[object]]]:
     yield "items", [count(tally.succeeded_items), _small(f"of {count(tally.items)} succeeded")]
     yield "rows", [count(tally.rows), _small(_result_size(facts))]
     if facts.timeline is not None and seconds:
-        good = int(facts.timeline.tries.succeeded.sum())
         lanes = facts.timeline.lanes
-        yield "throughput", [rate(good / seconds), _small(f"mini-batches; {rate(tally.succeeded_items / seconds)} items")]
+        items = rate(tally.succeeded_items / seconds)
+        yield "throughput", [rate(tally.succeeded / seconds), _small(f"mini-batches; {items} items")]
         yield "ran on", [count(lanes.total, "slot"), _small(f"on {count(lanes.nodes, 'node')}; {_utilisation(facts)}")]
     if facts.began is not None:
         last = "" if facts.ended is None or facts.status == "running" else f"to {moment(facts.ended)}"
@@ -184,8 +197,9 @@ def limits_section(facts: Facts) -> Html:
 def _limit(limit: Limit) -> Html:
     is_share = limit.name.endswith("percent")
     actual = f"{limit.actual:.3g} % of the mini-batches failed" if is_share else f"{count(limit.actual, *limit.counts)} failed"
+    at_first = f" (at first {limit.at_first})" if limit.at_first else ""
     if limit.allowed is None:
-        words = join(actual, el("span", " · no limit is set", class_="quiet"))
+        words = join(actual, el("span", f" · no limit is set{at_first}", class_="quiet"))
         return el("li", el("code", limit.name), el("span", words, class_="limit-words"))
     share = min(limit.actual / limit.allowed, 1.0) if limit.allowed else float(limit.actual > 0)
     verdict = (
@@ -202,7 +216,7 @@ def _limit(limit: Limit) -> Html:
     )
     words = el(
         "span",
-        f"{actual}, {limit.allowed:,g}{' %' if is_share else ''} forgiven · ",
+        f"{actual}, {limit.allowed:,g}{' %' if is_share else ''} forgiven{at_first} · ",
         el("b", verdict),
         class_="limit-words",
     )

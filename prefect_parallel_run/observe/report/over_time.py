@@ -141,7 +141,9 @@ def _eta(facts: Facts, axis: Axis) -> Chart | None:
     shown = np.minimum(foretold, most)
     title = "How long the last drive was foretold to take" if facts.driven > 1 else "How long it was foretold to take"
     words = _how_good(lines, began, truth) if truth else "It did not come to its end, so nobody knows how true that was."
-    more = level(truth, most, f"the mini-batches took {duration(truth)}") if truth else []
+    more = [level(truth, most)] if truth else []
+    if truth:
+        title += f"; dashed: it took {duration(truth)}"
     html = line_track(axis, Line("eta", title, shown), most, tick, f"{title}. {words}", more)
     return Chart(join(html, el("p", words, class_="quiet under")), [("foretold to take", "seconds", _values(foretold))])
 

@@ -12,6 +12,7 @@ from prefect_parallel_run.observe.report.axis import BINS, Floats
 from prefect_parallel_run.observe.report.charts import (
     bars_from_above,
     legend,
+    order_lines,
     pause_lines,
     percent,
     steps,
@@ -42,7 +43,7 @@ def timeline(shown: Timeline) -> Html:
         shapes = _one_by_one(shown, number, by_lane[number]) if shown.tries.segments is not None else _as_shares(shown, number)
         ends = kills.get(number, {})
         shapes += _letters(ends) if has_letters else [stretched(el("path", d=_ticks(ends), class_="kill"), height=_HEIGHT)]
-        shapes += pause_lines(shown.axis)
+        shapes += pause_lines(shown.axis) + order_lines(shown.axis, shown.orders)
         drawing = el("svg", *shapes, width="100%", height=_HEIGHT, role="img", aria_label=_summary(shown, number, ends))
         name = el("span", el("b", lane.node), " ", lane.label, class_="name", title=f"{lane.node} {lane.label}")
         rows.append(el("div", name, el("div", drawing, class_="plot", data_lane=number), class_="track lane"))
@@ -55,7 +56,7 @@ def timeline(shown: Timeline) -> Html:
         role="group",
         aria_label="Timeline: arrow keys go through lanes and mini-batches",
     )
-    return join(_legend(shown), lanes, time_axis(shown.axis))
+    return join(_legend(shown), lanes, time_axis(shown.axis, shown.orders))
 
 
 def payload(shown: Timeline) -> dict[str, Any]:
@@ -179,6 +180,8 @@ def _legend(shown: Timeline) -> Html:
         entries = [("ok", "share of time busy"), ("hanging", "failed tries, from above")]
     if shown.processes:
         entries += [("start" if shown.tries.segments is not None else "start-area", "import and init()"), ("idle", "idle")]
+    if shown.orders:
+        entries.append(("ordered-key", "a person ordered something; the numbers are those of the table below"))
     if shown.kills and not _has_letters(shown):
         entries.append(("kill", "a process was killed or lost, from below"))
         return legend(*entries)

@@ -244,7 +244,9 @@ def test_replay_runs_one_mini_batch_in_the_foreground(workshop, capsys):
     result = workshop.step("poison.py", "--how", "raise", "--poison", "3", run_max_try=1)()
     before = Path(result.run_directory, "ledger.sqlite").read_bytes()
     assert main(["replay", result.run_directory, "--mini-batch", "2"]) == 0
-    assert capsys.readouterr().out.split()[-10:] == [f"f{number:03d}.txt" for number in range(20, 30)]
+    told = capsys.readouterr()
+    assert told.out.split()[-10:] == [f"f{number:03d}.txt" for number in range(20, 30)]
+    assert f"mini-batch 2, 10 items: {workshop.files / 'f020.txt'} and 9 more; it may take any time" in told.err
     assert main(["replay", result.run_directory, "--mini-batch", "3"]) == 1
     assert "1 / 0" in capsys.readouterr().err
     assert main(["replay", result.run_directory, "--mini-batch", "10"]) == 1
