@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,7 +19,18 @@ from pyarrow import csv
 
 from prefect_parallel_run.child.dialect import pandas_options
 from prefect_parallel_run.child.text import BOM
-from prefect_parallel_run.datasets.column_types import BOOL, BOOL_OR_NULL, FLOAT, INT, NULL, TEXT, kinds_in_frame, together
+from prefect_parallel_run.datasets.column_types import (
+    BOOL,
+    BOOL_OR_NULL,
+    FLOAT,
+    INT,
+    NULL,
+    TEXT,
+    kinds_in_frame,
+    together,
+    told,
+)
+from prefect_parallel_run.datasets.doubts import Column
 
 # What pandas takes for a gap and for a truth value (read_csv, na_values and true_values).
 _GAPS = ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
@@ -38,6 +49,7 @@ class DelimitedTypes:
         """Take the *dialect* as a mini-batch's work names it, and the names of the *columns* if there is a header."""
         self._columns = columns
         self._found: list[set[str]] = [set() for _ in columns or ()]
+        self._examples: dict[int, str] = {}  #: by place of the column: the first text where a number could be
         self._options = {**pandas_options({**dialect}), "header": None, "encoding_errors": "replace", "on_bad_lines": "skip"}
         if columns is not None:
             self._options |= {"names": list(columns), "index_col": False}
@@ -57,7 +69,8 @@ class DelimitedTypes:
         wanted = wanted or list(range(len(self._found)))  # without a header there may be further columns
         table = None if b"\0" in data or data.startswith(BOM) else self._arrow(data, rows, wanted)
         if table is None or table.num_rows != rows:
-            self._note(range(1 << 30), self._pandas(data, None))
+            frame = self._pandas(data, None)
+            self._note(range(1 << 30), kinds_in_frame(frame), lambda number: frame.iloc[:, number])
             return
         places = wanted if self._found else range(table.num_columns)
         # One byte is looked for at memory's speed, two are not.
@@ -65,17 +78,33 @@ class DelimitedTypes:
         has_plus = b"+" in data
         quick = [_verdict(column, has_hexadecimals=has_hexadecimals, has_plus=has_plus) for column in table.columns]
         asked = [place for place, kind in zip(places, quick, strict=True) if kind is None]
-        kinds = dict(zip(asked, self._pandas(data, asked) if asked else (), strict=True))
-        self._note(places, [kind or kinds[place] for place, kind in zip(places, quick, strict=True)])
+        kinds = dict(zip(asked, kinds_in_frame(self._pandas(data, asked)) if asked else (), strict=True))
+        self._note(
+            places,
+            [kind or kinds[place] for place, kind in zip(places, quick, strict=True)],
+            lambda number: _texts(table[number]),
+        )
 
     def types(self) -> list[str]:
         """Return the type of every column as the whole file has it."""
         return [together(kinds) for kinds in self._found]
 
-    def _note(self, places: Iterable[int], kinds: Sequence[str]) -> None:
-        for place, kind in zip(places, kinds, strict=False):
+    def columns(self) -> list[Column]:
+        """Return what is in every column, and in those of texts the first that is no number."""
+        names = self._columns if self._columns is not None else [str(place) for place in range(len(self._found))]
+        return [
+            Column(name, told(kinds), self._examples.get(place))
+            for place, (name, kinds) in enumerate(zip(names, self._found, strict=False))
+        ]
+
+    def _note(self, places: Iterable[int], kinds: Sequence[str], column: Callable[[int], Iterable[Any]]) -> None:
+        """Note *kinds* of the columns at *places*; *column* returns the values of one of them, numbered from 0."""
+        for number, (place, kind) in enumerate(zip(places, kinds, strict=False)):
             while place >= len(self._found):
                 self._found.append(set())
+            if kind == TEXT and TEXT not in self._found[place]:
+                example = _first_word(column(number), self._decimal)
+                self._examples.update({} if example is None else {place: example})
             self._found[place].add(kind)
 
     def _arrow(self, data: bytes, rows: int, wanted: Sequence[int]) -> pa.Table | None:
@@ -97,14 +126,34 @@ class DelimitedTypes:
         except pa.ArrowException:  # records of different lengths, one that is longer than Arrow's block
             return None
 
-    def _pandas(self, data: bytes, places: Sequence[int] | None) -> list[str]:
-        """Return what pandas finds in the columns at *places*, or in all of them."""
+    def _pandas(self, data: bytes, places: Sequence[int] | None) -> pd.DataFrame:
+        """Return the columns at *places*, or all of them, as pandas reads them."""
         data = b"\n" + data if data.startswith(BOM) else data
         options = self._options if places is None else {**self._options, "usecols": list(places)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # a record with too many fields is told when it is run
-            frame: Any = pd.read_csv(io.BytesIO(data), **options)
-        return kinds_in_frame(frame)
+            frame: pd.DataFrame = pd.read_csv(io.BytesIO(data), **options)
+        return frame
+
+
+def _first_word(values: Iterable[Any], decimal: str) -> str | None:
+    """Return the first text among *values* that is no number; None where there is none."""
+    return next((one for one in values if isinstance(one, str) and not _is_number(one.replace(decimal, "."))), None)
+
+
+def _texts(column: pa.ChunkedArray) -> Iterator[str | None]:
+    """Yield the values of a column that Arrow has read as text; none of another one."""
+    if pa.types.is_string(column.type):
+        for chunk in column.chunks:
+            yield from chunk.to_pylist()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _verdict(column: pa.ChunkedArray, *, has_hexadecimals: bool, has_plus: bool) -> str | None:

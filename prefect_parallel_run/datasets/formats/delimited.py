@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from prefect_parallel_run.child.delimited import likely_delimiter
 from prefect_parallel_run.child.dialect import dialect_of, pandas_options
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.delimited_types import DelimitedTypes
 from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
-from prefect_parallel_run.datasets.formats.text import Storage
+from prefect_parallel_run.datasets.formats.text import Encoded, Storage
 from prefect_parallel_run.datasets.record_ends import Records
 from prefect_parallel_run.datasets.spans import all_spans, split_head
 
+_LONGEST_NAME = 60  #: characters of a column's name that are shown
 _USUAL: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": "."}
 
 
@@ -45,9 +47,19 @@ class Delimited:
                     return CutFile(about, iter(()))
                 about["columns"] = self._columns(head, about)
             types = DelimitedTypes(about, about.get("columns"))
-            found = all_spans(_looked_at(records, types), size)
+            encoded = Encoded(about.get("encoding", "utf-8"))
+            found = all_spans(_looked_at(encoded.look(records), types), size)
         about["types"] = types.types()
-        return CutFile(about, (Piece(span.rows, span.stop - span.start, span._asdict()) for span in found))
+        pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in found)
+        doubts = {**encoded.doubts, **self._doubt_of_delimiter(about.get("columns", ()))}
+        return CutFile(about, pieces, columns=types.columns(), doubts=doubts)
+
+    def _doubt_of_delimiter(self, columns: Sequence[str]) -> dict[str, str]:
+        likely = likely_delimiter(columns, self.delimiter)
+        if not likely:
+            return {}
+        words = f"has one column, {columns[0][:_LONGEST_NAME]!r} (delimiter {self.delimiter!r}); is the delimiter {likely!r}?"
+        return {"delimiter": words}
 
     def _dialect(self) -> dict[str, Any]:
         unusual = {name: getattr(self, name) for name, usual in _USUAL.items() if getattr(self, name) != usual}
