@@ -16,6 +16,7 @@ from pydantic import ValidationError
 if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig
 
+_NAME = re.compile(r"\w+")
 _ROOT = "parallel_run_config"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LATE_REFERENCE = re.compile(r"\{\{\s*prefect\.[^}]*\}\}")
@@ -111,8 +112,11 @@ def _meant(key: str, kind: type[ParallelRunConfig]) -> str:
 def _with_places(error: ValidationError, places: Mapping[str, str], whole: str) -> str:
     said = []
     for part in error.errors(include_url=False, include_input=False, include_context=False):
-        field = str(part["loc"][0]) if part["loc"] else ""
-        said.append(f"{places.get(field, whole)}: {field}: {part['msg'].removeprefix('Value error, ')}".replace(": : ", ": "))
+        words = part["msg"].removeprefix("Value error, ")
+        named = _NAME.match(words)  # what fields are together is told by a sentence that begins with the name of one
+        field = str(part["loc"][0]) if part["loc"] else named[0] if named is not None else ""
+        is_named = not field or (named is not None and named[0] == field)
+        said.append(f"{places.get(field, whole)}: {words if is_named else f'{field}: {words}'}")
     return "\n".join(said)
 
 

@@ -158,7 +158,7 @@ def test_names_and_lists():
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_cuont=2"],
             "--set: unknown field 'node_cuont'; did",
         ),
-        (["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_count=0"], "--set: node_count: node_count is 0"),
+        (["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_count=0"], "--set: node_count is 0"),
         (
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_count=010"],
             "--set node_count, line 1: 010 is a",
