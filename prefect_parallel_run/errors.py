@@ -9,8 +9,8 @@ class ParallelRunError(Exception):
 
 _SHOWN = 3  #: files that an error names
 _ONE_TYPE = (
-    "give the rows of every mini-batch the same columns and types, in run() or by the types of the dataset, and run the step"
-    " again; to resume this run would only put the same rows together"
+    "give the rows of every mini-batch the same columns and types, in run() or with the dataset's column_types, and run the"
+    " step again; to resume this run would only put the same rows together"
 )
 
 

@@ -45,9 +45,17 @@ _ARROW_BLOCK = 1 << 20  #: bytes that one thread takes
 class DelimitedTypes:
     """What is found in each column of a file, block by block."""
 
-    def __init__(self, dialect: Mapping[str, Any], columns: Sequence[str] | None) -> None:
-        """Take the *dialect* as a mini-batch's work names it, and the names of the *columns* if there is a header."""
-        self._columns = columns
+    def __init__(
+        self, dialect: Mapping[str, Any], columns: Sequence[str] | None, given: Mapping[int, str] | None = None
+    ) -> None:
+        """Look at no block yet.
+
+        Args:
+            dialect: As a mini-batch's work names it.
+            columns: Their names, if there is a header.
+            given: The types that need not be found, by place of the column.
+        """
+        self._columns, self._given = columns, given or {}
         self._found: list[set[str]] = [set() for _ in columns or ()]
         self._examples: dict[int, str] = {}  #: by place of the column: the first text where a number could be
         self._options = {**pandas_options({**dialect}), "header": None, "encoding_errors": "replace", "on_bad_lines": "skip"}
@@ -60,10 +68,11 @@ class DelimitedTypes:
             "escape_char": dialect.get("escape") or False,
         }
         self._decimal = dialect.get("decimal", ".")
+        self._gaps = [*_GAPS, *(form for text in dialect.get("na_values") or () for form in _forms(text))]
 
     def add(self, data: bytes, rows: int) -> None:
         """Look at whole records, of which *rows* are more than blanks."""
-        wanted = [place for place, kinds in enumerate(self._found) if TEXT not in kinds]
+        wanted = [place for place, kinds in enumerate(self._found) if TEXT not in kinds and place not in self._given]
         if not rows or (self._columns is not None and not wanted):
             return
         wanted = wanted or list(range(len(self._found)))  # without a header there may be further columns
@@ -86,15 +95,16 @@ class DelimitedTypes:
         )
 
     def types(self) -> list[str]:
-        """Return the type of every column as the whole file has it."""
-        return [together(kinds) for kinds in self._found]
+        """Return the type of every column as it is given, or as the whole file has it."""
+        return [self._given.get(place) or together(kinds) for place, kinds in enumerate(self._found)]
 
     def columns(self) -> list[Column]:
-        """Return what is in every column, and in those of texts the first that is no number."""
+        """Return what is in every column whose type is not given, and in those of texts the first that is no number."""
         names = self._columns if self._columns is not None else [str(place) for place in range(len(self._found))]
         return [
             Column(name, told(kinds), self._examples.get(place))
             for place, (name, kinds) in enumerate(zip(names, self._found, strict=False))
+            if place not in self._given
         ]
 
     def _note(self, places: Iterable[int], kinds: Sequence[str], column: Callable[[int], Iterable[Any]]) -> None:
@@ -112,7 +122,7 @@ class DelimitedTypes:
         names = [str(place) for place in range(len(self._found))]
         reading = csv.ReadOptions(block_size=_ARROW_BLOCK, column_names=names, autogenerate_column_names=not names)
         converting = csv.ConvertOptions(
-            null_values=_GAPS,
+            null_values=self._gaps,
             true_values=_TRUE,
             false_values=_FALSE,
             strings_can_be_null=True,
@@ -134,6 +144,17 @@ class DelimitedTypes:
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # a record with too many fields is told when it is run
             frame: pd.DataFrame = pd.read_csv(io.BytesIO(data), **options)
         return frame
+
+
+def _forms(text: str) -> Iterator[str]:
+    """Yield what pandas takes for a gap beside the usual, when it is given *text* as one: whole numbers in two forms more.
+
+    >>> list(_forms("-99")), list(_forms("n.v.")), list(_forms("1.5"))
+    (['-99', '-99.0', '-99'], ['n.v.'], ['1.5'])
+    """
+    yield text
+    if _is_number(text) and float(text).is_integer():
+        yield from (f"{int(float(text))}.0", str(int(float(text))))
 
 
 def _first_word(values: Iterable[Any], decimal: str) -> str | None:

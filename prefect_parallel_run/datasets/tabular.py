@@ -15,12 +15,13 @@ from typing_extensions import Self
 
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.child.table_types import GIVEN
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
 from prefect_parallel_run.datasets.base import Dataset, PathLike, absolute, given_paths, unheard, unknown_keys
 from prefect_parallel_run.datasets.doubts import Doubts
 from prefect_parallel_run.datasets.formats.arrow import Arrow
 from prefect_parallel_run.datasets.formats.base import Format
-from prefect_parallel_run.datasets.formats.delimited import Delimited
+from prefect_parallel_run.datasets.formats.delimited import Delimited, UnknownColumnError
 from prefect_parallel_run.datasets.formats.json_lines import JsonLines
 from prefect_parallel_run.datasets.formats.orc import Orc
 from prefect_parallel_run.datasets.formats.parquet import Parquet
@@ -47,6 +48,8 @@ class TabularDataset(Dataset):
     double_quote: bool = Field(default=True, description="Two quotes in a quoted field stand for one.")
     header: bool = Field(default=True, description="The first record of delimited text names the columns.")
     decimal: str = Field(default=".", description="The decimal point of delimited text.")
+    column_types: dict[str, str] | None = Field(default=None, description="Types of columns of delimited text, by name.")
+    na_values: list[str] | None = Field(default=None, description="Texts that stand for no value, beside those of pandas.")
     encoding: str = Field(default="utf-8", description="Of delimited text and JSON lines.")
     compression: Compression = Field(default="infer", description="Of text files; infer: by the ending .gz, .bz2 or .zst.")
 
@@ -61,13 +64,29 @@ class TabularDataset(Dataset):
             raise ValueError(f"{info.field_name} is {value!r}; accepted: one ASCII character that is no blank")
         return value
 
+    @field_validator("column_types")
+    @classmethod
+    def _are_types(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for name, kind in (value or {}).items():
+            if kind not in GIVEN:
+                raise ValueError(f"column_types[{name!r}] is {kind!r}; accepted: {', '.join(GIVEN)}")
+        return value or None
+
+    @field_validator("na_values")
+    @classmethod
+    def _are_some(cls, value: list[str] | None) -> list[str] | None:
+        return value or None
+
     @field_validator("encoding")
     @classmethod
     def _is_known(cls, value: str) -> str:
         return checked_encoding(value)
 
     @model_validator(mode="after")
-    def _are_different(self) -> Self:
+    def _fit_together(self) -> Self:
+        for field in ("column_types", "na_values"):
+            if getattr(self, field) is not None and self.format != "delimited":
+                raise ValueError(f"{field} is {getattr(self, field)!r}; accepted: None, since the files are no delimited text")
         taken: dict[str, str] = {}
         for field in ("delimiter", "quote", "escape", "decimal"):
             value = getattr(self, field)
@@ -101,6 +120,8 @@ class TabularDataset(Dataset):
         double_quote: bool = True,
         header: bool = True,
         decimal: str = ".",
+        column_types: dict[str, str] | None = None,
+        na_values: list[str] | None = None,
         encoding: str = "utf-8",
         compression: Compression = "infer",
         allow_empty: bool = False,
@@ -115,6 +136,9 @@ class TabularDataset(Dataset):
             double_quote: False when two quotes in a quoted field are no way to write one.
             header: True when the first record of each file names the columns; else they are numbered from 0.
             decimal: The decimal point.
+            column_types: Types of columns, by name (without a header by number): ``string``, ``int64``, ``Int64``,
+                ``float64`` or ``boolean``, as in ``dtype`` of pandas. A value that does not fit fails its mini-batch.
+            na_values: Texts that stand for a missing value, beside those that pandas takes for one.
             encoding: Any encoding of text that Python knows; a byte order mark in UTF-8 or UTF-16 is left out.
             compression: ``gzip``, ``bz2``, ``zstd``, None, or ``infer``: by the ending ``.gz``, ``.bz2`` or ``.zst``.
             allow_empty: No record at all is no error.
@@ -128,6 +152,8 @@ class TabularDataset(Dataset):
             double_quote=double_quote,
             header=header,
             decimal=decimal,
+            column_types=column_types,
+            na_values=na_values,
             encoding=encoding,
             compression=compression,
             allow_empty=allow_empty,
@@ -257,7 +283,7 @@ class TabularDataset(Dataset):
                 doubts.of_columns(file.path, found.columns)
                 for rows, source_bytes, where in found.pieces:
                     yield Cut(rows, source_bytes, _encode({**about, **where})), values
-            except UnfinishedRecordError as error:
+            except (UnfinishedRecordError, UnknownColumnError) as error:
                 raise InputError(file.path, str(error)) from None
             except UnicodeError as error:
                 raise InputError(file.path, not_encoded(self.encoding, error)) from error
@@ -279,6 +305,8 @@ class TabularDataset(Dataset):
                 escape=self.escape,
                 double_quote=self.double_quote,
                 decimal=self.decimal,
+                na_values=self.na_values,
+                column_types=self.column_types or {},
                 header=self.header,
                 storage=storage,
             ),

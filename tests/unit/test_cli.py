@@ -127,6 +127,14 @@ def test_options_of_formats():
         "header": False,
     }
     assert format_options("json-lines", {"compression": "none"}) == {"compression": None}
+    assert format_options("delimited", {"column_types": ["id=string", "a=b=Int64"], "na_values": ["n.v.", "-"]}) == {
+        "column_types": {"id": "string", "a=b": "Int64"},
+        "na_values": ["n.v.", "-"],
+    }
+    with pytest.raises(ValueError, match="--column-type id: accepted: NAME=TYPE"):
+        format_options("delimited", {"column_types": ["id"]})
+    with pytest.raises(ValueError, match="--na-value is for --format delimited; the format is files"):
+        format_options("files", {"na_values": ["-"]})
     with pytest.raises(ValueError, match="--no-header is for --format delimited; the format is parquet"):
         format_options("parquet", {"header": False})
 
@@ -175,6 +183,10 @@ def test_names_and_lists():
         (
             ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--delimiter", "ab"],
             "--delimiter: delimiter is 'ab'",
+        ),
+        (
+            ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--column-type", "id=text", "--na-value", "-"],
+            "--column-type: column_types['id'] is 'text'; accepted: string, ",
         ),
         (["failed", "RUN", "--null"], "--null is for --items"),
     ],
