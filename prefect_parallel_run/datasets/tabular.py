@@ -227,7 +227,7 @@ class TabularDataset(Dataset):
             raise InputError(", ".join(self.paths), f"{words}: {'; '.join(map(str, error.args))}") from error
         return TabularDataset(paths=[place], format="parquet", name=self.name, allow_empty=self.allow_empty)
 
-    def _frames(self, tell: Callable[[str], None]) -> Iterator[pd.DataFrame]:
+    def _frames(self, tell: Callable[[str], None] = unheard) -> Iterator[pd.DataFrame]:
         reader = Reader()
         for cut in self.cuts(_PARTITIONING_BYTES, tell=tell):
             try:
