@@ -65,8 +65,16 @@ def _lines(standing: Standing, now: float) -> Iterator[str]:
         first_line = neutral(cause.error).strip().partition("\n")[0]
         words = f"{neutral(cause.error_type)}: {first_line} ({cause.outcome}, first in mini-batch {cause.first_mini_batch})"
         yield f"  {count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}: {words}"
-    for command in _NEXT.get(standing.status, ()):
+    for command in _next(standing):
         yield f"  next: prefect-parallel-run {command} {shlex.quote(standing.run_directory)}"
+
+
+def _next(standing: Standing) -> tuple[str, ...]:
+    """Return the commands that help; none where all succeeded and the rows do not fit together: resume would keep them."""
+    tally = standing.tally
+    if standing.status == "failed" and tally.finished == tally.planned and not tally.failed_items:
+        return ()
+    return _NEXT.get(standing.status, ())
 
 
 def _state(standing: Standing) -> str:

@@ -8,6 +8,8 @@ from prefect_parallel_run.child.part import Part
 from prefect_parallel_run.child.writing import encode
 from prefect_parallel_run.driving.run import _note_end
 from prefect_parallel_run.errors import OutputError, RowsDifferError
+from prefect_parallel_run.observe.standing import look
+from prefect_parallel_run.observe.standing_text import standing_lines
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 from prefect_parallel_run.policy.limits import FailureLimits
@@ -68,4 +70,7 @@ def test_rows_that_differ_are_told_with_the_files_they_are_of(tmp_path, row_form
     assert "in run() or with the dataset's column_types" in str(error)
     with Ledger(directory.ledger) as ledger:
         assert _note_end(ledger, error) == ("failed", str(error))
+        lines = standing_lines(look(directory, 2.0), 2.0)
+        assert "failed (output" in lines[0]
+        assert not any("next:" in line for line in lines), "to resume it would only put the same rows together"
         assert _note_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"
