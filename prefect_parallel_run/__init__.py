@@ -27,6 +27,7 @@ _HOME = {
     "InputError": "errors",
     "InputChangedError": "errors",
     "OutputError": "errors",
+    "RowsDifferError": "errors",
     "RunLockedError": "errors",
     "NothingSucceededError": "errors",
     "ComputeTargetError": "errors",
@@ -52,6 +53,7 @@ __all__ = [
     "ParallelRunError",
     "ParallelRunResult",
     "ParallelRunStep",
+    "RowsDifferError",
     "RunLockedError",
     "TabularDataset",
 ]
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
         NothingSucceededError,
         OutputError,
         ParallelRunError,
+        RowsDifferError,
         RunLockedError,
     )
     from prefect_parallel_run.result import ParallelRunResult

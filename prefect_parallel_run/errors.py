@@ -7,6 +7,18 @@ class ParallelRunError(Exception):
     """Base of everything this package raises, except a wrong configuration, which is pydantic's ``ValueError``."""
 
 
+_SHOWN = 3  #: files that an error names
+_ONE_TYPE = (
+    "give the rows of every mini-batch the same columns and types, in run() or with the dataset's column_types, and run the"
+    " step again; to resume this run would only put the same rows together"
+)
+
+
+def _some(files: tuple[str, ...]) -> str:
+    more = len(files) - _SHOWN
+    return ", ".join(files[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 class LimitExceededError(ParallelRunError):
     """More failed than the configuration forgives.
 
@@ -85,6 +97,37 @@ class OutputError(ParallelRunError):
 
     def __str__(self) -> str:
         return f"output {self.path}: {self.reason}"
+
+
+class RowsDifferError(OutputError):
+    """The rows of two mini-batches cannot stand in one result file: their columns differ in name, order or type.
+
+    Args:
+        path: The result file; empty until that is known.
+        reason: How they differ.
+        mini_batch: Whose rows do not fit.
+        files: That its rows were made from; empty until they are known.
+        other: A mini-batch whose rows it does not fit.
+        other_files: That those were made from.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        reason: str,
+        mini_batch: int,
+        files: tuple[str, ...] = (),
+        other: int | None = None,
+        other_files: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(path, reason)
+        self.args = (path, reason, mini_batch, files, other, other_files)
+        self.mini_batch, self.files, self.other, self.other_files = mini_batch, files, other, other_files
+
+    def __str__(self) -> str:
+        read = [(self.mini_batch, self.files), (self.other, self.other_files)]
+        where = "".join(f"; mini-batch {number} is of {_some(files)}" for number, files in read if files)
+        return f"{super().__str__()}{where}; {_ONE_TYPE}"
 
 
 class RunLockedError(ParallelRunError):

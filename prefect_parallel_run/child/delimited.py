@@ -1,11 +1,16 @@
 """Delimited text: the bytes of a mini-batch as a DataFrame, with the types that the whole file has."""
 
 import io
-from typing import Any, Dict, NoReturn
+import re
+from typing import Any, Dict, NoReturn, Sequence
 
 from .dialect import dialect_of, pandas_options, records
-from .table_types import of_one_type
-from .text import BOM, BadRecord
+from .table_types import GIVEN, of_one_type
+from .text import BOM, BadRecord, not_encoded
+
+_OTHER_DELIMITERS = ";\t|"
+_TRUTH = re.compile(rb"(?i)true|false")
+_LONGEST_HEADER = 60  #: characters of a header that an error shows
 
 
 def read_records(work: Dict[str, Any], data: bytes) -> Any:
@@ -16,8 +21,9 @@ def read_records(work: Dict[str, Any], data: bytes) -> Any:
 
     options = {**pandas_options(work), "header": None}
     names = work.get("columns", range(len(work["types"])))
+    given = {name: kind for name, kind in zip(names, work["types"]) if kind in GIVEN}
     # Only texts must be told beforehand: "007" is a number to who looks at this mini-batch alone.
-    options["dtype"] = {name: str for name, kind in zip(names, work["types"]) if kind == "text"}
+    options["dtype"] = {**{name: str for name, kind in zip(names, work["types"]) if kind == "text"}, **given}
     if "columns" in work:
         options.update(names=work["columns"], index_col=False)
     if data.startswith(BOM) and options["encoding"] == "utf-8":
@@ -25,11 +31,15 @@ def read_records(work: Dict[str, Any], data: bytes) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return of_one_type(pd.read_csv(io.BytesIO(data), **options), work["types"])
+            warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of a cast that pandas refuses a moment later
+            return of_one_type(_read(data, options), work["types"])
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         _name_the_record(work, data, str(error))
     except UnicodeDecodeError as error:
-        raise BadRecord(f"{place(work)}: is not {options['encoding'].upper()}: {error}") from None
+        raise BadRecord(f"{place(work)}: {not_encoded(options['encoding'], error)}") from None
+    except (ValueError, TypeError, OverflowError):
+        _name_the_value(work, data, options, given)
+        raise
 
 
 def some_records(work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
@@ -43,11 +53,84 @@ def place(work: Dict[str, Any]) -> str:
     return f"{work['path']}, {work['rows']} records from {work['first']} on"
 
 
+def likely_delimiter(columns: Sequence[str], delimiter: str) -> str:
+    """Return what probably stands between the fields when a header has one column only; an empty text when it is *delimiter*.
+
+    >>> likely_delimiter(["id;day;amount"], ","), likely_delimiter(["id", "a;b"], ","), likely_delimiter(["a;b|c"], ",")
+    (';', '', '')
+    """
+    found = [one for one in _OTHER_DELIMITERS if len(columns) == 1 and one in columns[0] and one != delimiter]
+    return found[0] if len(found) == 1 else ""
+
+
 def _name_the_record(work: Dict[str, Any], data: bytes, reason: str) -> NoReturn:
     """Raise BadRecord for the first record that has too many fields."""
     columns = len(work["columns"]) if "columns" in work else None
     for number, (_, _, fields) in enumerate(records(data, dialect_of(work)), work["first"]):
         columns = fields if columns is None else columns
         if fields > columns:
-            raise BadRecord(f"{work['path']}, record {number}: {fields} fields, {columns} columns")
+            raise BadRecord(f"{work['path']}, record {number} has {_count(fields, 'field')}, but {_columns(work, columns)}")
     raise BadRecord(f"{place(work)}: {reason}")
+
+
+def _name_the_value(work: Dict[str, Any], data: bytes, options: Dict[str, Any], given: Dict[Any, str]) -> None:
+    """Raise BadRecord for the first record with a value that does not fit the type that the dataset gives its column."""
+    if _fits(data, options, given):
+        return
+    spans = list(records(data, dialect_of(work)))
+    start, stop = 0, len(spans)  # it is one of these
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        if _fits(data[spans[start][0] : spans[middle - 1][1]], options, given):
+            start = middle
+        else:
+            stop = middle
+    record = data[spans[start][0] : spans[start][1]]
+    name = next(name for name, kind in given.items() if not _fits(record, options, {name: kind}))
+    (value,) = _read(record, {**options, "dtype": {name: str}})[name].astype(object).tolist()
+    shown = repr(value) if isinstance(value, str) else "no value"
+    where = f"{work['path']}, record {work['first'] + start}, column {str(name)!r}"
+    raise BadRecord(f"{where}: {shown}, where column_types says {given[name]}")
+
+
+def _fits(data: bytes, options: Dict[str, Any], dtype: Dict[Any, Any]) -> bool:
+    import warnings  # noqa: PLC0415  only tables need it
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _read(data, {**options, "dtype": dtype})
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return True
+
+
+def _read(data: bytes, options: Dict[str, Any]) -> Any:
+    """Return what pandas reads; it would take truth values for numbers where it sees no others, which depends on the cut."""
+    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+
+    frame = pd.read_csv(io.BytesIO(data), **options)
+    numbers = [name for name, kind in options["dtype"].items() if kind in ("int64", "float64")]
+    if numbers and _TRUTH.search(data):
+        for name in numbers:
+            if frame[name].dropna().isin([0, 1]).all():
+                texts = pd.read_csv(io.BytesIO(data), **{**options, "dtype": {name: str}, "usecols": [name]})[name]
+                if texts.str.lower().isin(["true", "false"]).any():
+                    raise ValueError(f"column {name!r} holds truth values")
+    return frame
+
+
+def _columns(work: Dict[str, Any], columns: int) -> str:
+    """Return in words what the file's columns are, and what may be wrong with that."""
+    delimiter = work["delimiter"]
+    if "columns" not in work:
+        return f"the record in front has {_count(columns, 'field')} (delimiter {delimiter!r})"
+    header = delimiter.join(work["columns"])
+    shown = header if len(header) <= _LONGEST_HEADER else header[: _LONGEST_HEADER - 1] + "…"
+    likely = likely_delimiter(work["columns"], delimiter)
+    words = f"the header has {_count(columns, 'column')}: {shown!r} (delimiter {delimiter!r})"
+    return f"{words}; is the delimiter {likely!r}?" if likely else words
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -35,6 +35,7 @@ def pandas_options(work: Dict[str, Any]) -> Dict[str, Any]:
         "doublequote": work.get("double_quote", True),
         "decimal": work.get("decimal", "."),
         "encoding": work.get("encoding", "utf-8"),
+        "na_values": work.get("na_values"),
         "low_memory": False,
         "engine": "c",
     }

@@ -8,6 +8,7 @@ from typing import Iterable, Iterator, List, NamedTuple, Set
 
 from .retry import wish_of
 
+_OWN_MODULES = f"{__package__}."  #: which nobody imports an error from
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
 _LONGEST_TEXT = 4_000  #: characters of an exception's text that are kept
 _LONGEST_TRACEBACK = 20_000
@@ -72,7 +73,8 @@ def _clean(text: str) -> str:
 
 def _name(error: BaseException) -> str:
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    is_known = kind.__module__ in ("builtins", "__main__") or kind.__module__.startswith(_OWN_MODULES)
+    return kind.__qualname__ if is_known else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _text(error: BaseException) -> str:
@@ -100,7 +102,7 @@ def _traceback(error: BaseException, told: Set[int]) -> str:
     if head:
         head.insert(0, "Traceback (most recent call last):\n")
     try:
-        tail = traceback.format_exception_only(type(error), error)
+        tail = [_shortly(error, line) for line in traceback.format_exception_only(type(error), error)]
     except Exception:  # noqa: BLE001  the same __str__ again
         tail = [f"{_name(error)}: {_text(error)}\n"]
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -108,6 +110,13 @@ def _traceback(error: BaseException, told: Set[int]) -> str:
     if cause is not None and id(cause) not in told:  # exceptions may be each other's causes
         before = [_traceback(cause, told), "\nThe exception above led to this one:\n\n"]
     return "".join(before + head + tail)
+
+
+def _shortly(error: BaseException, line: str) -> str:
+    """Return a line that begins with the type of *error* with the name that we call it."""
+    kind = type(error)
+    whole = f"{kind.__module__}.{kind.__qualname__}"
+    return _name(error) + line[len(whole) :] if line.startswith(whole) else line
 
 
 def _shorten(text: str, longest: int) -> str:

@@ -4,7 +4,7 @@ import json
 from typing import Any, Dict, List
 
 from .table_types import of_one_type
-from .text import BadRecord
+from .text import BadRecord, not_encoded
 
 
 def read_lines(work: Dict[str, Any], data: bytes) -> Any:
@@ -17,6 +17,8 @@ def read_lines(work: Dict[str, Any], data: bytes) -> Any:
             continue
         try:
             row = json.loads(line)
+        except UnicodeDecodeError as error:
+            raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: {not_encoded('utf-8', error)}") from None
         except ValueError as error:
             raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: not JSON: {error}") from None
         if not isinstance(row, dict):

@@ -7,8 +7,9 @@
   ``nullable`` (places of whole numbers and truth values that have a null somewhere in the file; absent for none).
 - ``arrow``, ``orc``: the same with ``batches`` or ``stripes`` in place of ``row_groups``; ``is_stream`` for IPC streams.
 - ``delimited``: ``path``, ``size``, ``version``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
-  first record), ``delimiter``, ``quote``, ``columns`` (absent without a header), ``types`` of the columns in the whole file;
-  where they are not the usual ones ``escape``, ``double_quote``, ``decimal``, ``encoding``. With ``stream`` (``compression``,
+  first record), ``delimiter``, ``quote``, ``columns`` (absent without a header), ``types`` of the columns in the whole file,
+  or as the dataset gives them; where they are not the usual ones ``escape``, ``double_quote``, ``decimal``, ``na_values``,
+  ``encoding``. With ``stream`` (``compression``,
   ``encoding``) start and stop count the bytes of the text in UTF-8 (text.py).
 - ``json_lines``: the same without a dialect.
 - ``tables``: ``tables`` (several of the last five), ``rows``; their rows one after another.

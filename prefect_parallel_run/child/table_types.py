@@ -2,6 +2,7 @@
 
 from typing import Any, Sequence
 
+GIVEN = ("string", "int64", "Int64", "float64", "boolean")  #: pandas' types that a dataset may give its columns
 _PANDAS = {"int": "int64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
 
 

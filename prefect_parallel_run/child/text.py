@@ -18,11 +18,28 @@ _KEPT = 64 << 20  #: bytes of a mini-batch that are kept for its next try
 
 
 class BadRecord(Exception):  # noqa: N818  its name is shown to the user as the error's type
-    """A record cannot be read; the text names file and record."""
+    """A record cannot be read; the text names file and record.
+
+    Args:
+        text: The same.
+        may_pass: Another try may read it. Else it cannot help, since the file is known to be the planned one.
+    """
+
+    def __init__(self, text: str, *, may_pass: bool = False) -> None:
+        super().__init__(text)
+        self.code = None if may_pass else "NoRetry"  #: retry.py reads it
 
 
 class UnreadableText(ValueError):  # noqa: N818  says what is wrong with a file; who reads it adds which
     """What is in a file cannot be decompressed, or is not in its encoding."""
+
+
+def not_encoded(encoding: str, error: UnicodeError) -> str:
+    """Return the words for text that is in another encoding than the dataset says."""
+    words = str(error)
+    if isinstance(error, UnicodeDecodeError):  # its position would be one in some part of the text
+        words = f"byte 0x{error.object[error.start]:02x}: {error.reason}"
+    return f"is not {encoding.upper()}: {words}; is the dataset's encoding another one?"
 
 
 @lru_cache(maxsize=None)
@@ -88,7 +105,7 @@ class TextStream:
                 self._is_at_end = not chunk
                 self._ready += chunk if self._decoder is None else self._transcoded(chunk)
         except UnicodeError as error:
-            raise UnreadableText(f"is not {self._encoding.upper()}: {error}") from None
+            raise UnreadableText(not_encoded(self._encoding, error)) from None
         except (OSError, EOFError, ValueError, zlib.error) as error:
             if self._compression is None:
                 raise
@@ -137,7 +154,8 @@ class Texts:
             data = self._forward(key, start, stop)
         except UnreadableText as error:
             self._close()
-            raise BadRecord(f"{work['path']}: {error}") from None
+            # What a disk or a store did not give in time looks like data that was damaged.
+            raise BadRecord(f"{work['path']}: {error}", may_pass=how["compression"] is not None) from None
         self._last = (start, stop, data) if len(data) <= _KEPT else (0, 0, b"")
         return data
 

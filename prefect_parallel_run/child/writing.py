@@ -199,7 +199,7 @@ def _json_lines(value: Any) -> Encoded:
         rows = [dict(zip(names, row)) for row in zip(*columns)]
     else:
         rows = [element if isinstance(element, dict) else {_ELEMENT: element} for element in value]
-    dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=plain).encode
+    dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain).encode
     lines = [dump(without_nan(row)) for row in rows]
     return Encoded(len(lines), b"", _utf8("\n".join(lines) + "\n") if lines else b"")
 

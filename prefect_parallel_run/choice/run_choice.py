@@ -83,11 +83,20 @@ def may_be_done(spec: StepSpec) -> bool:
     return spec.store is not None and any(found.startswith(name) for found in names_below(f"{spec.store}/{FOLDER}"))
 
 
+def that_counts(given: dict[str, Any]) -> dict[str, Any]:
+    """Return of what a dataset is that which changes its items; earlier versions had none of some fields, which may be None."""
+    return {
+        key: value
+        for key, value in given.items()
+        if key != "allow_empty" and (value is not None or key not in ("column_types", "na_values"))
+    }
+
+
 def world_of(spec: StepSpec) -> dict[str, Any]:
     """Return what makes a run of *spec* the same run, but what lies in its inputs."""
     return world(
         spec.config,
-        inputs=[{key: value for key, value in given.items() if key != "allow_empty"} for given in spec.inputs],
+        inputs=[that_counts(given) for given in spec.inputs],
         arguments=list(spec.arguments),
         side_inputs=dict(spec.side_inputs),
         key=spec.key,

@@ -11,7 +11,13 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
 from prefect_parallel_run.cli.printing import command
-from prefect_parallel_run.errors import ComputeTargetError, InputChangedError, LimitExceededError, ParallelRunError
+from prefect_parallel_run.errors import (
+    ComputeTargetError,
+    InputChangedError,
+    LimitExceededError,
+    ParallelRunError,
+    RowsDifferError,
+)
 
 if TYPE_CHECKING:
     from prefect_parallel_run.observe.terminal import RunView
@@ -55,6 +61,8 @@ def next_steps(error: BaseException, place: str) -> list[Suggestion]:
 
         options = [(f"{resume} {option}", does) for option, does in next_after_limit(error.limit)]
         return [(command("failed", place), "what failed, by cause"), *options]
+    if isinstance(error, RowsDifferError):  # what is finished would be kept by resume, whatever the script is then
+        return [(command("replay", place, "--mini-batch", error.mini_batch), "see what run() returns for these rows")]
     if isinstance(error, InputChangedError):
         return [(f"{resume} --accept-changes", "keep what is finished and plan anew what changed")]
     if isinstance(error, KeyboardInterrupt | ComputeTargetError | OSError):

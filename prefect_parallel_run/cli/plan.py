@@ -70,21 +70,24 @@ def _of_options(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConf
         planning = Planning(options.inputs, size, options.config.partition_keys, Path(folder, "partitions"))
         Background("planning", lambda beat: planning.write(PlanWriter(path), beat)).wait(lambda: None)
         anew, elsewhere = f"{folder}/partitions/", "(to be partitioned)/"  # where tables would be written anew
-        planned = (each._replace(work=each.work.replace(anew, elsewhere)) for each in Plan.open(path).mini_batches())
-        return figures_of(planned), options.config, options.name
+        plan = Plan.open(path)
+        planned = (each._replace(work=each.work.replace(anew, elsewhere)) for each in plan.mini_batches())
+        return figures_of(planned, plan.summary.notes), options.config, options.name
 
 
 def _of_run(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, str]:
     """Read the plan that a run has, as far as it goes."""
     from prefect_parallel_run.config.model import ParallelRunConfig  # noqa: PLC0415  the same
     from prefect_parallel_run.observe.plan_figures import figures_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.planning.plan import Plan  # noqa: PLC0415  the same
     from prefect_parallel_run.planning.spool import planned_in  # noqa: PLC0415  the same
 
     if given.input or given.input_list or given.set:
         raise ValueError(f"{given.config} is a run directory: what it was planned for cannot be changed; give a CONFIG")
     directory = open_run(given.config, to_look_at=True)
     config = ParallelRunConfig.model_construct(**_in_force(directory))  # its script may be gone; only its numbers are read
-    return figures_of(planned_in(directory.plan, directory.spool)), config, directory.run_id
+    notes = Plan.open(directory.plan).summary.notes if directory.plan.exists() else ()
+    return figures_of(planned_in(directory.plan, directory.spool), notes), config, directory.run_id
 
 
 def _in_force(directory: RunDirectory) -> dict[str, Any]:

@@ -28,8 +28,16 @@ _OF_FORMAT = {
     "double_quote": ("delimited",),
     "header": ("delimited",),
     "decimal": ("delimited",),
+    "column_types": ("delimited",),
+    "na_values": ("delimited",),
     "encoding": ("delimited", "json-lines"),
     "compression": ("delimited", "json-lines"),
+}
+_OPTIONS = {  #: of fields that are named otherwise
+    "double_quote": "--no-double-quote",
+    "header": "--no-header",
+    "column_types": "--column-type",
+    "na_values": "--na-value",
 }
 _ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: as a shell passes them on
 
@@ -67,6 +75,10 @@ def add_step_options(command: argparse.ArgumentParser) -> None:
     inputs.add_argument("--no-double-quote", dest="double_quote", action="store_false", default=None, help=words)
     inputs.add_argument("--no-header", dest="header", action="store_false", default=None, help="the first record is data")
     inputs.add_argument("--decimal", metavar="C", help="the decimal point (default: .)")
+    words = "the type of a column: string, int64, Int64, float64 or boolean; again for further columns"
+    inputs.add_argument("--column-type", dest="column_types", action="append", metavar="NAME=TYPE", help=words)
+    words = "a text that stands for a missing value, beside those of pandas; again for further texts"
+    inputs.add_argument("--na-value", dest="na_values", action="append", metavar="TEXT", help=words)
     inputs.add_argument("--encoding", metavar="NAME", help="of delimited text and JSON lines (default: utf-8)")
     inputs.add_argument("--compression", choices=("infer", "gzip", "bz2", "zstd", "none"), help="of these (default: infer)")
     inputs.add_argument("--allow-empty", action="store_true", help="an input without items is no error")
@@ -184,7 +196,7 @@ def _made(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
         }
         return makers[kind](paths, **options)
     except ValidationError as error:
-        said = (f"--{field.replace('_', '-')}: {words}" for field, words in wrong_fields(error).items())
+        said = (f"{_option(field)}: {words}" for field, words in wrong_fields(error).items())
         raise ValueError("\n".join(said).replace("Value error, ", "")) from None
 
 
@@ -195,12 +207,24 @@ def format_options(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if kind not in _OF_FORMAT[field]:
-            option = {"double_quote": "--no-double-quote", "header": "--no-header"}.get(field, f"--{field.replace('_', '-')}")
-            raise ValueError(f"{option} is for --format {' and '.join(_OF_FORMAT[field])}; the format is {kind}")
+            raise ValueError(f"{_option(field)} is for --format {' and '.join(_OF_FORMAT[field])}; the format is {kind}")
         found[field] = _ESCAPED.get(value, value) if isinstance(value, str) else value
     if found.get("compression") == "none":
         found["compression"] = None
+    if "column_types" in found:
+        found["column_types"] = dict(map(_name_and_type, found["column_types"]))
     return found
+
+
+def _option(field: str) -> str:
+    return _OPTIONS.get(field, f"--{field.replace('_', '-')}")
+
+
+def _name_and_type(text: str) -> tuple[str, str]:
+    name, sign, kind = text.rpartition("=")
+    if not sign:
+        raise ValueError(f"--column-type {text}: accepted: NAME=TYPE, such as id=string")
+    return name, kind
 
 
 def named(text: str) -> tuple[str | None, str]:

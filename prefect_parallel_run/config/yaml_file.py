@@ -19,6 +19,7 @@ from prefect_parallel_run.config.script_path import beside
 if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig
 
+_NAME = re.compile(r"\w+")
 _ROOT = "parallel_run_config"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LATE_REFERENCE = re.compile(r"\{\{\s*prefect\.[^}]*\}\}")
@@ -159,9 +160,11 @@ def _with_places(error: ValidationError, places: Mapping[str, str], whole: str) 
     said = []
     for part in error.errors(include_url=False, include_input=False, include_context=False):
         words = part["msg"].removeprefix("Value error, ")
-        field = str(part["loc"][0]) if part["loc"] else words.partition(" ")[0]  # errors about several begin with one of them
-        words = f"{field} is missing" if part["type"] == "missing" else words
-        said.append(f"{places.get(field, whole)}: {words if words.startswith(field) else f'{field}: {words}'}")
+        named = _NAME.match(words)  # what fields are together is told by a sentence that begins with the name of one
+        field = str(part["loc"][0]) if part["loc"] else named[0] if named is not None else ""
+        is_named = not field or (named is not None and named[0] == field)
+        words = f"{field} is missing" if part["type"] == "missing" else words if is_named else f"{field}: {words}"
+        said.append(f"{places.get(field, whole)}: {words}")
     return "\n".join(said)
 
 

@@ -23,6 +23,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PathLike = str | os.PathLike[str]
 
 
+def unheard(_: str) -> None:
+    """Let what is odd about files go untold."""
+
+
 class Dataset(BaseModel):
     """Paths with a name; a value that Prefect can show, keep as JSON, and take from a form."""
 
@@ -47,25 +51,29 @@ class Dataset(BaseModel):
         return Listing(self.paths, heartbeat)
 
     @abstractmethod
-    def cuts(self, size: int, listing: Listing | None = None) -> Iterator[Cut]:
+    def cuts(self, size: int, listing: Listing | None = None, tell: Callable[[str], None] = unheard) -> Iterator[Cut]:
         """Yield the mini-batches, in order, each item in exactly one.
 
         Args:
             size: Files per mini-batch, or approximate bytes of source for tables.
             listing: Of this dataset; by default a new one. When all is yielded it has listed every file.
+            tell: Is given what is odd about the files and no error, in words.
 
         Raises:
             InputError: A path is missing, or a file cannot be read as what it should be.
         """
 
     @abstractmethod
-    def partition_cuts(self, keys: Sequence[str], store: Path, listing: Listing | None = None) -> Iterator[Cut]:
+    def partition_cuts(
+        self, keys: Sequence[str], store: Path, listing: Listing | None = None, tell: Callable[[str], None] = unheard
+    ) -> Iterator[Cut]:
         """Yield one mini-batch per existing combination of *keys*, in the order in which they are met.
 
         Args:
             keys: Some of the dataset's partition keys, or of the columns of tables that are not partitioned.
             store: Folder for tables that have to be written anew, partitioned.
             listing: As in ``cuts``.
+            tell: The same.
 
         Raises:
             InputError: A key is none of this dataset's; names both sets.

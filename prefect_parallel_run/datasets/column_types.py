@@ -102,6 +102,12 @@ def _kind_of(value: object) -> str:
     return names.get(type(value), OTHER)
 
 
+def told(kinds: Iterable[str]) -> str:
+    """Return the same, but NULL for a column without a value."""
+    found = set(kinds)
+    return NULL if found <= {NULL} else together(found)
+
+
 def together(kinds: Iterable[str]) -> str:
     """Return the type of a column in which all *kinds* were found.
 

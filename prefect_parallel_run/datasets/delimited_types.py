@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,7 +19,18 @@ from pyarrow import csv
 
 from prefect_parallel_run.child.dialect import pandas_options
 from prefect_parallel_run.child.text import BOM
-from prefect_parallel_run.datasets.column_types import BOOL, BOOL_OR_NULL, FLOAT, INT, NULL, TEXT, kinds_in_frame, together
+from prefect_parallel_run.datasets.column_types import (
+    BOOL,
+    BOOL_OR_NULL,
+    FLOAT,
+    INT,
+    NULL,
+    TEXT,
+    kinds_in_frame,
+    together,
+    told,
+)
+from prefect_parallel_run.datasets.doubts import Column
 
 # What pandas takes for a gap and for a truth value (read_csv, na_values and true_values).
 _GAPS = ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
@@ -34,10 +45,19 @@ _ARROW_BLOCK = 1 << 20  #: bytes that one thread takes
 class DelimitedTypes:
     """What is found in each column of a file, block by block."""
 
-    def __init__(self, dialect: Mapping[str, Any], columns: Sequence[str] | None) -> None:
-        """Take the *dialect* as a mini-batch's work names it, and the names of the *columns* if there is a header."""
-        self._columns = columns
+    def __init__(
+        self, dialect: Mapping[str, Any], columns: Sequence[str] | None, given: Mapping[int, str] | None = None
+    ) -> None:
+        """Look at no block yet.
+
+        Args:
+            dialect: As a mini-batch's work names it.
+            columns: Their names, if there is a header.
+            given: The types that need not be found, by place of the column.
+        """
+        self._columns, self._given = columns, given or {}
         self._found: list[set[str]] = [set() for _ in columns or ()]
+        self._examples: dict[int, str] = {}  #: by place of the column: the first text where a number could be
         self._options = {**pandas_options({**dialect}), "header": None, "encoding_errors": "replace", "on_bad_lines": "skip"}
         if columns is not None:
             self._options |= {"names": list(columns), "index_col": False}
@@ -48,16 +68,18 @@ class DelimitedTypes:
             "escape_char": dialect.get("escape") or False,
         }
         self._decimal = dialect.get("decimal", ".")
+        self._gaps = [*_GAPS, *(form for text in dialect.get("na_values") or () for form in _forms(text))]
 
     def add(self, data: bytes, rows: int) -> None:
         """Look at whole records, of which *rows* are more than blanks."""
-        wanted = [place for place, kinds in enumerate(self._found) if TEXT not in kinds]
+        wanted = [place for place, kinds in enumerate(self._found) if TEXT not in kinds and place not in self._given]
         if not rows or (self._columns is not None and not wanted):
             return
         wanted = wanted or list(range(len(self._found)))  # without a header there may be further columns
         table = None if b"\0" in data or data.startswith(BOM) else self._arrow(data, rows, wanted)
         if table is None or table.num_rows != rows:
-            self._note(range(1 << 30), self._pandas(data, None))
+            frame = self._pandas(data, None)
+            self._note(range(1 << 30), kinds_in_frame(frame), lambda number: frame.iloc[:, number])
             return
         places = wanted if self._found else range(table.num_columns)
         # One byte is looked for at memory's speed, two are not.
@@ -65,17 +87,34 @@ class DelimitedTypes:
         has_plus = b"+" in data
         quick = [_verdict(column, has_hexadecimals=has_hexadecimals, has_plus=has_plus) for column in table.columns]
         asked = [place for place, kind in zip(places, quick, strict=True) if kind is None]
-        kinds = dict(zip(asked, self._pandas(data, asked) if asked else (), strict=True))
-        self._note(places, [kind or kinds[place] for place, kind in zip(places, quick, strict=True)])
+        kinds = dict(zip(asked, kinds_in_frame(self._pandas(data, asked)) if asked else (), strict=True))
+        self._note(
+            places,
+            [kind or kinds[place] for place, kind in zip(places, quick, strict=True)],
+            lambda number: _texts(table[number]),
+        )
 
     def types(self) -> list[str]:
-        """Return the type of every column as the whole file has it."""
-        return [together(kinds) for kinds in self._found]
+        """Return the type of every column as it is given, or as the whole file has it."""
+        return [self._given.get(place) or together(kinds) for place, kinds in enumerate(self._found)]
 
-    def _note(self, places: Iterable[int], kinds: Sequence[str]) -> None:
-        for place, kind in zip(places, kinds, strict=False):
+    def columns(self) -> list[Column]:
+        """Return what is in every column whose type is not given, and in those of texts the first that is no number."""
+        names = self._columns if self._columns is not None else [str(place) for place in range(len(self._found))]
+        return [
+            Column(name, told(kinds), self._examples.get(place))
+            for place, (name, kinds) in enumerate(zip(names, self._found, strict=False))
+            if place not in self._given
+        ]
+
+    def _note(self, places: Iterable[int], kinds: Sequence[str], column: Callable[[int], Iterable[Any]]) -> None:
+        """Note *kinds* of the columns at *places*; *column* returns the values of one of them, numbered from 0."""
+        for number, (place, kind) in enumerate(zip(places, kinds, strict=False)):
             while place >= len(self._found):
                 self._found.append(set())
+            if kind == TEXT and TEXT not in self._found[place]:
+                example = _first_word(column(number), self._decimal)
+                self._examples.update({} if example is None else {place: example})
             self._found[place].add(kind)
 
     def _arrow(self, data: bytes, rows: int, wanted: Sequence[int]) -> pa.Table | None:
@@ -83,7 +122,7 @@ class DelimitedTypes:
         names = [str(place) for place in range(len(self._found))]
         reading = csv.ReadOptions(block_size=_ARROW_BLOCK, column_names=names, autogenerate_column_names=not names)
         converting = csv.ConvertOptions(
-            null_values=_GAPS,
+            null_values=self._gaps,
             true_values=_TRUE,
             false_values=_FALSE,
             strings_can_be_null=True,
@@ -97,14 +136,45 @@ class DelimitedTypes:
         except pa.ArrowException:  # records of different lengths, one that is longer than Arrow's block
             return None
 
-    def _pandas(self, data: bytes, places: Sequence[int] | None) -> list[str]:
-        """Return what pandas finds in the columns at *places*, or in all of them."""
+    def _pandas(self, data: bytes, places: Sequence[int] | None) -> pd.DataFrame:
+        """Return the columns at *places*, or all of them, as pandas reads them."""
         data = b"\n" + data if data.startswith(BOM) else data
         options = self._options if places is None else {**self._options, "usecols": list(places)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # a record with too many fields is told when it is run
-            frame: Any = pd.read_csv(io.BytesIO(data), **options)
-        return kinds_in_frame(frame)
+            frame: pd.DataFrame = pd.read_csv(io.BytesIO(data), **options)
+        return frame
+
+
+def _forms(text: str) -> Iterator[str]:
+    """Yield what pandas takes for a gap beside the usual, when it is given *text* as one: whole numbers in two forms more.
+
+    >>> list(_forms("-99")), list(_forms("n.v.")), list(_forms("1.5"))
+    (['-99', '-99.0', '-99'], ['n.v.'], ['1.5'])
+    """
+    yield text
+    if _is_number(text) and float(text).is_integer():
+        yield from (f"{int(float(text))}.0", str(int(float(text))))
+
+
+def _first_word(values: Iterable[Any], decimal: str) -> str | None:
+    """Return the first text among *values* that is no number; None where there is none."""
+    return next((one for one in values if isinstance(one, str) and not _is_number(one.replace(decimal, "."))), None)
+
+
+def _texts(column: pa.ChunkedArray) -> Iterator[str | None]:
+    """Yield the values of a column that Arrow has read as text; none of another one."""
+    if pa.types.is_string(column.type):
+        for chunk in column.chunks:
+            yield from chunk.to_pylist()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _verdict(column: pa.ChunkedArray, *, has_hexadecimals: bool, has_plus: bool) -> str | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unknown_keys
+from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unheard, unknown_keys
 from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.datasets.partition_format import PartitionFormat
@@ -54,7 +54,12 @@ class FileDataset(Dataset):
         """Return "file"."""
         return "file"
 
-    def cuts(self, size: int, listing: Listing | None = None) -> Iterator[Cut]:
+    def cuts(
+        self,
+        size: int,
+        listing: Listing | None = None,
+        tell: Callable[[str], None] = unheard,  # noqa: ARG002  files are not looked into
+    ) -> Iterator[Cut]:
         """Yield mini-batches of *size* files."""
         files = iter(listing or self.listing())
         while chunk := list(islice(files, size)):
@@ -65,6 +70,7 @@ class FileDataset(Dataset):
         keys: Sequence[str],
         store: Path,  # noqa: ARG002  files are where they are
         listing: Listing | None = None,
+        tell: Callable[[str], None] = unheard,  # noqa: ARG002  the same
     ) -> Iterator[Cut]:
         """Yield the files of one combination of *keys* after the other; all paths are held meanwhile."""
         if self.partition_format is None:

@@ -15,11 +15,13 @@ from typing_extensions import Self
 
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.child.text import UnreadableText
-from prefect_parallel_run.datasets.base import Dataset, PathLike, absolute, given_paths, unknown_keys
+from prefect_parallel_run.child.table_types import GIVEN
+from prefect_parallel_run.child.text import UnreadableText, not_encoded
+from prefect_parallel_run.datasets.base import Dataset, PathLike, absolute, given_paths, unheard, unknown_keys
+from prefect_parallel_run.datasets.doubts import Doubts
 from prefect_parallel_run.datasets.formats.arrow import Arrow
 from prefect_parallel_run.datasets.formats.base import Format
-from prefect_parallel_run.datasets.formats.delimited import Delimited
+from prefect_parallel_run.datasets.formats.delimited import Delimited, UnknownColumnError
 from prefect_parallel_run.datasets.formats.json_lines import JsonLines
 from prefect_parallel_run.datasets.formats.orc import Orc
 from prefect_parallel_run.datasets.formats.parquet import Parquet
@@ -46,6 +48,8 @@ class TabularDataset(Dataset):
     double_quote: bool = Field(default=True, description="Two quotes in a quoted field stand for one.")
     header: bool = Field(default=True, description="The first record of delimited text names the columns.")
     decimal: str = Field(default=".", description="The decimal point of delimited text.")
+    column_types: dict[str, str] | None = Field(default=None, description="Types of columns of delimited text, by name.")
+    na_values: list[str] | None = Field(default=None, description="Texts that stand for no value, beside those of pandas.")
     encoding: str = Field(default="utf-8", description="Of delimited text and JSON lines.")
     compression: Compression = Field(default="infer", description="Of text files; infer: by the ending .gz, .bz2 or .zst.")
 
@@ -60,13 +64,29 @@ class TabularDataset(Dataset):
             raise ValueError(f"{info.field_name} is {value!r}; accepted: one ASCII character that is no blank")
         return value
 
+    @field_validator("column_types")
+    @classmethod
+    def _are_types(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for name, kind in (value or {}).items():
+            if kind not in GIVEN:
+                raise ValueError(f"column_types[{name!r}] is {kind!r}; accepted: {', '.join(GIVEN)}")
+        return value or None
+
+    @field_validator("na_values")
+    @classmethod
+    def _are_some(cls, value: list[str] | None) -> list[str] | None:
+        return value or None
+
     @field_validator("encoding")
     @classmethod
     def _is_known(cls, value: str) -> str:
         return checked_encoding(value)
 
     @model_validator(mode="after")
-    def _are_different(self) -> Self:
+    def _fit_together(self) -> Self:
+        for field in ("column_types", "na_values"):
+            if getattr(self, field) is not None and self.format != "delimited":
+                raise ValueError(f"{field} is {getattr(self, field)!r}; accepted: None, since the files are no delimited text")
         taken: dict[str, str] = {}
         for field in ("delimiter", "quote", "escape", "decimal"):
             value = getattr(self, field)
@@ -100,6 +120,8 @@ class TabularDataset(Dataset):
         double_quote: bool = True,
         header: bool = True,
         decimal: str = ".",
+        column_types: dict[str, str] | None = None,
+        na_values: list[str] | None = None,
         encoding: str = "utf-8",
         compression: Compression = "infer",
         allow_empty: bool = False,
@@ -114,6 +136,9 @@ class TabularDataset(Dataset):
             double_quote: False when two quotes in a quoted field are no way to write one.
             header: True when the first record of each file names the columns; else they are numbered from 0.
             decimal: The decimal point.
+            column_types: Types of columns, by name (without a header by number): ``string``, ``int64``, ``Int64``,
+                ``float64`` or ``boolean``, as in ``dtype`` of pandas. A value that does not fit fails its mini-batch.
+            na_values: Texts that stand for a missing value, beside those that pandas takes for one.
             encoding: Any encoding of text that Python knows; a byte order mark in UTF-8 or UTF-16 is left out.
             compression: ``gzip``, ``bz2``, ``zstd``, None, or ``infer``: by the ending ``.gz``, ``.bz2`` or ``.zst``.
             allow_empty: No record at all is no error.
@@ -127,6 +152,8 @@ class TabularDataset(Dataset):
             double_quote=double_quote,
             header=header,
             decimal=decimal,
+            column_types=column_types,
+            na_values=na_values,
             encoding=encoding,
             compression=compression,
             allow_empty=allow_empty,
@@ -155,12 +182,14 @@ class TabularDataset(Dataset):
         """Return "tabular"."""
         return "tabular"
 
-    def cuts(self, size: int, listing: Listing | None = None) -> Iterator[Cut]:
+    def cuts(self, size: int, listing: Listing | None = None, tell: Callable[[str], None] = unheard) -> Iterator[Cut]:
         """Yield mini-batches of about *size* bytes of source; none spans two files. Keys of hive folders become columns."""
-        for cut, _ in self._keyed_cuts(size, listing or self.listing()):
+        for cut, _ in self._keyed_cuts(size, listing or self.listing(), tell):
             yield cut
 
-    def partition_cuts(self, keys: Sequence[str], store: Path, listing: Listing | None = None) -> Iterator[Cut]:
+    def partition_cuts(
+        self, keys: Sequence[str], store: Path, listing: Listing | None = None, tell: Callable[[str], None] = unheard
+    ) -> Iterator[Cut]:
         """Yield the rows of one combination of *keys* after the other.
 
         Tables in hive folders are taken as they are; other tables are written anew below *store*, once.
@@ -168,9 +197,9 @@ class TabularDataset(Dataset):
         listing = listing or self.listing()
         folders = folder_keys(listing)
         if not folders:
-            yield from self._partitioned_below(keys, store, listing).partition_cuts(keys, store)
+            yield from self._partitioned_below(keys, store, listing, tell).partition_cuts(keys, store)
         elif set(keys) <= set(folders):
-            yield from self._grouped(keys, listing)
+            yield from self._grouped(keys, listing, tell)
         else:
             raise unknown_keys(self.name, keys, folders, "the folders")
 
@@ -182,24 +211,33 @@ class TabularDataset(Dataset):
             target: A folder that is not there yet, or empty; it is complete or absent.
 
         Raises:
-            InputError: A key is no column, or a file cannot be read.
+            InputError: A key is no column, a file cannot be read, or a column is of two types that do not go together.
             OutputError: *target* cannot be written, or has something in it.
         """
+        return self._partition(keys, target, unheard)
+
+    def _partition(self, keys: Sequence[str], target: PathLike, tell: Callable[[str], None]) -> TabularDataset:
         place = absolute(target)
         if is_remote(place):
             raise OutputError(place, "partitions are written to a folder of this machine; pass a path")
-        write_partitions(self._frames(), keys, Path(place))
+        try:
+            write_partitions(self._frames(tell), keys, Path(place))
+        except pa.ArrowException as error:
+            words = "its files have different types in one column, and a partitioned table cannot"
+            raise InputError(", ".join(self.paths), f"{words}: {'; '.join(map(str, error.args))}") from error
         return TabularDataset(paths=[place], format="parquet", name=self.name, allow_empty=self.allow_empty)
 
-    def _frames(self) -> Iterator[pd.DataFrame]:
+    def _frames(self, tell: Callable[[str], None] = unheard) -> Iterator[pd.DataFrame]:
         reader = Reader()
-        for cut in self.cuts(_PARTITIONING_BYTES):
+        for cut in self.cuts(_PARTITIONING_BYTES, tell=tell):
             try:
                 yield reader.read(json.loads(cut.work)).value
             except BadRecord as error:
                 raise InputError(", ".join(self.paths), str(error)) from error
 
-    def _partitioned_below(self, keys: Sequence[str], store: Path, listing: Listing) -> TabularDataset:
+    def _partitioned_below(
+        self, keys: Sequence[str], store: Path, listing: Listing, tell: Callable[[str], None]
+    ) -> TabularDataset:
         """Return the same rows partitioned, in a folder whose name follows from them: made once, then found again."""
         total = hashlib.sha256(_encode([self.model_dump(mode="json"), list(keys)]).encode())
         for file in listing:
@@ -207,15 +245,15 @@ class TabularDataset(Dataset):
         place = store / total.hexdigest()[:32]
         if not place.is_dir():
             try:
-                return self.partition_by(keys, place)
+                return self._partition(keys, place, tell)
             except OutputError:
                 if not place.is_dir():  # else another run has made the same folder meanwhile
                     raise
         return TabularDataset(paths=[str(place)], format="parquet", name=self.name, allow_empty=self.allow_empty)
 
-    def _grouped(self, keys: Sequence[str], listing: Listing) -> Iterator[Cut]:
+    def _grouped(self, keys: Sequence[str], listing: Listing, tell: Callable[[str], None]) -> Iterator[Cut]:
         groups: dict[tuple[Scalar, ...], list[Cut]] = {}
-        for cut, values in self._keyed_cuts(_WHOLE, listing):
+        for cut, values in self._keyed_cuts(_WHOLE, listing, tell):
             by_key = {one.key: one.value for one in values}
             groups.setdefault(tuple(by_key[key] for key in keys), []).append(cut)
         for combination, cuts in groups.items():
@@ -225,8 +263,8 @@ class TabularDataset(Dataset):
             work = f'{head[:-1]},"tables":[{",".join(cut.work for cut in cuts)}]}}'
             yield Cut(rows, sum(cut.size for cut in cuts), work)
 
-    def _keyed_cuts(self, size: int, listing: Listing) -> Iterator[tuple[Cut, list[KeyValue]]]:
-        written = self._format()
+    def _keyed_cuts(self, size: int, listing: Listing, tell: Callable[[str], None]) -> Iterator[tuple[Cut, list[KeyValue]]]:
+        written, doubts = self._format(), Doubts(tell)
         for file, keys in keyed_files(listing):
             if file.size == 0:
                 continue  # written by nobody, or a marker such as _SUCCESS
@@ -241,12 +279,17 @@ class TabularDataset(Dataset):
                 found = written.cut(file, size)
                 values = (found.keys or keys) if keys else []
                 about |= {**({"keys": [list(one) for one in values]} if values else {}), **found.about}
+                doubts.of_file(file.path, found.doubts)
+                doubts.of_columns(file.path, found.columns)
                 for rows, source_bytes, where in found.pieces:
                     yield Cut(rows, source_bytes, _encode({**about, **where})), values
-            except UnfinishedRecordError as error:
+            except (UnfinishedRecordError, UnknownColumnError) as error:
                 raise InputError(file.path, str(error)) from None
-            except (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeError, UnreadableText) as error:
+            except UnicodeError as error:
+                raise InputError(file.path, not_encoded(self.encoding, error)) from error
+            except (OSError, pa.ArrowException, pd.errors.ParserError, UnreadableText) as error:
                 raise InputError(file.path, f"cannot be read as {self.format}: {error}") from error
+        doubts.end()
 
     def _format(self) -> Format:
         """Return how the files are written."""
@@ -262,6 +305,8 @@ class TabularDataset(Dataset):
                 escape=self.escape,
                 double_quote=self.double_quote,
                 decimal=self.decimal,
+                na_values=self.na_values,
+                column_types=self.column_types or {},
                 header=self.header,
                 storage=storage,
             ),

@@ -95,6 +95,7 @@ def drive_run(
         settings = replace(settings, slots=opened.slots)
     watch.began(directory, remainder.tally, opened.dashboard)
     beat = heartbeat if choice.check is None else both(heartbeat, choice.check.raise_if_failed)
+    notes = _Notes(directory, planner, watch.warned)
     try:
         with ExitStack() as stack:
             journey = None
@@ -108,7 +109,7 @@ def drive_run(
                 ledger,
                 state,
                 watch,
-                beat,
+                both(beat, notes.tell),
                 opened.discard,
                 wanted=config.node_count,
                 growth=planner if remainder.tally.is_growing else None,
@@ -117,8 +118,26 @@ def drive_run(
                 elasticity=_elasticity(config, opened, watch.warned),
                 orders=control.take,
             ).run()
+            notes.tell()  # planning may have ended behind the last heartbeat
     finally:
         watch.ended(ledger)
+
+
+class _Notes:
+    """Passes on what planning has found odd, once it is over."""
+
+    def __init__(self, directory: RunDirectory, planner: Planner | None, warned: Callable[[str], None]) -> None:
+        self._directory, self._planner, self._warned = directory, planner, warned
+        self._are_told = False
+
+    def tell(self) -> None:
+        """Pass it on, unless that has been done or planning goes on."""
+        if self._are_told or not (self._planner is None or self._planner.is_over()):
+            return
+        self._are_told = True
+        summary = Plan.open(self._directory.plan).summary if self._planner is None else self._planner.summary()
+        for note in summary.notes:
+            self._warned(note)
 
 
 def _left(

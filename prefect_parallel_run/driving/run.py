@@ -32,6 +32,7 @@ from prefect_parallel_run.errors import (
     LimitExceededError,
     NothingSucceededError,
     OutputError,
+    RowsDifferError,
 )
 from prefect_parallel_run.observe.report import write_report
 from prefect_parallel_run.output.reduction import Reduction
@@ -239,7 +240,7 @@ def _receipts(spec: StepSpec) -> Iterator[tuple[str, dict[str, Any]]]:
 def _note_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
     """Note, and return, how and why a run ended. Where even that cannot be written, the first error is the one to tell."""
     status = "interrupted" if isinstance(error, Exception) else "cancelled"
-    if isinstance(error, LimitExceededError | NothingSucceededError | EntryScriptError):
+    if isinstance(error, LimitExceededError | NothingSucceededError | EntryScriptError | RowsDifferError):
         status = "failed"  # by itself: going on would only end the same way
     reason = str(error) or type(error).__name__
     with suppress(OutputError):

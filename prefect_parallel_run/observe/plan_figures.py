@@ -40,10 +40,11 @@ class PlanFigures:
     size_each: Spread  #: bytes
     first: tuple[MiniBatch, ...]
     last: tuple[MiniBatch, ...]  #: none of the first
+    notes: tuple[str, ...] = ()  #: what is odd about the inputs and no error
 
 
-def figures_of(plan: Iterable[MiniBatch]) -> PlanFigures:
-    """Return what *plan* comes to; sixteen bytes a mini-batch are held."""
+def figures_of(plan: Iterable[MiniBatch], notes: tuple[str, ...] = ()) -> PlanFigures:
+    """Return what *plan* comes to, with what planning has noted; sixteen bytes a mini-batch are held."""
     items, sizes = array("q"), array("q")
     first: list[MiniBatch] = []
     last: deque[MiniBatch] = deque(maxlen=_SHOWN)
@@ -59,6 +60,7 @@ def figures_of(plan: Iterable[MiniBatch]) -> PlanFigures:
         size_each=_spread(sizes),
         first=tuple(first),
         last=tuple(last),
+        notes=notes,
     )
 
 
@@ -95,6 +97,7 @@ def as_plain(figures: PlanFigures, config: ParallelRunConfig, slots: int | None 
         "processes": slots * config.node_count if slots is not None else None,
         "tries_at_most": figures.mini_batches * config.run_max_try,
         "limits": limits_of(config, figures),
+        "notes": list(figures.notes),
     }
 
 
@@ -117,7 +120,7 @@ def plan_lines(figures: PlanFigures, config: ParallelRunConfig, slots: int | Non
     left_out = figures.mini_batches - len(shown)
     told = [f"  {mini_batch.number}: {_where(_facts(mini_batch))}" for mini_batch in shown]
     lines += [*told[: len(figures.first)], *([f"  … {left_out:,} more …"] if left_out else []), *told[len(figures.first) :]]
-    return [*lines, *_how(figures, config, slots)]
+    return [*lines, *_how(figures, config, slots), *(f"  note: {neutral(note)}" for note in figures.notes)]
 
 
 def _where(facts: dict[str, Any]) -> str:

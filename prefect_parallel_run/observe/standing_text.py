@@ -103,7 +103,10 @@ def _lines(standing: Standing, now: float, *, has_bar: bool) -> Iterator[str]:
 
 
 def _next(standing: Standing) -> Iterator[str]:
-    """Yield the commands that may be wanted now."""
+    """Yield the commands that help; none where all succeeded and the rows do not fit together: resume would keep them."""
+    tally = standing.tally
+    if standing.status == "failed" and tally.finished == tally.planned and not tally.failed_items:
+        return
     place = shlex.quote(standing.run_directory)
     if standing.status == "failed":
         yield f"failed {place}"

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 import pyarrow as pa
 
-from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.output.parquet import write_parquet
 from prefect_parallel_run.output.parts import PartRange, Parts
 from prefect_parallel_run.stores.objects import file_sha256
@@ -37,8 +37,9 @@ def publish(ranges: Iterable[PartRange], target: Path, row_format: str, token: s
         token: Keeps the file beside apart from those of other runs.
 
     Raises:
-        OutputError: It cannot be written, a part is not what the ledger says, or the columns of two mini-batches differ.
-            What was there before is unchanged.
+        RowsDifferError: The columns of two mini-batches differ.
+        OutputError: It cannot be written, or a part is not what the ledger says.
+            What was there before is unchanged in either case.
     """
     beside = target.with_name(f".{target.name}.{token}.tmp")
     try:
@@ -57,6 +58,8 @@ def publish(ranges: Iterable[PartRange], target: Path, row_format: str, token: s
         raise OutputError(str(target), f"cannot be written: {error.strerror or error}") from error
     except pa.ArrowException as error:
         raise OutputError(str(target), f"cannot be written as {row_format}: {error}") from error
+    except RowsDifferError as error:
+        raise RowsDifferError(str(target), error.reason, error.mini_batch, other=error.other) from error
     except OutputError as error:
         raise OutputError(str(target), error.reason) from error
     finally:
@@ -77,7 +80,7 @@ def _write_text(ranges: Iterable[PartRange], parts: Parts, file: IO[bytes]) -> t
         file.write(data)
         total.update(data)
 
-    rows = 0
+    rows = header_of = 0
     header: bytes | None = None
     for run in _runs(ranges):
         rows += sum(found.rows for found in run)
@@ -87,8 +90,9 @@ def _write_text(ranges: Iterable[PartRange], parts: Parts, file: IO[bytes]) -> t
             if header is None:
                 write(found)
             elif found != header:
-                raise OutputError("", f"mini-batch {first.mini_batch} {_difference(header, found)}")
-            header = found
+                words = f"mini-batch {first.mini_batch} {_difference(header, found)}"
+                raise RowsDifferError("", words, first.mini_batch, other=header_of)
+            header, header_of = found, first.mini_batch
         parts.copy(run, write, first.header)
     return rows, total.hexdigest()
 

@@ -12,7 +12,7 @@ from prefect_parallel_run.child.row_groups import GROUPS
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.spool import spooled
-from prefect_parallel_run.runs.failures import FailedMiniBatch, failed_mini_batches
+from prefect_parallel_run.runs.failures import FailedMiniBatch, failed_mini_batches, shortfall
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
@@ -72,7 +72,7 @@ def _lines(failed: FailedMiniBatch, work: dict[str, Any]) -> Iterator[dict[str, 
     if failed.piece is not None:
         work = only(work, *failed.piece)
     if failed.state == "succeeded":  # run() returned fewer rows than items; which are missing, only the script knows
-        words = f"run() returned {failed.items - failed.failed} rows for {failed.items} items"
+        words = shortfall(failed.items - failed.failed, failed.items)
         about |= {"outcome": "too_few_rows", "error_type": "TooFewRows", "error": words, "failed": failed.failed}
         yield {**about, **source(work)}
     elif work["kind"] == "files":

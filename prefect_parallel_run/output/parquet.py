@@ -8,7 +8,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.output.parts import PartRange, Parts
 
 _GROUP_BYTES = 64 << 20  #: of rows gathered into one row group, about
@@ -20,7 +20,7 @@ def write_parquet(ranges: Sequence[PartRange], parts: Parts, file: IO[bytes]) ->
     A column that holds nothing but nulls in a mini-batch takes the type it has in the others.
 
     Raises:
-        OutputError: The columns of a mini-batch are not those of the first; names column and mini-batch.
+        RowsDifferError: The columns of a mini-batch are not those of the first; names column and mini-batch.
     """
     filled = [found for found in ranges if found.rows]
     schema = _schema(filled, parts)
@@ -28,7 +28,7 @@ def write_parquet(ranges: Sequence[PartRange], parts: Parts, file: IO[bytes]) ->
     waiting: list[pa.Table] = []
     with pq.ParquetWriter(file, schema) as writer:
         for found in filled:
-            table = _fit(_table(found, parts), schema, found.mini_batch)
+            table = _fit(_table(found, parts), schema, found.mini_batch, filled[0].mini_batch)
             waiting.append(table)
             held += table.nbytes
             rows += table.num_rows
@@ -66,26 +66,29 @@ def _table(found: PartRange, parts: Parts) -> pa.Table:
         raise OutputError(str(found.part), reason) from error
 
 
-def _fit(table: pa.Table, schema: pa.Schema, mini_batch: int) -> pa.Table:
-    """Return *table* with *schema*; raises OutputError where it does not fit."""
+def _fit(table: pa.Table, schema: pa.Schema, mini_batch: int, first: int) -> pa.Table:
+    """Return *table* with *schema*; raises RowsDifferError where it does not fit."""
+
+    def differs(words: str) -> RowsDifferError:
+        return RowsDifferError("", words, mini_batch, other=first)
+
     if table.schema.equals(schema):
         return table
     names, expected = table.schema.names, schema.names
     for name in expected:
         if name not in names:
-            raise OutputError("", f"mini-batch {mini_batch} has no column {name!r}, which the first mini-batch has")
+            raise differs(f"mini-batch {mini_batch} has no column {name!r}, which the first mini-batch has")
     for name in names:
         if name not in expected:
-            raise OutputError("", f"mini-batch {mini_batch} has a column {name!r}, which the first mini-batch has not")
+            raise differs(f"mini-batch {mini_batch} has a column {name!r}, which the first mini-batch has not")
     if names != expected:
-        raise OutputError("", f"mini-batch {mini_batch} has its columns in the order {names}, the first one {expected}")
+        raise differs(f"mini-batch {mini_batch} has its columns in the order {names}, the first one {expected}")
     columns = []
     for place, field in enumerate(schema):
         column = table.column(place)
         if column.type != field.type:
             if not pa.types.is_null(column.type):
-                words = f"column {field.name!r} is {column.type} in mini-batch {mini_batch}, {field.type} in the first"
-                raise OutputError("", words)
+                raise differs(f"column {field.name!r} is {column.type} in mini-batch {mini_batch}, {field.type} in the first")
             column = pa.chunked_array([pa.nulls(len(column), field.type)])
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)

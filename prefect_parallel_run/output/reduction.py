@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,10 +12,11 @@ from typing import Any
 from prefect_parallel_run.background import Background
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.choice.identity import listing_sha256
-from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError
+from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError, RowsDifferError
 from prefect_parallel_run.output.append_row import Published, publish
-from prefect_parallel_run.output.failed_items import write_failed_items
+from prefect_parallel_run.output.failed_items import source, write_failed_items
 from prefect_parallel_run.output.parts import PartRange
+from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.runs.failures import first_failure
@@ -46,6 +48,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
     Raises:
         LimitExceededError: More failed than is forgiven; nothing is published.
         NothingSucceededError: There are no rows to publish although there were items.
+        RowsDifferError: The rows of two mini-batches have other columns; names their files.
         OutputError: The result could not be written; what was there before is unchanged.
     """
     directory = task.directory
@@ -59,9 +62,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
         if task.target is not None:
             if tally.items and not tally.succeeded_items and not tally.rows:
                 raise NothingSucceededError(tally.items, str(directory.path), first_failure(ledger))
-            published = publish(
-                _watched(part_ranges(directory, ledger), task.heartbeat), task.target, task.row_format, directory.run_id
-            )
+            published = _publish(task, task.target, ledger)
             if published.rows != tally.rows:
                 raise OutputError(str(task.target), f"{published.rows} rows were put together, {tally.rows} committed")
         receipt = {
@@ -80,6 +81,24 @@ def reduce(task: Reduction) -> dict[str, Any]:
             receipt["output_listing"] = listing_sha256(task.output)
         write_json(directory.receipt, receipt)
     return receipt
+
+
+def _publish(task: Reduction, target: Path, ledger: Ledger) -> Published:
+    ranges = _watched(part_ranges(task.directory, ledger), task.heartbeat)
+    try:
+        return publish(ranges, target, task.row_format, task.directory.run_id)
+    except RowsDifferError as error:
+        plan = Plan.open(task.directory.plan)
+        files, others = (_files(plan, number) for number in (error.mini_batch, error.other))
+        raise RowsDifferError(error.path, error.reason, error.mini_batch, files, error.other, others) from error
+
+
+def _files(plan: Plan, mini_batch: int | None) -> tuple[str, ...]:
+    """Return the files that the items of a mini-batch are, or are in."""
+    if mini_batch is None:
+        return ()
+    found = source(json.loads(plan.works(mini_batch, mini_batch + 1)[0]))
+    return tuple(found["paths"] if "paths" in found else [found["path"]])
 
 
 def make_receipt(

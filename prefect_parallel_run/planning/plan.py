@@ -38,6 +38,7 @@ class PlanSummary(NamedTuple):
     sha256: str  #: of the content: input, items and work of every mini-batch
     kind: str  #: file, tabular
     inputs_sha256: str  #: of the files that were listed: path, size and version of each
+    notes: tuple[str, ...] = ()  #: what is odd about the inputs and no error, in words
 
 
 def content(input_name: str, items: int, work: str) -> bytes:
@@ -114,7 +115,8 @@ class Plan(PlanReader):
                 self._metadata = file.metadata  # parsed once: a plan of millions has thousands of groups
         except (OSError, pa.ArrowException) as error:
             raise OutputError(str(path), f"is no plan that can be read: {error}") from error
-        self.summary = PlanSummary(**json.loads(self._metadata.metadata[SUMMARY]))
+        facts = json.loads(self._metadata.metadata[SUMMARY])
+        self.summary = PlanSummary(**{**facts, "notes": tuple(facts.get("notes", ()))})
         starts = [0]
         for number in range(self._metadata.num_row_groups):
             starts.append(starts[-1] + self._metadata.row_group(number).num_rows)

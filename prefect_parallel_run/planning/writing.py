@@ -85,21 +85,22 @@ class Planning:
             OutputError: The plan cannot be written.
         """
         with writer:
-            listings = [self._add(dataset, writer, heartbeat) for dataset in self._datasets]
-            return writer.finish(self._datasets[0].kind, _together(listings))
+            notes: list[str] = []
+            listings = [self._add(dataset, writer, heartbeat, notes.append) for dataset in self._datasets]
+            return writer.finish(self._datasets[0].kind, _together(listings), tuple(notes))
 
-    def _add(self, dataset: Dataset, writer: PlanWriter, heartbeat: Callable[[], None]) -> Listing:
+    def _add(self, dataset: Dataset, writer: PlanWriter, heartbeat: Callable[[], None], tell: Callable[[str], None]) -> Listing:
         before, listing = writer.items, dataset.listing(heartbeat)
         if self._keys is None:
-            cuts = dataset.cuts(self._size, listing)
+            cuts = dataset.cuts(self._size, listing, tell)
         else:
-            cuts = dataset.partition_cuts(self._keys, self._store, listing)
+            cuts = dataset.partition_cuts(self._keys, self._store, listing, tell)
         for number, cut in enumerate(cuts):
             if number % _HEARTBEAT_EVERY == 0:
                 heartbeat()
             writer.add(str(dataset.name), cut)
         if writer.items == before and not dataset.allow_empty:
-            words = "has no items; if that is right, make the dataset with allow_empty=True"
+            words = "has no items; if that is right, allow it: allow_empty=True, on the command line --allow-empty"
             raise InputError(", ".join(dataset.paths), words)
         return listing
 
@@ -195,11 +196,11 @@ class PlanWriter:
         with self._lock:
             self._tell()
 
-    def finish(self, kind: str, inputs: str) -> PlanSummary:
+    def finish(self, kind: str, inputs: str, notes: tuple[str, ...] = ()) -> PlanSummary:
         """Write what is left, and the summary; return it."""
         with self._lock:
             self._write()
-        summary = PlanSummary(self._count, self.items, self._size, self._hash.hexdigest(), kind, inputs)
+        summary = PlanSummary(self._count, self.items, self._size, self._hash.hexdigest(), kind, inputs, notes)
         self._writer.add_key_value_metadata({SUMMARY: json.dumps(summary._asdict()).encode()})
         self._writer.close()
         self._file.flush()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.units import count
 
 
 class Cause(NamedTuple):
@@ -142,10 +143,27 @@ def _failed_pieces(ledger: Ledger, whole: FailedMiniBatch) -> list[FailedMiniBat
 
 
 def first_failure(ledger: Ledger) -> str:
-    """Return the first failed try as one line, or an empty text."""
+    """Return the first failed try as one line; without any the first mini-batch with too few rows, or an empty text."""
     query = "SELECT mini_batch, error_type, error FROM attempts WHERE outcome <> 'succeeded' ORDER BY started LIMIT 1"
     row = next(ledger.rows(query), None)
     if row is None:
-        return ""
+        return _first_shortfall(ledger)
     first_line = (row[2] or "").strip().partition("\n")[0]
     return f"mini-batch {row[0]}: {row[1]}: {first_line}"
+
+
+def _first_shortfall(ledger: Ledger) -> str:
+    query = (
+        "SELECT mini_batch, rows, items FROM mini_batches WHERE state = 'succeeded' AND failed > 0 ORDER BY mini_batch LIMIT 1"
+    )
+    row = next(ledger.rows(query), None)
+    return "" if row is None else f"mini-batch {row[0]}: {shortfall(row[1], row[2])}"
+
+
+def shortfall(rows: int, items: int) -> str:
+    """Return the words for a mini-batch that succeeded, and not with all of its items.
+
+    >>> shortfall(1, 121)
+    'run() returned 1 row for 121 items'
+    """
+    return f"run() returned {count(rows, 'row')} for {count(items, 'item')}"

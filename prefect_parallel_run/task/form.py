@@ -154,6 +154,16 @@ class DelimitedFiles(_Text):
         default=None, title="Escape", description="In front of a character that then means itself, such as a backslash."
     )
     decimal: Character = Field(default=".", title="Decimal point", description="One character.")
+    column_types: dict[str, Literal["string", "int64", "Int64", "float64", "boolean"]] = Field(
+        default={},
+        title="Types of columns",
+        description='A JSON object, such as {"id": "string"}: string, int64, Int64, float64 or boolean, as pandas names them.',
+    )
+    na_values: list[str] = Field(
+        default=[],
+        title="Missing values",
+        description="Texts that stand for a missing value, beside those of pandas; one per entry.",
+    )
 
     def dataset(self) -> Dataset:
         """Return the records."""
@@ -166,6 +176,8 @@ class DelimitedFiles(_Text):
             double_quote=self.double_quote,
             escape=self.escape,
             decimal=self.decimal,
+            column_types=dict(self.column_types),
+            na_values=self.na_values,
             **self._stored,
         )
 

@@ -22,6 +22,7 @@ from prefect_parallel_run.errors import (
     EntryScriptError,
     InputChangedError,
     LimitExceededError,
+    RowsDifferError,
     RunLockedError,
 )
 from prefect_parallel_run.planning.writing import PlanWriter, write_plan
@@ -126,6 +127,14 @@ def test_options_of_formats():
         "header": False,
     }
     assert format_options("json-lines", {"compression": "none"}) == {"compression": None}
+    assert format_options("delimited", {"column_types": ["id=string", "a=b=Int64"], "na_values": ["n.v.", "-"]}) == {
+        "column_types": {"id": "string", "a=b": "Int64"},
+        "na_values": ["n.v.", "-"],
+    }
+    with pytest.raises(ValueError, match="--column-type id: accepted: NAME=TYPE"):
+        format_options("delimited", {"column_types": ["id"]})
+    with pytest.raises(ValueError, match="--na-value is for --format delimited; the format is files"):
+        format_options("files", {"na_values": ["-"]})
     with pytest.raises(ValueError, match="--no-header is for --format delimited; the format is parquet"):
         format_options("parquet", {"header": False})
 
@@ -178,6 +187,10 @@ def test_names_and_lists():
         (
             ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--delimiter", "ab"],
             "--delimiter: delimiter is 'ab'",
+        ),
+        (
+            ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--column-type", "id=text", "--na-value", "-"],
+            "--column-type: column_types['id'] is 'text'; accepted: string, ",
         ),
         (["failed", "RUN", "--null"], "--null is for --items"),
     ],
@@ -245,6 +258,9 @@ def test_what_can_be_done_next():
     for error in (KeyboardInterrupt(), ComputeTargetError("local", "gone"), OSError()):
         assert [words for words, _ in next_steps(error, "/a")] == ["prefect-parallel-run resume /a"]
     assert "--accept-changes" in next_steps(InputChangedError("/a", ("x",)), "/a")[0][0]
+    assert [words for words, _ in next_steps(RowsDifferError("/out", "differ", 7), "/a")] == [
+        "prefect-parallel-run replay /a --mini-batch 7"
+    ]
     assert len(next_steps(EntryScriptError("a.py", "fails"), "/a")) == 2
     assert next_steps(ValueError(), "/a") == []
 
@@ -312,6 +328,15 @@ def test_plan_tells_rows_of_tables(config, tmp_path, kind, capsys):
     assert told["first"][0]["path"] == str(path)
     assert main(["plan", str(config), "--input", str(path), "--format", kind, *more]) == 0
     assert f"0: {path}, " in capsys.readouterr().out
+
+
+def test_plan_tells_what_is_odd(config, tmp_path, capsys):
+    """Before anything has run for it."""
+    (tmp_path / "t.csv").write_text("a;b\n1;2\n")
+    told = planned(capsys, config, "--input", str(tmp_path / "t.csv"), "--format", "delimited")
+    assert told["notes"] == [f"{tmp_path}/t.csv has one column, 'a;b' (delimiter ','); is the delimiter ';'?"]
+    assert main(["plan", str(config), "--input", str(tmp_path / "t.csv"), "--format", "delimited"]) == 0
+    assert f"  note: {told['notes'][0]}\n" in capsys.readouterr().out
 
 
 def test_plan_with_partition_keys(config, tmp_path, capsys):

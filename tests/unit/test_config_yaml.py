@@ -115,6 +115,18 @@ def test_what_is_wrong_is_told_with_its_line(folder, body, words):
     assert words in str(caught.value)
 
 
+def test_a_field_is_named_once_and_with_its_own_line(folder):
+    """Also the script, which is looked for once all fields are known."""
+    with pytest.raises(ValueError, match=r"line 6: node_count is 0; accepted: ") as caught:
+        load(folder, "  node_count: 0\n")
+    assert "node_count: node_count" not in str(caught.value)
+    (folder / "score.py").unlink()
+    with pytest.raises(ValueError, match=r"line 2: entry_script is '.*', which does not exist"):
+        load(folder, "")
+    with pytest.raises(ValueError, match=r"line 6: partition_keys and mini_batch_size exclude each other"):
+        load(folder, "  partition_keys: [a]\n  mini_batch_size: 5\n")
+
+
 @pytest.mark.parametrize("text", ["", "[]\n", "other: {}\n", "parallel_run_config: 5\n"])
 def test_a_file_of_another_kind_is_refused(folder, text):
     """The root key says what it is."""

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run import FileDataset, TabularDataset
+from prefect_parallel_run.child.failure import describe
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.sources import InputChanged
 from prefect_parallel_run.errors import InputError
@@ -190,8 +191,24 @@ def test_a_record_with_too_many_fields_is_named(tmp_path, position, size):
     lines = [f"{number},x" for number in range(8)]
     lines[position] += ",extra"
     path.write_text("a,b\n" + "\n".join(lines) + "\n")
-    with pytest.raises(BadRecord, match=rf"t.csv, record {position + 1}: 3 fields, 2 columns"):
+    with pytest.raises(BadRecord, match=rf"t.csv, record {position + 1} has 3 fields, but the header has 2 columns: 'a,b'"):
         frames_of(TabularDataset.from_delimited_files(path), size)
+
+
+def test_a_wrong_delimiter_is_asked_about(tmp_path):
+    """Where the header has one column, and one of the usual delimiters in it; no other try can help, and describe() says so."""
+    path = tmp_path / "t.csv"
+    path.write_text("order_id;date;amount\n1;2024-01-01;1,50\n")
+    with pytest.raises(BadRecord) as caught:
+        frames_of(TabularDataset.from_delimited_files(path), 100)
+    words = "record 1 has 2 fields, but the header has 1 column: 'order_id;date;amount' (delimiter ','); is the delimiter ';'?"
+    assert str(caught.value) == f"{path}, {words}"
+    failure = describe(caught.value)
+    assert (failure.type, failure.final) == ("BadRecord", True)
+    assert "\nBadRecord: " in failure.traceback
+    path.write_text("1;2024-01-01\n1;1,50\n")
+    with pytest.raises(BadRecord, match=r"record 2 has 2 fields, but the record in front has 1 field \(delimiter ','\)$"):
+        frames_of(TabularDataset.from_delimited_files(path, header=False), 100)
 
 
 def test_the_header_is_applied_to_every_mini_batch(tmp_path):

@@ -77,7 +77,7 @@ def test_a_record_with_too_many_fields_is_named_in_any_dialect(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,b\n1,x\\,y\n2,p\\,q,r\n")
     (cut,) = TabularDataset.from_delimited_files(path, escape="\\").as_named_input("t").cuts(1 << 20)
-    with pytest.raises(BadRecord, match=r"t.csv, record 2: 3 fields, 2 columns"):
+    with pytest.raises(BadRecord, match=r"t.csv, record 2 has 3 fields, but the header has 2 columns"):
         Reader().read(json.loads(cut.work))
 
 

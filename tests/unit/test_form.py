@@ -174,6 +174,10 @@ INPUTS = [
         {"delimited_files": ["/a"], "delimiter": r"\t", "quote": "none", "escape": "\\", "decimal": ",", "header": False},
         TabularDataset.from_delimited_files(["/a"], delimiter="\t", quote="", escape="\\", decimal=",", header=False),
     ),
+    (
+        {"delimited_files": ["/a"], "column_types": {"id": "string", "n": "Int64"}, "na_values": ["n.v.", "-"]},
+        TabularDataset.from_delimited_files(["/a"], column_types={"id": "string", "n": "Int64"}, na_values=["n.v.", "-"]),
+    ),
 ]
 
 
@@ -201,6 +205,7 @@ def only(choice):
         {"files": ["a"], "delimiter": ","},
         {"files": ["a"], "parquet_files": ["b"]},
         {"delimited_files": ["a"], "delimiter": "ab"},
+        {"delimited_files": ["a"], "column_types": {"id": "text"}},
         {"files": ["a"], "name": "1st"},
     ],
 )

@@ -176,6 +176,7 @@ def test_every_public_name_can_be_had():
         errors.NoRunError("/run", "does not exist"),
         errors.InputChangedError("/run", ("a changed", "b is gone")),
         errors.OutputError("/out", "cannot be written"),
+        errors.RowsDifferError("/out", "column 'a' is text", 2, ("a", "b", "c", "d"), 0, ("e",)),
         errors.RunLockedError("/run", "process 1", "host"),
         errors.NothingSucceededError(3, "/run", "mini-batch 0: X: y"),
         errors.ComputeTargetError("local", "gone"),

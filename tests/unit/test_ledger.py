@@ -134,6 +134,13 @@ def test_tries_of_items_apart_count_and_name_the_guilty_one(ledger):
     assert found == [(1, 4, 1), (2, 1, 10), (3, 1, 10)]
 
 
+def test_a_shortfall_is_a_failure_too(ledger):
+    """Where no try has failed, it is what an error has to tell."""
+    assert first_failure(ledger) == ""
+    ledger.commit([(receipt(2, succeeded=1, failed=9, rows=1), "succeeded"), (receipt(1), "succeeded")])
+    assert first_failure(ledger) == "mini-batch 2: run() returned 1 row for 10 items"
+
+
 def test_failed_has_mini_batches_that_returned_too_few_rows(ledger):
     """They succeeded, and some of their items did not."""
     ledger.commit([(receipt(0, succeeded=7, failed=3, rows=7), "succeeded"), (receipt(1, outcome="raised"), "failed")])

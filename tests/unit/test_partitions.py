@@ -202,3 +202,12 @@ def test_a_target_with_something_in_it_is_refused(tmp_path):
     with pytest.raises(InputError, match="no: is no column"):
         dataset.partition_by(["no"], tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out"]
+
+
+def test_files_of_other_types_cannot_be_partitioned_together(tmp_path):
+    """The error names the column; nothing is left behind."""
+    (tmp_path / "a.csv").write_text("v,k\n1,1\n")
+    (tmp_path / "b.csv").write_text("v,k\nx,1\n")
+    with pytest.raises(InputError, match=r"different types in one column.*Conversion failed for column v"):
+        TabularDataset.from_delimited_files(tmp_path / "*.csv").partition_by(["k"], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv"]

@@ -134,6 +134,19 @@ def test_a_damaged_file_is_named(tmp_path, ending, damage):
         works(TabularDataset.from_delimited_files(tmp_path), 100)
 
 
+def test_compressed_text_that_cannot_be_read_may_pass(tmp_path):
+    """A disk or a store that fails for a moment looks like damage; a wrong encoding stays what it is."""
+    for ending, encoding, text, code in ((".gz", "utf-8", b"n\n1\n", None), ("", "utf-16", b"\xff\xfen\0\n\0", "NoRetry")):
+        path = tmp_path / f"t.csv{ending}"
+        path.write_bytes(COMPRESS[ending](text))
+        work = {"path": str(path), "version": 1, "start": 0, "stop": 9, "stream": {"compression": None, "encoding": encoding}}
+        work["stream"]["compression"] = "gzip" if ending else None
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(BadRecord, match=r"t\.csv") as caught:
+            module.Texts().read(work)
+        assert caught.value.code == code
+
+
 def test_bytes_that_are_not_in_the_encoding_are_named(tmp_path):
     """By the mini-batch where it can be entered in the middle, by the file where it is a stream; never mojibake."""
     good, bad = b"t\nabc\n", "é\n".encode("latin-1")

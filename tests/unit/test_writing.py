@@ -102,6 +102,7 @@ def test_json_lines_hold_one_object_per_row():
     (one, other) = encode(odd, "jsonl", False).body.decode().splitlines()
     assert json.loads(one) == {"n": 3, "v": [1.0, None], "t": "2020-01-01T00:00:00", "m": None, "é": [1]}
     assert "é" in one
+    assert other == '{"value":"x"}', "no blanks, as pandas writes it"
     assert json.loads(other) == {"value": "x"}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from prefect_parallel_run.datasets.doubts import Column
 from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.partitions import KeyValue
 
@@ -23,6 +24,8 @@ class CutFile(NamedTuple):
     about: dict[str, Any]  #: what the work of all its mini-batches says: dialect, columns, types
     pieces: Iterator[Piece]  #: in order, none without rows
     keys: list[KeyValue] | None = None  #: partition keys as the file itself notes them
+    columns: Sequence[Column] = ()  #: as far as they were looked at for their types
+    doubts: Mapping[str, str] = {}  #: what is odd about the file, in words, by what sort of oddity it is
 
 
 class Format(Protocol):

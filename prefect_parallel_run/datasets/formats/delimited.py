@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from prefect_parallel_run.child.delimited import likely_delimiter
 from prefect_parallel_run.child.dialect import dialect_of, pandas_options
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.delimited_types import DelimitedTypes
 from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
-from prefect_parallel_run.datasets.formats.text import Storage
+from prefect_parallel_run.datasets.formats.text import Encoded, Storage
 from prefect_parallel_run.datasets.record_ends import Records
 from prefect_parallel_run.datasets.spans import all_spans, split_head
 
-_USUAL: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": "."}
+_LONGEST_NAME = 60  #: characters of a column's name that are shown
+_USUAL: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": ".", "na_values": None}
+
+
+class UnknownColumnError(ValueError):
+    """A file lacks a column whose type is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,8 @@ class Delimited:
     escape: str | None
     double_quote: bool
     decimal: str
+    na_values: list[str] | None = None
+    column_types: Mapping[str, str]  #: by the column's name, or its number where there is no header
     header: bool
     storage: Storage
 
@@ -38,16 +46,28 @@ class Delimited:
         """Return *file* cut; it is read once, from beginning to end."""
         about = {**self._dialect(), **self.storage.about(file.path)}
         with self.storage.records(file.path, dialect_of(about)) as parts:
-            records = parts
+            records, given = parts, {int(name): kind for name, kind in self.column_types.items() if name.isdecimal()}
             if self.header:
                 head, records = split_head(parts)
                 if head is None:
                     return CutFile(about, iter(()))
                 about["columns"] = self._columns(head, about)
-            types = DelimitedTypes(about, about.get("columns"))
-            found = all_spans(_looked_at(records, types), size)
+                given = self._given(about["columns"], self._cells(head, about))
+            types = DelimitedTypes(about, about.get("columns"), given)
+            encoded = Encoded(about.get("encoding", "utf-8"))
+            found = all_spans(_looked_at(encoded.look(records), types), size)
         about["types"] = types.types()
-        return CutFile(about, (Piece(span.rows, span.stop - span.start, span._asdict()) for span in found))
+        self._check_names(about.get("columns") or [str(number) for number in range(len(about["types"]))])
+        pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in found)
+        doubts = {**encoded.doubts, **self._doubt_of_delimiter(about.get("columns", ()))}
+        return CutFile(about, pieces, columns=types.columns(), doubts=doubts)
+
+    def _doubt_of_delimiter(self, columns: Sequence[str]) -> dict[str, str]:
+        likely = likely_delimiter(columns, self.delimiter)
+        if not likely:
+            return {}
+        words = f"has one column, {columns[0][:_LONGEST_NAME]!r} (delimiter {self.delimiter!r}); is the delimiter {likely!r}?"
+        return {"delimiter": words}
 
     def _dialect(self) -> dict[str, Any]:
         unusual = {name: getattr(self, name) for name, usual in _USUAL.items() if getattr(self, name) != usual}
@@ -56,9 +76,30 @@ class Delimited:
     @staticmethod
     def _columns(head: bytes, about: dict[str, Any]) -> list[str]:
         """Return the names in a header, as pandas gives them (a name that comes twice is numbered)."""
-        head = b"\n" + head if head.startswith(BOM) else head
-        frame = pd.read_csv(io.BytesIO(head), nrows=0, index_col=False, **pandas_options(about))
+        frame = pd.read_csv(_without_mark(head), nrows=0, index_col=False, **pandas_options(about))
         return [str(name) for name in frame.columns]
+
+    @staticmethod
+    def _cells(head: bytes, about: dict[str, Any]) -> list[str]:
+        """Return what is written in a header."""
+        options = {**pandas_options(about), "na_values": None}
+        frame = pd.read_csv(_without_mark(head), header=None, dtype=str, keep_default_na=False, index_col=False, **options)
+        return [str(cell) for cell in frame.iloc[0]]
+
+    def _given(self, columns: Sequence[str], cells: Sequence[str]) -> dict[int, str]:
+        """Return the types that are given, by place; a name that comes twice gives its type to both, as in pandas."""
+        kinds = [self.column_types.get(name, self.column_types.get(cell)) for name, cell in zip(columns, cells, strict=True)]
+        return {place: kind for place, kind in enumerate(kinds) if kind is not None}
+
+    def _check_names(self, columns: Sequence[str]) -> None:
+        for name in self.column_types:
+            if name not in columns:
+                raise UnknownColumnError(f"has no column {name!r}, which column_types names; there are {list(columns)}")
+
+
+def _without_mark(head: bytes) -> io.BytesIO:
+    """Return a header to read; a byte order mark that pandas would leave out is text: the file's own is left out already."""
+    return io.BytesIO(b"\n" + head if head.startswith(BOM) else head)
 
 
 def _looked_at(parts: Iterator[Records], types: DelimitedTypes) -> Iterator[Records]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect_parallel_run.child.dialect import Dialect
-from prefect_parallel_run.datasets.column_types import NULL, kinds_in_lines, together
+from prefect_parallel_run.datasets.column_types import NULL, kinds_in_lines, together, told
+from prefect_parallel_run.datasets.doubts import Column
 from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
-from prefect_parallel_run.datasets.formats.text import Storage
+from prefect_parallel_run.datasets.formats.text import Encoded, Storage
 from prefect_parallel_run.datasets.record_ends import Records
 from prefect_parallel_run.datasets.spans import all_spans
 
@@ -23,11 +24,14 @@ class JsonLines:
     def cut(self, file: Listed, size: int) -> CutFile:
         """Return *file* cut; it is read once, from beginning to end."""
         found: dict[str, set[str]] = {}
+        encoded = Encoded("utf-8")
         with self.storage.records(file.path, Dialect(), lone_returns=False) as parts:
-            spans = all_spans(_looked_at(parts, found), size)
+            spans = all_spans(_looked_at(encoded.look(parts), found), size)
         types = {name: together(kinds) for name, kinds in found.items()}
         about = {**self.storage.about(file.path), "columns": list(types), "types": list(types.values())}
-        return CutFile(about, (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans))
+        pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans)
+        columns = [Column(name, told(kinds)) for name, kinds in found.items()]
+        return CutFile(about, pieces, columns=columns, doubts=encoded.doubts)
 
 
 def _looked_at(parts: Iterator[Records], found: dict[str, set[str]]) -> Iterator[Records]:

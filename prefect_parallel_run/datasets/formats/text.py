@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from prefect_parallel_run.child.dialect import Dialect
 from prefect_parallel_run.child.sources import open_file
-from prefect_parallel_run.child.text import TextStream, is_transparent
+from prefect_parallel_run.child.text import TextStream, is_transparent, not_encoded
 from prefect_parallel_run.datasets.record_ends import Records, record_ends
 
 Compression = Literal["infer", "gzip", "bz2", "zstd"] | None
@@ -24,6 +24,27 @@ def checked_encoding(name: str) -> str:
     except (LookupError, UnicodeError, ValueError):
         raise ValueError(f"encoding is {name!r}; accepted: an encoding that Python knows, such as 'utf-8', 'latin-1'") from None
     return name
+
+
+class Encoded:
+    """Looks at the bytes of a text that pass by, whether they are in its encoding; remembers the first that are not."""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+        self.doubts: dict[str, str] = {}  #: none, or one
+
+    def look(self, parts: Iterator[Records]) -> Iterator[Records]:
+        """Pass *parts* on."""
+        for part in parts:
+            if not self.doubts and not part.data.isascii():
+                self._decode(part.data)
+            yield part
+
+    def _decode(self, data: bytes) -> None:
+        try:
+            data.decode(self._encoding)
+        except UnicodeDecodeError as error:
+            self.doubts["encoding"] = f"{not_encoded(self._encoding, error)} The mini-batches with such records will fail"
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,17 +123,18 @@ def test_guilty_rows_of_a_table(workshop, kind):
     assert main(["verify", result.run_directory]) == 0
 
 
-def test_a_broken_record_stands_alone_too(workshop):
-    """The other records of its mini-batch are read without it."""
+def test_a_broken_record_stands_alone_too(workshop, caplog):
+    """The other records of its mini-batch are read without it; at once, since no other try could help."""
     path = workshop.folder / "t.csv"
     path.write_text("a,b\n" + "1,2\n" * 50 + "1,2,3\n" + "1,2\n" * 50)
     step = workshop.step(
-        "echo.py", inputs=TabularDataset.from_delimited_files([str(path)]), isolate_failed_items=True, run_max_try=1
+        "echo.py", inputs=TabularDataset.from_delimited_files([str(path)]), isolate_failed_items=True, run_max_try=3
     )
     result = step()
     assert (result.items_failed, result.rows) == (1, 100)
     (told,) = failed_items(result)
-    assert "record 51: 3 fields" in told["error"]
+    assert "record 51 has 3 fields" in told["error"]
+    assert "mini-batch 16 failed at try 1 on node-0 (raised), its items are tried apart" in caplog.text
 
 
 def test_interrupted_while_isolating_it_goes_on(driver, workshop, monkeypatch):

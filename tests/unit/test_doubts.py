@@ -1,0 +1,107 @@
+"""What planning finds odd about a table's files is told once, and fails nothing."""
+
+import pytest
+
+from prefect_parallel_run import TabularDataset
+from prefect_parallel_run.datasets.doubts import Column, Doubts
+from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
+
+
+def doubts_of(dataset):
+    told = []
+    list(dataset.as_named_input("t").cuts(1 << 20, tell=told.append))
+    return told
+
+
+def test_a_column_of_two_types_is_told_with_the_first_file_of_each(tmp_path):
+    """Once, and with the first value that made it so: a result has both, one file's as 3.5, the other's as 3,50."""
+    for name, values in {"a": "1,50\n2,50", "b": "3,50\nn.v.", "c": "4,5\nx", "d": "5,5\n6,5"}.items():
+        rows = "".join(f"{number};{value}\n" for number, value in enumerate(values.split("\n")))
+        (tmp_path / f"{name}.csv").write_text(f"id;amount\n{rows}")
+    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, delimiter=";", decimal=","))
+    assert told.startswith(f"column 'amount': numbers with fractions or gaps in {tmp_path}/a.csv, texts in {tmp_path}/b.csv")
+    assert "'n.v.'" in told
+    assert "c.csv" not in told
+
+
+def test_files_of_the_same_types_raise_no_doubt(tmp_path):
+    """Nor does text in another alphabet."""
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("n,t,e,d\n1,ü,,2024-01-01\n2,12a,,2024-01-02\n")
+    assert doubts_of(TabularDataset.from_delimited_files(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("1\n2\n", "1.5\n", "whole numbers in {a}, numbers with fractions or gaps in {b}"),
+        ("1\n2\n", "1\nNA\n", "whole numbers in {a}, numbers with fractions or gaps in {b}"),
+        ("x\n", "NA\n", "texts in {a} (the first that is no number: 'x'), nothing in {b}"),
+        ("True\n", "x\n", "truth values in {a}, texts in {b} (the first that is no number: 'x')"),
+        ("1\n", "99999999999999999999\n", "whole numbers in {a}, texts in {b};"),
+        ("1\n", "2024-01-01\n", "whole numbers in {a}, texts in {b};"),
+        ("1\n", "a\0b\n", "whole numbers in {a}, texts in {b} (the first that is no number: 'a"),
+    ],
+)
+def test_types_have_words(tmp_path, first, second, words):
+    """Also where pandas and not Arrow decided on them."""
+    (tmp_path / "a.csv").write_text(f"v\n{first}")
+    (tmp_path / "b.csv").write_text(f"v\n{second}")
+    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
+    assert words.format(a=tmp_path / "a.csv", b=tmp_path / "b.csv") in told
+
+
+def test_json_lines_and_files_without_a_header_are_compared_too(tmp_path):
+    """By the columns' names, or their numbers."""
+    (tmp_path / "a.jsonl").write_text('{"v": 1}\n')
+    (tmp_path / "b.jsonl").write_text('{"v": "x"}\n')
+    (told,) = doubts_of(TabularDataset.from_json_lines_files(tmp_path))
+    assert told.startswith(f"column 'v': whole numbers in {tmp_path}/a.jsonl, texts in {tmp_path}/b.jsonl;")
+    (tmp_path / "a.jsonl").write_text("1,1\n")
+    (tmp_path / "b.jsonl").write_text("2,x\n")
+    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, header=False))
+    assert told.startswith("column '1': ")
+
+
+def test_many_columns_are_told_in_short():
+    """A log is no list of a thousand columns."""
+    told = []
+    doubts = Doubts(told.append)
+    for path, kind in (("a", "int"), ("b", "text")):
+        doubts.of_columns(path, [Column(f"c{number}", kind) for number in range(12)])
+    doubts.end()
+    assert len(told) == 11
+    assert told[-1] == "2 further columns have different types in different files"
+
+
+def test_one_column_that_looks_like_several_is_told(tmp_path):
+    """A wrong delimiter fails nothing: run() would get one column. Once, and not where it is right."""
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("id;amount\n1;x\n")
+    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
+    assert told == f"{tmp_path}/a.csv has one column, 'id;amount' (delimiter ','); is the delimiter ';'?"
+    assert doubts_of(TabularDataset.from_delimited_files(tmp_path, delimiter=";")) == []
+
+
+@pytest.mark.parametrize("rows", [b"1,x\n2,M\xfcller\n", b"x,1\n" * 5 + b"M\xfcller,y\n"], ids=["the last", "of texts only"])
+def test_bytes_in_another_encoding_are_told_while_planning(tmp_path, rows):
+    """The text is read for its types then: whoever plans need not wait for the run to fail."""
+    (tmp_path / "a.csv").write_bytes(b"n,t\n" + rows)
+    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
+    assert "a.csv is not UTF-8: byte 0xfc: invalid start byte; is the dataset's encoding another one?" in told
+    assert doubts_of(TabularDataset.from_delimited_files(tmp_path, encoding="latin-1")) == []
+    (tmp_path / "a.csv").write_bytes(b'{"t": "M\xfcller"}\n')
+    (told,) = doubts_of(TabularDataset.from_json_lines_files(tmp_path))
+    assert "is not UTF-8: byte 0xfc" in told
+
+
+def test_a_plan_keeps_what_was_odd(tmp_path):
+    """For the log of whoever runs it, and for those who look at it later."""
+    (tmp_path / "a.csv").write_text("v,k\n1.5,1\n")
+    (tmp_path / "b.csv").write_text("v,k\n2,1\n")
+    for keys in (None, ["k"]):
+        datasets = normalise_inputs([TabularDataset.from_delimited_files(tmp_path / "*.csv")])
+        summary = write_plan(datasets, 10, tmp_path / "plan.parquet", keys, tmp_path / "partitions")
+        assert [note.partition(":")[0] for note in summary.notes] == ["column 'v'"]
+        assert Plan.open(tmp_path / "plan.parquet").summary == summary

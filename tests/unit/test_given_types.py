@@ -1,0 +1,154 @@
+"""Types and missing values that a dataset gives: parts are read as pandas reads the whole; what does not fit is named."""
+
+import json
+
+import pandas as pd
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from prefect_parallel_run import InputError, TabularDataset
+from prefect_parallel_run.child.failure import describe
+from prefect_parallel_run.child.reading import BadRecord, Reader
+from prefect_parallel_run.choice.run_choice import that_counts
+
+CELL = st.sampled_from(["1", "-7", "007", "2.5", "999", "999.0", "x", "n.v.", "", "NA", "True", "0x1F", "1e5"])
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # numpy's, of what pandas then refuses
+
+
+def frames(path, size, **fields):
+    dataset = TabularDataset.from_delimited_files(path, **fields).as_named_input("t")
+    reader = Reader()
+    return [reader.read(json.loads(cut.work)).value for cut in dataset.cuts(size)]
+
+
+@settings(max_examples=15)
+@given(
+    columns=st.lists(st.lists(CELL, min_size=6, max_size=6), min_size=2, max_size=3),
+    kinds=st.lists(st.sampled_from(["string", "int64", "Int64", "float64", "boolean", None]), min_size=3, max_size=3),
+    na_values=st.sampled_from([None, ["n.v."], ["999"], ["x", "999.0"], ["True"]]),
+    header=st.booleans(),
+    size=st.integers(1, 60),
+)
+@example(
+    columns=[["1", "2", "999", "3"], ["x", "n.v.", "", "y"]],
+    kinds=["Int64", "string", None],
+    na_values=["999", "n.v."],
+    header=True,
+    size=1,
+)
+def test_parts_are_read_as_pandas_reads_the_whole(columns, kinds, na_values, header, size, tmp_path_factory):
+    """With the same dtype and na_values: the same values and types, or an error where pandas has one."""
+    path = tmp_path_factory.mktemp("g") / "t.csv"
+    names = ["k", *(f"c{number}" for number in range(len(columns)))]
+    lines = [",".join(row) for row in zip(*columns, strict=True)]
+    path.write_text((",".join(names) + "\n" if header else "") + "".join(f"k,{line}\n" for line in lines))
+    types = {place: kind for place, kind in enumerate(kinds[: len(columns)], 1) if kind is not None}
+    by_name = {names[place] if header else str(place): kind for place, kind in types.items()}
+    given_ = {"header": header, "column_types": by_name, "na_values": na_values}
+    dtype = by_name if header else types
+    numbers = [column for column, kind in zip(columns, kinds, strict=False) if kind in ("int64", "float64")]
+    fits = na_values == ["True"] or not any("True" in column for column in numbers)  # pandas: only where there are numbers too
+    try:
+        whole = pd.read_csv(path, dtype=dtype, na_values=na_values, low_memory=False, header="infer" if header else None)
+    except (ValueError, TypeError):
+        fits = False
+    if not fits:
+        with pytest.raises(BadRecord, match="where column_types says"):
+            frames(path, size, **given_)
+        return
+    found = pd.concat(frames(path, size, **given_), ignore_index=True)
+    for place in range(whole.shape[1]):
+        one, other = found.iloc[:, place], whole.iloc[:, place]
+        if place in types or whole.iloc[:, place].dtype in ("int64", "float64", "bool"):
+            pd.testing.assert_series_equal(one, other)
+        else:
+            assert one.isna().tolist() == other.isna().tolist()
+            assert one.dropna().astype(str).tolist() == other.dropna().astype(str).tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "shown"),
+    [
+        ("float64", "n.v.", "'n.v.'"),
+        ("int64", "1.5", "'1.5'"),
+        ("int64", "", "no value"),
+        ("int64", "9" * 30, f"'{'9' * 30}'"),
+        ("Int64", "2.5", "'2.5'"),
+        ("boolean", "yes", "'yes'"),
+    ],
+)
+@pytest.mark.parametrize("position", [0, 4, 8])
+def test_a_value_that_does_not_fit_is_named(tmp_path, kind, value, shown, position):
+    """File, record, column and value, wherever it stands; another try cannot help."""
+    path = tmp_path / "t.csv"
+    values = ["1"] * 9
+    values[position] = value
+    path.write_text("a,b\n" + "".join(f"7,{one}\n\n" for one in values))
+    for size in (1, 1 << 20):
+        with pytest.raises(BadRecord) as caught:
+            frames(path, size, column_types={"a": "int64", "b": kind})
+        words = f"{path}, record {position + 1}, column 'b': {shown}, where column_types says {kind}"
+        assert str(caught.value) == words
+        assert describe(caught.value).final
+
+
+def test_one_word_in_one_file_is_a_gap_where_that_is_said(tmp_path):
+    """And the column has one type in all files."""
+    (tmp_path / "a.csv").write_text("id;amount\n1;1,50\n2;2,50\n")
+    (tmp_path / "b.csv").write_text("id;amount\n3;3,50\n4;n.v.\n")
+    told = []
+    dataset = TabularDataset.from_delimited_files(
+        tmp_path, delimiter=";", decimal=",", column_types={"amount": "float64"}, na_values=["n.v."]
+    )
+    parts = [Reader().read(json.loads(cut.work)).value["amount"] for cut in dataset.cuts(1 << 20, tell=told.append)]
+    assert pd.concat(parts).fillna(-1).tolist() == [1.5, 2.5, 3.5, -1]
+    assert told == []
+
+
+def test_a_name_that_comes_twice_gives_its_type_to_both(tmp_path):
+    """As in pandas."""
+    (tmp_path / "t.csv").write_text("n,n,m\n01,02,03\n")
+    (frame,) = frames(tmp_path / "t.csv", 100, column_types={"n": "string"})
+    pd.testing.assert_frame_equal(frame, pd.read_csv(tmp_path / "t.csv", dtype={"n": "string"}))
+
+
+@pytest.mark.parametrize(("header", "name", "there"), [(True, "amuont", r"\['id', 'amount'\]"), (False, "2", r"\['0', '1'\]")])
+def test_a_column_that_is_not_there_is_told_while_planning(tmp_path, header, name, there):
+    """Pandas would let a misspelt name pass."""
+    (tmp_path / "t.csv").write_text("id,amount\n1,2\n")
+    with pytest.raises(InputError, match=rf"t.csv: has no column '{name}', which column_types names; there are {there}"):
+        frames(tmp_path / "t.csv", 100, column_types={name: "string"}, header=header)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"column_types": {"a": "int"}}, r"column_types\['a'\] is 'int'; accepted: string, int64, Int64, float64, boolean"),
+        ({"column_types": {"a": 5}}, "valid string"),
+        ({"na_values": "n.v."}, "valid list"),
+    ],
+)
+def test_what_is_no_type_is_refused(fields, words):
+    """With what is accepted."""
+    with pytest.raises(ValidationError, match=words):
+        TabularDataset.from_delimited_files("x.csv", **fields)
+
+
+def test_other_formats_have_types_of_their_own():
+    """There a type would be ignored."""
+    with pytest.raises(ValidationError, match=r"column_types is .*accepted: None"):
+        TabularDataset(paths=["x"], format="parquet", column_types={"a": "string"})
+
+
+def test_what_is_given_counts_for_what_a_run_is():
+    """It changes the items; a dataset without is the same as one of an earlier version, which had no such fields."""
+    usual = TabularDataset.from_delimited_files("/x")
+    other = TabularDataset.from_delimited_files("/x", column_types={"a": "string"}, na_values=["-"])
+    assert not {"column_types", "na_values"} & that_counts(usual.model_dump()).keys()
+    assert that_counts(other.model_dump()).items() >= {"column_types": {"a": "string"}, "na_values": ["-"]}.items()
+    assert TabularDataset.model_validate_json(other.model_dump_json()) == other
+    assert TabularDataset.from_delimited_files("/x", column_types={}, na_values=[]) == usual

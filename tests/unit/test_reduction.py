@@ -1,0 +1,76 @@
+"""The final reduction, and how a run is left that it ends."""
+
+import pandas as pd
+import pytest
+
+from prefect_parallel_run import TabularDataset
+from prefect_parallel_run.child.part import Part
+from prefect_parallel_run.child.writing import encode
+from prefect_parallel_run.driving.run import _note_end
+from prefect_parallel_run.errors import OutputError, RowsDifferError
+from prefect_parallel_run.observe.standing import look
+from prefect_parallel_run.observe.standing_text import standing_lines
+from prefect_parallel_run.output.reduction import Reduction, reduce
+from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
+from prefect_parallel_run.policy.limits import FailureLimits
+from prefect_parallel_run.records import Receipt
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
+
+
+def finished_run(folder, frames, row_format):
+    """Leave a run over one file per frame, which has returned these frames."""
+    for number in range(len(frames)):
+        (folder / f"{number}.csv").write_text("v\n1\n")
+    directory = RunDirectory(folder / "run")
+    directory.make()
+    datasets = normalise_inputs([TabularDataset.from_delimited_files(folder / "*.csv")])
+    write_plan(datasets, 1 << 20, directory.plan)
+    part = Part(str(directory.parts / "p.part"))
+    with Ledger.create(directory.ledger, [1] * len(frames)) as ledger:
+        for number, frame in enumerate(frames):
+            rows, header, body = encode(pd.DataFrame(frame), row_format, with_header=False)
+            place = (part.append(header, body), len(header), len(header) + len(body), 0)
+            ledger.commit([(Receipt(number, 1, "succeeded", 1, 1, 0, rows, "p.part", *place, 1.0, 0.1), "succeeded")])
+    return directory
+
+
+def reduction(directory, row_format):
+    target = directory.path.parent / f"result.{row_format}"
+    return Reduction(
+        directory=directory,
+        limits=FailureLimits(),
+        target=target,
+        result=str(target),
+        row_format=row_format,
+        identity={},
+        output=str(target.parent),
+        heartbeat=lambda: None,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_checksums(monkeypatch):
+    """They are the parts' own affair."""
+    monkeypatch.setattr("prefect_parallel_run.output.parts._Check.take", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("row_format", "frames"), [("parquet", [{"v": [1.5]}, {"v": ["x"]}]), ("csv", [{"v": [1]}, {"w": [1]}])]
+)
+def test_rows_that_differ_are_told_with_the_files_they_are_of(tmp_path, row_format, frames):
+    """And with what helps; the run has failed by itself, since going on would only end the same way."""
+    directory = finished_run(tmp_path, [frames[0], *frames], row_format)
+    with pytest.raises(RowsDifferError) as caught:
+        reduce(reduction(directory, row_format))
+    error = caught.value
+    assert (error.mini_batch, error.files) == (2, (f"{tmp_path}/2.csv",))
+    assert (error.other, error.other_files) == ({"parquet": 0, "csv": 1}[row_format], (f"{tmp_path}/{error.other}.csv",))
+    assert f"mini-batch 2 is of {tmp_path}/2.csv" in str(error)
+    assert "in run() or with the dataset's column_types" in str(error)
+    with Ledger(directory.ledger) as ledger:
+        assert _note_end(ledger, error) == ("failed", str(error))
+        lines = standing_lines(look(directory, 2.0), 2.0)
+        assert "failed (output" in lines[0]
+        assert not any("next:" in line for line in lines), "to resume it would only put the same rows together"
+        assert _note_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"
