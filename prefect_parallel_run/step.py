@@ -185,7 +185,7 @@ def _prepare(
     task = TaskRunContext.get()
     expiration = task.task.cache_expiration if task is not None else None
     spec = StepSpec(
-        name=name.replace(" ", "_"),
+        name=name,
         config=config,
         datasets=datasets,
         output=folder,

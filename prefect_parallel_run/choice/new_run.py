@@ -25,7 +25,7 @@ Heartbeat = Callable[[], None]
 
 def name_prefix(spec: StepSpec, now: dict[str, Any]) -> str:
     """Return how the names of all runs begin that are the same but for their inputs."""
-    return f"{spec.name}-{digest(now['identity'])[:12]}-"
+    return f"{spec.name_in_paths}-{digest(now['identity'])[:12]}-"
 
 
 def step_of(run_id: str) -> str:

@@ -75,7 +75,7 @@ class Look:
 
 def may_be_done(spec: StepSpec) -> bool:
     """True where a run of that name exists, so that a look is worth its time before a cluster opens; costs next to nothing."""
-    name = f"{spec.name}-"
+    name = f"{spec.name_in_paths}-"
     if not spec.allow_reuse:
         return False
     if any(runs_below(spec.runs, name)):

@@ -36,6 +36,11 @@ class StepSpec:
     key: bytes = field(repr=False)
 
     @property
+    def name_in_paths(self) -> str:
+        """Return the name as run directories begin with it."""
+        return self.name.replace(" ", "_")
+
+    @property
     def inputs(self) -> list[dict[str, Any]]:
         """Return what the datasets are, as plain values."""
         return [{"kind": dataset.kind, **dataset.model_dump(mode="json")} for dataset in self.datasets]

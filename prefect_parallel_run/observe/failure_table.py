@@ -53,12 +53,12 @@ def _place_in(plan: Plan, items: _Items) -> str:
 def _row(cause: Cause, place: str) -> dict[str, Any]:
     return {
         "cause": f"{cause.error_type}: {neutral(cause.error)[:_MOST_CHARACTERS]}",
-        "its input": place,
-        "outcome": cause.outcome,
         "failed tries": cause.tries,
+        "failed items": cause.failed_items,
+        "first input": place,
+        "outcome": cause.outcome,
         "mini-batches": cause.mini_batches,
         "items in them": cause.items,
-        "failed for good": cause.failed_items,
         "first mini-batch": cause.first_mini_batch,
         "nodes": ", ".join(sorted(cause.nodes.split(","))),
     }

@@ -69,8 +69,10 @@ def wrapped(line: str, width: int) -> list[str]:
 
 def next_after_limit(limit: str) -> list[tuple[str, str]]:
     """Return options of ``resume`` for a run that has exceeded *limit*, a configuration field, and what they do."""
+    isolate = [("--isolate-failed-items", "count only the items that are guilty")] if limit == "error_threshold" else []
     return [
         (f"--{limit.replace('_', '-')} N", "go on with another limit"),
+        *isolate,
         ("--retry-failed", "give what failed a fresh set of tries"),
     ]
 

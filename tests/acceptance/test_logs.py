@@ -79,7 +79,9 @@ def test_the_files_of_a_run_that_is_gone_on_with_agree_with_its_ledger(workshop)
     for prefix in ("", "r2."):
         with (logs / f"{prefix}progress.csv").open(newline="") as file:
             assert int(list(csv.DictReader(file))[-1]["planned"]) == 10
-        for node in ("node-0", "node-1"):
+        nodes = [node for node in ("node-0", "node-1") if (logs / f"{prefix}{node}.processes.jsonl").exists()]
+        assert nodes  # the drive may be over before the other one has opened
+        for node in nodes:
             events = [json.loads(line) for line in (logs / f"{prefix}{node}.processes.jsonl").read_text().splitlines()]
             kinds = [event["event"] for event in events]
             assert kinds.count("started") == kinds.count("ended") >= 1

@@ -90,7 +90,9 @@ def test_at_the_end_it_says_what_it_waits_for(run):
 
 
 @pytest.mark.parametrize(
-    ("threshold", "options"), [(4, ["--error-threshold N", "--retry-failed"]), (20, [""])], ids=["exceeded", "kept"]
+    ("threshold", "options"),
+    [(4, ["--error-threshold N", "--isolate-failed-items", "--retry-failed"]), (20, [""])],
+    ids=["exceeded", "kept"],
 )
 def test_what_can_be_done_about_a_limit(tmp_path, run, threshold, options):
     """Going on as it is would end the same way: the same hints as beside the error."""
