@@ -398,9 +398,7 @@ class RunState:
         return now - self._nodeless_since > self._rules.node_patience
 
     def _hold_or_release(self, tally: Tally) -> Iterator[Instruction]:
-        if self._rules.isolate:  # of most mini-batches it will turn out that one item is guilty; hardly ever that all are
-            tally = replace(tally, waiting_items=min(tally.waiting_items, tally.waiting))
-        breach = self._rules.limits.first_breach(tally, count_waiting=True)
+        breach = self._rules.limits.near_breach(tally, isolates=self._rules.isolate)
         if breach is not None and not self._holding:
             yield Hold(breach)
         elif breach is None and self._holding:

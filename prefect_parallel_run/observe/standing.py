@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.observe.progress import Outlook, foresee
 from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.records import Tally
+from prefect_parallel_run.records import Breach, Tally
 from prefect_parallel_run.runs.drives import config_in_force
 from prefect_parallel_run.runs.failures import Cause, causes
 from prefect_parallel_run.runs.ledger import Ledger
@@ -66,7 +66,9 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
     status = status_of(facts, is_driven=driver is not None)
     is_growing = driver is not None and not directory.plan.exists()
     tally = replace(tally, is_growing=is_growing, all_scheduled=tally.all_scheduled and not is_growing)
-    limits = FailureLimits.of(config_in_force(facts, _config(directory)))
+    config = config_in_force(facts, _config(directory))
+    limits = FailureLimits.of(config)
+    near = limits.near_breach(tally, isolates=bool(config.get("isolate_failed_items")))
     starts = [row[6] for row in rows if row[6] is not None]
     rate = sum(row[5] for row in rows) / max(now - min(starts), _SHORTEST) if starts else 0.0
     began = min((row[3] for row in rows if row[3] is not None), default=None)
@@ -81,7 +83,7 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
         began=began,
         last=max((row[4] for row in rows if row[4] is not None), default=None),
         rate=rate if driver is not None else None,
-        outlook=_outlook(status, limits, tally, rate, rows, now - (began or now)),
+        outlook=_outlook(status, near, tally, rate, rows, now - (began or now)),
         exceeded=_exceeded(limits, tally) if status == "failed" else "",
         nodes=tuple(NodeShare(row[0] or "?", row[1], int(row[2]), row[4] or 0.0) for row in rows),
         causes=found,
@@ -104,7 +106,7 @@ def _config(directory: RunDirectory) -> dict[str, Any]:
 
 
 def _outlook(
-    status: str, limits: FailureLimits, tally: Tally, rate: float, rows: list[tuple[Any, ...]], at_work: float
+    status: str, near: Breach | None, tally: Tally, rate: float, rows: list[tuple[Any, ...]], at_work: float
 ) -> Outlook:
     """Return what is to come, as far as the ledger tells: whoever drives the run judges by the same counts and limits."""
     if status not in ("running", "paused"):
@@ -115,7 +117,7 @@ def _outlook(
         rate=rate,
         at_work=at_work,
         slots=sum(row[7] for row in rows),  # processes that have brought something of late
-        held=limits.first_breach(tally, count_waiting=True),
+        held=near,
         is_paused=status == "paused",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefect_parallel_run.records import Breach, Tally
@@ -27,18 +27,9 @@ class FailureLimits:
         everything = {"error_threshold": -1, "allowed_failed_count": -1, "allowed_failed_percent": 100}
         return cls(**{name: None if config.get(name) == all_ else config.get(name) for name, all_ in everything.items()})
 
-    def breaches(self, tally: Tally, *, count_waiting: bool = False) -> Iterator[Breach]:
-        """Yield every limit that *tally* exceeds, in field order.
-
-        Args:
-            tally: The counts.
-            count_waiting: Count mini-batches between two tries as failed. A breach that is there only then is no reason
-                to abort yet, since their next try may succeed (CONTRACT.md 5): it is a reason to wait for them.
-        """
+    def breaches(self, tally: Tally) -> Iterator[Breach]:
+        """Yield every limit that *tally* exceeds, in field order."""
         mini_batches, items = tally.failed, tally.failed_items
-        if count_waiting:
-            mini_batches += tally.waiting
-            items += tally.waiting_items
         measures: list[tuple[str, float | None, float]] = [
             ("error_threshold", self.error_threshold, items),
             ("allowed_failed_count", self.allowed_failed_count, mini_batches),
@@ -50,6 +41,17 @@ class FailureLimits:
             if allowed is not None and actual > allowed:
                 yield Breach(limit, allowed, actual)
 
-    def first_breach(self, tally: Tally, *, count_waiting: bool = False) -> Breach | None:
+    def first_breach(self, tally: Tally) -> Breach | None:
         """Return the first limit that *tally* exceeds, or None."""
-        return next(self.breaches(tally, count_waiting=count_waiting), None)
+        return next(self.breaches(tally), None)
+
+    def near_breach(self, tally: Tally, *, isolates: bool) -> Breach | None:
+        """Return the first limit that is exceeded once mini-batches between two tries are counted as failed, or None.
+
+        That is no reason to abort yet, since their next try may succeed: it is a reason to wait for them. Where guilty items
+        are looked for, each counts as one item: it will hardly ever turn out that all of them are guilty.
+        Source: CONTRACT.md 5.
+        """
+        items = min(tally.waiting_items, tally.waiting) if isolates else tally.waiting_items
+        failed, failed_items = tally.failed + tally.waiting, tally.failed_items + items
+        return self.first_breach(replace(tally, failed=failed, failed_items=failed_items))

@@ -1,5 +1,7 @@
 """Failure limits at their edges."""
 
+from dataclasses import replace
+
 import pytest
 
 from prefect_parallel_run.policy.limits import FailureLimits
@@ -41,7 +43,16 @@ def test_mini_batches_between_two_tries_count_only_when_asked():
     limits = FailureLimits(allowed_failed_count=1)
     tally = Tally(planned=10, failed=1, waiting=1)
     assert limits.first_breach(tally) is None
-    assert limits.first_breach(tally, count_waiting=True) == ("allowed_failed_count", 1, 2)
+    assert limits.near_breach(tally, isolates=False) == ("allowed_failed_count", 1, 2)
+
+
+def test_a_mini_batch_that_is_looked_through_counts_as_one_item():
+    """Two are two, or what is left of them; without isolation all of their items count."""
+    limits = FailureLimits(error_threshold=2)
+    tally = Tally(planned=10, items=100, failed_items=1, waiting=2, waiting_items=20)
+    assert limits.near_breach(tally, isolates=False) == ("error_threshold", 2, 21)
+    assert limits.near_breach(tally, isolates=True) == ("error_threshold", 2, 3)
+    assert limits.near_breach(replace(tally, waiting_items=1), isolates=True) is None
 
 
 def test_all_exceeded_limits_are_named_in_field_order():
