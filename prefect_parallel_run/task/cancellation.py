@@ -22,12 +22,14 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import CancelledRun, PrefectException, TerminationSignal
 from prefect.logging.handlers import APILogHandler
 from prefect.task_runners import TaskRunner
 
 from prefect_parallel_run.background import Background
 
+_SENDING = 5.0  #: s for events to be sent from a process that may end then
 _EVERY = 3.0  #: s between two looks at the flow run's state
 
 
@@ -82,11 +84,10 @@ def _is_cancelled(flow_run_id: UUID) -> bool:
 def in_any_process() -> Iterator[None]:
     """Let a step that runs in a process of Dask, of Ray or of a pool end as it would in its flow's.
 
-    Its log lines are sent before the process may be gone. A cancelled run ends by an ordinary exception: what is none ends the
-    thread in which Prefect's process pool waits for results, and the flow would wait for ever.
+    What it has told is sent before the process may be gone. A cancelled run ends by an ordinary exception: what is none ends
+    the thread in which Prefect's process pool waits for results, and the flow would wait for ever.
     """
-    flow = FlowRunContext.get()
-    if flow is None or not flow.detached:
+    if not _is_detached():
         yield
         return
     try:
@@ -94,7 +95,20 @@ def in_any_process() -> Iterator[None]:
     except TerminationSignal:
         raise CancelledRun("the flow run is being cancelled; what is finished is kept") from None
     finally:
+        send_what_was_told()
+
+
+def send_what_was_told() -> None:
+    """Send log lines and events on, where the step runs in a process that may end as soon as it returns."""
+    if _is_detached():
         APILogHandler().flush()
+        EventsWorker.drain_all(timeout=_SENDING)
+
+
+def _is_detached() -> bool:
+    """True in a process of a task runner."""
+    flow = FlowRunContext.get()
+    return flow is not None and flow.detached
 
 
 def _runner_is_left_by_an_exception() -> bool:

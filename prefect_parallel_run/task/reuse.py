@@ -35,6 +35,7 @@ from prefect_parallel_run.driving.run import earlier_result
 from prefect_parallel_run.observe.telling import PrefectWatch
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.stores.mirror import is_copied
+from prefect_parallel_run.task.cancellation import send_what_was_told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,7 @@ class ReusePolicy(CachePolicy):
             watch = PrefectWatch(task_ctx.task.name, get_run_logger())
             watch.returned(result)
             watch.finish()
+            send_what_was_told()
             return key
         _handed_on.set((task_ctx.task_run.id, outcome))  # the run follows in the same context
         return uuid.uuid4().hex
