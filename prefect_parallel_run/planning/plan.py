@@ -129,7 +129,7 @@ class Plan(PlanReader):
 
     def all_items(self) -> Iterator[int]:
         """Yield the items of every mini-batch, without decoding anything else."""
-        with self._path.open("rb") as source, pq.ParquetFile(source) as file:
+        with self._path.open("rb") as source, pq.ParquetFile(source, pre_buffer=False) as file:
             for number in range(len(self._starts) - 1):
                 yield from file.read_row_group(number, columns=["items"], use_threads=False).column(0).to_pylist()
 
@@ -141,6 +141,8 @@ class Plan(PlanReader):
         return total.hexdigest()
 
     def _load(self, number: int) -> Group:
-        with self._path.open("rb") as source, pq.ParquetFile(source, metadata=self._metadata) as file:
+        # Buffering ahead is done by threads of Arrow's that read from Python's file; one of them, met by the interpreter's end,
+        # would abort the process.
+        with self._path.open("rb") as source, pq.ParquetFile(source, metadata=self._metadata, pre_buffer=False) as file:
             table = file.read_row_group(number, use_threads=False)  # every thread that decodes keeps memory for itself
         return Group(*(column.to_pylist() for column in table.columns[1:]))
