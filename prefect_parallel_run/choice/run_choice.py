@@ -298,9 +298,12 @@ def _finished(choice: Choice, spec: StepSpec, given: frozenset[str], heartbeat: 
     if choice.check is not None:
         choice.check.wait(heartbeat)
     receipt = read_json(directory.receipt)
+    if _can_be_isolated(directory, spec):
+        directory.receipt.unlink()
+        return choice
     if (breach := breach_of(receipt, spec, given)) is not None:
         raise LimitExceededError(*breach, str(directory.path))
-    if not is_unaltered(receipt, spec) or _can_be_isolated(directory, spec):
+    if not is_unaltered(receipt, spec):
         directory.receipt.unlink()
         return choice
     choice.close()
@@ -317,8 +320,10 @@ def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
             count, items = ledger.isolable()
             tally = replace(tally, failed=tally.failed - count, failed_items=tally.failed_items - items)
         config = Adjustments.of_ledger(ledger).of(spec.config)
+        facts = ledger.facts()
+        was_limited = facts.get("ended_by") == LimitExceededError.__name__  # else it would only end the same way
         return failure_limits(config).first_breach(tally) is None and (
-            ledger.facts().get("status") != "failed" or tally.finished < tally.planned
+            facts.get("status") != "failed" or was_limited or tally.finished < tally.planned
         )
 
 

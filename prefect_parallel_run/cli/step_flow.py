@@ -9,11 +9,14 @@ import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from prefect_parallel_run.cli.printing import say
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.step import ParallelRunStep
 
 FLOW_NAME = "prefect-parallel-run"
+_RETRIES = 2  #: of a call of Prefect's API, some 6 s; five, as is usual, are a minute for each call once a server has gone
 
 
 def run_in_flow(step: ParallelRunStep, config: str, inputs: Sequence[str], output: str | None) -> ParallelRunResult:
@@ -29,17 +32,23 @@ def run_in_flow(step: ParallelRunStep, config: str, inputs: Sequence[str], outpu
         KeyboardInterrupt: The run was cancelled, by Ctrl-C or SIGTERM.
         ConnectionError: Prefect's API cannot be reached, or its embedded server does not start.
     """
+    results: list[ParallelRunResult] = []
 
     def run_step(config: str, inputs: list[str], output: str | None) -> ParallelRunResult:  # noqa: ARG001  for people to see
-        return step()
+        results.append(step())
+        return results[-1]
 
     flow = Flow(run_step, name=FLOW_NAME, flow_run_name=step.name, validate_parameters=False, description=step.description)
     _connect()
     try:
-        return flow(config=config, inputs=list(inputs), output=output)
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _RETRIES}):
+            return flow(config=config, inputs=list(inputs), output=output)
     except TerminationSignal:  # what Prefect makes of SIGTERM
         raise KeyboardInterrupt from None
     except httpx.HTTPError as error:
+        if results:  # what counts is there
+            say(f"Prefect's API has gone, and does not know how the run ended: {error}")
+            return results[-1]
         raise ConnectionError(f"Prefect's API has gone: {error}") from error
 
 

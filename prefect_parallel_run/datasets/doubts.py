@@ -57,7 +57,7 @@ class Doubts:
         differing = [(name, kinds) for name, kinds in self._found.items() if len(kinds) > 1]
         for name, kinds in differing[:_MOST_COLUMNS]:
             said = ", ".join(f"{_WORDS[kind]} in {path}{_shown(example)}" for kind, (path, example) in kinds.items())
-            self._tell(f"column {name!r}: {said}; rows of one file and of the other have different types")
+            self._tell(f"column {name!r}: {said}; rows of different files have different types; column_types gives them one")
         if len(differing) > _MOST_COLUMNS:
             self._tell(f"{len(differing) - _MOST_COLUMNS} further columns have different types in different files")
 

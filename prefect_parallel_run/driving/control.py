@@ -103,7 +103,8 @@ class Control:
             return
         self._is_paused = pauses
         words = "no mini-batch is begun until it is told to continue" if pauses else "mini-batches are begun again"
-        self._note(order, time.time(), words, {"paused": str(int(pauses))})
+        now = time.time()
+        self._note(order, now, words, {"paused": "1"} if pauses else {"paused": "0", "continued": str(now)})
         self._followed.append(Paused() if pauses else Continued())
         self._told.paused(pauses)
 

@@ -94,6 +94,8 @@ def drive_run(
     if PROCESSES not in adjustments.changes:  # else they are what was ordered, not what the cluster was opened for
         settings = replace(settings, slots=opened.slots)
     watch.began(directory, remainder.tally, opened.dashboard)
+    if spec.environment is not None:
+        watch.noted("the script's environment is built on every node that has not got it yet, which may take minutes")
     beat = heartbeat if choice.check is None else both(heartbeat, choice.check.raise_if_failed)
     notes = _Notes(directory, planner, watch.warned)
     try:

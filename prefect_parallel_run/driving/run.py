@@ -115,7 +115,7 @@ def run_step(
                     seconds = _REPORT_IF_FAILED if isinstance(error, Exception) else _REPORT_IF_CANCELLED
                     stack.callback(_report_in_time, directory, watch, seconds)  # once the cluster is gone
                 raise
-            ledger.note(status="succeeded", reason="")
+            ledger.note(status="succeeded", reason="", ended_by="")
             note_drive_end(ledger, "succeeded", "")
             watch.closed("succeeded", "")
             _report(directory, watch, beat)
@@ -154,7 +154,8 @@ def _count_drive(ledger: Ledger, spec: StepSpec) -> int:
     before = ledger.facts()
     drive = int(before.get("drives", "0")) + 1
     tries = max(spec.config.run_max_try, int(before.get("run_max_try", "0")))
-    ledger.note(status="running", drives=str(drive), run_max_try=str(tries), paused="0")  # a pause ends with its driving
+    # A pause ends with its driving, and so does what an earlier one ended by.
+    ledger.note(status="running", reason="", ended_by="", drives=str(drive), run_max_try=str(tries), paused="0")
     note_drive_begin(ledger, drive, spec.config)
     return drive
 
@@ -244,7 +245,7 @@ def _note_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
         status = "failed"  # by itself: going on would only end the same way
     reason = str(error) or type(error).__name__
     with suppress(OutputError):
-        ledger.note(status=status, reason=reason)
+        ledger.note(status=status, reason=reason, ended_by=type(error).__name__)
         note_drive_end(ledger, status, reason)
     return status, reason
 

@@ -104,8 +104,7 @@ class RunArtifacts:
     def _done(self) -> Done:
         """Return what has come to its end since the run was begun or gone on with."""
         going, before, now = self._course.going(self._last), self._course.begun_with, self._last
-        items = now.succeeded_items + now.failed_items - before.succeeded_items - before.failed_items
-        return Done(going.elapsed, going.at_work, going.done, items)
+        return Done(going.elapsed, going.at_work, going.done, now.succeeded_items - before.succeeded_items)
 
     def reported(self, place: str) -> None:
         """Show where the report of the run is, once it is written; *place* is a path or URL."""

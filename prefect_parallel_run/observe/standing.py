@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from prefect_parallel_run.observe.progress import Outlook, foresee
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Breach, Tally
-from prefect_parallel_run.runs.drives import config_in_force
+from prefect_parallel_run.runs.drives import config_in_force, drives
 from prefect_parallel_run.runs.failures import Cause, causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -58,9 +58,10 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
         driver: Who drives it on another machine, where that is known.
     """
     driver = directory.driver() or driver
-    since = now - _RECENT
     with Ledger(directory.ledger) as ledger:
         facts, tally = ledger.facts(), ledger.tally()
+        work_began = _work_began(facts)
+        since = max(now - _RECENT, work_began)
         rows = list(ledger.rows(_NODES, since, since, since))
         found = tuple(causes(ledger, _MOST_CAUSES))
     status = status_of(facts, is_driven=driver is not None)
@@ -70,7 +71,7 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
     limits = FailureLimits.of(config)
     near = limits.near_breach(tally, isolates=bool(config.get("isolate_failed_items")))
     starts = [row[6] for row in rows if row[6] is not None]
-    rate = sum(row[5] for row in rows) / max(now - min(starts), _SHORTEST) if starts else 0.0
+    rate = sum(row[5] for row in rows) / max(now - max(min(starts), work_began), _SHORTEST) if starts else 0.0
     began = min((row[3] for row in rows if row[3] is not None), default=None)
     return Standing(
         run=directory.run_id,
@@ -97,6 +98,12 @@ _NODES = (
     " UNION ALL SELECT node, pid, started, started + seconds, 0 FROM pieces)"  # tries of some items finish no mini-batch
     " GROUP BY node ORDER BY LENGTH(node), node"
 )
+
+
+def _work_began(facts: Mapping[str, str]) -> float:
+    """Return since when work has gone on without a break, Unix time: neither between two drives, nor paused; 0 if unknown."""
+    known = drives(facts)
+    return max(known[-1].began if known else 0.0, float(facts.get("continued", 0.0)))
 
 
 def _config(directory: RunDirectory) -> dict[str, Any]:

@@ -16,6 +16,7 @@ _LIMITS = {  #: what each is compared with: a field of the result, and what it c
     "allowed_failed_count": ("mini_batches_failed", "failed mini-batches"),
     "allowed_failed_percent": ("mini_batches_failed", "% failed mini-batches"),
 }
+_SHORTEST = 1.0  #: s at work from which a pace is told
 _MOST_CHARACTERS = 1_000  #: of an error's text
 
 
@@ -25,7 +26,7 @@ class Done(NamedTuple):
     seconds: float  #: that it took
     at_work: float  #: s of these from the first try on, pauses left out
     mini_batches: int
-    items: int
+    items: int  #: that succeeded
 
 
 def summary_of_result(result: ParallelRunResult, done: Done) -> str:
@@ -52,13 +53,15 @@ def summary_of_failure(step: str, error: BaseException, tally: Tally, run_direct
         run_directory: Path.
         done: This time.
     """
-    reason = neutral(f"{type(error).__name__}: {error}")[:_MOST_CHARACTERS]
-    outcome = f"Failed: {reason}" if isinstance(error, Exception) else "Cancelled; what is finished is kept"
+    is_failure = isinstance(error, Exception)
+    outcome = "Failed" if is_failure else "Cancelled; what is finished is kept"
+    reason = neutral(f"{type(error).__name__}: {error}")[:_MOST_CHARACTERS].replace("`", "'")  # in a block it is no Markdown
     rows = [
         ("mini-batches", tally.planned, tally.succeeded, tally.failed),
         ("items", tally.items, tally.succeeded_items, tally.failed_items),
     ]
-    lines = [f"# {step}", f"**{outcome}**", _table(rows), f"{count(tally.rows, 'row')}{_pace(done.seconds, done)}"]
+    pace = f"{count(tally.rows, 'row')}{_pace(done.seconds, done)}"
+    lines = [f"# {step}", f"**{outcome}**", *([f"```\n{reason}\n```"] if is_failure else []), _table(rows), pace]
     return "\n\n".join([*lines, *_places(run_directory, None)]) + "\n"
 
 
@@ -75,11 +78,10 @@ def _table(rows: list[tuple[str, int, int, int]]) -> str:
 
 
 def _pace(seconds: float, done: Done) -> str:
-    at_work = max(done.at_work, 1e-9)
     words = f" · {format_seconds(seconds)}"
-    if not done.mini_batches:
+    if not done.mini_batches or done.at_work < _SHORTEST:  # so little says nothing of a pace
         return words
-    return f"{words} · {done.mini_batches / at_work:,.1f} mini-batches/s · {done.items / at_work:,.1f} items/s"
+    return f"{words} · {done.mini_batches / done.at_work:,.1f} mini-batches/s · {done.items / done.at_work:,.1f} items/s"
 
 
 def _limits(result: ParallelRunResult) -> Iterator[str]:

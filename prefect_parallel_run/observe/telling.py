@@ -13,7 +13,7 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.stores.objects import size_of
 
-_PATIENCE = 30.0  #: s for the last artifacts to be taken
+_PATIENCE = 10.0  #: s for the last artifacts to be taken
 _PATIENCE_IF_CANCELLED = 2.0  #: s, the same: whoever cancels does not want to wait, and Ctrl-C may have ended the server too
 
 

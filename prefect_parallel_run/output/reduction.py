@@ -90,7 +90,8 @@ def _publish(task: Reduction, target: Path, ledger: Ledger) -> Published:
     except RowsDifferError as error:
         plan = Plan.open(task.directory.plan)
         files, others = (_files(plan, number) for number in (error.mini_batch, error.other))
-        raise RowsDifferError(error.path, error.reason, error.mini_batch, files, error.other, others) from error
+        path = error.path or str(task.result)
+        raise RowsDifferError(path, error.reason, error.mini_batch, files, error.other, others) from None
 
 
 def _files(plan: Plan, mini_batch: int | None) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def test_of_an_earlier_result():
     [
         (
             LimitExceededError("error_threshold", 1, 10, "/r", "mini-batch 3: ValueError: bad \x1b[2J"),
-            "**Failed: LimitExceeded",
+            "**Failed**\n\n```\nLimitExceededError: error_threshold exceeded",
         ),
         (KeyboardInterrupt(), "**Cancelled; what is finished is kept**"),
     ],

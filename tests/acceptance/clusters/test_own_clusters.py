@@ -71,7 +71,9 @@ def test_slurm_cluster(workshop, queue, tmp_path):
 
 def test_distributeds_local_cluster(workshop):
     """By its dotted name."""
-    result = workshop.step(compute_target="distributed.LocalCluster", node_count=2, process_count_per_node=1)()
+    words = ("--log", str(workshop.log), "--processes", "2")  # both: else the work may be done before the second is there
+    target = {"compute_target": "distributed.LocalCluster", "node_count": 2, "process_count_per_node": 1}
+    result = workshop.step("gathers.py", *words, **target)()
     assert names(result) == EXPECTED
     assert verified(result)
     assert sum(line.startswith("init ") for line in workshop.log.read_text().splitlines()) == 2

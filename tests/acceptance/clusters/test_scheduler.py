@@ -47,7 +47,8 @@ def test_a_step_runs_beside_other_people(workshop, start_cluster, other_user, by
         "file": str(cluster.scheduler_file),
         "ComputeTarget": ComputeTarget(address=cluster.address),
     }[by]
-    result = workshop.step(compute_target=target, node_count=2, process_count_per_node=2)()
+    words = ("--log", str(workshop.log), "--processes", "4")  # all of them: else the work may be done before the last is there
+    result = workshop.step("gathers.py", *words, compute_target=target, node_count=2, process_count_per_node=2)()
     assert names(result) == EXPECTED
     assert verified(result)
     assert workshop.invocations() == [(number, 1) for number in range(10)]

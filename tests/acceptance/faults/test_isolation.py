@@ -89,6 +89,23 @@ def test_isolation_may_be_turned_on_afterwards(workshop, forgiven):
     assert workshop.step("guilty.py", *words, error_threshold=5, isolate_failed_items=True, **options)().reused
 
 
+def test_limits_given_to_resume_stay_with_the_run(workshop, capsys):
+    """Also where every mini-batch was decided: the run is gone on with; and isolating comes before judging anew."""
+    words, options = ("--how", "raise", "--guilty", "f099.txt"), {"run_max_try": 1, "process_count_per_node": 1}
+    with pytest.raises(LimitExceededError) as caught:
+        workshop.step("guilty.py", *words, error_threshold=0, **options)()
+    run = caught.value.run_directory
+    assert ledger(run, "SELECT COUNT(*) FROM mini_batches WHERE state='planned'") == [(0,)]
+    before = ledger(run, "SELECT * FROM attempts")
+    result = workshop.step("guilty.py", *words, error_threshold=10, **options)()  # the flow, with another limit
+    assert (result.run_directory, result.items_failed) == (run, 10)
+    assert main(["resume", run, "--error-threshold", "10"]) == 0
+    assert main(["resume", run]) == 0  # and not: 10 failed items, 0 allowed
+    assert ledger(run, "SELECT * FROM attempts") == before
+    assert main(["resume", run, "--isolate-failed-items", "--error-threshold", "1"]) == 0
+    assert "99 of 100 items succeeded, 1 failed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
 def test_guilty_rows_of_a_table(workshop, kind):
     """Named by their place; texts with line ends in them do not confuse the count."""
