@@ -39,7 +39,7 @@ def load(path: str | os.PathLike[str], references: Mapping[str, str] | None = No
     Args:
         path: A ParallelRunConfig that ``save_to_yaml`` wrote (version 1); a pipeline job, parallel job or parallel component
             (version 2); an MLTable file, or the folder it lies in.
-        references: Paths, URLs or compute targets for what only an Azure workspace knows, such as
+        references: Paths, URLs or compute targets for what only an Azure workspace knows, and values of inputs, such as
             ``{"azureml:iris:1": "/data/iris"}``; a reference that ends in ``/`` stands for all that begin with it.
 
     Raises:
@@ -50,7 +50,7 @@ def load(path: str | os.PathLike[str], references: Mapping[str, str] | None = No
     known = References(references)
     found = _loaded(file, known)
     if known.unused():
-        raise ValueError(f"{file}: there is no {', '.join(known.unused())} to give a place")
+        raise ValueError(f"{file}: there is no {', '.join(known.unused())} to give a place or a value")
     return found
 
 

@@ -14,7 +14,7 @@ from prefect_parallel_run.azure.documents import Section, read_document
 from prefect_parallel_run.azure.expressions import Data, Input, Values, bound_inputs, expression, merged
 from prefect_parallel_run.azure.imported import ImportedStep, step_name
 from prefect_parallel_run.azure.job_fields import WHY_LEFT, WHY_SETTING_LEFT, job_fields
-from prefect_parallel_run.azure.job_inputs import NO_VALUE, side_inputs, split_dataset, split_input
+from prefect_parallel_run.azure.job_inputs import side_inputs, split_dataset, split_input
 from prefect_parallel_run.azure.known_fields import (
     PIPELINE,
     SETTINGS,
@@ -167,7 +167,7 @@ def _filled(job: Job, values: Values, findings: Findings) -> Section:
     section.take("task", values.filled(job.section.section("task"), ("program_arguments", "append_row_to")), job.section)
     for inside, reference in values.missing.items():
         if inside.startswith("parent."):  # the job's own are told with its inputs
-            findings.open(inside, None, NO_VALUE, reference)
+            findings.open_value(inside, reference)
     return section
 
 

@@ -533,3 +533,23 @@ def test_a_source_directory_here_and_beside_the_file(tmp_path, monkeypatch):
     found = of_field(step, "source_directory")
     assert (found.outcome, found.here) == (Outcome.CHANGED, str(tmp_path / "here" / "code"))
     assert step.config.source_path == tmp_path / "here" / "code"
+
+
+def test_an_input_of_the_pipeline_has_the_name_that_stands_in_the_file(tmp_path):
+    """As its jobs call it, blanks or not, or as the pipeline does; data and literals."""
+    (tmp_path / "score.py").write_text("")
+    inputs = "{n: {type: integer}, d: {type: uri_folder}}"
+    job = "{type: parallel, inputs: {a: '${{parent.inputs.d}}'}, resources: {instance_count: '${{ parent.inputs.n }}'}"
+    path = tmp_path / "p.yml"
+    path.write_text(f"type: pipeline\ninputs: {inputs}\njobs:\n  j: {job}, input_data: '${{{{inputs.a}}}}', {TASK.strip()}}}\n")
+    (step,) = load(path).steps
+    number, data = step.undecided
+    assert (number.field, number.reference) == ("parent.inputs.n", "${{parent.inputs.n}}")
+    assert data.reference == "${{parent.inputs.d}}"
+    assert number.for_command().endswith("give it one: --map '${{parent.inputs.n}}=VALUE'")
+    assert number.for_python().endswith("references={'${{parent.inputs.n}}': VALUE}")
+    for before in ("${{parent.inputs.", "${{inputs.", "${{ parent.inputs."):
+        (step,) = load(path, {before + "n}}": "2", before + "d}}": "/d"}).steps
+        assert (step.config.node_count, step.inputs.paths, step.undecided) == (2, ["/d"], [])
+    with pytest.raises(ValueError, match=r"there is no \$\{\{parent.inputs.m\}\} to give a place or a value"):
+        load(path, {"${{parent.inputs.m}}": "2"})
