@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from prefect_parallel_run.azure.differences import Findings
+from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.datasets.base import absolute
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -32,7 +34,7 @@ class References:
         """Return where *text* is, absolute; relative paths count from *folder*. None, and an open field, where nobody knows."""
         known = self.known(text)
         if known is not None:
-            findings.changed(field, text, absolute(known), "as you said")
+            findings.changed(field, text, absolute(known), you_said(known))
             return absolute(known)
         if needs_a_place(text):
             findings.open(field, text, _why(text), text)
@@ -82,6 +84,13 @@ def needs_a_place(text: str) -> bool:
     """
     scheme = _SCHEME.match(text)
     return bool(_NAME.match(text) or "${{" in text or (scheme and scheme[1].lower() not in _READABLE))
+
+
+def you_said(place: str) -> str:
+    """Return why a reference has this place, with a hint where nothing is there: it may be mistyped, or come later."""
+    here = absolute(place)
+    is_there = is_remote(here) or glob.has_magic(here) or os.path.exists(here)
+    return "as you said" + ("" if is_there else f"; {place} does not exist here yet")
 
 
 def _why(text: str) -> str:

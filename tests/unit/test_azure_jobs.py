@@ -553,3 +553,31 @@ def test_an_input_of_the_pipeline_has_the_name_that_stands_in_the_file(tmp_path)
         assert (step.config.node_count, step.inputs.paths, step.undecided) == (2, ["/d"], [])
     with pytest.raises(ValueError, match=r"there is no \$\{\{parent.inputs.m\}\} to give a place or a value"):
         load(path, {"${{parent.inputs.m}}": "2"})
+
+
+@pytest.mark.parametrize("conda", ["./conda.yml", "{name: scoring, dependencies: [{pip: [six]}]}"])
+def test_an_environment_without_a_name_is_called_as_its_conda_file_is(job, tmp_path, conda):
+    """By the name in it, or by its path as it is written, whether or not it is there; the report says how."""
+    task = TASK.replace("}", f", environment: {{image: i, conda_file: {conda}}}}}")
+    (tmp_path / "conda.yml").write_text("name: scoring\ndependencies: [{pip: [six]}]\n")
+    assert job(task=task, references={"scoring": "/opt/venv"}).config.environment == "/opt/venv"
+    found = of_field(job(task=task), "task.environment.conda_file")
+    assert found.reference == (conda if conda.startswith(".") else "scoring")
+    assert found.for_command().endswith(f"or an interpreter: --map {found.reference}=PLACE")
+    (tmp_path / "conda.yml").unlink()
+    assert job(task=task, references={found.reference: "/opt/venv"}).config.environment == "/opt/venv"
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("nowhere", "as you said; nowhere does not exist here yet"),
+        (".", "as you said"),
+        ("no/*.txt", "as you said"),
+        ("s3://bucket/none", "as you said"),
+    ],
+)
+def test_a_place_that_does_not_exist_here_is_told(job, place, why):
+    """It may be mistyped; what a pattern or a store holds is found out when the step runs."""
+    step = job(head=HEAD.replace("./data", "azureml:mnist_data@latest"), references={"azureml:mnist_data@latest": place})
+    assert of_field(step, "inputs.data.path").why == why
