@@ -89,7 +89,7 @@ def needs_a_place(text: str) -> bool:
 def you_said(place: str) -> str:
     """Return why a reference has this place, with a hint where nothing is there: it may be mistyped, or come later."""
     here = absolute(place)
-    is_there = is_remote(here) or glob.has_magic(here) or os.path.exists(here)
+    is_there = is_remote(here) or glob.has_magic(here) or Path(here).exists()
     return "as you said" + ("" if is_there else f"; {place} does not exist here yet")
 
 
