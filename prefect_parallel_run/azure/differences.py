@@ -27,7 +27,8 @@ class Difference:
     given: str = ""  #: what it says, as text; empty for secrets
     here: str = ""  #: what stands for it here
     why: str = ""  #: what is different, and what to do about it
-    reference: str = ""  #: what can be given a place, or another one: REFERENCE of --map, a key of references=
+    reference: str = ""  #: what can be given a place, a value, or another one: REFERENCE of --map, a key of references=
+    wanted: str = "PLACE"  #: what the reference is to be given: PLACE or VALUE
 
     def __str__(self) -> str:
         given = f" {self.given}" if self.given else ""
@@ -36,11 +37,11 @@ class Difference:
 
     def for_command(self) -> str:
         """Return it as a text, with the option of the command line that helps."""
-        return f"{self}: --map {shlex.quote(f'{self.reference}=PLACE')}" if self.reference else str(self)
+        return f"{self}: --map {shlex.quote(f'{self.reference}={self.wanted}')}" if self.reference else str(self)
 
     def for_python(self) -> str:
         """Return it as a text, with the argument of ``load`` that helps."""
-        return f"{self}: references={{{self.reference!r}: PLACE}}" if self.reference else str(self)
+        return f"{self}: references={{{self.reference!r}: {self.wanted}}}" if self.reference else str(self)
 
 
 @dataclass(slots=True)
@@ -64,6 +65,11 @@ class Findings:
     def open(self, name: str, given: Any, why: str, reference: str = "") -> None:
         """Note that a field has to be decided by a person, who may do so by giving *reference* a place."""
         self._add(name, Outcome.OPEN, given, "", why, reference)
+
+    def open_value(self, name: str, reference: str) -> None:
+        """Note that an input which is a text or a number has no value; a person may give *reference* one."""
+        why = "nothing in this file gives it a value; give it one"
+        self.found.append(Difference(field=name, outcome=Outcome.OPEN, why=why, reference=reference, wanted="VALUE"))
 
     def add(self, others: Iterable[Difference], prefix: str = "") -> None:
         """Note what was found elsewhere, its fields below *prefix*."""

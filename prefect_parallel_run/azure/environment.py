@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.documents import Section, read_document
-from prefect_parallel_run.azure.references import References
+from prefect_parallel_run.azure.references import References, you_said
 from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, CondaDependencies, conda_dependencies
 
 _FIELD = "task.environment"
+_ELSE = "a virtual environment, or an interpreter"  #: what it can be given a place with
 _WHY = {
     "image": "no containers here: the script runs in a process of the node",
     "build": "no containers here: the script runs in a process of the node",
@@ -21,6 +24,8 @@ _WHY = {
 def job_environment(task: Section, references: References, findings: Findings) -> Any:
     """Return the environment field of a configuration: None, a path, or a mapping that makes an Environment.
 
+    One that stands in the job itself is called by its name, by that of its conda file, or by the path of that.
+
     Raises:
         ValueError: It is neither a text nor a mapping, or its conda file does not exist.
     """
@@ -31,10 +36,10 @@ def job_environment(task: Section, references: References, findings: Findings) -
         return _named(given, references, findings)
     environment = task.section("environment")
     name = environment.get("name")
-    place = None if name is None else references.known(str(name)) or references.known(f"azureml:{name}")
-    if place is not None:
-        findings.changed(_FIELD, name, place, "as you said")
-        return place
+    for called in _names(environment):
+        if (place := references.known(called)) is not None:
+            findings.changed(_FIELD, called, place, you_said(place))
+            return place
     for key in sorted(environment.keys() - {"name", "version", "conda_file", "$schema"}):
         findings.left(f"{_FIELD}.{key}", environment[key], _WHY.get(key, "says nothing about packages"))
     if environment.get("conda_file") is None:
@@ -46,11 +51,28 @@ def job_environment(task: Section, references: References, findings: Findings) -
 def _named(text: str, references: References, findings: Findings) -> str | None:
     known = references.known(text)
     if known is not None:
-        findings.changed(_FIELD, text, known, "as you said")
+        findings.changed(_FIELD, text, known, you_said(known))
         return known
-    why = "it is known in your Azure workspace only; a virtual environment, or an interpreter"
+    why = f"it is known in your Azure workspace only; {_ELSE}"
     findings.changed(_FIELD, text, "this interpreter", why, text)
     return None
+
+
+def _names(environment: Section) -> Iterator[str]:
+    """Yield what an environment may be called; its conda file is looked into last, since it need not be there."""
+    name, conda = environment.get("name"), environment.get("conda_file")
+    if name is not None:
+        yield from (str(name), f"azureml:{name}")
+    if isinstance(conda, str):
+        yield conda
+        path = _beside(environment, conda)
+        conda = read_document(path) if path.is_file() else None
+    if isinstance(conda, Section) and conda.get("name") is not None:
+        yield str(conda["name"])
+
+
+def _beside(environment: Section, conda_file: str) -> Path:
+    return environment.file.absolute().parent / conda_file
 
 
 def _packages(environment: Section, findings: Findings) -> dict[str, Any]:
@@ -58,17 +80,18 @@ def _packages(environment: Section, findings: Findings) -> dict[str, Any]:
     given = environment["conda_file"]
     where = f"{_FIELD}.conda_file"
     if isinstance(given, Section):
-        return _as_requirements(where, None, _dependencies(given), findings)
-    path = environment.file.absolute().parent / str(given)
+        name = str(given.get("name") or environment.get("name") or "")
+        return _as_requirements(where, None, _dependencies(given), name, findings)
+    path = _beside(environment, str(given))
     if not path.is_file():
         raise ValueError(f"{environment.where('conda_file')}: conda_file is {given!r}; accepted: a file that exists")
     found = _dependencies(read_document(path))
     if not found.left:
-        return _as_requirements(where, given, found, findings)
+        return _as_requirements(where, given, found, str(given), findings)
     why = f"{', '.join(found.left)} are packages of conda, so mamba, micromamba or conda has to be on the nodes"
     if any(entry.startswith("python") for entry in found.left):
         why += "; scripts run with Python 3.9 or later here"
-    findings.changed(where, given, f"Environment(conda_file={str(path)!r})", why)
+    findings.changed(where, given, f"Environment(conda_file={str(path)!r})", f"{why}; {_ELSE}", str(given))
     return {"conda_file": str(path)}
 
 
@@ -79,11 +102,11 @@ def _dependencies(conda: Section) -> CondaDependencies:
     return conda_dependencies(entries)
 
 
-def _as_requirements(where: str, given: Any, found: CondaDependencies, findings: Findings) -> dict[str, Any]:
+def _as_requirements(where: str, given: Any, found: CondaDependencies, reference: str, findings: Findings) -> dict[str, Any]:
     for entry in found.left:
         findings.left(f"{where}.dependencies", entry, "a package of conda; name it as pip does in Environment(requirements=…)")
     if found.azure:
         findings.left(f"{where}.dependencies", ", ".join(found.azure), WHY_NO_AZURE)
     here = f"Environment with {len(found.requirements)} requirements" + (f" on Python {found.python}" if found.python else "")
-    findings.changed(where, given, here, "built with uv or pip, not with conda")
+    findings.changed(where, given, here, f"built with uv or pip, not with conda; {_ELSE}", reference)
     return {"requirements": found.requirements, **({} if found.python is None else {"python": found.python})}

@@ -11,6 +11,7 @@ from prefect_parallel_run.azure.documents import Section
 from prefect_parallel_run.azure.references import References
 
 EXPRESSION = re.compile(r"\$\{\{\s*([^{}]*?)\s*\}\}")
+_OUTER = "parent.inputs"  #: what a job calls the inputs of the pipeline that it is a part of
 _LITERALS = {"string", "integer", "number", "boolean"}
 _DATA = {"uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model", "triton_model"}
 
@@ -82,7 +83,7 @@ class Values:
         """Return what an expression stands for, by what stands in it; None where that is no input, or none that is given."""
         outer = _parent(f"${{{{{inside}}}}}", self._pipeline)
         if outer is not None:
-            return _valued(_bound(*outer, None), self._references)
+            return _valued(_bound(*outer, None, _OUTER), self._references)
         return self._inputs.get(inside.removeprefix("inputs.")) if inside.startswith("inputs.") else None
 
     def _is_left_out(self, inside: str) -> bool:
@@ -123,19 +124,19 @@ class Values:
         return value.text if isinstance(value, Literal) else known or found[0]
 
 
-def _bound(inputs: Section, name: str, pipeline: Section | None, is_given: bool = True) -> Input:
-    """Return one input; *is_given* is False inside a pipeline's own inputs, which refer to nothing further."""
+def _bound(inputs: Section, name: str, pipeline: Section | None, scope: str = "inputs") -> Input:
+    """Return one input; those of a pipeline itself have another *scope*, and refer to nothing further."""
     spec = inputs[name]
-    parent = _parent(spec if not isinstance(spec, Section) else spec.get("path"), pipeline) if is_given else None
+    parent = _parent(spec if not isinstance(spec, Section) else spec.get("path"), pipeline)
     if parent is not None:
-        found = _bound(*parent, pipeline, is_given=False)
+        found = _bound(*parent, None, _OUTER)
         if isinstance(spec, Section) and isinstance(found, Literal) and spec.get("type") in _DATA:
             found = Data(str(spec["type"]), found.text, None, parent[0].file.absolute().parent)
         if isinstance(spec, Section) and isinstance(found, Data):  # what the job says itself of type and mode counts more
             return found._replace(type=str(spec.get("type", found.type)), mode=spec.get("mode", found.mode))
         return found
     if isinstance(spec, Section):
-        return _from_section(name, spec)
+        return _from_section(f"${{{{{scope}.{name}}}}}", spec)
     if isinstance(spec, str) and (EXPRESSION.fullmatch(spec) or spec.startswith(("azureml:", "azureml://"))):
         return Data("uri_folder", spec, None, inputs.file.absolute().parent)
     if spec is None or isinstance(spec, list):
@@ -143,7 +144,8 @@ def _bound(inputs: Section, name: str, pipeline: Section | None, is_given: bool 
     return Literal(str(spec))
 
 
-def _from_section(name: str, spec: Section) -> Input:
+def _from_section(reference: str, spec: Section) -> Input:
+    """Return an input that is a mapping; *reference* is what it is called where it has no value."""
     kind = str(spec.get("type", "uri_folder"))
     if spec.get("path") is not None:
         return Data(kind, str(spec["path"]), spec.get("mode"), spec.file.absolute().parent)
@@ -154,16 +156,16 @@ def _from_section(name: str, spec: Section) -> Input:
     if spec.get("optional") is True:
         return None
     if kind in _LITERALS:
-        return Missing(f"${{{{inputs.{name}}}}}")
-    return Data(kind, f"${{{{inputs.{name}}}}}", spec.get("mode"), spec.file.absolute().parent)
+        return Missing(reference)
+    return Data(kind, reference, spec.get("mode"), spec.file.absolute().parent)
 
 
 def _parent(text: Any, pipeline: Section | None) -> tuple[Section, str] | None:
     """Return where ``${{parent.inputs.NAME}}`` leads, if it leads anywhere."""
     inside = expression(text)
-    if pipeline is None or inside is None or not inside.startswith("parent.inputs."):
+    if pipeline is None or inside is None or not inside.startswith(f"{_OUTER}."):
         return None
-    name = inside.removeprefix("parent.inputs.")
+    name = inside.removeprefix(f"{_OUTER}.")
     inputs = pipeline.section("inputs")
     return (inputs, name) if name in inputs else None
 

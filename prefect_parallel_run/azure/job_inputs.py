@@ -12,8 +12,6 @@ from prefect_parallel_run.azure.references import References
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 
-NO_VALUE = "nothing in this file gives it a value; give it one"
-
 
 def split_input(section: Section, inputs: Mapping[str, Input]) -> str:
     """Return the name of the input that is cut into mini-batches."""
@@ -78,7 +76,7 @@ def side_inputs(split: str, inputs: Mapping[str, Input], references: References,
         elif isinstance(value, Literal):
             findings.taken(f"inputs.{name}", value.text, "a text in the arguments")
         elif isinstance(value, Missing):
-            findings.open(f"inputs.{name}", None, NO_VALUE, value.reference)
+            findings.open_value(f"inputs.{name}", value.reference)
     return found
 
 

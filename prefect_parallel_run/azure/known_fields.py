@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from prefect_parallel_run.azure.documents import Section
 
@@ -77,17 +77,22 @@ TRANSFORMATIONS = frozenset(
 )
 
 
-def refuse_unknown(section: Section, known: Iterable[str], prefix: str = "") -> None:
-    """Raise ValueError for fields of *section* that are not *known*: one line each, with file, line and the nearest name.
+def refuse(wrong: Iterable[str]) -> None:
+    """Raise ValueError with all that is *wrong*, a line each, if anything is."""
+    lines = list(wrong)
+    if lines:
+        raise ValueError("\n".join(lines))
+
+
+def unknown(section: Section, known: Iterable[str], prefix: str = "") -> Iterator[str]:
+    """Yield a line for each field of *section* that is not *known*: file, line and the nearest name.
 
     *prefix* stands before the fields' names, and says where they are.
     """
     names = set(known)
-    wrong = [
-        f"{section.where(key)}: unknown field {f'{prefix}{key}'!r}{meant(key, names)}" for key in section if key not in names
-    ]
-    if wrong:
-        raise ValueError("\n".join(wrong))
+    for key in section:
+        if key not in names:
+            yield f"{section.where(key)}: unknown field {f'{prefix}{key}'!r}{meant(key, names)}"
 
 
 def meant(name: str, known: Iterable[str]) -> str:
@@ -100,22 +105,37 @@ def meant(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def refuse_unknown_in_job(job: Section, prefix: str = "") -> None:
-    """Raise ValueError for what Azure's schemas do not know in a parallel job, or a component, and in its sections."""
-    refuse_unknown(job, PARALLEL, prefix)
+def unknown_in_job(job: Section, prefix: str = "") -> Iterator[str]:
+    """Yield a line for all that Azure's schemas do not know in a parallel job, or a component, and in its sections."""
+    yield from unknown(job, PARALLEL, prefix)
     task = job.section("task")
-    refuse_unknown(task, TASK, f"{prefix}task.")
+    yield from unknown(task, TASK, f"{prefix}task.")
     if isinstance(task.get("environment"), Section):
-        refuse_unknown(task.section("environment"), ENVIRONMENT, f"{prefix}task.environment.")
-    refuse_unknown(job.section("retry_settings"), RETRY, f"{prefix}retry_settings.")
-    refuse_unknown(job.section("resources"), RESOURCES, f"{prefix}resources.")
-    refuse_unknown_in_data(job, prefix)
+        yield from unknown(task.section("environment"), ENVIRONMENT, f"{prefix}task.environment.")
+    yield from unknown(job.section("retry_settings"), RETRY, f"{prefix}retry_settings.")
+    yield from unknown(job.section("resources"), RESOURCES, f"{prefix}resources.")
+    yield from _unknown_in_data(job, prefix)
 
 
-def refuse_unknown_in_data(owner: Section, prefix: str = "") -> None:
-    """Raise ValueError for what Azure's schemas do not know in the inputs and outputs of a job or a pipeline."""
+def unknown_in_pipeline(pipeline: Section) -> Iterator[str]:
+    """Yield a line for all that Azure's schemas do not know in a pipeline job and its parallel jobs; others are not read."""
+    yield from unknown(pipeline, PIPELINE)
+    yield from unknown(pipeline.section("settings"), SETTINGS, "settings.")
+    yield from _unknown_in_data(pipeline)
+    jobs = pipeline.section("jobs")
+    for name in jobs:
+        if is_parallel(jobs.section(name)):
+            yield from unknown_in_job(jobs.section(name), f"jobs.{name}.")
+
+
+def is_parallel(job: Section) -> bool:
+    """True for what says that it is a parallel job or component, by its type or by having a task."""
+    return job.get("type", "parallel" if "task" in job else None) == "parallel"
+
+
+def _unknown_in_data(owner: Section, prefix: str = "") -> Iterator[str]:
     for kind, known in (("inputs", INPUT), ("outputs", OUTPUT)):
         several = owner.section(kind)
         for name, one in several.items():
             if isinstance(one, Section):
-                refuse_unknown(one, known, f"{prefix}{kind}.{name}.")
+                yield from unknown(one, known, f"{prefix}{kind}.{name}.")

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefect_parallel_run.azure.differences import Difference, Outcome
-from prefect_parallel_run.azure.documents import read_document
+from prefect_parallel_run.azure.documents import Section, read_document
 from prefect_parallel_run.azure.imported import ImportedStep
+from prefect_parallel_run.azure.known_fields import PARALLEL
 from prefect_parallel_run.azure.mltable import FILE_NAME, load_mltable
 from prefect_parallel_run.azure.references import References
 from prefect_parallel_run.azure.v1 import load_v1
 from prefect_parallel_run.azure.v2 import load_jobs
+from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.datasets.base import Dataset
 
 
@@ -39,7 +41,7 @@ def load(path: str | os.PathLike[str], references: Mapping[str, str] | None = No
     Args:
         path: A ParallelRunConfig that ``save_to_yaml`` wrote (version 1); a pipeline job, parallel job or parallel component
             (version 2); an MLTable file, or the folder it lies in.
-        references: Paths, URLs or compute targets for what only an Azure workspace knows, such as
+        references: Paths, URLs or compute targets for what only an Azure workspace knows, and values of inputs, such as
             ``{"azureml:iris:1": "/data/iris"}``; a reference that ends in ``/`` stands for all that begin with it.
 
     Raises:
@@ -50,8 +52,14 @@ def load(path: str | os.PathLike[str], references: Mapping[str, str] | None = No
     known = References(references)
     found = _loaded(file, known)
     if known.unused():
-        raise ValueError(f"{file}: there is no {', '.join(known.unused())} to give a place")
+        raise ValueError(f"{file}: there is no {', '.join(known.unused())} to give a place or a value")
     return found
+
+
+def _is_without_root_key(document: Section) -> bool:
+    """True for fields that only a ParallelRunConfig has, at the top: the reader of version 1 says what is missing."""
+    only = {*ParallelRunConfig.model_fields, "compute_target_name"} - PARALLEL
+    return bool(only & document.keys()) and not {"type", "task", "jobs"} & document.keys()
 
 
 def _loaded(file: Path, references: References) -> Imported:
@@ -61,7 +69,7 @@ def _loaded(file: Path, references: References) -> Imported:
         table = load_mltable(file, references)
         return Imported(file=file, dataset=table.dataset, differences=tuple(table.differences))
     document = read_document(file)
-    if "parallel_run_config" in document:
+    if "parallel_run_config" in document or _is_without_root_key(document):
         return Imported(file=file, steps=(load_v1(file, references),))
     if document.get("type") == "mltable" or "paths" in document:
         table = load_mltable(file, references)

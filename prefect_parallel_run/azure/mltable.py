@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from prefect_parallel_run.azure.differences import Difference, Findings
 from prefect_parallel_run.azure.documents import Section, read_document
-from prefect_parallel_run.azure.known_fields import MLTABLE, READERS, TRANSFORMATIONS, meant, refuse_unknown
+from prefect_parallel_run.azure.known_fields import MLTABLE, READERS, TRANSFORMATIONS, meant, refuse, unknown
 from prefect_parallel_run.azure.references import References, needs_a_place
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.config.model import wrong_fields
@@ -70,10 +70,10 @@ def load_mltable(
     """
     file = path / FILE_NAME if path.is_dir() else path
     document = read_document(file)
-    refuse_unknown(document, MLTABLE)
+    steps = _transformations(document)
+    refuse([*unknown(document, MLTABLE), *_unknown_in_steps(steps)])
     findings = Findings()
     paths = _paths(document, references or References(), findings)
-    steps = _transformations(document)
     reader = next((step for step in steps if step.name.startswith("read_")), None)
     for key in sorted(document.keys() - {"$schema", "type", "paths", "transformations"}):
         findings.left(key, document[key], "says nothing about rows or columns here")
@@ -164,12 +164,16 @@ def _transformations(document: Section) -> list[_Step]:
             found.append(_Step(name, value, entry.where(name)))
         else:
             raise ValueError(f"{document.where('transformations')}: has {entry!r}; accepted: one transformation per entry")
-    for step in found:
-        if step.name not in TRANSFORMATIONS:
-            raise ValueError(f"{step.where}: unknown transformation {step.name!r}{meant(step.name, TRANSFORMATIONS)}")
-        if step.name in READERS and isinstance(step.value, Section):
-            refuse_unknown(step.value, READERS[step.name], f"{step.name}.")
     return found
+
+
+def _unknown_in_steps(steps: Iterable[_Step]) -> Iterator[str]:
+    """Yield a line for each transformation, and each option of a reader, that Azure does not know."""
+    for step in steps:
+        if step.name not in TRANSFORMATIONS:
+            yield f"{step.where}: unknown transformation {step.name!r}{meant(step.name, TRANSFORMATIONS)}"
+        elif step.name in READERS and isinstance(step.value, Section):
+            yield from unknown(step.value, READERS[step.name], f"{step.name}.")
 
 
 def _files(paths: list[str], steps: list[_Step], findings: Findings) -> FileDataset:

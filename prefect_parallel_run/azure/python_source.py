@@ -156,7 +156,10 @@ def _flow(imported: Imported, names: list[str]) -> Iterator[str]:
     yield ""
     yield ""
     yield 'if __name__ == "__main__":'
-    yield f"{_INDENT}print(main({'*sys.argv[1:3]' if without_inputs else ''}))"
+    if without_inputs:
+        yield f"{_INDENT}if len(sys.argv) != 3:"
+        yield f'{_INDENT * 2}sys.exit(f"usage: {{sys.argv[0]}} INPUTS OUTPUT")'
+    yield f"{_INDENT}print(main({'*sys.argv[1:]' if without_inputs else ''}))"
 
 
 class _Code:
@@ -205,8 +208,9 @@ class _Code:
 
 
 def _said(one: Difference) -> str:
-    """Return what is to be decided, in a few words."""
-    return f"{one.field} {one.given or one.reference}".strip()
+    """Return what is to be decided, why, and what to do about it."""
+    what = f"{one.field} {one.given or one.reference}".strip()
+    return f"{what}: {one.why}" if one.why else what
 
 
 def _field(key: str, value: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from prefect_parallel_run.azure.differences import Findings
+from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.datasets.base import absolute
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -19,18 +21,20 @@ class References:
     """Gives references the places that a person has said they have.
 
     Args:
-        places: Path or URL by reference; one that ends in ``/`` stands for all references that begin with it.
+        places: Path, URL or value by reference; one that ends in ``/`` stands for all references that begin with it. An input
+            of a pipeline may be called as its jobs call it, ``${{parent.inputs.NAME}}``, or as the pipeline does.
     """
 
     def __init__(self, places: Mapping[str, str] | None = None) -> None:
-        self._places = dict(places or {})
+        self._given = dict(places or {})
+        self._places = {_spaceless(text): (text, place) for text, place in self._given.items()}
         self.used: set[str] = set()
 
     def place(self, text: str, folder: Path, field: str, findings: Findings) -> str | None:
         """Return where *text* is, absolute; relative paths count from *folder*. None, and an open field, where nobody knows."""
         known = self.known(text)
         if known is not None:
-            findings.changed(field, text, absolute(known), "as you said")
+            findings.changed(field, text, absolute(known), you_said(known))
             return absolute(known)
         if needs_a_place(text):
             findings.open(field, text, _why(text), text)
@@ -40,19 +44,36 @@ class References:
         return os.path.normpath(folder.absolute() / text)
 
     def known(self, text: str) -> str | None:
-        """Return the place that a person has given a reference."""
-        if text in self._places:
-            self.used.add(text)
-            return self._places[text]
-        for prefix, place in self._places.items():
+        """Return the place, or the value, that a person has given a reference."""
+        for name in _names(text):
+            if name in self._places:
+                given, place = self._places[name]
+                self.used.add(given)
+                return place
+        for prefix, place in self._given.items():
             if prefix.endswith("/") and text.startswith(prefix):
                 self.used.add(prefix)
                 return place.rstrip("/") + "/" + text[len(prefix) :]
         return None
 
     def unused(self) -> list[str]:
-        """Return what was given a place but stands nowhere."""
-        return [text for text in self._places if text not in self.used]
+        """Return what was given a place, or a value, but stands nowhere."""
+        return [text for text in self._given if text not in self.used]
+
+
+def _names(text: str) -> tuple[str, str]:
+    """Return the names of a reference, the one that stands in the file first.
+
+    >>> _names("${{ parent.inputs.nodes }}")
+    ('${{parent.inputs.nodes}}', '${{inputs.nodes}}')
+    """
+    name = _spaceless(text)
+    return name, re.sub(r"\A\$\{\{parent\.inputs\.", "${{inputs.", name)
+
+
+def _spaceless(text: str) -> str:
+    """Return *text* with no blanks at the ends of its expressions."""
+    return re.sub(r"(?<=\$\{\{)\s+|\s+(?=\}\})", "", text)
 
 
 def needs_a_place(text: str) -> bool:
@@ -63,6 +84,13 @@ def needs_a_place(text: str) -> bool:
     """
     scheme = _SCHEME.match(text)
     return bool(_NAME.match(text) or "${{" in text or (scheme and scheme[1].lower() not in _READABLE))
+
+
+def you_said(place: str) -> str:
+    """Return why a reference has this place, with a hint where nothing is there: it may be mistyped, or come later."""
+    here = absolute(place)
+    is_there = is_remote(here) or glob.has_magic(here) or Path(here).exists()
+    return "as you said" + ("" if is_there else f"; {place} does not exist here yet")
 
 
 def _why(text: str) -> str:

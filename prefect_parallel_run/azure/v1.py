@@ -8,7 +8,7 @@ from typing import Any
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.azure.imported import ImportedStep, step_name
 from prefect_parallel_run.azure.job_fields import tell_variables
-from prefect_parallel_run.azure.references import References
+from prefect_parallel_run.azure.references import References, you_said
 from prefect_parallel_run.azure.settings import FILE_NAME, source_settings
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.config.script_path import beside
@@ -54,7 +54,7 @@ def _environment(read: Read, references: References, findings: Findings) -> None
     place = None if name is None else references.known(str(name)) or references.known(f"azureml:{name}")
     if place is not None:
         read.values["environment"] = place
-        findings.changed("environment", name, place, "as you said")
+        findings.changed("environment", name, place, you_said(place))
         return
     if left := [entry for entry in read.left if entry.partition(" ")[0] not in read.named]:
         findings.left(f"environment: {', '.join(left)}", None, _ENVIRONMENT_WHY)

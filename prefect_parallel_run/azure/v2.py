@@ -14,13 +14,12 @@ from prefect_parallel_run.azure.documents import Section, read_document
 from prefect_parallel_run.azure.expressions import Data, Input, Values, bound_inputs, expression, merged
 from prefect_parallel_run.azure.imported import ImportedStep, step_name
 from prefect_parallel_run.azure.job_fields import WHY_LEFT, WHY_SETTING_LEFT, job_fields
-from prefect_parallel_run.azure.job_inputs import NO_VALUE, side_inputs, split_dataset, split_input
+from prefect_parallel_run.azure.job_inputs import side_inputs, split_dataset, split_input
 from prefect_parallel_run.azure.known_fields import (
-    PIPELINE,
-    SETTINGS,
-    refuse_unknown,
-    refuse_unknown_in_data,
-    refuse_unknown_in_job,
+    is_parallel,
+    refuse,
+    unknown_in_job,
+    unknown_in_pipeline,
 )
 from prefect_parallel_run.azure.outputs import job_outputs
 from prefect_parallel_run.azure.references import References
@@ -69,12 +68,10 @@ def _jobs(document: Section, references: References, findings: Findings) -> Iter
     if document.get("type") != "pipeline" and "jobs" not in document:
         if document.get("type") not in (None, "parallel") or "task" not in document:
             raise ValueError(f"{document.file}, line 1: is no parallel job: it has no type parallel with a task")
-        refuse_unknown_in_job(document)
+        refuse(unknown_in_job(document))
         yield Job(step_name(str(document.get("name") or document.file.stem)), document, None, "")
         return
-    refuse_unknown(document, PIPELINE)
-    refuse_unknown(document.section("settings"), SETTINGS, "settings.")
-    refuse_unknown_in_data(document)
+    refuse(unknown_in_pipeline(document))
     jobs = document.section("jobs")
     for key in sorted(document.keys() - _READ):
         findings.left(key, document[key], WHY_LEFT.get(key, "it is a note of Azure's own"))
@@ -83,7 +80,7 @@ def _jobs(document: Section, references: References, findings: Findings) -> Iter
             findings.left(f"settings.{key}", value, WHY_SETTING_LEFT.get(key, "where a step runs says its compute_target"))
     for name in jobs:
         job = _with_component(jobs.section(name), name, references)
-        if job.get("type", "parallel" if "task" in job else None) == "parallel":
+        if is_parallel(job):
             yield Job(step_name(name), job, document, f"jobs.{name}.")
         else:
             findings.left(f"jobs.{name}", f"of type {job.get('type')}", "call what it does as a task of its own in the flow")
@@ -110,8 +107,6 @@ def _needs(job: Job) -> set[str]:
 def _with_component(job: Section, name: str, references: References) -> Section:
     """Return a job with its component, where that is a file; others are looked at by their type only."""
     given = job.get("component")
-    if job.get("type", "parallel" if "task" in job else None) == "parallel":
-        refuse_unknown_in_job(job, f"jobs.{name}.")
     if not isinstance(given, str) or job.get("type") not in (None, "parallel"):
         return job
     text = references.known(given) or given.removeprefix("file:")
@@ -120,8 +115,8 @@ def _with_component(job: Section, name: str, references: References) -> Section:
         words = "a YAML file; one in your workspace has to be given a file: --map "
         raise job.wrong("component", f"{words}{shlex.quote(f'{given}=FILE')}, in Python references={{{given!r}: FILE}}")
     component = read_document(path)
-    if component.get("type", "parallel" if "task" in component else None) == "parallel":
-        refuse_unknown_in_job(component)
+    if is_parallel(component):
+        refuse([*unknown_in_job(job, f"jobs.{name}."), *unknown_in_job(component)])  # a job may leave its type to that
     return merged(component, job)
 
 
@@ -167,7 +162,7 @@ def _filled(job: Job, values: Values, findings: Findings) -> Section:
     section.take("task", values.filled(job.section.section("task"), ("program_arguments", "append_row_to")), job.section)
     for inside, reference in values.missing.items():
         if inside.startswith("parent."):  # the job's own are told with its inputs
-            findings.open(inside, None, NO_VALUE, reference)
+            findings.open_value(inside, reference)
     return section
 
 

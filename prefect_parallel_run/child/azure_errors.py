@@ -13,12 +13,18 @@ _INSTEAD = {
     "Run": "metrics go to Run.log(), files below EntryScript().output_dir, secrets come as environment_variables",
     "Workspace": "inputs, side_inputs, models and output are those of the step",
     "Experiment": "its name is there, and that is the step's",
+    "automl": "a model that was made with it needs its package: put it into the requirements of the step's environment",
     "mltable": "rows come to run() as DataFrames, files as paths; the import command reads MLTable files",
     "data": "the step's inputs come to run(), side_inputs are paths: EntryScript().side_inputs",
     "dataprep": "the step's inputs come to run(), side_inputs are paths: EntryScript().side_inputs",
+    "fsspec": "files are read from side_inputs and written below EntryScript().output_dir",
     "identity": "secrets come as environment_variables",
+    "interpret": "models are explained with interpret-community, which needs no workspace",
     "ml": "inputs, side_inputs, models and output are those of the step",
+    "mlflow": "metrics go to Run.log(), files below EntryScript().output_dir",
+    "monitoring": "metrics go to Run.log(), rows are returned from run()",
     "pipeline": "steps are called in a Prefect flow",
+    "storage": "files are read from side_inputs and written below EntryScript().output_dir",
     "telemetry": "metrics go to Run.log(), text to EntryScript().logger",
 }
 _OTHERWISE = "only Run.get_context(), Model.get_model_path() and the exceptions are stood in for"
@@ -37,20 +43,30 @@ class NoAzureError(AttributeError):
         return f"{self.what}: there is no Azure ML workspace here, and its package is not installed; {instead}"
 
 
-class Absent:
-    """A name that can be imported, so that a script which never comes to use it runs; any use is a NoAzureError."""
+class Absent(type):
+    """A name that can be imported, so that a script which never comes to use it runs; any use is a NoAzureError.
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    It is a class, which annotations may name, and which says what is missing when a pickle has objects of it.
+    """
 
-    def __call__(self, *_: Any, **__: Any) -> NoReturn:  # noqa: D102  see above
-        raise NoAzureError(self._what)
+    _what: str
 
-    def __getattr__(self, name: str) -> NoReturn:
-        raise NoAzureError(f"{self._what}.{name}")
+    def __call__(cls, *_: Any, **__: Any) -> NoReturn:
+        """Say that there is none."""
+        raise NoAzureError(cls._what)
 
-    def __mro_entries__(self, _: Any) -> NoReturn:
-        raise NoAzureError(self._what)
+    def __getattr__(cls, name: str) -> NoReturn:
+        raise NoAzureError(f"{cls._what}.{name}")
+
+
+def absent(what: str) -> Absent:
+    """Return what stands for a name, such as ``azure.ai.ml.MLClient``."""
+    module, _, name = what.rpartition(".")
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise NoAzureError(what)
+
+    return Absent(name, (), {"__module__": module, "_what": what, "__new__": refuse, "__init_subclass__": refuse})
 
 
 class AzureMLException(Exception):  # noqa: N818  the names are Azure's

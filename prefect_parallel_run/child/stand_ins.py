@@ -70,9 +70,15 @@ _CORE, _EXCEPTIONS = "azureml.core", "azureml.exceptions"
 _ABSENT = (
     "azure.ai.ml",
     "azure.identity",
+    "azure.storage.blob",
+    "azureml.automl",
     "azureml.contrib",
     "azureml.data",
     "azureml.dataprep",
+    "azureml.fsspec",
+    "azureml.interpret",
+    "azureml.mlflow",
+    "azureml.monitoring",
     "azureml.opendatasets",
     "azureml.pipeline",
     "azureml.telemetry",
@@ -80,7 +86,7 @@ _ABSENT = (
     "azureml.widgets",
     "mltable",
 )
-_ABOVE = {"azure", "azure.ai"}  # what these are in
+_ABOVE = {"azure", "azure.ai", "azure.storage"}  # what these are in
 
 
 class _Finder:
@@ -143,12 +149,12 @@ def _is_absent(name: str) -> bool:
 def _absent_from(module: str) -> Callable[[str], Any]:
     has_functions = _is_absent(module)
 
-    def absent(name: str) -> Any:
+    def named(name: str) -> Any:
         is_one = name[:1].isalpha() if has_functions else name[:1].isupper()
         if not is_one:  # __path__, __file__ and the like, or a module that is none of the above
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        from .azure_errors import Absent  # noqa: PLC0415  the first name that is not there
+        from .azure_errors import absent  # noqa: PLC0415  the first name that is not there
 
-        return Absent(f"{module}.{name}")
+        return absent(f"{module}.{name}")
 
-    return absent
+    return named

@@ -23,7 +23,10 @@ def add_to(commands: Any) -> None:
     command = commands.add_parser("import", help=_WORDS, description=_WORDS)
     words = "ParallelRunConfig YAML (version 1), pipeline job, parallel job or component (version 2), or MLTable file"
     command.add_argument("file", help=words)
-    place = "path, URL or compute target for what only an Azure workspace knows, such as azureml:iris:1=/data/iris"
+    place = (
+        "path, URL or compute target for what only an Azure workspace knows, or an input's value, such as"
+        " azureml:iris:1=/data/iris or '${{inputs.level}}=3'"
+    )
     command.add_argument("--map", action="append", default=[], metavar="REFERENCE=PLACE", help=place)
     add_json(command)
     command.set_defaults(do=_import)

@@ -209,8 +209,9 @@ def test_a_literal_without_a_value_is_to_be_decided(job):
         ("inputs.word", "${{inputs.word}}"),
     ]
     source = python_source(load(step.file))
-    assert 'decide("inputs.n ${{inputs.n}}")' in source
-    assert 'arguments=[decide("inputs.word ${{inputs.word}}"), "x"]' in source
+    why = "nothing in this file gives it a value; give it one"
+    assert f'decide("inputs.n ${{{{inputs.n}}}}: {why}")' in source
+    assert f'decide("inputs.word ${{{{inputs.word}}}}: {why}"),\n        "x",' in source
     step = job(body, task, head, {"${{inputs.n}}": "2", "${{inputs.word}}": "w"})
     assert (step.undecided, step.config.node_count, step.arguments) == ([], 2, ("--word=w", "x"))
 
@@ -218,15 +219,22 @@ def test_a_literal_without_a_value_is_to_be_decided(job):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
+        (
+            "retry_settings: {max_retry: 2}\nerror_treshold: 5\n",
+            (
+                "line 7: unknown field 'error_treshold'; did you mean error_threshold?\n"
+                "{}, line 6: unknown field 'retry_settings.max_retry'; did you mean max_retries?"
+            ),
+        ),
         ("mini_batch_error_treshold: 5\n", "line 6: unknown field 'mini_batch_error_treshold'; did you mean mini_batch_err"),
         ("retry_settings: {max_retry: 2}\n", "line 6: unknown field 'retry_settings.max_retry'; did you mean max_retries?"),
         ("resources:\n  instance_cuont: 2\n", "line 7: unknown field 'resources.instance_cuont'; did you mean instance_count?"),
         ("outputs: {a: {pth: x}}\n", "line 6: unknown field 'outputs.a.pth'; did you mean path?"),
     ],
 )
-def test_mistyped_fields_are_errors(job, body, words):
-    """A limit, or a number of tries, must not be lost to them."""
-    with pytest.raises(ValueError, match=re.escape(words)):
+def test_mistyped_fields_are_errors(job, tmp_path, body, words):
+    """A limit, or a number of tries, must not be lost to them; all are told at once."""
+    with pytest.raises(ValueError, match=re.escape(words.replace("{}", str(tmp_path / "job.yml")))):
         job(body)
 
 
@@ -244,6 +252,18 @@ def test_mistyped_fields_of_pipelines_and_components_are_errors(tmp_path):
         ("type: pipeline\ninptus: {}\njobs: {}\n", "p.yml, line 2: unknown field 'inptus'; did you mean inputs?"),
         ("type: pipeline\nsettings:\n  force_rerum: true\njobs: {}\n", "line 3: unknown field 'settings.force_rerum'"),
         ("type: pipeline\njobs:\n  a:\n    type: parallel\n    taks: {}\n", "line 5: unknown field 'jobs.a.taks'; did"),
+        (
+            "type: pipeline\nsettings: {force_rerum: true}\njobs:\n  a: {type: parallel, taks: {}}\n  b: {task: {cod: .}}\n",
+            (
+                "unknown field 'settings.force_rerum'; did you mean force_rerun?\n"
+                f"{path}, line 4: unknown field 'jobs.a.taks'; did you mean task?\n"
+                f"{path}, line 5: unknown field 'jobs.b.task.cod'; did you mean code?"
+            ),
+        ),
+        (
+            "type: pipeline\njobs: {a: {component: ./c.yml, error_treshold: 5}}\n",
+            "p.yml, line 2: unknown field 'jobs.a.error_treshold'; did you mean error_threshold?\n",
+        ),
         ("type: pipeline\njobs: {a: {type: parallel, component: ./c.yml}}\n", "c.yml, line 2: unknown field 'mini_batch_sise'"),
     ):
         path.write_text(text)
@@ -412,6 +432,11 @@ def test_what_is_wrong_is_told(job, body, task, words):
         ("a: !!python/object/apply:os.system ['true']\n", "is not accepted; only plain values are"),
         ("a: &a [*a]\n", "is a part of itself"),
         ("type: command\n", "is no parallel job"),
+        (
+            "entry_script: s.py\nnode_count: 2\n",
+            "line 1: the file has one root key, parallel_run_config; found ['entry_script'",
+        ),
+        ("error_threshold: 5\nmini_batch_size: 2\n", "is no parallel job"),
         ("type: pipeline\njobs: {a: {type: command}}\n", "has no job of type parallel"),
         (
             "type: pipeline\njobs: {a: {type: parallel, component: 'azureml:c:1'}}\n",
@@ -533,3 +558,51 @@ def test_a_source_directory_here_and_beside_the_file(tmp_path, monkeypatch):
     found = of_field(step, "source_directory")
     assert (found.outcome, found.here) == (Outcome.CHANGED, str(tmp_path / "here" / "code"))
     assert step.config.source_path == tmp_path / "here" / "code"
+
+
+def test_an_input_of_the_pipeline_has_the_name_that_stands_in_the_file(tmp_path):
+    """As its jobs call it, blanks or not, or as the pipeline does; data and literals."""
+    (tmp_path / "score.py").write_text("")
+    inputs = "{n: {type: integer}, d: {type: uri_folder}}"
+    job = "{type: parallel, inputs: {a: '${{parent.inputs.d}}'}, resources: {instance_count: '${{ parent.inputs.n }}'}"
+    path = tmp_path / "p.yml"
+    path.write_text(f"type: pipeline\ninputs: {inputs}\njobs:\n  j: {job}, input_data: '${{{{inputs.a}}}}', {TASK.strip()}}}\n")
+    (step,) = load(path).steps
+    number, data = step.undecided
+    assert (number.field, number.reference) == ("parent.inputs.n", "${{parent.inputs.n}}")
+    assert data.reference == "${{parent.inputs.d}}"
+    assert number.for_command().endswith("give it one: --map '${{parent.inputs.n}}=VALUE'")
+    assert number.for_python().endswith("references={'${{parent.inputs.n}}': VALUE}")
+    for before in ("${{parent.inputs.", "${{inputs.", "${{ parent.inputs."):
+        (step,) = load(path, {before + "n}}": "2", before + "d}}": "/d"}).steps
+        assert (step.config.node_count, step.inputs.paths, step.undecided) == (2, ["/d"], [])
+    with pytest.raises(ValueError, match=r"there is no \$\{\{parent.inputs.m\}\} to give a place or a value"):
+        load(path, {"${{parent.inputs.m}}": "2"})
+
+
+@pytest.mark.parametrize("conda", ["./conda.yml", "{name: scoring, dependencies: [{pip: [six]}]}"])
+def test_an_environment_without_a_name_is_called_as_its_conda_file_is(job, tmp_path, conda):
+    """By the name in it, or by its path as it is written, whether or not it is there; the report says how."""
+    task = TASK.replace("}", f", environment: {{image: i, conda_file: {conda}}}}}")
+    (tmp_path / "conda.yml").write_text("name: scoring\ndependencies: [{pip: [six]}]\n")
+    assert job(task=task, references={"scoring": "/opt/venv"}).config.environment == "/opt/venv"
+    found = of_field(job(task=task), "task.environment.conda_file")
+    assert found.reference == (conda if conda.startswith(".") else "scoring")
+    assert found.for_command().endswith(f"or an interpreter: --map {found.reference}=PLACE")
+    (tmp_path / "conda.yml").unlink()
+    assert job(task=task, references={found.reference: "/opt/venv"}).config.environment == "/opt/venv"
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("nowhere", "as you said; nowhere does not exist here yet"),
+        (".", "as you said"),
+        ("no/*.txt", "as you said"),
+        ("s3://bucket/none", "as you said"),
+    ],
+)
+def test_a_place_that_does_not_exist_here_is_told(job, place, why):
+    """It may be mistyped; what a pattern or a store holds is found out when the step runs."""
+    step = job(head=HEAD.replace("./data", "azureml:mnist_data@latest"), references={"azureml:mnist_data@latest": place})
+    assert of_field(step, "inputs.data.path").why == why

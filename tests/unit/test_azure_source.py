@@ -129,7 +129,7 @@ def test_python_with_something_to_decide_cannot_be_run_by_mistake(tmp_path):
     with pytest.raises(NotImplementedError, match=r"to be decided: inputs\.sales\.path \$\{\{parent"):
         executed(source)
     (tmp_path / "MLTable").write_text("paths: [{file: ./a.csv}]\ntransformations: [read_delimited, {take: 5}]\n")
-    with pytest.raises(NotImplementedError, match=r"to be decided: transformations\.take 5"):
+    with pytest.raises(NotImplementedError, match=r"to be decided: transformations\.take 5: every row reaches run\(\): write"):
         executed(python_source(load(tmp_path)))
 
 
@@ -159,3 +159,13 @@ def test_wrong_use_of_the_command(arguments, words):
     with pytest.raises(ValueError) as caught:
         command(*arguments)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [[], ["in"], ["in", "out", "more"]])
+def test_python_that_has_to_be_given_inputs_says_so(arguments, monkeypatch):
+    """A configuration of version 1 knows none; the flow itself would fail with a traceback."""
+    monkeypatch.setenv("GREETING", "hello")
+    monkeypatch.setattr(sys, "argv", ["imported.py", *arguments])
+    source = python_source(load(DATA / "version_1.yml"))
+    with pytest.raises(SystemExit, match=r"^usage: imported\.py INPUTS OUTPUT$"):
+        exec(compile(source, "imported.py", "exec"), {"__name__": "__main__"})

@@ -127,12 +127,19 @@ def test_headers_of_the_first_of_several_files_are_open(table, tmp_path):
         ("- read_delimited: {delimeter: ';'}", "line 5: unknown field 'read_delimited.delimeter'; did you mean delimiter?"),
         ("- read_parquet: {delimiter: ';'}", "line 5: unknown field 'read_parquet.delimiter'"),
         ("- read_parquet\n- fliter: 'x'", "line 6: unknown transformation 'fliter'; did you mean filter?"),
+        (
+            "- read_delimited: {delimeter: ';'}\n- fliter: 'x'",
+            (
+                "line 5: unknown field 'read_delimited.delimeter'; did you mean delimiter?\n"
+                "{}, line 6: unknown transformation 'fliter'; did you mean filter?"
+            ),
+        ),
         ("- read_parquet\ntrait: 1", "line 6: unknown field 'trait'; did you mean traits?"),
     ],
 )
-def test_what_is_wrong_is_refused(table, transformations, words):
-    """With file and line."""
-    with pytest.raises(ValueError, match=re.escape(words)):
+def test_what_is_wrong_is_refused(table, tmp_path, transformations, words):
+    """With file and line; of what is mistyped everything at once."""
+    with pytest.raises(ValueError, match=re.escape(words.replace("{}", str(tmp_path / "MLTable")))):
         table(transformations)
 
 
