@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import Any
 
 from prefect_parallel_run.child.sources import is_remote
@@ -39,11 +38,16 @@ def breach_of(receipt: dict[str, Any], spec: StepSpec, given: frozenset[str] = f
 
 
 def is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
-    """True when the result is there, byte for byte; of a summary_only step, when all files in its output are as they were."""
+    """True when the result is there, byte for byte, and where the script writes files itself, all of them as they were."""
+    if spec.output is not None and (receipt["output_file"] is None or "output_listing" in receipt):
+        try:
+            listed = listing_sha256(spec.output)
+        except InputError:  # it is gone
+            return False
+        if receipt.get("output_listing") != listed:
+            return False
     if receipt["output_file"] is None:
-        with suppress(InputError):  # it is gone
-            return spec.output is None or receipt.get("output_listing") == listing_sha256(spec.output)
-        return False
+        return True
     place = str(receipt["output_file"])
     if is_remote(place):  # an object with the same ETag is the same, and need not be read
         return known(place) == (int(receipt["bytes"]), str(receipt["version"]))

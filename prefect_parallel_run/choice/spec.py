@@ -83,6 +83,12 @@ class StepSpec:
         return f"{self.output}/{name}" if self.output is not None and name is not None else None
 
     @property
+    def writes_output(self) -> bool:
+        """True when the script writes to the output itself: there is no other result, or its arguments say where it is."""
+        is_told = any(f"{self.output}/" in f"{given}/" for given in self.arguments)
+        return self.output is not None and (self.result is None or is_told)
+
+    @property
     def result_format(self) -> str | None:
         """Return how a step that reads the result has to take it: csv is what pandas reads without being told how."""
         if self.result is None:

@@ -202,7 +202,7 @@ def _reduction(spec: StepSpec, choice: Choice, ledger: Ledger, watch: Watch, hea
         result=spec.result,
         row_format=spec.config.result_format,
         identity=complete_description(choice.directory, choice.planner)["identity"],
-        output=spec.output,
+        output=spec.output if spec.writes_output else None,
         heartbeat=heartbeat,
     )
 

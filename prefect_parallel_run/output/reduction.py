@@ -37,7 +37,7 @@ class Reduction:
     result: str | None  #: the result file: the same, or the URL of an object to which it is then copied
     row_format: str
     identity: dict[str, Any]
-    output: str | None  #: folder or URL; None for a summary_only step without one
+    output: str | None  #: folder or URL in which the script writes files of its own; None: it does not
     heartbeat: Callable[[], None]  #: called now and then; raises to stop
     notes: Mapping[str, Any] = field(default_factory=dict)  #: further entries of the receipt
 
@@ -77,7 +77,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
             Background("upload", lambda beat: upload(target, result, beat)).wait(task.heartbeat)
             receipt["version"] = facts(result)[1]
             target.unlink()
-        if task.target is None and task.output is not None:
+        if task.output is not None:
             receipt["output_listing"] = listing_sha256(task.output)
         write_json(directory.receipt, receipt)
     return receipt

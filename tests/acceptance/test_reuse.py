@@ -69,6 +69,19 @@ def test_what_is_no_hit(workshop, storage):
         run(strict)
 
 
+def test_files_that_the_script_writes_itself_count(workshop, storage):
+    """Where its arguments say where the output is; else what lies beside the result is somebody else's."""
+    for words, expected in (((), "Cached"), (("--beside", "{output}/models"), "Completed")):
+        step = workshop.step("counts.py", *words)
+        model = workshop.output / "models" / "a.bin"
+        model.parent.mkdir(parents=True, exist_ok=True)
+        model.write_bytes(b"model")  # as if the script had
+        assert run(step)[0] == "Completed"
+        assert run(step)[0] == "Cached"
+        model.unlink()
+        assert run(step)[0] == expected
+
+
 def test_what_asks_for_a_new_run(workshop, storage):
     """Prefect's own ways, and ours."""
     step = workshop.step()
