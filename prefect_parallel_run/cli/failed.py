@@ -73,7 +73,9 @@ def _causes(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) 
         if cause.traceback:
             emit("  " + neutral(cause.traceback).rstrip().replace("\n", "\n  "))
     if not found:
-        emit("nothing failed")
+        facts = ledger.facts()
+        ended = facts.get("status") == "failed" and facts.get("reason")
+        emit(f"no try failed; the run did, by: {neutral(ended)}" if ended else "nothing failed")
 
 
 def _items(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from prefect_parallel_run.cli.exits import Exit
 from prefect_parallel_run.cli.places import add_json
 from prefect_parallel_run.cli.printing import emit, emit_json
 from prefect_parallel_run.errors import InputError, ParallelRunError
+from prefect_parallel_run.units import count
 
 _COLUMNS = ("status", "created", "mini_batches", "failed_items", "run")
 
@@ -57,7 +58,7 @@ def _cell(run: dict[str, Any], column: str) -> str:
         return "" if counts is None else f"{counts['succeeded'] + counts['failed']} of {counts['total']}"
     if column == "failed_items":
         failed = run["items"]["failed"] if run["items"] is not None else 0
-        return f"{failed} items failed" if failed else ""
+        return f"{count(failed, 'item')} failed" if failed else ""
     return str(run[column])
 
 

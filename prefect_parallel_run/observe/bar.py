@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from prefect_parallel_run.observe.progress import Going, done_percent, near_words, percent_words
-from prefect_parallel_run.units import format_seconds
+from prefect_parallel_run.units import count, format_seconds
 
 _WIDEST, _NARROWEST = 40, 8  #: columns of the bar itself
 _GAP = "  "
@@ -64,11 +64,11 @@ def _parts(name: str, going: Going) -> list[_Part]:
     else:
         parts.append(_Part(_PERCENT, f"{percent_words(tally):>5}"))
         parts.append(_Part(_COUNTS, f"{tally.finished:,} of {tally.planned:,} mini-batches"))
-    parts.append(_Part(_ITEMS, f"{tally.succeeded_items:,} items"))
+    parts.append(_Part(_ITEMS, count(tally.succeeded_items, "item")))
     if going.rate is not None:
         parts.append(_Part(_RATE, f"{going.rate:.1f}/s"))
     if tally.failed or tally.failed_items:
-        parts.append(_Part(_FAILED, f"{tally.failed:,} failed ({tally.failed_items:,} items)", "bad"))
+        parts.append(_Part(_FAILED, f"{tally.failed:,} failed ({count(tally.failed_items, 'item')})", "bad"))
     if tally.waiting:
         parts.append(_Part(_WAITING, f"{tally.waiting:,} to be tried again"))
     return parts + _outlook(going)
