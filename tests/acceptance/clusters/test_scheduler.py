@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -243,6 +244,8 @@ def test_a_flow_process_that_dies_leaves_nothing_on_the_workers(workshop, start_
     """They stay when it goes, so nodes find out by themselves."""
     import subprocess
 
+    from prefect.settings import PREFECT_API_URL
+
     cluster = start_cluster("a")
     code = (
         "from prefect_parallel_run import *\n"
@@ -251,7 +254,8 @@ def test_a_flow_process_that_dies_leaves_nothing_on_the_workers(workshop, start_
         f"ParallelRunStep('dies', config, inputs={str(workshop.files)!r}, output={str(workshop.output)!r},\n"
         f"    arguments=['--log', {str(workshop.log)!r}, '--sleep', '0.05'])()\n"
     )
-    flow = subprocess.Popen([sys.executable, "-c", code])
+    server = {"PREFECT_API_URL": PREFECT_API_URL.value()}  # the session's: one of its own would outlive it
+    flow = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **server})
     wait_until(lambda: len(workshop.invocations()) > 5)
     assert facts(cluster)
     flow.kill()
