@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_parallel_run.cli.exits import Exit
 from prefect_parallel_run.cli.places import add_json
 from prefect_parallel_run.cli.printing import emit_json, emit_raw, say
+from prefect_parallel_run.units import count
 
 if TYPE_CHECKING:
     from prefect_parallel_run.azure.differences import Difference
@@ -47,8 +48,8 @@ def _import(given: argparse.Namespace) -> int:
         emit_raw(source)
     if not imported.undecided:
         return Exit.WELL
-    number = len(imported.undecided)
-    say(f"{number} {'field has' if number == 1 else 'fields have'} to be decided before it is run; what is open stands first")
+    open_ones = count(len(imported.undecided), "field has", "fields have")
+    say(f"{open_ones} to be decided before it is run; what is open stands first")
     return Exit.FAILED
 
 

@@ -15,7 +15,6 @@ from prefect_parallel_run.cli.step_options import add_step_options, read_step_op
 if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig
     from prefect_parallel_run.observe.plan_figures import PlanFigures
-    from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _USAGE = """\
 prefect-parallel-run plan CONFIG --input PATH … [options as of run] [-- arguments of the script]
@@ -81,22 +80,11 @@ def _of_run(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, 
     from prefect_parallel_run.observe.plan_figures import figures_of  # noqa: PLC0415  the same
     from prefect_parallel_run.planning.plan import Plan  # noqa: PLC0415  the same
     from prefect_parallel_run.planning.spool import planned_in  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.drives import config_of  # noqa: PLC0415  the same
 
     if given.input or given.input_list or given.set:
         raise ValueError(f"{given.config} is a run directory: what it was planned for cannot be changed; give a CONFIG")
     directory = open_run(given.config, to_look_at=True)
-    config = ParallelRunConfig.model_construct(**_in_force(directory))  # its script may be gone; only its numbers are read
+    config = ParallelRunConfig.model_construct(**config_of(directory))  # its script may be gone; only its numbers are read
     notes = Plan.open(directory.plan).summary.notes if directory.plan.exists() else ()
     return figures_of(planned_in(directory.plan, directory.spool), notes), config, directory.run_id
-
-
-def _in_force(directory: RunDirectory) -> dict[str, Any]:
-    """Return a run's configuration as it was resumed with, and changed while it went on."""
-    from prefect_parallel_run.runs.drives import config_in_force  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.ledger import Ledger  # noqa: PLC0415  the same
-
-    first: dict[str, Any] = directory.facts()["config"]
-    if not directory.ledger.exists():  # nothing is planned yet
-        return first
-    with Ledger(directory.ledger) as ledger:
-        return config_in_force(ledger.facts(), first)

@@ -15,8 +15,7 @@ from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.runs.drives import config_in_force
-from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.drives import config_of
 from prefect_parallel_run.runs.orders import LIMITS
 from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, no_run, place_here, prefect_home, workplace
 from prefect_parallel_run.stores.mirror import pull
@@ -58,8 +57,9 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
         words = "their values are not kept; set them and try again"
         raise ValueError(f"the run was made with environment_variables {', '.join(missing)}: {words}")
     variables = {name: os.environ[name] for name in names}
-    given = {**facts["config"], **_limits_in_force(directory, facts["config"]), **overrides, "environment_variables": variables}
-    config = ParallelRunConfig(**given)
+    in_force = config_of(directory)
+    limits = {name: in_force[name] for name in LIMITS if name in in_force}  # they stay with the run, once they were given
+    config = ParallelRunConfig(**{**facts["config"], **limits, **overrides, "environment_variables": variables})
     return StepSpec(
         name=facts["step"],
         config=config,
@@ -72,15 +72,6 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
         home=home,
         key=machine_key(home),
     )
-
-
-def _limits_in_force(directory: RunDirectory, first: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the limits that a run was last driven with, or that people have changed since."""
-    if not directory.ledger.exists():
-        return {}
-    with Ledger(directory.ledger) as ledger:
-        config = config_in_force(ledger.facts(), first)
-    return {name: config[name] for name in LIMITS if name in config}
 
 
 def _dataset(given: Mapping[str, Any]) -> Dataset:

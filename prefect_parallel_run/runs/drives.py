@@ -14,6 +14,7 @@ from prefect_parallel_run import __version__
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.runs.adjustments import Adjustments
 from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _PACKAGES = ("prefect", "dask", "distributed", "pandas", "pyarrow")
 
@@ -66,6 +67,15 @@ def config_in_force(noted: Mapping[str, str], first: Mapping[str, Any]) -> dict[
     """
     known = drives(noted)
     return Adjustments.of_noted(noted).in_values({**first, **(known[-1].config if known else {})})
+
+
+def config_of(directory: RunDirectory) -> dict[str, Any]:
+    """Return the configuration that the run in *directory* has, or had at its end, without environment_variables."""
+    first: dict[str, Any] = directory.facts()["config"]
+    if not directory.ledger.exists():  # nothing is planned yet
+        return first
+    with Ledger(directory.ledger) as ledger:
+        return config_in_force(ledger.facts(), first)
 
 
 def versions() -> dict[str, str]:
