@@ -24,6 +24,7 @@ class Request:
     at_least: int | None  #: to begin with, when fewer than *nodes* will do; None: all, as long as *timeout* allows
     slots: int | None  #: child processes per node; None: as many as each node has cores
     timeout: float  #: s to wait for nodes; then those that are there must do
+    dashboard: bool = False  #: serve the Dask dashboard, where the cluster is ours
 
     @property
     def first(self) -> int:

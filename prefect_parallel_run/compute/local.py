@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import shutil
@@ -32,6 +33,7 @@ _LOOPBACK = "127.0.0.1"
 _CLOSE_TIMEOUT = 5  #: s
 _LOOK = 0.25  #: s between two looks at the workers
 _RESTARTS = 5  #: times that a worker which died is started again, per node
+_IMPORTING = threading.Lock()
 
 
 class LocalTarget:
@@ -46,7 +48,9 @@ class LocalTarget:
         logging.getLogger("distributed.scheduler").addFilter(_is_news)
         cluster: _LocalCluster | None = None
         try:
-            cluster = _LocalCluster(nodes, slots, gpus)
+            if request.dashboard:
+                _import_dashboard()
+            cluster = _LocalCluster(nodes, slots, gpus, dashboard=request.dashboard)
             cluster.wait_for_workers(request, cancelled, settings)
         except BaseException as error:
             if cluster is not None:
@@ -66,7 +70,7 @@ class _LocalCluster:
     is_here = True
     is_elastic = False
 
-    def __init__(self, nodes: int, slots: int, gpus: tuple[str, ...]) -> None:
+    def __init__(self, nodes: int, slots: int, gpus: tuple[str, ...], *, dashboard: bool) -> None:
         self.slots = slots
         self.prepared = 0
         self._scheduler = LocalCluster(
@@ -76,13 +80,14 @@ class _LocalCluster:
             silence_logs=logging.ERROR,
             asynchronous=False,
             scheduler_kwargs={
+                "dashboard": dashboard,
                 "allowed_failures": 0,  # tries are counted by us, not by Dask
                 "plugins": [ShortMessageLogs()],
             },
         )
         self.client = Client(self._scheduler, asynchronous=False, set_as_default=False)
         shorten_message_log(self.client)
-        self.dashboard: str = self._scheduler.dashboard_link
+        self.dashboard: str = self._scheduler.dashboard_link if dashboard else ""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the cluster
         self._folder = tempfile.mkdtemp(prefix="parallel_run_workers_")
         self._closing = threading.Event()
@@ -177,6 +182,19 @@ class _LocalCluster:
     def _last_words(self) -> str:
         size = os.fstat(self._errors.fileno()).st_size
         return os.pread(self._errors.fileno(), 2_000, max(size - 2_000, 0)).decode("utf-8", "replace")
+
+
+def _import_dashboard() -> None:
+    """Import what serves the dashboard; raises ComputeTargetError without bokeh.
+
+    A scheduler imports it by itself, but two that start in two threads fail: one of them sees the module half imported.
+    """
+    with _IMPORTING:
+        try:
+            importlib.import_module("distributed.dashboard.scheduler")
+        except ImportError as error:
+            action = "pip install bokeh, or set dashboard to false"
+            raise ComputeTargetError("local", f"dashboard is true, but bokeh cannot be imported ({error}); {action}") from error
 
 
 def _close_lifeline(worker: subprocess.Popen[bytes]) -> None:

@@ -228,6 +228,11 @@ class ParallelRunConfig(FormModel):
         title="Speculative execution",
         description="Near the end, run a mini-batch a second time where another node is much slower.",
     )
+    dashboard: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
+        default=False,
+        title="Dask dashboard",
+        description="Serve the Dask dashboard of a local cluster while the step runs; requires bokeh. It has no password.",
+    )
 
     @model_validator(mode="before")
     @classmethod

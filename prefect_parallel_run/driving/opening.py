@@ -26,6 +26,7 @@ class Opening:
             at_least=config.min_nodes,
             slots=config.process_count_per_node,
             timeout=config.node_start_timeout,
+            dashboard=config.dashboard,
         )
         self._context = target.open(request, self._cancelled, self._settings)
         self._opened: Future[Cluster] | None = None

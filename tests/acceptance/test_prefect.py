@@ -68,7 +68,7 @@ def test_what_is_shown_while_it_runs(workshop):
     """Failures by cause, and a link to the dashboard that opens; the cards stay, and the link goes with what it leads to."""
     gate = workshop.folder / "gate"
     given = ("--log", str(workshop.log), "--gate", "1", "--poison", "0", "--open", str(gate))
-    step = workshop.step("gated.py", *given, name="Score it", run_max_try=1)
+    step = workshop.step("gated.py", *given, name="Score it", run_max_try=1, dashboard=True)
     found = []
 
     @flow
@@ -148,7 +148,7 @@ def test_automations_can_react_to_a_limit(workshop):
 
 def test_the_log_tells_start_first_failure_and_end(workshop, caplog):
     """With the run directory, the traceback and the counts."""
-    run_in_flow(workshop.step("poison.py", "--how", "raise", "--poison", "3", run_max_try=2))
+    run_in_flow(workshop.step("poison.py", "--how", "raise", "--poison", "3", run_max_try=2, dashboard=True))
     words = [record.getMessage() for record in caplog.records if record.name == "prefect.task_runs"]
     text = "\n".join(words)
     assert re.search(r"test: 10 mini-batches, 100 items; run directory \S+; Dask dashboard http://127.0.0.1:", text)
@@ -203,7 +203,7 @@ def test_the_dashboard_listens_on_loopback_only(workshop):
 
     from .conftest import ours, wait_until
 
-    step = workshop.step("slow.py", "--sleep", "0.3", mini_batch_size=2)
+    step = workshop.step("slow.py", "--sleep", "0.3", mini_batch_size=2, dashboard=True)
     thread = threading.Thread(target=step)
     thread.start()
     try:

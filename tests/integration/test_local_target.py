@@ -2,13 +2,17 @@
 
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 
 import psutil
+import pytest
 
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.compute.local import LocalTarget
+from prefect_parallel_run.errors import ComputeTargetError
 
 from .conftest import wait_until
 
@@ -55,3 +59,43 @@ def test_a_worker_that_dies_while_it_is_told_the_settings_is_replaced(bench):
         worker.stdin.close()
         cluster._workers[0].stdin.close()
         cluster._prepare(bench.settings("counts.py", "--log", str(bench.log)))
+
+
+def test_eight_clusters_open_at_once_from_threads():
+    """Steps that are submitted together open their clusters together; what Dask imports late must not race."""
+    barrier = threading.Barrier(8)
+    workers, errors = [], []
+
+    def open_one():
+        barrier.wait()
+        try:
+            with LocalTarget().open(request(1, 1), threading.Event(), Future()) as cluster:
+                workers.append(len(cluster.client.nthreads()))
+        except ComputeTargetError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (workers, errors) == ([1] * 8, [])
+
+
+def test_no_dashboard_is_served_unless_asked_for():
+    """It has no password, and it needs a package that a plain install lacks."""
+    with LocalTarget().open(request(1, 1), threading.Event(), Future()) as cluster:
+        assert cluster.dashboard == ""
+
+
+def test_a_dashboard_without_bokeh_is_a_clear_error(monkeypatch):
+    """Not a link that leads to an error page."""
+    monkeypatch.setitem(sys.modules, "distributed.dashboard.scheduler", None)
+    target = LocalTarget().open(replace(request(1, 1), dashboard=True), threading.Event(), Future())
+    with (
+        pytest.raises(
+            ComputeTargetError, match=r"dashboard is true, but bokeh cannot be imported .*; pip install bokeh, or set"
+        ),
+        target,
+    ):
+        pytest.fail("it opened")

@@ -61,7 +61,7 @@ def test_required_fields_come_first():
     """And those that are rarely changed last."""
     names = list(SCHEMA["definitions"]["Settings"]["properties"])
     assert names[:3] == SCHEMA["definitions"]["Settings"]["required"]
-    assert names[-2:] == ["isolate_failed_items", "speculative_execution"]
+    assert names[-2:] == ["speculative_execution", "dashboard"]
     assert set(names) == set(ParallelRunConfig.model_fields)
     assert list(SCHEMA["properties"])[:3] == ["name", "inputs", "output"]
 
