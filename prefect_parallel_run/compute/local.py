@@ -185,7 +185,7 @@ class _LocalCluster:
 
 
 def _import_dashboard() -> None:
-    """Import what serves the dashboard; raises ComputeTargetError without bokeh.
+    """Import what serves the dashboard; raises ValueError without bokeh.
 
     A scheduler imports it by itself, but two that start in two threads fail: one of them sees the module half imported.
     """
@@ -194,7 +194,7 @@ def _import_dashboard() -> None:
             importlib.import_module("distributed.dashboard.scheduler")
         except ImportError as error:
             action = "pip install bokeh, or set dashboard to false"
-            raise ComputeTargetError("local", f"dashboard is true, but bokeh cannot be imported ({error}); {action}") from error
+            raise ValueError(f"dashboard is true, but bokeh cannot be imported ({error}); {action}") from error
 
 
 def _close_lifeline(worker: subprocess.Popen[bytes]) -> None:

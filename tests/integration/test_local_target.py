@@ -93,9 +93,7 @@ def test_a_dashboard_without_bokeh_is_a_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed.dashboard.scheduler", None)
     target = LocalTarget().open(replace(request(1, 1), dashboard=True), threading.Event(), Future())
     with (
-        pytest.raises(
-            ComputeTargetError, match=r"dashboard is true, but bokeh cannot be imported .*; pip install bokeh, or set"
-        ),
+        pytest.raises(ValueError, match=r"dashboard is true, but bokeh cannot be imported .*; pip install bokeh, or set"),
         target,
     ):
         pytest.fail("it opened")
