@@ -4,7 +4,7 @@ from typing import Any, Dict, Sequence, Tuple
 
 from .arrow_stream import ArrowStreams
 from .sources import open_file
-from .table_types import with_gaps
+from .table_types import with_extension_types, with_gaps
 
 GROUPS = {"parquet": "row_groups", "arrow": "batches", "orc": "stripes"}  #: what each kind calls them
 
@@ -24,10 +24,10 @@ class RowGroups:
         """Return the rows of a mini-batch."""
         if not self.holds(work):
             self._kept = (None, None)  # let go of the old ones first: two at once would double the memory
-            self._kept = (_key(work), self._decoded(work, work[GROUPS[work["kind"]]]))
+            self._kept = (_key(work), with_extension_types(self._decoded(work, work[GROUPS[work["kind"]]])))
         rows = self._kept[1].slice(work["start"], work["stop"] - work["start"])
         # An index that pandas had saved is a column like the others.
-        return with_gaps(rows.to_pandas(ignore_metadata=True), work.get("nullable", ()))
+        return with_gaps(rows.to_pandas(), work.get("nullable", ()))
 
     def _decoded(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         if work.get("is_stream"):

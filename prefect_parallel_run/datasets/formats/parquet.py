@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefect_parallel_run.child.sources import open_file
@@ -11,6 +13,8 @@ from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile
 from prefect_parallel_run.datasets.formats.row_groups import Group, about_gaps, changed_by_gaps, pieces
 from prefect_parallel_run.datasets.partitions import noted_values
+
+_EXACT = 2**53  #: the largest integer up to which float64 holds every integer
 
 
 class Parquet:
@@ -21,21 +25,56 @@ class Parquet:
         with open_file(file.path) as source, pq.ParquetFile(source) as parquet:
             metadata = parquet.metadata
             gaps = list(_gaps(parquet))
+            doubts = {f"large integers in {name}": _rounded(name) for name in _large(parquet, gaps)}
         numbered = enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
         groups = (Group(number, group.num_rows, group.total_byte_size) for number, group in numbered)
-        return CutFile(about_gaps(gaps), pieces("parquet", groups, size), noted_values(metadata.metadata))
+        return CutFile(about_gaps(gaps), pieces("parquet", groups, size), noted_values(metadata.metadata), doubts=doubts)
 
 
 def _gaps(parquet: pq.ParquetFile) -> Iterator[int]:
     """Yield the places of the columns that have a null and a type that this changes."""
     metadata, schema = parquet.metadata, parquet.schema_arrow
-    leaves: dict[str, list[int]] = {}
-    for leaf in range(metadata.num_columns):
-        leaves.setdefault(metadata.schema.column(leaf).path, []).append(leaf)
+    leaves = _leaves(parquet)
     for place in changed_by_gaps(schema):
         name = schema.field(place).name
         if any(_has_nulls(parquet, group, name, leaves[name]) for group in range(metadata.num_row_groups)):
             yield place
+
+
+def _leaves(parquet: pq.ParquetFile) -> dict[str, list[int]]:
+    """Return the positions of the stored columns by path."""
+    leaves: dict[str, list[int]] = {}
+    for leaf in range(parquet.metadata.num_columns):
+        leaves.setdefault(parquet.metadata.schema.column(leaf).path, []).append(leaf)
+    return leaves
+
+
+def _large(parquet: pq.ParquetFile, gaps: Iterable[int]) -> Iterator[str]:
+    """Yield the names of the columns at *gaps* with integers that a float cannot hold exactly."""
+    leaves, groups = _leaves(parquet), range(parquet.metadata.num_row_groups)
+    for position in gaps:
+        field = parquet.schema_arrow.field(position)
+        is_wide = pa.types.is_integer(field.type) and field.type.bit_width == 64
+        if is_wide and any(_has_large(parquet, group, field.name, leaves[field.name]) for group in groups):
+            yield field.name
+
+
+def _has_large(parquet: pq.ParquetFile, number: int, name: str, leaves: list[int]) -> bool:
+    group = parquet.metadata.row_group(number)
+    statistics = [group.column(leaf).statistics for leaf in leaves]
+    if all(one is not None and one.has_min_max for one in statistics):
+        bounds = [bound for one in statistics for bound in (one.min, one.max)]
+    else:
+        columns = parquet.read_row_group(number, columns=[name]).columns
+        bounds = [bound for column in columns for bound in pc.min_max(column).as_py().values() if bound is not None]
+    return any(abs(bound) > _EXACT for bound in bounds)
+
+
+def _rounded(name: str) -> str:
+    return (
+        f"has nulls in column {name!r} and integers beyond 2**53: pandas reads such a column as float64, which rounds them; "
+        f"to keep every digit, write it with pandas' type Int64: frame.astype({{{name!r}: 'Int64'}}).to_parquet(...)"
+    )
 
 
 def _has_nulls(parquet: pq.ParquetFile, number: int, name: str, leaves: list[int]) -> bool:
