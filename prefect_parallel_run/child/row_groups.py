@@ -1,6 +1,6 @@
 """Parquet, Arrow and ORC: rows out of row groups, record batches or stripes, of which the last decoded ones are kept."""
 
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from .arrow_stream import ArrowStreams
 from .sources import open_file
@@ -33,6 +33,8 @@ class RowGroups:
         if work.get("is_stream"):
             return _without_dictionaries(self._streams.table(work["path"], work["version"], numbers))
         with open_file(work["path"]) as source:
+            if work["kind"] == "parquet":
+                return _parquet(source, numbers, work.get("int96_unit"))
             return _READERS[work["kind"]](source, numbers)
 
 
@@ -50,10 +52,10 @@ def _without_dictionaries(table: Any) -> Any:
     return table
 
 
-def _parquet(source: Any, numbers: Sequence[int]) -> Any:
+def _parquet(source: Any, numbers: Sequence[int], int96_unit: Optional[str]) -> Any:
     import pyarrow.parquet as pq  # noqa: PLC0415  scripts for files need no pyarrow
 
-    with pq.ParquetFile(source) as file:
+    with pq.ParquetFile(source, coerce_int96_timestamp_unit=int96_unit) as file:
         return _without_dictionaries(file.read_row_groups(numbers))
 
 
@@ -72,4 +74,4 @@ def _orc(source: Any, numbers: Sequence[int]) -> Any:
     return pa.Table.from_batches([file.read_stripe(number) for number in numbers])
 
 
-_READERS = {"parquet": _parquet, "arrow": _arrow, "orc": _orc}
+_READERS = {"arrow": _arrow, "orc": _orc}

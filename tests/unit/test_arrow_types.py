@@ -1,5 +1,6 @@
 """Tables from Arrow: the child reads the types and values that pandas.read_parquet gives for the whole file."""
 
+import datetime as dt
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run import TabularDataset
+from prefect_parallel_run import InputError, TabularDataset
 from prefect_parallel_run.child.reading import Reader
 
 NULLABLE = {
@@ -82,3 +83,31 @@ def test_planning_warns_of_integers_that_floats_round(tmp_path, statistics):
     assert len(messages) == 2
     assert messages[0].startswith(f"{tmp_path / 't.parquet'} has nulls in column 'id' and integers beyond 2**53")
     assert "'low'" in messages[1]
+
+
+FAR, NEAR = dt.datetime.fromisoformat("9999-12-31"), dt.datetime.fromisoformat("2024-01-31T01:02:03.000004")
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize("rows", [[NEAR, FAR], [FAR, None], [NEAR, None]])
+@pytest.mark.parametrize("nesting", ["plain", "list", "struct"])
+def test_int96_dates_are_never_other_dates(tmp_path, rows, size, nesting):
+    """Spark writes 9999-12-31 for "for ever"; nanoseconds turn it into 1816."""
+    micros = pa.timestamp("us")
+    kind = {"plain": micros, "list": pa.list_(micros), "struct": pa.struct([("a", micros)])}[nesting]
+    wrap = {"plain": lambda value: value, "list": lambda value: [value], "struct": lambda value: {"a": value}}[nesting]
+    table = pa.table({"n": range(len(rows)), "t": pa.array(map(wrap, rows), kind)})
+    pq.write_table(table, tmp_path / "t.parquet", use_deprecated_int96_timestamps=True, row_group_size=1)
+    parts = frames(tmp_path / "t.parquet", size)
+    expected = table if FAR in rows else pq.read_table(tmp_path / "t.parquet")
+    whole = expected.to_pandas()
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
+    assert {part["t"].dtype for part in parts} == {whole["t"].dtype}
+
+
+def test_int96_that_no_unit_holds_is_refused(tmp_path):
+    """The error names the columns."""
+    table = pa.table({"far": pa.array([FAR], pa.timestamp("us")), "fine": pa.array([1], pa.timestamp("ns"))})
+    pq.write_table(table, tmp_path / "t.parquet", use_deprecated_int96_timestamps=True)
+    with pytest.raises(InputError, match=r"column 'far' has INT96 timestamps .* column 'fine' has fractions"):
+        frames(tmp_path / "t.parquet", 1)
