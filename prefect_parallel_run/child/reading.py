@@ -4,7 +4,8 @@
 
 - ``files``: ``root``, ``names`` (path = root + name), ``sizes`` (bytes), ``versions``.
 - ``parquet``: ``path``, ``size``, ``version``, ``row_groups``, ``start`` and ``stop`` (rows from the first of them), ``rows``,
-  ``nullable`` (places of whole numbers and truth values that have a null somewhere in the file; absent for none).
+  ``nullable`` (places of whole numbers and truth values that have a null somewhere in the file; absent for none),
+  ``int96_unit`` (``us`` when the file has INT96 timestamps that nanoseconds cannot hold; else absent).
 - ``arrow``, ``orc``: the same with ``batches`` or ``stripes`` in place of ``row_groups``; ``is_stream`` for IPC streams.
 - ``delimited``: ``path``, ``size``, ``version``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
   first record), ``delimiter``, ``quote``, ``columns`` (absent without a header), ``types`` of the columns in the whole file,

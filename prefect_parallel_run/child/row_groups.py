@@ -1,10 +1,10 @@
 """Parquet, Arrow and ORC: rows out of row groups, record batches or stripes, of which the last decoded ones are kept."""
 
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from .arrow_stream import ArrowStreams
 from .sources import open_file
-from .table_types import with_gaps
+from .table_types import with_extension_types, with_gaps
 
 GROUPS = {"parquet": "row_groups", "arrow": "batches", "orc": "stripes"}  #: what each kind calls them
 
@@ -24,15 +24,17 @@ class RowGroups:
         """Return the rows of a mini-batch."""
         if not self.holds(work):
             self._kept = (None, None)  # let go of the old ones first: two at once would double the memory
-            self._kept = (_key(work), self._decoded(work, work[GROUPS[work["kind"]]]))
+            self._kept = (_key(work), with_extension_types(self._decoded(work, work[GROUPS[work["kind"]]])))
         rows = self._kept[1].slice(work["start"], work["stop"] - work["start"])
         # An index that pandas had saved is a column like the others.
-        return with_gaps(rows.to_pandas(ignore_metadata=True), work.get("nullable", ()))
+        return with_gaps(rows.to_pandas(), work.get("nullable", ()))
 
     def _decoded(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         if work.get("is_stream"):
             return _without_dictionaries(self._streams.table(work["path"], work["version"], numbers))
         with open_file(work["path"]) as source:
+            if work["kind"] == "parquet":
+                return _parquet(source, numbers, work.get("int96_unit"))
             return _READERS[work["kind"]](source, numbers)
 
 
@@ -50,10 +52,10 @@ def _without_dictionaries(table: Any) -> Any:
     return table
 
 
-def _parquet(source: Any, numbers: Sequence[int]) -> Any:
+def _parquet(source: Any, numbers: Sequence[int], int96_unit: Optional[str]) -> Any:
     import pyarrow.parquet as pq  # noqa: PLC0415  scripts for files need no pyarrow
 
-    with pq.ParquetFile(source) as file:
+    with pq.ParquetFile(source, coerce_int96_timestamp_unit=int96_unit) as file:
         return _without_dictionaries(file.read_row_groups(numbers))
 
 
@@ -72,4 +74,4 @@ def _orc(source: Any, numbers: Sequence[int]) -> Any:
     return pa.Table.from_batches([file.read_stripe(number) for number in numbers])
 
 
-_READERS = {"parquet": _parquet, "arrow": _arrow, "orc": _orc}
+_READERS = {"arrow": _arrow, "orc": _orc}

@@ -1,6 +1,7 @@
 """The types of a table's columns: those of the whole file, whatever this part of it looks like."""
 
-from typing import Any, Sequence
+import json
+from typing import Any, Dict, Sequence
 
 GIVEN = ("string", "int64", "Int64", "float64", "boolean")  #: pandas' types that a dataset may give its columns
 _PANDAS = {"int": "int64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
@@ -24,3 +25,42 @@ def with_gaps(frame: Any, places: Sequence[int]) -> Any:
         elif column.dtype.kind == "b":
             frame.isetitem(place, column.astype(object))
     return frame
+
+
+def extension_types(schema: Any) -> Dict[str, str]:
+    """Return the columns that pandas wrote from one of its extension types (Int64, boolean, string), and that type's name.
+
+    Types that this version of pandas cannot make from Arrow are left out.
+    """
+    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+
+    types: Dict[str, str] = {}
+    for column in _pandas_metadata(schema).get("columns", ()):
+        name, type_name = column.get("field_name", column.get("name")), column.get("numpy_type")
+        try:
+            dtype = pd.api.types.pandas_dtype(type_name)
+        except (TypeError, ValueError, NotImplementedError):  # a type of another version or of a library that is not imported
+            continue
+        if isinstance(dtype, pd.api.extensions.ExtensionDtype) and hasattr(dtype, "__from_arrow__") and name in schema.names:
+            types[name] = type_name
+    return types
+
+
+def with_extension_types(table: Any) -> Any:
+    """Return *table* with metadata from which Arrow restores pandas' extension types and nothing else, such as an index."""
+    types = extension_types(table.schema)
+    columns = [
+        {"name": name, "field_name": name, "pandas_type": "", "numpy_type": kind, "metadata": None}
+        for name, kind in types.items()
+    ]
+    pandas = {"index_columns": [], "column_indexes": [], "columns": columns}
+    return table.replace_schema_metadata({b"pandas": json.dumps(pandas).encode()} if types else None)
+
+
+def _pandas_metadata(schema: Any) -> Dict[str, Any]:
+    """Return what pandas noted in a file; nothing when the note is absent or damaged."""
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefect_parallel_run.child.sources import open_file
@@ -11,31 +13,110 @@ from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile
 from prefect_parallel_run.datasets.formats.row_groups import Group, about_gaps, changed_by_gaps, pieces
 from prefect_parallel_run.datasets.partitions import noted_values
+from prefect_parallel_run.errors import InputError
+
+_EXACT = 2**53  #: the largest integer up to which float64 holds every integer
 
 
 class Parquet:
     """Parquet files."""
 
     def cut(self, file: Listed, size: int) -> CutFile:
-        """Return *file* cut, by its footer alone if that knows where the nulls are."""
+        """Return *file* cut, by its footer alone if that knows where the nulls are; columns of INT96 timestamps are read."""
         with open_file(file.path) as source, pq.ParquetFile(source) as parquet:
             metadata = parquet.metadata
             gaps = list(_gaps(parquet))
+            doubts = {f"large integers in {name}": _rounded(name) for name in _large(parquet, gaps)}
+            unit = _int96_unit(parquet, file)
+        about = {**about_gaps(gaps), **({"int96_unit": unit} if unit else {})}
         numbered = enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
         groups = (Group(number, group.num_rows, group.total_byte_size) for number, group in numbered)
-        return CutFile(about_gaps(gaps), pieces("parquet", groups, size), noted_values(metadata.metadata))
+        return CutFile(about, pieces("parquet", groups, size), noted_values(metadata.metadata), doubts=doubts)
 
 
 def _gaps(parquet: pq.ParquetFile) -> Iterator[int]:
     """Yield the places of the columns that have a null and a type that this changes."""
     metadata, schema = parquet.metadata, parquet.schema_arrow
-    leaves: dict[str, list[int]] = {}
-    for leaf in range(metadata.num_columns):
-        leaves.setdefault(metadata.schema.column(leaf).path, []).append(leaf)
+    leaves = _leaves(parquet)
     for place in changed_by_gaps(schema):
         name = schema.field(place).name
         if any(_has_nulls(parquet, group, name, leaves[name]) for group in range(metadata.num_row_groups)):
             yield place
+
+
+def _leaves(parquet: pq.ParquetFile) -> dict[str, list[int]]:
+    """Return the positions of the stored columns by path."""
+    leaves: dict[str, list[int]] = {}
+    for leaf in range(parquet.metadata.num_columns):
+        leaves.setdefault(parquet.metadata.schema.column(leaf).path, []).append(leaf)
+    return leaves
+
+
+def _large(parquet: pq.ParquetFile, gaps: Iterable[int]) -> Iterator[str]:
+    """Yield the names of the columns at *gaps* with integers that a float cannot hold exactly."""
+    leaves, groups = _leaves(parquet), range(parquet.metadata.num_row_groups)
+    for position in gaps:
+        field = parquet.schema_arrow.field(position)
+        is_wide = pa.types.is_integer(field.type) and field.type.bit_width == 64
+        if is_wide and any(_has_large(parquet, group, field.name, leaves[field.name]) for group in groups):
+            yield field.name
+
+
+def _has_large(parquet: pq.ParquetFile, number: int, name: str, leaves: list[int]) -> bool:
+    group = parquet.metadata.row_group(number)
+    statistics = [group.column(leaf).statistics for leaf in leaves]
+    if all(one is not None and one.has_min_max for one in statistics):
+        bounds = [bound for one in statistics for bound in (one.min, one.max)]
+    else:
+        columns = parquet.read_row_group(number, columns=[name]).columns
+        bounds = [bound for column in columns for bound in pc.min_max(column).as_py().values() if bound is not None]
+    return any(abs(bound) > _EXACT for bound in bounds)
+
+
+def _rounded(name: str) -> str:
+    return (
+        f"has nulls in column {name!r} and integers beyond 2**53: pandas reads such a column as float64, which rounds them; "
+        f"to keep every digit, write it with pandas' type Int64: frame.astype({{{name!r}: 'Int64'}}).to_parquet(...)"
+    )
+
+
+def _int96_unit(parquet: pq.ParquetFile, file: Listed) -> str | None:
+    """Return "us" if some INT96 timestamp is beyond nanoseconds, as Spark's 9999-12-31; None if nanoseconds hold all of them.
+
+    Raises:
+        InputError: A column has both dates beyond nanoseconds and fractions finer than microseconds.
+    """
+    metadata, schema = parquet.metadata, parquet.schema_arrow
+    columns = [metadata.schema.column(leaf) for leaf in range(metadata.num_columns)]
+    paths = {column.path.partition(".")[0] for column in columns if column.physical_type == "INT96"}
+    names = [name for name in schema.names if any(name == path or name.startswith(f"{path}.") for path in paths)]
+    if not names:
+        return None
+    beyond: set[str] = set()
+    fine: set[str] = set()
+    with open_file(file.path) as source, pq.ParquetFile(source, coerce_int96_timestamp_unit="us") as in_micros:
+        for group in range(metadata.num_row_groups):
+            in_nanos, coarse = parquet.read_row_group(group, columns=names), in_micros.read_row_group(group, columns=names)
+            for name, exact, rough in zip(in_nanos.column_names, in_nanos.columns, coarse.columns, strict=True):
+                if not rough.cast(exact.type, safe=False).equals(exact):
+                    fine.add(name)
+                if _overflows(rough, exact.type):
+                    beyond.add(name)
+    if beyond and fine:
+        raise InputError(
+            file.path,
+            f"column {min(beyond)!r} has INT96 timestamps beyond the range of nanoseconds (1677 to 2262), and column "
+            f"{min(fine)!r} has fractions finer than microseconds; no unit holds both: write plain timestamps instead",
+        )
+    return "us" if beyond else None
+
+
+def _overflows(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
+    try:
+        column.cast(kind)
+    except pa.ArrowInvalid:
+        return True
+    return False
 
 
 def _has_nulls(parquet: pq.ParquetFile, number: int, name: str, leaves: list[int]) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from prefect_parallel_run.child.row_groups import GROUPS
+from prefect_parallel_run.child.table_types import extension_types
 from prefect_parallel_run.datasets.formats.base import Piece
 
 
@@ -59,11 +60,12 @@ def shared_out(counts: Sequence[int], size: int) -> list[Group]:
 
 
 def changed_by_gaps(schema: pa.Schema) -> list[int]:
-    """Return the places of the columns that have another type in pandas when there is a null: whole numbers, truth values."""
+    """Return the positions of integer and boolean columns, whose pandas type depends on nulls, unless pandas noted its own."""
+    noted = extension_types(schema)
     return [
         place
         for place, field in enumerate(schema)
-        if field.nullable and (pa.types.is_integer(field.type) or pa.types.is_boolean(field.type))
+        if field.nullable and field.name not in noted and (pa.types.is_integer(field.type) or pa.types.is_boolean(field.type))
     ]
 
 

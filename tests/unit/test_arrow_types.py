@@ -1,0 +1,113 @@
+"""Tables from Arrow: the child reads the types and values that pandas.read_parquet gives for the whole file."""
+
+import datetime as dt
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_parallel_run import InputError, TabularDataset
+from prefect_parallel_run.child.reading import Reader
+
+NULLABLE = {
+    "Int64": [2**53 + 1, -1],
+    "Int8": [1, 2],
+    "UInt64": [2**63 + 1, 0],
+    "boolean": [True, False],
+    "Float64": [0.5, 1.0],
+    "string": ["a", ""],
+    "int64[pyarrow]": [2**53 + 1, 3],
+}
+
+
+def frames(path, size, tell=lambda text: None, read=TabularDataset.from_parquet_files):
+    """Every mini-batch as the child reads it."""
+    reader = Reader()
+    return [reader.read(json.loads(cut.work)).value for cut in read([str(path)]).cuts(size, tell=tell)]
+
+
+@given(
+    st.sampled_from(sorted(NULLABLE)),
+    st.lists(st.sampled_from([0, 1, None]), min_size=1, max_size=6),
+    st.sampled_from([1, 40, 1 << 20]),
+)
+def test_nullable_pandas_types_reach_every_mini_batch(tmp_path_factory, dtype, places, size):
+    """A user who wrote Int64 to keep every digit of an id must not receive floats."""
+    path = tmp_path_factory.mktemp("in") / "t.parquet"
+    values = [pd.NA if place is None else NULLABLE[dtype][place] for place in places]
+    pd.DataFrame({"v": pd.array(values, dtype=dtype)}).to_parquet(path, row_group_size=2)
+    parts = frames(path, size)
+    whole = pd.read_parquet(path)
+    assert {str(part["v"].dtype) for part in parts} == {str(whole["v"].dtype)}
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
+
+
+def test_feather_keeps_nullable_pandas_types(tmp_path):
+    """The pandas metadata is the same in Arrow files."""
+    frame = pd.DataFrame({"v": pd.array([2**53 + 1, None], dtype="Int64")})
+    frame.to_feather(tmp_path / "t.arrow")
+    (part,) = frames(tmp_path / "t.arrow", 1 << 20, read=TabularDataset.from_arrow_files)
+    pd.testing.assert_frame_equal(part, frame)
+
+
+def test_a_saved_index_stays_a_column(tmp_path):
+    """Honoring the types in the pandas metadata must not move columns into the index."""
+    frame = pd.DataFrame({"v": pd.array([1, None], dtype="Int64")}, index=pd.Index([5, 6], name="i"))
+    frame.to_parquet(tmp_path / "t.parquet")
+    (part,) = frames(tmp_path / "t.parquet", 1 << 20)
+    assert part["i"].tolist() == [5, 6]
+    assert part.index.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("noted", ["no JSON", "[]", '{"columns": [{"name": "v", "numpy_type": "list<item: int64>[pyarrow]"}]}'])
+def test_unusable_pandas_metadata_is_ignored(tmp_path, noted):
+    """The values are readable without it."""
+    table = pa.table({"v": [1, 2]}).replace_schema_metadata({"pandas": noted})
+    pq.write_table(table, tmp_path / "t.parquet")
+    (part,) = frames(tmp_path / "t.parquet", 1 << 20)
+    assert part["v"].dtype == np.dtype("int64")
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_planning_warns_of_integers_that_floats_round(tmp_path, statistics):
+    """pandas rounds them too, but a user should know by column and file."""
+    table = pa.table({"id": [2**53 + 1, None], "small": [1, None], "full": [2**60, 1], "low": [-(2**60), None]})
+    pq.write_table(table, tmp_path / "t.parquet", write_statistics=statistics)
+    messages = []
+    frames(tmp_path / "t.parquet", 1 << 20, messages.append)
+    assert len(messages) == 2
+    assert messages[0].startswith(f"{tmp_path / 't.parquet'} has nulls in column 'id' and integers beyond 2**53")
+    assert "'low'" in messages[1]
+
+
+FAR, NEAR = dt.datetime.fromisoformat("9999-12-31"), dt.datetime.fromisoformat("2024-01-31T01:02:03.000004")
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize("rows", [[NEAR, FAR], [FAR, None], [NEAR, None]])
+@pytest.mark.parametrize("nesting", ["plain", "list", "struct"])
+def test_int96_dates_are_never_other_dates(tmp_path, rows, size, nesting):
+    """Spark writes 9999-12-31 for "for ever"; nanoseconds turn it into 1816."""
+    micros = pa.timestamp("us")
+    kind = {"plain": micros, "list": pa.list_(micros), "struct": pa.struct([("a", micros)])}[nesting]
+    wrap = {"plain": lambda value: value, "list": lambda value: [value], "struct": lambda value: {"a": value}}[nesting]
+    table = pa.table({"n": range(len(rows)), "t": pa.array(map(wrap, rows), kind)})
+    pq.write_table(table, tmp_path / "t.parquet", use_deprecated_int96_timestamps=True, row_group_size=1)
+    parts = frames(tmp_path / "t.parquet", size)
+    expected = table if FAR in rows else pq.read_table(tmp_path / "t.parquet")
+    whole = expected.to_pandas()
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
+    assert {part["t"].dtype for part in parts} == {whole["t"].dtype}
+
+
+def test_int96_that_no_unit_holds_is_refused(tmp_path):
+    """The error names the columns."""
+    table = pa.table({"far": pa.array([FAR], pa.timestamp("us")), "fine": pa.array([1], pa.timestamp("ns"))})
+    pq.write_table(table, tmp_path / "t.parquet", use_deprecated_int96_timestamps=True)
+    with pytest.raises(InputError, match=r"column 'far' has INT96 timestamps .* column 'fine' has fractions"):
+        frames(tmp_path / "t.parquet", 1)
