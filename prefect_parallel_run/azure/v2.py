@@ -27,6 +27,7 @@ from prefect_parallel_run.azure.outputs import job_outputs
 from prefect_parallel_run.azure.references import References
 from prefect_parallel_run.azure.settings import FILE_NAME as SETTINGS_FILE
 from prefect_parallel_run.azure.settings import source_settings
+from prefect_parallel_run.datasets.base import absolute
 from prefect_parallel_run.units import parse_size
 
 _WITH_UNIT = re.compile(r"[0-9]+[KMG]B", re.IGNORECASE)
@@ -112,8 +113,10 @@ def _with_component(job: Section, name: str, references: References) -> Section:
     given = job.get("component")
     if not isinstance(given, str) or job.get("type") not in (None, "parallel"):
         return job
-    text = references.known(given) or given.removeprefix("file:")
-    path = job.file.absolute().parent / text
+    known = references.known(given)
+    path = job.file.absolute().parent / given.removeprefix("file:") if known is None else Path(absolute(known))
+    if known is not None and not path.is_file():
+        raise job.wrong("component", f"a file; you gave it {str(path)!r}, which is none")
     if not path.is_file():
         words = "a YAML file; one in your workspace has to be given a file: --map "
         raise job.wrong("component", f"{words}{shlex.quote(f'{given}=FILE')}, in Python references={{{given!r}: FILE}}")

@@ -657,3 +657,41 @@ def test_a_place_that_does_not_exist_here_is_told(job, place, why):
     """It may be mistyped; what a pattern or a store holds is found out when the step runs."""
     step = job(head=HEAD.replace("./data", "azureml:mnist_data@latest"), references={"azureml:mnist_data@latest": place})
     assert of_field(step, "inputs.data.path").why == why
+
+
+def test_a_file_that_a_component_is_given_counts_from_the_current_folder(tmp_path, monkeypatch):
+    """As every other place does; one that is missing is named."""
+    for name in ("jobs", "parts"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "parts" / "score.py").write_text("")
+    (tmp_path / "parts" / "c.yml").write_text(HEAD + TASK)
+    path = tmp_path / "jobs" / "p.yml"
+    path.write_text("type: pipeline\njobs: {a: {type: parallel, component: 'azureml:c:1'}}\n")
+    monkeypatch.chdir(tmp_path)
+    (step,) = load("jobs/p.yml", {"azureml:c:1": "parts/c.yml"}).steps
+    assert step.config.source_directory == str(tmp_path / "parts")
+    missing = str(tmp_path / "none.yml")
+    with pytest.raises(
+        ValueError, match=re.escape(f"line 2: component is 'azureml:c:1'; accepted: a file; you gave it {missing!r}")
+    ):
+        load("jobs/p.yml", {"azureml:c:1": "none.yml"})
+
+
+@pytest.mark.parametrize("here", [False, True])
+@pytest.mark.parametrize("source", ["./", ".", "code"])
+def test_a_source_directory_is_where_the_script_is(tmp_path, monkeypatch, source, here):
+    """The current folder counts where it has the script, else that of the file."""
+    (tmp_path / source).mkdir(exist_ok=True)
+    there = tmp_path / "batch" / source
+    there.mkdir(parents=True)
+    (there / "score.py").write_text("")
+    if here:
+        (tmp_path / source / "score.py").write_text("")
+    text = (DATA / "version_1.yml").read_text()
+    text = re.sub(
+        "entry_script: .*", "entry_script: score.py", re.sub("source_directory: .*", f"source_directory: {source}", text)
+    )
+    (tmp_path / "batch" / "v1.yml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    (step,) = load("batch/v1.yml").steps
+    assert step.config.source_path == (tmp_path / source if here else there)
