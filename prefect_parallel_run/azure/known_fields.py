@@ -1,9 +1,10 @@
-"""The fields that Azure's schemas know: whatever else stands in a file is mistyped, and refused rather than left out. Pure."""
+"""The fields that Azure's schemas know. Others are refused where Azure refuses them, else left out. Pure."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from prefect_parallel_run.azure.documents import Section
 
@@ -106,15 +107,48 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_in_job(job: Section, prefix: str = "") -> Iterator[str]:
-    """Yield a line for all that Azure's schemas do not know in a parallel job, or a component, and in its sections."""
+    """Yield a line for each unknown field of a parallel job that Azure refuses: at its top, and in its resources."""
     yield from unknown(job, PARALLEL, prefix)
-    task = job.section("task")
-    yield from unknown(task, TASK, f"{prefix}task.")
+    yield from unknown(job.section("resources"), RESOURCES, f"{prefix}resources.")
+    yield from unknown_in_component(job, prefix)
+
+
+def unknown_in_component(component: Section, prefix: str = "") -> Iterator[str]:
+    """Yield a line for each unknown field that Azure refuses in a component too: in its inputs, outputs and environment."""
+    task = component.section("task")
     if isinstance(task.get("environment"), Section):
         yield from unknown(task.section("environment"), ENVIRONMENT, f"{prefix}task.environment.")
-    yield from unknown(job.section("retry_settings"), RETRY, f"{prefix}retry_settings.")
-    yield from unknown(job.section("resources"), RESOURCES, f"{prefix}resources.")
-    yield from _unknown_in_data(job, prefix)
+    yield from _unknown_in_data(component, prefix)
+
+
+class Ignored(NamedTuple):
+    """A field that Azure's schemas do not know, where Azure ignores such fields."""
+
+    name: str  #: with the section that it stands in
+    value: object
+    hint: str  #: at the name that was probably meant, or empty
+
+
+def split_ignored(job: Section) -> tuple[Section, list[Ignored]]:
+    """Return a job without the fields that Azure ignores, and these; what Azure refuses was refused before."""
+    result, ignored = _split(job, PARALLEL, "")
+    for key, known in (("task", TASK), ("retry_settings", RETRY), ("resources", RESOURCES)):
+        if job.get(key) is not None:
+            kept, others = _split(job.section(key), known, f"{key}.")
+            result[key] = kept
+            ignored += others
+    return result, ignored
+
+
+def _split(section: Section, known: Iterable[str], prefix: str) -> tuple[Section, list[Ignored]]:
+    names = set(known)
+    kept, ignored = Section(section.file), []
+    for key, value in section.items():
+        if key in names:
+            kept.take(key, value, section)
+        else:
+            ignored.append(Ignored(f"{prefix}{key}", value, meant(key, names)))
+    return kept, ignored
 
 
 def unknown_in_pipeline(pipeline: Section) -> Iterator[str]:

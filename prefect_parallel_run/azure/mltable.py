@@ -81,7 +81,9 @@ def load_mltable(
         return Table(_files(paths, steps, findings), findings.found)
     table = _table(paths, reader, document, findings)
     for step in steps:
-        if step is not reader:
+        if step is not reader and step.name == "convert_column_types":
+            table = _with_types(step, table, findings)
+        elif step is not reader:
             _column_step(step, table, partition_keys, findings)
     return Table(table, findings.found)
 
@@ -292,8 +294,52 @@ def _column_step(step: _Step, dataset: TabularDataset, partition_keys: Collectio
 _COLUMNS = {
     "keep_columns": "run() gets all columns: choose among them there",
     "drop_columns": "run() gets all columns: choose among them there",
-    "convert_column_types": "columns have the types that pandas gives them: convert them in run()",
 }
+#: Types of Azure's that a column of delimited text is given here, gaps or not.
+_TYPES = {"string": "string", "int": "Int64", "float": "float64", "boolean": "boolean"}
+
+
+def _with_types(step: _Step, dataset: TabularDataset, findings: Findings) -> TabularDataset:
+    """Return *dataset* with the plain types that convert_column_types names; the others are noted, and left out."""
+    where = f"transformations.{step.name}"
+    entries = step.value if isinstance(step.value, list) else [step.value]
+    if not all(isinstance(entry, Section) and {"columns", "column_type"} <= entry.keys() for entry in entries) or not entries:
+        findings.left(where, step.value, "accepted: a list of mappings with columns and column_type")
+        return dataset
+    types: dict[str, str] = {}
+    for entry in entries:
+        given, kind = entry["columns"], _plain_type(entry["column_type"])
+        columns = [str(name) for name in (given if isinstance(given, list) else [given])]
+        if kind is not None and dataset.format == "delimited":
+            types |= {_column_name(name, dataset): kind for name in columns}
+        else:
+            what = f"{', '.join(columns)}: {_without_lines(entry['column_type'])}"
+            findings.left(where, what, _WHY_NO_TYPE if kind is None else _WHY_TYPED)
+    if not types:
+        return dataset
+    findings.taken(where, None, f"column_types={types!r}")
+    return dataset.model_copy(update={"column_types": {**(dataset.column_types or {}), **types}})
+
+
+_WHY_NO_TYPE = f"only the types {', '.join(_TYPES)}, without options, are taken over: convert the columns in run()"
+_WHY_TYPED = "columns have the types that the files have: convert them in run()"
+
+
+def _plain_type(given: Any) -> str | None:
+    """Return the type here for a type of Azure's; None for one with options, or one that text has none for."""
+    return _TYPES.get(given) if isinstance(given, str) else None
+
+
+def _column_name(name: str, dataset: TabularDataset) -> str:
+    """Return what a column is called here: without a header Azure's Column1 is number 0."""
+    number = name.removeprefix("Column")
+    is_number = not dataset.header and number != name and number.isdecimal() and int(number) > 0
+    return str(int(number) - 1) if is_number else name
+
+
+def _without_lines(value: Any) -> Any:
+    """Return a mapping of a file as a plain one, to be shown."""
+    return dict(value) if isinstance(value, Section) else value
 
 
 def _keys_of_folders(

@@ -6,7 +6,8 @@ options below it accepts, and the script sees them too. A parallel job (v2) acce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,11 +29,18 @@ class _Option:
     accepted: str
     why: str = ""  #: what is different here; empty: it is honoured
     asks: Callable[[Any], bool] = lambda _: True  #: False for a value that asks for nothing
+    is_switch: bool = False  #: may stand without a value, which is True then
+
+
+_TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 def _truth(text: str) -> bool:
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    return words[text.lower()]
+    return _TRUTHS[text.lower()]
+
+
+def _is_truth(text: str) -> bool:
+    return text.lower() in _TRUTHS
 
 
 def _seconds(text: str) -> float:
@@ -84,6 +92,19 @@ _RUNTIME = {
     ),
     "metrics_name_prefix": _Option(str, "a text", _NO_METRICS),
     "push_metrics_to_parent": _Option(_truth, _TRUTH, _NO_METRICS, bool),
+    "amlbi_async_mode": _Option(
+        _truth,
+        _TRUTH,
+        "a process runs one mini-batch at a time here; process_count_per_node says how many run at once on a node",
+        bool,
+        is_switch=True,
+    ),
+    "amlbi_dataframe_mixed_types": _Option(
+        _truth, _TRUTH, "a column has one type here; the dataset's column_types gives it another one", bool, is_switch=True
+    ),
+    "append_row_safe_output": _Option(
+        _truth, _TRUTH, "the output has only rows of tries that succeeded here, each once, always", bool, is_switch=True
+    ),
 }
 _RUNTIME["resource_monitor_interva"] = _RUNTIME["resource_monitor_interval"]  # so in Azure's examples, and Azure takes it
 _LIMITS: dict[str, _Option] = {
@@ -128,13 +149,17 @@ def job_options(arguments: Sequence[str]) -> tuple[Translation, list[str]]:
 def _translate(options: dict[str, _Option], arguments: Sequence[str]) -> tuple[Translation, list[str]]:
     given: dict[str, str] = {}
     rest: list[str] = []
-    texts: Iterable[str] = iter(arguments)
-    for text in texts:
+    words = deque(arguments)
+    while words:
+        text = words.popleft()
         name, equals, value = text.removeprefix("--").partition("=")
         if not text.startswith("--") or name not in options:
             rest.append(text)
             continue
-        found = value if equals else next(iter(texts), None)
+        if options[name].is_switch and not equals and not (words and _is_truth(words[0])):
+            given[name] = "True"
+            continue
+        found = value if equals else words.popleft() if words else None
         if found is None or (not equals and found.startswith("--")):
             raise ValueError(f"arguments: --{name} has no value; accepted: {options[name].accepted}")
         given[name] = found  # the last one counts, as in argparse

@@ -18,6 +18,8 @@ from prefect_parallel_run.azure.job_inputs import side_inputs, split_dataset, sp
 from prefect_parallel_run.azure.known_fields import (
     is_parallel,
     refuse,
+    split_ignored,
+    unknown_in_component,
     unknown_in_job,
     unknown_in_pipeline,
 )
@@ -25,6 +27,7 @@ from prefect_parallel_run.azure.outputs import job_outputs
 from prefect_parallel_run.azure.references import References
 from prefect_parallel_run.azure.settings import FILE_NAME as SETTINGS_FILE
 from prefect_parallel_run.azure.settings import source_settings
+from prefect_parallel_run.datasets.base import absolute
 from prefect_parallel_run.units import parse_size
 
 _WITH_UNIT = re.compile(r"[0-9]+[KMG]B", re.IGNORECASE)
@@ -68,7 +71,8 @@ def _jobs(document: Section, references: References, findings: Findings) -> Iter
     if document.get("type") != "pipeline" and "jobs" not in document:
         if document.get("type") not in (None, "parallel") or "task" not in document:
             raise ValueError(f"{document.file}, line 1: is no parallel job: it has no type parallel with a task")
-        refuse(unknown_in_job(document))
+        is_job = "paralleljob" in str(document.get("$schema")).lower()  # Azure has a file on its own for a component
+        refuse(unknown_in_job(document) if is_job else unknown_in_component(document))
         yield Job(step_name(str(document.get("name") or document.file.stem)), document, None, "")
         return
     refuse(unknown_in_pipeline(document))
@@ -109,14 +113,16 @@ def _with_component(job: Section, name: str, references: References) -> Section:
     given = job.get("component")
     if not isinstance(given, str) or job.get("type") not in (None, "parallel"):
         return job
-    text = references.known(given) or given.removeprefix("file:")
-    path = job.file.absolute().parent / text
+    known = references.known(given)
+    path = job.file.absolute().parent / given.removeprefix("file:") if known is None else Path(absolute(known))
+    if known is not None and not path.is_file():
+        raise job.wrong("component", f"a file; you gave it {str(path)!r}, which is none")
     if not path.is_file():
         words = "a YAML file; one in your workspace has to be given a file: --map "
         raise job.wrong("component", f"{words}{shlex.quote(f'{given}=FILE')}, in Python references={{{given!r}: FILE}}")
     component = read_document(path)
     if is_parallel(component):
-        refuse([*unknown_in_job(job, f"jobs.{name}."), *unknown_in_job(component)])  # a job may leave its type to that
+        refuse([*unknown_in_job(job, f"jobs.{name}."), *unknown_in_component(component)])  # a job may leave its type to that
     return merged(component, job)
 
 
@@ -158,8 +164,11 @@ def _step(path: Path, job: Job, references: References, before: Mapping[str, Imp
 
 def _filled(job: Job, values: Values, findings: Findings) -> Section:
     """Return a job's fields with literals filled in; what has none is to be decided."""
-    section = values.filled(job.section, ("inputs", "outputs", "input_data", "task"))
-    section.take("task", values.filled(job.section.section("task"), ("program_arguments", "append_row_to")), job.section)
+    known, ignored = split_ignored(job.section)
+    for one in ignored:
+        findings.left(one.name, one.value, f"unknown field, which Azure ignores too{one.hint}")
+    section = values.filled(known, ("inputs", "outputs", "input_data", "task"))
+    section.take("task", values.filled(known.section("task"), ("program_arguments", "append_row_to")), known)
     for inside, reference in values.missing.items():
         if inside.startswith("parent."):  # the job's own are told with its inputs
             findings.open_value(inside, reference)

@@ -36,13 +36,17 @@ def find_script(entry_script: str, source_directory: str | None) -> Path:
 def beside(entry_script: str, source_directory: str | None, folder: Path) -> dict[str, str]:
     """Return the one of the two that is relative, is not there from the current folder and is there from *folder*.
 
-    It stands under its name, with *folder* in front; nothing where there is no such one. A file that travels with the code
-    which it names is understood wherever it is read from, and what is there from the current folder counts, as ever.
+    A source directory is there where it has the script: ``./`` is in every folder. What is returned stands under its name, with
+    *folder* in front; nothing where there is no such one. A file that travels with the code which it names is understood
+    wherever it is read from, and what is there from the current folder counts, as ever.
     """
-    if source_directory is not None:
-        found = Path(source_directory).exists() or not (folder / source_directory).is_dir()
-        return {} if found else {"source_directory": os.path.normpath(folder / source_directory)}
     several = list(_candidates(entry_script))
+    if source_directory is not None:
+        here, below = Path(source_directory), folder / source_directory
+        has_script = [any((one / candidate).is_file() for candidate in several) for one in (here, below)]
+        if has_script == [False, True] or (not any(has_script) and not here.exists() and below.is_dir()):
+            return {"source_directory": os.path.normpath(below)}
+        return {}
     if any(Path(candidate).is_file() for candidate in several):
         return {}
     there = next((folder / candidate for candidate in several if (folder / candidate).is_file()), None)

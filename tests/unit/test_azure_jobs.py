@@ -2,8 +2,12 @@
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefect_parallel_run import Environment, FileDataset, TabularDataset
 from prefect_parallel_run.azure.differences import Outcome
@@ -60,7 +64,7 @@ def test_a_step_of_a_pipeline_job(tmp_path):
     assert config.environment_variables == {"GREETING": "hello"}
     assert config.environment is None
     assert step.inputs == TabularDataset.from_delimited_files(
-        [DATA / "iris" / "flowers" / "flowers.csv"], delimiter=";", encoding="ascii"
+        [DATA / "iris" / "flowers" / "flowers.csv"], delimiter=";", encoding="ascii", column_types={"petal_length": "float64"}
     ).as_named_input("flowers")
     assert step.side_inputs == {"model": str(DATA / "iris" / "model")}
     assert step.arguments == ("--model", "{side_inputs.model}", "--threshold", "2.45")
@@ -220,14 +224,13 @@ def test_a_literal_without_a_value_is_to_be_decided(job):
     ("body", "words"),
     [
         (
-            "retry_settings: {max_retry: 2}\nerror_treshold: 5\n",
+            "resources: {instance_cuont: 2}\nerror_treshold: 5\n",
             (
                 "line 7: unknown field 'error_treshold'; did you mean error_threshold?\n"
-                "{}, line 6: unknown field 'retry_settings.max_retry'; did you mean max_retries?"
+                "{}, line 6: unknown field 'resources.instance_cuont'; did you mean instance_count?"
             ),
         ),
         ("mini_batch_error_treshold: 5\n", "line 6: unknown field 'mini_batch_error_treshold'; did you mean mini_batch_err"),
-        ("retry_settings: {max_retry: 2}\n", "line 6: unknown field 'retry_settings.max_retry'; did you mean max_retries?"),
         ("resources:\n  instance_cuont: 2\n", "line 7: unknown field 'resources.instance_cuont'; did you mean instance_count?"),
         ("outputs: {a: {pth: x}}\n", "line 6: unknown field 'outputs.a.pth'; did you mean path?"),
     ],
@@ -238,6 +241,54 @@ def test_mistyped_fields_are_errors(job, tmp_path, body, words):
         job(body)
 
 
+IGNORED = ("task.cod", "retry_settings.max_retry")  # by Azure, in jobs and in components
+IGNORED_IN_COMPONENTS = ("resources.instance_cuont", "mini_batch_sise")
+
+
+def _with_unknown_fields(places):
+    """Return the fields of a job with an unknown one at each of *places*; its value needs no value of an input's."""
+    fields = {"task": {"code": ".", "entry_script": "score.py"}, "input_data": "${{inputs.data}}"}
+    fields["inputs"] = {"data": {"path": "./data"}, "n": {"type": "integer"}}
+    for place in places:
+        section, _, name = place.rpartition(".")
+        (fields.setdefault(section, {}) if section else fields)[name] = "${{inputs.n}}"
+    return fields
+
+
+@given(st.sets(st.sampled_from((*IGNORED, *IGNORED_IN_COMPONENTS))), st.sets(st.sampled_from(IGNORED)), st.booleans())
+def test_unknown_fields_that_azure_ignores_are_left_out(in_component, in_job, alone):
+    """Each is told once, with the name that was probably meant; nothing is to be decided because of it."""
+    with TemporaryDirectory() as folder:
+        Path(folder, "score.py").write_text("")
+        component = Path(folder, "c.yml")
+        component.write_text(yaml.safe_dump({"type": "parallel", **_with_unknown_fields(in_component)}))
+        job = {"component": "./c.yml", "type": "parallel", "inputs": {"n": 5}}
+        job |= {key: value for key, value in _with_unknown_fields(in_job).items() if key == "retry_settings"}
+        if "task.cod" in in_job:
+            job["task"] = {"code": ".", "entry_script": "score.py", "cod": "x"}
+        path = component if alone else Path(folder, "p.yml")
+        if not alone:
+            path.write_text(yaml.safe_dump({"type": "pipeline", "jobs": {"a": job}}))
+        (step,) = load(path).steps
+    expected = set(in_component)
+    if not alone:  # the task of a job takes the place of the component's
+        expected = (expected - {"task.cod"} if "task.cod" in in_job else expected) | in_job
+    found = [one for one in step.differences if "unknown field" in one.why]
+    assert {one.field for one in found} == expected
+    assert len(found) == len(expected)
+    assert all(one.outcome is LEFT and "; did you mean " in one.why for one in found)
+    assert [one.field for one in step.undecided] == (["inputs.n"] if alone else [])
+
+
+@pytest.mark.parametrize("place", IGNORED_IN_COMPONENTS)
+def test_a_job_is_refused_what_a_component_may_say(tmp_path, place):
+    """At its top and in its resources, as in Azure, with its component and without."""
+    path = tmp_path / "p.yml"
+    path.write_text(yaml.safe_dump({"type": "pipeline", "jobs": {"a": {"type": "parallel", **_with_unknown_fields([place])}}}))
+    with pytest.raises(ValueError, match=f"unknown field 'jobs.a.{place}'; did you mean"):
+        load(path)
+
+
 def test_what_azure_knows_and_has_no_place_here_is_left_out(job):
     """It is no mistake; every reason is the field's own."""
     step = job("tags: {a: b}\nresources: {shm_size: 2g, docker_args: x}\nidentity: {type: managed}\n")
@@ -246,25 +297,25 @@ def test_what_azure_knows_and_has_no_place_here_is_left_out(job):
 
 def test_mistyped_fields_of_pipelines_and_components_are_errors(tmp_path):
     """Each with the file that it stands in."""
-    (tmp_path / "c.yml").write_text("type: parallel\nmini_batch_sise: 3\ntask: {code: ., entry_script: s.py}\n")
+    (tmp_path / "c.yml").write_text("type: parallel\ninputs: {data: {pth: x}}\ntask: {code: ., entry_script: s.py}\n")
     path = tmp_path / "p.yml"
     for text, words in (
         ("type: pipeline\ninptus: {}\njobs: {}\n", "p.yml, line 2: unknown field 'inptus'; did you mean inputs?"),
         ("type: pipeline\nsettings:\n  force_rerum: true\njobs: {}\n", "line 3: unknown field 'settings.force_rerum'"),
         ("type: pipeline\njobs:\n  a:\n    type: parallel\n    taks: {}\n", "line 5: unknown field 'jobs.a.taks'; did"),
         (
-            "type: pipeline\nsettings: {force_rerum: true}\njobs:\n  a: {type: parallel, taks: {}}\n  b: {task: {cod: .}}\n",
+            "type: pipeline\nsettings: {force_rerum: true}\njobs:\n  a: {type: parallel, taks: {}}\n  b: {task: , comput: }\n",
             (
                 "unknown field 'settings.force_rerum'; did you mean force_rerun?\n"
                 f"{path}, line 4: unknown field 'jobs.a.taks'; did you mean task?\n"
-                f"{path}, line 5: unknown field 'jobs.b.task.cod'; did you mean code?"
+                f"{path}, line 5: unknown field 'jobs.b.comput'; did you mean compute?"
             ),
         ),
         (
             "type: pipeline\njobs: {a: {component: ./c.yml, error_treshold: 5}}\n",
             "p.yml, line 2: unknown field 'jobs.a.error_treshold'; did you mean error_threshold?\n",
         ),
-        ("type: pipeline\njobs: {a: {type: parallel, component: ./c.yml}}\n", "c.yml, line 2: unknown field 'mini_batch_sise'"),
+        ("type: pipeline\njobs: {a: {type: parallel, component: ./c.yml}}\n", "c.yml, line 2: unknown field 'inputs.data.pth'"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=re.escape(words)):
@@ -606,3 +657,41 @@ def test_a_place_that_does_not_exist_here_is_told(job, place, why):
     """It may be mistyped; what a pattern or a store holds is found out when the step runs."""
     step = job(head=HEAD.replace("./data", "azureml:mnist_data@latest"), references={"azureml:mnist_data@latest": place})
     assert of_field(step, "inputs.data.path").why == why
+
+
+def test_a_file_that_a_component_is_given_counts_from_the_current_folder(tmp_path, monkeypatch):
+    """As every other place does; one that is missing is named."""
+    for name in ("jobs", "parts"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "parts" / "score.py").write_text("")
+    (tmp_path / "parts" / "c.yml").write_text(HEAD + TASK)
+    path = tmp_path / "jobs" / "p.yml"
+    path.write_text("type: pipeline\njobs: {a: {type: parallel, component: 'azureml:c:1'}}\n")
+    monkeypatch.chdir(tmp_path)
+    (step,) = load("jobs/p.yml", {"azureml:c:1": "parts/c.yml"}).steps
+    assert step.config.source_directory == str(tmp_path / "parts")
+    missing = str(tmp_path / "none.yml")
+    with pytest.raises(
+        ValueError, match=re.escape(f"line 2: component is 'azureml:c:1'; accepted: a file; you gave it {missing!r}")
+    ):
+        load("jobs/p.yml", {"azureml:c:1": "none.yml"})
+
+
+@pytest.mark.parametrize("here", [False, True])
+@pytest.mark.parametrize("source", ["./", ".", "code"])
+def test_a_source_directory_is_where_the_script_is(tmp_path, monkeypatch, source, here):
+    """The current folder counts where it has the script, else that of the file."""
+    (tmp_path / source).mkdir(exist_ok=True)
+    there = tmp_path / "batch" / source
+    there.mkdir(parents=True)
+    (there / "score.py").write_text("")
+    if here:
+        (tmp_path / source / "score.py").write_text("")
+    text = (DATA / "version_1.yml").read_text()
+    text = re.sub(
+        "entry_script: .*", "entry_script: score.py", re.sub("source_directory: .*", f"source_directory: {source}", text)
+    )
+    (tmp_path / "batch" / "v1.yml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    (step,) = load("batch/v1.yml").steps
+    assert step.config.source_path == (tmp_path / source if here else there)

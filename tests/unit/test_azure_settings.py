@@ -15,6 +15,9 @@ WITHOUT_MEANING = [
     ("--resource_monitor_interval", "20", "intervals of our own"),
     ("--resource_monitor_interva", "20", "intervals of our own"),
     ("--copy_logs_to_parent", "True", "run directory"),
+    ("--amlbi_async_mode", "True", "process_count_per_node"),
+    ("--amlbi_dataframe_mixed_types", "true", "column_types"),
+    ("--append_row_safe_output", "1", "each once"),
     ("--rank_mini_batch_count", "3", "the inputs are processed"),
     ("--metrics_name_prefix", "x_", "no metrics"),
     ("--push_metrics_to_parent", "true", "no metrics"),
@@ -190,3 +193,13 @@ def test_own_options_come_first_keyword_by_keyword(config):
     """What only the file says is added."""
     changed, warnings = as_in_azure(config(to_csv(sep=";", na_rep="-"), append_row_csv_options={"sep": ";"}), [])
     assert (changed.append_row_csv_options, warnings) == ({"sep": ";", "na_rep": "-"}, [])
+
+
+@pytest.mark.parametrize("more", [[], ["--mine"], ["word"]])
+@pytest.mark.parametrize("option", ["amlbi_async_mode", "amlbi_dataframe_mixed_types", "append_row_safe_output"])
+def test_switches_of_azure_may_stand_without_a_value(option, more):
+    """What comes behind is the script's, unless it says yes or no."""
+    found, rest = job_options([f"--{option}", *more])
+    assert [one.field for one in found.differences] == [f"--{option}"]
+    assert rest == more
+    assert job_options([f"--{option}", "False", *more]) == (found._replace(differences=[]), more)

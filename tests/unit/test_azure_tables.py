@@ -199,3 +199,21 @@ def test_partition_keys_that_only_paths_have_are_to_be_decided(table, tmp_path):
     (tmp_path / "d" / "shop=1" / "a.csv").write_text("n\n1\n")
     assert outcomes(table(step, paths, partition_keys=["store"]))[field] is Outcome.OPEN
     assert outcomes(table(step, paths))[field] is Outcome.CHANGED
+
+
+def test_plain_types_of_columns_are_taken_over(table):
+    """Others are told, and so are those of files that have types of their own."""
+    kinds = (
+        "- convert_column_types:\n  - {columns: [a, b], column_type: int}\n  - {columns: c, column_type: string}\n"
+        "  - {columns: d, column_type: {datetime: {formats: ['%Y']}}}\n  - {columns: e, column_type: boolean}"
+    )
+    found = table(f"- read_delimited\n{kinds}")
+    assert found.dataset.column_types == {"a": "Int64", "b": "Int64", "c": "string", "e": "boolean"}
+    told = [one for one in found.differences if one.field == "transformations.convert_column_types"]
+    assert [one.outcome for one in told] == [Outcome.LEFT, Outcome.TAKEN]
+    assert told[0].given.startswith("d: {'datetime'")
+    found = table(f"- read_parquet\n{kinds}")
+    assert found.dataset.column_types is None
+    assert len([one for one in found.differences if one.outcome is Outcome.LEFT]) == 4
+    found = table("- read_delimited: {header: no_header}\n- convert_column_types: {columns: Column1, column_type: float}")
+    assert found.dataset.column_types == {"0": "float64"}
