@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from prefect_parallel_run.paths import absolute_path
 from prefect_parallel_run.plain_values import shown
 
 
@@ -41,12 +41,12 @@ def beside(entry_script: str, source_directory: str | None, folder: Path) -> dic
     """
     if source_directory is not None:
         found = Path(source_directory).exists() or not (folder / source_directory).is_dir()
-        return {} if found else {"source_directory": os.path.normpath(folder / source_directory)}
+        return {} if found else {"source_directory": absolute_path(folder / source_directory)}
     several = list(_candidates(entry_script))
     if any(Path(candidate).is_file() for candidate in several):
         return {}
     there = next((folder / candidate for candidate in several if (folder / candidate).is_file()), None)
-    return {} if there is None else {"entry_script": os.path.normpath(there)}
+    return {} if there is None else {"entry_script": absolute_path(there)}
 
 
 def _candidates(entry_script: str) -> Iterator[str]:

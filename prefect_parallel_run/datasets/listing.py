@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from itertools import islice
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.datasets.folders import OWN_FOLDER, Listed, files_below
+from prefect_parallel_run.datasets.folders import OWN_FOLDER, Listed, files_below, folders_below
 from prefect_parallel_run.datasets.stores import list_store
 from prefect_parallel_run.errors import InputError
 
@@ -53,7 +53,7 @@ class Listing:
 def list_files(paths: Sequence[str]) -> Generator[Listed, None, None]:
     """Yield the files that absolute *paths* stand for, sorted by path, each once.
 
-    A folder stands for all files below it, except hidden ones; a link to a folder is not followed there.
+    A folder stands for all files below it, except hidden ones; links to folders are followed, in a glob's ``**`` too.
 
     Raises:
         InputError: A path does not exist, or a folder cannot be read.
@@ -78,9 +78,26 @@ def _matches(path: str) -> Generator[Listed, None, None]:
     elif os.path.exists(path):
         yield _look(path)
     elif glob.has_magic(path):
-        yield from map(_look, filter(_is_input, sorted(set(glob.iglob(path, recursive=True)))))
+        yield from map(_look, filter(_is_input, sorted(set(_expanded(path)))))
     else:
         raise InputError(path, "does not exist")
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """Yield the paths that match *pattern*.
+
+    ``**`` goes through the folders that the listing of a folder goes through: ``glob`` would follow a link that leads back to
+    a folder above it as often as the system lets it.
+    """
+    segments = pattern.replace("/**/**", "/**").split(os.sep)
+    if "**" not in segments:
+        yield from glob.iglob(pattern)
+        return
+    number = segments.index("**")
+    head, tail = os.sep.join(segments[:number]), os.sep.join(segments[number + 1 :])
+    for top in glob.iglob(os.path.join(head, "")):
+        for folder in folders_below(top):
+            yield from glob.iglob(f"{glob.escape(folder)}*") if not tail else _expanded(glob.escape(folder) + tail)
 
 
 def _is_input(path: str) -> bool:
