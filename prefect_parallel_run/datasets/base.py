@@ -49,7 +49,7 @@ class Dataset(BaseModel):
 
     def listing(self, heartbeat: Callable[[], None] = lambda: None) -> Listing:
         """Return the files that the paths stand for; *heartbeat* is called now and then while they are listed."""
-        return Listing(self.paths, heartbeat)
+        return Listing(self.paths, heartbeat, of_table=self.kind == "tabular")
 
     @abstractmethod
     def cuts(self, size: int, listing: Listing | None = None, tell: Callable[[str], None] = unheard) -> Iterator[Cut]:
