@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from prefect_parallel_run.azure.expressions import EXPRESSION, expression
 from prefect_parallel_run.azure.references import References, needs_a_place
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.datasets.base import absolute
+from prefect_parallel_run.paths import absolute_path
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ def _given(output: _Output, names: list[str], places: References, base: Path) ->
     if path is None:
         return None
     if not needs_a_place(path):
-        return path if is_remote(path) else os.path.normpath(output.folder / path)
+        return path if is_remote(path) else absolute_path(output.folder / path)
     file_name = path.rpartition("/")[2]
     is_file = output.type == "uri_file" and "$" not in file_name and "." in file_name
     return f"{base}/{file_name}" if is_file else None

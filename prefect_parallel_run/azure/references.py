@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from prefect_parallel_run.azure.differences import Findings
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.datasets.base import absolute
+from prefect_parallel_run.paths import absolute_path
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NAME = re.compile(r"azureml:[^/]")
@@ -41,7 +41,7 @@ class References:
             return None
         if _SCHEME.match(text):
             return text
-        return os.path.normpath(folder.absolute() / text)
+        return absolute_path(folder / text)
 
     def known(self, text: str) -> str | None:
         """Return the place, or the value, that a person has given a reference."""

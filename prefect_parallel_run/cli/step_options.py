@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import re
 import sys
@@ -254,8 +255,14 @@ def _read(place: str) -> bytes:
 def paths_in(data: bytes) -> list[str]:
     r"""Return the paths in a list, one a line, or each ended by NUL where there is one; empty ones are left out.
 
+    A byte order mark is left out, and so is the carriage return of lines that all end in CR LF.
+
     >>> paths_in(b"a b\nc\n"), paths_in(b"line\nend\0c\0")
     (['a b', 'c'], ['line\nend', 'c'])
     """
-    end = b"\0" if b"\0" in data else b"\n"
+    if b"\0" in data:
+        return [os.fsdecode(path) for path in data.split(b"\0") if path]
+    data = data.removeprefix(codecs.BOM_UTF8)
+    is_windows = data.count(b"\r\n") == data.count(b"\n")
+    end = b"\r\n" if is_windows and b"\n" in data else b"\n"
     return [os.fsdecode(path) for path in data.split(end) if path]

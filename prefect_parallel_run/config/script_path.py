@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from prefect_parallel_run.paths import absolute_path
 from prefect_parallel_run.plain_values import shown
 
 
@@ -45,12 +45,12 @@ def beside(entry_script: str, source_directory: str | None, folder: Path) -> dic
         here, below = Path(source_directory), folder / source_directory
         has_script = [any((one / candidate).is_file() for candidate in several) for one in (here, below)]
         if has_script == [False, True] or (not any(has_script) and not here.exists() and below.is_dir()):
-            return {"source_directory": os.path.normpath(below)}
+            return {"source_directory": absolute_path(below)}
         return {}
     if any(Path(candidate).is_file() for candidate in several):
         return {}
     there = next((folder / candidate for candidate in several if (folder / candidate).is_file()), None)
-    return {} if there is None else {"entry_script": os.path.normpath(there)}
+    return {} if there is None else {"entry_script": absolute_path(there)}
 
 
 def _candidates(entry_script: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from prefect_parallel_run.child.sources import is_remote
 from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.paths import absolute_path
 from prefect_parallel_run.records import Cut
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -48,7 +49,7 @@ class Dataset(BaseModel):
 
     def listing(self, heartbeat: Callable[[], None] = lambda: None) -> Listing:
         """Return the files that the paths stand for; *heartbeat* is called now and then while they are listed."""
-        return Listing(self.paths, heartbeat)
+        return Listing(self.paths, heartbeat, of_table=self.kind == "tabular")
 
     @abstractmethod
     def cuts(self, size: int, listing: Listing | None = None, tell: Callable[[str], None] = unheard) -> Iterator[Cut]:
@@ -113,7 +114,7 @@ def absolute(path: PathLike) -> str:
     if text.startswith(("file://", "local://")):
         text = unquote(text.partition("://")[2])
     if not is_remote(text):
-        return os.path.normpath(Path(text).absolute()) if text else ""
+        return absolute_path(text) if text else ""
     if urlsplit(text).password is not None:
         raise InputError(
             f"{text.partition('://')[0]}://…", "holds a password, which would be written down; set it in the environment"

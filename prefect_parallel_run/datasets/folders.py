@@ -40,6 +40,9 @@ write_listing(sys.argv[2], sys.argv[3], sys.stdout.buffer)
 """
 
 
+Identity = tuple[int, int]  #: device and inode of a folder
+
+
 class Listed(NamedTuple):
     """A file as it was found."""
 
@@ -55,7 +58,8 @@ class _ManyError(Exception):
 def files_below(folder: str) -> Iterator[Listed]:
     """Yield the files below *folder* (which ends in a slash), in the order of their whole paths.
 
-    Hidden ones and those of run directories are left out; a link to a folder is not followed.
+    Hidden ones and those of run directories are left out. A link to a folder is followed, except one that leads back to a
+    folder above it.
 
     Raises:
         InputError: Something cannot be read.
@@ -74,14 +78,53 @@ def files_below(folder: str) -> Iterator[Listed]:
     yield from _elsewhere(folder, last)
 
 
-def _walk(folder: str, after: str, most_names: int | None) -> Iterator[Listed]:
-    """Yield the files below *folder* whose paths come after *after*; raises _ManyError for a folder of more names than that."""
+def folders_below(folder: str, above: frozenset[Identity] = frozenset()) -> Iterator[str]:
+    """Yield *folder* (which ends in a slash) and the folders below it that ``files_below`` looks into, each with a slash.
+
+    Args:
+        folder: Where to start.
+        above: The folders on the way to *folder*.
+    """
+    identity = _identity(folder)
+    if identity in above:
+        return
+    yield folder
+    for name in _sorted_names(folder, None):
+        if name[-1] == "/":
+            yield from folders_below(folder + name, above | {identity})
+
+
+def _identity(folder: str) -> Identity:
+    """Return what tells *folder* from every other one, whatever links lead to it."""
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise InputError(folder, f"cannot be read: {error.strerror}") from error
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one; a link in a circle is neither, and ``os.stat`` names it later."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _walk(folder: str, after: str, most_names: int | None, above: frozenset[Identity] = frozenset()) -> Iterator[Listed]:
+    """Yield the files below *folder* whose paths come after *after*; raises _ManyError for a folder of more names than that.
+
+    The folders *above* are those on the way to *folder*: a link back to one of them would never end.
+    """
+    identity = _identity(folder)
+    if identity in above:
+        return
     for name in _sorted_names(folder, most_names):
         path = folder + name
         if path <= after and not (name[-1] == "/" and after.startswith(path)):
             continue
         if name[-1] == "/":
-            yield from _walk(path, after, most_names)
+            yield from _walk(path, after, most_names, above | {identity})
             continue
         try:
             status = os.stat(path)
@@ -107,7 +150,7 @@ def _sorted_names(folder: str, most: int | None) -> Iterable[str]:
                     name = entry.name
                     if name.startswith(".") or name == OWN_FOLDER:
                         continue
-                    names.append(f"{name}/" if entry.is_dir(follow_symlinks=False) else name)
+                    names.append(f"{name}/" if _is_folder(entry) else name)
                     if most is not None and len(names) > most:
                         raise _ManyError
                     if len(names) >= _MOST_NAMES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import hashlib
 import heapq
@@ -12,7 +13,7 @@ from contextlib import ExitStack, closing
 from itertools import islice
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.datasets.folders import OWN_FOLDER, Listed, files_below
+from prefect_parallel_run.datasets.folders import OWN_FOLDER, Listed, files_below, folders_below
 from prefect_parallel_run.datasets.stores import list_store
 from prefect_parallel_run.errors import InputError
 
@@ -26,16 +27,17 @@ class Listing:
     Args:
         paths: Of one dataset.
         heartbeat: Called now and then while files are listed; raises to stop.
+        of_table: Leave out what writers of tables put beside the data, such as ``_SUCCESS`` and ``_metadata``.
     """
 
-    def __init__(self, paths: Sequence[str], heartbeat: Callable[[], None] = lambda: None) -> None:
-        self._paths, self._heartbeat = paths, heartbeat
+    def __init__(self, paths: Sequence[str], heartbeat: Callable[[], None] = lambda: None, *, of_table: bool = False) -> None:
+        self._paths, self._heartbeat, self._list = paths, heartbeat, list_table_files if of_table else list_files
         self.sha256 = ""  #: over path, size and version of every file, in order; of the newest listing that went to its end
 
     def __iter__(self) -> Iterator[Listed]:
         total = hashlib.sha256()
         size = _FIRST_BLOCK
-        with closing(list_files(self._paths)) as files:  # when the heartbeat raises too: it may be a process that lists
+        with closing(self._list(self._paths)) as files:  # when the heartbeat raises too: it may be a process that lists
             while block := list(islice(files, size)):
                 self._heartbeat()
                 lines = "".join([f"{path}\0{size}\0{version}\n" for path, size, version in block])
@@ -53,20 +55,68 @@ class Listing:
 def list_files(paths: Sequence[str]) -> Generator[Listed, None, None]:
     """Yield the files that absolute *paths* stand for, sorted by path, each once.
 
-    A folder stands for all files below it, except hidden ones; a link to a folder is not followed there.
+    A folder stands for all files below it, except hidden ones; links to folders are followed, in a glob's ``**`` too.
 
     Raises:
         InputError: A path does not exist, or a folder cannot be read.
     """
+    yield from _merged(paths, _matches)
+
+
+def list_table_files(paths: Sequence[str]) -> Generator[Listed, None, None]:
+    """Yield the same files except those that hold no data of a table: their names start with ``_`` or ``.``.
+
+    Names in a path as it was given count, and so do folders such as ``_key=value``.
+
+    Raises:
+        InputError: As above, or a folder is a Delta table.
+    """
+    yield from _merged(paths, _table_matches)
+
+
+def _merged(paths: Sequence[str], matches: Callable[[str], Generator[Listed, None, None]]) -> Generator[Listed, None, None]:
     if len(paths) == 1:
-        yield from _matches(paths[0])
+        yield from matches(paths[0])
         return
     last = ""
     with ExitStack() as stack:
-        for listed in heapq.merge(*(stack.enter_context(closing(_matches(path))) for path in paths)):
+        for listed in heapq.merge(*(stack.enter_context(closing(matches(path))) for path in paths)):
             if listed.path != last:
                 yield listed
             last = listed.path
+
+
+def _table_matches(path: str) -> Generator[Listed, None, None]:
+    """Yield what ``_matches`` yields of the files of tables."""
+    given = path.rstrip("/").split("/")
+    if not is_remote(path) and os.path.isdir(os.path.join(path, _DELTA_LOG)):
+        raise _is_delta(path)
+    # Only the names below those that were given in full, and not matched by a pattern that starts with the same character.
+    is_plain = is_remote(path) or os.path.exists(path)
+    patterns = [] if is_plain and not is_remote(path) else [name for name in given if name[:1] in _MARKS and name]
+    with closing(_matches(path)) as files:
+        for listed in files:
+            names = listed.path.split("/")
+            number = next((n for n, (a, b) in enumerate(zip(names, given, strict=False)) if a != b), len(given))
+            for position, name in enumerate(names[number:], number):
+                if name[:1] not in _MARKS or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+                    continue
+                is_folder = position < len(names) - 1
+                if is_folder and name == _DELTA_LOG:
+                    raise _is_delta("/".join(names[:position]))
+                if not (is_folder and name.find("=") > 1):
+                    break
+            else:
+                yield listed
+
+
+_MARKS = ("_", ".")
+_DELTA_LOG = "_delta_log"
+
+
+def _is_delta(folder: str) -> InputError:
+    words = "is a Delta table (it has a folder _delta_log): its log says which of its files count"
+    return InputError(folder, f"{words}; pass the list of these files, as file_uris() of deltalake's DeltaTable returns it")
 
 
 def _matches(path: str) -> Generator[Listed, None, None]:
@@ -78,9 +128,26 @@ def _matches(path: str) -> Generator[Listed, None, None]:
     elif os.path.exists(path):
         yield _look(path)
     elif glob.has_magic(path):
-        yield from map(_look, filter(_is_input, sorted(set(glob.iglob(path, recursive=True)))))
+        yield from map(_look, filter(_is_input, sorted(set(_expanded(path)))))
     else:
         raise InputError(path, "does not exist")
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """Yield the paths that match *pattern*.
+
+    ``**`` goes through the folders that the listing of a folder goes through: ``glob`` would follow a link that leads back to
+    a folder above it as often as the system lets it.
+    """
+    segments = pattern.replace("/**/**", "/**").split(os.sep)
+    if "**" not in segments:
+        yield from glob.iglob(pattern)
+        return
+    number = segments.index("**")
+    head, tail = os.sep.join(segments[:number]), os.sep.join(segments[number + 1 :])
+    for top in glob.iglob(os.path.join(head, "")):
+        for folder in folders_below(top):
+            yield from glob.iglob(f"{glob.escape(folder)}*") if not tail else _expanded(glob.escape(folder) + tail)
 
 
 def _is_input(path: str) -> bool:

@@ -151,7 +151,8 @@ def test_names_and_lists():
     """What a person would expect."""
     assert step_name("/configs/über-score_v2.yaml") == "ber-score_v2"
     assert step_name("….yml") == "parallel-run"
-    assert paths_in(b"\n\na\r\n") == ["a\r"], "a name may end in anything"
+    assert paths_in(b"\n\na\r\n") == ["a\r"], "a name may end in anything where not all lines end in CR LF"
+    assert paths_in(b"\xef\xbb\xbfa\r\n\r\nb c\r\n") == ["a", "b c"], "as Windows writes it"
     assert paths_in(b"\xff.txt\n") == ["\udcff.txt"]
     assert split_arguments(["show", "x"]) == (["show", "x"], [])
 

@@ -21,6 +21,7 @@ ORDER = [
     "background",
     "records",
     "plain_values",
+    "paths",
     "result",
     "config",
     "child",

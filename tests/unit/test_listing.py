@@ -1,11 +1,16 @@
 """Which files a folder stands for: each once, in order, however many there are."""
 
 import os
+import tempfile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefect_parallel_run.datasets import folders as module
-from prefect_parallel_run.datasets.listing import Listing, list_files
+from prefect_parallel_run.datasets.listing import Listing, list_files, list_table_files
+from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.paths import absolute_path
 from prefect_parallel_run.planning.spool import Spool
 from prefect_parallel_run.planning.writing import PlanWriter
 from prefect_parallel_run.records import Cut
@@ -25,6 +30,65 @@ def test_a_folder_with_more_names_than_are_held_comes_in_order(tmp_path, monkeyp
             pass
     found = [file.path for file in list_files([str(tmp_path)])]
     assert found == sorted(f"{tmp_path}/{name}" for name in NAMES)
+
+
+def test_linked_folders_are_followed_in_folders_and_globs(tmp_path):
+    """A folder and its ``**`` list the same files; links that lead back, even two in one folder, end."""
+    inputs, real = tmp_path / "in", tmp_path / "real"
+    for folder in (inputs / "sub", real):
+        folder.mkdir(parents=True)
+        (folder / "a.txt").touch()
+    (inputs / "linked").symlink_to(real)
+    (real / "back").symlink_to(inputs)
+    for name in ("loop-1", "loop-2"):
+        (inputs / "sub" / name).symlink_to(inputs)
+    expected = [f"{inputs}/{name}" for name in ("linked/a.txt", "sub/a.txt")]
+    assert [file.path for file in list_files([str(inputs)])] == expected
+    for pattern in ("**", "**/a.txt", "**/**", "**/*.txt", "**/*"):
+        assert [file.path for file in list_files([f"{inputs}/{pattern}"])] == expected, pattern
+
+
+def test_tables_leave_out_what_their_writers_put_beside_the_data(tmp_path):
+    """Folder and glob leave out names that start with ``_``; a name that is given counts, and so do hive folders."""
+    for name in ("a.csv", "_SUCCESS", "_metadata", "_temporary/b.csv", "_k=1/c.csv", "k=1/_committed_1", "_=/x"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    def names(*given_paths):
+        return [file.path[len(str(tmp_path)) + 1 :] for file in list_table_files([f"{tmp_path}{one}" for one in given_paths])]
+
+    assert names("") == names("/**") == ["_k=1/c.csv", "a.csv"]
+    assert names("/*") == ["a.csv"]
+    assert names("", "/_metadata") == ["_k=1/c.csv", "_metadata", "a.csv"]
+    assert names("/_temporary") == names("/_temporary/*") == names("/_temp*/*.csv") == ["_temporary/b.csv"]
+
+
+@pytest.mark.parametrize("pattern", ["", "/**"])
+@pytest.mark.parametrize("below", ["", "/t"])
+def test_a_delta_table_is_named(tmp_path, pattern, below):
+    """Its folder may hold files that no longer count."""
+    log = tmp_path / "t" / "_delta_log"
+    log.mkdir(parents=True)
+    (log / "0.json").touch()
+    with pytest.raises(InputError, match="/t: is a Delta table"):
+        list(list_table_files([f"{tmp_path}{below}{pattern}"]))
+
+
+@given(st.lists(st.sampled_from(["..", "real", "sub", "link", "."]), max_size=8))
+def test_an_absolute_path_leads_where_the_given_path_leads(parts):
+    """``..`` behind a link is the parent of the link's target; a path that does not exist stays one."""
+    with tempfile.TemporaryDirectory() as top:
+        for folder in ("real/sub/sub", "sub/real"):
+            os.makedirs(f"{top}/{folder}")
+        for folder in ("", "/real", "/sub"):
+            os.symlink(f"{top}/real/sub", f"{top}{folder}/link")
+        given_path = "/".join([top, *parts])
+        found = absolute_path(given_path)
+        assert os.path.exists(found) == os.path.exists(given_path)
+        if os.path.exists(found):
+            assert os.path.samefile(found, given_path)
+            assert ".." not in found.split("/")
 
 
 def test_a_listing_remembers_what_it_listed(files):
