@@ -3,10 +3,12 @@
 import importlib
 import pickle
 import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from prefect_parallel_run.child import azure_surroundings
 from prefect_parallel_run.child.azure_errors import NoAzureError
 from prefect_parallel_run.child.stand_ins import _Finder
 
@@ -57,3 +59,25 @@ def test_what_packages_are_in_has_no_names(offered):
         offered("azure.storage").anything  # noqa: B018  it is asked for
     for name in ("mlflow", "azure.storage.queue", "azure.core", "interpret"):
         assert _Finder().find_spec(name) is None
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_models_lie_really_below_their_folder(tmp_path, monkeypatch, has_links):
+    """As hard links or copies, whatever links they have inside; a link back to a folder above ends there."""
+
+    def refuse(*_):
+        raise OSError(18, "cross-device link")
+
+    if not has_links:
+        monkeypatch.setattr("os.link", refuse)
+    model = tmp_path / "forest"
+    (model / "data").mkdir(parents=True)
+    (model / "data" / "model.pkl").write_text("x")
+    (model / "link.pkl").symlink_to("data/model.pkl")
+    (model / "again").symlink_to(model)
+    (tmp_path / "latest").symlink_to(model)
+    root = azure_surroundings._show_models({"forest": str(tmp_path / "latest")}, str(tmp_path / "scratch"))
+    found = {path for path in Path(root).rglob("*") if path.is_file()}
+    assert {path.relative_to(root).as_posix() for path in found} == {"latest/data/model.pkl", "latest/link.pkl"}
+    assert all(path.read_text() == "x" and path.resolve().is_relative_to(Path(root).resolve()) for path in found)
+    assert all((path.stat().st_ino == (model / "data" / "model.pkl").stat().st_ino) is has_links for path in found)
