@@ -67,6 +67,18 @@ class Reader:
             return Items(self._several(work["tables"], piece))
         return Items(_with_keys(self._table_from(work, piece), work.get("keys", ())))
 
+    def arrow(self, work: Dict[str, Any], frame: Any) -> Any:
+        """Return *frame*, just read for *work*, as an Arrow table; its columns have the types of an Arrow or Parquet file."""
+        import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
+
+        if work["kind"] not in GROUPS:
+            return pa.Table.from_pandas(frame, preserve_index=False)
+        table = self._groups.rows(work)
+        for key, _, _ in work.get("keys", ()):
+            table = table.drop_columns([key]) if key in table.column_names else table
+            table = table.append_column(key, pa.array(frame[key], from_pandas=True))
+        return table
+
     def _several(self, tables: List[Dict[str, Any]], piece: Optional[Sequence[int]]) -> Any:
         import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 

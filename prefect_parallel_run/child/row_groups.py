@@ -22,12 +22,15 @@ class RowGroups:
 
     def frame(self, work: Dict[str, Any]) -> Any:
         """Return the rows of a mini-batch."""
+        # An index that pandas had saved is a column like the others.
+        return with_gaps(self.rows(work).to_pandas(), work.get("nullable", ()))
+
+    def rows(self, work: Dict[str, Any]) -> Any:
+        """Return the rows of a mini-batch as an Arrow table, with the types of the file."""
         if not self.holds(work):
             self._kept = (None, None)  # let go of the old ones first: two at once would double the memory
             self._kept = (_key(work), with_extension_types(self._decoded(work, work[GROUPS[work["kind"]]])))
-        rows = self._kept[1].slice(work["start"], work["stop"] - work["start"])
-        # An index that pandas had saved is a column like the others.
-        return with_gaps(rows.to_pandas(), work.get("nullable", ()))
+        return self._kept[1].slice(work["start"], work["stop"] - work["start"])
 
     def _decoded(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         if work.get("is_stream"):

@@ -30,6 +30,10 @@ _HELD = 128 << 20  #: bytes of rows held back before they are written
 Scalar = str | int | float | bool | None
 
 
+class ColumnTypesDifferError(ValueError):
+    """A column has types in two files that no type holds without loss."""
+
+
 class KeyValue(NamedTuple):
     """A partition key of a file and its value."""
 
@@ -115,16 +119,17 @@ def folder_name(key: str, value: Scalar) -> str:
     return f"{name}={text}"
 
 
-def write_partitions(frames: Iterator[pd.DataFrame], keys: Sequence[str], target: Path) -> None:
+def write_partitions(tables: Iterator[tuple[pd.DataFrame, pa.Table]], keys: Sequence[str], target: Path) -> None:
     """Write rows to hive folders below *target*, whole or not at all; rows of one combination keep their order.
 
     Args:
-        frames: The rows.
+        tables: The rows, as pandas has them, whose keys are taken, and as Arrow has them, which is written.
         keys: Columns to partition by, outermost folder first; they are left out of the files.
         target: A folder that is not there yet, or empty.
 
     Raises:
         InputError: A key is no column.
+        ColumnTypesDifferError: A column has types in two tables that no type holds without loss.
         OutputError: *target* cannot be written, or has something in it.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -133,9 +138,9 @@ def write_partitions(frames: Iterator[pd.DataFrame], keys: Sequence[str], target
     try:
         beside.mkdir(parents=True)
         writer = _Writer(beside, keys)
-        for frame in frames:
-            writer.add(frame)
-        writer.flush()
+        for frame, table in tables:
+            writer.add(frame, table)
+        writer.finish()
         if target.exists():
             target.rmdir()
         beside.replace(target)
@@ -151,33 +156,64 @@ class _Writer:
     def __init__(self, folder: Path, keys: Sequence[str]) -> None:
         self._folder, self._keys = folder, list(keys)
         self._held: dict[tuple[KeyValue, ...], list[pa.Table]] = {}
-        self._bytes = self._files = 0
+        self._bytes = 0
+        self._written: list[tuple[Path, pa.Schema]] = []
         self._schema: pa.Schema | None = None
 
-    def add(self, frame: pd.DataFrame) -> None:
+    def add(self, frame: pd.DataFrame, table: pa.Table) -> None:
         missing = [key for key in self._keys if key not in frame.columns]
         if missing:
             raise InputError(", ".join(missing), f"is no column to partition by; there are {[str(c) for c in frame.columns]}")
-        for raw, rows in frame.groupby(self._keys, sort=False, dropna=False):
+        rest = table.drop_columns(self._keys)
+        self._schema = rest.schema if self._schema is None else _unified(self._schema, rest.schema)
+        try:
+            groups = list(frame[self._keys].reset_index(drop=True).groupby(self._keys, sort=False, dropna=False))
+        except TypeError as error:
+            raise InputError(
+                ", ".join(self._keys), f"cannot be partitioned by: {error}; expected columns of plain values"
+            ) from error
+        for raw, rows in groups:
             values = raw if isinstance(raw, tuple) else (raw,)
             combination = tuple(_key_value(key, value) for key, value in zip(self._keys, values, strict=True))
-            table = pa.Table.from_pandas(rows.drop(columns=self._keys), preserve_index=False, schema=self._schema)
-            self._schema = self._schema or table.schema
-            self._held.setdefault(combination, []).append(table)
-            self._bytes += table.nbytes
+            part = rest.take(pa.array(rows.index))
+            self._held.setdefault(combination, []).append(part)
+            self._bytes += part.nbytes
         if self._bytes > _HELD:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
+    def finish(self) -> None:
+        """Write the rest, and write again the files that were written before a column's type was widened."""
+        self._flush()
+        for path, schema in self._written:
+            if self._schema is not None and not schema.equals(self._schema):
+                note = pq.read_metadata(path).metadata[_NOTE]
+                self._write(path, [pq.ParquetFile(path).read()], note)
+
+    def _flush(self) -> None:
         for combination, tables in self._held.items():
             folder = self._folder.joinpath(*(folder_name(one.key, one.value) for one in combination))
             folder.mkdir(parents=True, exist_ok=True)
-            table = pa.concat_tables(tables)
-            note = json.dumps([list(one) for one in combination])
-            table = table.replace_schema_metadata({**(table.schema.metadata or {}), _NOTE: note})
-            pq.write_table(table, folder / f"part-{self._files:06d}.parquet")
-            self._files += 1
+            path = folder / f"part-{len(self._written):06d}.parquet"
+            self._write(path, tables, json.dumps([list(one) for one in combination]).encode())
+            self._written.append((path, self._schema))
         self._held, self._bytes = {}, 0
+
+    def _write(self, path: Path, tables: list[pa.Table], note: bytes) -> None:
+        schema = self._schema or tables[0].schema
+        try:
+            table = pa.concat_tables([schema.empty_table(), *tables], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ColumnTypesDifferError("; ".join(map(str, error.args))) from error
+        pq.write_table(table.replace_schema_metadata({**(schema.metadata or {}), _NOTE: note}), path)
+
+
+def _unified(first: pa.Schema, second: pa.Schema) -> pa.Schema:
+    if first.equals(second):
+        return first
+    try:
+        return pa.unify_schemas([first, second], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ColumnTypesDifferError("; ".join(map(str, error.args))) from error
 
 
 def _key_value(key: str, value: Any) -> KeyValue:

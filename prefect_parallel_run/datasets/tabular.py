@@ -27,7 +27,14 @@ from prefect_parallel_run.datasets.formats.orc import Orc
 from prefect_parallel_run.datasets.formats.parquet import Parquet
 from prefect_parallel_run.datasets.formats.text import Compression, Storage, checked_encoding
 from prefect_parallel_run.datasets.listing import Listing
-from prefect_parallel_run.datasets.partitions import KeyValue, Scalar, folder_keys, keyed_files, write_partitions
+from prefect_parallel_run.datasets.partitions import (
+    ColumnTypesDifferError,
+    KeyValue,
+    Scalar,
+    folder_keys,
+    keyed_files,
+    write_partitions,
+)
 from prefect_parallel_run.datasets.record_ends import UnfinishedRecordError
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.records import Cut
@@ -221,19 +228,28 @@ class TabularDataset(Dataset):
         if is_remote(place):
             raise OutputError(place, "partitions are written to a folder of this machine; pass a path")
         try:
-            write_partitions(self._frames(tell), keys, Path(place))
+            write_partitions(self._tables(tell), keys, Path(place))
+        except ColumnTypesDifferError as error:
+            message = f"its files have different types in one column, and a partitioned table cannot: {error}"
+            raise InputError(", ".join(self.paths), message) from error
         except pa.ArrowException as error:
-            words = "its files have different types in one column, and a partitioned table cannot"
-            raise InputError(", ".join(self.paths), f"{words}: {'; '.join(map(str, error.args))}") from error
+            raise InputError(", ".join(self.paths), f"a column cannot be written as Parquet: {error}") from error
         return TabularDataset(paths=[place], format="parquet", name=self.name, allow_empty=self.allow_empty)
 
     def _frames(self, tell: Callable[[str], None] = unheard) -> Iterator[pd.DataFrame]:
+        for frame, _ in self._tables(tell):
+            yield frame
+
+    def _tables(self, tell: Callable[[str], None]) -> Iterator[tuple[pd.DataFrame, pa.Table]]:
+        """Yield the rows as run() would get them, and as Arrow has them."""
         reader = Reader()
         for cut in self.cuts(_PARTITIONING_BYTES, tell=tell):
             try:
-                yield reader.read(json.loads(cut.work)).value
+                work = json.loads(cut.work)
+                frame = reader.read(work).value
             except BadRecord as error:
                 raise InputError(", ".join(self.paths), str(error)) from error
+            yield frame, reader.arrow(work, frame)
 
     def _partitioned_below(
         self, keys: Sequence[str], store: Path, listing: Listing, tell: Callable[[str], None]

@@ -1,9 +1,13 @@
 """Partition keys: from paths, from folders, from columns; every value comes back as it was, and none leads astray."""
 
+import datetime as dt
 import json
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,6 +212,54 @@ def test_files_of_other_types_cannot_be_partitioned_together(tmp_path):
     """The error names the column; nothing is left behind."""
     (tmp_path / "a.csv").write_text("v,k\n1,1\n")
     (tmp_path / "b.csv").write_text("v,k\nx,1\n")
-    with pytest.raises(InputError, match=r"different types in one column.*Conversion failed for column v"):
+    with pytest.raises(InputError, match=r"different types in one column.*Field v has incompatible types"):
         TabularDataset.from_delimited_files(tmp_path / "*.csv").partition_by(["k"], tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv"]
+
+
+KINDS = [
+    (pa.decimal128(10, 2), Decimal("1.10"), Decimal("12345.10")),
+    (pa.date32(), None, dt.date(2024, 1, 31)),
+    (pa.list_(pa.string()), [], ["x"]),
+    (pa.struct([("a", pa.int64()), ("b", pa.string())]), {"a": 1, "b": None}, {"a": 1, "b": "x"}),
+    (pa.binary(), None, b"x"),
+    (pa.time64("us"), None, dt.time(1, 2, 3)),
+    (pa.map_(pa.string(), pa.int64()), [], [("x", 2**53 + 1)]),
+    (pa.int64(), 2**53 + 1, None),
+    (pa.timestamp("us", "UTC"), None, None),
+    (pa.null(), None, None),
+]
+
+
+@pytest.mark.parametrize("held", [1, 1 << 20])
+@pytest.mark.parametrize(("kind", "first", "second"), KINDS, ids=str)
+def test_every_arrow_type_is_partitioned_unchanged(tmp_path, monkeypatch, held, kind, first, second):
+    """The file says the type; no group of its rows has to show it."""
+    monkeypatch.setattr("prefect_parallel_run.datasets.partitions._HELD", held)
+    pq.write_table(pa.table({"k": ["a", "b"], "v": pa.array([first, second], kind)}), tmp_path / "t.parquet")
+    TabularDataset.from_parquet_files([tmp_path / "t.parquet"]).partition_by(["k"], tmp_path / "out")
+    columns = [pq.ParquetFile(path).read().column("v") for path in sorted((tmp_path / "out").rglob("*.parquet"))]
+    assert columns == [pa.chunked_array([pa.array([value], kind)]) for value in (first, second)]
+
+
+@pytest.mark.parametrize("held", [1, 1 << 20])
+def test_types_of_two_files_are_unified_in_all_partitions(tmp_path, monkeypatch, held):
+    """Also in partitions that were written before the second file was met; loss is an error."""
+    monkeypatch.setattr("prefect_parallel_run.datasets.partitions._HELD", held)
+    pq.write_table(pa.table({"k": ["a"], "v": pa.array([1], pa.int32())}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"k": ["b"], "v": [1.5]}), tmp_path / "2.parquet")
+    dataset = TabularDataset.from_parquet_files(tmp_path / "*.parquet")
+    dataset.partition_by(["k"], tmp_path / "out")
+    tables = [pq.ParquetFile(path).read() for path in sorted((tmp_path / "out").rglob("*.parquet"))]
+    assert [table.column("v").to_pylist() for table in tables] == [[1.0], [1.5]]
+    assert {table.schema.field("v").type for table in tables} == {pa.float64()}
+    pq.write_table(pa.table({"k": ["a"], "v": [2**53 + 1]}), tmp_path / "1.parquet")
+    with pytest.raises(InputError, match="different types in one column"):
+        dataset.partition_by(["k"], tmp_path / "new")
+
+
+def test_a_key_column_of_lists_is_refused(tmp_path):
+    """By its name."""
+    pq.write_table(pa.table({"k": [["a"]], "v": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="k: cannot be partitioned by"):
+        TabularDataset.from_parquet_files([tmp_path / "t.parquet"]).partition_by(["k"], tmp_path / "out")
