@@ -3,7 +3,8 @@
 import json
 from typing import Any, Dict, List
 
-from .table_types import of_one_type
+from .delimited import place
+from .table_types import column_of
 from .text import BadRecord, not_encoded
 
 
@@ -16,15 +17,39 @@ def read_lines(work: Dict[str, Any], data: bytes) -> Any:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except UnicodeDecodeError as error:
-            raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: {not_encoded('utf-8', error)}") from None
+            rows.append(record(line))
         except ValueError as error:
-            raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: a {type(row).__name__}, not an object")
-        rows.append(row)
-    return of_one_type(pd.DataFrame(rows, columns=work["columns"]), work["types"])
+            raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: {error}") from None
+    missing, names = float("nan"), work["columns"]
+    try:
+        columns = {name: column_of([row.get(name, missing) for row in rows], kind) for name, kind in zip(names, work["types"])}
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BadRecord(f"{place(work)}: {type(error).__name__}: {error}") from None
+    return pd.DataFrame(columns, columns=names, index=pd.RangeIndex(len(rows)))
+
+
+def record(line: bytes) -> Dict[str, Any]:
+    """Return the object in a line.
+
+    Raises:
+        ValueError: The record is broken; the message says why.
+    """
+    try:
+        row = json.loads(line.decode("utf-8"))
+        if b"\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(not_encoded("utf-8", error)) from None
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise ValueError(f"{half} is half a surrogate pair, not a character; write both halves, or \\ufffd") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply to be read") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"a {type(row).__name__}, not an object")  # noqa: TRY004  one error for all broken records
+    return row
 
 
 def some_lines(_work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:

@@ -1,7 +1,7 @@
 """The types of a table's columns: those of the whole file, whatever this part of it looks like."""
 
 import json
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, List, Sequence
 
 GIVEN = ("string", "int64", "Int64", "float64", "boolean")  #: pandas' types that a dataset may give its columns
 _PANDAS = {"int": "int64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
@@ -14,6 +14,13 @@ def of_one_type(frame: Any, kinds: Sequence[str]) -> Any:
         if kind in _PANDAS and column.dtype != _PANDAS[kind]:
             frame = frame.astype({frame.columns[place]: _PANDAS[kind]})
     return frame
+
+
+def column_of(values: List[Any], kind: str) -> Any:
+    """Return Python values as a column of this kind, without inference: every mini-batch gets the same type."""
+    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+
+    return pd.Series(values, dtype=pd.Series([""]).dtype if kind == "text" else _PANDAS[kind])
 
 
 def with_gaps(frame: Any, places: Sequence[int]) -> Any:

@@ -7,7 +7,6 @@ fractions everywhere, and a column with one word in it holds texts everywhere.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
@@ -15,7 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
+from prefect_parallel_run.child.json_lines import record
+
 _LARGE = 2**63
+_HALVES = rb"\ud"  #: begins an escaped surrogate; Arrow does not check that its other half follows
 INT, FLOAT, BOOL, BOOL_OR_NULL, TEXT, NULL, OTHER = "int", "float", "bool", "bool_or_null", "text", "null", "other"
 
 
@@ -38,13 +40,17 @@ def _kind(column: pd.Series) -> str:
     return TEXT
 
 
-def kinds_in_lines(data: bytes) -> dict[str, set[str]]:
-    """Return what is found in each column of some lines of JSON; lines that are no objects are left out."""
+def kinds_in_lines(data: bytes) -> tuple[int, dict[str, set[str]]]:
+    """Return the number of records in some lines of JSON, and the kinds in each column; broken records are skipped."""
     try:
-        table = pa_json.read_json(io.BytesIO(data))
-    except pa.ArrowException:  # two types in a column, a broken line, a key that comes twice: Python's own reader knows better
-        return _kinds_in_rows(_objects(data))
-    return _kinds_in_rows(_objects(data)) if any(map(_has_large, table.columns)) else _kinds_in_table(table)
+        data.decode()
+        table = None if _HALVES in data.lower() else pa_json.read_json(io.BytesIO(data))
+    except (UnicodeDecodeError, pa.ArrowException):  # a broken line, two types in a column, a repeated key
+        table = None
+    if table is None or any(map(_has_large, table.columns)):
+        rows = list(_objects(data))
+        return len(rows), _kinds_in_rows(rows)
+    return len(table), _kinds_in_table(table)
 
 
 def _has_large(column: pa.ChunkedArray) -> bool:
@@ -55,11 +61,9 @@ def _has_large(column: pa.ChunkedArray) -> bool:
 def _objects(data: bytes) -> Iterator[dict[str, object]]:
     for line in data.split(b"\n"):
         try:
-            row = json.loads(line)
-        except ValueError:  # blank, or told when it is run
+            yield record(line)
+        except ValueError:  # a blank line, or a broken record: the mini-batch that reads it fails
             continue
-        if isinstance(row, dict):
-            yield row
 
 
 def _kinds_in_table(table: pa.Table) -> dict[str, set[str]]:
@@ -102,10 +106,21 @@ def _kind_of(value: object) -> str:
     return names.get(type(value), OTHER)
 
 
-def told(kinds: Iterable[str]) -> str:
-    """Return the same, but NULL for a column without a value."""
+def together_in_json(kinds: Iterable[str]) -> str:
+    """Return the type of a JSON column with all these *kinds*: values of several kinds stay what they are.
+
+    >>> together_in_json(["int", "text"]), together_in_json(["int", "bool"]), together_in_json(["int", "float", "null"])
+    ('other', 'other', 'float')
+    """
     found = set(kinds)
-    return NULL if found <= {NULL} else together(found)
+    families = [found & {INT, FLOAT}, found & {BOOL, BOOL_OR_NULL}, found & {TEXT}]
+    return OTHER if sum(map(bool, families)) > 1 else together(found)
+
+
+def told(kinds: Iterable[str]) -> str:
+    """Return the type of a JSON column for the comparison of files: NULL for a column without a value."""
+    found = set(kinds)
+    return NULL if found <= {NULL} else together_in_json(found)
 
 
 def together(kinds: Iterable[str]) -> str:

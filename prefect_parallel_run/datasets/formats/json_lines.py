@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect_parallel_run.child.dialect import Dialect
-from prefect_parallel_run.datasets.column_types import NULL, kinds_in_lines, together, told
+from prefect_parallel_run.datasets.column_types import NULL, kinds_in_lines, together_in_json, told
 from prefect_parallel_run.datasets.doubts import Column
 from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
@@ -27,7 +27,7 @@ class JsonLines:
         encoded = Encoded("utf-8")
         with self.storage.records(file.path, Dialect(), lone_returns=False) as parts:
             spans = all_spans(_looked_at(encoded.look(parts), found), size)
-        types = {name: together(kinds) for name, kinds in found.items()}
+        types = {name: together_in_json(kinds) for name, kinds in found.items()}
         about = {**self.storage.about(file.path), "columns": list(types), "types": list(types.values())}
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans)
         columns = [Column(name, told(kinds)) for name, kinds in found.items()]
@@ -38,7 +38,10 @@ def _looked_at(parts: Iterator[Records], found: dict[str, set[str]]) -> Iterator
     """Pass *parts* on, and note in *found* what is in each column, in the order in which the columns first come."""
     is_first = True
     for part in parts:
-        kinds = kinds_in_lines(part.data)
+        records, kinds = kinds_in_lines(part.data)
+        if not records:  # blank lines lack no column
+            yield part
+            continue
         for name in {**found, **kinds}:
             missing = {NULL} if (name not in found and not is_first) or name not in kinds else set()
             found[name] = found.get(name, set()) | kinds.get(name, set()) | missing
