@@ -28,10 +28,11 @@ class LogWatch(Observer):
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
         """Tell what is about to be done, and what is done already."""
-        words = "%s: %s, %s%s; run directory %s; Dask dashboard %s"
+        link = f"; Dask dashboard {dashboard}" if dashboard else ""
+        words = "%s: %s, %s%s; run directory %s%s"
         more = " so far, the input is still being listed" if tally.is_growing else ""
         counts = (count(tally.planned, *MINI_BATCHES), count(tally.items, "item"), more)
-        self._logger.info(words, self._step, *counts, run.path, dashboard, extra={"action": "began"})
+        self._logger.info(words, self._step, *counts, run.path, link, extra={"action": "began"})
         if tally.finished or tally.waiting:
             self._logger.info(
                 "going on from the ledger: %d mini-batches are done, %d between two tries",

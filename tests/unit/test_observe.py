@@ -8,8 +8,11 @@ from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.observe.course import Course
 from prefect_parallel_run.observe.logs import RunLog
 from prefect_parallel_run.observe.progress import Going, Pace, foresee, sentence
+from prefect_parallel_run.observe.watch import LogWatch
 from prefect_parallel_run.policy.lease_size import LeaseSizer
 from prefect_parallel_run.records import Breach, Receipt, Tally
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 def failed(index, fingerprint="f1", error="bad"):
@@ -145,3 +148,16 @@ def test_leases_grow_to_half_a_second_and_shrink_at_the_end():
     slow = LeaseSizer(most=3000)
     slow.observe(1, 100.0)
     assert slow.size(1_000, 2) == 1
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "end"), [("", ""), ("http://127.0.0.1:1/status", "; Dask dashboard http://127.0.0.1:1/status")]
+)
+def test_the_first_log_line_names_a_dashboard_only_if_served(tmp_path, caplog, dashboard, end):
+    """A line that ends in an empty link looks like a fault."""
+    run = RunDirectory(tmp_path / "run")
+    run.make()
+    Ledger.create(run.ledger, [2, 2]).close()
+    with caplog.at_level(logging.INFO):
+        LogWatch("test", logging.getLogger("test")).began(run, Tally(planned=2, items=4), dashboard)
+    assert caplog.messages[0] == f"test: 2 mini-batches, 4 items; run directory {run.path}{end}"
