@@ -18,6 +18,8 @@ from prefect_parallel_run.datasets.stores import list_store
 from prefect_parallel_run.errors import InputError
 
 # Files that are listed before the first of them is handed on: few at first, for a quick start.
+_MARKS = ("_", ".")  #: how the names of files and folders start that hold no data of a table
+_DELTA_LOG = "_delta_log"
 _FIRST_BLOCK, _BLOCK = 16, 1_024
 
 
@@ -92,14 +94,14 @@ def _table_matches(path: str) -> Generator[Listed, None, None]:
     if not is_remote(path) and os.path.isdir(os.path.join(path, _DELTA_LOG)):
         raise _is_delta(path)
     # Only the names below those that were given in full, and not matched by a pattern that starts with the same character.
-    is_plain = is_remote(path) or os.path.exists(path)
-    patterns = [] if is_plain and not is_remote(path) else [name for name in given if name[:1] in _MARKS and name]
+    exists = not is_remote(path) and os.path.exists(path)
+    patterns = [] if exists else [name for name in given if name.startswith(_MARKS)]
     with closing(_matches(path)) as files:
         for listed in files:
             names = listed.path.split("/")
             number = next((n for n, (a, b) in enumerate(zip(names, given, strict=False)) if a != b), len(given))
             for position, name in enumerate(names[number:], number):
-                if name[:1] not in _MARKS or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+                if not name.startswith(_MARKS) or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
                     continue
                 is_folder = position < len(names) - 1
                 if is_folder and name == _DELTA_LOG:
@@ -108,10 +110,6 @@ def _table_matches(path: str) -> Generator[Listed, None, None]:
                     break
             else:
                 yield listed
-
-
-_MARKS = ("_", ".")
-_DELTA_LOG = "_delta_log"
 
 
 def _is_delta(folder: str) -> InputError:

@@ -236,10 +236,6 @@ class TabularDataset(Dataset):
             raise InputError(", ".join(self.paths), f"a column cannot be written as Parquet: {error}") from error
         return TabularDataset(paths=[place], format="parquet", name=self.name, allow_empty=self.allow_empty)
 
-    def _frames(self, tell: Callable[[str], None] = unheard) -> Iterator[pd.DataFrame]:
-        for frame, _ in self._tables(tell):
-            yield frame
-
     def _tables(self, tell: Callable[[str], None]) -> Iterator[tuple[pd.DataFrame, pa.Table]]:
         """Yield the rows as run() would get them, and as Arrow has them."""
         reader = Reader()
