@@ -17,9 +17,9 @@ from prefect_parallel_run.datasets.folders import OWN_FOLDER, Listed, files_belo
 from prefect_parallel_run.datasets.stores import list_store
 from prefect_parallel_run.errors import InputError
 
-# Files that are listed before the first of them is handed on: few at first, for a quick start.
 _MARKS = ("_", ".")  #: how the names of files and folders start that hold no data of a table
 _DELTA_LOG = "_delta_log"
+# Files that are listed before the first of them is handed on: few at first, for a quick start.
 _FIRST_BLOCK, _BLOCK = 16, 1_024
 
 
