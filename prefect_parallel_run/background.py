@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from typing import Generic, TypeVar
 
+from typing_extensions import Self
+
 T = TypeVar("T")
 _GLANCE = 0.1  #: s between two heartbeats while somebody waits
 _STOPPING = 5.0  #: s for the work to notice that nobody wants it any more
@@ -18,12 +20,24 @@ class Unwanted(BaseException):
 
 
 class Background(Generic[T]):
-    """Begins *work* at once; it is given a heartbeat to call now and then, which raises when nobody wants it any more."""
+    """Runs *work* in a thread, from ``start`` or ``wait`` on.
+
+    *work* is given a heartbeat to call now and then, which raises when nobody wants the work any more.
+    """
 
     def __init__(self, name: str, work: Callable[[Callable[[], None]], T]) -> None:
         self._unwanted = threading.Event()
         self._outcome: Future[T] = Future()
-        threading.Thread(target=self._do, args=(work,), name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._do, args=(work,), name=name, daemon=True)
+
+    def start(self) -> Self:
+        """Begin the work now, before anybody waits for it."""
+        try:
+            self._thread.start()
+        except BaseException:  # Ctrl-C may come when the thread runs already
+            self._unwanted.set()
+            raise
+        return self
 
     def is_over(self) -> bool:
         """True once the work is done; raises what it raised."""
@@ -33,8 +47,13 @@ class Background(Generic[T]):
         return True
 
     def wait(self, heartbeat: Callable[[], None]) -> T:
-        """Return what the work returns; *heartbeat* is called meanwhile, and when it raises, or on Ctrl-C, the work stops."""
+        """Return what the work returns; *heartbeat* is called meanwhile, and when it raises, or on Ctrl-C, the work stops.
+
+        Work that was not started yet starts here, where no Ctrl-C can leave it running.
+        """
         try:
+            if self._thread.ident is None:
+                self.start()
             while not wait_for([self._outcome], timeout=_GLANCE).done:
                 heartbeat()
         except BaseException:  # Ctrl-C may come in the wait itself

@@ -19,7 +19,7 @@ class InputCheck:
     def __init__(self, directory: RunDirectory, spec: StepSpec) -> None:
         self._directory, self._datasets = directory, spec.datasets
         self._is_same = False  # as far as is known
-        self._found = Background("listing", lambda beat: inputs_sha256(spec.datasets, beat))
+        self._found = Background("listing", lambda beat: inputs_sha256(spec.datasets, beat)).start()
 
     def raise_if_failed(self) -> None:
         """Raise InputChangedError, which names every difference, once there is known to be one."""

@@ -28,7 +28,7 @@ class Planner:
         self._next_flush = 0.0
         self._fresh: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         self._writer = PlanWriter(directory.plan, self._grow)
-        self._work: Background[PlanSummary] = Background("planning", lambda beat: planning.write(self._writer, beat))
+        self._work: Background[PlanSummary] = Background("planning", lambda beat: planning.write(self._writer, beat)).start()
 
     def is_over(self) -> bool:
         """True once everything is planned; raises what went wrong with that."""

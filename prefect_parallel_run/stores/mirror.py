@@ -72,7 +72,7 @@ class Mirror:
         self._claim()
         self._push(beat, is_last=False)
         beat()
-        self._work = Background("mirror", self._keep)
+        self._work = Background("mirror", self._keep).start()
 
     def raise_if_lost(self) -> None:
         """Raise RunLockedError when another machine has taken the run over: it heard nothing of this one for too long."""

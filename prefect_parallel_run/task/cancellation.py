@@ -62,7 +62,7 @@ class Cancellation:
         if self._question is None:
             if time.monotonic() >= self._next:
                 context = copy_context()
-                self._question = Background("cancellation", lambda _: context.run(_is_cancelled, flow_run_id))
+                self._question = Background("cancellation", lambda _: context.run(_is_cancelled, flow_run_id)).start()
             return False
         if not self._question.is_over():
             return False
