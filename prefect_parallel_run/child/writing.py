@@ -7,6 +7,7 @@ from types import GeneratorType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .frame_text import delimited
+from .structured import with_columns
 
 _ELEMENT = "value"  #: name of the column of plain list elements
 _MANY_ROWS = 100  #: from here on Arrow is ahead of pandas
@@ -62,6 +63,7 @@ def encode(value: Any, row_format: str, with_header: bool, options: Optional[Dic
         with_header: Give ``text`` a header line, where the value has columns; ``csv`` always has one.
         options: Keywords of pandas.DataFrame.to_csv, for ``text`` where the value has columns, and for ``csv``.
     """
+    value = with_columns(value)
     if row_format == "text":
         return _text(value, with_header, options or {})
     if row_format == "csv":
