@@ -4,7 +4,7 @@ import json
 from typing import Any, Dict, List, Sequence
 
 GIVEN = ("string", "int64", "Int64", "float64", "boolean")  #: pandas' types that a dataset may give its columns
-_PANDAS = {"int": "int64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
+_PANDAS = {"int": "int64", "uint": "uint64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
 
 
 def of_one_type(frame: Any, kinds: Sequence[str]) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -24,11 +24,11 @@ from prefect_parallel_run.datasets.column_types import (
     BOOL_OR_NULL,
     FLOAT,
     INT,
+    NEGATIVE,
     NULL,
     TEXT,
     kinds_in_frame,
     together,
-    told,
 )
 from prefect_parallel_run.datasets.doubts import Column
 
@@ -38,6 +38,7 @@ _GAPS += ["NULL", "NaN", "None", "n/a", "nan", "null"]
 _TRUE, _FALSE = ["True", "TRUE", "true"], ["False", "FALSE", "false"]
 _NO_NUMBER = r"[^0-9eEiInNfFtTyY.,+\-\t\n\v\f\r ]"  #: no number, infinity included, holds such a letter
 _TRUTH = r"(?i)^(true|false)$"  #: pandas takes them in any case
+_INTEGER = r"\s*[+-]?[0-9]+\s*"
 _LARGE = 2.0**63
 _ARROW_BLOCK = 1 << 20  #: bytes that one thread takes
 
@@ -78,19 +79,19 @@ class DelimitedTypes:
         wanted = wanted or list(range(len(self._found)))  # without a header there may be further columns
         table = None if b"\0" in data or data.startswith(BOM) else self._arrow(data, rows, wanted)
         if table is None or table.num_rows != rows:
-            frame = self._pandas(data, None)
-            self._note(range(1 << 30), kinds_in_frame(frame), lambda number: frame.iloc[:, number])
+            kinds, frame = self._asked(data, None)
+            self._note(range(1 << 30), kinds, lambda number: frame.iloc[:, number])
             return
         places = wanted if self._found else range(table.num_columns)
         # One byte is looked for at memory's speed, two are not.
         has_hexadecimals = (b"x" in data and b"0x" in data) or (b"X" in data and b"0X" in data)
-        has_plus = b"+" in data
-        quick = [_verdict(column, has_hexadecimals=has_hexadecimals, has_plus=has_plus) for column in table.columns]
-        asked = [place for place, kind in zip(places, quick, strict=True) if kind is None]
-        kinds = dict(zip(asked, kinds_in_frame(self._pandas(data, asked)) if asked else (), strict=True))
+        signs = _Signs(has_hexadecimals, has_plus=b"+" in data, has_minus=b"-" in data)
+        quick = [_verdict(column, signs) for column in table.columns]
+        asked = [place for place, kinds in zip(places, quick, strict=True) if kinds is None]
+        answers = dict(zip(asked, self._asked(data, asked)[0] if asked else (), strict=True))
         self._note(
             places,
-            [kind or kinds[place] for place, kind in zip(places, quick, strict=True)],
+            [answers[place] if kinds is None else kinds for place, kinds in zip(places, quick, strict=True)],
             lambda number: _texts(table[number]),
         )
 
@@ -102,20 +103,20 @@ class DelimitedTypes:
         """Return what is in every column whose type is not given, and in those of texts the first that is no number."""
         names = self._columns if self._columns is not None else [str(place) for place in range(len(self._found))]
         return [
-            Column(name, told(kinds), self._examples.get(place))
+            Column(name, NULL if kinds <= {NULL} else together(kinds), self._examples.get(place))
             for place, (name, kinds) in enumerate(zip(names, self._found, strict=False))
             if place not in self._given
         ]
 
-    def _note(self, places: Iterable[int], kinds: Sequence[str], column: Callable[[int], Iterable[Any]]) -> None:
+    def _note(self, places: Iterable[int], kinds: Sequence[set[str]], column: Callable[[int], Iterable[Any]]) -> None:
         """Note *kinds* of the columns at *places*; *column* returns the values of one of them, numbered from 0."""
-        for number, (place, kind) in enumerate(zip(places, kinds, strict=False)):
+        for number, (place, new) in enumerate(zip(places, kinds, strict=False)):
             while place >= len(self._found):
                 self._found.append(set())
-            if kind == TEXT and TEXT not in self._found[place]:
+            if TEXT in new and TEXT not in self._found[place]:
                 example = _first_word(column(number), self._decimal)
                 self._examples.update({} if example is None else {place: example})
-            self._found[place].add(kind)
+            self._found[place] |= new
 
     def _arrow(self, data: bytes, rows: int, wanted: Sequence[int]) -> pa.Table | None:
         """Return the columns *wanted* as Arrow reads them, all while there are none; None when it cannot."""
@@ -136,10 +137,21 @@ class DelimitedTypes:
         except pa.ArrowException:  # records of different lengths, one that is longer than Arrow's block
             return None
 
-    def _pandas(self, data: bytes, places: Sequence[int] | None) -> pd.DataFrame:
+    def _asked(self, data: bytes, places: Sequence[int] | None) -> tuple[list[set[str]], pd.DataFrame]:
+        """Return the kinds that pandas finds in the columns at *places*, or in all of them, and what it reads."""
+        frame = self._pandas(data, places)
+        kinds = kinds_in_frame(frame)
+        unsure = [number for number, found in enumerate(kinds) if found == {FLOAT} and _may_be_integers(frame.iloc[:, number])]
+        texts = self._pandas(data, places, dtype=str) if unsure else frame
+        for number in unsure:
+            if texts.iloc[:, number].dropna().str.fullmatch(_INTEGER).all():
+                kinds[number] = {NEGATIVE if (frame.iloc[:, number] < 0).any() else INT, NULL}
+        return kinds, frame
+
+    def _pandas(self, data: bytes, places: Sequence[int] | None, **options: Any) -> pd.DataFrame:
         """Return the columns at *places*, or all of them, as pandas reads them."""
         data = b"\n" + data if data.startswith(BOM) else data
-        options = self._options if places is None else {**self._options, "usecols": list(places)}
+        options |= self._options if places is None else {**self._options, "usecols": list(places)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # a record with too many fields is told when it is run
             frame: pd.DataFrame = pd.read_csv(io.BytesIO(data), **options)
@@ -177,18 +189,36 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _verdict(column: pa.ChunkedArray, *, has_hexadecimals: bool, has_plus: bool) -> str | None:
+class _Signs(NamedTuple):
+    """What stands anywhere in a part of a file; without it a column needs no closer look."""
+
+    has_hexadecimals: bool
+    has_plus: bool
+    has_minus: bool
+
+
+def _verdict(column: pa.ChunkedArray, signs: _Signs) -> set[str] | None:
     """Return what pandas would find in a column; None when only pandas knows."""
     kind = column.type
     if pa.types.is_null(kind):
-        return NULL
+        return {NULL}
     if pa.types.is_boolean(kind):
-        return BOOL_OR_NULL if column.null_count else BOOL
+        return {BOOL_OR_NULL if column.null_count else BOOL}
     if pa.types.is_integer(kind):
-        return None if has_hexadecimals else FLOAT if column.null_count else INT
+        return None if signs.has_hexadecimals else _kinds_of_integers(column, signs)
     if pa.types.is_floating(kind):
-        return FLOAT if not has_hexadecimals and _are_fractions(column, has_plus=has_plus) else None
-    return TEXT if pa.types.is_temporal(kind) or _holds_a_word(column) else None
+        return {FLOAT} if not signs.has_hexadecimals and _are_fractions(column, has_plus=signs.has_plus) else None
+    return {TEXT} if pa.types.is_temporal(kind) or _holds_a_word(column) else None
+
+
+def _kinds_of_integers(column: pa.ChunkedArray, signs: _Signs) -> set[str]:
+    is_negative = signs.has_minus and pc.min(column).as_py() < 0
+    return {NEGATIVE if is_negative else INT} | ({NULL} if column.null_count else set())
+
+
+def _may_be_integers(column: pd.Series) -> bool:
+    """True when pandas may have made floats of integers because some values are missing."""
+    return bool(column.isna().any() and (column.dropna() % 1 == 0).all())
 
 
 def _are_fractions(column: pa.ChunkedArray, *, has_plus: bool) -> bool:

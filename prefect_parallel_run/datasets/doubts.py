@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from prefect_parallel_run.datasets.column_types import BOOL, BOOL_OR_NULL, FLOAT, INT, NULL, OTHER, TEXT
+from prefect_parallel_run.datasets.column_types import BOOL, BOOL_OR_NULL, FLOAT, INT, NULL, OTHER, TEXT, UINT
 
 _MOST_COLUMNS = 10  #: that are told one by one
 _LONGEST_VALUE = 40  #: characters of a value that are shown
 _WORDS = {
     INT: "whole numbers",
+    UINT: "unsigned 64-bit integers",
     FLOAT: "numbers with fractions or gaps",
     BOOL: "truth values",
     BOOL_OR_NULL: "truth values with gaps",
