@@ -205,7 +205,7 @@ def _begin(spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
     directory, lock = new_run(spec, now)
     Ledger.create(directory.ledger, ()).close()
     write_json(directory.description, describe(spec, now))  # last: a run directory without it was never begun
-    return Choice(directory=directory, lock=lock, planner=Planner(spec.planning, directory))
+    return Choice(directory=directory, lock=lock, planner=Planner(spec.planning, directory.plan, directory.spool))
 
 
 def _go_on_planning(found: RunDirectory, spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
