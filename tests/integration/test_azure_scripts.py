@@ -284,6 +284,25 @@ def test_a_wrong_type_says_what_the_script_has_caught(bench, files, tmp_path):
     assert again[0].fingerprint == receipts[0].fingerprint != receipts[1].fingerprint
 
 
+@pytest.mark.parametrize("where", ["import", "run"])
+def test_a_script_that_pandas_3_breaks_is_told_so(bench, files, tmp_path, where):
+    """When it is imported too; the process of another interpreter has the pandas of that one."""
+    script = tmp_path / "script.py"
+    call = "pd.to_numeric(pd.Series(['x']), errors='ignore')\n"
+    head = f"from azureml.core import Run\nimport pandas as pd\n{call if where == 'import' else ''}"
+    script.write_text(f"{head}def run(batch):\n    return {call}")
+    slot = bench.slot(str(script))
+    if where == "import":
+        with pytest.raises(SlotUnusableError) as caught:
+            slot.start()
+        error = caught.value.failure.error
+    else:
+        (receipt,) = bench.attempt(slot, bench.works(files)[:1])
+        error = receipt.error
+    assert error.startswith("invalid error value specified\npandas 3.")
+    assert 'environment=Environment(requirements=["pandas<3", …])' in error
+
+
 def test_what_argparse_says_is_in_the_error(bench, files, tmp_path):
     """Else there would be a status and nothing more; secrets are left out as elsewhere."""
     script = tmp_path / "script.py"
