@@ -98,6 +98,7 @@ class Current:
         models: Paths by name.
         metrics_file: Where metrics go.
         mini_batch, attempt: That is running; None, 0 outside run().
+        refused: Message of the last NoAzureError that was raised, whether the script caught it or not; "" for none.
     """
 
     def __init__(self) -> None:
@@ -105,6 +106,7 @@ class Current:
         self.models: Dict[str, str] = {}
         self.mini_batch: Optional[int] = None
         self.attempt = 0
+        self.refused = ""
 
 
 current = Current()

@@ -6,27 +6,38 @@ import sys
 from types import GeneratorType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from .context import current
+from .failure import without_secrets
 from .frame_text import delimited
 from .structured import with_columns
 
 _ELEMENT = "value"  #: name of the column of plain list elements
+_QUOTED = 100  #: characters of a string that run() returned
 _MANY_ROWS = 100  #: from here on Arrow is ahead of pandas
 _PLAIN_SEPARATORS = " ,;\t|"  #: that stand in no number or truth value, so that only text may need quotes for them
 _DIALECT = {"quoting", "quotechar", "doublequote", "escapechar"}  #: keywords that change how a field is quoted
 
 
 class WrongType(Exception):  # noqa: N818  its name is shown to the user as the error's type
-    """run() returned something that has no rows."""
+    """run() returned something that has no rows.
 
-    def __init__(self, found: str) -> None:
-        super().__init__(found)
-        self.found = found
+    Attributes:
+        found: Its type.
+        quote: How it begins, where it is a string: often an error message that the script returns.
+        refused: Message of a NoAzureError that the script has caught, which may be the reason; "" for none.
+    """
+
+    def __init__(self, found: str, quote: str = "", refused: str = "") -> None:
+        super().__init__(found, quote, refused)
+        self.found, self.quote, self.refused = found, quote, refused
 
     def __str__(self) -> str:
-        return (
-            f"run() returned {self.found}; return a list, tuple, DataFrame, Series or 1-d or 2-d array"
+        found = f"{self.found} {self.quote}" if self.quote else self.found
+        text = (
+            f"run() returned {found}; return a list, tuple, DataFrame, Series or 1-d or 2-d array"
             " with one row for every item that succeeded"
         )
+        return f"{text}. Before, the script caught NoAzureError: {self.refused}" if self.refused else text
 
 
 class Encoded(NamedTuple):
@@ -45,8 +56,14 @@ def materialise(result: Any) -> Any:
         return list(result)
     kind = _kind(result)
     if kind is None:
-        raise WrongType(_name(result))
+        raise WrongType(_name(result), _quote(result) if isinstance(result, str) else "", current.refused)
     return result
+
+
+def _quote(text: str) -> str:
+    """Return the first characters of *text*; secrets are left out first: half a secret would not be known as one."""
+    text = without_secrets(text)
+    return repr(text) if len(text) <= _QUOTED else f"{text[:_QUOTED]!r}…"
 
 
 def row_count(value: Any) -> int:
