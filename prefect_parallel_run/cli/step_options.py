@@ -81,7 +81,9 @@ def add_step_options(command: argparse.ArgumentParser) -> None:
     words = "a text that stands for a missing value, beside those of pandas; again for further texts"
     inputs.add_argument("--na-value", dest="na_values", action="append", metavar="TEXT", help=words)
     inputs.add_argument("--encoding", metavar="NAME", help="of delimited text and JSON lines (default: utf-8)")
-    inputs.add_argument("--compression", choices=("infer", "gzip", "bz2", "zstd", "none"), help="of these (default: infer)")
+    inputs.add_argument(
+        "--compression", choices=("infer", "gzip", "bz2", "xz", "zstd", "none"), help="of these (default: infer)"
+    )
     inputs.add_argument("--allow-empty", action="store_true", help="an input without items is no error")
     command.add_argument("--output", metavar="PATH", help="folder or URL for the result; append_row needs it")
     command.add_argument("--name", help="of the step (default: that of CONFIG)")

@@ -58,7 +58,7 @@ class TabularDataset(Dataset):
     column_types: dict[str, str] | None = Field(default=None, description="Types of columns of delimited text, by name.")
     na_values: list[str] | None = Field(default=None, description="Texts that stand for no value, beside those of pandas.")
     encoding: str = Field(default="utf-8", description="Of delimited text and JSON lines.")
-    compression: Compression = Field(default="infer", description="Of text files; infer: by the ending .gz, .bz2 or .zst.")
+    compression: Compression = Field(default="infer", description="Of text files; infer: by the ending .gz, .bz2, .xz or .zst.")
 
     @field_validator("delimiter", "quote", "escape", "decimal")
     @classmethod
@@ -147,7 +147,8 @@ class TabularDataset(Dataset):
                 ``float64`` or ``boolean``, as in ``dtype`` of pandas. A value that does not fit fails its mini-batch.
             na_values: Texts that stand for a missing value, beside those that pandas takes for one.
             encoding: Any encoding of text that Python knows; a byte order mark in UTF-8 or UTF-16 is left out.
-            compression: ``gzip``, ``bz2``, ``zstd``, None, or ``infer``: by the ending ``.gz``, ``.bz2`` or ``.zst``.
+            compression: ``gzip``, ``bz2``, ``xz``, ``zstd``, None, or ``infer``: by the ending ``.gz``, ``.bz2``, ``.xz`` or
+                ``.zst``.
             allow_empty: No record at all is no error.
         """
         return cls(

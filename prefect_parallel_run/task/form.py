@@ -121,10 +121,10 @@ class _Text(_Table):
         description="Any encoding that Python knows, such as utf-8 or latin-1.",
         json_schema_extra={"position": _LAST - 1},
     )
-    compression: Literal["infer", "gzip", "bz2", "zstd", "none"] = Field(
+    compression: Literal["infer", "gzip", "bz2", "xz", "zstd", "none"] = Field(
         default="infer",
         title="Compression",
-        description="infer: by the ending .gz, .bz2 or .zst.",
+        description="infer: by the ending .gz, .bz2, .xz or .zst.",
         json_schema_extra={"position": _LAST - 1},
     )
 
