@@ -46,22 +46,21 @@ _ARROW_BLOCK = 1 << 20  #: bytes that one thread takes
 class DelimitedTypes:
     """What is found in each column of a file, block by block."""
 
-    def __init__(
-        self, dialect: Mapping[str, Any], columns: Sequence[str] | None, given: Mapping[int, str] | None = None
-    ) -> None:
+    def __init__(self, dialect: Mapping[str, Any], columns: Sequence[str], given: Mapping[int, str] | None = None) -> None:
         """Look at no block yet.
 
         Args:
             dialect: As a mini-batch's work names it.
-            columns: Their names, if there is a header.
+            columns: Their names, or numbers where there is no header.
             given: The types that need not be found, by place of the column.
         """
-        self._columns, self._given = columns, given or {}
-        self._found: list[set[str]] = [set() for _ in columns or ()]
+        fields = range(dialect.get("fields", len(columns)))
+        self._columns = columns
+        self._given = {**(given or {}), **dict.fromkeys(fields[len(columns) :], "string")}
+        self._found: list[set[str]] = [set() for _ in fields]
         self._examples: dict[int, str] = {}  #: by place of the column: the first text where a number could be
         self._options = {**pandas_options({**dialect}), "header": None, "encoding_errors": "replace", "on_bad_lines": "skip"}
-        if columns is not None:
-            self._options |= {"names": list(columns), "index_col": False}
+        self._options |= {"names": fields, "index_col": False}
         self._parsing = {
             "delimiter": dialect["delimiter"],
             "quote_char": dialect["quote"] or False,
@@ -74,54 +73,49 @@ class DelimitedTypes:
     def add(self, data: bytes, rows: int) -> None:
         """Look at whole records, of which *rows* are more than blanks."""
         wanted = [place for place, kinds in enumerate(self._found) if TEXT not in kinds and place not in self._given]
-        if not rows or (self._columns is not None and not wanted):
+        if not rows or not wanted:
             return
-        wanted = wanted or list(range(len(self._found)))  # without a header there may be further columns
         table = None if b"\0" in data or data.startswith(BOM) else self._arrow(data, rows, wanted)
         if table is None or table.num_rows != rows:
             kinds, frame = self._asked(data, None)
-            self._note(range(1 << 30), kinds, lambda number: frame.iloc[:, number])
+            self._note(range(len(self._found)), kinds, lambda number: frame.iloc[:, number])
             return
-        places = wanted if self._found else range(table.num_columns)
         # One byte is looked for at memory's speed, two are not.
         has_hexadecimals = (b"x" in data and b"0x" in data) or (b"X" in data and b"0X" in data)
         signs = _Signs(has_hexadecimals, has_plus=b"+" in data, has_minus=b"-" in data)
         quick = [_verdict(column, signs) for column in table.columns]
-        asked = [place for place, kinds in zip(places, quick, strict=True) if kinds is None]
+        asked = [place for place, kinds in zip(wanted, quick, strict=True) if kinds is None]
         answers = dict(zip(asked, self._asked(data, asked)[0] if asked else (), strict=True))
         self._note(
-            places,
-            [answers[place] if kinds is None else kinds for place, kinds in zip(places, quick, strict=True)],
+            wanted,
+            [answers[place] if kinds is None else kinds for place, kinds in zip(wanted, quick, strict=True)],
             lambda number: _texts(table[number]),
         )
 
     def types(self) -> list[str]:
         """Return the type of every column as it is given, or as the whole file has it."""
-        return [self._given.get(place) or together(kinds) for place, kinds in enumerate(self._found)]
+        return [self._given.get(place) or together(self._found[place]) for place in range(len(self._columns))]
 
     def columns(self) -> list[Column]:
         """Return what is in every column whose type is not given, and in those of texts the first that is no number."""
-        names = self._columns if self._columns is not None else [str(place) for place in range(len(self._found))]
         return [
             Column(name, NULL if kinds <= {NULL} else together(kinds), self._examples.get(place))
-            for place, (name, kinds) in enumerate(zip(names, self._found, strict=False))
+            for place, (name, kinds) in enumerate(zip(self._columns, self._found, strict=False))
             if place not in self._given
         ]
 
     def _note(self, places: Iterable[int], kinds: Sequence[set[str]], column: Callable[[int], Iterable[Any]]) -> None:
         """Note *kinds* of the columns at *places*; *column* returns the values of one of them, numbered from 0."""
-        for number, (place, new) in enumerate(zip(places, kinds, strict=False)):
-            while place >= len(self._found):
-                self._found.append(set())
+        for number, (place, new) in enumerate(zip(places, kinds, strict=True)):
             if TEXT in new and TEXT not in self._found[place]:
                 example = _first_word(column(number), self._decimal)
                 self._examples.update({} if example is None else {place: example})
             self._found[place] |= new
 
     def _arrow(self, data: bytes, rows: int, wanted: Sequence[int]) -> pa.Table | None:
-        """Return the columns *wanted* as Arrow reads them, all while there are none; None when it cannot."""
+        """Return the columns *wanted* as Arrow reads them; None when it cannot."""
         names = [str(place) for place in range(len(self._found))]
-        reading = csv.ReadOptions(block_size=_ARROW_BLOCK, column_names=names, autogenerate_column_names=not names)
+        reading = csv.ReadOptions(block_size=_ARROW_BLOCK, column_names=names)
         converting = csv.ConvertOptions(
             null_values=self._gaps,
             true_values=_TRUE,

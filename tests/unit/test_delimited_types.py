@@ -142,7 +142,7 @@ def test_the_verdict_is_that_of_pandas(columns, decimal, header):
     """Each block of it, and all blocks together."""
     rows = ["k;" + ";".join(row) + "\n" for row in zip(*columns, strict=True)]
     parts = ["".join(rows[:2]).encode(), "".join(rows[2:]).encode()]
-    names = ["key", *(f"c{number}" for number in range(len(columns)))] if header else None
+    names = ["key" if header else "0", *(f"c{number}" for number in range(len(columns)))]
     with pytest.MonkeyPatch.context() as patch:
         for data, count in ((parts, 2), ([b"".join(parts)], 4)):
             dialect = {**AS_GIVEN, "decimal": decimal}

@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 
 from prefect_parallel_run.child.delimited import likely_delimiter
-from prefect_parallel_run.child.dialect import dialect_of, pandas_options
+from prefect_parallel_run.child.dialect import dialect_of, fields_of_first, pandas_options
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.delimited_types import DelimitedTypes
 from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
 from prefect_parallel_run.datasets.formats.text import Encoded, Storage
 from prefect_parallel_run.datasets.record_ends import Records
-from prefect_parallel_run.datasets.spans import all_spans, split_head
+from prefect_parallel_run.datasets.spans import all_spans, peek_head, split_head
 
 _LONGEST_NAME = 60  #: characters of a column's name that are shown
 _USUAL: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": ".", "na_values": None}
@@ -46,18 +46,24 @@ class Delimited:
         """Return *file* cut; it is read once, from beginning to end."""
         about = {**self._dialect(), **self.storage.about(file.path)}
         with self.storage.records(file.path, dialect_of(about)) as parts:
-            records, given = parts, {int(name): kind for name, kind in self.column_types.items() if name.isdecimal()}
+            head, records = split_head(parts) if self.header else peek_head(parts)
+            if head is None:
+                return CutFile(about, iter(()))
             if self.header:
-                head, records = split_head(parts)
-                if head is None:
-                    return CutFile(about, iter(()))
-                about["columns"] = self._columns(head, about)
-                given = self._given(about["columns"], self._cells(head, about))
-            types = DelimitedTypes(about, about.get("columns"), given)
+                columns = about["columns"] = self._columns(head, about)
+                given = self._given(columns, self._cells(head, about))
+                first, records = peek_head(records)
+                # With a delimiter behind every last field pandas reads a column more, and leaves it out when it is empty.
+                if first is not None and fields_of_first(first, dialect_of(about)) == len(columns) + 1:
+                    about["fields"] = len(columns) + 1
+            else:
+                columns = [str(number) for number in range(fields_of_first(head, dialect_of(about)))]
+                given = self._given(columns, columns)
+            types = DelimitedTypes(about, columns, given)
             encoded = Encoded(about.get("encoding", "utf-8"))
             found = all_spans(_looked_at(encoded.look(records), types), size)
         about["types"] = types.types()
-        self._check_names(about.get("columns") or [str(number) for number in range(len(about["types"]))])
+        self._check_names(columns)
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in found)
         doubts = {**encoded.doubts, **self._doubt_of_delimiter(about.get("columns", ()))}
         return CutFile(about, pieces, columns=types.columns(), doubts=doubts)
