@@ -73,7 +73,7 @@ class Receipt(NamedTuple):
     rows: int  #: rows returned; may exceed items
     part: str  #: name of the part file; "" when no rows were kept
     offset: int  #: where the mini-batch's bytes begin in the part
-    header: int  #: bytes of header line in front of the rows
+    header: int  #: bytes of header line, or of the schema of Parquet rows, in front of the rows
     length: int  #: bytes, header included
     crc: int  #: CRC-32 of these bytes
     started: float  #: Unix time, s

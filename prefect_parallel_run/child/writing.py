@@ -6,6 +6,7 @@ import sys
 from types import GeneratorType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from .column_facts import facts_of, to_metadata
 from .context import current
 from .failure import without_secrets
 from .frame_text import delimited
@@ -44,7 +45,7 @@ class Encoded(NamedTuple):
     """The rows of a mini-batch as bytes."""
 
     rows: int
-    header: bytes  #: line with the column names; empty when the format has none
+    header: bytes  #: line with the column names, or the schema; empty when the format has none
     body: bytes
 
 
@@ -262,7 +263,7 @@ def plain(value: Any) -> Any:
 
 
 def _arrow(value: Any) -> Encoded:
-    """Return rows as an Arrow IPC stream; what pandas adds to the schema is left out, so that schemas compare."""
+    """Return rows as an Arrow IPC stream; the header is its schema, with the facts of column_facts.py as metadata."""
     import pyarrow as pa  # noqa: PLC0415  only this format needs it
 
     frame = _frame(value)
@@ -271,8 +272,11 @@ def _arrow(value: Any) -> Encoded:
     if not frame.shape[1]:
         raise ValueError("the rows have no columns; a Parquet file needs some")
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata(to_metadata(facts_of(table)))
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return Encoded(len(frame), b"", sink.getvalue().to_pybytes())
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    stream = sink.getvalue().to_pybytes()
+    length = 8 + int.from_bytes(stream[4:8], "little")  # of the first message, with its marker and its length in front
+    return Encoded(len(frame), stream[:length], stream[length:])

@@ -16,7 +16,7 @@ from prefect_parallel_run.choice.identity import world
 from prefect_parallel_run.choice.input_check import InputCheck
 from prefect_parallel_run.choice.new_run import Heartbeat, describe, discard, name_prefix, new_run, plan_whole, planned_run
 from prefect_parallel_run.choice.spec import StepSpec, failure_limits
-from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError
+from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError, RowsDifferError
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.planning.spool import planned_in
@@ -321,10 +321,11 @@ def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:
             tally = replace(tally, failed=tally.failed - count, failed_items=tally.failed_items - items)
         config = Adjustments.of_ledger(ledger).of(spec.config)
         facts = ledger.facts()
-        was_limited = facts.get("ended_by") == LimitExceededError.__name__  # else it would only end the same way
-        return failure_limits(config).first_breach(tally) is None and (
-            facts.get("status") != "failed" or was_limited or tally.finished < tally.planned
+        ended_by, is_unfinished = facts.get("ended_by"), tally.finished < tally.planned
+        would_end_otherwise = ended_by == LimitExceededError.__name__ or (
+            is_unfinished and ended_by != RowsDifferError.__name__
         )
+        return failure_limits(config).first_breach(tally) is None and (facts.get("status") != "failed" or would_end_otherwise)
 
 
 def _can_be_isolated(directory: RunDirectory, spec: StepSpec) -> bool:

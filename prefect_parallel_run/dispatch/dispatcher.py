@@ -86,6 +86,7 @@ class Dispatcher:
         journey: None for nodes that are processes of this machine.
         elasticity: Of a cluster that can grow and shrink.
         orders: Called all the time; yields what a person has ordered since.
+        check_rows: Called with committed receipts that succeeded; raises when their rows cannot stand in one result.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Dispatcher:
         journey: Journey | None = None,
         elasticity: Elasticity | None = None,
         orders: Callable[[], Iterable[Ordered]] = tuple,
+        check_rows: Callable[[list[Receipt]], None] | None = None,
     ) -> None:
         self._client, self._settings = client, settings
         self._ledger, self._state, self._observer = ledger, state, observer
@@ -115,7 +117,7 @@ class Dispatcher:
         self._elasticity = elasticity
         self._homecoming = Homecoming(client, settings.token, settings.run_directory)
         self._traffic = Traffic(client, settings.token, plan, self._nodes, self._homecoming, report)
-        self._orders = orders
+        self._orders, self._check_rows = orders, check_rows
         self._left: set[str] = set()  # nodes that were told as lost
         self._start_failure: StartFailure | None = None
         self._finished = False
@@ -129,6 +131,7 @@ class Dispatcher:
             EntryScriptError: No process of any node can start the script.
             ComputeTargetError: No node is left.
             OutputError: The run directory cannot be written.
+            RowsDifferError: check_rows() found rows that do not fit those of another mini-batch.
         """
         self._client.subscribe_topic(ready_topic(self._settings.token), self._note_ready)
         self._client.subscribe_topic(said_topic(self._settings.token), lambda event: self._hearing.hear(event[1]))
@@ -147,6 +150,7 @@ class Dispatcher:
             self._nodes.close()
         except BaseException:
             end_by = time.monotonic() + _END_TIMEOUT
+            self._check_rows = None  # what comes home from now on is only committed
             self._nodes.stop(end_by)
             with suppress(ParallelRunError):  # the first error is the one to tell
                 self._take_last_home(end_by)
@@ -278,6 +282,7 @@ class Dispatcher:
                 case CommitPiece():
                     self._ledger.commit_piece(instruction.receipt, instruction.piece, instruction.failed, instruction.state)
                     self._observer.isolated(instruction.receipt)
+                    self._check([instruction.receipt])
                 case Hold(breach):
                     self._observer.held(breach)
                 case Release():
@@ -300,6 +305,11 @@ class Dispatcher:
                 self._told_of_more_rows = True
                 words = f"run() returned {receipt.rows} rows for {receipt.items} items of mini-batch {receipt.mini_batch}"
                 self._observer.warned(f"{words}; all are kept (this is told once)")
+        self._check([receipt for receipt, _ in decided])
+
+    def _check(self, receipts: list[Receipt]) -> None:
+        if self._check_rows is not None and (succeeded := [receipt for receipt in receipts if receipt.outcome == "succeeded"]):
+            self._check_rows(succeeded)
 
     # Ends
 

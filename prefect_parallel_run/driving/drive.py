@@ -24,6 +24,7 @@ from prefect_parallel_run.driving.control import Control, Told
 from prefect_parallel_run.driving.journey import prepare_journey
 from prefect_parallel_run.driving.opening import Opening
 from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.output.column_watch import ColumnWatch
 from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.policy.node_count import NodeBounds
@@ -86,6 +87,9 @@ def drive_run(
         return  # only the reduction was missing
     if not remainder.tally.is_growing:
         complete_description(directory, planner)
+    check_rows = None
+    if config.result_format == "parquet" and spec.result is not None:
+        check_rows = ColumnWatch(directory, plan, ledger, spec.result).check
     settings = _node_settings(spec, directory, drive, remainder.tally)
     cluster.prepare(settings)
     opened = cluster.wait(heartbeat)
@@ -119,6 +123,7 @@ def drive_run(
                 journey=journey,
                 elasticity=_elasticity(config, opened, watch.warned),
                 orders=control.take,
+                check_rows=check_rows,
             ).run()
             notes.tell()  # planning may have ended behind the last heartbeat
     finally:

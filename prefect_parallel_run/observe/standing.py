@@ -37,6 +37,7 @@ class Standing:
     run_directory: str
     status: str  #: planned, running, paused, succeeded, failed, cancelled, interrupted
     reason: str  #: why it ended, when it has not succeeded
+    ended_by: str = ""  #: the class of the error that ended it
     driver: Mapping[str, Any] | None  #: pid and host of the process that drives it
     tally: Tally
     drives: int
@@ -78,6 +79,7 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
         run_directory=os.fspath(directory.path),
         status=status,
         reason=facts.get("reason", "") if status not in ("running", "paused") else "",
+        ended_by=facts.get("ended_by", "") if status not in ("running", "paused") else "",
         driver=driver,
         tally=tally,
         drives=int(facts.get("drives", "0")),

@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 
+from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.observe.bar import Style, clipped, percent_bar
 from prefect_parallel_run.observe.logs import neutral
 from prefect_parallel_run.observe.progress import done_percent, failed_words, percent_words
@@ -105,9 +106,8 @@ def _lines(standing: Standing, now: float, *, has_bar: bool) -> Iterator[str]:
 
 
 def _next(standing: Standing) -> Iterator[str]:
-    """Yield the commands that help; none where all succeeded and the rows do not fit together: resume would keep them."""
-    tally = standing.tally
-    if standing.status == "failed" and tally.finished == tally.planned and not tally.failed_items:
+    """Yield the commands that help; none where the rows do not fit together: resume would keep them."""
+    if standing.ended_by == RowsDifferError.__name__:
         return
     place = shlex.quote(standing.run_directory)
     if standing.status == "failed":

@@ -22,7 +22,7 @@ class PartRange(NamedTuple):
     mini_batch: int
     part: Path
     offset: int
-    header: int  #: bytes of header line in front
+    header: int  #: bytes of header line, or of the schema of Parquet rows, in front
     length: int  #: bytes, header included
     crc: int  #: CRC-32 of these bytes
     rows: int
@@ -74,7 +74,7 @@ class Parts:
         return held.getvalue()
 
     def head(self, found: PartRange) -> bytes:
-        """Return the header line of a range; its checksum is not looked at."""
+        """Return the header of a range; its checksum is not looked at."""
         return os.pread(self._descriptor(found), found.header, found.offset)
 
     def _descriptor(self, found: PartRange) -> int:

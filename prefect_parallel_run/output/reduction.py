@@ -16,7 +16,7 @@ from prefect_parallel_run.errors import LimitExceededError, NothingSucceededErro
 from prefect_parallel_run.output.append_row import Published, publish
 from prefect_parallel_run.output.failed_items import source, write_failed_items
 from prefect_parallel_run.output.parts import PartRange
-from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Tally
 from prefect_parallel_run.runs.failures import first_failure
@@ -88,13 +88,16 @@ def _publish(task: Reduction, target: Path, ledger: Ledger) -> Published:
     try:
         return publish(ranges, target, task.row_format, task.directory.run_id)
     except RowsDifferError as error:
-        plan = Plan.open(task.directory.plan)
-        files, others = (_files(plan, number) for number in (error.mini_batch, error.other))
-        path = error.path or str(task.result)
-        raise RowsDifferError(path, error.reason, error.mini_batch, files, error.other, others) from None
+        raise with_files(error, Plan.open(task.directory.plan), error.path or str(task.result)) from None
 
 
-def _files(plan: Plan, mini_batch: int | None) -> tuple[str, ...]:
+def with_files(error: RowsDifferError, plan: PlanReader, result: str) -> RowsDifferError:
+    """Return the error with the result file, and with the files that both mini-batches were made from."""
+    files, others = (_files(plan, number) for number in (error.mini_batch, error.other))
+    return RowsDifferError(result, error.reason, error.mini_batch, files, error.other, others)
+
+
+def _files(plan: PlanReader, mini_batch: int | None) -> tuple[str, ...]:
     """Return the files that the items of a mini-batch are, or are in."""
     if mini_batch is None:
         return ()

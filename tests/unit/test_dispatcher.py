@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
-from prefect_parallel_run.dispatch.messages import NodeJoined, Tick
+from prefect_parallel_run.dispatch.messages import Commit, CommitPiece, NodeJoined, Tick
+from prefect_parallel_run.errors import RowsDifferError
+from prefect_parallel_run.records import Receipt
 
 SETTINGS = SimpleNamespace(token="t", run_directory="/run", is_kept=False)
 
@@ -33,3 +35,33 @@ def test_what_comes_home_with_the_one_that_ends_the_run_is_not_lost():
     with pytest.raises(queue.Empty):
         made._events.get_nowait()
     assert list(made._wait()) == [Tick()]
+
+
+class Noted:
+    """A ledger and an observer that note what they are told."""
+
+    def __init__(self, notes):
+        self.notes = notes
+
+    def __getattr__(self, name):
+        return lambda *arguments: self.notes.append(name)
+
+
+def test_rows_are_checked_once_they_are_committed():
+    """Those of pieces too; of tries that failed there are none. What the check raises ends the run."""
+    notes, checked = [], []
+
+    def check(receipts):
+        checked.append(([receipt.mini_batch for receipt in receipts], list(notes)))
+        if receipts[0].mini_batch == 3:
+            raise RowsDifferError("", "column 'a'", 3)
+
+    made = Dispatcher(None, SETTINGS, None, Noted(notes), Told(), Noted([]), None, None, wanted=1, check_rows=check)
+    made._traffic = SimpleNamespace(dated=lambda receipt: receipt)
+    receipt = Receipt(0, 1, "succeeded", 2, 2, 0, 2, "p.part", 0, 8, 80, 0, 1.0, 0.1)
+    failed = Receipt.of_failure(1, 1, "raised", items=2, started=1.0, seconds=0.1)
+    made._follow([Commit([(receipt, "succeeded"), (failed, "waiting")]), Commit([(failed, "waiting")])])
+    made._follow([CommitPiece(receipt._replace(mini_batch=2), (0, 1), 0, "isolating")])
+    assert checked == [([0], ["commit"]), ([2], ["commit", "commit", "commit_piece"])]
+    with pytest.raises(RowsDifferError):
+        made._follow([Commit([(receipt._replace(mini_batch=3), "succeeded")])])

@@ -1,6 +1,8 @@
 """The final reduction, and how a run is left that it ends."""
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from prefect_parallel_run import TabularDataset
@@ -10,7 +12,9 @@ from prefect_parallel_run.driving.run import _note_end
 from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.observe.standing import look
 from prefect_parallel_run.observe.standing_text import standing_lines
+from prefect_parallel_run.output.column_watch import ColumnWatch
 from prefect_parallel_run.output.reduction import Reduction, reduce
+from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 from prefect_parallel_run.policy.limits import FailureLimits
 from prefect_parallel_run.records import Receipt
@@ -18,8 +22,8 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
-def finished_run(folder, frames, row_format):
-    """Leave a run over one file per frame, which has returned these frames."""
+def finished_run(folder, frames, row_format, is_early=False):
+    """Leave a run over one file per frame, which has returned these frames; the rows may be those of an earlier version."""
     for number in range(len(frames)):
         (folder / f"{number}.csv").write_text("v\n1\n")
     directory = RunDirectory(folder / "run")
@@ -30,9 +34,20 @@ def finished_run(folder, frames, row_format):
     with Ledger.create(directory.ledger, [1] * len(frames)) as ledger:
         for number, frame in enumerate(frames):
             rows, header, body = encode(pd.DataFrame(frame), row_format, with_header=False)
+            if is_early:
+                header, body = b"", without_facts(header + body)
             place = (part.append(header, body), len(header), len(header) + len(body), 0)
             ledger.commit([(Receipt(number, 1, "succeeded", 1, 1, 0, rows, "p.part", *place, 1.0, 0.1), "succeeded")])
     return directory
+
+
+def without_facts(stream):
+    """The rows of a mini-batch as earlier versions wrote them."""
+    table = pa.ipc.open_stream(stream).read_all().replace_schema_metadata(None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
 
 
 def reduction(directory, row_format):
@@ -43,7 +58,7 @@ def reduction(directory, row_format):
         target=target,
         result=str(target),
         row_format=row_format,
-        identity={},
+        identity=dict.fromkeys(("config_sha256", "script_sha256", "plan_sha256")),
         output=str(target.parent),
         heartbeat=lambda: None,
     )
@@ -74,3 +89,38 @@ def test_rows_that_differ_are_told_with_the_files_they_are_of(tmp_path, row_form
         assert "failed (output" in lines[0]
         assert not any("next:" in line for line in lines), "to resume it would only put the same rows together"
         assert _note_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"
+
+
+def test_rows_of_an_earlier_version_are_put_together(tmp_path):
+    """Which noted no facts: the values themselves tell whether a double can hold them."""
+    directory = finished_run(tmp_path, [{"v": [1]}, {"v": [0.5]}, {"v": [None]}], "parquet", is_early=True)
+    reduce(reduction(directory, "parquet"))
+    assert pq.read_table(tmp_path / "result.parquet").column("v").to_pylist() == [1.0, 0.5, None]
+    (tmp_path / "large").mkdir()
+    directory = finished_run(tmp_path / "large", [{"v": [2**53 + 1]}, {"v": [0.5]}], "parquet", is_early=True)
+    with pytest.raises(RowsDifferError, match="column 'v' is double in mini-batch 1 and int64 in mini-batch 0"):
+        reduce(reduction(directory, "parquet"))
+
+
+@pytest.mark.parametrize("is_early", [False, True])
+def test_a_run_whose_rows_differ_is_not_gone_on_with(tmp_path, is_early):
+    """What was committed before it was resumed is checked first."""
+    directory = finished_run(tmp_path, [{"v": [1]}, {"v": ["x"]}], "parquet", is_early)
+    with Ledger(directory.ledger) as ledger, pytest.raises(RowsDifferError) as caught:
+        ColumnWatch(directory, Plan.open(directory.plan), ledger, "/out/r.parquet")
+    assert str(caught.value).startswith("output /out/r.parquet: column 'v' is large_string in mini-batch 1 and int64 in")
+    assert caught.value.files == (f"{tmp_path}/1.csv",)
+
+
+def test_receipts_are_checked_as_they_arrive(tmp_path):
+    """Those that cannot be read yet are left to the reduction, and rows that fit say nothing."""
+    directory = finished_run(tmp_path, [{"v": [1]}, {"v": [2]}, {"v": ["x"]}], "parquet")
+    with Ledger(directory.ledger) as ledger:
+        places = list(ledger.places())
+    receipts = [Receipt(number, 1, "succeeded", 1, 1, 0, 1, *place[:-1], 1.0, 0.1) for number, *place in places]
+    with Ledger.create(tmp_path / "empty.sqlite", []) as ledger:
+        watch = ColumnWatch(directory, Plan.open(directory.plan), ledger, "/out/r.parquet")
+    watch.check(receipts[:2])
+    watch.check([receipts[2]._replace(part="late.part"), receipts[2]._replace(offset=1 << 40), receipts[2]._replace(part="")])
+    with pytest.raises(RowsDifferError, match="in mini-batch 2 and int64 in mini-batch 0"):
+        watch.check(receipts[2:])

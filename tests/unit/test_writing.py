@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_parallel_run.child.column_facts import KEY
 from prefect_parallel_run.child.writing import WrongType, encode, materialise, row_count
 
 FRAME = pd.DataFrame({"a": [1, 2], "b c": ["x y", 'q"'], "d": [0.5, float("nan")]})
@@ -127,16 +128,26 @@ def test_json_lines_hold_one_object_per_row():
 )
 def test_parquet_takes_elements_of_a_list(elements, columns):
     """Dicts by key, tuples by place, anything else as one column."""
-    with pa.ipc.open_stream(encode(elements, "parquet", False).body) as stream:
+    _, header, body = encode(elements, "parquet", False)
+    with pa.ipc.open_stream(header + body) as stream:
         assert stream.read_all().to_pydict() == columns
 
 
 def test_parquet_travels_as_an_arrow_stream():
     """Types are kept, what pandas adds to a schema is not."""
-    data = encode(FRAME, "parquet", False).body
-    table = pa.ipc.open_stream(data).read_all()
+    _, header, body = encode(FRAME, "parquet", False)
+    table = pa.ipc.open_stream(header + body).read_all()
     pd.testing.assert_frame_equal(table.to_pandas(), FRAME)
-    assert table.schema.metadata is None
+    assert table.schema.metadata == {KEY: b"[]"}
+    assert pa.ipc.read_schema(pa.py_buffer(header)).equals(table.schema, check_metadata=True)
+
+
+def test_a_type_that_parquet_lacks_is_refused_in_the_process():
+    """Not at the end of the run: the mini-batch fails with the column's name."""
+    with pytest.raises(
+        ValueError, match="column 'a' has values of type month_day_nano_interval, which a Parquet file cannot hold"
+    ):
+        encode([{"a": {"b": [pd.DateOffset(months=1)]}}], "parquet", False)
 
 
 NULL_BYTE = "\0" if sys.version_info < (3, 11) else ""  # which Python's csv module refuses to write before 3.11

@@ -1,0 +1,77 @@
+"""What the values of a table's columns allow, beyond their types: it decides which types of other mini-batches they can join.
+
+A schema carries it as metadata, so that the columns of all mini-batches can be unified from their schemas alone.
+"""
+
+import json
+from typing import Any, Dict, Iterable, Iterator, Set, Tuple
+
+KEY = b"prefect_parallel_run.facts"  #: of the schema's metadata: JSON, ``[[path of the column, fact], ...]``
+NEGATIVE = "negative"  #: holds a negative integer
+INEXACT = "inexact"  #: holds an integer beyond 2**53, which a float may not represent
+HUGE = "huge"  #: holds an integer beyond 2**63 - 1
+#: Finer units of time, and how many of each are a second. The name of a unit as a fact: holds a time beyond its range.
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_MOST = 2**63 - 1
+_EXACT = 2**53
+_NOT_IN_PARQUET = ("dense_union", "sparse_union", "run_end_encoded", "month_day_nano_interval")  #: types, as Arrow writes them
+
+Fact = Tuple[Tuple[str, ...], str]  #: path (column, then fields of structs, ``item``, ``key`` and ``value``) and fact
+
+
+def facts_of(table: Any) -> Set[Fact]:
+    """Return the facts of a pyarrow.Table; raises ValueError for a column of a type that a Parquet file cannot hold."""
+    columns = zip(table.schema.names, table.columns)
+    return {fact for name, column in columns for chunk in column.chunks for fact in _facts(chunk, (name,))}
+
+
+def to_metadata(facts: Iterable[Fact]) -> Dict[bytes, bytes]:
+    """Return facts as metadata of a schema; equal facts are equal bytes."""
+    return {KEY: json.dumps(sorted(facts), separators=(",", ":")).encode()}
+
+
+def _facts(array: Any, path: Tuple[str, ...]) -> Iterator[Fact]:
+    import pyarrow as pa  # noqa: PLC0415  only tables need it
+
+    kind, is_type = array.type, pa.types
+    if is_type.is_integer(kind):
+        for fact in _of_integers(*_range(array)):
+            yield path, fact
+    elif is_type.is_timestamp(kind) or is_type.is_duration(kind):
+        if kind.unit != "ns":
+            for fact in _of_times(kind.unit, *_range(array.cast(pa.int64()))):
+                yield path, fact
+    elif is_type.is_dictionary(kind):
+        yield from _facts(array.dictionary, path)
+    elif is_type.is_struct(kind):
+        for field, inner in zip(kind, array.flatten()):
+            yield from _facts(inner, (*path, field.name))
+    elif is_type.is_map(kind):
+        yield from _facts(array.keys, (*path, "key"))
+        yield from _facts(array.items, (*path, "value"))
+    elif hasattr(kind, "value_field"):  # a list of any layout
+        yield from _facts(array.flatten(), (*path, "item"))
+    elif str(kind).startswith(_NOT_IN_PARQUET):
+        raise ValueError(f"column {path[0]!r} has values of type {kind}, which a Parquet file cannot hold; return other values")
+
+
+def _range(array: Any) -> Tuple[int, int]:
+    """Return the least and the greatest integer of an array; 0 and 0 when it holds none."""
+    values = (array.drop_null() if array.null_count else array).to_numpy(zero_copy_only=False)
+    return (int(values.min()), int(values.max())) if len(values) else (0, 0)
+
+
+def _of_integers(least: int, most: int) -> Iterator[str]:
+    if least < 0:
+        yield NEGATIVE
+    if least < -_EXACT or most > _EXACT:
+        yield INEXACT
+    if most > _MOST:
+        yield HUGE
+
+
+def _of_times(unit: str, least: int, most: int) -> Iterator[str]:
+    size = max(-least, most)
+    for finer, parts in _UNITS.items():
+        if parts > _UNITS[unit] and size * (parts // _UNITS[unit]) > _MOST:
+            yield finer

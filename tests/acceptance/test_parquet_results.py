@@ -1,0 +1,67 @@
+"""One Parquet file from mini-batches whose values look different to Arrow."""
+
+import pickle
+from decimal import Decimal
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from prefect_parallel_run import FileDataset, RowsDifferError
+from prefect_parallel_run.cli import main
+from prefect_parallel_run.runs.ledger import Ledger
+
+
+def step(workshop, results, gate):
+    """A step whose run() returns *results*; mini-batch *gate* never ends."""
+    folder = workshop.folder / "results"
+    folder.mkdir()
+    for number, result in enumerate(results):
+        (folder / f"{number:03d}.pickle").write_bytes(pickle.dumps(result))
+    return workshop.step(
+        *("unpickles.py", "--log", workshop.log, "--gate", gate, "--open", workshop.folder / "gate"),
+        inputs=FileDataset.from_files(folder),
+        append_row_file_name="rows.parquet",
+        mini_batch_size=1,
+    )
+
+
+def test_columns_that_look_different_in_every_mini_batch(workshop):
+    """Decimals, empty lists, null fields, a gap, units of time, categories: every value comes out as it went in."""
+    rows = [
+        {
+            "price": Decimal(f"{number}.{'5' * number}"),
+            "tags": [] if number == 0 else [f"tag {number}"],
+            "who": {"name": f"name {row}", "age": None if number == 1 else row},
+            "count": None if (number, row) == (2, 7) else row,
+            "at": pd.Timestamp(2020, 1, 1 + number).as_unit("ns" if number == 3 else "us"),
+            "kind": f"{number}-{row}",
+        }
+        for number in range(4)
+        for row in range(100)
+    ]
+    frames = [pd.DataFrame(rows[start : start + 100]).astype({"kind": "category"}) for start in range(0, 400, 100)]
+    result = step(workshop, frames, -1)()
+    assert pq.read_table(result.output_file).to_pylist() == rows
+
+
+def test_the_first_mini_batch_that_does_not_fit_ends_the_run(workshop):
+    """While others still run; resume ends the same way without running any, the same step begins a new run."""
+    again = step(workshop, [[{"x": 1}], [{"x": "word"}], *([{"x": 2}] for _ in range(28))], 29)
+    with pytest.raises(RowsDifferError, match=r"column 'x' is \w+ in mini-batch \d+ and \w+ in mini-batch \d+; no") as caught:
+        again()
+    assert f"mini-batch 1 is of {workshop.folder}/results/001.pickle" in str(caught.value)
+    assert not (workshop.output / "rows.parquet").exists()
+    (run,) = (workshop.output / "_parallel_run").iterdir()
+    with Ledger(run / "ledger.sqlite") as ledger:
+        facts, tally = ledger.facts(), ledger.tally()
+    assert (facts["status"], facts["ended_by"]) == ("failed", "RowsDifferError")
+    assert tally.succeeded < 30
+    calls = workshop.invocations()
+    assert main(["resume", str(run)]) != 0
+    with Ledger(run / "ledger.sqlite") as ledger:
+        assert ledger.facts()["reason"] == facts["reason"]
+    assert workshop.invocations() == calls
+    with pytest.raises(RowsDifferError):
+        again()
+    assert len(list((workshop.output / "_parallel_run").iterdir())) == 2

@@ -1,0 +1,240 @@
+"""The columns of all mini-batches in one Parquet file: every value comes out as it went in."""
+
+import datetime as dt
+import decimal
+import itertools
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_parallel_run.child.column_facts import facts_of, to_metadata
+from prefect_parallel_run.errors import RowsDifferError
+from prefect_parallel_run.output.column_types import Conflict, fit, unify
+from tests.unit.test_append_row import Parts
+
+_LEAVES = [
+    *(pa.null(), pa.bool_(), pa.string(), pa.large_string(), pa.string_view()),
+    *(pa.int8(), pa.int32(), pa.int64(), pa.uint8(), pa.uint32(), pa.uint64(), pa.float16(), pa.float32(), pa.float64()),
+    *(pa.decimal128(5, 2), pa.decimal128(38, 0), pa.decimal256(76, 40), pa.date32(), pa.date64()),
+    *(pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns"), pa.duration("s"), pa.duration("ns")),
+    *(pa.timestamp("s"), pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ms", "UTC"), pa.timestamp("ns", "UTC")),
+    *(pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(2), pa.binary(3)),
+    *(pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int16(), pa.large_string(), True)),
+]
+_SAMPLES = {  #: of integers that types store: the ends of what can be exact
+    "int": [0, 1, -1, 127, 2**53, 2**53 + 1, -(2**53) - 1, 2**62],
+    "uint": [0, 1, 255, 2**53 + 1, 2**63, 2**64 - 1],
+}
+
+
+def of(kind, number):  # noqa: PLR0911  one case per type
+    """A value of a type."""
+    is_type = pa.types
+    if is_type.is_null(kind):
+        return None
+    if is_type.is_dictionary(kind):
+        return of(kind.value_type, number)
+    if is_type.is_boolean(kind):
+        return bool(number % 2)
+    if is_type.is_integer(kind):
+        samples = _SAMPLES["int" if is_type.is_signed_integer(kind) else "uint"]
+        limit = 2 ** (kind.bit_width - is_type.is_signed_integer(kind))
+        fitting = [value for value in samples if -limit <= value < limit]
+        return fitting[number % len(fitting)]
+    if is_type.is_floating(kind):
+        return [0.5, -2.0, 1.25][number % 3]
+    if is_type.is_decimal(kind):
+        return decimal.Decimal(number).scaleb(-min(kind.scale, 2))
+    if "string" in str(kind):
+        return f"text {number}"
+    if "binary" in str(kind):
+        return (b"%03d" % number)[: getattr(kind, "byte_width", 3) if is_type.is_fixed_size_binary(kind) else 3]
+    if is_type.is_date(kind):
+        return dt.date(2000 + number, 1, 1)
+    if is_type.is_time(kind):
+        return dt.time(number % 24, 1, 2)
+    if is_type.is_duration(kind):
+        return dt.timedelta(seconds=number)
+    zone = dt.timezone.utc if kind.tz else None
+    far = number % 5 == 0 and kind.unit != "ns"
+    return dt.datetime(9000 if far else 2000 + number, 1, 2, tzinfo=zone)
+
+
+def nested(kinds):
+    names = st.sampled_from("abc")
+    return st.one_of(
+        kinds.map(pa.list_),
+        kinds.map(pa.large_list),
+        st.tuples(kinds, st.integers(1, 2)).map(lambda both: pa.list_(*both)),
+        st.dictionaries(names, kinds, min_size=1, max_size=2).map(lambda fields: pa.struct(list(fields.items()))),
+        kinds.filter(lambda kind: not pa.types.is_nested(kind)).map(lambda kind: pa.map_(pa.string(), kind)),
+    )
+
+
+KINDS = st.recursive(st.sampled_from(_LEAVES), nested, max_leaves=3)
+
+
+def value(draw, kind):
+    if draw(st.integers(0, 4)) == 0:
+        return None
+    if pa.types.is_map(kind):
+        return [("k", value(draw, kind.item_type))]
+    if pa.types.is_struct(kind):
+        return {field.name: value(draw, field.type) for field in kind}
+    if hasattr(kind, "value_field"):
+        length = getattr(kind, "list_size", None) or draw(st.integers(0, 2))
+        return [value(draw, kind.value_type) for _ in range(length)]
+    return of(kind, draw(st.integers(0, 20)))
+
+
+@st.composite
+def columns(draw, kinds=KINDS):
+    kind = draw(kinds)
+    return pa.table({"x": pa.array([value(draw, kind) for _ in range(draw(st.integers(1, 3)))], kind)})
+
+
+def schema_of(table):
+    return table.schema.with_metadata(to_metadata(facts_of(table)))
+
+
+def joined(*schemas):
+    result = schemas[0]
+    for schema in schemas[1:]:
+        result = result if isinstance(result, Conflict) else unify(result, schema)
+    return result
+
+
+def same(before, after):
+    """Whether a value came out as it went in; fields that its struct did not have are null."""
+    if isinstance(before, dict):
+        return all(same(before.get(name), inner) for name, inner in after.items()) and before.keys() <= after.keys()
+    if isinstance(before, (list, tuple)):
+        return len(before) == len(after) and all(map(same, before, after))
+    if isinstance(before, dt.datetime):
+        return pd.Timestamp(before) == pd.Timestamp(after)
+    return before == after
+
+
+@settings(max_examples=300, deadline=None)
+@given(columns(), columns())
+def test_unification_is_lossless(one, other):
+    """Every value of either can be cast to the unified type, and is the same there."""
+    unified = unify(schema_of(one), schema_of(other))
+    if isinstance(unified, Conflict):
+        assert unified.column == "x"
+        return
+    for table in (one, other):
+        for chunk in table.column(0).chunks:
+            found = fit(chunk, unified.field(0).type)
+            assert found.type == unified.field(0).type
+            found.validate(full=True)
+            assert same(chunk.to_pylist(), found.to_pylist())
+
+
+@settings(max_examples=300, deadline=None)
+@given(columns(), columns(), columns())
+def test_unification_is_associative(one, two, three):
+    """Whichever receipts come first, conflict or not."""
+    a, b, c = map(schema_of, (one, two, three))
+    right = unify(b, c)
+    right = right if isinstance(right, Conflict) else unify(a, right)
+    left = joined(a, b, c)
+    assert isinstance(left, Conflict) == isinstance(right, Conflict)
+    if not isinstance(left, Conflict):
+        assert left.equals(right, check_metadata=True)
+
+
+@pytest.mark.parametrize(("one", "two"), list(itertools.product(_LEAVES, repeat=2)))
+def test_leaves_in_any_order_conflict_alike(one, two):
+    """And nulls fit everything."""
+    a, b = (pa.schema([("x", kind)]) for kind in (one, two))
+    assert isinstance(unify(a, b), Conflict) == isinstance(unify(b, a), Conflict)
+    if pa.types.is_null(one) or one == two:
+        assert not isinstance(unify(a, b), Conflict)
+
+
+@settings(max_examples=60, deadline=None)
+@given(columns(KINDS.filter(lambda kind: "null" not in str(kind))))
+def test_every_type_comes_out_of_parquet(tmp_path_factory, table):
+    """Rows as a script returns them that hands on what it got, one of them without a value."""
+    folder = tmp_path_factory.mktemp("parts")
+    parts = Parts(folder, "parquet")
+    parts.add(0, table.to_pandas(types_mapper=pd.ArrowDtype))
+    parts.add(1, pd.DataFrame({"x": [None]}))
+    parts.publish(folder / "r.parquet")
+    found = pq.read_table(folder / "r.parquet").column("x").to_pylist()
+    assert same(table.column("x").to_pylist(), found[:-1])
+    assert found[-1] is None
+
+
+D = decimal.Decimal
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[D("1.5")], [D("12345.678")], [D(1)]],
+        [[[1]], [[]], [[2, 3]]],
+        [[{"a": None}], [{"a": 1}], [{"a": 2}]],
+        [[1], [2.5], [None]],
+        [["x"], [None], ["y"]],
+    ],
+)
+def test_values_that_stand_differently_in_mini_batches(tmp_path, rows):
+    """What Arrow takes the values of one mini-batch for is not what it takes those of the next for."""
+    for number, order in enumerate(itertools.permutations(rows)):
+        parts = Parts(tmp_path, "parquet")
+        for mini_batch, column in enumerate(order):
+            parts.add(mini_batch, pd.DataFrame({"x": pd.Series(column, dtype=None)}), part=f"{number}")
+        parts.publish(tmp_path / "r.parquet")
+        assert pq.read_table(tmp_path / "r.parquet").column("x").to_pylist() == [row for column in order for row in column]
+
+
+def test_more_categories_than_one_mini_batch_could_number(tmp_path):
+    """Of each mini-batch the index is one byte."""
+    parts = Parts(tmp_path, "parquet")
+    for number in range(4):
+        parts.add(number, pd.DataFrame({"x": pd.Categorical([f"{number}-{each}" for each in range(100)])}))
+    assert parts.publish(tmp_path / "r.parquet").rows == 400
+    assert pd.read_parquet(tmp_path / "r.parquet")["x"].nunique() == 400
+
+
+def test_whole_numbers_that_a_double_cannot_hold(tmp_path):
+    """Are a conflict, and only they."""
+    parts = Parts(tmp_path, "parquet")
+    parts.add(0, pd.DataFrame({"x": [2**53 + 1]}))
+    parts.add(1, pd.DataFrame({"x": [0.5]}))
+    with pytest.raises(RowsDifferError, match="column 'x' is double in mini-batch 1 and int64 in mini-batch 0"):
+        parts.publish(tmp_path / "r.parquet")
+
+
+def test_columns_in_another_order_are_the_same_columns(tmp_path):
+    """They are known by their names, and stand as in the first mini-batch."""
+    parts = Parts(tmp_path, "parquet")
+    parts.add(0, [{"a": 1, "b": "x"}])
+    parts.add(1, [{"b": "y", "a": 2}])
+    parts.publish(tmp_path / "r.parquet")
+    assert pq.read_table(tmp_path / "r.parquet").to_pydict() == {"a": [1, 2], "b": ["x", "y"]}
+
+
+def test_what_lies_below_a_null_does_not_count():
+    """A value that no reader can see must not keep a column from its type."""
+    below = pa.array([2**53 + 1, 1], pa.int64())
+    struct = pa.StructArray.from_arrays([below], names=["a"], mask=pa.array([True, False]))
+    ragged = pa.ListArray.from_arrays(pa.array([0, 1, 2]), below, mask=pa.array([True, False]))
+    for array, kind in ((struct, pa.struct([("a", pa.float64())])), (ragged, pa.list_(pa.float64()))):
+        unified = unify(schema_of(pa.table({"x": array})), pa.schema([("x", kind)]))
+        assert fit(array, unified.field("x").type).to_pylist() == array.to_pylist()
+
+
+def test_facts_grow_with_the_mini_batches(tmp_path):
+    """The types alone would fit; a later mini-batch with the same types has values that do not."""
+    parts = Parts(tmp_path, "parquet")
+    for number, rows in enumerate([[1], [0.5], [2], [2**53 + 1]]):
+        parts.add(number, rows)
+    with pytest.raises(RowsDifferError, match="column 'value' is int64 in mini-batch 3 and double in mini-batch 1"):
+        parts.publish(tmp_path / "r.parquet")
