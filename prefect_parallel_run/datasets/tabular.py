@@ -276,7 +276,8 @@ class TabularDataset(Dataset):
             yield Cut(rows, sum(cut.size for cut in cuts), work)
 
     def _keyed_cuts(self, size: int, listing: Listing, tell: Callable[[str], None]) -> Iterator[tuple[Cut, list[KeyValue]]]:
-        written, doubts = self._format(), Doubts(tell)
+        has_header = self.format == "delimited" and self.header
+        written, doubts = self._format(), Doubts(tell, may_lack_header=has_header)
         for file, keys in keyed_files(listing):
             if file.size == 0:
                 continue  # written by nobody, or a marker such as _SUCCESS
@@ -293,6 +294,9 @@ class TabularDataset(Dataset):
                 about |= {**({"keys": [list(one) for one in values]} if values else {}), **found.about}
                 doubts.of_file(file.path, found.doubts)
                 doubts.of_columns(file.path, found.columns)
+                if found.names is not None:
+                    from_folders = {one.key for one in values}  # such columns come last, whatever the file has
+                    doubts.of_names(file.path, [name for name in found.names if name not in from_folders])
                 for rows, source_bytes, where in found.pieces:
                     yield Cut(rows, source_bytes, _encode({**about, **where})), values
             except (UnfinishedRecordError, UnknownColumnError) as error:

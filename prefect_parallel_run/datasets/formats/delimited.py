@@ -66,7 +66,7 @@ class Delimited:
         self._check_names(columns)
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in found)
         doubts = {**encoded.doubts, **self._doubt_of_delimiter(about.get("columns", ()))}
-        return CutFile(about, pieces, columns=types.columns(), doubts=doubts)
+        return CutFile(about, pieces, columns=types.columns(), names=columns, doubts=doubts)
 
     def _doubt_of_delimiter(self, columns: Sequence[str]) -> dict[str, str]:
         likely = likely_delimiter(columns, self.delimiter)
