@@ -69,7 +69,8 @@ class DelimitedTypes:
             "escape_char": dialect.get("escape") or False,
         }
         self._decimal = dialect.get("decimal", ".")
-        self._gaps = [*_GAPS, *(form for text in dialect.get("na_values") or () for form in _forms(text))]
+        usual_gaps = _GAPS if dialect.get("keep_default_na", True) else ()
+        self._gaps = [*usual_gaps, *(form for text in dialect.get("na_values") or () for form in _forms(text))]
 
     def add(self, data: bytes, rows: int) -> None:
         """Look at whole records, of which *rows* are more than blanks."""

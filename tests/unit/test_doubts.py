@@ -194,3 +194,14 @@ def test_long_lists_of_names_are_shortened(tmp_path):
     (told,) = doubts_of(TabularDataset.from_delimited_files(files))
     assert "has the columns 'b0', 'b1', 'b2', 'b3', 'b4' and 995 more, and" in told
     assert len(told) < 1000
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize(("line", "delimiter"), [("sep=;", ";"), ('"sep=,"', ","), ("sep=\t", "\t")])
+def test_a_first_line_for_excel_is_told(tmp_path, line, delimiter, header):
+    """It is a record for pandas: with the right delimiter its further fields would be too many, without it all would be one."""
+    (tmp_path / "a.csv").write_bytes(f"{line}\r\nid{delimiter}n\r\n1{delimiter}2\r\n".encode())
+    for given in (delimiter, ","):
+        (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, delimiter=given, header=header))
+        assert told.startswith(f"{tmp_path}/a.csv begins with the line {line!r}, which names the delimiter for Excel;")
+        assert told.endswith(f"remove that line and pass delimiter={delimiter!r}")
