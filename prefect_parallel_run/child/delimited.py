@@ -72,7 +72,7 @@ def _without_extra(work: Dict[str, Any], data: bytes, frame: Any) -> Any:
     """Return *frame* without the field behind the last column, if there is one; it must be empty everywhere."""
     columns = len(work["types"])
     if frame.shape[1] > columns:
-        filled = frame.iloc[:, columns].notna().to_numpy()
+        filled = (frame.iloc[:, columns].fillna("") != "").to_numpy()
         if filled.any():
             _name_the_record({**work, "fields": columns}, data, "a record has too many fields", int(filled.argmax()))
         frame = frame.iloc[:, :columns]

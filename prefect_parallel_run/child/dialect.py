@@ -37,6 +37,7 @@ def pandas_options(work: Dict[str, Any]) -> Dict[str, Any]:
         "decimal": work.get("decimal", "."),
         "encoding": work.get("encoding", "utf-8"),
         "na_values": work.get("na_values"),
+        "keep_default_na": work.get("keep_default_na", True),
         "low_memory": False,
         "engine": "c",
     }

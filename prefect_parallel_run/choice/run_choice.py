@@ -27,6 +27,8 @@ from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, RunLoc
 from prefect_parallel_run.stores.mirror import pull_runs
 from prefect_parallel_run.stores.objects import names_below
 
+_NEWER_DEFAULTS = (("column_types", None), ("na_values", None), ("keep_default_na", True))  #: of a dataset's fields
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
@@ -84,12 +86,8 @@ def may_be_done(spec: StepSpec) -> bool:
 
 
 def that_counts(given: dict[str, Any]) -> dict[str, Any]:
-    """Return of what a dataset is that which changes its items; earlier versions had none of some fields, which may be None."""
-    return {
-        key: value
-        for key, value in given.items()
-        if key != "allow_empty" and (value is not None or key not in ("column_types", "na_values"))
-    }
+    """Return the fields of a dataset that change its items, leaving out defaults of fields that earlier versions lacked."""
+    return {key: value for key, value in given.items() if key != "allow_empty" and (key, value) not in _NEWER_DEFAULTS}
 
 
 def world_of(spec: StepSpec) -> dict[str, Any]:

@@ -149,3 +149,12 @@ def together(kinds: Iterable[str]) -> str:
     if UINT in found and found <= {INT, UINT}:
         return UINT
     return INT if found == {INT} else FLOAT
+
+
+def is_number(text: str) -> bool:
+    """True when *text* is written as a number is."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

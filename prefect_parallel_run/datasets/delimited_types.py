@@ -27,6 +27,7 @@ from prefect_parallel_run.datasets.column_types import (
     NEGATIVE,
     NULL,
     TEXT,
+    is_number,
     kinds_in_frame,
     together,
 )
@@ -68,7 +69,8 @@ class DelimitedTypes:
             "escape_char": dialect.get("escape") or False,
         }
         self._decimal = dialect.get("decimal", ".")
-        self._gaps = [*_GAPS, *(form for text in dialect.get("na_values") or () for form in _forms(text))]
+        usual_gaps = _GAPS if dialect.get("keep_default_na", True) else ()
+        self._gaps = [*usual_gaps, *(form for text in dialect.get("na_values") or () for form in _forms(text))]
 
     def add(self, data: bytes, rows: int) -> None:
         """Look at whole records, of which *rows* are more than blanks."""
@@ -159,13 +161,13 @@ def _forms(text: str) -> Iterator[str]:
     (['-99', '-99.0', '-99'], ['n.v.'], ['1.5'])
     """
     yield text
-    if _is_number(text) and float(text).is_integer():
+    if is_number(text) and float(text).is_integer():
         yield from (f"{int(float(text))}.0", str(int(float(text))))
 
 
 def _first_word(values: Iterable[Any], decimal: str) -> str | None:
     """Return the first text among *values* that is no number; None where there is none."""
-    return next((one for one in values if isinstance(one, str) and not _is_number(one.replace(decimal, "."))), None)
+    return next((one for one in values if isinstance(one, str) and not is_number(one.replace(decimal, "."))), None)
 
 
 def _texts(column: pa.ChunkedArray) -> Iterator[str | None]:
@@ -173,14 +175,6 @@ def _texts(column: pa.ChunkedArray) -> Iterator[str | None]:
     if pa.types.is_string(column.type):
         for chunk in column.chunks:
             yield from chunk.to_pylist()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 class _Signs(NamedTuple):

@@ -131,6 +131,9 @@ def test_options_of_formats():
         "column_types": {"id": "string", "a=b": "Int64"},
         "na_values": ["n.v.", "-"],
     }
+    assert format_options("delimited", {"keep_default_na": False}) == {"keep_default_na": False}
+    with pytest.raises(ValueError, match="--no-default-na is for --format delimited; the format is orc"):
+        format_options("orc", {"keep_default_na": False})
     with pytest.raises(ValueError, match="--column-type id: accepted: NAME=TYPE"):
         format_options("delimited", {"column_types": ["id"]})
     with pytest.raises(ValueError, match="--na-value is for --format delimited; the format is files"):

@@ -91,6 +91,7 @@ def test_a_delimiter_behind_every_record_is_no_column(tmp_path):
     path.write_text("a,b\n1,2,\n3,4\n5,6,\n")
     for size in (1, 1 << 20):
         pd.testing.assert_frame_equal(frame_of(path, size, 1 << 20), pd.DataFrame({"a": [1, 3, 5], "b": [2, 4, 6]}))
+        assert len(frame_of(path, size, 1 << 20, keep_default_na=False)) == 3
     path.write_text("a,b\n1,2,\n3,4\n5,6,x\n")
     for size in (1, 1 << 20):
         with pytest.raises(BadRecord, match=r"t.csv, record 3 has 3 fields, but the header has 2 columns"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from prefect_parallel_run.datasets.record_ends import Records
 from prefect_parallel_run.datasets.spans import all_spans, peek_head, split_head
 
 _LONGEST_NAME = 60  #: characters of a column's name that are shown
-_USUAL: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": ".", "na_values": None}
+_EXCEL = re.compile(rb'"?[sS][eE][pP]=([ -~\t])"?')
+_USUAL: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": ".", "na_values": None, "keep_default_na": True}
 
 
 class UnknownColumnError(ValueError):
@@ -38,6 +40,7 @@ class Delimited:
     double_quote: bool
     decimal: str
     na_values: list[str] | None = None
+    keep_default_na: bool = True
     column_types: Mapping[str, str]  #: by the column's name, or its number where there is no header
     header: bool
     storage: Storage
@@ -65,8 +68,8 @@ class Delimited:
         about["types"] = types.types()
         self._check_names(columns)
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in found)
-        doubts = {**encoded.doubts, **self._doubt_of_delimiter(about.get("columns", ()))}
-        return CutFile(about, pieces, columns=types.columns(), doubts=doubts)
+        doubts = {**encoded.doubts, **(_doubt_of_excel(head) or self._doubt_of_delimiter(about.get("columns", ())))}
+        return CutFile(about, pieces, columns=types.columns(), names=columns, doubts=doubts)
 
     def _doubt_of_delimiter(self, columns: Sequence[str]) -> dict[str, str]:
         likely = likely_delimiter(columns, self.delimiter)
@@ -88,8 +91,8 @@ class Delimited:
     @staticmethod
     def _cells(head: bytes, about: dict[str, Any]) -> list[str]:
         """Return what is written in a header."""
-        options = {**pandas_options(about), "na_values": None}
-        frame = pd.read_csv(_without_mark(head), header=None, dtype=str, keep_default_na=False, index_col=False, **options)
+        options = {**pandas_options(about), "na_values": None, "keep_default_na": False}
+        frame = pd.read_csv(_without_mark(head), header=None, dtype=str, index_col=False, **options)
         return [str(cell) for cell in frame.iloc[0]]
 
     def _given(self, columns: Sequence[str], cells: Sequence[str]) -> dict[int, str]:
@@ -101,6 +104,20 @@ class Delimited:
         for name in self.column_types:
             if name not in columns:
                 raise UnknownColumnError(f"has no column {name!r}, which column_types names; there are {list(columns)}")
+
+
+def _doubt_of_excel(head: bytes) -> dict[str, str]:
+    """Return the doubt about a first line that names the delimiter; Excel reads such a line and shows no row for it.
+
+    >>> _doubt_of_excel(b"sep=;")["sep"][:59]
+    "begins with the line 'sep=;', which names the delimiter for"
+    """
+    match = _EXCEL.fullmatch(head.rstrip(b"\r\n"))
+    if match is None:
+        return {}
+    delimiter, line = match[1].decode(), head.rstrip(b"\r\n").decode()
+    reason = "names the delimiter for Excel; here, as in pandas, it is the file's first record"
+    return {"sep": f"begins with the line {line!r}, which {reason}: remove that line and pass delimiter={delimiter!r}"}
 
 
 def _without_mark(head: bytes) -> io.BytesIO:
