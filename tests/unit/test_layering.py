@@ -45,7 +45,7 @@ ORDER = [
     "cli",
 ]
 INSIDE = {  #: the same within rooms that hold one thing after another
-    "config": ["validation", "form_schema", "csv_options", "where", "script_path", "yaml_file", "model"],
+    "config": ["validation", "form_schema", "csv_options", "where", "script_path", "yaml_nodes", "yaml_file", "model"],
     "runs": ["orders", "run_directory", "control_files", "ledger", "adjustments", "failures", "drives"],
     "planning": ["plan", "spool", "writing", "planner", "inputs"],
     "choice": [
