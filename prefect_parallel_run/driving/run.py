@@ -201,6 +201,7 @@ def _reduction(spec: StepSpec, choice: Choice, ledger: Ledger, watch: Watch, hea
         target=spec.target_of(choice.directory),
         result=spec.result,
         row_format=spec.config.result_format,
+        row_options=spec.config.append_row_csv_options or {},
         identity=complete_description(choice.directory, choice.planner)["identity"],
         output=spec.output if spec.writes_output else None,
         heartbeat=heartbeat,

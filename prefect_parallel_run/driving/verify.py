@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
+from typing import Any
 
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.observe.standing import status_of
+from prefect_parallel_run.output.column_order import Dialect
 from prefect_parallel_run.output.parts import PartRange, Parts
 from prefect_parallel_run.output.reduction import make_receipt, part_ranges
+from prefect_parallel_run.output.text import write_text
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
@@ -100,20 +103,20 @@ def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_whole: bool) 
             yield f"{place} is gone"
         elif size != receipt["bytes"] or file_sha256(place) != receipt["sha256"]:
             yield f"{place} is not what was published: its size or SHA-256 is another"
-        elif parts_are_whole and receipt["format"] != "parquet" and receipt["sha256"] != _put_together(directory, ledger):
+        elif (
+            parts_are_whole
+            and receipt["format"] != "parquet"
+            and receipt["sha256"] != _put_together(directory, ledger, receipt)
+        ):
             yield f"{place} is not what the parts of the run put together are"
 
 
-def _put_together(directory: RunDirectory, ledger: Ledger) -> str:
+def _put_together(directory: RunDirectory, ledger: Ledger, receipt: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the committed rows in mini-batch order; text formats only."""
     total = hashlib.sha256()
-    header = b""
+    options = directory.facts()["config"].get("append_row_csv_options") or {}
     with Parts() as parts:
-        for found in part_ranges(directory, ledger):
-            if found.header and not header:
-                header = parts.head(found)
-                total.update(header)
-            parts.copy([found], total.update, found.header)
+        write_text(part_ranges(directory, ledger), parts, Dialect.of(receipt["format"], options), total.update)
     return total.hexdigest()
 
 

@@ -36,6 +36,7 @@ class Reduction:
     target: Path | None  #: the file in which the result is put together; None for summary_only
     result: str | None  #: the result file: the same, or the URL of an object to which it is then copied
     row_format: str
+    row_options: Mapping[str, Any] = field(default_factory=dict)  #: keywords of to_csv with which rows were written
     identity: dict[str, Any]
     output: str | None  #: folder or URL in which the script writes files of its own; None: it does not
     heartbeat: Callable[[], None]  #: called now and then; raises to stop
@@ -86,7 +87,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
 def _publish(task: Reduction, target: Path, ledger: Ledger) -> Published:
     ranges = _watched(part_ranges(task.directory, ledger), task.heartbeat)
     try:
-        return publish(ranges, target, task.row_format, task.directory.run_id)
+        return publish(ranges, target, task.row_format, task.directory.run_id, task.row_options)
     except RowsDifferError as error:
         raise with_files(error, Plan.open(task.directory.plan), error.path or str(task.result)) from None
 

@@ -34,7 +34,7 @@ class Parts:
         )
 
     def publish(self, target):
-        return publish((self.ranges[number] for number in sorted(self.ranges)), target, self.row_format, "t")
+        return publish((self.ranges[number] for number in sorted(self.ranges)), target, self.row_format, "t", self.options)
 
 
 def test_rows_come_in_mini_batch_order_whoever_wrote_them(tmp_path):
