@@ -32,6 +32,7 @@ _HOME = {
     "NothingSucceededError": "errors",
     "ComputeTargetError": "errors",
     "EnvironmentSetupError": "errors",
+    "PrefectHomeError": "errors",
 }
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "ParallelRunError",
     "ParallelRunResult",
     "ParallelRunStep",
+    "PrefectHomeError",
     "RowsDifferError",
     "RunLockedError",
     "TabularDataset",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
         NothingSucceededError,
         OutputError,
         ParallelRunError,
+        PrefectHomeError,
         RowsDifferError,
         RunLockedError,
     )

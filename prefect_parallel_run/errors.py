@@ -168,6 +168,20 @@ class ComputeTargetError(ParallelRunError):
         return f"compute target {self.target}: {self.reason}"
 
 
+class PrefectHomeError(ParallelRunError):
+    """Prefect's home, ``PREFECT_HOME``, cannot be written; *path* is that folder."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return (
+            f"PREFECT_HOME is {self.path}, which cannot be written: {self.reason}; expected a folder in which this user can"
+            " create files; set the environment variable PREFECT_HOME to one"
+        )
+
+
 class EnvironmentSetupError(ParallelRunError):
     """The environment the script should run in does not exist or could not be built."""
 

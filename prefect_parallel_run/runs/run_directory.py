@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.errors import NoRunError, OutputError, RunLockedError
+from prefect_parallel_run.errors import NoRunError, OutputError, PrefectHomeError, RunLockedError
 
 _LOOKS, _LOOKING = 5, 0.02  #: times, and s between them, that a lock is asked for: somebody may only be looking who has it
 FOLDER = "_parallel_run"  #: beside the result, holds the run directories
@@ -47,6 +48,16 @@ def place_here(place: str) -> Path:
 def prefect_home() -> Path:
     """Return Prefect's home, without importing Prefect."""
     return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+
+
+def check_home(home: Path) -> None:
+    """Create Prefect's home where it does not exist; raise PrefectHomeError when no file can be created in it."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise PrefectHomeError(str(home), str(error.strerror)) from error
 
 
 class RunDirectory:

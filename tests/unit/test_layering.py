@@ -182,6 +182,7 @@ def test_every_public_name_can_be_had():
         errors.NothingSucceededError(3, "/run", "mini-batch 0: X: y"),
         errors.ComputeTargetError("local", "gone"),
         errors.EnvironmentSetupError("/venv", "no interpreter"),
+        errors.PrefectHomeError("/home", "Permission denied"),
     ],
     ids=lambda error: type(error).__name__,
 )
