@@ -24,11 +24,12 @@ def read_records(work: Dict[str, Any], data: bytes) -> Any:
     options = {**pandas_options(work), "header": None, "names": names, "index_col": False}
     given = {name: kind for name, kind in zip(names, work["types"]) if kind in GIVEN}
     # Only texts must be told beforehand: "007" is a number to who looks at this mini-batch alone.
-    options["dtype"] = {**{name: str for name, kind in zip(names, work["types"]) if kind == "text"}, **given}
+    text = pd.api.types.pandas_dtype(str)  # looked up once, not for every column
+    options["dtype"] = {**{name: text for name, kind in zip(names, work["types"]) if kind == "text"}, **given}
     if allowed > len(names):
         further = " ".join(names) + " "  # no other column can have this name
         options["names"] = [*names, further]
-        options["dtype"][further] = str
+        options["dtype"][further] = text
     if fields_of_first(data, dialect_of(work)) > allowed:  # pandas would count by this record
         _name_the_record(work, data, "the first record has too many fields")
     if data.startswith(BOM) and options["encoding"] == "utf-8":
@@ -125,7 +126,11 @@ def _read(data: bytes, options: Dict[str, Any]) -> Any:
     """Return what pandas reads; it would take truth values for numbers where it sees no others, which depends on the cut."""
     import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
-    frame = pd.read_csv(io.BytesIO(data), **options)
+    with pd.read_csv(io.BytesIO(data), **options, iterator=True) as reader:
+        # pandas makes a Series of every column when types are given by name, for the sake of object columns, which there
+        # are none of here; of thousands of columns that takes longer than everything else.
+        reader.orig_options = {**getattr(reader, "orig_options", {}), "dtype": None}
+        frame = reader.read()
     numbers = [name for name, kind in options["dtype"].items() if kind in ("int64", "float64")]
     if numbers and _TRUTH.search(data):
         for name in numbers:

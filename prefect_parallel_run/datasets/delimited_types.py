@@ -8,6 +8,7 @@ column for the whole file, and most texts are seen to be texts: they hold a lett
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -211,7 +212,10 @@ def _may_be_integers(column: pd.Series) -> bool:
 
 def _are_fractions(column: pa.ChunkedArray, *, has_plus: bool) -> bool:
     """True when all values fit 64 bits, none is not-a-number, and some is no whole number or none is written as one."""
-    if pc.any(pc.is_nan(column)).as_py() or not pc.all(pc.less(pc.abs(column), _LARGE)).as_py():
+    if not math.isfinite(pc.sum(column).as_py()):  # not-a-number, infinity, or numbers that are too large anyway
+        return False
+    bounds = pc.min_max(column).as_py()
+    if not -_LARGE < bounds["min"] <= bounds["max"] < _LARGE:
         return False
     return not has_plus or bool(pc.any(pc.not_equal(column, pc.floor(column))).as_py())
 

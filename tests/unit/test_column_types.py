@@ -150,3 +150,23 @@ def test_unsigned_integers_beside_fractions_are_floats(part, tmp_path, monkeypat
     path.write_text(f"key,id\nk,{2**63}\nk,\nk,1.5\n")
     found = frames(TabularDataset.from_delimited_files([path]), 1)
     assert {str(frame["id"].dtype) for frame in found} == {str(pd.read_csv(path)["id"].dtype)} == {"float64"}
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_thousands_of_columns_cost_no_series_each(header, tmp_path, monkeypatch):
+    """Planning and reading wide text take time by its bytes and pandas' own work, not by ours per column."""
+    path = tmp_path / "t.csv"
+    width = 300
+    names = ",".join(f"c{number}" for number in range(width)) + "\n"
+    first, last = (",".join(values * (width // 3)) + "\n" for values in (["1", "2.5", "x"], ["", "1", "007"]))
+    path.write_text((names if header else "") + first * 4 + last * 4)
+    made = []
+    init = pd.Series.__init__
+    monkeypatch.setattr(pd.Series, "__init__", lambda self, *args, **rest: made.append(1) or init(self, *args, **rest))
+    found = frames(TabularDataset.from_delimited_files([path], header=header), 2 * len(first))
+    assert len(found) > 3
+    assert len(made) < width  # fewer than one for every column of one mini-batch
+    monkeypatch.undo()
+    whole = pd.read_csv(path, low_memory=False, header=0 if header else None)
+    pd.testing.assert_frame_equal(pd.concat(found, ignore_index=True), whole)
+    assert {str(frame.dtypes.tolist()) for frame in found} == {str(whole.dtypes.tolist())}

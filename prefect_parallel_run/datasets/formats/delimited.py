@@ -54,7 +54,7 @@ class Delimited:
                 return CutFile(about, iter(()))
             if self.header:
                 columns = about["columns"] = self._columns(head, about)
-                given = self._given(columns, self._cells(head, about))
+                given = self._given(columns, self._cells(head, about)) if self.column_types else {}
                 first, records = peek_head(records)
                 # With a delimiter behind every last field pandas reads a column more, and leaves it out when it is empty.
                 if first is not None and fields_of_first(first, dialect_of(about)) == len(columns) + 1:
@@ -85,7 +85,11 @@ class Delimited:
     @staticmethod
     def _columns(head: bytes, about: dict[str, Any]) -> list[str]:
         """Return the names in a header, as pandas gives them (a name that comes twice is numbered)."""
-        frame = pd.read_csv(_without_mark(head), nrows=0, index_col=False, **pandas_options(about))
+        marks = [about["delimiter"], about["quote"], about.get("escape"), about.get("decimal")]
+        row = next(digit for digit in "01234" if digit not in marks)  # without a row pandas would make a Series of every name
+        frame = pd.read_csv(
+            _without_mark(head.rstrip(b"\r\n") + f"\n{row}\n".encode()), index_col=False, **pandas_options(about)
+        )
         return [str(name) for name in frame.columns]
 
     @staticmethod
