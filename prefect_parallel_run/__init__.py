@@ -28,6 +28,7 @@ _HOME = {
     "InputChangedError": "errors",
     "OutputError": "errors",
     "RowsDifferError": "errors",
+    "RunFileError": "errors",
     "RunLockedError": "errors",
     "NothingSucceededError": "errors",
     "ComputeTargetError": "errors",
@@ -54,6 +55,7 @@ __all__ = [
     "ParallelRunResult",
     "ParallelRunStep",
     "RowsDifferError",
+    "RunFileError",
     "RunLockedError",
     "TabularDataset",
 ]
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
         OutputError,
         ParallelRunError,
         RowsDifferError,
+        RunFileError,
         RunLockedError,
     )
     from prefect_parallel_run.result import ParallelRunResult
