@@ -28,6 +28,7 @@ _HOME = {
     "InputChangedError": "errors",
     "OutputError": "errors",
     "RowsDifferError": "errors",
+    "RunFileError": "errors",
     "RunLockedError": "errors",
     "NothingSucceededError": "errors",
     "ComputeTargetError": "errors",
@@ -56,6 +57,7 @@ __all__ = [
     "ParallelRunStep",
     "PrefectHomeError",
     "RowsDifferError",
+    "RunFileError",
     "RunLockedError",
     "TabularDataset",
 ]
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
         ParallelRunError,
         PrefectHomeError,
         RowsDifferError,
+        RunFileError,
         RunLockedError,
     )
     from prefect_parallel_run.result import ParallelRunResult

@@ -99,6 +99,14 @@ class OutputError(ParallelRunError):
         return f"output {self.path}: {self.reason}"
 
 
+class RunFileError(OutputError):
+    """A file of a run directory cannot be read, or is not what the run wrote; *path* is the file."""
+
+    def __str__(self) -> str:
+        advice = "restore the run directory from a copy, or delete it and run the step again from the beginning"
+        return f"run file {self.path}: {self.reason}; {advice}"
+
+
 class RowsDifferError(OutputError):
     """The rows of two mini-batches cannot stand in one result file: their columns differ in name, order or type.
 

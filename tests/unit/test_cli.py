@@ -454,7 +454,7 @@ def test_a_line_end_in_a_name_wants_null(tmp_path, capsys):
     name.write_text("x")
     directory = RunDirectory(tmp_path / "run")
     directory.make()
-    write_json(directory.description, {})
+    write_json(directory.description, {"identity": {}})
     work = {"input": "files", "kind": "files", "root": f"{name.parent}/", "names": [name.name], "sizes": [1], "versions": [1]}
     with PlanWriter(directory.plan) as writer:
         writer.add("files", Cut(1, 1, json.dumps(work)))
