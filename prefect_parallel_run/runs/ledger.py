@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.errors import OutputError, RunFileError
 from prefect_parallel_run.records import NOT_ISOLATED, Isolating, Receipt, Remainder, Tally
-from prefect_parallel_run.runs.ledger_checks import FILL_CHECKSUMS, are_facts_altered, ledger_problems, protections
+from prefect_parallel_run.runs.ledger_checks import (
+    FILL_CHECKSUMS,
+    are_facts_altered,
+    ledger_problems,
+    protections,
+    updated_checksum,
+)
 
 _CONTROLS = """
 CREATE TABLE IF NOT EXISTS controls (  -- what people have ordered while the run went on
@@ -66,6 +72,12 @@ CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT);
 _PLANNED = (
     "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows, granted)"
     " VALUES (?, 'planned', 0, ?, 0, 0, 0, 0)"
+)
+_SET = ("state", "attempts", "succeeded", "failed", "rows", "part", "offset", "header", "length", "crc")
+_PARAMETERS = {name: f"?{number}" for number, name in enumerate(_SET, 1)}
+_DECIDED = (
+    f"UPDATE mini_batches SET {', '.join(f'{name}={value}' for name, value in _PARAMETERS.items())},"  # noqa: S608  ours
+    f" checksum={updated_checksum(_PARAMETERS)} WHERE mini_batch=?{len(_SET) + 1}"
 )
 _GUILTY = "stop - start = 1 AND outcome <> 'succeeded'"  #: of pieces: items that stood alone, and failed
 _WITHOUT_PIECES = "NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.mini_batch = mini_batches.mini_batch)"
@@ -172,11 +184,7 @@ class Ledger:
             states.append((state, attempt, succeeded, known_failed, rows, part, offset, header, length, crc, index))
         with self._transaction() as connection:
             connection.executemany("INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?)", attempts)
-            connection.executemany(
-                "UPDATE mini_batches SET state=?, attempts=?, succeeded=?, failed=?, rows=?, part=?, offset=?, header=?,"
-                " length=?, crc=? WHERE mini_batch=?",
-                states,
-            )
+            connection.executemany(_DECIDED, states)
 
     def commit_piece(self, receipt: Receipt, piece: tuple[int, int], failed: int, state: str) -> None:
         """Write what came of some items of a mini-batch, and the state that is in now, in one transaction.

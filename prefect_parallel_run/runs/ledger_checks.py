@@ -7,7 +7,7 @@ run. A change by SQL keeps both right, also one by an earlier version of this pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 Rows = Callable[[str], Iterator[tuple[Any, ...]]]
@@ -26,6 +26,14 @@ def _checksum(columns: tuple[str, ...], prefix: str = "") -> str:
     return " + ".join(f"{prefix}{name} % {_PRIME} * {factor}" for name, factor in zip(columns, _FACTORS, strict=False))
 
 
+def updated_checksum(parameters: Mapping[str, str]) -> str:
+    """Return an SQL expression of the checksum of a mini-batch of which these columns are set to these *parameters*.
+
+    An UPDATE that sets it too needs no second one by the trigger, which would cost 4 µs for each mini-batch.
+    """
+    return _checksum(tuple(parameters.get(name, name) for name in _COUNTS))
+
+
 def _differs(checksum: str, columns: tuple[str, ...], prefix: str = "") -> str:
     """Return an SQL condition: the row is not what *checksum* was made of, or has text where there were integers."""
     greatest = f"max({', '.join(prefix + name for name in columns)})"  # in SQL every text is greater than every number
@@ -35,7 +43,8 @@ def _differs(checksum: str, columns: tuple[str, ...], prefix: str = "") -> str:
 FILL_CHECKSUMS = f"UPDATE main.mini_batches SET checksum = {_checksum(_COUNTS)} WHERE checksum IS NULL AND state <> 'planned'"
 _THIS_PIECE = "mini_batch = OLD.mini_batch AND start = OLD.start AND stop = OLD.stop"
 _TRIGGERS = {
-    "mini_batch_updated": f"AFTER UPDATE OF state, {', '.join(_COUNTS)} ON mini_batches BEGIN"
+    "mini_batch_updated": f"AFTER UPDATE OF state, {', '.join(_COUNTS)} ON mini_batches"
+    " WHEN NEW.checksum IS OLD.checksum BEGIN"
     f" UPDATE mini_batches SET checksum = {_checksum(_COUNTS)} WHERE mini_batch = NEW.mini_batch; END",
     "piece_inserted": "AFTER INSERT ON pieces BEGIN INSERT OR REPLACE INTO piece_checksums"
     f" VALUES (NEW.mini_batch, NEW.start, NEW.stop, {_checksum(_OF_PIECE, 'NEW.')}); END",
