@@ -131,7 +131,7 @@ def _read(data: bytes, options: Dict[str, Any]) -> Any:
         # are none of here; of thousands of columns that takes longer than everything else.
         reader.orig_options = {**getattr(reader, "orig_options", {}), "dtype": None}
         frame = reader.read()
-    numbers = [name for name, kind in options["dtype"].items() if kind in ("int64", "float64")]
+    numbers = [name for name, kind in options["dtype"].items() if isinstance(kind, str) and kind in ("int64", "float64")]
     if numbers and _TRUTH.search(data):
         for name in numbers:
             if frame[name].dropna().isin([0, 1]).all():
