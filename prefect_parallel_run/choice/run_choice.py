@@ -122,7 +122,8 @@ def look_for_earlier(spec: StepSpec, heartbeat: Heartbeat) -> Look:
         elif planned_for == inputs and (not found.receipt.exists() or _can_be_isolated(found, spec)):
             unfinished.append(found)
         elif planned_for == inputs and may_be_reused(found, spec):
-            Background("checking", partial(check_plan, found)).wait(heartbeat)
+            if found.plan.exists():  # of a run in a store only what tells whether it is the same was fetched
+                Background("checking", partial(check_plan, found)).wait(heartbeat)
             reusable = found
             break
     return Look(now=now, unfinished=tuple(unfinished), reusable=reusable, unplanned=tuple(unplanned))

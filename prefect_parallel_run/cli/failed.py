@@ -42,7 +42,7 @@ def _failed(given: argparse.Namespace) -> int:
 
     if given.null and (not given.items or given.json):
         raise ValueError("--null is for --items, without --json")
-    directory = open_run(given.run_directory, to_look_at=True)
+    directory = open_run(given.run_directory, to_look_at=True, reads_plan=not given.mini_batches)
     with Ledger(directory.ledger) as ledger:
         if given.items:
             _items(directory, ledger, given)

@@ -30,17 +30,26 @@ def add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
 
 
-def open_run(place: str, *, to_look_at: bool = False) -> RunDirectory:
+def open_run(place: str, *, to_look_at: bool = False, reads_plan: bool = False) -> RunDirectory:
     """Return the run directory that is meant by *place*, and tell which it is when it is the newest of an output.
 
-    Of one in a store that is only *to_look_at* its rows stay where they are.
+    Args:
+        place: As the command line has it.
+        to_look_at: Of a run in a store, its rows stay where they are.
+        reads_plan: The plan is compared with its hash first, since something is going to be read from it.
 
     Raises:
         NoRunError: There is none.
+        RunFileError: The plan is damaged, or is that of another run.
     """
     from prefect_parallel_run.driving.resume import open_run_directory  # noqa: PLC0415  pandas and Arrow, which --help does not need
 
-    return open_run_directory(meant_run(place), parts=not to_look_at)
+    directory = open_run_directory(meant_run(place), parts=not to_look_at)
+    if reads_plan:
+        from prefect_parallel_run.choice.integrity import check_plan  # noqa: PLC0415  the same
+
+        check_plan(directory)
+    return directory
 
 
 def meant_run(place: str) -> str:

@@ -84,7 +84,7 @@ def _of_run(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, 
 
     if given.input or given.input_list or given.set:
         raise ValueError(f"{given.config} is a run directory: what it was planned for cannot be changed; give a CONFIG")
-    directory = open_run(given.config, to_look_at=True)
+    directory = open_run(given.config, to_look_at=True, reads_plan=True)
     config = ParallelRunConfig.model_construct(**config_of(directory))  # its script may be gone; only its numbers are read
     notes = Plan.open(directory.plan).summary.notes if directory.plan.exists() else ()
     return figures_of(planned_in(directory.plan, directory.spool), notes), config, directory.run_id

@@ -27,7 +27,7 @@ def _replay(given: argparse.Namespace) -> int:
     from prefect_parallel_run.driving.replay import replay  # noqa: PLC0415  pandas and Arrow, which --help does not need
     from prefect_parallel_run.driving.resume import spec_of  # noqa: PLC0415  the same
 
-    directory = open_run(given.run_directory)
+    directory = open_run(given.run_directory, reads_plan=True)
     spec = spec_of(directory, {})
     if spec.interpreter is not None:
         say(f"replayed by {sys.executable}, not by the run's environment {spec.interpreter}")

@@ -22,7 +22,7 @@ def add_to(commands: Any) -> None:
 
 
 def _report(given: argparse.Namespace) -> int:
-    directory = open_run(given.run_directory, to_look_at=True)
+    directory = open_run(given.run_directory, to_look_at=True, reads_plan=True)
     # Late: templates and Arrow, which --help does not need.
     write_report = importlib.import_module("prefect_parallel_run.observe.report").write_report
     page = Path(write_report(directory, None if given.output is None else Path(given.output))).absolute()

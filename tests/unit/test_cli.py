@@ -378,7 +378,7 @@ def unfinished(tmp_path, files):
     directory.make()
     dataset = FileDataset.from_files(files).as_named_input("files")
     write_plan([dataset], 10, directory.plan)
-    write_json(directory.description, {"created": "2025-01-01T00:00:00Z"})
+    write_json(directory.description, {"created": "2025-01-01T00:00:00Z", "identity": {}})
     with Ledger.create(directory.ledger, [10] * 10) as ledger:
         good = Receipt(0, 1, "succeeded", 10, 10, 0, 10, "p", 0, 0, 20, 1, started=1000.0, seconds=1.0, node="node-0", pid=1)
         error = {"error_type": "ValueError", "error": "bad\x1b[2J", "fingerprint": "f"}

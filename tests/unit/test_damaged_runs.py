@@ -227,6 +227,10 @@ def test_a_plan_in_another_order_is_refused(workshop, one, other):
     code, told = workshop.resume()
     assert code == 1
     assert "plan.parquet: was altered since the run was planned" in told
+    for name, *options in (("report",), ("failed",), ("failed", "--items"), ("replay", "--mini-batch", "0"), ("plan",)):
+        code, told = command(name, workshop.directory.path, *options)
+        assert code == 1
+        assert "plan.parquet: was altered" in told
     with pytest.raises(RunFileError, match=r"plan.parquet"):
         workshop.run()
 
@@ -276,6 +280,15 @@ def test_a_receipt_that_was_altered_is_not_returned(workshop):
     assert "receipt.json: was altered" in told
     workshop.directory.receipt.write_text(whole)
     assert workshop.run().rows == FILES
+
+
+def test_a_finished_run_is_reused_without_its_plan(workshop):
+    """Of a run in a store only its description and its receipt are fetched for that."""
+    workshop.restore()
+    assert workshop.resume()[0] == 0
+    workshop.directory.plan.unlink()
+    result = workshop.run()
+    assert (result.reused, result.rows) == (True, FILES)
 
 
 def test_files_without_checksums_are_read(workshop):

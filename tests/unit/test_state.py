@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run.dispatch.messages import (
@@ -254,6 +254,38 @@ def test_a_lost_lease_of_several_comes_back_in_pieces_without_charge():
     assert sorted(i for lease in leases(done) for i in range(lease.start, lease.stop)) == list(range(1, 1000))
     assert all(lease.attempt == 1 for lease in leases(done))
     assert kinds(done)[-1] is Finish
+
+
+@given(
+    planned=st.integers(1, 1500),
+    most_per_lease=st.integers(1, 1000),
+    place=st.floats(0, 1, exclude_max=True),
+    run_max_try=st.integers(1, 3),
+)
+@example(planned=1500, most_per_lease=1000, place=0.9, run_max_try=1)
+def test_lost_nodes_run_a_mini_batch_at_most_four_times_uncounted(planned, most_per_lease, place, run_max_try):
+    """However often the node is lost that runs it: README promises this number.
+
+    A lease is lost with all of its receipts: each of its mini-batches may have been executed.
+    """
+    state = make_state(planned, most_per_lease=most_per_lease, run_max_try=run_max_try)
+    guilty, executions, tries, done, todo = int(place * planned), 0, [], [], []
+    for node in map(str, range(100)):
+        todo = leases(state.handle(NodeJoined(node, 1), 0.0))
+        state.handle(SlotReady(node), 0.0)
+        while not todo[0].start <= guilty < todo[0].stop:
+            lease, *todo = todo
+            receipts = [receipt(i, lease.attempt, seconds=0.0001) for i in range(lease.start, lease.stop)]
+            todo += leases(state.handle(LeaseFinished(lease.id, receipts, 1), 0.0))
+        executions += 1
+        done = state.handle(NodeLeft(node), 0.0)
+        tries += [one for instruction in done if isinstance(instruction, Commit) for one, _ in instruction.decided]
+        if len(tries) == run_max_try:
+            break
+    assert [(one.mini_batch, one.attempt, one.outcome) for one in tries] == [
+        (guilty, attempt, "lost") for attempt in range(1, run_max_try + 1)
+    ]
+    assert executions <= run_max_try + 4
 
 
 def test_a_late_answer_of_a_lost_lease_is_refused():

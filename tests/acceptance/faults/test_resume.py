@@ -30,6 +30,7 @@ def check_finished(driver, workshop, kills):
     counts = Counter(index for index, _ in workshop.invocations())
     assert set(counts) == set(range(50))
     assert sum(counts.values()) <= 50 + kills * IN_FLIGHT
+    assert max(counts.values()) <= 1 + kills, "README: a try, and once more for every time that the flow process was killed"
     tries = ledger(run, "SELECT mini_batch, attempt FROM attempts ORDER BY mini_batch, attempt")
     rows = (run / "logs" / "processed_mini-batches.csv").read_text().splitlines()[1:]
     assert sorted(tuple(map(int, row.split(",")[:2])) for row in rows) == tries
