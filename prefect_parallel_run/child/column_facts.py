@@ -6,6 +6,8 @@ A schema carries it as metadata, so that the columns of all mini-batches can be 
 import json
 from typing import Any, Dict, Iterable, Iterator, Set, Tuple
 
+from .leaves import Path, leaves
+
 KEY = b"prefect_parallel_run.facts"  #: of the schema's metadata: JSON, ``[[path of the column, fact], ...]``
 NEGATIVE = "negative"  #: holds a negative integer
 INEXACT = "inexact"  #: holds an integer beyond 2**53, which a float may not represent
@@ -16,13 +18,19 @@ _MOST = 2**63 - 1
 _EXACT = 2**53
 _NOT_IN_PARQUET = ("dense_union", "sparse_union", "run_end_encoded", "month_day_nano_interval")  #: types, as Arrow writes them
 
-Fact = Tuple[Tuple[str, ...], str]  #: path (column, then fields of structs, ``item``, ``key`` and ``value``) and fact
+Fact = Tuple[Path, str]  #: where the values are, and the fact
 
 
 def facts_of(table: Any) -> Set[Fact]:
     """Return the facts of a pyarrow.Table; raises ValueError for a column of a type that a Parquet file cannot hold."""
-    columns = zip(table.schema.names, table.columns)
-    return {fact for name, column in columns for chunk in column.chunks for fact in _facts(chunk, (name,))}
+    facts: Set[Fact] = set()
+    for name, column in zip(table.schema.names, table.columns):
+        for path, array in (leaf for chunk in column.chunks for leaf in leaves(chunk, (name,))):
+            if str(array.type).startswith(_NOT_IN_PARQUET):
+                words = f"column {name!r} has values of type {array.type}, which a Parquet file cannot hold"
+                raise ValueError(f"{words}; return values of another type")
+            facts.update((path, fact) for fact in _facts(array))
+    return facts
 
 
 def to_metadata(facts: Iterable[Fact]) -> Dict[bytes, bytes]:
@@ -30,29 +38,15 @@ def to_metadata(facts: Iterable[Fact]) -> Dict[bytes, bytes]:
     return {KEY: json.dumps(sorted(facts), separators=(",", ":")).encode()}
 
 
-def _facts(array: Any, path: Tuple[str, ...]) -> Iterator[Fact]:
+def _facts(array: Any) -> Iterator[str]:
+    """Yield the facts of an array that is not nested."""
     import pyarrow as pa  # noqa: PLC0415  only tables need it
 
     kind, is_type = array.type, pa.types
     if is_type.is_integer(kind):
-        for fact in _of_integers(*_range(array)):
-            yield path, fact
-    elif is_type.is_timestamp(kind) or is_type.is_duration(kind):
-        if kind.unit != "ns":
-            for fact in _of_times(kind.unit, *_range(array.cast(pa.int64()))):
-                yield path, fact
-    elif is_type.is_dictionary(kind):
-        yield from _facts(array.dictionary, path)
-    elif is_type.is_struct(kind):
-        for field, inner in zip(kind, array.flatten()):
-            yield from _facts(inner, (*path, field.name))
-    elif is_type.is_map(kind):
-        yield from _facts(array.keys, (*path, "key"))
-        yield from _facts(array.items, (*path, "value"))
-    elif hasattr(kind, "value_field"):  # a list of any layout
-        yield from _facts(array.flatten(), (*path, "item"))
-    elif str(kind).startswith(_NOT_IN_PARQUET):
-        raise ValueError(f"column {path[0]!r} has values of type {kind}, which a Parquet file cannot hold; return other values")
+        yield from _of_integers(*_range(array))
+    elif (is_type.is_timestamp(kind) or is_type.is_duration(kind)) and kind.unit != "ns":
+        yield from _of_times(kind.unit, *_range(array.cast(pa.int64())))
 
 
 def _range(array: Any) -> Tuple[int, int]:

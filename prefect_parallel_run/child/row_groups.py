@@ -3,6 +3,7 @@
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from .arrow_stream import ArrowStreams
+from .nested import frame_of
 from .sources import open_file
 from .table_types import with_extension_types, with_gaps
 
@@ -23,7 +24,7 @@ class RowGroups:
     def frame(self, work: Dict[str, Any]) -> Any:
         """Return the rows of a mini-batch."""
         # An index that pandas had saved is a column like the others.
-        return with_gaps(self.rows(work).to_pandas(), work.get("nullable", ()))
+        return with_gaps(frame_of(self.rows(work)), work.get("nullable", ()))
 
     def rows(self, work: Dict[str, Any]) -> Any:
         """Return the rows of a mini-batch as an Arrow table, with the types of the file."""

@@ -10,6 +10,7 @@ from .column_facts import facts_of, to_metadata
 from .context import current
 from .failure import without_secrets
 from .frame_text import delimited
+from .maps import array_of, holds_entries
 from .structured import with_columns
 
 _ELEMENT = "value"  #: name of the column of plain list elements
@@ -272,7 +273,11 @@ def _arrow(value: Any) -> Encoded:
     if not frame.shape[1]:
         raise ValueError("the rows have no columns; a Parquet file needs some")
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    objects = [name for name, column in frame.items() if column.dtype == object]
+    try:
+        table = _table(frame, [name for name in objects if holds_entries(frame[name])])
+    except OverflowError:  # pyarrow infers int64 for every integer in them
+        table = _table(frame, objects)
     table = table.replace_schema_metadata(to_metadata(facts_of(table)))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -280,3 +285,13 @@ def _arrow(value: Any) -> Encoded:
     stream = sink.getvalue().to_pybytes()
     length = 8 + int.from_bytes(stream[4:8], "little")  # of the first message, with its marker and its length in front
     return Encoded(len(frame), stream[:length], stream[length:])
+
+
+def _table(frame: Any, own: List[str]) -> Any:
+    """Return a DataFrame as an Arrow table; the arrays of the columns *own* are made here instead of by pyarrow."""
+    import pyarrow as pa  # noqa: PLC0415  only this format needs it
+
+    table = pa.Table.from_pandas(frame.drop(columns=own), preserve_index=False)
+    if not own:
+        return table
+    return pa.table({name: array_of(list(frame[name])) if name in own else table.column(name) for name in frame.columns})

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from prefect_parallel_run.child.column_facts import HUGE, INEXACT, KEY, NEGATIVE, Fact, to_metadata
+from prefect_parallel_run.child.leaves import Path
 
 _UNITS = ("s", "ms", "us", "ns")
 _INTEGER_DIGITS = 20  #: of any integer of 64 bits
@@ -17,7 +18,6 @@ _MOST_DIGITS = 76
 _MOST_DIGITS_128 = 38
 _BITS = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 
-Path = tuple[str, ...]  #: of a column, or of what its values hold; child/column_facts.py
 Facts = frozenset[Fact]
 
 
@@ -62,7 +62,7 @@ def facts_in(schema: pa.Schema) -> Facts:
 
 def _join(one: pa.DataType, other: pa.DataType, path: Path, facts: Facts) -> pa.DataType:
     """Return the type for values of both; raises _TypesDifferError."""
-    if one == other and not types.is_nested(one) and not types.is_dictionary(one):
+    if one == other and not (types.is_nested(one) or types.is_dictionary(one) or _is_view(one)):
         return one
     if types.is_null(one) or types.is_null(other):
         kind = other if types.is_null(one) else one
@@ -80,6 +80,11 @@ def _join(one: pa.DataType, other: pa.DataType, path: Path, facts: Facts) -> pa.
     if one != other:
         raise _TypesDifferError
     return one
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    """Return whether a type has a layout that pyarrow does not always write to Parquet."""
+    return bool(types.is_string_view(kind) or types.is_binary_view(kind))
 
 
 def _without_dictionary(kind: pa.DataType) -> pa.DataType:
@@ -180,11 +185,11 @@ def _times(one: Any, other: Any, path: Path, facts: Facts) -> pa.DataType | None
 def _texts(one: Any, other: Any, path: Path, facts: Facts) -> pa.DataType | None:  # noqa: ARG001  like the others
     both = (one, other)
     if all(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) for kind in both):
-        return one if one == other else pa.large_string()
+        return one if one == other and not _is_view(one) else pa.large_string()
     is_binary = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
     if not all(any(test(kind) for test in is_binary) for kind in both):
         return None
-    if one == other:
+    if one == other and not _is_view(one):
         return one
     is_small = all(types.is_binary(kind) or types.is_fixed_size_binary(kind) for kind in both)
     return pa.binary() if is_small else pa.large_binary()

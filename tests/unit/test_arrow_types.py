@@ -101,6 +101,8 @@ def test_int96_dates_are_never_other_dates(tmp_path, rows, size, nesting):
     parts = frames(tmp_path / "t.parquet", size)
     expected = table if FAR in rows else pq.read_table(tmp_path / "t.parquet")
     whole = expected.to_pandas()
+    if nesting == "struct":  # pandas has integers there
+        whole["t"] = expected.column("t").to_pylist()
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
     assert {part["t"].dtype for part in parts} == {whole["t"].dtype}
 
