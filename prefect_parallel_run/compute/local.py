@@ -104,7 +104,7 @@ class _LocalCluster:
             RuntimeError, TimeoutError: No worker can, or does.
         """
         deadline = time.monotonic() + request.timeout
-        while (there := len(self.client.nthreads())) < request.first:
+        while (there := len(self._scheduler.scheduler.workers)) < request.first:  # it is here: asking it would cost messages
             workers = zip(self._workers, self._restarts, strict=True)
             if all(restarts >= _RESTARTS and worker.poll() is not None for worker, restarts in workers):
                 raise RuntimeError(f"no worker stays alive:\n{self._last_words()}")
