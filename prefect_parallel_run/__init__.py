@@ -28,10 +28,12 @@ _HOME = {
     "InputChangedError": "errors",
     "OutputError": "errors",
     "RowsDifferError": "errors",
+    "RunFileError": "errors",
     "RunLockedError": "errors",
     "NothingSucceededError": "errors",
     "ComputeTargetError": "errors",
     "EnvironmentSetupError": "errors",
+    "PrefectHomeError": "errors",
 }
 
 __all__ = [
@@ -53,7 +55,9 @@ __all__ = [
     "ParallelRunError",
     "ParallelRunResult",
     "ParallelRunStep",
+    "PrefectHomeError",
     "RowsDifferError",
+    "RunFileError",
     "RunLockedError",
     "TabularDataset",
 ]
@@ -75,7 +79,9 @@ if TYPE_CHECKING:
         NothingSucceededError,
         OutputError,
         ParallelRunError,
+        PrefectHomeError,
         RowsDifferError,
+        RunFileError,
         RunLockedError,
     )
     from prefect_parallel_run.result import ParallelRunResult

@@ -99,6 +99,14 @@ class OutputError(ParallelRunError):
         return f"output {self.path}: {self.reason}"
 
 
+class RunFileError(OutputError):
+    """A file of a run directory cannot be read, or is not what the run wrote; *path* is the file."""
+
+    def __str__(self) -> str:
+        advice = "restore the run directory from a copy, or delete it and run the step again from the beginning"
+        return f"run file {self.path}: {self.reason}; {advice}"
+
+
 class RowsDifferError(OutputError):
     """The rows of two mini-batches cannot stand in one result file: their columns differ in name, order or type.
 
@@ -166,6 +174,20 @@ class ComputeTargetError(ParallelRunError):
 
     def __str__(self) -> str:
         return f"compute target {self.target}: {self.reason}"
+
+
+class PrefectHomeError(ParallelRunError):
+    """Prefect's home, ``PREFECT_HOME``, cannot be written; *path* is that folder."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return (
+            f"PREFECT_HOME is {self.path}, which cannot be written: {self.reason}; expected a folder in which this user can"
+            " create files; set the environment variable PREFECT_HOME to one"
+        )
 
 
 class EnvironmentSetupError(ParallelRunError):

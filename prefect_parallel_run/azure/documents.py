@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from prefect_parallel_run.config.yaml_nodes import UnreadableYamlError, compose
+
 _MOST_BYTES = 1 << 20
-_DEEPEST = 100  #: mappings and lists in one another
 
 
 class Section(dict[str, Any]):
@@ -61,11 +62,11 @@ def read_document(path: Path) -> Section:
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"{path}: is over {_MOST_BYTES} bytes; that is no job and no table definition")
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = 1 if mark is None else mark.line + 1
-        raise ValueError(f"{path}, line {line}: not YAML: {getattr(error, 'problem', error)}") from None
+        node = compose(path.read_text(encoding="utf-8-sig"), aliases=True)
+    except UnreadableYamlError as error:
+        raise ValueError(f"{path}, {error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, line 1: not YAML: {error}") from None
     found = _Reader(path).value(node) if node is not None else None
     if not isinstance(found, Section):
         raise ValueError(f"{path}, line 1: is no mapping of fields")  # noqa: TRY004  a file's value
@@ -78,16 +79,11 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[int, Any] = {}
-        self._open: list[int] = []
         self._loader = yaml.SafeLoader("")
 
     def value(self, node: yaml.Node) -> Any:
         if id(node) not in self._known:
-            if id(node) in self._open or len(self._open) > _DEEPEST:
-                raise self._wrong(node, "is a part of itself, or too deep")
-            self._open.append(id(node))
             self._known[id(node)] = self._made(node)
-            self._open.pop()
         return self._known[id(node)]
 
     def _made(self, node: yaml.Node) -> Any:

@@ -1,7 +1,8 @@
 """In place of azureml.exceptions, where azureml-core is not installed; and what is said of Azure's names that are not here."""
 
-from typing import Any, NoReturn, Optional
+from typing import Any, Dict, NoReturn, Optional
 
+from .context import current
 from .retry import CODES
 
 _INSTEAD = {
@@ -9,7 +10,8 @@ _INSTEAD = {
     "Datastore": "files are read from side_inputs and written below EntryScript().output_dir",
     "Environment": "the step's configuration has an environment",
     "Keyvault": "secrets come as environment_variables",
-    "Model": "models of the step's configuration are found with Model.get_model_path(name), others are files below its output",
+    "Model": "the models field of the step's configuration gives Model(ws, name), Model.list(ws, name=name) and"
+    " Model.get_model_path(name) their paths; other models are files below the step's output",
     "Run": "metrics go to Run.log(), files below EntryScript().output_dir, secrets come as environment_variables",
     "Workspace": "inputs, side_inputs, models and output are those of the step",
     "Experiment": "its name is there, and that is the step's",
@@ -27,7 +29,9 @@ _INSTEAD = {
     "storage": "files are read from side_inputs and written below EntryScript().output_dir",
     "telemetry": "metrics go to Run.log(), text to EntryScript().logger",
 }
-_OTHERWISE = "only Run.get_context(), Model.get_model_path() and the exceptions are stood in for"
+_OTHERWISE = "only Run.get_context(), Model and the exceptions are stood in for"
+
+_EXCEPTION_NAMES = ("Exception", "Error")  #: how the names of exceptions end
 
 
 class NoAzureError(AttributeError):
@@ -36,6 +40,8 @@ class NoAzureError(AttributeError):
     def __init__(self, what: str) -> None:
         super().__init__(what)
         self.what = what
+        if not what.rpartition(".")[2].startswith("__"):  # copy and pickle look for such names
+            current.refused = str(self)
 
     def __str__(self) -> str:
         kind = next((part for part in self.what.split(".") if part in _INSTEAD), "")
@@ -59,9 +65,16 @@ class Absent(type):
         raise NoAzureError(f"{cls._what}.{name}")
 
 
-def absent(what: str) -> Absent:
-    """Return what stands for a name, such as ``azure.ai.ml.MLClient``."""
+def absent(what: str) -> type:
+    """Return what stands for a name, such as ``azure.ai.ml.MLClient``: an exception for the name of one, else an Absent.
+
+    Scripts name exceptions in ``except`` clauses, which accept nothing else. azureml-core keeps each of its exceptions in
+    ``azureml.exceptions`` and in several other modules; the stand-in is the same class everywhere.
+    """
     module, _, name = what.rpartition(".")
+    if name.endswith(_EXCEPTION_NAMES):
+        is_azureml = module.partition(".")[0] == "azureml"
+        return _azureml_exception(name) if is_azureml else type(name, (Exception,), {"__module__": module})
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise NoAzureError(what)
@@ -114,13 +127,20 @@ class ParallelRunException(AzureMLException):
         self.code, self.delay_seconds = code, delay_seconds
 
 
-for _kind in (AzureMLException, UserErrorException, RunEnvironmentException, ModelNotFoundException, ParallelRunException):
+_DEFINED = (AzureMLException, UserErrorException, RunEnvironmentException, ModelNotFoundException, ParallelRunException)
+_azureml_exceptions: Dict[str, type] = {kind.__name__: kind for kind in _DEFINED}
+for _kind in _DEFINED:
     _kind.__module__ = "azureml.exceptions"  # an error's type is shown as the script knows it
 
 
 def __getattr__(name: str) -> Any:
     """Return one of Azure's other exceptions: nothing here raises it, but scripts catch it, or raise it themselves."""
-    if not name.endswith(("Exception", "Error")):
+    if not name.endswith(_EXCEPTION_NAMES):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = type(name, (AzureMLException,), {"__module__": "azureml.exceptions"})
-    return found
+    return _azureml_exception(name)
+
+
+def _azureml_exception(name: str) -> type:
+    if name not in _azureml_exceptions:
+        _azureml_exceptions[name] = type(name, (AzureMLException,), {"__module__": "azureml.exceptions"})
+    return _azureml_exceptions[name]

@@ -4,15 +4,21 @@ from types import TracebackType
 from typing import Any, Dict, List, NoReturn, Optional, Type
 
 from .azure_errors import NoAzureError
+from .azure_model import Model
 from .context import EntryScript, current
 from .metrics import Metrics
 
 
 class Workspace:
-    """Stands for the workspace that a script hands on; has a name and nothing else."""
+    """Stands for the workspace that a script hands on; it knows the models of the step's configuration and nothing else."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         raise NoAzureError("azureml.core.Workspace")
+
+    @property
+    def models(self) -> "Dict[str, Model]":
+        """The models of the step's configuration by name."""
+        return {model.name: model for model in Model.list(self, latest=True)}
 
     def __getattr__(self, name: str) -> NoReturn:
         raise NoAzureError(f"azureml.core.Workspace.{name}")

@@ -38,6 +38,27 @@ class Context:
         return f"Context(minibatch_index={self.minibatch_index}, dataset={self.dataset!r}, try_number={self.try_number})"
 
 
+class ScriptLogger(logging.Logger):
+    """A logger that logging.config does not reach: it would disable every logger that it does not configure.
+
+    It hands its records to the root logger's handlers as long as ``propagate`` is true, like any other logger.
+    """
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  logging's name
+        """Return whether records of *level* are written; logging caches this, and the root logger would not clear our cache."""
+        return not self.disabled and level > logging.root.manager.disable and level >= self.getEffectiveLevel()
+
+    def __reduce__(self) -> Any:  # as logging does it: another process has a logger of this name
+        return logging.getLogger, (self.name,)
+
+    def __deepcopy__(self, _: Any) -> "ScriptLogger":
+        return self
+
+
+_LOGGERS = logging.Manager(logging.root)  # of our own: logging.config goes through that of the root logger
+_LOGGERS.setLoggerClass(ScriptLogger)
+
+
 class EntryScript:
     """The script's surroundings; there is one instance. Source: CONTRACT.md 4.
 
@@ -53,7 +74,7 @@ class EntryScript:
 
     agent_name: str = ""
     dir: str = ""
-    logger: logging.Logger = logging.getLogger("prefect_parallel_run.entry_script")
+    logger: logging.Logger = _LOGGERS.getLogger("prefect_parallel_run.entry_script")
     log_dir: str = ""
     working_dir: str = ""
     output_dir: str = ""
@@ -77,6 +98,7 @@ class Current:
         models: Paths by name.
         metrics_file: Where metrics go.
         mini_batch, attempt: That is running; None, 0 outside run().
+        refused: Message of the last NoAzureError that was raised, whether the script caught it or not; "" for none.
     """
 
     def __init__(self) -> None:
@@ -84,6 +106,7 @@ class Current:
         self.models: Dict[str, str] = {}
         self.mini_batch: Optional[int] = None
         self.attempt = 0
+        self.refused = ""
 
 
 current = Current()

@@ -4,7 +4,7 @@ import io
 import re
 from typing import Any, Dict, NoReturn, Sequence
 
-from .dialect import dialect_of, pandas_options, records
+from .dialect import dialect_of, fields_of_first, pandas_options, records
 from .table_types import GIVEN, of_one_type
 from .text import BOM, BadRecord, not_encoded
 
@@ -19,20 +19,26 @@ def read_records(work: Dict[str, Any], data: bytes) -> Any:
 
     import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
-    options = {**pandas_options(work), "header": None}
     names = work.get("columns", range(len(work["types"])))
+    allowed = work.get("fields", len(names))
+    options = {**pandas_options(work), "header": None, "names": names, "index_col": False}
     given = {name: kind for name, kind in zip(names, work["types"]) if kind in GIVEN}
     # Only texts must be told beforehand: "007" is a number to who looks at this mini-batch alone.
-    options["dtype"] = {**{name: str for name, kind in zip(names, work["types"]) if kind == "text"}, **given}
-    if "columns" in work:
-        options.update(names=work["columns"], index_col=False)
+    text = pd.api.types.pandas_dtype(str)  # looked up once, not for every column
+    options["dtype"] = {**{name: text for name, kind in zip(names, work["types"]) if kind == "text"}, **given}
+    if allowed > len(names):
+        further = " ".join(names) + " "  # no other column can have this name
+        options["names"] = [*names, further]
+        options["dtype"][further] = text
+    if fields_of_first(data, dialect_of(work)) > allowed:  # pandas would count by this record
+        _name_the_record(work, data, "the first record has too many fields")
     if data.startswith(BOM) and options["encoding"] == "utf-8":
         data = b"\n" + data  # the file's own mark is left out already: this one is text
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of a cast that pandas refuses a moment later
-            return of_one_type(_read(data, options), work["types"])
+            return of_one_type(_without_extra(work, data, _read(data, options)), work["types"])
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         _name_the_record(work, data, str(error))
     except UnicodeDecodeError as error:
@@ -63,13 +69,24 @@ def likely_delimiter(columns: Sequence[str], delimiter: str) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def _name_the_record(work: Dict[str, Any], data: bytes, reason: str) -> NoReturn:
-    """Raise BadRecord for the first record that has too many fields."""
-    columns = len(work["columns"]) if "columns" in work else None
-    for number, (_, _, fields) in enumerate(records(data, dialect_of(work)), work["first"]):
-        columns = fields if columns is None else columns
-        if fields > columns:
-            raise BadRecord(f"{work['path']}, record {number} has {_count(fields, 'field')}, but {_columns(work, columns)}")
+def _without_extra(work: Dict[str, Any], data: bytes, frame: Any) -> Any:
+    """Return *frame* without the field behind the last column, if there is one; it must be empty everywhere."""
+    columns = len(work["types"])
+    if frame.shape[1] > columns:
+        filled = (frame.iloc[:, columns].fillna("") != "").to_numpy()
+        if filled.any():
+            _name_the_record({**work, "fields": columns}, data, "a record has too many fields", int(filled.argmax()))
+        frame = frame.iloc[:, :columns]
+    return frame
+
+
+def _name_the_record(work: Dict[str, Any], data: bytes, reason: str, position: int = 0) -> NoReturn:
+    """Raise BadRecord for the first record that has too many fields, from the one at *position* on."""
+    allowed = work.get("fields", len(work["types"]))
+    found = list(records(data, dialect_of(work)))[position:]
+    for number, (_, _, fields) in enumerate(found, work["first"] + position):
+        if fields > allowed:
+            raise BadRecord(f"{work['path']}, record {number} has {_count(fields, 'field')}, but {_columns(work)}")
     raise BadRecord(f"{place(work)}: {reason}")
 
 
@@ -109,7 +126,11 @@ def _read(data: bytes, options: Dict[str, Any]) -> Any:
     """Return what pandas reads; it would take truth values for numbers where it sees no others, which depends on the cut."""
     import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
-    frame = pd.read_csv(io.BytesIO(data), **options)
+    with pd.read_csv(io.BytesIO(data), **options, iterator=True) as reader:
+        # pandas makes a Series of every column when types are given by name, for the sake of object columns, which there
+        # are none of here; of thousands of columns that takes longer than everything else.
+        reader.orig_options = {**getattr(reader, "orig_options", {}), "dtype": None}
+        frame = reader.read()
     numbers = [name for name, kind in options["dtype"].items() if kind in ("int64", "float64")]
     if numbers and _TRUTH.search(data):
         for name in numbers:
@@ -120,15 +141,15 @@ def _read(data: bytes, options: Dict[str, Any]) -> Any:
     return frame
 
 
-def _columns(work: Dict[str, Any], columns: int) -> str:
+def _columns(work: Dict[str, Any]) -> str:
     """Return in words what the file's columns are, and what may be wrong with that."""
     delimiter = work["delimiter"]
     if "columns" not in work:
-        return f"the record in front has {_count(columns, 'field')} (delimiter {delimiter!r})"
+        return f"the file's first record has {_count(len(work['types']), 'field')} (delimiter {delimiter!r})"
     header = delimiter.join(work["columns"])
     shown = header if len(header) <= _LONGEST_HEADER else header[: _LONGEST_HEADER - 1] + "…"
     likely = likely_delimiter(work["columns"], delimiter)
-    words = f"the header has {_count(columns, 'column')}: {shown!r} (delimiter {delimiter!r})"
+    words = f"the header has {_count(len(work['columns']), 'column')}: {shown!r} (delimiter {delimiter!r})"
     return f"{words}; is the delimiter {likely!r}?" if likely else words
 
 

@@ -3,6 +3,7 @@
 import re
 from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
+_WINDOW = 1 << 12  #: bytes in which the end of the first record is looked for at first
 START, FIELD, QUOTED, ESCAPED = range(4)  #: at a record's start; inside a field; inside quotes; behind a last escape
 
 
@@ -36,6 +37,7 @@ def pandas_options(work: Dict[str, Any]) -> Dict[str, Any]:
         "decimal": work.get("decimal", "."),
         "encoding": work.get("encoding", "utf-8"),
         "na_values": work.get("na_values"),
+        "keep_default_na": work.get("keep_default_na", True),
         "low_memory": False,
         "engine": "c",
     }
@@ -83,6 +85,22 @@ def scan(block: bytes, state: int, dialect: Dialect) -> Tuple[List[int], List[in
         return ends, counts, state
     at_start = bool(ends) and ends[-1] == length
     return ends, counts, QUOTED if inside else START if at_start else FIELD
+
+
+def fields_of_first(data: bytes, dialect: Dialect) -> int:
+    """Return the number of fields of the first record that is more than blanks; 0 when there is none."""
+    line, _, _ = data.partition(b"\n")
+    is_plain = not any(byte and byte in line for byte in (dialect.quote, dialect.escape)) and b"\r" not in line[:-1]
+    if is_plain and line.strip(dialect.blanks + b"\r"):
+        return line.count(dialect.delimiter) + 1
+    size = _WINDOW
+    while size < len(data):
+        ends, counts, _ = scan(data[:size], START, dialect)
+        for start, stop, fields in zip([0, *ends], ends, counts):
+            if data[start:stop].strip(dialect.blanks + b"\r\n"):
+                return fields
+        size *= 4
+    return next((fields for _, _, fields in records(data, dialect)), 0)
 
 
 def records(data: bytes, dialect: Dialect) -> Iterator[Tuple[int, int, int]]:

@@ -6,6 +6,7 @@ import os
 import traceback
 from typing import Iterable, Iterator, List, NamedTuple, Set
 
+from .pandas_advice import pandas_advice
 from .retry import wish_of
 
 _OWN_MODULES = f"{__package__}."  #: which nobody imports an error from
@@ -50,11 +51,15 @@ def without_secrets(text: str) -> str:
 
 
 def describe(error: BaseException) -> Failure:
-    """Return *error* as text; frames of our own are left out, so that the reader sees the script's."""
+    """Return *error* as text; frames of our own are left out, so that the reader sees the script's.
+
+    Advice about the cause, where there is some, is a line of its own behind the error's words.
+    """
     name = _clean(_name(error))
+    text = "\n".join(filter(None, (_text(error), pandas_advice(error))))
     return Failure(
         name,
-        _shorten(_clean(_text(error)), _LONGEST_TEXT),
+        _shorten(_clean(text), _LONGEST_TEXT),
         _shorten(_clean(_traceback(error, set())), _LONGEST_TRACEBACK),
         fingerprint(name, *_places(error)),
         wish_of(error).final,

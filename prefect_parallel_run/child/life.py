@@ -14,6 +14,7 @@ from .azure_surroundings import surround
 from .board import Board
 from .context import EntryScript
 from .failure import describe, keep_secret, without_secrets
+from .lifeline import hold
 from .part import Part
 from .script import Script, load
 from .stand_ins import offer_names
@@ -23,8 +24,9 @@ from .work import Worker
 _LAST_WORDS = 2_000  #: bytes
 
 
-def live(inbox: int, outbox: int, bell: int, board: int, stacks: int) -> None:
+def live(inbox: int, outbox: int, bell: int, lifeline: int, board: int, stacks: int) -> None:
     """Serve the slot at the other end of these descriptors until it says shutdown, or closes its end."""
+    hold(lifeline)
     channel = Channel(inbox, outbox, bell)
     for descriptor in (board, stacks):
         os.set_inheritable(descriptor, False)

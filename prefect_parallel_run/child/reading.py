@@ -9,9 +9,10 @@
 - ``arrow``, ``orc``: the same with ``batches`` or ``stripes`` in place of ``row_groups``; ``is_stream`` for IPC streams.
 - ``delimited``: ``path``, ``size``, ``version``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
   first record), ``delimiter``, ``quote``, ``columns`` (absent without a header), ``types`` of the columns in the whole file,
-  or as the dataset gives them; where they are not the usual ones ``escape``, ``double_quote``, ``decimal``, ``na_values``,
-  ``encoding``. With ``stream`` (``compression``,
-  ``encoding``) start and stop count the bytes of the text in UTF-8 (text.py).
+  or as the dataset gives them; ``fields`` that a record may have where that is one more than there are columns (the last
+  one is empty: writers that end every record with a delimiter); where they are not the usual ones ``escape``,
+  ``double_quote``, ``decimal``, ``na_values``, ``keep_default_na``, ``encoding``. With ``stream``
+  (``compression``, ``encoding``) start and stop count the bytes of the text in UTF-8 (text.py).
 - ``json_lines``: the same without a dialect.
 - ``tables``: ``tables`` (several of the last five), ``rows``; their rows one after another.
 

@@ -59,7 +59,7 @@ def load(path: str, source: str, arguments: List[str]) -> Script:
 
 def _module_name(path: str, source: str) -> "tuple[str, str]":
     """Return the folder to import from and the dotted name of the script below it."""
-    stem = os.path.splitext(os.path.basename(path))[0]
+    stem = os.path.splitext(os.path.basename(path))[0].replace(".", "_")  # a dot would stand for a package
     parts, folder = [stem], os.path.dirname(path)
     below_source = os.path.join(source, "")
     while os.path.exists(os.path.join(folder, "__init__.py")) or folder.startswith(below_source):
@@ -75,7 +75,7 @@ def _import(name: str, path: str) -> ModuleType:
     parent = name.rpartition(".")[0]
     if parent:
         importlib.import_module(parent)
-    if name in sys.modules or name in sys.builtin_module_names:
+    while _is_taken(name, path):
         name = f"{parent}{'.' if parent else ''}entry_script_{name.rpartition('.')[2]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -84,6 +84,18 @@ def _import(name: str, path: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _is_taken(name: str, path: str) -> bool:
+    """Return whether *name* belongs to another module: one that is imported, or that the script could import later."""
+    if name in sys.modules or name in sys.builtin_module_names:
+        return True
+    if os.path.basename(path) == f"{name.rpartition('.')[2]}.py":
+        return False
+    try:
+        return importlib.util.find_spec(name) is not None  # score_v2.py beside score.v2.py
+    except ModuleNotFoundError:  # the parent is a module, not a package: no other module can have this name
+        return False
 
 
 def _function(module: ModuleType, name: str) -> Optional[Callable[..., Any]]:

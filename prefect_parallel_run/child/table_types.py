@@ -4,16 +4,29 @@ import json
 from typing import Any, Dict, List, Sequence
 
 GIVEN = ("string", "int64", "Int64", "float64", "boolean")  #: pandas' types that a dataset may give its columns
-_PANDAS = {"int": "int64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
+_PANDAS = {"int": "int64", "uint": "uint64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
 
 
 def of_one_type(frame: Any, kinds: Sequence[str]) -> Any:
-    """Return *frame*, read from text, with columns of these kinds."""
-    for place, kind in enumerate(kinds[: frame.shape[1]]):
-        column = frame.iloc[:, place]
-        if kind in _PANDAS and column.dtype != _PANDAS[kind]:
-            frame = frame.astype({frame.columns[place]: _PANDAS[kind]})
-    return frame
+    """Return *frame*, read from text, with columns of these kinds.
+
+    Columns that change are cast together: one by one, thousands of columns would cost more than reading them.
+    """
+    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+
+    changes: Dict[str, List[int]] = {}  # places by their new type
+    for place, (kind, dtype) in enumerate(zip(kinds, frame.dtypes.tolist())):
+        if kind in _PANDAS and dtype != _PANDAS[kind]:
+            changes.setdefault(_PANDAS[kind], []).append(place)
+    if not changes:
+        return frame
+    changed = [place for places in changes.values() for place in places]
+    kept = sorted(set(range(frame.shape[1])) - set(changed))
+    parts = [frame.iloc[:, kept], *(frame.iloc[:, places].astype(dtype) for dtype, places in changes.items())]
+    order = [*kept, *changed]
+    cast = pd.concat(parts, axis=1).iloc[:, sorted(range(len(order)), key=order.__getitem__)]
+    cast.columns = frame.columns
+    return cast
 
 
 def column_of(values: List[Any], kind: str) -> Any:

@@ -8,13 +8,24 @@ mark left out. The stream read last stays open, so that the mini-batch that foll
 import codecs
 import zlib
 from functools import lru_cache
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple, Type
 
 from .sources import open_file, read_range
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20  #: bytes read at a time
 _KEPT = 64 << 20  #: bytes of a mini-batch that are kept for its next try
+COMPRESSIONS = ("gzip", "bz2", "xz", "zstd")
+_FIRST_BYTES = {  # of compressed files; as text they would be control characters or broken UTF-8, or are very unlikely
+    b"\x1f\x8b\x08": "gzip",
+    b"BZh91AY&SY": "bz2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"\x1f\x9d\x90": "compress",
+}
 
 
 class BadRecord(Exception):  # noqa: N818  its name is shown to the user as the error's type
@@ -42,6 +53,24 @@ def not_encoded(encoding: str, error: UnicodeError) -> str:
     return f"is not {encoding.upper()}: {words}; is the dataset's encoding another one?"
 
 
+def check_compression(file: Any, compression: Optional[str]) -> None:
+    """Raise UnreadableText when the first bytes of *file* say that it is compressed in another way than the dataset says.
+
+    The file must be at its beginning, and is there afterwards.
+    """
+    head = file.read(max(map(len, _FIRST_BYTES)))
+    file.seek(0)
+    if head[:3] == b"BZh":
+        head = head[:3] + b"9" + head[4:]  # the size of its blocks
+    found = next((kind for first, kind in _FIRST_BYTES.items() if head.startswith(first)), compression)
+    if found == compression:
+        return
+    words = f"is compressed with {found}" + (f", not with {compression}" if compression else "")
+    if found in COMPRESSIONS:
+        raise UnreadableText(f"{words}; pass compression={found!r}")
+    raise UnreadableText(f"{words}, which cannot be read; decompress it, or compress it with one of {', '.join(COMPRESSIONS)}")
+
+
 @lru_cache(maxsize=None)
 def is_transparent(encoding: str) -> bool:
     """True when every byte below 128 stands for itself, so that delimiters and line ends can be found in the raw bytes.
@@ -62,7 +91,7 @@ class TextStream:
     """The text of a file as UTF-8, from its beginning; memory stays flat.
 
     Raises:
-        UnreadableText: From read(): the file is damaged, cut short, or not in its encoding.
+        UnreadableText: From read() too: the file is damaged, cut short, compressed in another way, or not in its encoding.
     """
 
     def __init__(self, path: str, compression: Optional[str], encoding: str) -> None:
@@ -74,6 +103,7 @@ class TextStream:
         self._is_at_end = False
         self._file = open_file(path)
         try:
+            check_compression(self._file, compression)
             self._plain = _decompressed(self._file, compression)
             self._fill(len(BOM))
         except BaseException:
@@ -106,7 +136,7 @@ class TextStream:
                 self._ready += chunk if self._decoder is None else self._transcoded(chunk)
         except UnicodeError as error:
             raise UnreadableText(not_encoded(self._encoding, error)) from None
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+        except _errors_of(self._compression) as error:
             if self._compression is None:
                 raise
             raise UnreadableText(f"its {self._compression} data cannot be read: {error}") from None
@@ -114,6 +144,16 @@ class TextStream:
     def _transcoded(self, chunk: bytes) -> bytes:
         text: str = self._decoder.decode(chunk, self._is_at_end)
         return text.encode()
+
+
+def _errors_of(compression: Optional[str]) -> "Tuple[Type[Exception], ...]":
+    """Return what reading damaged data raises."""
+    usual = (OSError, EOFError, ValueError, zlib.error)
+    if compression != "xz":
+        return usual
+    import lzma  # noqa: PLC0415  most processes never need it, and a Python may lack it
+
+    return (*usual, lzma.LZMAError)
 
 
 def _decompressed(file: Any, compression: Optional[str]) -> Any:
@@ -125,12 +165,48 @@ def _decompressed(file: Any, compression: Optional[str]) -> Any:
     if compression == "bz2":
         import bz2  # noqa: PLC0415  most processes never need it
 
-        return bz2.BZ2File(file)
+        return _Streams(file, bz2.BZ2Decompressor)
+    if compression == "xz":
+        import lzma  # noqa: PLC0415  most processes never need it, and a Python may lack it
+
+        return _Streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ))
     if compression == "zstd":
         import pyarrow as pa  # noqa: PLC0415  Python reads zstd by itself from 3.14 on
 
         return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
     return file
+
+
+class _Streams:
+    """Compressed streams, one behind the other. Unlike bz2 and lzma themselves, it takes nothing else for the end of the file.
+
+    Args:
+        file: Open for reading.
+        make: Returns a decompressor of one stream.
+    """
+
+    def __init__(self, file: Any, make: Callable[[], Any]) -> None:
+        self._file, self._make = file, make
+        self._stream = make()
+
+    def read(self, size: int) -> bytes:
+        """Return some bytes, *size* at most; none at the end."""
+        data = b""
+        while not data:
+            if self._stream.eof:
+                block = self._stream.unused_data.lstrip(b"\0")  # some writers fill their last block with them
+                while not block:
+                    block = self._file.read(_CHUNK)
+                    if not block:
+                        return b""
+                    block = block.lstrip(b"\0")
+                self._stream = self._make()
+            else:
+                block = self._file.read(_CHUNK) if self._stream.needs_input else b""
+                if not block and self._stream.needs_input:
+                    raise EOFError("it ends in the middle of a stream")
+            data = self._stream.decompress(block, size)
+        return data
 
 
 class Texts:

@@ -7,7 +7,7 @@ from zlib import crc32
 
 from .board import GO, STOP, Board
 from .context import Context, EntryScript, current
-from .failure import Failure, describe, fingerprint
+from .failure import describe, fingerprint
 from .part import Part
 from .reading import BadRecord, FileList, Items, Reader
 from .retry import Wish, wish_of
@@ -34,6 +34,7 @@ class Worker:
         self._options: Dict[str, Any] = settings["csv_options"]
         self._reader = Reader()
         self._process = os.getpid()
+        self._refused_at_start = current.refused
         self.leaving = ""
         self.not_before = 0.0
 
@@ -58,8 +59,8 @@ class Worker:
         except InputChanged as error:
             outcome, failure = "input_changed", describe(error)._replace(final=True)  # the plan is frozen
         except WrongType as error:
-            text = str(error)
-            outcome, failure = "wrong_type", Failure("WrongType", text, "", fingerprint("WrongType", text), False)
+            cause = fingerprint("WrongType", error.found, error.refused)  # whatever a string says: it may name the items
+            outcome, failure = "wrong_type", describe(error)._replace(traceback="", fingerprint=cause)
         except OutputFailure as error:
             outcome, failure = "unwritable", describe(error)
         except (BadRecord, StoreFailure) as error:
@@ -114,7 +115,7 @@ class Worker:
         items: Items = self._reader.read(work, piece)
         if isinstance(items.value, FileList):
             items.value.task_id = str(index)
-        current.mini_batch, current.attempt = index, attempt
+        current.mini_batch, current.attempt, current.refused = index, attempt, self._refused_at_start
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))
         self._board.begin(index, time.monotonic())  # the time limit is that of run(): reading has had one of its own
         try:

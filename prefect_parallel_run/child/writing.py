@@ -7,27 +7,39 @@ from types import GeneratorType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .column_facts import facts_of, to_metadata
+from .context import current
+from .failure import without_secrets
 from .frame_text import delimited
 from .maps import array_of, holds_entries
+from .structured import with_columns
 
 _ELEMENT = "value"  #: name of the column of plain list elements
+_QUOTED = 100  #: characters of a string that run() returned
 _MANY_ROWS = 100  #: from here on Arrow is ahead of pandas
 _PLAIN_SEPARATORS = " ,;\t|"  #: that stand in no number or truth value, so that only text may need quotes for them
 _DIALECT = {"quoting", "quotechar", "doublequote", "escapechar"}  #: keywords that change how a field is quoted
 
 
 class WrongType(Exception):  # noqa: N818  its name is shown to the user as the error's type
-    """run() returned something that has no rows."""
+    """run() returned something that has no rows.
 
-    def __init__(self, found: str) -> None:
-        super().__init__(found)
-        self.found = found
+    Attributes:
+        found: Its type.
+        quote: How it begins, where it is a string: often an error message that the script returns.
+        refused: Message of a NoAzureError that the script has caught, which may be the reason; "" for none.
+    """
+
+    def __init__(self, found: str, quote: str = "", refused: str = "") -> None:
+        super().__init__(found, quote, refused)
+        self.found, self.quote, self.refused = found, quote, refused
 
     def __str__(self) -> str:
-        return (
-            f"run() returned {self.found}; return a list, tuple, DataFrame, Series or 1-d or 2-d array"
+        found = f"{self.found} {self.quote}" if self.quote else self.found
+        text = (
+            f"run() returned {found}; return a list, tuple, DataFrame, Series or 1-d or 2-d array"
             " with one row for every item that succeeded"
         )
+        return f"{text}. Before, the script caught NoAzureError: {self.refused}" if self.refused else text
 
 
 class Encoded(NamedTuple):
@@ -46,8 +58,14 @@ def materialise(result: Any) -> Any:
         return list(result)
     kind = _kind(result)
     if kind is None:
-        raise WrongType(_name(result))
+        raise WrongType(_name(result), _quote(result) if isinstance(result, str) else "", current.refused)
     return result
+
+
+def _quote(text: str) -> str:
+    """Return the first characters of *text*; secrets are left out first: half a secret would not be known as one."""
+    text = without_secrets(text)
+    return repr(text) if len(text) <= _QUOTED else f"{text[:_QUOTED]!r}…"
 
 
 def row_count(value: Any) -> int:
@@ -64,6 +82,7 @@ def encode(value: Any, row_format: str, with_header: bool, options: Optional[Dic
         with_header: Give ``text`` a header line, where the value has columns; ``csv`` always has one.
         options: Keywords of pandas.DataFrame.to_csv, for ``text`` where the value has columns, and for ``csv``.
     """
+    value = with_columns(value)
     if row_format == "text":
         return _text(value, with_header, options or {})
     if row_format == "csv":

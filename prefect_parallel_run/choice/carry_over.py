@@ -34,7 +34,7 @@ def carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger)
 
 def _digest(mini_batch: MiniBatch) -> bytes:
     text = content(mini_batch.input_name, mini_batch.items, mini_batch.work)
-    return hashlib.blake2b(text, digest_size=16).digest()
+    return hashlib.blake2b(text.encode("ascii"), digest_size=16).digest()
 
 
 def _link(source: Path, target: Path) -> None:

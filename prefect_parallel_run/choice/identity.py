@@ -17,6 +17,7 @@ from prefect_parallel_run.config.where import Environment
 from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.datasets.stores import look
 from prefect_parallel_run.environments import environment_plan
+from prefect_parallel_run.errors import PrefectHomeError
 from prefect_parallel_run.planning.plan import PlanSummary
 
 _SHAPING = (
@@ -119,16 +120,23 @@ def source_tree(config: ParallelRunConfig) -> SourceTree:
 
 
 def machine_key(home: Path) -> bytes:
-    """Return this machine's secret key, made on first use; readable by its owner only."""
+    """Return this machine's secret key, made on first use; readable by its owner only.
+
+    Raises:
+        PrefectHomeError: There is none, and it cannot be made, or it cannot be read.
+    """
     path = home / "prefect_parallel_run.key"
-    home.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return path.read_bytes()
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
         return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(32))
-    return path.read_bytes()
+    except OSError as error:
+        raise PrefectHomeError(str(home), f"{path.name}: {error.strerror}") from error
 
 
 def listing_sha256(folder: str) -> str:

@@ -18,7 +18,7 @@ from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.planning.writing import PlanWriter
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, write_json
+from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, check_home, write_json
 
 Heartbeat = Callable[[], None]
 
@@ -42,8 +42,15 @@ def discard(planned: Path) -> None:
     shutil.rmtree(planned.parent, ignore_errors=True)
 
 
+def _check_home(spec: StepSpec) -> None:
+    """Raise PrefectHomeError when the run is to be in Prefect's home, and cannot be."""
+    if spec.output is None or spec.store is not None:
+        check_home(spec.home)
+
+
 def plan_whole(spec: StepSpec, heartbeat: Heartbeat) -> Path:
     """Plan the input, whole, into a folder of its own and return the plan's path."""
+    _check_home(spec)
     folder = spec.runs / f".planning-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True)
@@ -61,6 +68,7 @@ def plan_whole(spec: StepSpec, heartbeat: Heartbeat) -> Path:
 
 def new_run(spec: StepSpec, now: dict[str, Any]) -> tuple[RunDirectory, RunLock]:
     """Return a new run directory, locked, with nothing in it."""
+    _check_home(spec)
     begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     directory = RunDirectory(spec.runs / f"{name_prefix(spec, now)}{begun}-{uuid.uuid4().hex[:6]}")
     directory.make()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from prefect_parallel_run.choice.changes import differences, input_differences, 
 from prefect_parallel_run.choice.finished_run import breach_of, is_unaltered, may_be_reused
 from prefect_parallel_run.choice.identity import world
 from prefect_parallel_run.choice.input_check import InputCheck
+from prefect_parallel_run.choice.integrity import check, check_plan
 from prefect_parallel_run.choice.new_run import Heartbeat, describe, discard, name_prefix, new_run, plan_whole, planned_run
 from prefect_parallel_run.choice.spec import StepSpec, failure_limits
 from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError, RowsDifferError
@@ -26,6 +28,8 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, RunLock, read_json, runs_below, write_json
 from prefect_parallel_run.stores.mirror import pull_runs
 from prefect_parallel_run.stores.objects import names_below
+
+_NEWER_DEFAULTS = (("column_types", None), ("na_values", None), ("keep_default_na", True))  #: of a dataset's fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +88,8 @@ def may_be_done(spec: StepSpec) -> bool:
 
 
 def that_counts(given: dict[str, Any]) -> dict[str, Any]:
-    """Return of what a dataset is that which changes its items; earlier versions had none of some fields, which may be None."""
-    return {
-        key: value
-        for key, value in given.items()
-        if key != "allow_empty" and (value is not None or key not in ("column_types", "na_values"))
-    }
+    """Return the fields of a dataset that change its items, leaving out defaults of fields that earlier versions lacked."""
+    return {key: value for key, value in given.items() if key != "allow_empty" and (key, value) not in _NEWER_DEFAULTS}
 
 
 def world_of(spec: StepSpec) -> dict[str, Any]:
@@ -122,6 +122,7 @@ def look_for_earlier(spec: StepSpec, heartbeat: Heartbeat) -> Look:
         elif planned_for == inputs and (not found.receipt.exists() or _can_be_isolated(found, spec)):
             unfinished.append(found)
         elif planned_for == inputs and may_be_reused(found, spec):
+            Background("checking", partial(check_plan, found)).wait(heartbeat)
             reusable = found
             break
     return Look(now=now, unfinished=tuple(unfinished), reusable=reusable, unplanned=tuple(unplanned))
@@ -133,7 +134,7 @@ def find_or_make(spec: StepSpec, look: Look, heartbeat: Heartbeat) -> Choice:
     The input of a new run is planned in the background.
     """
     for found in look.unfinished:
-        if (lock := _taken(found, spec)) is not None:
+        if (lock := _taken(found, spec, heartbeat)) is not None:
             found.receipt.unlink(missing_ok=True)  # of a run that is finished but for guilty items to be found
             return Choice(directory=found, lock=lock)
     if look.reusable is not None:
@@ -158,11 +159,13 @@ def take_up(spec: StepSpec, now: dict[str, Any], resumption: Resumption, heartbe
         InputChangedError: The run was planned for something else, and changes are not accepted.
         LimitExceededError: It is finished, and today's limits do not forgive what failed.
         RunLockedError: Another process drives it.
+        RunFileError: A file in it is damaged.
     """
     old = resumption.directory
     lock = old.lock()
     choice = Choice(directory=old, lock=lock)
     try:
+        Background("checking", partial(check, old)).wait(heartbeat)
         if resumption.is_own and old.plan.exists():
             return choice
         if resumption.accept_changes or not old.plan.exists():
@@ -205,12 +208,12 @@ def _begin(spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
     directory, lock = new_run(spec, now)
     Ledger.create(directory.ledger, ()).close()
     write_json(directory.description, describe(spec, now))  # last: a run directory without it was never begun
-    return Choice(directory=directory, lock=lock, planner=Planner(spec.planning, directory))
+    return Choice(directory=directory, lock=lock, planner=Planner(spec.planning, directory.plan, directory.spool))
 
 
 def _go_on_planning(found: RunDirectory, spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
     """Return a run that ended while its input was being planned; a new one when that has changed meanwhile."""
-    lock = _taken(found, spec)
+    lock = _taken(found, spec, heartbeat)
     if lock is None:
         return _begin(spec, now, heartbeat)
     try:
@@ -225,10 +228,15 @@ def _go_on_planning(found: RunDirectory, spec: StepSpec, now: dict[str, Any], he
     return Choice(directory=directory, lock=lock)
 
 
-def _taken(directory: RunDirectory, spec: StepSpec) -> RunLock | None:
-    """Return the lock of a run that can be gone on with; None for one that cannot."""
+def _taken(directory: RunDirectory, spec: StepSpec, heartbeat: Heartbeat) -> RunLock | None:
+    """Return the lock of a run that can be gone on with; None for one that cannot.
+
+    Raises:
+        RunFileError: A file in it is damaged.
+    """
     lock = directory.lock()
     try:
+        Background("checking", partial(check, directory)).wait(heartbeat)
         if _can_go_on(directory, spec):
             return lock
     except BaseException:

@@ -52,6 +52,16 @@ def meant_run(place: str) -> str:
     return found
 
 
+def raise_if_damaged(place: str) -> None:
+    """Raise RunFileError when *place* is a run on this machine of which a file is damaged."""
+    from prefect_parallel_run.choice.integrity import check  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.run_directory import RunDirectory, place_here  # noqa: PLC0415  the same
+
+    directory = RunDirectory(place_here(_newest_run(place) or place))
+    if directory.description.exists() and directory.ledger.exists():
+        check(directory)
+
+
 def _newest_run(place: str) -> str | None:
     """Return the path or URL of the newest run of an output; None for a place that is no output."""
     from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  the same

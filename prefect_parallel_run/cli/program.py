@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made.error("arguments behind -- are for the scripts of run and plan")
     given.next, given.place, given.arguments = [], None, behind
     try:
-        return int(given.do(given))
+        return int(_done(given))
     except (KeyboardInterrupt, ReaderGoneError, ParallelRunError, sqlite3.Error, OSError, ValueError) as error:
         code = exit_of(error)
         if code is None:
@@ -45,6 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if code is not Exit.READER_GONE:
             _tell(error, given)
         return int(code)
+
+
+def _done(given: argparse.Namespace) -> int:
+    """Do a command; what fails because a file of its run directory is damaged is the error that says so."""
+    try:
+        return int(given.do(given))
+    except (sqlite3.Error, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        if hasattr(given, "run_directory"):
+            # Late: Arrow, which a command that does well may not need.
+            importlib.import_module("prefect_parallel_run.cli.places").raise_if_damaged(given.run_directory)
+        raise
 
 
 def parser() -> argparse.ArgumentParser:

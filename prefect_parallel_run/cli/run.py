@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from prefect_parallel_run.cli.driving import driven
@@ -44,6 +45,7 @@ def _run(given: argparse.Namespace) -> int:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", _SERVER_PATIENCE)
     with driven(given, options.name) as view:
         view.doing("starting Prefect")
+        warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # we raise PrefectHomeError
         from prefect_parallel_run.cli.step_flow import run_in_flow  # noqa: PLC0415  the same
         from prefect_parallel_run.step import ParallelRunStep  # noqa: PLC0415  seconds of import; its log goes above the line
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,15 +79,15 @@ def _in_folder(output: str) -> Iterator[dict[str, Any]]:
 
 def _in_store(output: str) -> Iterator[dict[str, Any]]:
     """Yield what can be told without fetching a ledger; counts are those of finished runs."""
-    from prefect_parallel_run.runs.run_directory import FOLDER  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.run_directory import FOLDER, parse_json  # noqa: PLC0415  the same
     from prefect_parallel_run.stores.copies import driver_of, names_of_runs  # noqa: PLC0415  the same
     from prefect_parallel_run.stores.objects import read  # noqa: PLC0415  the same
 
     for name in names_of_runs(output):
         url = f"{output}/{FOLDER}/{name}"
-        facts = json.loads(read(f"{url}/run.json"))
+        facts = parse_json(read(f"{url}/run.json"), f"{url}/run.json")
         try:
-            receipt = json.loads(read(f"{url}/receipt.json"))
+            receipt = parse_json(read(f"{url}/receipt.json"), f"{url}/receipt.json")
             status = "succeeded"
         except FileNotFoundError:
             receipt = {"items": None, "mini_batches": None, "rows": None}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from prefect_parallel_run.cli.printing import say
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.runs.run_directory import check_home
 from prefect_parallel_run.step import ParallelRunStep
 
 FLOW_NAME = "prefect-parallel-run"
@@ -31,6 +33,7 @@ def run_in_flow(step: ParallelRunStep, config: str, inputs: Sequence[str], outpu
     Raises:
         KeyboardInterrupt: The run was cancelled, by Ctrl-C or SIGTERM.
         ConnectionError: Prefect's API cannot be reached, or its embedded server does not start.
+        PrefectHomeError: The embedded server cannot have its database in Prefect's home.
     """
     results: list[ParallelRunResult] = []
 
@@ -58,6 +61,8 @@ def _connect() -> None:
     Ctrl-C at a terminal reaches all processes of ours. The server is to live on until it has heard how the run ended: it
     inherits that the signal is held back, and is told otherwise when we end.
     """
+    if not PREFECT_API_URL.value():
+        check_home(Path(get_current_settings().home))  # else the server fails with tracebacks, after many seconds
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with get_client(sync_client=True) as client:

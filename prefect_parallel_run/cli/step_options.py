@@ -31,6 +31,7 @@ _OF_FORMAT = {
     "decimal": ("delimited",),
     "column_types": ("delimited",),
     "na_values": ("delimited",),
+    "keep_default_na": ("delimited",),
     "encoding": ("delimited", "json-lines"),
     "compression": ("delimited", "json-lines"),
 }
@@ -39,6 +40,7 @@ _OPTIONS = {  #: of fields that are named otherwise
     "header": "--no-header",
     "column_types": "--column-type",
     "na_values": "--na-value",
+    "keep_default_na": "--no-default-na",
 }
 _ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: as a shell passes them on
 
@@ -80,8 +82,12 @@ def add_step_options(command: argparse.ArgumentParser) -> None:
     inputs.add_argument("--column-type", dest="column_types", action="append", metavar="NAME=TYPE", help=words)
     words = "a text that stands for a missing value, beside those of pandas; again for further texts"
     inputs.add_argument("--na-value", dest="na_values", action="append", metavar="TEXT", help=words)
+    words = "NA, null, an empty field and the like are strings; only --na-value stands for a missing value"
+    inputs.add_argument("--no-default-na", dest="keep_default_na", action="store_false", default=None, help=words)
     inputs.add_argument("--encoding", metavar="NAME", help="of delimited text and JSON lines (default: utf-8)")
-    inputs.add_argument("--compression", choices=("infer", "gzip", "bz2", "zstd", "none"), help="of these (default: infer)")
+    inputs.add_argument(
+        "--compression", choices=("infer", "gzip", "bz2", "xz", "zstd", "none"), help="of these (default: infer)"
+    )
     inputs.add_argument("--allow-empty", action="store_true", help="an input without items is no error")
     command.add_argument("--output", metavar="PATH", help="folder or URL for the result; append_row needs it")
     command.add_argument("--name", help="of the step (default: that of CONFIG)")

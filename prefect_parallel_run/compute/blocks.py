@@ -19,7 +19,7 @@ class DaskComputeTarget(Block):
         scheduler_file: Path of a running scheduler's file.
         cluster_class: Dotted name of a Dask cluster class, opened for each step.
         cluster_kwargs: Arguments of the cluster class.
-        allow_insecure: Accept a plain tcp:// scheduler on another host.
+        allow_insecure: Accept connections without TLS: a tcp:// scheduler on another host, or a cluster class that has none.
         tls_ca_file: Certificate authority of a tls:// scheduler.
         tls_cert_file: Our certificate for a tls:// scheduler.
         tls_key_file: The certificate's key.
@@ -46,7 +46,10 @@ class DaskComputeTarget(Block):
     scheduler_file: str | None = Field(default=None, description="Path of a running scheduler's file.")
     cluster_class: str | None = Field(default=None, description="Dotted name of a Dask cluster class.")
     cluster_kwargs: SecretDict = Field(default=SecretDict({}), description="Arguments of the cluster class; kept secret.")
-    allow_insecure: bool = Field(default=False, description="Accept a plain tcp:// scheduler on another host.")
+    allow_insecure: bool = Field(
+        default=False,
+        description="Accept connections without TLS: a tcp:// scheduler on another host, or a cluster class that has none.",
+    )
     tls_ca_file: str | None = Field(default=None, description="Certificate authority of a tls:// scheduler; a PEM file.")
     tls_cert_file: str | None = Field(default=None, description="Our certificate for a tls:// scheduler; a PEM file.")
     tls_key_file: str | None = Field(default=None, description="The certificate's key; a PEM file.")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = "127.0.0.1"
 _LOCAL_PORT = "127.0.0.1:0"  #: for dashboards: whoever may log in to the machine reaches them, and nobody else
 _ACCOUNTING = {"allowed_failures": 0}  #: of a scheduler: tries are counted by us, not by Dask
 _QUEUES = ("SLURM", "PBS", "SGE", "HTCondor", "LSF", "OAR", "Moab")
@@ -23,9 +23,10 @@ class Words:
 
     arguments: Mapping[str, Any]  #: complete: our defaults, the user's cluster_kwargs over them, option by option
     scales_by: ScalesBy  #: nodes are asked for by this argument, by ``cluster.scale(nodes)``, or are what the arguments name
-    wants_security: bool = False  #: others on the network reach it, and it takes ``security=``: it is to be given certificates
-    is_plain: bool = False  #: others on the network reach it, and it takes none: it needs allow_insecure
+    wants_security: bool = False  #: it takes ``security=`` and was given none: it is to be given certificates
+    is_plain: bool = False  #: it takes none, or its protocol is not encrypted: it needs allow_insecure
     certificate_folder: str | None = None  #: argument for a folder that all nodes see, where it puts the certificates
+    scheduler_options: str | None = None  #: argument for options of the scheduler, where that runs in this process
 
 
 def words_for(
@@ -53,7 +54,10 @@ def words_for(
 
 
 def _local(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
-    """distributed.LocalCluster: workers on this machine; on loopback unless the user says otherwise."""
+    """distributed.LocalCluster: workers on this machine; on loopback unless the user says otherwise.
+
+    With certificates there as well: every user of the machine can connect to its loopback.
+    """
     ours = {
         "n_workers": nodes,
         "threads_per_worker": slots or 1,
@@ -62,9 +66,14 @@ def _local(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
         "scheduler_kwargs": _ACCOUNTING,
     }
     if "interface" not in given:
-        ours["host"] = _LOOPBACK[0]
-    arguments = _over(ours, given)
-    return Words(arguments=arguments, scales_by="n_workers", wants_security=_needs_security(arguments.get("host"), given))
+        ours["host"] = _LOOPBACK
+    return Words(
+        arguments=_over(ours, given),
+        scales_by="n_workers",
+        wants_security="security" not in given,
+        is_plain=not _is_encrypted(given.get("protocol")),
+        scheduler_options="scheduler_kwargs",
+    )
 
 
 def _job_queue(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:  # noqa: ARG001  asked for by scale()
@@ -83,22 +92,17 @@ def _job_queue(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words
         arguments=_over(ours, given),
         scales_by="scale",
         wants_security="security" not in given,
+        is_plain=not _is_encrypted(given.get("protocol")),
         certificate_folder="shared_temp_directory",
+        scheduler_options="scheduler_options",
     )
 
 
 def _job_queue_here(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
     """dask_jobqueue's own LocalCluster, which runs its jobs on this machine."""
-    host = _LOOPBACK[0]
+    host = _LOOPBACK
     ours = {"scheduler_options": {"host": host}, "worker_extra_args": ["--host", host], "cores": slots or 1}
-    words = _job_queue(nodes, slots, _over(ours, given))
-    options = words.arguments["scheduler_options"]
-    return Words(
-        arguments=words.arguments,
-        scales_by=words.scales_by,
-        wants_security=_needs_security(options.get("host"), given),
-        certificate_folder=words.certificate_folder,
-    )
+    return _job_queue(nodes, slots, _over(ours, given))
 
 
 def _kubernetes(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:  # noqa: ARG001  resources are the user's
@@ -131,8 +135,8 @@ def _ssh(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
     for name in ("hosts", "connect_options", "remote_python"):  # a list has one entry per host
         if isinstance(arguments.get(name), list):
             arguments[name] = arguments[name][: nodes + 1]
-    protocol = str(arguments["scheduler_options"].get("protocol", ""))
-    return Words(arguments=arguments, scales_by="fixed", is_plain=not protocol.startswith("tls"))
+    protocol = arguments["scheduler_options"].get("protocol", "tcp")
+    return Words(arguments=arguments, scales_by="fixed", is_plain=not _is_encrypted(protocol))
 
 
 def _any_class(nodes: int, given: Mapping[str, Any], accepted: Collection[str]) -> Words:
@@ -170,5 +174,6 @@ def _over(ours: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _needs_security(host: object, given: Mapping[str, Any]) -> bool:
-    return host not in _LOOPBACK and "security" not in given
+def _is_encrypted(protocol: object) -> bool:
+    """False for a protocol that is named and not encrypted; without a name, certificates choose an encrypted one."""
+    return protocol is None or str(protocol).startswith(("tls", "wss"))

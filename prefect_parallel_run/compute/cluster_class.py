@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import inspect
 import logging
-import os
 import shutil
 import signal
 import tempfile
@@ -17,13 +16,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, Security, Status
+from distributed import Client, Status
 
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.compute.bounded import GivenUpError, bounded
+from prefect_parallel_run.compute.certificates import new_credentials
 from prefect_parallel_run.compute.class_words import Words, words_for
 from prefect_parallel_run.compute.joining import leave, wait_for_workers
-from prefect_parallel_run.compute.scheduler import refuse_insecure
+from prefect_parallel_run.compute.local import import_dashboard
+from prefect_parallel_run.compute.scheduler import is_encrypted
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.settings import NodeSettings
 
@@ -32,7 +33,6 @@ _CLOSE_TIMEOUT = 10  #: s that a cluster is told to take at its end
 _LAST_TIMEOUT = {False: 60.0, True: 8.0}  #: s that it is waited for then; True: a person has cancelled, or something failed
 _GRACE = 3.0  #: s for a class to come back that opens something nobody wants any more
 _LOGGER = logging.getLogger(__name__)
-_ROLES = ("scheduler", "worker", "client")
 _COUNTS = ("n_workers", "n")  #: arguments that would say how many nodes there are
 
 
@@ -42,7 +42,7 @@ class ClassTarget:
     Args:
         cluster_class: Dotted name.
         arguments: For the class; they win over what we would give it.
-        allow_insecure: Accept a cluster without certificates that others on the network can reach.
+        allow_insecure: Accept a cluster without certificates: whoever reaches its ports can run code as this user.
 
     Raises:
         ValueError: There is no such class, or the arguments name a number of workers, which node_count does.
@@ -63,9 +63,8 @@ class ClassTarget:
     ) -> Iterator[OwnCluster]:
         """Start the cluster and wait for its workers; see Target."""
         words = words_for(self._name, request.first, request.slots, self._arguments, _parameters(self._class))
-        if words.is_plain and not self._allow_insecure:
-            words_ = "its scheduler can be reached over the network without certificates; give it some, or allow_insecure=True"
-            raise ComputeTargetError(self._name, words_)
+        if words.is_plain:
+            self._refuse_plain("its connections are not encrypted")
         logging.getLogger("distributed").setLevel(logging.ERROR)
         with ExitStack() as stack:
             made = self._make(words, stack, cancelled)
@@ -74,21 +73,32 @@ class ClassTarget:
                 self._trying(lambda: _scale(made, request.first), cancelled)
             client = self._trying(lambda: Client(made, set_as_default=False), cancelled, undo=leave)
             stack.callback(leave, client)
-            if not words.is_plain:  # of one that is, the address may look like this machine's: a port is forwarded to it
-                refuse_insecure(str(client.scheduler.address), self._allow_insecure)
+            if not is_encrypted(str(client.scheduler.address)):
+                self._refuse_plain(f"its scheduler is at {client.scheduler.address}, which is not encrypted")
             wait_for_workers(self._name, client, request, cancelled)
             yield OwnCluster(made, client, request.slots, is_elastic=words.scales_by != "fixed")
 
     def _make(self, words: Words, stack: ExitStack, cancelled: threading.Event) -> Any:
         arguments = dict(words.arguments)
+        if words.scheduler_options is not None:
+            arguments[words.scheduler_options] = _with_dashboard(arguments.get(words.scheduler_options) or {})
         if words.wants_security and not self._allow_insecure:
-            arguments["security"] = _certificates()
-            if words.certificate_folder is not None:
+            credentials = new_credentials()
+            if words.certificate_folder is None:
+                arguments["security"] = credentials.security()
+            else:
                 shared = arguments.get(words.certificate_folder) or Path.cwd()  # jobs see what we see there
                 folder = tempfile.mkdtemp(prefix=".parallel_run_certificates_", dir=shared)
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
-                arguments["security"] = _in_files(arguments["security"], Path(folder))
+                arguments["security"] = credentials.in_files(Path(folder))
         return self._trying(lambda: self._class(**arguments), cancelled, undo=lambda made: _close(made, is_urgent=False))
+
+    def _refuse_plain(self, reason: str) -> None:
+        """Raise ComputeTargetError for a cluster that asks nobody who they are, unless that is accepted."""
+        if not self._allow_insecure:
+            danger = "whoever can connect to it can run code as this user"
+            action = "give it certificates, or allow_insecure=True"
+            raise ComputeTargetError(self._name, f"{reason}: {danger}; {action}")
 
     def _trying(self, do: Callable[[], Any], cancelled: threading.Event, undo: Callable[[Any], Any] = lambda _: None) -> Any:
         """Return what *do* returns; whatever a cluster class raises is told as the compute target's failure.
@@ -173,23 +183,19 @@ def _parameters(kind: Any) -> Collection[str]:
         return ()
 
 
-def _certificates() -> Security:
-    try:
-        return Security.temporary()
-    except ImportError as error:
-        words = "certificates are made with the package cryptography, which is not installed; or set allow_insecure=True"
-        raise ComputeTargetError("security", words) from error
+def _with_dashboard(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return options of a scheduler in this process, whose dashboard can be served or is off.
 
-
-def _in_files(security: Security, folder: Path) -> Security:
-    """Return certificates that are held in memory as files of *folder*, which only this user can read."""
-    files: dict[str, str] = {}
-    for name in ("tls_ca_file", *(f"tls_{role}_{kind}" for role in _ROLES for kind in ("cert", "key"))):
-        path = folder / f"{name}.pem"
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(getattr(security, name))
-        files[name] = str(path)
-    return Security(require_encryption=True, **files)
+    Without bokeh every scheduler tries to import the dashboard anew, and two that do so in two threads fail.
+    """
+    if options.get("dashboard", True):
+        try:
+            import_dashboard()
+        except ValueError:
+            if "dashboard" in options:  # the user wants it
+                raise
+            return {**options, "dashboard": False}
+    return options
 
 
 def _scale(cluster: Any, nodes: int) -> None:

@@ -20,7 +20,7 @@ from prefect_parallel_run.compute.joining import connect, leave, wait_for_worker
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.settings import NodeSettings
 
-_ENCRYPTED = ("tls", "wss")
+_ENCRYPTED = ("tls", "wss", "gateway", "inproc")  #: schemes that no other user can read along with
 
 
 class SchedulerTarget:
@@ -110,11 +110,19 @@ def refuse_insecure(address: str, allow_insecure: bool) -> None:
     ...
     ValueError: compute_target tcp://192.0.2.1:8786 is a plain connection to another host; use tls://, or allow_insecure=True
     """
-    parts = urlsplit(address)
-    if allow_insecure or parts.scheme in _ENCRYPTED or parts.scheme == "inproc" or _is_here(parts.hostname or ""):
+    if allow_insecure or is_encrypted(address) or _is_here(urlsplit(address).hostname or ""):
         return
     accepted = "use tls://, or allow_insecure=True"
     raise ValueError(f"compute_target {address} is a plain connection to another host; {accepted}")
+
+
+def is_encrypted(address: str) -> bool:
+    """False for a connection that others could read along with, and that asks nobody who they are.
+
+    >>> [is_encrypted(address) for address in ("tls://127.0.0.1:8786", "tcp://127.0.0.1:8786")]
+    [True, False]
+    """
+    return urlsplit(address).scheme in _ENCRYPTED
 
 
 def _is_here(host: str) -> bool:

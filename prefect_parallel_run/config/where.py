@@ -82,7 +82,9 @@ class ComputeTarget(FormModel):
         ),
     )
     allow_insecure: bool = Field(
-        default=False, title="Allow insecure", description="Accept a plain tcp:// scheduler on another host."
+        default=False,
+        title="Allow insecure",
+        description="Accept connections without TLS: a tcp:// scheduler on another host, or a cluster class that has none.",
     )
     tls_ca_file: str | None = Field(
         default=None, title="TLS: authority", description="Certificate authority of a tls:// scheduler; path of a PEM file."

@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from prefect_parallel_run.config.script_path import beside
+from prefect_parallel_run.config.yaml_nodes import UnreadableYamlError, compose
 
 if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig
@@ -144,9 +145,9 @@ def read_fields(path: Path) -> Read:
 def value(text: str, where: str) -> Any:
     """Return what *text* stands for as the value of a field in such a file; raises ValueError that begins with *where*."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from None
+        node = compose(text, aliases=False)
+    except UnreadableYamlError as error:
+        raise ValueError(f"{where}: {error.reason}") from None
     return None if node is None else _plain(node, Path(where))
 
 
@@ -172,13 +173,9 @@ def _read(path: Path) -> Read:
     """Return what stands under the root key; anchors, tags, duplicate keys and YAML 1.1 surprises are refused."""
     text = path.read_text(encoding="utf-8")
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"{path}, line {_line(event.start_mark)}: aliases are not accepted")  # noqa: TRY004  the same
-        document = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        line = _line(getattr(error, "problem_mark", None))
-        raise ValueError(f"{path}, line {line}: not YAML: {getattr(error, 'problem', error)}") from None
+        document = compose(text, aliases=False)
+    except UnreadableYamlError as error:
+        raise ValueError(f"{path}, {error}") from None
     root = _entries(document, path) if document is not None else {}
     if list(root) != [_ROOT]:
         raise ValueError(f"{path}, line 1: the file has one root key, {_ROOT}; found {sorted(map(str, root))}")

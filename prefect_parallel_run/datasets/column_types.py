@@ -19,25 +19,28 @@ from prefect_parallel_run.child.json_lines import record
 _LARGE = 2**63
 _HALVES = rb"\ud"  #: begins an escaped surrogate; Arrow does not check that its other half follows
 INT, FLOAT, BOOL, BOOL_OR_NULL, TEXT, NULL, OTHER = "int", "float", "bool", "bool_or_null", "text", "null", "other"
+UINT = "uint"  #: integers without a negative one, some of them too large for a signed 64-bit integer
+NEGATIVE = "negative"  #: signed 64-bit integers, some of them negative; a part may hold them, a column's type is INT
 
 
-def kinds_in_frame(frame: pd.DataFrame) -> list[str]:
+def kinds_in_frame(frame: pd.DataFrame) -> list[set[str]]:
     """Return what pandas found in each column of one part of a delimited file."""
-    return [_kind(frame.iloc[:, place]) for place in range(frame.shape[1])]
+    return [_kinds(frame.iloc[:, place]) for place in range(frame.shape[1])]
 
 
-def _kind(column: pd.Series) -> str:
+def _kinds(column: pd.Series) -> set[str]:
     if column.isna().all():
-        return NULL
+        return {NULL}
     if pd.api.types.is_bool_dtype(column.dtype):
-        return BOOL
-    if pd.api.types.is_integer_dtype(column.dtype):
-        return INT if column.dtype == "int64" else TEXT  # beyond 64 bits only a text keeps every digit
+        return {BOOL}
+    if column.dtype == "uint64":
+        return {UINT}
+    if column.dtype == "int64":
+        return {NEGATIVE if (column < 0).any() else INT}
     if pd.api.types.is_float_dtype(column.dtype):
-        return FLOAT
-    if column.dtype == object and all(isinstance(value, bool) for value in column.dropna()):
-        return BOOL_OR_NULL
-    return TEXT
+        return {FLOAT}
+    is_truths = column.dtype == object and all(isinstance(value, bool) for value in column.dropna())
+    return {BOOL_OR_NULL if is_truths else TEXT}  # integers beyond 64 bits too: only a string keeps every digit
 
 
 def kinds_in_lines(data: bytes) -> tuple[int, dict[str, set[str]]]:
@@ -128,13 +131,30 @@ def together(kinds: Iterable[str]) -> str:
 
     >>> together(["int", "int"]), together(["int", "null"]), together(["int", "text"]), together(["bool", "null"])
     ('int', 'float', 'text', 'bool_or_null')
+    >>> together(["int", "uint"]), together(["negative", "uint"]), together(["null", "uint"]), together(["float", "uint"])
+    ('uint', 'text', 'text', 'float')
     """
     found = set(kinds)
+    if UINT in found and FLOAT not in found and found & {NEGATIVE, NULL}:
+        found.add(TEXT)  # no integer type holds them; pandas makes strings, which keep every digit
+    if NEGATIVE in found:
+        found = found - {NEGATIVE} | {INT}
     if OTHER in found:
         return OTHER
-    numbers, truths = found & {INT, FLOAT}, found & {BOOL, BOOL_OR_NULL}
+    numbers, truths = found & {INT, UINT, FLOAT}, found & {BOOL, BOOL_OR_NULL}
     if TEXT in found or (numbers and truths):
         return TEXT
     if truths:
         return BOOL if found == {BOOL} else BOOL_OR_NULL
+    if UINT in found and found <= {INT, UINT}:
+        return UINT
     return INT if found == {INT} else FLOAT
+
+
+def is_number(text: str) -> bool:
+    """True when *text* is written as a number is."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -8,9 +8,10 @@ column for the whole file, and most texts are seen to be texts: they hold a lett
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -24,11 +25,12 @@ from prefect_parallel_run.datasets.column_types import (
     BOOL_OR_NULL,
     FLOAT,
     INT,
+    NEGATIVE,
     NULL,
     TEXT,
+    is_number,
     kinds_in_frame,
     together,
-    told,
 )
 from prefect_parallel_run.datasets.doubts import Column
 
@@ -38,6 +40,7 @@ _GAPS += ["NULL", "NaN", "None", "n/a", "nan", "null"]
 _TRUE, _FALSE = ["True", "TRUE", "true"], ["False", "FALSE", "false"]
 _NO_NUMBER = r"[^0-9eEiInNfFtTyY.,+\-\t\n\v\f\r ]"  #: no number, infinity included, holds such a letter
 _TRUTH = r"(?i)^(true|false)$"  #: pandas takes them in any case
+_INTEGER = r"\s*[+-]?[0-9]+\s*"
 _LARGE = 2.0**63
 _ARROW_BLOCK = 1 << 20  #: bytes that one thread takes
 
@@ -45,22 +48,21 @@ _ARROW_BLOCK = 1 << 20  #: bytes that one thread takes
 class DelimitedTypes:
     """What is found in each column of a file, block by block."""
 
-    def __init__(
-        self, dialect: Mapping[str, Any], columns: Sequence[str] | None, given: Mapping[int, str] | None = None
-    ) -> None:
+    def __init__(self, dialect: Mapping[str, Any], columns: Sequence[str], given: Mapping[int, str] | None = None) -> None:
         """Look at no block yet.
 
         Args:
             dialect: As a mini-batch's work names it.
-            columns: Their names, if there is a header.
+            columns: Their names, or numbers where there is no header.
             given: The types that need not be found, by place of the column.
         """
-        self._columns, self._given = columns, given or {}
-        self._found: list[set[str]] = [set() for _ in columns or ()]
+        fields = range(dialect.get("fields", len(columns)))
+        self._columns = columns
+        self._given = {**(given or {}), **dict.fromkeys(fields[len(columns) :], "string")}
+        self._found: list[set[str]] = [set() for _ in fields]
         self._examples: dict[int, str] = {}  #: by place of the column: the first text where a number could be
         self._options = {**pandas_options({**dialect}), "header": None, "encoding_errors": "replace", "on_bad_lines": "skip"}
-        if columns is not None:
-            self._options |= {"names": list(columns), "index_col": False}
+        self._options |= {"names": fields, "index_col": False}
         self._parsing = {
             "delimiter": dialect["delimiter"],
             "quote_char": dialect["quote"] or False,
@@ -68,59 +70,55 @@ class DelimitedTypes:
             "escape_char": dialect.get("escape") or False,
         }
         self._decimal = dialect.get("decimal", ".")
-        self._gaps = [*_GAPS, *(form for text in dialect.get("na_values") or () for form in _forms(text))]
+        usual_gaps = _GAPS if dialect.get("keep_default_na", True) else ()
+        self._gaps = [*usual_gaps, *(form for text in dialect.get("na_values") or () for form in _forms(text))]
 
     def add(self, data: bytes, rows: int) -> None:
         """Look at whole records, of which *rows* are more than blanks."""
         wanted = [place for place, kinds in enumerate(self._found) if TEXT not in kinds and place not in self._given]
-        if not rows or (self._columns is not None and not wanted):
+        if not rows or not wanted:
             return
-        wanted = wanted or list(range(len(self._found)))  # without a header there may be further columns
         table = None if b"\0" in data or data.startswith(BOM) else self._arrow(data, rows, wanted)
         if table is None or table.num_rows != rows:
-            frame = self._pandas(data, None)
-            self._note(range(1 << 30), kinds_in_frame(frame), lambda number: frame.iloc[:, number])
+            kinds, frame = self._asked(data, None)
+            self._note(range(len(self._found)), kinds, lambda number: frame.iloc[:, number])
             return
-        places = wanted if self._found else range(table.num_columns)
         # One byte is looked for at memory's speed, two are not.
         has_hexadecimals = (b"x" in data and b"0x" in data) or (b"X" in data and b"0X" in data)
-        has_plus = b"+" in data
-        quick = [_verdict(column, has_hexadecimals=has_hexadecimals, has_plus=has_plus) for column in table.columns]
-        asked = [place for place, kind in zip(places, quick, strict=True) if kind is None]
-        kinds = dict(zip(asked, kinds_in_frame(self._pandas(data, asked)) if asked else (), strict=True))
+        signs = _Signs(has_hexadecimals, has_plus=b"+" in data, has_minus=b"-" in data)
+        quick = [_verdict(column, signs) for column in table.columns]
+        asked = [place for place, kinds in zip(wanted, quick, strict=True) if kinds is None]
+        answers = dict(zip(asked, self._asked(data, asked)[0] if asked else (), strict=True))
         self._note(
-            places,
-            [kind or kinds[place] for place, kind in zip(places, quick, strict=True)],
+            wanted,
+            [answers[place] if kinds is None else kinds for place, kinds in zip(wanted, quick, strict=True)],
             lambda number: _texts(table[number]),
         )
 
     def types(self) -> list[str]:
         """Return the type of every column as it is given, or as the whole file has it."""
-        return [self._given.get(place) or together(kinds) for place, kinds in enumerate(self._found)]
+        return [self._given.get(place) or together(self._found[place]) for place in range(len(self._columns))]
 
     def columns(self) -> list[Column]:
         """Return what is in every column whose type is not given, and in those of texts the first that is no number."""
-        names = self._columns if self._columns is not None else [str(place) for place in range(len(self._found))]
         return [
-            Column(name, told(kinds), self._examples.get(place))
-            for place, (name, kinds) in enumerate(zip(names, self._found, strict=False))
+            Column(name, NULL if kinds <= {NULL} else together(kinds), self._examples.get(place))
+            for place, (name, kinds) in enumerate(zip(self._columns, self._found, strict=False))
             if place not in self._given
         ]
 
-    def _note(self, places: Iterable[int], kinds: Sequence[str], column: Callable[[int], Iterable[Any]]) -> None:
+    def _note(self, places: Iterable[int], kinds: Sequence[set[str]], column: Callable[[int], Iterable[Any]]) -> None:
         """Note *kinds* of the columns at *places*; *column* returns the values of one of them, numbered from 0."""
-        for number, (place, kind) in enumerate(zip(places, kinds, strict=False)):
-            while place >= len(self._found):
-                self._found.append(set())
-            if kind == TEXT and TEXT not in self._found[place]:
+        for number, (place, new) in enumerate(zip(places, kinds, strict=True)):
+            if TEXT in new and TEXT not in self._found[place]:
                 example = _first_word(column(number), self._decimal)
                 self._examples.update({} if example is None else {place: example})
-            self._found[place].add(kind)
+            self._found[place] |= new
 
     def _arrow(self, data: bytes, rows: int, wanted: Sequence[int]) -> pa.Table | None:
-        """Return the columns *wanted* as Arrow reads them, all while there are none; None when it cannot."""
+        """Return the columns *wanted* as Arrow reads them; None when it cannot."""
         names = [str(place) for place in range(len(self._found))]
-        reading = csv.ReadOptions(block_size=_ARROW_BLOCK, column_names=names, autogenerate_column_names=not names)
+        reading = csv.ReadOptions(block_size=_ARROW_BLOCK, column_names=names)
         converting = csv.ConvertOptions(
             null_values=self._gaps,
             true_values=_TRUE,
@@ -136,10 +134,21 @@ class DelimitedTypes:
         except pa.ArrowException:  # records of different lengths, one that is longer than Arrow's block
             return None
 
-    def _pandas(self, data: bytes, places: Sequence[int] | None) -> pd.DataFrame:
+    def _asked(self, data: bytes, places: Sequence[int] | None) -> tuple[list[set[str]], pd.DataFrame]:
+        """Return the kinds that pandas finds in the columns at *places*, or in all of them, and what it reads."""
+        frame = self._pandas(data, places)
+        kinds = kinds_in_frame(frame)
+        unsure = [number for number, found in enumerate(kinds) if found == {FLOAT} and _may_be_integers(frame.iloc[:, number])]
+        texts = self._pandas(data, places, dtype=str) if unsure else frame
+        for number in unsure:
+            if texts.iloc[:, number].dropna().str.fullmatch(_INTEGER).all():
+                kinds[number] = {NEGATIVE if (frame.iloc[:, number] < 0).any() else INT, NULL}
+        return kinds, frame
+
+    def _pandas(self, data: bytes, places: Sequence[int] | None, **options: Any) -> pd.DataFrame:
         """Return the columns at *places*, or all of them, as pandas reads them."""
         data = b"\n" + data if data.startswith(BOM) else data
-        options = self._options if places is None else {**self._options, "usecols": list(places)}
+        options |= self._options if places is None else {**self._options, "usecols": list(places)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # a record with too many fields is told when it is run
             frame: pd.DataFrame = pd.read_csv(io.BytesIO(data), **options)
@@ -153,13 +162,13 @@ def _forms(text: str) -> Iterator[str]:
     (['-99', '-99.0', '-99'], ['n.v.'], ['1.5'])
     """
     yield text
-    if _is_number(text) and float(text).is_integer():
+    if is_number(text) and float(text).is_integer():
         yield from (f"{int(float(text))}.0", str(int(float(text))))
 
 
 def _first_word(values: Iterable[Any], decimal: str) -> str | None:
     """Return the first text among *values* that is no number; None where there is none."""
-    return next((one for one in values if isinstance(one, str) and not _is_number(one.replace(decimal, "."))), None)
+    return next((one for one in values if isinstance(one, str) and not is_number(one.replace(decimal, "."))), None)
 
 
 def _texts(column: pa.ChunkedArray) -> Iterator[str | None]:
@@ -169,31 +178,44 @@ def _texts(column: pa.ChunkedArray) -> Iterator[str | None]:
             yield from chunk.to_pylist()
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+class _Signs(NamedTuple):
+    """What stands anywhere in a part of a file; without it a column needs no closer look."""
+
+    has_hexadecimals: bool
+    has_plus: bool
+    has_minus: bool
 
 
-def _verdict(column: pa.ChunkedArray, *, has_hexadecimals: bool, has_plus: bool) -> str | None:
+def _verdict(column: pa.ChunkedArray, signs: _Signs) -> set[str] | None:
     """Return what pandas would find in a column; None when only pandas knows."""
     kind = column.type
     if pa.types.is_null(kind):
-        return NULL
+        return {NULL}
     if pa.types.is_boolean(kind):
-        return BOOL_OR_NULL if column.null_count else BOOL
+        return {BOOL_OR_NULL if column.null_count else BOOL}
     if pa.types.is_integer(kind):
-        return None if has_hexadecimals else FLOAT if column.null_count else INT
+        return None if signs.has_hexadecimals else _kinds_of_integers(column, signs)
     if pa.types.is_floating(kind):
-        return FLOAT if not has_hexadecimals and _are_fractions(column, has_plus=has_plus) else None
-    return TEXT if pa.types.is_temporal(kind) or _holds_a_word(column) else None
+        return {FLOAT} if not signs.has_hexadecimals and _are_fractions(column, has_plus=signs.has_plus) else None
+    return {TEXT} if pa.types.is_temporal(kind) or _holds_a_word(column) else None
+
+
+def _kinds_of_integers(column: pa.ChunkedArray, signs: _Signs) -> set[str]:
+    is_negative = signs.has_minus and pc.min(column).as_py() < 0
+    return {NEGATIVE if is_negative else INT} | ({NULL} if column.null_count else set())
+
+
+def _may_be_integers(column: pd.Series) -> bool:
+    """True when pandas may have made floats of integers because some values are missing."""
+    return bool(column.isna().any() and (column.dropna() % 1 == 0).all())
 
 
 def _are_fractions(column: pa.ChunkedArray, *, has_plus: bool) -> bool:
     """True when all values fit 64 bits, none is not-a-number, and some is no whole number or none is written as one."""
-    if pc.any(pc.is_nan(column)).as_py() or not pc.all(pc.less(pc.abs(column), _LARGE)).as_py():
+    if not math.isfinite(pc.sum(column).as_py()):  # not-a-number, infinity, or numbers that are too large anyway
+        return False
+    bounds = pc.min_max(column).as_py()
+    if not -_LARGE < bounds["min"] <= bounds["max"] < _LARGE:
         return False
     return not has_plus or bool(pc.any(pc.not_equal(column, pc.floor(column))).as_py())
 

@@ -32,6 +32,17 @@ def split_head(parts: Iterator[Records]) -> tuple[bytes | None, Iterator[Records
     return None, iter(())
 
 
+def peek_head(parts: Iterator[Records]) -> tuple[bytes | None, Iterator[Records]]:
+    """Return the first record that is not blank, None when there is none, and all records."""
+    blank: list[Records] = []
+    for part in parts:
+        head, _ = split_head(iter([part]))
+        if head is not None:
+            return head, chain(blank, [part], parts)
+        blank.append(part)
+    return None, iter(blank)
+
+
 def spans(parts: Iterator[Records], size: int) -> Iterator[Span]:
     """Yield spans of about *size* bytes, none without a record."""
     rows, first = 0, 1

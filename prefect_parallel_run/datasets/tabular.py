@@ -57,8 +57,9 @@ class TabularDataset(Dataset):
     decimal: str = Field(default=".", description="The decimal point of delimited text.")
     column_types: dict[str, str] | None = Field(default=None, description="Types of columns of delimited text, by name.")
     na_values: list[str] | None = Field(default=None, description="Texts that stand for no value, beside those of pandas.")
+    keep_default_na: bool = Field(default=True, description="What pandas takes for no value, such as NA, is none; else a text.")
     encoding: str = Field(default="utf-8", description="Of delimited text and JSON lines.")
-    compression: Compression = Field(default="infer", description="Of text files; infer: by the ending .gz, .bz2 or .zst.")
+    compression: Compression = Field(default="infer", description="Of text files; infer: by the ending .gz, .bz2, .xz or .zst.")
 
     @field_validator("delimiter", "quote", "escape", "decimal")
     @classmethod
@@ -94,6 +95,8 @@ class TabularDataset(Dataset):
         for field in ("column_types", "na_values"):
             if getattr(self, field) is not None and self.format != "delimited":
                 raise ValueError(f"{field} is {getattr(self, field)!r}; accepted: None, since the files are no delimited text")
+        if not self.keep_default_na and self.format != "delimited":
+            raise ValueError("keep_default_na is False; accepted: True, since the files are no delimited text")
         taken: dict[str, str] = {}
         for field in ("delimiter", "quote", "escape", "decimal"):
             value = getattr(self, field)
@@ -129,6 +132,7 @@ class TabularDataset(Dataset):
         decimal: str = ".",
         column_types: dict[str, str] | None = None,
         na_values: list[str] | None = None,
+        keep_default_na: bool = True,
         encoding: str = "utf-8",
         compression: Compression = "infer",
         allow_empty: bool = False,
@@ -146,8 +150,10 @@ class TabularDataset(Dataset):
             column_types: Types of columns, by name (without a header by number): ``string``, ``int64``, ``Int64``,
                 ``float64`` or ``boolean``, as in ``dtype`` of pandas. A value that does not fit fails its mini-batch.
             na_values: Texts that stand for a missing value, beside those that pandas takes for one.
+            keep_default_na: False: only *na_values* stand for a missing value; ``NA``, ``null`` or an empty field is a string.
             encoding: Any encoding of text that Python knows; a byte order mark in UTF-8 or UTF-16 is left out.
-            compression: ``gzip``, ``bz2``, ``zstd``, None, or ``infer``: by the ending ``.gz``, ``.bz2`` or ``.zst``.
+            compression: ``gzip``, ``bz2``, ``xz``, ``zstd``, None, or ``infer``: by the ending ``.gz``, ``.bz2``, ``.xz`` or
+                ``.zst``.
             allow_empty: No record at all is no error.
         """
         return cls(
@@ -161,6 +167,7 @@ class TabularDataset(Dataset):
             decimal=decimal,
             column_types=column_types,
             na_values=na_values,
+            keep_default_na=keep_default_na,
             encoding=encoding,
             compression=compression,
             allow_empty=allow_empty,
@@ -276,7 +283,8 @@ class TabularDataset(Dataset):
             yield Cut(rows, sum(cut.size for cut in cuts), work)
 
     def _keyed_cuts(self, size: int, listing: Listing, tell: Callable[[str], None]) -> Iterator[tuple[Cut, list[KeyValue]]]:
-        written, doubts = self._format(), Doubts(tell)
+        has_header = self.format == "delimited" and self.header
+        written, doubts = self._format(), Doubts(tell, may_lack_header=has_header)
         for file, keys in keyed_files(listing):
             if file.size == 0:
                 continue  # written by nobody, or a marker such as _SUCCESS
@@ -293,6 +301,9 @@ class TabularDataset(Dataset):
                 about |= {**({"keys": [list(one) for one in values]} if values else {}), **found.about}
                 doubts.of_file(file.path, found.doubts)
                 doubts.of_columns(file.path, found.columns)
+                if found.names is not None:
+                    from_folders = {one.key for one in values}  # such columns come last, whatever the file has
+                    doubts.of_names(file.path, [name for name in found.names if name not in from_folders])
                 for rows, source_bytes, where in found.pieces:
                     yield Cut(rows, source_bytes, _encode({**about, **where})), values
             except (UnfinishedRecordError, UnknownColumnError) as error:
@@ -318,6 +329,7 @@ class TabularDataset(Dataset):
                 double_quote=self.double_quote,
                 decimal=self.decimal,
                 na_values=self.na_values,
+                keep_default_na=self.keep_default_na,
                 column_types=self.column_types or {},
                 header=self.header,
                 storage=storage,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -37,11 +36,12 @@ from prefect_parallel_run.errors import (
 from prefect_parallel_run.observe.report import write_report
 from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.planning.inputs import check_models
+from prefect_parallel_run.records import drive_prefix
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.adjustments import FACT, Adjustments
 from prefect_parallel_run.runs.drives import note_drive_begin, note_drive_end
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, read_json, runs_below
+from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, parse_json, read_json, runs_below
 from prefect_parallel_run.stores.mirror import Mirror, is_copied
 from prefect_parallel_run.stores.objects import names_below, read, size_of
 
@@ -98,7 +98,7 @@ def run_step(
             stack.callback(mirror.close)
         with Ledger(directory.ledger) as ledger:
             try:
-                drive = _count_drive(ledger, spec)  # before anything of it goes up
+                drive = _count_drive(directory, ledger, spec)  # before anything of it goes up
                 if resumption is not None and resumption.given:
                     Adjustments.of_ledger(ledger).without(resumption.given).note(ledger)
                 control = Control(directory, choice.lock.driver, ledger, spec.config, watch)
@@ -149,10 +149,16 @@ def _bring_up(mirror: Mirror, directory: RunDirectory, heartbeat: Callable[[], N
     stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
 
 
-def _count_drive(ledger: Ledger, spec: StepSpec) -> int:
-    """Note that the run is driven once more, and return how often that makes."""
+def _count_drive(directory: RunDirectory, ledger: Ledger, spec: StepSpec) -> int:
+    """Note that the run is driven once more, and return how often that makes.
+
+    A drive whose note a power cut undid may have left parts. Its number is not used again: a part is written once.
+    """
+    ledger.protect()
     before = ledger.facts()
     drive = int(before.get("drives", "0")) + 1
+    while any(directory.parts.glob(f"{drive_prefix(drive)}node-*")):
+        drive += 1
     tries = max(spec.config.run_max_try, int(before.get("run_max_try", "0")))
     # A pause ends with its driving, and so does what an earlier one ended by.
     ledger.note(status="running", reason="", ended_by="", drives=str(drive), run_max_try=str(tries), paused="0")
@@ -235,8 +241,9 @@ def _receipts(spec: StepSpec) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     copies = f"{spec.store}/{FOLDER}"
     for name in sorted(names_below(copies), key=lambda name: name.rsplit("-", 2)[1:], reverse=True):  # by time
+        place = f"{copies}/{name}receipt.json"
         with suppress(FileNotFoundError):  # not finished
-            yield name.rstrip("/"), json.loads(read(f"{copies}/{name}receipt.json"))
+            yield name.rstrip("/"), parse_json(read(place), place)
 
 
 def _note_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:

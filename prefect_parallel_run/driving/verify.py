@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run.choice.integrity import check_plan, ledger_problems
+from prefect_parallel_run.errors import OutputError, RunFileError
 from prefect_parallel_run.observe.standing import status_of
 from prefect_parallel_run.output.column_order import Dialect
 from prefect_parallel_run.output.parts import PartRange, Parts
 from prefect_parallel_run.output.reduction import make_receipt, part_ranges
 from prefect_parallel_run.output.text import write_text
-from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.stores.objects import file_sha256, size_of
@@ -23,54 +22,38 @@ from prefect_parallel_run.stores.objects import file_sha256, size_of
 
 def problems(directory: RunDirectory) -> Iterator[str]:
     """Yield one line for everything that is not as it should be; nothing when all is well."""
-    plan = Plan.open(directory.plan)
-    facts = directory.facts()
-    planned = facts["identity"].get("plan_sha256")  # not there when the run ended just behind planning
-    if planned is not None and plan.content_sha256() != planned:
-        yield "plan.parquet is not the plan that the run was begun with"
+    yield from dict.fromkeys(_problems(directory))
+
+
+def _problems(directory: RunDirectory) -> Iterator[str]:
     try:
-        with closing(sqlite3.connect(f"{directory.ledger.as_uri()}?mode=ro", uri=True)) as connection:
-            yield from _ledger(connection, plan)
-    except sqlite3.DatabaseError as error:
-        yield f"ledger.sqlite cannot be read: {error}"
-        return
+        yield from _files(directory)
+        with Ledger(directory.ledger) as ledger:
+            damaged = list(_parts(directory, ledger))
+            yield from damaged
+            yield from _receipt(directory, ledger, parts_are_whole=not damaged)
+    except RunFileError as error:
+        yield f"{Path(error.path).name} {error.reason}"
+
+
+def _files(directory: RunDirectory) -> Iterator[str]:
+    """Yield problems of the plan and the ledger; raises RunFileError when the ledger cannot be read at all."""
+    try:
+        check_plan(directory)
+    except RunFileError as error:
+        yield f"{Path(error.path).name} {error.reason}"
     with Ledger(directory.ledger) as ledger:
-        damaged = list(_parts(directory, ledger))
-        yield from damaged
-        yield from _receipt(directory, ledger, parts_are_whole=not damaged)
+        for reason in ledger_problems(directory, ledger, is_whole=True):
+            yield f"ledger.sqlite: {reason}"
+        tried_too_often = [str(number) for (number,) in ledger.rows(_TRIED_TOO_OFTEN)]
+        if tried_too_often:
+            yield f"ledger.sqlite: mini-batches {', '.join(tried_too_often)} were tried more often than run_max_try"
 
 
-def _ledger(connection: sqlite3.Connection, plan: Plan) -> Iterator[str]:
-    for (line,) in connection.execute("PRAGMA integrity_check"):
-        if line != "ok":
-            yield f"ledger.sqlite: {line}"
-    rows = connection.execute("SELECT mini_batch, items FROM mini_batches ORDER BY mini_batch")
-    planned = enumerate(plan.all_items())
-    if any(row != expected for row, expected in zip(rows, planned, strict=False)) or next(planned, None) is not None:
-        yield "the ledger does not have each mini-batch of the plan once, with its items"
-    checks = {
-        "were tried more often than run_max_try": (
-            "SELECT mini_batch FROM attempts JOIN mini_batches USING (mini_batch) GROUP BY mini_batch"
-            " HAVING COUNT(*) > granted + (SELECT CAST(value AS INTEGER) FROM run WHERE key = 'run_max_try')"
-        ),
-        "have not one row for each of their tries": (
-            "SELECT mini_batch FROM mini_batches LEFT JOIN attempts USING (mini_batch) GROUP BY mini_batch"
-            " HAVING COUNT(attempt) <> attempts OR TOTAL(attempt) <> attempts * (attempts + 1) / 2"
-        ),
-        "succeeded more or less than once, as their state says": (
-            "SELECT mini_batch FROM mini_batches LEFT JOIN attempts USING (mini_batch) GROUP BY mini_batch"
-            " HAVING TOTAL(outcome = 'succeeded')"
-            " <> (state = 'succeeded' AND mini_batch NOT IN (SELECT mini_batch FROM pieces))"
-        ),
-        "do not have each item in one of succeeded and failed": (
-            "SELECT mini_batch FROM mini_batches WHERE (state = 'succeeded' AND succeeded + failed <> items)"
-            " OR (state = 'failed' AND (succeeded <> 0 OR failed <> items))"
-        ),
-    }
-    for words, query in checks.items():
-        found = [str(row[0]) for row in connection.execute(f"{query} LIMIT 5")]
-        if found:
-            yield f"mini-batches {', '.join(found)} {words}"
+_TRIED_TOO_OFTEN = (
+    "SELECT mini_batch FROM attempts JOIN mini_batches USING (mini_batch) GROUP BY mini_batch"
+    " HAVING COUNT(*) > granted + (SELECT CAST(value AS INTEGER) FROM run WHERE key = 'run_max_try') LIMIT 5"
+)
 
 
 def _parts(directory: RunDirectory, ledger: Ledger) -> Iterator[str]:

@@ -18,7 +18,7 @@ from types import TracebackType
 
 from prefect_parallel_run.environments import EnvironmentPlan, without_credentials
 from prefect_parallel_run.errors import EnvironmentSetupError
-from prefect_parallel_run.node import guardian
+from prefect_parallel_run.node.guard import Guard
 from prefect_parallel_run.node.interpreters import OLDEST, Base, version_of
 
 _MARKER = "PREFECT_PARALLEL_RUN_BUILD"
@@ -66,11 +66,11 @@ class Installer:
         mark = f"{os.getpid()}.{self._scratch.name}"
         kept = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
         self._environment = {**kept, **_QUIET, "TMPDIR": str(self._scratch), _MARKER: mark}
-        self._guardian = guardian.start(f"{_MARKER}={mark}", str(self._scratch))
+        self._guard = Guard(f"{_MARKER}={mark}", str(self._scratch))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
-        self._guardian.communicate()  # closes its input: it ends what was left running, and removes the scratch folder
+        self._guard.close()  # it ends what was left running, and removes the scratch folder
 
     def install(self, base: Base | None) -> str:
         """Install everything; return the path of the environment's interpreter.

@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.node import guardian
 from prefect_parallel_run.node.fetching import LeaseFiles
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
+from prefect_parallel_run.node.guard import Guard
 from prefect_parallel_run.node.life import Lives
 from prefect_parallel_run.node.node_log import NodeLog
 from prefect_parallel_run.node.recall import Recall
@@ -81,7 +81,7 @@ class Node:
         self._admitted: set[int] = set()  # leases that have begun; of very many the newest
         self._refused: set[int] = set()  # leases that have been called back before they began
         self._lock = threading.Lock()
-        self._guardian = guardian.start(marker, scratch)
+        self._guard = Guard(marker, scratch, lambda status: lives.tell("guardian_replaced", "guardian", exit=status))
         self._log = NodeLog(settings, lives)
         self._log.start()
         self._slots = Slots(make, count)  # last: its threads find all else in place
@@ -231,9 +231,7 @@ class Node:
 
     def remove(self) -> None:
         """End whatever the scripts left running, and remove their scratch; rows that are in it have been fetched."""
-        if self._guardian.stdin is not None:
-            self._guardian.stdin.close()
-        self._guardian.wait()
+        self._guard.close()
 
     def read(self, folder: str, name: str, offset: int, length: int) -> bytes:
         """Return bytes of a file in the run directory.

@@ -2,8 +2,8 @@
 
 It writes, beside the files of log_files.py:
 
-``processes.jsonl``: a line when a child is started, ready, ended. At most 20,000 of them, the last of which says that there are
-no more.
+``processes.jsonl``: a line when a child is started, ready, ended, and when the node's guardian is replaced. At most 20,000 of
+them, the last of which says that there are no more.
 ``resources.csv``: what the machine uses, in the columns of machine.HEADER; a line every second at first, then ever more rarely.
 
 The names have the node's in front. Nothing that goes wrong here harms the run: a disk that is full is told once, and ends the
@@ -25,6 +25,7 @@ from prefect_parallel_run.node.log_files import LogFiles
 from prefect_parallel_run.node.machine import HEADER, Machine
 from prefect_parallel_run.node.script_lines import Said, ScriptLines
 from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.node.starting import describe_exit
 from prefect_parallel_run.policy.sampling import Widening
 
 MOST_EVENTS = 20_000  #: lines
@@ -54,7 +55,7 @@ class NodeLog:
         self._lines = ScriptLines(settings.node, logging.getLevelName(settings.logging_level))
         self._written = 0  # events
         self._is_writing = True
-        self._has_told_trouble = False
+        self._has_told_trouble = self._has_told_replaced = False
         self._told_losses: set[str] = set()  # folders
         self._pace = Widening(time.monotonic() + 1.0)
         self._look_at_ended = 0.0  # monotonic clock, s
@@ -100,6 +101,8 @@ class NodeLog:
         for event in events:
             if event["event"] == "files_lost":
                 self._tell_loss(event["folder"])
+            if event["event"] == "guardian_replaced":
+                self._tell_replaced(event["exit"])
             if event["event"] == "ended":
                 self._attempt(lambda event=event: self._note_end(event["process"], event["slot"], now))  # type: ignore[misc]
         for life in self._lives.living:
@@ -126,6 +129,13 @@ class NodeLog:
             self._told_losses.add(folder)
             words = f"the script has left files in ./{folder} of its working directory, which is removed with its process"
             self._lines.add(logging.WARNING, f"{words}: write what is to stay to {{output}}, or below EntryScript().output_dir")
+
+    def _tell_replaced(self, status: int) -> None:
+        """Tell, once, that a guardian was lost."""
+        if not self._has_told_replaced:
+            self._has_told_replaced = True
+            words = f"its guardian, the process that ends its children if this worker ends, {describe_exit(status)}"
+            self._lines.add(logging.WARNING, f"{words}; it was replaced")
 
     def _write(self, events: list[dict[str, object]]) -> None:
         left = MOST_EVENTS - self._written

@@ -181,21 +181,22 @@ class _Ends:
         inbox_theirs, self.inbox = os.pipe()
         self.outbox, outbox_theirs = os.pipe()
         self.bell, bell_theirs = os.pipe()
+        lifeline_theirs, lifeline = os.pipe()  # ours stays open, and nothing is written to it: child/lifeline.py
         self.board = _memory()
         self.stacks = _memory()
         os.ftruncate(self.board, SIZE)
         os.pwrite(self.board, b"\xff" * 8, 0)  # board.IDLE
-        self.theirs = (inbox_theirs, outbox_theirs, bell_theirs, self.board, self.stacks)
+        self.theirs = (inbox_theirs, outbox_theirs, bell_theirs, lifeline_theirs, self.board, self.stacks)
         for descriptor in (self.inbox, self.outbox, self.bell):
             os.set_blocking(descriptor, False)
         if hasattr(fcntl, "F_SETPIPE_SZ"):
             for descriptor in (self.inbox, self.outbox):
                 _widen(descriptor)
-        self._open = {*self.theirs, self.inbox, self.outbox, self.bell}
+        self._open = {*self.theirs, self.inbox, self.outbox, self.bell, lifeline}
 
     def give_away(self) -> None:
         """Close the child's ends of the pipes here."""
-        for descriptor in self.theirs[:3]:
+        for descriptor in self.theirs[:4]:
             os.close(descriptor)
             self._open.discard(descriptor)
 

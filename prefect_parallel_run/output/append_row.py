@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from prefect_parallel_run.errors import OutputError, RowsDifferError
+from prefect_parallel_run.errors import OutputError, RowsDifferError, RunFileError
 from prefect_parallel_run.output.column_order import Dialect
 from prefect_parallel_run.output.parquet import write_parquet
 from prefect_parallel_run.output.parts import PartRange, Parts
@@ -70,6 +70,8 @@ def publish(
         raise OutputError(str(target), f"cannot be written as {row_format}: {error}") from error
     except RowsDifferError as error:
         raise RowsDifferError(str(target), error.reason, error.mini_batch, other=error.other) from error
+    except RunFileError:
+        raise
     except OutputError as error:
         raise OutputError(str(target), error.reason) from error
     finally:

@@ -6,14 +6,15 @@ import hashlib
 import json
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run.errors import RunFileError
 from prefect_parallel_run.records import MiniBatch
 
 SCHEMA = pa.schema(
@@ -41,9 +42,9 @@ class PlanSummary(NamedTuple):
     notes: tuple[str, ...] = ()  #: what is odd about the inputs and no error, in words
 
 
-def content(input_name: str, items: int, work: str) -> bytes:
-    """Return what makes a mini-batch the same one in two plans, as one line."""
-    return f"{input_name}\t{items}\t{work}\n".encode("ascii")
+def content(input_name: str, items: int, work: str) -> str:
+    """Return what makes a mini-batch the same one in two plans, as one line in ASCII."""
+    return f"{input_name}\t{items}\t{work}\n"
 
 
 class Group(NamedTuple):
@@ -106,20 +107,21 @@ class PlanReader:
 
 
 class Plan(PlanReader):
-    """A whole plan in plan.parquet; raises OutputError for a file that is none."""
+    """A whole plan in plan.parquet; raises RunFileError, here and whenever it is read, for a file that is none."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
+        with self._reading():
             with path.open("rb") as source, pq.ParquetFile(source) as file:
                 self._metadata = file.metadata  # parsed once: a plan of millions has thousands of groups
-        except (OSError, pa.ArrowException) as error:
-            raise OutputError(str(path), f"is no plan that can be read: {error}") from error
-        facts = json.loads(self._metadata.metadata[SUMMARY])
-        self.summary = PlanSummary(**{**facts, "notes": tuple(facts.get("notes", ()))})
-        starts = [0]
-        for number in range(self._metadata.num_row_groups):
-            starts.append(starts[-1] + self._metadata.row_group(number).num_rows)
+                columns = file.schema_arrow.names
+            facts = json.loads(self._metadata.metadata[SUMMARY])
+            self.summary = PlanSummary(**{**facts, "notes": tuple(facts.get("notes", ()))})
+            starts = [0]
+            for number in range(self._metadata.num_row_groups):
+                starts.append(starts[-1] + self._metadata.row_group(number).num_rows)
+            if columns != SCHEMA.names or starts[-1] != self.summary.mini_batches or sorted(starts) != starts:
+                raise ValueError("its columns or its number of mini-batches are wrong")
         super().__init__(starts)
 
     @classmethod
@@ -129,20 +131,59 @@ class Plan(PlanReader):
 
     def all_items(self) -> Iterator[int]:
         """Yield the items of every mini-batch, without decoding anything else."""
-        with self._path.open("rb") as source, pq.ParquetFile(source, pre_buffer=False) as file:
-            for number in range(len(self._starts) - 1):
-                yield from file.read_row_group(number, columns=["items"], use_threads=False).column(0).to_pylist()
+        for number in range(len(self._starts) - 1):
+            (items,) = self._columns(number, "items")
+            yield from items
 
-    def content_sha256(self) -> str:
-        """Return the hash of the content, computed anew."""
+    def content_sha256(self, beat: Callable[[], None] = lambda: None) -> str:
+        """Return the hash of the content, computed anew; *beat* is called now and then and may raise to stop."""
         total = hashlib.sha256()
-        for mini_batch in self.mini_batches():
-            total.update(content(mini_batch.input_name, mini_batch.items, mini_batch.work))
+        for number in range(len(self._starts) - 1):
+            beat()
+            group = self._columns(number, "input", "items", "work")
+            with self._reading():
+                total.update("".join([content(*row) for row in zip(*group, strict=True)]).encode("ascii"))
         return total.hexdigest()
 
+    def problem(self, identity: Mapping[str, object], beat: Callable[[], None] = lambda: None) -> str:
+        """Return how the plan is not the one that a run was begun with; an empty text when it is.
+
+        Args:
+            identity: Of the run, as run.json has it; without the plan's hash when planning had not ended.
+            beat: Called now and then; raises to stop.
+        """
+        known = identity.get("plan_sha256"), identity.get("inputs_sha256")
+        summed = self.summary.sha256, self.summary.inputs_sha256
+        if any(then not in (None, now) for then, now in zip(known, summed, strict=True)):
+            return "is not the plan that the run was begun with"
+        if self.content_sha256(beat) != self.summary.sha256 or sum(self.all_items()) != self.summary.items:
+            return "was altered since the run was planned: its mini-batches are not those that were planned"
+        return ""
+
     def _load(self, number: int) -> Group:
+        return Group(*self._columns(number, *SCHEMA.names[1:]))
+
+    def _columns(self, number: int, *names: str) -> list[list[Any]]:
+        """Return some columns of a group, decoded."""
         # Buffering ahead is done by threads of Arrow's that read from Python's file; one of them, met by the interpreter's end,
         # would abort the process.
-        with self._path.open("rb") as source, pq.ParquetFile(source, metadata=self._metadata, pre_buffer=False) as file:
-            table = file.read_row_group(number, use_threads=False)  # every thread that decodes keeps memory for itself
-        return Group(*(column.to_pylist() for column in table.columns[1:]))
+        with (
+            self._reading(),
+            self._path.open("rb") as source,
+            pq.ParquetFile(source, metadata=self._metadata, pre_buffer=False) as file,
+        ):
+            table = file.read_row_group(number, columns=names, use_threads=False)  # every thread that decodes keeps memory
+            columns = [table.column(name).to_pylist() for name in names]
+            count = self._starts[number + 1] - self._starts[number]
+            if any(len(column) != count or None in column for column in columns):
+                raise ValueError(f"mini-batches are missing in row group {number}")
+            return columns
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Have everything that reading a damaged file may raise be an error that names the file."""
+        try:
+            yield
+        except (OSError, pa.ArrowException, ValueError, TypeError, LookupError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise RunFileError(str(self._path), f"cannot be read as a plan: {reason}") from error

@@ -5,29 +5,29 @@ from __future__ import annotations
 import queue
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from prefect_parallel_run.background import Background
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.planning.plan import Group, PlanSummary
 from prefect_parallel_run.planning.spool import Spool
 from prefect_parallel_run.planning.writing import Planning, PlanWriter
-from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _FLUSH_EVERY = 0.1  #: s: what is planned is handed out that soon, in groups that are not too small to be worth it
 
 
 class Planner:
-    """Plans into a run directory, from the moment it is made.
+    """Writes a plan in the background, from the moment it is made.
 
     Every mini-batch is in the spool before ``take`` tells of it, and once ``is_over`` is true the whole plan is in place.
     """
 
-    def __init__(self, planning: Planning, directory: RunDirectory) -> None:
-        self.plan = Spool(directory.spool)  #: what is planned so far
-        self._directory = directory
+    def __init__(self, planning: Planning, plan: Path, spool: Path) -> None:
+        self.plan = Spool(spool)  #: what is planned so far
+        self._path, self._spool = plan, spool
         self._next_flush = 0.0
         self._fresh: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-        self._writer = PlanWriter(directory.plan, self._grow)
+        self._writer = PlanWriter(plan, self._grow)
         self._work: Background[PlanSummary] = Background("planning", lambda beat: planning.write(self._writer, beat)).start()
 
     def is_over(self) -> bool:
@@ -45,7 +45,7 @@ class Planner:
             try:
                 self._writer.flush()
             except OSError as error:
-                raise OutputError(str(self._directory.path), f"cannot be written: {error.strerror or error}") from error
+                raise OutputError(str(self._path.parent), f"cannot be written: {error.strerror or error}") from error
         taken = []
         while not self._fresh.empty():
             taken.append(self._fresh.get())
@@ -55,9 +55,9 @@ class Planner:
         """End planning; what is whole stays, and so does the spool of what is not."""
         self._work.stop()
         self.plan.close()
-        if self._directory.plan.exists():
+        if self._path.exists():
             with suppress(OSError):  # a left-over that harms nothing
-                self._directory.spool.unlink()
+                self._spool.unlink()
 
     def _grow(self, group: Group) -> None:
         self.plan.append(group)

@@ -55,6 +55,8 @@ def planned_in(path: Path, spool: Path) -> Iterator[MiniBatch]:
 def spooled(path: Path) -> Iterator[MiniBatch]:
     """Yield the mini-batches of a plan that was never finished, as far as its spool goes."""
     count = 0
+    if not path.exists():  # the run ended before anything was planned
+        return
     with path.open("rb") as source:
         while len(lengths := source.read(_LENGTHS.size)) == _LENGTHS.size:
             stored, length = _LENGTHS.unpack(lengths)
@@ -62,9 +64,11 @@ def spooled(path: Path) -> Iterator[MiniBatch]:
                 return
             try:
                 group = _group(source.read(stored), length)
-            except (OSError, pa.ArrowException, ValueError):
-                return  # the process ended while it wrote the last group: nothing of it was handed out
-            yield from map(MiniBatch._make, zip(range(count, count + len(group.works)), *group, strict=True))
+                numbered = zip(range(count, count + len(group.works)), *group, strict=True)
+                mini_batches = list(map(MiniBatch._make, numbered))
+            except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError):
+                return  # the process ended while it wrote the last group, nothing of which was handed out; or it is damaged
+            yield from mini_batches
             count += len(group.works)
 
 

@@ -220,7 +220,7 @@ class PlanWriter:
         self._tell()
         group = self._group
         if group.works:
-            self._hash.update(b"".join(map(content, group.inputs, group.items, group.works)))
+            self._hash.update("".join(map(content, group.inputs, group.items, group.works)).encode("ascii"))
             numbers = range(self._count - len(group.works), self._count)
             columns = [
                 _integers(numbers),

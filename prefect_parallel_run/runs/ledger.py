@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run.errors import OutputError, RunFileError
 from prefect_parallel_run.records import NOT_ISOLATED, Isolating, Receipt, Remainder, Tally
+from prefect_parallel_run.runs.ledger_checks import FILL_CHECKSUMS, are_facts_altered, ledger_problems, protections
 
 _CONTROLS = """
 CREATE TABLE IF NOT EXISTS controls (  -- what people have ordered while the run went on
@@ -62,8 +64,8 @@ CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT);
 {_CONTROLS};
 """
 _PLANNED = (
-    "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows)"
-    " VALUES (?, 'planned', 0, ?, 0, 0, 0)"
+    "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows, granted)"
+    " VALUES (?, 'planned', 0, ?, 0, 0, 0, 0)"
 )
 _GUILTY = "stop - start = 1 AND outcome <> 'succeeded'"  #: of pieces: items that stood alone, and failed
 _WITHOUT_PIECES = "NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.mini_batch = mini_batches.mini_batch)"
@@ -74,6 +76,8 @@ _VERSION = 0  #: of the format; a later one that an earlier version cannot read 
 _NO_TEXTS = ("", "", "", "")  #: of an error that there was not
 _BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
 _BEAT_EVERY = 200_000  #: steps of SQLite's machine, some milliseconds
+_UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)  #: SQLite's words about a damaged schema quote its bytes
+_INTERRUPTED = "interrupted"  #: what SQLite says of a query that was ended on purpose
 _CACHE = 1_024  #: KiB of pages: rows are written in their order, so older pages are hardly wanted again
 
 
@@ -106,16 +110,16 @@ class Ledger:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
         if not create and not path.is_file():
-            raise OutputError(str(path), "is not there")
+            raise RunFileError(str(path), "is not there")
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute(f"PRAGMA cache_size = -{_CACHE}")
             self._connection.execute("PRAGMA synchronous = NORMAL")  # atomic always; a power cut may undo the newest
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.DatabaseError as error:
+        except _UNREADABLE as error:
             self._connection.close()
-            raise OutputError(str(path), f"is no ledger that can be opened: {error}") from error
+            raise RunFileError(str(path), f"cannot be read as a ledger: {error}") from error
         if version > _VERSION:
             self._connection.close()
             words = "was written by a newer version of prefect_parallel_run; use that one"
@@ -127,6 +131,8 @@ class Ledger:
         ledger = cls(path, create=True)
         with ledger._transaction() as connection:
             for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            for statement in protections(ledger.rows):
                 connection.execute(statement)
             connection.executemany(_PLANNED, enumerate(items))
         return ledger
@@ -142,6 +148,12 @@ class Ledger:
         self._connection.close()
 
     # Writing
+
+    def protect(self) -> None:
+        """Have triggers keep the checksums by which ``problems`` notices damage; to be called before a run is driven."""
+        with self._transaction() as connection:
+            for statement in list(protections(self.rows)):
+                connection.execute(statement)
 
     def extend(self, items: Iterable[int]) -> None:
         """Add further mini-batches at the end of the plan; *items* of each."""
@@ -241,6 +253,7 @@ class Ledger:
                     (prefix,),
                 )
                 connection.execute("DROP TABLE pairs")
+                connection.execute(FILL_CHECKSUMS)
                 connection.execute(  # what a person has changed about the run holds for what goes on in its place
                     "INSERT OR REPLACE INTO main.run SELECT key, value FROM other.run WHERE key = 'adjustments'"
                 )
@@ -266,7 +279,7 @@ class Ledger:
     def isolable(self) -> tuple[int, int]:
         """Return how many mini-batches were given up whole whose guilty items can be looked for, and the items in them."""
         query = f"SELECT COUNT(*), COALESCE(SUM(items), 0) FROM mini_batches WHERE {_ISOLABLE}"  # noqa: S608  ours
-        count, items = self._connection.execute(query).fetchone()
+        count, items = self._row(query)
         return int(count), int(items)
 
     def note(self, **facts: str) -> None:
@@ -298,33 +311,43 @@ class Ledger:
 
         self._connection.set_progress_handler(progressed, _BEAT_EVERY)
 
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong in the ledger, whatever plan it belongs to; nothing when all is well."""
+        try:
+            yield from ledger_problems(self.rows)
+        except RunFileError as error:
+            yield error.reason
+
     def planned(self) -> int:
         """Return the mini-batches planned so far."""
-        return int(self._connection.execute("SELECT COALESCE(MAX(mini_batch), -1) + 1 FROM mini_batches").fetchone()[0])
+        return int(self._row("SELECT COALESCE(MAX(mini_batch), -1) + 1 FROM mini_batches")[0])
 
     def is_untouched(self) -> bool:
         """True when nothing has been tried yet."""
-        return self._connection.execute("SELECT 1 FROM attempts LIMIT 1").fetchone() is None
+        return not any(self.rows("SELECT 1 FROM attempts LIMIT 1"))
 
     def facts(self) -> dict[str, str]:
-        """Return what was noted."""
-        return dict(self._connection.execute("SELECT key, value FROM run"))
+        """Return what was noted; raises RunFileError when it was altered since."""
+        found = dict(self.rows("SELECT key, value FROM run"))
+        if are_facts_altered(self.rows):
+            raise RunFileError(str(self.path), "what is noted about the run was altered")
+        return found
 
     def orders(self) -> list[NotedOrder]:
         """Return what people have ordered, in the order in which they did."""
-        if self._connection.execute("SELECT 1 FROM sqlite_master WHERE name='controls'").fetchone() is None:
+        if not any(self.rows("SELECT 1 FROM sqlite_master WHERE name='controls'")):
             return []
-        return [NotedOrder(*row) for row in self._connection.execute("SELECT * FROM controls ORDER BY at, id")]
+        return [NotedOrder(*row) for row in self.rows("SELECT * FROM controls ORDER BY at, id")]
 
     def tally(self) -> Tally:
         """Return the counts over all mini-batches."""
-        row = self._connection.execute(
+        row = self._row(
             "SELECT COUNT(*), TOTAL(state='succeeded'), TOTAL(state='failed'), TOTAL(state IN ('waiting', 'isolating')),"
             " TOTAL(items), TOTAL(CASE WHEN state IN ('succeeded', 'isolating') THEN succeeded END),"
             " TOTAL(CASE WHEN state IN ('succeeded', 'failed', 'isolating') THEN failed END),"
             " TOTAL(CASE state WHEN 'waiting' THEN items WHEN 'isolating' THEN items - succeeded - failed END),"
             " TOTAL(CASE WHEN state IN ('succeeded', 'isolating') THEN rows END), TOTAL(state='planned') FROM mini_batches"
-        ).fetchone()
+        )
         planned, succeeded, failed, waiting, items, good, bad, between, rows, untouched = map(int, row)
         return Tally(
             planned=planned,
@@ -341,7 +364,7 @@ class Ledger:
 
     def remainder(self, *, is_growing: bool = False) -> Remainder:
         """Return what is left to do; *is_growing* says that more is being planned."""
-        waiting = self._connection.execute(
+        waiting = self.rows(
             "SELECT mini_batch, attempts + 1, items, granted FROM mini_batches WHERE state='waiting' ORDER BY mini_batch"
         )
         return Remainder(
@@ -356,9 +379,9 @@ class Ledger:
             "SELECT mini_batch, attempts, items, items - succeeded - failed FROM mini_batches WHERE state='isolating'"
             " ORDER BY mini_batch"
         )
-        for index, attempt, items, undecided in self._connection.execute(query).fetchall():
-            pieces = self._connection.execute(
-                "SELECT start, stop, outcome='succeeded' FROM pieces WHERE mini_batch=? ORDER BY start, stop", (index,)
+        for index, attempt, items, undecided in list(self.rows(query)):
+            pieces = self.rows(
+                "SELECT start, stop, outcome='succeeded' FROM pieces WHERE mini_batch=? ORDER BY start, stop", index
             )
             known = tuple((start, stop, bool(succeeded)) for start, stop, succeeded in pieces)
             yield Isolating(index, attempt, items, undecided, known)
@@ -394,10 +417,27 @@ class Ledger:
         return dict(self.rows(query))
 
     def rows(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Yield what a query finds; memory stays flat."""
-        cursor = self._connection.execute(query, values)
-        while block := cursor.fetchmany(_BLOCK):
+        """Yield what a query finds; memory stays flat. Raises RunFileError when the ledger is damaged."""
+        with self._reading():
+            cursor = self._connection.execute(query, values)
+            block = cursor.fetchmany(_BLOCK)
+        while block:
             yield from block
+            with self._reading():
+                block = cursor.fetchmany(_BLOCK)
+
+    def _row(self, query: str) -> tuple[Any, ...]:
+        return next(self.rows(query))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except _UNREADABLE as error:
+            if str(error) == _INTERRUPTED:  # by ``watch``: nothing is wrong with the file
+                raise
+            kind = OutputError if "locked" in str(error) else RunFileError
+            raise kind(str(self.path), f"cannot be read: {error}") from error
 
 
 def _storable(text: object) -> str:
@@ -414,17 +454,22 @@ class _Transaction:
     def __enter__(self) -> sqlite3.Connection:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise OutputError(str(self._path), f"cannot be written: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise self._refused(error) from error
         return self._connection
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if kind is None:
                 self._connection.execute("COMMIT")
-        except sqlite3.OperationalError as refused:
+        except sqlite3.DatabaseError as refused:
             error = refused
         if error is not None and self._connection.in_transaction:  # SQLite itself has rolled back after a full disk
             self._connection.execute("ROLLBACK")
-        if isinstance(error, sqlite3.OperationalError):
-            raise OutputError(str(self._path), f"cannot be written: {error}") from error
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+            raise self._refused(error) from error
+
+    def _refused(self, error: sqlite3.DatabaseError) -> OutputError:
+        if isinstance(error, sqlite3.OperationalError):  # a full disk, a folder that is gone
+            return OutputError(str(self._path), f"cannot be written: {error}")
+        return RunFileError(str(self._path), f"cannot be read: {error}")

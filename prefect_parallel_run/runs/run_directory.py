@@ -7,18 +7,20 @@ import hashlib
 import json
 import os
 import socket
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.errors import NoRunError, OutputError, RunLockedError
+from prefect_parallel_run.errors import NoRunError, OutputError, PrefectHomeError, RunFileError, RunLockedError
 
 _LOOKS, _LOOKING = 5, 0.02  #: times, and s between them, that a lock is asked for: somebody may only be looking who has it
+_CHECKSUM = "checksum"  #: key in a JSON file: SHA-256 of everything else in it
 FOLDER = "_parallel_run"  #: beside the result, holds the run directories
 
 
@@ -47,6 +49,16 @@ def place_here(place: str) -> Path:
 def prefect_home() -> Path:
     """Return Prefect's home, without importing Prefect."""
     return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+
+
+def check_home(home: Path) -> None:
+    """Create Prefect's home where it does not exist; raise PrefectHomeError when no file can be created in it."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise PrefectHomeError(str(home), str(error.strerror)) from error
 
 
 class RunDirectory:
@@ -176,11 +188,13 @@ def runs_below(home: Path, prefix: str) -> Iterator[RunDirectory]:
 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:
-    """Write *facts* beside *path*, synced, and rename them into place."""
+    """Write *facts* and their checksum beside *path*, synced, and rename them into place."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            json.dump(facts, file, indent=2)  # escaped: a path may have bytes in it that are no text
+            json.dump(
+                {**facts, _CHECKSUM: _checksum_of(json.loads(json.dumps(facts)))}, file, indent=2
+            )  # escaped: a path may have bytes in it that are no text
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
@@ -190,5 +204,40 @@ def write_json(path: Path, facts: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in *path*."""
-    return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+    """Return the JSON object in *path*; raises RunFileError when it cannot be read, or was altered since it was written."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunFileError(str(path), f"cannot be read: {error.strerror}") from error
+    return parse_json(data, str(path))
+
+
+def parse_json(data: bytes, path: str) -> dict[str, Any]:
+    """Return the JSON object that ``write_json`` wrote as *data*; raises RunFileError like ``read_json``.
+
+    One that an earlier version wrote has no checksum.
+    """
+    try:
+        found = json.loads(data, object_pairs_hook=lambda pairs: _Facts(path, pairs))
+    except ValueError as error:
+        raise RunFileError(path, f"cannot be read as JSON: {error}") from error
+    if not isinstance(found, _Facts):
+        raise RunFileError(path, "is not a JSON object")
+    if found.pop(_CHECKSUM, None) not in (None, _checksum_of(found)):
+        raise RunFileError(path, "was altered since the run wrote it: its checksum is wrong")
+    return found
+
+
+def _checksum_of(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+class _Facts(dict[str, Any]):
+    """A JSON object in a file; what the file lacks is an error that names the file."""
+
+    def __init__(self, path: str, pairs: Iterable[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise RunFileError(self._path, f"lacks {key!r}")

@@ -121,10 +121,10 @@ class _Text(_Table):
         description="Any encoding that Python knows, such as utf-8 or latin-1.",
         json_schema_extra={"position": _LAST - 1},
     )
-    compression: Literal["infer", "gzip", "bz2", "zstd", "none"] = Field(
+    compression: Literal["infer", "gzip", "bz2", "xz", "zstd", "none"] = Field(
         default="infer",
         title="Compression",
-        description="infer: by the ending .gz, .bz2 or .zst.",
+        description="infer: by the ending .gz, .bz2, .xz or .zst.",
         json_schema_extra={"position": _LAST - 1},
     )
 
@@ -164,6 +164,11 @@ class DelimitedFiles(_Text):
         title="Missing values",
         description="Texts that stand for a missing value, beside those of pandas; one per entry.",
     )
+    keep_default_na: bool = Field(
+        default=True,
+        title="Usual missing values",
+        description="Off: NA, null, an empty field and the like are strings; only the texts above stand for a missing value.",
+    )
 
     def dataset(self) -> Dataset:
         """Return the records."""
@@ -178,6 +183,7 @@ class DelimitedFiles(_Text):
             decimal=self.decimal,
             column_types=dict(self.column_types),
             na_values=self.na_values,
+            keep_default_na=self.keep_default_na,
             **self._stored,
         )
 

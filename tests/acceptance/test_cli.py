@@ -167,6 +167,22 @@ def test_prefect_that_does_not_answer_is_one_line(program, workshop):
     assert not workshop.output.exists()
 
 
+@pytest.mark.parametrize("with_server", [True, False])
+def test_a_home_that_cannot_be_created_is_one_message(program, workshop, with_server):
+    """Whether it is Prefect's embedded server that needs it first, or a step of ours."""
+    (workshop.folder / "file").touch()
+    program.environment["PREFECT_HOME"] = str(workshop.folder / "file" / "home")
+    if not with_server:
+        del program.environment["PREFECT_API_URL"]
+    words = [program.config("echo.py"), "--input", workshop.files, "--output", workshop.output]
+    _, told = program.run("run", *words, code=1)
+    home = f"PrefectHomeError: PREFECT_HOME is {workshop.folder}/file/home, which cannot be written: "
+    assert told.splitlines()[-1].startswith(home), told
+    assert with_server or len(told.splitlines()) == 1, told
+    assert "Traceback" not in told
+    assert not workshop.output.exists()
+
+
 def test_a_reader_that_goes_away_is_no_error(program, workshop):
     """As with head: quiet, and with a code of its own."""
     command = [*PROGRAM, "plan", str(program.config("echo.py")), "--input", str(workshop.files)]

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import lzma
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,12 @@ import pytest
 from prefect_parallel_run import TabularDataset
 
 ROWS = 600
-COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "zst": lambda data: pa.compress(data, codec="zstd", asbytes=True)}
+COMPRESS = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
 
 
 def frame():
@@ -83,6 +89,7 @@ WAYS = {
     ),
     "csv, utf-16": (csv, {"encoding": "utf-16"}),
     "csv.gz": (csv, {"compression": "gz"}),
+    "csv.xz": (csv, {"compression": "xz"}),
     "csv.zst, cp1252": (csv, {"compression": "zst", "encoding": "cp1252"}),
     "jsonl": (jsonl, {}),
     "jsonl.bz2, utf-16": (jsonl, {"compression": "bz2", "encoding": "utf-16"}),

@@ -251,6 +251,58 @@ def test_names_of_azures_that_nobody_uses_can_be_imported(bench, files, tmp_path
     assert rows[4] == "ModuleNotFoundError: No module named 'azure.nothing'"
 
 
+CATCHES = """
+from azureml.core import Dataset, Run, Workspace
+refused_in_init = hasattr(Run.get_context(), "upload_file")
+
+def run(batch):
+    if "f000" in batch[0]:
+        try:
+            Dataset.get_by_name(None, "x")
+        except Exception as error:
+            return f"Error in {batch}: {error}"
+    if "f010" in batch[0]:
+        return f"nothing wrong with {batch}"
+    if "f020" in batch[0]:
+        hasattr(Workspace, "get")
+    return list(batch)
+"""
+
+
+def test_a_wrong_type_says_what_the_script_has_caught(bench, files, tmp_path):
+    """The refusal of its own run() before one of init(), and how a string begins; the cause is one, whatever that says."""
+    script = tmp_path / "script.py"
+    script.write_text(CATCHES)
+    receipts = bench.attempt(bench.slot(str(script)), bench.works(files)[:3])
+    assert [receipt.outcome for receipt in receipts] == ["wrong_type", "wrong_type", "succeeded"]
+    first, second = receipts[0].error, receipts[1].error
+    assert first.startswith('run() returned str "Error in [')
+    assert "Before, the script caught NoAzureError: azureml.core.Dataset.get_by_name: there is no Azure ML workspace" in first
+    assert second.startswith('run() returned str "nothing wrong with [')
+    assert "Before, the script caught NoAzureError: azureml.core.Run.upload_file: " in second
+    again = bench.attempt(bench.slot(str(script), node="node-1"), bench.works(files)[:1], attempt=2)
+    assert again[0].fingerprint == receipts[0].fingerprint != receipts[1].fingerprint
+
+
+@pytest.mark.parametrize("where", ["import", "run"])
+def test_a_script_that_pandas_3_breaks_is_told_so(bench, files, tmp_path, where):
+    """When it is imported too; the process of another interpreter has the pandas of that one."""
+    script = tmp_path / "script.py"
+    call = "pd.to_numeric(pd.Series(['x']), errors='ignore')\n"
+    head = f"from azureml.core import Run\nimport pandas as pd\n{call if where == 'import' else ''}"
+    script.write_text(f"{head}def run(batch):\n    return {call}")
+    slot = bench.slot(str(script))
+    if where == "import":
+        with pytest.raises(SlotUnusableError) as caught:
+            slot.start()
+        error = caught.value.failure.error
+    else:
+        (receipt,) = bench.attempt(slot, bench.works(files)[:1])
+        error = receipt.error
+    assert error.startswith("invalid error value specified\npandas 3.")
+    assert 'environment=Environment(requirements=["pandas<3", …])' in error
+
+
 def test_what_argparse_says_is_in_the_error(bench, files, tmp_path):
     """Else there would be a status and nothing more; secrets are left out as elsewhere."""
     script = tmp_path / "script.py"

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from prefect_parallel_run.node.guard import Guard
 from prefect_parallel_run.node.guardian import marked
 from prefect_parallel_run.node.slot import SlotStoppedError, SlotUnusableError
 
@@ -201,6 +202,11 @@ def test_a_file_that_changed_since_planning_is_the_reason(bench, files):
         ({"pkg/__init__.py": "", "pkg/util.py": "X = 1", "pkg/s.py": "from .util import X"}, "pkg/s.py", "pkg"),
         ({"json.py": "import json as j; X = 1 if j.dumps else 0"}, "json.py", ""),
         ({"my-script.py": "X = 1"}, "my-script.py", ""),
+        ({"score.v2.py": "X = 1"}, "score.v2.py", ""),
+        ({"pkg/__init__.py": "", "pkg/util.py": "X = 1", "pkg/a.b.c.py": "from .util import X"}, "pkg/a.b.c.py", ""),
+        ({"score_v2.py": "X = 1", "score.v2.py": "from score_v2 import X"}, "score.v2.py", ""),
+        ({"s_2.py": "X = 1", "entry_script_s_2.py": "", "s.2.py": "import entry_script_s_2; from s_2 import X"}, "s.2.py", ""),
+        ({"io/s.2.py": "X = 1"}, "io/s.2.py", ""),
         ({"sub-folder/util.py": "X = 1", "sub-folder/s.py": "from util import X"}, "sub-folder/s.py", ""),
         ({"wire.py": "X = 1", "s.py": "from wire import X"}, "s.py", ""),
     ],
@@ -280,6 +286,59 @@ def test_the_guardian_ends_what_a_dead_worker_leaves(tmp_path):
         assert victim.wait(20) == -signal.SIGKILL
         assert guardian.wait(20) == 0
     wait_until(lambda: not lives(grandchild))
+    assert not scratch.exists()
+
+
+def test_a_child_that_is_busy_in_c_is_killed_by_the_kernel_when_its_slot_is_gone(bench, files):
+    """Without a guardian: the end of the slot's process closes the child's lifeline."""
+    arguments = ("--log", str(bench.log), "--how", "hang_in_c", "--poison", "0")
+    slot = bench.slot("poison.py", *arguments, run_invocation_timeout=1000.0)
+    receipts = []
+    thread = threading.Thread(target=lambda: receipts.extend(bench.attempt(slot, bench.works(files)[:2])))
+    thread.start()
+    wait_until(lambda: bench.log.exists() and bench.invocations())
+    ends = slot._child._ends
+    (lifeline,) = ends._open - {ends.inbox, ends.outbox, ends.bell, ends.board, ends.stacks}
+    ends._open.remove(lifeline)
+    os.close(lifeline)
+    thread.join(60)
+    assert [(receipt.outcome, receipt.error_type) for receipt in receipts] == [("died", "SIGKILL"), ("succeeded", "")]
+
+
+@pytest.mark.parametrize("kills", [1, 3])
+def test_a_guardian_that_is_killed_is_replaced(tmp_path, kills):
+    """Its successor does its work; who wants to know is told."""
+    scratch, told = tmp_path / "scratch", []
+    scratch.mkdir()
+    marker = f"GUARDED=test-{os.getpid()}-{kills}"
+    guard = Guard(marker, str(scratch), told.append)
+    for number in range(1, kills + 1):
+        guard._guardian.kill()
+        wait_until(lambda number=number: len(told) == number)
+    environment = {**os.environ, "GUARDED": marker.partition("=")[2]}
+    with subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True) as victim:
+        guard.close()
+        assert victim.wait(20) == -signal.SIGKILL
+    assert told == [-signal.SIGKILL] * kills
+    assert not scratch.exists()
+    assert not guard._thread.is_alive()
+
+
+def test_a_guardian_that_is_killed_at_its_work_is_stood_in_for(tmp_path):
+    """By the process that wanted the work done."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    marker = f"GUARDED=test-{os.getpid()}-late"
+    guard = Guard(marker, str(scratch))
+    environment = {**os.environ, "GUARDED": marker.partition("=")[2]}
+    with subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True) as victim:
+        os.kill(guard._guardian.pid, signal.SIGSTOP)
+        closing = threading.Thread(target=guard.close)
+        closing.start()
+        wait_until(guard._is_over.is_set)
+        guard._guardian.kill()
+        closing.join(60)
+        assert victim.wait(20) == -signal.SIGKILL
     assert not scratch.exists()
 
 

@@ -262,6 +262,7 @@ def test_an_installer_that_survives_keeps_its_folder(gate, cache, start, tmp_pat
     gate.hold("pip")
     builder = start()
     wait_until(lambda: len(gate.called()) == 2)
+    psutil.Process(builder.pid).suspend()  # else it would start another guardian
     for process in psutil.Process(builder.pid).children():
         if "guardian" in command_line(process):
             process.kill()

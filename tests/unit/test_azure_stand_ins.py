@@ -9,8 +9,11 @@ from unittest.mock import patch
 import pytest
 
 from prefect_parallel_run.child import azure_surroundings
-from prefect_parallel_run.child.azure_errors import NoAzureError
-from prefect_parallel_run.child.stand_ins import _Finder
+from prefect_parallel_run.child.azure_errors import AzureMLException, ModelNotFoundException, NoAzureError
+from prefect_parallel_run.child.azure_model import Model
+from prefect_parallel_run.child.azure_run import Run
+from prefect_parallel_run.child.context import current
+from prefect_parallel_run.child.stand_ins import _BESIDE_CORE, _CORE_MODULES, _Finder
 
 
 @pytest.fixture
@@ -32,6 +35,11 @@ def offered(monkeypatch):
         ("azureml.interpret", "ExplanationClient", "interpret-community"),
         ("azureml.monitoring", "ModelDataCollector", "rows are returned from run()"),
         ("azure.storage.blob", "BlobServiceClient", "written below EntryScript().output_dir"),
+        ("azureml._restclient.jasmine_client", "JasmineClient", "only Run.get_context(), Model and the exceptions"),
+        ("azureml._base_sdk_common", "_ClientSessionId", "only Run.get_context(), Model and the exceptions"),
+        ("azureml.core.compute.amlcompute", "AmlCompute", "only Run.get_context(), Model and the exceptions"),
+        ("azureml.core.authentication", "MsiAuthentication", "only Run.get_context(), Model and the exceptions"),
+        ("azureml.core.container_registry", "ContainerRegistry", "only Run.get_context(), Model and the exceptions"),
     ],
 )
 def test_packages_that_scripts_import(offered, module, name, instead):
@@ -51,6 +59,70 @@ def test_names_are_classes(offered):
     for use in (lambda: type("Mine", (kind,), {}), lambda: pickle.loads(b"\x80\x04cazureml.automl.runtime\nModel\n)\x81.")):
         with pytest.raises(NoAzureError, match=r"^azureml\.automl\.runtime\.Model: there is no Azure ML workspace"):
             use()
+
+
+def test_every_module_of_azureml_core_can_be_imported(offered):
+    """A script that imports it inside a try goes the same way as in Azure; what azureml-core lacks is missing here too."""
+    for name in _CORE_MODULES:
+        offered(f"azureml.core.{name}")
+        exec(f"from azureml.core import {name}")
+    for name in _BESIDE_CORE:
+        offered(f"{name}.anything")
+    for name in ("azureml.core.nothing", "azureml.core.run.nothing", "azureml._nothing"):
+        with pytest.raises(ModuleNotFoundError):
+            offered(name)
+
+
+@pytest.mark.parametrize("real", ["core", "exceptions"])
+def test_a_real_azureml_core_gets_no_stand_ins(offered, tmp_path, monkeypatch, real):
+    """Its packages come together, and one that a version lacks raises the ImportError that the script expects."""
+    (tmp_path / "azureml" / real).mkdir(parents=True)
+    (tmp_path / "azureml" / real / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path[1:], sys.meta_path[0]])  # as in a child, where ours is asked last
+    offered(f"azureml.{real}")
+    for name in ("core", "exceptions", "core.environment", "_restclient", "_restclient.models", "data", "history"):
+        if name != real:
+            with pytest.raises(ModuleNotFoundError):
+                offered(f"azureml.{name}")
+
+
+def test_names_of_exceptions_can_be_caught(offered):
+    """An except clause accepts only exceptions; azureml-core has the same ones in several modules."""
+    caught = offered("azureml.core.compute_target").ComputeTargetException
+    assert caught is offered("azureml.exceptions").ComputeTargetException
+    assert issubclass(caught, AzureMLException)
+    assert offered("azureml._common.exceptions").AzureMLException is AzureMLException
+    assert issubclass(offered("azure.identity").CredentialUnavailableError, Exception)
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """A configuration's models, and their paths."""
+    given = {"forest": "/f", "newest:2": "/2", "newest:10": "/10", "both:3": "/3", "both": "/b", "both:1": "/1"}
+    monkeypatch.setattr(current, "models", given)
+    return Run.get_context().experiment.workspace
+
+
+def test_models_are_listed_like_single_ones(models):
+    """The first of a list is Model(ws, name), with the version and the id that Azure's have; the others are older."""
+    for name, paths in (("forest", ["/f"]), ("newest", ["/10", "/2"]), ("both", ["/b", "/3"]), ("newest:2", ["/2"])):
+        found = Model.list(models, name=name)
+        assert [model._path for model in found] == paths
+        assert [Model.get_model_path(model.name, version=model.version) for model in found][1:] == paths[1:]
+        (first,) = Model.list(models, name, latest=True)
+        assert vars(first) == vars(found[0]) == vars(Model(models, name))
+    assert [(model.version, model.id) for model in Model.list(models, "newest")] == [(10, "newest:10"), (2, "newest:2")]
+    assert [model.id for model in Model.list(models, latest=True)] == ["forest:1", "newest:10", "both:1"]
+    assert {name: model._path for name, model in models.models.items()} == {"forest": "/f", "newest": "/10", "both": "/b"}
+
+
+def test_lists_of_models_that_cannot_be_served(models):
+    """No model of a configuration has tags; a name that it lacks is an error as for one model, not an empty list."""
+    with pytest.raises(NoAzureError, match=r"^azureml\.core\.Model\.list\(tags=…\): .*the models field"):
+        Model.list(models, name="forest", tags=[["stage", "prod"]])
+    with pytest.raises(ModelNotFoundException, match=r"there is no model 'none'.*known: both, both:1"):
+        Model.list(models, name="none")
 
 
 def test_what_packages_are_in_has_no_names(offered):

@@ -28,17 +28,22 @@ def test_a_local_cluster_stays_on_loopback(name):
     words = words_for(name, 3, 2, {})
     assert (words.arguments["n_workers"], words.arguments["threads_per_worker"], words.scales_by) == (3, 2, "n_workers")
     assert (words.arguments["host"], words.arguments["dashboard_address"]) == ("127.0.0.1", "127.0.0.1:0")
-    assert not words.wants_security
-    assert not words.is_plain
 
 
-@pytest.mark.parametrize("given", [{"host": "0.0.0.0"}, {"interface": "eth0"}])
-def test_a_local_cluster_that_others_reach_gets_certificates(given):
-    """Unless it has some."""
+@pytest.mark.parametrize("given", [{}, {"host": "localhost"}, {"host": "0.0.0.0"}, {"interface": "eth0"}, {"protocol": "tls"}])
+def test_a_local_cluster_gets_certificates(given):
+    """Unless it has some: every user of the machine can connect to its loopback."""
     words = words_for("distributed.LocalCluster", 1, None, given)
-    assert words.wants_security
+    assert (words.wants_security, words.is_plain) == (True, False)
     assert words.arguments["threads_per_worker"] == 1
     assert not words_for("distributed.LocalCluster", 1, None, {**given, "security": True}).wants_security
+
+
+@pytest.mark.parametrize("name", ["distributed.LocalCluster", "dask_cuda.LocalCUDACluster", "dask_jobqueue.SLURMCluster"])
+@pytest.mark.parametrize("protocol", ["tcp", "tcp://", "ucx"])
+def test_a_protocol_without_encryption_must_be_accepted(name, protocol):
+    """Certificates would be of no use to it."""
+    assert words_for(name, 1, 1, {"protocol": protocol}).is_plain
 
 
 def test_a_gpu_cluster_is_a_local_one_with_a_worker_per_gpu():
@@ -76,7 +81,7 @@ def test_jobs_on_this_machine_stay_on_loopback():
     words = words_for("dask_jobqueue.local.LocalCluster", 2, 2, {"memory": "1GB"})
     assert words.arguments["scheduler_options"]["host"] == "127.0.0.1"
     assert words.arguments["worker_extra_args"][-2:] == ["--host", "127.0.0.1"]
-    assert not words.wants_security
+    assert (words.wants_security, words.certificate_folder) == (True, "shared_temp_directory")
 
 
 @pytest.mark.parametrize("name", ["dask_kubernetes.operator.KubeCluster", "dask_kubernetes.KubeCluster"])
@@ -147,7 +152,7 @@ def test_the_real_class_takes_our_words(name):
     passed_on = {"memory_limit"} if last in ("LocalCluster", "LocalCUDACluster") else set()  # to the workers
     assert set(words.arguments) - passed_on <= accepted
     assert ("security" in accepted) or not words.wants_security
-    assert words.certificate_folder is None or words.certificate_folder in accepted
+    assert {words.certificate_folder, words.scheduler_options} <= {None, *accepted}
     assert words.scales_by != "scale" or callable(cluster_class.scale)
     if words.is_plain and last == "KubeCluster":
         assert "security" not in accepted

@@ -131,6 +131,9 @@ def test_options_of_formats():
         "column_types": {"id": "string", "a=b": "Int64"},
         "na_values": ["n.v.", "-"],
     }
+    assert format_options("delimited", {"keep_default_na": False}) == {"keep_default_na": False}
+    with pytest.raises(ValueError, match="--no-default-na is for --format delimited; the format is orc"):
+        format_options("orc", {"keep_default_na": False})
     with pytest.raises(ValueError, match="--column-type id: accepted: NAME=TYPE"):
         format_options("delimited", {"column_types": ["id"]})
     with pytest.raises(ValueError, match="--na-value is for --format delimited; the format is files"):
@@ -451,7 +454,7 @@ def test_a_line_end_in_a_name_wants_null(tmp_path, capsys):
     name.write_text("x")
     directory = RunDirectory(tmp_path / "run")
     directory.make()
-    write_json(directory.description, {})
+    write_json(directory.description, {"identity": {}})
     work = {"input": "files", "kind": "files", "root": f"{name.parent}/", "names": [name.name], "sizes": [1], "versions": [1]}
     with PlanWriter(directory.plan) as writer:
         writer.add("files", Cut(1, 1, json.dumps(work)))

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run.child.reading import Reader
@@ -112,6 +112,61 @@ def test_numbers_without_a_gap_stay_whole(tmp_path):
 def test_numbers_beyond_64_bits_keep_every_digit(tmp_path):
     """As texts, in every mini-batch."""
     path = tmp_path / "t.csv"
-    path.write_text("id\n1\n9223372036854775808\n3\n")
+    path.write_text("id\n1\n18446744073709551616\n3\n")
     found = pd.concat(frames(TabularDataset.from_delimited_files([path]), 1))
-    assert found["id"].tolist() == ["1", "9223372036854775808", "3"]
+    assert found["id"].tolist() == ["1", "18446744073709551616", "3"]
+
+
+UNSIGNED = ["0", "7", str(2**63 - 1), str(2**63), str(2**64 - 1), "-1", "", str(2**64)]
+
+
+@settings(max_examples=60)
+@given(values=st.lists(st.sampled_from(UNSIGNED), min_size=1, max_size=8), size=st.integers(1, 60), part=st.integers(1, 60))
+@example(values=[str(2**63), ""], size=1, part=1)
+@example(values=["", "7", str(2**64 - 1)], size=1, part=10)
+@example(values=["-1", str(2**63)], size=100, part=1)
+def test_unsigned_integers_have_the_type_of_pandas(values, size, part, tmp_path_factory):
+    """Every digit is kept, in every mini-batch and wherever the file is cut for planning."""
+    path = tmp_path_factory.mktemp("t") / "t.csv"
+    path.write_text("key,id\n" + "".join(f"k,{value}\n" for value in values))
+    whole = pd.read_csv(path, low_memory=False)["id"]
+    saved, record_ends._BLOCK = record_ends._BLOCK, part
+    try:
+        found = [frame["id"] for frame in frames(TabularDataset.from_delimited_files([path]), size)]
+    finally:
+        record_ends._BLOCK = saved
+    expected = "str" if whole.dtype == "object" else str(whole.dtype)  # of integers beyond 64 bits
+    assert {str(column.dtype) for column in found} == {expected}
+    # Where it gives up numbers that are too large, pandas leaves a gap as an empty string; here it is a null as elsewhere.
+    texts = [value for value in whole.dropna().astype(str) if value]
+    assert pd.concat(found).dropna().astype(str).tolist() == texts
+
+
+@pytest.mark.parametrize("part", [1, 1 << 20])
+def test_unsigned_integers_beside_fractions_are_floats(part, tmp_path, monkeypatch):
+    """As in pandas, also where the fraction and the large integer are looked at in different parts."""
+    monkeypatch.setattr(record_ends, "_BLOCK", part)
+    path = tmp_path / "t.csv"
+    path.write_text(f"key,id\nk,{2**63}\nk,\nk,1.5\n")
+    found = frames(TabularDataset.from_delimited_files([path]), 1)
+    assert {str(frame["id"].dtype) for frame in found} == {str(pd.read_csv(path)["id"].dtype)} == {"float64"}
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_thousands_of_columns_cost_no_series_each(header, tmp_path, monkeypatch):
+    """Planning and reading wide text take time by its bytes and pandas' own work, not by ours per column."""
+    path = tmp_path / "t.csv"
+    width = 300
+    names = ",".join(f"c{number}" for number in range(width)) + "\n"
+    first, last = (",".join(values * (width // 3)) + "\n" for values in (["1", "2.5", "x"], ["", "1", "007"]))
+    path.write_text((names if header else "") + first * 4 + last * 4)
+    made = []
+    init = pd.Series.__init__
+    monkeypatch.setattr(pd.Series, "__init__", lambda self, *args, **rest: made.append(1) or init(self, *args, **rest))
+    found = frames(TabularDataset.from_delimited_files([path], header=header), 2 * len(first))
+    assert len(found) > 3
+    assert len(made) < width  # fewer than one for every column of one mini-batch
+    monkeypatch.undo()
+    whole = pd.read_csv(path, low_memory=False, header=0 if header else None)
+    pd.testing.assert_frame_equal(pd.concat(found, ignore_index=True), whole)
+    assert {str(frame.dtypes.tolist()) for frame in found} == {str(whole.dtypes.tolist())}

@@ -207,7 +207,7 @@ def test_a_wrong_delimiter_is_asked_about(tmp_path):
     assert (failure.type, failure.final) == ("BadRecord", True)
     assert "\nBadRecord: " in failure.traceback
     path.write_text("1;2024-01-01\n1;1,50\n")
-    with pytest.raises(BadRecord, match=r"record 2 has 2 fields, but the record in front has 1 field \(delimiter ','\)$"):
+    with pytest.raises(BadRecord, match=r"record 2 has 2 fields, but the file's first record has 1 field \(delimiter ','\)$"):
         frames_of(TabularDataset.from_delimited_files(path, header=False), 100)
 
 

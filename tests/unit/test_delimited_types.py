@@ -131,21 +131,23 @@ def verdicts(dialect, columns, data, rows, *, quickly, monkeypatch):
     return types.types()
 
 
-@given(columns=st.lists(COLUMN, min_size=1, max_size=4), decimal=st.sampled_from([".", ","]), header=st.booleans())
-@example(columns=[[value] * 4 for value in HOSTILE], decimal=".", header=True)
-@example(columns=[[value] * 4 for value in HOSTILE], decimal=",", header=True)
-@example(columns=[[value, "1", "", "1.5"] for value in HOSTILE], decimal=".", header=False)
-@example(columns=[[value, "1", "1", "2"] for value in HOSTILE], decimal=".", header=True)
-@example(columns=[[value, "True", "False", ""] for value in HOSTILE], decimal=".", header=True)
-@example(columns=[["1", "1", str(2**63), "-.5"]], decimal=".", header=True)
-def test_the_verdict_is_that_of_pandas(columns, decimal, header):
+@given(columns=st.lists(COLUMN, min_size=1, max_size=4), decimal=st.sampled_from([".", ","]), keep=st.booleans())
+@example(columns=[[value] * 4 for value in HOSTILE], decimal=".", keep=True)
+@example(columns=[[value] * 4 for value in HOSTILE], decimal=",", keep=True)
+@example(columns=[[value, "1", "", "1.5"] for value in HOSTILE], decimal=".", keep=True)
+@example(columns=[[value, "1", "1", "2"] for value in HOSTILE], decimal=".", keep=True)
+@example(columns=[[value, "True", "False", ""] for value in HOSTILE], decimal=".", keep=True)
+@example(columns=[["1", "1", str(2**63), "-.5"]], decimal=".", keep=True)
+@example(columns=[[value, "1", "-", "1.5"] for value in HOSTILE], decimal=".", keep=False)
+@example(columns=[[value, "", "1", "2"] for value in HOSTILE], decimal=".", keep=False)
+def test_the_verdict_is_that_of_pandas(columns, decimal, keep):
     """Each block of it, and all blocks together."""
     rows = ["k;" + ";".join(row) + "\n" for row in zip(*columns, strict=True)]
     parts = ["".join(rows[:2]).encode(), "".join(rows[2:]).encode()]
-    names = ["key", *(f"c{number}" for number in range(len(columns)))] if header else None
+    names = ["key", *(f"c{number}" for number in range(len(columns)))]
     with pytest.MonkeyPatch.context() as patch:
         for data, count in ((parts, 2), ([b"".join(parts)], 4)):
-            dialect = {**AS_GIVEN, "decimal": decimal}
+            dialect = {**AS_GIVEN, "decimal": decimal, "keep_default_na": keep, "na_values": None if keep else ["-", "NA"]}
             quick = verdicts(dialect, names, data, count, quickly=True, monkeypatch=patch)
             exact = verdicts(dialect, names, data, count, quickly=False, monkeypatch=patch)
             assert quick == exact, [(q, e, c) for q, e, c in zip(quick[1:], exact[1:], columns, strict=True) if q != e]

@@ -1,6 +1,11 @@
 """What planning finds odd about a table's files is told once, and fails nothing."""
 
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.datasets.doubts import Column, Doubts
@@ -105,3 +110,98 @@ def test_a_plan_keeps_what_was_odd(tmp_path):
         summary = write_plan(datasets, 10, tmp_path / "plan.parquet", keys, tmp_path / "partitions")
         assert [note.partition(":")[0] for note in summary.notes] == ["column 'v'"]
         assert Plan.open(tmp_path / "plan.parquet").summary == summary
+
+
+def written(folder, kind, names):
+    """Write a table with *names* as its columns; every column holds 1 and 2."""
+    table = pa.table([pa.array([1, 2])] * len(names), names=names)
+    path = folder / f"{len(list(folder.iterdir()))}.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    elif kind == "orc":
+        orc.write_table(table, path)
+    elif kind in ("arrow", "stream"):
+        with (pa.ipc.new_file if kind == "arrow" else pa.ipc.new_stream)(path, table.schema) as writer:
+            writer.write_table(table)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    else:
+        table.to_pandas().to_csv(path, index=False)
+    return path
+
+
+READ = {
+    "parquet": TabularDataset.from_parquet_files,
+    "orc": TabularDataset.from_orc_files,
+    "arrow": TabularDataset.from_arrow_files,
+    "stream": TabularDataset.from_arrow_files,
+    "jsonl": TabularDataset.from_json_lines_files,
+    "csv": TabularDataset.from_delimited_files,
+}
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_other_names_and_another_order_are_told_once_each(tmp_path, kind):
+    """In every format, with the first file of each: in a text result the values would change places."""
+    files = [written(tmp_path, kind, list(names)) for names in ("abc", "abc", "acb", "bca", "abd", "ab")]
+    order, names = doubts_of(READ[kind](files))
+    start = f"{files[2]} has the columns of {files[0]}, the first file, in another order: 'c' stands for 'b';"
+    assert order.startswith(start)
+    assert names.startswith(
+        f"{files[4]} has other columns than {files[0]}, the first file: it lacks 'c' and has 'd' beside them;"
+    )
+    assert doubts_of(READ[kind](files[:2])) == []
+
+
+@pytest.mark.parametrize("files", [("id,price\n1,10\n", "3,30\n4,40\n"), ("3,30\n4,40\n", "id,price\n1,10\n")])
+def test_a_file_without_header_is_told(tmp_path, files):
+    """Its first row is lost: said of the file that has numbers in its first record, whichever comes first."""
+    for name, text in zip("ab", files, strict=True):
+        (tmp_path / f"{name}.csv").write_text(text)
+    lacking = tmp_path / f"{'ab'[[text[0] for text in files].index('3')]}.csv"
+    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
+    assert told.startswith(f"{tmp_path}/b.csv has the columns ")
+    assert f"if {lacking} lacks a header, its first row is taken for one and lost" in told
+
+
+def test_a_file_without_a_second_row_may_lack_a_header_too(tmp_path):
+    """All of it is lost."""
+    (tmp_path / "a.csv").write_text("id,name\n1,x\n")
+    (tmp_path / "b.csv").write_text("y,z\n")
+    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
+    assert "b.csv lacks a header" in told
+
+
+def test_without_headers_the_number_of_columns_is_compared(tmp_path):
+    """By the first record of each file."""
+    (tmp_path / "a.csv").write_text("1,2\n")
+    (tmp_path / "b.csv").write_text("1,2,3\n")
+    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, header=False))
+    assert told.startswith(f"{tmp_path}/b.csv has other columns than {tmp_path}/a.csv, the first file: it has '2' beside them;")
+
+
+def test_columns_of_folders_have_their_place_anyway(tmp_path):
+    """They come last, whether the file has them too or not."""
+    for day, names in ((1, "ab"), (2, ["day", "a", "b"])):
+        (tmp_path / f"day={day}").mkdir()
+        written(tmp_path / f"day={day}", "parquet", list(names))
+    assert doubts_of(TabularDataset.from_parquet_files(tmp_path)) == []
+
+
+def test_long_lists_of_names_are_shortened(tmp_path):
+    """A note is no list of a thousand columns."""
+    files = [written(tmp_path, "csv", [f"{letter}{number}" for number in range(1000)]) for letter in "ab"]
+    (told,) = doubts_of(TabularDataset.from_delimited_files(files))
+    assert "has the columns 'b0', 'b1', 'b2', 'b3', 'b4' and 995 more, and" in told
+    assert len(told) < 1000
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize(("line", "delimiter"), [("sep=;", ";"), ('"sep=,"', ","), ("sep=\t", "\t")])
+def test_a_first_line_for_excel_is_told(tmp_path, line, delimiter, header):
+    """It is a record for pandas: with the right delimiter its further fields would be too many, without it all would be one."""
+    (tmp_path / "a.csv").write_bytes(f"{line}\r\nid{delimiter}n\r\n1{delimiter}2\r\n".encode())
+    for given in (delimiter, ","):
+        (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, delimiter=given, header=header))
+        assert told.startswith(f"{tmp_path}/a.csv begins with the line {line!r}, which names the delimiter for Excel;")
+        assert told.endswith(f"remove that line and pass delimiter={delimiter!r}")

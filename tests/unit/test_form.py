@@ -178,6 +178,10 @@ INPUTS = [
         {"delimited_files": ["/a"], "column_types": {"id": "string", "n": "Int64"}, "na_values": ["n.v.", "-"]},
         TabularDataset.from_delimited_files(["/a"], column_types={"id": "string", "n": "Int64"}, na_values=["n.v.", "-"]),
     ),
+    (
+        {"delimited_files": ["/a"], "keep_default_na": False},
+        TabularDataset.from_delimited_files(["/a"], keep_default_na=False),
+    ),
 ]
 
 

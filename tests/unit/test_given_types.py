@@ -30,6 +30,7 @@ def frames(path, size, **fields):
     columns=st.lists(st.lists(CELL, min_size=6, max_size=6), min_size=2, max_size=3),
     kinds=st.lists(st.sampled_from(["string", "int64", "Int64", "float64", "boolean", None]), min_size=3, max_size=3),
     na_values=st.sampled_from([None, ["n.v."], ["999"], ["x", "999.0"], ["True"]]),
+    keep=st.booleans(),
     header=st.booleans(),
     size=st.integers(1, 60),
 )
@@ -37,10 +38,19 @@ def frames(path, size, **fields):
     columns=[["1", "2", "999", "3"], ["x", "n.v.", "", "y"]],
     kinds=["Int64", "string", None],
     na_values=["999", "n.v."],
+    keep=True,
     header=True,
     size=1,
 )
-def test_parts_are_read_as_pandas_reads_the_whole(columns, kinds, na_values, header, size, tmp_path_factory):
+@example(
+    columns=[["x", "NA", "", "n.v."], ["1", "2", "n.v.", "3"], ["1", "", "2", "3"]],
+    kinds=["string", "Int64", None],
+    na_values=["n.v."],
+    keep=False,
+    header=True,
+    size=1,
+)
+def test_parts_are_read_as_pandas_reads_the_whole(columns, kinds, na_values, keep, header, size, tmp_path_factory):
     """With the same dtype and na_values: the same values and types, or an error where pandas has one."""
     path = tmp_path_factory.mktemp("g") / "t.csv"
     names = ["k", *(f"c{number}" for number in range(len(columns)))]
@@ -48,12 +58,13 @@ def test_parts_are_read_as_pandas_reads_the_whole(columns, kinds, na_values, hea
     path.write_text((",".join(names) + "\n" if header else "") + "".join(f"k,{line}\n" for line in lines))
     types = {place: kind for place, kind in enumerate(kinds[: len(columns)], 1) if kind is not None}
     by_name = {names[place] if header else str(place): kind for place, kind in types.items()}
-    given_ = {"header": header, "column_types": by_name, "na_values": na_values}
+    given_ = {"header": header, "column_types": by_name, "na_values": na_values, "keep_default_na": keep}
     dtype = by_name if header else types
     numbers = [column for column, kind in zip(columns, kinds, strict=False) if kind in ("int64", "float64")]
     fits = na_values == ["True"] or not any("True" in column for column in numbers)  # pandas: only where there are numbers too
     try:
-        whole = pd.read_csv(path, dtype=dtype, na_values=na_values, low_memory=False, header="infer" if header else None)
+        options = {"na_values": na_values, "keep_default_na": keep, "header": "infer" if header else None}
+        whole = pd.read_csv(path, dtype=dtype, low_memory=False, **options)
     except (ValueError, TypeError):
         fits = False
     if not fits:
@@ -109,6 +120,15 @@ def test_one_word_in_one_file_is_a_gap_where_that_is_said(tmp_path):
     assert told == []
 
 
+def test_a_string_that_pandas_takes_for_a_gap_can_be_kept(tmp_path):
+    """NA is Namibia; other gaps are named."""
+    (tmp_path / "t.csv").write_text("country,n,note\nNA,1,\nDE,-,null\n")
+    for size in (1, 100):
+        found = pd.concat(frames(tmp_path / "t.csv", size, keep_default_na=False, na_values=["-"]), ignore_index=True)
+        assert (found["country"].tolist(), found["note"].tolist()) == (["NA", "DE"], ["", "null"])
+        assert found["n"].fillna(-1).tolist() == [1.0, -1.0]
+
+
 def test_a_name_that_comes_twice_gives_its_type_to_both(tmp_path):
     """As in pandas."""
     (tmp_path / "t.csv").write_text("n,n,m\n01,02,03\n")
@@ -142,13 +162,17 @@ def test_other_formats_have_types_of_their_own():
     """There a type would be ignored."""
     with pytest.raises(ValidationError, match=r"column_types is .*accepted: None"):
         TabularDataset(paths=["x"], format="parquet", column_types={"a": "string"})
+    with pytest.raises(ValidationError, match=r"keep_default_na is False; accepted: True"):
+        TabularDataset(paths=["x"], format="json_lines", keep_default_na=False)
 
 
 def test_what_is_given_counts_for_what_a_run_is():
     """It changes the items; a dataset without is the same as one of an earlier version, which had no such fields."""
     usual = TabularDataset.from_delimited_files("/x")
     other = TabularDataset.from_delimited_files("/x", column_types={"a": "string"}, na_values=["-"])
-    assert not {"column_types", "na_values"} & that_counts(usual.model_dump()).keys()
+    assert not {"column_types", "na_values", "keep_default_na"} & that_counts(usual.model_dump()).keys()
     assert that_counts(other.model_dump()).items() >= {"column_types": {"a": "string"}, "na_values": ["-"]}.items()
+    strings = TabularDataset.from_delimited_files("/x", keep_default_na=False)
+    assert that_counts(strings.model_dump()) == {**that_counts(usual.model_dump()), "keep_default_na": False}
     assert TabularDataset.model_validate_json(other.model_dump_json()) == other
     assert TabularDataset.from_delimited_files("/x", column_types={}, na_values=[]) == usual

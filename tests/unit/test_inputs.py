@@ -2,13 +2,23 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from prefect_parallel_run import FileDataset, InputError, OutputError, ParallelRunConfig, ParallelRunResult, RunLockedError
+from prefect_parallel_run import (
+    FileDataset,
+    InputError,
+    OutputError,
+    ParallelRunConfig,
+    ParallelRunResult,
+    PrefectHomeError,
+    RunLockedError,
+)
 from prefect_parallel_run.choice.changes import differences
 from prefect_parallel_run.choice.identity import digest, machine_key, world
 from prefect_parallel_run.planning.inputs import (
@@ -19,7 +29,7 @@ from prefect_parallel_run.planning.inputs import (
     resolve_output,
     resolve_side_inputs,
 )
-from prefect_parallel_run.runs.run_directory import RunDirectory, read_json, runs_below, write_json
+from prefect_parallel_run.runs.run_directory import RunDirectory, check_home, read_json, runs_below, write_json
 
 OPTIONS = [
     *("mini_batch_size", "error_threshold", "allowed_failed_count", "allowed_failed_percent", "output", "output_action"),
@@ -218,6 +228,40 @@ def test_the_machine_key_is_made_once_and_is_private(tmp_path):
     assert machine_key(tmp_path / "home") == first
     assert len(first) == 32
     assert (tmp_path / "home" / "prefect_parallel_run.key").stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture
+def nobody():
+    """Have this process be a user who may write only where all may."""
+    user = os.geteuid()
+    folder = tempfile.mkdtemp(dir="/tmp")  # that user cannot enter pytest's folders
+    os.chmod(folder, 0o755 if user == 0 else 0o555)
+    if user == 0:
+        os.seteuid(65534)
+    yield Path(folder)
+    os.seteuid(user)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("home", [".", "new/home"])
+def test_a_home_that_cannot_be_written_is_named(nobody, home):
+    """With the variable to change."""
+    home = nobody / home
+    for use in (machine_key, check_home):
+        with pytest.raises(PrefectHomeError) as caught:
+            use(home)
+        assert str(caught.value).startswith(f"PREFECT_HOME is {home}, which cannot be written: ")
+        assert "Permission denied; expected a folder in which this user can create files" in str(caught.value)
+
+
+def test_a_home_below_a_file_is_named(tmp_path):
+    """As one that cannot be created at all."""
+    (tmp_path / "file").touch()
+    for use in (machine_key, check_home):
+        with pytest.raises(PrefectHomeError, match=r"file/home, which cannot be written: .*Not a directory"):
+            use(tmp_path / "file" / "home")
+    check_home(tmp_path / "new" / "home")
+    assert list((tmp_path / "new" / "home").iterdir()) == []
 
 
 def test_a_lock_belongs_to_one_process_and_ends_with_it(tmp_path):

@@ -45,8 +45,8 @@ ORDER = [
     "cli",
 ]
 INSIDE = {  #: the same within rooms that hold one thing after another
-    "config": ["validation", "form_schema", "csv_options", "where", "script_path", "yaml_file", "model"],
-    "runs": ["orders", "run_directory", "control_files", "ledger", "adjustments", "failures", "drives"],
+    "config": ["validation", "form_schema", "csv_options", "where", "script_path", "yaml_nodes", "yaml_file", "model"],
+    "runs": ["orders", "run_directory", "control_files", "ledger_checks", "ledger", "adjustments", "failures", "drives"],
     "planning": ["plan", "spool", "writing", "planner", "inputs"],
     "choice": [
         "ignore_rules",
@@ -56,6 +56,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "changes",
         "carry_over",
         "input_check",
+        "integrity",
         "new_run",
         "finished_run",
         "run_choice",
@@ -177,11 +178,13 @@ def test_every_public_name_can_be_had():
         errors.NoRunError("/run", "does not exist"),
         errors.InputChangedError("/run", ("a changed", "b is gone")),
         errors.OutputError("/out", "cannot be written"),
+        errors.RunFileError("/run/plan.parquet", "cannot be read"),
         errors.RowsDifferError("/out", "column 'a' is text", 2, ("a", "b", "c", "d"), 0, ("e",)),
         errors.RunLockedError("/run", "process 1", "host"),
         errors.NothingSucceededError(3, "/run", "mini-batch 0: X: y"),
         errors.ComputeTargetError("local", "gone"),
         errors.EnvironmentSetupError("/venv", "no interpreter"),
+        errors.PrefectHomeError("/home", "Permission denied"),
     ],
     ids=lambda error: type(error).__name__,
 )

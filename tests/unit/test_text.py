@@ -3,7 +3,10 @@
 import bz2
 import codecs
 import gzip
+import io
 import json
+import lzma
+import zipfile
 
 import pandas as pd
 import pyarrow as pa
@@ -20,8 +23,10 @@ COMPRESS = {
     "": bytes,
     ".gz": gzip.compress,
     ".bz2": bz2.compress,
+    ".xz": lzma.compress,
     ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
 }
+KINDS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-7", "latin-1", "cp1252", "iso8859-15", "shift_jis"]
 ENCODINGS += ["gb18030", "big5", "euc_kr", "koi8-r", "cp037", "iso2022_jp"]
 LETTERS = {"shift_jis": "表ソ", "gb18030": "é漢€", "big5": "功許", "euc_kr": "한글", "koi8-r": "жЯ", "iso2022_jp": "漢字"}
@@ -86,14 +91,14 @@ def test_the_next_mini_batch_costs_only_its_own_bytes(tmp_path, monkeypatch):
 
 
 @given(data=st.binary(max_size=300), size=st.integers(1, 50), chunk=st.integers(1, 50), members=st.integers(1, 4))
-@pytest.mark.parametrize("ending", [".gz", ".bz2", ".zst"])
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
 def test_streams_put_one_behind_the_other_are_one_text(data, size, chunk, members, ending, tmp_path_factory):
     """As gzip, bzip2 and zstd themselves read them."""
     path = tmp_path_factory.mktemp("c") / f"t{ending}"
     path.write_bytes(COMPRESS[ending](data) * members)
     saved, module._CHUNK = module._CHUNK, chunk
     try:
-        stream = TextStream(str(path), {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[ending], "utf-8")
+        stream = TextStream(str(path), KINDS[ending], "utf-8")
         found = b"".join(iter(lambda: stream.read(size), b""))
         stream.close()
     finally:
@@ -121,7 +126,7 @@ def test_a_character_may_lie_across_two_reads(text, chunk, encoding, tmp_path_fa
 
 @pytest.mark.parametrize(
     ("ending", "damage"),  # zstd's usual frames hold no checksum
-    [(ending, damage) for ending in (".gz", ".bz2", ".zst") for damage in ("cut", "none of it", "garbled")][:-1],
+    [(ending, damage) for ending in (".gz", ".bz2", ".xz", ".zst") for damage in ("cut", "none of it", "garbled")][:-1],
 )
 def test_a_damaged_file_is_named(tmp_path, ending, damage):
     """When the run is planned."""
@@ -130,7 +135,7 @@ def test_a_damaged_file_is_named(tmp_path, ending, damage):
     middle = len(whole) // 2
     garbled = whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 50]) + whole[middle + 50 :]
     path.write_bytes({"cut": whole[:-9], "garbled": garbled, "none of it": b"n\n1\n"}[damage])
-    with pytest.raises(InputError, match=rf"t.csv{ending}: cannot be read as delimited: its (gzip|bz2|zstd) data"):
+    with pytest.raises(InputError, match=rf"t.csv{ending}: cannot be read as delimited: its (gzip|bz2|xz|zstd) data"):
         works(TabularDataset.from_delimited_files(tmp_path), 100)
 
 
@@ -173,13 +178,65 @@ def test_a_mark_that_is_no_mark_is_text(tmp_path):
     assert found == [["abc"], ["\ufeffx"], ["\ufeffy"]]
 
 
-@pytest.mark.parametrize("compression", ["gzip", "bz2", "zstd"])
+@pytest.mark.parametrize("compression", ["gzip", "bz2", "xz", "zstd"])
 def test_compression_can_be_told(tmp_path, compression):
     """Where the name does not; and a name can be wrong."""
-    ending = {"gzip": ".gz", "bz2": ".bz2", "zstd": ".zst"}[compression]
+    ending = next(ending for ending, kind in KINDS.items() if kind == compression)
     (tmp_path / "t.data").write_bytes(COMPRESS[ending](b"n\n1\n"))
     (work,) = works(TabularDataset.from_delimited_files(tmp_path / "t.data", compression=compression), 100)
     assert Reader().read(work).value["n"].tolist() == [1]
     (tmp_path / f"t{ending}").write_bytes(b"n\n1\n")
     (work,) = works(TabularDataset.from_delimited_files(tmp_path / f"t{ending}", compression=None), 100)
     assert Reader().read(work).value["n"].tolist() == [1]
+
+
+def zipped(data):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("t.csv", data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("read", [TabularDataset.from_delimited_files, TabularDataset.from_json_lines_files])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+@pytest.mark.parametrize("ending", KINDS)
+def test_compressed_content_is_named_whatever_its_name(tmp_path, read, encoding, ending):
+    """Not taken for another encoding, or for one long header; the error says what to pass."""
+    data = COMPRESS[ending]('{"n": 1}\n'.encode(encoding))
+    for name, options in (("t.csv", {}), (f"t.csv{ending}", {"compression": None})):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=rf"{name}: .*: is compressed with (\w+); pass compression='\1'$"):
+            works(read(tmp_path / name, encoding=encoding, **options), 100)
+    other = ".gz" if ending != ".gz" else ".xz"
+    (tmp_path / f"t{other}").write_bytes(data)
+    words = f"is compressed with {KINDS[ending]}, not with {KINDS[other]}; pass compression='{KINDS[ending]}'"
+    with pytest.raises(InputError, match=words):
+        works(read(tmp_path / f"t{other}", encoding=encoding), 100)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.zip", "t.csv.gz"])
+def test_an_archive_is_named_with_what_to_do(tmp_path, name):
+    """It may hold several files."""
+    (tmp_path / name).write_bytes(zipped(b"n\n1\n"))
+    with pytest.raises(InputError, match=r"is compressed with zip.*, which cannot be read; decompress it, or compress it with"):
+        works(TabularDataset.from_delimited_files(tmp_path / name), 100)
+
+
+@pytest.mark.parametrize("text", ["BZh9,PK\n1,2\n", "PK\n1\n", "BZ\n1\n", "7z\n1\n", "(,/\n1,2\n"])
+def test_names_of_columns_are_no_compression(tmp_path, text):
+    """Only what no text begins with is."""
+    (tmp_path / "t.csv").write_text(text)
+    (work,) = works(TabularDataset.from_delimited_files(tmp_path / "t.csv"), 100)
+    assert ",".join(Reader().read(work).value.columns) == text.partition("\n")[0]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz"])
+def test_a_damaged_stream_among_several_is_no_end(tmp_path, ending):
+    """bz2 and lzma themselves take what is no stream for the end of the file, without a word; padding is fine."""
+    first, second = COMPRESS[ending](b"n\n1\n"), COMPRESS[ending](b"2\n")
+    (tmp_path / f"t{ending}").write_bytes(first + bytes(8) + second + bytes(4))
+    (work,) = works(TabularDataset.from_delimited_files(tmp_path / f"t{ending}"), 100)
+    assert Reader().read(work).value["n"].tolist() == [1, 2]
+    (tmp_path / f"t{ending}").write_bytes(first + b"X" + second[1:])
+    with pytest.raises(InputError, match=f"its {KINDS[ending]} data cannot be read"):
+        works(TabularDataset.from_delimited_files(tmp_path / f"t{ending}"), 100)

@@ -39,6 +39,17 @@ def test_what_has_no_rows_is_refused_by_its_type(value, name):
         materialise(value)
 
 
+def test_a_string_is_quoted_by_its_first_characters(monkeypatch):
+    """Scripts return what they have caught; secrets are left out before the string is cut."""
+    monkeypatch.setattr("prefect_parallel_run.child.failure._secrets", ["canary-7"])
+    text = "Traceback\n" + "x" * 85 + "canary-7" + "y" * 1000
+    with pytest.raises(WrongType) as caught:
+        materialise(text)
+    assert f"returned str 'Traceback\\n{'x' * 85}***yy'…; return a list" in str(caught.value)
+    with pytest.raises(WrongType, match="returned str 'short'; return a list"):
+        materialise("short")
+
+
 @pytest.mark.parametrize("value", [[1, 2], (1, 2), FRAME, FRAME["a"], np.array([1, 2]), np.zeros((2, 3)), (x for x in (1, 2))])
 def test_rows_are_counted(value):
     """A generator is consumed."""

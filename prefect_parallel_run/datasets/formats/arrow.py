@@ -22,29 +22,33 @@ class Arrow:
         """Return *file* cut; of a file only columns that a null may change are read, or one to count the rows."""
         counts: list[int] = []
         gaps: set[int] = set()
+        names: list[str] | None = None
+        places: list[int] = []
         with open_file(file.path) as source:
             is_stream = source.read(len(_MAGIC)) != _MAGIC
             source.seek(0)
-            for places, batch in _batches_of_stream(source) if is_stream else _batches_of_file(source):
+            for schema, batch in _batches_of_stream(source) if is_stream else _batches_of_file(source):
+                if names is None:
+                    names, places = schema.names, changed_by_gaps(schema)
                 counts.append(batch.num_rows)
                 gaps.update(place for place, column in zip(places, batch.columns, strict=False) if column.null_count)
         about = {**about_gaps(gaps), **({"is_stream": True} if is_stream else {})}
-        return CutFile(about, pieces("arrow", shared_out(counts, file.size), size))
+        return CutFile(about, pieces("arrow", shared_out(counts, file.size), size), names=names)
 
 
-def _batches_of_file(source: BinaryIO) -> Iterator[tuple[list[int], pa.RecordBatch]]:
-    """Yield every batch as far as its columns matter, with their places."""
+def _batches_of_file(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
+    """Yield the file's schema with every batch, of which only the columns that a gap changes are read, or else one."""
     with pa.ipc.open_file(source) as whole:
-        places = changed_by_gaps(whole.schema)
-        included = places or [0][: len(whole.schema)]
+        schema = whole.schema
+        included = changed_by_gaps(schema) or [0][: len(schema)]
     with pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=included)) as narrow:
         for number in range(narrow.num_record_batches):
-            yield places, narrow.get_batch(number)
+            yield schema, narrow.get_batch(number)
 
 
-def _batches_of_stream(source: BinaryIO) -> Iterator[tuple[list[int], pa.RecordBatch]]:
+def _batches_of_stream(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
     """Yield the same of a stream, which is read from beginning to end."""
     with pa.ipc.open_stream(source) as stream:
         places = changed_by_gaps(stream.schema)
         for batch in stream:
-            yield places, batch.select(places)
+            yield stream.schema, batch.select(places)

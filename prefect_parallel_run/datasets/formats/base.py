@@ -25,6 +25,7 @@ class CutFile(NamedTuple):
     pieces: Iterator[Piece]  #: in order, none without rows
     keys: list[KeyValue] | None = None  #: partition keys as the file itself notes them
     columns: Sequence[Column] = ()  #: as far as they were looked at for their types
+    names: Sequence[str] | None = None  #: of its columns in order, numbers where it has none; None when they are not known
     doubts: Mapping[str, str] = {}  #: what is odd about the file, in words, by what sort of oddity it is
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,17 +12,18 @@ from typing import Any
 import pandas as pd
 
 from prefect_parallel_run.child.delimited import likely_delimiter
-from prefect_parallel_run.child.dialect import dialect_of, pandas_options
+from prefect_parallel_run.child.dialect import dialect_of, fields_of_first, pandas_options
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.delimited_types import DelimitedTypes
 from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
 from prefect_parallel_run.datasets.formats.text import Encoded, Storage
 from prefect_parallel_run.datasets.record_ends import Records
-from prefect_parallel_run.datasets.spans import all_spans, split_head
+from prefect_parallel_run.datasets.spans import all_spans, peek_head, split_head
 
 _LONGEST_NAME = 60  #: characters of a column's name that are shown
-_USUAL: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": ".", "na_values": None}
+_EXCEL = re.compile(rb'"?[sS][eE][pP]=([ -~\t])"?')
+_USUAL: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": ".", "na_values": None, "keep_default_na": True}
 
 
 class UnknownColumnError(ValueError):
@@ -38,6 +40,7 @@ class Delimited:
     double_quote: bool
     decimal: str
     na_values: list[str] | None = None
+    keep_default_na: bool = True
     column_types: Mapping[str, str]  #: by the column's name, or its number where there is no header
     header: bool
     storage: Storage
@@ -46,21 +49,27 @@ class Delimited:
         """Return *file* cut; it is read once, from beginning to end."""
         about = {**self._dialect(), **self.storage.about(file.path)}
         with self.storage.records(file.path, dialect_of(about)) as parts:
-            records, given = parts, {int(name): kind for name, kind in self.column_types.items() if name.isdecimal()}
+            head, records = split_head(parts) if self.header else peek_head(parts)
+            if head is None:
+                return CutFile(about, iter(()))
             if self.header:
-                head, records = split_head(parts)
-                if head is None:
-                    return CutFile(about, iter(()))
-                about["columns"] = self._columns(head, about)
-                given = self._given(about["columns"], self._cells(head, about))
-            types = DelimitedTypes(about, about.get("columns"), given)
+                columns = about["columns"] = self._columns(head, about)
+                given = self._given(columns, self._cells(head, about)) if self.column_types else {}
+                first, records = peek_head(records)
+                # With a delimiter behind every last field pandas reads a column more, and leaves it out when it is empty.
+                if first is not None and fields_of_first(first, dialect_of(about)) == len(columns) + 1:
+                    about["fields"] = len(columns) + 1
+            else:
+                columns = [str(number) for number in range(fields_of_first(head, dialect_of(about)))]
+                given = self._given(columns, columns)
+            types = DelimitedTypes(about, columns, given)
             encoded = Encoded(about.get("encoding", "utf-8"))
             found = all_spans(_looked_at(encoded.look(records), types), size)
         about["types"] = types.types()
-        self._check_names(about.get("columns") or [str(number) for number in range(len(about["types"]))])
+        self._check_names(columns)
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in found)
-        doubts = {**encoded.doubts, **self._doubt_of_delimiter(about.get("columns", ()))}
-        return CutFile(about, pieces, columns=types.columns(), doubts=doubts)
+        doubts = {**encoded.doubts, **(_doubt_of_excel(head) or self._doubt_of_delimiter(about.get("columns", ())))}
+        return CutFile(about, pieces, columns=types.columns(), names=columns, doubts=doubts)
 
     def _doubt_of_delimiter(self, columns: Sequence[str]) -> dict[str, str]:
         likely = likely_delimiter(columns, self.delimiter)
@@ -76,14 +85,18 @@ class Delimited:
     @staticmethod
     def _columns(head: bytes, about: dict[str, Any]) -> list[str]:
         """Return the names in a header, as pandas gives them (a name that comes twice is numbered)."""
-        frame = pd.read_csv(_without_mark(head), nrows=0, index_col=False, **pandas_options(about))
+        marks = [about["delimiter"], about["quote"], about.get("escape"), about.get("decimal")]
+        row = next(digit for digit in "01234" if digit not in marks)  # without a row pandas would make a Series of every name
+        frame = pd.read_csv(
+            _without_mark(head.rstrip(b"\r\n") + f"\n{row}\n".encode()), index_col=False, **pandas_options(about)
+        )
         return [str(name) for name in frame.columns]
 
     @staticmethod
     def _cells(head: bytes, about: dict[str, Any]) -> list[str]:
         """Return what is written in a header."""
-        options = {**pandas_options(about), "na_values": None}
-        frame = pd.read_csv(_without_mark(head), header=None, dtype=str, keep_default_na=False, index_col=False, **options)
+        options = {**pandas_options(about), "na_values": None, "keep_default_na": False}
+        frame = pd.read_csv(_without_mark(head), header=None, dtype=str, index_col=False, **options)
         return [str(cell) for cell in frame.iloc[0]]
 
     def _given(self, columns: Sequence[str], cells: Sequence[str]) -> dict[int, str]:
@@ -95,6 +108,20 @@ class Delimited:
         for name in self.column_types:
             if name not in columns:
                 raise UnknownColumnError(f"has no column {name!r}, which column_types names; there are {list(columns)}")
+
+
+def _doubt_of_excel(head: bytes) -> dict[str, str]:
+    """Return the doubt about a first line that names the delimiter; Excel reads such a line and shows no row for it.
+
+    >>> _doubt_of_excel(b"sep=;")["sep"][:59]
+    "begins with the line 'sep=;', which names the delimiter for"
+    """
+    match = _EXCEL.fullmatch(head.rstrip(b"\r\n"))
+    if match is None:
+        return {}
+    delimiter, line = match[1].decode(), head.rstrip(b"\r\n").decode()
+    reason = "names the delimiter for Excel; here, as in pandas, it is the file's first record"
+    return {"sep": f"begins with the line {line!r}, which {reason}: remove that line and pass delimiter={delimiter!r}"}
 
 
 def _without_mark(head: bytes) -> io.BytesIO:

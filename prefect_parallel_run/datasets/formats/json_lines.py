@@ -31,7 +31,7 @@ class JsonLines:
         about = {**self.storage.about(file.path), "columns": list(types), "types": list(types.values())}
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans)
         columns = [Column(name, told(kinds)) for name, kinds in found.items()]
-        return CutFile(about, pieces, columns=columns, doubts=encoded.doubts)
+        return CutFile(about, pieces, columns=columns, names=list(types) or None, doubts=encoded.doubts)
 
 
 def _looked_at(parts: Iterator[Records], found: dict[str, set[str]]) -> Iterator[Records]:

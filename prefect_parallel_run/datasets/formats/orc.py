@@ -19,14 +19,14 @@ class Orc:
         with open_file(file.path) as source:
             whole = orc.ORCFile(source)
             places = changed_by_gaps(whole.schema)
-            names = [whole.schema.field(place).name for place in places] or _narrowest(whole.schema)
+            read = [whole.schema.field(place).name for place in places] or _narrowest(whole.schema)
             counts: list[int] = []
             gaps: set[int] = set()
             for number in range(whole.nstripes):
-                stripe = whole.read_stripe(number, columns=names)
+                stripe = whole.read_stripe(number, columns=read)
                 counts.append(stripe.num_rows)
                 gaps.update(place for place in places if stripe.column(whole.schema.field(place).name).null_count)
-        return CutFile(about_gaps(gaps), pieces("orc", shared_out(counts, file.size), size))
+        return CutFile(about_gaps(gaps), pieces("orc", shared_out(counts, file.size), size), names=whole.schema.names)
 
 
 def _narrowest(schema: pa.Schema) -> list[str]:

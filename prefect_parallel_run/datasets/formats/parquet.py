@@ -28,10 +28,11 @@ class Parquet:
             gaps = list(_gaps(parquet))
             doubts = {f"large integers in {name}": _rounded(name) for name in _large(parquet, gaps)}
             unit = _int96_unit(parquet, file)
+            names = parquet.schema_arrow.names
         about = {**about_gaps(gaps), **({"int96_unit": unit} if unit else {})}
         numbered = enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
         groups = (Group(number, group.num_rows, group.total_byte_size) for number, group in numbered)
-        return CutFile(about, pieces("parquet", groups, size), noted_values(metadata.metadata), doubts=doubts)
+        return CutFile(about, pieces("parquet", groups, size), noted_values(metadata.metadata), names=names, doubts=doubts)
 
 
 def _gaps(parquet: pq.ParquetFile) -> Iterator[int]:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from prefect_parallel_run.child.dialect import Dialect
 from prefect_parallel_run.child.sources import open_file
-from prefect_parallel_run.child.text import TextStream, is_transparent, not_encoded
+from prefect_parallel_run.child.text import TextStream, check_compression, is_transparent, not_encoded
 from prefect_parallel_run.datasets.record_ends import Records, record_ends
 
-Compression = Literal["infer", "gzip", "bz2", "zstd"] | None
-_ENDINGS: dict[str, Literal["gzip", "bz2", "zstd"]] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+Compression = Literal["infer", "gzip", "bz2", "xz", "zstd"] | None
+_ENDINGS: dict[str, Literal["gzip", "bz2", "xz", "zstd"]] = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 
 
 def checked_encoding(name: str) -> str:
@@ -68,6 +68,7 @@ class Storage:
         stream = self.about(path).get("stream")
         if stream is None:
             with open_file(path) as file:
+                check_compression(file, None)
                 yield record_ends(file, dialect, lone_returns=lone_returns, has_mark=self._is_utf8())
             return
         text = TextStream(path, stream["compression"], stream["encoding"])
@@ -76,7 +77,7 @@ class Storage:
         finally:
             text.close()
 
-    def _compression(self, path: str) -> Literal["gzip", "bz2", "zstd"] | None:
+    def _compression(self, path: str) -> Literal["gzip", "bz2", "xz", "zstd"] | None:
         if self.compression != "infer":
             return self.compression
         return next((kind for ending, kind in _ENDINGS.items() if path.lower().endswith(ending)), None)

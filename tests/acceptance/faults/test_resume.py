@@ -1,5 +1,6 @@
 """Whatever happens to the flow process, the next start goes on from the ledger and publishes the same bytes."""
 
+import contextlib
 import json
 import os
 import random
@@ -118,6 +119,50 @@ def test_no_orphan_survives_a_killed_flow_process(driver, workshop):
     began = time.monotonic()
     wait_until(lambda: not ours(), 30)
     assert time.monotonic() - began < 20  # promised: 5 s; generous, since machines are shared
+
+
+def guardians():
+    return ours("prefect_parallel_run/node/guardian.py")
+
+
+def test_a_killed_guardian_is_replaced_and_the_run_resumes_right(driver, workshop):
+    """Whoever kills it, and the flow process afterwards: no child lives on, and nothing is lost or doubled."""
+    with driver.start(seconds=0.1) as process:
+        wait_until(lambda: len(workshop.invocations()) >= 4)
+        (before,) = guardians()
+        before.kill()
+        wait_until(lambda: [one.pid for one in guardians() if one.pid != before.pid])
+        done = len(workshop.invocations())
+        wait_until(lambda: len(workshop.invocations()) > done)
+        process.kill()
+        process.communicate()
+    wait_until(lambda: not ours(), 30)
+    (log,) = (driver.runs[0] / "logs").glob("*processes.jsonl")
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [event["exit"] for event in events if event["event"] == "guardian_replaced"] == [-signal.SIGKILL]
+    assert driver.run(seconds=0.1)[0] == 0
+    check_finished(driver, workshop, 1)
+
+
+@pytest.mark.parametrize("freezes", [True, False])
+def test_no_child_survives_its_guardian_worker_and_flow_process(driver, workshop, freezes, monkeypatch):
+    """All killed, in that order, while the children are busy: a worker that is frozen cannot replace the guardian."""
+    temporary = workshop.folder / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))  # a guardian that is gone removes nothing
+    with driver.start(seconds=1000) as process:
+        wait_until(lambda: len(workshop.invocations()) >= 2)
+        workers = ours("compute/worker.py")
+        for worker in workers if freezes else ():
+            worker.suspend()
+        for guardian in guardians():
+            guardian.kill()
+        process.kill()
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+        process.communicate()
+    wait_until(lambda: not ours(), 30)
 
 
 def aborted(workshop, **fields):

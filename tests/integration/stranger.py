@@ -1,0 +1,72 @@
+"""Another user of the machine, who wants code of his own to run as somebody else.
+
+Reads a JSON object from standard input: ``user``, whose ports are wanted; ``ports``, which of them to attack; ``folder``, where
+code that runs makes a folder. Writes one: ``found``, the ports; ``answers``, what came of each attempt.
+Started as root, it gives up all rights before it begins: an interpreter in another user's home could not be started without.
+"""
+
+import asyncio
+import encodings.idna  # noqa: F401  Python imports it for the first host name, when we may no longer read it
+import json
+import os
+import ssl
+import sys
+
+from distributed import rpc
+from distributed.protocol.pickle import dumps
+
+from prefect_parallel_run.compute.certificates import new_credentials
+
+NOBODY = 65534
+LISTENS = "0A"
+PATIENCE = 10  #: s: what does not speak Dask's language at all may never answer
+OPERATIONS = ("run_function", "run")  #: of a scheduler, and of a worker
+
+
+def ports_of(user):
+    """Ports at which a user's processes listen, as the system tells everybody."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with open(table) as lines:
+            for fields in map(str.split, lines):
+                if fields[3] == LISTENS and int(fields[7]) == user:
+                    yield int(fields[1].rpartition(":")[2], 16)
+
+
+def ways():
+    """What one may connect with who was given nothing."""
+    anonymous = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anonymous.check_hostname, anonymous.verify_mode = False, ssl.CERT_NONE
+    forged = new_credentials().security().get_connection_args("client")
+    forged["ssl_context"].verify_mode = ssl.CERT_NONE
+    yield "tcp", {}
+    yield "tls", {"ssl_context": anonymous, "require_encryption": True}
+    yield "tls", forged
+
+
+async def attempt(address, arguments, operation, folder):
+    words = {"function": dumps(os.mkdir), "args": dumps((folder,)), "kwargs": dumps({}), "wait": True}
+    try:
+        async with rpc(address, connection_args=arguments, timeout=1) as server:
+            return repr(await asyncio.wait_for(getattr(server, operation)(**words), PATIENCE))
+    except Exception as error:  # noqa: BLE001  whatever it is, it is told
+        return f"refused: {type(error).__name__}: {error}"
+
+
+async def attack(ports, folder):
+    attempts = {}
+    for port in ports:
+        for number, (protocol, arguments) in enumerate(ways()):
+            for operation in OPERATIONS:
+                key = f"{port}.{number}.{operation}"
+                attempts[key] = attempt(f"{protocol}://127.0.0.1:{port}", arguments, operation, os.path.join(folder, key))
+    return dict(zip(attempts, await asyncio.gather(*attempts.values()), strict=True))
+
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    list(ways())  # while all can be imported
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    found = sorted(set(ports_of(given["user"])))
+    json.dump({"found": found, "answers": asyncio.run(attack(given["ports"], given["folder"]))}, sys.stdout)

@@ -1,0 +1,289 @@
+"""Whatever byte of a run directory is damaged: a resume gives the same result, or one error that names the file."""
+
+import json
+import re
+import shutil
+from contextlib import closing, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from zlib import crc32
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from prefect_parallel_run import FileDataset, ParallelRunConfig
+from prefect_parallel_run.child.part import Part
+from prefect_parallel_run.choice.identity import machine_key
+from prefect_parallel_run.choice.integrity import check
+from prefect_parallel_run.choice.new_run import complete_description
+from prefect_parallel_run.choice.spec import StepSpec
+from prefect_parallel_run.cli import main
+from prefect_parallel_run.compute.local import LocalTarget
+from prefect_parallel_run.driving import run as driving
+from prefect_parallel_run.driving.drive import _left
+from prefect_parallel_run.driving.run import run_step
+from prefect_parallel_run.errors import ComputeTargetError, RunFileError
+from prefect_parallel_run.observe.watch import LogWatch
+from prefect_parallel_run.output.reduction import reduce
+from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.records import Receipt, drive_prefix
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, read_json
+
+FILES, EACH = 24, 2
+PAGE = 4096  #: bytes of a page of SQLite's
+PART = "which held the rows of mini-batch"  #: in the error about a part that is not there, as a damaged name is not
+SCRIPT = "def run(names):\n    return names\n"
+
+
+def work_off(directory, ledger, drive, stop_after):
+    """Do what a drive does, in this process: every mini-batch returns the names of its files; number 3 fails at first."""
+    plan, remainder = _left(directory, None, ledger, lambda: None)
+    complete_description(directory, None)
+    part = Part(str(directory.parts / f"{drive_prefix(drive)}node-0.part"))
+    todo = [(number, attempt) for number, attempt, _, _ in remainder.waiting]
+    todo += [(number, 1) for first, last in remainder.pending for number in range(first, last)]
+    for done, (number, attempt) in enumerate(todo):
+        if done == stop_after:
+            raise ComputeTargetError("local", "lost")
+        names = json.loads(plan.works(number, number + 1)[0])["names"]
+        at = {"started": 1.0, "seconds": 0.1}
+        if number == 3 and attempt == 1:
+            facts = {"error_type": "ValueError", "error": "no", "fingerprint": "f"}
+            ledger.commit([(Receipt.of_failure(3, 1, "raised", items=len(names), **facts, **at), "waiting")])
+            todo.append((3, 2))
+            continue
+        body = "".join(f"{name}\n" for name in names).encode()
+        counts = {"items": len(names), "succeeded": len(names), "failed": 0, "rows": len(names)}
+        receipt = Receipt(number, attempt, "succeeded", **counts, **place(part, body), **at)
+        ledger.commit([(receipt, "succeeded")])
+
+
+def place(part, body):
+
+    offset = part.append(b"", body)
+    return {"part": Path(part.path).name, "offset": offset, "header": 0, "length": len(body), "crc": crc32(body)}
+
+
+class Workshop:
+    """A run that was interrupted in the middle, and its files as they were then."""
+
+    def __init__(self, folder):
+        self.files, self.output = folder / "files", folder / "out"
+        self.files.mkdir()
+        for number in range(FILES):
+            (self.files / f"f{number:02d}.txt").touch()
+        (folder / "script.py").write_text(SCRIPT)
+        config = ParallelRunConfig(
+            entry_script=str(folder / "script.py"),
+            error_threshold=0,
+            output_action="append_row",
+            mini_batch_size=EACH,
+        )
+        self.spec = StepSpec(
+            name="names",
+            config=config,
+            datasets=[FileDataset.from_files(self.files).as_named_input("files")],
+            output=str(self.output),
+            side_inputs={},
+            arguments=(),
+            allow_reuse=True,
+            interpreter=None,
+            environment=None,
+            home=folder / "home",
+            key=machine_key(folder / "home"),
+        )
+        self.stop_after = 7
+        with pytest.raises(ComputeTargetError):
+            self.run()
+        (path,) = (self.output / FOLDER).glob("names-*")
+        self.directory, self.kept = RunDirectory(path), folder / "kept"
+        shutil.copytree(path, self.kept)
+        self.stop_after = -1
+        self.result = self.output / "parallel_run_step.txt"
+        self.right = "".join(f"f{number:02d}.txt\n" for number in range(FILES))
+
+    def run(self):
+        watch = LogWatch("names", SimpleNamespace(info=ignore, warning=ignore, error=ignore, log=ignore, debug=ignore))
+        return run_step(self.spec, LocalTarget(), watch, lambda: None, reduce)
+
+    def drive(self, spec, choice, ledger, drive, cluster, watch, heartbeat, control):
+        if choice.planner is not None:
+            while not choice.planner.is_over():
+                choice.planner.take()
+            choice.planner.take()
+        work_off(choice.directory, ledger, drive, self.stop_after)
+
+    def restore(self):
+        shutil.rmtree(self.directory.path)
+        shutil.copytree(self.kept, self.directory.path)
+        self.result.unlink(missing_ok=True)
+
+    def resume(self):
+        """Resume the run; it must end well with the right result, or with one error about a file in it."""
+        code, told = command("resume", self.directory.path)
+        if code == 0:
+            assert self.result.read_text() == self.right
+            receipt = read_json(self.directory.receipt)
+            assert receipt["items"] == {"total": FILES, "succeeded": FILES, "failed": 0, "not_reached": 0}
+            assert (receipt["rows"], receipt["mini_batches"]["succeeded"]) == (FILES, FILES // EACH)
+        else:
+            assert (code, self.result.exists()) == (1, False)
+            (line,) = [line for line in told.splitlines() if "Error: " in line] or [told]
+            assert re.search(rf"run file {self.directory.path}/[\w.]+: |{PART}", line), line
+        return code, told
+
+    def look(self):
+        """Look at the run in every way; what cannot be read is one error."""
+        command("list", self.output)
+        command("failed", self.directory.path, "--items")
+        for name in ("show", "failed", "verify", "report"):
+            command(name, self.directory.path)
+
+
+def command(name, path, *options):
+    """Return the exit code of a command, and what it says on stderr."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as told:
+        code = main([name, str(path), *options])
+    assert code in (0, 1), told.getvalue()
+    assert "Traceback" not in told.getvalue()
+    return code, told.getvalue()
+
+
+def ignore(*_, **__):
+    pass
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        made = object.__new__(Workshop)
+        patch.setattr(driving, "drive_run", made.drive)
+        patch.setattr(driving, "_report", ignore)
+        made.__init__(tmp_path_factory.mktemp("damaged"))
+        yield made
+
+
+def flip(path, at, mask):
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= mask
+    path.write_bytes(data)
+
+
+NAMES = st.sampled_from(["plan.parquet", "run.json", "ledger.sqlite"])
+
+
+def test_an_undamaged_run_resumes(workshop):
+    """Else the tests below would prove nothing."""
+    workshop.restore()
+    assert workshop.resume()[0] == 0
+    assert command("verify", workshop.directory.path)[0] == 0
+
+
+@settings(max_examples=40)
+@given(name=NAMES, at=st.integers(0, 1 << 20), mask=st.integers(1, 255))
+def test_a_flipped_byte_changes_no_result(workshop, name, at, mask):
+    """Wherever it is."""
+    workshop.restore()
+    flip(workshop.directory.path / name, at, mask)
+    workshop.look()
+    workshop.restore()
+    flip(workshop.directory.path / name, at, mask)
+    workshop.resume()
+
+
+@settings(max_examples=25)
+@given(source=st.integers(0, 1000), target=st.integers(0, 1000))
+@example(source=2, target=1)
+def test_a_duplicated_page_changes_no_result(workshop, source, target):
+    """A ledger with one was driven for ever."""
+    workshop.restore()
+    data = bytearray(workshop.directory.ledger.read_bytes())
+    pages = len(data) // PAGE
+    source, target = source % pages * PAGE, target % pages * PAGE
+    data[target : target + PAGE] = data[source : source + PAGE]
+    workshop.directory.ledger.write_bytes(data)
+    workshop.resume()
+
+
+def swapped_plan(path, one, other):
+    """Have two mini-batches change places, in a file that is otherwise what a planner writes."""
+    table = pq.read_table(path)
+    order = list(range(len(table)))
+    order[one], order[other] = order[other], order[one]
+    numbers = table.column("mini_batch")
+    changed = table.take(order).set_column(0, "mini_batch", numbers)
+    pq.write_table(changed.replace_schema_metadata(pq.read_metadata(path).metadata), path)
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 1), (2, 11), (10, 11)])
+def test_a_plan_in_another_order_is_refused(workshop, one, other):
+    """Its rows would be published in that order."""
+    workshop.restore()
+    swapped_plan(workshop.directory.plan, one, other)
+    code, told = workshop.resume()
+    assert code == 1
+    assert "plan.parquet: was altered since the run was planned" in told
+    with pytest.raises(RunFileError, match=r"plan.parquet"):
+        workshop.run()
+
+
+def test_another_runs_plan_is_refused(workshop, tmp_path):
+    """Whole as it is."""
+    workshop.restore()
+    description = read_json(workshop.directory.description)
+    description["identity"]["plan_sha256"] = "0" * 64
+    workshop.directory.describe(dict(description))
+    code, told = workshop.resume()
+    assert code == 1
+    assert "plan.parquet: is not the plan that the run was begun with" in told
+
+
+def test_a_plan_that_is_gone_is_named(workshop):
+    """Rather than planned anew."""
+    workshop.restore()
+    workshop.directory.plan.unlink()
+    code, told = workshop.resume()
+    assert code == 1
+    assert "plan.parquet: is not there" in told
+
+
+@pytest.mark.parametrize("at_once", [{0: 2}, {5: 11, 9: 9}])
+def test_a_ledger_of_another_plan_is_refused(workshop, at_once):
+    """It says how many items a mini-batch has."""
+    workshop.restore()
+    with closing(Ledger(workshop.directory.ledger)) as ledger:
+        for number in at_once:
+            ledger._connection.execute("UPDATE mini_batches SET items = items + 1 WHERE mini_batch = ?", (number,))
+    code, told = workshop.resume()
+    assert code == 1
+    assert "ledger.sqlite: " in told
+
+
+def test_a_receipt_that_was_altered_is_not_returned(workshop):
+    """The result of a run that is reused is what its receipt says."""
+    workshop.restore()
+    assert workshop.resume()[0] == 0
+    whole = workshop.directory.receipt.read_text()
+    workshop.directory.receipt.write_text(whole.replace('"rows": 24', '"rows": 25'))
+    with pytest.raises(RunFileError, match=r"receipt.json: was altered since the run wrote it"):
+        workshop.run()
+    code, told = command("resume", workshop.directory.path)
+    assert code == 1
+    assert "receipt.json: was altered" in told
+    workshop.directory.receipt.write_text(whole)
+    assert workshop.run().rows == FILES
+
+
+def test_files_without_checksums_are_read(workshop):
+    """An earlier version wrote neither checksums nor, before planning had ended, the plan's hash."""
+    workshop.restore()
+    facts = json.loads(workshop.directory.description.read_text())
+    del facts["checksum"], facts["identity"]["plan_sha256"]
+    workshop.directory.description.write_text(json.dumps(facts))
+    check(workshop.directory)
+    assert Plan.open(workshop.directory.plan).problem(facts["identity"]) == ""
+    assert workshop.resume()[0] == 0
