@@ -19,7 +19,7 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.datasets.base import Dataset, PathLike
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.step import ParallelRunStep
-from prefect_parallel_run.task.form import Input, Settings, ShownAs, SideInput, configuration, dataset, side_inputs_by_name
+from prefect_parallel_run.task.forms import Input, Settings, ShownAs, SideInput, configuration, dataset, side_inputs_by_name
 
 _PREFECT_S_OWN_NAME = re.compile("[a-z]+-[a-z]+", re.IGNORECASE)  # two words, such as copper-bison, made up for every run
 _Input = PathLike | Dataset | ParallelRunResult | Input | Mapping[str, Any]

@@ -19,21 +19,19 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from prefect_parallel_run.azure.effective import as_in_azure
-from prefect_parallel_run.choice.identity import machine_key
-from prefect_parallel_run.choice.run_choice import Resumption, look_for_earlier, may_be_done
-from prefect_parallel_run.choice.spec import StepSpec, where_it_runs
+from prefect_parallel_run.azureml.overrides import as_in_azure
 from prefect_parallel_run.compute.base import Target
-from prefect_parallel_run.compute.choose import described, target_of
 from prefect_parallel_run.compute.cluster_class import load_class
+from prefect_parallel_run.compute.enclosing import surrounding_target
 from prefect_parallel_run.compute.local import LocalTarget
-from prefect_parallel_run.compute.surrounding import surrounding_target
+from prefect_parallel_run.compute.resolve import described, target_of
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
-from prefect_parallel_run.driving.run import run_step
 from prefect_parallel_run.errors import ComputeTargetError
-from prefect_parallel_run.observe.logs import Logger
-from prefect_parallel_run.observe.telling import PrefectWatch
-from prefect_parallel_run.observe.terminal import also_seen
+from prefect_parallel_run.execution.runner import run_step
+from prefect_parallel_run.models import Tally
+from prefect_parallel_run.monitoring.logs import Logger
+from prefect_parallel_run.monitoring.telling import PrefectWatch
+from prefect_parallel_run.monitoring.terminal import also_seen
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.inputs import (
     check_arguments,
@@ -43,13 +41,15 @@ from prefect_parallel_run.planning.inputs import (
     resolve_side_inputs,
 )
 from prefect_parallel_run.planning.writing import normalise_inputs
-from prefect_parallel_run.records import Tally
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.runs.fingerprint import machine_key
+from prefect_parallel_run.runs.resolve import Resumption, look_for_earlier, may_be_done
 from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.spec import StepSpec, where_it_runs
+from prefect_parallel_run.task.block_references import resolved_target, resolved_variables
+from prefect_parallel_run.task.caching import Prepared, ReusePolicy, is_refused, taken_over
 from prefect_parallel_run.task.cancellation import Cancellation, in_any_process
-from prefect_parallel_run.task.kept_results import RESULT_SERIALIZER
-from prefect_parallel_run.task.references import resolved_target, resolved_variables
-from prefect_parallel_run.task.reuse import Prepared, ReusePolicy, is_refused, taken_over
+from prefect_parallel_run.task.result_serializer import RESULT_SERIALIZER
 from prefect_parallel_run.task.task_names import task_run_name
 
 _OWN_CACHING = {"cache_policy", "cache_key_fn", "result_storage_key"}  #: options with which a person decides what is cached

@@ -7,9 +7,9 @@ import random
 import time
 from pathlib import Path
 
+from prefect_parallel_run.models import Cut, Receipt
 from prefect_parallel_run.planning.writing import PlanWriter
-from prefect_parallel_run.records import Cut, Receipt
-from prefect_parallel_run.runs.drives import versions
+from prefect_parallel_run.runs.executions import versions
 from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
 from prefect_parallel_run.runs.run_directory import RunDirectory
 

@@ -20,6 +20,6 @@ def _adopt() -> None:
 
 if __name__ == "__main__":
     _adopt()
-    from prefect_parallel_run.child.life import live
+    from prefect_parallel_run.child.main_loop import live
 
     live(*(int(descriptor) for descriptor in sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 from typing import Any, Sequence
 
-from .sources import open_file
+from .storage import open_file
 
 
 class ArrowStreams:

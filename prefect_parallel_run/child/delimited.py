@@ -4,7 +4,7 @@ import io
 import re
 from typing import Any, Dict, NoReturn, Sequence
 
-from .dialect import dialect_of, fields_of_first, pandas_options, records
+from .csv_dialect import dialect_of, fields_of_first, pandas_options, records
 from .table_types import GIVEN, of_one_type
 from .text import BOM, BadRecord, not_encoded
 

@@ -5,8 +5,8 @@ import time
 from typing import Any, Dict
 
 from .context import EntryScript, current
+from .encoding import plain, without_nan
 from .failure import without_secrets
-from .writing import plain, without_nan
 
 _MOST_BYTES = 10_000_000  #: of one process
 _LONGEST_IN_LOG = 200  #: characters

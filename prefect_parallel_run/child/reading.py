@@ -28,7 +28,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from .delimited import place, read_records, some_records
 from .json_lines import read_lines, some_lines
 from .row_groups import GROUPS, RowGroups
-from .sources import StoreFailure, check, is_remote
+from .storage import StoreFailure, check, is_remote
 from .text import BadRecord, Texts
 
 __all__ = ["BadRecord", "FileList", "Items", "Reader"]

@@ -4,7 +4,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from .arrow_stream import ArrowStreams
 from .nested import frame_of
-from .sources import open_file
+from .storage import open_file
 from .table_types import with_extension_types, with_gaps
 
 GROUPS = {"parquet": "row_groups", "arrow": "batches", "orc": "stripes"}  #: what each kind calls them

@@ -10,7 +10,7 @@ import zlib
 from functools import lru_cache
 from typing import Any, Callable, Dict, Optional, Tuple, Type
 
-from .sources import open_file, read_range
+from .storage import open_file, read_range
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20  #: bytes read at a time

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from prefect_parallel_run.cli.program import main
+from prefect_parallel_run.cli.app import main
 
 __all__ = ["main"]

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from prefect_parallel_run.cli.program import main
+from prefect_parallel_run.cli.app import main
 
 sys.exit(main())

@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_json
-from prefect_parallel_run.cli.printing import emit_json, emit_raw, say
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import emit_json, emit_raw, say
+from prefect_parallel_run.cli._run_argument import add_json
 from prefect_parallel_run.units import count
 
 if TYPE_CHECKING:
-    from prefect_parallel_run.azure.differences import Difference
-    from prefect_parallel_run.azure.load import Imported
+    from prefect_parallel_run.azureml.findings import Difference
+    from prefect_parallel_run.azureml.load import Imported
 
 _WORDS = "Print the Python that says what a file of Azure ML's says, and list what is different."
 
@@ -34,8 +34,8 @@ def add_to(commands: Any) -> None:
 
 
 def _import(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.azure.load import load  # noqa: PLC0415  pydantic and YAML, which --help does not need
-    from prefect_parallel_run.azure.python_source import python_source  # noqa: PLC0415  the same
+    from prefect_parallel_run.azureml.codegen import python_source  # noqa: PLC0415  the same
+    from prefect_parallel_run.azureml.load import load  # noqa: PLC0415  pydantic and YAML, which --help does not need
 
     try:
         imported = load(given.file, dict(map(_pair, given.map)))

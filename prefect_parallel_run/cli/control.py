@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_run_command, meant_run
-from prefect_parallel_run.cli.printing import emit, emit_json
-from prefect_parallel_run.runs.orders import FIELDS, PROCESSES
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import emit, emit_json
+from prefect_parallel_run.cli._run_argument import add_run_command, meant_run
+from prefect_parallel_run.runs.commands import FIELDS, PROCESSES
 
 
 def add_to(commands: Any) -> None:
@@ -33,7 +33,7 @@ def add_to(commands: Any) -> None:
 
 def _control(given: argparse.Namespace) -> int:
     """Give the order; it ends well when that is applied."""
-    from prefect_parallel_run.cli.ordering import give  # noqa: PLC0415  stores, which --help does not need
+    from prefect_parallel_run.cli._commands import give  # noqa: PLC0415  stores, which --help does not need
 
     values = {name: value for name in FIELDS[given.kind] if (value := getattr(given, name)) is not None}
     answer = give(meant_run(given.run_directory), given.kind, values)

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_run_command, open_run
-from prefect_parallel_run.cli.printing import emit, emit_all, emit_array, emit_json, say
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import emit, emit_all, emit_array, emit_json, say
+from prefect_parallel_run.cli._run_argument import add_run_command, open_run
 from prefect_parallel_run.units import MINI_BATCHES, TRIES, count
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def _failed(given: argparse.Namespace) -> int:
 
 
 def _causes(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) -> None:
-    from prefect_parallel_run.observe.failure_table import FailureTable  # noqa: PLC0415  the same
-    from prefect_parallel_run.observe.logs import neutral  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.failure_table import FailureTable  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.logs import neutral  # noqa: PLC0415  the same
     from prefect_parallel_run.runs.failures import causes  # noqa: PLC0415  the same
 
     found = causes(ledger)
@@ -105,7 +105,7 @@ def _items(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) -
 
 def _path(path: str, *, is_ended_by_null: bool) -> str:
     """Return a path as it can be printed: whole where something else reads it, harmless on a terminal."""
-    from prefect_parallel_run.observe.logs import neutral  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.logs import neutral  # noqa: PLC0415  the same
 
     if "\n" in path and not is_ended_by_null:
         raise ValueError(f"{path!r} has a line end in its name; use --null")
@@ -113,7 +113,7 @@ def _path(path: str, *, is_ended_by_null: bool) -> str:
 
 
 def _mini_batches(ledger: Ledger, given: argparse.Namespace) -> None:
-    from prefect_parallel_run.observe.logs import neutral  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.logs import neutral  # noqa: PLC0415  the same
     from prefect_parallel_run.runs.failures import failed_mini_batches  # noqa: PLC0415  the same
 
     found = failed_mini_batches(ledger)

@@ -7,14 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_json, open_run
-from prefect_parallel_run.cli.printing import emit, emit_json
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import emit, emit_json
+from prefect_parallel_run.cli._run_argument import add_json, open_run
 from prefect_parallel_run.cli.step_options import add_step_options, read_step_options
 
 if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig
-    from prefect_parallel_run.observe.plan_figures import PlanFigures
+    from prefect_parallel_run.monitoring.plan_summary import PlanFigures
 
 _USAGE = """\
 prefect-parallel-run plan CONFIG --input PATH … [options as of run] [-- arguments of the script]
@@ -32,8 +32,8 @@ def add_to(commands: Any) -> None:
 
 
 def _plan(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  pandas and Arrow, which --help does not need
-    from prefect_parallel_run.observe.plan_figures import as_plain, plan_lines  # noqa: PLC0415  the same
+    from prefect_parallel_run.child.storage import is_remote  # noqa: PLC0415  pandas and Arrow, which --help does not need
+    from prefect_parallel_run.monitoring.plan_summary import as_plain, plan_lines  # noqa: PLC0415  the same
 
     is_run = is_remote(given.config) or Path(given.config).is_dir()
     figures, config, name = _of_run(given) if is_run else _of_options(given)
@@ -55,8 +55,8 @@ def _slots(config: ParallelRunConfig) -> int | None:
 
 def _of_options(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, str]:
     """Plan into a temporary folder, of which nothing stays."""
-    from prefect_parallel_run.background import Background  # noqa: PLC0415  the same
-    from prefect_parallel_run.observe.plan_figures import figures_of  # noqa: PLC0415  the same
+    from prefect_parallel_run._threads import Background  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.plan_summary import figures_of  # noqa: PLC0415  the same
     from prefect_parallel_run.planning.inputs import fill_placeholders  # noqa: PLC0415  the same
     from prefect_parallel_run.planning.plan import Plan  # noqa: PLC0415  the same
     from prefect_parallel_run.planning.writing import Planning, PlanWriter  # noqa: PLC0415  the same
@@ -77,10 +77,10 @@ def _of_options(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConf
 def _of_run(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, str]:
     """Read the plan that a run has, as far as it goes."""
     from prefect_parallel_run.config.model import ParallelRunConfig  # noqa: PLC0415  the same
-    from prefect_parallel_run.observe.plan_figures import figures_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.plan_summary import figures_of  # noqa: PLC0415  the same
     from prefect_parallel_run.planning.plan import Plan  # noqa: PLC0415  the same
     from prefect_parallel_run.planning.spool import planned_in  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.drives import config_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.executions import config_of  # noqa: PLC0415  the same
 
     if given.input or given.input_list or given.set:
         raise ValueError(f"{given.config} is a run directory: what it was planned for cannot be changed; give a CONFIG")

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any
 
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_run_command, open_run
-from prefect_parallel_run.cli.printing import emit, emit_json, say
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import emit, emit_json, say
+from prefect_parallel_run.cli._run_argument import add_run_command, open_run
 from prefect_parallel_run.errors import ParallelRunError
 
 
@@ -24,8 +24,8 @@ def add_to(commands: Any) -> None:
 
 
 def _replay(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.driving.replay import replay  # noqa: PLC0415  pandas and Arrow, which --help does not need
-    from prefect_parallel_run.driving.resume import spec_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.execution.replay import replay  # noqa: PLC0415  pandas and Arrow, which --help does not need
+    from prefect_parallel_run.execution.resume import spec_of  # noqa: PLC0415  the same
 
     directory = open_run(given.run_directory, reads_plan=True)
     spec = spec_of(directory, {})
@@ -50,7 +50,7 @@ def _replay(given: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    from prefect_parallel_run.observe.logs import neutral  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.logs import neutral  # noqa: PLC0415  the same
 
     say(neutral(text))
 

@@ -8,9 +8,9 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_run_command, open_run
-from prefect_parallel_run.cli.printing import emit, emit_json
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import emit, emit_json
+from prefect_parallel_run.cli._run_argument import add_run_command, open_run
 
 
 def add_to(commands: Any) -> None:
@@ -24,7 +24,7 @@ def add_to(commands: Any) -> None:
 def _report(given: argparse.Namespace) -> int:
     directory = open_run(given.run_directory, to_look_at=True, reads_plan=True)
     # Late: templates and Arrow, which --help does not need.
-    write_report = importlib.import_module("prefect_parallel_run.observe.report").write_report
+    write_report = importlib.import_module("prefect_parallel_run.monitoring.report").write_report
     page = Path(write_report(directory, None if given.output is None else Path(given.output))).absolute()
     if given.open:
         webbrowser.open(page.as_uri())

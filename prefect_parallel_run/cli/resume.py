@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from prefect_parallel_run.cli.driving import driven
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_run_command, open_run
-from prefect_parallel_run.cli.printing import emit
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import emit
+from prefect_parallel_run.cli._run_argument import add_run_command, open_run
+from prefect_parallel_run.cli._terminal import driven
 
 _OVERRIDES: dict[str, Callable[[str], Any]] = {
     "error_threshold": int,
@@ -45,13 +45,13 @@ def add_to(commands: Any) -> None:
 
 
 def _resume(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.choice.run_choice import Resumption  # noqa: PLC0415  the same
-    from prefect_parallel_run.compute.choose import target_of  # noqa: PLC0415  seconds of import that --help does not need
-    from prefect_parallel_run.driving.resume import spec_of  # noqa: PLC0415  the same
-    from prefect_parallel_run.driving.run import run_step  # noqa: PLC0415  the same
-    from prefect_parallel_run.observe.terminal import also_seen  # noqa: PLC0415  the same
-    from prefect_parallel_run.observe.watch import LogWatch  # noqa: PLC0415  the same
+    from prefect_parallel_run.compute.resolve import target_of  # noqa: PLC0415  seconds of import that --help does not need
+    from prefect_parallel_run.execution.resume import spec_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.execution.runner import run_step  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.terminal import also_seen  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.watch import LogWatch  # noqa: PLC0415  the same
     from prefect_parallel_run.output.reduction import reduce  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.resolve import Resumption  # noqa: PLC0415  the same
 
     directory = open_run(given.run_directory)
     given.place = given.run_directory
@@ -82,6 +82,6 @@ def _resolved(given: Any) -> Any:
     """Return a run's compute target with what it refers to; only then is Prefect asked."""
     if given == "local":
         return given
-    from prefect_parallel_run.task.references import resolved_target  # noqa: PLC0415  seconds of import that "local" does not need
+    from prefect_parallel_run.task.block_references import resolved_target  # noqa: PLC0415  seconds of import that "local" does not need
 
     return resolved_target(given)

@@ -9,11 +9,11 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from prefect_parallel_run.cli.driving import driven
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_json
-from prefect_parallel_run.cli.printing import command as command_line
-from prefect_parallel_run.cli.printing import emit, say, suggest
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import command as command_line
+from prefect_parallel_run.cli._output import emit, say, suggest
+from prefect_parallel_run.cli._run_argument import add_json
+from prefect_parallel_run.cli._terminal import driven
 from prefect_parallel_run.cli.step_options import StepOptions, add_step_options, read_step_options
 from prefect_parallel_run.errors import ParallelRunError
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_json
-from prefect_parallel_run.cli.printing import emit, emit_json
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import emit, emit_json
+from prefect_parallel_run.cli._run_argument import add_json
 from prefect_parallel_run.errors import InputError, ParallelRunError
 from prefect_parallel_run.units import count
 
@@ -27,7 +27,7 @@ def add_to(commands: Any) -> None:
 
 
 def _list(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  not for --help
+    from prefect_parallel_run.child.storage import is_remote  # noqa: PLC0415  not for --help
     from prefect_parallel_run.runs.run_directory import FOLDER  # noqa: PLC0415  the same
 
     output = given.run_directory.rstrip("/").removesuffix(f"/{FOLDER}")
@@ -62,7 +62,7 @@ def _cell(run: dict[str, Any], column: str) -> str:
 
 
 def _in_folder(output: str) -> Iterator[dict[str, Any]]:
-    from prefect_parallel_run.observe.standing import status_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.status import status_of  # noqa: PLC0415  the same
     from prefect_parallel_run.runs.ledger import Ledger  # noqa: PLC0415  not for --help
     from prefect_parallel_run.runs.run_directory import FOLDER, runs_below  # noqa: PLC0415  the same
 
@@ -79,9 +79,9 @@ def _in_folder(output: str) -> Iterator[dict[str, Any]]:
 
 def _in_store(output: str) -> Iterator[dict[str, Any]]:
     """Yield what can be told without fetching a ledger; counts are those of finished runs."""
+    from prefect_parallel_run.runs.copies import driver_of, names_of_runs  # noqa: PLC0415  the same
     from prefect_parallel_run.runs.run_directory import FOLDER, parse_json  # noqa: PLC0415  the same
-    from prefect_parallel_run.stores.copies import driver_of, names_of_runs  # noqa: PLC0415  the same
-    from prefect_parallel_run.stores.objects import read  # noqa: PLC0415  the same
+    from prefect_parallel_run.storage.objects import read  # noqa: PLC0415  the same
 
     for name in names_of_runs(output):
         url = f"{output}/{FOLDER}/{name}"

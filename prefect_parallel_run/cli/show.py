@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_run_command, open_run
-from prefect_parallel_run.cli.printing import emit, emit_json, emit_raw
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import emit, emit_json, emit_raw
+from prefect_parallel_run.cli._run_argument import add_run_command, open_run
 
 if TYPE_CHECKING:
-    from prefect_parallel_run.observe.standing import Standing
+    from prefect_parallel_run.monitoring.status import Standing
 
 _AT_LEAST = 1.0  #: s between two looks
 _FETCHED_EVERY = 15.0  #: s between two times that a run in a store is fetched
@@ -45,15 +45,15 @@ def _show(given: argparse.Namespace) -> int:
 
 def looker(place: str) -> Callable[[], Standing]:
     """Return what looks at the run that *place* means; at one in a store now and then at what is new of its copy."""
-    from prefect_parallel_run.child.sources import is_remote  # noqa: PLC0415  pandas and Arrow, which --help does not need
-    from prefect_parallel_run.observe.standing import look  # noqa: PLC0415  the same
+    from prefect_parallel_run.child.storage import is_remote  # noqa: PLC0415  pandas and Arrow, which --help does not need
+    from prefect_parallel_run.monitoring.status import look  # noqa: PLC0415  the same
     from prefect_parallel_run.runs.run_directory import FOLDER  # noqa: PLC0415  the same
 
     directory = open_run(place, to_look_at=True)
     if not is_remote(place):
         return lambda: look(directory, time.time())
-    from prefect_parallel_run.driving.resume import open_run_directory  # noqa: PLC0415  the same
-    from prefect_parallel_run.stores.copies import driver_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.execution.resume import open_run_directory  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.copies import driver_of  # noqa: PLC0415  the same
 
     url = f"{place.rstrip('/').partition(f'/{FOLDER}')[0]}/{FOLDER}/{directory.run_id}"
     fetched = time.monotonic()
@@ -69,8 +69,8 @@ def looker(place: str) -> Callable[[], Standing]:
 
 
 def _print(standing: Standing, given: argparse.Namespace) -> None:
-    from prefect_parallel_run.observe.standing import as_plain  # noqa: PLC0415  the same
-    from prefect_parallel_run.observe.standing_text import standing_lines  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.status import as_plain  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.status_text import standing_lines  # noqa: PLC0415  the same
 
     if given.json:
         emit_json(as_plain(standing))
@@ -80,8 +80,8 @@ def _print(standing: Standing, given: argparse.Namespace) -> None:
 
 def _redraw(standing: Standing, look: Callable[[], Standing], given: argparse.Namespace) -> None:
     """Draw the same lines anew until the run is not driven any more; at last in full."""
-    from prefect_parallel_run.observe.standing_text import standing_lines  # noqa: PLC0415  the same
-    from prefect_parallel_run.observe.status_line import columns_of, style_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.status_line import columns_of, style_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.status_text import standing_lines  # noqa: PLC0415  the same
 
     drawn = 0
     while standing.driver is not None:
@@ -100,9 +100,9 @@ def _back(lines: int) -> str:
 
 def _tell_now_and_then(standing: Standing, look: Callable[[], Standing], given: argparse.Namespace) -> None:
     """Print a line every 30 s, or 5 %, until the run is not driven any more."""
-    from prefect_parallel_run.observe.progress import Pace  # noqa: PLC0415  the same
-    from prefect_parallel_run.observe.standing import as_plain  # noqa: PLC0415  the same
-    from prefect_parallel_run.observe.standing_text import standing_line  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.progress import Pace  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.status import as_plain  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.status_text import standing_line  # noqa: PLC0415  the same
 
     def tell() -> None:
         emit(json.dumps(as_plain(standing)) if given.json else standing_line(standing))

@@ -12,7 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
-from prefect_parallel_run.cli.printing import say
+from prefect_parallel_run.cli._output import say
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.run_directory import check_home
 from prefect_parallel_run.step import ParallelRunStep

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect_parallel_run.cli.printing import say
+from prefect_parallel_run.cli._output import say
 
 if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig

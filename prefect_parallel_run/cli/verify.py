@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from prefect_parallel_run.cli.exits import Exit
-from prefect_parallel_run.cli.places import add_run_command, open_run
-from prefect_parallel_run.cli.printing import emit, emit_json
+from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.cli._output import emit, emit_json
+from prefect_parallel_run.cli._run_argument import add_run_command, open_run
 
 
 def add_to(commands: Any) -> None:
@@ -18,7 +18,7 @@ def add_to(commands: Any) -> None:
 
 
 def _verify(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.driving.verify import problems, summary  # noqa: PLC0415  pandas and Arrow, which --help does not need
+    from prefect_parallel_run.execution.verify import problems, summary  # noqa: PLC0415  pandas and Arrow, which --help does not need
 
     directory = open_run(given.run_directory)
     found = list(problems(directory))

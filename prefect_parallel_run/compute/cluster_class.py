@@ -21,8 +21,8 @@ from distributed import Client, Status
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.compute.bounded import GivenUpError, bounded
 from prefect_parallel_run.compute.certificates import new_credentials
-from prefect_parallel_run.compute.class_words import Words, words_for
-from prefect_parallel_run.compute.joining import leave, wait_for_workers
+from prefect_parallel_run.compute.connect import leave, wait_for_workers
+from prefect_parallel_run.compute.dask_classes import Words, words_for
 from prefect_parallel_run.compute.local import import_dashboard
 from prefect_parallel_run.compute.scheduler import is_encrypted
 from prefect_parallel_run.errors import ComputeTargetError

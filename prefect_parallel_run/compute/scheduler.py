@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from distributed import Client, Security
 
 from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.joining import connect, leave, wait_for_workers
+from prefect_parallel_run.compute.connect import connect, leave, wait_for_workers
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.settings import NodeSettings
 

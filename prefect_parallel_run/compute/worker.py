@@ -38,7 +38,7 @@ def _prepare_meanwhile(settings: bytes) -> None:
 
 def _prepare(settings: bytes) -> None:
     """Start the children of a run, which comes when this worker has joined the scheduler."""
-    from prefect_parallel_run.node.service import prepare_node  # noqa: PLC0415  after the watch on the parent began
+    from prefect_parallel_run.node.rpc import prepare_node  # noqa: PLC0415  after the watch on the parent began
     from prefect_parallel_run.node.settings import NodeSettings  # noqa: PLC0415  the same
 
     prepare_node(NodeSettings.from_json(settings))

@@ -18,6 +18,7 @@ from pydantic import (
 
 from prefect_parallel_run.config.csv_options import csv_options
 from prefect_parallel_run.config.form_schema import FormModel
+from prefect_parallel_run.config.quoting import is_int, is_number, shown
 from prefect_parallel_run.config.script_path import find_script
 from prefect_parallel_run.config.validation import (
     FILE_NAME,
@@ -35,7 +36,6 @@ from prefect_parallel_run.config.validation import (
     word,
 )
 from prefect_parallel_run.config.where import ComputeTarget, Environment
-from prefect_parallel_run.plain_values import is_int, is_number, shown
 
 LOCAL = "local"  #: the compute target that is this machine
 _DEFAULT_FILES = 10

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from prefect_parallel_run.config.quoting import shown
 from prefect_parallel_run.paths import absolute_path
-from prefect_parallel_run.plain_values import shown
 
 
 def find_script(entry_script: str, source_directory: str | None) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, ValidationInfo
 
-from prefect_parallel_run.plain_values import is_int, shown
+from prefect_parallel_run.config.quoting import is_int, shown
 from prefect_parallel_run.units import parse_size
 
 _IN_NO_FILE_NAME = r'~"#%&*:<>?/\\{|}\x00-\x1f\x7f'

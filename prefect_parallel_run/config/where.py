@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from prefect_parallel_run.config.form_schema import FormModel
+from prefect_parallel_run.config.quoting import shown
 from prefect_parallel_run.config.validation import (
     ADDRESS,
     file_to_read,
@@ -17,7 +18,6 @@ from prefect_parallel_run.config.validation import (
     optional,
     requirement_lines,
 )
-from prefect_parallel_run.plain_values import shown
 
 _CLASS_EXAMPLE = "'dask_jobqueue.SLURMCluster'"
 

@@ -13,11 +13,11 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
-from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.datasets.listing import Listing
+from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.models import Cut
 from prefect_parallel_run.paths import absolute_path
-from prefect_parallel_run.records import Cut
+from prefect_parallel_run.storage.listing import Listing
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

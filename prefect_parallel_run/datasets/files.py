@@ -12,11 +12,11 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unheard, unknown_keys
-from prefect_parallel_run.datasets.folders import Listed
-from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.datasets.partition_format import PartitionFormat
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.records import Cut
+from prefect_parallel_run.models import Cut
+from prefect_parallel_run.storage.folders import Listed
+from prefect_parallel_run.storage.listing import Listing
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 

@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefect_parallel_run.datasets.folders import Listed
 from prefect_parallel_run.errors import InputError, OutputError
+from prefect_parallel_run.storage.folders import Listed
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _NOTE = b"prefect_parallel_run.partition"

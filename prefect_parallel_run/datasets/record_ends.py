@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from prefect_parallel_run.child.dialect import ESCAPED, FIELD, QUOTED, START, Dialect, scan
+from prefect_parallel_run.child.csv_dialect import ESCAPED, FIELD, QUOTED, START, Dialect, scan
 from prefect_parallel_run.child.text import BOM
 
 _BLOCK = 1 << 24  #: bytes read at a time

@@ -14,11 +14,10 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from prefect_parallel_run.child.reading import BadRecord, Reader
-from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.child.table_types import GIVEN
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
 from prefect_parallel_run.datasets.base import Dataset, PathLike, absolute, given_paths, unheard, unknown_keys
-from prefect_parallel_run.datasets.doubts import Doubts
 from prefect_parallel_run.datasets.formats.arrow import Arrow
 from prefect_parallel_run.datasets.formats.base import Format
 from prefect_parallel_run.datasets.formats.delimited import Delimited, UnknownColumnError
@@ -26,7 +25,7 @@ from prefect_parallel_run.datasets.formats.json_lines import JsonLines
 from prefect_parallel_run.datasets.formats.orc import Orc
 from prefect_parallel_run.datasets.formats.parquet import Parquet
 from prefect_parallel_run.datasets.formats.text import Compression, Storage, checked_encoding
-from prefect_parallel_run.datasets.listing import Listing
+from prefect_parallel_run.datasets.input_warnings import Doubts
 from prefect_parallel_run.datasets.partitions import (
     ColumnTypesDifferError,
     KeyValue,
@@ -37,7 +36,8 @@ from prefect_parallel_run.datasets.partitions import (
 )
 from prefect_parallel_run.datasets.record_ends import UnfinishedRecordError
 from prefect_parallel_run.errors import InputError, OutputError
-from prefect_parallel_run.records import Cut
+from prefect_parallel_run.models import Cut
+from prefect_parallel_run.storage.listing import Listing
 
 _MODULES = {"parquet": ("pyarrow.parquet",), "orc": ("pyarrow.orc",)}
 _WHOLE = 1 << 62  #: bytes: a mini-batch size that cuts nothing

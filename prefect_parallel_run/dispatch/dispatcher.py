@@ -12,10 +12,8 @@ from typing import Any, Protocol
 
 from distributed import Client
 
-from prefect_parallel_run.dispatch.elasticity import Elasticity
-from prefect_parallel_run.dispatch.hearing import Hearing
-from prefect_parallel_run.dispatch.homecoming import Homecoming
-from prefect_parallel_run.dispatch.messages import (
+from prefect_parallel_run.dispatch.autoscaler import Elasticity
+from prefect_parallel_run.dispatch.events import (
     Abort,
     Commit,
     CommitPiece,
@@ -37,21 +35,20 @@ from prefect_parallel_run.dispatch.messages import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.nodes import TICK, Nodes
+from prefect_parallel_run.dispatch.lease_transport import LOST, Message, Traffic
+from prefect_parallel_run.dispatch.node_pool import TICK, Nodes
+from prefect_parallel_run.dispatch.node_setup import Journey
 from prefect_parallel_run.dispatch.observer import Observer
-from prefect_parallel_run.dispatch.opening import Journey
+from prefect_parallel_run.dispatch.row_transfer import Homecoming
+from prefect_parallel_run.dispatch.script_logs import Hearing
 from prefect_parallel_run.dispatch.state import RunState
-from prefect_parallel_run.dispatch.traffic import LOST, Message, Traffic
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
+from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.node import LeaseResult
-from prefect_parallel_run.node.service import (
-    ready_topic,
-    said_topic,
-)
+from prefect_parallel_run.node.rpc import ready_topic, said_topic
 from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.node.starting import StartFailure
 from prefect_parallel_run.planning.plan import PlanReader
-from prefect_parallel_run.records import Receipt
 from prefect_parallel_run.runs.failures import first_failure
 from prefect_parallel_run.runs.ledger import Ledger
 

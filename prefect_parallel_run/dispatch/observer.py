@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from prefect_parallel_run.dispatch.hearing import ScriptLine
+from prefect_parallel_run.dispatch.script_logs import ScriptLine
+from prefect_parallel_run.models import Breach, Receipt, Tally
+from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.settings import NodeFacts
-from prefect_parallel_run.node.starting import StartFailure
-from prefect_parallel_run.records import Breach, Receipt, Tally
 
 
 class Observer(Protocol):

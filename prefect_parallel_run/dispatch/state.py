@@ -19,10 +19,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from prefect_parallel_run.dispatch.isolation import Piece
-from prefect_parallel_run.dispatch.isolations import Isolations
-from prefect_parallel_run.dispatch.leases import belonging, is_last, lost, missing, split, without_last
-from prefect_parallel_run.dispatch.messages import (
+from prefect_parallel_run.dispatch.attempts import try_again
+from prefect_parallel_run.dispatch.bisection import Piece
+from prefect_parallel_run.dispatch.bisections import Isolations
+from prefect_parallel_run.dispatch.events import (
     Abort,
     Commit,
     CommitPiece,
@@ -51,12 +51,12 @@ from prefect_parallel_run.dispatch.messages import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.occupancy import Occupancy
-from prefect_parallel_run.dispatch.stragglers import Stragglers, after
-from prefect_parallel_run.policy.attempts import try_again
-from prefect_parallel_run.policy.lease_size import LeaseSizer
-from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.records import NOT_ISOLATED, Isolating, Lease, Receipt, Remainder, Tally
+from prefect_parallel_run.dispatch.lease_size import LeaseSizer
+from prefect_parallel_run.dispatch.pending_work import belonging, is_last, lost, missing, split, without_last
+from prefect_parallel_run.dispatch.slot_accounting import Occupancy
+from prefect_parallel_run.dispatch.speculation import Stragglers, after
+from prefect_parallel_run.models import NOT_ISOLATED, Isolating, Lease, Receipt, Remainder, Tally
+from prefect_parallel_run.runs.limits import FailureLimits
 
 _AHEAD_SECONDS = 0.5  #: leases are sent ahead of need only while mini-batches are shorter than this
 

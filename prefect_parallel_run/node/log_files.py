@@ -17,8 +17,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 
-from prefect_parallel_run.node.shortening import MOST, Cut, shorten
-from prefect_parallel_run.policy.kept_files import Shelf
+from prefect_parallel_run.node.log_retention import Shelf
+from prefect_parallel_run.node.log_rotation import MOST, Cut, shorten
 
 ENDINGS = (".stdout.txt", ".stderr.txt", ".log")
 

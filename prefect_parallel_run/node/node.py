@@ -16,20 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.node.fetching import LeaseFiles
+from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.node.child_startup import Starter, StartFailure
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
-from prefect_parallel_run.node.guard import Guard
-from prefect_parallel_run.node.life import Lives
 from prefect_parallel_run.node.node_log import NodeLog
+from prefect_parallel_run.node.prefetch import LeaseFiles
+from prefect_parallel_run.node.process_log import Lives
+from prefect_parallel_run.node.reaper_watch import Guard
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.script_lines import Said
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Slot, SlotRetiredError, SlotStoppedError, SlotUnusableError, Work
-from prefect_parallel_run.node.slots import Resized, Slots
-from prefect_parallel_run.node.spares import Spares
-from prefect_parallel_run.node.starting import Starter, StartFailure
-from prefect_parallel_run.policy.spares import SpareNeed
-from prefect_parallel_run.records import Receipt
+from prefect_parallel_run.node.slot_pool import Resized, Slots
+from prefect_parallel_run.node.standby import Spares
+from prefect_parallel_run.node.standby_count import SpareNeed
 
 _STARTED, _SECONDS = Receipt._fields.index("started"), Receipt._fields.index("seconds")
 _READABLE = ("parts", "logs")  #: folders of a run directory whose files may be asked for

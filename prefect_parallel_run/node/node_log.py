@@ -20,13 +20,13 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from prefect_parallel_run.node.life import Lives
+from prefect_parallel_run._backoff import Widening
+from prefect_parallel_run.node.child_startup import describe_exit
 from prefect_parallel_run.node.log_files import LogFiles
-from prefect_parallel_run.node.machine import HEADER, Machine
+from prefect_parallel_run.node.process_log import Lives
+from prefect_parallel_run.node.resource_usage import HEADER, Machine
 from prefect_parallel_run.node.script_lines import Said, ScriptLines
 from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.node.starting import describe_exit
-from prefect_parallel_run.policy.sampling import Widening
 
 MOST_EVENTS = 20_000  #: lines
 _LOOK = 0.25  #: s between two looks

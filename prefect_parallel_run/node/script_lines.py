@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from prefect_parallel_run.node.shortening import Cut
-from prefect_parallel_run.node.tail import Record, Tail
-from prefect_parallel_run.policy.allowance import Allowance
+from prefect_parallel_run._rate_limit import Allowance
+from prefect_parallel_run.node.log_rotation import Cut
+from prefect_parallel_run.node.log_tail import Record, Tail
 
 PER_SECOND = 20.0  #: messages of a node
 IN_ALL = 1_000  #: messages of a node

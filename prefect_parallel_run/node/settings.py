@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.environments import EnvironmentPlan
-from prefect_parallel_run.records import drive_prefix
+from prefect_parallel_run.models import drive_prefix
 
 
 class CodeBundle(NamedTuple):

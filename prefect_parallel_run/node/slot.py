@@ -8,16 +8,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.child.board import IDLE
 from prefect_parallel_run.child.failure import fingerprint
 from prefect_parallel_run.child.retry import STOP
-from prefect_parallel_run.node.life import Life
-from prefect_parallel_run.node.process import Child
+from prefect_parallel_run.child.shared_memory import IDLE
+from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.node.child_process import Child
+from prefect_parallel_run.node.child_startup import Starter, StartFailure, death_name, describe_exit
+from prefect_parallel_run.node.process_log import Life
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.node.spares import Spares
-from prefect_parallel_run.node.starting import Starter, StartFailure, death_name, describe_exit
-from prefect_parallel_run.records import Receipt
+from prefect_parallel_run.node.standby import Spares
 
 _GLANCE = 0.02  #: s between two looks at a child that is busy
 _START_GLANCE = 0.005  #: s between two looks at a child that is starting

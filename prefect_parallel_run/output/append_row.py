@@ -16,7 +16,7 @@ from prefect_parallel_run.output.column_order import Dialect
 from prefect_parallel_run.output.parquet import write_parquet
 from prefect_parallel_run.output.parts import PartRange, Parts
 from prefect_parallel_run.output.text import write_text
-from prefect_parallel_run.stores.objects import file_sha256
+from prefect_parallel_run.storage.objects import file_sha256
 
 
 class Published(NamedTuple):

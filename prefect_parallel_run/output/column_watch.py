@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from prefect_parallel_run.errors import OutputError, RowsDifferError
+from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.output.columns import Columns
 from prefect_parallel_run.output.parts import PartRange, Parts
 from prefect_parallel_run.output.reduction import part_ranges, with_files
 from prefect_parallel_run.planning.plan import PlanReader
-from prefect_parallel_run.records import Receipt
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 

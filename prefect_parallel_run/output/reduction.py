@@ -9,20 +9,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.background import Background
-from prefect_parallel_run.child.sources import is_remote
-from prefect_parallel_run.choice.identity import listing_sha256
+from prefect_parallel_run._threads import Background
+from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError, RowsDifferError
+from prefect_parallel_run.models import Tally
 from prefect_parallel_run.output.append_row import Published, publish
 from prefect_parallel_run.output.failed_items import source, write_failed_items
 from prefect_parallel_run.output.parts import PartRange
 from prefect_parallel_run.planning.plan import Plan, PlanReader
-from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.records import Tally
 from prefect_parallel_run.runs.failures import first_failure
+from prefect_parallel_run.runs.fingerprint import listing_sha256
 from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
-from prefect_parallel_run.stores.objects import facts, upload
+from prefect_parallel_run.storage.objects import facts, upload
 
 _HEARTBEAT_EVERY = 256  #: mini-batches put together between two heartbeats
 

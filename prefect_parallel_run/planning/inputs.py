@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.child.sources import is_remote, store_of
+from prefect_parallel_run.child.storage import is_remote, store_of
 from prefect_parallel_run.datasets.base import Dataset, absolute
 from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.result import ParallelRunResult
-from prefect_parallel_run.stores.objects import told
+from prefect_parallel_run.storage.listing import Listing
+from prefect_parallel_run.storage.objects import told
 
 _OWN_OPTIONS = frozenset(
     f"--{name}"

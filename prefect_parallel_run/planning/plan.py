@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefect_parallel_run.errors import RunFileError
-from prefect_parallel_run.records import MiniBatch
+from prefect_parallel_run.models import MiniBatch
 
 SCHEMA = pa.schema(
     [

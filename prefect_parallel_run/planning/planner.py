@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from prefect_parallel_run.background import Background
+from prefect_parallel_run._threads import Background
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.planning.plan import Group, PlanSummary
 from prefect_parallel_run.planning.spool import Spool

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from prefect_parallel_run.models import MiniBatch
 from prefect_parallel_run.planning.plan import Group, Plan, PlanReader
-from prefect_parallel_run.records import MiniBatch
 
 _LENGTHS = struct.Struct("<QQ")  #: in front of every group: its bytes as they are stored, and as they were before
 

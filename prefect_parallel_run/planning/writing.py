@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.errors import InputError, OutputError
+from prefect_parallel_run.models import Cut
 from prefect_parallel_run.planning.plan import SCHEMA, SUMMARY, Group, PlanSummary, content
-from prefect_parallel_run.records import Cut
+from prefect_parallel_run.storage.listing import Listing
 
 _GROUP_ROWS = 1_024  #: mini-batches per row group at most
 _GROUP_BYTES = 2 << 20  #: of work texts per row group, about; several copies are held while it is written

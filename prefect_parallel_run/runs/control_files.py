@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.runs.orders import LONGEST
+from prefect_parallel_run.runs.commands import LONGEST
 
 _AT_ONCE = 64 * 1024  #: bytes read at one look
 

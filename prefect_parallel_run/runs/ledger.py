@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.errors import OutputError, RunFileError
-from prefect_parallel_run.records import NOT_ISOLATED, Isolating, Receipt, Remainder, Tally
+from prefect_parallel_run.models import NOT_ISOLATED, Isolating, Receipt, Remainder, Tally
 from prefect_parallel_run.runs.ledger_checks import (
     FILL_CHECKSUMS,
     are_facts_altered,

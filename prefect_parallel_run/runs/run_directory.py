@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import NoRunError, OutputError, PrefectHomeError, RunFileError, RunLockedError
 
 _LOOKS, _LOOKING = 5, 0.02  #: times, and s between them, that a lock is asked for: somebody may only be looking who has it

@@ -27,7 +27,7 @@ from prefect.exceptions import CancelledRun, PrefectException, TerminationSignal
 from prefect.logging.handlers import APILogHandler
 from prefect.task_runners import TaskRunner
 
-from prefect_parallel_run.background import Background
+from prefect_parallel_run._threads import Background
 
 _SENDING = 5.0  #: s for events to be sent from a process that may end then
 _EVERY = 3.0  #: s between two looks at the flow run's state

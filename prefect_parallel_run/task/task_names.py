@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from prefect_parallel_run.child.sources import is_remote
+from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.result import ParallelRunResult
 

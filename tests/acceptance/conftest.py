@@ -12,8 +12,8 @@ import pytest
 OURS = (
     "prefect_parallel_run/child",
     "prefect_parallel_run/compute/worker.py",
-    "prefect_parallel_run/node/guardian.py",
-    "prefect_parallel_run.datasets.folders",
+    "prefect_parallel_run/node/reaper.py",
+    "prefect_parallel_run.storage.folders",
 )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from prefect_parallel_run import InputError, ParallelRunStep, TabularDataset
-from prefect_parallel_run.azure.load import load
+from prefect_parallel_run.azureml.load import load
 
 DATA = Path(__file__).parent.parent / "unit" / "data" / "azure"
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from prefect_parallel_run import FileDataset, InputError, TabularDataset
-from prefect_parallel_run.datasets.listing import Listing
+from prefect_parallel_run.storage.listing import Listing
 
 
 def lines(result):

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run import LimitExceededError
-from prefect_parallel_run.choice.identity import machine_key
-from prefect_parallel_run.choice.spec import StepSpec
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.driving import run
-from prefect_parallel_run.observe.report import write_report
-from prefect_parallel_run.observe.watch import LogWatch
+from prefect_parallel_run.execution import runner
+from prefect_parallel_run.monitoring.report import write_report
+from prefect_parallel_run.monitoring.watch import LogWatch
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.writing import normalise_inputs
+from prefect_parallel_run.runs.fingerprint import machine_key
+from prefect_parallel_run.runs.spec import StepSpec
 
 from ..made_runs import make_run
 
@@ -178,7 +178,7 @@ def drive(workshop, watch, heartbeat=lambda: None):
         home=workshop.folder,
         key=machine_key(workshop.folder),
     )
-    return run.run_step(spec, LocalTarget(), watch, heartbeat, reduce)
+    return runner.run_step(spec, LocalTarget(), watch, heartbeat, reduce)
 
 
 def cancelled_soon(watch):
@@ -203,7 +203,7 @@ def cancel(workshop, watch):
 
 def test_a_run_that_is_cancelled_has_a_report(workshop, monkeypatch):
     """When that is soon done."""
-    monkeypatch.setattr(run, "_REPORT_IF_CANCELLED", 60.0)  # however busy this machine is
+    monkeypatch.setattr(runner, "_REPORT_IF_CANCELLED", 60.0)  # however busy this machine is
     directory = cancel(workshop, Watch())
     assert "Cancelled" in (directory / "report.html").read_text()
 
@@ -220,8 +220,8 @@ def test_a_run_that_is_cancelled_does_not_wait_for_its_report(workshop, monkeypa
         finally:
             stopped.set()
 
-    monkeypatch.setattr(run, "_REPORT_IF_CANCELLED", 0.2)
-    monkeypatch.setattr(run, "write_report", endless)
+    monkeypatch.setattr(runner, "_REPORT_IF_CANCELLED", 0.2)
+    monkeypatch.setattr(runner, "write_report", endless)
     watch = Watch()
     directory = cancel(workshop, watch)
     assert stopped.is_set()

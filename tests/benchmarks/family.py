@@ -11,7 +11,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _ROLES = {
     b"prefect_parallel_run/child/__main__.py": "children",
     b"prefect_parallel_run/compute/worker.py": "Dask workers",
-    b"prefect_parallel_run/node/guardian.py": "guardians",
+    b"prefect_parallel_run/node/reaper.py": "guardians",
 }
 
 

@@ -65,7 +65,7 @@ class _Cluster:
     """
 
     def __init__(self, nodes: int, slots: int, seconds: float) -> None:
-        from prefect_parallel_run.dispatch.messages import NodeJoined, SlotReady
+        from prefect_parallel_run.dispatch.events import NodeJoined, SlotReady
 
         self._slots, self._seconds = slots, seconds
         self._nodes = {f"node-{number}": _Node(slots) for number in range(nodes)}
@@ -96,8 +96,8 @@ class _Cluster:
             node.waiting.append(lease)
 
     def _start(self, node: _Node, lease: object, now: float) -> None:
-        from prefect_parallel_run.dispatch.messages import LeaseFinished
-        from prefect_parallel_run.records import Receipt
+        from prefect_parallel_run.dispatch.events import LeaseFinished
+        from prefect_parallel_run.models import Receipt
 
         node.free -= 1
         facts = (1, "succeeded", 1, 1, 0, 1, "part", 0, 0, 1, 0, 0.0, self._seconds)
@@ -120,10 +120,10 @@ def reference() -> dict[str, float]:
 
 def simulate(nodes: int, slots: int, seconds: float, least: int = _LEASES) -> dict[str, float]:
     """Drive a run on a modelled cluster for a while and return what the driver's decisions cost."""
-    from prefect_parallel_run.dispatch.messages import Commit, SubmitLease
+    from prefect_parallel_run.dispatch.events import Commit, SubmitLease
     from prefect_parallel_run.dispatch.state import RunRules, RunState
-    from prefect_parallel_run.policy.limits import FailureLimits
-    from prefect_parallel_run.records import Remainder, Tally
+    from prefect_parallel_run.models import Remainder, Tally
+    from prefect_parallel_run.runs.limits import FailureLimits
 
     planned = max(_MINI_BATCHES, round(2 * _LONGEST * nodes * slots / seconds))
     rules = RunRules(run_max_try=3, limits=FailureLimits(error_threshold=0), most_per_lease=5_000)

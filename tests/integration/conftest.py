@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run import FileDataset
-from prefect_parallel_run.node.life import Lives
+from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.node.child_startup import Starter
+from prefect_parallel_run.node.process_log import Lives
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Slot, Work
-from prefect_parallel_run.node.spares import Spares
-from prefect_parallel_run.node.starting import Starter
+from prefect_parallel_run.node.standby import Spares
+from prefect_parallel_run.node.standby_count import SpareNeed
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
-from prefect_parallel_run.policy.spares import SpareNeed
-from prefect_parallel_run.records import Receipt
 
 
 def wait_until(fact, seconds=60.0):

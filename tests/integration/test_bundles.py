@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from prefect_parallel_run import ParallelRunConfig
-from prefect_parallel_run.choice.source_files import SourceTree
-from prefect_parallel_run.driving.bundles import make_bundle
-from prefect_parallel_run.node.bundles import Incoming, unpack, unpacked
+from prefect_parallel_run.execution.code_archive import make_bundle
+from prefect_parallel_run.node.code_archive import Incoming, unpack, unpacked
+from prefect_parallel_run.runs.source_files import SourceTree
 
 from .conftest import wait_until
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from prefect_parallel_run.node.guard import Guard
-from prefect_parallel_run.node.guardian import marked
+from prefect_parallel_run.node.reaper import marked
+from prefect_parallel_run.node.reaper_watch import Guard
 from prefect_parallel_run.node.slot import SlotStoppedError, SlotUnusableError
 
 from ..processes import lives
@@ -265,7 +265,7 @@ def test_secrets_reach_the_child_only(bench, files, tmp_path):
 
 def test_the_guardian_ends_what_a_dead_worker_leaves(tmp_path):
     """Processes with its marker, also those deaf to SIGTERM, what they started without it, and their scratch folder."""
-    import prefect_parallel_run.node.guardian as module
+    import prefect_parallel_run.node.reaper as module
 
     marker = f"GUARDED=test-{os.getpid()}"
     scratch = tmp_path / "scratch"
@@ -367,7 +367,7 @@ def test_the_child_imports_nothing_of_ours_outside_its_folder():
         f"sys.path.insert(0, {str(folder)!r})\n"
         f"namespace = runpy.run_path({str(folder / '__main__.py')!r})\n"
         "namespace['_adopt']()\n"
-        "from prefect_parallel_run.child.life import live\n"
+        "from prefect_parallel_run.child.main_loop import live\n"
         "ours = [name for name in sys.modules if name.startswith('prefect')]\n"
         "bad = [name for name in ours if not name.startswith('prefect_parallel_run.child')]\n"
         "bad += [name for name in ('pandas', 'numpy', 'pyarrow', 'dask', 'distributed') if name in sys.modules]\n"

@@ -15,22 +15,22 @@ import pytest
 
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.errors import EnvironmentSetupError
-from prefect_parallel_run.node import building, installing
-from prefect_parallel_run.node.building import built_interpreter
-from prefect_parallel_run.node.guardian import _others
+from prefect_parallel_run.node import environments, pip_environments
+from prefect_parallel_run.node.environments import built_interpreter
 from prefect_parallel_run.node.interpreters import base_of, version_of
+from prefect_parallel_run.node.reaper import _others
 
 from ..processes import command_line
 from .conftest import wait_until
 
 VERSIONS = ["3.9", "3.10", "3.11", "3.12", "3.13"]
 SIX = EnvironmentPlan(requirements=("six",))
-UV_COMMAND = installing.uv_command
+UV_COMMAND = pip_environments.uv_command
 ASKS = """\
 import sys, threading
 from pathlib import Path
 from prefect_parallel_run.environments import EnvironmentPlan
-from prefect_parallel_run.node.building import built_interpreter
+from prefect_parallel_run.node.environments import built_interpreter
 print(built_interpreter(EnvironmentPlan(requirements=("six",)), Path(sys.argv[1]), threading.Event()))
 """
 
@@ -64,7 +64,7 @@ def installers(cache):
             variables = Path(f"/proc/{process}/environ").read_bytes()
         except OSError:
             continue
-        if f"{installing._MARKER}=".encode() in variables and f"TMPDIR={cache.parent}/".encode() in variables:
+        if f"{pip_environments._MARKER}=".encode() in variables and f"TMPDIR={cache.parent}/".encode() in variables:
             found.append(process)
     return found
 
@@ -84,9 +84,9 @@ def cache(tmp_path, monkeypatch):
     """A cache of the test's own, without uv; afterwards no installer lives and no temporary file is left."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(installing.tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(installing, "uv_command", lambda: None)
-    monkeypatch.setattr(building, "uv_command", lambda: None)
+    monkeypatch.setattr(pip_environments.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(pip_environments, "uv_command", lambda: None)
+    monkeypatch.setattr(environments, "uv_command", lambda: None)
     yield tmp_path / "cache"
     wait_until(lambda: not installers(tmp_path / "cache"))
     wait_until(lambda: not list((tmp_path / "temporary").iterdir()))
@@ -122,7 +122,7 @@ def gate(cache, tmp_path, uv_program, monkeypatch):
     made = Gate(tmp_path / "gate", uv_program)
     monkeypatch.setenv("PATH", f"{made.bin}:{os.environ['PATH']}")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))  # of processes that the test starts
-    for module in (installing, building):
+    for module in (pip_environments, environments):
         monkeypatch.setattr(module, "uv_command", UV_COMMAND)
     return made
 
@@ -383,9 +383,9 @@ def test_an_installer_that_hangs_is_stopped_in_the_end(tmp_path, monkeypatch):
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\necho waiting for a lock\nexec sleep 1000\n")
     uv.chmod(0o755)
-    monkeypatch.setattr(installing, "uv_command", lambda: [str(uv)])
-    monkeypatch.setattr(building, "uv_command", lambda: [str(uv)])
-    monkeypatch.setattr(installing, "_LONGEST", 1.0)
+    monkeypatch.setattr(pip_environments, "uv_command", lambda: [str(uv)])
+    monkeypatch.setattr(environments, "uv_command", lambda: [str(uv)])
+    monkeypatch.setattr(pip_environments, "_LONGEST", 1.0)
     cache = tmp_path / "cache"
     cache.mkdir()
     with pytest.raises(EnvironmentSetupError, match=r"(?s)uv venv .* took over .* min:\nwaiting for a lock"):

@@ -5,10 +5,10 @@ import os
 import psutil
 import pytest
 
-from prefect_parallel_run.datasets import folders
-from prefect_parallel_run.datasets.folders import Listed, files_below
-from prefect_parallel_run.datasets.listing import Listing
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage import folders
+from prefect_parallel_run.storage.folders import Listed, files_below
+from prefect_parallel_run.storage.listing import Listing
 
 from ..processes import command_line
 

@@ -9,11 +9,11 @@ import pytest
 
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.compute.local import LocalTarget
+from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node import gpus
 from prefect_parallel_run.node.gpus import visible_gpus
 from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.slot import Work
-from prefect_parallel_run.records import Receipt
 
 from .conftest import wait_until
 

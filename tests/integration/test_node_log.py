@@ -8,14 +8,13 @@ from itertools import chain
 
 import pytest
 
-from prefect_parallel_run.node import node_log
-from prefect_parallel_run.node.life import Lives
-from prefect_parallel_run.node.machine import HEADER
+from prefect_parallel_run.node import log_retention, node_log
+from prefect_parallel_run.node.log_rotation import HEAD, MOST
 from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.node_log import NodeLog
-from prefect_parallel_run.node.shortening import HEAD, MOST
+from prefect_parallel_run.node.process_log import Lives
+from prefect_parallel_run.node.resource_usage import HEADER
 from prefect_parallel_run.node.slot import Work
-from prefect_parallel_run.policy import kept_files
 
 from .conftest import wait_until
 
@@ -105,8 +104,8 @@ def test_a_process_that_prints_much_has_a_short_file(bench, files):
 
 def test_a_script_that_crashes_at_every_mini_batch_leaves_few_files(bench, files, monkeypatch):
     """Those of the first processes and of the newest; empty ones are removed."""
-    monkeypatch.setattr(kept_files, "FIRST", 1)
-    monkeypatch.setattr(kept_files, "NEWEST", 2)
+    monkeypatch.setattr(log_retention, "FIRST", 1)
+    monkeypatch.setattr(log_retention, "NEWEST", 2)
     node, outcomes = over(bench, files, "talks.py", "--crash")
     assert set(outcomes) == {"died"}
     ended = [event["process"] for event in events(bench) if event["event"] == "ended" and event["slot"] == 0]

@@ -9,9 +9,9 @@ from collections import Counter
 import psutil
 import pytest
 
+from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.slot import Work
-from prefect_parallel_run.records import Receipt
 
 from .conftest import wait_until
 

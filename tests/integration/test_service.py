@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from prefect_parallel_run import ParallelRunConfig
-from prefect_parallel_run.driving.bundles import make_bundle
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError
-from prefect_parallel_run.node import service
-from prefect_parallel_run.node.bundles import unpacked
-from prefect_parallel_run.node.keeping import Keeper
+from prefect_parallel_run.execution.code_archive import make_bundle
+from prefect_parallel_run.node import rpc
+from prefect_parallel_run.node.code_archive import unpacked
+from prefect_parallel_run.node.watchdog import Keeper
 
 from ..processes import command_line, lives
 from .conftest import wait_until
@@ -58,7 +58,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def short(monkeypatch):
     """Keepers that give up soon."""
-    monkeypatch.setattr(service, "Keeper", partial(Keeper, patience=0.2))
+    monkeypatch.setattr(rpc, "Keeper", partial(Keeper, patience=0.2))
 
 
 async def until(fact):
@@ -71,14 +71,14 @@ def test_a_node_that_is_opened_twice_is_there_once(bench, short):
 
     async def run():
         worker = Worker()
-        await asyncio.gather(*(service.open_node(settings, None, worker) for _ in range(2)))
+        await asyncio.gather(*(rpc.open_node(settings, None, worker) for _ in range(2)))
         assert len(nodes()) == 1
-        first = service._of(worker)["token"].node
-        await service.open_node(settings, None, worker)
+        first = rpc._of(worker)["token"].node
+        await rpc.open_node(settings, None, worker)
         assert len(nodes()) == 1
-        service._end(worker, "token", first)  # as the keeper of one that has been replaced would
+        rpc._end(worker, "token", first)  # as the keeper of one that has been replaced would
         assert len(nodes()) == 1
-        await until(lambda: not service._of(worker))  # nobody says that it is wanted: its own keeper ends it
+        await until(lambda: not rpc._of(worker))  # nobody says that it is wanted: its own keeper ends it
 
     asyncio.run(run())
 
@@ -88,12 +88,12 @@ def test_a_run_that_is_over_opens_no_node(bench):
 
     async def run():
         worker, other = Worker(), Worker()
-        await service.close_node("token", False, worker)
+        await rpc.close_node("token", False, worker)
         with pytest.raises(ComputeTargetError, match="the run ended while the node was opened"):
-            await service.open_node(bench.settings("echo.py", is_kept=True), None, worker)
+            await rpc.open_node(bench.settings("echo.py", is_kept=True), None, worker)
         for there, token in ((other, "token"), (worker, "next")):
-            await service.open_node(bench.settings("echo.py", token=token), None, there)
-            assert await service.close_node(token, True, there) == service.LastWords([], [])
+            await rpc.open_node(bench.settings("echo.py", token=token), None, there)
+            assert await rpc.close_node(token, True, there) == rpc.LastWords([], [])
 
     asyncio.run(run())
 
@@ -118,15 +118,15 @@ def test_what_is_built_is_given_up_on_the_worker_where_the_run_ends(bench, hangi
 
     async def run():
         workers = [Worker("a"), Worker("b")]
-        openings = [asyncio.ensure_future(service.open_node(settings, None, worker)) for worker in workers]
+        openings = [asyncio.ensure_future(rpc.open_node(settings, None, worker)) for worker in workers]
         await until(installs)
         first = installs()[0].pid
-        await service.close_node("token", False, workers[0])
+        await rpc.close_node("token", False, workers[0])
         with pytest.raises(EnvironmentSetupError, match="stopped"):
             await openings[0]
         await until(lambda: any(process.pid != first for process in installs()))
         assert not openings[1].done()
-        await service.close_node("token", False, workers[1])
+        await rpc.close_node("token", False, workers[1])
         with pytest.raises(EnvironmentSetupError, match="stopped"):
             await openings[1]
 
@@ -165,7 +165,7 @@ def test_a_bundle_may_arrive_at_two_workers_of_a_process_at_once(bundle, tmp_pat
         workers = [Worker("a"), Worker("b")]
         for piece in pieces(bundle):
             for worker in workers:
-                await service.take_bundle(*piece, worker)
+                await rpc.take_bundle(*piece, worker)
 
     asyncio.run(run())
     assert unpacked(tmp_path / "cache", bundle.sha256) is not None
@@ -178,15 +178,15 @@ def test_a_bundle_whose_sender_is_gone_is_given_up(bundle, short):
     async def run():
         worker = Worker()
         first, last = pieces(bundle)
-        await service.take_bundle(*first, worker)
+        await rpc.take_bundle(*first, worker)
         assert len(arriving()) == 1
-        keeper = service._incoming[worker]["token"].keeper
+        keeper = rpc._incoming[worker]["token"].keeper
         kept = keeper._kept
-        service.keep_node("token", worker)
+        rpc.keep_node("token", worker)
         assert keeper._kept > kept
         await until(lambda: not arriving())
         with pytest.raises(RuntimeError, match="a piece at"):
-            await service.take_bundle(*last, worker)
+            await rpc.take_bundle(*last, worker)
         assert arriving() == []
 
     asyncio.run(run())
@@ -200,12 +200,12 @@ def test_what_a_disk_refuses_is_told_with_host_and_path(bench, tmp_path, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
             with pytest.raises(ComputeTargetError, match=r"tcp://worker: the node \(host .+\) says: No such file.*/none/"):
-                await service.open_node(bench.settings("echo.py"), None, worker)
+                await rpc.open_node(bench.settings("echo.py"), None, worker)
         (tmp_path / "file").write_text("")
         with monkeypatch.context() as patch:
             patch.setenv("PREFECT_PARALLEL_RUN_CACHE", str(tmp_path / "file"))
             with pytest.raises(ComputeTargetError, match="/file"):
-                await service.take_bundle(*pieces(bundle)[0], worker)
+                await rpc.take_bundle(*pieces(bundle)[0], worker)
 
     asyncio.run(run())
 
@@ -213,7 +213,7 @@ def test_what_a_disk_refuses_is_told_with_host_and_path(bench, tmp_path, monkeyp
 def test_a_full_disk_is_told(bundle, monkeypatch):
     """In the system's words."""
 
-    class Full(service.Incoming):
+    class Full(rpc.Incoming):
         def __init__(self, cache, sha256):
             super().__init__(cache, sha256)
             self._file.close()
@@ -222,10 +222,10 @@ def test_a_full_disk_is_told(bundle, monkeypatch):
     async def run():
         worker = Worker()
         with monkeypatch.context() as patch:
-            patch.setattr(service, "Incoming", Full)
+            patch.setattr(rpc, "Incoming", Full)
             with pytest.raises(ComputeTargetError, match=r"tcp://worker: the node \(host .+\) says: .*No space left on device"):
-                await service.take_bundle(*pieces(bundle)[0], worker)
+                await rpc.take_bundle(*pieces(bundle)[0], worker)
         for piece in pieces(bundle):  # there is room again: nothing is left of the attempt
-            await service.take_bundle(*piece, worker)
+            await rpc.take_bundle(*piece, worker)
 
     asyncio.run(run())

@@ -9,10 +9,10 @@ import threading
 import psutil
 import pytest
 
-from prefect_parallel_run.node.guardian import marked
+from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.node import Node
+from prefect_parallel_run.node.reaper import marked
 from prefect_parallel_run.node.slot import SlotUnusableError, Work
-from prefect_parallel_run.records import Receipt
 
 from ..processes import command_line
 from .conftest import wait_until

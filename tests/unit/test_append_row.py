@@ -8,13 +8,13 @@ from zlib import crc32
 import pandas as pd
 import pytest
 
-from prefect_parallel_run.child.part import Part
-from prefect_parallel_run.child.writing import encode
+from prefect_parallel_run.child.encoding import encode
+from prefect_parallel_run.child.part_file import Part
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.output import parts as module
 from prefect_parallel_run.output.append_row import publish
 from prefect_parallel_run.output.parts import PartRange
-from prefect_parallel_run.stores.objects import file_sha256
+from prefect_parallel_run.storage.objects import file_sha256
 
 
 class Parts:

@@ -3,7 +3,7 @@
 import threading
 from contextvars import ContextVar
 
-from prefect_parallel_run.observe.aside import Aside
+from prefect_parallel_run.monitoring.background_publisher import Aside
 
 VARIABLE = ContextVar("variable", default="unset")
 

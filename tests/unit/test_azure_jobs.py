@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run import Environment, FileDataset, TabularDataset
-from prefect_parallel_run.azure.differences import Outcome
-from prefect_parallel_run.azure.load import load
-from prefect_parallel_run.azure.python_source import python_source
+from prefect_parallel_run.azureml.codegen import python_source
+from prefect_parallel_run.azureml.findings import Outcome
+from prefect_parallel_run.azureml.load import load
 
 DATA = Path(__file__).parent / "data" / "azure"
 LEFT = Outcome.LEFT

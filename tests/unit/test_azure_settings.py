@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from prefect_parallel_run.azure.effective import as_in_azure
-from prefect_parallel_run.azure.options import job_options, runtime_options
+from prefect_parallel_run.azureml.options import job_options, runtime_options
+from prefect_parallel_run.azureml.overrides import as_in_azure
 from prefect_parallel_run.config.model import ParallelRunConfig
 
 WITHOUT_MEANING = [

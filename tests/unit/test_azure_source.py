@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run import FileDataset, TabularDataset
-from prefect_parallel_run.azure.imported import ImportedStep
-from prefect_parallel_run.azure.load import Imported, load
-from prefect_parallel_run.azure.python_source import python_source, render
+from prefect_parallel_run.azureml.codegen import python_source, render
+from prefect_parallel_run.azureml.load import Imported, load
+from prefect_parallel_run.azureml.step import ImportedStep
 from prefect_parallel_run.cli.azure_import import add_to
 
 DATA = Path(__file__).parent / "data" / "azure"

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from prefect_parallel_run import FileDataset, TabularDataset
-from prefect_parallel_run.azure.differences import Outcome
-from prefect_parallel_run.azure.load import load
-from prefect_parallel_run.azure.mltable import load_mltable
+from prefect_parallel_run.azureml.findings import Outcome
+from prefect_parallel_run.azureml.load import load
+from prefect_parallel_run.azureml.mltable import load_mltable
 from prefect_parallel_run.datasets.base import unheard
 
 DATA = Path(__file__).parent / "data" / "azure"

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from prefect_parallel_run.background import Background
+from prefect_parallel_run._threads import Background
 
 _BOUND = 60  #: s, generous
 

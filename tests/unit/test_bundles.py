@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run import ParallelRunConfig
-from prefect_parallel_run.choice.identity import code_files
-from prefect_parallel_run.driving import bundles
-from prefect_parallel_run.driving.bundles import make_bundle
-from prefect_parallel_run.node.bundles import unpack
+from prefect_parallel_run.execution import code_archive
+from prefect_parallel_run.execution.code_archive import make_bundle
+from prefect_parallel_run.node.code_archive import unpack
+from prefect_parallel_run.runs.fingerprint import code_files
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8
@@ -181,7 +181,7 @@ def test_too_many_bytes_are_refused_before_one_is_read(source, tmp_path):
 
 def test_too_many_files_are_refused(source, tmp_path, monkeypatch):
     """With the folders that have most of them."""
-    monkeypatch.setattr(bundles, "MOST_FILES", 20)
+    monkeypatch.setattr(code_archive, "MOST_FILES", 20)
     write(source, {"many": {str(number): b"" for number in range(19)}, "few": {"a": b""}})
     with pytest.raises(ValueError, match=rf"over 20 files.*{re.escape(str(source))}/many \(\d\d\)"):
         make_bundle(config(source), tmp_path / "bundles")

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from prefect_parallel_run.compute.class_words import words_for
+from prefect_parallel_run.compute.dask_classes import words_for
 
 QUEUES = ["SLURM", "PBS", "SGE", "HTCondor", "LSF", "OAR", "Moab"]
 KNOWN = {

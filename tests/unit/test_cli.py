@@ -13,9 +13,9 @@ import pytest
 
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.cli.driving import next_steps
-from prefect_parallel_run.cli.exits import MEANING, Exit, ReaderGoneError, exit_of
-from prefect_parallel_run.cli.printing import emit_array
+from prefect_parallel_run.cli._exit_codes import MEANING, Exit, ReaderGoneError, exit_of
+from prefect_parallel_run.cli._output import emit_array
+from prefect_parallel_run.cli._terminal import next_steps
 from prefect_parallel_run.cli.step_options import format_options, named, paths_in, read_step_options, split_arguments, step_name
 from prefect_parallel_run.errors import (
     ComputeTargetError,
@@ -25,8 +25,8 @@ from prefect_parallel_run.errors import (
     RowsDifferError,
     RunLockedError,
 )
+from prefect_parallel_run.models import Cut, Receipt
 from prefect_parallel_run.planning.writing import PlanWriter, write_plan
-from prefect_parallel_run.records import Cut, Receipt
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, write_json
 
@@ -49,7 +49,7 @@ def config(tmp_path, scripts):
 
 def given(command, *words, **known):
     """The options of a command as the parser makes them."""
-    from prefect_parallel_run.cli.program import parser
+    from prefect_parallel_run.cli.app import parser
 
     own, behind = split_arguments([command, *map(str, words)])
     made = parser().parse_args(own)

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from prefect_parallel_run.runs.commands import LONGEST
 from prefect_parallel_run.runs.control_files import Lines, answer, answer_in, append
-from prefect_parallel_run.runs.orders import LONGEST
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_parallel_run.child import writing
-from prefect_parallel_run.child.writing import encode
+from prefect_parallel_run.child import encoding
+from prefect_parallel_run.child.encoding import encode
 from prefect_parallel_run.config.model import ParallelRunConfig, wrong_fields
 
 from .test_append_row import Parts
@@ -66,7 +66,7 @@ def test_any_separator_is_kept_apart_from_what_is_in_fields(numbers, texts, sepa
 def test_plain_separators_do_not_wait_for_pandas(monkeypatch):
     """They are as quick as the blank."""
     asked = []
-    monkeypatch.setattr(writing, "delimited", lambda frame, separator: asked.append(separator) or b"x")
+    monkeypatch.setattr(encoding, "delimited", lambda frame, separator: asked.append(separator) or b"x")
     for options in ({"sep": ";"}, {"sep": "\t"}, {"sep": "1"}, {"sep": ";", "na_rep": "-"}, {}):
         encode(FRAME, "text", False, options)
     assert asked == [";", "\t", " "]

@@ -15,23 +15,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run import FileDataset, ParallelRunConfig
-from prefect_parallel_run.child.part import Part
-from prefect_parallel_run.choice.identity import machine_key
-from prefect_parallel_run.choice.integrity import check
-from prefect_parallel_run.choice.new_run import complete_description
-from prefect_parallel_run.choice.spec import StepSpec
+from prefect_parallel_run.child.part_file import Part
 from prefect_parallel_run.cli import main
 from prefect_parallel_run.compute.local import LocalTarget
-from prefect_parallel_run.driving import run as driving
-from prefect_parallel_run.driving.drive import _left
-from prefect_parallel_run.driving.run import run_step
 from prefect_parallel_run.errors import ComputeTargetError, RunFileError
-from prefect_parallel_run.observe.watch import LogWatch
+from prefect_parallel_run.execution import runner as driving
+from prefect_parallel_run.execution.drive import _left
+from prefect_parallel_run.execution.runner import run_step
+from prefect_parallel_run.models import Receipt, drive_prefix
+from prefect_parallel_run.monitoring.watch import LogWatch
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.records import Receipt, drive_prefix
+from prefect_parallel_run.runs.create import complete_description
+from prefect_parallel_run.runs.fingerprint import machine_key
+from prefect_parallel_run.runs.integrity import check
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, read_json
+from prefect_parallel_run.runs.spec import StepSpec
 
 FILES, EACH = 24, 2
 PAGE = 4096  #: bytes of a page of SQLite's

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.child.failure import describe
 from prefect_parallel_run.child.reading import BadRecord, Reader
-from prefect_parallel_run.child.sources import InputChanged
+from prefect_parallel_run.child.storage import InputChanged
 from prefect_parallel_run.errors import InputError
 
 

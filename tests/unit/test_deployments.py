@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from prefect_parallel_run.compute.class_words import words_for
+from prefect_parallel_run.compute.dask_classes import words_for
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -122,7 +122,7 @@ def check_ready_made(entrypoint, parameters):
     from prefect.utilities.callables import parameter_schema
     from prefect.utilities.schema_tools import validate
 
-    from prefect_parallel_run.task.form import configuration, dataset
+    from prefect_parallel_run.task.forms import configuration, dataset
 
     flow = load_flow_from_entrypoint(entrypoint)
     validate(parameters, parameter_schema(flow).model_dump_for_openapi(), raise_on_error=True, ignore_required=True)

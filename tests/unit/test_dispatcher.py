@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
-from prefect_parallel_run.dispatch.messages import Commit, CommitPiece, NodeJoined, Tick
+from prefect_parallel_run.dispatch.events import Commit, CommitPiece, NodeJoined, Tick
 from prefect_parallel_run.errors import RowsDifferError
-from prefect_parallel_run.records import Receipt
+from prefect_parallel_run.models import Receipt
 
 SETTINGS = SimpleNamespace(token="t", run_directory="/run", is_kept=False)
 

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import orc
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.datasets.doubts import Column, Doubts
+from prefect_parallel_run.datasets.input_warnings import Column, Doubts
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 

@@ -1,7 +1,7 @@
 """What one driving of a run tells beside its dispatcher."""
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.driving.drive import _Notes
+from prefect_parallel_run.execution.drive import _Notes
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 from prefect_parallel_run.runs.run_directory import RunDirectory
 

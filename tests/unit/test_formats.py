@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prefect_parallel_run import InputError, TabularDataset
 from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.datasets.formats import arrow, orc, parquet
-from prefect_parallel_run.datasets.listing import list_files
+from prefect_parallel_run.storage.listing import list_files
 
 
 def write_arrow(table, path, rows):
@@ -208,6 +208,6 @@ def test_a_file_that_vanishes_is_named(tmp_path, make, monkeypatch):
     given_ = getattr(TabularDataset, make)(path).as_named_input("t")
     listed = list(list_files([str(path)]))
     path.unlink()
-    monkeypatch.setattr("prefect_parallel_run.datasets.listing.list_table_files", lambda paths: (file for file in listed))
+    monkeypatch.setattr("prefect_parallel_run.storage.listing.list_table_files", lambda paths: (file for file in listed))
     with pytest.raises(InputError, match=r"/t: cannot be read as"):
         list(given_.cuts(10))

@@ -19,8 +19,6 @@ from prefect_parallel_run import (
     PrefectHomeError,
     RunLockedError,
 )
-from prefect_parallel_run.choice.changes import differences
-from prefect_parallel_run.choice.identity import digest, machine_key, world
 from prefect_parallel_run.planning.inputs import (
     check_arguments,
     check_models,
@@ -29,6 +27,8 @@ from prefect_parallel_run.planning.inputs import (
     resolve_output,
     resolve_side_inputs,
 )
+from prefect_parallel_run.runs.diff import differences
+from prefect_parallel_run.runs.fingerprint import digest, machine_key, world
 from prefect_parallel_run.runs.run_directory import RunDirectory, check_home, read_json, runs_below, write_json
 
 OPTIONS = [

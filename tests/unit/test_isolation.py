@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.dispatch.isolation import Isolation, Piece
-from prefect_parallel_run.dispatch.messages import (
+from prefect_parallel_run.dispatch.bisection import Isolation, Piece
+from prefect_parallel_run.dispatch.events import (
     Abort,
     Commit,
     CommitPiece,
@@ -16,8 +16,8 @@ from prefect_parallel_run.dispatch.messages import (
     SubmitLease,
 )
 from prefect_parallel_run.dispatch.state import RunRules, RunState
-from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.records import Isolating, Receipt, Remainder, Tally
+from prefect_parallel_run.models import Isolating, Receipt, Remainder, Tally
+from prefect_parallel_run.runs.limits import FailureLimits
 
 
 @given(items=st.integers(2, 60), guilty=st.sets(st.integers(0, 59)), data=st.data())

@@ -5,7 +5,7 @@ from pydantic import BaseModel, ValidationError
 
 from prefect_parallel_run import errors
 from prefect_parallel_run.result import ParallelRunResult
-from prefect_parallel_run.task.kept_results import RESULT_SERIALIZER
+from prefect_parallel_run.task.result_serializer import RESULT_SERIALIZER
 
 RESULT = ParallelRunResult(
     name="n",

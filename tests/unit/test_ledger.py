@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from prefect_parallel_run.records import Receipt
+from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.runs.failures import causes, failed_mini_batches, first_failure
 from prefect_parallel_run.runs.ledger import Ledger, Place
 

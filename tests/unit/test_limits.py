@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.records import Tally
+from prefect_parallel_run.models import Tally
+from prefect_parallel_run.runs.limits import FailureLimits
 
 
 def test_the_eleventh_failed_item_breaches_a_threshold_of_ten():

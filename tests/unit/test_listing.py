@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.datasets import folders as module
-from prefect_parallel_run.datasets.listing import Listing, list_files, list_table_files
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.models import Cut
 from prefect_parallel_run.paths import absolute_path
 from prefect_parallel_run.planning.spool import Spool
 from prefect_parallel_run.planning.writing import PlanWriter
-from prefect_parallel_run.records import Cut
+from prefect_parallel_run.storage import folders as module
+from prefect_parallel_run.storage.listing import Listing, list_files, list_table_files
 
 NAMES = ["b", "a/z", "a.txt", "a/b/c", "a-b", "line\nbreak", "ü", "zz/" + "x" * 200, "a b", os.fsdecode(b"no\xfftext"), "~"]
 

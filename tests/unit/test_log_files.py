@@ -5,12 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from prefect_parallel_run.node import log_files, shortening
+from prefect_parallel_run._backoff import Widening
+from prefect_parallel_run.node import log_files, log_retention, log_rotation
 from prefect_parallel_run.node.log_files import ENDINGS, LogFiles
-from prefect_parallel_run.node.shortening import shorten
-from prefect_parallel_run.policy import kept_files
-from prefect_parallel_run.policy.kept_files import Shelf
-from prefect_parallel_run.policy.sampling import Widening
+from prefect_parallel_run.node.log_retention import Shelf
+from prefect_parallel_run.node.log_rotation import shorten
 
 
 def test_a_cut_keeps_beginning_and_end_and_says_what_is_missing(tmp_path):
@@ -50,14 +49,14 @@ def test_a_shelf_has_the_first_and_the_newest():
     """And never more than its bytes, unless what it has to keep has."""
     shelf = Shelf()
     gone = [name for number in range(100) for name in shelf.put(f"p{number}", 1)]
-    assert gone == [f"p{number}" for number in range(kept_files.FIRST, 100 - kept_files.NEWEST)]
-    shelf, most = Shelf(), 3 * shortening.MOST
+    assert gone == [f"p{number}" for number in range(log_retention.FIRST, 100 - log_retention.NEWEST)]
+    shelf, most = Shelf(), 3 * log_rotation.MOST
     kept = {}
     for number in range(100):
         kept[f"p{number}"] = most
         for name in shelf.put(f"p{number}", most):
             del kept[name]
-        assert sum(kept.values()) <= kept_files.MOST_BYTES
+        assert sum(kept.values()) <= log_retention.MOST_BYTES
     assert list(kept) == ["p0", "p1", "p2", "p99"]
 
 
@@ -79,7 +78,7 @@ def test_the_files_of_a_node_are_bounded(tmp_path, small):
         files.shorten(process)
         files.shelve(process, 0)
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert len(left) == 2 * (kept_files.FIRST + kept_files.NEWEST)
+    assert len(left) == 2 * (log_retention.FIRST + log_retention.NEWEST)
     assert not [name for name in left if name.endswith(".stderr.txt")]
     assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000
     assert {f"node-0.0.{number}.log" for number in (0, 1, 2, 40, 59)} <= set(left)

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefect_parallel_run.dispatch.messages import NodeJoined, NodeLeft, NodesOpening, Tick
-from prefect_parallel_run.dispatch.nodes import Nodes
-from prefect_parallel_run.dispatch.opening import Journey
+from prefect_parallel_run.dispatch.events import NodeJoined, NodeLeft, NodesOpening, Tick
+from prefect_parallel_run.dispatch.node_pool import Nodes
+from prefect_parallel_run.dispatch.node_setup import Journey
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, InputError
 from prefect_parallel_run.node.preflight import View
-from prefect_parallel_run.node.service import LastWords, close_node, open_node, remove_node, take_bundle, view_node
+from prefect_parallel_run.node.rpc import LastWords, close_node, open_node, remove_node, take_bundle, view_node
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 
 SETTINGS = NodeSettings(
@@ -119,7 +119,7 @@ def cluster():
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """The scheduler is asked at every look."""
-    monkeypatch.setattr("prefect_parallel_run.dispatch.nodes._LOOK", 0.0)
+    monkeypatch.setattr("prefect_parallel_run.dispatch.node_pool._LOOK", 0.0)
 
 
 def facts(node):

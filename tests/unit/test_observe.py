@@ -4,13 +4,13 @@ import logging
 
 import pytest
 
+from prefect_parallel_run.dispatch.lease_size import LeaseSizer
+from prefect_parallel_run.models import Breach, Receipt, Tally
+from prefect_parallel_run.monitoring.logs import RunLog
+from prefect_parallel_run.monitoring.progress import Going, Pace, foresee, sentence
+from prefect_parallel_run.monitoring.progress_tracker import Course
+from prefect_parallel_run.monitoring.watch import LogWatch
 from prefect_parallel_run.node.settings import NodeFacts
-from prefect_parallel_run.observe.course import Course
-from prefect_parallel_run.observe.logs import RunLog
-from prefect_parallel_run.observe.progress import Going, Pace, foresee, sentence
-from prefect_parallel_run.observe.watch import LogWatch
-from prefect_parallel_run.policy.lease_size import LeaseSizer
-from prefect_parallel_run.records import Breach, Receipt, Tally
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_parallel_run.dispatch.messages import LeaseFinished, NodeResized, SlotReady
-from prefect_parallel_run.dispatch.occupancy import Occupancy
-from prefect_parallel_run.records import Lease
+from prefect_parallel_run.dispatch.events import LeaseFinished, NodeResized, SlotReady
+from prefect_parallel_run.dispatch.slot_accounting import Occupancy
+from prefect_parallel_run.models import Lease
 
 NODES = ("a", "b", "c")
 

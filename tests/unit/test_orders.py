@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.runs.orders import LONGEST, Order, OrderRefusedError
+from prefect_parallel_run.runs.commands import LONGEST, Order, OrderRefusedError
 
 ID = "0123456789abcdef" * 2
 

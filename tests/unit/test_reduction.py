@@ -6,19 +6,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.child.part import Part
-from prefect_parallel_run.child.writing import encode
-from prefect_parallel_run.driving.run import _note_end
+from prefect_parallel_run.child.encoding import encode
+from prefect_parallel_run.child.part_file import Part
 from prefect_parallel_run.errors import OutputError, RowsDifferError
-from prefect_parallel_run.observe.standing import look
-from prefect_parallel_run.observe.standing_text import standing_lines
+from prefect_parallel_run.execution.runner import _note_end
+from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.monitoring.status import look
+from prefect_parallel_run.monitoring.status_text import standing_lines
 from prefect_parallel_run.output.column_watch import ColumnWatch
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
-from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.records import Receipt
 from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 

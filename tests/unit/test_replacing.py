@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefect_parallel_run.driving.run import _tell_of_replacing
+from prefect_parallel_run.execution.runner import _tell_of_replacing
 from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, write_json
 
 TOKEN = "20261125T224333-80d950"

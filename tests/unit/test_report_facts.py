@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.background import Unwanted
+from prefect_parallel_run._threads import Unwanted
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.observe.report.axis import BINS, Axis, spread
-from prefect_parallel_run.observe.report.facts import collect
-from prefect_parallel_run.observe.report.head import limits
-from prefect_parallel_run.observe.report.lanes import Worked, allot
-from prefect_parallel_run.observe.report.page import page
-from prefect_parallel_run.observe.report.places import place_lines
-from prefect_parallel_run.observe.report.processes import Process, read_processes
-from prefect_parallel_run.observe.report.samples import read_progress, read_resources
-from prefect_parallel_run.observe.report.tries import MOST_SEGMENTS, columns, quantile
-from prefect_parallel_run.records import Receipt
-from prefect_parallel_run.runs.drives import drives, note_drive_begin, note_drive_end
+from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.monitoring.report.axis import BINS, Axis, spread
+from prefect_parallel_run.monitoring.report.data import collect
+from prefect_parallel_run.monitoring.report.lanes import Worked, allot
+from prefect_parallel_run.monitoring.report.page import page
+from prefect_parallel_run.monitoring.report.places import place_lines
+from prefect_parallel_run.monitoring.report.processes import Process, read_processes
+from prefect_parallel_run.monitoring.report.samples import read_progress, read_resources
+from prefect_parallel_run.monitoring.report.summary import limits
+from prefect_parallel_run.monitoring.report.tries import MOST_SEGMENTS, columns, quantile
+from prefect_parallel_run.runs.executions import drives, note_drive_begin, note_drive_end
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory

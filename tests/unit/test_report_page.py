@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 import pytest
 
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.observe.report import write_report
-from prefect_parallel_run.observe.report.facts import collect
-from prefect_parallel_run.observe.report.over_time import over_time
-from prefect_parallel_run.observe.report.page import _text, page
+from prefect_parallel_run.monitoring.report import write_report
+from prefect_parallel_run.monitoring.report.data import collect
+from prefect_parallel_run.monitoring.report.over_time import over_time
+from prefect_parallel_run.monitoring.report.page import _text, page
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 

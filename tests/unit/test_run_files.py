@@ -5,11 +5,11 @@ import logging
 
 import pytest
 
+from prefect_parallel_run.models import Breach, Receipt, Tally
+from prefect_parallel_run.monitoring import processed
+from prefect_parallel_run.monitoring.log_files import OVERVIEW, PROCESSED, PROGRESS, PROGRESS_HEADER, RunFiles
+from prefect_parallel_run.monitoring.watch import LogWatch
 from prefect_parallel_run.node.settings import NodeFacts
-from prefect_parallel_run.observe import processed
-from prefect_parallel_run.observe.files import OVERVIEW, PROCESSED, PROGRESS, PROGRESS_HEADER, RunFiles
-from prefect_parallel_run.observe.watch import LogWatch
-from prefect_parallel_run.records import Breach, Receipt, Tally
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 

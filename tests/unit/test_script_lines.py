@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.dispatch.hearing import Hearing, ScriptLine
+from prefect_parallel_run._rate_limit import Allowance
+from prefect_parallel_run.dispatch.script_logs import Hearing, ScriptLine
+from prefect_parallel_run.node.log_rotation import shorten
+from prefect_parallel_run.node.log_tail import Record, Records, Tail
 from prefect_parallel_run.node.script_lines import IN_ALL, PER_SECOND, ScriptLines
-from prefect_parallel_run.node.shortening import shorten
-from prefect_parallel_run.node.tail import Record, Records, Tail
-from prefect_parallel_run.policy.allowance import Allowance
 
 
 def line(text, level="INFO"):

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from prefect_parallel_run.choice.source_files import SourceTree
+from prefect_parallel_run.runs.source_files import SourceTree
 
 
 def tree(root, names):

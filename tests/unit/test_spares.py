@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefect_parallel_run.policy.spares import SpareNeed
+from prefect_parallel_run.node.standby_count import SpareNeed
 
 
 def test_a_run_that_loses_no_child_has_no_spare():

@@ -2,10 +2,10 @@
 
 import pytest
 
-from prefect_parallel_run.observe.bar import Style
-from prefect_parallel_run.observe.standing import as_plain, look
-from prefect_parallel_run.observe.standing_text import standing_line, standing_lines
-from prefect_parallel_run.records import Receipt
+from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.monitoring.bar import Style
+from prefect_parallel_run.monitoring.status import as_plain, look
+from prefect_parallel_run.monitoring.status_text import standing_line, standing_lines
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from prefect_parallel_run.dispatch.messages import (
+from prefect_parallel_run.dispatch.events import (
     Abort,
     Commit,
     Finish,
@@ -27,8 +27,8 @@ from prefect_parallel_run.dispatch.messages import (
     Tick,
 )
 from prefect_parallel_run.dispatch.state import RunRules, RunState
-from prefect_parallel_run.policy.limits import FailureLimits
-from prefect_parallel_run.records import Lease, Receipt, Remainder, Tally
+from prefect_parallel_run.models import Lease, Receipt, Remainder, Tally
+from prefect_parallel_run.runs.limits import FailureLimits
 
 ITEMS = 10
 

@@ -9,17 +9,17 @@ import fsspec
 import pytest
 
 from prefect_parallel_run import FileDataset, TabularDataset
-from prefect_parallel_run.child.sources import InputChanged, check, open_file, read_range
-from prefect_parallel_run.datasets.listing import Listing, list_files
-from prefect_parallel_run.datasets.stores import look
+from prefect_parallel_run.child.storage import InputChanged, check, open_file, read_range
 from prefect_parallel_run.errors import InputError, OutputError, RunLockedError
-from prefect_parallel_run.node.fetching import local_name
-from prefect_parallel_run.records import Receipt
+from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.node.prefetch import local_name
+from prefect_parallel_run.runs import mirror as module
 from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.mirror import Mirror, pull, pull_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.stores import mirror as module
-from prefect_parallel_run.stores import objects
-from prefect_parallel_run.stores.mirror import Mirror, pull, pull_runs
+from prefect_parallel_run.storage import objects
+from prefect_parallel_run.storage.listing import Listing, list_files
+from prefect_parallel_run.storage.remote_listing import look
 
 ROOT = "memory://test"
 

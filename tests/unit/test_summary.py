@@ -3,8 +3,8 @@
 import pytest
 
 from prefect_parallel_run.errors import LimitExceededError
-from prefect_parallel_run.observe.summary import Done, report_text, summary_of_failure, summary_of_result
-from prefect_parallel_run.records import Tally
+from prefect_parallel_run.models import Tally
+from prefect_parallel_run.monitoring.summary import Done, report_text, summary_of_failure, summary_of_result
 from prefect_parallel_run.result import ParallelRunResult
 
 

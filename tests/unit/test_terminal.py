@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
+from prefect_parallel_run.models import Breach, Tally
+from prefect_parallel_run.monitoring.bar import Style, percent_bar, progress_line, waiting_line
+from prefect_parallel_run.monitoring.progress import Going
+from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, style_of
+from prefect_parallel_run.monitoring.terminal import RunView, _Seen, also_seen, seen_by
+from prefect_parallel_run.monitoring.watch import LogWatch
 from prefect_parallel_run.node.settings import NodeFacts
-from prefect_parallel_run.observe.bar import Style, percent_bar, progress_line, waiting_line
-from prefect_parallel_run.observe.progress import Going
-from prefect_parallel_run.observe.status_line import StatusLine, can_redraw, style_of
-from prefect_parallel_run.observe.terminal import RunView, _Seen, also_seen, seen_by
-from prefect_parallel_run.observe.watch import LogWatch
-from prefect_parallel_run.records import Breach, Tally
 
 from ..terminal import Terminal
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.node import bundles
-from prefect_parallel_run.node.bundles import BundleRefusedError, Incoming, unpack, unpacked
+from prefect_parallel_run.node import code_archive
+from prefect_parallel_run.node.code_archive import BundleRefusedError, Incoming, unpack, unpacked
 
 FILE, LINK, FOLDER, DEVICE = 0o100644, 0o120777, 0o040755, 0o020666
 
@@ -101,7 +101,7 @@ def test_what_is_no_hash_names_no_place(cache, tmp_path, sha256):
 
 def test_a_bomb_that_says_its_size_is_refused(cache, tmp_path, monkeypatch):
     """All its members together count."""
-    monkeypatch.setattr(bundles, "MOST_BYTES", 1000)
+    monkeypatch.setattr(code_archive, "MOST_BYTES", 1000)
     refused(archive(("a", b"0" * 600), ("b", b"0" * 600)), cache, tmp_path, "over 1000 bytes")
 
 
@@ -116,7 +116,7 @@ def test_a_bomb_that_tells_less_than_it_is_is_refused(cache, tmp_path):
 
 def test_too_many_members_are_refused(cache, tmp_path, monkeypatch):
     """However small."""
-    monkeypatch.setattr(bundles, "MOST_FILES", 2)
+    monkeypatch.setattr(code_archive, "MOST_FILES", 2)
     refused(archive(("a", ""), ("b", ""), ("c", "")), cache, tmp_path, "3 members")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run.child.column_facts import KEY
-from prefect_parallel_run.child.writing import WrongType, encode, materialise, row_count
+from prefect_parallel_run.child.encoding import WrongType, encode, materialise, row_count
 
 FRAME = pd.DataFrame({"a": [1, 2], "b c": ["x y", 'q"'], "d": [0.5, float("nan")]})
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run import ParallelRunConfig
-from prefect_parallel_run.azure.documents import read_document
+from prefect_parallel_run.azureml.documents import read_document
 from prefect_parallel_run.config.yaml_file import value
 from prefect_parallel_run.config.yaml_nodes import UnreadableYamlError, compose
 

@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from prefect_parallel_run.child.sources import open_file
-from prefect_parallel_run.datasets.folders import Listed
+from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.datasets.formats.base import CutFile
 from prefect_parallel_run.datasets.formats.row_groups import about_gaps, changed_by_gaps, pieces, shared_out
+from prefect_parallel_run.storage.folders import Listed
 
 _MAGIC = b"ARROW1"  #: what a file begins with, and a stream does not
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from prefect_parallel_run.datasets.doubts import Column
-from prefect_parallel_run.datasets.folders import Listed
+from prefect_parallel_run.datasets.input_warnings import Column
 from prefect_parallel_run.datasets.partitions import KeyValue
+from prefect_parallel_run.storage.folders import Listed
 
 
 class Piece(NamedTuple):

@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
+from prefect_parallel_run.child.csv_dialect import dialect_of, fields_of_first, pandas_options
 from prefect_parallel_run.child.delimited import likely_delimiter
-from prefect_parallel_run.child.dialect import dialect_of, fields_of_first, pandas_options
 from prefect_parallel_run.child.text import BOM
-from prefect_parallel_run.datasets.delimited_types import DelimitedTypes
-from prefect_parallel_run.datasets.folders import Listed
+from prefect_parallel_run.datasets.delimited_schema import DelimitedTypes
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
 from prefect_parallel_run.datasets.formats.text import Encoded, Storage
 from prefect_parallel_run.datasets.record_ends import Records
-from prefect_parallel_run.datasets.spans import all_spans, peek_head, split_head
+from prefect_parallel_run.datasets.text_splitting import all_spans, peek_head, split_head
+from prefect_parallel_run.storage.folders import Listed
 
 _LONGEST_NAME = 60  #: characters of a column's name that are shown
 _EXCEL = re.compile(rb'"?[sS][eE][pP]=([ -~\t])"?')

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prefect_parallel_run.child.dialect import Dialect
-from prefect_parallel_run.datasets.column_types import NULL, kinds_in_lines, together_in_json, told
-from prefect_parallel_run.datasets.doubts import Column
-from prefect_parallel_run.datasets.folders import Listed
+from prefect_parallel_run.child.csv_dialect import Dialect
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
 from prefect_parallel_run.datasets.formats.text import Encoded, Storage
+from prefect_parallel_run.datasets.input_warnings import Column
 from prefect_parallel_run.datasets.record_ends import Records
-from prefect_parallel_run.datasets.spans import all_spans
+from prefect_parallel_run.datasets.schema import NULL, kinds_in_lines, together_in_json, told
+from prefect_parallel_run.datasets.text_splitting import all_spans
+from prefect_parallel_run.storage.folders import Listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

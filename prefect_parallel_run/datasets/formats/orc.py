@@ -5,10 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 from pyarrow import orc
 
-from prefect_parallel_run.child.sources import open_file
-from prefect_parallel_run.datasets.folders import Listed
+from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.datasets.formats.base import CutFile
 from prefect_parallel_run.datasets.formats.row_groups import about_gaps, changed_by_gaps, pieces, shared_out
+from prefect_parallel_run.storage.folders import Listed
 
 
 class Orc:

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prefect_parallel_run.child.sources import open_file
-from prefect_parallel_run.datasets.folders import Listed
+from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.datasets.formats.base import CutFile
 from prefect_parallel_run.datasets.formats.row_groups import Group, about_gaps, changed_by_gaps, pieces
 from prefect_parallel_run.datasets.partitions import noted_values
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage.folders import Listed
 
 _EXACT = 2**53  #: the largest integer up to which float64 holds every integer
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefect_parallel_run.child.dialect import Dialect
-from prefect_parallel_run.child.sources import open_file
+from prefect_parallel_run.child.csv_dialect import Dialect
+from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.child.text import TextStream, check_compression, is_transparent, not_encoded
 from prefect_parallel_run.datasets.record_ends import Records, record_ends
 

@@ -26,9 +26,9 @@ class Run:
 
     def __init__(self, workshop, cluster, **fields):
         from prefect_parallel_run import FileDataset
-        from prefect_parallel_run.choice.identity import machine_key
-        from prefect_parallel_run.choice.spec import StepSpec
         from prefect_parallel_run.planning.writing import normalise_inputs
+        from prefect_parallel_run.runs.fingerprint import machine_key
+        from prefect_parallel_run.runs.spec import StepSpec
 
         home = workshop.folder / "home"
         home.mkdir()
@@ -57,8 +57,8 @@ class Run:
 
     def _do(self):
         from prefect_parallel_run.compute.scheduler import SchedulerTarget
-        from prefect_parallel_run.driving.run import run_step
-        from prefect_parallel_run.observe.watch import LogWatch
+        from prefect_parallel_run.execution.runner import run_step
+        from prefect_parallel_run.monitoring.watch import LogWatch
         from prefect_parallel_run.output.reduction import reduce
 
         watch = LogWatch("test", logging.getLogger("test"))

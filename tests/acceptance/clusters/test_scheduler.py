@@ -22,7 +22,7 @@ EXPECTED = [f"f{number:03d}.txt" for number in range(100)]
 
 
 def verified(result):
-    from prefect_parallel_run.driving.verify import problems
+    from prefect_parallel_run.execution.verify import problems
     from prefect_parallel_run.runs.run_directory import RunDirectory
 
     return list(problems(RunDirectory(Path(result.run_directory)))) == []

@@ -55,13 +55,13 @@ def main():
     import logging
 
     from prefect_parallel_run import FileDataset, ParallelRunConfig
-    from prefect_parallel_run.choice.identity import machine_key
-    from prefect_parallel_run.choice.spec import StepSpec
     from prefect_parallel_run.compute.local import LocalTarget
-    from prefect_parallel_run.driving.run import run_step
-    from prefect_parallel_run.observe.watch import LogWatch
+    from prefect_parallel_run.execution.runner import run_step
+    from prefect_parallel_run.monitoring.watch import LogWatch
     from prefect_parallel_run.output.reduction import reduce
     from prefect_parallel_run.planning.writing import normalise_inputs
+    from prefect_parallel_run.runs.fingerprint import machine_key
+    from prefect_parallel_run.runs.spec import StepSpec
 
     watch_boundaries(kill_at)
     guilty = os.environ.get("DRIVER_POISON", "")

@@ -7,7 +7,7 @@ import pytest
 
 from prefect_parallel_run import InputError, LimitExceededError
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.datasets.listing import Listing
+from prefect_parallel_run.storage.listing import Listing
 
 from ..conftest import wait_until
 from .conftest import ledger

@@ -123,7 +123,7 @@ def test_no_orphan_survives_a_killed_flow_process(driver, workshop):
 
 
 def guardians():
-    return ours("prefect_parallel_run/node/guardian.py")
+    return ours("prefect_parallel_run/node/reaper.py")
 
 
 def test_a_killed_guardian_is_replaced_and_the_run_resumes_right(driver, workshop):

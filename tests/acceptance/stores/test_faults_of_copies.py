@@ -10,9 +10,9 @@ import pytest
 
 from prefect_parallel_run import InputError, LimitExceededError, OutputError, RunLockedError, TabularDataset
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.stores import mirror as module
-from prefect_parallel_run.stores import objects
-from prefect_parallel_run.stores.mirror import Mirror
+from prefect_parallel_run.runs import mirror as module
+from prefect_parallel_run.runs.mirror import Mirror
+from prefect_parallel_run.storage import objects
 
 from ..conftest import wait_until
 from .conftest import BUCKET
@@ -56,7 +56,7 @@ def background():
 
 def test_a_plan_that_grows_while_it_goes_up(workshop, s3, monkeypatch):
     """What goes up is what it was at one moment."""
-    from prefect_parallel_run.datasets.listing import Listing
+    from prefect_parallel_run.storage.listing import Listing
 
     listed, going_up, upload = Listing.__iter__, threading.Event(), objects.upload
 
@@ -138,7 +138,7 @@ def test_a_large_result_goes_up_in_pieces(s3, tmp_path, monkeypatch):
 
 def test_a_listing_that_nobody_waits_for_ends(workshop, monkeypatch):
     """Cancelled while the inputs are listed to find an earlier run."""
-    from prefect_parallel_run.datasets.listing import Listing
+    from prefect_parallel_run.storage.listing import Listing
 
     workshop.step()()
     (workshop.files / "new.txt").write_text("1")

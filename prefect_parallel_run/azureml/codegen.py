@@ -1,0 +1,254 @@
+"""The Python that says what a file of Azure's says, with what became of each of its fields in front. Pure."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prefect_parallel_run.azureml.findings import Difference, Outcome
+from prefect_parallel_run.azureml.load import Imported
+from prefect_parallel_run.azureml.step import ImportedStep, variable_asked_for
+from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.config.validation import is_unicode
+from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.environments import without_credentials
+
+_INDENT = "    "
+_TABLES = {"delimited": "from_delimited_files", "parquet": "from_parquet_files", "json_lines": "from_json_lines_files"}
+_WIDTH = 120
+_COMMENT_WIDTH = 100
+_DECIDE = """\
+def decide(what):
+    raise NotImplementedError(f"to be decided: {what}")
+"""
+_VARIABLE = """\
+def variable(name):
+    if name not in os.environ:
+        raise LookupError(f"set {name} in the environment before this is run: its value is a secret, and was not imported")
+    return os.environ[name]
+"""
+
+
+class Code(str):
+    """Text that is Python already."""
+
+    __slots__ = ()
+
+
+def python_source(imported: Imported) -> str:
+    """Return a module with the same steps and a flow that runs them, or with the same dataset.
+
+    Where something is to be decided it has a call that raises: it cannot be run by mistake.
+    """
+    lines = list(_comments(imported))
+    names = _variables([step.name for step in imported.steps])
+    body: list[str] = []
+    if imported.dataset is not None:
+        code = _Code(imported.undecided)
+        made = f"dataset = {render(code.dataset(imported.dataset))}"
+        body += [*code.decisions(), made]
+    for step, name in zip(imported.steps, names, strict=True):
+        code = _Code(step.undecided)
+        made = f"{name} = {render(code.step(step))}"
+        body += [*code.decisions(), made, ""]
+    if imported.steps:
+        body += ["", *_flow(imported, names)]
+    if any("://***@" in line for line in body):
+        lines.insert(-1, "# Passwords in requirements are not written down: set ${NAME} in their place, which pip replaces.")
+    whole = "\n".join(body)
+    helpers = [f"\n{text}\n" for call, text in (("decide(", _DECIDE), ("variable(", _VARIABLE)) if call in whole]
+    body = [*helpers, *body]
+    return "\n".join([*lines, *_imports(body), "", *body]).rstrip("\n") + "\n"
+
+
+def _comments(imported: Imported) -> Iterator[str]:
+    yield f"# From {_one_line(str(imported.file))}, imported from Azure ML."
+    undecided = imported.undecided
+    if undecided:
+        yield "# To be decided before it is run; until then the calls of decide() below raise:"
+        for one in undecided:
+            yield from _comment(one.for_command())
+    for title, differences in [("", imported.differences), *((step.name, step.differences) for step in imported.steps)]:
+        yield from _list(title, [one for one in differences if one.outcome is not Outcome.OPEN])
+    yield ""
+
+
+def _list(title: str, differences: list[Difference]) -> Iterator[str]:
+    """Yield what became of fields: first what is different, then what is the same."""
+    order = (Outcome.CHANGED, Outcome.LEFT, Outcome.TAKEN)
+    if differences:
+        yield f"# {title or 'the file'}:"
+    for one in sorted(differences, key=lambda one: order.index(one.outcome)):
+        yield from _comment(one.for_command())
+
+
+def _comment(text: str) -> Iterator[str]:
+    """Yield an entry of a list as lines of comment; a long word, such as a path, stays whole."""
+    first, then = "#   ", "#     "
+    yield from textwrap.wrap(
+        _one_line(text),
+        _COMMENT_WIDTH,
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _one_line(text: str) -> str:
+    """Return text that a comment can hold: a line break would end it."""
+    return " ".join(text.split()).encode("utf-8", "replace").decode()
+
+
+def _imports(lines: Iterable[str]) -> Iterator[str]:
+    body = "\n".join(line for line in lines if not line.startswith("#"))
+    standard = [f"import {module}" for module in ("os", "sys") if f"{module}." in body]
+    standard += ["from pathlib import Path"] if "Path(" in body else []
+    yield from [*standard, ""] if standard else []
+    if "@flow" in body:
+        yield "from prefect import flow"
+    names = ("Environment", "FileDataset", "ParallelRunConfig", "ParallelRunStep", "TabularDataset")
+    used = [name for name in names if f"{name}(" in body or f"{name}." in body]
+    yield f"from prefect_parallel_run import {', '.join(used)}"
+
+
+def _variables(names: Iterable[str]) -> list[str]:
+    """Return a variable for every step.
+
+    >>> _variables(["batch scoring", "1a", "class", "batch_scoring"])
+    ['batch_scoring', 'step_1a', 'step_class', 'batch_scoring_2']
+    """
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"\W", "_", name, flags=re.ASCII).lower()
+        is_free = plain.isidentifier() and not keyword.iskeyword(plain) and plain not in _TAKEN
+        variable = plain if is_free else f"step_{plain}"
+        number = 2
+        while variable in found:
+            variable = f"{plain}_{number}"
+            number += 1
+        found.append(variable)
+    return found
+
+
+_TAKEN = {"flow", "os", "sys", "print", "main", "path", "decide", "variable"}
+
+
+def _flow(imported: Imported, names: list[str]) -> Iterator[str]:
+    """Yield the flow; steps are called in the order of the file, each waits for the one before."""
+    without_inputs = [step for step in imported.steps if step.inputs is None]
+    parameters = "inputs, output: str" if without_inputs else ""
+    if without_inputs:
+        yield "# inputs: a path, folder, glob or URL of files; of a table TabularDataset.from_parquet_files(…), …"
+    yield "@flow"
+    yield f"def main({parameters}):"
+    for step in imported.steps:
+        for folder in step.folders:
+            yield f"{_INDENT}Path({render(folder)}).mkdir(parents=True, exist_ok=True)"
+    call = "inputs=inputs, output=output" if without_inputs else ""
+    yield from (f"{_INDENT}{name}({call})" for name in names[:-1])
+    yield f"{_INDENT}return {names[-1]}({call})"
+    yield ""
+    yield ""
+    yield 'if __name__ == "__main__":'
+    if without_inputs:
+        yield f"{_INDENT}if len(sys.argv) != 3:"
+        yield f'{_INDENT * 2}sys.exit(f"usage: {{sys.argv[0]}} INPUTS OUTPUT")'
+    yield f"{_INDENT}print(main({'*sys.argv[1:]' if without_inputs else ''}))"
+
+
+class _Code:
+    """Makes the Python of one step, or dataset; *undecided* is what is to be decided about it."""
+
+    def __init__(self, undecided: Iterable[Difference]) -> None:
+        self._undecided = list(undecided)
+        self._placed: set[str] = set()  # references that have a place in the Python
+
+    def step(self, step: ImportedStep) -> Code:
+        """Return the call that makes a step."""
+        given: dict[str, Any] = {
+            "inputs": None if step.inputs is None else self.dataset(step.inputs),
+            "output": step.output,
+            "side_inputs": {name: self._decided(path) for name, path in step.side_inputs.items()} or None,
+            "arguments": [self._decided(word) for word in step.arguments] or None,
+            "allow_reuse": None if step.allow_reuse else False,
+        }
+        fields = {key: _field(key, step.fields[key]) for key in ParallelRunConfig.model_fields if key in step.fields}
+        config = _call("ParallelRunConfig", [], fields)
+        named = {key: value for key, value in given.items() if value is not None}
+        return _call("ParallelRunStep", [step.name, config], named)
+
+    def dataset(self, dataset: Dataset) -> Code:
+        """Return the call that makes a dataset."""
+        values = dataset.model_dump(exclude_defaults=True, exclude={"paths", "name", "format"})
+        made = "FileDataset.from_files"
+        if not isinstance(dataset, FileDataset):
+            made = f"TabularDataset.{_TABLES[dataset.model_dump()['format']]}"
+        call = _call(made, [[self._decided(path) for path in dataset.paths]], values)
+        return call if dataset.name is None else Code(f"{call}.as_named_input({render(dataset.name)})")
+
+    def decisions(self) -> Iterator[str]:
+        """Yield statements for what is to be decided and has no place in the Python that was made."""
+        for one in self._undecided:
+            if not one.reference or one.reference not in self._placed:
+                yield f"decide({render(_said(one))})  # and remove this line"
+
+    def _decided(self, text: str) -> Any:
+        """Return a text, or a call that raises where something in it is to be decided."""
+        one = next((one for one in self._undecided if one.reference and one.reference in text), None)
+        if one is None:
+            return text
+        self._placed.add(one.reference)
+        return Code(f"decide({render(_said(one))})")
+
+
+def _said(one: Difference) -> str:
+    """Return what is to be decided, why, and what to do about it."""
+    what = f"{one.field} {one.given or one.reference}".strip()
+    return f"{what}: {one.why}" if one.why else what
+
+
+def _field(key: str, value: Any) -> Any:
+    if key == "environment" and isinstance(value, dict):
+        named = {name: one for name, one in value.items() if one is not None}
+        if "requirements" in named:
+            named["requirements"] = [without_credentials(line) for line in named["requirements"]]
+        return _call("Environment", [], named)
+    if key == "environment_variables":
+        return {name: Code(f"variable({render(variable_asked_for(name, text))})") for name, text in value.items()}
+    return value
+
+
+def _call(name: str, values: list[Any], named: dict[str, Any]) -> Code:
+    parts = [render(value) for value in values] + [f"{key}={render(value)}" for key, value in named.items()]
+    return Code(_bracketed(f"{name}(", parts, ")"))
+
+
+def render(value: Any) -> str:
+    """Return *value* as Python, over several lines where it is long.
+
+    >>> render({"a": ["x", 1, None, Code("f()")]})
+    '{"a": ["x", 1, None, f()]}'
+    """
+    if isinstance(value, Code):
+        return str(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False) if is_unicode(value) and value.isprintable() else ascii(value)
+    if isinstance(value, list | tuple):
+        return _bracketed("[", [render(one) for one in value], "]")
+    if isinstance(value, dict):
+        return _bracketed("{", [f"{render(key)}: {render(one)}" for key, one in value.items()], "}")
+    return repr(value)
+
+
+def _bracketed(opening: str, parts: list[str], closing: str) -> str:
+    line = f"{opening}{', '.join(parts)}{closing}"
+    if len(line) <= _WIDTH - 40 and "\n" not in line:
+        return line
+    indented = [f"{_INDENT}{part.replace(chr(10), chr(10) + _INDENT)}," for part in parts]
+    return "\n".join([opening, *indented, closing])

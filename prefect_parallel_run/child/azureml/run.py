@@ -1,0 +1,207 @@
+"""In place of azureml.core's Run, Experiment and Workspace, where azureml-core is not installed: metrics, tags, names."""
+
+from types import TracebackType
+from typing import Any, Dict, List, NoReturn, Optional, Type
+
+from ..context import EntryScript, current
+from ..metrics import Metrics
+from .errors import NoAzureError
+from .model import Model
+
+
+class Workspace:
+    """Stands for the workspace that a script hands on; it knows the models of the step's configuration and nothing else."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise NoAzureError("azureml.core.Workspace")
+
+    @property
+    def models(self) -> "Dict[str, Model]":
+        """The models of the step's configuration by name."""
+        return {model.name: model for model in Model.list(self, latest=True)}
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NoAzureError(f"azureml.core.Workspace.{name}")
+
+
+class Experiment:
+    """Has the step's name."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        self.workspace, self.name = workspace, name
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NoAzureError(f"azureml.core.Experiment.{name}")
+
+
+class Run:
+    """The run that a script works in; there is one. What it does not have says so, and what there is instead.
+
+    Attributes:
+        id: Name of the run directory: the same in every process, and when the run is gone on with.
+        name, display_name: Of the step.
+        number: 1.
+        status, type: As while a step runs in Azure.
+        experiment: Has the step's name.
+        parent: This run again: there is none above it.
+        input_datasets: Paths of the side inputs by name.
+    """
+
+    number, status, type = 1, "Running", "azureml.StepRun"
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise NoAzureError("azureml.core.Run")
+
+    @classmethod
+    def get_context(cls, *_: Any, **__: Any) -> "Run":
+        """Return the run."""
+        return _run
+
+    @property
+    def id(self) -> str:
+        """Name of the run directory."""
+        return current.run_id
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        return current.step
+
+    display_name = name
+
+    @property
+    def experiment(self) -> Experiment:
+        """Has the step's name, and a workspace that nothing can be asked of."""
+        return Experiment(_workspace, current.step)
+
+    @property
+    def parent(self) -> "Run":
+        """This run."""
+        return self
+
+    @property
+    def input_datasets(self) -> Dict[str, str]:
+        """Paths of the side inputs by name."""
+        return dict(EntryScript.side_inputs)
+
+    # Metrics
+
+    def log(self, name: str, value: Any, description: str = "", step: Optional[int] = None) -> None:
+        """Keep a number, or a text."""
+        self._keep(name, value=value, description=description, step=step)
+
+    def log_list(self, name: str, value: "List[Any]", description: str = "") -> None:
+        """Keep a list."""
+        self._keep(name, value=list(value), description=description)
+
+    def log_row(self, name: str, description: Optional[str] = None, **kwargs: Any) -> None:
+        """Keep a row of named values."""
+        self._keep(name, value=kwargs, description=description)
+
+    def log_table(self, name: str, value: "Dict[str, Any]", description: str = "") -> None:
+        """Keep columns of values."""
+        self._keep(name, value=value, description=description)
+
+    log_accuracy_table = log_confusion_matrix = log_predictions = log_residuals = log_table
+
+    def log_image(self, name: str, path: Optional[str] = None, plot: Any = None, description: str = "") -> None:  # noqa: ARG002
+        """Keep where an image lies; one that is only in memory has to be saved, below the output."""
+        if path is None:
+            raise NoAzureError("azureml.core.Run.log_image(plot=…)")
+        self._keep(name, value=str(path), description=description)
+
+    # Tags and properties: of this process, and noted like metrics
+
+    @property
+    def tags(self) -> Dict[str, str]:
+        """Tags that this process has set."""
+        return dict(_tags)
+
+    @property
+    def properties(self) -> Dict[str, str]:
+        """Properties that this process has added."""
+        return dict(_properties)
+
+    def get_tags(self) -> Dict[str, str]:
+        """Return the tags that this process has set."""
+        return dict(_tags)
+
+    def get_properties(self) -> Dict[str, str]:
+        """Return the properties that this process has added."""
+        return dict(_properties)
+
+    def tag(self, key: str, value: Optional[str] = None) -> None:
+        """Set a tag."""
+        _tags[key] = "" if value is None else str(value)
+        self._keep(key, tag=_tags[key])
+
+    def set_tags(self, tags: Dict[str, str]) -> None:
+        """Set some tags."""
+        for key, value in tags.items():
+            self.tag(key, value)
+
+    def remove_tags(self, tags: Any) -> "List[str]":
+        """Remove some tags; return their keys."""
+        keys = [tags] if isinstance(tags, str) else list(tags)
+        return [key for key in keys if _tags.pop(key, None) is not None]
+
+    def add_properties(self, properties: Dict[str, str]) -> None:
+        """Add some properties."""
+        _properties.update(properties)
+        for key, value in properties.items():
+            self._keep(key, property=value)
+
+    # What a run's script says of the run: here its process says it, by how it ends
+
+    def get_status(self) -> str:
+        """Return that it runs."""
+        return self.status
+
+    def start(self) -> None:
+        """Do nothing: it has started."""
+
+    def complete(self, _set_status: bool = True) -> None:
+        """Do nothing: other processes still work."""
+
+    def flush(self, timeout_seconds: float = 300) -> None:
+        """Do nothing: every line is written at once."""
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NoAzureError(f"azureml.core.Run.{name}")
+
+    def __repr__(self) -> str:
+        return f"Run(id={self.id!r})"
+
+    def _keep(self, name: str, **facts: Any) -> None:
+        global _metrics  # noqa: PLW0603  one file per process, opened with the first metric
+        if _metrics is None:
+            _metrics = Metrics(current.metrics_file)
+        said = {key: fact for key, fact in facts.items() if key not in ("description", "step") or fact not in ("", None)}
+        _metrics.add(name, **said)
+
+
+def get_run(*_: Any, **__: Any) -> NoReturn:
+    """Say that runs cannot be fetched."""
+    raise NoAzureError("azureml.core.get_run")
+
+
+class _OfflineRun(Run):
+    """What Run.get_context() returns outside Azure's runs: nothing here is one, for scripts that ask."""
+
+
+_SubmittedRun = Run
+_workspace = object.__new__(Workspace)
+_run = object.__new__(Run)
+_metrics: Optional[Metrics] = None
+_tags: Dict[str, str] = {}
+_properties: Dict[str, str] = {}
+for _kind in (Workspace, Experiment, Run, _OfflineRun):
+    _kind.__module__ = "azureml.core"

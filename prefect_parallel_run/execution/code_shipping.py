@@ -1,0 +1,55 @@
+"""What a run sends ahead to nodes on other machines: a mark in the run directory, what they must see, the script's bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from prefect_parallel_run.child.storage import is_remote
+from prefect_parallel_run.dispatch.node_setup import Journey
+from prefect_parallel_run.execution.code_archive import make_bundle
+from prefect_parallel_run.node.preflight import Probe
+from prefect_parallel_run.node.settings import CodeBundle, NodeSettings
+from prefect_parallel_run.planning.plan import PlanReader
+from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.spec import StepSpec
+from prefect_parallel_run.storage.objects import file_sha256
+
+
+def prepare_journey(
+    spec: StepSpec, directory: RunDirectory, settings: NodeSettings, plan: PlanReader, heartbeat: Callable[[], None]
+) -> tuple[NodeSettings, Journey]:
+    """Return settings for nodes that may be on other machines, and what they have to be asked and given first.
+
+    With a source_directory the script is always the bundle's: all nodes run the same code, whatever is changed meanwhile.
+    Without, a node that sees the very script runs it where it lies, beside what else lies there.
+
+    Raises:
+        ValueError: The script's folder cannot be bundled.
+    """
+    bundle = make_bundle(spec.config, directory.path, heartbeat)
+    mark = f".seen-{settings.token}"
+    (directory.path / mark).write_text(mark)
+    probe = Probe(
+        run_directory=str(directory.path),
+        mark=mark,
+        places=(*spec.places, *_first_file(plan, has_any=settings.most_slots > 0)),
+        script=settings.script,
+        script_sha256="" if spec.config.source_directory is not None else file_sha256(spec.config.script_path),
+        bundle=bundle.sha256,
+    )
+    code = CodeBundle(bundle.sha256, bundle.source, bundle.script)
+    return replace(settings, bundle=code, is_kept=True), Journey(probe=probe, bundle=bundle.path, mark=directory.path / mark)
+
+
+def _first_file(plan: PlanReader, *, has_any: bool) -> tuple[tuple[str, str], ...]:
+    """Return one of the planned files: a folder of the right name may be another one."""
+    if not has_any:
+        return ()
+    work = json.loads(plan.works(0, 1)[0])
+    table = work["tables"][0] if "tables" in work else work
+    path = f"{work['root']}{work['names'][0]}" if "names" in work else str(table["path"])
+    is_there = not is_remote(path) and Path(path).exists()  # gone since it was planned: its mini-batch will tell
+    return (("input", path),) if is_there else ()

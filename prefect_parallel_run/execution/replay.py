@@ -1,0 +1,81 @@
+"""Runs one mini-batch of a run in this process, without a cluster, for a person to look at or to debug."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect_parallel_run.child.azureml.environment import surround
+from prefect_parallel_run.child.azureml.import_hook import offer_names
+from prefect_parallel_run.child.context import Context, EntryScript
+from prefect_parallel_run.child.encoding import materialise
+from prefect_parallel_run.child.reading import FileList, Reader
+from prefect_parallel_run.child.script import load
+from prefect_parallel_run.errors import NoRunError
+from prefect_parallel_run.monitoring.failure_table import place_of
+from prefect_parallel_run.node.prefetch import fetch, is_fetched
+from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.spec import StepSpec
+from prefect_parallel_run.units import count
+
+
+def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[..., Any], say: Callable[[str], None]) -> Any:
+    """Return what run() returns for mini-batch *number*; nothing is written to the ledger or to the result.
+
+    Args:
+        directory: Of the run.
+        spec: What the run was asked to do.
+        number: Of the mini-batch, from 0.
+        call: Calls a function with arguments; a debugger may stand between.
+        say: Told what is about to be run.
+
+    Raises:
+        NoRunError: There is no such mini-batch.
+    """
+    plan = Plan.open(directory.plan)
+    if not 0 <= number < plan.summary.mini_batches:
+        raise NoRunError(str(directory.path), f"has no mini-batch {number}; there are {plan.summary.mini_batches}, from 0")
+    offer_names()
+    os.environ.update(spec.config.environment_variables)
+    os.environ["AZUREML_BI_OUTPUT_PATH"] = str(spec.output or "")
+    EntryScript.output_dir = str(spec.output or "")
+    EntryScript.log_dir = str(directory.logs)
+    EntryScript.side_inputs = dict(spec.side_inputs)
+    path, source = str(spec.config.script_path), str(spec.config.source_path)
+    work = json.loads(plan.works(number, number + 1)[0])
+    how_many = count(plan.items(number, number + 1)[0], "item")
+    say(f"mini-batch {number}, {how_many}: {place_of(work)}; it may take any time: run_invocation_timeout does not hold here")
+    with tempfile.TemporaryDirectory(prefix="parallel_run_replay_") as scratch:
+        EntryScript.working_dir = scratch
+        EntryScript.agent_name, EntryScript.dir = "replay", os.path.dirname(path)  # noqa: PTH120  a text, as in a child
+        surround(
+            {
+                "step": spec.name,
+                "run_id": directory.run_id,
+                "models": spec.config.models,
+                "side_inputs": spec.side_inputs,
+                "scratch": scratch,
+                "metrics_file": str(Path(scratch, ".metrics.jsonl")),
+            }
+        )
+        before = os.getcwd()  # noqa: PTH109  given back below
+        os.chdir(scratch)
+        try:
+            script = call(load, path, source, list(spec.arguments))
+            call(script.init)
+            if is_fetched(work):
+                work = call(fetch, work, Path(scratch, ".fetched"))
+            items = Reader().read(work)
+            if isinstance(items.value, FileList):
+                items.value.task_id = str(number)
+            context = Context(number, work["input"], 1, work.get("partition_key_value"))
+            result = materialise(call(script.run, items.value, context))
+            call(script.shutdown)
+        finally:
+            os.chdir(before)
+    return result

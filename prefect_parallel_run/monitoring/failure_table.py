@@ -1,0 +1,90 @@
+"""The failures of a run as a table for people: one row per cause, with its first example. Knows nothing of Prefect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from prefect_parallel_run.child.row_groups import GROUPS
+from prefect_parallel_run.monitoring.logs import neutral
+from prefect_parallel_run.output.failed_items import only
+from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.runs.failures import Cause, causes
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory
+
+_MOST_CHARACTERS = 300  #: of an error's text
+_ALL = -1  #: items of a mini-batch
+_Items = tuple[int, int, int]  #: mini-batch, and which of its items: from, up to; or all
+
+
+class FailureTable:
+    """Makes the rows; remembers where the items of a cause's example are, so that the plan is read once for each."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._places: dict[_Items, str] = {}
+
+    def rows(self, ledger: Ledger) -> list[dict[str, Any]]:
+        """Return a row per cause, the most frequent first."""
+        found = causes(ledger)
+        places = self.places(found)
+        return [_row(cause, place) for cause, place in zip(found, places, strict=True)]
+
+    def places(self, found: Sequence[Cause]) -> list[str]:
+        """Return what was in the first example of each cause: the guilty items where they are known, else the mini-batch.
+
+        While the input is being listed nobody knows that: it is an empty text then.
+        """
+        wanted = [cause.guilty or (cause.first_mini_batch, 0, _ALL) for cause in found]
+        if (missing := {*wanted} - self._places.keys()) and self._run.plan.exists():
+            plan = Plan.open(self._run.plan)
+            self._places |= {items: _place_in(plan, items) for items in missing}
+        return [self._places.get(items, "") for items in wanted]
+
+
+def _place_in(plan: Plan, items: _Items) -> str:
+    number, start, stop = items
+    work = json.loads(plan.works(number, number + 1)[0])
+    return neutral(place_of(work if stop == _ALL else only(work, start, stop)))
+
+
+def _row(cause: Cause, place: str) -> dict[str, Any]:
+    return {
+        "cause": f"{cause.error_type}: {neutral(cause.error)[:_MOST_CHARACTERS]}",
+        "failed tries": cause.tries,
+        "failed items": cause.failed_items,
+        "first input": place,
+        "outcome": cause.outcome,
+        "mini-batches": cause.mini_batches,
+        "items in them": cause.items,
+        "first mini-batch": cause.first_mini_batch,
+        "nodes": ", ".join(sorted(cause.nodes.split(","))),
+    }
+
+
+def place_of(work: dict[str, Any]) -> str:
+    """Return where the items of a mini-batch are, as one line.
+
+    >>> place_of({"kind": "files", "root": "/data/", "names": ["a.png", "b.png"]})
+    '/data/a.png and 1 more'
+    >>> place_of({"kind": "delimited", "path": "/t.csv", "first": 200, "rows": 100})
+    '/t.csv, rows 200 to 299'
+    >>> place_of({"kind": "parquet", "path": "/t.parquet", "row_groups": [2, 3], "start": 0, "stop": 10, "rows": 10})
+    '/t.parquet, rows 0 to 9 from row group 2'
+    """
+    if work["kind"] == "files":
+        return _first([work["root"] + name for name in work["names"]])
+    if work["kind"] == "tables":
+        return _first(sorted({table["path"] for table in work["tables"]}))
+    if work["kind"] in GROUPS:
+        group = GROUPS[work["kind"]]
+        unit = {"batches": "batch"}.get(group, group[:-1].replace("_", " "))
+        return f"{work['path']}, rows {work['start']} to {work['stop'] - 1} from {unit} {work[group][0]}"
+    return f"{work['path']}, rows {work['first']} to {work['first'] + work['rows'] - 1}"
+
+
+def _first(paths: list[str]) -> str:
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0]}{more}" if paths else ""

@@ -1,0 +1,37 @@
+"""report.html: what happened in a run, on one page that opens anywhere, without a network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run.runs.run_directory import RunDirectory
+
+
+def write_report(directory: RunDirectory, output: Path | None = None, beat: Callable[[], None] = lambda: None) -> Path:
+    """Write the report of a run, whole or not at all, and return where it is.
+
+    Args:
+        directory: Of the run, which may be going on.
+        output: File to write; by default ``report.html`` in the run directory.
+        beat: Called now and then; raises to stop.
+
+    Raises:
+        OutputError: The run has no ledger, or the report cannot be written.
+        sqlite3.Error: The ledger cannot be read, or *beat* raised while it was.
+    """
+    from prefect_parallel_run.monitoring.report.data import collect  # noqa: PLC0415  numpy, which a resume need not wait for
+    from prefect_parallel_run.monitoring.report.page import page  # noqa: PLC0415  the same
+
+    target = directory.report if output is None else output
+    text = page(collect(directory, beat), time.time())
+    beside = target.with_name(f".{target.name}.tmp")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(target)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OutputError(str(target), f"cannot be written: {error.strerror}") from error
+    return target

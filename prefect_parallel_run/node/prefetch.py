@@ -1,0 +1,190 @@
+"""Objects of a store as local files: fetched before a process sees them, those of the next mini-batches while one runs.
+
+A lease begins to fetch when it arrives at the node, which it does while the slots are still busy with the leases before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefect_parallel_run.child.failure import fingerprint
+from prefect_parallel_run.child.storage import InputChanged, StoreFailure, check, is_remote, store_of
+from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.node.recall import Recall
+from prefect_parallel_run.node.slot import Work
+
+_AHEAD = 2  #: mini-batches of a lease whose files are there, or under way, and not yet run
+_GLANCE = 0.05  #: s between two looks whether the run is over
+_LONGEST_NAME = 255  #: bytes, a file system's limit
+
+
+class Fetched(NamedTuple):
+    """A mini-batch whose files are on this machine's disk, or why they are not."""
+
+    work: Work
+    folder: Path
+    error: InputChanged | StoreFailure | None
+
+    def receipt(self, node: str) -> tuple[Any, ...]:
+        """Return the receipt of a mini-batch that cannot be run."""
+        changed = isinstance(self.error, InputChanged)  # the plan is frozen: no try could help
+        name, text = type(self.error).__name__, str(self.error)
+        return tuple(
+            Receipt.of_failure(
+                self.work.mini_batch,
+                self.work.attempt,
+                "input_changed" if changed else "raised",
+                started=time.time(),
+                seconds=0.0,
+                node=node,
+                pid=os.getpid(),
+                error_type=name,
+                error=text,
+                fingerprint=fingerprint(name),
+                final=changed,
+            )
+        )
+
+    def remove(self) -> None:
+        """Remove the files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class LeaseFiles:
+    """Fetches the files of a lease's mini-batches, in order, from the moment it is made.
+
+    Args:
+        works: The mini-batches.
+        scratch: Folder for the files.
+    """
+
+    def __init__(self, works: Sequence[Work], scratch: str) -> None:
+        self._works = works
+        self._scratch = Path(tempfile.mkdtemp(prefix="fetched.", dir=scratch))
+        self._ready: queue.Queue[Fetched] = queue.Queue(maxsize=_AHEAD - 1)  # one more is under way
+        self._closed = threading.Event()
+        threading.Thread(target=self._fetch, name="fetch", daemon=True).start()
+
+    def each(self, raise_if_stopping: Callable[[], None], recall: Recall) -> Iterator[Fetched]:
+        """Yield the mini-batches as their files come, until *recall* is answered.
+
+        *raise_if_stopping* is called while they do not come; what has not come when *recall* is asked is given back.
+        """
+        for work in self._works:
+            fetched = self._next(raise_if_stopping, recall)
+            if recall.is_open:
+                recall.answer(work.mini_batch)
+            if fetched is None or recall.is_answered:
+                return
+            yield fetched
+
+    def close(self) -> None:
+        """Fetch nothing more, and remove what is there."""
+        self._closed.set()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _next(self, raise_if_stopping: Callable[[], None], recall: Recall) -> Fetched | None:
+        while not recall.is_open and not recall.is_answered:
+            try:
+                return self._ready.get(timeout=_GLANCE)
+            except queue.Empty:
+                raise_if_stopping()
+        return None
+
+    def _fetch(self) -> None:
+        for number, work in enumerate(self._works):
+            fetched = _fetched(work, self._scratch / str(number))
+            while not self._closed.is_set():
+                try:
+                    self._ready.put(fetched, timeout=_GLANCE)
+                except queue.Full:
+                    continue
+                break
+            if self._closed.is_set():
+                fetched.remove()
+                return
+
+
+def _fetched(work: Work, folder: Path) -> Fetched:
+    index, attempt, items, *piece = json.loads(work.line)
+    if not is_fetched(items):
+        return Fetched(work, folder, None)
+    if piece:
+        start, stop = piece[0]
+        items = {**items, **{key: items[key][start:stop] for key in ("names", "sizes", "versions")}}
+    try:
+        local = fetch(items, folder)
+    except (InputChanged, StoreFailure) as error:
+        return Fetched(work, folder, error)
+    line = json.dumps([index, attempt, local], separators=(",", ":")).encode("ascii") + b"\n"
+    return Fetched(Work(index, attempt, line), folder, None)
+
+
+def is_fetched(items: dict[str, Any]) -> bool:
+    """True for a mini-batch of objects, which have to be fetched."""
+    return items["kind"] == "files" and is_remote(items["root"])
+
+
+def fetch(items: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the work of a mini-batch of objects as that of files, to which they are copied.
+
+    Raises:
+        InputChanged: An object is not the one that was planned.
+        StoreFailure: The store does not give it.
+    """
+    # A folder for each: names may be equal but for their folders, and one may be another's folder.
+    names = [f"{number}/{local_name(name)}" for number, name in enumerate(items["names"])]
+    copies = _copy(items, [folder / name for name in names])
+    return {**items, **copies, "root": f"{folder}/", "names": names}
+
+
+def _copy(items: dict[str, Any], paths: list[Path]) -> dict[str, list[int]]:
+    """Fetch objects to *paths*, and return sizes and versions of the copies.
+
+    Raises:
+        InputChanged: An object is not the one that was planned.
+        StoreFailure: The store does not give it.
+    """
+    urls = [items["root"] + name for name in items["names"]]
+    try:
+        store = store_of(urls[0])[0]
+        for path in paths:
+            path.parent.mkdir(parents=True)
+        with suppress(FileNotFoundError):  # the check names it
+            store.get([store_of(url)[1] for url in urls], [str(path) for path in paths])  # together, where the store can
+        # Afterwards: an object that still has the planned version had it all the time.
+        for url, size, version in zip(urls, items["sizes"], items["versions"], strict=True):
+            check(url, size, version)
+        status = [path.stat() for path in paths]
+    except InputChanged:
+        raise
+    except Exception as error:  # what a store's library raises has no common class
+        words = f"{urls[0]} or one of its neighbours could not be fetched: {type(error).__name__}: {error}"
+        raise StoreFailure(words) from error
+    return {"sizes": [one.st_size for one in status], "versions": [one.st_mtime_ns for one in status]}
+
+
+def local_name(name: str) -> str:
+    """Return the name of a local file for an object: its last segment, made harmless.
+
+    >>> local_name("a/b/c.png"), local_name("a/..")
+    ('c.png', '%2E%2E')
+    """
+    last = name.rpartition("/")[2]
+    if last in (".", ".."):
+        return last.replace(".", "%2E")
+    if len(os.fsencode(last)) > _LONGEST_NAME:
+        ending = Path(last).suffix
+        return hashlib.sha256(os.fsencode(last)).hexdigest() + (ending if len(ending) < 20 else "")
+    return last

@@ -1,0 +1,124 @@
+"""A new run directory: its name, its description, its plan where that is made beforehand."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect_parallel_run._threads import Background
+from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.planning.planner import Planner
+from prefect_parallel_run.planning.writing import PlanWriter
+from prefect_parallel_run.runs.carry_over import carry_over
+from prefect_parallel_run.runs.fingerprint import digest, with_plan
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, check_home, write_json
+from prefect_parallel_run.runs.spec import StepSpec
+
+Heartbeat = Callable[[], None]
+
+
+def name_prefix(spec: StepSpec, now: dict[str, Any]) -> str:
+    """Return how the names of all runs begin that are the same but for their inputs."""
+    return f"{spec.name_in_paths}-{digest(now['identity'])[:12]}-"
+
+
+def step_of(run_id: str) -> str:
+    """Return the name of the step that made a run.
+
+    >>> step_of("score-images-78d693fc5b28-20261125T224333-80d950")
+    'score-images'
+    """
+    return run_id.rsplit("-", 3)[0]
+
+
+def discard(planned: Path) -> None:
+    """Remove a plan that is not needed, and its folder, if they are there."""
+    shutil.rmtree(planned.parent, ignore_errors=True)
+
+
+def _check_home(spec: StepSpec) -> None:
+    """Raise PrefectHomeError when the run is to be in Prefect's home, and cannot be."""
+    if spec.output is None or spec.store is not None:
+        check_home(spec.home)
+
+
+def plan_whole(spec: StepSpec, heartbeat: Heartbeat) -> Path:
+    """Plan the input, whole, into a folder of its own and return the plan's path."""
+    _check_home(spec)
+    folder = spec.runs / f".planning-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(str(spec.runs), f"cannot be created: {error.strerror}") from error
+    path = folder / "plan.parquet"
+    work = Background("planning", lambda beat: spec.planning.write(PlanWriter(path), beat))
+    try:
+        work.wait(heartbeat)
+    except BaseException:
+        discard(path)
+        raise
+    return path
+
+
+def new_run(spec: StepSpec, now: dict[str, Any]) -> tuple[RunDirectory, RunLock]:
+    """Return a new run directory, locked, with nothing in it."""
+    _check_home(spec)
+    begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    directory = RunDirectory(spec.runs / f"{name_prefix(spec, now)}{begun}-{uuid.uuid4().hex[:6]}")
+    directory.make()
+    return directory, directory.lock()
+
+
+def planned_run(
+    spec: StepSpec, now: dict[str, Any], planned: Path, carry_over_from: RunDirectory | None = None
+) -> tuple[RunDirectory, RunLock]:
+    """Return a new run directory with a whole plan, locked."""
+    directory, lock = new_run(spec, now)
+    planned.replace(directory.plan)
+    discard(planned)
+    plan = Plan.open(directory.plan)
+    with Ledger.create(directory.ledger, plan.all_items()) as ledger:
+        if carry_over_from is not None:
+            carry_over(carry_over_from, directory, plan, ledger)
+    write_json(directory.description, describe(spec, with_plan(now, plan.summary)))
+    return directory, lock
+
+
+def describe(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
+    """Return run.json: how a run was begun, so that anybody can go on with it."""
+    config = spec.config.model_dump(mode="json", exclude={"environment_variables"})
+    if spec.config.source_directory is None:
+        config["entry_script"] = str(spec.config.script_path)  # whoever goes on with the run may be in another folder
+    else:
+        config["source_directory"] = str(spec.config.source_path)
+    return {
+        "step": spec.name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **now,
+        "config": config,
+        "environment_variables": sorted(spec.config.environment_variables),  # names only: the values are secrets
+        "inputs": spec.inputs,
+        "output": spec.output,
+        "side_inputs": dict(spec.side_inputs),
+        "arguments": list(spec.arguments),
+        "home": str(spec.home),
+    }
+
+
+def complete_description(directory: RunDirectory, planner: Planner | None) -> dict[str, Any]:
+    """Have run.json say what was planned, where it does not yet, and return what it says.
+
+    Who has just planned, *planner*, knows that by heart; the plan is large, and is not read again for it.
+    """
+    description = directory.facts()
+    if "plan_sha256" not in description["identity"]:
+        summary = planner.summary() if planner is not None else Plan.open(directory.plan).summary
+        description = with_plan(description, summary)
+        write_json(directory.description, description)
+    return description
