@@ -5,10 +5,10 @@ from __future__ import annotations
 _LINES = 600  #: after so many samples at one interval the next ones lie twice as far apart
 
 
-class Widening:
+class BackoffTimer:
     """Says when a sample is due: every second at first, then every two, four, … A week is some 6,000 samples.
 
-    >>> pace = Widening(0.0)
+    >>> pace = BackoffTimer(0.0)
     >>> [pace.is_due(now) for now in (0.0, 0.5, 1.0, 1.5)]
     [True, False, True, False]
 

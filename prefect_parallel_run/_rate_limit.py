@@ -5,10 +5,10 @@ from __future__ import annotations
 _RESERVE = 0.25  #: share of every allowance that only what is urgent may use
 
 
-class Allowance:
+class RateLimiter:
     """Lets so many messages through per second, and so many in all; a quarter of both is for what is urgent.
 
-    >>> allowance = Allowance(per_second=4.0, in_all=8)
+    >>> allowance = RateLimiter(per_second=4.0, in_all=8)
     >>> [allowance.admits(0.0, is_urgent=False) for _ in range(4)], allowance.admits(0.0, is_urgent=True)
     ([True, True, True, False], True)
     >>> allowance.admits(1.0, is_urgent=False)

@@ -15,7 +15,7 @@ _GLANCE = 0.1  #: s between two heartbeats while somebody waits
 _STOPPING = 5.0  #: s for the work to notice that nobody wants it any more
 
 
-class Unwanted(BaseException):
+class Cancelled(BaseException):
     """Nobody waits for the work any more."""
 
 
@@ -46,8 +46,8 @@ class Background(Generic[T]):
         self._outcome.result()
         return True
 
-    def wait(self, heartbeat: Callable[[], None]) -> T:
-        """Return what the work returns; *heartbeat* is called meanwhile, and when it raises, or on Ctrl-C, the work stops.
+    def wait(self, check_cancelled: Callable[[], None]) -> T:
+        """Return what the work returns; *check_cancelled* is called meanwhile. When it raises, or on Ctrl-C, the work stops.
 
         Work that was not started yet starts here, where no Ctrl-C can leave it running.
         """
@@ -55,7 +55,7 @@ class Background(Generic[T]):
             if self._thread.ident is None:
                 self.start()
             while not wait_for([self._outcome], timeout=_GLANCE).done:
-                heartbeat()
+                check_cancelled()
         except BaseException:  # Ctrl-C may come in the wait itself
             self.stop()
             raise
@@ -68,20 +68,20 @@ class Background(Generic[T]):
 
     def _do(self, work: Callable[[Callable[[], None]], T]) -> None:
         try:
-            self._outcome.set_result(work(self._beat))
+            self._outcome.set_result(work(self._check_cancelled))
         except BaseException as error:  # noqa: BLE001  handed to whoever waits
             self._outcome.set_exception(error)
 
-    def _beat(self) -> None:
+    def _check_cancelled(self) -> None:
         if self._unwanted.is_set():
-            raise Unwanted
+            raise Cancelled
 
 
 def both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
     """Return what calls one after the other."""
 
-    def beat() -> None:
+    def check_cancelled() -> None:
         first()
         second()
 
-    return beat
+    return check_cancelled

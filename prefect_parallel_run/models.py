@@ -15,7 +15,7 @@ def drive_prefix(drive: int) -> str:
     return f"r{drive}." if drive > 1 else ""
 
 
-class Cut(NamedTuple):
+class PlannedBatch(NamedTuple):
     """One mini-batch as a dataset cuts it, before it has a number.
 
     ``work`` is a JSON object in one line: all that a child needs to read the items (child/reading.py lists its
@@ -136,7 +136,7 @@ class Tally:
         }
 
 
-class Isolating(NamedTuple):
+class BisectionState(NamedTuple):
     """A mini-batch whose guilty items are being looked for."""
 
     mini_batch: int
@@ -147,7 +147,7 @@ class Isolating(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remainder:
+class PendingWork:
     """What is left to do: all of it for a new run, less for one that is resumed from its ledger.
 
     While its tally is growing, further mini-batches come at the end.
@@ -155,7 +155,7 @@ class Remainder:
 
     tally: Tally
     pending: tuple[tuple[int, int], ...]  #: half-open ranges, in order
-    isolating: tuple[Isolating, ...] = ()
+    isolating: tuple[BisectionState, ...] = ()
     waiting: tuple[tuple[int, int, int, int], ...] = ()  #: mini-batch, its next try, its items, tries that no longer count
 
 

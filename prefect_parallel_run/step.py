@@ -19,7 +19,7 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from prefect_parallel_run.azureml.overrides import as_in_azure
+from prefect_parallel_run.azureml.overrides import apply_azure_settings
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.cluster_class import load_class
 from prefect_parallel_run.compute.enclosing import surrounding_target
@@ -31,7 +31,7 @@ from prefect_parallel_run.execution.runner import run_step
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.logs import Logger
 from prefect_parallel_run.monitoring.telling import PrefectWatch
-from prefect_parallel_run.monitoring.terminal import also_seen
+from prefect_parallel_run.monitoring.terminal import with_view
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.inputs import (
     check_arguments,
@@ -43,7 +43,7 @@ from prefect_parallel_run.planning.inputs import (
 from prefect_parallel_run.planning.writing import normalise_inputs
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.fingerprint import machine_key
-from prefect_parallel_run.runs.resolve import Resumption, look_for_earlier, may_be_done
+from prefect_parallel_run.runs.resolve import ResumeRequest, find_existing_runs, has_existing_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, where_it_runs
 from prefect_parallel_run.task.block_references import resolved_target, resolved_variables
@@ -179,7 +179,7 @@ def _prepare(
     logger = get_run_logger()
     target = _target(config, logger)
     given_arguments = check_arguments(arguments)
-    config, differences = as_in_azure(resolved_variables(config), given_arguments)
+    config, differences = apply_azure_settings(resolved_variables(config), given_arguments)
     for words in differences:
         logger.warning("%s", words, extra={"action": "azure"})
     task = TaskRunContext.get()
@@ -197,7 +197,7 @@ def _prepare(
         home=home,
         key=machine_key(home),
     )
-    look = look_for_earlier(spec, Cancellation().raise_if_wanted) if looks and may_be_done(spec) else None
+    look = find_existing_runs(spec, Cancellation().raise_if_wanted) if looks and has_existing_runs(spec) else None
     return Prepared(spec=spec, target=target, look=look)
 
 
@@ -207,7 +207,7 @@ def _run(name: str, prepared: Prepared) -> ParallelRunResult:
         result = run_step(
             prepared.spec,
             prepared.target,
-            also_seen(watch),
+            with_view(watch),
             Cancellation().raise_if_wanted,
             _as_task(name),
             _begun_by_this_task_run(),
@@ -228,11 +228,11 @@ def _run(name: str, prepared: Prepared) -> ParallelRunResult:
 _begun: dict[UUID, RunDirectory] = {}  # by task run: a retry in this process goes on without listing the inputs again
 
 
-def _begun_by_this_task_run() -> Resumption | None:
+def _begun_by_this_task_run() -> ResumeRequest | None:
     """Return the run directory that an earlier try of this very task run worked in, to go on with; None on the first."""
     task = TaskRunContext.get()
     directory = _begun.pop(task.task_run.id, None) if task is not None else None
-    return None if directory is None else Resumption(directory=directory, is_own=True)
+    return None if directory is None else ResumeRequest(directory=directory, same_task_run=True)
 
 
 def _check_target(config: ParallelRunConfig) -> None:
@@ -251,7 +251,7 @@ def _target(config: ParallelRunConfig, logger: Logger) -> Target:
         flow_run = FlowRunContext.get()
         surrounding = surrounding_target(flow_run.task_runner if flow_run is not None else None)
         if surrounding is not None:
-            surrounding.step_aside()
+            surrounding.secede()
             logger.info("runs on the cluster around it, %s", surrounding.address, extra={"action": "surrounded"})
             return surrounding
     return target_of(resolved_target(config.compute_target))

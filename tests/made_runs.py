@@ -7,7 +7,7 @@ import random
 import time
 from pathlib import Path
 
-from prefect_parallel_run.models import Cut, Receipt
+from prefect_parallel_run.models import PlannedBatch, Receipt
 from prefect_parallel_run.planning.writing import PlanWriter
 from prefect_parallel_run.runs.executions import versions
 from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
@@ -59,7 +59,7 @@ def make_run(
         for number in range(mini_batches):
             names = [f"day={number % 28:02d}/img_{number:06d}_{place}.jpg" for place in range(ITEMS)]
             work = {"input": "images", "kind": "files", "root": "/data/images/", "names": names}
-            writer.add("images", Cut(ITEMS, ITEMS * 20_000, json.dumps(work)))
+            writer.add("images", PlannedBatch(ITEMS, ITEMS * 20_000, json.dumps(work)))
         writer.finish("file", "0" * 64)
     with Ledger.create(made.directory.ledger, [ITEMS] * mini_batches) as ledger:
         end = _drive(made, ledger, chance, mini_batches, nodes, slots, fail, seconds, logs, drives)

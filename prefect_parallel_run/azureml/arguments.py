@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from prefect_parallel_run.azureml.expressions import EXPRESSION, Data, Input, Literal, Missing
-from prefect_parallel_run.azureml.findings import Findings
+from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.options import Translation, job_options
 from prefect_parallel_run.azureml.outputs import Outputs
 
@@ -24,7 +24,9 @@ class Arguments(NamedTuple):
     options: Translation  #: what the others mean
 
 
-def program_arguments(text: str, inputs: Mapping[str, Input], split: str, outputs: Outputs, findings: Findings) -> Arguments:
+def program_arguments(
+    text: str, inputs: Mapping[str, Input], split: str, outputs: Outputs, findings: MigrationFindings
+) -> Arguments:
     """Return the arguments of a job.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.azureml.documents import Section, read_document
-from prefect_parallel_run.azureml.findings import Findings
+from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.references import References, you_said
 from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, CondaDependencies, conda_dependencies
 
@@ -21,7 +21,7 @@ _WHY = {
 }
 
 
-def job_environment(task: Section, references: References, findings: Findings) -> Any:
+def job_environment(task: Section, references: References, findings: MigrationFindings) -> Any:
     """Return the environment field of a configuration: None, a path, or a mapping that makes an Environment.
 
     One that stands in the job itself is called by its name, by that of its conda file, or by the path of that.
@@ -48,7 +48,7 @@ def job_environment(task: Section, references: References, findings: Findings) -
     return {**packages, **({} if name is None else {"name": str(name)})}
 
 
-def _named(text: str, references: References, findings: Findings) -> str | None:
+def _named(text: str, references: References, findings: MigrationFindings) -> str | None:
     known = references.known(text)
     if known is not None:
         findings.changed(_FIELD, text, known, you_said(known))
@@ -75,7 +75,7 @@ def _beside(environment: Section, conda_file: str) -> Path:
     return environment.file.absolute().parent / conda_file
 
 
-def _packages(environment: Section, findings: Findings) -> dict[str, Any]:
+def _packages(environment: Section, findings: MigrationFindings) -> dict[str, Any]:
     """Return the packages of a conda file: as requirements of pip where that says it all, else the file itself."""
     given = environment["conda_file"]
     where = f"{_FIELD}.conda_file"
@@ -102,7 +102,9 @@ def _dependencies(conda: Section) -> CondaDependencies:
     return conda_dependencies(entries)
 
 
-def _as_requirements(where: str, given: Any, found: CondaDependencies, reference: str, findings: Findings) -> dict[str, Any]:
+def _as_requirements(
+    where: str, given: Any, found: CondaDependencies, reference: str, findings: MigrationFindings
+) -> dict[str, Any]:
     for entry in found.left:
         findings.left(f"{where}.dependencies", entry, "a package of conda; name it as pip does in Environment(requirements=…)")
     if found.azure:

@@ -45,7 +45,7 @@ class Difference:
 
 
 @dataclass(slots=True)
-class Findings:
+class MigrationFindings:
     """Collects differences in the order in which the fields are looked at."""
 
     found: list[Difference] = field(default_factory=list)

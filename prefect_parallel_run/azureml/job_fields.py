@@ -9,7 +9,7 @@ from prefect_parallel_run.azureml.arguments import program_arguments
 from prefect_parallel_run.azureml.documents import Section
 from prefect_parallel_run.azureml.environment import job_environment
 from prefect_parallel_run.azureml.expressions import Input
-from prefect_parallel_run.azureml.findings import Findings
+from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.outputs import Outputs
 from prefect_parallel_run.azureml.references import References
 from prefect_parallel_run.azureml.step import variable_asked_for
@@ -57,7 +57,7 @@ def job_fields(
     split: str,
     outputs: Outputs,
     references: References,
-    findings: Findings,
+    findings: MigrationFindings,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the fields of the configuration, and the script's arguments; literals are filled into *section*."""
     task = section.section("task")
@@ -89,7 +89,7 @@ def job_fields(
     return fields, found.arguments
 
 
-def _script(task: Section, fields: dict[str, Any], references: References, findings: Findings) -> None:
+def _script(task: Section, fields: dict[str, Any], references: References, findings: MigrationFindings) -> None:
     script = task.get("entry_script")
     if not isinstance(script, str):
         raise ValueError(f"{task.where('entry_script')}: entry_script is {script!r}; accepted: a path below code")  # noqa: TRY004  a file's value
@@ -107,7 +107,7 @@ def _script(task: Section, fields: dict[str, Any], references: References, findi
         findings.taken("task.code", code, f"source_directory={place!r}")
 
 
-def _numbers(section: Section, fields: dict[str, Any], findings: Findings) -> None:
+def _numbers(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
     """Take over what has a field of the same kind."""
     retry, resources = section.section("retry_settings"), section.section("resources")
     for owner, prefix, key, field in (
@@ -134,7 +134,7 @@ def _numbers(section: Section, fields: dict[str, Any], findings: Findings) -> No
     _size(section, fields, findings)
 
 
-def _size(section: Section, fields: dict[str, Any], findings: Findings) -> None:
+def _size(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
     keys, size = section.get("partition_keys"), section.get("mini_batch_size")
     if keys is not None:
         fields["partition_keys"] = [str(key) for key in keys] if isinstance(keys, list) else keys
@@ -156,7 +156,7 @@ def _number(owner: Section, key: str) -> int | None:
     return number
 
 
-def _variables(section: Section, fields: dict[str, Any], findings: Findings) -> None:
+def _variables(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
     given = section.section("environment_variables")
     found = {name: "" if value is None else str(value) for name, value in given.items()}
     tell_variables(found, findings)
@@ -164,7 +164,7 @@ def _variables(section: Section, fields: dict[str, Any], findings: Findings) -> 
         fields["environment_variables"] = found
 
 
-def tell_variables(variables: Mapping[str, str], findings: Findings) -> None:
+def tell_variables(variables: Mapping[str, str], findings: MigrationFindings) -> None:
     """Note that the Python which is printed asks the environment for these variables' values."""
     for name, text in variables.items():
         asked = variable_asked_for(name, text)
@@ -172,7 +172,7 @@ def tell_variables(variables: Mapping[str, str], findings: Findings) -> None:
         findings.changed(f"environment_variables.{name}", None, f"the environment's {asked}", why)
 
 
-def _target(section: Section, fields: dict[str, Any], references: References, findings: Findings) -> None:
+def _target(section: Section, fields: dict[str, Any], references: References, findings: MigrationFindings) -> None:
     given = section.get("compute")
     if given is None or given == LOCAL:
         return

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from prefect_parallel_run.azureml.documents import Section
 from prefect_parallel_run.azureml.expressions import Data, Input, Literal, Missing, expression
-from prefect_parallel_run.azureml.findings import Findings
+from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.mltable import FILE_NAME, table_at
 from prefect_parallel_run.azureml.references import References
 from prefect_parallel_run.datasets.base import Dataset
@@ -25,7 +25,7 @@ def split_input(section: Section, inputs: Mapping[str, Input]) -> str:
 
 
 def split_dataset(
-    name: str, value: Input, partition_keys: Collection[str], references: References, findings: Findings
+    name: str, value: Input, partition_keys: Collection[str], references: References, findings: MigrationFindings
 ) -> Dataset:
     """Return the dataset that is cut into mini-batches; one without a place is named, but stands for nothing yet."""
     if not isinstance(value, Data):
@@ -45,7 +45,7 @@ def split_dataset(
     return FileDataset(paths=[place]).as_named_input(_name(name))
 
 
-def _somewhere(field: str, name: str, value: Data, findings: Findings, *, as_files: bool) -> Dataset:
+def _somewhere(field: str, name: str, value: Data, findings: MigrationFindings, *, as_files: bool) -> Dataset:
     """Return a dataset of the right kind whose place is only a name."""
     if as_files:
         findings.taken(f"{field}.type", value.type, "FileDataset, once its place is known")
@@ -57,13 +57,13 @@ def _somewhere(field: str, name: str, value: Data, findings: Findings, *, as_fil
     return TabularDataset(paths=[value.path], format="parquet").as_named_input(_name(name))
 
 
-def _tell_mode(field: str, value: Data, findings: Findings) -> None:
+def _tell_mode(field: str, value: Data, findings: MigrationFindings) -> None:
     if value.mode is not None:
         why = "files are read where they lie; objects in a store are fetched beforehand"
         findings.left(f"{field}.mode", value.mode, why)
 
 
-def side_inputs(split: str, inputs: Mapping[str, Input], references: References, findings: Findings) -> dict[str, str]:
+def side_inputs(split: str, inputs: Mapping[str, Input], references: References, findings: MigrationFindings) -> dict[str, str]:
     """Return the paths of the other inputs that are data; literals go into the arguments."""
     found = {}
     for name, value in inputs.items():

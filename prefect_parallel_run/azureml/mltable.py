@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from prefect_parallel_run.azureml.documents import Section, read_document
-from prefect_parallel_run.azureml.findings import Difference, Findings
+from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 from prefect_parallel_run.azureml.references import References, needs_a_place
 from prefect_parallel_run.azureml.schema import MLTABLE, READERS, TRANSFORMATIONS, meant, refuse, unknown
 from prefect_parallel_run.child.storage import is_remote
@@ -72,7 +72,7 @@ def load_mltable(
     document = read_document(file)
     steps = _transformations(document)
     refuse([*unknown(document, MLTABLE), *_unknown_in_steps(steps)])
-    findings = Findings()
+    findings = MigrationFindings()
     paths = _paths(document, references or References(), findings)
     reader = next((step for step in steps if step.name.startswith("read_")), None)
     for key in sorted(document.keys() - {"$schema", "type", "paths", "transformations"}):
@@ -108,7 +108,7 @@ def table_at(place: str, references: References, *, as_files: bool, field: str, 
     if ending not in _ENDINGS:
         accepted = f"a folder with a file {FILE_NAME}, or tables that end in {', '.join(_ENDINGS)}"
         raise ValueError(f"{field}: {place} holds no table; accepted: {accepted}")
-    findings = Findings()
+    findings = MigrationFindings()
     why = "there is no MLTable file to say how it is written"
     findings.changed("read", None, f"as {_ENDINGS[ending]}, by its ending {ending}", why)
     return Table(TabularDataset(paths=[place], format=_ENDINGS[ending]), findings.found)
@@ -137,7 +137,7 @@ class _Step(NamedTuple):
         return self.value
 
 
-def _paths(document: Section, references: References, findings: Findings) -> list[str]:
+def _paths(document: Section, references: References, findings: MigrationFindings) -> list[str]:
     entries = document.get("paths")
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{document.where('paths')}: paths is {entries!r}; accepted: a list of file, folder and pattern")
@@ -178,7 +178,7 @@ def _unknown_in_steps(steps: Iterable[_Step]) -> Iterator[str]:
             yield from unknown(step.value, READERS[step.name], f"{step.name}.")
 
 
-def _files(paths: list[str], steps: list[_Step], findings: Findings) -> FileDataset:
+def _files(paths: list[str], steps: list[_Step], findings: MigrationFindings) -> FileDataset:
     partition_format = None
     for step in steps:
         where = f"transformations.{step.name}"
@@ -193,7 +193,7 @@ def _files(paths: list[str], steps: list[_Step], findings: Findings) -> FileData
     return FileDataset(paths=paths, partition_format=partition_format)
 
 
-def _table(paths: list[str], reader: _Step, document: Section, findings: Findings) -> TabularDataset:
+def _table(paths: list[str], reader: _Step, document: Section, findings: MigrationFindings) -> TabularDataset:
     from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
 
     if reader.name not in _READERS:
@@ -212,7 +212,7 @@ def _table(paths: list[str], reader: _Step, document: Section, findings: Finding
     return dataset
 
 
-def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any], findings: Findings) -> None:
+def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any], findings: MigrationFindings) -> None:
     """Note one option of a reader, and set the field that stands for it."""
     where = f"{reader.name}.{name}"
     if name == "delimiter":
@@ -231,7 +231,7 @@ def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any],
         _other_option(where, name, value, findings)
 
 
-def _header(reader: _Step, value: Any, fields: dict[str, Any], findings: Findings) -> None:
+def _header(reader: _Step, value: Any, fields: dict[str, Any], findings: MigrationFindings) -> None:
     where = "read_delimited.header"
     if value == "all_files_same_headers":
         findings.taken(where, value, "header=True")
@@ -268,7 +268,7 @@ _OTHER: dict[str, tuple[Any, str]] = {
 }
 
 
-def _other_option(where: str, name: str, value: Any, findings: Findings) -> None:
+def _other_option(where: str, name: str, value: Any, findings: MigrationFindings) -> None:
     usual, why = _OTHER[name]
     if value == usual:
         findings.taken(where, value, "the same")
@@ -278,7 +278,7 @@ def _other_option(where: str, name: str, value: Any, findings: Findings) -> None
         findings.left(where, value, why)
 
 
-def _column_step(step: _Step, dataset: TabularDataset, partition_keys: Collection[str], findings: Findings) -> None:
+def _column_step(step: _Step, dataset: TabularDataset, partition_keys: Collection[str], findings: MigrationFindings) -> None:
     """Note a transformation of a table that is already read."""
     where = f"transformations.{step.name}"
     if step.name in _FILTERS:
@@ -299,7 +299,7 @@ _COLUMNS = {
 _TYPES = {"string": "string", "int": "Int64", "float": "float64", "boolean": "boolean"}
 
 
-def _with_types(step: _Step, dataset: TabularDataset, findings: Findings) -> TabularDataset:
+def _with_types(step: _Step, dataset: TabularDataset, findings: MigrationFindings) -> TabularDataset:
     """Return *dataset* with the plain types that convert_column_types names; the others are noted, and left out."""
     where = f"transformations.{step.name}"
     entries = step.value if isinstance(step.value, list) else [step.value]
@@ -343,7 +343,7 @@ def _without_lines(value: Any) -> Any:
 
 
 def _keys_of_folders(
-    where: str, step: _Step, dataset: TabularDataset, partition_keys: Collection[str], findings: Findings
+    where: str, step: _Step, dataset: TabularDataset, partition_keys: Collection[str], findings: MigrationFindings
 ) -> None:
     """Note the keys of a partition format: here they come from hive folders (``store=1/``), or are columns of the files.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.azureml.findings import Difference, Findings
+from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 
 
 class Translation(NamedTuple):
@@ -164,7 +164,7 @@ def _translate(options: dict[str, _Option], arguments: Sequence[str]) -> tuple[T
             raise ValueError(f"arguments: --{name} has no value; accepted: {options[name].accepted}")
         given[name] = found  # the last one counts, as in argparse
     fields: dict[str, Any] = {}
-    findings = Findings()
+    findings = MigrationFindings()
     for name, text in given.items():
         option = options[name]
         try:

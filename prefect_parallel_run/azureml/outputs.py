@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from prefect_parallel_run.azureml.documents import Section
 from prefect_parallel_run.azureml.expressions import EXPRESSION, expression
-from prefect_parallel_run.azureml.findings import Findings
+from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.references import References, needs_a_place
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.datasets.base import absolute
@@ -36,7 +36,7 @@ class Outputs:
         return self.places[name].replace("{output}", self.root)
 
 
-def job_outputs(job: Section, pipeline: Section | None, base: Path, places: References, findings: Findings) -> Outputs:
+def job_outputs(job: Section, pipeline: Section | None, base: Path, places: References, findings: MigrationFindings) -> Outputs:
     """Return where a job writes.
 
     Args:
@@ -142,7 +142,7 @@ def _given(output: _Output, names: list[str], places: References, base: Path) ->
     return f"{base}/{file_name}" if is_file else None
 
 
-def _tell(result: Outputs, name: str, output: _Output, reference: str, findings: Findings) -> None:
+def _tell(result: Outputs, name: str, output: _Output, reference: str, findings: MigrationFindings) -> None:
     actual = result.actual(name)
     if output.path is not None and not needs_a_place(output.path):
         findings.taken(f"outputs.{name}", output.path, actual)

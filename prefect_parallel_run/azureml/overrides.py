@@ -10,7 +10,7 @@ from prefect_parallel_run.azureml.settings import source_settings
 from prefect_parallel_run.config.model import ParallelRunConfig
 
 
-def as_in_azure(config: ParallelRunConfig, arguments: Sequence[str]) -> tuple[ParallelRunConfig, list[str]]:
+def apply_azure_settings(config: ParallelRunConfig, arguments: Sequence[str]) -> tuple[ParallelRunConfig, list[str]]:
     """Return *config* with what the settings file and the options of Azure's driver say, and a warning for what is not kept.
 
     The arguments stay what they are: in Azure the script sees these options too. They count more than the settings file.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefect_parallel_run.azureml.findings import Findings
+from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.datasets.base import absolute
 from prefect_parallel_run.paths import absolute_path
@@ -30,7 +30,7 @@ class References:
         self._places = {_spaceless(text): (text, place) for text, place in self._given.items()}
         self.used: set[str] = set()
 
-    def place(self, text: str, folder: Path, field: str, findings: Findings) -> str | None:
+    def place(self, text: str, folder: Path, field: str, findings: MigrationFindings) -> str | None:
         """Return where *text* is, absolute; relative paths count from *folder*. None, and an open field, where nobody knows."""
         known = self.known(text)
         if known is not None:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.azureml.findings import Findings
+from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.options import Translation
 from prefect_parallel_run.config.csv_options import KEYWORDS, checked
 from prefect_parallel_run.config.model import ParallelRunConfig
@@ -38,7 +38,7 @@ def source_settings(config: ParallelRunConfig) -> Translation:
     path = config.source_path / FILE_NAME
     if config.result_file_name is None or not path.is_file():
         return Translation({}, [])
-    findings = Findings()
+    findings = MigrationFindings()
     keywords = _keywords(_read(path), findings)
     if keywords and config.result_format in ("jsonl", "parquet"):
         findings.left(f"append_row.{_FUNCTION}", json.dumps(keywords), f"rows are written as {config.result_format}")
@@ -65,7 +65,7 @@ def source_settings(config: ParallelRunConfig) -> Translation:
     return Translation(fields, findings.found)
 
 
-def _header(value: Any, config: ParallelRunConfig, fields: dict[str, Any], findings: Findings) -> None:
+def _header(value: Any, config: ParallelRunConfig, fields: dict[str, Any], findings: MigrationFindings) -> None:
     """Take whether there is a header line; a list of names wants one."""
     where, given = f"{_FUNCTION} header", json.dumps(value)
     if not isinstance(value, bool | list):
@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _keywords(settings: dict[str, Any], findings: Findings) -> dict[str, Any]:
+def _keywords(settings: dict[str, Any], findings: MigrationFindings) -> dict[str, Any]:
     """Return the keywords of to_csv; everything else is noted."""
     for name, value in settings.items():
         if name != "append_row":

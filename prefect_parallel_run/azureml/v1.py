@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.azureml.findings import Findings
+from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.job_fields import tell_variables
 from prefect_parallel_run.azureml.references import References, you_said
 from prefect_parallel_run.azureml.settings import FILE_NAME, source_settings
@@ -13,7 +13,7 @@ from prefect_parallel_run.azureml.step import ImportedStep, step_name
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.config.script_path import beside
 from prefect_parallel_run.config.validation import names_a_cluster
-from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, Read, read_fields, validated
+from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, ParsedConfig, read_fields, validated
 
 _ENVIRONMENT_WHY = (
     "of an environment name, variables, version of Python and pip requirements are taken over; packages of conda come in with"
@@ -30,7 +30,7 @@ def load_v1(path: Path, references: References) -> ImportedStep:
     """
     read = read_fields(path)
     values = read.values
-    findings = Findings()
+    findings = MigrationFindings()
     findings.left("inputs, side_inputs, arguments, output", None, _WITHOUT_INPUTS)
     _environment(read, references, findings)
     fields = {key: value for key, value in values.items() if value is not None}
@@ -47,7 +47,7 @@ def load_v1(path: Path, references: References) -> ImportedStep:
     return ImportedStep(file=path, name=step_name(path.stem), fields=fields, differences=tuple(findings.found))
 
 
-def _environment(read: Read, references: References, findings: Findings) -> None:
+def _environment(read: ParsedConfig, references: References, findings: MigrationFindings) -> None:
     """Put a place that a person has given the environment into *read*, or say what is left out of it."""
     given = read.values.get("environment")
     name = read.named.get("environment_name") or (given.get("name") if isinstance(given, dict) else None)
@@ -68,7 +68,7 @@ def _environment(read: Read, references: References, findings: Findings) -> None
             findings.left(key, value, why)
 
 
-def _target(given: Any, references: References, findings: Findings) -> Any:
+def _target(given: Any, references: References, findings: MigrationFindings) -> Any:
     """Return the compute target: what a person has said, an address or class as it is, else this machine."""
     if not isinstance(given, str) or given == LOCAL:
         return LOCAL if given is None else given
@@ -84,7 +84,7 @@ def _target(given: Any, references: References, findings: Findings) -> Any:
     return LOCAL
 
 
-def _anchor(fields: dict[str, Any], folder: Path, findings: Findings) -> None:
+def _anchor(fields: dict[str, Any], folder: Path, findings: MigrationFindings) -> None:
     """Have source_directory, or an entry_script without one, count from the file's folder where only that leads to it."""
     script, given = fields.get("entry_script"), fields.get("source_directory")
     if not isinstance(script, str) or not isinstance(given, str | None):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.azureml.documents import Section, read_document
 from prefect_parallel_run.azureml.expressions import Data, Input, Values, bound_inputs, expression, merged
-from prefect_parallel_run.azureml.findings import Difference, Findings
+from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 from prefect_parallel_run.azureml.job_fields import WHY_LEFT, WHY_SETTING_LEFT, job_fields
 from prefect_parallel_run.azureml.job_inputs import side_inputs, split_dataset, split_input
 from prefect_parallel_run.azureml.outputs import job_outputs
@@ -57,7 +57,7 @@ def load_jobs(path: Path, references: References, document: Section | None = Non
         ValueError: There is none, or one says what cannot be said here; the error names file, line and field.
     """
     document = document or read_document(path)
-    findings = Findings()
+    findings = MigrationFindings()
     jobs = list(_jobs(document, references, findings))
     if not jobs:
         raise ValueError(f"{path}: has no job of type parallel")
@@ -67,7 +67,7 @@ def load_jobs(path: Path, references: References, document: Section | None = Non
     return Jobs(steps, findings.found)
 
 
-def _jobs(document: Section, references: References, findings: Findings) -> Iterator[Job]:
+def _jobs(document: Section, references: References, findings: MigrationFindings) -> Iterator[Job]:
     if document.get("type") != "pipeline" and "jobs" not in document:
         if document.get("type") not in (None, "parallel") or "task" not in document:
             raise ValueError(f"{document.file}, line 1: is no parallel job: it has no type parallel with a task")
@@ -127,7 +127,7 @@ def _with_component(job: Section, name: str, references: References) -> Section:
 
 
 def _step(path: Path, job: Job, references: References, before: Mapping[str, ImportedStep]) -> ImportedStep:
-    findings = Findings()
+    findings = MigrationFindings()
     inputs = {name: _through(value, before) for name, value in bound_inputs(job.section, job.pipeline, references).items()}
     split = split_input(job.section, inputs)
     section = _filled(job, Values(inputs, job.pipeline, references), findings)
@@ -162,7 +162,7 @@ def _step(path: Path, job: Job, references: References, before: Mapping[str, Imp
     )
 
 
-def _filled(job: Job, values: Values, findings: Findings) -> Section:
+def _filled(job: Job, values: Values, findings: MigrationFindings) -> Section:
     """Return a job's fields with literals filled in; what has none is to be decided."""
     known, ignored = split_ignored(job.section)
     for one in ignored:
@@ -175,7 +175,7 @@ def _filled(job: Job, values: Values, findings: Findings) -> Section:
     return section
 
 
-def _tell_size(given: Any, fields: Mapping[str, Any], kind: str, findings: Findings) -> None:
+def _tell_size(given: Any, fields: Mapping[str, Any], kind: str, findings: MigrationFindings) -> None:
     """Note what the size of mini-batches means for inputs of this kind."""
     size = fields.get("mini_batch_size")
     if fields.get("partition_keys") is not None:
@@ -195,7 +195,7 @@ def _checked(step: ImportedStep) -> ImportedStep:
         return step
     fields = {key: value for key, value in step.fields.items() if key != "environment_variables"}
     plain = ImportedStep(file=step.file, name=step.name, fields=fields)
-    findings = Findings(list(step.differences))
+    findings = MigrationFindings(list(step.differences))
     findings.add(source_settings(plain.config).differences, f"{SETTINGS_FILE} ")
     return replace(step, differences=tuple(findings.found))
 

@@ -20,6 +20,6 @@ def _adopt() -> None:
 
 if __name__ == "__main__":
     _adopt()
-    from prefect_parallel_run.child.main_loop import live
+    from prefect_parallel_run.child.main_loop import main
 
-    live(*(int(descriptor) for descriptor in sys.argv[1:]))
+    main(*(int(descriptor) for descriptor in sys.argv[1:]))

@@ -7,7 +7,7 @@ import traceback
 from typing import Iterable, Iterator, List, NamedTuple, Set
 
 from .pandas_advice import pandas_advice
-from .retry import wish_of
+from .retry import retry_directive
 
 _OWN_MODULES = f"{__package__}."  #: which nobody imports an error from
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -62,7 +62,7 @@ def describe(error: BaseException) -> Failure:
         _shorten(_clean(text), _LONGEST_TEXT),
         _shorten(_clean(_traceback(error, set())), _LONGEST_TRACEBACK),
         fingerprint(name, *_places(error)),
-        wish_of(error).final,
+        retry_directive(error).final,
     )
 
 

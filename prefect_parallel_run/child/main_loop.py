@@ -17,14 +17,14 @@ from .context import EntryScript
 from .failure import describe, keep_secret, without_secrets
 from .lifeline import hold
 from .part_file import Part
-from .runner import Worker
+from .runner import MiniBatchRunner
 from .script import Script, load
-from .shared_memory import Board
+from .shared_memory import SharedStatus
 
 _LAST_WORDS = 2_000  #: bytes
 
 
-def live(inbox: int, outbox: int, bell: int, lifeline: int, board: int, stacks: int) -> None:
+def main(inbox: int, outbox: int, bell: int, lifeline: int, board: int, stacks: int) -> None:
     """Serve the slot at the other end of these descriptors until it says shutdown, or closes its end."""
     hold(lifeline)
     channel = Channel(inbox, outbox, bell)
@@ -37,8 +37,8 @@ def live(inbox: int, outbox: int, bell: int, lifeline: int, board: int, stacks: 
     script = _start(channel, messages, settings)
     channel.send(["ready"])
     part = Part(settings["part"]) if settings["part"] else None
-    shared = Board(board)
-    worker = Worker(script, shared, part, settings)
+    shared = SharedStatus(board)
+    worker = MiniBatchRunner(script, shared, part, settings)
     if _serve(messages, channel, worker, shared):
         problem = _shutdown(script)
         if problem and worker.leaving:  # the slot has other things to do than to tell it
@@ -49,7 +49,7 @@ def live(inbox: int, outbox: int, bell: int, lifeline: int, board: int, stacks: 
         os._exit(0)
 
 
-def _serve(messages: Iterator[Any], channel: Channel, worker: Worker, board: Board) -> bool:
+def _serve(messages: Iterator[Any], channel: Channel, worker: MiniBatchRunner, board: SharedStatus) -> bool:
     """Answer mini-batches; True when asked to shut down, by slot or script, False when the slot is gone."""
     for message in messages:
         if message == "shutdown":

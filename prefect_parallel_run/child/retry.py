@@ -12,7 +12,7 @@ _LONGEST = 1e9  #: s; nobody lives to see more
 _LEAVES = {"Retry.RestartProcess": RESTART, "Retry.StopProcess": STOP}
 
 
-class Wish(NamedTuple):
+class RetryDirective(NamedTuple):
     """What a script asks for."""
 
     final: bool = False  #: another try cannot help
@@ -20,15 +20,15 @@ class Wish(NamedTuple):
     pause: float = 0.0  #: s until the next mini-batch of this process, or of the one in its place
 
 
-def wish_of(error: BaseException) -> Wish:
+def retry_directive(error: BaseException) -> RetryDirective:
     """Return what *error* asks for: NoRetry by any class or ``code`` of that name, the rest as Azure's exception says it."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     code = getattr(error, "code", None)
     code = getattr(code, "name", code)
     is_final = "NoRetry" in kinds or (isinstance(code, str) and code in ("NoRetry", "Retry.NoRetry"))
     if "ParallelRunException" not in kinds:
-        return Wish(is_final)
-    return Wish(is_final, _LEAVES.get(str(code), ""), _seconds(getattr(error, "delay_seconds", 0)))
+        return RetryDirective(is_final)
+    return RetryDirective(is_final, _LEAVES.get(str(code), ""), _seconds(getattr(error, "delay_seconds", 0)))
 
 
 def _seconds(given: Any) -> float:

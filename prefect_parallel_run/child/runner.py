@@ -10,16 +10,16 @@ from .encoding import WrongType, encode, materialise, row_count
 from .failure import describe, fingerprint
 from .part_file import Part
 from .reading import BadRecord, FileList, Items, Reader
-from .retry import Wish, wish_of
+from .retry import RetryDirective, retry_directive
 from .script import Script
-from .shared_memory import GO, STOP, Board
+from .shared_memory import GO, STOP, SharedStatus
 from .storage import InputChanged, StoreFailure
 
 _SUCCEEDED = "succeeded"
 _NAP = 0.02  #: s between two looks at the order while the script wants to wait
 
 
-class Worker:
+class MiniBatchRunner:
     """Runs mini-batches in this process.
 
     Attributes:
@@ -27,7 +27,7 @@ class Worker:
         not_before: When the next mini-batch may begin (monotonic clock, s).
     """
 
-    def __init__(self, script: Script, board: Board, part: Optional[Part], settings: Dict[str, Any]) -> None:
+    def __init__(self, script: Script, board: SharedStatus, part: Optional[Part], settings: Dict[str, Any]) -> None:
         self._script, self._board, self._part = script, board, part
         self._format: str = settings["format"]
         self._header: bool = settings["header"]
@@ -67,7 +67,7 @@ class Worker:
             outcome, failure = "raised", describe(error)._replace(traceback="")
         except BaseException as error:  # noqa: BLE001  whatever the script raises, SystemExit too, is the try's outcome
             outcome, failure = "raised", describe(error)
-            self._heed(wish_of(error))
+            self._heed(retry_directive(error))
         if os.getpid() != self._process:
             os._exit(0)  # the script forked and its fork came back from run(): one of us must not answer
         succeeded = min(kept[0], items) if failure is None else 0
@@ -99,7 +99,7 @@ class Worker:
         while (left := self.not_before - time.monotonic()) > 0 and self._board.ordered == GO:
             time.sleep(min(left, _NAP))
 
-    def _heed(self, wish: Wish) -> None:
+    def _heed(self, wish: RetryDirective) -> None:
         """Take note of what the script asks for, and log it."""
         self.leaving = wish.leave
         if wish.leave:

@@ -11,7 +11,7 @@ IDLE = -1  #: nothing is running
 GO, GIVE_BACK, STOP = 0, 1, 2  #: orders: run the next mini-batch, leave it undone and say so, end before it
 
 
-class Board:
+class SharedStatus:
     """The shared bytes behind a file descriptor. The child writes what it does; the slot reads that, and writes orders.
 
     The child says that a mini-batch begins *before* it looks at the order. So a slot that gives an order, and lets the moment

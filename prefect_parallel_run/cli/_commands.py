@@ -12,14 +12,14 @@ from typing import Any
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.runs.commands import Order, check
-from prefect_parallel_run.runs.control_files import Lines, answer_in, append
+from prefect_parallel_run.runs.control_files import LineTail, answer_in, append
 from prefect_parallel_run.runs.run_directory import RunDirectory, no_run, place_here
 
 PATIENCE = 10.0  #: s for the answer; one that listens takes a second
 _GLANCE = 0.1  #: s between two looks for it
 
 
-class NotDrivenError(ParallelRunError):
+class RunNotActiveError(ParallelRunError):
     """An order was given to a run that cannot take it; *reason* says what to do."""
 
     def __init__(self, run_directory: str, reason: str) -> None:
@@ -53,7 +53,7 @@ def give(place: str, kind: str, values: dict[str, float], patience: float = PATI
     directory = _directory(place)
     driver = _driver(place, directory)
     order = Order(id=uuid.uuid4().hex, at=time.time(), by=who, driver=driver, kind=kind, values=values)
-    answers = Lines(directory.answers)
+    answers = LineTail(directory.answers)
     append(directory.orders, order.to_line())
     found = None
     while found is None and time.monotonic() - began < patience:
@@ -71,7 +71,7 @@ def _directory(place: str) -> RunDirectory:
         return directory
     if is_remote(place):
         words = f"it is not driven on this machine, where it would be worked on in {directory.path}"
-        raise NotDrivenError(place, f"{words}; give the order on the machine of its flow, with that flow's PREFECT_HOME")
+        raise RunNotActiveError(place, f"{words}; give the order on the machine of its flow, with that flow's PREFECT_HOME")
     raise no_run(place, directory)
 
 
@@ -82,15 +82,15 @@ def _driver(place: str, directory: RunDirectory) -> str:
         if found["driver"]:
             return str(found["driver"])
         if time.monotonic() > deadline:  # it has not only just begun
-            raise NotDrivenError(
+            raise RunNotActiveError(
                 place,
                 f"process {found['pid']} on {found['host']}, which drives it, takes no orders: its version is an earlier one",
             )
         time.sleep(_GLANCE)
     if directory.receipt.exists():
-        raise NotDrivenError(place, "it is finished, and nobody drives it, so that there is nothing to control")
+        raise RunNotActiveError(place, "it is finished, and nobody drives it, so that there is nothing to control")
     words = "nobody drives it, so that there is nothing to control; go on with it, also with other limits or processes, by"
-    raise NotDrivenError(place, f"{words} prefect-parallel-run resume {place}")
+    raise RunNotActiveError(place, f"{words} prefect-parallel-run resume {place}")
 
 
 def _silence(directory: RunDirectory, patience: float) -> str:

@@ -29,7 +29,7 @@ MEANING = {
 }
 
 
-class ReaderGoneError(Exception):
+class BrokenOutputError(Exception):
     """Nobody reads our output any more."""
 
 
@@ -42,7 +42,7 @@ def exit_of(error: BaseException) -> Exit | None:
     """Return what an error ends a command with; None for one that is a defect of ours, and should show its traceback."""
     if isinstance(error, KeyboardInterrupt):
         return Exit.CANCELLED
-    if isinstance(error, ReaderGoneError):
+    if isinstance(error, BrokenOutputError):
         return Exit.READER_GONE
     if isinstance(error, RunLockedError):
         return Exit.DRIVEN_ELSEWHERE

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from prefect_parallel_run.cli._exit_codes import ReaderGoneError
+from prefect_parallel_run.cli._exit_codes import BrokenOutputError
 
 PROGRAM = "prefect-parallel-run"
 
@@ -31,7 +31,7 @@ def emit_raw(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         close_stdout()
-        raise ReaderGoneError from None
+        raise BrokenOutputError from None
 
 
 def _encoded(text: str) -> bytes:

@@ -44,7 +44,7 @@ def open_run(place: str, *, to_look_at: bool = False, reads_plan: bool = False) 
     """
     from prefect_parallel_run.execution.resume import open_run_directory  # noqa: PLC0415  pandas and Arrow, which --help does not need
 
-    directory = open_run_directory(meant_run(place), parts=not to_look_at)
+    directory = open_run_directory(resolve_run(place), parts=not to_look_at)
     if reads_plan:
         from prefect_parallel_run.runs.integrity import check_plan  # noqa: PLC0415  the same
 
@@ -52,7 +52,7 @@ def open_run(place: str, *, to_look_at: bool = False, reads_plan: bool = False) 
     return directory
 
 
-def meant_run(place: str) -> str:
+def resolve_run(place: str) -> str:
     """Return the path or URL of the run that is meant by *place*, and tell which it is when it is the newest of an output."""
     found = _newest_run(place)
     if found is None:

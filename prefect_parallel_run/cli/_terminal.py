@@ -32,11 +32,11 @@ def driven(given: argparse.Namespace, name: str) -> Iterator[RunView]:
     When the block is left by an error, ``given.next`` has what can be done then. With --json nothing in it reaches stdout.
     """
     from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, style_of  # noqa: PLC0415  not for --help
-    from prefect_parallel_run.monitoring.terminal import RunView, seen_by  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.terminal import RunView, use_view  # noqa: PLC0415  the same
 
     view = RunView(name, style_of(sys.stderr))
     with ExitStack() as stack:
-        stack.enter_context(seen_by(view))
+        stack.enter_context(use_view(view))
         if can_redraw(sys.stderr):
             stack.enter_context(StatusLine(sys.stderr, view.line))
         if given.json:

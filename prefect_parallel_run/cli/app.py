@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from prefect_parallel_run.cli._exit_codes import Exit, ReaderGoneError, exit_of, table
+from prefect_parallel_run.cli._exit_codes import BrokenOutputError, Exit, exit_of, table
 from prefect_parallel_run.cli._output import PROGRAM, emit_json, say, suggest
 from prefect_parallel_run.cli.step_options import split_arguments
 from prefect_parallel_run.errors import ParallelRunError
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.next, given.place, given.arguments = [], None, behind
     try:
         return int(_done(given))
-    except (KeyboardInterrupt, ReaderGoneError, ParallelRunError, sqlite3.Error, OSError, ValueError) as error:
+    except (KeyboardInterrupt, BrokenOutputError, ParallelRunError, sqlite3.Error, OSError, ValueError) as error:
         code = exit_of(error)
         if code is None:
             raise
@@ -81,7 +81,7 @@ def _tell(error: BaseException, given: argparse.Namespace) -> None:
             emit_json(
                 {"error": {"type": kind, "message": message, **_facts(error)}, "next": [words for words, _ in given.next]}
             )
-        except ReaderGoneError:
+        except BrokenOutputError:
             return
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect_parallel_run.cli._exit_codes import Exit
 from prefect_parallel_run.cli._output import emit, emit_json
-from prefect_parallel_run.cli._run_argument import add_run_command, meant_run
+from prefect_parallel_run.cli._run_argument import add_run_command, resolve_run
 from prefect_parallel_run.runs.commands import FIELDS, PROCESSES
 
 
@@ -36,7 +36,7 @@ def _control(given: argparse.Namespace) -> int:
     from prefect_parallel_run.cli._commands import give  # noqa: PLC0415  stores, which --help does not need
 
     values = {name: value for name in FIELDS[given.kind] if (value := getattr(given, name)) is not None}
-    answer = give(meant_run(given.run_directory), given.kind, values)
+    answer = give(resolve_run(given.run_directory), given.kind, values)
     if given.json:
         emit_json(answer)
     else:

@@ -55,7 +55,7 @@ def _failed(given: argparse.Namespace) -> int:
 
 def _causes(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) -> None:
     from prefect_parallel_run.monitoring.failure_table import FailureTable  # noqa: PLC0415  the same
-    from prefect_parallel_run.monitoring.logs import neutral  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.logs import escape_control_chars  # noqa: PLC0415  the same
     from prefect_parallel_run.runs.failures import causes  # noqa: PLC0415  the same
 
     found = causes(ledger)
@@ -65,17 +65,20 @@ def _causes(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) 
     for cause, place in zip(found, FailureTable(directory).places(found), strict=True):
         tries = f"{count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}"
         words = f"{tries}, the first is {cause.first_mini_batch}"
-        emit(f"{neutral(cause.error_type)}: {neutral(cause.error)} ({cause.outcome}; {words}; on {cause.nodes})")
+        emit(
+            f"{escape_control_chars(cause.error_type)}: {escape_control_chars(cause.error)}"
+            f" ({cause.outcome}; {words}; on {cause.nodes})"
+        )
         if cause.failed_items:
             emit(f"  failed for good: {count(cause.failed_items, 'item')}")
         if place:
             emit(f"  {'the first that was found guilty' if cause.guilty else 'in that mini-batch'}: {place}")
         if cause.traceback:
-            emit("  " + neutral(cause.traceback).rstrip().replace("\n", "\n  "))
+            emit("  " + escape_control_chars(cause.traceback).rstrip().replace("\n", "\n  "))
     if not found:
         facts = ledger.facts()
         ended = facts.get("status") == "failed" and facts.get("reason")
-        emit(f"no try failed; the run did, by: {neutral(ended)}" if ended else "nothing failed")
+        emit(f"no try failed; the run did, by: {escape_control_chars(ended)}" if ended else "nothing failed")
 
 
 def _items(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) -> None:
@@ -105,15 +108,15 @@ def _items(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) -
 
 def _path(path: str, *, is_ended_by_null: bool) -> str:
     """Return a path as it can be printed: whole where something else reads it, harmless on a terminal."""
-    from prefect_parallel_run.monitoring.logs import neutral  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.logs import escape_control_chars  # noqa: PLC0415  the same
 
     if "\n" in path and not is_ended_by_null:
         raise ValueError(f"{path!r} has a line end in its name; use --null")
-    return neutral(path) if sys.stdout.isatty() else path
+    return escape_control_chars(path) if sys.stdout.isatty() else path
 
 
 def _mini_batches(ledger: Ledger, given: argparse.Namespace) -> None:
-    from prefect_parallel_run.monitoring.logs import neutral  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.logs import escape_control_chars  # noqa: PLC0415  the same
     from prefect_parallel_run.runs.failures import failed_mini_batches  # noqa: PLC0415  the same
 
     found = failed_mini_batches(ledger)
@@ -127,7 +130,7 @@ def _mini_batches(ledger: Ledger, given: argparse.Namespace) -> None:
             if failed.piece is not None:
                 first, last = failed.piece[0], failed.piece[1] - 1
                 items += f" (item {first} of it)" if first == last else f" (items {first} to {last} of it)"
-            error = neutral(f"{failed.error_type}: {failed.error}").strip().partition("\n")[0]
+            error = escape_control_chars(f"{failed.error_type}: {failed.error}").strip().partition("\n")[0]
             why = error if failed.state == "failed" else "fewer rows than items"
             yield f"{failed.mini_batch}\t{count(failed.attempts, 'try', 'tries')}\t{items}\t{why}"
 

@@ -67,7 +67,7 @@ def _of_options(given: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConf
     with tempfile.TemporaryDirectory(prefix="parallel_run_plan_") as folder:
         path = Path(folder, "plan.parquet")
         planning = Planning(options.inputs, size, options.config.partition_keys, Path(folder, "partitions"))
-        Background("planning", lambda beat: planning.write(PlanWriter(path), beat)).wait(lambda: None)
+        Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait(lambda: None)
         anew, elsewhere = f"{folder}/partitions/", "(to be partitioned)/"  # where tables would be written anew
         plan = Plan.open(path)
         planned = (each._replace(work=each.work.replace(anew, elsewhere)) for each in plan.mini_batches())

@@ -50,9 +50,9 @@ def _replay(given: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    from prefect_parallel_run.monitoring.logs import neutral  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.logs import escape_control_chars  # noqa: PLC0415  the same
 
-    say(neutral(text))
+    say(escape_control_chars(text))
 
 
 def _called(function: Callable[..., Any], *arguments: Any) -> Any:

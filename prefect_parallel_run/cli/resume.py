@@ -48,23 +48,23 @@ def _resume(given: argparse.Namespace) -> int:
     from prefect_parallel_run.compute.resolve import target_of  # noqa: PLC0415  seconds of import that --help does not need
     from prefect_parallel_run.execution.resume import spec_of  # noqa: PLC0415  the same
     from prefect_parallel_run.execution.runner import run_step  # noqa: PLC0415  the same
-    from prefect_parallel_run.monitoring.terminal import also_seen  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.terminal import with_view  # noqa: PLC0415  the same
     from prefect_parallel_run.monitoring.watch import LogWatch  # noqa: PLC0415  the same
     from prefect_parallel_run.output.reduction import reduce  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.resolve import Resumption  # noqa: PLC0415  the same
+    from prefect_parallel_run.runs.resolve import ResumeRequest  # noqa: PLC0415  the same
 
     directory = open_run(given.run_directory)
     given.place = given.run_directory
     overrides = {name: value for name in (*_OVERRIDES, "isolate_failed_items") if (value := getattr(given, name)) is not None}
     spec = spec_of(directory, overrides)
-    resumption = Resumption(
+    resumption = ResumeRequest(
         directory=directory, accept_changes=given.accept_changes, retry_failed=given.retry_failed, given=frozenset(overrides)
     )
     with driven(given, spec.name) as view:
         logger = _logger(spec.config.logging_level)
         view.doing("looking at the run, opening the cluster")
         target = target_of(_resolved(spec.config.compute_target))
-        watch = also_seen(LogWatch(spec.name, logger))
+        watch = with_view(LogWatch(spec.name, logger))
         result = run_step(spec, target, watch, lambda: None, reduce, resumption)
     emit(result.model_dump_json(indent=2) if given.json else str(result))
     return Exit.WELL

@@ -14,7 +14,7 @@ from prefect_parallel_run.cli._output import emit, emit_json, emit_raw
 from prefect_parallel_run.cli._run_argument import add_run_command, open_run
 
 if TYPE_CHECKING:
-    from prefect_parallel_run.monitoring.status import Standing
+    from prefect_parallel_run.monitoring.status import RunStatus
 
 _AT_LEAST = 1.0  #: s between two looks
 _FETCHED_EVERY = 15.0  #: s between two times that a run in a store is fetched
@@ -43,7 +43,7 @@ def _show(given: argparse.Namespace) -> int:
     return Exit.WELL
 
 
-def looker(place: str) -> Callable[[], Standing]:
+def looker(place: str) -> Callable[[], RunStatus]:
     """Return what looks at the run that *place* means; at one in a store now and then at what is new of its copy."""
     from prefect_parallel_run.child.storage import is_remote  # noqa: PLC0415  pandas and Arrow, which --help does not need
     from prefect_parallel_run.monitoring.status import look  # noqa: PLC0415  the same
@@ -58,7 +58,7 @@ def looker(place: str) -> Callable[[], Standing]:
     url = f"{place.rstrip('/').partition(f'/{FOLDER}')[0]}/{FOLDER}/{directory.run_id}"
     fetched = time.monotonic()
 
-    def look_there() -> Standing:
+    def look_there() -> RunStatus:
         nonlocal fetched
         if time.monotonic() - fetched >= _FETCHED_EVERY:
             open_run_directory(url, parts=False)
@@ -68,7 +68,7 @@ def looker(place: str) -> Callable[[], Standing]:
     return look_there
 
 
-def _print(standing: Standing, given: argparse.Namespace) -> None:
+def _print(standing: RunStatus, given: argparse.Namespace) -> None:
     from prefect_parallel_run.monitoring.status import as_plain  # noqa: PLC0415  the same
     from prefect_parallel_run.monitoring.status_text import standing_lines  # noqa: PLC0415  the same
 
@@ -78,7 +78,7 @@ def _print(standing: Standing, given: argparse.Namespace) -> None:
         emit("\n".join(standing_lines(standing, time.time())))
 
 
-def _redraw(standing: Standing, look: Callable[[], Standing], given: argparse.Namespace) -> None:
+def _redraw(standing: RunStatus, look: Callable[[], RunStatus], given: argparse.Namespace) -> None:
     """Draw the same lines anew until the run is not driven any more; at last in full."""
     from prefect_parallel_run.monitoring.status_line import columns_of, style_of  # noqa: PLC0415  the same
     from prefect_parallel_run.monitoring.status_text import standing_lines  # noqa: PLC0415  the same
@@ -98,9 +98,9 @@ def _back(lines: int) -> str:
     return f"\x1b[{lines}F\x1b[J" if lines else ""
 
 
-def _tell_now_and_then(standing: Standing, look: Callable[[], Standing], given: argparse.Namespace) -> None:
+def _tell_now_and_then(standing: RunStatus, look: Callable[[], RunStatus], given: argparse.Namespace) -> None:
     """Print a line every 30 s, or 5 %, until the run is not driven any more."""
-    from prefect_parallel_run.monitoring.progress import Pace  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.progress import LogThrottle  # noqa: PLC0415  the same
     from prefect_parallel_run.monitoring.status import as_plain  # noqa: PLC0415  the same
     from prefect_parallel_run.monitoring.status_text import standing_line  # noqa: PLC0415  the same
 
@@ -108,7 +108,7 @@ def _tell_now_and_then(standing: Standing, look: Callable[[], Standing], given: 
         emit(json.dumps(as_plain(standing)) if given.json else standing_line(standing))
 
     tell()
-    pace = Pace(time.monotonic())
+    pace = LogThrottle(time.monotonic())
     while standing.driver is not None:
         standing = _next(look)
         if standing.driver is not None and pace.is_due(standing.tally, time.monotonic()):
@@ -116,7 +116,7 @@ def _tell_now_and_then(standing: Standing, look: Callable[[], Standing], given: 
     tell()
 
 
-def _next(look: Callable[[], Standing]) -> Standing:
+def _next(look: Callable[[], RunStatus]) -> RunStatus:
     began = time.monotonic()
     time.sleep(_AT_LEAST)
     standing = look()

@@ -14,7 +14,7 @@ _GLANCE = 0.1  #: s between two looks whether anybody still waits
 _NEVER = threading.Event()
 
 
-class GivenUpError(Exception):
+class CallAbandonedError(Exception):
     """A call has not come back in time, or nobody waits for it any more; the argument says which."""
 
 
@@ -55,7 +55,9 @@ def bounded(
         if cancelled.is_set() and not is_shorter:
             is_shorter, deadline = True, min(deadline, time.monotonic() + grace)
         if time.monotonic() >= deadline and outcome.cancel():  # else it has come back just now
-            raise GivenUpError("nobody waits for it any more" if cancelled.is_set() else f"no answer within {timeout:g} s")
+            raise CallAbandonedError(
+                "nobody waits for it any more" if cancelled.is_set() else f"no answer within {timeout:g} s"
+            )
     return outcome.result()
 
 

@@ -19,10 +19,10 @@ from typing import Any
 from distributed import Client, Status
 
 from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.bounded import GivenUpError, bounded
+from prefect_parallel_run.compute.bounded import CallAbandonedError, bounded
 from prefect_parallel_run.compute.certificates import new_credentials
 from prefect_parallel_run.compute.connect import leave, wait_for_workers
-from prefect_parallel_run.compute.dask_classes import Words, words_for
+from prefect_parallel_run.compute.dask_classes import ClusterArguments, arguments_for
 from prefect_parallel_run.compute.local import import_dashboard
 from prefect_parallel_run.compute.scheduler import is_encrypted
 from prefect_parallel_run.errors import ComputeTargetError
@@ -60,9 +60,9 @@ class ClassTarget:
         request: Request,
         cancelled: threading.Event,
         settings: Future[NodeSettings],  # noqa: ARG002  its workers are told when they have joined
-    ) -> Iterator[OwnCluster]:
+    ) -> Iterator[ManagedCluster]:
         """Start the cluster and wait for its workers; see Target."""
-        words = words_for(self._name, request.first, request.slots, self._arguments, _parameters(self._class))
+        words = arguments_for(self._name, request.first, request.slots, self._arguments, _parameters(self._class))
         if words.is_plain:
             self._refuse_plain("its connections are not encrypted")
         logging.getLogger("distributed").setLevel(logging.ERROR)
@@ -76,9 +76,9 @@ class ClassTarget:
             if not is_encrypted(str(client.scheduler.address)):
                 self._refuse_plain(f"its scheduler is at {client.scheduler.address}, which is not encrypted")
             wait_for_workers(self._name, client, request, cancelled)
-            yield OwnCluster(made, client, request.slots, is_elastic=words.scales_by != "fixed")
+            yield ManagedCluster(made, client, request.slots, is_elastic=words.scales_by != "fixed")
 
-    def _make(self, words: Words, stack: ExitStack, cancelled: threading.Event) -> Any:
+    def _make(self, words: ClusterArguments, stack: ExitStack, cancelled: threading.Event) -> Any:
         arguments = dict(words.arguments)
         if words.scheduler_options is not None:
             arguments[words.scheduler_options] = _with_dashboard(arguments.get(words.scheduler_options) or {})
@@ -107,7 +107,7 @@ class ClassTarget:
         """
         try:
             return bounded(do, _OPEN_TIMEOUT, cancelled, grace=_GRACE, undo=undo)
-        except GivenUpError as error:
+        except CallAbandonedError as error:
             _LOGGER.warning(
                 "%s does not come back from opening a cluster; should this process end first, close it by hand", self._name
             )
@@ -116,7 +116,7 @@ class ClassTarget:
             raise ComputeTargetError(self._name, f"it cannot be opened: {type(error).__name__}: {error}") from error
 
 
-class OwnCluster:
+class ManagedCluster:
     """A cluster that was opened for the step, and ends with it."""
 
     prepared = 0

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from distributed import Client, Security
 
 from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.bounded import GivenUpError, bounded
+from prefect_parallel_run.compute.bounded import CallAbandonedError, bounded
 from prefect_parallel_run.errors import ComputeTargetError
 
 _CONNECT_SLICE = 5.0  #: s of one attempt; between two of them it is seen whether anybody still waits
@@ -45,7 +45,7 @@ def connect(target: str, address: str, security: Security | None, cancelled: thr
                 cancelled,
                 undo=leave,
             )
-        except GivenUpError as error:
+        except CallAbandonedError as error:
             raise ComputeTargetError(target, f"the scheduler at {address}: {error}") from error
         except (OSError, asyncio.TimeoutError) as error:
             if time.monotonic() > deadline or _is_final(error):
@@ -61,7 +61,7 @@ def leave(client: Client) -> None:
     """Close a client; a scheduler that does not hear it will notice by itself."""
     try:
         bounded(lambda: client.close(timeout=_LEAVE_TIMEOUT), 2 * _LEAVE_TIMEOUT)
-    except (OSError, asyncio.TimeoutError, CancelledError, GivenUpError) as error:
+    except (OSError, asyncio.TimeoutError, CancelledError, CallAbandonedError) as error:
         _LOGGER.debug("the connection to the scheduler did not close well: %s: %s", type(error).__name__, error)
 
 
@@ -97,7 +97,7 @@ def worker_count(target: str, client: Client, cancelled: threading.Event) -> int
     """Return how many workers the scheduler has; arguments and errors are those of ``wait_for_workers``."""
     try:
         return len(bounded(client.nthreads, _ANSWER_TIMEOUT, cancelled))
-    except (GivenUpError, OSError, asyncio.TimeoutError, CancelledError) as error:
+    except (CallAbandonedError, OSError, asyncio.TimeoutError, CancelledError) as error:
         raise ComputeTargetError(target, f"the scheduler does not answer: {error}") from error
 
 

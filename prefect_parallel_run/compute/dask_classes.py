@@ -18,7 +18,7 @@ ScalesBy = Literal["n_workers", "scale", "fixed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class ClusterArguments:
     """What a cluster class is called with, and what is to be done besides."""
 
     arguments: Mapping[str, Any]  #: complete: our defaults, the user's cluster_kwargs over them, option by option
@@ -29,9 +29,9 @@ class Words:
     scheduler_options: str | None = None  #: argument for options of the scheduler, where that runs in this process
 
 
-def words_for(
+def arguments_for(
     cluster_class: str, nodes: int, slots: int | None, cluster_kwargs: Mapping[str, Any], accepted: Collection[str] = ()
-) -> Words:
+) -> ClusterArguments:
     """Return how to ask *cluster_class* for *nodes* workers, each for *slots* child processes.
 
     Args:
@@ -41,19 +41,19 @@ def words_for(
         cluster_kwargs: The user's arguments. They win over ours; in ``scheduler_options`` and its like, option by option.
         accepted: Names of the class's parameters; looked at only when the class is none that we know.
 
-    >>> words_for("dask.distributed.LocalCluster", 3, 2, {}).arguments["n_workers"]
+    >>> arguments_for("dask.distributed.LocalCluster", 3, 2, {}).arguments["n_workers"]
     3
-    >>> words_for("dask_jobqueue.SLURMCluster", 3, 2, {"queue": "long"}).scales_by
+    >>> arguments_for("dask_jobqueue.SLURMCluster", 3, 2, {"queue": "long"}).scales_by
     'scale'
     """
     package, _, name = cluster_class.partition(".")
-    speak = _SPEAKERS.get((_PACKAGES.get(package, package), name.rpartition(".")[2]))
+    speak = _ADAPTERS.get((_PACKAGES.get(package, package), name.rpartition(".")[2]))
     if speak is None:
         return _any_class(nodes, cluster_kwargs, accepted)
     return speak(nodes, slots, cluster_kwargs)
 
 
-def _local(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
+def _local(nodes: int, slots: int | None, given: Mapping[str, Any]) -> ClusterArguments:
     """distributed.LocalCluster: workers on this machine; on loopback unless the user says otherwise.
 
     With certificates there as well: every user of the machine can connect to its loopback.
@@ -67,7 +67,7 @@ def _local(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
     }
     if "interface" not in given:
         ours["host"] = _LOOPBACK
-    return Words(
+    return ClusterArguments(
         arguments=_over(ours, given),
         scales_by="n_workers",
         wants_security="security" not in given,
@@ -76,7 +76,7 @@ def _local(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
     )
 
 
-def _job_queue(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:  # noqa: ARG001  asked for by scale()
+def _job_queue(nodes: int, slots: int | None, given: Mapping[str, Any]) -> ClusterArguments:  # noqa: ARG001  asked for by scale()
     """The queues of dask_jobqueue: one worker process per job; the scheduler runs in the flow's process.
 
     By scale(): what sbatch or qsub complain of is only heard when scaling is awaited, not when n_workers is given.
@@ -88,7 +88,7 @@ def _job_queue(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words
     }
     if slots is not None:
         ours["cores"] = slots
-    return Words(
+    return ClusterArguments(
         arguments=_over(ours, given),
         scales_by="scale",
         wants_security="security" not in given,
@@ -98,31 +98,31 @@ def _job_queue(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words
     )
 
 
-def _job_queue_here(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
+def _job_queue_here(nodes: int, slots: int | None, given: Mapping[str, Any]) -> ClusterArguments:
     """dask_jobqueue's own LocalCluster, which runs its jobs on this machine."""
     host = _LOOPBACK
     ours = {"scheduler_options": {"host": host}, "worker_extra_args": ["--host", host], "cores": slots or 1}
     return _job_queue(nodes, slots, _over(ours, given))
 
 
-def _kubernetes(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:  # noqa: ARG001  resources are the user's
+def _kubernetes(nodes: int, slots: int | None, given: Mapping[str, Any]) -> ClusterArguments:  # noqa: ARG001  resources are the user's
     """KubeCluster: pods of the Dask operator. It has no TLS; a network policy keeps others off its ports."""
     if "custom_cluster_spec" in given:  # which has its own number of workers, and hides n_workers
-        return Words(arguments=_over({"quiet": True}, given), scales_by="scale", is_plain=True)
-    return Words(arguments=_over({"n_workers": nodes, "quiet": True}, given), scales_by="n_workers", is_plain=True)
+        return ClusterArguments(arguments=_over({"quiet": True}, given), scales_by="scale", is_plain=True)
+    return ClusterArguments(arguments=_over({"n_workers": nodes, "quiet": True}, given), scales_by="n_workers", is_plain=True)
 
 
-def _gateway(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:  # noqa: ARG001  options are the gateway's
+def _gateway(nodes: int, slots: int | None, given: Mapping[str, Any]) -> ClusterArguments:  # noqa: ARG001  options are the gateway's
     """GatewayCluster: the gateway brings its own certificates, and refuses options that it does not know."""
-    return Words(arguments=dict(given), scales_by="scale")
+    return ClusterArguments(arguments=dict(given), scales_by="scale")
 
 
-def _coiled(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:  # noqa: ARG001  machines are the user's choice
+def _coiled(nodes: int, slots: int | None, given: Mapping[str, Any]) -> ClusterArguments:  # noqa: ARG001  machines are the user's choice
     """coiled.Cluster: machines in a cloud, with certificates of their own. Without n_workers it would scale by itself."""
-    return Words(arguments=_over({"n_workers": nodes, "wait_for_workers": False}, given), scales_by="n_workers")
+    return ClusterArguments(arguments=_over({"n_workers": nodes, "wait_for_workers": False}, given), scales_by="n_workers")
 
 
-def _ssh(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
+def _ssh(nodes: int, slots: int | None, given: Mapping[str, Any]) -> ClusterArguments:
     """SSHCluster: the scheduler on the first host, a worker on each of the others. It cannot scale.
 
     It takes no security=, but speaks TLS when its protocol is tls:// and Dask's configuration names files that all hosts have.
@@ -136,13 +136,13 @@ def _ssh(nodes: int, slots: int | None, given: Mapping[str, Any]) -> Words:
         if isinstance(arguments.get(name), list):
             arguments[name] = arguments[name][: nodes + 1]
     protocol = arguments["scheduler_options"].get("protocol", "tcp")
-    return Words(arguments=arguments, scales_by="fixed", is_plain=not _is_encrypted(protocol))
+    return ClusterArguments(arguments=arguments, scales_by="fixed", is_plain=not _is_encrypted(protocol))
 
 
-def _any_class(nodes: int, given: Mapping[str, Any], accepted: Collection[str]) -> Words:
+def _any_class(nodes: int, given: Mapping[str, Any], accepted: Collection[str]) -> ClusterArguments:
     """A class that we do not know; what it takes says how it is asked, its scheduler's address whether it is plain."""
     takes_number = "n_workers" in accepted
-    return Words(
+    return ClusterArguments(
         arguments=_over({"n_workers": nodes} if takes_number else {}, given),
         scales_by="n_workers" if takes_number else "scale",
         wants_security="security" in accepted and "security" not in given,
@@ -150,7 +150,7 @@ def _any_class(nodes: int, given: Mapping[str, Any], accepted: Collection[str]) 
 
 
 _PACKAGES = {"dask": "distributed"}  #: dask.distributed.X is distributed.X
-_SPEAKERS: Mapping[tuple[str, str], Callable[[int, int | None, Mapping[str, Any]], Words]] = {
+_ADAPTERS: Mapping[tuple[str, str], Callable[[int, int | None, Mapping[str, Any]], ClusterArguments]] = {
     ("distributed", "LocalCluster"): _local,
     ("distributed", "SSHCluster"): _ssh,
     ("dask_cuda", "LocalCUDACluster"): _local,  # one GPU per worker

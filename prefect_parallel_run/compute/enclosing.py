@@ -11,11 +11,11 @@ from typing import Any
 from distributed import Security, get_worker, secede
 
 from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.scheduler import ForeignCluster, SchedulerTarget
+from prefect_parallel_run.compute.scheduler import ExistingCluster, SchedulerTarget
 from prefect_parallel_run.node.settings import NodeSettings
 
 
-class SurroundingTarget:
+class EnclosingClusterTarget:
     """The workers of a cluster that the step was sent to, or that its flow has opened.
 
     Args:
@@ -30,18 +30,18 @@ class SurroundingTarget:
         self.address = address
 
     @contextmanager
-    def open(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> Iterator[ForeignCluster]:
+    def open(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> Iterator[ExistingCluster]:
         """Use the workers that it has; see Target."""
         with self._scheduler.open(request, cancelled, settings) as cluster:
             yield cluster
 
-    def step_aside(self) -> None:
+    def secede(self) -> None:
         """Leave the worker's thread to other tasks; to be called by the thread that the step runs in."""
         if self._is_inside:
             secede()
 
 
-def surrounding_target(task_runner: Any) -> SurroundingTarget | None:
+def surrounding_target(task_runner: Any) -> EnclosingClusterTarget | None:
     """Return the cluster that the calling thread works for, or None.
 
     Args:
@@ -53,5 +53,5 @@ def surrounding_target(task_runner: Any) -> SurroundingTarget | None:
         client = getattr(task_runner, "_client", None) if type(task_runner).__name__ == "DaskTaskRunner" else None
         if client is None or client.scheduler is None:
             return None
-        return SurroundingTarget(str(client.scheduler.address), client.security, is_inside=False)
-    return SurroundingTarget(str(worker.scheduler.address), worker.security, is_inside=True)
+        return EnclosingClusterTarget(str(client.scheduler.address), client.security, is_inside=False)
+    return EnclosingClusterTarget(str(worker.scheduler.address), worker.security, is_inside=True)

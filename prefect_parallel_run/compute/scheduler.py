@@ -55,7 +55,7 @@ class SchedulerTarget:
         request: Request,
         cancelled: threading.Event,
         settings: Future[NodeSettings],  # noqa: ARG002  nodes of other people are told once they are chosen
-    ) -> Iterator[ForeignCluster]:
+    ) -> Iterator[ExistingCluster]:
         """Use the workers that it has; see Target."""
         logging.getLogger("distributed").setLevel(logging.ERROR)
         address = self._address or self._address_in_file()
@@ -63,7 +63,7 @@ class SchedulerTarget:
         client = connect(str(self._file or address), address, self._security, cancelled)
         try:
             wait_for_workers(str(self._file or address), client, request, cancelled)
-            yield ForeignCluster(client, request.slots)
+            yield ExistingCluster(client, request.slots)
         finally:
             leave(client)
 
@@ -77,7 +77,7 @@ class SchedulerTarget:
         return str(address)
 
 
-class ForeignCluster:
+class ExistingCluster:
     """A cluster that stays when we go. Its workers are used, never ended."""
 
     prepared = 0

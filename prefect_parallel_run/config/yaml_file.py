@@ -42,7 +42,7 @@ _CONDA_PYTHON = re.compile(r"python\s*={1,2}\s*(3\.(?:9|[1-9][0-9])(?:\.[0-9]+)?
 _MOST_BYTES = 1 << 20
 
 
-class Read(NamedTuple):
+class ParsedConfig(NamedTuple):
     """The fields in a file as plain values, the line of each, and what of an Azure environment has no place here."""
 
     values: dict[str, Any]
@@ -124,7 +124,7 @@ def _beside(values: Mapping[str, Any], path: Path) -> dict[str, str]:
     return beside(script.strip(), folder or None, path.absolute().parent)
 
 
-def read_fields(path: Path) -> Read:
+def read_fields(path: Path) -> ParsedConfig:
     """Return the fields in *path* under the names they have here, not validated; an Azure environment is made one of ours.
 
     Raises:
@@ -139,7 +139,7 @@ def read_fields(path: Path) -> Read:
     left, stood_in_for = _take_azure_environment(values) if is_azures else ([], [])
     named = {key: values.pop(key) for key in _NAMED_ENVIRONMENT if key in values}
     left += [f"{key} {value}" for key, value in named.items() if value is not None]
-    return Read(values, lines, tuple(left), tuple(stood_in_for), named)
+    return ParsedConfig(values, lines, tuple(left), tuple(stood_in_for), named)
 
 
 def value(text: str, where: str) -> Any:
@@ -169,7 +169,7 @@ def _with_places(error: ValidationError, places: Mapping[str, str], whole: str) 
     return "\n".join(said)
 
 
-def _read(path: Path) -> Read:
+def _read(path: Path) -> ParsedConfig:
     """Return what stands under the root key; anchors, tags, duplicate keys and YAML 1.1 surprises are refused."""
     text = path.read_text(encoding="utf-8")
     try:
@@ -181,7 +181,7 @@ def _read(path: Path) -> Read:
         raise ValueError(f"{path}, line 1: the file has one root key, {_ROOT}; found {sorted(map(str, root))}")
     fields = _entries(root[_ROOT], path)
     values = {key: _plain(node, path) for key, node in fields.items()}
-    return Read(values, {key: _line(node.start_mark) for key, node in fields.items()})
+    return ParsedConfig(values, {key: _line(node.start_mark) for key, node in fields.items()})
 
 
 def _line(mark: Any) -> int:

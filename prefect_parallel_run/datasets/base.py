@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.models import Cut
+from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.paths import absolute_path
 from prefect_parallel_run.storage.listing import Listing
 
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PathLike = str | os.PathLike[str]
 
 
-def unheard(_: str) -> None:
+def ignore_warning(_: str) -> None:
     """Let what is odd about files go untold."""
 
 
@@ -47,12 +47,14 @@ class Dataset(BaseModel):
         """Return what a process that reads the items will import beside the standard library."""
         return ()
 
-    def listing(self, heartbeat: Callable[[], None] = lambda: None) -> Listing:
-        """Return the files that the paths stand for; *heartbeat* is called now and then while they are listed."""
-        return Listing(self.paths, heartbeat, of_table=self.kind == "tabular")
+    def listing(self, check_cancelled: Callable[[], None] = lambda: None) -> Listing:
+        """Return the files that the paths stand for; *check_cancelled* is called now and then while they are listed."""
+        return Listing(self.paths, check_cancelled, of_table=self.kind == "tabular")
 
     @abstractmethod
-    def cuts(self, size: int, listing: Listing | None = None, tell: Callable[[str], None] = unheard) -> Iterator[Cut]:
+    def cuts(
+        self, size: int, listing: Listing | None = None, tell: Callable[[str], None] = ignore_warning
+    ) -> Iterator[PlannedBatch]:
         """Yield the mini-batches, in order, each item in exactly one.
 
         Args:
@@ -66,8 +68,8 @@ class Dataset(BaseModel):
 
     @abstractmethod
     def partition_cuts(
-        self, keys: Sequence[str], store: Path, listing: Listing | None = None, tell: Callable[[str], None] = unheard
-    ) -> Iterator[Cut]:
+        self, keys: Sequence[str], store: Path, listing: Listing | None = None, tell: Callable[[str], None] = ignore_warning
+    ) -> Iterator[PlannedBatch]:
         """Yield one mini-batch per existing combination of *keys*, in the order in which they are met.
 
         Args:

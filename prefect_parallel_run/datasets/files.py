@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, unheard, unknown_keys
+from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
 from prefect_parallel_run.datasets.partition_format import PartitionFormat
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.models import Cut
+from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.storage.folders import Listed
 from prefect_parallel_run.storage.listing import Listing
 
@@ -58,8 +58,8 @@ class FileDataset(Dataset):
         self,
         size: int,
         listing: Listing | None = None,
-        tell: Callable[[str], None] = unheard,  # noqa: ARG002  files are not looked into
-    ) -> Iterator[Cut]:
+        tell: Callable[[str], None] = ignore_warning,  # noqa: ARG002  files are not looked into
+    ) -> Iterator[PlannedBatch]:
         """Yield mini-batches of *size* files."""
         files = iter(listing or self.listing())
         while chunk := list(islice(files, size)):
@@ -70,8 +70,8 @@ class FileDataset(Dataset):
         keys: Sequence[str],
         store: Path,  # noqa: ARG002  files are where they are
         listing: Listing | None = None,
-        tell: Callable[[str], None] = unheard,  # noqa: ARG002  the same
-    ) -> Iterator[Cut]:
+        tell: Callable[[str], None] = ignore_warning,  # noqa: ARG002  the same
+    ) -> Iterator[PlannedBatch]:
         """Yield the files of one combination of *keys* after the other; all paths are held meanwhile."""
         if self.partition_format is None:
             raise InputError(str(self.name), f"partition_keys are {list(keys)}, but this input has no partition_format")
@@ -87,12 +87,12 @@ class FileDataset(Dataset):
         for combination, files in groups.items():
             yield self._cut(files, {"partition_key_value": dict(zip(keys, combination, strict=True))})
 
-    def _cut(self, files: list[Listed], more: dict[str, object]) -> Cut:
+    def _cut(self, files: list[Listed], more: dict[str, object]) -> PlannedBatch:
         paths, sizes, versions = zip(*files, strict=True)
         root = _shared_root(paths[0], paths[-1])
         names = [path[len(root) :] for path in paths]
         work = {"input": self.name, "kind": "files", "root": root, "names": names, "sizes": sizes, "versions": versions}
-        return Cut(len(files), sum(sizes), _encode({**work, **more}))
+        return PlannedBatch(len(files), sum(sizes), _encode({**work, **more}))
 
 
 def _shared_root(first: str, last: str) -> str:

@@ -30,7 +30,7 @@ class Column(NamedTuple):
     example: str | None = None  #: of texts among which there are numbers, the first that is none
 
 
-class Doubts:
+class InputWarnings:
     """Compares the columns of a dataset's files, and gathers what else is odd about them.
 
     Args:

@@ -17,7 +17,7 @@ from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.child.table_types import GIVEN
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
-from prefect_parallel_run.datasets.base import Dataset, PathLike, absolute, given_paths, unheard, unknown_keys
+from prefect_parallel_run.datasets.base import Dataset, PathLike, absolute, given_paths, ignore_warning, unknown_keys
 from prefect_parallel_run.datasets.formats.arrow import Arrow
 from prefect_parallel_run.datasets.formats.base import Format
 from prefect_parallel_run.datasets.formats.delimited import Delimited, UnknownColumnError
@@ -25,7 +25,7 @@ from prefect_parallel_run.datasets.formats.json_lines import JsonLines
 from prefect_parallel_run.datasets.formats.orc import Orc
 from prefect_parallel_run.datasets.formats.parquet import Parquet
 from prefect_parallel_run.datasets.formats.text import Compression, Storage, checked_encoding
-from prefect_parallel_run.datasets.input_warnings import Doubts
+from prefect_parallel_run.datasets.input_warnings import InputWarnings
 from prefect_parallel_run.datasets.partitions import (
     ColumnTypesDifferError,
     KeyValue,
@@ -36,7 +36,7 @@ from prefect_parallel_run.datasets.partitions import (
 )
 from prefect_parallel_run.datasets.record_ends import UnfinishedRecordError
 from prefect_parallel_run.errors import InputError, OutputError
-from prefect_parallel_run.models import Cut
+from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.storage.listing import Listing
 
 _MODULES = {"parquet": ("pyarrow.parquet",), "orc": ("pyarrow.orc",)}
@@ -196,14 +196,16 @@ class TabularDataset(Dataset):
         """Return "tabular"."""
         return "tabular"
 
-    def cuts(self, size: int, listing: Listing | None = None, tell: Callable[[str], None] = unheard) -> Iterator[Cut]:
+    def cuts(
+        self, size: int, listing: Listing | None = None, tell: Callable[[str], None] = ignore_warning
+    ) -> Iterator[PlannedBatch]:
         """Yield mini-batches of about *size* bytes of source; none spans two files. Keys of hive folders become columns."""
         for cut, _ in self._keyed_cuts(size, listing or self.listing(), tell):
             yield cut
 
     def partition_cuts(
-        self, keys: Sequence[str], store: Path, listing: Listing | None = None, tell: Callable[[str], None] = unheard
-    ) -> Iterator[Cut]:
+        self, keys: Sequence[str], store: Path, listing: Listing | None = None, tell: Callable[[str], None] = ignore_warning
+    ) -> Iterator[PlannedBatch]:
         """Yield the rows of one combination of *keys* after the other.
 
         Tables in hive folders are taken as they are; other tables are written anew below *store*, once.
@@ -228,7 +230,7 @@ class TabularDataset(Dataset):
             InputError: A key is no column, a file cannot be read, or a column is of two types that do not go together.
             OutputError: *target* cannot be written, or has something in it.
         """
-        return self._partition(keys, target, unheard)
+        return self._partition(keys, target, ignore_warning)
 
     def _partition(self, keys: Sequence[str], target: PathLike, tell: Callable[[str], None]) -> TabularDataset:
         place = absolute(target)
@@ -270,8 +272,8 @@ class TabularDataset(Dataset):
                     raise
         return TabularDataset(paths=[str(place)], format="parquet", name=self.name, allow_empty=self.allow_empty)
 
-    def _grouped(self, keys: Sequence[str], listing: Listing, tell: Callable[[str], None]) -> Iterator[Cut]:
-        groups: dict[tuple[Scalar, ...], list[Cut]] = {}
+    def _grouped(self, keys: Sequence[str], listing: Listing, tell: Callable[[str], None]) -> Iterator[PlannedBatch]:
+        groups: dict[tuple[Scalar, ...], list[PlannedBatch]] = {}
         for cut, values in self._keyed_cuts(_WHOLE, listing, tell):
             by_key = {one.key: one.value for one in values}
             groups.setdefault(tuple(by_key[key] for key in keys), []).append(cut)
@@ -280,11 +282,13 @@ class TabularDataset(Dataset):
             about: dict[str, Any] = {"input": self.name, "kind": "tables", "rows": rows}
             head = _encode({**about, "partition_key_value": dict(zip(keys, combination, strict=True))})
             work = f'{head[:-1]},"tables":[{",".join(cut.work for cut in cuts)}]}}'
-            yield Cut(rows, sum(cut.size for cut in cuts), work)
+            yield PlannedBatch(rows, sum(cut.size for cut in cuts), work)
 
-    def _keyed_cuts(self, size: int, listing: Listing, tell: Callable[[str], None]) -> Iterator[tuple[Cut, list[KeyValue]]]:
+    def _keyed_cuts(
+        self, size: int, listing: Listing, tell: Callable[[str], None]
+    ) -> Iterator[tuple[PlannedBatch, list[KeyValue]]]:
         has_header = self.format == "delimited" and self.header
-        written, doubts = self._format(), Doubts(tell, may_lack_header=has_header)
+        written, doubts = self._format(), InputWarnings(tell, may_lack_header=has_header)
         for file, keys in keyed_files(listing):
             if file.size == 0:
                 continue  # written by nobody, or a marker such as _SUCCESS
@@ -305,7 +309,7 @@ class TabularDataset(Dataset):
                     from_folders = {one.key for one in values}  # such columns come last, whatever the file has
                     doubts.of_names(file.path, [name for name in found.names if name not in from_folders])
                 for rows, source_bytes, where in found.pieces:
-                    yield Cut(rows, source_bytes, _encode({**about, **where})), values
+                    yield PlannedBatch(rows, source_bytes, _encode({**about, **where})), values
             except (UnfinishedRecordError, UnknownColumnError) as error:
                 raise InputError(file.path, str(error)) from None
             except UnicodeError as error:

@@ -28,7 +28,7 @@ class _Order:
     answer: Future[None] = field(default_factory=Future)
 
 
-class Elasticity:
+class Autoscaler:
     """Decides, now and then, how many nodes there should be.
 
     The cluster is asked on a thread of its own, one thing at a time, and nothing waits for its answer. One that refuses (a

@@ -9,10 +9,10 @@ from collections import Counter, deque
 from typing import Literal, NamedTuple
 
 from prefect_parallel_run.dispatch.bisection import Isolation, Piece
-from prefect_parallel_run.models import Isolating, Receipt
+from prefect_parallel_run.models import BisectionState, Receipt
 
 
-class Found(NamedTuple):
+class BisectionResult(NamedTuple):
     """What a piece has brought to light."""
 
     decided: int  #: items that are now known to be good or guilty
@@ -37,7 +37,7 @@ class Isolations:
         """Look for the guilty items of a mini-batch whose last try, *attempt*, has failed."""
         self._add(index, attempt, Isolation(items))
 
-    def go_on(self, one: Isolating) -> None:
+    def go_on(self, one: BisectionState) -> None:
         """Go on looking, from what an earlier drive of the run has found."""
         known = [(Piece(start, stop), succeeded) for start, stop, succeeded in one.pieces]
         self._add(one.mini_batch, one.attempt, Isolation(one.items, known))
@@ -60,7 +60,7 @@ class Isolations:
         self._losses[index, piece] += 1
         return self._losses[index, piece] >= self._run_max_try
 
-    def note(self, index: int, piece: Piece, receipt: Receipt) -> Found:
+    def note(self, index: int, piece: Piece, receipt: Receipt) -> BisectionResult:
         """Take note of what came of a piece; items are decided as soon as they are known to be good or guilty."""
         isolation = self._known[index][1]
         succeeded = receipt.outcome == "succeeded"
@@ -68,6 +68,6 @@ class Isolations:
         failed = receipt.failed if succeeded else int(piece.items == 1)
         decided = piece.items if succeeded else failed
         if not isolation.is_over:
-            return Found(decided, failed, "isolating")
+            return BisectionResult(decided, failed, "isolating")
         del self._known[index]
-        return Found(decided, failed, "succeeded" if isolation.some_succeeded else "failed")
+        return BisectionResult(decided, failed, "succeeded" if isolation.some_succeeded else "failed")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from distributed import Client
 
-from prefect_parallel_run.dispatch.autoscaler import Elasticity
+from prefect_parallel_run.dispatch.autoscaler import Autoscaler
 from prefect_parallel_run.dispatch.events import (
     Abort,
     Commit,
@@ -35,12 +35,12 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.lease_transport import LOST, Message, Traffic
+from prefect_parallel_run.dispatch.lease_transport import LOST, LeaseTransport, Message
 from prefect_parallel_run.dispatch.node_pool import TICK, Nodes
-from prefect_parallel_run.dispatch.node_setup import Journey
+from prefect_parallel_run.dispatch.node_setup import RemoteSetup
 from prefect_parallel_run.dispatch.observer import Observer
-from prefect_parallel_run.dispatch.row_transfer import Homecoming
-from prefect_parallel_run.dispatch.script_logs import Hearing
+from prefect_parallel_run.dispatch.row_transfer import RemoteFiles
+from prefect_parallel_run.dispatch.script_logs import ScriptLogCollector
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.models import Receipt
@@ -57,7 +57,7 @@ _LAST_TIMEOUT = 1.0  #: s for what they have finished until then to come home
 _LOGS_TIMEOUT = 3.0  #: s for the logs of nodes that have them at home
 
 
-class Growth(Protocol):
+class PlanStream(Protocol):
     """A plan that is still being made."""
 
     def is_over(self) -> bool:
@@ -75,7 +75,7 @@ class Dispatcher:
         settings: What every node is told.
         plan, ledger, state: Of the run.
         observer: Who is told.
-        heartbeat: Called every TICK or so; raises to stop the run (it was cancelled, the lock was lost).
+        check_cancelled: Called every TICK or so; raises to stop the run (it was cancelled, the lock was lost).
         discard: Called with the name of a worker that counts as lost although it is still there.
         wanted: Nodes used at most.
         growth: Of a plan that is not whole yet.
@@ -94,26 +94,28 @@ class Dispatcher:
         ledger: Ledger,
         state: RunState,
         observer: Observer,
-        heartbeat: Callable[[], None],
+        check_cancelled: Callable[[], None],
         discard: Callable[[str], None],
         wanted: int,
-        growth: Growth | None = None,
+        growth: PlanStream | None = None,
         prepared: int = 0,
-        journey: Journey | None = None,
-        elasticity: Elasticity | None = None,
+        journey: RemoteSetup | None = None,
+        elasticity: Autoscaler | None = None,
         orders: Callable[[], Iterable[Ordered]] = tuple,
         check_rows: Callable[[list[Receipt]], None] | None = None,
     ) -> None:
         self._client, self._settings = client, settings
         self._ledger, self._state, self._observer = ledger, state, observer
-        self._heartbeat, self._growth = heartbeat, growth
+        self._check_cancelled, self._growth = check_cancelled, growth
         self._events: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._hearing = hearing = Hearing()
+        self._hearing = hearing = ScriptLogCollector()
         report = self._events.put
-        self._nodes = Nodes(client, settings, wanted, observer, heartbeat, discard, report, prepared, journey, hearing.hear)
+        self._nodes = Nodes(
+            client, settings, wanted, observer, check_cancelled, discard, report, prepared, journey, hearing.hear
+        )
         self._elasticity = elasticity
-        self._homecoming = Homecoming(client, settings.token, settings.run_directory)
-        self._traffic = Traffic(client, settings.token, plan, self._nodes, self._homecoming, report)
+        self._homecoming = RemoteFiles(client, settings.token, settings.run_directory)
+        self._traffic = LeaseTransport(client, settings.token, plan, self._nodes, self._homecoming, report)
         self._orders, self._check_rows = orders, check_rows
         self._left: set[str] = set()  # nodes that were told as lost
         self._start_failure: StartFailure | None = None
@@ -143,7 +145,7 @@ class Dispatcher:
                     self._follow(self._state.handle(event, time.monotonic()))
                 self._observer.progressed(self._state.tally)
                 self._tell_script_lines()
-                self._heartbeat()
+                self._check_cancelled()
             self._nodes.close()
         except BaseException:
             end_by = time.monotonic() + _END_TIMEOUT

@@ -20,7 +20,7 @@ from distributed.scheduler import KilledWorker
 from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.dispatch.events import Event, LeaseShortened, NodeResized, Resize
 from prefect_parallel_run.dispatch.node_pool import Nodes
-from prefect_parallel_run.dispatch.row_transfer import Homecoming, LostOnTheWayError
+from prefect_parallel_run.dispatch.row_transfer import RemoteFiles, TransferError
 from prefect_parallel_run.dispatch.worker_rpc import call_worker
 from prefect_parallel_run.models import Lease, Receipt
 from prefect_parallel_run.node.node import NOT_BEGUN, LeaseResult
@@ -28,7 +28,7 @@ from prefect_parallel_run.node.rpc import NodeClosedError, recall_lease, resize_
 from prefect_parallel_run.node.slot_pool import Resized
 from prefect_parallel_run.planning.plan import PlanReader
 
-LOST = (KilledWorker, NodeClosedError, LostOnTheWayError, asyncio.CancelledError, CancelledError)  #: how calls there end
+LOST = (KilledWorker, NodeClosedError, TransferError, asyncio.CancelledError, CancelledError)  #: how calls there end
 Message = Event | tuple[int, LeaseResult | BaseException]  #: or what came of the lease of that number
 
 
@@ -39,7 +39,7 @@ class _Sent:
     at: float  #: Unix time, s
 
 
-class Traffic:
+class LeaseTransport:
     """Between one run and its nodes.
 
     Args:
@@ -57,7 +57,7 @@ class Traffic:
         token: str,
         plan: PlanReader,
         nodes: Nodes,
-        homecoming: Homecoming,
+        homecoming: RemoteFiles,
         tell: Callable[[Message], None],
     ) -> None:
         self._client, self._token, self._plan, self._nodes = client, token, plan, nodes

@@ -13,14 +13,14 @@ from typing import Any
 from distributed import Client
 
 from prefect_parallel_run.dispatch.events import Event, NodeJoined, NodeLeft, NodesOpening, Tick
-from prefect_parallel_run.dispatch.node_setup import GONE, Journey, Opened, Opening, Openings
+from prefect_parallel_run.dispatch.node_setup import GONE, NodeSetup, NodeSetups, ReadyNode, RemoteSetup
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.worker_rpc import call_worker
 from prefect_parallel_run.dispatch.worker_selection import choose
 from prefect_parallel_run.dispatch.worker_tracker import Roster
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, ParallelRunError
-from prefect_parallel_run.node.rpc import LastWords, Way, close_node, keep_node, remove_node
-from prefect_parallel_run.node.script_lines import Said
+from prefect_parallel_run.node.rpc import NodeAccess, ShutdownReport, close_node, keep_node, remove_node
+from prefect_parallel_run.node.script_lines import LogBatch
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.watchdog import EVERY
 
@@ -40,7 +40,7 @@ class Nodes:
         settings: What every node is told.
         wanted: Nodes used at most.
         observer: Who is told.
-        heartbeat: Called every TICK or so while nodes are waited for; raises to stop the run.
+        check_cancelled: Called every TICK or so while nodes are waited for; raises to stop the run.
         discard: Called with the name of a worker that counts as lost although it is still there.
         report: Called with what happens to nodes.
         prepared: Nodes that are named already, from ``node-0`` on.
@@ -54,21 +54,21 @@ class Nodes:
         settings: NodeSettings,
         wanted: int,
         observer: Observer,
-        heartbeat: Callable[[], None],
+        check_cancelled: Callable[[], None],
         discard: Callable[[str], None],
         report: Callable[[Event], None],
         prepared: int = 0,
-        journey: Journey | None = None,
-        hear: Callable[[Said], None] = lambda _: None,
+        journey: RemoteSetup | None = None,
+        hear: Callable[[LogBatch], None] = lambda _: None,
     ) -> None:
         self._client, self._settings, self._wanted = client, settings, wanted
-        self._observer, self._heartbeat, self._discard, self._report = observer, heartbeat, discard, report
+        self._observer, self._check_cancelled, self._discard, self._report = observer, check_cancelled, discard, report
         self._hear_script = hear
         self._roster = Roster(PATIENCE)
         self._workers: dict[str, Any] = {}  # what the scheduler says of those that give signs of life, by address
         self._names: dict[str, str] = {}  # of nodes that are open, by address
-        self._ways: dict[str, Way] = {}  # of nodes that are open and were told theirs, by address
-        self._openings = Openings(client, settings, prepared, journey, lambda: report(Tick()))
+        self._ways: dict[str, NodeAccess] = {}  # of nodes that are open and were told theirs, by address
+        self._openings = NodeSetups(client, settings, prepared, journey, lambda: report(Tick()))
         self._tries: Counter[str] = Counter()  # to open, by address
         self._left_alone: set[str] = set()  # addresses
         self._deaf: set[str] = set()  # addresses that did not answer when all was to end
@@ -148,7 +148,7 @@ class Nodes:
         calls = {address: call_worker(self._client, address, function, *arguments) for address in addresses}
         while not all(call.done() for call in calls.values()):
             wait_for(calls.values(), timeout=TICK)
-            self._heartbeat()
+            self._check_cancelled()
             if (workers := self._hear()) is not None:
                 for address in self._notice(workers, calls):
                     calls[address].cancel()
@@ -203,7 +203,7 @@ class Nodes:
         self._tell(remove_node, there, min(until, time.monotonic() + _STOP_TIMEOUT))
 
     def _take_last_words(self, answer: object) -> None:
-        for said in answer.said if isinstance(answer, LastWords) else []:
+        for said in answer.said if isinstance(answer, ShutdownReport) else []:
             self._hear_script(said)
 
     def _tell(self, function: Callable[..., Any], addresses: list[str], until: float, *arguments: Any) -> set[str]:
@@ -292,7 +292,7 @@ class Nodes:
             self._tries[address] += 1
             self._openings.begin(address, is_first=not self._has_begun)
 
-    def _take_in(self, opening: Opening, outcome: Opened | BaseException) -> None:
+    def _take_in(self, opening: NodeSetup, outcome: ReadyNode | BaseException) -> None:
         if isinstance(outcome, BaseException):
             self._note_failure(opening, outcome)
             return
@@ -308,7 +308,7 @@ class Nodes:
                 words = f"{there} of {self._wanted} nodes are there; the step starts with them"
                 self._observer.warned(f"{words}, and uses the other {self._wanted - there} when they come")
 
-    def _note_failure(self, opening: Opening, error: BaseException) -> None:
+    def _note_failure(self, opening: NodeSetup, error: BaseException) -> None:
         """Take note of a worker that cannot be used: an error for one of the first, later on a warning."""
         address = opening.address
         is_gone = isinstance(error, GONE) and not isinstance(error, FileNotFoundError | PermissionError)

@@ -20,8 +20,8 @@ from distributed import Client
 
 from prefect_parallel_run.dispatch.worker_rpc import ask_worker
 from prefect_parallel_run.errors import ComputeTargetError, InputError, OutputError, ParallelRunError
-from prefect_parallel_run.node.preflight import Probe, View
-from prefect_parallel_run.node.rpc import Way, open_node, take_bundle, view_node
+from prefect_parallel_run.node.preflight import PreflightRequest, PreflightResult
+from prefect_parallel_run.node.rpc import NodeAccess, open_node, take_bundle, view_node
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 
 GONE = (OSError, asyncio.TimeoutError, asyncio.CancelledError, FutureCancelledError)  #: how calls to what is lost end
@@ -31,10 +31,10 @@ _VIEW_TIMEOUT = 60.0  #: s for a worker to say what it sees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Journey:
+class RemoteSetup:
     """What nodes on other machines have to be asked and given before they can be used."""
 
-    probe: Probe
+    probe: PreflightRequest
     bundle: Path  #: the script as it travels
     mark: Path  #: that nodes look for
 
@@ -44,29 +44,29 @@ class Journey:
             path.unlink(missing_ok=True)
 
 
-class Opened(NamedTuple):
+class ReadyNode(NamedTuple):
     """A node that is open."""
 
     facts: NodeFacts
-    way: Way | None  #: None: it sees everything
+    way: NodeAccess | None  #: None: it sees everything
 
 
 @dataclass(slots=True)
-class Opening:
+class NodeSetup:
     """A worker that is being opened."""
 
     address: str
     number: int  #: of the name that it is offered
     is_first: bool  #: begun before any node was open: its failure ends the run
     is_told: bool = False  #: it may have taken the name
-    future: Future[Opened] = field(default_factory=Future)
+    future: Future[ReadyNode] = field(default_factory=Future)
 
     @property
     def name(self) -> str:
         """Return the name that it is offered; one that was prepared has another already."""
         return f"node-{self.number}"
 
-    def outcome(self) -> Opened | BaseException:
+    def outcome(self) -> ReadyNode | BaseException:
         """Return what has come of it."""
         try:
             return self.future.exception() or self.future.result()
@@ -74,7 +74,7 @@ class Opening:
             return error
 
 
-class Openings:
+class NodeSetups:
     """The workers that are being opened, each under a name of its own.
 
     Args:
@@ -86,12 +86,12 @@ class Openings:
     """
 
     def __init__(
-        self, client: Client, settings: NodeSettings, prepared: int, journey: Journey | None, wake: Callable[[], None]
+        self, client: Client, settings: NodeSettings, prepared: int, journey: RemoteSetup | None, wake: Callable[[], None]
     ) -> None:
         self._client, self._settings, self._journey, self._wake = client, settings, journey, wake
         self._numbers = count(prepared)
         self._unused: list[int] = []  # a heap of numbers that were offered, and never taken
-        self._under_way: dict[str, Opening] = {}  # by address
+        self._under_way: dict[str, NodeSetup] = {}  # by address
         self._pieces = asyncio.Semaphore(_PIECES)
 
     def want_slots(self, count: int) -> None:
@@ -112,18 +112,18 @@ class Openings:
     def begin(self, address: str, *, is_first: bool) -> None:
         """Begin to open a worker."""
         number = heappop(self._unused) if self._unused else next(self._numbers)
-        opening = self._under_way[address] = Opening(address, number, is_first)
+        opening = self._under_way[address] = NodeSetup(address, number, is_first)
         opening.future = asyncio.run_coroutine_threadsafe(self._open(opening), self._client.loop.asyncio_loop)
         opening.future.add_done_callback(lambda _: self._wake())
 
-    def ended(self) -> Iterator[tuple[Opening, Opened | BaseException]]:
+    def ended(self) -> Iterator[tuple[NodeSetup, ReadyNode | BaseException]]:
         """Yield those that have ended, in the order they were begun, with what came of them; each once."""
         for opening in [opening for opening in self._under_way.values() if opening.future.done()]:
             outcome = opening.outcome()
             self._close(opening, outcome)
             yield opening, outcome
 
-    def give_up(self, address: str) -> Opening | None:
+    def give_up(self, address: str) -> NodeSetup | None:
         """Wait no longer for a worker, whatever it does there; None when it is not being opened."""
         opening = self._under_way.get(address)
         if opening is not None:
@@ -131,7 +131,7 @@ class Openings:
             self._close(opening, OSError("the worker was lost"))
         return opening
 
-    def _close(self, opening: Opening, outcome: Opened | BaseException) -> None:
+    def _close(self, opening: NodeSetup, outcome: ReadyNode | BaseException) -> None:
         del self._under_way[opening.address]
         is_taken = opening.is_told if isinstance(outcome, BaseException) else outcome.facts.node == opening.name
         if not is_taken:
@@ -139,13 +139,13 @@ class Openings:
 
     # On the client's loop
 
-    async def _open(self, opening: Opening) -> Opened:
+    async def _open(self, opening: NodeSetup) -> ReadyNode:
         way = None if self._journey is None else await self._make_ready(self._journey, opening.address)
         opening.is_told = True
         settings = replace(self._settings, node=opening.name)
-        return Opened(await ask_worker(self._client, opening.address, open_node, settings, way), way)
+        return ReadyNode(await ask_worker(self._client, opening.address, open_node, settings, way), way)
 
-    async def _make_ready(self, journey: Journey, address: str) -> Way:
+    async def _make_ready(self, journey: RemoteSetup, address: str) -> NodeAccess:
         """Ask a worker what it sees, and give it what it lacks."""
         try:
             view = await asyncio.wait_for(ask_worker(self._client, address, view_node, journey.probe), _VIEW_TIMEOUT)
@@ -156,9 +156,9 @@ class Openings:
             raise problem
         if not (view.sees_script or view.has_bundle):
             await self._give_bundle(journey, address)
-        return Way(not view.shares, not view.sees_script)
+        return NodeAccess(not view.shares, not view.sees_script)
 
-    async def _give_bundle(self, journey: Journey, address: str) -> None:
+    async def _give_bundle(self, journey: RemoteSetup, address: str) -> None:
         """Send the bundle, piece by piece."""
         size, offset = journey.bundle.stat().st_size, 0
         with journey.bundle.open("rb") as file:
@@ -171,7 +171,7 @@ class Openings:
                 offset += len(piece)
 
 
-def problem_of(address: str, view: View) -> ParallelRunError | None:
+def problem_of(address: str, view: PreflightResult) -> ParallelRunError | None:
     """Return what keeps a worker from being used, or None."""
     for name, path in view.missing:
         where = f"the node {address} (host {view.host}) cannot see it"

@@ -23,11 +23,11 @@ _WHOLE = (".processes.jsonl", ".resources.csv")  #: what the node writes itself,
 _PART, _OFFSET, _LENGTH = (Receipt._fields.index(name) for name in ("part", "offset", "length"))
 
 
-class LostOnTheWayError(Exception):
+class TransferError(Exception):
     """The node could not be asked for its rows; the argument says why."""
 
 
-class Homecoming:
+class RemoteFiles:
     """Fetches from the nodes of one run.
 
     Args:
@@ -53,7 +53,7 @@ class Homecoming:
                     length = min(_PIECE, stop - offset)
                     data = await self._ask(address, read_file, "parts", part, offset, length)
                     if len(data) != length:
-                        raise LostOnTheWayError(f"{part} ends at {offset + len(data)}")
+                        raise TransferError(f"{part} ends at {offset + len(data)}")
                     await asyncio.to_thread(_write, descriptor, data, offset)
                 await asyncio.to_thread(os.fsync, descriptor)
             finally:
@@ -67,7 +67,7 @@ class Homecoming:
                 start = 0 if name.endswith(_WHOLE) else max(0, size - _MOST_LOG)
                 data = await self._ask(address, read_file, "logs", name, start, size - start)
                 await asyncio.to_thread((self._folder / "logs" / _plain(name)).write_bytes, data)
-        except LostOnTheWayError:
+        except TransferError:
             return
 
     async def _ask(self, address: str, function: Any, *arguments: Any) -> Any:
@@ -75,7 +75,7 @@ class Homecoming:
             answers = await self._client.run(function, self._token, *arguments, workers=[address], asynchronous=True)
             return answers[address]
         except (Exception, asyncio.CancelledError) as error:  # comms raise what they like; the node's disk is as good as lost
-            raise LostOnTheWayError(f"{type(error).__name__}: {error}") from error
+            raise TransferError(f"{type(error).__name__}: {error}") from error
 
 
 def spans(receipts: Iterable[tuple[Any, ...]]) -> dict[str, tuple[int, int]]:
@@ -95,7 +95,7 @@ def spans(receipts: Iterable[tuple[Any, ...]]) -> dict[str, tuple[int, int]]:
 def _plain(name: str) -> str:
     """Return a file's name; one that would lead elsewhere is no name of ours."""
     if Path(name).name != name or name.startswith("."):
-        raise LostOnTheWayError(f"{name!r} is no name of a part or a log")
+        raise TransferError(f"{name!r} is no name of a part or a log")
     return name
 
 

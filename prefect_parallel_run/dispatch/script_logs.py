@@ -6,8 +6,8 @@ import logging
 import queue
 from typing import NamedTuple
 
-from prefect_parallel_run._rate_limit import Allowance
-from prefect_parallel_run.node.script_lines import Said
+from prefect_parallel_run._rate_limit import RateLimiter
+from prefect_parallel_run.node.script_lines import LogBatch
 
 _IN_ALL = 1_000  #: messages of a run
 
@@ -20,17 +20,17 @@ class ScriptLine(NamedTuple):
     text: str
 
 
-class Hearing:
+class ScriptLogCollector:
     """Those of one run. A node tells in numbered parcels; its last word repeats what may still be on its way."""
 
     def __init__(self) -> None:
-        self._said: queue.SimpleQueue[Said] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[LogBatch] = queue.SimpleQueue()
         self._last: dict[str, int] = {}  # number of the last parcel, by node
         self._left_out_there: dict[str, int] = {}  # lines, by node
         self._left_out_here = 0
-        self._allowance = Allowance(None, _IN_ALL)
+        self._allowance = RateLimiter(None, _IN_ALL)
 
-    def hear(self, said: Said) -> None:
+    def hear(self, said: LogBatch) -> None:
         """Take what a node says; on any thread."""
         self._said.put(said)
 

@@ -39,7 +39,7 @@ class _Node:
         return number in self.leaving or number in staying[: self.ready]
 
 
-class Occupancy:
+class SlotAccounting:
     """The nodes of a run, their slots, and the leases that are out."""
 
     def __init__(self) -> None:

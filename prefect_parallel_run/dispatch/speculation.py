@@ -21,7 +21,7 @@ _SLOW_TIMES = 1.5  #: times what mini-batches take in the mean
 class _Out:
     since: float  # when it was sent, or has said what it has not begun
     is_asked: bool = False
-    is_bare: bool = False  # has said so: its last mini-batch is the one that is running
+    running_only: bool = False  # has said so: its last mini-batch is the one that is running
 
 
 class Stragglers:
@@ -39,7 +39,7 @@ class Stragglers:
 
     def note_answer(self, lease: int, now: float, *, is_known: bool) -> None:
         """Take note that a lease has given back what it had not begun, or was not known yet where it was asked."""
-        self._out[lease] = _Out(now, is_asked=is_known, is_bare=is_known)
+        self._out[lease] = _Out(now, is_asked=is_known, running_only=is_known)
 
     def forget(self, lease: int) -> None:
         """Take note that a lease is no longer out."""
@@ -54,7 +54,7 @@ class Stragglers:
             now: Monotonic clock, s.
         """
         self.next_look = None
-        room = free - sum(out.is_asked and not out.is_bare for out in self._out.values())
+        room = free - sum(out.is_asked and not out.running_only for out in self._out.values())
         chosen: list[Lease] = []
         for lease in leases:
             out = self._out[lease.id]
@@ -120,7 +120,7 @@ class Stragglers:
         return lease in self._twins
 
     def _is_alone_at_it(self, lease: Lease) -> bool:
-        return self._out[lease.id].is_bare and lease.count > 0 and _last(lease) not in self._copied
+        return self._out[lease.id].running_only and lease.count > 0 and _last(lease) not in self._copied
 
     def _look_at(self, moment: float) -> None:
         self.next_look = moment if self.next_look is None else min(self.next_look, moment)

@@ -53,16 +53,16 @@ from prefect_parallel_run.dispatch.events import (
 )
 from prefect_parallel_run.dispatch.lease_size import LeaseSizer
 from prefect_parallel_run.dispatch.pending_work import belonging, is_last, lost, missing, split, without_last
-from prefect_parallel_run.dispatch.slot_accounting import Occupancy
+from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
 from prefect_parallel_run.dispatch.speculation import Stragglers, after
-from prefect_parallel_run.models import NOT_ISOLATED, Isolating, Lease, Receipt, Remainder, Tally
+from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, Lease, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.limits import FailureLimits
 
 _AHEAD_SECONDS = 0.5  #: leases are sent ahead of need only while mini-batches are shorter than this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunRules:
+class SchedulingPolicy:
     """What the configuration says about tries."""
 
     run_max_try: int
@@ -85,7 +85,7 @@ class RunState:
         items_of: Returns the planned items of a mini-batch; asked only for those that died or were lost.
     """
 
-    def __init__(self, rules: RunRules, remainder: Remainder, items_of: Callable[[int], int]) -> None:
+    def __init__(self, rules: SchedulingPolicy, remainder: PendingWork, items_of: Callable[[int], int]) -> None:
         self._rules, self._items_of = rules, items_of
         self._planned, self._items = remainder.tally.planned, remainder.tally.items
         self._succeeded, self._succeeded_items = remainder.tally.succeeded, remainder.tally.succeeded_items
@@ -103,7 +103,7 @@ class RunState:
         self._isolations = Isolations(rules.run_max_try)
         for one in remainder.isolating:
             self._go_on_isolating(one)
-        self._occupancy = Occupancy()
+        self._occupancy = SlotAccounting()
         self._last_lease = 0
         self._now = float("-inf")
         self._stragglers = Stragglers()
@@ -303,7 +303,7 @@ class RunState:
 
     # Isolating guilty items
 
-    def _go_on_isolating(self, one: Isolating) -> None:
+    def _go_on_isolating(self, one: BisectionState) -> None:
         self._isolations.go_on(one)
         self._waiting[one.mini_batch] = one.undecided
         self._waiting_items += one.undecided

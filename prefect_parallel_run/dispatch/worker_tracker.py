@@ -17,7 +17,7 @@ class Changes(NamedTuple):
 
 @dataclass(slots=True)
 class _Sign:
-    heartbeat: float  # as the scheduler stamped it; its clock is not ours, so it is only compared with itself
+    check_cancelled: float  # as the scheduler stamped it; its clock is not ours, so it is only compared with itself
     since: float  # our clock when it last changed
     is_silent: bool = False
 
@@ -47,15 +47,15 @@ class Roster:
         gone = [address for address, sign in self._signs.items() if address not in heartbeats and not sign.is_silent]
         self._signs = {address: sign for address, sign in self._signs.items() if address in heartbeats}
         fresh, silent = [], []
-        for address, heartbeat in heartbeats.items():
+        for address, check_cancelled in heartbeats.items():
             sign = self._signs.get(address)
             if sign is None:
                 fresh.append(address)
-                self._signs[address] = _Sign(heartbeat, now)
-            elif heartbeat != sign.heartbeat:
+                self._signs[address] = _Sign(check_cancelled, now)
+            elif check_cancelled != sign.check_cancelled:
                 if sign.is_silent:
                     fresh.append(address)
-                self._signs[address] = _Sign(heartbeat, now)
+                self._signs[address] = _Sign(check_cancelled, now)
             elif not sign.is_silent and now - sign.since > self._patience:
                 sign.is_silent = True
                 silent.append(address)

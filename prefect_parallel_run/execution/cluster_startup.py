@@ -14,7 +14,7 @@ from prefect_parallel_run.runs.spec import StepSpec
 _OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
 
 
-class Opening:
+class ClusterStartup:
     """A cluster that opens once that has begun; at the end it is closed, or abandoned after an error."""
 
     def __init__(self, target: Target, spec: StepSpec) -> None:
@@ -31,7 +31,7 @@ class Opening:
         self._context = target.open(request, self._cancelled, self._settings)
         self._opened: Future[Cluster] | None = None
 
-    def __enter__(self) -> Opening:
+    def __enter__(self) -> ClusterStartup:
         return self
 
     def begin(self) -> Future[Cluster]:
@@ -47,11 +47,11 @@ class Opening:
         self.begin()
         self._settings.set_result(settings)
 
-    def wait(self, heartbeat: Callable[[], None]) -> Cluster:
+    def wait(self, check_cancelled: Callable[[], None]) -> Cluster:
         """Return the open cluster."""
         opened = self.begin()
         while not wait_for([opened], timeout=_OPENING_GLANCE).done:
-            heartbeat()
+            check_cancelled()
         return opened.result()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

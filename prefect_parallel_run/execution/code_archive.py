@@ -46,13 +46,13 @@ class _ChangedError(Exception):
     """The tree is no longer what it was when it was listed; the argument is a path in it."""
 
 
-def make_bundle(config: ParallelRunConfig, folder: Path, heartbeat: Callable[[], None] = lambda: None) -> Bundle:
+def make_bundle(config: ParallelRunConfig, folder: Path, check_cancelled: Callable[[], None] = lambda: None) -> Bundle:
     """Write the code of *config*'s script to ``bundle-<sha256>.zip`` in *folder*, and return what it is.
 
     Args:
         config: Names source_directory and script.
         folder: For bundles; made if need be.
-        heartbeat: Called between blocks; raises to stop.
+        check_cancelled: Called between blocks; raises to stop.
 
     Raises:
         ValueError: The code cannot travel: it is too large, has links or other things than files in it, its own script is
@@ -62,20 +62,20 @@ def make_bundle(config: ParallelRunConfig, folder: Path, heartbeat: Callable[[],
     tree = source_tree(config)
     for _ in range(_READINGS):
         try:
-            return _made(tree, folder, heartbeat)
+            return _made(tree, folder, check_cancelled)
         except _ChangedError as error:
             changed = str(error)
     raise ValueError(f"{_WHAT} changes while it is read: {changed}; {_ADVICE}")
 
 
-def _made(tree: SourceTree, folder: Path, heartbeat: Callable[[], None]) -> Bundle:
+def _made(tree: SourceTree, folder: Path, check_cancelled: Callable[[], None]) -> Bundle:
     """Write the bundle of a tree that is the same before and after; raises _ChangedError."""
     files = _files(tree)
     with _new_file(folder) as (beside, target):
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in files:
-                _add(archive, file, heartbeat)
-        sha256, size = _sha256(target, heartbeat), target.tell()
+                _add(archive, file, check_cancelled)
+        sha256, size = _sha256(target, check_cancelled), target.tell()
         target.flush()
         if changed := {*files} ^ {*_files(tree)}:
             raise _ChangedError(min(file.path for file in changed))
@@ -132,7 +132,7 @@ def _new_file(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
         raise OutputError(str(folder), f"cannot take the bundle of the script: {error.strerror}") from error
 
 
-def _add(archive: zipfile.ZipFile, file: SourceFile, heartbeat: Callable[[], None]) -> None:
+def _add(archive: zipfile.ZipFile, file: SourceFile, check_cancelled: Callable[[], None]) -> None:
     member = zipfile.ZipInfo(file.name, _EPOCH)
     member.compress_type = zipfile.ZIP_DEFLATED
     member.create_system = 3  # Unix: there are permissions
@@ -143,7 +143,7 @@ def _add(archive: zipfile.ZipFile, file: SourceFile, heartbeat: Callable[[], Non
         while left and (block := source.read(min(_BLOCK, left))):
             target.write(block)
             left -= len(block)
-            heartbeat()
+            check_cancelled()
 
 
 def _opened(file: SourceFile) -> IO[bytes]:
@@ -156,11 +156,11 @@ def _opened(file: SourceFile) -> IO[bytes]:
         raise _ChangedError(file.path) from error
 
 
-def _sha256(file: IO[bytes], heartbeat: Callable[[], None]) -> str:
+def _sha256(file: IO[bytes], check_cancelled: Callable[[], None]) -> str:
     """Return the hash over what was written, which is then at its end again."""
     total = hashlib.sha256()
     file.seek(0)
     while block := file.read(_BLOCK):
         total.update(block)
-        heartbeat()
+        check_cancelled()
     return total.hexdigest()

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.dispatch.node_setup import Journey
+from prefect_parallel_run.dispatch.node_setup import RemoteSetup
 from prefect_parallel_run.execution.code_archive import make_bundle
-from prefect_parallel_run.node.preflight import Probe
+from prefect_parallel_run.node.preflight import PreflightRequest
 from prefect_parallel_run.node.settings import CodeBundle, NodeSettings
 from prefect_parallel_run.planning.plan import PlanReader
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -18,9 +18,9 @@ from prefect_parallel_run.runs.spec import StepSpec
 from prefect_parallel_run.storage.objects import file_sha256
 
 
-def prepare_journey(
-    spec: StepSpec, directory: RunDirectory, settings: NodeSettings, plan: PlanReader, heartbeat: Callable[[], None]
-) -> tuple[NodeSettings, Journey]:
+def prepare_remote(
+    spec: StepSpec, directory: RunDirectory, settings: NodeSettings, plan: PlanReader, check_cancelled: Callable[[], None]
+) -> tuple[NodeSettings, RemoteSetup]:
     """Return settings for nodes that may be on other machines, and what they have to be asked and given first.
 
     With a source_directory the script is always the bundle's: all nodes run the same code, whatever is changed meanwhile.
@@ -29,10 +29,10 @@ def prepare_journey(
     Raises:
         ValueError: The script's folder cannot be bundled.
     """
-    bundle = make_bundle(spec.config, directory.path, heartbeat)
+    bundle = make_bundle(spec.config, directory.path, check_cancelled)
     mark = f".seen-{settings.token}"
     (directory.path / mark).write_text(mark)
-    probe = Probe(
+    probe = PreflightRequest(
         run_directory=str(directory.path),
         mark=mark,
         places=(*spec.places, *_first_file(plan, has_any=settings.most_slots > 0)),
@@ -41,7 +41,9 @@ def prepare_journey(
         bundle=bundle.sha256,
     )
     code = CodeBundle(bundle.sha256, bundle.source, bundle.script)
-    return replace(settings, bundle=code, is_kept=True), Journey(probe=probe, bundle=bundle.path, mark=directory.path / mark)
+    return replace(settings, bundle=code, is_kept=True), RemoteSetup(
+        probe=probe, bundle=bundle.path, mark=directory.path / mark
+    )
 
 
 def _first_file(plan: PlanReader, *, has_any: bool) -> tuple[tuple[str, str], ...]:

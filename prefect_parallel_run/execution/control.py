@@ -14,7 +14,7 @@ from prefect_parallel_run import units
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.events import Continued, LimitsChanged, Ordered, Paused, ProcessesChanged
 from prefect_parallel_run.runs.commands import Order, OrderRefusedError
-from prefect_parallel_run.runs.control_files import Lines, answer
+from prefect_parallel_run.runs.control_files import LineTail, answer
 from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
 from prefect_parallel_run.runs.overrides import FACT, Adjustments
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -25,7 +25,7 @@ _MOST_REFUSED = 100  #: that are kept per driving: who fills the file with rubbi
 _LONGEST_KEPT = 200  #: bytes of what is no order
 
 
-class Told(Protocol):
+class ControlListener(Protocol):
     """Who is told of orders."""
 
     def ordered(self, order: str, by: str, answer: str) -> None:
@@ -52,9 +52,11 @@ class Control:
         told: Who is told.
     """
 
-    def __init__(self, directory: RunDirectory, driver: str, ledger: Ledger, config: ParallelRunConfig, told: Told) -> None:
+    def __init__(
+        self, directory: RunDirectory, driver: str, ledger: Ledger, config: ParallelRunConfig, told: ControlListener
+    ) -> None:
         self._directory, self._driver, self._ledger, self._config, self._told = directory, driver, ledger, config, told
-        self._lines = Lines(directory.orders)
+        self._lines = LineTail(directory.orders)
         self._known = {order.id for order in ledger.orders()}
         self._adjustments = Adjustments.of_ledger(ledger)
         self._is_paused = False

@@ -13,15 +13,15 @@ from typing import Protocol
 from prefect_parallel_run._threads import both
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.config.model import ParallelRunConfig
-from prefect_parallel_run.dispatch.autoscaler import Elasticity
+from prefect_parallel_run.dispatch.autoscaler import Autoscaler
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
 from prefect_parallel_run.dispatch.node_count import NodeBounds
 from prefect_parallel_run.dispatch.observer import Observer
-from prefect_parallel_run.dispatch.state import RunRules, RunState
-from prefect_parallel_run.execution.cluster_startup import Opening
-from prefect_parallel_run.execution.code_shipping import prepare_journey
-from prefect_parallel_run.execution.control import Control, Told
-from prefect_parallel_run.models import Remainder, Tally
+from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
+from prefect_parallel_run.execution.cluster_startup import ClusterStartup
+from prefect_parallel_run.execution.code_shipping import prepare_remote
+from prefect_parallel_run.execution.control import Control, ControlListener
+from prefect_parallel_run.models import PendingWork, Tally
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.output.column_watch import ColumnWatch
 from prefect_parallel_run.planning.plan import Plan, PlanReader
@@ -30,7 +30,7 @@ from prefect_parallel_run.runs.commands import PROCESSES
 from prefect_parallel_run.runs.create import complete_description
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.overrides import Adjustments
-from prefect_parallel_run.runs.resolve import Choice
+from prefect_parallel_run.runs.resolve import RunSelection
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 
@@ -42,7 +42,7 @@ _ANY = 1 << 30  #: slots: as many as the node wants
 _NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
 
 
-class Watch(Observer, Told, Protocol):
+class RunListener(Observer, ControlListener, Protocol):
     """Who is told what happens in a run, beyond what the dispatcher and people's orders tell."""
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
@@ -63,14 +63,14 @@ class Watch(Observer, Told, Protocol):
         """
 
 
-def drive_run(
+def execute(
     spec: StepSpec,
-    choice: Choice,
+    choice: RunSelection,
     ledger: Ledger,
     drive: int,
-    cluster: Opening,
-    watch: Watch,
-    heartbeat: Callable[[], None],
+    cluster: ClusterStartup,
+    watch: RunListener,
+    check_cancelled: Callable[[], None],
     control: Control,
 ) -> None:
     """Run what the ledger says is left to do, and what is planned meanwhile."""
@@ -82,7 +82,7 @@ def drive_run(
     ledger.exhaust(config.run_max_try, isolate=config.isolate_failed_items)
     if planner is not None:
         cluster.begin()
-    plan, remainder = _left(directory, planner, ledger, heartbeat)
+    plan, remainder = _left(directory, planner, ledger, check_cancelled)
     if planner is None and remainder.tally.finished == remainder.tally.planned:
         return  # only the reduction was missing
     if not remainder.tally.is_growing:
@@ -92,7 +92,7 @@ def drive_run(
         check_rows = ColumnWatch(directory, plan, ledger, spec.result).check
     settings = _node_settings(spec, directory, drive, remainder.tally)
     cluster.prepare(settings)
-    opened = cluster.wait(heartbeat)
+    opened = cluster.wait(check_cancelled)
     rules = _rules(spec, plan, shared_workers=not opened.is_here)
     state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
     if PROCESSES not in adjustments.changes:  # else they are what was ordered, not what the cluster was opened for
@@ -100,13 +100,13 @@ def drive_run(
     watch.began(directory, remainder.tally, opened.dashboard)
     if spec.environment is not None:
         watch.noted("the script's environment is built on every node that has not got it yet, which may take minutes")
-    beat = heartbeat if choice.check is None else both(heartbeat, choice.check.raise_if_failed)
+    check_cancelled = check_cancelled if choice.check is None else both(check_cancelled, choice.check.raise_if_failed)
     notes = _Notes(directory, planner, watch.warned)
     try:
         with ExitStack() as stack:
             journey = None
             if not opened.is_here:
-                settings, journey = prepare_journey(spec, directory, settings, plan, heartbeat)
+                settings, journey = prepare_remote(spec, directory, settings, plan, check_cancelled)
                 stack.callback(journey.end)
             Dispatcher(
                 opened.client,
@@ -115,7 +115,7 @@ def drive_run(
                 ledger,
                 state,
                 watch,
-                both(beat, notes.tell),
+                both(check_cancelled, notes.tell),
                 opened.discard,
                 wanted=config.node_count,
                 growth=planner if remainder.tally.is_growing else None,
@@ -148,20 +148,20 @@ class _Notes:
 
 
 def _left(
-    directory: RunDirectory, planner: Planner | None, ledger: Ledger, heartbeat: Callable[[], None]
-) -> tuple[PlanReader, Remainder]:
+    directory: RunDirectory, planner: Planner | None, ledger: Ledger, check_cancelled: Callable[[], None]
+) -> tuple[PlanReader, PendingWork]:
     """Return the plan, and what is left to do of it; with a planner, as soon as there is something."""
     if planner is not None:
-        is_growing = _await_plan(planner, ledger, heartbeat)
+        is_growing = _await_plan(planner, ledger, check_cancelled)
         return planner.plan, ledger.remainder(is_growing=is_growing)
     plan = Plan.open(directory.plan)
     ledger.extend(islice(plan.all_items(), ledger.planned(), None))  # it may have ended just behind planning
     return plan, ledger.remainder()
 
 
-def _rules(spec: StepSpec, plan: PlanReader, *, shared_workers: bool) -> RunRules:
+def _rules(spec: StepSpec, plan: PlanReader, *, shared_workers: bool) -> SchedulingPolicy:
     config = spec.config
-    return RunRules(
+    return SchedulingPolicy(
         run_max_try=config.run_max_try,
         limits=failure_limits(config),
         retry_delay=config.retry_delay_seconds,
@@ -174,15 +174,15 @@ def _rules(spec: StepSpec, plan: PlanReader, *, shared_workers: bool) -> RunRule
     )
 
 
-def _elasticity(config: ParallelRunConfig, cluster: Cluster, warned: Callable[[str], None]) -> Elasticity | None:
+def _elasticity(config: ParallelRunConfig, cluster: Cluster, warned: Callable[[str], None]) -> Autoscaler | None:
     """Return what makes a cluster grow and shrink, and replace nodes that were lost; None for one that cannot."""
     if not cluster.is_elastic:
         return None
     bounds = NodeBounds(at_least=config.min_nodes or config.node_count, at_most=config.node_count)
-    return Elasticity(bounds, cluster.scale, cluster.release, warned)
+    return Autoscaler(bounds, cluster.scale, cluster.release, warned)
 
 
-def _await_plan(planner: Planner, ledger: Ledger, heartbeat: Callable[[], None]) -> bool:
+def _await_plan(planner: Planner, ledger: Ledger, check_cancelled: Callable[[], None]) -> bool:
     """Wait for the first mini-batches, or for an input without any; True when more may come.
 
     A plan that is nearly whole is waited for: the cluster takes longer to open, and few mini-batches need few processes.
@@ -194,7 +194,7 @@ def _await_plan(planner: Planner, ledger: Ledger, heartbeat: Callable[[], None])
             ledger.extend(items)
         if is_over or (ledger.planned() and time.monotonic() > patience):
             return not is_over
-        heartbeat()
+        check_cancelled()
         time.sleep(_PLANNING_GLANCE)
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from prefect_parallel_run._threads import Background, Unwanted, both
+from prefect_parallel_run._threads import Background, Cancelled, both
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.errors import (
     EntryScriptError,
@@ -18,9 +18,9 @@ from prefect_parallel_run.errors import (
     OutputError,
     RowsDifferError,
 )
-from prefect_parallel_run.execution.cluster_startup import Opening
+from prefect_parallel_run.execution.cluster_startup import ClusterStartup
 from prefect_parallel_run.execution.control import Control
-from prefect_parallel_run.execution.drive import Watch, drive_run
+from prefect_parallel_run.execution.drive import RunListener, execute
 from prefect_parallel_run.models import drive_prefix
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import Reduction
@@ -29,17 +29,17 @@ from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.create import complete_description, step_of
 from prefect_parallel_run.runs.executions import note_drive_begin, note_drive_end
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.mirror import Mirror, is_copied
+from prefect_parallel_run.runs.mirror import RunMirror, is_copied
 from prefect_parallel_run.runs.overrides import FACT, Adjustments
 from prefect_parallel_run.runs.resolve import (
-    Choice,
-    Look,
-    Resumption,
-    find_or_make,
-    look_for_earlier,
-    may_be_done,
-    take_up,
-    world_of,
+    ExistingRuns,
+    ResumeRequest,
+    RunSelection,
+    find_existing_runs,
+    fingerprint_of,
+    get_or_create_run,
+    has_existing_runs,
+    resume_run,
 )
 from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, parse_json, read_json, runs_below
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
@@ -52,11 +52,11 @@ _REPORT_IF_CANCELLED = 1.0  #: s, the same: whoever cancels does not want to wai
 def run_step(
     spec: StepSpec,
     target: Target,
-    watch: Watch,
-    heartbeat: Callable[[], None],
+    watch: RunListener,
+    check_cancelled: Callable[[], None],
     reduce: Callable[[Reduction], dict[str, Any]],
-    resumption: Resumption | None = None,
-    look: Look | None = None,
+    resumption: ResumeRequest | None = None,
+    look: ExistingRuns | None = None,
 ) -> ParallelRunResult:
     """Run a step and return its result.
 
@@ -67,7 +67,7 @@ def run_step(
         spec: What to do.
         target: Where.
         watch: Who is told.
-        heartbeat: Called several times a second; raises to stop the run.
+        check_cancelled: Called several times a second; raises to stop the run.
         reduce: Carries out the final reduction (in Prefect: as a task run of its own).
         resumption: Go on with this run directory, and with no other.
         look: What there is of the step already, where that has been looked for.
@@ -79,37 +79,37 @@ def run_step(
     """
     started = time.monotonic()
     check_models(spec.config.models)
-    with ExitStack() as stack, Opening(target, spec) as cluster:  # the lock outlives the cluster
+    with ExitStack() as stack, ClusterStartup(target, spec) as cluster:  # the lock outlives the cluster
         if resumption is not None:
-            choice = take_up(spec, world_of(spec), resumption, heartbeat)
+            choice = resume_run(spec, fingerprint_of(spec), resumption, check_cancelled)
         else:
-            if not (may_be_done(spec) if look is None else look.reusable):
+            if not (has_existing_runs(spec) if look is None else look.reusable):
                 cluster.begin()  # meanwhile script and input are looked at
-            choice = find_or_make(spec, look or look_for_earlier(spec, heartbeat), heartbeat)
+            choice = get_or_create_run(spec, look or find_existing_runs(spec, check_cancelled), check_cancelled)
         stack.callback(choice.close)
         directory = choice.directory
-        mirror = None if spec.store is None else Mirror(directory, spec.place_of(directory), watch.warned)
+        mirror = None if spec.store is None else RunMirror(directory, spec.place_of(directory), watch.warned)
         if choice.lock is None:
             if mirror is not None and not is_copied(directory):
-                _bring_up(mirror, directory, heartbeat, stack)
+                _bring_up(mirror, directory, check_cancelled, stack)
             return earlier_result(spec, directory, resumption)
-        beat = heartbeat if mirror is None else both(heartbeat, mirror.raise_if_lost)
+        check_cancelled = check_cancelled if mirror is None else both(check_cancelled, mirror.raise_if_lost)
         if mirror is not None:
             stack.callback(mirror.close)
         with Ledger(directory.ledger) as ledger:
             try:
-                drive = _count_drive(directory, ledger, spec)  # before anything of it goes up
+                drive = _begin_execution(directory, ledger, spec)  # before anything of it goes up
                 if resumption is not None and resumption.given:
                     Adjustments.of_ledger(ledger).without(resumption.given).note(ledger)
                 control = Control(directory, choice.lock.driver, ledger, spec.config, watch)
                 if mirror is not None:
-                    Background("mirror", mirror.begin).wait(heartbeat)
-                drive_run(spec, choice, ledger, drive, cluster, watch, both(beat, control.listen), control)
+                    Background("mirror", mirror.begin).wait(check_cancelled)
+                execute(spec, choice, ledger, drive, cluster, watch, both(check_cancelled, control.listen), control)
                 control.end("every mini-batch is done, and the result is being put together")
-                receipt = reduce(_reduction(spec, choice, ledger, watch, both(beat, control.listen)))
+                receipt = reduce(_reduction(spec, choice, ledger, watch, both(check_cancelled, control.listen)))
             except BaseException as error:
                 watch.closed(*_note_end(ledger, error))
-                if ledger.is_untouched() and not directory.plan.exists():
+                if ledger.is_empty() and not directory.plan.exists():
                     _remove_what_never_began(directory, mirror, stack)
                 else:
                     seconds = _REPORT_IF_FAILED if isinstance(error, Exception) else _REPORT_IF_CANCELLED
@@ -118,38 +118,38 @@ def run_step(
             ledger.note(status="succeeded", reason="", ended_by="")
             note_drive_end(ledger, "succeeded", "")
             watch.closed("succeeded", "")
-            _report(directory, watch, beat)
+            _report(directory, watch, check_cancelled)
         if mirror is not None:
-            _bring_up(mirror, directory, beat, stack)
+            _bring_up(mirror, directory, check_cancelled, stack)
         return _result(_as_adjusted(spec, receipt), directory, receipt, time.monotonic() - started, reused=False)
 
 
-def _as_adjusted(spec: StepSpec, receipt: dict[str, Any], resumption: Resumption | None = None) -> StepSpec:
+def _as_adjusted(spec: StepSpec, receipt: dict[str, Any], resumption: ResumeRequest | None = None) -> StepSpec:
     """Return *spec* as it was changed while the run with this receipt went on."""
     given = resumption.given if resumption is not None else ()
     return replace(spec, config=Adjustments.of_receipt(receipt).without(given).of(spec.config))
 
 
-def earlier_result(spec: StepSpec, directory: RunDirectory, resumption: Resumption | None = None) -> ParallelRunResult:
+def earlier_result(spec: StepSpec, directory: RunDirectory, resumption: ResumeRequest | None = None) -> ParallelRunResult:
     """Return the result of a finished run as that of *spec*: nothing ran, which took no time."""
     receipt = read_json(directory.receipt)
     return _result(_as_adjusted(spec, receipt, resumption), directory, receipt, 0.0, reused=True)
 
 
-def _remove_what_never_began(directory: RunDirectory, mirror: Mirror | None, stack: ExitStack) -> None:
+def _remove_what_never_began(directory: RunDirectory, mirror: RunMirror | None, stack: ExitStack) -> None:
     """Have a run directory without plan and tries removed at the end, here and in the store."""
     stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
     if mirror is not None:
         stack.callback(mirror.discard)
 
 
-def _bring_up(mirror: Mirror, directory: RunDirectory, heartbeat: Callable[[], None], stack: ExitStack) -> None:
+def _bring_up(mirror: RunMirror, directory: RunDirectory, check_cancelled: Callable[[], None], stack: ExitStack) -> None:
     """Have the copy of a finished run made whole, and the one on this machine removed at the end."""
-    Background("mirror", mirror.finish).wait(heartbeat)
+    Background("mirror", mirror.finish).wait(check_cancelled)
     stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
 
 
-def _count_drive(directory: RunDirectory, ledger: Ledger, spec: StepSpec) -> int:
+def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) -> int:
     """Note that the run is driven once more, and return how often that makes.
 
     A drive whose note a power cut undid may have left parts. Its number is not used again: a part is written once.
@@ -166,38 +166,40 @@ def _count_drive(directory: RunDirectory, ledger: Ledger, spec: StepSpec) -> int
     return drive
 
 
-def _report(directory: RunDirectory, watch: Watch, heartbeat: Callable[[], None]) -> None:
+def _report(directory: RunDirectory, watch: RunListener, check_cancelled: Callable[[], None]) -> None:
     """Write report.html; a run does not fail for it."""
 
-    def work(beat: Callable[[], None]) -> str:
+    def work(check_cancelled: Callable[[], None]) -> str:
         try:
-            write_report(directory, beat=beat)
+            write_report(directory, check_cancelled=check_cancelled)
         except Exception as error:  # noqa: BLE001  whatever it was: it is told, and the run's own end counts
             return f"{type(error).__name__}: {error}"
         return ""
 
-    if trouble := Background("report", work).wait(heartbeat):
+    if trouble := Background("report", work).wait(check_cancelled):
         watch.warned(f"the report could not be written: {trouble}; prefect-parallel-run report {directory.path} writes it")
 
 
-def _report_in_time(directory: RunDirectory, watch: Watch, seconds: float) -> None:
+def _report_in_time(directory: RunDirectory, watch: RunListener, seconds: float) -> None:
     """Write report.html of a run that has ended before its time, unless that takes longer than *seconds*."""
     deadline = time.monotonic() + seconds
 
-    def beat() -> None:
+    def check_cancelled() -> None:
         if time.monotonic() > deadline:
-            raise Unwanted
+            raise Cancelled
 
     try:
-        _report(directory, watch, beat)
-    except Unwanted:
+        _report(directory, watch, check_cancelled)
+    except Cancelled:
         watch.warned(f"the report would take longer than {seconds:g} s; prefect-parallel-run report {directory.path} writes it")
 
 
-def _reduction(spec: StepSpec, choice: Choice, ledger: Ledger, watch: Watch, heartbeat: Callable[[], None]) -> Reduction:
+def _reduction(
+    spec: StepSpec, choice: RunSelection, ledger: Ledger, watch: RunListener, check_cancelled: Callable[[], None]
+) -> Reduction:
     """Return what the final reduction needs to know, once the inputs are known to be the planned ones."""
     if choice.check is not None:
-        choice.check.wait(heartbeat)
+        choice.check.wait(check_cancelled)
     _tell_of_replacing(spec, choice.directory, watch)
     adjustments = Adjustments.of_ledger(ledger)
     return Reduction(
@@ -210,11 +212,11 @@ def _reduction(spec: StepSpec, choice: Choice, ledger: Ledger, watch: Watch, hea
         row_options=spec.config.append_row_csv_options or {},
         identity=complete_description(choice.directory, choice.planner)["identity"],
         output=spec.output if spec.writes_output else None,
-        heartbeat=heartbeat,
+        check_cancelled=check_cancelled,
     )
 
 
-def _tell_of_replacing(spec: StepSpec, directory: RunDirectory, watch: Watch) -> None:
+def _tell_of_replacing(spec: StepSpec, directory: RunDirectory, watch: RunListener) -> None:
     """Warn when the result file is that of another step; when it is this step's, of other inputs, it is only noted."""
     if spec.result is None or size_of(spec.result) is None:
         return

@@ -23,11 +23,11 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
 from prefect_parallel_run.models import Tally
-from prefect_parallel_run.monitoring.background_publisher import Aside
+from prefect_parallel_run.monitoring.background_publisher import BackgroundPublisher
 from prefect_parallel_run.monitoring.failure_table import FailureTable
 from prefect_parallel_run.monitoring.logs import Logger
 from prefect_parallel_run.monitoring.progress import done_percent, sentence
-from prefect_parallel_run.monitoring.progress_tracker import Course
+from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.monitoring.summary import Done, report_text, summary_of_failure, summary_of_result
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.ledger import Ledger
@@ -48,16 +48,16 @@ class RunArtifacts:
     def __init__(self, step: str, logger: Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._step, self._logger, self._clock = step, logger, clock
         self._key = artifact_key(step)
-        self._aside = Aside("artifacts", self._warn)
+        self._aside = BackgroundPublisher("artifacts", self._warn)
         self._ids: dict[str, UUID] = {}
         self._run: RunDirectory | None = None
         self._table: FailureTable | None = None
         self._has_new_failures = False
         self._dashboard = ""
         self._next = self._next_table = clock()
-        self._course, self._last = Course(Tally(), clock), Tally()
+        self._course, self._last = ProgressTracker(Tally(), clock), Tally()
 
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str, course: Course) -> None:
+    def began(self, run: RunDirectory, tally: Tally, dashboard: str, course: ProgressTracker) -> None:
         """Create the progress artifact, or take up that of an earlier try."""
         self._run, self._dashboard, self._course, self._last = run, dashboard, course, tally
         self._table = FailureTable(run)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 
 
-class Aside:
+class BackgroundPublisher:
     """Does things one after another, in the order they came; of a kind that still waits only the newest.
 
     Args:

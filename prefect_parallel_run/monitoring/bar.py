@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from prefect_parallel_run.monitoring.progress import Going, done_percent, near_words, percent_words
+from prefect_parallel_run.monitoring.progress import ProgressSnapshot, done_percent, near_words, percent_words
 from prefect_parallel_run.units import count, format_seconds
 
 _WIDEST, _NARROWEST = 40, 8  #: columns of the bar itself
@@ -27,7 +27,7 @@ class _Part(NamedTuple):
     colour: str = ""
 
 
-def progress_line(name: str, going: Going, width: int, style: Style) -> str:
+def progress_line(name: str, going: ProgressSnapshot, width: int, style: Style) -> str:
     """Return the line, *width* columns wide at most; it says in words what its colours say.
 
     Args:
@@ -56,7 +56,7 @@ _PERCENT, _COUNTS, _FAILED, _TO_GO, _STATE, _RATE, _WAITING, _ELAPSED, _ITEMS, _
 _ORDER = (_NAME, _PERCENT, _COUNTS, _ITEMS, _RATE, _FAILED, _WAITING, _STATE, _WHY, _ELAPSED, _TO_GO)
 
 
-def _parts(name: str, going: Going) -> list[_Part]:
+def _parts(name: str, going: ProgressSnapshot) -> list[_Part]:
     tally = going.tally
     parts = [_Part(_NAME, name, "strong"), _Part(_ELAPSED, format_seconds(going.elapsed), "dim")]
     if tally.is_growing:
@@ -74,7 +74,7 @@ def _parts(name: str, going: Going) -> list[_Part]:
     return parts + _outlook(going)
 
 
-def _outlook(going: Going) -> list[_Part]:
+def _outlook(going: ProgressSnapshot) -> list[_Part]:
     outlook = going.outlook
     if outlook.held is not None:
         return [_Part(_STATE, "held back", "strong"), _Part(_WHY, near_words(outlook.held))]

@@ -17,8 +17,8 @@ from prefect.exceptions import PrefectException
 from prefect_parallel_run.errors import LimitExceededError
 from prefect_parallel_run.models import Breach, Tally
 from prefect_parallel_run.monitoring.artifacts import artifact_key
-from prefect_parallel_run.monitoring.logs import Logger, neutral
-from prefect_parallel_run.monitoring.progress_tracker import Course
+from prefect_parallel_run.monitoring.logs import Logger, escape_control_chars
+from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.result import ParallelRunResult
 
 PREFIX = "prefect-parallel-run.step"
@@ -33,10 +33,10 @@ class RunEvents:
         self._logger, self._clock = logger, clock
         self._resource = {"prefect.resource.id": f"{PREFIX}.{artifact_key(step)}", "prefect.resource.name": step}
         self._next = clock()
-        self._course = Course(Tally(), clock)
+        self._course = ProgressTracker(Tally(), clock)
         self._run_id = ""
 
-    def began(self, run_id: str, tally: Tally, course: Course) -> None:
+    def began(self, run_id: str, tally: Tally, course: ProgressTracker) -> None:
         """Emit *started*, or *resumed* where an earlier driving has left something."""
         self._run_id, self._course = run_id, course
         self._next = self._clock() + _PROGRESS_EVERY
@@ -95,4 +95,4 @@ def _counts(tally: Tally) -> dict[str, Any]:
 
 
 def _short(text: str) -> str:
-    return neutral(text)[:_MOST_CHARACTERS]
+    return escape_control_chars(text)[:_MOST_CHARACTERS]

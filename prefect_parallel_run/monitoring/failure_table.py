@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefect_parallel_run.child.row_groups import GROUPS
-from prefect_parallel_run.monitoring.logs import neutral
+from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.output.failed_items import only
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.runs.failures import Cause, causes
+from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
@@ -32,7 +32,7 @@ class FailureTable:
         places = self.places(found)
         return [_row(cause, place) for cause, place in zip(found, places, strict=True)]
 
-    def places(self, found: Sequence[Cause]) -> list[str]:
+    def places(self, found: Sequence[FailureCause]) -> list[str]:
         """Return what was in the first example of each cause: the guilty items where they are known, else the mini-batch.
 
         While the input is being listed nobody knows that: it is an empty text then.
@@ -47,12 +47,12 @@ class FailureTable:
 def _place_in(plan: Plan, items: _Items) -> str:
     number, start, stop = items
     work = json.loads(plan.works(number, number + 1)[0])
-    return neutral(place_of(work if stop == _ALL else only(work, start, stop)))
+    return escape_control_chars(place_of(work if stop == _ALL else only(work, start, stop)))
 
 
-def _row(cause: Cause, place: str) -> dict[str, Any]:
+def _row(cause: FailureCause, place: str) -> dict[str, Any]:
     return {
-        "cause": f"{cause.error_type}: {neutral(cause.error)[:_MOST_CHARACTERS]}",
+        "cause": f"{cause.error_type}: {escape_control_chars(cause.error)[:_MOST_CHARACTERS]}",
         "failed tries": cause.tries,
         "failed items": cause.failed_items,
         "first input": place,

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from prefect_parallel_run._backoff import Widening
+from prefect_parallel_run._backoff import BackoffTimer
 from prefect_parallel_run.models import Receipt, Tally, drive_prefix
 from prefect_parallel_run.monitoring import processed
 from prefect_parallel_run.monitoring.overview import CauseCounts, NodeCounts, Overview
-from prefect_parallel_run.monitoring.progress_tracker import Course
+from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
@@ -50,24 +50,24 @@ class RunFiles:
         step: str,
         tally: Tally,
         warned: Callable[[str], None],
-        course: Course | None = None,
+        course: ProgressTracker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._step, self._tally, self._clock = run, step, tally, clock
-        self._course = course or Course(tally, clock)
+        self._course = course or ProgressTracker(tally, clock)
         self._status = ("running", "")
         self._nodes: dict[str, NodeCounts] = {}
         self._causes: dict[str, CauseCounts] = {}  # by fingerprint
         self._processed, self._overview = _File(run.logs / PROCESSED, warned), _File(run.logs / OVERVIEW, warned)
         with Ledger(run.ledger) as ledger:
             self._drive = int(ledger.facts().get("drives", "1"))
-            self._processed.replace([processed.HEADER, *([] if ledger.is_untouched() else processed.rows_in(ledger))])
+            self._processed.replace([processed.HEADER, *([] if ledger.is_empty() else processed.rows_in(ledger))])
             for cause in causes(ledger, _CAUSES):
                 words = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)
                 self._causes[cause.fingerprint] = CauseCounts(*words, cause.tries, set(cause.nodes.split(",")))
         self._progress = _File(run.logs / f"{drive_prefix(self._drive)}{PROGRESS}", warned)
         self._progress.append(PROGRESS_HEADER)
-        self._pace = Widening(clock())
+        self._pace = BackoffTimer(clock())
         self._next_overview = clock()
 
     def node_joined(self, facts: NodeFacts) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from prefect_parallel_run.dispatch.script_logs import ScriptLine
 from prefect_parallel_run.models import Breach, Receipt, Tally
-from prefect_parallel_run.monitoring.progress import Pace, sentence
-from prefect_parallel_run.monitoring.progress_tracker import Course
+from prefect_parallel_run.monitoring.progress import LogThrottle, sentence
+from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.settings import NodeFacts
 
@@ -25,10 +25,12 @@ _CAUSES_TOLD = 20  #: further causes are in the ledger and in the table of failu
 class RunLog:
     """Writes one run's events to a logger."""
 
-    def __init__(self, logger: Logger, course: Course | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, logger: Logger, course: ProgressTracker | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._logger, self._clock = logger, clock
-        self._course = course or Course(Tally(), clock)
-        self._pace = Pace(clock())
+        self._course = course or ProgressTracker(Tally(), clock)
+        self._pace = LogThrottle(clock())
         self._causes: set[str] = set()
 
     def node_joined(self, facts: NodeFacts) -> None:
@@ -47,7 +49,7 @@ class RunLog:
 
     def slot_failed(self, node: str, failure: StartFailure) -> None:
         """Tell that a process could not be started."""
-        text = neutral(f"{failure.error_type}: {failure.error}\n{failure.traceback}".rstrip())
+        text = escape_control_chars(f"{failure.error_type}: {failure.error}\n{failure.traceback}".rstrip())
         words = "a process on %s could not start the entry script (%s): %s"
         self._logger.warning(words, node, failure.stage, text, extra={"action": "slot_failed"})
 
@@ -64,9 +66,9 @@ class RunLog:
             receipt.node,
             receipt.outcome,
             after,
-            neutral(receipt.error_type),
-            neutral(receipt.error),
-            f"\n{neutral(receipt.traceback)}" if receipt.traceback else "",
+            escape_control_chars(receipt.error_type),
+            escape_control_chars(receipt.error),
+            f"\n{escape_control_chars(receipt.traceback)}" if receipt.traceback else "",
             extra={"action": "attempt_failed", "mini_batch": receipt.mini_batch, "attempt": receipt.attempt},
         )
 
@@ -86,7 +88,7 @@ class RunLog:
 
     def script_said(self, line: ScriptLine) -> None:
         """Tell what the entry script has logged, at its own level."""
-        self._logger.log(line.level, "%s: %s", line.process, neutral(line.text), extra={"action": "script_said"})
+        self._logger.log(line.level, "%s: %s", line.process, escape_control_chars(line.text), extra={"action": "script_said"})
 
     def script_left_out(self, lines: int) -> None:
         """Tell how much more of that there is, and where."""
@@ -95,21 +97,23 @@ class RunLog:
 
     def ordered(self, order: str, by: str, answer: str) -> None:
         """Tell what a person has ordered, and what comes of it."""
-        self._logger.info("%s ordered %s: %s", neutral(by), neutral(order), answer, extra={"action": "ordered"})
+        self._logger.info(
+            "%s ordered %s: %s", escape_control_chars(by), escape_control_chars(order), answer, extra={"action": "ordered"}
+        )
 
     def noted(self, text: str) -> None:
         """Pass on what is no warning."""
-        self._logger.info("%s", neutral(text), extra={"action": "noted"})
+        self._logger.info("%s", escape_control_chars(text), extra={"action": "noted"})
 
     def warned(self, text: str) -> None:
         """Pass a warning on."""
-        self._logger.warning("%s", neutral(text), extra={"action": "warning"})
+        self._logger.warning("%s", escape_control_chars(text), extra={"action": "warning"})
 
 
-def neutral(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     r"""Return *text* without what a terminal would act on; line ends and tabs stay.
 
-    >>> neutral("\x1b[2Jgone?\n")
+    >>> escape_control_chars("\x1b[2Jgone?\n")
     '\\x1b[2Jgone?\n'
     """
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)

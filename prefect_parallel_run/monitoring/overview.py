@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from prefect_parallel_run.monitoring.logs import neutral
-from prefect_parallel_run.monitoring.progress import Going
+from prefect_parallel_run.monitoring.logs import escape_control_chars
+from prefect_parallel_run.monitoring.progress import ProgressSnapshot
 from prefect_parallel_run.units import format_seconds
 
 _LONGEST = 200  #: characters of an error
@@ -47,7 +47,7 @@ class Overview:
     reason: str
     drive: int
     now: float  #: Unix time, s
-    going: Going
+    going: ProgressSnapshot
     nodes: dict[str, NodeCounts]
     causes: Sequence[CauseCounts]
 
@@ -114,5 +114,5 @@ def _cause_lines(causes: Sequence[CauseCounts]) -> Iterable[str]:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(neutral(text).split())
+    line = " ".join(escape_control_chars(text).split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.models import MiniBatch
-from prefect_parallel_run.monitoring.logs import neutral
+from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.output.failed_items import source
 from prefect_parallel_run.units import MINI_BATCHES, count, format_size
 
@@ -120,13 +120,13 @@ def plan_lines(figures: PlanFigures, config: ParallelRunConfig, slots: int | Non
     left_out = figures.mini_batches - len(shown)
     told = [f"  {mini_batch.number}: {_where(_facts(mini_batch))}" for mini_batch in shown]
     lines += [*told[: len(figures.first)], *([f"  … {left_out:,} more …"] if left_out else []), *told[len(figures.first) :]]
-    return [*lines, *_how(figures, config, slots), *(f"  note: {neutral(note)}" for note in figures.notes)]
+    return [*lines, *_how(figures, config, slots), *(f"  note: {escape_control_chars(note)}" for note in figures.notes)]
 
 
 def _where(facts: dict[str, Any]) -> str:
     """Return what a mini-batch reads: files, or rows of a file."""
     paths = facts.get("paths") or [facts["path"]]
-    words = ", ".join(neutral(path) for path in paths[:_PATHS])
+    words = ", ".join(escape_control_chars(path) for path in paths[:_PATHS])
     if len(paths) > _PATHS:
         words += f" and {len(paths) - _PATHS} more"
     if "first_record" in facts:
@@ -139,7 +139,7 @@ def _where(facts: dict[str, Any]) -> str:
         words += f", {facts['rows']:,} rows"
     if "partition_key_value" in facts:
         keys = ", ".join(f"{key}={value}" for key, value in facts["partition_key_value"].items())
-        words = f"{neutral(keys)}: {words}"
+        words = f"{escape_control_chars(keys)}: {words}"
     return f"{words} ({format_size(facts['bytes'])})"
 
 

@@ -15,7 +15,7 @@ _FEWEST_PER_SLOT = 2  #: mini-batches that are finished before a time to go is t
 _SHORTEST = 1.0  #: s at work, the same
 
 
-class Pace:
+class LogThrottle:
     """Says when progress should be told again: after 30 s, or 5 % more."""
 
     def __init__(self, now: float) -> None:
@@ -31,7 +31,7 @@ class Pace:
         return True
 
 
-class Outlook(NamedTuple):
+class Forecast(NamedTuple):
     """What is to come of a run that goes on: one of these at most, since no time to go is true beside the others."""
 
     is_paused: bool = False
@@ -49,7 +49,7 @@ class Outlook(NamedTuple):
         return "" if self.remaining is None else f"{format_seconds(self.remaining)} to go"
 
 
-def foresee(
+def forecast(
     tally: Tally,
     *,
     done: int,
@@ -58,7 +58,7 @@ def foresee(
     slots: int,
     held: Breach | None = None,
     is_paused: bool = False,
-) -> Outlook:
+) -> Forecast:
     """Return what is to come; a time to go only once it can be told.
 
     Args:
@@ -72,20 +72,20 @@ def foresee(
     """
     left = tally.planned - tally.finished
     if is_paused:
-        return Outlook(is_paused=True)
+        return Forecast(is_paused=True)
     if held is not None and not tally.all_scheduled:  # else there is nothing new to be held back
-        return Outlook(held=held)
+        return Forecast(held=held)
     if tally.is_growing or not left:
-        return Outlook()
+        return Forecast()
     if left <= max(slots, 1):  # how long they take does not depend on how fast others were
-        return Outlook(waits_for=left)
+        return Forecast(waits_for=left)
     if not rate or done < _FEWEST_PER_SLOT * max(slots, 1) or at_work < _SHORTEST:
-        return Outlook()
-    return Outlook(remaining=left / rate)
+        return Forecast()
+    return Forecast(remaining=left / rate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Going:
+class ProgressSnapshot:
     """How one driving of a run goes at a moment."""
 
     tally: Tally
@@ -102,9 +102,9 @@ class Going:
         return self.done / self.at_work if self.done > 0 and self.at_work > 0 else None
 
     @property
-    def outlook(self) -> Outlook:
+    def outlook(self) -> Forecast:
         """Return what is to come."""
-        return foresee(
+        return forecast(
             self.tally,
             done=self.done,
             rate=self.rate,
@@ -143,7 +143,7 @@ def failed_words(tally: Tally) -> str:
     return f"{count(tally.failed, *MINI_BATCHES)} and {count(tally.failed_items, 'item')} failed"
 
 
-def sentence(going: Going) -> str:
+def sentence(going: ProgressSnapshot) -> str:
     """Return the counts, the rate and what is to come as one line."""
     tally = going.tally
     share = "the input is still being listed" if tally.is_growing else percent_words(tally)

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from prefect_parallel_run.models import Breach, Receipt, Tally
-from prefect_parallel_run.monitoring.progress import Going
+from prefect_parallel_run.monitoring.progress import ProgressSnapshot
 from prefect_parallel_run.node.settings import NodeFacts
 
 
-class Course:
+class ProgressTracker:
     """Hears what happens, and knows at any time how it goes.
 
     The time at work begins with the first try, not with the start of processes; pauses are no part of it.
@@ -57,11 +57,11 @@ class Course:
             self._paused_for += self._clock() - self._paused_since
             self._paused_since = None
 
-    def going(self, tally: Tally) -> Going:
+    def going(self, tally: Tally) -> ProgressSnapshot:
         """Return how it goes now, with these counts."""
         now = self._clock()
         until = now if self._paused_since is None else self._paused_since
-        return Going(
+        return ProgressSnapshot(
             tally=tally,
             elapsed=now - self._begun,
             at_work=max(until - self._work_begun - self._paused_for, 0.0),

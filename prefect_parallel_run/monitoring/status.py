@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.models import Breach, Tally
-from prefect_parallel_run.monitoring.progress import Outlook, foresee
+from prefect_parallel_run.monitoring.progress import Forecast, forecast
 from prefect_parallel_run.runs.executions import config_in_force, drives
-from prefect_parallel_run.runs.failures import Cause, causes
+from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -30,7 +30,7 @@ class NodeShare(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class RunStatus:
     """How a run stands."""
 
     run: str
@@ -44,13 +44,13 @@ class Standing:
     began: float | None  #: Unix time of the first try, s
     last: float | None  #: Unix time of the newest result, s
     rate: float | None  #: mini-batches per second that succeeded of late; None where it is not driven
-    outlook: Outlook  #: what is to come, where it is driven
+    outlook: Forecast  #: what is to come, where it is driven
     exceeded: str  #: the limit that ended it, by its configuration field
     nodes: tuple[NodeShare, ...]
-    causes: tuple[Cause, ...]  #: the most frequent ones
+    causes: tuple[FailureCause, ...]  #: the most frequent ones
 
 
-def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None = None) -> Standing:
+def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None = None) -> RunStatus:
     """Return how the run in *directory* stands.
 
     Args:
@@ -74,7 +74,7 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
     starts = [row[6] for row in rows if row[6] is not None]
     rate = sum(row[5] for row in rows) / max(now - max(min(starts), work_began), _SHORTEST) if starts else 0.0
     began = min((row[3] for row in rows if row[3] is not None), default=None)
-    return Standing(
+    return RunStatus(
         run=directory.run_id,
         run_directory=os.fspath(directory.path),
         status=status,
@@ -116,11 +116,11 @@ def _config(directory: RunDirectory) -> dict[str, Any]:
 
 def _outlook(
     status: str, near: Breach | None, tally: Tally, rate: float, rows: list[tuple[Any, ...]], at_work: float
-) -> Outlook:
+) -> Forecast:
     """Return what is to come, as far as the ledger tells: whoever drives the run judges by the same counts and limits."""
     if status not in ("running", "paused"):
-        return Outlook()
-    return foresee(
+        return Forecast()
+    return forecast(
         tally,
         done=int(sum(row[2] for row in rows)),
         rate=rate,
@@ -151,7 +151,7 @@ def status_of(facts: Mapping[str, str], *, is_driven: bool) -> str:
     return "interrupted" if status in ("running", "paused") else status
 
 
-def as_plain(standing: Standing) -> dict[str, Any]:
+def as_plain(standing: RunStatus) -> dict[str, Any]:
     """Return a standing as plain values; these keys are documented."""
     tally = standing.tally
     return {

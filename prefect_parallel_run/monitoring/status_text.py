@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.monitoring.bar import Style, clipped, percent_bar
-from prefect_parallel_run.monitoring.logs import neutral
+from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.monitoring.progress import done_percent, failed_words, percent_words
-from prefect_parallel_run.monitoring.status import NodeShare, Standing
+from prefect_parallel_run.monitoring.status import NodeShare, RunStatus
 from prefect_parallel_run.units import MINI_BATCHES, TRIES, count, format_seconds
 
 _PLAIN = Style(colours=False, unicode=False)
@@ -21,7 +21,7 @@ _NARROWEST = 10  #: the same
 _MOST_ROWS = 2  #: that a line may take where it is too long
 
 
-def standing_lines(standing: Standing, now: float, width: int | None = None, style: Style = _PLAIN) -> list[str]:
+def standing_lines(standing: RunStatus, now: float, width: int | None = None, style: Style = _PLAIN) -> list[str]:
     """Return the lines; each *width* columns wide at most where one is given.
 
     Args:
@@ -40,7 +40,7 @@ def standing_lines(standing: Standing, now: float, width: int | None = None, sty
     return rows
 
 
-def _bar_line(standing: Standing, width: int, style: Style) -> str:
+def _bar_line(standing: RunStatus, width: int, style: Style) -> str:
     """Return the bar, how much is done, and what is to come."""
     words = "  ".join(filter(None, (percent_words(standing.tally), str(standing.outlook))))
     words = clipped(words, width - _NARROWEST)
@@ -78,7 +78,7 @@ def next_after_limit(limit: str) -> list[tuple[str, str]]:
     ]
 
 
-def standing_line(standing: Standing) -> str:
+def standing_line(standing: RunStatus) -> str:
     """Return the most important of it as one line."""
     tally = standing.tally
     words = f"{standing.run}: {_state(standing)}, {tally.finished} of {tally.planned} mini-batches"
@@ -88,7 +88,7 @@ def standing_line(standing: Standing) -> str:
     return words + _pace(standing) + _to_come(standing)
 
 
-def _lines(standing: Standing, now: float, *, has_bar: bool) -> Iterator[str]:
+def _lines(standing: RunStatus, now: float, *, has_bar: bool) -> Iterator[str]:
     tally = standing.tally
     yield f"{standing.run}: {_state(standing)}"
     for name in ("mini_batches", "items"):
@@ -99,13 +99,14 @@ def _lines(standing: Standing, now: float, *, has_bar: bool) -> Iterator[str]:
     if standing.nodes:
         yield f"  {_nodes(standing.nodes, now, is_driven=standing.driver is not None)}"
     for cause in standing.causes:
-        first_line = neutral(cause.error).strip().partition("\n")[0]
-        words = f"{neutral(cause.error_type)}: {first_line} ({cause.outcome}, first in mini-batch {cause.first_mini_batch})"
+        first_line = escape_control_chars(cause.error).strip().partition("\n")[0]
+        where = f"({cause.outcome}, first in mini-batch {cause.first_mini_batch})"
+        words = f"{escape_control_chars(cause.error_type)}: {first_line} {where}"
         yield f"  {count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}: {words}"
     yield from (f"  next: prefect-parallel-run {words}" for words in _next(standing))
 
 
-def _next(standing: Standing) -> Iterator[str]:
+def _next(standing: RunStatus) -> Iterator[str]:
     """Yield the commands that help; none where the rows do not fit together: resume would keep them."""
     if standing.ended_by == RowsDifferError.__name__:
         return
@@ -118,14 +119,16 @@ def _next(standing: Standing) -> Iterator[str]:
         yield f"resume {place}"
 
 
-def _state(standing: Standing) -> str:
+def _state(standing: RunStatus) -> str:
     if standing.driver is not None:
         return f"{standing.status} (process {standing.driver['pid']} on {standing.driver['host']})"
-    reason = neutral(standing.reason) if standing.status != "cancelled" else ""  # there it is only the signal's name
+    reason = (
+        escape_control_chars(standing.reason) if standing.status != "cancelled" else ""
+    )  # there it is only the signal's name
     return f"{standing.status} ({reason})" if reason else standing.status
 
 
-def _times(standing: Standing, now: float) -> str:
+def _times(standing: RunStatus, now: float) -> str:
     if standing.began is None or standing.last is None:
         return "nothing has been tried yet"
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(standing.began))
@@ -134,11 +137,11 @@ def _times(standing: Standing, now: float) -> str:
     return f"first try {began}, last result {format_seconds(standing.last - standing.began)} later"
 
 
-def _pace(standing: Standing) -> str:
+def _pace(standing: RunStatus) -> str:
     return "" if standing.rate is None else f", {standing.rate:.1f} mini-batches/s of late"
 
 
-def _to_come(standing: Standing) -> str:
+def _to_come(standing: RunStatus) -> str:
     """Return what is to come; that it is paused is its state."""
     outlook = standing.outlook
     return f", {outlook}" if str(outlook) and not outlook.is_paused else ""
@@ -146,7 +149,7 @@ def _to_come(standing: Standing) -> str:
 
 def _nodes(nodes: tuple[NodeShare, ...], now: float, *, is_driven: bool) -> str:
     told = [
-        f"{neutral(share.node)} {share.succeeded}"
+        f"{escape_control_chars(share.node)} {share.succeeded}"
         + (f" ({format_seconds(max(now - share.last, 0.0))} ago)" if is_driven else "")
         for share in nodes[:_MOST_NODES]
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from prefect_parallel_run.models import Tally
-from prefect_parallel_run.monitoring.logs import neutral
+from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.units import count, format_seconds
 
@@ -55,7 +55,9 @@ def summary_of_failure(step: str, error: BaseException, tally: Tally, run_direct
     """
     is_failure = isinstance(error, Exception)
     outcome = "Failed" if is_failure else "Cancelled; what is finished is kept"
-    reason = neutral(f"{type(error).__name__}: {error}")[:_MOST_CHARACTERS].replace("`", "'")  # in a block it is no Markdown
+    reason = escape_control_chars(f"{type(error).__name__}: {error}")[:_MOST_CHARACTERS].replace(
+        "`", "'"
+    )  # in a block it is no Markdown
     rows = [
         ("mini-batches", tally.planned, tally.succeeded, tally.failed),
         ("items", tally.items, tally.succeeded_items, tally.failed_items),

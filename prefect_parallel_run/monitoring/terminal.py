@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.bar import Style, progress_line, waiting_line
-from prefect_parallel_run.monitoring.progress_tracker import Course
+from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -37,7 +37,7 @@ class RunView:
         self._style, self._clock = style, clock
         self._doing, self._since = "starting", clock()
         self._tally: Tally | None = None
-        self.course = Course(Tally(), clock)  #: of the driving that it sees
+        self.course = ProgressTracker(Tally(), clock)  #: of the driving that it sees
 
     def doing(self, words: str) -> None:
         """Show *words* and the seconds since now, until there are counts."""
@@ -45,7 +45,7 @@ class RunView:
 
     def began(self, directory: RunDirectory, tally: Tally) -> None:
         """Show counts from now on."""
-        self.directory, self.course, self._tally = directory, Course(tally, self._clock), tally
+        self.directory, self.course, self._tally = directory, ProgressTracker(tally, self._clock), tally
 
     def progressed(self, tally: Tally) -> None:
         """Show other counts."""
@@ -59,7 +59,7 @@ class RunView:
 
 
 @contextmanager
-def seen_by(view: RunView) -> Iterator[None]:
+def use_view(view: RunView) -> Iterator[None]:
     """Have steps that run in this context tell *view*."""
     token = _view.set(view)
     try:
@@ -68,7 +68,7 @@ def seen_by(view: RunView) -> Iterator[None]:
         _view.reset(token)
 
 
-def also_seen(watch: W) -> W:
+def with_view(watch: W) -> W:
     """Return a watch that tells the view of this context as well; *watch* itself where there is none."""
     view = _view.get()
     return watch if view is None else cast("W", _Seen(watch, view))

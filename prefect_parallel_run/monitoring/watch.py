@@ -9,7 +9,7 @@ from prefect_parallel_run.dispatch.script_logs import ScriptLine
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.log_files import RunFiles
 from prefect_parallel_run.monitoring.logs import Logger, RunLog
-from prefect_parallel_run.monitoring.progress_tracker import Course
+from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.ledger import Ledger
@@ -22,7 +22,7 @@ class LogWatch(Observer):
 
     def __init__(self, step: str, logger: Logger) -> None:
         self._step, self._logger = step, logger
-        self._course = Course(Tally())
+        self._course = ProgressTracker(Tally())
         self._log = RunLog(logger)
         self._files: RunFiles | None = None  # until the run has begun
 
@@ -40,7 +40,7 @@ class LogWatch(Observer):
                 tally.waiting,
                 extra={"action": "resumed"},
             )
-        self._course = Course(tally)
+        self._course = ProgressTracker(tally)
         self._log = RunLog(self._logger, self._course)
         self._files = RunFiles(run, self._step, tally, self.warned, self._course)
 

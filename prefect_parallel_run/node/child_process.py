@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.child.shared_memory import GIVE_BACK, GO, SIZE, STOP, Board
+from prefect_parallel_run.child.shared_memory import GIVE_BACK, GO, SIZE, STOP, SharedStatus
 from prefect_parallel_run.node.resource_usage import resident
 
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
@@ -61,7 +61,7 @@ class Child:
             raise
         self.pid = self._process.pid
         self._ends, self._directory = ends, directory
-        self._board = Board(ends.board)
+        self._board = SharedStatus(ends.board)
         ends.give_away()
         self._waiting_to_go: deque[memoryview] = deque()
         self._rest = b""
@@ -120,7 +120,7 @@ class Child:
         """Return the mini-batch that is running (or board.IDLE) and when it began (monotonic clock)."""
         return self._board.read()
 
-    def condemn(self) -> None:
+    def stop_reading(self) -> None:
         """Keep it from beginning another mini-batch; it ends instead."""
         self._board.order(STOP)
 

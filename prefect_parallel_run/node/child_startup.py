@@ -13,7 +13,7 @@ import time
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.node.child_process import Child
-from prefect_parallel_run.node.process_log import Life, Lives
+from prefect_parallel_run.node.process_log import ProcessLog, ProcessRecord
 from prefect_parallel_run.node.settings import NodeSettings
 
 IMPORTING, WAITING, IN_INIT, READY = "importing", "waiting", "in init", "ready"  #: stages of a start
@@ -29,7 +29,7 @@ class StartFailure(NamedTuple):
     traceback: str
 
 
-class Start:
+class Startup:
     """A child on its way to its first mini-batch. It belongs to one thread at a time.
 
     Attributes:
@@ -39,7 +39,7 @@ class Start:
         failure: Why it will never be ready.
     """
 
-    def __init__(self, child: Child, life: Life, init_timeout: float) -> None:
+    def __init__(self, child: Child, life: ProcessRecord, init_timeout: float) -> None:
         self.child, self.life, self._init_timeout = child, life, init_timeout
         self.stage = IMPORTING
         self.failure: StartFailure | None = None
@@ -97,7 +97,7 @@ class Start:
         return since is not None and time.monotonic() > since + self._init_timeout
 
 
-class Starter:
+class ChildFactory:
     """Starts the children of a node.
 
     Args:
@@ -109,12 +109,12 @@ class Starter:
     """
 
     def __init__(
-        self, settings: NodeSettings, environment: dict[str, str], interpreter: str, scratch: str, lives: Lives
+        self, settings: NodeSettings, environment: dict[str, str], interpreter: str, scratch: str, lives: ProcessLog
     ) -> None:
         self.interpreter = interpreter
         self._settings, self._environment, self._scratch, self._lives = settings, environment, scratch, lives
 
-    def start(self, name: str, slot: int | None = None) -> Start:
+    def start(self, name: str, slot: int | None = None) -> Startup:
         """Start a child that imports the script, and return at once.
 
         Args:
@@ -133,7 +133,7 @@ class Starter:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         child.send([_line(self._settings.for_child(process=process, scratch=scratch))])
-        return Start(child, self._lives.begin(process, child.pid, slot), self._settings.init_timeout)
+        return Startup(child, self._lives.begin(process, child.pid, slot), self._settings.init_timeout)
 
 
 def describe_exit(status: int) -> str:

@@ -17,8 +17,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 
-from prefect_parallel_run.node.log_retention import Shelf
-from prefect_parallel_run.node.log_rotation import MOST, Cut, shorten
+from prefect_parallel_run.node.log_retention import LogRetention
+from prefect_parallel_run.node.log_rotation import MOST, ShortenedLog, shorten
 
 ENDINGS = (".stdout.txt", ".stderr.txt", ".log")
 
@@ -34,7 +34,7 @@ class LogFiles:
         self._folder = folder
         self._sizes: dict[str, int] = {}  # by path, as of the last look
         self._left_out: dict[str, int] = {}  # bytes, by path
-        self._shelves: defaultdict[int | None, Shelf] = defaultdict(Shelf)  # by slot
+        self._shelves: defaultdict[int | None, LogRetention] = defaultdict(LogRetention)  # by slot
         self._ended: set[str] = set()  # processes whose files are kept
         self.grown = 0  #: bytes that all files have grown by since this was set to 0
 
@@ -42,13 +42,13 @@ class LogFiles:
         """Return the path of a process's file."""
         return f"{self._folder}/{process}{ending}"
 
-    def shorten(self, process: str) -> Cut | None:
+    def shorten(self, process: str) -> ShortenedLog | None:
         """Cut the files of a process that have grown too long; return what came of that of its ``.log``.
 
         Raises:
             OSError: One cannot be cut.
         """
-        cut: Cut | None = None
+        cut: ShortenedLog | None = None
         for path in self._paths(process):  # the log is the last of them
             cut = None
             try:

@@ -15,10 +15,10 @@ class _Ended(NamedTuple):
     size: int
 
 
-class Shelf:
+class LogRetention:
     """The ended processes of one slot whose log files are kept: the first few and the newest, and not too many bytes of these.
 
-    >>> shelf = Shelf()
+    >>> shelf = LogRetention()
     >>> [shelf.put(f"p{number}", 10) for number in range(23)][-1], shelf.put("p23", 10)
     ([], ['p3'])
     """

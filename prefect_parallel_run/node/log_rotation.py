@@ -14,7 +14,7 @@ HEAD = 1 << 20  #: bytes of its beginning that stay
 TAIL = 7 << 20  #: bytes of its end that stay
 
 
-class Cut(NamedTuple):
+class ShortenedLog(NamedTuple):
     """What came of a cut."""
 
     seen: int  #: bytes that the file had
@@ -22,7 +22,7 @@ class Cut(NamedTuple):
     left_out: int  #: bytes left out of the file so far, by earlier cuts too
 
 
-def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: int = TAIL) -> Cut | None:
+def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: int = TAIL) -> ShortenedLog | None:
     """Cut a file, and return what came of it; None when it is no longer than *most*, or not there.
 
     Args:
@@ -48,7 +48,7 @@ def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: 
         left_out += size - head - tail - known
         os.ftruncate(descriptor, head)
         _write(descriptor, _line(left_out) + end)
-        return Cut(size, os.lseek(descriptor, 0, os.SEEK_CUR), left_out)
+        return ShortenedLog(size, os.lseek(descriptor, 0, os.SEEK_CUR), left_out)
     finally:
         os.close(descriptor)
 

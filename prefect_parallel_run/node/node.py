@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.node.child_startup import Starter, StartFailure
+from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
 from prefect_parallel_run.node.node_log import NodeLog
 from prefect_parallel_run.node.prefetch import LeaseFiles
-from prefect_parallel_run.node.process_log import Lives
+from prefect_parallel_run.node.process_log import ProcessLog
 from prefect_parallel_run.node.reaper_watch import Guard
 from prefect_parallel_run.node.recall import Recall
-from prefect_parallel_run.node.script_lines import Said
+from prefect_parallel_run.node.script_lines import LogBatch
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Slot, SlotRetiredError, SlotStoppedError, SlotUnusableError, Work
 from prefect_parallel_run.node.slot_pool import Resized, Slots
@@ -67,13 +67,13 @@ class Node:
         wanted = settings.slots or default_slots(self._cores, gpus)
         own = () if VISIBLE in settings.environment_variables else gpus  # who sets it for all processes has decided
         self._own_gpus, self._environment = own, environment
-        lives = Lives()
-        starter = Starter(settings, {**environment, **self._variables(0)}, interpreter, scratch, lives)
+        lives = ProcessLog()
+        starter = ChildFactory(settings, {**environment, **self._variables(0)}, interpreter, scratch, lives)
         count = min(wanted, settings.most_slots)
         self._spares = Spares(starter if self._are_alike(count) else None, SpareNeed(settings.run_invocation_timeout))
 
         def make(place: int, number: int) -> Slot:
-            starter = Starter(settings, {**environment, **self._variables(place)}, interpreter, scratch, lives)
+            starter = ChildFactory(settings, {**environment, **self._variables(place)}, interpreter, scratch, lives)
             slot = Slot(number, settings, starter, self._spares, lambda: self._slots.spare(slot))
             return slot
 
@@ -159,7 +159,7 @@ class Node:
         except SlotUnusableError as error:
             self._slots.give_up(slot, error.failure)
         except SlotRetiredError:
-            self._slots.see_gone(slot)
+            self._slots.mark_exited(slot)
         except SlotStoppedError:
             pass  # the run is ending; what was finished still goes home
         else:
@@ -210,9 +210,9 @@ class Node:
         """Return what only the process in a place has in its environment."""
         return slot_environment(place, self._own_gpus, self._environment)
 
-    def tell_ready_to(self, tell: Callable[[int], None]) -> None:
+    def on_slot_ready(self, tell: Callable[[int], None]) -> None:
         """Have *tell* called for every slot that becomes ready, and for those that are, with the last resizing's number."""
-        self._slots.tell_ready_to(tell)
+        self._slots.on_slot_ready(tell)
 
     def close(self, *, graceful: bool) -> list[str]:
         """End all children, with shutdown() when *graceful*; return what went wrong in shutdown().
@@ -260,11 +260,11 @@ class Node:
                     found[path.name] = path.stat().st_size
         return {name: size for name, size in found.items() if size}
 
-    def tell_said_to(self, tell: Callable[[Said], None]) -> None:
+    def on_script_log(self, tell: Callable[[LogBatch], None]) -> None:
         """Have *tell* called with what the scripts log."""
         self._log.tell_to(tell)
 
-    def last_said(self) -> list[Said]:
+    def last_said(self) -> list[LogBatch]:
         """Return what the scripts have logged lately; a node that is closed says no more."""
         return self._log.last_said()
 

@@ -20,12 +20,12 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from prefect_parallel_run._backoff import Widening
+from prefect_parallel_run._backoff import BackoffTimer
 from prefect_parallel_run.node.child_startup import describe_exit
 from prefect_parallel_run.node.log_files import LogFiles
-from prefect_parallel_run.node.process_log import Lives
+from prefect_parallel_run.node.process_log import ProcessLog
 from prefect_parallel_run.node.resource_usage import HEADER, Machine
-from prefect_parallel_run.node.script_lines import Said, ScriptLines
+from prefect_parallel_run.node.script_lines import LogBatch, ScriptLines
 from prefect_parallel_run.node.settings import NodeSettings
 
 MOST_EVENTS = 20_000  #: lines
@@ -46,7 +46,7 @@ class NodeLog:
         lives: Of its children.
     """
 
-    def __init__(self, settings: NodeSettings, lives: Lives) -> None:
+    def __init__(self, settings: NodeSettings, lives: ProcessLog) -> None:
         folder = f"{settings.run_directory}/logs"
         self._lives, self._files = lives, LogFiles(folder)
         self._events = f"{folder}/{settings.prefix}processes.jsonl"
@@ -57,10 +57,10 @@ class NodeLog:
         self._is_writing = True
         self._has_told_trouble = self._has_told_replaced = False
         self._told_losses: set[str] = set()  # folders
-        self._pace = Widening(time.monotonic() + 1.0)
+        self._pace = BackoffTimer(time.monotonic() + 1.0)
         self._look_at_ended = 0.0  # monotonic clock, s
-        self._tell: Callable[[Said], None] | None = None
-        self._recent: deque[tuple[float, Said]] = deque()  # told lately
+        self._tell: Callable[[LogBatch], None] | None = None
+        self._recent: deque[tuple[float, LogBatch]] = deque()  # told lately
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="node-log", daemon=True)
 
@@ -68,7 +68,7 @@ class NodeLog:
         """Begin."""
         self._thread.start()
 
-    def tell_to(self, tell: Callable[[Said], None]) -> None:
+    def tell_to(self, tell: Callable[[LogBatch], None]) -> None:
         """Have *tell* called, on the thread of the log, with what the scripts have logged so far and log from now on."""
         self._tell = tell
 
@@ -78,7 +78,7 @@ class NodeLog:
         self._is_over.set()
         self._thread.join(_PATIENCE)
 
-    def last_said(self) -> list[Said]:
+    def last_said(self) -> list[LogBatch]:
         """Return what the scripts have logged lately, in order: what nobody was told yet, and some of what was."""
         return [said for _, said in list(self._recent)]
 
@@ -172,7 +172,7 @@ class NodeLog:
                 self._has_told_trouble = True
                 self._lines.add(logging.WARNING, f"its logs are not complete: {error}")
 
-    def _pass_on(self, tell: Callable[[Said], None] | None) -> None:
+    def _pass_on(self, tell: Callable[[LogBatch], None] | None) -> None:
         now = time.monotonic()
         while self._recent and self._recent[0][0] < now - _REPEATED:
             self._recent.popleft()

@@ -14,7 +14,7 @@ from prefect_parallel_run.node.code_archive import unpacked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class PreflightRequest:
     """What a node is asked; paths are those of the flow process's machine."""
 
     run_directory: str
@@ -26,7 +26,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class PreflightResult:
     """What a node answers."""
 
     host: str
@@ -36,9 +36,9 @@ class View:
     has_bundle: bool  #: unpacked
 
 
-def look_around(probe: Probe) -> View:
+def run_checks(probe: PreflightRequest) -> PreflightResult:
     """Return what this machine sees."""
-    return View(
+    return PreflightResult(
         host=socket.gethostname(),
         missing=tuple((name, path) for name, path in probe.places if not os.access(path, os.R_OK)),
         shares=_shares(Path(probe.run_directory), probe.mark),
@@ -47,7 +47,7 @@ def look_around(probe: Probe) -> View:
     )
 
 
-def _sees_script(probe: Probe) -> bool:
+def _sees_script(probe: PreflightRequest) -> bool:
     """True when the script may be run where it lies."""
     if not probe.script_sha256:
         return False

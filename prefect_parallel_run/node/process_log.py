@@ -9,21 +9,21 @@ from operator import itemgetter
 from typing import Any
 
 
-class Lives:
+class ProcessLog:
     """All children of a node. May be used from any thread; never waits for a disk."""
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._living: dict[str, Life] = {}  # by process
+        self._living: dict[str, ProcessRecord] = {}  # by process
         self._changed = threading.Condition()
 
     @property
-    def living(self) -> list[Life]:
+    def living(self) -> list[ProcessRecord]:
         """Return those that have not ended."""
         with self._changed:
             return list(self._living.values())
 
-    def begin(self, process: str, pid: int, slot: int | None) -> Life:
+    def begin(self, process: str, pid: int, slot: int | None) -> ProcessRecord:
         """Take note of a child that has been started.
 
         Args:
@@ -31,13 +31,13 @@ class Lives:
             pid: Its number.
             slot: It works in; None for a spare.
         """
-        life = Life(self, process, pid, slot)
+        life = ProcessRecord(self, process, pid, slot)
         with self._changed:
             self._living[process] = life
             self.tell("started", process, pid=pid, slot=slot)
         return life
 
-    def end(self, life: Life, reason: str, status: int | None) -> None:
+    def end(self, life: ProcessRecord, reason: str, status: int | None) -> None:
         """Take note that a child has ended; only the first time counts."""
         with self._changed:
             if self._living.pop(life.process, None) is not None:
@@ -58,7 +58,7 @@ class Lives:
             self._changed.wait_for(lambda: not self._living, seconds)
 
 
-class Life:
+class ProcessRecord:
     """One child.
 
     Attributes:
@@ -67,7 +67,7 @@ class Life:
         slot: It works in; None while it is a spare.
     """
 
-    def __init__(self, lives: Lives, process: str, pid: int, slot: int | None) -> None:
+    def __init__(self, lives: ProcessLog, process: str, pid: int, slot: int | None) -> None:
         self._lives = lives
         self.process, self.pid, self.slot = process, pid, slot
 

@@ -23,37 +23,37 @@ from prefect_parallel_run.node.cache import cache_folder
 from prefect_parallel_run.node.code_archive import Incoming, unpacked
 from prefect_parallel_run.node.environments import built_interpreter
 from prefect_parallel_run.node.node import LeaseResult, Node
-from prefect_parallel_run.node.preflight import Probe, View, look_around
-from prefect_parallel_run.node.script_lines import Said
+from prefect_parallel_run.node.preflight import PreflightRequest, PreflightResult, run_checks
+from prefect_parallel_run.node.script_lines import LogBatch
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Work
 from prefect_parallel_run.node.slot_pool import Resized
-from prefect_parallel_run.node.watchdog import Keeper
+from prefect_parallel_run.node.watchdog import Watchdog
 
 
-class Way(NamedTuple):
+class NodeAccess(NamedTuple):
     """How a node gets at what it cannot see."""
 
     rows_home: bool  #: rows and logs are fetched from it
     bundled: bool  #: the script comes with the bundle
 
 
-class LastWords(NamedTuple):
+class ShutdownReport(NamedTuple):
     """What a node says when it is closed."""
 
     problems: list[str]  #: what went wrong in the scripts' shutdown()
-    said: list[Said]  #: what the scripts have logged lately; some of it has been told before
+    said: list[LogBatch]  #: what the scripts have logged lately; some of it has been told before
 
 
 class _Open(NamedTuple):
     node: Node
-    keeper: Keeper | None
+    keeper: Watchdog | None
     secedes: bool  #: leases leave the worker's threads to others: it has no more than we have leases there
 
 
 class _Arriving(NamedTuple):
     incoming: Incoming
-    keeper: Keeper
+    keeper: Watchdog
 
 
 # What several threads may touch is keyed by the worker too: several may share a process.
@@ -73,14 +73,14 @@ def prepare_node(settings: NodeSettings) -> None:
             _prepared[settings.token] = _start(settings, None, threading.Event())
 
 
-async def view_node(probe: Probe, dask_worker: Any) -> View:
+async def view_node(probe: PreflightRequest, dask_worker: Any) -> PreflightResult:
     """Return what this machine sees of what a run needs.
 
     Raises:
         ComputeTargetError: It has no folder to keep things in.
     """
     with _told_as_ours(dask_worker):
-        return await asyncio.to_thread(look_around, probe)
+        return await asyncio.to_thread(run_checks, probe)
 
 
 async def take_bundle(token: str, sha256: str, offset: int, data: bytes, is_last: bool, dask_worker: Any) -> None:
@@ -96,7 +96,7 @@ async def take_bundle(token: str, sha256: str, offset: int, data: bytes, is_last
     with _told_as_ours(dask_worker):
         if (arriving := here.get(token)) is None:
             incoming = Incoming(cache_folder(), sha256)
-            keeper = Keeper(lambda: dask_worker.loop.add_callback(_give_up, here, token, incoming))
+            keeper = Watchdog(lambda: dask_worker.loop.add_callback(_give_up, here, token, incoming))
             arriving = here[token] = _Arriving(incoming, keeper)
         arriving.keeper.keep()
         try:
@@ -111,7 +111,7 @@ async def take_bundle(token: str, sha256: str, offset: int, data: bytes, is_last
             raise
 
 
-async def open_node(settings: NodeSettings, way: Way | None, dask_worker: Any) -> NodeFacts:
+async def open_node(settings: NodeSettings, way: NodeAccess | None, dask_worker: Any) -> NodeFacts:
     """Start the slots for a run on this Dask worker, and return while the children start.
 
     Args:
@@ -130,8 +130,8 @@ async def open_node(settings: NodeSettings, way: Way | None, dask_worker: Any) -
         mine = _way_on(settings, way)
         node = await asyncio.to_thread(_opened, dask_worker, mine, threads, over)
     message = {"node": node.settings.node}
-    node.tell_ready_to(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
-    node.tell_said_to(lambda said: dask_worker.log_event(said_topic(token), said))
+    node.on_slot_ready(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
+    node.on_script_log(lambda said: dask_worker.log_event(said_topic(token), said))
     return node.facts
 
 
@@ -216,7 +216,7 @@ def list_logs(token: str, dask_worker: Any) -> dict[str, int]:
     return {} if found is None else found.node.logs()
 
 
-async def close_node(token: str, graceful: bool, dask_worker: Any) -> LastWords:
+async def close_node(token: str, graceful: bool, dask_worker: Any) -> ShutdownReport:
     """End the run on this node; return its last words.
 
     A node that has rows at home keeps them until ``remove_node``.
@@ -226,11 +226,11 @@ async def close_node(token: str, graceful: bool, dask_worker: Any) -> LastWords:
         found = _of(dask_worker).get(token)
     _give_up(_incoming.get(dask_worker, {}), token)
     if found is None:
-        return LastWords([], [])
+        return ShutdownReport([], [])
     problems = await asyncio.to_thread(found.node.close, graceful=graceful)
     if not found.node.settings.rows_home:
         _forget(dask_worker, token)
-    return LastWords(problems, found.node.last_said())
+    return ShutdownReport(problems, found.node.last_said())
 
 
 async def remove_node(token: str, dask_worker: Any) -> None:
@@ -247,7 +247,7 @@ def _of(dask_worker: Any) -> dict[str, _Open]:
     return _open.get(dask_worker, {})
 
 
-def _way_on(settings: NodeSettings, way: Way | None) -> NodeSettings:
+def _way_on(settings: NodeSettings, way: NodeAccess | None) -> NodeSettings:
     """Return the settings of a node that is told its way."""
     if way is None:
         return settings
@@ -293,7 +293,7 @@ def _opened(dask_worker: Any, settings: NodeSettings, threads: int, over: thread
         if (node := _prepared.pop(token, None)) is None:
             _end(dask_worker, token)  # given up while it was cut off: what it does is void
             node = _start(settings, threads if settings.is_kept else None, over)
-        keeper = Keeper(lambda: _end(dask_worker, token, node)) if settings.is_kept else None
+        keeper = Watchdog(lambda: _end(dask_worker, token, node)) if settings.is_kept else None
         with _taking:
             if not over.is_set():
                 _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=threads <= 2 * node.facts.slots)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from prefect_parallel_run._rate_limit import Allowance
-from prefect_parallel_run.node.log_rotation import Cut
+from prefect_parallel_run._rate_limit import RateLimiter
+from prefect_parallel_run.node.log_rotation import ShortenedLog
 from prefect_parallel_run.node.log_tail import Record, Tail
 
 PER_SECOND = 20.0  #: messages of a node
 IN_ALL = 1_000  #: messages of a node
 
-Said = dict[str, Any]  #: node, number (of such a parcel, from 1), lines ([level, process, text] each), left_out (lines so far)
+LogBatch = dict[
+    str, Any
+]  #: node, number (of such a parcel, from 1), lines ([level, process, text] each), left_out (lines so far)
 
 
 class ScriptLines:
@@ -26,7 +28,7 @@ class ScriptLines:
     def __init__(self, node: str, level: int) -> None:
         self._node, self._level = node, level
         self._tails: dict[str, Tail] = {}  # by process
-        self._allowance = Allowance(PER_SECOND, IN_ALL)
+        self._allowance = RateLimiter(PER_SECOND, IN_ALL)
         self._lines: list[tuple[int, str, str]] = []
         self._left_out = self._told_left_out = 0
         self._number = 0
@@ -43,7 +45,7 @@ class ScriptLines:
         tail = self._tails.pop(process, None) or Tail(path)
         self._add(process, *tail.finish(), now)
 
-    def note_cut(self, process: str, cut: Cut) -> None:
+    def note_cut(self, process: str, cut: ShortenedLog) -> None:
         """Take note that a process's log was cut, right after it was read."""
         if (tail := self._tails.get(process)) is not None:
             tail.note_cut(cut.seen, cut.end)
@@ -52,7 +54,7 @@ class ScriptLines:
         """Add a word of the node's own."""
         self._lines.append((level, self._node, text))
 
-    def take(self) -> Said | None:
+    def take(self) -> LogBatch | None:
         """Return what has come since the last call, or None."""
         if not self._lines and self._left_out == self._told_left_out:
             return None

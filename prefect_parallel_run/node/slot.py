@@ -13,8 +13,8 @@ from prefect_parallel_run.child.retry import STOP
 from prefect_parallel_run.child.shared_memory import IDLE
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_process import Child
-from prefect_parallel_run.node.child_startup import Starter, StartFailure, death_name, describe_exit
-from prefect_parallel_run.node.process_log import Life
+from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure, death_name, describe_exit
+from prefect_parallel_run.node.process_log import ProcessRecord
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.standby import Spares
@@ -51,7 +51,7 @@ class Work(NamedTuple):
     line: bytes
 
 
-class _Verdict(NamedTuple):
+class _Termination(NamedTuple):
     """Why a child must go, or has gone."""
 
     outcome: str
@@ -75,7 +75,7 @@ class Slot:
         self,
         number: int,
         settings: NodeSettings,
-        starter: Starter,
+        starter: ChildFactory,
         spares: Spares,
         may_retire: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -84,7 +84,7 @@ class Slot:
         self._departure = ""  # how the child goes, once it has said so
         self._not_before = 0.0  # when its successor's first mini-batch may begin (monotonic clock)
         self._child: Child | None = None
-        self._life: Life | None = None  # of the child
+        self._life: ProcessRecord | None = None  # of the child
         self._started = 0  # children so far
         self._idle_deaths = 0
         self._recall = Recall()  # of the lease that is being run
@@ -200,7 +200,7 @@ class Slot:
                 self._give_back_from(int(bool(self._left) and self._left[0].mini_batch == begun))
         child.let_go_on()
 
-    def _take_answers(self, child: Child, receipts: list[tuple[Any, ...]]) -> _Verdict | None:
+    def _take_answers(self, child: Child, receipts: list[tuple[Any, ...]]) -> _Termination | None:
         """Move what is answered to *receipts*; a verdict when the answers make no sense."""
         try:
             for answer in child.answers():
@@ -213,7 +213,7 @@ class Slot:
                     self._left.popleft()
                 self._idle_deaths = 0
         except (ValueError, IndexError, TypeError) as error:
-            return _Verdict("died", IDLE, "ProtocolError", f"its process wrote something to our pipe: {error}")
+            return _Termination("died", IDLE, "ProtocolError", f"its process wrote something to our pipe: {error}")
         return None
 
     def _take_back(self, mini_batch: int) -> None:
@@ -244,26 +244,26 @@ class Slot:
             raise ValueError(f"not the answer to mini-batch {work.mini_batch}")
         return (*answer[:_SHORT_ANSWER], self._settings.node, pid, *answer[_SHORT_ANSWER + 2 :])
 
-    def _judge(self, child: Child) -> _Verdict | None:
+    def _judge(self, child: Child) -> _Termination | None:
         """Return the verdict on a child that cannot go on, or None."""
         ended = child.exit_status()
         if ended is not None:
             words = "its process was killed" if ended < 0 else "its process ended"  # by what, or how, its name says
-            return _Verdict("died", IDLE, death_name(ended), words)
+            return _Termination("died", IDLE, death_name(ended), words)
         index, begun = child.running()
         if index == IDLE:
             return None
         timeout = self._settings.run_invocation_timeout
         if time.monotonic() - begun > timeout:
             words = f"run() took over run_invocation_timeout = {timeout:g} s and its process was killed"
-            return _Verdict("timed_out", index, "InvocationTimeout", words)
+            return _Termination("timed_out", index, "InvocationTimeout", words)
         limit = self._settings.process_memory_limit
         if limit is not None and (resident := child.resident()) > limit:
             words = f"its process held {resident} bytes, over process_memory_limit = {limit}, and was killed"
-            return _Verdict("out_of_memory", index, "OutOfMemory", words)
+            return _Termination("out_of_memory", index, "OutOfMemory", words)
         return None
 
-    def _end_child(self, child: Child, verdict: _Verdict, receipts: list[tuple[Any, ...]]) -> bool:
+    def _end_child(self, child: Child, verdict: _Termination, receipts: list[tuple[Any, ...]]) -> bool:
         """Kill the child and charge the one mini-batch that was running. False when it has just finished that one."""
         self._take_answers(child, receipts)  # what it finished meanwhile counts
         if self._departure:  # it ended because it said so
@@ -271,7 +271,7 @@ class Slot:
         running, begun = child.running()
         if verdict.outcome != "died" and running != verdict.mini_batch:
             return False
-        child.condemn()
+        child.stop_reading()
         # Telling where it is may wake it from the call it hangs in: from here on its answers do not count.
         stacks = child.stacks() if verdict.outcome == "timed_out" else ""
         child.kill()
@@ -287,7 +287,7 @@ class Slot:
             raise SlotUnusableError(StartFailure("idle", verdict.error_type, words, ""))
         return True
 
-    def _charge(self, work: Work, verdict: _Verdict, stacks: str, begun: float, pid: int) -> tuple[Any, ...]:
+    def _charge(self, work: Work, verdict: _Termination, stacks: str, begun: float, pid: int) -> tuple[Any, ...]:
         seconds = max(time.monotonic() - begun, 0.0)
         return tuple(
             Receipt.of_failure(

@@ -92,7 +92,7 @@ class Slots:
             self._places = {place: other for place, other in self._places.items() if other is not slot}
             return True
 
-    def see_gone(self, slot: Slot) -> None:
+    def mark_exited(self, slot: Slot) -> None:
         """Take note that a slot that was counted out has no child any more."""
         with self._lock:
             self._at_work.pop(slot, None)
@@ -126,7 +126,7 @@ class Slots:
         self._start(fresh)
         return resized
 
-    def tell_ready_to(self, tell: Callable[[int], None]) -> None:
+    def on_slot_ready(self, tell: Callable[[int], None]) -> None:
         """Have *tell* called for every slot that becomes ready, and for those that are, with the last resizing's number."""
         with self._lock:
             self._tell_ready, untold = tell, self._untold

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 
-from prefect_parallel_run.node.child_startup import IMPORTING, WAITING, Start, Starter
+from prefect_parallel_run.node.child_startup import IMPORTING, WAITING, ChildFactory, Startup
 from prefect_parallel_run.node.standby_count import SpareNeed
 
 _GLANCE = 0.005  #: s between two looks at a spare that is taken
@@ -29,9 +29,9 @@ class Spares:
         need: Says when there should be one.
     """
 
-    def __init__(self, starter: Starter | None, need: SpareNeed) -> None:
+    def __init__(self, starter: ChildFactory | None, need: SpareNeed) -> None:
         self._starter, self._need = starter, need
-        self._spare: Start | None = None
+        self._spare: Startup | None = None
         self._started = 0  # spares so far
         self._is_starting = self._is_stopped = False
         self._lock = threading.Lock()  # between the slots; never held while a process is started or ended
@@ -61,7 +61,7 @@ class Spares:
         if starts:
             self._start(self._starter)
 
-    def take(self) -> Start | None:
+    def take(self) -> Startup | None:
         """Return the spare for the caller to keep, in its init() or still importing the script; None when there is none.
 
         A spare that does not answer is ended, after a second.
@@ -87,16 +87,16 @@ class Spares:
         if spare is not None:
             spare.end()
 
-    def _take_failed(self) -> Start | None:
+    def _take_failed(self) -> Startup | None:
         if self._spare is None or not self._spare.look(0):
             return None
         self._need.spare_failed()
         failed, self._spare = self._spare, None
         return failed
 
-    def _start(self, starter: Starter) -> None:
+    def _start(self, starter: ChildFactory) -> None:
         try:
-            spare: Start | None = starter.start(f"spare.{self._started}")
+            spare: Startup | None = starter.start(f"spare.{self._started}")
         except OSError:
             spare = None
         with self._lock:

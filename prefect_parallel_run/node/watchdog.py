@@ -11,7 +11,7 @@ EVERY = 5.0  #: s between two of its words
 _LOOK = 1.0  #: s
 
 
-class Keeper:
+class Watchdog:
     """Calls *end*, once, when nobody has called ``keep`` for *patience* seconds.
 
     Args:

@@ -39,7 +39,7 @@ class Reduction:
     row_options: Mapping[str, Any] = field(default_factory=dict)  #: keywords of to_csv with which rows were written
     identity: dict[str, Any]
     output: str | None  #: folder or URL in which the script writes files of its own; None: it does not
-    heartbeat: Callable[[], None]  #: called now and then; raises to stop
+    check_cancelled: Callable[[], None]  #: called now and then; raises to stop
     notes: Mapping[str, Any] = field(default_factory=dict)  #: further entries of the receipt
 
 
@@ -75,7 +75,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
         }
         if task.target is not None and task.result is not None and is_remote(task.result):
             target, result = task.target, task.result
-            Background("upload", lambda beat: upload(target, result, beat)).wait(task.heartbeat)
+            Background("upload", lambda check_cancelled: upload(target, result, check_cancelled)).wait(task.check_cancelled)
             receipt["version"] = facts(result)[1]
             target.unlink()
         if task.output is not None:
@@ -85,7 +85,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
 
 
 def _publish(task: Reduction, target: Path, ledger: Ledger) -> Published:
-    ranges = _watched(part_ranges(task.directory, ledger), task.heartbeat)
+    ranges = _watched(part_ranges(task.directory, ledger), task.check_cancelled)
     try:
         return publish(ranges, target, task.row_format, task.directory.run_id, task.row_options)
     except RowsDifferError as error:
@@ -120,10 +120,10 @@ def make_receipt(
     }
 
 
-def _watched(ranges: Iterator[PartRange], heartbeat: Callable[[], None]) -> Iterator[PartRange]:
+def _watched(ranges: Iterator[PartRange], check_cancelled: Callable[[], None]) -> Iterator[PartRange]:
     for number, found in enumerate(ranges):
         if number % _HEARTBEAT_EVERY == 0:
-            heartbeat()
+            check_cancelled()
         yield found
 
 

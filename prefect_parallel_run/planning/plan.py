@@ -135,28 +135,28 @@ class Plan(PlanReader):
             (items,) = self._columns(number, "items")
             yield from items
 
-    def content_sha256(self, beat: Callable[[], None] = lambda: None) -> str:
-        """Return the hash of the content, computed anew; *beat* is called now and then and may raise to stop."""
+    def content_sha256(self, check_cancelled: Callable[[], None] = lambda: None) -> str:
+        """Return the hash of the content, computed anew; *check_cancelled* is called now and then and may raise to stop."""
         total = hashlib.sha256()
         for number in range(len(self._starts) - 1):
-            beat()
+            check_cancelled()
             group = self._columns(number, "input", "items", "work")
             with self._reading():
                 total.update("".join([content(*row) for row in zip(*group, strict=True)]).encode("ascii"))
         return total.hexdigest()
 
-    def problem(self, identity: Mapping[str, object], beat: Callable[[], None] = lambda: None) -> str:
+    def problem(self, identity: Mapping[str, object], check_cancelled: Callable[[], None] = lambda: None) -> str:
         """Return how the plan is not the one that a run was begun with; an empty text when it is.
 
         Args:
             identity: Of the run, as run.json has it; without the plan's hash when planning had not ended.
-            beat: Called now and then; raises to stop.
+            check_cancelled: Called now and then; raises to stop.
         """
         known = identity.get("plan_sha256"), identity.get("inputs_sha256")
         summed = self.summary.sha256, self.summary.inputs_sha256
         if any(then not in (None, now) for then, now in zip(known, summed, strict=True)):
             return "is not the plan that the run was begun with"
-        if self.content_sha256(beat) != self.summary.sha256 or sum(self.all_items()) != self.summary.items:
+        if self.content_sha256(check_cancelled) != self.summary.sha256 or sum(self.all_items()) != self.summary.items:
             return "was altered since the run was planned: its mini-batches are not those that were planned"
         return ""
 

@@ -28,7 +28,9 @@ class Planner:
         self._next_flush = 0.0
         self._fresh: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         self._writer = PlanWriter(plan, self._grow)
-        self._work: Background[PlanSummary] = Background("planning", lambda beat: planning.write(self._writer, beat)).start()
+        self._work: Background[PlanSummary] = Background(
+            "planning", lambda check_cancelled: planning.write(self._writer, check_cancelled)
+        ).start()
 
     def is_over(self) -> bool:
         """True once everything is planned; raises what went wrong with that."""

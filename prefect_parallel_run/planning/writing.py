@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.errors import InputError, OutputError
-from prefect_parallel_run.models import Cut
+from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.planning.plan import SCHEMA, SUMMARY, Group, PlanSummary, content
 from prefect_parallel_run.storage.listing import Listing
 
@@ -73,12 +73,12 @@ class Planning:
     ) -> None:
         self._datasets, self._size, self._keys, self._store = datasets, mini_batch_size, partition_keys, store
 
-    def write(self, writer: PlanWriter, heartbeat: Callable[[], None] = lambda: None) -> PlanSummary:
+    def write(self, writer: PlanWriter, check_cancelled: Callable[[], None] = lambda: None) -> PlanSummary:
         """Write the plan, whole or not at all; memory stays flat.
 
         Args:
             writer: Takes it.
-            heartbeat: Called now and then; raises to stop.
+            check_cancelled: Called now and then; raises to stop.
 
         Raises:
             InputError: An input is missing, unreadable, or has no items and does not allow that.
@@ -86,18 +86,20 @@ class Planning:
         """
         with writer:
             notes: list[str] = []
-            listings = [self._add(dataset, writer, heartbeat, notes.append) for dataset in self._datasets]
+            listings = [self._add(dataset, writer, check_cancelled, notes.append) for dataset in self._datasets]
             return writer.finish(self._datasets[0].kind, _together(listings), tuple(notes))
 
-    def _add(self, dataset: Dataset, writer: PlanWriter, heartbeat: Callable[[], None], tell: Callable[[str], None]) -> Listing:
-        before, listing = writer.items, dataset.listing(heartbeat)
+    def _add(
+        self, dataset: Dataset, writer: PlanWriter, check_cancelled: Callable[[], None], tell: Callable[[str], None]
+    ) -> Listing:
+        before, listing = writer.items, dataset.listing(check_cancelled)
         if self._keys is None:
             cuts = dataset.cuts(self._size, listing, tell)
         else:
             cuts = dataset.partition_cuts(self._keys, self._store, listing, tell)
         for number, cut in enumerate(cuts):
             if number % _HEARTBEAT_EVERY == 0:
-                heartbeat()
+                check_cancelled()
             writer.add(str(dataset.name), cut)
         if writer.items == before and not dataset.allow_empty:
             words = "has no items; if that is right, allow it: allow_empty=True, on the command line --allow-empty"
@@ -111,15 +113,15 @@ def write_plan(
     path: Path,
     partition_keys: Sequence[str] | None = None,
     store: Path | None = None,
-    heartbeat: Callable[[], None] = lambda: None,
+    check_cancelled: Callable[[], None] = lambda: None,
 ) -> PlanSummary:
     """Write the plan of *datasets* to *path*; the arguments are those of Planning, its *store* by default beside the plan."""
-    return Planning(datasets, mini_batch_size, partition_keys, store or path.parent).write(PlanWriter(path), heartbeat)
+    return Planning(datasets, mini_batch_size, partition_keys, store or path.parent).write(PlanWriter(path), check_cancelled)
 
 
-def inputs_sha256(datasets: Sequence[Dataset], heartbeat: Callable[[], None] = lambda: None) -> str:
+def inputs_sha256(datasets: Sequence[Dataset], check_cancelled: Callable[[], None] = lambda: None) -> str:
     """Return a hash over path, size and version of all files of *datasets*, as they are now; equal to a plan's."""
-    listings = [dataset.listing(heartbeat) for dataset in datasets]
+    listings = [dataset.listing(check_cancelled) for dataset in datasets]
     for listing in listings:
         listing.exhaust()
     return _together(listings)
@@ -177,7 +179,7 @@ class PlanWriter:
     def _unwritable(self, error: OSError) -> OutputError:
         return OutputError(str(self._path), f"cannot be written: {error.strerror or error}")
 
-    def add(self, name: str, cut: Cut) -> None:
+    def add(self, name: str, cut: PlannedBatch) -> None:
         """Append a mini-batch."""
         with self._lock:
             self._group.inputs.append(name)

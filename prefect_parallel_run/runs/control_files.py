@@ -18,7 +18,7 @@ from prefect_parallel_run.runs.commands import LONGEST
 _AT_ONCE = 64 * 1024  #: bytes read at one look
 
 
-class Lines:
+class LineTail:
     """The lines that have come to a file since the last look. It may be missing; what is no plain file has none."""
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ def answer(path: Path, order: str, *, applied: bool, words: str, at: float) -> N
     append(path, json.dumps(facts, separators=(",", ":")).encode("ascii") + b"\n")
 
 
-def answer_in(lines: Lines, order: str) -> dict[str, Any] | None:
+def answer_in(lines: LineTail, order: str) -> dict[str, Any] | None:
     """Return the answer to an order when it is among the new lines, or None."""
     for _, line in lines.take():
         if order.encode() in line:

@@ -20,7 +20,7 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, check_home, write_json
 from prefect_parallel_run.runs.spec import StepSpec
 
-Heartbeat = Callable[[], None]
+CheckCancelled = Callable[[], None]
 
 
 def name_prefix(spec: StepSpec, now: dict[str, Any]) -> str:
@@ -48,7 +48,7 @@ def _check_home(spec: StepSpec) -> None:
         check_home(spec.home)
 
 
-def plan_whole(spec: StepSpec, heartbeat: Heartbeat) -> Path:
+def plan_whole(spec: StepSpec, check_cancelled: CheckCancelled) -> Path:
     """Plan the input, whole, into a folder of its own and return the plan's path."""
     _check_home(spec)
     folder = spec.runs / f".planning-{uuid.uuid4().hex}"
@@ -57,9 +57,9 @@ def plan_whole(spec: StepSpec, heartbeat: Heartbeat) -> Path:
     except OSError as error:
         raise OutputError(str(spec.runs), f"cannot be created: {error.strerror}") from error
     path = folder / "plan.parquet"
-    work = Background("planning", lambda beat: spec.planning.write(PlanWriter(path), beat))
+    work = Background("planning", lambda check_cancelled: spec.planning.write(PlanWriter(path), check_cancelled))
     try:
-        work.wait(heartbeat)
+        work.wait(check_cancelled)
     except BaseException:
         discard(path)
         raise

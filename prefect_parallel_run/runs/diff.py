@@ -17,7 +17,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
     """Yield one line per difference, inputs left out; nothing when the run would be the same.
 
     Args:
-        then: ``identity`` (its parts), ``code`` (SHA-256 by file) and ``shaping`` (the configuration's fields).
+        then: ``identity`` (its parts), ``code`` (SHA-256 by file) and ``result_fields`` (the configuration's fields).
         now: The same, of the world as it is.
     """
     before, after = then["identity"], now["identity"]

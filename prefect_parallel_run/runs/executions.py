@@ -19,7 +19,7 @@ from prefect_parallel_run.runs.run_directory import RunDirectory
 _PACKAGES = ("prefect", "dask", "distributed", "pandas", "pyarrow")
 
 
-class Drive(NamedTuple):
+class Execution(NamedTuple):
     """One time that a run was driven."""
 
     number: int  #: from 1
@@ -49,10 +49,10 @@ def note_drive_end(ledger: Ledger, status: str, reason: str) -> None:
     ledger.note(**{f"drive.{number}.end": json.dumps({"ended": time.time(), "status": status, "reason": reason})})
 
 
-def drives(facts: Mapping[str, str]) -> list[Drive]:
+def drives(facts: Mapping[str, str]) -> list[Execution]:
     """Return the drives that *facts* of a ledger tell of, in order; those of an older version are not among them."""
     return [
-        Drive(number, **json.loads(begin), **json.loads(facts.get(f"drive.{number}.end", "{}")))
+        Execution(number, **json.loads(begin), **json.loads(facts.get(f"drive.{number}.end", "{}")))
         for number in range(1, int(facts.get("drives", "0")) + 1)
         if (begin := facts.get(f"drive.{number}")) is not None
     ]

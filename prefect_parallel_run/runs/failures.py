@@ -12,7 +12,7 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.units import count
 
 
-class Cause(NamedTuple):
+class FailureCause(NamedTuple):
     """Failures that have one cause."""
 
     fingerprint: str
@@ -55,7 +55,7 @@ _FIRST_TRIES = (  # of a mini-batch as a whole before those of its items
 )
 
 
-def causes(ledger: Ledger, most: int = 50) -> list[Cause]:
+def causes(ledger: Ledger, most: int = 50) -> list[FailureCause]:
     """Return failed tries grouped by cause, the most frequent first."""
     rows = ledger.rows(
         "SELECT fingerprint, outcome, error_type, error, traceback, tries, mini_batches, mini_batch, nodes, items FROM ("  # noqa: S608  ours
@@ -67,14 +67,14 @@ def causes(ledger: Ledger, most: int = 50) -> list[Cause]:
         " ORDER BY tries DESC, mini_batch LIMIT ?",
         most,
     )
-    found = [Cause(*row) for row in rows]
+    found = [FailureCause(*row) for row in rows]
     for_good, guilty = _for_good(ledger, found), _guilty(ledger, found)
     return [
         cause._replace(failed_items=for_good.get(cause.fingerprint, 0), guilty=guilty.get(cause.fingerprint)) for cause in found
     ]
 
 
-def _for_good(ledger: Ledger, found: list[Cause]) -> dict[str, int]:
+def _for_good(ledger: Ledger, found: list[FailureCause]) -> dict[str, int]:
     """Return the items that failed for good, by cause: of whole mini-batches, and those that were found guilty."""
     if not found:
         return {}
@@ -88,7 +88,7 @@ def _for_good(ledger: Ledger, found: list[Cause]) -> dict[str, int]:
     return dict(ledger.rows(query, *(cause.fingerprint for cause in found)))
 
 
-def _guilty(ledger: Ledger, found: list[Cause]) -> dict[str, tuple[int, int, int]]:
+def _guilty(ledger: Ledger, found: list[FailureCause]) -> dict[str, tuple[int, int, int]]:
     """Return the first items that were found guilty, by cause."""
     query = (
         "SELECT fingerprint, mini_batch, start, stop FROM pieces WHERE outcome <> 'succeeded' AND failed > 0"  # noqa: S608  ours
@@ -98,7 +98,7 @@ def _guilty(ledger: Ledger, found: list[Cause]) -> dict[str, tuple[int, int, int
     return {fingerprint: (mini_batch, start, stop) for fingerprint, mini_batch, start, stop in rows}  # the first comes last
 
 
-def _places(found: list[Cause]) -> str:
+def _places(found: list[FailureCause]) -> str:
     return ",".join("?" * len(found))
 
 

@@ -34,7 +34,7 @@ _SHAPING = (
 _SILENT = {"append_row_csv_options": None}  #: fields that do not count with these values: earlier versions had none of them
 
 
-def world(
+def run_fingerprint(
     config: ParallelRunConfig,
     *,
     inputs: list[dict[str, Any]],
@@ -55,7 +55,7 @@ def world(
         ``identity`` (its parts, values that can be compared), and what they were made of, to name differences: ``code``
         (SHA-256 by file), ``shaping`` (the configuration's fields) and ``key_id`` (tells one machine's key from another's).
     """
-    shown, code = shaping(config), code_files(config)
+    shown, code = result_fields(config), code_files(config)
     variables = config.environment_variables
     text = json.dumps(variables, sort_keys=True)
     parts = {
@@ -72,12 +72,12 @@ def world(
 
 
 def with_plan(facts: dict[str, Any], summary: PlanSummary) -> dict[str, Any]:
-    """Return what ``world`` returned, with what was found in the inputs."""
+    """Return what ``run_fingerprint`` returned, with what was found in the inputs."""
     found = {"inputs_sha256": summary.inputs_sha256, "plan_sha256": summary.sha256}
     return {**facts, "identity": {**facts["identity"], **found}}
 
 
-def shaping(config: ParallelRunConfig) -> dict[str, Any]:
+def result_fields(config: ParallelRunConfig) -> dict[str, Any]:
     """Return the fields of *config* that shape the result: the script by its path in the source folder, conda's by its content.
 
     Raises:

@@ -19,17 +19,17 @@ class InputCheck:
     def __init__(self, directory: RunDirectory, spec: StepSpec) -> None:
         self._directory, self._datasets = directory, spec.datasets
         self._is_same = False  # as far as is known
-        self._found = Background("listing", lambda beat: inputs_sha256(spec.datasets, beat)).start()
+        self._found = Background("listing", lambda check_cancelled: inputs_sha256(spec.datasets, check_cancelled)).start()
 
     def raise_if_failed(self) -> None:
         """Raise InputChangedError, which names every difference, once there is known to be one."""
         if not self._is_same and self._found.is_over():
             self.wait(lambda: None)
 
-    def wait(self, heartbeat: Callable[[], None]) -> None:
+    def wait(self, check_cancelled: Callable[[], None]) -> None:
         """Return when all is known to be unchanged; raises InputChangedError."""
         plan = Plan.open(self._directory.plan)
-        if self._found.wait(heartbeat) != plan.summary.inputs_sha256:
+        if self._found.wait(check_cancelled) != plan.summary.inputs_sha256:
             changes = some(input_differences(plan.mini_batches(), self._datasets))
             raise InputChangedError(str(self._directory.path), changes or ("its input files come in another order",))
         self._is_same = True

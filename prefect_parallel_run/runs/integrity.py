@@ -9,28 +9,28 @@ from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-Beat = Callable[[], None]
+CheckCancelled = Callable[[], None]
 
 
-def check(directory: RunDirectory, beat: Beat = lambda: None) -> None:
+def check(directory: RunDirectory, check_cancelled: CheckCancelled = lambda: None) -> None:
     """Raise RunFileError when run.json, the plan or the ledger is damaged, or they do not belong together.
 
     Args:
         directory: Of a run that no other process drives.
-        beat: Called now and then; raises to stop.
+        check_cancelled: Called now and then; raises to stop.
     """
-    check_plan(directory, beat)
+    check_plan(directory, check_cancelled)
     with Ledger(directory.ledger) as ledger:
-        ledger.watch(beat)
+        ledger.watch(check_cancelled)
         for reason in ledger_problems(directory, ledger):
             raise RunFileError(str(directory.ledger), reason)
 
 
-def check_plan(directory: RunDirectory, beat: Beat = lambda: None) -> None:
+def check_plan(directory: RunDirectory, check_cancelled: CheckCancelled = lambda: None) -> None:
     """Raise RunFileError when run.json or the plan is damaged, or they do not belong together."""
     identity = directory.facts()["identity"]
     if directory.plan.exists():
-        reason = Plan.open(directory.plan).problem(identity, beat)
+        reason = Plan.open(directory.plan).problem(identity, check_cancelled)
     else:
         reason = "is not there" if "plan_sha256" in identity else ""
     if reason:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.errors import OutputError, RunFileError
-from prefect_parallel_run.models import NOT_ISOLATED, Isolating, Receipt, Remainder, Tally
+from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.ledger_checks import (
     FILL_CHECKSUMS,
     are_facts_altered,
@@ -307,12 +307,12 @@ class Ledger:
 
     # Reading
 
-    def watch(self, beat: Callable[[], None]) -> None:
-        """Have *beat* called while long queries run; when it raises, the query ends with an sqlite3.OperationalError."""
+    def watch(self, check_cancelled: Callable[[], None]) -> None:
+        """Call *check_cancelled* while long queries run; when it raises, the query ends with an sqlite3.OperationalError."""
 
         def progressed() -> bool:
             try:
-                beat()
+                check_cancelled()
             except BaseException:  # noqa: BLE001  cannot pass through SQLite: whoever stopped us knows, and is asked again
                 return True
             return False
@@ -330,7 +330,7 @@ class Ledger:
         """Return the mini-batches planned so far."""
         return int(self._row("SELECT COALESCE(MAX(mini_batch), -1) + 1 FROM mini_batches")[0])
 
-    def is_untouched(self) -> bool:
+    def is_empty(self) -> bool:
         """True when nothing has been tried yet."""
         return not any(self.rows("SELECT 1 FROM attempts LIMIT 1"))
 
@@ -370,19 +370,19 @@ class Ledger:
             all_scheduled=untouched == 0,
         )
 
-    def remainder(self, *, is_growing: bool = False) -> Remainder:
+    def remainder(self, *, is_growing: bool = False) -> PendingWork:
         """Return what is left to do; *is_growing* says that more is being planned."""
         waiting = self.rows(
             "SELECT mini_batch, attempts + 1, items, granted FROM mini_batches WHERE state='waiting' ORDER BY mini_batch"
         )
-        return Remainder(
+        return PendingWork(
             tally=replace(self.tally(), is_growing=is_growing),
             pending=tuple(self._planned_ranges()),
             waiting=tuple(waiting),
             isolating=tuple(self._isolating()),
         )
 
-    def _isolating(self) -> Iterator[Isolating]:
+    def _isolating(self) -> Iterator[BisectionState]:
         query = (
             "SELECT mini_batch, attempts, items, items - succeeded - failed FROM mini_batches WHERE state='isolating'"
             " ORDER BY mini_batch"
@@ -392,7 +392,7 @@ class Ledger:
                 "SELECT start, stop, outcome='succeeded' FROM pieces WHERE mini_batch=? ORDER BY start, stop", index
             )
             known = tuple((start, stop, bool(succeeded)) for start, stop, succeeded in pieces)
-            yield Isolating(index, attempt, items, undecided, known)
+            yield BisectionState(index, attempt, items, undecided, known)
 
     def _planned_ranges(self) -> Iterator[tuple[int, int]]:
         start = stop = -1

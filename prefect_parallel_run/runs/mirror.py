@@ -26,7 +26,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run._threads import Background, Unwanted
+from prefect_parallel_run._threads import Background, Cancelled
 from prefect_parallel_run.errors import OutputError, RunLockedError
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
@@ -44,10 +44,10 @@ _DIGEST = {_DESCRIPTION, _RECEIPT}  #: tells of a finished run whether it is the
 _WHOLE = _DIGEST | {"plan.parquet", "plan.spool", "ledger.sqlite", "failed_items.jsonl"}
 
 
-Beat = Callable[[], None]
+CheckCancelled = Callable[[], None]
 
 
-class Mirror:
+class RunMirror:
     """Keeps the copy of one run directory up to date.
 
     Args:
@@ -67,11 +67,11 @@ class Mirror:
         self._renewed = 0.0  #: monotonic clock, s
         self._lock = threading.Lock()  # between the thread that keeps the copy and the one that ends the run
 
-    def begin(self, beat: Beat) -> None:
+    def begin(self, check_cancelled: CheckCancelled) -> None:
         """Take the run for this machine, and keep its copy up to date from now on; raises RunLockedError."""
         self._claim()
-        self._push(beat, is_last=False)
-        beat()
+        self._push(check_cancelled, is_last=False)
+        check_cancelled()
         self._work = Background("mirror", self._keep).start()
 
     def raise_if_lost(self) -> None:
@@ -79,10 +79,10 @@ class Mirror:
         if self._lost is not None:
             raise self._lost
 
-    def finish(self, beat: Beat) -> None:
+    def finish(self, check_cancelled: CheckCancelled) -> None:
         """Bring all up; raises OutputError when the store does not take it."""
         self._stop()
-        self._push(beat, is_last=True)
+        self._push(check_cancelled, is_last=True)
 
     def close(self) -> None:
         """Bring up what is new, as far as that goes in some seconds, and give the run up."""
@@ -108,12 +108,12 @@ class Mirror:
     def _push_for_some_seconds(self) -> None:
         deadline = time.monotonic() + _LAST_PUSH
 
-        def beat() -> None:
+        def check_cancelled() -> None:
             if time.monotonic() > deadline:
-                raise Unwanted
+                raise Cancelled
 
-        with suppress(OutputError, RunLockedError, OSError, Unwanted):  # what is up is consistent, however far it came
-            Background("mirror", lambda _: self._push(beat, is_last=True)).wait(beat)
+        with suppress(OutputError, RunLockedError, OSError, Cancelled):  # what is up is consistent, however far it came
+            Background("mirror", lambda _: self._push(check_cancelled, is_last=True)).wait(check_cancelled)
 
     def _holder(self) -> dict[str, Any]:
         try:
@@ -153,46 +153,46 @@ class Mirror:
             objects.write(f"{self._url}/{_LOCK}", self._claimed())
             self._renewed = time.monotonic()
 
-    def _keep(self, beat: Beat) -> None:
+    def _keep(self, check_cancelled: CheckCancelled) -> None:
         due = time.monotonic() + _EVERY
         while True:
-            beat()
+            check_cancelled()
             time.sleep(_GLANCE)
             if time.monotonic() < due:
                 continue
             try:
                 self._raise_if_taken()
-                self._push(beat, is_last=False)
+                self._push(check_cancelled, is_last=False)
             except RunLockedError:
                 return  # the run's own thread finds out
             except Exception as error:  # noqa: BLE001  whatever it was: it is told, and tried again
                 self._warned(f"{type(error).__name__}: {error}; the copy of the run directory is brought up to date later")
             due = time.monotonic() + _EVERY
 
-    def _push(self, beat: Beat, *, is_last: bool) -> None:
+    def _push(self, check_cancelled: CheckCancelled, *, is_last: bool) -> None:
         directory = self._directory
         with self._lock, tempfile.TemporaryDirectory(prefix="parallel_run_mirror_") as folder:
             snapshot = Path(folder, "ledger.sqlite")
             _copy_ledger(directory.ledger, snapshot)
             with Ledger(snapshot) as ledger:
                 committed = ledger.committed_bytes()
-            self._send(directory.description, beat)
+            self._send(directory.description, check_cancelled)
             if directory.plan.exists():
-                self._send(directory.plan, beat)
+                self._send(directory.plan, check_cancelled)
             elif directory.spool.exists():
                 growing = Path(folder, directory.spool.name)
                 shutil.copyfile(directory.spool, growing)
-                objects.upload(growing, f"{self._url}/{growing.name}", beat)
+                objects.upload(growing, f"{self._url}/{growing.name}", check_cancelled)
             for part, size in sorted(committed.items()):
-                self._send_part(directory.parts / part, size, beat)
-            objects.upload(snapshot, f"{self._url}/ledger.sqlite", beat)
+                self._send_part(directory.parts / part, size, check_cancelled)
+            objects.upload(snapshot, f"{self._url}/ledger.sqlite", check_cancelled)
             if is_last:
                 for path in (*sorted(directory.logs.iterdir()), directory.failed_items, directory.report, directory.receipt):
-                    self._send(path, beat)
+                    self._send(path, check_cancelled)
 
-    def _send(self, path: Path, beat: Beat) -> None:
+    def _send(self, path: Path, check_cancelled: CheckCancelled) -> None:
         """Bring a file up, if it is there and is not what went up before."""
-        beat()
+        check_cancelled()
         if not path.exists():
             return
         status, name = path.stat(), str(path.relative_to(self._directory.path))
@@ -200,10 +200,10 @@ class Mirror:
         if self._sent.get(name) != known:
             if status.st_size or path.parent != self._directory.logs:  # of empty logs there may be thousands
                 self._renew()
-                objects.upload(path, f"{self._url}/{name}", beat)
+                objects.upload(path, f"{self._url}/{name}", check_cancelled)
             self._sent[name] = known
 
-    def _send_part(self, part: Path, size: int, beat: Beat) -> None:
+    def _send_part(self, part: Path, size: int, check_cancelled: CheckCancelled) -> None:
         """Bring up what is new of the *size* bytes of a part that are committed."""
         if self._parts is None:
             self._parts = self._parts_there()
@@ -211,7 +211,7 @@ class Mirror:
         with part.open("rb") as file:
             file.seek(offset)
             while offset < size:
-                beat()
+                check_cancelled()
                 self._renew()
                 piece = file.read(min(_PIECE, size - offset))
                 objects.write(f"{self._url}/parts/{part.name}.{offset:0{_DIGITS}d}", piece)
@@ -236,18 +236,20 @@ def is_copied(directory: RunDirectory) -> bool:
     return not (directory.path / _TOKEN).exists()
 
 
-def pull_runs(url: str, prefix: str, runs: Path, beat: Beat = lambda: None) -> None:
+def pull_runs(url: str, prefix: str, runs: Path, check_cancelled: CheckCancelled = lambda: None) -> None:
     """Bring the run directories below *url* whose names begin with *prefix* into *runs*, where they are not the newest already.
 
     Of finished runs comes what tells whether they are the same, of others all that is needed to go on.
     """
     for name in objects.names_below(url):
         if name.startswith(prefix) and name.endswith("/"):
-            pull(f"{url}/{name[:-1]}", runs / name[:-1], beat, everything=False)
+            pull(f"{url}/{name[:-1]}", runs / name[:-1], check_cancelled, everything=False)
 
 
-def pull(url: str, path: Path, beat: Beat = lambda: None, *, everything: bool = True, parts: bool = True) -> None:
-    """Bring the run directory at *url* to *path*, unless what is there was driven by this machine last; *beat* may stop it.
+def pull(
+    url: str, path: Path, check_cancelled: CheckCancelled = lambda: None, *, everything: bool = True, parts: bool = True
+) -> None:
+    """Bring the run directory at *url* to *path*, unless this machine drove what is there last; *check_cancelled* may stop it.
 
     Without *parts* it can be looked at, and no more; whoever wants more pulls again.
     """
@@ -260,10 +262,10 @@ def pull(url: str, path: Path, beat: Beat = lambda: None, *, everything: bool = 
         directory.make()
         whole = everything or _RECEIPT not in there
         for name in (_WHOLE if whole else _DIGEST) & there.keys():
-            beat()
+            check_cancelled()
             objects.download(f"{url}/{name}", beside / name)
         if whole and parts:
-            _pull_parts(f"{url}/parts", directory.parts, beat)
+            _pull_parts(f"{url}/parts", directory.parts, check_cancelled)
         created = calendar.timegm(time.strptime(read_json(directory.description)["created"], "%Y-%m-%dT%H:%M:%SZ"))
         os.utime(directory.description, (created, created))  # runs are looked at from the newest on
         _replace(path, beside)
@@ -283,9 +285,9 @@ def _replace(path: Path, newer: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _pull_parts(url: str, folder: Path, beat: Beat) -> None:
+def _pull_parts(url: str, folder: Path, check_cancelled: CheckCancelled) -> None:
     for name in sorted(objects.names_below(url)):  # the offsets of a part in order
-        beat()
+        check_cancelled()
         with (folder / name.rpartition(".")[0]).open("ab") as part:
             part.write(objects.read(f"{url}/{name}"))
 

@@ -16,9 +16,9 @@ from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.planning.spool import planned_in
 from prefect_parallel_run.planning.writing import inputs_sha256
-from prefect_parallel_run.runs.create import Heartbeat, describe, discard, name_prefix, new_run, plan_whole, planned_run
+from prefect_parallel_run.runs.create import CheckCancelled, describe, discard, name_prefix, new_run, plan_whole, planned_run
 from prefect_parallel_run.runs.diff import differences, input_differences, some
-from prefect_parallel_run.runs.fingerprint import world
+from prefect_parallel_run.runs.fingerprint import run_fingerprint
 from prefect_parallel_run.runs.input_verification import InputCheck
 from prefect_parallel_run.runs.integrity import check, check_plan
 from prefect_parallel_run.runs.ledger import Ledger
@@ -33,18 +33,18 @@ _NEWER_DEFAULTS = (("column_types", None), ("na_values", None), ("keep_default_n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resumption:
+class ResumeRequest:
     """How to go on with a run directory of one's choice."""
 
     directory: RunDirectory
     accept_changes: bool = False  #: keep what is finished although inputs, script or arguments are others now
     retry_failed: bool = False  #: give failed mini-batches a fresh set of tries
     given: frozenset[str] = frozenset()  #: configuration fields that a person has just given: what was ordered before is void
-    is_own: bool = False  #: it was begun for this very task run: what it was planned for is not looked at again
+    same_task_run: bool = False  #: it was begun for this very task run: what it was planned for is not looked at again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class RunSelection:
     """A run directory to work in."""
 
     directory: RunDirectory
@@ -63,10 +63,10 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class ExistingRuns:
     """What there is already of a step: its earlier runs that are the same, the newest first. Nothing is locked or changed."""
 
-    now: dict[str, Any]  #: what makes a run the same run, as ``world`` returns it
+    now: dict[str, Any]  #: what makes a run the same run, as ``run_fingerprint`` returns it
     unfinished: tuple[RunDirectory, ...] = ()  #: those to go on with, newer than *reusable*
     reusable: RunDirectory | None = None  #: a finished one whose result is unaltered, and whose failures are forgiven
     unplanned: tuple[RunDirectory, ...] = ()  #: ended before their inputs were known
@@ -77,7 +77,7 @@ class Look:
         return None if self.unfinished else self.reusable
 
 
-def may_be_done(spec: StepSpec) -> bool:
+def has_existing_runs(spec: StepSpec) -> bool:
     """True where a run of that name exists, so that a look is worth its time before a cluster opens; costs next to nothing."""
     name = f"{spec.name_in_paths}-"
     if not spec.allow_reuse:
@@ -87,33 +87,35 @@ def may_be_done(spec: StepSpec) -> bool:
     return spec.store is not None and any(found.startswith(name) for found in names_below(f"{spec.store}/{FOLDER}"))
 
 
-def that_counts(given: dict[str, Any]) -> dict[str, Any]:
+def dataset_fingerprint(given: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a dataset that change its items, leaving out defaults of fields that earlier versions lacked."""
     return {key: value for key, value in given.items() if key != "allow_empty" and (key, value) not in _NEWER_DEFAULTS}
 
 
-def world_of(spec: StepSpec) -> dict[str, Any]:
+def fingerprint_of(spec: StepSpec) -> dict[str, Any]:
     """Return what makes a run of *spec* the same run, but what lies in its inputs."""
-    return world(
+    return run_fingerprint(
         spec.config,
-        inputs=[that_counts(given) for given in spec.inputs],
+        inputs=[dataset_fingerprint(given) for given in spec.inputs],
         arguments=list(spec.arguments),
         side_inputs=dict(spec.side_inputs),
         key=spec.key,
     )
 
 
-def look_for_earlier(spec: StepSpec, heartbeat: Heartbeat) -> Look:
+def find_existing_runs(spec: StepSpec, check_cancelled: CheckCancelled) -> ExistingRuns:
     """Return what there is of a step. Only when an earlier run may be the same are the inputs listed."""
-    now = world_of(spec)
+    now = fingerprint_of(spec)
     prefix = name_prefix(spec, now)
     if spec.store is not None:
         copies = f"{spec.store}/{FOLDER}"
-        Background("pulling", lambda beat: pull_runs(copies, prefix, spec.runs, beat)).wait(heartbeat)
+        Background("pulling", lambda check_cancelled: pull_runs(copies, prefix, spec.runs, check_cancelled)).wait(
+            check_cancelled
+        )
     earlier = [found for found in runs_below(spec.runs, prefix) if spec.allow_reuse or not found.receipt.exists()]
     if not earlier:
-        return Look(now=now)
-    inputs = Background("listing", lambda beat: inputs_sha256(spec.datasets, beat)).wait(heartbeat)
+        return ExistingRuns(now=now)
+    inputs = Background("listing", lambda check_cancelled: inputs_sha256(spec.datasets, check_cancelled)).wait(check_cancelled)
     unfinished, unplanned, reusable = [], [], None
     for found in earlier:
         planned_for = _inputs_of(found)
@@ -123,26 +125,26 @@ def look_for_earlier(spec: StepSpec, heartbeat: Heartbeat) -> Look:
             unfinished.append(found)
         elif planned_for == inputs and may_be_reused(found, spec):
             if found.plan.exists():  # of a run in a store only what tells whether it is the same was fetched
-                Background("checking", partial(check_plan, found)).wait(heartbeat)
+                Background("checking", partial(check_plan, found)).wait(check_cancelled)
             reusable = found
             break
-    return Look(now=now, unfinished=tuple(unfinished), reusable=reusable, unplanned=tuple(unplanned))
+    return ExistingRuns(now=now, unfinished=tuple(unfinished), reusable=reusable, unplanned=tuple(unplanned))
 
 
-def find_or_make(spec: StepSpec, look: Look, heartbeat: Heartbeat) -> Choice:
+def get_or_create_run(spec: StepSpec, look: ExistingRuns, check_cancelled: CheckCancelled) -> RunSelection:
     """Return the run directory of a step: one with the same inputs that is unfinished or can be reused, else a new one.
 
     The input of a new run is planned in the background.
     """
     for found in look.unfinished:
-        if (lock := _taken(found, spec, heartbeat)) is not None:
+        if (lock := _taken(found, spec, check_cancelled)) is not None:
             found.receipt.unlink(missing_ok=True)  # of a run that is finished but for guilty items to be found
-            return Choice(directory=found, lock=lock)
+            return RunSelection(directory=found, lock=lock)
     if look.reusable is not None:
-        return Choice(directory=look.reusable, lock=None)
+        return RunSelection(directory=look.reusable, lock=None)
     if look.unplanned:
-        return _go_on_planning(look.unplanned[0], spec, look.now, heartbeat)
-    return _begin(spec, look.now, heartbeat)
+        return _go_on_planning(look.unplanned[0], spec, look.now, check_cancelled)
+    return _begin(spec, look.now, check_cancelled)
 
 
 def _inputs_of(directory: RunDirectory) -> str | None:
@@ -153,7 +155,7 @@ def _inputs_of(directory: RunDirectory) -> str | None:
     return found
 
 
-def take_up(spec: StepSpec, now: dict[str, Any], resumption: Resumption, heartbeat: Heartbeat) -> Choice:
+def resume_run(spec: StepSpec, now: dict[str, Any], resumption: ResumeRequest, check_cancelled: CheckCancelled) -> RunSelection:
     """Return the run directory that a person wants to go on with; a new one when accepted changes make it another.
 
     Raises:
@@ -164,18 +166,22 @@ def take_up(spec: StepSpec, now: dict[str, Any], resumption: Resumption, heartbe
     """
     old = resumption.directory
     lock = old.lock()
-    choice = Choice(directory=old, lock=lock)
+    choice = RunSelection(directory=old, lock=lock)
     try:
-        Background("checking", partial(check, old)).wait(heartbeat)
-        if resumption.is_own and old.plan.exists():
+        Background("checking", partial(check, old)).wait(check_cancelled)
+        if resumption.same_task_run and old.plan.exists():
             return choice
         if resumption.accept_changes or not old.plan.exists():
-            choice = _plan_again(spec, now, resumption, lock, heartbeat)
+            choice = _plan_again(spec, now, resumption, lock, check_cancelled)
         else:
             _refuse(old, _differences(old, now, spec))
             _check_partitions(old)
-            choice = Choice(directory=old, lock=lock, check=InputCheck(old, spec))
-        return _grant(choice, heartbeat) if resumption.retry_failed else _finished(choice, spec, resumption.given, heartbeat)
+            choice = RunSelection(directory=old, lock=lock, check=InputCheck(old, spec))
+        return (
+            _grant(choice, check_cancelled)
+            if resumption.retry_failed
+            else _finished(choice, spec, resumption.given, check_cancelled)
+        )
     except BaseException:
         choice.close()
         raise
@@ -201,35 +207,35 @@ def _differences(old: RunDirectory, now: dict[str, Any], spec: StepSpec) -> tupl
     return some([*found, *input_differences(Plan.open(old.plan).mini_batches(), spec.datasets)]) if found else ()
 
 
-def _begin(spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
+def _begin(spec: StepSpec, now: dict[str, Any], check_cancelled: CheckCancelled) -> RunSelection:
     """Return a new run whose input is planned from now on; beforehand where the script could write among its inputs."""
     if spec.writes_into_inputs:
-        directory, lock = planned_run(spec, now, plan_whole(spec, heartbeat))
-        return Choice(directory=directory, lock=lock)
+        directory, lock = planned_run(spec, now, plan_whole(spec, check_cancelled))
+        return RunSelection(directory=directory, lock=lock)
     directory, lock = new_run(spec, now)
     Ledger.create(directory.ledger, ()).close()
     write_json(directory.description, describe(spec, now))  # last: a run directory without it was never begun
-    return Choice(directory=directory, lock=lock, planner=Planner(spec.planning, directory.plan, directory.spool))
+    return RunSelection(directory=directory, lock=lock, planner=Planner(spec.planning, directory.plan, directory.spool))
 
 
-def _go_on_planning(found: RunDirectory, spec: StepSpec, now: dict[str, Any], heartbeat: Heartbeat) -> Choice:
+def _go_on_planning(found: RunDirectory, spec: StepSpec, now: dict[str, Any], check_cancelled: CheckCancelled) -> RunSelection:
     """Return a run that ended while its input was being planned; a new one when that has changed meanwhile."""
-    lock = _taken(found, spec, heartbeat)
+    lock = _taken(found, spec, check_cancelled)
     if lock is None:
-        return _begin(spec, now, heartbeat)
+        return _begin(spec, now, check_cancelled)
     try:
-        planned = plan_whole(spec, heartbeat)
+        planned = plan_whole(spec, check_cancelled)
         if _complete(found, planned):
-            return Choice(directory=found, lock=lock)
+            return RunSelection(directory=found, lock=lock)
     except BaseException:
         lock.release()
         raise
     lock.release()
     directory, lock = planned_run(spec, now, planned)
-    return Choice(directory=directory, lock=lock)
+    return RunSelection(directory=directory, lock=lock)
 
 
-def _taken(directory: RunDirectory, spec: StepSpec, heartbeat: Heartbeat) -> RunLock | None:
+def _taken(directory: RunDirectory, spec: StepSpec, check_cancelled: CheckCancelled) -> RunLock | None:
     """Return the lock of a run that can be gone on with; None for one that cannot.
 
     Raises:
@@ -237,7 +243,7 @@ def _taken(directory: RunDirectory, spec: StepSpec, heartbeat: Heartbeat) -> Run
     """
     lock = directory.lock()
     try:
-        Background("checking", partial(check, directory)).wait(heartbeat)
+        Background("checking", partial(check, directory)).wait(check_cancelled)
         if _can_go_on(directory, spec):
             return lock
     except BaseException:
@@ -247,24 +253,26 @@ def _taken(directory: RunDirectory, spec: StepSpec, heartbeat: Heartbeat) -> Run
     return None
 
 
-def _plan_again(spec: StepSpec, now: dict[str, Any], resumption: Resumption, lock: RunLock, heartbeat: Heartbeat) -> Choice:
+def _plan_again(
+    spec: StepSpec, now: dict[str, Any], resumption: ResumeRequest, lock: RunLock, check_cancelled: CheckCancelled
+) -> RunSelection:
     """Plan the input of a run anew; return that run where nothing has changed, else one with all in it that is still the same.
 
     Raises:
         InputChangedError: Something has changed, and that is not accepted.
     """
     old = resumption.directory
-    planned = plan_whole(spec, heartbeat)
+    planned = plan_whole(spec, check_cancelled)
     try:
         changes = some(chain(differences(old.facts(), now), _input_changes(old, planned, spec)))
         if not changes:
-            return Choice(directory=old, lock=lock)
+            return RunSelection(directory=old, lock=lock)
         _refuse(old, () if resumption.accept_changes else changes)
         directory, new_lock = planned_run(spec, now, planned, carry_over_from=old)
     finally:
         discard(planned)
     lock.release()
-    return Choice(directory=directory, lock=new_lock)
+    return RunSelection(directory=directory, lock=new_lock)
 
 
 def _input_changes(old: RunDirectory, planned: Path, spec: StepSpec) -> Iterator[str]:
@@ -289,23 +297,23 @@ def _complete(directory: RunDirectory, planned: Path) -> bool:
     return True
 
 
-def _grant(choice: Choice, heartbeat: Heartbeat) -> Choice:
+def _grant(choice: RunSelection, check_cancelled: CheckCancelled) -> RunSelection:
     """Give failed mini-batches a fresh set of tries."""
     if choice.check is not None:
-        choice.check.wait(heartbeat)
+        choice.check.wait(check_cancelled)
     with Ledger(choice.directory.ledger) as ledger:
         granted = ledger.grant()
     choice.directory.receipt.unlink(missing_ok=True)
     return replace(choice, granted=granted)
 
 
-def _finished(choice: Choice, spec: StepSpec, given: frozenset[str], heartbeat: Heartbeat) -> Choice:
+def _finished(choice: RunSelection, spec: StepSpec, given: frozenset[str], check_cancelled: CheckCancelled) -> RunSelection:
     """Return a run that is finished as one whose result can be returned, or put together again when it is gone."""
     directory = choice.directory
     if not directory.receipt.exists():
         return choice
     if choice.check is not None:
-        choice.check.wait(heartbeat)
+        choice.check.wait(check_cancelled)
     receipt = read_json(directory.receipt)
     if _can_be_isolated(directory, spec):
         directory.receipt.unlink()
@@ -316,7 +324,7 @@ def _finished(choice: Choice, spec: StepSpec, given: frozenset[str], heartbeat: 
         directory.receipt.unlink()
         return choice
     choice.close()
-    return Choice(directory=directory, lock=None)
+    return RunSelection(directory=directory, lock=None)
 
 
 def _can_go_on(directory: RunDirectory, spec: StepSpec) -> bool:

@@ -28,12 +28,14 @@ class Listing:
 
     Args:
         paths: Of one dataset.
-        heartbeat: Called now and then while files are listed; raises to stop.
+        check_cancelled: Called now and then while files are listed; raises to stop.
         of_table: Leave out what writers of tables put beside the data, such as ``_SUCCESS`` and ``_metadata``.
     """
 
-    def __init__(self, paths: Sequence[str], heartbeat: Callable[[], None] = lambda: None, *, of_table: bool = False) -> None:
-        self._paths, self._heartbeat, self._list = paths, heartbeat, list_table_files if of_table else list_files
+    def __init__(
+        self, paths: Sequence[str], check_cancelled: Callable[[], None] = lambda: None, *, of_table: bool = False
+    ) -> None:
+        self._paths, self._check_cancelled, self._list = paths, check_cancelled, list_table_files if of_table else list_files
         self.sha256 = ""  #: over path, size and version of every file, in order; of the newest listing that went to its end
 
     def __iter__(self) -> Iterator[Listed]:
@@ -41,7 +43,7 @@ class Listing:
         size = _FIRST_BLOCK
         with closing(self._list(self._paths)) as files:  # when the heartbeat raises too: it may be a process that lists
             while block := list(islice(files, size)):
-                self._heartbeat()
+                self._check_cancelled()
                 lines = "".join([f"{path}\0{size}\0{version}\n" for path, size, version in block])
                 total.update(lines.encode("utf-8", "surrogateescape"))
                 yield from block

@@ -31,13 +31,13 @@ def told(url: str, doing: str, *expected: type[OSError]) -> Iterator[None]:
         raise OutputError(url, f"cannot be {doing}: {type(error).__name__}: {error}") from error
 
 
-def upload(local: Path, url: str, beat: Callable[[], None] = lambda: None) -> None:
+def upload(local: Path, url: str, check_cancelled: Callable[[], None] = lambda: None) -> None:
     """Copy a file to *url*, where it is whole or absent; what was there before is replaced at the very end.
 
     Args:
         local: Must not change meanwhile.
         url: Of the object.
-        beat: Called now and then; when it raises, nothing appears.
+        check_cancelled: Called now and then; when it raises, nothing appears.
     """
     size = local.stat().st_size
     with told(url, "written"):
@@ -45,13 +45,13 @@ def upload(local: Path, url: str, beat: Callable[[], None] = lambda: None) -> No
         if _is_whole_at_once(store) and size <= _PIECE:
             store.put_file(str(local), name)
         elif _is_whole_at_once(store):
-            _upload_in_pieces(store, local, name, beat)
+            _upload_in_pieces(store, local, name, check_cancelled)
         else:
             beside = f"{name}.{uuid.uuid4().hex[:8]}.tmp"
             store.makedirs(name.rpartition("/")[0], exist_ok=True)
             try:
                 store.put_file(str(local), beside)
-                beat()
+                check_cancelled()
                 store.mv(beside, name)
             except BaseException:
                 if store.exists(beside):
@@ -62,15 +62,15 @@ def upload(local: Path, url: str, beat: Callable[[], None] = lambda: None) -> No
         raise OutputError(url, f"has {found} bytes where {size} were written")
 
 
-def _upload_in_pieces(store: Any, local: Path, name: str, beat: Callable[[], None]) -> None:
-    """Send a file piece by piece; the object appears when all have come, and not at all when *beat* raises."""
+def _upload_in_pieces(store: Any, local: Path, name: str, check_cancelled: Callable[[], None]) -> None:
+    """Send a file piece by piece; the object appears when all have come, and not at all when *check_cancelled* raises."""
     block = max(_PIECE, local.stat().st_size // _MOST_PIECES)
     with local.open("rb") as source:
         target = store.open(name, "wb", block_size=block, autocommit=False)
         try:
             while piece := source.read(block):
                 target.write(piece)
-                beat()
+                check_cancelled()
             target.close()
         except BaseException:
             target.closed = True  # else its end would send what there is

@@ -33,7 +33,7 @@ from prefect_parallel_run.execution.runner import earlier_result
 from prefect_parallel_run.monitoring.telling import PrefectWatch
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.mirror import is_copied
-from prefect_parallel_run.runs.resolve import Look
+from prefect_parallel_run.runs.resolve import ExistingRuns
 from prefect_parallel_run.runs.spec import StepSpec
 from prefect_parallel_run.task.cancellation import send_what_was_told
 
@@ -44,7 +44,7 @@ class Prepared:
 
     spec: StepSpec
     target: Target
-    look: Look | None = None  #: what there is of it already, where that has been looked for
+    look: ExistingRuns | None = None  #: what there is of it already, where that has been looked for
 
     def answer(self) -> ParallelRunResult | None:
         """Return the earlier result that is the step's, or None."""

@@ -149,7 +149,7 @@ def test_a_run_that_exceeds_its_limit_has_a_report(workshop, browser):
     assert "error_threshold" in words.split("What went wrong")[0]
 
 
-class Watch(LogWatch):
+class RunListener(LogWatch):
     """Hears the run's warnings."""
 
     def __init__(self, began=lambda _: None):
@@ -163,7 +163,7 @@ class Watch(LogWatch):
         self.warnings.append(text)
 
 
-def drive(workshop, watch, heartbeat=lambda: None):
+def drive(workshop, watch, check_cancelled=lambda: None):
     """Run a small step without Prefect."""
     spec = StepSpec(
         name="driven",
@@ -178,7 +178,7 @@ def drive(workshop, watch, heartbeat=lambda: None):
         home=workshop.folder,
         key=machine_key(workshop.folder),
     )
-    return runner.run_step(spec, LocalTarget(), watch, heartbeat, reduce)
+    return runner.run_step(spec, LocalTarget(), watch, check_cancelled, reduce)
 
 
 def cancelled_soon(watch):
@@ -186,11 +186,11 @@ def cancelled_soon(watch):
     begun = []
     watch._on_begin = begun.append
 
-    def beat():
+    def check_cancelled():
         if begun:
             raise KeyboardInterrupt
 
-    return beat
+    return check_cancelled
 
 
 def cancel(workshop, watch):
@@ -204,7 +204,7 @@ def cancel(workshop, watch):
 def test_a_run_that_is_cancelled_has_a_report(workshop, monkeypatch):
     """When that is soon done."""
     monkeypatch.setattr(runner, "_REPORT_IF_CANCELLED", 60.0)  # however busy this machine is
-    directory = cancel(workshop, Watch())
+    directory = cancel(workshop, RunListener())
     assert "Cancelled" in (directory / "report.html").read_text()
 
 
@@ -212,17 +212,17 @@ def test_a_run_that_is_cancelled_does_not_wait_for_its_report(workshop, monkeypa
     """When it would take long; the command line writes it then."""
     stopped = threading.Event()
 
-    def endless(_, beat):
+    def endless(_, check_cancelled):
         try:
             while True:
-                beat()
+                check_cancelled()
                 time.sleep(0.01)
         finally:
             stopped.set()
 
     monkeypatch.setattr(runner, "_REPORT_IF_CANCELLED", 0.2)
     monkeypatch.setattr(runner, "write_report", endless)
-    watch = Watch()
+    watch = RunListener()
     directory = cancel(workshop, watch)
     assert stopped.is_set()
     assert not (directory / "report.html").exists()
@@ -231,7 +231,7 @@ def test_a_run_that_is_cancelled_does_not_wait_for_its_report(workshop, monkeypa
 
 def test_a_report_that_cannot_be_written_is_a_warning(workshop):
     """The run itself succeeds."""
-    watch = Watch(began=lambda directory: directory.report.mkdir())
+    watch = RunListener(began=lambda directory: directory.report.mkdir())
     result = drive(workshop, watch)
     assert result.mini_batches_succeeded == 20
     assert any("the report could not be written: OutputError" in text for text in watch.warnings)

@@ -121,13 +121,13 @@ def reference() -> dict[str, float]:
 def simulate(nodes: int, slots: int, seconds: float, least: int = _LEASES) -> dict[str, float]:
     """Drive a run on a modelled cluster for a while and return what the driver's decisions cost."""
     from prefect_parallel_run.dispatch.events import Commit, SubmitLease
-    from prefect_parallel_run.dispatch.state import RunRules, RunState
-    from prefect_parallel_run.models import Remainder, Tally
+    from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
+    from prefect_parallel_run.models import PendingWork, Tally
     from prefect_parallel_run.runs.limits import FailureLimits
 
     planned = max(_MINI_BATCHES, round(2 * _LONGEST * nodes * slots / seconds))
-    rules = RunRules(run_max_try=3, limits=FailureLimits(error_threshold=0), most_per_lease=5_000)
-    remainder = Remainder(tally=Tally(planned=planned, items=planned), pending=((0, planned),))
+    rules = SchedulingPolicy(run_max_try=3, limits=FailureLimits(error_threshold=0), most_per_lease=5_000)
+    remainder = PendingWork(tally=Tally(planned=planned, items=planned), pending=((0, planned),))
     state = RunState(rules, remainder, lambda _: 1)
     cluster = _Cluster(nodes, slots, seconds)
     spent, leases, begun = 0.0, 0, None

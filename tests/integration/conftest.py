@@ -11,8 +11,8 @@ import pytest
 
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.node.child_startup import Starter
-from prefect_parallel_run.node.process_log import Lives
+from prefect_parallel_run.node.child_startup import ChildFactory
+from prefect_parallel_run.node.process_log import ProcessLog
 from prefect_parallel_run.node.recall import Recall
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Slot, Work
@@ -78,7 +78,9 @@ class Bench:
     def slot(self, script: str, *arguments: str, **changes) -> Slot:
         settings = self.settings(script, *arguments, **changes)
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
-        starter = Starter(settings, environment, changes.get("interpreter") or sys.executable, str(self.folder), Lives())
+        starter = ChildFactory(
+            settings, environment, changes.get("interpreter") or sys.executable, str(self.folder), ProcessLog()
+        )
         spares = Spares(starter, SpareNeed(settings.run_invocation_timeout))
         slot = Slot(0, settings, starter, spares)
         self._slots.append(slot)

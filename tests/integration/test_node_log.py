@@ -12,7 +12,7 @@ from prefect_parallel_run.node import log_retention, node_log
 from prefect_parallel_run.node.log_rotation import HEAD, MOST
 from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.node_log import NodeLog
-from prefect_parallel_run.node.process_log import Lives
+from prefect_parallel_run.node.process_log import ProcessLog
 from prefect_parallel_run.node.resource_usage import HEADER
 from prefect_parallel_run.node.slot import Work
 
@@ -25,7 +25,7 @@ def over(bench, files, script, *arguments, graceful=True, listen=None, size=10, 
     node = Node(bench.settings(script, *arguments, **changes))
     try:
         if listen is not None:
-            node.tell_said_to(listen)
+            node.on_script_log(listen)
         outcomes = [receipt[2] for work in works for receipt in node.run(work.mini_batch, [work]).receipts]
     finally:
         node.close(graceful=graceful)
@@ -168,7 +168,7 @@ def test_the_machine_is_sampled(bench, files):
 def test_the_number_of_events_is_bounded(bench, monkeypatch):
     """The last line says so."""
     monkeypatch.setattr(node_log, "MOST_EVENTS", 10)
-    lives = Lives()
+    lives = ProcessLog()
     log = NodeLog(bench.settings("counts.py"), lives)
     log.start()
     for number in range(20):

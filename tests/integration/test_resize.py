@@ -26,7 +26,7 @@ class Resizable:
     def open(self, script, *arguments, **changes):
         settings = self.bench.settings(script, *arguments, **{"token": f"resize-{os.getpid()}", "most_slots": 99, **changes})
         self.node = Node(settings)
-        self.node.tell_ready_to(self.ready.append)
+        self.node.on_slot_ready(self.ready.append)
         return self.node
 
     def lives(self, *arguments, **changes):

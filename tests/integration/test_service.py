@@ -16,7 +16,7 @@ from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupErro
 from prefect_parallel_run.execution.code_archive import make_bundle
 from prefect_parallel_run.node import rpc
 from prefect_parallel_run.node.code_archive import unpacked
-from prefect_parallel_run.node.watchdog import Keeper
+from prefect_parallel_run.node.watchdog import Watchdog
 
 from ..processes import command_line, lives
 from .conftest import wait_until
@@ -58,7 +58,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def short(monkeypatch):
     """Keepers that give up soon."""
-    monkeypatch.setattr(rpc, "Keeper", partial(Keeper, patience=0.2))
+    monkeypatch.setattr(rpc, "Watchdog", partial(Watchdog, patience=0.2))
 
 
 async def until(fact):
@@ -93,7 +93,7 @@ def test_a_run_that_is_over_opens_no_node(bench):
             await rpc.open_node(bench.settings("echo.py", is_kept=True), None, worker)
         for there, token in ((other, "token"), (worker, "next")):
             await rpc.open_node(bench.settings("echo.py", token=token), None, there)
-            assert await rpc.close_node(token, True, there) == rpc.LastWords([], [])
+            assert await rpc.close_node(token, True, there) == rpc.ShutdownReport([], [])
 
     asyncio.run(run())
 

@@ -18,7 +18,7 @@ from ..processes import command_line
 from .conftest import wait_until
 
 
-class Lives:
+class ProcessLog:
     """What the processes of lives.py have noted."""
 
     def __init__(self, log):
@@ -51,7 +51,7 @@ class Lives:
 @pytest.fixture
 def lives(bench):
     """At the end none of them is alive."""
-    noted = Lives(bench.log)
+    noted = ProcessLog(bench.log)
     yield noted
     bench.close()
     noted.assert_once_each()

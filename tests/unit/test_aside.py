@@ -3,7 +3,7 @@
 import threading
 from contextvars import ContextVar
 
-from prefect_parallel_run.monitoring.background_publisher import Aside
+from prefect_parallel_run.monitoring.background_publisher import BackgroundPublisher
 
 VARIABLE = ContextVar("variable", default="unset")
 
@@ -23,7 +23,7 @@ def test_all_is_done_in_order_before_the_end():
     """And with the context of whoever made it."""
     done = []
     VARIABLE.set("set")
-    aside = Aside("test", done.append)
+    aside = BackgroundPublisher("test", done.append)
     for number in range(5):
         aside.do(str(number), lambda number=number: done.append((number, VARIABLE.get())))
     assert aside.end(60)
@@ -33,7 +33,7 @@ def test_all_is_done_in_order_before_the_end():
 def test_of_a_kind_that_waits_only_the_newest_is_done():
     """In the place of the first: what came behind that still comes behind it."""
     done, gate = [], Gate()
-    aside = Aside("test", done.append)
+    aside = BackgroundPublisher("test", done.append)
     aside.do("gate", gate)
     assert gate.begun.wait(60)
     for number in range(5):
@@ -46,7 +46,7 @@ def test_of_a_kind_that_waits_only_the_newest_is_done():
 
 def test_what_goes_wrong_is_told_and_the_rest_is_done():
     told, done = [], []
-    aside = Aside("test", told.append)
+    aside = BackgroundPublisher("test", told.append)
     aside.do("bad", lambda: 1 / 0)
     aside.do("good", lambda: done.append("good"))
     assert aside.end(60)
@@ -56,7 +56,7 @@ def test_what_goes_wrong_is_told_and_the_rest_is_done():
 def test_an_end_waits_no_longer_than_it_was_told():
     """Whoever cancels is not held up by a server that is away; what comes of the call then is nobody's concern."""
     told, gate = [], Gate()
-    aside = Aside("test", told.append)
+    aside = BackgroundPublisher("test", told.append)
 
     def fail():
         gate()
@@ -73,6 +73,6 @@ def test_an_end_waits_no_longer_than_it_was_told():
 
 
 def test_nothing_to_do_is_no_thread():
-    aside = Aside("test", print)
+    aside = BackgroundPublisher("test", print)
     assert aside.end(0.0)
     assert aside._thread is None

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from prefect_parallel_run.azureml.options import job_options, runtime_options
-from prefect_parallel_run.azureml.overrides import as_in_azure
+from prefect_parallel_run.azureml.overrides import apply_azure_settings
 from prefect_parallel_run.config.model import ParallelRunConfig
 
 WITHOUT_MEANING = [
@@ -47,7 +47,7 @@ def test_options_without_a_meaning_here_are_one_warning_each(config, option, val
     """It says which, and what there is instead; the configuration stays as it is."""
     given = config()
     arguments = [f"{option}={value}"] if joined else [option, value]
-    changed, (warning,) = as_in_azure(given, ["--mine", "1", *arguments, "--other"])
+    changed, (warning,) = apply_azure_settings(given, ["--mine", "1", *arguments, "--other"])
     assert changed == given
     assert warning.startswith(f"{option} {value}: left out; ")
     assert words in warning
@@ -56,13 +56,13 @@ def test_options_without_a_meaning_here_are_one_warning_each(config, option, val
 @pytest.mark.parametrize("arguments", [["--copy_logs_to_parent", "False"], ["--rank_mini_batch_count", "0"], [], ["--mine"]])
 def test_what_asks_for_nothing_is_no_warning(config, arguments):
     """Azure's defaults, written out."""
-    assert as_in_azure(config(), arguments) == (config(), [])
+    assert apply_azure_settings(config(), arguments) == (config(), [])
 
 
 def test_the_header_is_honoured_and_the_last_one_counts(config):
     """As argparse reads it."""
     arguments = ["--append_row_dataframe_header", "False", "--append_row_dataframe_header=True"]
-    changed, warnings = as_in_azure(config(), arguments)
+    changed, warnings = apply_azure_settings(config(), arguments)
     assert (changed.append_row_header, warnings) == (True, [])
 
 
@@ -108,7 +108,7 @@ def test_a_jobs_limits_become_fields_and_leave_the_arguments():
 def test_commas_are_commas_and_the_header_is_the_options(config, header):
     """The settings that Azure's own tools write, with the option they pass: DataFrames become what they become there."""
     arguments = ["--append_row_dataframe_header", "True"] if header else []
-    changed, warnings = as_in_azure(config(to_csv(sep=",")), arguments)
+    changed, warnings = apply_azure_settings(config(to_csv(sep=",")), arguments)
     assert (changed.result_format, changed.append_row_csv_options) == ("text", {"sep": ","})
     assert (changed.append_row_header, warnings) == (header, [])
 
@@ -126,7 +126,7 @@ def test_commas_are_commas_and_the_header_is_the_options(config, header):
 )
 def test_keywords_that_mean_something_here_are_honoured(config, keywords, fields):
     """Without a word."""
-    changed, warnings = as_in_azure(config(to_csv(**keywords)), [])
+    changed, warnings = apply_azure_settings(config(to_csv(**keywords)), [])
     assert warnings == []
     assert fields.items() <= changed.model_dump().items()
 
@@ -148,7 +148,7 @@ def test_keywords_that_mean_something_here_are_honoured(config, keywords, fields
 def test_what_is_not_kept_is_one_warning(config, settings, fields, words):
     """Keywords without a place here, and those that the configuration overrules."""
     given = config(settings, **fields)
-    changed, (warning,) = as_in_azure(given, [])
+    changed, (warning,) = apply_azure_settings(given, [])
     assert changed == given
     assert words in warning
 
@@ -162,13 +162,13 @@ def test_a_broken_settings_file_is_an_error_that_names_it(config, text):
     path = given.source_path / "parallel_run_step.settings.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"parallel_run_step\.settings\.json"):
-        as_in_azure(given, [])
+        apply_azure_settings(given, [])
 
 
 def test_without_rows_the_settings_file_says_nothing(config):
     """summary_only writes none."""
     given = config("{", output_action="summary_only")
-    assert as_in_azure(given, []) == (given, [])
+    assert apply_azure_settings(given, []) == (given, [])
 
 
 @pytest.mark.parametrize(
@@ -184,14 +184,14 @@ def test_without_rows_the_settings_file_says_nothing(config):
 def test_a_keyword_with_a_wrong_value_is_an_error(config, keywords, words):
     """It names file, keyword and what is accepted: pandas would only say so in every process."""
     with pytest.raises(ValueError) as caught:
-        as_in_azure(config(to_csv(**keywords)), [])
+        apply_azure_settings(config(to_csv(**keywords)), [])
     assert words in str(caught.value)
     assert "parallel_run_step.settings.json" in str(caught.value)
 
 
 def test_own_options_come_first_keyword_by_keyword(config):
     """What only the file says is added."""
-    changed, warnings = as_in_azure(config(to_csv(sep=";", na_rep="-"), append_row_csv_options={"sep": ";"}), [])
+    changed, warnings = apply_azure_settings(config(to_csv(sep=";", na_rep="-"), append_row_csv_options={"sep": ";"}), [])
     assert (changed.append_row_csv_options, warnings) == ({"sep": ";", "na_rep": "-"}, [])
 
 

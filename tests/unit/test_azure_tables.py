@@ -10,7 +10,7 @@ from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.azureml.findings import Outcome
 from prefect_parallel_run.azureml.load import load
 from prefect_parallel_run.azureml.mltable import load_mltable
-from prefect_parallel_run.datasets.base import unheard
+from prefect_parallel_run.datasets.base import ignore_warning
 
 DATA = Path(__file__).parent / "data" / "azure"
 
@@ -69,7 +69,7 @@ def test_what_is_read_is_what_the_table_says(table, tmp_path):
     """Latin-1, semicolons, no header: the rows come out right."""
     found = table("- read_delimited: {encoding: latin1, delimiter: ';', header: no_header}", "- pattern: ./*.txt")
     (tmp_path / "b.txt").write_bytes("é;1\nü;2\n".encode("latin-1"))
-    ((frame, _),) = found.dataset._tables(unheard)
+    ((frame, _),) = found.dataset._tables(ignore_warning)
     assert frame.equals(pd.DataFrame({"0": ["é", "ü"], "1": [1, 2]}).set_axis(frame.columns, axis=1))
 
 

@@ -26,10 +26,10 @@ def test_ctrl_c_while_the_thread_starts_ends_the_work(monkeypatch):
         start(self)
         raise KeyboardInterrupt
 
-    def work(beat):
+    def work(check_cancelled):
         try:
             while not ended.wait(0.01):
-                beat()
+                check_cancelled()
         finally:
             ended.set()
 
@@ -43,10 +43,10 @@ def test_an_error_of_the_heartbeat_ends_the_work():
     """And reaches whoever waits."""
     ended = threading.Event()
 
-    def work(beat):
+    def work(check_cancelled):
         try:
             while not ended.wait(0.01):
-                beat()
+                check_cancelled()
         finally:
             ended.set()
 

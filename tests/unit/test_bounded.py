@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from prefect_parallel_run.compute.bounded import GivenUpError, bounded
+from prefect_parallel_run.compute.bounded import CallAbandonedError, bounded
 
 
 def test_what_comes_in_time_comes_as_it_is():
@@ -32,7 +32,7 @@ def test_what_comes_too_late_is_undone(why):
     if why == "cancelled":
         cancelled.set()
     words = "no answer within 0 s" if why == "timeout" else "nobody waits"
-    with pytest.raises(GivenUpError, match=words):
+    with pytest.raises(CallAbandonedError, match=words):
         bounded(make, 0.0 if why == "timeout" else 1000.0, cancelled, undo=undo)
     gate.set()
     assert undone.wait(60)

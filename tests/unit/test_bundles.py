@@ -170,7 +170,7 @@ def test_too_many_bytes_are_refused_before_one_is_read(source, tmp_path):
         with (source / name).open("wb") as file:
             file.truncate(size)
     with pytest.raises(ValueError, match="over 300 MB") as caught:
-        make_bundle(config(source), tmp_path / "bundles", heartbeat=pytest.fail)
+        make_bundle(config(source), tmp_path / "bundles", check_cancelled=pytest.fail)
     places = [str(source / name) for name in ("model.bin", "data", "few")]
     assert re.findall(rf"{re.escape(str(source))}\S* \(\d+ MB\)", str(caught.value)) == [
         f"{place} ({size} MB)" for place, size in zip(places, (200, 87, 20), strict=True)
@@ -195,7 +195,7 @@ def test_code_that_changes_while_it_is_read_is_read_again(source, tmp_path, how)
     write(source, {"a.bin": b"x" * 10, "z.bin": b"1"})
     changes = iter([how])
 
-    def heartbeat():
+    def check_cancelled():
         change = next(changes, None)
         if change in ("remove", "link"):
             (source / "z.bin").unlink()
@@ -208,9 +208,9 @@ def test_code_that_changes_while_it_is_read_is_read_again(source, tmp_path, how)
 
     if how == "link":
         with pytest.raises(ValueError, match=r"z\.bin is a link"):
-            make_bundle(config(source), tmp_path / "bundles", heartbeat)
+            make_bundle(config(source), tmp_path / "bundles", check_cancelled)
     else:
-        made = make_bundle(config(source), tmp_path / "bundles", heartbeat)
+        made = make_bundle(config(source), tmp_path / "bundles", check_cancelled)
         assert read(unpack(made.path, made.sha256, tmp_path / "cache")) == read(source)
         assert len(list((tmp_path / "bundles").iterdir())) == 1
 

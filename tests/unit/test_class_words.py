@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from prefect_parallel_run.compute.dask_classes import words_for
+from prefect_parallel_run.compute.dask_classes import arguments_for
 
 QUEUES = ["SLURM", "PBS", "SGE", "HTCondor", "LSF", "OAR", "Moab"]
 KNOWN = {
@@ -25,7 +25,7 @@ KNOWN = {
 )
 def test_a_local_cluster_stays_on_loopback(name):
     """Whatever module it is named by."""
-    words = words_for(name, 3, 2, {})
+    words = arguments_for(name, 3, 2, {})
     assert (words.arguments["n_workers"], words.arguments["threads_per_worker"], words.scales_by) == (3, 2, "n_workers")
     assert (words.arguments["host"], words.arguments["dashboard_address"]) == ("127.0.0.1", "127.0.0.1:0")
 
@@ -33,21 +33,21 @@ def test_a_local_cluster_stays_on_loopback(name):
 @pytest.mark.parametrize("given", [{}, {"host": "localhost"}, {"host": "0.0.0.0"}, {"interface": "eth0"}, {"protocol": "tls"}])
 def test_a_local_cluster_gets_certificates(given):
     """Unless it has some: every user of the machine can connect to its loopback."""
-    words = words_for("distributed.LocalCluster", 1, None, given)
+    words = arguments_for("distributed.LocalCluster", 1, None, given)
     assert (words.wants_security, words.is_plain) == (True, False)
     assert words.arguments["threads_per_worker"] == 1
-    assert not words_for("distributed.LocalCluster", 1, None, {**given, "security": True}).wants_security
+    assert not arguments_for("distributed.LocalCluster", 1, None, {**given, "security": True}).wants_security
 
 
 @pytest.mark.parametrize("name", ["distributed.LocalCluster", "dask_cuda.LocalCUDACluster", "dask_jobqueue.SLURMCluster"])
 @pytest.mark.parametrize("protocol", ["tcp", "tcp://", "ucx"])
 def test_a_protocol_without_encryption_must_be_accepted(name, protocol):
     """Certificates would be of no use to it."""
-    assert words_for(name, 1, 1, {"protocol": protocol}).is_plain
+    assert arguments_for(name, 1, 1, {"protocol": protocol}).is_plain
 
 
 def test_a_gpu_cluster_is_a_local_one_with_a_worker_per_gpu():
-    words = words_for("dask_cuda.LocalCUDACluster", 4, None, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"})
+    words = arguments_for("dask_cuda.LocalCUDACluster", 4, None, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"})
     assert (words.arguments["n_workers"], words.arguments["host"]) == (4, "127.0.0.1")
     assert words.arguments["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
 
@@ -55,30 +55,30 @@ def test_a_gpu_cluster_is_a_local_one_with_a_worker_per_gpu():
 @pytest.mark.parametrize("queue", QUEUES)
 def test_a_job_holds_one_worker(queue):
     """With as many cores as it has slots; scaled afterwards, so that complaints are heard."""
-    words = words_for(f"dask_jobqueue.{queue}Cluster", 3, 8, {"memory": "8GB", "queue": "long"})
+    words = arguments_for(f"dask_jobqueue.{queue}Cluster", 3, 8, {"memory": "8GB", "queue": "long"})
     assert words.arguments.items() >= {"processes": 1, "cores": 8, "memory": "8GB", "queue": "long"}.items()
     assert "n_workers" not in words.arguments
     assert (words.scales_by, words.wants_security, words.certificate_folder) == ("scale", True, "shared_temp_directory")
 
 
 def test_without_slots_the_cores_are_the_users_or_the_sites():
-    assert "cores" not in words_for("dask_jobqueue.SLURMCluster", 1, None, {}).arguments
-    assert words_for("dask_jobqueue.SLURMCluster", 1, 8, {"cores": 16}).arguments["cores"] == 16
+    assert "cores" not in arguments_for("dask_jobqueue.SLURMCluster", 1, None, {}).arguments
+    assert arguments_for("dask_jobqueue.SLURMCluster", 1, 8, {"cores": 16}).arguments["cores"] == 16
 
 
 def test_the_users_options_win_one_by_one():
     """One that is given does not take the dashboard off loopback, nor lists of arguments away."""
     given = {"scheduler_options": {"interface": "ib0"}, "worker_extra_args": ["--lifetime", "55m"]}
-    arguments = words_for("dask_jobqueue.SLURMCluster", 1, 1, given).arguments
+    arguments = arguments_for("dask_jobqueue.SLURMCluster", 1, 1, given).arguments
     assert arguments["scheduler_options"] == {"allowed_failures": 0, "dashboard_address": "127.0.0.1:0", "interface": "ib0"}
     assert arguments["worker_extra_args"] == ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--lifetime", "55m"]
     given = {"scheduler_options": {"dashboard_address": ":8787"}, "processes": 2}
-    arguments = words_for("dask_jobqueue.SLURMCluster", 1, 1, given).arguments
+    arguments = arguments_for("dask_jobqueue.SLURMCluster", 1, 1, given).arguments
     assert (arguments["scheduler_options"]["dashboard_address"], arguments["processes"]) == (":8787", 2)
 
 
 def test_jobs_on_this_machine_stay_on_loopback():
-    words = words_for("dask_jobqueue.local.LocalCluster", 2, 2, {"memory": "1GB"})
+    words = arguments_for("dask_jobqueue.local.LocalCluster", 2, 2, {"memory": "1GB"})
     assert words.arguments["scheduler_options"]["host"] == "127.0.0.1"
     assert words.arguments["worker_extra_args"][-2:] == ["--host", "127.0.0.1"]
     assert (words.wants_security, words.certificate_folder) == (True, "shared_temp_directory")
@@ -87,21 +87,21 @@ def test_jobs_on_this_machine_stay_on_loopback():
 @pytest.mark.parametrize("name", ["dask_kubernetes.operator.KubeCluster", "dask_kubernetes.KubeCluster"])
 def test_pods_speak_plainly(name):
     """A cluster of the user's own description has its own number of workers, which is then corrected."""
-    words = words_for(name, 3, 4, {"image": "x:1"})
+    words = arguments_for(name, 3, 4, {"image": "x:1"})
     assert (words.arguments["n_workers"], words.scales_by, words.is_plain) == (3, "n_workers", True)
-    words = words_for(name, 3, 4, {"custom_cluster_spec": {}})
+    words = arguments_for(name, 3, 4, {"custom_cluster_spec": {}})
     assert "n_workers" not in words.arguments
     assert (words.scales_by, words.is_plain) == ("scale", True)
 
 
 def test_a_gateway_is_told_nothing_but_what_the_user_says():
     """It refuses options that its administrator has not foreseen."""
-    words = words_for("dask_gateway.GatewayCluster", 3, 4, {"address": "https://gateway"})
+    words = arguments_for("dask_gateway.GatewayCluster", 3, 4, {"address": "https://gateway"})
     assert (dict(words.arguments), words.scales_by) == ({"address": "https://gateway"}, "scale")
 
 
 def test_a_cloud_does_not_scale_by_itself():
-    words = words_for("coiled.Cluster", 3, 4, {"region": "eu-west-1"})
+    words = arguments_for("coiled.Cluster", 3, 4, {"region": "eu-west-1"})
     assert dict(words.arguments) == {"n_workers": 3, "wait_for_workers": False, "region": "eu-west-1"}
     assert not words.wants_security
 
@@ -109,13 +109,13 @@ def test_a_cloud_does_not_scale_by_itself():
 def test_hosts_are_as_many_as_nodes_and_one_for_the_scheduler():
     """Lists with an entry for each host are cut with them."""
     given = {"hosts": ["a", "b", "c", "d"], "connect_options": [{"port": n} for n in range(4)], "remote_python": "/python"}
-    words = words_for("distributed.SSHCluster", 2, None, given)
+    words = arguments_for("distributed.SSHCluster", 2, None, given)
     assert words.arguments["hosts"] == ["a", "b", "c"]
     assert words.arguments["connect_options"] == [{"port": 0}, {"port": 1}, {"port": 2}]
     assert (words.arguments["remote_python"], words.arguments["worker_options"]["nthreads"]) == ("/python", 1)
     assert (words.scales_by, words.is_plain) == ("fixed", True)
     assert given["hosts"] == ["a", "b", "c", "d"], "the user's list is left alone"
-    assert not words_for("distributed.SSHCluster", 2, 1, {**given, "scheduler_options": {"protocol": "tls://"}}).is_plain
+    assert not arguments_for("distributed.SSHCluster", 2, 1, {**given, "scheduler_options": {"protocol": "tls://"}}).is_plain
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_hosts_are_as_many_as_nodes_and_one_for_the_scheduler():
     [(["n_workers", "security"], ("n_workers", True)), (["security"], ("scale", True)), (["n_workers"], ("n_workers", False))],
 )
 def test_any_other_class_is_asked_by_what_it_takes(accepted, asked):
-    words = words_for("site.clusters.OurCluster", 3, 4, {"a": 1}, accepted)
+    words = arguments_for("site.clusters.OurCluster", 3, 4, {"a": 1}, accepted)
     assert (words.scales_by, words.wants_security) == asked
     assert words.arguments == ({"n_workers": 3, "a": 1} if "n_workers" in accepted else {"a": 1})
 
@@ -147,7 +147,7 @@ def test_the_real_class_takes_our_words(name):
         cluster_class = getattr(importlib.import_module(module), last)
     except ImportError as error:
         pytest.skip(f"{error.name} is not installed")
-    words = words_for(name, 2, 2, KNOWN[name])
+    words = arguments_for(name, 2, 2, KNOWN[name])
     accepted = accepted_by(cluster_class)
     passed_on = {"memory_limit"} if last in ("LocalCluster", "LocalCUDACluster") else set()  # to the workers
     assert set(words.arguments) - passed_on <= accepted
@@ -164,7 +164,7 @@ def test_a_real_job_starts_one_worker_with_its_cores(queue):
     """As dask-jobqueue writes the job."""
     jobqueue = pytest.importorskip("dask_jobqueue")
     own = {"disk": "1GB"} if queue == "HTCondor" else {}
-    words = words_for(f"dask_jobqueue.{queue}Cluster", 3, 4, {"memory": "8GB", **own})
+    words = arguments_for(f"dask_jobqueue.{queue}Cluster", 3, 4, {"memory": "8GB", **own})
     of_the_job = {name: value for name, value in words.arguments.items() if name != "scheduler_options"}
     job = getattr(jobqueue, f"{queue}Cluster").job_cls("tcp://scheduler:1", name="node", **of_the_job)
     assert "--nthreads 4" in job.job_script()

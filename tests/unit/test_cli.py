@@ -13,7 +13,7 @@ import pytest
 
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.cli._exit_codes import MEANING, Exit, ReaderGoneError, exit_of
+from prefect_parallel_run.cli._exit_codes import MEANING, BrokenOutputError, Exit, exit_of
 from prefect_parallel_run.cli._output import emit_array
 from prefect_parallel_run.cli._terminal import next_steps
 from prefect_parallel_run.cli.step_options import format_options, named, paths_in, read_step_options, split_arguments, step_name
@@ -25,7 +25,7 @@ from prefect_parallel_run.errors import (
     RowsDifferError,
     RunLockedError,
 )
-from prefect_parallel_run.models import Cut, Receipt
+from prefect_parallel_run.models import PlannedBatch, Receipt
 from prefect_parallel_run.planning.writing import PlanWriter, write_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, write_json
@@ -61,7 +61,7 @@ def given(command, *words, **known):
     ("error", "code"),
     [
         (KeyboardInterrupt(), 130),
-        (ReaderGoneError(), 141),
+        (BrokenOutputError(), 141),
         (RunLockedError("/run", "process 1", "host"), 3),
         (LimitExceededError("error_threshold", 1, 2), 1),
         (sqlite3.DatabaseError("broken"), 1),
@@ -457,7 +457,7 @@ def test_a_line_end_in_a_name_wants_null(tmp_path, capsys):
     write_json(directory.description, {"identity": {}})
     work = {"input": "files", "kind": "files", "root": f"{name.parent}/", "names": [name.name], "sizes": [1], "versions": [1]}
     with PlanWriter(directory.plan) as writer:
-        writer.add("files", Cut(1, 1, json.dumps(work)))
+        writer.add("files", PlannedBatch(1, 1, json.dumps(work)))
         writer.finish("file", "")
     with Ledger.create(directory.ledger, [1]) as ledger:
         ledger.commit([(Receipt.of_failure(0, 1, "raised", items=1, started=1.0, seconds=1.0), "failed")])

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from prefect_parallel_run.runs.commands import LONGEST
-from prefect_parallel_run.runs.control_files import Lines, answer, answer_in, append
+from prefect_parallel_run.runs.control_files import LineTail, answer, answer_in, append
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def taken(lines):
 
 def test_lines_come_once_and_where_they_begin(path):
     """A line may come in parts; nothing is there before the file is."""
-    lines = Lines(path)
+    lines = LineTail(path)
     assert taken(lines) == []
     path.write_bytes(b"one\n\n  \ntwo\nthr")
     assert list(lines.take()) == [(0, b"one"), (8, b"two")]
@@ -35,12 +35,12 @@ def test_a_line_that_somebody_did_not_end_spoils_no_other(path):
     """Who appends ends it."""
     path.write_bytes(b"half")
     append(path, b"whole\n")
-    assert taken(Lines(path)) == [b"half", b"whole"]
+    assert taken(LineTail(path)) == [b"half", b"whole"]
 
 
 def test_a_line_too_long_is_told_once_by_its_beginning(path):
     """However long it is, no more of it is held."""
-    lines = Lines(path)
+    lines = LineTail(path)
     path.write_bytes(b"x" * 300_000)
     found = [line for _ in range(10) for line in taken(lines)]
     assert found == [b"x" * (LONGEST + 1)]
@@ -54,13 +54,13 @@ def test_much_comes_in_parts(path):
     chance = random.Random(1)
     written = [bytes([97 + number % 26]) * chance.randrange(1, LONGEST) for number in range(200)]
     path.write_bytes(b"".join(line + b"\n" for line in written))
-    lines = Lines(path)
+    lines = LineTail(path)
     assert [line for _ in range(50) for line in taken(lines)] == written
 
 
 def test_a_file_that_is_begun_anew_is_read_from_there(path):
     """Somebody has emptied it."""
-    lines = Lines(path)
+    lines = LineTail(path)
     path.write_bytes(b"a long line\n")
     taken(lines)
     path.write_bytes(b"b\n")
@@ -70,21 +70,21 @@ def test_a_file_that_is_begun_anew_is_read_from_there(path):
 def test_what_is_no_plain_file_has_no_lines(path, tmp_path):
     """A pipe would hold the run up, a link leads elsewhere."""
     os.mkfifo(path)
-    assert taken(Lines(path)) == []
+    assert taken(LineTail(path)) == []
     path.unlink()
     path.symlink_to(tmp_path / "other")
     (tmp_path / "other").write_bytes(b"line\n")
-    assert taken(Lines(path)) == []
+    assert taken(LineTail(path)) == []
     with pytest.raises(OSError, match="symbolic"):
         append(path, b"line\n")
     path.unlink()
     path.mkdir()
-    assert taken(Lines(path)) == []
+    assert taken(LineTail(path)) == []
 
 
 def test_an_answer_is_found_by_the_order_it_belongs_to(path):
     """Among those to others."""
-    lines = Lines(path)
+    lines = LineTail(path)
     answer(path, "a", applied=True, words="done", at=1.0)
     answer(path, "b", applied=False, words="not a", at=2.0)
     assert answer_in(lines, "b") == {"id": "b", "applied": False, "answer": "not a", "at": 2.0}

@@ -110,7 +110,7 @@ class Workshop:
         watch = LogWatch("names", SimpleNamespace(info=ignore, warning=ignore, error=ignore, log=ignore, debug=ignore))
         return run_step(self.spec, LocalTarget(), watch, lambda: None, reduce)
 
-    def drive(self, spec, choice, ledger, drive, cluster, watch, heartbeat, control):
+    def drive(self, spec, choice, ledger, drive, cluster, watch, check_cancelled, control):
         if choice.planner is not None:
             while not choice.planner.is_over():
                 choice.planner.take()
@@ -161,7 +161,7 @@ def ignore(*_, **__):
 def workshop(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         made = object.__new__(Workshop)
-        patch.setattr(driving, "drive_run", made.drive)
+        patch.setattr(driving, "execute", made.drive)
         patch.setattr(driving, "_report", ignore)
         made.__init__(tmp_path_factory.mktemp("damaged"))
         yield made

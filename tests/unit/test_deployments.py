@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from prefect_parallel_run.compute.dask_classes import words_for
+from prefect_parallel_run.compute.dask_classes import arguments_for
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -302,13 +302,15 @@ def test_dask_cluster():
     check_dask_cluster(read("kubernetes/dask-cluster.yaml"))
     target = read("kubernetes/prefect.yaml")["deployments"][0]["parameters"]["compute_target"]
     assert (ROOT / target["cluster_kwargs"]["custom_cluster_spec"]).exists()
-    assert words_for(target["cluster_class"], 4, 1, target["cluster_kwargs"]).scales_by == "scale"
+    assert arguments_for(target["cluster_class"], 4, 1, target["cluster_kwargs"]).scales_by == "scale"
 
 
 def test_kube_cluster_by_its_arguments():
     """What dask-kubernetes makes of the arguments of the README's example is a DaskCluster too."""
     operator = pytest.importorskip("dask_kubernetes.operator")
-    words = words_for("dask_kubernetes.operator.KubeCluster", 3, 1, {"name": "x", "image": "x:1", "resources": {}, "env": {}})
+    words = arguments_for(
+        "dask_kubernetes.operator.KubeCluster", 3, 1, {"name": "x", "image": "x:1", "resources": {}, "env": {}}
+    )
     check_dask_cluster(operator.make_cluster_spec(**{k: v for k, v in words.arguments.items() if k != "quiet"}))
 
 
@@ -328,7 +330,7 @@ def slurm_job():
     jobqueue = pytest.importorskip("dask_jobqueue")
     parameters = read("slurm/prefect.yaml")["deployments"][0]["parameters"]
     target = parameters["compute_target"]
-    arguments = dict(words_for(target["cluster_class"], parameters["node_count"], 1, target["cluster_kwargs"]).arguments)
+    arguments = dict(arguments_for(target["cluster_class"], parameters["node_count"], 1, target["cluster_kwargs"]).arguments)
     arguments.pop("scheduler_options")  # the cluster's own
     return jobqueue.SLURMCluster.job_cls("tls://login:1", name="node", **arguments).job_script()
 

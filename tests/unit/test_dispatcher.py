@@ -13,14 +13,14 @@ from prefect_parallel_run.models import Receipt
 SETTINGS = SimpleNamespace(token="t", run_directory="/run", is_kept=False)
 
 
-class Told:
+class ControlListener:
     """An observer that only listens, and a state that never waits for a moment."""
 
     next_due = None
 
 
 def dispatcher():
-    return Dispatcher(None, SETTINGS, None, None, Told(), Told(), None, None, wanted=1)
+    return Dispatcher(None, SETTINGS, None, None, ControlListener(), ControlListener(), None, None, wanted=1)
 
 
 def test_what_comes_home_with_the_one_that_ends_the_run_is_not_lost():
@@ -56,7 +56,7 @@ def test_rows_are_checked_once_they_are_committed():
         if receipts[0].mini_batch == 3:
             raise RowsDifferError("", "column 'a'", 3)
 
-    made = Dispatcher(None, SETTINGS, None, Noted(notes), Told(), Noted([]), None, None, wanted=1, check_rows=check)
+    made = Dispatcher(None, SETTINGS, None, Noted(notes), ControlListener(), Noted([]), None, None, wanted=1, check_rows=check)
     made._traffic = SimpleNamespace(dated=lambda receipt: receipt)
     receipt = Receipt(0, 1, "succeeded", 2, 2, 0, 2, "p.part", 0, 8, 80, 0, 1.0, 0.1)
     failed = Receipt.of_failure(1, 1, "raised", items=2, started=1.0, seconds=0.1)

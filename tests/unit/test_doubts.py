@@ -8,7 +8,7 @@ import pytest
 from pyarrow import orc
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.datasets.input_warnings import Column, Doubts
+from prefect_parallel_run.datasets.input_warnings import Column, InputWarnings
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 
@@ -72,7 +72,7 @@ def test_json_lines_and_files_without_a_header_are_compared_too(tmp_path):
 def test_many_columns_are_told_in_short():
     """A log is no list of a thousand columns."""
     told = []
-    doubts = Doubts(told.append)
+    doubts = InputWarnings(told.append)
     for path, kind in (("a", "int"), ("b", "text")):
         doubts.of_columns(path, [Column(f"c{number}", kind) for number in range(12)])
     doubts.end()

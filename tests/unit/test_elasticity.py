@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.dispatch.autoscaler import Elasticity
+from prefect_parallel_run.dispatch.autoscaler import Autoscaler
 from prefect_parallel_run.dispatch.node_count import IDLE_SECONDS, NodeBounds, nodes_wanted
 
 BOUNDS = NodeBounds(at_least=1, at_most=4)
@@ -23,7 +23,7 @@ def at_once(do):
 
 def elastic(bounds, scale=lambda nodes: None, release=lambda workers: None, warned=print, begin=at_once):
     """Elasticity of a cluster that answers at once."""
-    return Elasticity(bounds, scale, release, warned, begin)
+    return Autoscaler(bounds, scale, release, warned, begin)
 
 
 @given(st.integers(0, 10**7), st.floats(0, 1e4), st.floats(0.1, 128), st.integers(1, 50), st.integers(0, 50))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from prefect_parallel_run import InputError, TabularDataset
 from prefect_parallel_run.child.failure import describe
 from prefect_parallel_run.child.reading import BadRecord, Reader
-from prefect_parallel_run.runs.resolve import that_counts
+from prefect_parallel_run.runs.resolve import dataset_fingerprint
 
 CELL = st.sampled_from(["1", "-7", "007", "2.5", "999", "999.0", "x", "n.v.", "", "NA", "True", "0x1F", "1e5"])
 
@@ -170,9 +170,9 @@ def test_what_is_given_counts_for_what_a_run_is():
     """It changes the items; a dataset without is the same as one of an earlier version, which had no such fields."""
     usual = TabularDataset.from_delimited_files("/x")
     other = TabularDataset.from_delimited_files("/x", column_types={"a": "string"}, na_values=["-"])
-    assert not {"column_types", "na_values", "keep_default_na"} & that_counts(usual.model_dump()).keys()
-    assert that_counts(other.model_dump()).items() >= {"column_types": {"a": "string"}, "na_values": ["-"]}.items()
+    assert not {"column_types", "na_values", "keep_default_na"} & dataset_fingerprint(usual.model_dump()).keys()
+    assert dataset_fingerprint(other.model_dump()).items() >= {"column_types": {"a": "string"}, "na_values": ["-"]}.items()
     strings = TabularDataset.from_delimited_files("/x", keep_default_na=False)
-    assert that_counts(strings.model_dump()) == {**that_counts(usual.model_dump()), "keep_default_na": False}
+    assert dataset_fingerprint(strings.model_dump()) == {**dataset_fingerprint(usual.model_dump()), "keep_default_na": False}
     assert TabularDataset.model_validate_json(other.model_dump_json()) == other
     assert TabularDataset.from_delimited_files("/x", column_types={}, na_values=[]) == usual

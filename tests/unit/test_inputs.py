@@ -28,7 +28,7 @@ from prefect_parallel_run.planning.inputs import (
     resolve_side_inputs,
 )
 from prefect_parallel_run.runs.diff import differences
-from prefect_parallel_run.runs.fingerprint import digest, machine_key, world
+from prefect_parallel_run.runs.fingerprint import digest, machine_key, run_fingerprint
 from prefect_parallel_run.runs.run_directory import RunDirectory, check_home, read_json, runs_below, write_json
 
 OPTIONS = [
@@ -133,7 +133,7 @@ def config(tmp_path):
 
 def identify(config, **fields):
     given = {"inputs": [], "arguments": [], "side_inputs": {}, "key": b"k"}
-    return digest(world(config, **{**given, **fields})["identity"])
+    return digest(run_fingerprint(config, **{**given, **fields})["identity"])
 
 
 def test_identity_follows_what_shapes_the_result(config, tmp_path):
@@ -166,7 +166,7 @@ def test_identity_follows_what_shapes_the_result(config, tmp_path):
 
 def test_runs_of_earlier_versions_are_still_the_same(config):
     """What is new counts only where it is used."""
-    now = world(config(), inputs=[], arguments=[], side_inputs={}, key=b"k")
+    now = run_fingerprint(config(), inputs=[], arguments=[], side_inputs={}, key=b"k")
     assert "models" not in now["identity"]
     assert "append_row_csv_options" not in now["shaping"]
 
@@ -177,9 +177,9 @@ def test_models_that_are_others_are_named(config, tmp_path):
 
     def now(text):
         model.write_text(text)
-        return world(config(models={"m": str(model)}), inputs=[], arguments=[], side_inputs={}, key=b"k")
+        return run_fingerprint(config(models={"m": str(model)}), inputs=[], arguments=[], side_inputs={}, key=b"k")
 
-    without = world(config(), inputs=[], arguments=[], side_inputs={}, key=b"k")
+    without = run_fingerprint(config(), inputs=[], arguments=[], side_inputs={}, key=b"k")
     before = now("a")
     assert list(differences(before, now("bb"))) == ["model m has changed"]
     assert list(differences(before, without)) == ["model m is gone"]
@@ -218,7 +218,9 @@ def test_code_counts_where_the_output_is_written_beside_it_too(config, tmp_path)
 
 def test_secrets_are_not_in_the_identity(config):
     """Only a keyed hash of them."""
-    parts = world(config(environment_variables={"TOKEN": "hunter2"}), inputs=[], arguments=[], side_inputs={}, key=b"k")
+    parts = run_fingerprint(
+        config(environment_variables={"TOKEN": "hunter2"}), inputs=[], arguments=[], side_inputs={}, key=b"k"
+    )
     assert "hunter2" not in json.dumps(parts)
 
 

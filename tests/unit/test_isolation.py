@@ -15,8 +15,8 @@ from prefect_parallel_run.dispatch.events import (
     NodeLeft,
     SubmitLease,
 )
-from prefect_parallel_run.dispatch.state import RunRules, RunState
-from prefect_parallel_run.models import Isolating, Receipt, Remainder, Tally
+from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
+from prefect_parallel_run.models import BisectionState, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.limits import FailureLimits
 
 
@@ -45,8 +45,8 @@ class Rig:
     """A state that answers are played to."""
 
     def __init__(self, items=8, remainder=None, **limits):
-        rules = RunRules(run_max_try=2, limits=FailureLimits(**limits), isolate=True)
-        remainder = remainder or Remainder(tally=Tally(planned=1, items=items), pending=((0, 1),))
+        rules = SchedulingPolicy(run_max_try=2, limits=FailureLimits(**limits), isolate=True)
+        remainder = remainder or PendingWork(tally=Tally(planned=1, items=items), pending=((0, 1),))
         self.state = RunState(rules, remainder, lambda index: items)
         self.items = items
         self.log = []
@@ -106,7 +106,7 @@ def test_it_goes_on_where_it_was():
     """From what the ledger says of the pieces."""
     tally = Tally(planned=1, items=8, waiting=1, succeeded_items=4, waiting_items=4, rows=4, all_scheduled=True)
     known = ((0, 4, True), (4, 8, False))
-    rig = Rig(remainder=Remainder(tally=tally, pending=(), isolating=(Isolating(0, 2, 8, 4, known),)))
+    rig = Rig(remainder=PendingWork(tally=tally, pending=(), isolating=(BisectionState(0, 2, 8, 4, known),)))
     assert rig.todo[0].piece == Piece(4, 6)
     tally = rig.play({5})
     assert (tally.succeeded_items, tally.failed_items, tally.rows) == (7, 1, 7)

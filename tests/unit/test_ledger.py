@@ -89,11 +89,11 @@ def test_places_come_in_mini_batch_order_whatever_the_order_of_commits(ledger):
 def test_a_ledger_grows_with_its_plan(tmp_path):
     """Further mini-batches come behind the others; what is known of those stays."""
     with Ledger.create(tmp_path / "l.sqlite", ()) as ledger:
-        assert (ledger.planned(), ledger.is_untouched(), ledger.tally().planned) == (0, True, 0)
+        assert (ledger.planned(), ledger.is_empty(), ledger.tally().planned) == (0, True, 0)
         ledger.extend([10, 10])
         ledger.commit([(receipt(1), "succeeded")])
         ledger.extend([5])
-        assert (ledger.planned(), ledger.is_untouched()) == (3, False)
+        assert (ledger.planned(), ledger.is_empty()) == (3, False)
         left = ledger.remainder(is_growing=True)
         assert left.pending == ((0, 1), (2, 3))
         assert (left.tally.items, left.tally.succeeded, left.tally.is_growing) == (25, 1, True)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.models import Cut
+from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.paths import absolute_path
 from prefect_parallel_run.planning.spool import Spool
 from prefect_parallel_run.planning.writing import PlanWriter
@@ -119,7 +119,7 @@ def test_a_plan_that_has_ended_takes_no_further_group(tmp_path):
 
     def plan_and_fail():
         with writer:
-            writer.add("x", Cut(1, 1, "{}"))
+            writer.add("x", PlannedBatch(1, 1, "{}"))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

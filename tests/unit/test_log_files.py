@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from prefect_parallel_run._backoff import Widening
+from prefect_parallel_run._backoff import BackoffTimer
 from prefect_parallel_run.node import log_files, log_retention, log_rotation
 from prefect_parallel_run.node.log_files import ENDINGS, LogFiles
-from prefect_parallel_run.node.log_retention import Shelf
+from prefect_parallel_run.node.log_retention import LogRetention
 from prefect_parallel_run.node.log_rotation import shorten
 
 
@@ -47,10 +47,10 @@ def test_short_missing_and_foreign_files_are_left_alone(tmp_path):
 
 def test_a_shelf_has_the_first_and_the_newest():
     """And never more than its bytes, unless what it has to keep has."""
-    shelf = Shelf()
+    shelf = LogRetention()
     gone = [name for number in range(100) for name in shelf.put(f"p{number}", 1)]
     assert gone == [f"p{number}" for number in range(log_retention.FIRST, 100 - log_retention.NEWEST)]
-    shelf, most = Shelf(), 3 * log_rotation.MOST
+    shelf, most = LogRetention(), 3 * log_rotation.MOST
     kept = {}
     for number in range(100):
         kept[f"p{number}"] = most
@@ -110,10 +110,10 @@ def test_what_a_process_left_running_prints_is_cut_too(tmp_path, small):
 
 def test_samples_come_ever_more_rarely():
     """Every second at first; a week of them is a short file, however late somebody looks."""
-    pace = Widening(0.0)
+    pace = BackoffTimer(0.0)
     taken = [now for now in range(7 * 24 * 3600) if pace.is_due(float(now))]
     assert taken[:3] == [0, 1, 2]
     assert [later - earlier for earlier, later in pairwise(taken)].count(1) == 599
     assert len(taken) < 7_000
-    late = Widening(0.0)
+    late = BackoffTimer(0.0)
     assert [late.is_due(now) for now in (100.0, 100.5, 101.0)] == [True, False, True]

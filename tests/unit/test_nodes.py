@@ -11,10 +11,10 @@ import pytest
 
 from prefect_parallel_run.dispatch.events import NodeJoined, NodeLeft, NodesOpening, Tick
 from prefect_parallel_run.dispatch.node_pool import Nodes
-from prefect_parallel_run.dispatch.node_setup import Journey
+from prefect_parallel_run.dispatch.node_setup import RemoteSetup
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, InputError
-from prefect_parallel_run.node.preflight import View
-from prefect_parallel_run.node.rpc import LastWords, close_node, open_node, remove_node, take_bundle, view_node
+from prefect_parallel_run.node.preflight import PreflightResult
+from prefect_parallel_run.node.rpc import ShutdownReport, close_node, open_node, remove_node, take_bundle, view_node
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 
 SETTINGS = NodeSettings(
@@ -40,7 +40,7 @@ SETTINGS = NodeSettings(
     init_timeout=1.0,
     process_memory_limit=None,
 )
-SEES_ALL = View(host="h", missing=(), shares=True, sees_script=True, has_bundle=True)
+SEES_ALL = PreflightResult(host="h", missing=(), shares=True, sees_script=True, has_bundle=True)
 
 
 class Cluster:
@@ -76,7 +76,7 @@ class Cluster:
         if function is open_node:
             name = await asyncio.wrap_future(self.openings[address])
             return {address: facts(name or arguments[0].node)}
-        return {address: LastWords([], []) if function is close_node else None}
+        return {address: ShutdownReport([], []) if function is close_node else None}
 
     def join(self, *addresses):
         for address in addresses:
@@ -273,12 +273,12 @@ def test_a_worker_that_is_deaf_is_tried_again_but_not_for_ever(cluster):
 def journey(folder, size):
     bundle = folder / "bundle.zip"
     bundle.write_bytes(bytes(size))
-    return Journey(probe=SimpleNamespace(bundle="sha"), bundle=bundle, mark=folder / "mark")
+    return RemoteSetup(probe=SimpleNamespace(bundle="sha"), bundle=bundle, mark=folder / "mark")
 
 
 def test_what_a_worker_lacks_is_given_to_it_first(cluster, tmp_path):
     """In order, each piece after the answer to the one before; then it is told its way."""
-    cluster.views["a"] = View(host="h", missing=(), shares=False, sees_script=False, has_bundle=False)
+    cluster.views["a"] = PreflightResult(host="h", missing=(), shares=False, sees_script=False, has_bundle=False)
     made = cluster.nodes(journey=journey(tmp_path, (4 << 20) + 5))
     opened(made, cluster, {"a": None})
     calls = [cluster.calls.get_nowait() for _ in range(4)]
@@ -290,7 +290,9 @@ def test_what_a_worker_lacks_is_given_to_it_first(cluster, tmp_path):
 
 def test_what_a_worker_cannot_see_is_told_with_host_and_path(cluster, tmp_path):
     """And its name is free: it has never heard it."""
-    cluster.views["b"] = View(host="far", missing=(("input", "/data/f.txt"),), shares=True, sees_script=True, has_bundle=True)
+    cluster.views["b"] = PreflightResult(
+        host="far", missing=(("input", "/data/f.txt"),), shares=True, sees_script=True, has_bundle=True
+    )
     made = cluster.nodes(journey=journey(tmp_path, 5))
     cluster.join("b")
     with pytest.raises(InputError, match=r"/data/f.txt: the node b \(host far\) cannot see it"):

@@ -7,8 +7,8 @@ import pytest
 from prefect_parallel_run.dispatch.lease_size import LeaseSizer
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.logs import RunLog
-from prefect_parallel_run.monitoring.progress import Going, Pace, foresee, sentence
-from prefect_parallel_run.monitoring.progress_tracker import Course
+from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressSnapshot, forecast, sentence
+from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.monitoring.watch import LogWatch
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.ledger import Ledger
@@ -55,7 +55,7 @@ def test_the_number_of_causes_told_is_bounded(log, caplog):
 
 def test_progress_is_told_every_half_minute_or_five_percent():
     """And never more than every two seconds."""
-    pace = Pace(0.0)
+    pace = LogThrottle(0.0)
     assert not pace.is_due(Tally(planned=100, succeeded=50), 1.9)
     assert pace.is_due(Tally(planned=100, succeeded=50), 2.0)
     assert not pace.is_due(Tally(planned=100, succeeded=54), 20.0)
@@ -67,7 +67,7 @@ def test_progress_is_told_every_half_minute_or_five_percent():
 def test_the_sentence_has_counts_rate_and_time_to_go():
     """What was done before this driving does not make the rate look better."""
     tally = Tally(planned=100, succeeded=58, failed=2, waiting=3, succeeded_items=580, failed_items=20)
-    going = Going(tally=tally, elapsed=12.0, at_work=10.0, done=20, slots=2)
+    going = ProgressSnapshot(tally=tally, elapsed=12.0, at_work=10.0, done=20, slots=2)
     assert sentence(going) == (
         "60 of 100 mini-batches (60 %), 580 items, 2 mini-batches and 20 items failed, 3 waiting for another try,"
         " 2.0 mini-batches/s, 20 s to go"
@@ -93,13 +93,13 @@ def test_the_sentence_has_counts_rate_and_time_to_go():
 def test_a_time_to_go_is_told_when_it_means_something(tally, facts, words):
     """Not of the first few, nor while nothing new is begun, nor when only what runs is waited for."""
     given = {"rate": 4.0, "at_work": 10.0, "slots": 4, **facts}
-    assert str(foresee(Tally(planned=100, **tally), **given)) == words
+    assert str(forecast(Tally(planned=100, **tally), **given)) == words
 
 
 def test_the_course_counts_from_the_first_try_and_leaves_pauses_out():
     """What was done before, the start of processes and pauses make the rate neither better nor worse."""
     now = [100.0]
-    course = Course(Tally(planned=60, succeeded=20), lambda: now[0])
+    course = ProgressTracker(Tally(planned=60, succeeded=20), lambda: now[0])
     course.node_joined(NodeFacts(node="node-0", host="h", pid=1, cores=2, slots=2))
     now[0] = 110.0
     course.committed([failed(20), failed(21)])  # each took 0.1 s

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run.dispatch.events import LeaseFinished, NodeResized, SlotReady
-from prefect_parallel_run.dispatch.slot_accounting import Occupancy
+from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
 from prefect_parallel_run.models import Lease
 
 NODES = ("a", "b", "c")
@@ -19,7 +19,7 @@ def lease(number, node):
 @settings(max_examples=200)
 @given(data=st.data())
 def test_every_lease_is_with_one_node_and_slots_add_up(data):
-    occupancy, number, resizings = Occupancy(), 0, 0
+    occupancy, number, resizings = SlotAccounting(), 0, 0
     for _ in range(data.draw(st.integers(1, 40))):
         node = data.draw(st.sampled_from(NODES))
         act = data.draw(st.sampled_from(["join", "lose", "send", "change", "home", "ready", "resize"]))
@@ -59,7 +59,7 @@ def test_every_lease_is_with_one_node_and_slots_add_up(data):
 
 def test_leases_that_came_first_have_begun():
     """As many as there are slots that are ready; those of slots that go have too."""
-    occupancy = Occupancy()
+    occupancy = SlotAccounting()
     occupancy.join("a", 2)
     occupancy.note_ready(SlotReady("a", 0))
     for number in (1, 2, 3):
@@ -71,7 +71,7 @@ def test_leases_that_came_first_have_begun():
 
 def test_the_least_loaded_is_found():
     """A node without slots has no room."""
-    occupancy = Occupancy()
+    occupancy = SlotAccounting()
     assert occupancy.least_loaded() is None
     for node, slots in (("a", 1), ("b", 2), ("c", 0)):
         occupancy.join(node, slots)

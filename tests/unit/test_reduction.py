@@ -60,7 +60,7 @@ def reduction(directory, row_format):
         row_format=row_format,
         identity=dict.fromkeys(("config_sha256", "script_sha256", "plan_sha256")),
         output=str(target.parent),
-        heartbeat=lambda: None,
+        check_cancelled=lambda: None,
     )
 
 

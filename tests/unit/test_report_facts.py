@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run._threads import Unwanted
+from prefect_parallel_run._threads import Cancelled
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, spread
@@ -181,15 +181,15 @@ def test_reading_stops_when_it_is_told_to(tmp_path):
     made = make_run(tmp_path / "run", 20_000, logs=False)
     calls = []
 
-    def beat():
+    def check_cancelled():
         calls.append(1)
         if len(calls) > 2:
-            raise Unwanted
+            raise Cancelled
 
-    with pytest.raises((Unwanted, sqlite3.OperationalError)):
-        collect(made.directory, beat)
+    with pytest.raises((Cancelled, sqlite3.OperationalError)):
+        collect(made.directory, check_cancelled)
     with Ledger(made.directory.ledger) as ledger:
-        ledger.watch(beat)
+        ledger.watch(check_cancelled)
         endless = ledger.rows("SELECT a.pid FROM attempts a, attempts b WHERE a.pid + b.pid < 0")
         with pytest.raises(sqlite3.OperationalError):
             next(endless)

@@ -6,7 +6,7 @@ import pytest
 
 from prefect_parallel_run.child.azureml.errors import ParallelRunException
 from prefect_parallel_run.child.context import NoRetry
-from prefect_parallel_run.child.retry import RESTART, STOP, Wish, wish_of
+from prefect_parallel_run.child.retry import RESTART, STOP, RetryDirective, retry_directive
 
 
 class Code(enum.Enum):
@@ -28,30 +28,30 @@ class ParallelRunExceptionOfAnother(ParallelRunException):
 @pytest.mark.parametrize(
     ("error", "wish"),
     [
-        (ValueError("x"), Wish()),
-        (NoRetry("x"), Wish(final=True)),
-        (coded("NoRetry"), Wish(final=True)),
-        (coded("Retry.NoRetry"), Wish(final=True)),
-        (coded(Code.NoRetry), Wish(final=True)),
-        (coded(["NoRetry"]), Wish()),
-        (coded("Retry.StopProcess", delay_seconds=5), Wish()),
-        (SystemExit(3), Wish()),
-        (ParallelRunException("x"), Wish()),
-        (ParallelRunException("x", delay_seconds=3), Wish(pause=3)),
-        (ParallelRunException("x", "Retry.NoRetry", 2.5), Wish(final=True, pause=2.5)),
-        (ParallelRunException("x", code="Retry.Sleep", delay_seconds=3), Wish(pause=3)),
-        (ParallelRunException("x", code="Retry.RestartProcess"), Wish(leave=RESTART)),
-        (ParallelRunExceptionOfAnother("x", code="Retry.StopProcess", delay_seconds=1), Wish(leave=STOP, pause=1)),
-        (ParallelRunException("x", delay_seconds=float("nan")), Wish()),
-        (ParallelRunException("x", delay_seconds=-1), Wish()),
-        (ParallelRunException("x", delay_seconds="soon"), Wish()),
-        (ParallelRunException("x", delay_seconds=float("inf")), Wish(pause=1e9)),
+        (ValueError("x"), RetryDirective()),
+        (NoRetry("x"), RetryDirective(final=True)),
+        (coded("NoRetry"), RetryDirective(final=True)),
+        (coded("Retry.NoRetry"), RetryDirective(final=True)),
+        (coded(Code.NoRetry), RetryDirective(final=True)),
+        (coded(["NoRetry"]), RetryDirective()),
+        (coded("Retry.StopProcess", delay_seconds=5), RetryDirective()),
+        (SystemExit(3), RetryDirective()),
+        (ParallelRunException("x"), RetryDirective()),
+        (ParallelRunException("x", delay_seconds=3), RetryDirective(pause=3)),
+        (ParallelRunException("x", "Retry.NoRetry", 2.5), RetryDirective(final=True, pause=2.5)),
+        (ParallelRunException("x", code="Retry.Sleep", delay_seconds=3), RetryDirective(pause=3)),
+        (ParallelRunException("x", code="Retry.RestartProcess"), RetryDirective(leave=RESTART)),
+        (ParallelRunExceptionOfAnother("x", code="Retry.StopProcess", delay_seconds=1), RetryDirective(leave=STOP, pause=1)),
+        (ParallelRunException("x", delay_seconds=float("nan")), RetryDirective()),
+        (ParallelRunException("x", delay_seconds=-1), RetryDirective()),
+        (ParallelRunException("x", delay_seconds="soon"), RetryDirective()),
+        (ParallelRunException("x", delay_seconds=float("inf")), RetryDirective(pause=1e9)),
     ],
     ids=repr,
 )
 def test_wishes(error, wish):
     """By the names that Azure's exception has, or ours."""
-    assert wish_of(error) == wish
+    assert retry_directive(error) == wish
 
 
 def test_a_code_that_is_none_is_told_where_it_is_written():

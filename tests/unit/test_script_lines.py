@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run._rate_limit import Allowance
-from prefect_parallel_run.dispatch.script_logs import Hearing, ScriptLine
+from prefect_parallel_run._rate_limit import RateLimiter
+from prefect_parallel_run.dispatch.script_logs import ScriptLine, ScriptLogCollector
 from prefect_parallel_run.node.log_rotation import shorten
 from prefect_parallel_run.node.log_tail import Record, Records, Tail
 from prefect_parallel_run.node.script_lines import IN_ALL, PER_SECOND, ScriptLines
@@ -120,7 +120,7 @@ def test_a_log_that_the_script_empties_is_followed_on(log):
 
 def test_an_allowance_keeps_a_quarter_for_what_is_urgent():
     """Per second and in all; a pause does not save up more than a second's worth."""
-    allowance = Allowance(per_second=20.0, in_all=100)
+    allowance = RateLimiter(per_second=20.0, in_all=100)
     assert sum(allowance.admits(0.0, is_urgent=False) for _ in range(100)) == 15
     assert sum(allowance.admits(0.0, is_urgent=True) for _ in range(100)) == 5
     assert sum(allowance.admits(60.0, is_urgent=True) for _ in range(100)) == 20
@@ -151,7 +151,7 @@ def said(node, number, *texts, left_out=0):
 
 def test_every_message_is_heard_once():
     """A node's last word repeats what may still be on its way, and may overtake it."""
-    hearing = Hearing()
+    hearing = ScriptLogCollector()
     for parcel in (said("node-0", 1, "a"), said("node-1", 1, "b"), said("node-0", 1, "a"), said("node-0", 2, "c", left_out=7)):
         hearing.hear(parcel)
     hearing.hear(said("node-0", 2, "c", left_out=7))
@@ -163,7 +163,7 @@ def test_every_message_is_heard_once():
 
 def test_a_run_tells_a_thousand_messages_at_most():
     """However many nodes there are; the rest is counted, in lines, and a quarter is for warnings."""
-    hearing = Hearing()
+    hearing = ScriptLogCollector()
     for node in range(100):
         hearing.hear(said(f"node-{node}", 1, *["two\nlines"] * 20))
     told = hearing.take()

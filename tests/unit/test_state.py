@@ -26,15 +26,15 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.state import RunRules, RunState
-from prefect_parallel_run.models import Lease, Receipt, Remainder, Tally
+from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
+from prefect_parallel_run.models import Lease, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.limits import FailureLimits
 
 ITEMS = 10
 
 
 def make_state(planned, *, run_max_try=3, retry_delay=0.0, most_per_lease=1000, is_growing=False, speculative=False, **limits):
-    rules = RunRules(
+    rules = SchedulingPolicy(
         speculative=speculative,
         run_max_try=run_max_try,
         limits=FailureLimits(**limits),
@@ -43,7 +43,7 @@ def make_state(planned, *, run_max_try=3, retry_delay=0.0, most_per_lease=1000, 
     )
     tally = Tally(planned=planned, items=planned * ITEMS, is_growing=is_growing)
     pending = ((0, planned),) if planned else ()
-    return RunState(rules, Remainder(tally=tally, pending=pending), lambda index: ITEMS)
+    return RunState(rules, PendingWork(tally=tally, pending=pending), lambda index: ITEMS)
 
 
 def receipt(mini_batch, attempt=1, outcome="succeeded", *, good=ITEMS, seconds=1.0, final=False):
@@ -516,12 +516,12 @@ def test_the_order_of_nodes_by_load_takes_no_more_room_the_longer_a_run_is():
 
 def test_a_try_that_waits_for_a_slot_keeps_nobody_awake():
     """Only the moment at which one is due is worth waking for."""
-    remainder = Remainder(
+    remainder = PendingWork(
         tally=Tally(planned=3, waiting=3, items=30, waiting_items=30),
         pending=(),
         waiting=tuple((index, 2, ITEMS, 0) for index in range(3)),
     )
-    state = RunState(RunRules(run_max_try=3, limits=FailureLimits()), remainder, lambda index: ITEMS)
+    state = RunState(SchedulingPolicy(run_max_try=3, limits=FailureLimits()), remainder, lambda index: ITEMS)
     assert state.next_due == 0.0
     assert len(leases(state.handle(NodeJoined("a", 1), 5.0))) == 1
     assert state.next_due is None

@@ -26,17 +26,17 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.state import RunRules, RunState
-from prefect_parallel_run.models import Receipt, Remainder, Tally
+from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
+from prefect_parallel_run.models import PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.limits import FailureLimits
 
 ITEMS = 10
 
 
 def make_state(planned, *, limits=None, **rules):
-    given = RunRules(run_max_try=rules.pop("run_max_try", 3), limits=limits or FailureLimits(), **rules)
+    given = SchedulingPolicy(run_max_try=rules.pop("run_max_try", 3), limits=limits or FailureLimits(), **rules)
     tally = Tally(planned=planned, items=planned * ITEMS)
-    return RunState(given, Remainder(tally=tally, pending=((0, planned),)), lambda index: ITEMS)
+    return RunState(given, PendingWork(tally=tally, pending=((0, planned),)), lambda index: ITEMS)
 
 
 def receipt(mini_batch, attempt=1, outcome="succeeded", seconds=1.0):

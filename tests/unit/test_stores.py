@@ -15,7 +15,7 @@ from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.prefetch import local_name
 from prefect_parallel_run.runs import mirror as module
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.mirror import Mirror, pull, pull_runs
+from prefect_parallel_run.runs.mirror import RunMirror, pull, pull_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.storage import objects
 from prefect_parallel_run.storage.listing import Listing, list_files
@@ -157,7 +157,7 @@ def test_a_copy_is_consistent_whenever_it_is_taken(store, tmp_path, monkeypatch)
     """Whatever the ledger up there names is up there: parts grow while they go up, in pieces, at any moment."""
     monkeypatch.setattr(module, "_PIECE", 1000)
     directory = make_run(tmp_path / "run")
-    mirror = Mirror(directory, f"{ROOT}/out/_parallel_run/run", pytest.fail)
+    mirror = RunMirror(directory, f"{ROOT}/out/_parallel_run/run", pytest.fail)
     mirror.begin(nothing)
     chance = random.Random(1)
     with Ledger(directory.ledger) as ledger:
@@ -187,13 +187,13 @@ def test_a_copy_is_gone_on_with_where_it_was_left(store, tmp_path):
     (first.parts / "a.part").write_bytes(b"1" * 10)
     with Ledger(first.ledger) as ledger:
         ledger.commit([(committed(0, "a.part", 0, 10), "succeeded")])
-    mirror = Mirror(first, url, pytest.fail)
+    mirror = RunMirror(first, url, pytest.fail)
     mirror.begin(nothing)
     mirror.close()
     pull_runs(f"{ROOT}/out/_parallel_run", "ru", tmp_path / "two")
     second = RunDirectory(tmp_path / "two" / "run")
     assert part_bytes(second) == {"a.part": b"1" * 10}
-    mirror = Mirror(second, url, pytest.fail)
+    mirror = RunMirror(second, url, pytest.fail)
     mirror.begin(nothing)
     (second.parts / "r2.part").write_bytes(b"2")
     with Ledger(second.ledger) as ledger:
@@ -209,10 +209,10 @@ def test_a_copy_is_gone_on_with_where_it_was_left(store, tmp_path):
 def test_two_machines_do_not_drive_one_run(store, tmp_path, monkeypatch):
     """The second is refused and told who has it; a driver without sign of life does not count."""
     url = f"{ROOT}/out/_parallel_run/run"
-    mirror = Mirror(make_run(tmp_path / "one"), url, pytest.fail)
+    mirror = RunMirror(make_run(tmp_path / "one"), url, pytest.fail)
     mirror.begin(nothing)
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
-    other = Mirror(make_run(tmp_path / "two"), url, pytest.fail)
+    other = RunMirror(make_run(tmp_path / "two"), url, pytest.fail)
     with pytest.raises(RunLockedError, match=f"process {os.getpid()}"):
         other.begin(nothing)
     monkeypatch.setattr(module, "_STALE", 0.0)
@@ -225,7 +225,7 @@ def test_two_machines_do_not_drive_one_run(store, tmp_path, monkeypatch):
 def test_what_the_store_refuses_is_told(store, tmp_path, monkeypatch):
     """While the run goes on as a warning, at its end as an error."""
     directory = make_run(tmp_path / "run")
-    mirror = Mirror(directory, f"{ROOT}/out/_parallel_run/run", pytest.fail)
+    mirror = RunMirror(directory, f"{ROOT}/out/_parallel_run/run", pytest.fail)
     mirror.begin(nothing)
 
     def refuse(*_, **__):

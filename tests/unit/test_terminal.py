@@ -9,9 +9,9 @@ import pytest
 
 from prefect_parallel_run.models import Breach, Tally
 from prefect_parallel_run.monitoring.bar import Style, percent_bar, progress_line, waiting_line
-from prefect_parallel_run.monitoring.progress import Going
+from prefect_parallel_run.monitoring.progress import ProgressSnapshot
 from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, style_of
-from prefect_parallel_run.monitoring.terminal import RunView, _Seen, also_seen, seen_by
+from prefect_parallel_run.monitoring.terminal import RunView, _Seen, use_view, with_view
 from prefect_parallel_run.monitoring.watch import LogWatch
 from prefect_parallel_run.node.settings import NodeFacts
 
@@ -22,7 +22,7 @@ HALF = Tally(planned=1000, succeeded=415, failed=5, waiting=2, items=10_000, suc
 
 
 def going(tally=HALF, done=400, elapsed=40.0, **facts):
-    return Going(tally=tally, done=done, elapsed=elapsed, at_work=elapsed, slots=2, **facts)
+    return ProgressSnapshot(tally=tally, done=done, elapsed=elapsed, at_work=elapsed, slots=2, **facts)
 
 
 def test_the_line_tells_counts_rate_failures_and_time_to_go():
@@ -82,13 +82,13 @@ class Recorder:
 def test_a_view_sees_what_the_step_is_told_and_the_step_too():
     """Also what a later version tells; without a view the watch is what it was."""
     watch, now = Recorder(), [0.0]
-    assert also_seen(watch) is watch
+    assert with_view(watch) is watch
     view = RunView("s", PLAIN, lambda: now[0])
     view.doing("starting Prefect")
     now[0] = 2.0
     assert view.line(80) == "s  starting Prefect  2.0 s"
-    with seen_by(view):
-        seen = also_seen(watch)
+    with use_view(view):
+        seen = with_view(watch)
         seen.began("directory", Tally(planned=10), "dashboard")
         seen.node_joined(NodeFacts(node="node-0", host="h", pid=1, cores=2, slots=5))
         now[0] = 4.0
@@ -118,7 +118,7 @@ def test_a_view_sees_what_the_step_is_told_and_the_step_too():
         "something_new",
         "ended",
     ]
-    assert also_seen(watch) is watch
+    assert with_view(watch) is watch
     assert {name for name in vars(_Seen) if name[0] != "_"} <= set(dir(LogWatch)), "the names that a view listens to"
 
 

@@ -49,7 +49,7 @@ class NoAzureError(AttributeError):
         return f"{self.what}: there is no Azure ML workspace here, and its package is not installed; {instead}"
 
 
-class Absent(type):
+class MissingAzureName(type):
     """A name that can be imported, so that a script which never comes to use it runs; any use is a NoAzureError.
 
     It is a class, which annotations may name, and which says what is missing when a pickle has objects of it.
@@ -79,7 +79,7 @@ def absent(what: str) -> type:
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise NoAzureError(what)
 
-    return Absent(name, (), {"__module__": module, "_what": what, "__new__": refuse, "__init_subclass__": refuse})
+    return MissingAzureName(name, (), {"__module__": module, "_what": what, "__new__": refuse, "__init_subclass__": refuse})
 
 
 class AzureMLException(Exception):  # noqa: N818  the names are Azure's

@@ -42,12 +42,12 @@ AZURES_EXCEPTIONS = (
 #: that they are not.
 _OFFERED: Dict[str, Dict[str, Tuple[str, ...]]] = {
     "azureml": {},
-    "azureml.core": {"azure_run": ("Run", "get_run"), "azure_model": ("Model",)},
-    "azureml.core.run": {"azure_run": ("Run", "get_run", "_OfflineRun", "_SubmittedRun")},
-    "azureml.core.model": {"azure_model": ("Model",)},
-    "azureml.core.workspace": {"azure_run": ("Workspace",)},
-    "azureml.core.experiment": {"azure_run": ("Experiment",)},
-    "azureml.exceptions": {"azure_errors": AZURES_EXCEPTIONS},
+    "azureml.core": {"azureml.run": ("Run", "get_run"), "azureml.model": ("Model",)},
+    "azureml.core.run": {"azureml.run": ("Run", "get_run", "_OfflineRun", "_SubmittedRun")},
+    "azureml.core.model": {"azureml.model": ("Model",)},
+    "azureml.core.workspace": {"azureml.run": ("Workspace",)},
+    "azureml.core.experiment": {"azureml.run": ("Experiment",)},
+    "azureml.exceptions": {"azureml.errors": AZURES_EXCEPTIONS},
     "azureml_user": {},
     "azureml_user.parallel_run": {"context": ("EntryScript",)},
     "prefect_parallel_run": {"context": ("EntryScript", "NoRetry")},

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.datasets.formats.base import CutFile
-from prefect_parallel_run.datasets.formats.row_groups import about_gaps, changed_by_gaps, pieces, shared_out
+from prefect_parallel_run.datasets.formats.row_groups import about_gaps, allocate_bytes, changed_by_gaps, pieces
 from prefect_parallel_run.storage.folders import Listed
 
 _MAGIC = b"ARROW1"  #: what a file begins with, and a stream does not
@@ -33,7 +33,7 @@ class Arrow:
                 counts.append(batch.num_rows)
                 gaps.update(place for place, column in zip(places, batch.columns, strict=False) if column.null_count)
         about = {**about_gaps(gaps), **({"is_stream": True} if is_stream else {})}
-        return CutFile(about, pieces("arrow", shared_out(counts, file.size), size), names=names)
+        return CutFile(about, pieces("arrow", allocate_bytes(counts, file.size), size), names=names)
 
 
 def _batches_of_file(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:

@@ -7,7 +7,7 @@ from pyarrow import orc
 
 from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.datasets.formats.base import CutFile
-from prefect_parallel_run.datasets.formats.row_groups import about_gaps, changed_by_gaps, pieces, shared_out
+from prefect_parallel_run.datasets.formats.row_groups import about_gaps, allocate_bytes, changed_by_gaps, pieces
 from prefect_parallel_run.storage.folders import Listed
 
 
@@ -26,7 +26,7 @@ class Orc:
                 stripe = whole.read_stripe(number, columns=read)
                 counts.append(stripe.num_rows)
                 gaps.update(place for place in places if stripe.column(whole.schema.field(place).name).null_count)
-        return CutFile(about_gaps(gaps), pieces("orc", shared_out(counts, file.size), size), names=whole.schema.names)
+        return CutFile(about_gaps(gaps), pieces("orc", allocate_bytes(counts, file.size), size), names=whole.schema.names)
 
 
 def _narrowest(schema: pa.Schema) -> list[str]:

@@ -49,10 +49,10 @@ def _piece(kind: str, numbers: list[int], start: int, stop: int, size: int) -> P
     return Piece(stop - start, size, where)
 
 
-def shared_out(counts: Sequence[int], size: int) -> list[Group]:
+def allocate_bytes(counts: Sequence[int], size: int) -> list[Group]:
     """Return groups of *counts* rows, a file's *size* shared out among them by their rows.
 
-    >>> shared_out([1, 3], 100)
+    >>> allocate_bytes([1, 3], 100)
     [Group(number=0, rows=1, size=25), Group(number=1, rows=3, size=75)]
     """
     total = max(sum(counts), 1)

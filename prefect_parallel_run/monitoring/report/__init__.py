@@ -10,23 +10,25 @@ from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
-def write_report(directory: RunDirectory, output: Path | None = None, beat: Callable[[], None] = lambda: None) -> Path:
+def write_report(
+    directory: RunDirectory, output: Path | None = None, check_cancelled: Callable[[], None] = lambda: None
+) -> Path:
     """Write the report of a run, whole or not at all, and return where it is.
 
     Args:
         directory: Of the run, which may be going on.
         output: File to write; by default ``report.html`` in the run directory.
-        beat: Called now and then; raises to stop.
+        check_cancelled: Called now and then; raises to stop.
 
     Raises:
         OutputError: The run has no ledger, or the report cannot be written.
-        sqlite3.Error: The ledger cannot be read, or *beat* raised while it was.
+        sqlite3.Error: The ledger cannot be read, or *check_cancelled* raised while it was.
     """
     from prefect_parallel_run.monitoring.report.data import collect  # noqa: PLC0415  numpy, which a resume need not wait for
     from prefect_parallel_run.monitoring.report.page import page  # noqa: PLC0415  the same
 
     target = directory.report if output is None else output
-    text = page(collect(directory, beat), time.time())
+    text = page(collect(directory, check_cancelled), time.time())
     beside = target.with_name(f".{target.name}.tmp")
     try:
         beside.write_text(text, encoding="utf-8")

@@ -20,19 +20,19 @@ from prefect_parallel_run.monitoring.report.processes import KILLS, Process, rea
 from prefect_parallel_run.monitoring.report.samples import Progress, Resources, read_progress, read_resources
 from prefect_parallel_run.monitoring.report.tries import FATAL, Tries, read_tries, worked
 from prefect_parallel_run.planning.plan import Plan, PlanSummary
-from prefect_parallel_run.runs.executions import Drive, config_in_force, drives
-from prefect_parallel_run.runs.failures import Cause, FailedMiniBatch, causes, failed_mini_batches
+from prefect_parallel_run.runs.executions import Execution, config_in_force, drives
+from prefect_parallel_run.runs.failures import FailedMiniBatch, FailureCause, causes, failed_mini_batches
 from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 
 _MOST_CAUSES, _MOST_FAILED, _MOST_SLOW = 20, 12, 10
-Beat = Callable[[], None]
+CheckCancelled = Callable[[], None]
 
 
-class FoundCause(NamedTuple):
+class FailureGroup(NamedTuple):
     """Failed tries of one cause, and where to look first."""
 
-    cause: Cause
+    cause: FailureCause
     first_at: float  #: Unix time, s; 0 when it is not known
     last_at: float
     places: list[str]  #: the first guilty items, where they are known; else what was in its first mini-batch
@@ -59,7 +59,7 @@ class Slow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class ProcessSpan:
     """A stretch of a process's life on the timeline; places are s on the axis."""
 
     lane: int
@@ -76,8 +76,8 @@ class Timeline:
     tries: Tries
     alive: Floats  #: s per lane and bin in which its processes were ready; all 0 where nobody wrote that down
     starting: Floats  #: s per lane and bin in which they imported the script or were in init()
-    lives: list[Life]  #: ready, when tries are drawn one by one
-    starts: list[Life]  #: import and init(), the same
+    lives: list[ProcessSpan]  #: ready, when tries are drawn one by one
+    starts: list[ProcessSpan]  #: import and init(), the same
     kills: Mapping[tuple[int, int, str], int]  #: processes that came to an end of that kind, by lane, bin and reason
     orders: list[tuple[int, float]]  #: number and place of what people ordered, as far as it was followed
     processes: int  #: that were started; 0 where nobody wrote that down
@@ -95,7 +95,7 @@ class Facts:
     reason: str
     config: Mapping[str, Any]  #: as it was in force at the end
     orders: list[NotedOrder]
-    drives: list[Drive]
+    drives: list[Execution]
     driven: int
     tally: Tally
     receipt: Mapping[str, Any] | None
@@ -103,7 +103,7 @@ class Facts:
     timeline: Timeline | None
     resources: Resources | None
     progress: dict[int, list[Progress]]
-    causes: list[FoundCause]
+    causes: list[FailureGroup]
     failed: list[Failed]
     slowest: list[Slow]
 
@@ -120,12 +120,12 @@ class Facts:
         return self.timeline.axis.ends if self.timeline else None
 
 
-def collect(directory: RunDirectory, beat: Beat) -> Facts:
+def collect(directory: RunDirectory, check_cancelled: CheckCancelled) -> Facts:
     """Return the facts of a run; memory does not depend on the number of its mini-batches.
 
     Args:
         directory: Of the run, which may be going on.
-        beat: Called now and then; raises to stop.
+        check_cancelled: Called now and then; raises to stop.
 
     Raises:
         OutputError: There is no ledger.
@@ -133,11 +133,11 @@ def collect(directory: RunDirectory, beat: Beat) -> Facts:
     """
     plan = _plan(directory)
     with Ledger(directory.ledger) as ledger:
-        ledger.watch(beat)
+        ledger.watch(check_cancelled)
         noted = ledger.facts()
         driven = drives(noted)
         orders = ledger.orders()
-        timeline = _timeline(directory, ledger, driven, orders, beat)
+        timeline = _timeline(directory, ledger, driven, orders, check_cancelled)
         description = directory.facts() if directory.description.exists() else {}
         return Facts(
             directory=os.fspath(directory.path),
@@ -153,7 +153,7 @@ def collect(directory: RunDirectory, beat: Beat) -> Facts:
             receipt=read_json(directory.receipt) if directory.receipt.exists() else None,
             plan=None if plan is None else plan.summary,
             timeline=timeline,
-            resources=None if timeline is None else read_resources(directory.logs, timeline.axis, beat),
+            resources=None if timeline is None else read_resources(directory.logs, timeline.axis, check_cancelled),
             progress=read_progress(directory.logs),
             causes=list(_causes(ledger, plan)),
             failed=list(_failed(ledger, plan)),
@@ -175,15 +175,15 @@ def _status(directory: RunDirectory, noted: Mapping[str, str]) -> str:
 
 
 def _timeline(
-    directory: RunDirectory, ledger: Ledger, driven: list[Drive], orders: list[NotedOrder], beat: Beat
+    directory: RunDirectory, ledger: Ledger, driven: list[Execution], orders: list[NotedOrder], check_cancelled: CheckCancelled
 ) -> Timeline | None:
-    processes, has_all = read_processes(directory.logs, beat)
+    processes, has_all = read_processes(directory.logs, check_cancelled)
     done = worked(ledger, [drive.began for drive in driven])
     axis = Axis.over(_intervals(done, processes, driven))
     if axis is None:
         return None
     lanes = allot(done, processes)
-    tries = read_tries(ledger, axis, lanes, sum(one.tries for one in done), beat)
+    tries = read_tries(ledger, axis, lanes, sum(one.tries for one in done), check_cancelled)
     lives, starts = _lives(axis, lanes, processes, driven)
     return Timeline(
         axis=axis,
@@ -202,14 +202,16 @@ def _timeline(
     )
 
 
-def _intervals(done: Iterable[Any], processes: Iterable[Process], driven: Iterable[Drive]) -> Iterator[tuple[float, float]]:
+def _intervals(done: Iterable[Any], processes: Iterable[Process], driven: Iterable[Execution]) -> Iterator[tuple[float, float]]:
     """Yield when something was going on."""
     yield from ((one.began, one.ended) for one in done)
     yield from ((process.started, process.ended or process.ready or process.started) for process in processes)
     yield from ((drive.began, drive.ended or drive.began) for drive in driven)
 
 
-def _lives(axis: Axis, lanes: Lanes, processes: Iterable[Process], driven: list[Drive]) -> tuple[list[Life], list[Life]]:
+def _lives(
+    axis: Axis, lanes: Lanes, processes: Iterable[Process], driven: list[Execution]
+) -> tuple[list[ProcessSpan], list[ProcessSpan]]:
     """Return when the processes of the lanes were ready, and when they were on their way there."""
     ends = {drive.number: drive.ended for drive in driven}
     rows = [(lane, process) for process in processes if (lane := lanes.of_slot(process)) is not None]
@@ -220,12 +222,12 @@ def _lives(axis: Axis, lanes: Lanes, processes: Iterable[Process], driven: list[
         for (_, process), at in zip(rows, ready, strict=True)
     ]
     edges = [axis.places(times).tolist() for times in (begins, ready, stops)]
-    lives = [Life(lane, at, stop) for (lane, _), at, stop in zip(rows, edges[1], edges[2], strict=True) if stop > at]
-    starts = [Life(lane, begin, at) for (lane, _), begin, at in zip(rows, edges[0], edges[1], strict=True) if at > begin]
+    lives = [ProcessSpan(lane, at, stop) for (lane, _), at, stop in zip(rows, edges[1], edges[2], strict=True) if stop > at]
+    starts = [ProcessSpan(lane, begin, at) for (lane, _), begin, at in zip(rows, edges[0], edges[1], strict=True) if at > begin]
     return lives, starts
 
 
-def _spread(axis: Axis, lives: list[Life], count: int) -> Floats:
+def _spread(axis: Axis, lives: list[ProcessSpan], count: int) -> Floats:
     lanes = np.asarray([life.lane for life in lives], dtype=np.int64)
     begins = np.asarray([life.begins for life in lives], dtype=np.float64)
     ends = np.asarray([life.ends for life in lives], dtype=np.float64)
@@ -250,7 +252,7 @@ def _kills(axis: Axis, lanes: Lanes, tries: Tries, processes: Iterable[Process])
     return found
 
 
-def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FoundCause]:
+def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FailureGroup]:
     found = causes(ledger, _MOST_CAUSES)
     if not found:
         return
@@ -270,7 +272,7 @@ def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FoundCause]:
         first, last = times.get(cause.fingerprint, (0.0, 0.0))
         number, *piece = cause.guilty or (cause.first_mini_batch,)
         places = _places(plan, number, (piece[0], piece[1]) if piece else None)
-        yield FoundCause(cause, first or 0.0, last or 0.0, places, ended.get(cause.fingerprint, 0))
+        yield FailureGroup(cause, first or 0.0, last or 0.0, places, ended.get(cause.fingerprint, 0))
 
 
 def _failed(ledger: Ledger, plan: Plan | None) -> Iterator[Failed]:

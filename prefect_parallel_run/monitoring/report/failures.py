@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect_parallel_run.monitoring.report.data import Facts, Failed, FoundCause
+from prefect_parallel_run.monitoring.report.data import Facts, Failed, FailureGroup
 from prefect_parallel_run.monitoring.report.format import moment, outcome
 from prefect_parallel_run.monitoring.report.html import Html, el
 from prefect_parallel_run.monitoring.report.tables import code_lines, listing
@@ -31,13 +31,13 @@ def failures(facts: Facts) -> Html | None:
     )
 
 
-def _more(causes: list[FoundCause]) -> Html | None:
+def _more(causes: list[FailureGroup]) -> Html | None:
     if not causes:
         return None
     return el("details", el("summary", f"{count(len(causes), 'more cause')}"), *(_cause(found, 1) for found in causes))
 
 
-def _cause(found: FoundCause, number: int) -> Html:
+def _cause(found: FailureGroup, number: int) -> Html:
     cause = found.cause
     figures = [
         ("failed tries", count(cause.tries)),

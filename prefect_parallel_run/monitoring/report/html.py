@@ -6,7 +6,7 @@ import html
 import json
 from typing import Any
 
-from prefect_parallel_run.monitoring.logs import neutral
+from prefect_parallel_run.monitoring.logs import escape_control_chars
 
 _VOID = {"meta", "br"}
 _SHAPES = {"rect", "path", "line", "circle", "use"}
@@ -24,7 +24,7 @@ def text(value: object) -> Html:
     >>> text('<b>&"\x07')
     '&lt;b&gt;&amp;&quot;\\x07'
     """
-    return value if isinstance(value, Html) else Html(html.escape(neutral(str(value)), quote=True))
+    return value if isinstance(value, Html) else Html(html.escape(escape_control_chars(str(value)), quote=True))
 
 
 def el(tag: str, *children: object, **attributes: object) -> Html:

@@ -33,7 +33,7 @@ class Process:
     exit: int | None = None
 
 
-def read_processes(logs: Path, beat: Callable[[], None]) -> tuple[list[Process], bool]:
+def read_processes(logs: Path, check_cancelled: Callable[[], None]) -> tuple[list[Process], bool]:
     """Return the processes of a run, and whether these are all."""
     found: list[Process] = []
     is_whole = True
@@ -43,7 +43,7 @@ def read_processes(logs: Path, beat: Callable[[], None]) -> tuple[list[Process],
         match = _NAME.fullmatch(path.name)
         if match is None:
             continue
-        beat()
+        check_cancelled()
         for process in _processes(path, int(match[1] or 1), match[2]):
             if process is None:
                 is_whole = False

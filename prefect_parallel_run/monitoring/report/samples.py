@@ -59,13 +59,13 @@ class Progress(NamedTuple):
     remaining_seconds: float | None
 
 
-def read_resources(logs: Path, axis: Axis, beat: Callable[[], None]) -> Resources | None:
+def read_resources(logs: Path, axis: Axis, check_cancelled: Callable[[], None]) -> Resources | None:
     """Return what the nodes measured, or None where they did not."""
     files = [(path, match[2]) for path in _sorted(logs) if (match := _RESOURCES.fullmatch(path.name))]
     totals = [_Band() for _ in range(3)]
     peaks: dict[str, Peak] = {}
     for path, node in files[:_MOST_FILES]:
-        beat()
+        check_cancelled()
         table = np.asarray(list(_numbers(path, _FIELDS)), dtype=np.float64).reshape(-1, len(_FIELDS))
         if not len(table):
             continue

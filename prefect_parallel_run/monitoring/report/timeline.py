@@ -19,7 +19,7 @@ from prefect_parallel_run.monitoring.report.charts import (
     stretched,
     time_axis,
 )
-from prefect_parallel_run.monitoring.report.data import Life, Timeline
+from prefect_parallel_run.monitoring.report.data import ProcessSpan, Timeline
 from prefect_parallel_run.monitoring.report.format import duration, outcome
 from prefect_parallel_run.monitoring.report.html import Html, el, join
 from prefect_parallel_run.monitoring.report.tries import Segment
@@ -96,14 +96,14 @@ def _one_by_one(shown: Timeline, lane: int, segments: list[Segment]) -> list[Htm
     shapes += [_stretch(shown, life, "start", 4, 12) for life in shown.starts if life.lane == lane]
     for segment in segments:
         kind = "ok" if segment.outcome == "succeeded" else "bad"
-        life = Life(lane, segment.begins, segment.begins + segment.seconds)
+        life = ProcessSpan(lane, segment.begins, segment.begins + segment.seconds)
         shapes.append(_stretch(shown, life, kind if not segment.piece else f"{kind} piece", 3, 14))
         if segment.attempt > 1 and not segment.piece:
             shapes.append(_stretch(shown, life, "again", 0, 2))
     return shapes
 
 
-def _stretch(shown: Timeline, life: Life, kind: str, y: int, height: int) -> Html:
+def _stretch(shown: Timeline, life: ProcessSpan, kind: str, y: int, height: int) -> Html:
     seconds = shown.axis.seconds
     width = max((life.ends - life.begins) / seconds, _NARROWEST)
     place = min(life.begins / seconds, 1 - width)

@@ -74,7 +74,7 @@ def worked(ledger: Ledger, begins: Sequence[float] = ()) -> list[Worked]:
     return [Worked(*row) for row in rows]
 
 
-def read_tries(ledger: Ledger, axis: Axis | None, lanes: Lanes, count: int, beat: Callable[[], None]) -> Tries:
+def read_tries(ledger: Ledger, axis: Axis | None, lanes: Lanes, count: int, check_cancelled: Callable[[], None]) -> Tries:
     """Return the tries of a run.
 
     Args:
@@ -82,7 +82,7 @@ def read_tries(ledger: Ledger, axis: Axis | None, lanes: Lanes, count: int, beat
         axis: Of time; has all dated tries on it; None without any.
         lanes: Have a place for each.
         count: Dated tries; up to MOST_SEGMENTS they are kept one by one.
-        beat: Called now and then; raises to stop.
+        check_cancelled: Called now and then; raises to stop.
     """
     shape = (len(lanes.lanes), BINS)
     tries = Tries(
@@ -97,7 +97,7 @@ def read_tries(ledger: Ledger, axis: Axis | None, lanes: Lanes, count: int, beat
         return tries
     sure = lanes.sure()
     for block in _blocks(ledger):
-        beat()
+        check_cancelled()
         _take_in(tries, block, axis, lanes, sure)
     return tries
 

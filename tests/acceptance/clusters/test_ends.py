@@ -51,7 +51,7 @@ class Run:
         self._thread = threading.Thread(target=self._do, daemon=True)
         self._thread.start()
 
-    def _beat(self):
+    def _check_cancelled(self):
         if self._cancel.is_set():
             raise Cancelled
 
@@ -64,7 +64,7 @@ class Run:
         watch = LogWatch("test", logging.getLogger("test"))
         target = SchedulerTarget(self._target.address, allow_insecure=True)
         try:
-            self._outcome.set_result(run_step(self._spec, target, watch, self._beat, reduce))
+            self._outcome.set_result(run_step(self._spec, target, watch, self._check_cancelled, reduce))
         except BaseException as error:  # noqa: BLE001  handed to the test
             self._outcome.set_exception(error)
 

@@ -11,7 +11,7 @@ import pytest
 from prefect_parallel_run import InputError, LimitExceededError, OutputError, RunLockedError, TabularDataset
 from prefect_parallel_run.cli import main
 from prefect_parallel_run.runs import mirror as module
-from prefect_parallel_run.runs.mirror import Mirror
+from prefect_parallel_run.runs.mirror import RunMirror
 from prefect_parallel_run.storage import objects
 
 from ..conftest import wait_until
@@ -66,10 +66,10 @@ def test_a_plan_that_grows_while_it_goes_up(workshop, s3, monkeypatch):
                 going_up.wait(60)
             yield file
 
-    def note(local, url, *beat):
+    def note(local, url, *check_cancelled):
         if url.endswith("plan.spool"):
             going_up.set()
-        return upload(local, url, *beat)
+        return upload(local, url, *check_cancelled)
 
     monkeypatch.setattr(Listing, "__iter__", wait_in_the_middle)
     monkeypatch.setattr(objects, "upload", note)
@@ -80,15 +80,15 @@ def test_a_plan_that_grows_while_it_goes_up(workshop, s3, monkeypatch):
 def test_a_cancelled_run_gives_its_copy_up(workshop, s3, monkeypatch):
     """Cancelled while the first copy is made: no thread goes on, and another machine may take the run."""
     monkeypatch.setattr(module, "_EVERY", 0.3)
-    started, push = threading.Event(), Mirror._push
+    started, push = threading.Event(), RunMirror._push
 
-    def slow(self, beat, *, is_last):
+    def slow(self, check_cancelled, *, is_last):
         if not is_last:
             started.set()
-            wait_until(beat, 60)  # raises once nobody wants it
-        push(self, beat, is_last=is_last)
+            wait_until(check_cancelled, 60)  # raises once nobody wants it
+        push(self, check_cancelled, is_last=is_last)
 
-    monkeypatch.setattr(Mirror, "_push", slow)
+    monkeypatch.setattr(RunMirror, "_push", slow)
     interrupt_when(started)
     with pytest.raises(KeyboardInterrupt):
         workshop.step(output=OUT)()
@@ -108,10 +108,10 @@ def test_a_run_that_is_cancelled_while_its_result_goes_up_publishes_nothing(work
     started = threading.Event()
     pieces = objects._upload_in_pieces
 
-    def slow(store, local, name, beat):
+    def slow(store, local, name, check_cancelled):
         def wait():
             started.set()
-            wait_until(beat, 60)  # raises once nobody wants it
+            wait_until(check_cancelled, 60)  # raises once nobody wants it
 
         pieces(store, local, name, wait)
 
@@ -147,7 +147,7 @@ def test_a_listing_that_nobody_waits_for_ends(workshop, monkeypatch):
     def endless(self):
         yield from listed(self)
         started.set()
-        wait_until(self._heartbeat, 60)  # raises once nobody wants it
+        wait_until(self._check_cancelled, 60)  # raises once nobody wants it
 
     monkeypatch.setattr(Listing, "__iter__", endless)
     interrupt_when(started)
@@ -160,10 +160,10 @@ def test_a_machine_that_ends_between_parts_and_ledger(workshop, s3, monkeypatch)
     """What went up of the parts is not in the way of the next machine."""
     upload = objects.upload
 
-    def end_before_the_ledger(local, url, *beat):
+    def end_before_the_ledger(local, url, *check_cancelled):
         if url.endswith("ledger.sqlite") and workshop.invocations():
             raise OutputError(url, "the machine ends here")
-        return upload(local, url, *beat)
+        return upload(local, url, *check_cancelled)
 
     monkeypatch.setattr(objects, "upload", end_before_the_ledger)
     aborted(workshop, output=OUT)
@@ -182,9 +182,9 @@ def test_a_run_that_another_machine_has_taken_over_ends(workshop, s3, tmp_path):
     (path,) = home().rglob(f"{run_url(s3).rpartition('/')[2]}/run.json")
     from prefect_parallel_run.runs.run_directory import RunDirectory
 
-    first = Mirror(RunDirectory(path.parent), run_url(s3), pytest.fail)
+    first = RunMirror(RunDirectory(path.parent), run_url(s3), pytest.fail)
     module.pull(run_url(s3), tmp_path / "run")
-    second = Mirror(RunDirectory(tmp_path / "run"), run_url(s3), pytest.fail)
+    second = RunMirror(RunDirectory(tmp_path / "run"), run_url(s3), pytest.fail)
     with closing(first), closing(second):
         first.begin(lambda: None)
         objects.write(f"{run_url(s3)}/lock.json", b'{"token": "", "released": true}')  # as if it had been silent for long
