@@ -10,8 +10,8 @@ import time
 from contextlib import suppress
 from typing import Any, Dict, Iterator
 
-from .azureml.environment import surround
-from .azureml.import_hook import offer_names
+from .azureml_environment import surround
+from .azureml_import_hook import offer_names
 from .channel import Channel
 from .context import EntryScript
 from .failure import describe, keep_secret, without_secrets

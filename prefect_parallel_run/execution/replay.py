@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.child.azureml.environment import surround
-from prefect_parallel_run.child.azureml.import_hook import offer_names
+from prefect_parallel_run.child.azureml_environment import surround
+from prefect_parallel_run.child.azureml_import_hook import offer_names
 from prefect_parallel_run.child.context import Context, EntryScript
 from prefect_parallel_run.child.encoding import materialise
 from prefect_parallel_run.child.reading import FileList, Reader

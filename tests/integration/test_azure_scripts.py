@@ -360,7 +360,7 @@ def test_nothing_of_azures_is_imported_until_the_script_does():
         f"namespace = runpy.run_path({str(folder / '__main__.py')!r})\n"
         "namespace['_adopt']()\n"
         "from prefect_parallel_run.child.main_loop import live\n"
-        "from prefect_parallel_run.child.azureml.import_hook import offer_names\n"
+        "from prefect_parallel_run.child.azureml_import_hook import offer_names\n"
         "offer_names()\n"
         "late = {'azure_run', 'azure_model', 'azure_errors', 'metrics'}\n"
         "assert not [name for name in sys.modules if name.rpartition('.')[2] in late]\n"

@@ -1,6 +1,6 @@
 """An exception as plain text."""
 
-from prefect_parallel_run.child.azureml.errors import AzureMLException
+from prefect_parallel_run.child.azureml_errors import AzureMLException
 from prefect_parallel_run.child.failure import describe
 
 

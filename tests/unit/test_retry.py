@@ -4,7 +4,7 @@ import enum
 
 import pytest
 
-from prefect_parallel_run.child.azureml.errors import ParallelRunException
+from prefect_parallel_run.child.azureml_errors import ParallelRunException
 from prefect_parallel_run.child.context import NoRetry
 from prefect_parallel_run.child.retry import RESTART, STOP, RetryDirective, retry_directive
 

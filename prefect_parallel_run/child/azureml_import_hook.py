@@ -42,12 +42,12 @@ AZURES_EXCEPTIONS = (
 #: that they are not.
 _OFFERED: Dict[str, Dict[str, Tuple[str, ...]]] = {
     "azureml": {},
-    "azureml.core": {"azureml.run": ("Run", "get_run"), "azureml.model": ("Model",)},
-    "azureml.core.run": {"azureml.run": ("Run", "get_run", "_OfflineRun", "_SubmittedRun")},
-    "azureml.core.model": {"azureml.model": ("Model",)},
-    "azureml.core.workspace": {"azureml.run": ("Workspace",)},
-    "azureml.core.experiment": {"azureml.run": ("Experiment",)},
-    "azureml.exceptions": {"azureml.errors": AZURES_EXCEPTIONS},
+    "azureml.core": {"azureml_run": ("Run", "get_run"), "azureml_model": ("Model",)},
+    "azureml.core.run": {"azureml_run": ("Run", "get_run", "_OfflineRun", "_SubmittedRun")},
+    "azureml.core.model": {"azureml_model": ("Model",)},
+    "azureml.core.workspace": {"azureml_run": ("Workspace",)},
+    "azureml.core.experiment": {"azureml_run": ("Experiment",)},
+    "azureml.exceptions": {"azureml_errors": AZURES_EXCEPTIONS},
     "azureml_user": {},
     "azureml_user.parallel_run": {"context": ("EntryScript",)},
     "prefect_parallel_run": {"context": ("EntryScript", "NoRetry")},
@@ -203,7 +203,7 @@ def _absent_from(module: str) -> Callable[[str], Any]:
         is_hidden = name.startswith("__")  # __file__, __all__ and the like
         if is_hidden or (may_be_a_module and not name[:1].isupper()):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        from .errors import absent  # noqa: PLC0415  the first name that is not there
+        from .azureml_errors import absent  # noqa: PLC0415  the first name that is not there
 
         return absent(f"{module}.{name}")
 

@@ -3,10 +3,10 @@
 from types import TracebackType
 from typing import Any, Dict, List, NoReturn, Optional, Type
 
-from ..context import EntryScript, current
-from ..metrics import Metrics
-from .errors import NoAzureError
-from .model import Model
+from .azureml_errors import NoAzureError
+from .azureml_model import Model
+from .context import EntryScript, current
+from .metrics import Metrics
 
 
 class Workspace:

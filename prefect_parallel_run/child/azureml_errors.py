@@ -2,8 +2,8 @@
 
 from typing import Any, Dict, NoReturn, Optional
 
-from ..context import current
-from ..retry import CODES
+from .context import current
+from .retry import CODES
 
 _INSTEAD = {
     "Dataset": "the step's inputs come to run(), side_inputs are paths: EntryScript().side_inputs",

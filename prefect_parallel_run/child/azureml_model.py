@@ -4,8 +4,8 @@ import os
 import shutil
 from typing import Any, List, NoReturn, Optional, Tuple
 
-from ..context import current
-from .errors import ModelNotFoundException, NoAzureError
+from .azureml_errors import ModelNotFoundException, NoAzureError
+from .context import current
 
 
 class Model:
