@@ -67,8 +67,8 @@ def prefect_server(tmp_path_factory):
 
     setup_logging()  # the first run of a process would, and take caplog's handler away from its test
 
-    check_cancelled = getattr(prefect.settings, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", None)  # not in the oldest Prefect
-    quiet = {} if check_cancelled is None else {check_cancelled: None}
+    heartbeat = getattr(prefect.settings, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", None)  # not in the oldest Prefect
+    quiet = {} if heartbeat is None else {heartbeat: None}
     with prefect_test_harness(server_startup_timeout=180), prefect.settings.temporary_settings(quiet):
         yield
     patch.undo()

@@ -89,12 +89,12 @@ def test_in_an_async_flow(workshop):
         results = await asyncio.gather(*(asyncio.to_thread(future.result) for future in futures))
         beats = []
 
-        async def check_cancelled():
+        async def tick():
             while True:
                 beats.append(None)
                 await asyncio.sleep(0.01)
 
-        beating = asyncio.create_task(check_cancelled())
+        beating = asyncio.create_task(tick())
         results.append(await asyncio.to_thread(step, output=outputs[2]))
         beating.cancel()
         assert len(beats) > 1
