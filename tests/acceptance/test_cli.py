@@ -162,7 +162,7 @@ def test_prefect_that_does_not_answer_is_one_line(program, workshop):
     program.environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
     words = [program.config("echo.py"), "--input", workshop.files, "--output", workshop.output]
     _, told = program.run("run", *words, code=1)
-    assert told.splitlines()[-1].startswith("Prefect's API cannot be reached: ")
+    assert told.splitlines()[-1].startswith("cannot reach Prefect's API: ")
     assert "Traceback" not in told
     assert not workshop.output.exists()
 

@@ -118,7 +118,7 @@ def test_the_command_prints_python_with_the_differences_in_front(capsys):
     printed = capsys.readouterr()
     assert printed.out.splitlines()[1].startswith("# To be decided before it is run")
     assert "--map '${{parent.jobs.partition.outputs.table}}=PLACE'" in " ".join(printed.out.replace("#", " ").split())
-    assert "1 field has to be decided" in printed.err
+    assert "1 field needs a decision" in printed.err
     assert max(len(line) for line in printed.out.splitlines() if line.startswith("#")) <= 100
 
 
@@ -149,9 +149,9 @@ def _of(found, field):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((DATA / "version_1.yml", "--map", "cpu-cluster"), "--map is 'cpu-cluster'; accepted: REFERENCE=PLACE"),
+        ((DATA / "version_1.yml", "--map", "cpu-cluster"), "--map: expected REFERENCE=PLACE, got 'cpu-cluster'"),
         ((DATA / "version_1.yml", "--map", "gpu=x"), "there is no gpu to give a place"),
-        ((DATA / "none.yml",), "none.yml: cannot be read: No such file or directory"),
+        ((DATA / "none.yml",), "none.yml: cannot read it: No such file or directory"),
     ],
 )
 def test_wrong_use_of_the_command(arguments, words):
