@@ -11,7 +11,7 @@ from typing import Any
 
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.options import Translation
-from prefect_parallel_run.config.csv_options import KEYWORDS, checked
+from prefect_parallel_run.config.csv_options import KEYWORDS, check_keywords
 from prefect_parallel_run.config.model import ParallelRunConfig
 
 FILE_NAME = "parallel_run_step.settings.json"
@@ -61,7 +61,7 @@ def source_settings(config: ParallelRunConfig) -> Translation:
         elif value is not None and value not in _SAME.get(name, ()):
             findings.left(where, given, _WHY)
     if options:
-        fields["append_row_csv_options"] = checked({**options, **own}, f"{path}: {_FUNCTION}")
+        fields["append_row_csv_options"] = check_keywords({**options, **own}, f"{path}: {_FUNCTION}")
     return Translation(fields, findings.found)
 
 

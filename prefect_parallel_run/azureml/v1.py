@@ -11,9 +11,9 @@ from prefect_parallel_run.azureml.references import References, you_said
 from prefect_parallel_run.azureml.settings import FILE_NAME, source_settings
 from prefect_parallel_run.azureml.step import ImportedStep, step_name
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
-from prefect_parallel_run.config.script_path import beside
+from prefect_parallel_run.config.script_path import find_beside
 from prefect_parallel_run.config.validation import names_a_cluster
-from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, ParsedConfig, read_fields, validated
+from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, ParsedConfig, build_config, read_fields
 
 _ENVIRONMENT_WHY = (
     "of an environment name, variables, version of Python and pip requirements are taken over; packages of conda come in with"
@@ -41,7 +41,7 @@ def load_v1(path: Path, references: References) -> ImportedStep:
     if isinstance(fields.get("environment"), dict):  # not shown: a requirement may have a password in it
         findings.taken("environment", fields["environment"].get("name"), "an Environment")
     places = {key: f"{path}, line {read.lines.get(key, 1)}" for key in fields}
-    config = validated(ParallelRunConfig, fields, places, f"{path}, line 1")
+    config = build_config(ParallelRunConfig, fields, places, f"{path}, line 1")
     tell_variables(config.environment_variables, findings)
     findings.add(source_settings(config).differences, f"{FILE_NAME} ")
     return ImportedStep(file=path, name=step_name(path.stem), fields=fields, differences=tuple(findings.found))
@@ -89,7 +89,7 @@ def _anchor(fields: dict[str, Any], folder: Path, findings: MigrationFindings) -
     script, given = fields.get("entry_script"), fields.get("source_directory")
     if not isinstance(script, str) or not isinstance(given, str | None):
         return  # a wrong value, which is told with its line
-    fields |= beside(script, given, folder)
+    fields |= find_beside(script, given, folder)
     if given is None:
         return
     here = fields["source_directory"]

@@ -82,6 +82,6 @@ def _resolve_target(target: Any) -> Any:
     """Return a run's compute target with its references resolved; imports Prefect only if there can be any."""
     if target == "local":
         return target
-    from prefect_parallel_run.task.block_references import resolved_target
+    from prefect_parallel_run.task.block_references import resolve_compute_target
 
-    return resolved_target(target)
+    return resolve_compute_target(target)

@@ -141,7 +141,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_has_a_bar(program, workshop):
     wait_until(lambda: not ours(), 30)
     run = run_directory(workshop)
     said = "".join(lines)
-    assert "cancelled; what is finished is kept" in said, lines
+    assert "cancelled; completed mini-batches are kept" in said, lines
     assert f"prefect-parallel-run resume {run}" in said, lines
     assert "Traceback" not in said, lines
     done = len(workshop.invocations())
@@ -176,7 +176,7 @@ def test_a_home_that_cannot_be_created_is_one_message(program, workshop, with_se
         del program.environment["PREFECT_API_URL"]
     words = [program.config("echo.py"), "--input", workshop.files, "--output", workshop.output]
     _, told = program.run("run", *words, code=1)
-    home = f"PrefectHomeError: PREFECT_HOME is {workshop.folder}/file/home, which cannot be written: "
+    home = f"PrefectHomeError: PREFECT_HOME is {workshop.folder}/file/home, which is not writable: "
     assert told.splitlines()[-1].startswith(home), told
     assert with_server or len(told.splitlines()) == 1, told
     assert "Traceback" not in told

@@ -39,7 +39,7 @@ def test_environment_variables_may_name_secrets(workshop, script):
 def test_a_secret_that_is_not_there_is_named(workshop, script):
     """By the field and the block."""
     variables = {"TOKEN": "{{ prefect.blocks.secret.no-such-block }}"}
-    with pytest.raises(ValueError, match=r"environment_variables\['TOKEN'\] refers to what Prefect .*no-such-block"):
+    with pytest.raises(ValueError, match=r"environment_variables\['TOKEN'\]: not found in Prefect: .*no-such-block"):
         workshop.step(script, source_directory=None, environment_variables=variables)()
 
 
@@ -63,5 +63,5 @@ def test_a_block_that_holds_none_is_refused(workshop):
     """When the configuration is made."""
     from prefect_parallel_run import DaskComputeTarget
 
-    with pytest.raises(ValueError, match="a compute target is one of address, scheduler_file and cluster_class"):
+    with pytest.raises(ValueError, match="a compute target is exactly one of address, scheduler_file and cluster_class"):
         workshop.config(compute_target=DaskComputeTarget())

@@ -481,11 +481,11 @@ def test_what_is_wrong_is_told(job, body, task, words):
         ("a: [\n", "not YAML"),
         ("a: 1\na: 2\n", "line 2: the key 'a' stands here twice"),
         ("a: !!python/object/apply:os.system ['true']\n", "is not accepted; only plain values are"),
-        ("a: &a [*a]\n", "is a part of itself"),
+        ("a: &a [*a]\n", "contains itself"),
         ("type: command\n", "is no parallel job"),
         (
             "entry_script: s.py\nnode_count: 2\n",
-            "line 1: the file has one root key, parallel_run_config; found ['entry_script'",
+            "line 1: expected one root key, parallel_run_config; got ['entry_script'",
         ),
         ("error_threshold: 5\nmini_batch_size: 2\n", "is no parallel job"),
         ("type: pipeline\njobs: {a: {type: command}}\n", "has no job of type parallel"),
@@ -568,9 +568,9 @@ def test_a_configuration_of_version_1():
     ("change", "words"),
     [
         (("  entry_script: recognise.py\n", ""), "v1.yml, line 1: entry_script is missing"),
-        (("node_count: 2", "node_count: two"), "line 22: node_count is 'two'; accepted: a whole number"),
+        (("node_count: 2", "node_count: two"), "line 22: node_count is 'two'; expected an integer"),
         (("node_count: 2", "node_cuont: 2"), "line 22: unknown field 'node_cuont'; did you mean node_count?"),
-        (("digits/code", "none"), "line 27: source_directory is 'none'; accepted: a folder that exists"),
+        (("digits/code", "none"), "line 27: source_directory is 'none'; expected an existing folder"),
     ],
 )
 def test_wrong_fields_of_version_1_are_told_with_their_line(tmp_path, change, words):

@@ -174,9 +174,9 @@ def test_without_rows_the_settings_file_says_nothing(config):
 @pytest.mark.parametrize(
     ("keywords", "words"),
     [
-        ({"sep": ";;"}, "['sep'] is ';;'; accepted: one character"),
-        ({"quoting": False}, "['quoting'] is False; accepted: 0 (minimal)"),
-        ({"float_format": "%d %d"}, "accepted: a format for one number"),
+        ({"sep": ";;"}, "['sep'] is ';;'; expected one character"),
+        ({"quoting": False}, "['quoting'] is False; expected 0 (minimal)"),
+        ({"float_format": "%d %d"}, "expected a format for one number"),
         ({"encoding": "utf-16"}, "byte order mark"),
         ({"sep": "|", "quotechar": "|"}, "different characters"),
     ],

@@ -40,9 +40,9 @@ def test_the_printed_python_makes_the_same_steps(file, monkeypatch):
         found = made[step.name]
         expected = step.step_arguments()
         assert found.parallel_run_config == expected["parallel_run_config"]
-        given = {key: found._given[key] for key in ("output", "side_inputs", "arguments", "allow_reuse")}
+        given = {key: found._defaults[key] for key in ("output", "side_inputs", "arguments", "allow_reuse")}
         assert given == {key: expected[key] for key in given}
-        assert found._given["inputs"] == expected["inputs"]
+        assert found._defaults["inputs"] == expected["inputs"]
     assert made["main"].__class__.__name__ == "Flow"
 
 
@@ -162,7 +162,7 @@ def test_wrong_use_of_the_command(arguments, words):
 
 
 @pytest.mark.parametrize("arguments", [[], ["in"], ["in", "out", "more"]])
-def test_python_that_has_to_be_given_inputs_says_so(arguments, monkeypatch):
+def test_python_that_has_to_be_defaults_inputs_says_so(arguments, monkeypatch):
     """A configuration of version 1 knows none; the flow itself would fail with a traceback."""
     monkeypatch.setenv("GREETING", "hello")
     monkeypatch.setattr(sys, "argv", ["imported.py", *arguments])

@@ -247,7 +247,7 @@ def test_ignored_azure_fields_are_listed_on_one_line(config, files, capsys):
     config.write_text(config.read_text() + "  environment_name: prs\n")
     options = read_step_options(parse("plan", config, "--input", files), for_run=False)
     assert options.config.environment is None
-    assert capsys.readouterr().err == f"{config}: of Azure's environment these are left out: environment_name prs\n"
+    assert capsys.readouterr().err == f"{config}: ignoring parts of Azure's environment: environment_name prs\n"
 
 
 def test_commands_without_a_script_reject_arguments_for_it(capsys):

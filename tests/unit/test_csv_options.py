@@ -112,42 +112,42 @@ def config(tmp_path):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_right_options_are_taken_as_they_are(config, options):
-    """And the environment of no process is needed to say so."""
+def test_valid_options_are_unchanged(config, options):
+    """An empty mapping becomes None."""
     assert config(options).append_row_csv_options == options
     assert config({}).append_row_csv_options is None
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
-        ({"separator": ";"}, "append_row_csv_options has 'separator'; accepted: sep, na_rep"),
+        ({"separator": ";"}, "append_row_csv_options has 'separator'; expected one of sep, na_rep"),
         ({"mode": "a"}, "has 'mode'"),
         ({1: 2}, "has 1"),
-        ({"sep": ""}, "['sep'] is ''; accepted: one character"),
-        ({"sep": "\n"}, "one character that ends no line"),
-        ({"quoting": 4}, "accepted: 0 (minimal)"),
-        ({"quoting": True}, "accepted: 0 (minimal)"),
+        ({"sep": ""}, "['sep'] is ''; expected one character"),
+        ({"sep": "\n"}, "one character other than a newline"),
+        ({"quoting": 4}, "expected 0 (minimal)"),
+        ({"quoting": True}, "expected 0 (minimal)"),
         ({"float_format": "two"}, "such as '%.3f'"),
-        ({"header": True}, "whether there is one append_row_header says"),
+        ({"header": True}, "append_row_header turns the line on or off"),
         ({"index": 1}, "true or false"),
         ({"encoding": "utf-8-sig"}, "byte order mark"),
         ({"encoding": "latin-99"}, "byte order mark"),
-        ({"columns": []}, "a list of texts"),
+        ({"columns": []}, "a list of strings"),
         ({"sep": '"'}, "different characters"),
         ("sep=;", "a mapping of keywords"),
     ],
     ids=str,
 )
-def test_wrong_options_are_errors(config, options, words):
-    """Keyword, value, what is accepted."""
+def test_wrong_options_are_errors(config, options, message):
+    """The error names keyword, value and what is expected."""
     with pytest.raises(ValueError) as caught:
         config(options)
-    assert words in wrong_fields(caught.value)["append_row_csv_options"]
+    assert message in wrong_fields(caught.value)["append_row_csv_options"]
 
 
 @pytest.mark.parametrize("row_format", ["jsonl", "parquet"])
-def test_they_are_of_no_use_elsewhere(config, row_format):
-    """Said, not ignored."""
+def test_other_formats_reject_options(config, row_format):
+    """They would silently have no effect."""
     with pytest.raises(ValueError, match=f"rows are written as {row_format}"):
         config({"sep": ";"}, append_row_format=row_format)
