@@ -47,8 +47,8 @@ class ParsedConfig(NamedTuple):
 
     values: dict[str, Any]
     lines: dict[str, int]
-    left: tuple[str, ...] = ()
-    stood_in_for: tuple[str, ...] = ()  #: Azure packages among its requirements, which are ignored
+    left_out: tuple[str, ...] = ()
+    azure_packages: tuple[str, ...] = ()  #: Azure packages among its requirements, which are ignored
     named: Mapping[str, Any] = MappingProxyType({})  #: fields that refer to an environment in a workspace or folder
 
 
@@ -80,10 +80,10 @@ def load(
     Raises:
         ValueError: The configuration is invalid; names the line, or the field of *overrides*.
     """
-    values, lines, left, stood_in_for, _ = read_fields(path)
-    if left or stood_in_for:
-        message = f"{path}: ignoring parts of Azure's environment: {', '.join([*left, *stood_in_for])}"
-        reason = f"; {', '.join(stood_in_for)}: {WHY_NO_AZURE}" if stood_in_for else ""
+    values, lines, left_out, azure_packages, _ = read_fields(path)
+    if left_out or azure_packages:
+        message = f"{path}: ignoring parts of Azure's environment: {', '.join([*left_out, *azure_packages])}"
+        reason = f"; {', '.join(azure_packages)}: {WHY_NO_AZURE}" if azure_packages else ""
         warnings.warn(message + reason, stacklevel=3)
     replaced = {_OLD_NAMES.get(key, key): value for key, value in (overrides or {}).items()}
     values |= replaced
@@ -136,10 +136,10 @@ def read_fields(path: Path) -> ParsedConfig:
     values = {_OLD_NAMES.get(key, key): value for key, value in parsed.values.items()}
     lines = {_OLD_NAMES.get(key, key): line for key, line in parsed.lines.items()}
     is_azure = _is_azure_environment(values.get("environment"))
-    left, stood_in_for = _convert_azure_environment(values) if is_azure else ([], [])
+    left_out, azure_packages = _convert_azure_environment(values) if is_azure else ([], [])
     named_environment = {key: values.pop(key) for key in _NAMED_ENVIRONMENT if key in values}
-    left += [f"{key} {value}" for key, value in named_environment.items() if value is not None]
-    return ParsedConfig(values, lines, tuple(left), tuple(stood_in_for), named_environment)
+    left_out += [f"{key} {value}" for key, value in named_environment.items() if value is not None]
+    return ParsedConfig(values, lines, tuple(left_out), tuple(azure_packages), named_environment)
 
 
 def value(text: str, where: str) -> Any:
@@ -259,22 +259,22 @@ def _convert_azure_environment(values: dict[str, Any]) -> tuple[list[str], list[
     python = environment.get("python") or {}
     conda = python.get("condaDependencies") or {}
     dependencies = conda_dependencies(conda.get("dependencies") or [])
-    left = [
+    left_out = [
         key
         for key in sorted(environment.keys() - {"name", "version", "python", "environmentVariables"})
         if environment[key] is not None
     ]
-    left += [f"conda dependency {entry}" for entry in dependencies.left]
-    left += [f"python.{key}" for key, value in python.items() if key != "condaDependencies" and value is not None]
-    left += [f"python.condaDependencies.{key}" for key in conda if key not in ("name", "dependencies")]
+    left_out += [f"conda dependency {entry}" for entry in dependencies.left_out]
+    left_out += [f"python.{key}" for key, value in python.items() if key != "condaDependencies" and value is not None]
+    left_out += [f"python.condaDependencies.{key}" for key in conda if key not in ("name", "dependencies")]
     if environment.get("environmentVariables"):
         values["environment_variables"] = {**environment["environmentVariables"], **(values.get("environment_variables") or {})}
     if python.get("userManagedDependencies") is True:  # the packages of the image; here, the installed packages
         values["environment"] = None
-        return left, []
+        return left_out, []
     version = {} if dependencies.python is None else {"python": dependencies.python}
     values["environment"] = {"name": environment.get("name"), "requirements": dependencies.requirements, **version}
-    return left, dependencies.azure
+    return left_out, dependencies.azure_packages
 
 
 class CondaDependencies(NamedTuple):
@@ -282,8 +282,8 @@ class CondaDependencies(NamedTuple):
 
     requirements: list[str]  #: its pip section
     python: str | None  #: such as "3.11"
-    left: list[str]  #: conda packages
-    azure: list[str]  #: packages of the pip section that stand-ins replace
+    left_out: list[str]  #: conda packages
+    azure_packages: list[str]  #: packages of the pip section that stand-ins replace
 
 
 def conda_dependencies(entries: list[Any]) -> CondaDependencies:
@@ -292,7 +292,7 @@ def conda_dependencies(entries: list[Any]) -> CondaDependencies:
     Conda packages are ignored: pip's index may have them under other names, or they may not be Python packages.
 
     >>> conda_dependencies(["python=3.11", "pip", "numpy=1.26", {"pip": ["pillow"]}])
-    CondaDependencies(requirements=['pillow'], python='3.11', left=['numpy=1.26'], azure=[])
+    CondaDependencies(requirements=['pillow'], python='3.11', left_out=['numpy=1.26'], azure_packages=[])
 
     The table packages that Azure's packages depend on are required in their place.
 
@@ -300,7 +300,7 @@ def conda_dependencies(entries: list[Any]) -> CondaDependencies:
     (['pandas', 'pyarrow'], ['azureml-defaults~=1.5', 'azureml-dataset-runtime[pandas,fuse]'])
     """
     requirements: list[str] = []
-    left: list[str] = []
+    left_out: list[str] = []
     python = None
     for entry in entries:
         version = _CONDA_PYTHON.fullmatch(str(entry))
@@ -309,10 +309,10 @@ def conda_dependencies(entries: list[Any]) -> CondaDependencies:
         elif version is not None:
             python = version[1]
         elif not re.fullmatch(r"pip\b.*", str(entry)):  # every environment that is built here has pip
-            left.append(str(entry))
+            left_out.append(str(entry))
     azure = [line for line in requirements if _REPLACED.fullmatch(line.strip())]
     kept = [line for line in requirements if line not in azure]
     if any("[" in line and "pandas" in line for line in azure):
         names = {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() for line in kept}
         kept += [package for package in ("pandas", "pyarrow") if package not in names]
-    return CondaDependencies(kept, python, left, azure)
+    return CondaDependencies(kept, python, left_out, azure)

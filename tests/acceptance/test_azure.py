@@ -28,7 +28,7 @@ def test_an_imported_job_runs_end_to_end(tmp_path, caplog):
     expected = ["setosa" if length < 2.45 else "virginica" for length in flowers["petal_length"]]
     assert found["kind"].tolist() == expected
     assert set(found["word"]) == {"hello"}
-    assert "left out" not in caplog.text  # the import has told it, and taken the options out
+    assert "left out" not in caplog.text  # the import has reported them and removed the options
 
 
 def test_a_steps_own_arguments_may_have_the_drivers_options(workshop, caplog):

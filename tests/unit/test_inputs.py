@@ -253,10 +253,7 @@ def test_a_home_that_cannot_be_written_is_named(nobody, home):
         with pytest.raises(PrefectHomeError) as caught:
             use(home)
         assert str(caught.value).startswith(f"PREFECT_HOME is {home}, which is not writable: ")
-        assert (
-            "Permission denied; set the environment variable PREFECT_HOME to a folder"
-            in str(caught.value)
-        )
+        assert "Permission denied; set the environment variable PREFECT_HOME to a folder" in str(caught.value)
 
 
 def test_a_home_below_a_file_is_named(tmp_path):
