@@ -39,9 +39,9 @@ def program_arguments(
     Raises:
         ValueError: The text refers to an unknown input or output, has an unclosed quote, or an option with an invalid value.
     """
-    text_kept = _OPTIONAL.sub(lambda match: match[1] if _have_values(match[1], inputs) else "", text)
+    kept_text = _OPTIONAL.sub(lambda match: match[1] if _have_values(match[1], inputs) else "", text)
     try:
-        words = shlex.split(_spaceless(text_kept))
+        words = shlex.split(_spaceless(kept_text))
     except ValueError as error:
         raise ValueError(f"{_FIELD}: {error}: {text!r}") from None
     for word in words:

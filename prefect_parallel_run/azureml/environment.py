@@ -105,7 +105,7 @@ def _dependencies(conda: Section) -> CondaDependencies:
 
 
 def _as_requirements(
-    where: str, given: Any, dependencies: CondaDependencies, reference: str, findings: MigrationFindings
+    where: str, conda_file: Any, dependencies: CondaDependencies, reference: str, findings: MigrationFindings
 ) -> dict[str, Any]:
     for entry in dependencies.left_out:
         findings.left_out(
@@ -116,7 +116,7 @@ def _as_requirements(
     here = f"Environment with {len(dependencies.requirements)} requirements" + (
         f" on Python {dependencies.python}" if dependencies.python else ""
     )
-    findings.changed(where, given, here, f"built with uv or pip, not conda; {_ELSE}", reference)
+    findings.changed(where, conda_file, here, f"built with uv or pip, not conda; {_ELSE}", reference)
     return {
         "requirements": dependencies.requirements,
         **({} if dependencies.python is None else {"python": dependencies.python}),

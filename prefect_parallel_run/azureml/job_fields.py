@@ -92,14 +92,14 @@ def job_fields(
 def _script(task: Section, fields: dict[str, Any], references: References, findings: MigrationFindings) -> None:
     script = task.get("entry_script")
     if not isinstance(script, str):
-        raise ValueError(f"{task.where('entry_script')}: entry_script is {script!r}; expected a path below code")  # noqa: TRY004  the file's value is wrong
+        raise ValueError(f"{task.where('entry_script')}: entry_script is {script!r}; expected a path below code")
     folder = task.file.absolute().parent
     code = task.get("code")
     if code is None:
         fields["entry_script"] = str(folder / script)
         findings.taken("task.entry_script", script, fields["entry_script"])
         return
-    location = references.place(str(code), folder, "task.code", findings)
+    location = references.resolve(str(code), folder, "task.code", findings)
     fields["entry_script"] = script
     findings.taken("task.entry_script", script, f"entry_script={script!r}")
     if location is not None:
@@ -157,8 +157,8 @@ def _number(owner: Section, key: str) -> int | None:
 
 
 def _variables(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
-    given = section.section("environment_variables")
-    variables = {name: "" if value is None else str(value) for name, value in given.items()}
+    values = section.section("environment_variables")
+    variables = {name: "" if value is None else str(value) for name, value in values.items()}
     report_variables(variables, findings)
     if variables:
         fields["environment_variables"] = variables
@@ -173,13 +173,13 @@ def report_variables(variables: Mapping[str, str], findings: MigrationFindings) 
 
 
 def _target(section: Section, fields: dict[str, Any], references: References, findings: MigrationFindings) -> None:
-    given = section.get("compute")
-    if given is None or given == LOCAL:
+    compute = section.get("compute")
+    if compute is None or compute == LOCAL:
         return
-    known = references.known(str(given))
+    known = references.known(str(compute))
     if known is not None:
         fields["compute_target"] = known
-        findings.changed("compute", given, known, "as specified")
+        findings.changed("compute", compute, known, "as specified")
     else:
         why = "only your Azure workspace can resolve the cluster; another one, such as tls://host:8786"
-        findings.changed("compute", given, "this machine", why, str(given))
+        findings.changed("compute", compute, "this machine", why, str(compute))

@@ -20,7 +20,7 @@ def split_input(section: Section, inputs: Mapping[str, Input]) -> str:
     if not isinstance(inputs.get(name), Data):
         input_data = section.get("input_data")
         expected = f"${{{{inputs.NAME}}}} with the name of a data input: {sorted(inputs)}"
-        raise ValueError(f"{section.where('input_data')}: input_data is {input_data!r}; expected {expected}")  # noqa: TRY004  the file's value is wrong
+        raise ValueError(f"{section.where('input_data')}: input_data is {input_data!r}; expected {expected}")
     return name
 
 
@@ -31,7 +31,7 @@ def split_dataset(
     if not isinstance(value, Data):
         raise TypeError(f"{name} is not a data input")  # split_input prevents this
     field = f"inputs.{name}"
-    location = references.place(value.path, value.folder, f"{field}.path", findings)
+    location = references.resolve(value.path, value.folder, f"{field}.path", findings)
     _report_mode(field, value, findings)
     as_files = value.type != "mltable" or value.mode in ("eval_mount", "eval_download")
     if location is None:
@@ -68,7 +68,7 @@ def side_inputs(split: str, inputs: Mapping[str, Input], references: References,
     paths = {}
     for name, value in inputs.items():
         if isinstance(value, Data) and name != split:
-            location = references.place(value.path, value.folder, f"inputs.{name}.path", findings)
+            location = references.resolve(value.path, value.folder, f"inputs.{name}.path", findings)
             _report_mode(f"inputs.{name}", value, findings)
             paths[_name(name)] = value.path if location is None else location
             if location is not None:

@@ -137,7 +137,7 @@ class _Step(NamedTuple):
         if self.value is None:
             return {}
         if not isinstance(self.value, dict):
-            raise ValueError(f"{self.where}: {self.name} is {self.value!r}; expected a mapping of options")  # noqa: TRY004  the file's value is wrong
+            raise ValueError(f"{self.where}: {self.name} is {self.value!r}; expected a mapping of options")
         return self.value
 
 
@@ -151,7 +151,7 @@ def _paths(document: Section, references: References, findings: MigrationFinding
         kind = next(iter(entry), None) if isinstance(entry, Section) and len(entry) == 1 else None
         if kind not in ("file", "folder", "pattern") or not isinstance(entry[kind], str):
             raise ValueError(f"{document.where('paths')}: paths has {entry!r}; expected file, folder or pattern with a path")
-        location = references.place(entry[kind], folder, f"paths[{number}].{kind}", findings)
+        location = references.resolve(entry[kind], folder, f"paths[{number}].{kind}", findings)
         paths.append(entry[kind] if location is None else absolute(location))
         if kind == "folder" and location is not None and Path(location) in document.file.absolute().parents:
             why = "the folder contains this MLTable file, which would be read too; write a pattern such as ./**/*.csv"
@@ -395,5 +395,5 @@ def _partition_format(step: _Step) -> str:
     if isinstance(value, dict) and len(value) == 1 and next(iter(value.values())) is None:
         return f"{{{next(iter(value))}}}"
     if not isinstance(value, str):
-        raise ValueError(f"{step.where}: {step.name} is {value!r}; expected a format such as '{{user}}/{{day:yyyy/MM/dd}}'")  # noqa: TRY004  the file's value is wrong
+        raise ValueError(f"{step.where}: {step.name} is {value!r}; expected a format such as '{{user}}/{{day:yyyy/MM/dd}}'")
     return value

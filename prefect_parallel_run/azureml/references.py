@@ -30,7 +30,7 @@ class References:
         self._places = {_spaceless(text): (text, location) for text, location in self._given.items()}
         self.used: set[str] = set()
 
-    def place(self, text: str, folder: Path, field: str, findings: MigrationFindings) -> str | None:
+    def resolve(self, text: str, folder: Path, field: str, findings: MigrationFindings) -> str | None:
         """Return the absolute location of *text*, relative to *folder*; None, and an open field, if it cannot be resolved."""
         known = self.known(text)
         if known is not None:

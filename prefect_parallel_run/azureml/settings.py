@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # JSON's and Unicode's errors are ValueErrors
         raise ValueError(f"{path}: cannot read it as JSON: {error}") from None
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: the file has a {type(settings).__name__}; expected an object with the key append_row")  # noqa: TRY004  the file's value is wrong
+        raise ValueError(f"{path}: the file has a {type(settings).__name__}; expected an object with the key append_row")
     return settings
 
 
@@ -100,7 +100,7 @@ def _keywords(settings: dict[str, Any], findings: MigrationFindings) -> dict[str
             findings.left_out(name, json.dumps(value), "only append_row is supported")
     append_row = settings.get("append_row") or {}
     if not isinstance(append_row, dict) or not isinstance(append_row.get(_FUNCTION) or {}, dict):
-        raise ValueError(f"{FILE_NAME}: append_row is {append_row!r}; expected {{{_FUNCTION!r}: {{keyword: value}}}}")  # noqa: TRY004  the file's value is wrong
+        raise ValueError(f"{FILE_NAME}: append_row is {append_row!r}; expected {{{_FUNCTION!r}: {{keyword: value}}}}")
     for name, value in append_row.items():
         if name != _FUNCTION:
             findings.left_out(f"append_row.{name}", json.dumps(value), f"only {_FUNCTION} is supported")

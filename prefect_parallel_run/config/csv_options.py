@@ -72,7 +72,7 @@ def csv_options(value: Any, info: ValidationInfo) -> Any:
     if value is None or value == {}:
         return None
     if not isinstance(value, dict):
-        raise ValueError(f"{info.field_name} is {shown(value)}; expected a mapping of keywords of to_csv, or None")  # noqa: TRY004  pydantic collects only ValueError
+        raise ValueError(f"{info.field_name} is {shown(value)}; expected a mapping of keywords of to_csv, or None")
     return check_keywords(value, str(info.field_name))
 
 

@@ -149,7 +149,7 @@ def keys(value: Any, info: ValidationInfo) -> Any:
 def requirement_lines(value: Any, info: ValidationInfo) -> Any:
     """Return the requirements for pip, one requirement or option per entry."""
     if not isinstance(value, list):
-        raise ValueError(f"{info.field_name} is {shown(value)}; expected a list of strings")  # noqa: TRY004  pydantic collects only ValueError
+        raise ValueError(f"{info.field_name} is {shown(value)}; expected a list of strings")
     for line in value:
         if not isinstance(line, str) or not line.strip() or _CONTROL.search(line) or not is_unicode(line):
             expected = "non-empty strings without newlines and control characters"
@@ -192,7 +192,7 @@ def paths_by_name(value: Any, info: ValidationInfo) -> Any:
         return {}
     expected = "a mapping of names (letters, digits, '_', '.', '-'; NAME or NAME:VERSION) to paths"
     if not isinstance(value, dict):
-        raise ValueError(f"{info.field_name} is {shown(value)}; expected {expected}")  # noqa: TRY004  pydantic collects only ValueError
+        raise ValueError(f"{info.field_name} is {shown(value)}; expected {expected}")
     models = {}
     for name, model in value.items():
         if not isinstance(name, str) or not _MODEL.fullmatch(name):
@@ -215,9 +215,7 @@ def variables(value: Any) -> Any:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError(  # noqa: TRY004  pydantic collects only ValueError
-            f"environment_variables is a {type(value).__name__}; expected a mapping of names to strings"
-        )
+        raise ValueError(f"environment_variables is a {type(value).__name__}; expected a mapping of names to strings")
     for key, text in value.items():
         if not isinstance(key, str) or not key or "=" in key or "\0" in key:
             raise ValueError(f"environment_variables has the name {shown(key)}; expected a string without '='")

@@ -128,7 +128,7 @@ def read_fields(path: Path) -> ParsedConfig:
     """Return the fields in *path* under their current names, not validated; an Azure environment is converted.
 
     Raises:
-        ValueError: It is not a YAML file with the one root key; the error names the line.
+        ValueError: The file is not YAML with the one root key; the error names the line.
     """
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"{path}: the file has over {_MAX_BYTES} bytes; expected a configuration file")
@@ -191,7 +191,7 @@ def _line(mark: Any) -> int:
 
 def _entries(node: yaml.Node, path: Path) -> dict[str, yaml.Node]:
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{path}, line {_line(node.start_mark)}: expected a mapping")  # noqa: TRY004  the file's value is wrong
+        raise ValueError(f"{path}, line {_line(node.start_mark)}: expected a mapping")
     entries: dict[str, yaml.Node] = {}
     for key, value in node.value:
         line = _line(key.start_mark)

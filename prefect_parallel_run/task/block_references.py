@@ -42,7 +42,7 @@ def resolve_compute_target(target: str | ComputeTarget) -> str | ComputeTarget:
         return target
     value = _value("compute_target", target)
     if not isinstance(value, dict):
-        raise ValueError(f"compute_target is {target!r}; expected a reference to a block that holds a compute target")  # noqa: TRY004  the configuration is wrong, not a type
+        raise ValueError(f"compute_target is {target!r}; expected a reference to a block that holds a compute target")
     return ComputeTarget(**{name: field for name, field in value.items() if name in ComputeTarget.model_fields})
 
 

@@ -285,7 +285,7 @@ def dataset(index: int, value: Any) -> Any:
     """Return input number *index* as a step takes it; datasets, results and paths are returned unchanged.
 
     Raises:
-        ValueError: The input is of no known kind, or one of its values is invalid.
+        ValueError: The kind of the input is unknown, or one of its values is invalid.
     """
     if isinstance(value, _Input):
         return value.dataset()
@@ -320,7 +320,7 @@ def side_inputs_by_name(values: Any) -> dict[str, Any]:
 
 def _mapping(where: str, value: Any, expected: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where} is {shown(value)}; expected {expected}")  # noqa: TRY004  callers handle ValueError for all invalid values
+        raise ValueError(f"{where} is {shown(value)}; expected {expected}")
     return value
 
 
@@ -342,5 +342,5 @@ def _load_block(target: Any) -> Any:
         return target
     block = Block.load_from_ref(target["$ref"], _sync=True)  # type: ignore[call-arg]  # async_dispatch adds _sync
     if not isinstance(block, DaskComputeTarget):
-        raise ValueError(f"config.compute_target is a {type(block).__name__}; expected a {DaskComputeTarget.__name__}")  # noqa: TRY004  callers handle ValueError for all invalid values
+        raise ValueError(f"config.compute_target is a {type(block).__name__}; expected a {DaskComputeTarget.__name__}")
     return block.as_compute_target()

@@ -30,7 +30,7 @@ def decode(document: dict[str, Any]) -> Any:
         return prefect_json_object_decoder(document)
     kind = getattr(errors, document[_KEY], None)
     if not (isinstance(kind, type) and issubclass(kind, errors.ParallelRunError)):
-        raise ValueError(f"{document[_KEY]} is not an error of prefect_parallel_run")  # noqa: TRY004  the document's value is wrong
+        raise ValueError(f"{document[_KEY]} is not an error of prefect_parallel_run")
     return kind(*(tuple(fact) if isinstance(fact, list) else fact for fact in document["facts"]))
 
 
