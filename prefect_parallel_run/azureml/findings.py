@@ -27,7 +27,7 @@ class Difference:
     given: str = ""  #: its value as text; empty for secrets
     here: str = ""  #: its equivalent here
     why: str = ""  #: the difference, and what to do about it
-    reference: str = ""  #: what the user can map: REFERENCE of --map, a key of references=
+    reference: str = ""  #: the mappable reference: REFERENCE of --map, a key of references=
     wanted: str = "PLACE"  #: kind of the mapped value: PLACE or VALUE
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class MigrationFindings:
         self.differences.append(Difference(field=name, outcome=outcome, given=given, here=here, why=why, reference=reference))
 
 
-_MAX_CHARACTERS = 120  #: of a field's value
+_MAX_CHARACTERS = 120  #: in the displayed value of a field
 
 
 def as_text(value: Any) -> str:

@@ -26,7 +26,7 @@ class Imported:
     file: Path
     steps: tuple[ImportedStep, ...] = ()
     dataset: Dataset | None = None
-    differences: tuple[Difference, ...] = ()  #: of the file as a whole; each step has its own
+    differences: tuple[Difference, ...] = ()  #: those of the whole file; each step has its own
 
     @property
     def undecided(self) -> list[Difference]:

@@ -113,7 +113,7 @@ def table_at(
         expected = f"a folder with a file {FILE_NAME}, or tables with the extension {', '.join(_EXTENSIONS)}"
         raise ValueError(f"{field}: no table at {location}; expected {expected}")
     findings = MigrationFindings()
-    why = "there is no file MLTable with the format"
+    why = "no file MLTable defines the format"
     findings.changed("read", None, f"as {_EXTENSIONS[extension]}, by the extension {extension}", why)
     return Table(TabularDataset(paths=[location], format=_EXTENSIONS[extension]), findings.differences)
 

@@ -249,11 +249,11 @@ def split_name(text: str) -> tuple[str | None, str]:
     return match[1], match[2]
 
 
-def _side_inputs(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for text in texts:
-        match = _NAMED.fullmatch(text)
+def _side_inputs(options: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for option in options:
+        match = _NAMED.fullmatch(option)
         if match is None:
-            raise ValueError(f"--side-input: expected NAME=PATH, got {text!r}")
+            raise ValueError(f"--side-input: expected NAME=PATH, got {option!r}")
         yield match[1], match[2]
 
 

@@ -124,7 +124,7 @@ def test_an_unresolved_table_can_be_mapped_to_any_table(tmp_path):
     train, _ = load(path, {reference: "/data/sales.parquet"}).steps
     assert train.inputs == TabularDataset.from_parquet_files("/data/sales.parquet").as_named_input("sales")
     (tmp_path / "Store=1").mkdir()
-    with pytest.raises(ValueError, match=r"inputs\.sales\.path: : no table at "):
+    with pytest.raises(ValueError, match=r"inputs\.sales\.path: no table at "):
         load(path, {reference: str(tmp_path)})
     (tmp_path / "Store=1" / "a.csv").write_text("x\n1\n")
     train, _ = load(path, {reference: str(tmp_path)}).steps
@@ -622,7 +622,7 @@ def test_an_input_of_the_pipeline_has_the_name_that_stands_in_the_file(tmp_path)
     number, data = step.undecided
     assert (number.field, number.reference) == ("parent.inputs.n", "${{parent.inputs.n}}")
     assert data.reference == "${{parent.inputs.d}}"
-    assert number.for_command().endswith("give it one: --map '${{parent.inputs.n}}=VALUE'")
+    assert number.for_command().endswith("provide one: --map '${{parent.inputs.n}}=VALUE'")
     assert number.for_python().endswith("references={'${{parent.inputs.n}}': VALUE}")
     for before in ("${{parent.inputs.", "${{inputs.", "${{ parent.inputs."):
         (step,) = load(path, {before + "n}}": "2", before + "d}}": "/d"}).steps

@@ -1,4 +1,4 @@
-"""Keywords of to_csv: the bytes are those of pandas, the header stands once, and a wrong one is told beforehand."""
+"""Keywords of to_csv: same bytes as pandas, one header, and invalid keywords are errors in the configuration."""
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ def by_pandas(frame, header, options, separator):
 @pytest.mark.parametrize("rows", [4, 200])
 @pytest.mark.parametrize(("row_format", "separator"), [("text", " "), ("csv", ",")])
 def test_the_bytes_are_those_of_pandas(options, rows, row_format, separator):
-    """Of few rows and of many, which Arrow writes where it writes the same."""
+    """Of few rows, and of many, which Arrow writes if its output is the same."""
     frame = FRAME.iloc[:rows]
     found = encode(frame, row_format, True, options)
     expected = by_pandas(frame, options.get("header", True), options, separator)
@@ -56,15 +56,15 @@ def test_the_bytes_are_those_of_pandas(options, rows, row_format, separator):
     st.sampled_from(" ,;\t|.-1e"),
 )
 @settings(max_examples=150, deadline=None)
-def test_any_separator_is_kept_apart_from_what_is_in_fields(numbers, texts, separator):
-    """Many rows go through Arrow only with separators that stand in no number."""
+def test_any_separator_is_distinct_from_field_contents(numbers, texts, separator):
+    """Arrow writes many rows only with separators that do not occur in numbers."""
     frame = pd.concat([pd.DataFrame({"n": pd.Series(numbers), "t": pd.Series(texts), "i": [1, -1, 11, 0]})] * 30)
     body = encode(frame, "text", False, {"sep": separator}).body
     assert body.decode() == by_pandas(frame, False, {}, separator)
 
 
-def test_plain_separators_do_not_wait_for_pandas(monkeypatch):
-    """They are as quick as the blank."""
+def test_plain_separators_do_not_use_pandas(monkeypatch):
+    """They are as fast as the blank."""
     asked = []
     monkeypatch.setattr(encoding, "delimited", lambda frame, separator: asked.append(separator) or b"x")
     for options in ({"sep": ";"}, {"sep": "\t"}, {"sep": "1"}, {"sep": ";", "na_rep": "-"}, {}):
@@ -72,8 +72,8 @@ def test_plain_separators_do_not_wait_for_pandas(monkeypatch):
     assert asked == [";", "\t", " "]
 
 
-def test_an_encoding_is_that_of_header_rows_and_list_elements():
-    """What it cannot hold fails the try."""
+def test_the_encoding_applies_to_header_rows_and_elements():
+    """A character outside the encoding fails the attempt."""
     frame = pd.DataFrame({"é": ["ü"]})
     assert encode(frame, "text", True, {"encoding": "latin-1"})[1:] == ("é\n".encode("latin-1"), "ü\n".encode("latin-1"))
     assert encode(["ü"], "text", False, {"encoding": "cp1252"}).body == "ü\n".encode("cp1252")
@@ -83,7 +83,7 @@ def test_an_encoding_is_that_of_header_rows_and_list_elements():
 
 
 def test_list_elements_become_columns_in_csv_only():
-    """As without options: in text they are str(), in csv rows."""
+    """As without options: str() in text, rows in csv."""
     rows = [{"a": 1, "b": None}, {"a": 2, "b": "x;y"}]
     assert encode(rows, "csv", False, {"sep": ";"}) == (2, b"a;b\n", b'1;\n2;"x;y"\n')
     assert encode([1, "a"], "text", True, {"sep": ";"}) == (2, b"", b"1\na\n")
@@ -91,7 +91,7 @@ def test_list_elements_become_columns_in_csv_only():
 
 
 def test_the_header_is_written_once(tmp_path):
-    """Whatever it looks like."""
+    """Once per result, not once per part."""
     parts = Parts(tmp_path, "text", header=True)
     parts.options = {"sep": ";", "quoting": 1, "header": ["x", "y"]}
     for number in range(3):

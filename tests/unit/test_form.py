@@ -29,7 +29,7 @@ def sent(config, **parameters):
 
 
 def refused(parameters):
-    """What Prefect's server says to parameters, in the words that the form shows."""
+    """Return the errors of Prefect's server for parameters, as the form shows them."""
     return [f"{error.json_path}: {error.message}" for error in validate(parameters, SCHEMA)]
 
 
@@ -58,7 +58,7 @@ def test_optional_fields_have_no_default(model, name, field):
 
 
 def test_required_fields_come_first():
-    """And those that are rarely changed last."""
+    """And rarely changed fields last."""
     names = list(SCHEMA["definitions"]["Settings"]["properties"])
     assert names[:3] == SCHEMA["definitions"]["Settings"]["required"]
     assert names[-2:] == ["speculative_execution", "dashboard"]
@@ -185,13 +185,13 @@ INPUTS = [
 ]
 
 
-@pytest.mark.parametrize(("given", "made"), INPUTS, ids=lambda value: json.dumps(value) if isinstance(value, dict) else "")
-def test_inputs_become_datasets(given, made, config):
+@pytest.mark.parametrize(("value", "expected"), INPUTS, ids=lambda item: json.dumps(item) if isinstance(item, dict) else "")
+def test_inputs_become_datasets(value, expected, config):
     """Each is one kind and no other, with the options of its kind."""
-    assert refused(sent(config, inputs=[given])) == []
+    assert refused(sent(config, inputs=[value])) == []
     choices = SCHEMA["properties"]["inputs"]["items"]["anyOf"]
-    assert len([choice for choice in choices if not validate(given, SCHEMA | only(choice))]) == 1
-    assert dataset(0, given) == made
+    assert len([choice for choice in choices if not validate(value, SCHEMA | only(choice))]) == 1
+    assert dataset(0, value) == expected
 
 
 def only(choice):
@@ -200,7 +200,7 @@ def only(choice):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "value",
     [
         {},
         {"paths": ["a"]},
@@ -213,11 +213,11 @@ def only(choice):
         {"files": ["a"], "name": "1st"},
     ],
 )
-def test_wrong_inputs_are_refused_with_their_index(given, config):
+def test_wrong_inputs_are_refused_with_their_index(value, config):
     """By the form, and by the flow if it is called without one, in terms of the input's kind."""
-    assert refused(sent(config, inputs=[given]))
+    assert refused(sent(config, inputs=[value]))
     with pytest.raises(ValueError, match=r"inputs\[1\]") as caught:
-        dataset(1, given)
+        dataset(1, value)
     assert len(str(caught.value).splitlines()) == 1
 
 
