@@ -1,33 +1,33 @@
-"""What can go wrong, one class per thing a caller could act on. The facts travel as arguments, so every error pickles."""
+"""Errors: one class per thing a caller can act on. Their facts are attributes and arguments, so every error pickles."""
 
 from __future__ import annotations
 
 
 class ParallelRunError(Exception):
-    """Base of everything this package raises, except a wrong configuration, which is pydantic's ``ValueError``."""
+    """Base of everything this package raises, except for an invalid configuration, which is pydantic's ``ValueError``."""
 
 
-_SHOWN = 3  #: files that an error names
-_ONE_TYPE = (
-    "give the rows of every mini-batch the same columns and types, in run() or with the dataset's column_types, and run the"
-    " step again; to resume this run would only put the same rows together"
+_MAX_FILES = 3  #: files that an error names
+_SAME_TYPES = (
+    "return the same columns and types for every mini-batch, in run() or with the dataset's column_types, and run the step"
+    " again; resuming this run would combine the same rows again"
 )
 
 
-def _some(files: tuple[str, ...]) -> str:
-    more = len(files) - _SHOWN
-    return ", ".join(files[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _first(files: tuple[str, ...]) -> str:
+    more = len(files) - _MAX_FILES
+    return ", ".join(files[:_MAX_FILES]) + (f" and {more} more" if more > 0 else "")
 
 
 class LimitExceededError(ParallelRunError):
-    """More failed than the configuration forgives.
+    """More failures than a limit of the configuration allows.
 
     Args:
         limit: Name of the configuration field.
-        allowed: What the field forgives: items, mini-batches or percent.
-        actual: What was counted, in the same unit.
-        run_directory: Where the ledger of the run is kept, to go on from.
-        example: The first failure, as one line; empty when unknown.
+        allowed: The limit: items, mini-batches or percent.
+        actual: The count, in the same unit.
+        run_directory: Directory of the run, which can be resumed.
+        example: The first failure, as one line; empty if unknown.
     """
 
     def __init__(self, limit: str, allowed: float, actual: float, run_directory: str = "", example: str = "") -> None:
@@ -39,28 +39,28 @@ class LimitExceededError(ParallelRunError):
         unit = {"error_threshold": "failed items", "allowed_failed_count": "failed mini-batches"}.get(
             self.limit, "% of the mini-batches failed"
         )
-        words = f"{self.limit} exceeded: {self.actual:g} {unit}, {self.allowed:g} allowed"
+        message = f"{self.limit} exceeded: {self.actual:g} {unit}, {self.allowed:g} allowed"
         if self.example:
-            words += f"; first failure: {self.example}"
+            message += f"; first failure: {self.example}"
         if self.run_directory:
-            words += f"; details and logs: {self.run_directory}"
-        return words
+            message += f"; details and logs: {self.run_directory}"
+        return message
 
 
 class EntryScriptError(ParallelRunError):
-    """The entry script could not be started in any process: it is missing, fails to import, or its init() fails."""
+    """The entry script could not start in any process: it is missing, fails to import, or its init() fails."""
 
     def __init__(self, script: str, reason: str, details: str = "") -> None:
         super().__init__(script, reason, details)
         self.script, self.reason, self.details = script, reason, details
 
     def __str__(self) -> str:
-        words = f"entry script {self.script}: {self.reason}"
-        return f"{words}\n{self.details}" if self.details else words
+        message = f"entry script {self.script}: {self.reason}"
+        return f"{message}\n{self.details}" if self.details else message
 
 
 class InputError(ParallelRunError):
-    """An input is missing, empty, unreadable or of the wrong kind; *path* is the file or pattern it is about."""
+    """An input is missing, empty, unreadable or of the wrong kind; *path* is the file or pattern."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -71,25 +71,25 @@ class InputError(ParallelRunError):
 
 
 class NoRunError(InputError):
-    """There is no run where one was looked for, or the run has no such mini-batch; *path* is its directory."""
+    """The run does not exist, or lacks the mini-batch; *path* is its directory."""
 
     def __str__(self) -> str:
         return f"run {self.path}: {self.reason}"
 
 
 class InputChangedError(ParallelRunError):
-    """What a run directory was planned for is not what is there now; *changes* has one line per difference."""
+    """The inputs, script or arguments of a run have changed since it was planned; *changes* has one line per difference."""
 
     def __init__(self, run_directory: str, changes: tuple[str, ...]) -> None:
         super().__init__(run_directory, changes)
         self.run_directory, self.changes = run_directory, changes
 
     def __str__(self) -> str:
-        return f"run {self.run_directory} was planned for something else: " + "; ".join(self.changes)
+        return f"run {self.run_directory} was planned for a different input or script: " + "; ".join(self.changes)
 
 
 class OutputError(ParallelRunError):
-    """The output cannot be written, or what was written is not what the ledger says."""
+    """The output cannot be written, or differs from the ledger."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -100,23 +100,23 @@ class OutputError(ParallelRunError):
 
 
 class RunFileError(OutputError):
-    """A file of a run directory cannot be read, or is not what the run wrote; *path* is the file."""
+    """A file of a run directory cannot be read, or has been altered; *path* is the file."""
 
     def __str__(self) -> str:
-        advice = "restore the run directory from a copy, or delete it and run the step again from the beginning"
+        advice = "restore the run directory from a copy, or delete it and start a new run"
         return f"run file {self.path}: {self.reason}; {advice}"
 
 
 class RowsDifferError(OutputError):
-    """The rows of two mini-batches cannot stand in one result file: their columns differ in name, order or type.
+    """The rows of two mini-batches do not fit into one result file: their columns differ in name, order or type.
 
     Args:
-        path: The result file; empty until that is known.
-        reason: How they differ.
-        mini_batch: Whose rows do not fit.
-        files: That its rows were made from; empty until they are known.
-        other: A mini-batch whose rows it does not fit.
-        other_files: That those were made from.
+        path: The result file; empty until it is known.
+        reason: The difference.
+        mini_batch: The mini-batch whose rows do not fit.
+        files: Its source files; empty until they are known.
+        other: A mini-batch with different rows.
+        other_files: Its source files.
     """
 
     def __init__(
@@ -133,40 +133,40 @@ class RowsDifferError(OutputError):
         self.mini_batch, self.files, self.other, self.other_files = mini_batch, files, other, other_files
 
     def __str__(self) -> str:
-        read = [(self.mini_batch, self.files), (self.other, self.other_files)]
-        where = "".join(f"; mini-batch {number} is of {_some(files)}" for number, files in read if files)
-        return f"{super().__str__()}{where}; {_ONE_TYPE}"
+        batches = [(self.mini_batch, self.files), (self.other, self.other_files)]
+        sources = "".join(f"; mini-batch {number} reads {_first(files)}" for number, files in batches if files)
+        return f"{super().__str__()}{sources}; {_SAME_TYPES}"
 
 
 class RunLockedError(ParallelRunError):
-    """Another flow process is working in the run directory."""
+    """Another flow process has locked the run directory."""
 
     def __init__(self, run_directory: str, owner: str, host: str) -> None:
         super().__init__(run_directory, owner, host)
         self.run_directory, self.owner, self.host = run_directory, owner, host
 
     def __str__(self) -> str:
-        return f"run {self.run_directory} is being driven by {self.owner} on {self.host}; wait for it, or cancel it there"
+        return f"run {self.run_directory} is locked by {self.owner} on {self.host}; wait for it, or cancel it there"
 
 
 class NothingSucceededError(ParallelRunError):
-    """append_row had items, and not one of them succeeded, so there is nothing to publish."""
+    """No item of an append_row step succeeded, so there is nothing to publish."""
 
     def __init__(self, items: int, run_directory: str = "", example: str = "") -> None:
         super().__init__(items, run_directory, example)
         self.items, self.run_directory, self.example = items, run_directory, example
 
     def __str__(self) -> str:
-        words = f"not one of {self.items} items succeeded, nothing to publish"
+        message = f"none of {self.items} items succeeded; nothing to publish"
         if self.example:
-            words += f"; first failure: {self.example}"
+            message += f"; first failure: {self.example}"
         if self.run_directory:
-            words += f"; details and logs: {self.run_directory}"
-        return words
+            message += f"; details and logs: {self.run_directory}"
+        return message
 
 
 class ComputeTargetError(ParallelRunError):
-    """The cluster could not be opened, or was lost; the ledger is kept and a retry goes on from it."""
+    """The cluster could not be opened, or was lost; the ledger is kept, and a retry resumes from it."""
 
     def __init__(self, target: str, reason: str) -> None:
         super().__init__(target, reason)
@@ -177,7 +177,7 @@ class ComputeTargetError(ParallelRunError):
 
 
 class PrefectHomeError(ParallelRunError):
-    """Prefect's home, ``PREFECT_HOME``, cannot be written; *path* is that folder."""
+    """Prefect's home, ``PREFECT_HOME``, is not writable; *path* is that folder."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -185,13 +185,13 @@ class PrefectHomeError(ParallelRunError):
 
     def __str__(self) -> str:
         return (
-            f"PREFECT_HOME is {self.path}, which cannot be written: {self.reason}; expected a folder in which this user can"
-            " create files; set the environment variable PREFECT_HOME to one"
+            f"PREFECT_HOME is {self.path}, which is not writable: {self.reason}; set the environment variable PREFECT_HOME to a"
+            " folder in which this user can create files"
         )
 
 
 class EnvironmentSetupError(ParallelRunError):
-    """The environment the script should run in does not exist or could not be built."""
+    """The environment of the script does not exist or could not be built."""
 
     def __init__(self, environment: str, reason: str) -> None:
         super().__init__(environment, reason)

@@ -1,4 +1,4 @@
-"""What a step returns: facts in plain values, never a pickle, so that Prefect can keep them as JSON."""
+"""The result of a step: plain values, never a pickle, so that Prefect can store it as JSON."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ParallelRunResult(BaseModel):
-    """Facts about a finished run. Pass it to another step as its input: it stands for what the run has written."""
+    """Summary of a finished run. Passed to another step as its input, it stands for the run's output."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="The step's name.")
-    run_id: str = Field(description="Name of the run, and of its run directory.")
+    run_id: str = Field(description="Name of the run and of its run directory.")
     output: str | None = Field(description="Output folder, or its URL; None for a summary_only step without one.")
     output_file: str | None = Field(description="The one result file; None for summary_only.")
-    output_format: Literal["text", "csv", "jsonl", "parquet"] | None = Field(description="How its rows are written.")
-    run_directory: str = Field(description="Where plan, ledger, logs, parts and receipt are.")
+    output_format: Literal["text", "csv", "jsonl", "parquet"] | None = Field(description="Format of its rows.")
+    run_directory: str = Field(description="Folder or URL with plan, ledger, logs, parts and receipt.")
     receipt: str = Field(description="Path of receipt.json.")
     mini_batches_total: int
     mini_batches_succeeded: int
@@ -26,18 +26,18 @@ class ParallelRunResult(BaseModel):
     items_succeeded: int
     items_failed: int
     rows: int = Field(description="Rows returned by run(), published for append_row.")
-    seconds: float = Field(description="Time from the step's start to its result, this driving only; 0 when nothing ran.")
-    limits: dict[str, float | None] = Field(description="What the configuration forgave; None forgives everything.")
-    reused: bool = Field(default=False, description="True when an earlier run's result was returned and nothing ran.")
+    seconds: float = Field(description="Time from the step's start to its result, this execution only; 0 if nothing ran.")
+    limits: dict[str, float | None] = Field(description="Failure limits of the configuration; None for no limit.")
+    reused: bool = Field(default=False, description="True if an earlier run's result was returned and nothing ran.")
 
     def __str__(self) -> str:
-        words = "reused from an earlier run" if self.reused else f"{self.seconds:.1f} s"
+        source = "reused from an earlier run" if self.reused else f"{self.seconds:.1f} s"
         return (
             f"{self.name}: {self.items_succeeded} of {self.items_total} items succeeded, {self.items_failed} failed,"
-            f" {self.rows} rows ({words}); result {self.output_file or self.output}, run directory {self.run_directory}"
+            f" {self.rows} rows ({source}); result {self.output_file or self.output}, run directory {self.run_directory}"
         )
 
     @property
     def place(self) -> str | None:
-        """Return the path or URL of the result file, or of the output when there is none."""
+        """Return the path or URL of the result file, or of the output if there is no file."""
         return self.output_file or self.output

@@ -1,1 +1,1 @@
-"""Files and settings of Azure ML: what they say in the words of this package, and what is different, field by field."""
+"""Files and settings of Azure ML: converts them to those of this package, and reports what differs, field by field."""

@@ -1,4 +1,4 @@
-"""A parallel job's program_arguments, one text, as a step's arguments: a list, with placeholders of ours. Pure."""
+"""Converts a parallel job's program_arguments, a string, to a step's list of arguments with placeholders of ours. Pure."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _OURS = re.compile(r"\{(?:output|(?:inputs|side_inputs)\.\w+)\}")
 
 
 class Arguments(NamedTuple):
-    """What a job's arguments are here."""
+    """The arguments of a job, split into the script's and those for Azure's driver."""
 
     arguments: tuple[str, ...]  #: the script's
-    options: Translation  #: what the others mean
+    options: Translation  #: the translated options of Azure's driver
 
 
 def program_arguments(
@@ -30,51 +30,51 @@ def program_arguments(
     """Return the arguments of a job.
 
     Args:
-        text: As the file has it; ``$[[…]]`` stands there only when the inputs in it are given.
-        inputs: Of the job, by name.
-        split: The input that is cut into mini-batches.
-        outputs: Of the job.
-        findings: Note what became of it.
+        text: The field's text; a part in ``$[[…]]`` applies only if all inputs in it have values.
+        inputs: The job's inputs, by name.
+        split: Name of the input that is split into mini-batches.
+        outputs: The job's outputs.
+        findings: Receives the differences.
 
     Raises:
-        ValueError: It refers to what is neither input nor output, has a quote without its end, or an option a wrong value.
+        ValueError: The text refers to an unknown input or output, has an unclosed quote, or an option with an invalid value.
     """
-    kept = _OPTIONAL.sub(lambda found: found[1] if _all_given(found[1], inputs) else "", text)
+    kept_text = _OPTIONAL.sub(lambda match: match[1] if _have_values(match[1], inputs) else "", text)
     try:
-        words = shlex.split(_spaceless(kept))
+        words = shlex.split(_spaceless(kept_text))
     except ValueError as error:
         raise ValueError(f"{_FIELD}: {error}: {text!r}") from None
     for word in words:
         if ours := _OURS.search(EXPRESSION.sub("", word)):
-            findings.open(_FIELD, word, f"{ours[0]} is a placeholder here: the script would get a path in its place")
-    options, rest = job_options([_filled(word, inputs, split, outputs) for word in words])
+            findings.open(_FIELD, word, f"{ours[0]} is a placeholder here: the script would receive a path instead")
+    options, rest = job_options([_substitute(word, inputs, split, outputs) for word in words])
     return Arguments(tuple(rest), options)
 
 
 def _spaceless(text: str) -> str:
-    """Return *text* with no blanks in expressions, so that each stays one word."""
-    return EXPRESSION.sub(lambda found: f"${{{{{found[1]}}}}}", text)
+    """Return *text* without blanks in expressions, so that each stays one word."""
+    return EXPRESSION.sub(lambda match: f"${{{{{match[1]}}}}}", text)
 
 
-def _all_given(text: str, inputs: Mapping[str, Input]) -> bool:
-    names = (found[1].removeprefix("inputs.") for found in EXPRESSION.finditer(text) if found[1].startswith("inputs."))
+def _have_values(text: str, inputs: Mapping[str, Input]) -> bool:
+    names = (match[1].removeprefix("inputs.") for match in EXPRESSION.finditer(text) if match[1].startswith("inputs."))
     return all(inputs.get(name) is not None for name in names)
 
 
-def _filled(word: str, inputs: Mapping[str, Input], split: str, outputs: Outputs) -> str:
-    return EXPRESSION.sub(lambda found: _value(found[1], inputs, split, outputs), word)
+def _substitute(word: str, inputs: Mapping[str, Input], split: str, outputs: Outputs) -> str:
+    return EXPRESSION.sub(lambda match: _value(match[1], inputs, split, outputs), word)
 
 
 def _value(inside: str, inputs: Mapping[str, Input], split: str, outputs: Outputs) -> str:
     kind, _, name = inside.partition(".")
     if kind == "outputs" and name in outputs.places:
         return outputs.places[name]
-    found = inputs.get(name) if kind == "inputs" else None
-    if isinstance(found, Literal):
-        return found.text
-    if isinstance(found, Missing):
-        return found.reference
-    if isinstance(found, Data):
+    value = inputs.get(name) if kind == "inputs" else None
+    if isinstance(value, Literal):
+        return value.text
+    if isinstance(value, Missing):
+        return value.reference
+    if isinstance(value, Data):
         return f"{{{'inputs' if name == split else 'side_inputs'}.{name}}}"
     known = ", ".join([*(f"inputs.{key}" for key in inputs), *(f"outputs.{key}" for key in outputs.places)]) or "none"
-    raise ValueError(f"{_FIELD}: ${{{{{inside}}}}} stands for nothing here; known: {known}")
+    raise ValueError(f"{_FIELD}: ${{{{{inside}}}}} is unknown; expected one of: {known}")

@@ -1,4 +1,4 @@
-"""The Python that says what a file of Azure's says, with what became of each of its fields in front. Pure."""
+"""Generates Python code from an imported Azure file, preceded by a comment on each of its fields. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from prefect_parallel_run.azureml.findings import Difference, Outcome
 from prefect_parallel_run.azureml.load import Imported
-from prefect_parallel_run.azureml.step import ImportedStep, variable_asked_for
+from prefect_parallel_run.azureml.step import ImportedStep, source_variable
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.validation import is_unicode
 from prefect_parallel_run.datasets.base import Dataset
@@ -29,13 +29,13 @@ def decide(what):
 _VARIABLE = """\
 def variable(name):
     if name not in os.environ:
-        raise LookupError(f"set {name} in the environment before this is run: its value is a secret, and was not imported")
+        raise LookupError(f"set {name} in the environment before running this: its value is a secret and was not imported")
     return os.environ[name]
 """
 
 
 class Code(str):
-    """Text that is Python already."""
+    """A string of Python code."""
 
     __slots__ = ()
 
@@ -43,23 +43,23 @@ class Code(str):
 def python_source(imported: Imported) -> str:
     """Return a module with the same steps and a flow that runs them, or with the same dataset.
 
-    Where something is to be decided it has a call that raises: it cannot be run by mistake.
+    Every decision that is still required becomes a call that raises, so that the module cannot run by mistake.
     """
     lines = list(_comments(imported))
     names = _variables([step.name for step in imported.steps])
     body: list[str] = []
     if imported.dataset is not None:
         code = _Code(imported.undecided)
-        made = f"dataset = {render(code.dataset(imported.dataset))}"
-        body += [*code.decisions(), made]
+        assignment = f"dataset = {render(code.dataset(imported.dataset))}"
+        body += [*code.decisions(), assignment]
     for step, name in zip(imported.steps, names, strict=True):
         code = _Code(step.undecided)
-        made = f"{name} = {render(code.step(step))}"
-        body += [*code.decisions(), made, ""]
+        assignment = f"{name} = {render(code.step(step))}"
+        body += [*code.decisions(), assignment, ""]
     if imported.steps:
         body += ["", *_flow(imported, names)]
     if any("://***@" in line for line in body):
-        lines.insert(-1, "# Passwords in requirements are not written down: set ${NAME} in their place, which pip replaces.")
+        lines.insert(-1, "# Passwords in requirements are omitted: write ${NAME} in their place, which pip replaces.")
     whole = "\n".join(body)
     helpers = [f"\n{text}\n" for call, text in (("decide(", _DECIDE), ("variable(", _VARIABLE)) if call in whole]
     body = [*helpers, *body]
@@ -71,24 +71,24 @@ def _comments(imported: Imported) -> Iterator[str]:
     undecided = imported.undecided
     if undecided:
         yield "# To be decided before it is run; until then the calls of decide() below raise:"
-        for one in undecided:
-            yield from _comment(one.for_command())
+        for difference in undecided:
+            yield from _comment(difference.for_command())
     for title, differences in [("", imported.differences), *((step.name, step.differences) for step in imported.steps)]:
-        yield from _list(title, [one for one in differences if one.outcome is not Outcome.OPEN])
+        yield from _list(title, [difference for difference in differences if difference.outcome is not Outcome.OPEN])
     yield ""
 
 
 def _list(title: str, differences: list[Difference]) -> Iterator[str]:
-    """Yield what became of fields: first what is different, then what is the same."""
+    """Yield the fields of a section: first those that differ, then those that are the same."""
     order = (Outcome.CHANGED, Outcome.LEFT, Outcome.TAKEN)
     if differences:
         yield f"# {title or 'the file'}:"
-    for one in sorted(differences, key=lambda one: order.index(one.outcome)):
-        yield from _comment(one.for_command())
+    for difference in sorted(differences, key=lambda difference: order.index(difference.outcome)):
+        yield from _comment(difference.for_command())
 
 
 def _comment(text: str) -> Iterator[str]:
-    """Yield an entry of a list as lines of comment; a long word, such as a path, stays whole."""
+    """Yield an entry of a list as comment lines; a long word, such as a path, is not broken."""
     first, then = "#   ", "#     "
     yield from textwrap.wrap(
         _one_line(text),
@@ -101,7 +101,7 @@ def _comment(text: str) -> Iterator[str]:
 
 
 def _one_line(text: str) -> str:
-    """Return text that a comment can hold: a line break would end it."""
+    """Return text for a comment, without the line breaks that would end it."""
     return " ".join(text.split()).encode("utf-8", "replace").decode()
 
 
@@ -118,33 +118,33 @@ def _imports(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _variables(names: Iterable[str]) -> list[str]:
-    """Return a variable for every step.
+    """Return a variable name for every step.
 
     >>> _variables(["batch scoring", "1a", "class", "batch_scoring"])
     ['batch_scoring', 'step_1a', 'step_class', 'batch_scoring_2']
     """
-    found: list[str] = []
+    variables: list[str] = []
     for name in names:
         plain = re.sub(r"\W", "_", name, flags=re.ASCII).lower()
-        is_free = plain.isidentifier() and not keyword.iskeyword(plain) and plain not in _TAKEN
+        is_free = plain.isidentifier() and not keyword.iskeyword(plain) and plain not in _RESERVED
         variable = plain if is_free else f"step_{plain}"
         number = 2
-        while variable in found:
+        while variable in variables:
             variable = f"{plain}_{number}"
             number += 1
-        found.append(variable)
-    return found
+        variables.append(variable)
+    return variables
 
 
-_TAKEN = {"flow", "os", "sys", "print", "main", "path", "decide", "variable"}
+_RESERVED = {"flow", "os", "sys", "print", "main", "path", "decide", "variable"}
 
 
 def _flow(imported: Imported, names: list[str]) -> Iterator[str]:
-    """Yield the flow; steps are called in the order of the file, each waits for the one before."""
+    """Yield the flow; it calls the steps in the order of the file, one after the other."""
     without_inputs = [step for step in imported.steps if step.inputs is None]
     parameters = "inputs, output: str" if without_inputs else ""
     if without_inputs:
-        yield "# inputs: a path, folder, glob or URL of files; of a table TabularDataset.from_parquet_files(…), …"
+        yield "# inputs: a path, folder, glob or URL of files; for tables TabularDataset.from_parquet_files(…), …"
     yield "@flow"
     yield f"def main({parameters}):"
     for step in imported.steps:
@@ -163,74 +163,74 @@ def _flow(imported: Imported, names: list[str]) -> Iterator[str]:
 
 
 class _Code:
-    """Makes the Python of one step, or dataset; *undecided* is what is to be decided about it."""
+    """Generates the Python code of one step or dataset; *undecided* are the decisions that are still required."""
 
     def __init__(self, undecided: Iterable[Difference]) -> None:
         self._undecided = list(undecided)
-        self._placed: set[str] = set()  # references that have a place in the Python
+        self._placed: set[str] = set()  # references that occur in the generated code
 
     def step(self, step: ImportedStep) -> Code:
-        """Return the call that makes a step."""
-        given: dict[str, Any] = {
+        """Return the call that creates a step."""
+        arguments: dict[str, Any] = {
             "inputs": None if step.inputs is None else self.dataset(step.inputs),
             "output": step.output,
-            "side_inputs": {name: self._decided(path) for name, path in step.side_inputs.items()} or None,
-            "arguments": [self._decided(word) for word in step.arguments] or None,
+            "side_inputs": {name: self._or_decide(path) for name, path in step.side_inputs.items()} or None,
+            "arguments": [self._or_decide(word) for word in step.arguments] or None,
             "allow_reuse": None if step.allow_reuse else False,
         }
         fields = {key: _field(key, step.fields[key]) for key in ParallelRunConfig.model_fields if key in step.fields}
         config = _call("ParallelRunConfig", [], fields)
-        named = {key: value for key, value in given.items() if value is not None}
-        return _call("ParallelRunStep", [step.name, config], named)
+        keywords = {key: value for key, value in arguments.items() if value is not None}
+        return _call("ParallelRunStep", [step.name, config], keywords)
 
     def dataset(self, dataset: Dataset) -> Code:
-        """Return the call that makes a dataset."""
+        """Return the call that creates a dataset."""
         values = dataset.model_dump(exclude_defaults=True, exclude={"paths", "name", "format"})
-        made = "FileDataset.from_files"
+        constructor = "FileDataset.from_files"
         if not isinstance(dataset, FileDataset):
-            made = f"TabularDataset.{_TABLES[dataset.model_dump()['format']]}"
-        call = _call(made, [[self._decided(path) for path in dataset.paths]], values)
+            constructor = f"TabularDataset.{_TABLES[dataset.model_dump()['format']]}"
+        call = _call(constructor, [[self._or_decide(path) for path in dataset.paths]], values)
         return call if dataset.name is None else Code(f"{call}.as_named_input({render(dataset.name)})")
 
     def decisions(self) -> Iterator[str]:
-        """Yield statements for what is to be decided and has no place in the Python that was made."""
-        for one in self._undecided:
-            if not one.reference or one.reference not in self._placed:
-                yield f"decide({render(_said(one))})  # and remove this line"
+        """Yield a statement for every required decision that does not occur in the generated code."""
+        for difference in self._undecided:
+            if not difference.reference or difference.reference not in self._placed:
+                yield f"decide({render(_description(difference))})  # and remove this line"
 
-    def _decided(self, text: str) -> Any:
-        """Return a text, or a call that raises where something in it is to be decided."""
-        one = next((one for one in self._undecided if one.reference and one.reference in text), None)
-        if one is None:
+    def _or_decide(self, text: str) -> Any:
+        """Return a string, or a call that raises if a part of it is undecided."""
+        undecided = next((item for item in self._undecided if item.reference and item.reference in text), None)
+        if undecided is None:
             return text
-        self._placed.add(one.reference)
-        return Code(f"decide({render(_said(one))})")
+        self._placed.add(undecided.reference)
+        return Code(f"decide({render(_description(undecided))})")
 
 
-def _said(one: Difference) -> str:
-    """Return what is to be decided, why, and what to do about it."""
-    what = f"{one.field} {one.given or one.reference}".strip()
-    return f"{what}: {one.why}" if one.why else what
+def _description(difference: Difference) -> str:
+    """Return the field to decide on, the reason, and what to do."""
+    field = f"{difference.field} {difference.given or difference.reference}".strip()
+    return f"{field}: {difference.why}" if difference.why else field
 
 
 def _field(key: str, value: Any) -> Any:
     if key == "environment" and isinstance(value, dict):
-        named = {name: one for name, one in value.items() if one is not None}
-        if "requirements" in named:
-            named["requirements"] = [without_credentials(line) for line in named["requirements"]]
-        return _call("Environment", [], named)
+        arguments = {name: part for name, part in value.items() if part is not None}
+        if "requirements" in arguments:
+            arguments["requirements"] = [without_credentials(line) for line in arguments["requirements"]]
+        return _call("Environment", [], arguments)
     if key == "environment_variables":
-        return {name: Code(f"variable({render(variable_asked_for(name, text))})") for name, text in value.items()}
+        return {name: Code(f"variable({render(source_variable(name, text))})") for name, text in value.items()}
     return value
 
 
-def _call(name: str, values: list[Any], named: dict[str, Any]) -> Code:
-    parts = [render(value) for value in values] + [f"{key}={render(value)}" for key, value in named.items()]
+def _call(name: str, values: list[Any], keywords: dict[str, Any]) -> Code:
+    parts = [render(value) for value in values] + [f"{key}={render(value)}" for key, value in keywords.items()]
     return Code(_bracketed(f"{name}(", parts, ")"))
 
 
 def render(value: Any) -> str:
-    """Return *value* as Python, over several lines where it is long.
+    """Return *value* as Python code, on several lines if it is long.
 
     >>> render({"a": ["x", 1, None, Code("f()")]})
     '{"a": ["x", 1, None, f()]}'
@@ -240,9 +240,9 @@ def render(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False) if is_unicode(value) and value.isprintable() else ascii(value)
     if isinstance(value, list | tuple):
-        return _bracketed("[", [render(one) for one in value], "]")
+        return _bracketed("[", [render(item) for item in value], "]")
     if isinstance(value, dict):
-        return _bracketed("{", [f"{render(key)}: {render(one)}" for key, one in value.items()], "}")
+        return _bracketed("{", [f"{render(key)}: {render(item)}" for key, item in value.items()], "}")
     return repr(value)
 
 

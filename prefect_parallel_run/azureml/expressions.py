@@ -1,4 +1,4 @@
-"""What a parallel job says with ``${{…}}``: its inputs, its outputs, and what a pipeline job gives them. Pure."""
+"""Resolves the ``${{…}}`` expressions of a parallel job: its inputs, its outputs, and the values from its pipeline. Pure."""
 
 from __future__ import annotations
 
@@ -11,141 +11,141 @@ from prefect_parallel_run.azureml.documents import Section
 from prefect_parallel_run.azureml.references import References
 
 EXPRESSION = re.compile(r"\$\{\{\s*([^{}]*?)\s*\}\}")
-_OUTER = "parent.inputs"  #: what a job calls the inputs of the pipeline that it is a part of
+_OUTER = "parent.inputs"  #: prefix by which a job refers to the inputs of its pipeline
 _LITERALS = {"string", "integer", "number", "boolean"}
 _DATA = {"uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model", "triton_model"}
 
 
 class Data(NamedTuple):
-    """An input that is data."""
+    """A data input."""
 
     type: str  #: uri_file, uri_folder, mltable, …
-    path: str  #: as it is written
+    path: str  #: as written in the file
     mode: str | None
-    folder: Path  #: that a relative path counts from
+    folder: Path  #: base of a relative path
 
 
 class Literal(NamedTuple):
-    """An input that is a text or a number."""
+    """An input with a string or number."""
 
     text: str
 
 
 class Missing(NamedTuple):
-    """An input that is a text or a number, and that nothing gives a value."""
+    """An input for a string or number without a value."""
 
-    reference: str  #: that a person can give one
+    reference: str  #: reference for which the user can provide the value
 
 
-Input = Data | Literal | Missing | None  # None: optional, and not given
+Input = Data | Literal | Missing | None  # None: optional and without a value
 
 
 def expression(text: Any) -> str | None:
-    """Return what stands in a text that is one expression.
+    """Return the content of a string that is a single expression, or None.
 
     >>> expression("${{ inputs.data }}"), expression("a ${{inputs.data}}")
     ('inputs.data', None)
     """
-    found = EXPRESSION.fullmatch(text.strip()) if isinstance(text, str) else None
-    return found[1] if found is not None else None
+    match = EXPRESSION.fullmatch(text.strip()) if isinstance(text, str) else None
+    return match[1] if match is not None else None
 
 
 def bound_inputs(job: Section, pipeline: Section | None, references: References) -> dict[str, Input]:
-    """Return the inputs of *job*, with those of the *pipeline* it is a part of, and values of *references*, filled in.
+    """Return the inputs of *job*, with values from its *pipeline* and *references* filled in.
 
     Raises:
         ValueError: An input is neither data nor a literal.
     """
     inputs = job.section("inputs")
-    return {name: _valued(_bound(inputs, name, pipeline), references) for name in inputs}
+    return {name: _with_value(_bound(inputs, name, pipeline), references) for name in inputs}
 
 
-def _valued(found: Input, references: References) -> Input:
-    """Return an input, with the value that a person has given it."""
-    value = references.known(found.reference) if isinstance(found, Missing) else None
-    return found if value is None else Literal(value)
+def _with_value(input_value: Input, references: References) -> Input:
+    """Return an input, with the value that the user has provided for it."""
+    value = references.known(input_value.reference) if isinstance(input_value, Missing) else None
+    return input_value if value is None else Literal(value)
 
 
 class Values:
-    """The values that expressions stand for in the fields of a job.
+    """Resolves the expressions in a job's fields.
 
     Args:
-        inputs: Of the job, bound.
-        pipeline: That it is a part of.
-        references: Values that a person has given.
+        inputs: The job's resolved inputs.
+        pipeline: The job's pipeline, if any.
+        references: Values provided by the user.
     """
 
     def __init__(self, inputs: Mapping[str, Input], pipeline: Section | None, references: References) -> None:
         self._inputs, self._pipeline, self._references = inputs, pipeline, references
-        self.missing: dict[str, str] = {}  #: reference by the input that has no value, though a field needs it
+        self.missing: dict[str, str] = {}  #: references by input, for inputs that a field needs but that have no value
 
     def of(self, inside: str) -> Input:
-        """Return what an expression stands for, by what stands in it; None where that is no input, or none that is given."""
+        """Return the input that an expression refers to; None for anything else, or for an input without a value."""
         outer = _parent(f"${{{{{inside}}}}}", self._pipeline)
         if outer is not None:
-            return _valued(_bound(*outer, None, _OUTER), self._references)
+            return _with_value(_bound(*outer, None, _OUTER), self._references)
         return self._inputs.get(inside.removeprefix("inputs.")) if inside.startswith("inputs.") else None
 
     def _is_left_out(self, inside: str) -> bool:
-        """True for an optional input that is not given."""
+        """True for an optional input without a value."""
         is_input = inside.removeprefix("inputs.") in self._inputs or _parent(f"${{{{{inside}}}}}", self._pipeline) is not None
         return is_input and self.of(inside) is None
 
-    def filled(self, section: Section, but: Collection[str] = ()) -> Section:
-        """Return *section* with literals in the place of expressions; a field that needs one without a value is left out.
+    def substitute(self, section: Section, unchanged: Collection[str] = ()) -> Section:
+        """Return *section* with expressions replaced by literals; a field that needs a missing value is left out.
 
-        *but* names fields that are left as they are.
+        *unchanged* names fields that are copied unchanged.
         """
         result = Section(section.file)
         for key, value in section.items():
-            found = value if key in but else self._filled(value)
-            if not isinstance(found, Missing):
-                result.take(key, found, section)
+            result_value = value if key in unchanged else self._substitute(value)
+            if not isinstance(result_value, Missing):
+                result.set_from(key, result_value, section)
         return result
 
-    def _filled(self, value: Any) -> Any:
+    def _substitute(self, value: Any) -> Any:
         if isinstance(value, Section):
-            return self.filled(value)
+            return self.substitute(value)
         if isinstance(value, list):
-            return [self._filled(one) for one in value]
+            return [self._substitute(item) for item in value]
         if not isinstance(value, str):
             return value
-        for found in EXPRESSION.finditer(value):
-            if isinstance(missing := self.of(found[1]), Missing):
-                self.missing[found[1]] = missing.reference
+        for match in EXPRESSION.finditer(value):
+            if isinstance(missing := self.of(match[1]), Missing):
+                self.missing[match[1]] = missing.reference
                 return missing
         if (inside := expression(value)) is not None and self._is_left_out(inside):
             return None
         return EXPRESSION.sub(self._text, value)
 
-    def _text(self, found: re.Match[str]) -> str:
-        value = self.of(found[1])
-        known = None if value is not None else self._references.known(found[0])
-        return value.text if isinstance(value, Literal) else known or found[0]
+    def _text(self, match: re.Match[str]) -> str:
+        value = self.of(match[1])
+        known = None if value is not None else self._references.known(match[0])
+        return value.text if isinstance(value, Literal) else known or match[0]
 
 
 def _bound(inputs: Section, name: str, pipeline: Section | None, scope: str = "inputs") -> Input:
-    """Return one input; those of a pipeline itself have another *scope*, and refer to nothing further."""
+    """Return one input; the inputs of the pipeline itself use another *scope*, and refer to nothing further."""
     spec = inputs[name]
     parent = _parent(spec if not isinstance(spec, Section) else spec.get("path"), pipeline)
     if parent is not None:
-        found = _bound(*parent, None, _OUTER)
-        if isinstance(spec, Section) and isinstance(found, Literal) and spec.get("type") in _DATA:
-            found = Data(str(spec["type"]), found.text, None, parent[0].file.absolute().parent)
-        if isinstance(spec, Section) and isinstance(found, Data):  # what the job says itself of type and mode counts more
-            return found._replace(type=str(spec.get("type", found.type)), mode=spec.get("mode", found.mode))
-        return found
+        input_value = _bound(*parent, None, _OUTER)
+        if isinstance(spec, Section) and isinstance(input_value, Literal) and spec.get("type") in _DATA:
+            input_value = Data(str(spec["type"]), input_value.text, None, parent[0].file.absolute().parent)
+        if isinstance(spec, Section) and isinstance(input_value, Data):  # the job's own type and mode take precedence
+            return input_value._replace(type=str(spec.get("type", input_value.type)), mode=spec.get("mode", input_value.mode))
+        return input_value
     if isinstance(spec, Section):
         return _from_section(f"${{{{{scope}.{name}}}}}", spec)
     if isinstance(spec, str) and (EXPRESSION.fullmatch(spec) or spec.startswith(("azureml:", "azureml://"))):
         return Data("uri_folder", spec, None, inputs.file.absolute().parent)
     if spec is None or isinstance(spec, list):
-        raise inputs.wrong(name, "a text, a number, or a mapping with a path")
+        raise inputs.error(name, "a string, a number, or a mapping with a path")
     return Literal(str(spec))
 
 
 def _from_section(reference: str, spec: Section) -> Input:
-    """Return an input that is a mapping; *reference* is what it is called where it has no value."""
+    """Return an input that is a mapping; *reference* identifies it if it has no value."""
     kind = str(spec.get("type", "uri_folder"))
     if spec.get("path") is not None:
         return Data(kind, str(spec["path"]), spec.get("mode"), spec.file.absolute().parent)
@@ -161,7 +161,7 @@ def _from_section(reference: str, spec: Section) -> Input:
 
 
 def _parent(text: Any, pipeline: Section | None) -> tuple[Section, str] | None:
-    """Return where ``${{parent.inputs.NAME}}`` leads, if it leads anywhere."""
+    """Return the pipeline's inputs and the name that ``${{parent.inputs.NAME}}`` refers to, if any."""
     inside = expression(text)
     if pipeline is None or inside is None or not inside.startswith(f"{_OUTER}."):
         return None
@@ -170,43 +170,43 @@ def _parent(text: Any, pipeline: Section | None) -> tuple[Section, str] | None:
     return (inputs, name) if name in inputs else None
 
 
-def merged(component: Section, job: Section) -> Section:
-    """Return a component with what the job that uses it says on top; inputs and settings are merged one by one."""
+def merge_component(component: Section, job: Section) -> Section:
+    """Return a component overridden by the job that uses it; inputs and settings are merged one by one."""
     result = Section(component.file)
     for source in (component, job):
         for key, value in source.items():
-            result.take(key, _together(key, result.get(key), value), source)
+            result.set_from(key, _merge(key, result.get(key), value), source)
     return result
 
 
-def _together(key: str, below: Any, above: Any) -> Any:
-    if not (isinstance(below, Section) and isinstance(above, Section)):
-        return above
+def _merge(key: str, base: Any, override: Any) -> Any:
+    if not (isinstance(base, Section) and isinstance(override, Section)):
+        return override
     if key in ("inputs", "outputs"):
-        return _inputs_merged(below, above)
-    return _shallow(below, above) if key in ("resources", "retry_settings", "environment_variables") else above
+        return _merge_inputs(base, override)
+    return _merge_sections(base, override) if key in ("resources", "retry_settings", "environment_variables") else override
 
 
-def _shallow(below: Section, above: Section) -> Section:
-    result = Section(above.file)
-    for source in (below, above):
+def _merge_sections(base: Section, override: Section) -> Section:
+    result = Section(override.file)
+    for source in (base, override):
         for key, value in source.items():
-            result.take(key, value, source)
+            result.set_from(key, value, source)
     return result
 
 
-def _inputs_merged(below: Section, above: Section) -> Section:
-    """Return inputs or outputs of a component with those of a job; a plain value is that of a declared one."""
-    result = _shallow(below, Section(below.file))
-    result.file = above.file
-    for name, value in above.items():
-        declared = below.get(name)
+def _merge_inputs(base: Section, override: Section) -> Section:
+    """Return inputs or outputs of a component merged with those of a job; a plain value fills in a declared input."""
+    result = _merge_sections(base, Section(base.file))
+    result.file = override.file
+    for name, value in override.items():
+        declared = base.get(name)
         if not isinstance(declared, Section) or expression(value) is not None:
-            result.take(name, value, above)
+            result.set_from(name, value, override)
         elif isinstance(value, Section):
-            result.take(name, _shallow(declared, value), above)
+            result.set_from(name, _merge_sections(declared, value), override)
         elif value is not None:
-            given = Section(above.file)
-            given["path" if declared.get("type") in _DATA else "value"] = value
-            result.take(name, _shallow(declared, given), above)
+            filled_in = Section(override.file)
+            filled_in["path" if declared.get("type") in _DATA else "value"] = value
+            result.set_from(name, _merge_sections(declared, filled_in), override)
     return result

@@ -1,4 +1,4 @@
-"""The fields of a parallel job that are fields of a ParallelRunConfig here."""
+"""Converts the fields of a parallel job to those of a ParallelRunConfig."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from prefect_parallel_run.azureml.expressions import Input
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.outputs import Outputs
 from prefect_parallel_run.azureml.references import References
-from prefect_parallel_run.azureml.step import variable_asked_for
+from prefect_parallel_run.azureml.step import source_variable
 from prefect_parallel_run.config.model import LOCAL
 
-#: Fields of a job that are read elsewhere below.
+#: Fields of a job that are converted below or in other modules.
 _READ = {
     *("$schema", "type", "name", "component", "task", "inputs", "outputs", "input_data", "compute", "description"),
     *("mini_batch_size", "partition_keys", "mini_batch_error_threshold", "error_threshold", "retry_settings", "resources"),
     *("max_concurrency_per_instance", "logging_level", "environment_variables", "is_deterministic"),
 }
 _TASK_READ = {"type", "code", "entry_script", "environment", "program_arguments", "append_row_to"}
-#: Why fields of a job, or of a pipeline, have no place here.
+#: Reasons why fields of a job or pipeline are left out.
 WHY_LEFT = {
-    "display_name": "the step's name is shown",
+    "display_name": "the step's name is displayed instead",
     "experiment_name": "Prefect has flows instead of experiments",
     "tags": "ParallelRunStep(…, tags=[…]) gives Prefect's task run tags",
     "identity": "the script runs as the user who runs the flow",
     "limits": "Prefect's timeout_seconds of the flow does this",
-    "version": "the file is what it is",
+    "version": "files are not versioned here",
     "properties": "ParallelRunStep(…, tags=[…]) gives Prefect's task run tags",
-    "services": "nothing is served while a step runs; Prefect's page and the report show it",
+    "services": "a running step has no services; see Prefect's page and the report",
     "queue_settings": "Prefect's work pools and queues do this",
-    "compute": "where a step runs says its compute_target",
+    "compute": "the step's compute_target determines where it runs",
     "schedule": "a deployment of the flow in Prefect has schedules",
-    "is_deterministic": "each job of a pipeline says it for itself",
+    "is_deterministic": "it is read from each job of the pipeline",
 }
 WHY_SETTING_LEFT = {
-    "continue_on_step_failure": "a step that fails is an exception in the flow: catch it where the flow should go on",
-    "continue_run_on_failed_optional_input": "a step that fails is an exception in the flow: catch it where it should go on",
-    "default_datastore": "outputs lie where the step's output says",
+    "continue_on_step_failure": "a failed step raises in the flow: catch the exception to continue",
+    "continue_run_on_failed_optional_input": "a failed step raises in the flow: catch the exception to continue",
+    "default_datastore": "the step's output determines where outputs are",
     "on_init": "call it first in the flow",
     "on_finalize": "a state hook of Prefect's does this: @flow(on_completion=[…], on_failure=[…])",
 }
 _WHY_RESOURCE_LEFT = {
-    "properties": "no containers or queues of Azure's here",
-    "shm_size": "no containers here: the script runs in a process of the node",
-    "docker_args": "no containers here: the script runs in a process of the node",
+    "properties": "Azure's containers and queues do not apply here",
+    "shm_size": "containers are not supported: the script runs in a process of the node",
+    "docker_args": "containers are not supported: the script runs in a process of the node",
 }
 
 
@@ -59,7 +59,7 @@ def job_fields(
     references: References,
     findings: MigrationFindings,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the fields of the configuration, and the script's arguments; literals are filled into *section*."""
+    """Return the fields of the configuration, and the script's arguments."""
     task = section.section("task")
     fields: dict[str, Any] = {"output_action": "append_row" if outputs.appends else "summary_only"}
     findings.taken("input_data", section.get("input_data"), f"inputs: {split}")
@@ -73,42 +73,42 @@ def job_fields(
     _numbers(section, fields, findings)
     _variables(section, fields, findings)
     _target(section, fields, references, findings)
-    given = str(task.get("program_arguments") or "")
-    found = program_arguments(given, inputs, split, outputs, findings)
-    for key in sorted(fields.keys() & found.options.fields.keys()):
-        if fields[key] != found.options.fields[key]:
-            why = "the one in program_arguments counts, which comes last on the command line of Azure's driver"
-            findings.changed(key, fields[key], f"{key}={found.options.fields[key]!r}", why)
-    fields |= found.options.fields
-    findings.add(found.options.differences, "task.program_arguments ")
+    arguments_text = str(task.get("program_arguments") or "")
+    program = program_arguments(arguments_text, inputs, split, outputs, findings)
+    for key in sorted(fields.keys() & program.options.fields.keys()):
+        if fields[key] != program.options.fields[key]:
+            why = "program_arguments take precedence: they come last on the command line of Azure's driver"
+            findings.changed(key, fields[key], f"{key}={program.options.fields[key]!r}", why)
+    fields |= program.options.fields
+    findings.add(program.options.differences, "task.program_arguments ")
     fields.setdefault("error_threshold", -1)  # as in Azure
     for key in sorted(section.keys() - _READ):
-        findings.left(key, section[key], WHY_LEFT.get(key, "it is a note of Azure's own"))
+        findings.left_out(key, section[key], WHY_LEFT.get(key, "it is metadata of Azure"))
     for key in sorted(task.keys() - _TASK_READ):
-        findings.left(f"task.{key}", task[key], "a script is what is run here")
-    return fields, found.arguments
+        findings.left_out(f"task.{key}", task[key], "only scripts can be run here")
+    return fields, program.arguments
 
 
 def _script(task: Section, fields: dict[str, Any], references: References, findings: MigrationFindings) -> None:
     script = task.get("entry_script")
     if not isinstance(script, str):
-        raise ValueError(f"{task.where('entry_script')}: entry_script is {script!r}; accepted: a path below code")  # noqa: TRY004  a file's value
+        raise ValueError(f"{task.where('entry_script')}: entry_script is {script!r}; expected a path below code")
     folder = task.file.absolute().parent
     code = task.get("code")
     if code is None:
         fields["entry_script"] = str(folder / script)
         findings.taken("task.entry_script", script, fields["entry_script"])
         return
-    place = references.place(str(code), folder, "task.code", findings)
+    location = references.resolve(str(code), folder, "task.code", findings)
     fields["entry_script"] = script
     findings.taken("task.entry_script", script, f"entry_script={script!r}")
-    if place is not None:
-        fields["source_directory"] = place
-        findings.taken("task.code", code, f"source_directory={place!r}")
+    if location is not None:
+        fields["source_directory"] = location
+        findings.taken("task.code", code, f"source_directory={location!r}")
 
 
 def _numbers(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
-    """Take over what has a field of the same kind."""
+    """Convert numbers and other fields with a direct equivalent."""
     retry, resources = section.section("retry_settings"), section.section("resources")
     for owner, prefix, key, field in (
         (section, "", "error_threshold", "error_threshold"),
@@ -123,8 +123,8 @@ def _numbers(section: Section, fields: dict[str, Any], findings: MigrationFindin
             fields[field] = value + (key == "max_retries")
             findings.taken(f"{prefix}{key}", value, f"{field}={fields[field]}")
     for key in sorted(resources.keys() - {"instance_count"}):
-        why = _WHY_RESOURCE_LEFT.get(key, "machines are what the compute target has")
-        findings.left(f"resources.{key}", resources[key], why)
+        why = _WHY_RESOURCE_LEFT.get(key, "the compute target determines the machines")
+        findings.left_out(f"resources.{key}", resources[key], why)
     if section.get("logging_level") is not None:
         fields["logging_level"] = str(section["logging_level"])
         findings.taken("logging_level", fields["logging_level"], "the same")
@@ -140,9 +140,9 @@ def _size(section: Section, fields: dict[str, Any], findings: MigrationFindings)
         fields["partition_keys"] = [str(key) for key in keys] if isinstance(keys, list) else keys
         findings.taken("partition_keys", ", ".join(map(str, fields["partition_keys"])), "the same")
     if size is not None and keys is not None:
-        findings.left("mini_batch_size", size, "partition_keys take effect, as in Azure")
+        findings.left_out("mini_batch_size", size, "partition_keys take effect, as in Azure")
     elif size is not None:
-        fields["mini_batch_size"] = str(size).replace(" ", "")  # told where it is known what it counts
+        fields["mini_batch_size"] = str(size).replace(" ", "")  # reported later, when the unit is known
 
 
 def _number(owner: Section, key: str) -> int | None:
@@ -152,34 +152,34 @@ def _number(owner: Section, key: str) -> int | None:
     try:
         number = int(str(value))
     except ValueError:
-        raise owner.wrong(key, "a whole number") from None
+        raise owner.error(key, "an integer") from None
     return number
 
 
 def _variables(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
-    given = section.section("environment_variables")
-    found = {name: "" if value is None else str(value) for name, value in given.items()}
-    tell_variables(found, findings)
-    if found:
-        fields["environment_variables"] = found
+    values = section.section("environment_variables")
+    variables = {name: "" if value is None else str(value) for name, value in values.items()}
+    report_variables(variables, findings)
+    if variables:
+        fields["environment_variables"] = variables
 
 
-def tell_variables(variables: Mapping[str, str], findings: MigrationFindings) -> None:
-    """Note that the Python which is printed asks the environment for these variables' values."""
+def report_variables(variables: Mapping[str, str], findings: MigrationFindings) -> None:
+    """Record that the generated Python reads the values of these variables from the environment."""
     for name, text in variables.items():
-        asked = variable_asked_for(name, text)
-        why = f"values are secrets, and are not printed: set {asked} before that Python runs"
-        findings.changed(f"environment_variables.{name}", None, f"the environment's {asked}", why)
+        source = source_variable(name, text)
+        why = f"values are secrets, so they are not printed: set {source} before running the generated Python"
+        findings.changed(f"environment_variables.{name}", None, f"the environment's {source}", why)
 
 
 def _target(section: Section, fields: dict[str, Any], references: References, findings: MigrationFindings) -> None:
-    given = section.get("compute")
-    if given is None or given == LOCAL:
+    compute = section.get("compute")
+    if compute is None or compute == LOCAL:
         return
-    known = references.known(str(given))
+    known = references.known(str(compute))
     if known is not None:
         fields["compute_target"] = known
-        findings.changed("compute", given, known, "as you said")
+        findings.changed("compute", compute, known, "as specified")
     else:
-        why = "the cluster is known in your Azure workspace only; another one, such as tls://host:8786"
-        findings.changed("compute", given, "this machine", why, str(given))
+        why = "only your Azure workspace can resolve the cluster; another one, such as tls://host:8786"
+        findings.changed("compute", compute, "this machine", why, str(compute))

@@ -1,4 +1,4 @@
-"""The inputs of a parallel job: the one that is cut into mini-batches, and those that the script reads beside it."""
+"""The inputs of a parallel job: the one that is split into mini-batches, and the side inputs of the script."""
 
 from __future__ import annotations
 
@@ -14,74 +14,74 @@ from prefect_parallel_run.datasets.files import FileDataset
 
 
 def split_input(section: Section, inputs: Mapping[str, Input]) -> str:
-    """Return the name of the input that is cut into mini-batches."""
+    """Return the name of the input that is split into mini-batches."""
     inside = expression(section.get("input_data"))
     name = inside.removeprefix("inputs.") if inside is not None else ""
     if not isinstance(inputs.get(name), Data):
-        given = section.get("input_data")
-        accepted = f"${{{{inputs.NAME}}}} with the name of an input that is data: {sorted(inputs)}"
-        raise ValueError(f"{section.where('input_data')}: input_data is {given!r}; accepted: {accepted}")  # noqa: TRY004  a file's value
+        input_data = section.get("input_data")
+        expected = f"${{{{inputs.NAME}}}} with the name of a data input: {sorted(inputs)}"
+        raise ValueError(f"{section.where('input_data')}: input_data is {input_data!r}; expected {expected}")
     return name
 
 
 def split_dataset(
     name: str, value: Input, partition_keys: Collection[str], references: References, findings: MigrationFindings
 ) -> Dataset:
-    """Return the dataset that is cut into mini-batches; one without a place is named, but stands for nothing yet."""
+    """Return the dataset that is split into mini-batches; one with an unresolved location has only a name."""
     if not isinstance(value, Data):
-        raise TypeError(f"{name} is no data")  # split_input has made sure of it
+        raise TypeError(f"{name} is not a data input")  # split_input prevents this
     field = f"inputs.{name}"
-    place = references.place(value.path, value.folder, f"{field}.path", findings)
-    _tell_mode(field, value, findings)
+    location = references.resolve(value.path, value.folder, f"{field}.path", findings)
+    _report_mode(field, value, findings)
     as_files = value.type != "mltable" or value.mode in ("eval_mount", "eval_download")
-    if place is None:
-        return _somewhere(field, name, value, findings, as_files=as_files)
+    if location is None:
+        return _unresolved_dataset(field, name, value, findings, as_files=as_files)
     if value.type == "mltable":
-        table = table_at(place, references, as_files=as_files, field=f"{field}.path", partition_keys=partition_keys)
-        findings.taken(f"{field}.type", value.type, f"{type(table.dataset).__name__} of {place}")
+        table = table_at(location, references, as_files=as_files, field=f"{field}.path", partition_keys=partition_keys)
+        findings.taken(f"{field}.type", value.type, f"{type(table.dataset).__name__} of {location}")
         findings.add(table.differences, f"{field} {FILE_NAME}: ")
         return table.dataset.as_named_input(_name(name))
-    findings.taken(f"{field}.type", value.type, f"FileDataset of {place}")
-    return FileDataset(paths=[place]).as_named_input(_name(name))
+    findings.taken(f"{field}.type", value.type, f"FileDataset of {location}")
+    return FileDataset(paths=[location]).as_named_input(_name(name))
 
 
-def _somewhere(field: str, name: str, value: Data, findings: MigrationFindings, *, as_files: bool) -> Dataset:
-    """Return a dataset of the right kind whose place is only a name."""
+def _unresolved_dataset(field: str, name: str, value: Data, findings: MigrationFindings, *, as_files: bool) -> Dataset:
+    """Return a dataset of the right kind with the reference as its path."""
     if as_files:
-        findings.taken(f"{field}.type", value.type, "FileDataset, once its place is known")
+        findings.taken(f"{field}.type", value.type, "FileDataset, once its location is known")
         return FileDataset(paths=[value.path]).as_named_input(_name(name))
     from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
 
-    why = f"once its place is known, a file {FILE_NAME} there, or the ending of its files, says how it is written"
+    why = f"once its location is known, a file {FILE_NAME} or the extension of its files determines the format"
     findings.changed(f"{field}.type", value.type, "TabularDataset", why)
     return TabularDataset(paths=[value.path], format="parquet").as_named_input(_name(name))
 
 
-def _tell_mode(field: str, value: Data, findings: MigrationFindings) -> None:
+def _report_mode(field: str, value: Data, findings: MigrationFindings) -> None:
     if value.mode is not None:
-        why = "files are read where they lie; objects in a store are fetched beforehand"
-        findings.left(f"{field}.mode", value.mode, why)
+        why = "files are read in place; objects in a store are fetched in advance"
+        findings.left_out(f"{field}.mode", value.mode, why)
 
 
 def side_inputs(split: str, inputs: Mapping[str, Input], references: References, findings: MigrationFindings) -> dict[str, str]:
-    """Return the paths of the other inputs that are data; literals go into the arguments."""
-    found = {}
+    """Return the paths of the other data inputs; literals go into the arguments."""
+    paths = {}
     for name, value in inputs.items():
         if isinstance(value, Data) and name != split:
-            place = references.place(value.path, value.folder, f"inputs.{name}.path", findings)
-            _tell_mode(f"inputs.{name}", value, findings)
-            found[_name(name)] = value.path if place is None else place
-            if place is not None:
-                findings.taken(f"inputs.{name}", value.path, f"side input {place}")
+            location = references.resolve(value.path, value.folder, f"inputs.{name}.path", findings)
+            _report_mode(f"inputs.{name}", value, findings)
+            paths[_name(name)] = value.path if location is None else location
+            if location is not None:
+                findings.taken(f"inputs.{name}", value.path, f"side input {location}")
         elif isinstance(value, Literal):
-            findings.taken(f"inputs.{name}", value.text, "a text in the arguments")
+            findings.taken(f"inputs.{name}", value.text, "a string in the arguments")
         elif isinstance(value, Missing):
             findings.open_value(f"inputs.{name}", value.reference)
-    return found
+    return paths
 
 
 def _name(name: str) -> str:
-    """Return an input's name; Azure allows no other characters either."""
+    """Return an input's name, which Azure restricts to the same characters."""
     if not name.isidentifier():
-        raise ValueError(f"inputs: {name!r} is not an input's name; use letters, digits and '_', no digit first")
+        raise ValueError(f"inputs: expected names of letters, digits and '_' that do not start with a digit, got {name!r}")
     return name

@@ -1,4 +1,4 @@
-"""Any file of Azure ML's that describes a parallel run step or its table: ``load(path)``."""
+"""Loads any Azure ML file that describes a parallel run step or its table: ``load(path)``."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ from prefect_parallel_run.datasets.base import Dataset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What a file says: steps, or the dataset of an MLTable file; and what became of the rest of it."""
+    """The content of a file: steps, or the dataset of an MLTable file; and the differences of the rest of the file."""
 
     file: Path
     steps: tuple[ImportedStep, ...] = ()
     dataset: Dataset | None = None
-    differences: tuple[Difference, ...] = ()  #: of the file as a whole; those of a step stand with it
+    differences: tuple[Difference, ...] = ()  #: those of the whole file; each step has its own
 
     @property
     def undecided(self) -> list[Difference]:
-        """Return what a person has to decide before anything may run."""
-        several = [self.differences, *(step.differences for step in self.steps)]
-        return [one for differences in several for one in differences if one.outcome is Outcome.OPEN]
+        """Return the decisions that are required before anything can run."""
+        groups = [self.differences, *(step.differences for step in self.steps)]
+        return [difference for group in groups for difference in group if difference.outcome is Outcome.OPEN]
 
 
 def load(path: str | os.PathLike[str], references: Mapping[str, str] | None = None) -> Imported:
-    """Return what a file of Azure ML's says.
+    """Load an Azure ML file.
 
     Args:
-        path: A ParallelRunConfig that ``save_to_yaml`` wrote (version 1); a pipeline job, parallel job or parallel component
-            (version 2); an MLTable file, or the folder it lies in.
-        references: Paths, URLs or compute targets for what only an Azure workspace knows, and values of inputs, such as
-            ``{"azureml:iris:1": "/data/iris"}``; a reference that ends in ``/`` stands for all that begin with it.
+        path: A ParallelRunConfig written by ``save_to_yaml`` (version 1); a pipeline job, parallel job or parallel component
+            (version 2); an MLTable file, or its folder.
+        references: Paths, URLs or compute targets for names that only an Azure workspace can resolve, and values of inputs,
+            such as ``{"azureml:iris:1": "/data/iris"}``; a reference that ends in ``/`` applies to all that start with it.
 
     Raises:
-        ValueError: It is none of these, says what cannot be said here, or does not have one of *references*.
-        OSError: It cannot be read.
+        ValueError: The file is none of these, is invalid or not supported, or lacks one of *references*.
+        OSError: The file cannot be read.
     """
     file = Path(path)
     known = References(references)
-    found = _loaded(file, known)
+    imported = _load(file, known)
     if known.unused():
-        raise ValueError(f"{file}: there is no {', '.join(known.unused())} to give a place or a value")
-    return found
+        raise ValueError(f"{file}: the file has no reference {', '.join(known.unused())}")
+    return imported
 
 
 def _is_without_root_key(document: Section) -> bool:
-    """True for fields that only a ParallelRunConfig has, at the top: the reader of version 1 says what is missing."""
+    """True for the fields of a ParallelRunConfig at the top level; the reader of version 1 reports the missing root key."""
     only = {*ParallelRunConfig.model_fields, "compute_target_name"} - PARALLEL
     return bool(only & document.keys()) and not {"type", "task", "jobs"} & document.keys()
 
 
-def _loaded(file: Path, references: References) -> Imported:
+def _load(file: Path, references: References) -> Imported:
     if file.is_dir() and not (file / FILE_NAME).is_file():
-        raise ValueError(f"{file}: is a folder without a file {FILE_NAME}; accepted: a YAML file, or a folder with one")
+        raise ValueError(f"{file}: the folder lacks a file {FILE_NAME}; expected a YAML file, or a folder with {FILE_NAME}")
     if file.is_dir() or file.name == FILE_NAME:
         table = load_mltable(file, references)
         return Imported(file=file, dataset=table.dataset, differences=tuple(table.differences))

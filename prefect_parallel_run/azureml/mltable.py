@@ -1,4 +1,4 @@
-"""MLTable files: which files a table is made of, how they are written, and what is done to its rows and columns."""
+"""Loads MLTable files: the files of a table, their format, and the transformations of rows and columns."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from prefect_parallel_run.azureml.documents import Section, read_document
 from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
-from prefect_parallel_run.azureml.references import References, needs_a_place
-from prefect_parallel_run.azureml.schema import MLTABLE, READERS, TRANSFORMATIONS, meant, refuse, unknown
+from prefect_parallel_run.azureml.references import References, is_unresolved
+from prefect_parallel_run.azureml.schema import MLTABLE, READERS, TRANSFORMATIONS, refuse, similar_name, unknown
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.model import wrong_fields
 from prefect_parallel_run.datasets.base import Dataset, absolute
@@ -37,17 +37,17 @@ _ENCODINGS = {
     "windows1252": "cp1252",
 }
 _FILTERS = {
-    "filter": "every row reaches run(): leave out there what is not wanted, or write the table anew",
-    "skip": "every row reaches run(): write the table anew without the first ones",
-    "take": "every row reaches run(): write the table anew with the first ones only",
-    "take_random_sample": "every row reaches run(): draw the sample there, or write the table anew",
-    "random_split": "every row reaches run(): write the table anew",
-    "select_partitions": "every row reaches run(): name the files that are wanted",
+    "filter": "every row reaches run(): skip unwanted rows there, or write a filtered table",
+    "skip": "every row reaches run(): write a table without the first rows",
+    "take": "every row reaches run(): write a table with only the first rows",
+    "take_random_sample": "every row reaches run(): draw the sample there, or write a table with it",
+    "random_split": "every row reaches run(): write a table with the part",
+    "select_partitions": "every row reaches run(): list only the wanted files",
 }
 
 
 class Table(NamedTuple):
-    """What an MLTable file stands for here."""
+    """The dataset of an MLTable file."""
 
     dataset: Dataset
     differences: list[Difference]
@@ -56,17 +56,17 @@ class Table(NamedTuple):
 def load_mltable(
     path: Path, references: References | None = None, *, as_files: bool = False, partition_keys: Collection[str] = ()
 ) -> Table:
-    """Return the dataset that an MLTable file describes, and what became of each of its fields.
+    """Return the dataset that an MLTable file describes, and the differences of its fields.
 
     Args:
-        path: The file, or the folder that holds a file ``MLTable``; the paths in it are relative to it.
-        references: Places of what only a workspace of Azure's knows.
-        as_files: Take its files as items, whatever they hold (modes ``eval_mount`` and ``eval_download``).
-        partition_keys: Of the step that reads it.
+        path: The file, or the folder with a file ``MLTable``; the paths in it are relative to its folder.
+        references: Locations for names that only an Azure workspace can resolve.
+        as_files: Use its files as items, regardless of their content (modes ``eval_mount`` and ``eval_download``).
+        partition_keys: Partition keys of the step that reads the table.
 
     Raises:
-        ValueError: It is no MLTable file, or describes what no dataset here can be; the error names file and line.
-        OSError: It cannot be read.
+        ValueError: The file is not an MLTable file, or describes something unsupported; the error names file and line.
+        OSError: The file cannot be read.
     """
     file = path / FILE_NAME if path.is_dir() else path
     document = read_document(file)
@@ -76,45 +76,49 @@ def load_mltable(
     paths = _paths(document, references or References(), findings)
     reader = next((step for step in steps if step.name.startswith("read_")), None)
     for key in sorted(document.keys() - {"$schema", "type", "paths", "transformations"}):
-        findings.left(key, document[key], "says nothing about rows or columns here")
+        findings.left_out(key, document[key], "does not affect rows or columns here")
     if reader is None or as_files:
-        return Table(_files(paths, steps, findings), findings.found)
+        return Table(_files(paths, steps, findings), findings.differences)
     table = _table(paths, reader, document, findings)
     for step in steps:
         if step is not reader and step.name == "convert_column_types":
             table = _with_types(step, table, findings)
         elif step is not reader:
             _column_step(step, table, partition_keys, findings)
-    return Table(table, findings.found)
+    return Table(table, findings.differences)
 
 
-def table_at(place: str, references: References, *, as_files: bool, field: str, partition_keys: Collection[str] = ()) -> Table:
-    """Return what lies at the place of an input of type mltable: an MLTable file, or tables that a person has put there.
+def table_at(
+    location: str, references: References, *, as_files: bool, field: str, partition_keys: Collection[str] = ()
+) -> Table:
+    """Return the table of an input of type mltable: an MLTable file, or files that the user has provided there.
 
     Raises:
         ValueError: There is neither; the error names *field*.
     """
-    if not is_remote(place) and (Path(place).name == FILE_NAME or (Path(place) / FILE_NAME).is_file()):
-        return load_mltable(Path(place), references, as_files=as_files, partition_keys=partition_keys)
+    if not is_remote(location) and (Path(location).name == FILE_NAME or (Path(location) / FILE_NAME).is_file()):
+        return load_mltable(Path(location), references, as_files=as_files, partition_keys=partition_keys)
     from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
 
     try:
         name = (
-            place if Path(place).suffix in _ENDINGS else next((file.path for file in FileDataset(paths=[place]).listing()), "")
+            location
+            if Path(location).suffix in _EXTENSIONS
+            else next((file.path for file in FileDataset(paths=[location]).listing()), "")
         )
     except InputError as error:
         raise ValueError(f"{field}: {error}") from None
-    ending = Path(name).suffix
-    if ending not in _ENDINGS:
-        accepted = f"a folder with a file {FILE_NAME}, or tables that end in {', '.join(_ENDINGS)}"
-        raise ValueError(f"{field}: {place} holds no table; accepted: {accepted}")
+    extension = Path(name).suffix
+    if extension not in _EXTENSIONS:
+        expected = f"a folder with a file {FILE_NAME}, or tables with the extension {', '.join(_EXTENSIONS)}"
+        raise ValueError(f"{field}: no table at {location}; expected {expected}")
     findings = MigrationFindings()
-    why = "there is no MLTable file to say how it is written"
-    findings.changed("read", None, f"as {_ENDINGS[ending]}, by its ending {ending}", why)
-    return Table(TabularDataset(paths=[place], format=_ENDINGS[ending]), findings.found)
+    why = "no file MLTable defines the format"
+    findings.changed("read", None, f"as {_EXTENSIONS[extension]}, by the extension {extension}", why)
+    return Table(TabularDataset(paths=[location], format=_EXTENSIONS[extension]), findings.differences)
 
 
-_ENDINGS: dict[str, Literal["parquet", "delimited", "json_lines"]] = {
+_EXTENSIONS: dict[str, Literal["parquet", "delimited", "json_lines"]] = {
     ".parquet": "parquet",
     ".csv": "delimited",
     ".jsonl": "json_lines",
@@ -122,7 +126,7 @@ _ENDINGS: dict[str, Literal["parquet", "delimited", "json_lines"]] = {
 
 
 class _Step(NamedTuple):
-    """One transformation: its name, what it says, and where it stands."""
+    """One transformation: its name, its value, and its file and line."""
 
     name: str
     value: Any
@@ -133,47 +137,49 @@ class _Step(NamedTuple):
         if self.value is None:
             return {}
         if not isinstance(self.value, dict):
-            raise ValueError(f"{self.where}: {self.name} is {self.value!r}; accepted: a mapping of options")  # noqa: TRY004  a file's value
+            raise ValueError(f"{self.where}: {self.name} is {self.value!r}; expected a mapping of options")
         return self.value
 
 
 def _paths(document: Section, references: References, findings: MigrationFindings) -> list[str]:
     entries = document.get("paths")
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{document.where('paths')}: paths is {entries!r}; accepted: a list of file, folder and pattern")
-    found = []
+        raise ValueError(f"{document.where('paths')}: paths is {entries!r}; expected a list of file, folder and pattern")
+    paths = []
     folder = document.file.absolute().parent
     for number, entry in enumerate(entries):
         kind = next(iter(entry), None) if isinstance(entry, Section) and len(entry) == 1 else None
         if kind not in ("file", "folder", "pattern") or not isinstance(entry[kind], str):
-            raise ValueError(f"{document.where('paths')}: has {entry!r}; accepted: file, folder or pattern with a path")
-        place = references.place(entry[kind], folder, f"paths[{number}].{kind}", findings)
-        found.append(entry[kind] if place is None else absolute(place))
-        if kind == "folder" and place is not None and Path(place) in document.file.absolute().parents:
-            why = "the folder holds this MLTable file itself, which would be read too; write a pattern such as ./**/*.csv"
+            raise ValueError(f"{document.where('paths')}: paths has {entry!r}; expected file, folder or pattern with a path")
+        location = references.resolve(entry[kind], folder, f"paths[{number}].{kind}", findings)
+        paths.append(entry[kind] if location is None else absolute(location))
+        if kind == "folder" and location is not None and Path(location) in document.file.absolute().parents:
+            why = "the folder contains this MLTable file, which would be read too; write a pattern such as ./**/*.csv"
             findings.open(f"paths[{number}].{kind}", entry[kind], why)
-    return found
+    return paths
 
 
 def _transformations(document: Section) -> list[_Step]:
     entries = document.get("transformations") or []
-    found = []
+    steps = []
     for entry in entries if isinstance(entries, list) else [entries]:
         if isinstance(entry, str):  # a transformation without options
-            found.append(_Step(entry, None, document.where("transformations")))
+            steps.append(_Step(entry, None, document.where("transformations")))
         elif isinstance(entry, Section) and len(entry) == 1:
             ((name, value),) = entry.items()
-            found.append(_Step(name, value, entry.where(name)))
+            steps.append(_Step(name, value, entry.where(name)))
         else:
-            raise ValueError(f"{document.where('transformations')}: has {entry!r}; accepted: one transformation per entry")
-    return found
+            raise ValueError(
+                f"{document.where('transformations')}: transformations has {entry!r}; expected one transformation per entry"
+            )
+    return steps
 
 
 def _unknown_in_steps(steps: Iterable[_Step]) -> Iterator[str]:
-    """Yield a line for each transformation, and each option of a reader, that Azure does not know."""
+    """Yield a line for each transformation and each reader option that is unknown to Azure."""
     for step in steps:
         if step.name not in TRANSFORMATIONS:
-            yield f"{step.where}: unknown transformation {step.name!r}{meant(step.name, TRANSFORMATIONS)}"
+            yield f"{step.where}: unknown transformation {step.name!r}{similar_name(step.name, TRANSFORMATIONS)}"
         elif step.name in READERS and isinstance(step.value, Section):
             yield from unknown(step.value, READERS[step.name], f"{step.name}.")
 
@@ -187,9 +193,9 @@ def _files(paths: list[str], steps: list[_Step], findings: MigrationFindings) ->
             PartitionFormat(partition_format)
             findings.taken(where, partition_format, f"partition_format={partition_format!r}")
         elif step.name in _FILTERS:
-            findings.open(where, step.value, "every file is an item here: name those that are wanted")
+            findings.open(where, step.value, "every file is an item here: list only the wanted files")
         else:
-            findings.left(where, None, "the files themselves are the items")
+            findings.left_out(where, None, "the files themselves are the items")
     return FileDataset(paths=paths, partition_format=partition_format)
 
 
@@ -197,32 +203,32 @@ def _table(paths: list[str], reader: _Step, document: Section, findings: Migrati
     from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
 
     if reader.name not in _READERS:
-        why = "rows that are deleted in it still lie in its files; write the table to Parquet files"
-        raise ValueError(f"{reader.where}: {reader.name} cannot be read here: {why}")
+        why = "its files still contain deleted rows; write the table to Parquet files"
+        raise ValueError(f"{reader.where}: {reader.name} is not supported: {why}")
     fields: dict[str, Any] = {"paths": paths, "format": _READERS[reader.name]}
     for name, value in reader.options.items():
         _reader_option(reader, name, value, fields, findings)
     try:
         dataset = TabularDataset(**fields)
     except ValidationError as error:
-        words = "; ".join(wrong_fields(error).values())
-        raise ValueError(f"{reader.where}: {reader.name}: {words}") from None
+        message = "; ".join(wrong_fields(error).values())
+        raise ValueError(f"{reader.where}: {reader.name}: {message}") from None
     if document.get("type") not in (None, "mltable"):
-        raise document.wrong("type", "mltable")
+        raise document.error("type", "mltable")
     return dataset
 
 
 def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any], findings: MigrationFindings) -> None:
-    """Note one option of a reader, and set the field that stands for it."""
+    """Record one option of a reader, and set the corresponding field."""
     where = f"{reader.name}.{name}"
     if name == "delimiter":
         if not isinstance(value, str):
-            raise ValueError(f"{reader.where}: delimiter is {value!r}; accepted: a text")
+            raise ValueError(f"{reader.where}: delimiter is {value!r}; expected a string")
         fields["delimiter"] = {"\\t": "\t", "tab": "\t"}.get(value, value)
         findings.taken(where, value, f"delimiter={fields['delimiter']!r}")
     elif name == "encoding":
         if value not in _ENCODINGS:
-            raise ValueError(f"{reader.where}: encoding is {value!r}; accepted: {', '.join(_ENCODINGS)}")
+            raise ValueError(f"{reader.where}: encoding is {value!r}; expected one of {', '.join(_ENCODINGS)}")
         fields["encoding"] = _ENCODINGS[value]
         findings.taken(where, value, f"encoding={fields['encoding']!r}")
     elif name == "header":
@@ -237,117 +243,117 @@ def _header(reader: _Step, value: Any, fields: dict[str, Any], findings: Migrati
         findings.taken(where, value, "header=True")
     elif value == "no_header":
         fields["header"] = False
-        findings.changed(where, value, "header=False", "columns are numbered from 0, and not called Column1, Column2, …")
+        findings.changed(where, value, "header=False", "columns are numbered from 0 instead of named Column1, Column2, …")
     elif value == "all_files_different_headers":
-        why = "each file has its own columns; a mini-batch has those of its file only"
+        why = "each file has its own columns; a mini-batch has only those of its file"
         findings.changed(where, value, "header=True", why)
     elif value == "from_first_file":
-        why = "the first line of every file is taken for its header, so a row of each further file would be lost"
+        why = "the first line of every file is read as its header, so a row of each further file would be lost"
         if _is_one_file(fields["paths"]):
             findings.taken(where, value, "header=True")
         else:
             findings.open(where, value, why)
     else:
-        accepted = "no_header, from_first_file, all_files_different_headers, all_files_same_headers"
-        raise ValueError(f"{reader.where}: header is {value!r}; accepted: {accepted}")
+        expected = "no_header, from_first_file, all_files_different_headers or all_files_same_headers"
+        raise ValueError(f"{reader.where}: header is {value!r}; expected {expected}")
 
 
 def _is_one_file(paths: list[str]) -> bool:
     return len(paths) == 1 and not glob.has_magic(paths[0]) and not Path(paths[0]).is_dir()
 
 
-#: Options of readers: the value that asks for what happens here anyway, and what happens where another is given.
+#: Options of readers: the value that matches the behaviour here, and the reason why other values have no effect.
 _OTHER: dict[str, tuple[Any, str]] = {
     "empty_as_string": (False, "empty fields are nulls, as pandas reads them"),
-    "include_path_column": (False, "there is no column Path; which input a row is of says context.dataset"),
+    "include_path_column": (False, "tables have no column Path; context.dataset names the input of a row"),
     "support_multi_line": (True, "line breaks in quotes never end a record here"),
-    "infer_column_types": (True, "columns have the types that pandas gives them"),
-    "invalid_lines": ("error", "a line that is no JSON fails its mini-batch"),
-    "path_column": (None, "there is no column Path; which input a row is of says context.dataset"),
-    "partition_size": (None, "mini_batch_size says how a table is cut"),
+    "infer_column_types": (True, "pandas infers the column types"),
+    "invalid_lines": ("error", "an invalid line fails its mini-batch"),
+    "path_column": (None, "tables have no column Path; context.dataset names the input of a row"),
+    "partition_size": (None, "mini_batch_size determines how a table is split"),
 }
 
 
 def _other_option(where: str, name: str, value: Any, findings: MigrationFindings) -> None:
-    usual, why = _OTHER[name]
-    if value == usual:
+    default, why = _OTHER[name]
+    if value == default:
         findings.taken(where, value, "the same")
     elif name == "support_multi_line":
         findings.changed(where, value, "true", why)
     else:
-        findings.left(where, value, why)
+        findings.left_out(where, value, why)
 
 
 def _column_step(step: _Step, dataset: TabularDataset, partition_keys: Collection[str], findings: MigrationFindings) -> None:
-    """Note a transformation of a table that is already read."""
+    """Record a transformation after the reader."""
     where = f"transformations.{step.name}"
     if step.name in _FILTERS:
         findings.open(where, step.value, _FILTERS[step.name])
     elif step.name in _COLUMNS:
-        findings.left(where, step.value, _COLUMNS[step.name])
+        findings.left_out(where, step.value, _COLUMNS[step.name])
     elif step.name == "extract_columns_from_partition_format":
         _keys_of_folders(where, step, dataset, partition_keys, findings)
     else:
-        findings.open(where, step.value, "a table is read once: only the first of these counts")
+        findings.open(where, step.value, "only the first reader of a table applies")
 
 
 _COLUMNS = {
-    "keep_columns": "run() gets all columns: choose among them there",
-    "drop_columns": "run() gets all columns: choose among them there",
+    "keep_columns": "run() gets all columns: select them there",
+    "drop_columns": "run() gets all columns: select them there",
 }
-#: Types of Azure's that a column of delimited text is given here, gaps or not.
+#: Column types of delimited text here by Azure's names; all of them allow missing values.
 _TYPES = {"string": "string", "int": "Int64", "float": "float64", "boolean": "boolean"}
 
 
 def _with_types(step: _Step, dataset: TabularDataset, findings: MigrationFindings) -> TabularDataset:
-    """Return *dataset* with the plain types that convert_column_types names; the others are noted, and left out."""
+    """Return *dataset* with the plain types in convert_column_types; the others are recorded as left out."""
     where = f"transformations.{step.name}"
     entries = step.value if isinstance(step.value, list) else [step.value]
     if not all(isinstance(entry, Section) and {"columns", "column_type"} <= entry.keys() for entry in entries) or not entries:
-        findings.left(where, step.value, "accepted: a list of mappings with columns and column_type")
+        findings.left_out(where, step.value, "expected a list of mappings with columns and column_type")
         return dataset
     types: dict[str, str] = {}
     for entry in entries:
-        given, kind = entry["columns"], _plain_type(entry["column_type"])
-        columns = [str(name) for name in (given if isinstance(given, list) else [given])]
+        names, kind = entry["columns"], _plain_type(entry["column_type"])
+        columns = [str(name) for name in (names if isinstance(names, list) else [names])]
         if kind is not None and dataset.format == "delimited":
             types |= {_column_name(name, dataset): kind for name in columns}
         else:
-            what = f"{', '.join(columns)}: {_without_lines(entry['column_type'])}"
-            findings.left(where, what, _WHY_NO_TYPE if kind is None else _WHY_TYPED)
+            column_types = f"{', '.join(columns)}: {_without_lines(entry['column_type'])}"
+            findings.left_out(where, column_types, _WHY_NO_TYPE if kind is None else _WHY_TYPED)
     if not types:
         return dataset
     findings.taken(where, None, f"column_types={types!r}")
     return dataset.model_copy(update={"column_types": {**(dataset.column_types or {}), **types}})
 
 
-_WHY_NO_TYPE = f"only the types {', '.join(_TYPES)}, without options, are taken over: convert the columns in run()"
-_WHY_TYPED = "columns have the types that the files have: convert them in run()"
+_WHY_NO_TYPE = f"only the types {', '.join(_TYPES)} without options are taken over: convert the columns in run()"
+_WHY_TYPED = "columns have the types in the files: convert them in run()"
 
 
-def _plain_type(given: Any) -> str | None:
-    """Return the type here for a type of Azure's; None for one with options, or one that text has none for."""
-    return _TYPES.get(given) if isinstance(given, str) else None
+def _plain_type(kind: Any) -> str | None:
+    """Return the type here for an Azure type; None for a type with options, or one that text lacks."""
+    return _TYPES.get(kind) if isinstance(kind, str) else None
 
 
 def _column_name(name: str, dataset: TabularDataset) -> str:
-    """Return what a column is called here: without a header Azure's Column1 is number 0."""
+    """Return the name of a column here: without a header, Azure's Column1 is number 0."""
     number = name.removeprefix("Column")
     is_number = not dataset.header and number != name and number.isdecimal() and int(number) > 0
     return str(int(number) - 1) if is_number else name
 
 
 def _without_lines(value: Any) -> Any:
-    """Return a mapping of a file as a plain one, to be shown."""
+    """Return a section as a plain dict for display."""
     return dict(value) if isinstance(value, Section) else value
 
 
 def _keys_of_folders(
     where: str, step: _Step, dataset: TabularDataset, partition_keys: Collection[str], findings: MigrationFindings
 ) -> None:
-    """Note the keys of a partition format: here they come from hive folders (``store=1/``), or are columns of the files.
+    """Record the keys of a partition format: here they come from hive folders (``store=1/``), or are columns of the files.
 
-    One that mini-batches are made by has to be decided: there would be none of them.
+    A missing key that is a partition key requires a decision, since there would be no mini-batches.
     """
     text = _partition_format(step)
     keys = PartitionFormat(text).keys
@@ -357,37 +363,37 @@ def _keys_of_folders(
         findings.taken(where, text, "the keys of the folders, which are columns")
         return
     if hive:
-        why = f"the columns are called as the folders are, {', '.join(hive)}: there is no {', '.join(missing)}"
-        what = "rename the folders, or use the folders' names"
+        why = f"the columns have the names of the folders, {', '.join(hive)}: {', '.join(missing)} is missing"
+        advice = "rename the folders, or use the folders' names"
     else:
-        why = f"paths say nothing of a table's rows here, so there is no column {', '.join(missing)}"
-        what = f"have folders such as {missing[0]}=1, or write the columns into the files"
+        why = f"paths do not add columns to a table here: {', '.join(missing)} is missing"
+        advice = f"use folders such as {missing[0]}=1, or write the columns into the files"
     wanted = [key for key in missing if key in partition_keys]
     if wanted:
-        findings.open(where, text, f"partition_keys need {', '.join(wanted)}; {why}; {what}")
+        findings.open(where, text, f"partition_keys need {', '.join(wanted)}; {why}; {advice}")
     elif hive:
-        findings.changed(where, text, "the keys of the folders", f"{why}; {what}")
+        findings.changed(where, text, "the keys of the folders", f"{why}; {advice}")
     else:
-        findings.left(where, text, f"{why}; {what}")
+        findings.left_out(where, text, f"{why}; {advice}")
 
 
 def _hive_keys(dataset: TabularDataset) -> list[str]:
-    """Return the keys of the folders that the files lie in; none where the files are not here to be looked at."""
-    if any(is_remote(path) or needs_a_place(path) for path in dataset.paths):
+    """Return the keys of the files' folders; empty if the files are not on this machine."""
+    if any(is_remote(path) or is_unresolved(path) for path in dataset.paths):
         return []
     try:
         return folder_keys(dataset.listing())
-    except InputError:  # missing files are told by the step that reads them
+    except InputError:  # the step reports missing files
         return []
 
 
 def _partition_format(step: _Step) -> str:
-    """Return the format; without quotes YAML takes ``{day:yyyy/MM}`` for a mapping without values."""
+    """Return the format; unquoted, YAML reads ``{day:yyyy/MM}`` as a mapping without values."""
     value = step.value
     if isinstance(value, dict) and isinstance(value.get("partition_format"), str):
         return str(value["partition_format"])
     if isinstance(value, dict) and len(value) == 1 and next(iter(value.values())) is None:
         return f"{{{next(iter(value))}}}"
     if not isinstance(value, str):
-        raise ValueError(f"{step.where}: {step.name} is {value!r}; accepted: a format such as '{{user}}/{{day:yyyy/MM/dd}}'")  # noqa: TRY004  the same
+        raise ValueError(f"{step.where}: {step.name} is {value!r}; expected a format such as '{{user}}/{{day:yyyy/MM/dd}}'")
     return value

@@ -1,7 +1,7 @@
-"""The options that Azure's driver takes from a step's arguments: which mean something here, and what is said of the rest. Pure.
+"""Translates the options of Azure's driver among a step's arguments, and reports those without effect. Pure.
 
-Azure's ParallelRunStep refuses the names of its configuration's fields among the arguments, and so do we (inputs.py); the
-options below it accepts, and the script sees them too. A parallel job (v2) accepts both in its ``program_arguments``.
+Azure's ParallelRunStep rejects its configuration's field names among the arguments, and so does this package (inputs.py); it
+accepts the options below, and the script sees them too. A parallel job (v2) accepts both in its ``program_arguments``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 
 
 class Translation(NamedTuple):
-    """Fields of a ParallelRunConfig, and what became of what they were read from."""
+    """Fields of a ParallelRunConfig, and the differences of their sources."""
 
     fields: dict[str, Any]
     differences: list[Difference]
@@ -25,22 +25,22 @@ class Translation(NamedTuple):
 class _Option:
     """An option of Azure's driver."""
 
-    read: Callable[[str], Any]  #: its value; raises ValueError
-    accepted: str
-    why: str = ""  #: what is different here; empty: it is honoured
-    asks: Callable[[Any], bool] = lambda _: True  #: False for a value that asks for nothing
-    is_switch: bool = False  #: may stand without a value, which is True then
+    read: Callable[[str], Any]  #: parses the value; raises ValueError
+    expected: str
+    why: str = ""  #: why it has no effect; empty: it has its effect
+    has_effect: Callable[[Any], bool] = lambda _: True  #: False for a value that would have no effect in Azure either
+    is_switch: bool = False  #: may omit its value, which then is True
 
 
-_TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-def _truth(text: str) -> bool:
-    return _TRUTHS[text.lower()]
+def _boolean(text: str) -> bool:
+    return _BOOLEANS[text.lower()]
 
 
-def _is_truth(text: str) -> bool:
-    return text.lower() in _TRUTHS
+def _is_boolean(text: str) -> bool:
+    return text.lower() in _BOOLEANS
 
 
 def _seconds(text: str) -> float:
@@ -50,10 +50,10 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _count(least: int) -> Callable[[str], int]:
+def _count(minimum: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         value = int(text)
-        if value < least:
+        if value < minimum:
             raise ValueError(text)
         return value
 
@@ -68,52 +68,52 @@ def _percent(text: str) -> float:
 
 
 _SECONDS = "seconds"
-_NO_METRICS = "no metrics are sent to Azure; Prefect's artifacts have the counts"
-_TRUTH = "True or False"
-_LIMIT = "a whole number, -1 or more"
+_NO_METRICS = "metrics are not sent to Azure; see Prefect's artifacts for the counts"
+_BOOLEAN = "True or False"
+_LIMIT = "an integer, -1 or more"
 _RUNTIME = {
-    "append_row_dataframe_header": _Option(_truth, _TRUTH),
+    "append_row_dataframe_header": _Option(_boolean, _BOOLEAN),
     "first_task_creation_timeout": _Option(
-        _seconds, _SECONDS, "listing the inputs has no time limit here; node_start_timeout bounds the wait for nodes"
+        _seconds, _SECONDS, "listing the inputs has no time limit here; node_start_timeout limits the wait for nodes"
     ),
     "progress_update_timeout": _Option(
-        _seconds, _SECONDS, "every call of run() has its own limit here, run_invocation_timeout, and every start init_timeout"
+        _seconds, _SECONDS, "run_invocation_timeout limits each call of run() here, and init_timeout each start of a process"
     ),
-    "task_overhead_timeout": _Option(
-        _seconds, _SECONDS, "reading a mini-batch's rows may take as long as run() here: run_invocation_timeout"
-    ),
-    "resource_monitor_interval": _Option(_seconds, _SECONDS, "resources are sampled at intervals of our own"),
-    "copy_logs_to_parent": _Option(_truth, _TRUTH, "logs lie in the run directory; there is no parent run", bool),
+    "task_overhead_timeout": _Option(_seconds, _SECONDS, "run_invocation_timeout also limits reading a mini-batch's rows here"),
+    "resource_monitor_interval": _Option(_seconds, _SECONDS, "the sampling interval of resources is fixed here"),
+    "copy_logs_to_parent": _Option(_boolean, _BOOLEAN, "logs are in the run directory; a run has no parent run", bool),
     "rank_mini_batch_count": _Option(
         int,
-        "a whole number",
-        "there are no mini-batches without input here: the inputs are processed; pass as many small files as input instead",
+        "an integer",
+        "mini-batches without input are not supported: the inputs are processed; pass that many small files as input instead",
         lambda count: count > 0,
     ),
-    "metrics_name_prefix": _Option(str, "a text", _NO_METRICS),
-    "push_metrics_to_parent": _Option(_truth, _TRUTH, _NO_METRICS, bool),
+    "metrics_name_prefix": _Option(str, "a string", _NO_METRICS),
+    "push_metrics_to_parent": _Option(_boolean, _BOOLEAN, _NO_METRICS, bool),
     "amlbi_async_mode": _Option(
-        _truth,
-        _TRUTH,
-        "a process runs one mini-batch at a time here; process_count_per_node says how many run at once on a node",
+        _boolean,
+        _BOOLEAN,
+        "a process runs one mini-batch at a time here; process_count_per_node sets how many run at the same time on a node",
         bool,
         is_switch=True,
     ),
     "amlbi_dataframe_mixed_types": _Option(
-        _truth, _TRUTH, "a column has one type here; the dataset's column_types gives it another one", bool, is_switch=True
+        _boolean, _BOOLEAN, "a column has one type here; the dataset's column_types can change it", bool, is_switch=True
     ),
     "append_row_safe_output": _Option(
-        _truth, _TRUTH, "the output has only rows of tries that succeeded here, each once, always", bool, is_switch=True
+        _boolean, _BOOLEAN, "the output always contains only the rows of successful attempts, each once", bool, is_switch=True
     ),
 }
-_RUNTIME["resource_monitor_interva"] = _RUNTIME["resource_monitor_interval"]  # so in Azure's examples, and Azure takes it
+_RUNTIME["resource_monitor_interva"] = _RUNTIME[
+    "resource_monitor_interval"
+]  # a typing error in Azure's examples that Azure accepts
 _LIMITS: dict[str, _Option] = {
     "error_threshold": _Option(_count(-1), _LIMIT),
     "allowed_failed_count": _Option(_count(-1), _LIMIT),
     "allowed_failed_percent": _Option(_percent, "a number from 0 to 100"),
     "run_invocation_timeout": _Option(_seconds, _SECONDS),
-    "run_max_try": _Option(_count(1), "a whole number, 1 or more"),
-    "process_count_per_node": _Option(_count(1), "a whole number, 1 or more"),
+    "run_max_try": _Option(_count(1), "an integer, 1 or more"),
+    "process_count_per_node": _Option(_count(1), "an integer, 1 or more"),
     "logging_level": _Option(str, "a level"),
     "mini_batch_size": _Option(str, "a size"),
     "append_row_file_name": _Option(str, "a file name"),
@@ -122,58 +122,58 @@ _FIELD = {"append_row_dataframe_header": "append_row_header"}
 
 
 def runtime_options(arguments: Sequence[str]) -> Translation:
-    """Return what Azure's options among a step's *arguments* mean; the script sees the arguments as they are.
+    """Translate the options of Azure's driver among a step's *arguments*; the script sees the arguments unchanged.
 
     >>> runtime_options(["--append_row_dataframe_header", "True"]).fields
     {'append_row_header': True}
 
     Raises:
-        ValueError: An option has no value, or a wrong one.
+        ValueError: An option lacks its value, or has an invalid one.
     """
     return _translate(_RUNTIME, arguments)[0]
 
 
 def job_options(arguments: Sequence[str]) -> tuple[Translation, list[str]]:
-    """Return the same for the arguments of a parallel job, where limits stand too, and the arguments that are the script's.
+    """Translate the options among a parallel job's arguments, limits included; also return the script's arguments.
 
     >>> translation, rest = job_options(["--error_threshold", "5", "--model", "m"])
     >>> translation.fields, rest
     ({'error_threshold': 5}, ['--model', 'm'])
 
     Raises:
-        ValueError: As above.
+        ValueError: An option lacks its value, or has an invalid one.
     """
     return _translate({**_RUNTIME, **_LIMITS}, arguments)
 
 
 def _translate(options: dict[str, _Option], arguments: Sequence[str]) -> tuple[Translation, list[str]]:
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     rest: list[str] = []
-    words = deque(arguments)
-    while words:
-        text = words.popleft()
-        name, equals, value = text.removeprefix("--").partition("=")
-        if not text.startswith("--") or name not in options:
-            rest.append(text)
+    queue = deque(arguments)
+    while queue:
+        argument = queue.popleft()
+        name, equals, text = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in options:
+            rest.append(argument)
             continue
-        if options[name].is_switch and not equals and not (words and _is_truth(words[0])):
-            given[name] = "True"
+        if options[name].is_switch and not equals and not (queue and _is_boolean(queue[0])):
+            values[name] = "True"
             continue
-        found = value if equals else words.popleft() if words else None
-        if found is None or (not equals and found.startswith("--")):
-            raise ValueError(f"arguments: --{name} has no value; accepted: {options[name].accepted}")
-        given[name] = found  # the last one counts, as in argparse
+        value_text = text if equals else queue.popleft() if queue else None
+        if value_text is None or (not equals and value_text.startswith("--")):
+            raise ValueError(f"arguments: --{name} lacks its value; expected {options[name].expected}")
+        values[name] = value_text  # the last one takes precedence, as in argparse
     fields: dict[str, Any] = {}
     findings = MigrationFindings()
-    for name, text in given.items():
+    for name, text in values.items():
         option = options[name]
         try:
             value = option.read(text)
         except (ValueError, KeyError):
-            raise ValueError(f"arguments: --{name} is {text!r}; accepted: {option.accepted}") from None
+            raise ValueError(f"arguments: --{name} is {text!r}; expected {option.expected}") from None
         if not option.why:
             fields[_FIELD.get(name, name)] = value
             findings.taken(f"--{name}", text, f"{_FIELD.get(name, name)}={value!r}")
-        elif option.asks(value):
-            findings.left(f"--{name}", text, option.why)
-    return Translation(fields, findings.found), rest
+        elif option.has_effect(value):
+            findings.left_out(f"--{name}", text, option.why)
+    return Translation(fields, findings.differences), rest

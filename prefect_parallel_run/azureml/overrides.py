@@ -1,4 +1,4 @@
-"""What Azure's users say beside the configuration, in the settings file and among the arguments, taken into it."""
+"""Applies the settings file and the driver options of Azure's users to the configuration."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 
 
 def apply_azure_settings(config: ParallelRunConfig, arguments: Sequence[str]) -> tuple[ParallelRunConfig, list[str]]:
-    """Return *config* with what the settings file and the options of Azure's driver say, and a warning for what is not kept.
+    """Return *config* with the settings file and driver options of Azure applied, and a warning for each ignored value.
 
-    The arguments stay what they are: in Azure the script sees these options too. They count more than the settings file.
+    The arguments do not change: in Azure the script sees these options too. They take precedence over the settings file.
 
     Raises:
-        ValueError: A value is wrong, or the settings file cannot be read.
+        ValueError: A value is invalid, or the settings file cannot be read.
     """
     from_file, from_arguments = source_settings(config), runtime_options(arguments)
     fields: dict[str, Any] = {**from_file.fields, **from_arguments.fields}
     differences = [*from_file.differences, *from_arguments.differences]
-    words = [str(one) for one in differences if one.why]
+    warnings = [str(difference) for difference in differences if difference.why]
     changed = config.model_copy(update=fields) if fields else config
-    return changed, words
+    return changed, warnings

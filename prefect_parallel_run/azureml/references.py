@@ -1,4 +1,4 @@
-"""What a file of Azure's refers to: paths beside it, URLs, and names in a workspace, which only a person can give a place."""
+"""Resolves references of Azure's files: relative paths, URLs, and names that only the user can map to a location."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _READABLE = {"http", "https", "abfs", "abfss", "az", "s3", "gs", "file", "memory
 
 
 class References:
-    """Gives references the places that a person has said they have.
+    """Resolves references with the locations that the user has provided.
 
     Args:
-        places: Path, URL or value by reference; one that ends in ``/`` stands for all references that begin with it. An input
-            of a pipeline may be called as its jobs call it, ``${{parent.inputs.NAME}}``, or as the pipeline does.
+        places: Path, URL or value by reference; one that ends in ``/`` applies to all references that start with it. An input
+            of a pipeline may be named as in its jobs, ``${{parent.inputs.NAME}}``, or as in the pipeline.
     """
 
     def __init__(self, places: Mapping[str, str] | None = None) -> None:
         self._given = dict(places or {})
-        self._places = {_spaceless(text): (text, place) for text, place in self._given.items()}
+        self._places = {_spaceless(text): (text, location) for text, location in self._given.items()}
         self.used: set[str] = set()
 
-    def place(self, text: str, folder: Path, field: str, findings: MigrationFindings) -> str | None:
-        """Return where *text* is, absolute; relative paths count from *folder*. None, and an open field, where nobody knows."""
+    def resolve(self, text: str, folder: Path, field: str, findings: MigrationFindings) -> str | None:
+        """Return the absolute location of *text*, relative to *folder*; None, and an open field, if it cannot be resolved."""
         known = self.known(text)
         if known is not None:
-            findings.changed(field, text, absolute(known), you_said(known))
+            findings.changed(field, text, absolute(known), mapping_note(known))
             return absolute(known)
-        if needs_a_place(text):
+        if is_unresolved(text):
             findings.open(field, text, _why(text), text)
             return None
         if _SCHEME.match(text):
@@ -44,25 +44,25 @@ class References:
         return absolute_path(folder / text)
 
     def known(self, text: str) -> str | None:
-        """Return the place, or the value, that a person has given a reference."""
+        """Return the location or value that the user has provided for a reference."""
         for name in _names(text):
             if name in self._places:
-                given, place = self._places[name]
-                self.used.add(given)
-                return place
-        for prefix, place in self._given.items():
+                reference, location = self._places[name]
+                self.used.add(reference)
+                return location
+        for prefix, location in self._given.items():
             if prefix.endswith("/") and text.startswith(prefix):
                 self.used.add(prefix)
-                return place.rstrip("/") + "/" + text[len(prefix) :]
+                return location.rstrip("/") + "/" + text[len(prefix) :]
         return None
 
     def unused(self) -> list[str]:
-        """Return what was given a place, or a value, but stands nowhere."""
+        """Return the provided references that do not occur in the file."""
         return [text for text in self._given if text not in self.used]
 
 
 def _names(text: str) -> tuple[str, str]:
-    """Return the names of a reference, the one that stands in the file first.
+    """Return the names of a reference, the one in the file first.
 
     >>> _names("${{ parent.inputs.nodes }}")
     ('${{parent.inputs.nodes}}', '${{inputs.nodes}}')
@@ -72,31 +72,31 @@ def _names(text: str) -> tuple[str, str]:
 
 
 def _spaceless(text: str) -> str:
-    """Return *text* with no blanks at the ends of its expressions."""
+    """Return *text* without blanks at the ends of its expressions."""
     return re.sub(r"(?<=\$\{\{)\s+|\s+(?=\}\})", "", text)
 
 
-def needs_a_place(text: str) -> bool:
-    """True for what only a workspace of Azure's, or a store that cannot be read here, could resolve.
+def is_unresolved(text: str) -> bool:
+    """True for a reference that only an Azure workspace, or an unsupported store, can resolve.
 
-    >>> [needs_a_place(text) for text in ("azureml:iris:1", "azureml://datastores/x/paths/y", "./iris", "https://h/iris.csv")]
+    >>> [is_unresolved(text) for text in ("azureml:iris:1", "azureml://datastores/x/paths/y", "./iris", "https://h/iris.csv")]
     [True, True, False, False]
     """
     scheme = _SCHEME.match(text)
     return bool(_NAME.match(text) or "${{" in text or (scheme and scheme[1].lower() not in _READABLE))
 
 
-def you_said(place: str) -> str:
-    """Return why a reference has this place, with a hint where nothing is there: it may be mistyped, or come later."""
-    here = absolute(place)
-    is_there = is_remote(here) or glob.has_magic(here) or Path(here).exists()
-    return "as you said" + ("" if is_there else f"; {place} does not exist here yet")
+def mapping_note(location: str) -> str:
+    """Return the reason for a mapped location, with a hint if it does not exist: it may be mistyped, or be created later."""
+    path = absolute(location)
+    exists = is_remote(path) or glob.has_magic(path) or Path(path).exists()
+    return "as specified" + ("" if exists else f"; {location} does not exist here yet")
 
 
 def _why(text: str) -> str:
     scheme = _SCHEME.match(text)
     if "${{" in text:
-        return "nothing in this file gives it a value; give it a place"
+        return "no value in this file; map it to a location"
     if scheme and scheme[1].lower() in ("wasb", "wasbs", "adl"):
-        return "this kind of store cannot be read here, abfss:// can; give it another place"
-    return "it is known in your Azure workspace only; give it a place"
+        return "this kind of store is not supported, abfss:// is; map it to another location"
+    return "only your Azure workspace can resolve it; map it to a location"

@@ -1,4 +1,4 @@
-"""The fields that Azure's schemas know. Others are refused where Azure refuses them, else left out. Pure."""
+"""The fields in Azure's schemas. Unknown fields are refused if Azure refuses them, and else left out. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from prefect_parallel_run.azureml.documents import Section
 
-#: What every job and component may say, whether or not it means something here.
+#: Fields allowed in every job and component, whether or not they have an effect here.
 _DESCRIPTION = {
     *("$schema", "type", "name", "version", "display_name", "description", "tags", "properties", "id", "creation_context"),
     *("is_deterministic", "intellectual_property", "additional_includes"),
@@ -79,27 +79,27 @@ TRANSFORMATIONS = frozenset(
 
 
 def refuse(wrong: Iterable[str]) -> None:
-    """Raise ValueError with all that is *wrong*, a line each, if anything is."""
+    """Raise ValueError with the lines in *wrong*, if there are any."""
     lines = list(wrong)
     if lines:
         raise ValueError("\n".join(lines))
 
 
 def unknown(section: Section, known: Iterable[str], prefix: str = "") -> Iterator[str]:
-    """Yield a line for each field of *section* that is not *known*: file, line and the nearest name.
+    """Yield a line for each unknown field of *section*: file, line and the most similar name.
 
-    *prefix* stands before the fields' names, and says where they are.
+    *prefix* is the path of the section, for the fields' names.
     """
     names = set(known)
     for key in section:
         if key not in names:
-            yield f"{section.where(key)}: unknown field {f'{prefix}{key}'!r}{meant(key, names)}"
+            yield f"{section.where(key)}: unknown field {f'{prefix}{key}'!r}{similar_name(key, names)}"
 
 
-def meant(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the name that was probably meant, or an empty text.
+def similar_name(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the most similar name, or an empty string.
 
-    >>> meant("mini_batch_error_treshold", PARALLEL)
+    >>> similar_name("mini_batch_error_treshold", PARALLEL)
     '; did you mean mini_batch_error_threshold?'
     """
     close = difflib.get_close_matches(name, sorted(known), 1)
@@ -107,14 +107,14 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_in_job(job: Section, prefix: str = "") -> Iterator[str]:
-    """Yield a line for each unknown field of a parallel job that Azure refuses: at its top, and in its resources."""
+    """Yield a line for each unknown field of a parallel job that Azure refuses: at the top level, and in its resources."""
     yield from unknown(job, PARALLEL, prefix)
     yield from unknown(job.section("resources"), RESOURCES, f"{prefix}resources.")
     yield from unknown_in_component(job, prefix)
 
 
 def unknown_in_component(component: Section, prefix: str = "") -> Iterator[str]:
-    """Yield a line for each unknown field that Azure refuses in a component too: in its inputs, outputs and environment."""
+    """Yield a line for each unknown field that Azure refuses in a component as well: in its inputs, outputs and environment."""
     task = component.section("task")
     if isinstance(task.get("environment"), Section):
         yield from unknown(task.section("environment"), ENVIRONMENT, f"{prefix}task.environment.")
@@ -122,15 +122,15 @@ def unknown_in_component(component: Section, prefix: str = "") -> Iterator[str]:
 
 
 class Ignored(NamedTuple):
-    """A field that Azure's schemas do not know, where Azure ignores such fields."""
+    """A field unknown to Azure's schemas, in a section where Azure ignores such fields."""
 
-    name: str  #: with the section that it stands in
+    name: str  #: with its section
     value: object
-    hint: str  #: at the name that was probably meant, or empty
+    hint: str  #: the most similar name, or empty
 
 
 def split_ignored(job: Section) -> tuple[Section, list[Ignored]]:
-    """Return a job without the fields that Azure ignores, and these; what Azure refuses was refused before."""
+    """Return a job without the fields that Azure ignores, and these fields; refused fields raised an error before."""
     result, ignored = _split(job, PARALLEL, "")
     for key, known in (("task", TASK), ("retry_settings", RETRY), ("resources", RESOURCES)):
         if job.get(key) is not None:
@@ -145,14 +145,14 @@ def _split(section: Section, known: Iterable[str], prefix: str) -> tuple[Section
     kept, ignored = Section(section.file), []
     for key, value in section.items():
         if key in names:
-            kept.take(key, value, section)
+            kept.set_from(key, value, section)
         else:
-            ignored.append(Ignored(f"{prefix}{key}", value, meant(key, names)))
+            ignored.append(Ignored(f"{prefix}{key}", value, similar_name(key, names)))
     return kept, ignored
 
 
 def unknown_in_pipeline(pipeline: Section) -> Iterator[str]:
-    """Yield a line for all that Azure's schemas do not know in a pipeline job and its parallel jobs; others are not read."""
+    """Yield a line for each unknown field of a pipeline job and its parallel jobs; other jobs are not checked."""
     yield from unknown(pipeline, PIPELINE)
     yield from unknown(pipeline.section("settings"), SETTINGS, "settings.")
     yield from _unknown_in_data(pipeline)
@@ -163,13 +163,13 @@ def unknown_in_pipeline(pipeline: Section) -> Iterator[str]:
 
 
 def is_parallel(job: Section) -> bool:
-    """True for what says that it is a parallel job or component, by its type or by having a task."""
+    """True for a parallel job or component, by its type or because it has a task."""
     return job.get("type", "parallel" if "task" in job else None) == "parallel"
 
 
 def _unknown_in_data(owner: Section, prefix: str = "") -> Iterator[str]:
     for kind, known in (("inputs", INPUT), ("outputs", OUTPUT)):
-        several = owner.section(kind)
-        for name, one in several.items():
-            if isinstance(one, Section):
-                yield from unknown(one, known, f"{prefix}{kind}.{name}.")
+        entries = owner.section(kind)
+        for name, entry in entries.items():
+            if isinstance(entry, Section):
+                yield from unknown(entry, known, f"{prefix}{kind}.{name}.")

@@ -1,4 +1,4 @@
-"""A step as a file of Azure's describes it, in the values that a ParallelRunStep is made of."""
+"""A step imported from an Azure file, as the values for a ParallelRunStep."""
 
 from __future__ import annotations
 
@@ -19,55 +19,55 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedStep:
-    """What a file says of one step.
+    """One step of a file.
 
-    ``ParallelRunStep(**step.step_arguments())`` is that step; for a configuration of version 1, which knows no inputs, pass
-    ``inputs=…`` and ``output=…`` beside it.
+    ``ParallelRunStep(**step.step_arguments())`` is that step; a configuration of version 1 has no inputs, so pass
+    ``inputs=…`` and ``output=…`` as well.
     """
 
     file: Path
     name: str
-    fields: dict[str, Any] = field(repr=False)  #: of its ParallelRunConfig; environment variables are secrets
-    inputs: Dataset | None = None  #: what is split into mini-batches
+    fields: dict[str, Any] = field(repr=False)  #: fields of its ParallelRunConfig; environment variables are secrets
+    inputs: Dataset | None = None  #: the input that is split into mini-batches
     output: str | None = None
     side_inputs: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     allow_reuse: bool = True
-    places: dict[str, str] = field(default_factory=dict)  #: where each output of the job lies
-    folders: tuple[str, ...] = ()  #: below the output, where the script expects them
+    places: dict[str, str] = field(default_factory=dict)  #: path or URL of each output of the job
+    folders: tuple[str, ...] = ()  #: folders below the output that the script expects
     differences: tuple[Difference, ...] = ()
 
     @property
     def undecided(self) -> list[Difference]:
-        """Return what a person has to decide before the step may run."""
-        return [one for one in self.differences if one.outcome is Outcome.OPEN]
+        """Return the decisions that are required before the step can run."""
+        return [difference for difference in self.differences if difference.outcome is Outcome.OPEN]
 
     @property
     def config(self) -> ParallelRunConfig:
-        """Return the configuration; ``${NAME}`` in environment variables is read from the environment.
+        """Return the configuration; ``${NAME}`` in environment variables is resolved from the environment.
 
         Raises:
-            ValueError: A field is wrong, or a variable is not set.
+            ValueError: A field is invalid, or a variable is not set.
         """
         variables = {name: self._variable(name, text) for name, text in self.fields.get("environment_variables", {}).items()}
         try:
             return ParallelRunConfig(**{**self.fields, "environment_variables": variables})
         except ValidationError as error:
-            said = (text.removeprefix("Value error, ") for text in wrong_fields(error).values())
-            raise ValueError(f"{self.file}: {self.name}: {'; '.join(said)}") from None
+            messages = (text.removeprefix("Value error, ") for text in wrong_fields(error).values())
+            raise ValueError(f"{self.file}: {self.name}: {'; '.join(messages)}") from None
 
     def step_arguments(self, *, accept_open: bool = False) -> dict[str, Any]:
-        """Return what ParallelRunStep takes.
+        """Return the arguments for ParallelRunStep.
 
         Args:
-            accept_open: Do not mind what is still to be decided: other rows, or other inputs, may be processed then.
+            accept_open: Ignore required decisions, so that other rows or inputs may be processed.
 
         Raises:
-            ValueError: Something is still to be decided, or the configuration is wrong.
+            ValueError: A decision is required, or the configuration is invalid.
         """
         if self.undecided and not accept_open:
-            words = "\n".join(f"  {one.for_python()}" for one in self.undecided)
-            raise ValueError(f"{self.file}: {self.name} cannot be run before this is decided:\n{words}")
+            decisions = "\n".join(f"  {difference.for_python()}" for difference in self.undecided)
+            raise ValueError(f"{self.file}: {self.name} cannot run before these decisions:\n{decisions}")
         return {
             "name": self.name,
             "parallel_run_config": self.config,
@@ -79,7 +79,7 @@ class ImportedStep:
         }
 
     def make_folders(self) -> None:
-        """Make the folders below the output that are there in Azure when a script starts."""
+        """Create the folders below the output that exist in Azure when a script starts."""
         for folder in self.folders:
             Path(folder).mkdir(parents=True, exist_ok=True)
 
@@ -92,10 +92,10 @@ class ImportedStep:
         return os.environ[reference[1]]
 
 
-def variable_asked_for(name: str, text: str) -> str:
-    """Return the variable of the environment that holds the value of a step's variable: the one it refers to, or its own.
+def source_variable(name: str, text: str) -> str:
+    """Return the environment variable with the value of a step's variable: the one it refers to, or its own name.
 
-    >>> variable_asked_for("TOKEN", "${MY_TOKEN}"), variable_asked_for("TOKEN", "secret")
+    >>> source_variable("TOKEN", "${MY_TOKEN}"), source_variable("TOKEN", "secret")
     ('MY_TOKEN', 'TOKEN')
     """
     reference = _VARIABLE.fullmatch(text)
@@ -103,7 +103,7 @@ def variable_asked_for(name: str, text: str) -> str:
 
 
 def step_name(text: str) -> str:
-    """Return a name that a step may have.
+    """Return a valid step name.
 
     >>> step_name("batch scoring/1"), step_name("_x")
     ('batch scoring_1', 'x')

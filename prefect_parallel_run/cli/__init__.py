@@ -1,4 +1,4 @@
-"""The command line ``prefect-parallel-run``: one module per command; program.py puts them together."""
+"""The command line ``prefect-parallel-run``: one module per command; app.py assembles them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gives an order to a run that goes on, and waits until whoever drives it has answered."""
+"""Sends a control command to a running step and waits for its answer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from prefect_parallel_run.runs.commands import Order, check
 from prefect_parallel_run.runs.control_files import LineTail, answer_in, append
 from prefect_parallel_run.runs.run_directory import RunDirectory, no_run, place_here
 
-PATIENCE = 10.0  #: s for the answer; one that listens takes a second
-_GLANCE = 0.1  #: s between two looks for it
+ANSWER_TIMEOUT = 10.0  #: s; a running step answers within about a second
+_POLL_INTERVAL = 0.1  #: s between two checks for the answer
 
 
 class RunNotActiveError(ParallelRunError):
-    """An order was given to a run that cannot take it; *reason* says what to do."""
+    """A control command was sent to a run that cannot receive it; *reason* says what to do."""
 
     def __init__(self, run_directory: str, reason: str) -> None:
         super().__init__(run_directory, reason)
@@ -30,71 +30,71 @@ class RunNotActiveError(ParallelRunError):
         return f"run {self.run_directory}: {self.reason}"
 
 
-def give(place: str, kind: str, values: dict[str, float], patience: float = PATIENCE) -> dict[str, Any]:
-    """Give an order to the run whose directory is at a path or URL, and return what became of it.
+def send_command(path: str, kind: str, values: dict[str, float], timeout: float = ANSWER_TIMEOUT) -> dict[str, Any]:
+    """Send a control command to a run and return its answer.
 
     Args:
-        place: As users see it.
-        kind: pause, continue, limits, processes.
-        values: Of limits and processes, by configuration field.
-        patience: s for the answer.
+        path: Path or URL of the run directory.
+        kind: pause, continue, limits or processes.
+        values: New values by configuration field, for limits and processes.
+        timeout: s to wait for the answer.
 
     Returns:
-        ``order``, ``id``, ``applied`` (None: there is no answer yet), ``answer`` (a sentence) and ``seconds``.
+        ``order``, ``id``, ``applied`` (None: not answered yet), ``answer`` (a sentence) and ``seconds``.
 
     Raises:
-        ValueError: It is no order.
-        NoRunError: There is no run directory.
-        NotDrivenError: Nobody drives the run, or not where an order could be given.
+        ValueError: The command or one of its values is invalid.
+        NoRunError: The run directory does not exist.
+        RunNotActiveError: No process executes the run, or it executes on another machine.
     """
     began = time.monotonic()
-    who = f"{getpass.getuser()}@{socket.gethostname()}/{os.getpid()}"
-    check(kind, values)  # what is wrong is told before anything else
-    directory = _directory(place)
-    driver = _driver(place, directory)
-    order = Order(id=uuid.uuid4().hex, at=time.time(), by=who, driver=driver, kind=kind, values=values)
+    sender = f"{getpass.getuser()}@{socket.gethostname()}/{os.getpid()}"
+    check(kind, values)  # report invalid values before anything else
+    directory = _run_directory(path)
+    driver = _execution_id(path, directory)
+    order = Order(id=uuid.uuid4().hex, at=time.time(), by=sender, driver=driver, kind=kind, values=values)
     answers = LineTail(directory.answers)
     append(directory.orders, order.to_line())
-    found = None
-    while found is None and time.monotonic() - began < patience:
-        time.sleep(_GLANCE)
-        found = answer_in(answers, order.id)
-    if found is None:
-        found = {"applied": None, "answer": _silence(directory, patience)}
+    answer = None
+    while answer is None and time.monotonic() - began < timeout:
+        time.sleep(_POLL_INTERVAL)
+        answer = answer_in(answers, order.id)
+    if answer is None:
+        answer = {"applied": None, "answer": _no_answer_message(directory, timeout)}
     seconds = round(time.monotonic() - began, 2)
-    return {"order": str(order), "id": order.id, "applied": found["applied"], "answer": found["answer"], "seconds": seconds}
+    return {"order": str(order), "id": order.id, "applied": answer["applied"], "answer": answer["answer"], "seconds": seconds}
 
 
-def _directory(place: str) -> RunDirectory:
-    directory = RunDirectory(place_here(place))
+def _run_directory(path: str) -> RunDirectory:
+    directory = RunDirectory(place_here(path))
     if directory.description.is_file():
         return directory
-    if is_remote(place):
-        words = f"it is not driven on this machine, where it would be worked on in {directory.path}"
-        raise RunNotActiveError(place, f"{words}; give the order on the machine of its flow, with that flow's PREFECT_HOME")
-    raise no_run(place, directory)
+    if is_remote(path):
+        reason = f"it does not run on this machine, where its working copy would be {directory.path}"
+        raise RunNotActiveError(path, f"{reason}; send the command on its flow's machine, with that flow's PREFECT_HOME")
+    raise no_run(path, directory)
 
 
-def _driver(place: str, directory: RunDirectory) -> str:
-    """Return the name of the driving that goes on."""
+def _execution_id(path: str, directory: RunDirectory) -> str:
+    """Return the id of the execution in progress."""
     deadline = time.monotonic() + 1.0
-    while (found := directory.driver()) is not None:
-        if found["driver"]:
-            return str(found["driver"])
-        if time.monotonic() > deadline:  # it has not only just begun
+    while (owner := directory.driver()) is not None:
+        if owner["driver"]:
+            return str(owner["driver"])
+        if time.monotonic() > deadline:  # not a start in progress
             raise RunNotActiveError(
-                place,
-                f"process {found['pid']} on {found['host']}, which drives it, takes no orders: its version is an earlier one",
+                path,
+                f"it is executed by process {owner['pid']} on {owner['host']}, whose earlier version cannot receive commands",
             )
-        time.sleep(_GLANCE)
+        time.sleep(_POLL_INTERVAL)
     if directory.receipt.exists():
-        raise RunNotActiveError(place, "it is finished, and nobody drives it, so that there is nothing to control")
-    words = "nobody drives it, so that there is nothing to control; go on with it, also with other limits or processes, by"
-    raise RunNotActiveError(place, f"{words} prefect-parallel-run resume {place}")
+        raise RunNotActiveError(path, "already finished; there is nothing to control")
+    reason = "no process executes it; to continue it, also with other limits or processes, use"
+    raise RunNotActiveError(path, f"{reason} prefect-parallel-run resume {path}")
 
 
-def _silence(directory: RunDirectory, patience: float) -> str:
+def _no_answer_message(directory: RunDirectory, timeout: float) -> str:
     if directory.driver() is None:
-        return "the run has ended before it could take the order; nothing has changed"
-    words = f"whoever drives the run has not answered within {patience:g} s, and follows the order as soon as it can"
-    return f"{words}; what became of it will be in {directory.answers}"
+        return "the run ended before it could apply the command; nothing has changed"
+    message = f"no answer from the run within {timeout:g} s; it applies the command as soon as it can"
+    return f"{message}, and writes the answer to {directory.answers}"

@@ -1,4 +1,4 @@
-"""Exit codes: what each of them means, and which one an error ends with. Pure."""
+"""Exit codes: their meanings, and the code for each error. Pure."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from prefect_parallel_run.errors import ParallelRunError, RunLockedError
 
 
 class Exit(IntEnum):
-    """How a command ended."""
+    """The exit code of a command."""
 
-    WELL = 0
+    SUCCESS = 0
     FAILED = 1
-    WRONG_USE = 2
-    DRIVEN_ELSEWHERE = 3
+    USAGE_ERROR = 2
+    RUN_LOCKED = 3
     CANCELLED = 130
-    READER_GONE = 141
+    BROKEN_PIPE = 141
 
 
 MEANING = {
-    Exit.WELL: "all is well",
-    Exit.FAILED: "the run failed (a limit exceeded, nothing succeeded, cluster or disk lost), or the check found something",
-    Exit.WRONG_USE: "wrong use: an option, the configuration file or one of its fields",
-    Exit.DRIVEN_ELSEWHERE: "another process drives the run",
-    Exit.CANCELLED: "cancelled by Ctrl-C or SIGTERM; resume goes on from there",
-    Exit.READER_GONE: "who read the output went away (| head)",
+    Exit.SUCCESS: "success",
+    Exit.FAILED: "the run failed (limit exceeded, no successes, lost cluster or disk), or the check found a problem",
+    Exit.USAGE_ERROR: "usage error: an invalid option, configuration file or field",
+    Exit.RUN_LOCKED: "run is locked by another process",
+    Exit.CANCELLED: "cancelled by Ctrl-C or SIGTERM; continue with resume",
+    Exit.BROKEN_PIPE: "broken pipe: the reader of the output exited (| head)",
 }
 
 
 class BrokenOutputError(Exception):
-    """Nobody reads our output any more."""
+    """Broken pipe: the reader of stdout has exited."""
 
 
 def table() -> str:
-    """Return the exit codes and their meanings, a line each."""
-    return "\n".join(f"  {code:>3}  {words}" for code, words in MEANING.items())
+    """Return one line per exit code: the code and its meaning."""
+    return "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANING.items())
 
 
-def exit_of(error: BaseException) -> Exit | None:
-    """Return what an error ends a command with; None for one that is a defect of ours, and should show its traceback."""
+def exit_code_of(error: BaseException) -> Exit | None:
+    """Return the exit code for an error; None for an unexpected one, a bug, whose traceback must be shown."""
     if isinstance(error, KeyboardInterrupt):
         return Exit.CANCELLED
     if isinstance(error, BrokenOutputError):
-        return Exit.READER_GONE
+        return Exit.BROKEN_PIPE
     if isinstance(error, RunLockedError):
-        return Exit.DRIVEN_ELSEWHERE
+        return Exit.RUN_LOCKED
     if isinstance(error, ParallelRunError | sqlite3.Error | OSError):
         return Exit.FAILED
-    return Exit.WRONG_USE if isinstance(error, ValueError) else None
+    return Exit.USAGE_ERROR if isinstance(error, ValueError) else None

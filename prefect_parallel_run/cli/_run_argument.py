@@ -1,4 +1,4 @@
-"""What RUN_DIR may be: a run directory, or an output folder, of which the newest run is meant."""
+"""Resolves RUN_DIR: a run directory, or an output folder, which stands for its newest run."""
 
 from __future__ import annotations
 
@@ -7,84 +7,84 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect_parallel_run.cli._output import say
+from prefect_parallel_run.cli._output import notify
 
 if TYPE_CHECKING:
     from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 def add_run_command(
-    commands: Any, name: str, do: Callable[[argparse.Namespace], int], words: str, **more: Any
+    commands: Any, name: str, handler: Callable[[argparse.Namespace], int], help_text: str, **more: Any
 ) -> argparse.ArgumentParser:
-    """Add a command about one run, with RUN_DIR and --json; *do* takes the options and returns the exit code."""
-    command: argparse.ArgumentParser = commands.add_parser(name, help=words, **{"description": words, **more})
-    words = "<output>/_parallel_run/<run>, a path or a URL; of an output folder the newest run is taken"
-    command.add_argument("run_directory", metavar="RUN_DIR", help=words)
+    """Add a command about one run, with RUN_DIR and --json; *handler* takes the parsed options and returns the exit code."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, **{"description": help_text, **more})
+    run_directory = "<output>/_parallel_run/<run> as a path or URL; an output folder stands for its newest run"
+    command.add_argument("run_directory", metavar="RUN_DIR", help=run_directory)
     add_json(command)
-    command.set_defaults(do=do)
+    command.set_defaults(handler=handler)
     return command
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
     """Add the option --json."""
-    command.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
+    command.add_argument("--json", action="store_true", help="print only JSON on stdout")
 
 
-def open_run(place: str, *, to_look_at: bool = False, reads_plan: bool = False) -> RunDirectory:
-    """Return the run directory that is meant by *place*, and tell which it is when it is the newest of an output.
+def open_run(path: str, *, metadata_only: bool = False, verify_plan: bool = False) -> RunDirectory:
+    """Return the run directory that *path* stands for; see :func:`resolve_run`.
 
     Args:
-        place: As the command line has it.
-        to_look_at: Of a run in a store, its rows stay where they are.
-        reads_plan: The plan is compared with its hash first, since something is going to be read from it.
+        path: The RUN_DIR of the command line.
+        metadata_only: Do not fetch the rows of a run in a store.
+        verify_plan: Compare the plan with its hash before anything reads it.
 
     Raises:
-        NoRunError: There is none.
-        RunFileError: The plan is damaged, or is that of another run.
+        NoRunError: The run does not exist.
+        RunFileError: The plan is damaged or belongs to another run.
     """
-    from prefect_parallel_run.execution.resume import open_run_directory  # noqa: PLC0415  pandas and Arrow, which --help does not need
+    from prefect_parallel_run.execution.resume import open_run_directory
 
-    directory = open_run_directory(resolve_run(place), parts=not to_look_at)
-    if reads_plan:
-        from prefect_parallel_run.runs.integrity import check_plan  # noqa: PLC0415  the same
+    directory = open_run_directory(resolve_run(path), parts=not metadata_only)
+    if verify_plan:
+        from prefect_parallel_run.runs.integrity import check_plan
 
         check_plan(directory)
     return directory
 
 
-def resolve_run(place: str) -> str:
-    """Return the path or URL of the run that is meant by *place*, and tell which it is when it is the newest of an output."""
-    found = _newest_run(place)
-    if found is None:
-        return place
-    say(f"the newest run of {place}: {found}")
-    return found
+def resolve_run(path: str) -> str:
+    """Return the path or URL of the run that *path* stands for; print it if it is the newest run of an output."""
+    newest = _newest_run(path)
+    if newest is None:
+        return path
+    notify(f"the newest run of {path}: {newest}")
+    return newest
 
 
-def raise_if_damaged(place: str) -> None:
-    """Raise RunFileError when *place* is a run on this machine of which a file is damaged."""
-    from prefect_parallel_run.runs.integrity import check  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.run_directory import RunDirectory, place_here  # noqa: PLC0415  the same
+def raise_if_damaged(path: str) -> None:
+    """Raise RunFileError if *path* is a run on this machine with a damaged file."""
+    from prefect_parallel_run.runs.integrity import check
+    from prefect_parallel_run.runs.run_directory import RunDirectory, place_here
 
-    directory = RunDirectory(place_here(_newest_run(place) or place))
+    directory = RunDirectory(place_here(_newest_run(path) or path))
     if directory.description.exists() and directory.ledger.exists():
         check(directory)
 
 
-def _newest_run(place: str) -> str | None:
-    """Return the path or URL of the newest run of an output; None for a place that is no output."""
-    from prefect_parallel_run.child.storage import is_remote  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.run_directory import FOLDER, runs_below  # noqa: PLC0415  the same
+def _newest_run(path: str) -> str | None:
+    """Return the path or URL of the newest run of an output; None if *path* is not an output."""
+    from prefect_parallel_run.child.storage import is_remote
+    from prefect_parallel_run.runs.run_directory import FOLDER, runs_below
 
-    if is_remote(place):
-        from prefect_parallel_run.runs.copies import names_of_runs  # noqa: PLC0415  the same
+    if is_remote(path):
+        from prefect_parallel_run.runs.copies import names_of_runs
 
-        output = place.rstrip("/").removesuffix(f"/{FOLDER}")
+        output = path.rstrip("/").removesuffix(f"/{FOLDER}")
         if f"/{FOLDER}/" in output:
             return None
         names = names_of_runs(output)
         return f"{output}/{FOLDER}/{names[0]}" if names else None
-    folder = Path(place).absolute()
+    folder = Path(path).absolute()
     if (folder / "run.json").exists():
         return None
     runs = folder if folder.name == FOLDER else folder / FOLDER

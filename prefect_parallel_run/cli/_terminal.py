@@ -1,4 +1,4 @@
-"""What ``run`` and ``resume`` share: the view of the run, signals, and what can be done next when it has not gone well."""
+"""Shared by ``run`` and ``resume``: the view of the run, signals, and next steps after a failure."""
 
 from __future__ import annotations
 
@@ -22,58 +22,62 @@ from prefect_parallel_run.errors import (
 if TYPE_CHECKING:
     from prefect_parallel_run.monitoring.terminal import RunView
 
-Suggestion = tuple[str, str]  #: a command line, and what it does
+Suggestion = tuple[str, str]  #: a command line, and its effect
 
 
 @contextmanager
-def driven(given: argparse.Namespace, name: str) -> Iterator[RunView]:
-    """Show a run that is driven in this block: as a status line where stderr is a terminal. SIGTERM ends it as Ctrl-C does.
+def terminal_view(args: argparse.Namespace, name: str) -> Iterator[RunView]:
+    """Show the run that executes in this block: as a status line if stderr is a terminal. SIGTERM acts like Ctrl-C.
 
-    When the block is left by an error, ``given.next`` has what can be done then. With --json nothing in it reaches stdout.
+    If the block raises, ``args.next`` receives the suggested next steps. With --json, nothing in it reaches stdout.
     """
-    from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, style_of  # noqa: PLC0415  not for --help
-    from prefect_parallel_run.monitoring.terminal import RunView, use_view  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, style_of
+    from prefect_parallel_run.monitoring.terminal import RunView, use_view
 
     view = RunView(name, style_of(sys.stderr))
     with ExitStack() as stack:
         stack.enter_context(use_view(view))
         if can_redraw(sys.stderr):
             stack.enter_context(StatusLine(sys.stderr, view.line))
-        if given.json:
+        if args.json:
             stack.enter_context(redirect_stdout(sys.stderr))
         raise_on_sigterm()
         try:
             yield view
         except BaseException as error:
-            place = str(view.directory.path) if view.directory is not None else given.place
-            if place is not None:
-                given.next = next_steps(error, place)
+            path = str(view.directory.path) if view.directory is not None else args.run_path
+            if path is not None:
+                args.next = next_steps(error, path)
             if isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt("cancelled" + ("; what is finished is kept" if place is not None else "")) from None
+                raise KeyboardInterrupt(
+                    "cancelled" + ("; completed mini-batches are kept" if path is not None else "")
+                ) from None
             raise
 
 
-def next_steps(error: BaseException, place: str) -> list[Suggestion]:
-    """Return what a person may want to do after *error* ended the run in *place*."""
-    resume = command("resume", place)
+def next_steps(error: BaseException, path: str) -> list[Suggestion]:
+    """Return the suggested next steps after *error* ended the run in *path*."""
+    resume = command("resume", path)
     if isinstance(error, LimitExceededError):
-        from prefect_parallel_run.monitoring.status_text import next_after_limit  # noqa: PLC0415  not for --help
+        from prefect_parallel_run.monitoring.status_text import next_after_limit
 
-        options = [(f"{resume} {option}", does) for option, does in next_after_limit(error.limit)]
-        return [(command("failed", place), "what failed, by cause"), *options]
-    if isinstance(error, RowsDifferError):  # what is finished would be kept by resume, whatever the script is then
-        return [(command("replay", place, "--mini-batch", error.mini_batch), "see what run() returns for these rows")]
+        options = [(f"{resume} {option}", effect) for option, effect in next_after_limit(error.limit)]
+        return [(command("failed", path), "list failures by cause"), *options]
+    if isinstance(error, RowsDifferError):  # resume would keep the completed mini-batches even after the script is fixed
+        return [
+            (command("replay", path, "--mini-batch", error.mini_batch), "show the rows that run() returns for this mini-batch")
+        ]
     if isinstance(error, InputChangedError):
-        return [(f"{resume} --accept-changes", "keep what is finished and plan anew what changed")]
+        return [(f"{resume} --accept-changes", "keep completed mini-batches and plan the changed inputs again")]
     if isinstance(error, KeyboardInterrupt | ComputeTargetError | OSError):
-        return [(resume, "go on from there")]
+        return [(resume, "resume the run")]
     if isinstance(error, ParallelRunError):
-        return [(command("failed", place), "what failed, by cause"), (resume, "go on once that is mended")]
+        return [(command("failed", path), "list failures by cause"), (resume, "resume after fixing the cause")]
     return []
 
 
 def raise_on_sigterm() -> None:
-    """Have SIGTERM end the run as Ctrl-C does: children gone, the ledger closed."""
+    """Make SIGTERM act like Ctrl-C, so that child processes are killed and the ledger is closed."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""``failed``: what failed in a run, by cause; or its items, to feed into a new run; or its mini-batches."""
+"""``failed``: failures of a run by cause; or its failed items, to feed into a new run; or its failed mini-batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from prefect_parallel_run.cli._exit_codes import Exit
-from prefect_parallel_run.cli._output import emit, emit_all, emit_array, emit_json, say
+from prefect_parallel_run.cli._output import emit, emit_all, emit_array, emit_json, notify
 from prefect_parallel_run.cli._run_argument import add_run_command, open_run
 from prefect_parallel_run.units import MINI_BATCHES, TRIES, count
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefect_parallel_run.runs.ledger import Ledger
     from prefect_parallel_run.runs.run_directory import RunDirectory
 
-_AFTER = """\
+_EPILOG = """\
 Feed the failed files into a new run:
 
   prefect-parallel-run failed RUN_DIR --items | prefect-parallel-run run CONFIG --input-list - --output PATH
@@ -26,112 +26,112 @@ Feed the failed files into a new run:
 
 def add_to(commands: Any) -> None:
     """Add the command."""
-    words = "Print failures by cause, the most frequent first; or what failed, item by item. Works while the run goes on, too."
+    help_text = "Print failures by cause, the most frequent first; or the failed items. Works during the run, too."
     command = add_run_command(
-        commands, "failed", _failed, words, epilog=_AFTER, formatter_class=argparse.RawDescriptionHelpFormatter
+        commands, "failed", _failed, help_text, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = command.add_mutually_exclusive_group()
-    words = "the failed files, one path a line; of tables a JSON object per range of rows"
-    what.add_argument("--items", action="store_true", help=words)
-    what.add_argument("--mini-batches", action="store_true", help="the mini-batches with failed items, by number")
-    command.add_argument("-0", "--null", action="store_true", help="end every path with NUL, for names with line ends in them")
+    selection = command.add_mutually_exclusive_group()
+    items = "print failed files, one path per line; for tables, one JSON object per range of rows"
+    selection.add_argument("--items", action="store_true", help=items)
+    selection.add_argument("--mini-batches", action="store_true", help="print mini-batches with failed items, by number")
+    command.add_argument("-0", "--null", action="store_true", help="end every path with NUL, for names that contain newlines")
 
 
-def _failed(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.runs.ledger import Ledger  # noqa: PLC0415  Arrow, which --help does not need
+def _failed(args: argparse.Namespace) -> int:
+    from prefect_parallel_run.runs.ledger import Ledger
 
-    if given.null and (not given.items or given.json):
-        raise ValueError("--null is for --items, without --json")
-    directory = open_run(given.run_directory, to_look_at=True, reads_plan=not given.mini_batches)
+    if args.null and (not args.items or args.json):
+        raise ValueError("--null works only with --items and without --json")
+    directory = open_run(args.run_directory, metadata_only=True, verify_plan=not args.mini_batches)
     with Ledger(directory.ledger) as ledger:
-        if given.items:
-            _items(directory, ledger, given)
-        elif given.mini_batches:
-            _mini_batches(ledger, given)
+        if args.items:
+            _items(directory, ledger, args)
+        elif args.mini_batches:
+            _mini_batches(ledger, args)
         else:
-            _causes(directory, ledger, given)
-    return Exit.WELL
+            _causes(directory, ledger, args)
+    return Exit.SUCCESS
 
 
-def _causes(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) -> None:
-    from prefect_parallel_run.monitoring.failure_table import FailureTable  # noqa: PLC0415  the same
-    from prefect_parallel_run.monitoring.logs import escape_control_chars  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.failures import causes  # noqa: PLC0415  the same
+def _causes(directory: RunDirectory, ledger: Ledger, args: argparse.Namespace) -> None:
+    from prefect_parallel_run.monitoring.failure_table import FailureTable
+    from prefect_parallel_run.monitoring.logs import escape_control_chars
+    from prefect_parallel_run.runs.failures import causes
 
-    found = causes(ledger)
-    if given.json:
-        emit_json([cause._asdict() for cause in found])
+    failures = causes(ledger)
+    if args.json:
+        emit_json([cause._asdict() for cause in failures])
         return
-    for cause, place in zip(found, FailureTable(directory).places(found), strict=True):
-        tries = f"{count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}"
-        words = f"{tries}, the first is {cause.first_mini_batch}"
+    for cause, location in zip(failures, FailureTable(directory).places(failures), strict=True):
+        attempts = f"{count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}"
+        details = f"{attempts}, first {cause.first_mini_batch}"
         emit(
             f"{escape_control_chars(cause.error_type)}: {escape_control_chars(cause.error)}"
-            f" ({cause.outcome}; {words}; on {cause.nodes})"
+            f" ({cause.outcome}; {details}; on {cause.nodes})"
         )
         if cause.failed_items:
-            emit(f"  failed for good: {count(cause.failed_items, 'item')}")
-        if place:
-            emit(f"  {'the first that was found guilty' if cause.guilty else 'in that mini-batch'}: {place}")
+            emit(f"  failed permanently: {count(cause.failed_items, 'item')}")
+        if location:
+            emit(f"  {'first failing item' if cause.guilty else 'in that mini-batch'}: {location}")
         if cause.traceback:
             emit("  " + escape_control_chars(cause.traceback).rstrip().replace("\n", "\n  "))
-    if not found:
-        facts = ledger.facts()
-        ended = facts.get("status") == "failed" and facts.get("reason")
-        emit(f"no try failed; the run did, by: {escape_control_chars(ended)}" if ended else "nothing failed")
+    if not failures:
+        metadata = ledger.facts()
+        reason = metadata.get("status") == "failed" and metadata.get("reason")
+        emit(f"no attempt failed, but the run did: {escape_control_chars(reason)}" if reason else "nothing failed")
 
 
-def _items(directory: RunDirectory, ledger: Ledger, given: argparse.Namespace) -> None:
-    from prefect_parallel_run.output.failed_items import failed_items  # noqa: PLC0415  the same
+def _items(directory: RunDirectory, ledger: Ledger, args: argparse.Namespace) -> None:
+    from prefect_parallel_run.output.failed_items import failed_items
 
-    found = failed_items(directory, ledger)
-    if given.json:
-        emit_array(found)
+    items = failed_items(directory, ledger)
+    if args.json:
+        emit_array(items)
         return
     unknown = 0
 
     def lines() -> Iterator[str]:
         nonlocal unknown
-        for item in found:
+        for item in items:
             if item["outcome"] == "too_few_rows":
                 unknown += item["failed"]
             elif item.get("paths") is None and "rows" not in item and "items" not in item:
-                yield _path(item["path"], is_ended_by_null=given.null)
+                yield _printable(item["path"], null_terminated=args.null)
             else:
                 yield json.dumps(item)
 
-    emit_all(lines(), "\0" if given.null else "\n")
+    emit_all(lines(), "\0" if args.null else "\n")
     if unknown:
-        words = "failed in mini-batches whose run() returned fewer rows than items; which, only the script knows"
-        say(f"{unknown} more items {words}: see --mini-batches, or --json")
+        reason = "in mini-batches whose run() returned fewer rows than items; only the script knows which items"
+        notify(f"{unknown} more items failed {reason}: see --mini-batches or --json")
 
 
-def _path(path: str, *, is_ended_by_null: bool) -> str:
-    """Return a path as it can be printed: whole where something else reads it, harmless on a terminal."""
-    from prefect_parallel_run.monitoring.logs import escape_control_chars  # noqa: PLC0415  the same
+def _printable(path: str, *, null_terminated: bool) -> str:
+    """Return a printable path: unchanged for a pipe or file, with control characters escaped on a terminal."""
+    from prefect_parallel_run.monitoring.logs import escape_control_chars
 
-    if "\n" in path and not is_ended_by_null:
-        raise ValueError(f"{path!r} has a line end in its name; use --null")
+    if "\n" in path and not null_terminated:
+        raise ValueError(f"{path!r} contains a newline; use --null")
     return escape_control_chars(path) if sys.stdout.isatty() else path
 
 
-def _mini_batches(ledger: Ledger, given: argparse.Namespace) -> None:
-    from prefect_parallel_run.monitoring.logs import escape_control_chars  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.failures import failed_mini_batches  # noqa: PLC0415  the same
+def _mini_batches(ledger: Ledger, args: argparse.Namespace) -> None:
+    from prefect_parallel_run.monitoring.logs import escape_control_chars
+    from prefect_parallel_run.runs.failures import failed_mini_batches
 
-    found = failed_mini_batches(ledger)
-    if given.json:
-        emit_array(failed._asdict() for failed in found)
+    failures = failed_mini_batches(ledger)
+    if args.json:
+        emit_array(failed._asdict() for failed in failures)
         return
 
     def lines() -> Iterator[str]:
-        for failed in found:
+        for failed in failures:
             items = f"{failed.failed:,} of {count(failed.items, 'item')}"
             if failed.piece is not None:
                 first, last = failed.piece[0], failed.piece[1] - 1
-                items += f" (item {first} of it)" if first == last else f" (items {first} to {last} of it)"
+                items += f" (item {first})" if first == last else f" (items {first} to {last})"
             error = escape_control_chars(f"{failed.error_type}: {failed.error}").strip().partition("\n")[0]
-            why = error if failed.state == "failed" else "fewer rows than items"
-            yield f"{failed.mini_batch}\t{count(failed.attempts, 'try', 'tries')}\t{items}\t{why}"
+            reason = error if failed.state == "failed" else "fewer rows than items"
+            yield f"{failed.mini_batch}\t{count(failed.attempts, 'attempt')}\t{items}\t{reason}"
 
     emit_all(lines())

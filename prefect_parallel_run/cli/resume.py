@@ -1,4 +1,4 @@
-"""``resume``: go on with a run from its ledger, without Prefect."""
+"""``resume``: resumes a run from its ledger, without Prefect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from prefect_parallel_run.cli._exit_codes import Exit
 from prefect_parallel_run.cli._output import emit
 from prefect_parallel_run.cli._run_argument import add_run_command, open_run
-from prefect_parallel_run.cli._terminal import driven
+from prefect_parallel_run.cli._terminal import terminal_view
 
 _OVERRIDES: dict[str, Callable[[str], Any]] = {
     "error_threshold": int,
@@ -32,56 +32,56 @@ _OVERRIDES: dict[str, Callable[[str], Any]] = {
 
 def add_to(commands: Any) -> None:
     """Add the command."""
-    words = "Go on with a run from its ledger; what is finished is not run again."
-    command = add_run_command(commands, "resume", _resume, words)
+    help_text = "Resume a run from its ledger; completed mini-batches do not run again."
+    command = add_run_command(commands, "resume", _resume, help_text)
     for name, kind in _OVERRIDES.items():
-        command.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"other than the run's {name}")
-    words = "give failed mini-batches, and items that were found guilty, a fresh set of tries"
-    command.add_argument("--retry-failed", action="store_true", help=words)
-    words = "find the guilty items of mini-batches that fail, or have failed, and keep the rows of the others"
-    command.add_argument("--isolate-failed-items", action="store_const", const=True, help=words)
-    words = "plan anew where inputs, script or arguments have changed, and keep what is finished"
-    command.add_argument("--accept-changes", action="store_true", help=words)
+        command.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper(), help=f"override {name}")
+    retry_failed = "give failed mini-batches, and items isolated as failing, a new set of attempts"
+    command.add_argument("--retry-failed", action="store_true", help=retry_failed)
+    isolate = "find the failing items of failed mini-batches, and keep the rows of the others"
+    command.add_argument("--isolate-failed-items", action="store_const", const=True, help=isolate)
+    accept_changes = "keep completed mini-batches, and plan again where inputs, script or arguments have changed"
+    command.add_argument("--accept-changes", action="store_true", help=accept_changes)
 
 
-def _resume(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.compute.resolve import target_of  # noqa: PLC0415  seconds of import that --help does not need
-    from prefect_parallel_run.execution.resume import spec_of  # noqa: PLC0415  the same
-    from prefect_parallel_run.execution.runner import run_step  # noqa: PLC0415  the same
-    from prefect_parallel_run.monitoring.terminal import with_view  # noqa: PLC0415  the same
-    from prefect_parallel_run.monitoring.watch import LogWatch  # noqa: PLC0415  the same
-    from prefect_parallel_run.output.reduction import reduce  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.resolve import ResumeRequest  # noqa: PLC0415  the same
+def _resume(args: argparse.Namespace) -> int:
+    from prefect_parallel_run.compute.resolve import target_of
+    from prefect_parallel_run.execution.resume import spec_of
+    from prefect_parallel_run.execution.runner import run_step
+    from prefect_parallel_run.monitoring.terminal import with_view
+    from prefect_parallel_run.monitoring.watch import LogWatch
+    from prefect_parallel_run.output.reduction import reduce
+    from prefect_parallel_run.runs.resolve import ResumeRequest
 
-    directory = open_run(given.run_directory)
-    given.place = given.run_directory
-    overrides = {name: value for name in (*_OVERRIDES, "isolate_failed_items") if (value := getattr(given, name)) is not None}
+    directory = open_run(args.run_directory)
+    args.run_path = args.run_directory
+    overrides = {name: value for name in (*_OVERRIDES, "isolate_failed_items") if (value := getattr(args, name)) is not None}
     spec = spec_of(directory, overrides)
-    resumption = ResumeRequest(
-        directory=directory, accept_changes=given.accept_changes, retry_failed=given.retry_failed, given=frozenset(overrides)
+    request = ResumeRequest(
+        directory=directory, accept_changes=args.accept_changes, retry_failed=args.retry_failed, given=frozenset(overrides)
     )
-    with driven(given, spec.name) as view:
+    with terminal_view(args, spec.name) as view:
         logger = _logger(spec.config.logging_level)
-        view.doing("looking at the run, opening the cluster")
-        target = target_of(_resolved(spec.config.compute_target))
-        watch = with_view(LogWatch(spec.name, logger))
-        result = run_step(spec, target, watch, lambda: None, reduce, resumption)
-    emit(result.model_dump_json(indent=2) if given.json else str(result))
-    return Exit.WELL
+        view.doing("checking the run, opening the cluster")
+        target = target_of(_resolve_target(spec.config.compute_target))
+        listener = with_view(LogWatch(spec.name, logger))
+        result = run_step(spec, target, listener, lambda: None, reduce, request)
+    emit(result.model_dump_json(indent=2) if args.json else str(result))
+    return Exit.SUCCESS
 
 
 def _logger(level: str) -> logging.Logger:
-    """Return the logger of the run, which writes to stderr; to that of now, above a status line."""
+    """Return the run's logger, which writes to the current sys.stderr: above the status line, if there is one."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logger = logging.getLogger("prefect_parallel_run")
     logger.setLevel(level)
     return logger
 
 
-def _resolved(given: Any) -> Any:
-    """Return a run's compute target with what it refers to; only then is Prefect asked."""
-    if given == "local":
-        return given
-    from prefect_parallel_run.task.block_references import resolved_target  # noqa: PLC0415  seconds of import that "local" does not need
+def _resolve_target(target: Any) -> Any:
+    """Return a run's compute target with its references resolved; imports Prefect only if there can be any."""
+    if target == "local":
+        return target
+    from prefect_parallel_run.task.block_references import resolve_compute_target
 
-    return resolved_target(given)
+    return resolve_compute_target(target)

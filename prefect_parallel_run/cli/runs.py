@@ -1,4 +1,4 @@
-"""``list``: the runs of an output, the newest first."""
+"""``list``: the runs of an output, newest first."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _COLUMNS = ("status", "created", "mini_batches", "failed_items", "run")
 
 def add_to(commands: Any) -> None:
     """Add the command."""
-    words = "List the runs of an output, the newest first: state, when it was begun, mini-batches finished, items failed."
-    command = commands.add_parser("list", help=words, description=words)
-    command.add_argument("run_directory", metavar="OUTPUT", help="folder or URL that was given as a step's output")
+    help_text = "List the runs of an output, newest first: status, creation time, finished mini-batches, failed items."
+    command = commands.add_parser("list", help=help_text, description=help_text)
+    command.add_argument("run_directory", metavar="OUTPUT", help="a step's output folder or URL")
     add_json(command)
-    command.set_defaults(do=_list)
+    command.set_defaults(handler=_list)
 
 
-def _list(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.child.storage import is_remote  # noqa: PLC0415  not for --help
-    from prefect_parallel_run.runs.run_directory import FOLDER  # noqa: PLC0415  the same
+def _list(args: argparse.Namespace) -> int:
+    from prefect_parallel_run.child.storage import is_remote
+    from prefect_parallel_run.runs.run_directory import FOLDER
 
-    output = given.run_directory.rstrip("/").removesuffix(f"/{FOLDER}")
-    found = list(_in_store(output) if is_remote(output) else _in_folder(output))
-    if not found:
-        raise InputError(given.run_directory, "has no runs in it: it is no step's output")
-    if given.json:
-        emit_json(found)
+    output = args.run_directory.rstrip("/").removesuffix(f"/{FOLDER}")
+    runs = list(_remote_runs(output) if is_remote(output) else _local_runs(output))
+    if not runs:
+        raise InputError(args.run_directory, "contains no runs; expected a step's output")
+    if args.json:
+        emit_json(runs)
     else:
-        emit("\n".join(table([[_cell(run, column) for column in _COLUMNS] for run in found])))
-    return Exit.WELL
+        emit("\n".join(table([[_cell(run, column) for column in _COLUMNS] for run in runs])))
+    return Exit.SUCCESS
 
 
 def table(rows: list[list[str]]) -> list[str]:
-    """Return rows of cells as lines with columns one below the other.
+    """Return rows of cells as lines with aligned columns.
 
     >>> table([["failed", "a"], ["ok", "b"]])
     ['failed  a', 'ok      b']
@@ -61,36 +61,41 @@ def _cell(run: dict[str, Any], column: str) -> str:
     return str(run[column])
 
 
-def _in_folder(output: str) -> Iterator[dict[str, Any]]:
-    from prefect_parallel_run.monitoring.status import status_of  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.ledger import Ledger  # noqa: PLC0415  not for --help
-    from prefect_parallel_run.runs.run_directory import FOLDER, runs_below  # noqa: PLC0415  the same
+def _local_runs(output: str) -> Iterator[dict[str, Any]]:
+    from prefect_parallel_run.monitoring.status import status_of
+    from prefect_parallel_run.runs.ledger import Ledger
+    from prefect_parallel_run.runs.run_directory import FOLDER, runs_below
 
-    for found in runs_below(Path(output).absolute() / FOLDER, ""):
-        about = {"run": found.run_id, "run_directory": str(found.path)}
+    for directory in runs_below(Path(output).absolute() / FOLDER, ""):
+        identity = {"run": directory.run_id, "run_directory": str(directory.path)}
         try:
-            with Ledger(found.ledger) as ledger:
-                status = status_of(ledger.facts(), is_driven=found.driver() is not None)
-                yield {**about, "created": found.facts().get("created", ""), "status": status, **ledger.tally().by_outcome()}
+            with Ledger(directory.ledger) as ledger:
+                status = status_of(ledger.facts(), is_driven=directory.driver() is not None)
+                yield {
+                    **identity,
+                    "created": directory.facts().get("created", ""),
+                    "status": status,
+                    **ledger.tally().by_outcome(),
+                }
         except (ParallelRunError, sqlite3.Error, ValueError) as error:
-            nothing = {"items": None, "mini_batches": None, "rows": None}
-            yield {**about, "created": "", "status": "unreadable", "reason": str(error), **nothing}
+            no_counts = {"items": None, "mini_batches": None, "rows": None}
+            yield {**identity, "created": "", "status": "unreadable", "reason": str(error), **no_counts}
 
 
-def _in_store(output: str) -> Iterator[dict[str, Any]]:
-    """Yield what can be told without fetching a ledger; counts are those of finished runs."""
-    from prefect_parallel_run.runs.copies import driver_of, names_of_runs  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.run_directory import FOLDER, parse_json  # noqa: PLC0415  the same
-    from prefect_parallel_run.storage.objects import read  # noqa: PLC0415  the same
+def _remote_runs(output: str) -> Iterator[dict[str, Any]]:
+    """Yield runs without fetching a ledger; only finished runs have counts."""
+    from prefect_parallel_run.runs.copies import driver_of, names_of_runs
+    from prefect_parallel_run.runs.run_directory import FOLDER, parse_json
+    from prefect_parallel_run.storage.objects import read
 
     for name in names_of_runs(output):
         url = f"{output}/{FOLDER}/{name}"
-        facts = parse_json(read(f"{url}/run.json"), f"{url}/run.json")
+        description = parse_json(read(f"{url}/run.json"), f"{url}/run.json")
         try:
             receipt = parse_json(read(f"{url}/receipt.json"), f"{url}/receipt.json")
             status = "succeeded"
         except FileNotFoundError:
             receipt = {"items": None, "mini_batches": None, "rows": None}
             status = "unfinished" if driver_of(url) is None else "running"
-        known = {key: receipt[key] for key in ("items", "mini_batches", "rows")}
-        yield {"run": name, "run_directory": url, "created": facts.get("created", ""), "status": status, **known}
+        counts = {key: receipt[key] for key in ("items", "mini_batches", "rows")}
+        yield {"run": name, "run_directory": url, "created": description.get("created", ""), "status": status, **counts}

@@ -1,4 +1,4 @@
-"""``show``: how far a run is; redrawn while it runs."""
+"""``show``: prints the progress of a run, and follows it while it executes."""
 
 from __future__ import annotations
 
@@ -16,110 +16,110 @@ from prefect_parallel_run.cli._run_argument import add_run_command, open_run
 if TYPE_CHECKING:
     from prefect_parallel_run.monitoring.status import RunStatus
 
-_AT_LEAST = 1.0  #: s between two looks
-_FETCHED_EVERY = 15.0  #: s between two times that a run in a store is fetched
-_SHARE = 5  #: a look takes that fraction of the time at most: a ledger of millions is not read all the time
+_POLL_INTERVAL = 1.0  #: s between two reads, at least
+_FETCH_INTERVAL = 15.0  #: s between two fetches of a run in a store
+_IDLE_FACTOR = 5  #: pause that many times as long as a read takes: a ledger of millions is not read all the time
 
 
 def add_to(commands: Any) -> None:
     """Add the command."""
-    words = "Print how far a run is; at a terminal, follow it while it is driven."
-    command = add_run_command(commands, "show", _show, words)
-    words = "go on until the run ends (default: at a terminal); with --json a line of JSON each time"
-    command.add_argument("-f", "--follow", action=argparse.BooleanOptionalAction, help=words)
+    help_text = "Print the progress of a run; at a terminal, follow it while it executes."
+    command = add_run_command(commands, "show", _show, help_text)
+    follow = "keep printing until the run ends (default: at a terminal); with --json, one line of JSON each time"
+    command.add_argument("-f", "--follow", action=argparse.BooleanOptionalAction, help=follow)
 
 
-def _show(given: argparse.Namespace) -> int:
-    look = looker(given.run_directory)
-    standing = look()
-    can_redraw = sys.stdout.isatty() and not given.json
-    if standing.driver is None or not (can_redraw if given.follow is None else given.follow):
-        _print(standing, given)
-        return Exit.WELL
+def _show(args: argparse.Namespace) -> int:
+    read_status = status_reader(args.run_directory)
+    status = read_status()
+    can_redraw = sys.stdout.isatty() and not args.json
+    if status.driver is None or not (can_redraw if args.follow is None else args.follow):
+        _print(status, args)
+        return Exit.SUCCESS
     try:
-        (_redraw if can_redraw else _tell_now_and_then)(standing, look, given)
-    except KeyboardInterrupt:  # the way to leave; the run goes on
+        (_redraw if can_redraw else _print_periodically)(status, read_status, args)
+    except KeyboardInterrupt:  # Ctrl-C stops only this command
         return Exit.CANCELLED
-    return Exit.WELL
+    return Exit.SUCCESS
 
 
-def looker(place: str) -> Callable[[], RunStatus]:
-    """Return what looks at the run that *place* means; at one in a store now and then at what is new of its copy."""
-    from prefect_parallel_run.child.storage import is_remote  # noqa: PLC0415  pandas and Arrow, which --help does not need
-    from prefect_parallel_run.monitoring.status import look  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.run_directory import FOLDER  # noqa: PLC0415  the same
+def status_reader(path: str) -> Callable[[], RunStatus]:
+    """Return a function that reads the run's current status; for a run in a store, it refreshes the local copy regularly."""
+    from prefect_parallel_run.child.storage import is_remote
+    from prefect_parallel_run.monitoring.status import look
+    from prefect_parallel_run.runs.run_directory import FOLDER
 
-    directory = open_run(place, to_look_at=True)
-    if not is_remote(place):
+    directory = open_run(path, metadata_only=True)
+    if not is_remote(path):
         return lambda: look(directory, time.time())
-    from prefect_parallel_run.execution.resume import open_run_directory  # noqa: PLC0415  the same
-    from prefect_parallel_run.runs.copies import driver_of  # noqa: PLC0415  the same
+    from prefect_parallel_run.execution.resume import open_run_directory
+    from prefect_parallel_run.runs.copies import driver_of
 
-    url = f"{place.rstrip('/').partition(f'/{FOLDER}')[0]}/{FOLDER}/{directory.run_id}"
+    url = f"{path.rstrip('/').partition(f'/{FOLDER}')[0]}/{FOLDER}/{directory.run_id}"
     fetched = time.monotonic()
 
-    def look_there() -> RunStatus:
+    def read_remote() -> RunStatus:
         nonlocal fetched
-        if time.monotonic() - fetched >= _FETCHED_EVERY:
+        if time.monotonic() - fetched >= _FETCH_INTERVAL:
             open_run_directory(url, parts=False)
             fetched = time.monotonic()
         return look(directory, time.time(), driver_of(url))
 
-    return look_there
+    return read_remote
 
 
-def _print(standing: RunStatus, given: argparse.Namespace) -> None:
-    from prefect_parallel_run.monitoring.status import as_plain  # noqa: PLC0415  the same
-    from prefect_parallel_run.monitoring.status_text import standing_lines  # noqa: PLC0415  the same
+def _print(status: RunStatus, args: argparse.Namespace) -> None:
+    from prefect_parallel_run.monitoring.status import as_plain
+    from prefect_parallel_run.monitoring.status_text import standing_lines
 
-    if given.json:
-        emit_json(as_plain(standing))
+    if args.json:
+        emit_json(as_plain(status))
     else:
-        emit("\n".join(standing_lines(standing, time.time())))
+        emit("\n".join(standing_lines(status, time.time())))
 
 
-def _redraw(standing: RunStatus, look: Callable[[], RunStatus], given: argparse.Namespace) -> None:
-    """Draw the same lines anew until the run is not driven any more; at last in full."""
-    from prefect_parallel_run.monitoring.status_line import columns_of, style_of  # noqa: PLC0415  the same
-    from prefect_parallel_run.monitoring.status_text import standing_lines  # noqa: PLC0415  the same
+def _redraw(status: RunStatus, read_status: Callable[[], RunStatus], args: argparse.Namespace) -> None:
+    """Redraw the status in place while the run executes, then print it in full."""
+    from prefect_parallel_run.monitoring.status_line import columns_of, style_of
+    from prefect_parallel_run.monitoring.status_text import standing_lines
 
     drawn = 0
-    while standing.driver is not None:
-        lines = standing_lines(standing, time.time(), columns_of(sys.stdout) - 1, style_of(sys.stdout))
-        emit_raw(_back(drawn) + "\n".join(lines) + "\n")
+    while status.driver is not None:
+        lines = standing_lines(status, time.time(), columns_of(sys.stdout) - 1, style_of(sys.stdout))
+        emit_raw(_cursor_up(drawn) + "\n".join(lines) + "\n")
         drawn = len(lines)
-        standing = _next(look)
-    emit_raw(_back(drawn))
-    _print(standing, given)
+        status = _poll(read_status)
+    emit_raw(_cursor_up(drawn))
+    _print(status, args)
 
 
-def _back(lines: int) -> str:
-    """Return what moves the cursor up and erases all below."""
+def _cursor_up(lines: int) -> str:
+    """Return the escape codes that move the cursor up and erase everything below."""
     return f"\x1b[{lines}F\x1b[J" if lines else ""
 
 
-def _tell_now_and_then(standing: RunStatus, look: Callable[[], RunStatus], given: argparse.Namespace) -> None:
-    """Print a line every 30 s, or 5 %, until the run is not driven any more."""
-    from prefect_parallel_run.monitoring.progress import LogThrottle  # noqa: PLC0415  the same
-    from prefect_parallel_run.monitoring.status import as_plain  # noqa: PLC0415  the same
-    from prefect_parallel_run.monitoring.status_text import standing_line  # noqa: PLC0415  the same
+def _print_periodically(status: RunStatus, read_status: Callable[[], RunStatus], args: argparse.Namespace) -> None:
+    """Print a line every 30 s or 5 % while the run executes."""
+    from prefect_parallel_run.monitoring.progress import LogThrottle
+    from prefect_parallel_run.monitoring.status import as_plain
+    from prefect_parallel_run.monitoring.status_text import standing_line
 
-    def tell() -> None:
-        emit(json.dumps(as_plain(standing)) if given.json else standing_line(standing))
+    def print_line() -> None:
+        emit(json.dumps(as_plain(status)) if args.json else standing_line(status))
 
-    tell()
-    pace = LogThrottle(time.monotonic())
-    while standing.driver is not None:
-        standing = _next(look)
-        if standing.driver is not None and pace.is_due(standing.tally, time.monotonic()):
-            tell()
-    tell()
+    print_line()
+    throttle = LogThrottle(time.monotonic())
+    while status.driver is not None:
+        status = _poll(read_status)
+        if status.driver is not None and throttle.is_due(status.tally, time.monotonic()):
+            print_line()
+    print_line()
 
 
-def _next(look: Callable[[], RunStatus]) -> RunStatus:
+def _poll(read_status: Callable[[], RunStatus]) -> RunStatus:
     began = time.monotonic()
-    time.sleep(_AT_LEAST)
-    standing = look()
-    took = time.monotonic() - began - _AT_LEAST
-    time.sleep(max(took * _SHARE - _AT_LEAST, 0.0))
-    return standing
+    time.sleep(_POLL_INTERVAL)
+    status = read_status()
+    took = time.monotonic() - began - _POLL_INTERVAL
+    time.sleep(max(took * _IDLE_FACTOR - _POLL_INTERVAL, 0.0))
+    return status

@@ -1,4 +1,4 @@
-"""A flow around one step, so that a step which nobody wrote a flow for is a flow run in Prefect."""
+"""Wraps one step in a flow, so that it has a flow run in Prefect without a flow of the user's."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
-from prefect_parallel_run.cli._output import say
+from prefect_parallel_run.cli._output import notify
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.run_directory import check_home
 from prefect_parallel_run.step import ParallelRunStep
 
 FLOW_NAME = "prefect-parallel-run"
-_RETRIES = 2  #: of a call of Prefect's API, some 6 s; five, as is usual, are a minute for each call once a server has gone
+_RETRIES = 2  #: retries per Prefect API call, about 6 s; the default of five takes a minute per call when the server is down
 
 
 def run_in_flow(step: ParallelRunStep, config: str, inputs: Sequence[str], output: str | None) -> ParallelRunResult:
-    """Run a step in a flow run of its own and return the result.
+    """Run a step in its own flow run and return the result.
 
     Args:
-        step: To be run; the flow run has its name.
-        config: Where its configuration is from; this and the following are the flow run's parameters, for people to see.
-        inputs: Paths.
-        output: Folder or URL.
+        step: The step; the flow run takes its name.
+        config: The configuration file; this and the following are parameters of the flow run, for display only.
+        inputs: Input paths, for display.
+        output: Folder or URL, for display.
 
     Raises:
-        KeyboardInterrupt: The run was cancelled, by Ctrl-C or SIGTERM.
-        ConnectionError: Prefect's API cannot be reached, or its embedded server does not start.
-        PrefectHomeError: The embedded server cannot have its database in Prefect's home.
+        KeyboardInterrupt: The run was cancelled by Ctrl-C or SIGTERM.
+        ConnectionError: Prefect's API is unreachable, or its embedded server does not start.
+        PrefectHomeError: The embedded server cannot create its database in Prefect's home.
     """
     results: list[ParallelRunResult] = []
 
-    def run_step(config: str, inputs: list[str], output: str | None) -> ParallelRunResult:  # noqa: ARG001  for people to see
+    def run_step(config: str, inputs: list[str], output: str | None) -> ParallelRunResult:  # noqa: ARG001  shown as the flow run's parameters
         results.append(step())
         return results[-1]
 
@@ -46,30 +46,30 @@ def run_in_flow(step: ParallelRunStep, config: str, inputs: Sequence[str], outpu
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _RETRIES}):
             return flow(config=config, inputs=list(inputs), output=output)
-    except TerminationSignal:  # what Prefect makes of SIGTERM
+    except TerminationSignal:  # Prefect converts SIGTERM to this
         raise KeyboardInterrupt from None
     except httpx.HTTPError as error:
-        if results:  # what counts is there
-            say(f"Prefect's API has gone, and does not know how the run ended: {error}")
+        if results:  # the run itself has finished
+            notify(f"lost the connection to Prefect's API, which does not know how the run ended: {error}")
             return results[-1]
-        raise ConnectionError(f"Prefect's API has gone: {error}") from error
+        raise ConnectionError(f"lost the connection to Prefect's API: {error}") from error
 
 
 def _connect() -> None:
-    """Start Prefect's embedded server where none is configured, and find out whether there is an answer.
+    """Start Prefect's embedded server if no API is configured, and check that the API answers.
 
-    Ctrl-C at a terminal reaches all processes of ours. The server is to live on until it has heard how the run ended: it
-    inherits that the signal is held back, and is told otherwise when we end.
+    Ctrl-C at a terminal reaches every process of the group, but the server must live until it has recorded how the run
+    ended. It therefore inherits a blocked SIGINT; Prefect stops it when this process exits.
     """
     if not PREFECT_API_URL.value():
-        check_home(Path(get_current_settings().home))  # else the server fails with tracebacks, after many seconds
+        check_home(Path(get_current_settings().home))  # otherwise the server fails with tracebacks, after many seconds
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with get_client(sync_client=True) as client:
             failure = client.api_healthcheck()
-    except RuntimeError as error:  # what Prefect says when its embedded server takes too long
+    except RuntimeError as error:  # raised by Prefect if its embedded server starts too slowly
         failure = error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if failure is not None:
-        raise ConnectionError(f"Prefect's API cannot be reached: {failure}") from failure
+        raise ConnectionError(f"cannot reach Prefect's API: {failure}") from failure

@@ -1,4 +1,4 @@
-"""``verify``: a run's receipt, recomputed."""
+"""``verify``: recomputes a run's receipt."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from prefect_parallel_run.cli._run_argument import add_run_command, open_run
 
 def add_to(commands: Any) -> None:
     """Add the command."""
-    words = "Recompute a run's receipt from plan, ledger, parts and result."
-    more = f"{words} Exit code 1 when something is not as it should be."
-    add_run_command(commands, "verify", _verify, words, description=more)
+    help_text = "Recompute a run's receipt from plan, ledger, parts and result."
+    add_run_command(commands, "verify", _verify, help_text, description=f"{help_text} Exit code 1 if there is a problem.")
 
 
-def _verify(given: argparse.Namespace) -> int:
-    from prefect_parallel_run.execution.verify import problems, summary  # noqa: PLC0415  pandas and Arrow, which --help does not need
+def _verify(args: argparse.Namespace) -> int:
+    from prefect_parallel_run.execution.verify import problems, summary
 
-    directory = open_run(given.run_directory)
+    directory = open_run(args.run_directory)
     found = list(problems(directory))
-    if given.json:
+    if args.json:
         emit_json({**summary(directory), "problems": found})
     else:
         emit("\n".join(found) or f"{directory.run_id}: plan, ledger, parts and result agree")
-    return Exit.FAILED if found else Exit.WELL
+    return Exit.FAILED if found else Exit.SUCCESS

@@ -1,1 +1,1 @@
-"""What a person says: the configuration and its parts, checked whole."""
+"""The user's configuration and its parts, validated as a whole."""

@@ -1,4 +1,4 @@
-"""ParallelRunConfig: how a step runs. Validated whole, every wrong field named with its value and what is accepted."""
+"""ParallelRunConfig: how a step runs. Validated as a whole: errors name every invalid field, its value and what is expected."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ _DEFAULT_FILE_NAME = "parallel_run_step.txt"
 
 
 class ParallelRunConfig(FormModel):
-    """How a step runs. The names are those of Azure ML's ParallelRunConfig."""
+    """How a step runs. The field names are those of Azure ML's ParallelRunConfig."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True, title="Settings")
 
-    # In the order of the form: what is required, what a run does, what it forgives, what it writes, where it runs, and
-    # then what is rarely changed. Source: CONTRACT.md 1.
+    # In the order of the form: required fields, what a run does, its limits, its output, where it runs, and then fields that
+    # are rarely changed. Source: CONTRACT.md 1.
     entry_script: str = Field(
         title="Entry script",
         min_length=1,
-        description="Path of the script, relative to the source directory when that is given; a dotted name is fine.",
+        description="Path of the script, relative to the source directory if there is one; a dotted name also works.",
     )
     error_threshold: Annotated[int, at_least(-1)] = Field(
         title="Error threshold",
         ge=-1,
-        description="Failed items (rows of a table, files) that are forgiven over the whole input; -1 forgives all.",
+        description="Failed items (rows of a table, files) allowed over the whole input; -1 for no limit.",
     )
     output_action: Annotated[Literal["append_row", "summary_only"], word("append_row", "summary_only")] = Field(
         title="Output action",
@@ -67,7 +67,7 @@ class ParallelRunConfig(FormModel):
     source_directory: str | None = Field(
         default=None,
         title="Source directory",
-        description="Folder that travels to the nodes with the script, and is importable for it; empty: the script's own.",
+        description="Folder that is copied to the nodes with the script, and importable there; empty: the script's folder.",
     )
     mini_batch_size: Annotated[
         Annotated[int, Field(title="Number", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
@@ -75,25 +75,25 @@ class ParallelRunConfig(FormModel):
     ] = Field(
         default=None,
         title="Mini-batch size",
-        description="Files per run() (default 10), or bytes of a table per run(), about (default 1 MB); such as 5 or 10MB.",
+        description="Files per run() (default 10), or approximate bytes of a table (default 1 MB); such as 5 or 10MB.",
     )
     partition_keys: Annotated[
         Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None, BeforeValidator(keys)
     ] = Field(
         default=None,
         title="Partition keys",
-        description="One mini-batch per existing combination of these keys; not together with a mini-batch size.",
+        description="One mini-batch per existing combination of these keys; excludes a mini-batch size.",
     )
     node_count: Annotated[int, at_least(1)] = Field(
         default=1, ge=1, title="Nodes", description="Nodes used; a node is one Dask worker process."
     )
     process_count_per_node: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        optional("a whole number, 1 or more", lambda value: is_int(value) and value >= 1),
+        optional("an integer, 1 or more", lambda value: is_int(value) and value >= 1),
     ] = Field(
         default=None,
         title="Processes per node",
-        description="Processes per node that run the script; empty: 1 on a node with a GPU, else as many as it has cores.",
+        description="Processes per node that run the script; empty: 1 on a node with a GPU, else one per core.",
     )
     compute_target: Annotated[
         Annotated[str, Field(title="Name or address", min_length=1)] | ComputeTarget,
@@ -102,7 +102,7 @@ class ParallelRunConfig(FormModel):
         default="local",
         title="Compute target",
         description=(
-            "Where to run: local (this machine), the address or scheduler file of a running Dask cluster, a cluster class,"
+            "Where to run: local (this machine), the address or scheduler file of an existing Dask cluster, a cluster class,"
             " or a saved block as {{ prefect.blocks.dask-compute-target.NAME }}."
         ),
     )
@@ -110,18 +110,18 @@ class ParallelRunConfig(FormModel):
         default=60,
         gt=0,
         title="Timeout of run(), s",
-        description="Seconds for one call of run(); a process that overruns it is killed and replaced.",
+        description="Seconds for one call of run(); a process that exceeds it is killed and replaced.",
     )
     run_max_try: Annotated[int, at_least(1)] = Field(
-        default=3, ge=1, title="Tries", description="Tries per mini-batch, the first included."
+        default=3, ge=1, title="Attempts", description="Attempts per mini-batch, including the first."
     )
     allowed_failed_count: Annotated[
         Annotated[int, Field(ge=-1)] | None,
-        optional("a whole number, -1 or more", lambda value: is_int(value) and value >= -1),
+        optional("an integer, -1 or more", lambda value: is_int(value) and value >= -1),
     ] = Field(
         default=None,
         title="Allowed failed mini-batches",
-        description="Failed mini-batches that are forgiven; -1 or empty forgives all.",
+        description="Failed mini-batches allowed; -1 or empty for no limit.",
     )
     allowed_failed_percent: Annotated[
         Annotated[float, Field(ge=0, le=100)] | None,
@@ -129,7 +129,7 @@ class ParallelRunConfig(FormModel):
     ] = Field(
         default=None,
         title="Allowed failed mini-batches, %",
-        description="The same in percent of the planned mini-batches; 100 or empty forgives all.",
+        description="Percentage of the planned mini-batches that may fail; 100 or empty for no limit.",
     )
     append_row_file_name: Annotated[
         Annotated[str, Field(pattern=FILE_NAME, max_length=LONGEST_FILE_NAME)] | None, BeforeValidator(file_name)
@@ -147,7 +147,7 @@ class ParallelRunConfig(FormModel):
     ] = Field(
         default=None,
         title="Result format",
-        description="How rows are written; nothing chosen: by the file name's ending .jsonl or .parquet, else text.",
+        description="How rows are written; empty: by the file name's extension .jsonl or .parquet, else text.",
     )
     append_row_header: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
         default=False, title="Header line", description="Write column names as the first line of a text result."
@@ -164,8 +164,8 @@ class ParallelRunConfig(FormModel):
         default=None,
         title="Environment",
         description=(
-            "What the script runs in: empty, this interpreter; the path of another one or of a virtual environment; or packages"
-            " that are installed."
+            "Where the script runs; empty: this interpreter. Or the path of another interpreter or a virtual environment, or"
+            " packages to install."
         ),
     )
     environment_variables: Annotated[dict[str, str], BeforeValidator(variables)] = Field(
@@ -174,41 +174,44 @@ class ParallelRunConfig(FormModel):
         title="Environment variables",
         description=(
             'Set for the script before it is imported; a JSON object such as {"TOKEN": "{{ prefect.blocks.secret.NAME }}"}.'
-            " Such a reference to a secret block is looked up when the step runs; what is typed here itself can be read in"
-            " Prefect by everybody."
+            " References to secret blocks are resolved when the step runs; values typed here are visible to everybody in"
+            " Prefect."
         ),
     )
     description: str | None = Field(default=None, title="Description", description="Display text.")
     logging_level: Annotated[Literal["WARNING", "INFO", "DEBUG"], word("WARNING", "INFO", "DEBUG")] = Field(
-        default="INFO", title="Logging level", description="Of our own log lines and of EntryScript().logger."
+        default="INFO", title="Logging level", description="Level of the package's log lines and of EntryScript().logger."
     )
     node_start_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
         default=120,
         gt=0,
         title="Wait for nodes, s",
-        description="Seconds to wait for all nodes; then the step starts with those there are, and uses others as they come.",
+        description="Seconds to wait for all nodes; then the step starts with the available ones, and the rest join later.",
     )
     min_nodes: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        optional("a whole number, 1 or more", lambda value: is_int(value) and value >= 1),
+        optional("an integer, 1 or more", lambda value: is_int(value) and value >= 1),
     ] = Field(
         default=None,
-        title="Nodes at least",
+        title="Minimum nodes",
         description=(
-            "Start with so many, at most the nodes above; a cluster of our own grows to those while work waits, and shrinks"
-            " again. Empty: all of them."
+            "Nodes to start with, at most the number of nodes above; a cluster opened for the step grows to that number while"
+            " work waits, and shrinks again. Empty: all nodes."
         ),
     )
     models: Annotated[dict[str, str], BeforeValidator(paths_by_name)] = Field(
         default={},
         title="Models",
-        description="Paths by name: what Azure's Model.get_model_path(name) returns in the script, and AZUREML_MODEL_DIR.",
+        description="Paths by name: the results of Azure's Model.get_model_path(name) in the script, and AZUREML_MODEL_DIR.",
     )
     init_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
-        default=600, gt=0, title="Timeout of init(), s", description="Seconds for import and init() of one process."
+        default=600,
+        gt=0,
+        title="Timeout of init(), s",
+        description="Seconds for one process to import the script and run init().",
     )
     retry_delay_seconds: Annotated[float, accept("seconds, 0 or more", lambda value: is_number(value) and value >= 0)] = Field(
-        default=0, ge=0, title="Pause before a retry, s", description="Seconds before the next try of a mini-batch."
+        default=0, ge=0, title="Pause before a retry, s", description="Seconds before the next attempt at a mini-batch."
     )
     process_memory_limit: Annotated[
         Annotated[int, Field(title="Bytes", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
@@ -216,17 +219,17 @@ class ParallelRunConfig(FormModel):
     ] = Field(
         default=None,
         title="Memory limit per process",
-        description="Bytes, or such as 4GB; a process over it is killed and its try fails. Empty: none.",
+        description="Bytes, or a size such as 4GB; a process over it is killed and its attempt fails. Empty: no limit.",
     )
     isolate_failed_items: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
         default=False,
         title="Isolate failed items",
-        description="Halve a mini-batch whose tries are used up until the guilty items stand alone.",
+        description="Halve a mini-batch that has used up its attempts until the failing items are isolated.",
     )
     speculative_execution: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
         default=False,
         title="Speculative execution",
-        description="Near the end, run a mini-batch a second time where another node is much slower.",
+        description="Near the end, run a mini-batch a second time if its node is much slower than another.",
     )
     dashboard: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
         default=False,
@@ -236,48 +239,48 @@ class ParallelRunConfig(FormModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _take_none_for_a_default(cls, given: Any) -> Any:
-        """Take None, which Azure allows there, for fields that have a default."""
-        if not isinstance(given, dict):
-            return given
+    def _drop_none(cls, values: Any) -> Any:
+        """Use the default for fields that Azure allows to be None."""
+        if not isinstance(values, dict):
+            return values
         return {
             key: value
-            for key, value in given.items()
+            for key, value in values.items()
             if not (value is None and key in ("logging_level", "environment_variables"))
         }
 
     @field_validator("entry_script", "source_directory", mode="before")
     @classmethod
-    def _is_a_path(cls, value: Any, info: ValidationInfo) -> Any:
+    def _validate_path(cls, value: Any, info: ValidationInfo) -> Any:
         if value is None and info.field_name == "source_directory":
             return None
         if isinstance(value, Path):
             value = str(value)
         if not isinstance(value, str) or not value.strip() or "\0" in value:
-            raise ValueError(f"{info.field_name} is {shown(value)}; accepted: a path that exists")
+            raise ValueError(f"{info.field_name} is {shown(value)}; expected an existing path")
         return value.strip() if info.field_name == "entry_script" else value
 
     @field_validator("description", mode="before")
     @classmethod
-    def _is_display_text(cls, value: Any) -> Any:
+    def _to_string(cls, value: Any) -> Any:
         return None if value is None else str(value)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> ParallelRunConfig:
+    def _check_combinations(self) -> ParallelRunConfig:
         if self.partition_keys is not None and self.mini_batch_size is not None:
-            raise ValueError("partition_keys and mini_batch_size exclude each other; accepted: one of them")
+            raise ValueError("set either partition_keys or mini_batch_size, not both")
         if self.min_nodes is not None and self.min_nodes > self.node_count:
-            raise ValueError(f"min_nodes is {self.min_nodes}; accepted: at most node_count, which is {self.node_count}")
+            raise ValueError(f"min_nodes is {self.min_nodes}; expected at most node_count, which is {self.node_count}")
         if self.output_action == "summary_only" and self.append_row_file_name is not None:
-            named = shown(self.append_row_file_name)
-            raise ValueError(f"append_row_file_name is {named}, but output_action is summary_only; accepted: None")
+            name = shown(self.append_row_file_name)
+            raise ValueError(f"append_row_file_name is {name}, but output_action is summary_only; expected None")
         if self.append_row_csv_options is not None and self.result_format not in ("text", "csv"):
             raise ValueError(
                 f"append_row_csv_options is {shown(self.append_row_csv_options)}, but rows are written as {self.result_format};"
-                " accepted: None"
+                " expected None"
             )
         if self.source_directory is not None and not Path(self.source_directory).is_dir():
-            raise ValueError(f"source_directory is {shown(self.source_directory)}; accepted: a folder that exists")
+            raise ValueError(f"source_directory is {shown(self.source_directory)}; expected an existing folder")
         find_script(self.entry_script, self.source_directory)
         return self
 
@@ -288,7 +291,7 @@ class ParallelRunConfig(FormModel):
 
     @property
     def source_path(self) -> Path:
-        """Return the absolute path of the folder that is importable: source_directory, or the script's."""
+        """Return the absolute path of the importable folder: source_directory, or the script's folder."""
         return Path(self.source_directory).resolve() if self.source_directory is not None else self.script_path.parent
 
     @property
@@ -303,42 +306,42 @@ class ParallelRunConfig(FormModel):
 
     @property
     def result_format(self) -> Literal["text", "csv", "jsonl", "parquet"]:
-        """Return how rows are written."""
+        """Return the format of the result file."""
         if self.append_row_format is not None:
             return self.append_row_format
-        ending = Path(self.append_row_file_name or "").suffix.lower()
-        return "jsonl" if ending == ".jsonl" else "parquet" if ending == ".parquet" else "text"
+        extension = Path(self.append_row_file_name or "").suffix.lower()
+        return "jsonl" if extension == ".jsonl" else "parquet" if extension == ".parquet" else "text"
 
     def mini_batch_size_for(self, kind: Literal["file", "tabular"]) -> int:
-        """Return files per mini-batch, or about how many bytes of source for tabular input."""
+        """Return the files per mini-batch, or for tabular input its approximate bytes of source."""
         if self.mini_batch_size is None:
             return _DEFAULT_FILES if kind == "file" else _DEFAULT_BYTES
         return int(self.mini_batch_size)
 
     def save_to_yaml(self, path: str | Path) -> None:
-        """Write the configuration to a YAML file, whole or not at all.
+        """Write the configuration to a YAML file atomically.
 
         Values of ``environment_variables`` are secrets and are not written: the file holds a reference ``${NAME}`` for each,
-        which ``load_yaml`` reads from the environment of the process that loads it.
+        which ``load_yaml`` resolves from the environment of the loading process.
         """
-        from prefect_parallel_run.config.yaml_file import save  # noqa: PLC0415  yaml is not needed to validate
+        from prefect_parallel_run.config.yaml_file import save  # noqa: PLC0415  validation does not need yaml
 
         save(self, Path(path))
 
     @classmethod
-    def load_yaml(cls, *where: Any) -> ParallelRunConfig:
+    def load_yaml(cls, *arguments: Any) -> ParallelRunConfig:
         """Read a configuration from a YAML file: ``load_yaml(path)``, or ``load_yaml(workspace, path)`` as in Azure.
 
         Raises:
-            ValueError: The file is not such a configuration; the error names file, line and field.
+            ValueError: The file is not a configuration; the error names file, line and field.
         """
-        from prefect_parallel_run.config.yaml_file import load  # noqa: PLC0415  the same
+        from prefect_parallel_run.config.yaml_file import load  # noqa: PLC0415  validation does not need yaml
 
-        if not 1 <= len(where) <= 2:
+        if not 1 <= len(arguments) <= 2:
             raise TypeError("load_yaml takes a path, or a workspace and a path")
-        return load(cls, Path(where[-1]))
+        return load(cls, Path(arguments[-1]))
 
 
 def wrong_fields(error: ValidationError) -> dict[str, str]:
-    """Return what a ValidationError says, by field name; errors about several fields stand under an empty name."""
+    """Return the messages of a ValidationError by field name; errors about several fields have an empty name."""
     return {str(part["loc"][0]) if part["loc"] else "": part["msg"] for part in json.loads(error.json(include_url=False))}

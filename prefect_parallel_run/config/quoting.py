@@ -1,23 +1,23 @@
-"""What a plain value is, and how an error shows one that is wrong. Pure, and quick to import: the command line begins here."""
+"""Tests for plain values, and their display in errors. Pure, and quick to import: the command line needs it to start."""
 
 from __future__ import annotations
 
 from typing import Any
 
-_LONGEST_SHOWN = 200  #: characters of a wrong value in an error
+_MAX_SHOWN = 200  #: characters of an invalid value in an error
 
 
 def shown(value: Any) -> str:
-    """Return a value as an error shows it, not endless."""
+    """Return a value for an error message, truncated."""
     text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def is_int(value: Any) -> bool:
-    """True for a whole number; a truth value is none."""
+    """True for an integer that is not a boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
     """True for a finite number."""
-    return (is_int(value) or isinstance(value, float)) and value == value and abs(value) != float("inf")  # noqa: PLR0124  NaN
+    return (is_int(value) or isinstance(value, float)) and value == value and abs(value) != float("inf")  # noqa: PLR0124  false for NaN

@@ -1,4 +1,4 @@
-"""YAML text as nodes, for every YAML file that is read: syntax, nesting and aliases are checked, values are not made."""
+"""YAML text as nodes, for every YAML file: checks syntax, nesting and aliases without constructing values."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 import yaml
 
-_DEEPEST = 100  #: levels; far more than any file of ours or of Azure's has, and far less than Python's own recursion allows
+_MAX_DEPTH = 100  #: levels; far more than any real file has, and far fewer than Python's recursion limit
 
 
 class UnreadableYamlError(ValueError):
-    """A text is not YAML, or not of the kind that is read.
+    """The text is not YAML, or uses features that are not accepted.
 
     Args:
-        line: Where, from 1.
-        reason: What is wrong.
+        line: Line number, starting at 1.
+        reason: The problem.
     """
 
     def __init__(self, line: int, reason: str) -> None:
@@ -28,16 +28,16 @@ class UnreadableYamlError(ValueError):
 def compose(text: str, *, aliases: bool) -> yaml.Node | None:
     """Return the root node of a YAML document; None for an empty one.
 
-    No node contains itself, and none is more than 100 levels of mappings and lists deep, aliases followed: who goes through
-    the nodes, or through values made of them, may do so recursively. A text that is nested more deeply is given up as soon as
-    that is seen, since PyYAML's time grows with the square of the depth.
+    No node contains itself, and none is nested deeper than 100 levels of mappings and lists, aliases included, so that callers
+    may recurse over the nodes and their values. A deeper text is rejected as soon as that is known, since PyYAML's time grows
+    with the square of the depth.
 
     Args:
-        text: Of the document.
-        aliases: Accept them; what they refer to is one node.
+        text: The YAML document.
+        aliases: Accept aliases; all references to an anchor are one node.
 
     Raises:
-        UnreadableYamlError: As its name says.
+        UnreadableYamlError: The text is not YAML, nested too deeply, or has an alias that is not accepted.
     """
     try:
         loader = _Loader(text, aliases=aliases)
@@ -51,21 +51,21 @@ def compose(text: str, *, aliases: bool) -> yaml.Node | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes as PyYAML does, and knows how deep it is."""
+    """Composes nodes as PyYAML does, and tracks their depth."""
 
     def __init__(self, text: str, *, aliases: bool) -> None:
         super().__init__(text)
         self._aliases = aliases
-        self._level = 0  # mappings and lists that are open
-        self._heights: dict[int, int] = {}  # of the nodes that are complete, which live as long as the loader: by id
+        self._level = 0  # open mappings and lists
+        self._heights: dict[int, int] = {}  # by id of complete nodes, which live as long as the loader
 
     def fetch_flow_collection_start(self, kind: Any) -> None:
-        """Read an opening bracket; the scanner runs ahead of the composer, and its time grows with the square of these."""
+        """Check the depth at an opening bracket: the scanner runs ahead of the composer, in time quadratic in their number."""
         super().fetch_flow_collection_start(kind)
         self._check(self.flow_level, self.line + 1)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose the next node."""
+        """Compose the next node and check its depth."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         line = _line(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
@@ -73,7 +73,7 @@ class _Loader(yaml.SafeLoader):
                 raise UnreadableYamlError(line, "aliases are not accepted")
             node = super().compose_node(parent, index)
             if id(node) not in self._heights:
-                raise UnreadableYamlError(line, f"*{event.anchor} is a part of itself")
+                raise UnreadableYamlError(line, f"*{event.anchor} contains itself")
             self._check(self._level + self._heights[id(node)], line)
             return node
         is_collection = isinstance(event, yaml.CollectionStartEvent)
@@ -81,17 +81,19 @@ class _Loader(yaml.SafeLoader):
         self._check(self._level, line)
         node = super().compose_node(parent, index)
         self._level -= is_collection
-        self._heights[id(node)] = is_collection + max((self._heights[id(one)] for one in _parts(node)), default=0)
+        self._heights[id(node)] = is_collection + max((self._heights[id(part)] for part in _parts(node)), default=0)
         return node
 
     def _check(self, levels: int, line: int) -> None:
-        if levels > _DEEPEST:
-            raise UnreadableYamlError(line, f"mappings and lists are nested in more than {_DEEPEST} levels; write it flatter")
+        if levels > _MAX_DEPTH:
+            raise UnreadableYamlError(
+                line, f"mappings and lists are nested in more than {_MAX_DEPTH} levels; reduce the nesting"
+            )
 
 
 def _parts(node: yaml.Node | None) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
-        return [one for pair in node.value for one in pair]
+        return [part for pair in node.value for part in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 

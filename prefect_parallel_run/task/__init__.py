@@ -1,1 +1,1 @@
-"""What makes a step a Prefect task: names, references, cancellation, caching, the form."""
+"""Integrates a step with Prefect: names, references, cancellation, caching, the form."""

@@ -1,9 +1,9 @@
-"""Finds out that a step which runs in a thread of its flow, or in another process, was cancelled.
+"""Detects cancellation of a step that runs in a thread of its flow, or in another process.
 
-In the main thread of the flow's process SIGTERM and Ctrl-C arrive as exceptions by themselves. A *submitted* step gets nothing:
-left alone it would hold the flow process up until that is killed, or go on in a process of Dask, Ray or a pool. Two things tell
-it: the state of its flow run, which the API sets to Cancelling first, and the flow's task runner, which is left by an exception
-when the main thread got a signal.
+In the main thread of the flow's process, SIGTERM and Ctrl-C arrive as exceptions. A *submitted* step receives nothing: it would
+block the flow process until that is killed, or continue in a process of Dask, Ray or a pool. Two things reveal the
+cancellation: the state of its flow run, which the API sets to Cancelling first, and the flow's task runner, whose block exits
+with an exception if the main thread received a signal.
 Source: CONTRACT.md 8.
 """
 
@@ -29,63 +29,63 @@ from prefect.task_runners import TaskRunner
 
 from prefect_parallel_run._threads import Background
 
-_SENDING = 5.0  #: s for events to be sent from a process that may end then
-_EVERY = 3.0  #: s between two looks at the flow run's state
+_FLUSH_TIMEOUT = 5.0  #: s to send events from a process that may exit afterwards
+_POLL_INTERVAL = 3.0  #: s between two checks of the flow run's state
 
 
 class Cancellation:
-    """Looks, now and then, whether the run that this thread belongs to is wanted any more."""
+    """Checks regularly whether the run of this thread has been cancelled."""
 
     def __init__(self) -> None:
         flow, task = FlowRunContext.get(), TaskRunContext.get()
         is_main = threading.current_thread() is threading.main_thread()
-        self._hears_signals = is_main and not (flow is not None and flow.detached)  # a detached flow runs in another process
+        self._receives_signals = is_main and not (flow is not None and flow.detached)  # a detached flow runs in another process
         self._flow_run_id = flow.flow_run.id if flow is not None and flow.flow_run is not None else None
         runner = flow.task_runner if flow is not None else None
-        # The event is private to Prefect's thread runner; without it the flow run's state still tells, a little later.
+        # The event is private to Prefect's thread runner; without it the flow run's state reveals it a little later.
         events = getattr(runner, "_cancel_events", None) or {}
         self._event = events.get(task.task_run.id) if task is not None else None
-        self._next = time.monotonic() + _EVERY
-        self._question: Background[bool] | None = None  # that the API has been asked; a server that is away answers late
+        self._next = time.monotonic() + _POLL_INTERVAL
+        self._request: Background[bool] | None = None  # a request to the API in progress; an unreachable server answers late
 
-    def raise_if_wanted(self) -> None:
-        """Raise TerminationSignal (an ordinary exception would be retried) once the run was cancelled."""
-        if self._hears_signals:
+    def raise_if_cancelled(self) -> None:
+        """Raise TerminationSignal (an ordinary exception would be retried) if the run has been cancelled."""
+        if self._receives_signals:
             return
-        if self._event is not None and self._event.is_set() and _runner_is_left_by_an_exception():
+        if self._event is not None and self._event.is_set() and _runner_exits_with_exception():
             raise TerminationSignal(signal.SIGTERM)
-        if self._flow_run_id is not None and self._is_cancelled_in_the_api(self._flow_run_id):
+        if self._flow_run_id is not None and self._poll_api(self._flow_run_id):
             raise TerminationSignal(signal.SIGTERM)
 
-    def _is_cancelled_in_the_api(self, flow_run_id: UUID) -> bool:
-        """Return what the API has answered; it is asked now and then, and never waited for."""
-        if self._question is None:
+    def _poll_api(self, flow_run_id: UUID) -> bool:
+        """Return the API's answer; polls it regularly in the background, without waiting."""
+        if self._request is None:
             if time.monotonic() >= self._next:
                 context = copy_context()
-                self._question = Background("cancellation", lambda _: context.run(_is_cancelled, flow_run_id)).start()
+                self._request = Background("cancellation", lambda _: context.run(_is_cancelled, flow_run_id)).start()
             return False
-        if not self._question.is_over():
+        if not self._request.is_over():
             return False
-        answer = self._question.wait(lambda: None)
-        self._question, self._next = None, time.monotonic() + _EVERY
+        answer = self._request.wait(lambda: None)
+        self._request, self._next = None, time.monotonic() + _POLL_INTERVAL
         return answer
 
 
 def _is_cancelled(flow_run_id: UUID) -> bool:
-    """Ask the API. The client is the run's own, and is not entered: its count of who has is not for two threads."""
+    """Ask the API with the run's own client, without entering it: its count of entries is not thread-safe."""
     try:
         state = get_client(sync_client=True).read_flow_run(flow_run_id).state
     except (httpx.HTTPError, PrefectException):
-        return False  # a server that is away for a moment is no reason to stop
+        return False  # do not stop because the server is briefly unreachable
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
 @contextmanager
-def in_any_process() -> Iterator[None]:
-    """Let a step that runs in a process of Dask, of Ray or of a pool end as it would in its flow's.
+def flush_when_detached() -> Iterator[None]:
+    """Make a step in a process of Dask, Ray or a pool end as it would in its flow's process.
 
-    What it has told is sent before the process may be gone. A cancelled run ends by an ordinary exception: what is none ends
-    the thread in which Prefect's process pool waits for results, and the flow would wait for ever.
+    Its logs and events are sent before the process may exit. A cancelled run ends with an ordinary exception: any other
+    would end the thread in which Prefect's process pool waits for results, and the flow would wait forever.
     """
     if not _is_detached():
         yield
@@ -93,32 +93,32 @@ def in_any_process() -> Iterator[None]:
     try:
         yield
     except TerminationSignal:
-        raise CancelledRun("the flow run is being cancelled; what is finished is kept") from None
+        raise CancelledRun("the flow run is being cancelled; completed mini-batches are kept") from None
     finally:
-        send_what_was_told()
+        flush_logs_and_events()
 
 
-def send_what_was_told() -> None:
-    """Send log lines and events on, where the step runs in a process that may end as soon as it returns."""
+def flush_logs_and_events() -> None:
+    """Send log lines and events if the step runs in a process that may exit as soon as it returns."""
     if _is_detached():
         APILogHandler().flush()
-        EventsWorker.drain_all(timeout=_SENDING)
+        EventsWorker.drain_all(timeout=_FLUSH_TIMEOUT)
 
 
 def _is_detached() -> bool:
-    """True in a process of a task runner."""
+    """True in a process of a task runner, where the flow itself does not run."""
     flow = FlowRunContext.get()
     return flow is not None and flow.detached
 
 
-def _runner_is_left_by_an_exception() -> bool:
-    """True when the main thread is leaving the flow's task runner because of an exception.
+def _runner_exits_with_exception() -> bool:
+    """True if the main thread is leaving the flow's task runner because of an exception.
 
-    The runner sets its cancel events also when a flow just ends without having waited for what it submitted; then Prefect
-    lets tasks finish, and so do we.
+    The runner also sets its cancel events if a flow ends without waiting for submitted tasks; then Prefect lets them finish,
+    and so does the step.
     """
     main = threading.main_thread().ident
-    frame: FrameType | None = sys._current_frames().get(main) if main is not None else None  # noqa: SLF001  no other way
+    frame: FrameType | None = sys._current_frames().get(main) if main is not None else None  # noqa: SLF001  Python has no public way to read another thread's frames
     while frame is not None:
         owner = frame.f_locals.get("self")
         if frame.f_code.co_name == "__exit__" and isinstance(owner, TaskRunner):

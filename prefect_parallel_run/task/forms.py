@@ -1,7 +1,7 @@
-"""What the ready-made flow is given, as a person fills it in: inputs, side inputs, configuration; and what becomes of it.
+"""The form of the ready-made flows: inputs, side inputs, configuration; and their conversion to the step's values.
 
-Every kind of input has a key of its own (``files``, ``parquet_files``, …), so that what was filled in is one kind and no other,
-for Prefect's forms as well as for us. Prefect hands the values on as they came, JSON; here they become what a step takes.
+Every kind of input has a key of its own (``files``, ``parquet_files``, …), so that a value matches exactly one kind, both in
+Prefect's forms and here. Prefect passes the values on unchanged, as JSON; this module converts them to what a step takes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
 
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
-_LAST = 10  #: position of the fields that all inputs have; the others have none and come first
-_TAB, _NO_QUOTES = r"\t", "none"  #: how a form names what cannot be typed into it
+_LAST = 10  #: position of the fields that all inputs share; the other fields have none and come first
+_TAB, _NO_QUOTES = r"\t", "none"  #: spelling in a form of values that cannot be typed into it
 
 _Model = TypeVar("_Model", bound=BaseModel)
 Paths = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
@@ -34,17 +34,17 @@ Character = Annotated[str, Field(min_length=1, max_length=1)]
 
 
 class ShownAs(NamedTuple):
-    """Beside a type that Python code may pass: the one that the form shows, and that JSON is held against."""
+    """Annotates a type that Python code may pass with the type that the form shows and JSON is validated against."""
 
     kind: Any
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return the schema of that type."""
+        """Return the schema of the annotated type."""
         return handler.generate_schema(self.kind)
 
 
 class _Input(FormModel):
-    """What every kind of input has."""
+    """Fields of every kind of input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -52,23 +52,23 @@ class _Input(FormModel):
         default=None,
         pattern=_IDENTIFIER,
         title="Name",
-        description="Of the input, as the script sees it; letters, digits and underscores. Empty: input_0, input_1, …",
+        description="Name of the input in the script; letters, digits and underscores. Empty: input_0, input_1, …",
         json_schema_extra={"position": _LAST},
     )
     allow_empty: bool = Field(
         default=False,
         title="Allow empty",
-        description="An input without items is no error.",
+        description="Allow an input without items.",
         json_schema_extra={"position": _LAST},
     )
 
     @abstractmethod
     def dataset(self) -> Dataset:
-        """Return the input as a step takes it."""
+        """Return the input as a dataset."""
 
 
-def _paths(what: str) -> Any:
-    description = f"Paths, folders (with all below them), globs or URLs of {what}; one per entry."
+def _paths(kind: str) -> Any:
+    description = f"Paths, folders (including subfolders), globs or URLs of {kind}; one per entry."
     return Field(title="Paths", description=description)
 
 
@@ -81,11 +81,11 @@ class Files(_Input):
     partition_format: str | None = Field(
         default=None,
         title="Partition format",
-        description="For partition keys: what the end of a path says, such as {user}/{day:yyyy/MM/dd}/*.wav.",
+        description="For partition keys: pattern for the end of a path, such as {user}/{day:yyyy/MM/dd}/*.wav.",
     )
 
     def dataset(self) -> Dataset:
-        """Return the files."""
+        """Return the files as a dataset."""
         return FileDataset(
             paths=given_paths(self.files),
             name=self.name,
@@ -107,24 +107,24 @@ class ParquetFiles(_Table):
     parquet_files: Paths = _paths("Parquet files")
 
     def dataset(self) -> Dataset:
-        """Return the rows."""
+        """Return the rows as a dataset."""
         return self._table(self.parquet_files, format="parquet")
 
 
 class _Text(_Table):
-    """What text files have."""
+    """Fields of text files."""
 
     encoding: str = Field(
         default="utf-8",
         min_length=1,
         title="Encoding",
-        description="Any encoding that Python knows, such as utf-8 or latin-1.",
+        description="Any encoding that Python supports, such as utf-8 or latin-1.",
         json_schema_extra={"position": _LAST - 1},
     )
     compression: Literal["infer", "gzip", "bz2", "xz", "zstd", "none"] = Field(
         default="infer",
         title="Compression",
-        description="infer: by the ending .gz, .bz2, .xz or .zst.",
+        description="infer: from the extension .gz, .bz2, .xz or .zst.",
         json_schema_extra={"position": _LAST - 1},
     )
 
@@ -138,40 +138,38 @@ class DelimitedFiles(_Text):
 
     model_config = ConfigDict(title="Delimited text")
 
-    delimited_files: Paths = _paths("CSV and the like")
+    delimited_files: Paths = _paths("CSV and similar files")
     delimiter: str = Field(
-        default=",", pattern=r"^(.|\\t)$", title="Delimiter", description=r"Between fields; one character, \t for a tab."
+        default=",", pattern=r"^(.|\\t)$", title="Delimiter", description=r"Field separator; one character, \t for a tab."
     )
     header: bool = Field(default=True, title="Header", description="The first record of each file names the columns.")
     quote: str = Field(
         default='"',
         pattern="^(.|none)$",
         title="Quote",
-        description="Around fields that need it; one character, or none where quotes mean nothing.",
+        description="Quote character; or none to read quotes as data.",
     )
     double_quote: bool = Field(default=True, title="Doubled quotes", description="Two quotes in a quoted field stand for one.")
-    escape: Character | None = Field(
-        default=None, title="Escape", description="In front of a character that then means itself, such as a backslash."
-    )
+    escape: Character | None = Field(default=None, title="Escape", description="Escape character, such as a backslash.")
     decimal: Character = Field(default=".", title="Decimal point", description="One character.")
     column_types: dict[str, Literal["string", "int64", "Int64", "float64", "boolean"]] = Field(
         default={},
-        title="Types of columns",
+        title="Column types",
         description='A JSON object, such as {"id": "string"}: string, int64, Int64, float64 or boolean, as pandas names them.',
     )
     na_values: list[str] = Field(
         default=[],
         title="Missing values",
-        description="Texts that stand for a missing value, beside those of pandas; one per entry.",
+        description="Strings that stand for a missing value, in addition to those of pandas; one per entry.",
     )
     keep_default_na: bool = Field(
         default=True,
-        title="Usual missing values",
-        description="Off: NA, null, an empty field and the like are strings; only the texts above stand for a missing value.",
+        title="Default missing values",
+        description="Off: NA, null, empty fields and so on are strings; only the strings above stand for a missing value.",
     )
 
     def dataset(self) -> Dataset:
-        """Return the records."""
+        """Return the records as a dataset."""
         return self._table(
             self.delimited_files,
             format="delimited",
@@ -196,7 +194,7 @@ class JsonLinesFiles(_Text):
     json_lines_files: Paths = _paths("files with one JSON object per line")
 
     def dataset(self) -> Dataset:
-        """Return the lines."""
+        """Return the lines as a dataset."""
         return self._table(self.json_lines_files, format="json_lines", **self._stored)
 
 
@@ -208,7 +206,7 @@ class ArrowFiles(_Table):
     arrow_files: Paths = _paths("Arrow files")
 
     def dataset(self) -> Dataset:
-        """Return the rows."""
+        """Return the rows as a dataset."""
         return self._table(self.arrow_files, format="arrow")
 
 
@@ -220,7 +218,7 @@ class OrcFiles(_Table):
     orc_files: Paths = _paths("ORC files")
 
     def dataset(self) -> Dataset:
-        """Return the rows."""
+        """Return the rows as a dataset."""
         return self._table(self.orc_files, format="orc")
 
 
@@ -247,8 +245,8 @@ class SideInput(FormModel):
 class SavedBlock(BaseModel):
     """A Dask cluster that was saved as a block: choose one, or add it."""
 
-    # No object is one but a reference, which Prefect's server accepts beside it, under the title: that is why it has none of
-    # its own. The block's own schema has nothing that a reference lacks, so the server would refuse that for being both.
+    # This schema accepts no object except a reference, which Prefect's server accepts in addition, by the title; that is why
+    # the class has no title of its own. The block's own schema would match a reference too, and the server would reject that.
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"block_type_slug": DaskComputeTarget.get_block_type_slug(), "minProperties": 1},
@@ -263,84 +261,86 @@ _Target = (
 
 
 class Settings(ParallelRunConfig):
-    """A ParallelRunConfig as the form shows it: a saved block is one more choice of a compute target."""
+    """A ParallelRunConfig in the form; a saved block is a further choice of compute target."""
 
-    compute_target: Annotated[str | ComputeTarget, ShownAs(_Target)] = ParallelRunConfig.model_fields["compute_target"]  # type: ignore[assignment]  # the same field
-
-
-def configuration(given: Any) -> ParallelRunConfig:
-    """Return the configuration of a form, of a YAML file, or as it is.
-
-    Raises:
-        ValueError: A value is wrong; the error names every such field.
-    """
-    if isinstance(given, ParallelRunConfig):
-        return given
-    if isinstance(given, str | os.PathLike):
-        return ParallelRunConfig.load_yaml(given)
-    fields = {**_mapping("config", given, "fields, or the path of a YAML file")}
-    fields["compute_target"] = _without_reference(fields.get("compute_target", "local"))
-    return _made(ParallelRunConfig, "config", fields)
+    compute_target: Annotated[str | ComputeTarget, ShownAs(_Target)] = ParallelRunConfig.model_fields["compute_target"]  # type: ignore[assignment]  # the same field with another annotation
 
 
-def dataset(place: int, given: Any) -> Any:
-    """Return input number *place* as a step takes it; what a step takes anyway is left as it is.
+def configuration(value: Any) -> ParallelRunConfig:
+    """Return the configuration from a form's fields or a YAML file, or unchanged.
 
     Raises:
-        ValueError: It is no kind of input, or one of its values is wrong.
+        ValueError: A value is invalid; the error names every such field.
     """
-    if isinstance(given, _Input):
-        return given.dataset()
-    if not isinstance(given, Mapping):
-        return given
-    where = f"inputs[{place}]"
-    kind = next((kind for key, kind in _KINDS.items() if key in given), None)
+    if isinstance(value, ParallelRunConfig):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return ParallelRunConfig.load_yaml(value)
+    fields = {**_mapping("config", value, "fields, or the path of a YAML file")}
+    fields["compute_target"] = _load_block(fields.get("compute_target", "local"))
+    return _build(ParallelRunConfig, "config", fields)
+
+
+def dataset(index: int, value: Any) -> Any:
+    """Return input number *index* as a step takes it; datasets, results and paths are returned unchanged.
+
+    Raises:
+        ValueError: The kind of the input is unknown, or one of its values is invalid.
+    """
+    if isinstance(value, _Input):
+        return value.dataset()
+    if not isinstance(value, Mapping):
+        return value
+    where = f"inputs[{index}]"
+    kind = next((kind for key, kind in _KINDS.items() if key in value), None)
     if kind is None:
         raise ValueError(
-            f"{where} has the fields {sorted(given)}; accepted: one of {', '.join(_KINDS)}, and options of its kind"
+            f"{where} has the fields {sorted(value)}; expected one of {', '.join(_KINDS)}, and options of its kind"
         )
-    return _made(kind, where, given).dataset()
+    return _build(kind, where, value).dataset()
 
 
-def side_inputs_by_name(given: Any) -> dict[str, Any]:
-    """Return side inputs by name: a mapping as it is, a list of names and paths as a mapping.
+def side_inputs_by_name(values: Any) -> dict[str, Any]:
+    """Return side inputs as a mapping of names to paths, from a mapping or a list.
 
     Raises:
-        ValueError: One is no name and path, or a name comes twice.
+        ValueError: An entry lacks a name or path, or a name is used twice.
     """
-    if isinstance(given, Mapping):
-        return {**given}
-    found: dict[str, Any] = {}
-    for place, value in enumerate(given):
-        where = f"side_inputs[{place}]"
-        one = value if isinstance(value, SideInput) else _made(SideInput, where, _mapping(where, value, "a name and a path"))
-        if one.name in found:
-            raise ValueError(f"{where} has the name {one.name!r}, which another one has; accepted: names that are different")
-        found[one.name] = one.path
-    return found
+    if isinstance(values, Mapping):
+        return {**values}
+    paths: dict[str, Any] = {}
+    for index, value in enumerate(values):
+        where = f"side_inputs[{index}]"
+        entry = value if isinstance(value, SideInput) else _build(SideInput, where, _mapping(where, value, "a name and a path"))
+        if entry.name in paths:
+            raise ValueError(f"{where} has the name {entry.name!r} of another side input; expected different names")
+        paths[entry.name] = entry.path
+    return paths
 
 
-def _mapping(where: str, given: Any, words: str) -> Mapping[str, Any]:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{where} is {shown(given)}; accepted: {words}")  # noqa: TRY004  a wrong value, like others
-    return given
+def _mapping(where: str, value: Any, expected: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} is {shown(value)}; expected {expected}")
+    return value
 
 
-def _made(kind: type[_Model], where: str, fields: Mapping[str, Any]) -> _Model:
-    """Return a model; values are in no error but those that its own validators put there, which leave out secrets."""
+def _build(kind: type[_Model], where: str, fields: Mapping[str, Any]) -> _Model:
+    """Return a model; errors contain no values except those that its own validators show, which omit secrets."""
     try:
         return kind(**fields)
     except ValidationError as error:
-        wrong = error.errors(include_url=False, include_input=False, include_context=False)
-        said = [f"{'.'.join([where, *map(str, part['loc'])])}: {part['msg'].removeprefix('Value error, ')}" for part in wrong]
-        raise ValueError("\n".join(said)) from None
+        parts = error.errors(include_url=False, include_input=False, include_context=False)
+        messages = [
+            f"{'.'.join([where, *map(str, part['loc'])])}: {part['msg'].removeprefix('Value error, ')}" for part in parts
+        ]
+        raise ValueError("\n".join(messages)) from None
 
 
-def _without_reference(given: Any) -> Any:
-    """Return a compute target; the block that a form refers to (``{"$ref": …}``) by its name."""
-    if not isinstance(given, Mapping) or "$ref" not in given:
-        return given
-    block = Block.load_from_ref(given["$ref"], _sync=True)  # type: ignore[call-arg]  # async_dispatch takes it
+def _load_block(target: Any) -> Any:
+    """Return a compute target; a reference to a saved block (``{"$ref": …}``) is resolved."""
+    if not isinstance(target, Mapping) or "$ref" not in target:
+        return target
+    block = Block.load_from_ref(target["$ref"], _sync=True)  # type: ignore[call-arg]  # async_dispatch adds _sync
     if not isinstance(block, DaskComputeTarget):
-        raise ValueError(f"config.compute_target is a {type(block).__name__}; accepted: a {DaskComputeTarget.__name__}")  # noqa: TRY004  a wrong value, like others
+        raise ValueError(f"config.compute_target is a {type(block).__name__}; expected a {DaskComputeTarget.__name__}")
     return block.as_compute_target()

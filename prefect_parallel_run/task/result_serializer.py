@@ -1,6 +1,6 @@
-"""How results and errors of steps lie in Prefect's result storage: as JSON, never a pickle.
+"""Stores results and errors of steps in Prefect's result storage as JSON, never as a pickle.
 
-Prefect's own JSON makes an error of its text alone, which ours, with their facts as arguments, cannot be made of.
+Prefect's own JSON encodes an error as its message only; the errors of this package are rebuilt from their arguments.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _KEY = "__parallel_run_error__"
 
 
 def encode(value: Any) -> Any:
-    """Return *value* in terms of JSON; see json.dumps, default."""
+    """Return *value* as JSON types; the ``default`` of json.dumps."""
     if isinstance(value, errors.ParallelRunError):
         return {_KEY: type(value).__name__, "facts": value.args}
-    if isinstance(value, ValidationError):  # cannot be made anew; it is a ValueError
+    if isinstance(value, ValidationError):  # cannot be rebuilt; it is a ValueError
         return prefect_json_object_encoder(ValueError(str(value)))
     return prefect_json_object_encoder(value)
 
 
-def decode(given: dict[str, Any]) -> Any:
-    """Return what ``encode`` was given; see json.loads, object_hook."""
-    if _KEY not in given:
-        return prefect_json_object_decoder(given)
-    kind = getattr(errors, given[_KEY], None)
+def decode(document: dict[str, Any]) -> Any:
+    """Return the value that ``encode`` encoded; the ``object_hook`` of json.loads."""
+    if _KEY not in document:
+        return prefect_json_object_decoder(document)
+    kind = getattr(errors, document[_KEY], None)
     if not (isinstance(kind, type) and issubclass(kind, errors.ParallelRunError)):
-        raise ValueError(f"{given[_KEY]} is no error of prefect_parallel_run")  # noqa: TRY004  a wrong value
-    return kind(*(tuple(fact) if isinstance(fact, list) else fact for fact in given["facts"]))
+        raise ValueError(f"{document[_KEY]} is not an error of prefect_parallel_run")
+    return kind(*(tuple(fact) if isinstance(fact, list) else fact for fact in document["facts"]))
 
 
 RESULT_SERIALIZER = JSONSerializer(

@@ -1,4 +1,4 @@
-"""Names of task runs that people can tell apart: the step's, and what is special about this run where it is mapped. Pure."""
+"""Distinguishable names of task runs: the step's name, and for mapped runs what differs. Pure."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.result import ParallelRunResult
 
-_MOST_CHARACTERS = 60
+_MAX_CHARACTERS = 60
 
 
-def task_run_name(name: str, given: Mapping[str, Any], is_pending: Callable[[Any], bool]) -> Callable[..., str]:
-    """Return what names a task run, as Prefect wants it: a function of its parameters.
+def task_run_name(name: str, defaults: Mapping[str, Any], is_pending: Callable[[Any], bool]) -> Callable[..., str]:
+    """Return the function of the task run's parameters that Prefect calls to name it.
 
     Args:
-        name: Of the step.
-        given: What the step was made with; a run that differs in its inputs, its output or its arguments is named after that.
-        is_pending: True for what stands for a value that comes later; a step made with such ones differs by that alone.
+        name: Name of the step.
+        defaults: The step's own values; a run with another input, output or arguments is named after them.
+        is_pending: True for a value that is not known yet, such as a future; a step with such defaults differs only in that.
     """
 
-    def named(parameters: Mapping[str, Any]) -> str:
+    def name_of(parameters: Mapping[str, Any]) -> str:
         for key, describe in (("inputs", _inputs), ("output", _last), ("arguments", _arguments)):
-            value, usual = parameters[key], given[key]
-            if value is usual or value == usual or _contains(usual, is_pending):
+            value, default = parameters[key], defaults[key]
+            if value is default or value == default or _contains(default, is_pending):
                 continue
-            if label := describe(value)[:_MOST_CHARACTERS]:
+            if label := describe(value)[:_MAX_CHARACTERS]:
                 return f"{name} {label}"
         return name
 
-    return named
+    return name_of
 
 
-def _contains(value: Any, is_wanted: Callable[[Any], bool]) -> bool:
+def _contains(value: Any, predicate: Callable[[Any], bool]) -> bool:
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple | set):
-        return any(_contains(element, is_wanted) for element in value)
-    return is_wanted(value)
+        return any(_contains(element, predicate) for element in value)
+    return predicate(value)
 
 
 def _inputs(value: Any) -> str:
@@ -54,7 +54,7 @@ def _inputs(value: Any) -> str:
 
 
 def _last(value: Any) -> str:
-    """Return the last two names of a path or URL, without what may follow: a signed URL has secrets in its query.
+    """Return the last two components of a path or URL, without its query, which can hold secrets of a signed URL.
 
     >>> _last("/data/2024/01/"), _last("https://host/a/b.csv?signature=x")
     ('2024/01', 'a/b.csv')
@@ -69,5 +69,5 @@ def _last(value: Any) -> str:
 
 
 def _arguments(value: Any) -> str:
-    texts = value if isinstance(value, list | tuple) else [value]
-    return "".join(c if c.isprintable() else "?" for c in " ".join(map(str, texts)))
+    values = value if isinstance(value, list | tuple) else [value]
+    return "".join(c if c.isprintable() else "?" for c in " ".join(map(str, values)))

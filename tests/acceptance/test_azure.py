@@ -1,4 +1,4 @@
-"""Azure ML's jobs and habits, run as they are."""
+"""Azure ML's jobs and scripts run unchanged."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ DATA = Path(__file__).parent.parent / "unit" / "data" / "azure"
 
 
 def test_an_imported_job_runs_end_to_end(tmp_path, caplog):
-    """Pipeline job, MLTable, settings file, model and options of the driver: the rows are those that the script made."""
+    """Pipeline job, MLTable, settings file, model and options of the driver: the result has the script's rows."""
     imported = load(DATA / "iris" / "pipeline.yml", {"${{outputs.named}}": str(tmp_path / "named.csv")})
     (step,) = imported.steps
     with caplog.at_level(logging.WARNING):
@@ -28,11 +28,11 @@ def test_an_imported_job_runs_end_to_end(tmp_path, caplog):
     expected = ["setosa" if length < 2.45 else "virginica" for length in flowers["petal_length"]]
     assert found["kind"].tolist() == expected
     assert set(found["word"]) == {"hello"}
-    assert "left out" not in caplog.text  # the import has told it, and taken the options out
+    assert "left out" not in caplog.text  # the import has reported them and removed the options
 
 
-def test_a_steps_own_arguments_may_have_the_drivers_options(workshop, caplog):
-    """They are honoured or warned of, once each, and the script sees them as it does in Azure."""
+def test_a_steps_arguments_can_have_driver_options(workshop, caplog):
+    """Each is applied or causes one warning, and the script sees them as in Azure."""
     source = workshop.folder / "source"
     source.mkdir()
     script = "import sys\nimport pandas as pd\ndef run(batch):\n    return pd.DataFrame({'a': sys.argv[1:5] * len(batch)})\n"
@@ -48,7 +48,7 @@ def test_a_steps_own_arguments_may_have_the_drivers_options(workshop, caplog):
     assert [words.partition(":")[0] for words in warnings] == ["--task_overhead_timeout 9"]
 
 
-def test_a_scoring_script_runs_as_it_is(workshop):
+def test_a_scoring_script_runs_unchanged(workshop):
     """Registered model, package with relative imports, dotted name, file beside it, settings file; again for another model."""
     source, model = workshop.folder / "source", workshop.folder / "borders.json"
     shutil.copytree(workshop.scripts / "azure", source)
@@ -72,7 +72,7 @@ def test_a_scoring_script_runs_as_it_is(workshop):
     assert not step().reused
 
 
-def test_a_training_script_runs_as_it_is(workshop):
+def test_a_training_script_runs_unchanged(workshop):
     """Arguments at import, with a list at their end; files beside the result; metrics of every process in the logs."""
     folder = workshop.folder / "sales"
     folder.mkdir()
@@ -94,8 +94,8 @@ def test_a_training_script_runs_as_it_is(workshop):
     assert len(lines) == 15
 
 
-def test_processes_that_want_to_be_fewer_finish_the_run(workshop):
-    """All ask to be stopped, on every first try; one is left, is replaced each time, and every mini-batch succeeds once."""
+def test_a_run_finishes_if_every_process_asks_to_stop(workshop):
+    """On every first attempt; the last process is replaced each time, and every mini-batch succeeds once."""
     arguments = ("--log", str(workshop.log), "--code", "Retry.StopProcess", "--at", *map(str, range(10)))
     result = workshop.step("asks.py", *arguments, source_directory=str(workshop.scripts / "azure"))()
     assert (result.mini_batches_succeeded, result.rows) == (10, 100)

@@ -122,7 +122,7 @@ def test_a_second_driver_of_one_run_is_refused(workshop):
         workshop.step("poison.py", "--how", "raise", "--poison", "0", error_threshold=0, run_max_try=1)()
     with (
         RunDirectory(Path(caught.value.run_directory)).lock(),
-        pytest.raises(RunLockedError, match=rf"driven by process {os.getpid()} on "),
+        pytest.raises(RunLockedError, match=rf"locked by process {os.getpid()} on "),
     ):
         workshop.step("poison.py", "--how", "raise", "--poison", "0", error_threshold=20, run_max_try=1)()
 

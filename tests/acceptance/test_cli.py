@@ -1,4 +1,4 @@
-"""The program prefect-parallel-run, as people and scripts use it."""
+"""The program prefect-parallel-run at a terminal and in scripts."""
 
 import json
 import os
@@ -33,15 +33,15 @@ class Program:
         self.workshop.config(script, **fields).save_to_yaml(path)
         return path
 
-    def run(self, *words, stdin=None, code=0):
+    def run(self, *options, stdin=None, code=0):
         """Return what was printed to stdout and to stderr."""
-        command, pipes = [*PROGRAM, *map(str, words)], {"capture_output": True, "text": True}
+        command, pipes = [*PROGRAM, *map(str, options)], {"capture_output": True, "text": True}
         done = subprocess.run(command, check=False, input=stdin, env=self.environment, timeout=300, **pipes)
         assert done.returncode == code, done.stderr
         return done.stdout, done.stderr
 
-    def start(self, terminal, *words):
-        return terminal.start([*PROGRAM, *map(str, words)], env=self.environment, start_new_session=True)
+    def start(self, terminal, *options):
+        return terminal.start([*PROGRAM, *map(str, options)], env=self.environment, start_new_session=True)
 
 
 @pytest.fixture
@@ -53,13 +53,13 @@ def run_directory(workshop):
     return next((workshop.output / "_parallel_run").glob("*/run.json")).parent
 
 
-def test_run_at_a_terminal_and_show_beside_it(program, workshop):
+def test_run_and_show_at_terminals(program, workshop):
     """Bar and log lines do not garble each other; show follows the run and ends with it; both leave a clean screen."""
     gate = workshop.folder / "gate"
-    words = [program.config("gated.py"), "--input", workshop.files, "--output", workshop.output]
-    behind = ["--", "--log", workshop.log, "--gate", 9, "--open", gate]
+    options = [program.config("gated.py"), "--input", workshop.files, "--output", workshop.output]
+    script_arguments = ["--", "--log", workshop.log, "--gate", 9, "--open", gate]
     terminal, beside = Terminal(160, 50), Terminal(100)
-    running = program.start(terminal, "run", *words, *behind)
+    running = program.start(terminal, "run", *options, *script_arguments)
     try:
         terminal.wait_for(
             lambda lines: any(line.startswith("gated  ━") and "9 of 10 mini-batches" in line for line in lines), 180
@@ -85,32 +85,32 @@ def test_run_at_a_terminal_and_show_beside_it(program, workshop):
     assert (workshop.output / "parallel_run_step.txt").read_text().split() == [f"f{number:03d}.txt" for number in range(100)]
 
 
-def test_what_failed_is_fed_into_a_new_run(program, workshop, capsys):
-    """With --json nothing but JSON is on stdout, also when the run fails; the items travel through a pipe."""
+def test_failed_items_can_be_piped_into_a_new_run(program, workshop, capsys):
+    """With --json stdout has only JSON, also if the run fails."""
     config = program.config("poison.py", error_threshold=5, run_max_try=1, mini_batch_size=2)
-    words = ["--input", workshop.files, "--output", workshop.output, "--json"]
-    behind = ["--", "--log", workshop.log, "--how", "raise", "--poison", 3]
-    said, _ = program.run("run", config, *words, "--set", "error_threshold=1", *behind, code=1)
-    error = json.loads(said)
+    options = ["--input", workshop.files, "--output", workshop.output, "--json"]
+    script_arguments = ["--", "--log", workshop.log, "--how", "raise", "--poison", 3]
+    printed, _ = program.run("run", config, *options, "--set", "error_threshold=1", *script_arguments, code=1)
+    error = json.loads(printed)
     assert (error["error"]["limit"], error["error"]["allowed"], error["error"]["actual"]) == ("error_threshold", 1, 2)
     assert error["next"][0] == f"prefect-parallel-run failed {run_directory(workshop)}"
-    said, told = program.run("run", config, *words, "--name", "poison", *behind)  # goes on from where that ended
-    result = json.loads(said)
+    printed, log = program.run("run", config, *options, "--name", "poison", *script_arguments)  # resumes that run
+    result = json.loads(printed)
     assert (result["items_succeeded"], result["items_failed"], result["name"]) == (98, 2, "poison")
-    assert "Traceback" not in said
-    assert "Task run 'poison'" in told
+    assert "Traceback" not in printed
+    assert "Task run 'poison'" in log
 
     items, _ = program.run("failed", result["run_directory"], "--items")
     assert items.splitlines() == [str(workshop.files / "f006.txt"), str(workshop.files / "f007.txt")]
     again = workshop.folder / "again"
-    mended = program.config("counts.py")
-    said, _ = program.run("run", mended, "--input-list", "-", "--output", again, "--", "--log", workshop.log, stdin=items)
-    assert said.startswith("counts: 2 of 2 items succeeded")
+    fixed = program.config("counts.py")
+    printed, _ = program.run("run", fixed, "--input-list", "-", "--output", again, "--", "--log", workshop.log, stdin=items)
+    assert printed.startswith("counts: 2 of 2 items succeeded")
     assert (again / "parallel_run_step.txt").read_text().split() == ["f006.txt", "f007.txt"]
     assert main(["verify", str(again)]) == 0
     assert main(["list", str(workshop.output), "--json"]) == 0
-    told = capsys.readouterr().out
-    assert [run["status"] for run in json.loads(told[told.index("[\n") :])] == ["succeeded"]
+    listed = capsys.readouterr().out
+    assert [run["status"] for run in json.loads(listed[listed.index("[\n") :])] == ["succeeded"]
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -119,17 +119,17 @@ def test_what_failed_is_fed_into_a_new_run(program, workshop, capsys):
     assert ("prefect-parallel-run", "counts") in runs
 
 
-def test_ctrl_c_says_how_to_go_on_and_resume_has_a_bar(program, workshop):
-    """Exit code 130, nothing is left running, and what was finished is not run again.
+def test_ctrl_c_suggests_resume_which_shows_a_bar(program, workshop):
+    """Exit code 130, no process is left running, and completed mini-batches do not run again.
 
-    A terminal tells all processes, Prefect's temporary server too, which must hear how the run ended.
+    A terminal signals all processes, including Prefect's temporary server, which must record how the run ended.
     """
     del program.environment["PREFECT_API_URL"]
     program.environment["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "180"
     gate = workshop.folder / "gate"
-    words = [program.config("gated.py"), "--input", workshop.files, "--output", workshop.output]
+    options = [program.config("gated.py"), "--input", workshop.files, "--output", workshop.output]
     terminal = Terminal(160, 50)
-    running = program.start(terminal, "run", *words, "--", "--log", workshop.log, "--gate", 9, "--open", gate)
+    running = program.start(terminal, "run", *options, "--", "--log", workshop.log, "--gate", 9, "--open", gate)
     try:
         terminal.wait_for(lambda lines: any("9 of 10 mini-batches" in line for line in lines), 180)
         os.killpg(running.pid, signal.SIGINT)
@@ -140,10 +140,10 @@ def test_ctrl_c_says_how_to_go_on_and_resume_has_a_bar(program, workshop):
         lines = terminal.close()
     wait_until(lambda: not ours(), 30)
     run = run_directory(workshop)
-    said = "".join(lines)
-    assert "cancelled; what is finished is kept" in said, lines
-    assert f"prefect-parallel-run resume {run}" in said, lines
-    assert "Traceback" not in said, lines
+    printed = "".join(lines)
+    assert "cancelled; completed mini-batches are kept" in printed, lines
+    assert f"prefect-parallel-run resume {run}" in printed, lines
+    assert "Traceback" not in printed, lines
     done = len(workshop.invocations())
     terminal = Terminal(160)
     resumed = program.start(terminal, "resume", workshop.output)
@@ -157,34 +157,34 @@ def test_ctrl_c_says_how_to_go_on_and_resume_has_a_bar(program, workshop):
     assert len(workshop.invocations()) == done + 1
 
 
-def test_prefect_that_does_not_answer_is_one_line(program, workshop):
-    """Nothing is begun, and no traceback is shown."""
+def test_an_unreachable_prefect_api_is_one_line(program, workshop):
+    """Nothing starts, and no traceback is shown."""
     program.environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
-    words = [program.config("echo.py"), "--input", workshop.files, "--output", workshop.output]
-    _, told = program.run("run", *words, code=1)
-    assert told.splitlines()[-1].startswith("Prefect's API cannot be reached: ")
-    assert "Traceback" not in told
+    options = [program.config("echo.py"), "--input", workshop.files, "--output", workshop.output]
+    _, errors = program.run("run", *options, code=1)
+    assert errors.splitlines()[-1].startswith("cannot reach Prefect's API: ")
+    assert "Traceback" not in errors
     assert not workshop.output.exists()
 
 
 @pytest.mark.parametrize("with_server", [True, False])
 def test_a_home_that_cannot_be_created_is_one_message(program, workshop, with_server):
-    """Whether it is Prefect's embedded server that needs it first, or a step of ours."""
+    """Whether Prefect's embedded server or the step needs it first."""
     (workshop.folder / "file").touch()
     program.environment["PREFECT_HOME"] = str(workshop.folder / "file" / "home")
     if not with_server:
         del program.environment["PREFECT_API_URL"]
-    words = [program.config("echo.py"), "--input", workshop.files, "--output", workshop.output]
-    _, told = program.run("run", *words, code=1)
-    home = f"PrefectHomeError: PREFECT_HOME is {workshop.folder}/file/home, which cannot be written: "
-    assert told.splitlines()[-1].startswith(home), told
-    assert with_server or len(told.splitlines()) == 1, told
-    assert "Traceback" not in told
+    options = [program.config("echo.py"), "--input", workshop.files, "--output", workshop.output]
+    _, errors = program.run("run", *options, code=1)
+    home = f"PrefectHomeError: PREFECT_HOME is {workshop.folder}/file/home, which is not writable: "
+    assert errors.splitlines()[-1].startswith(home), errors
+    assert with_server or len(errors.splitlines()) == 1, errors
+    assert "Traceback" not in errors
     assert not workshop.output.exists()
 
 
-def test_a_reader_that_goes_away_is_no_error(program, workshop):
-    """As with head: quiet, and with a code of its own."""
+def test_a_broken_pipe_is_silent(program, workshop):
+    """As with head: no message, and an exit code of its own."""
     command = [*PROGRAM, "plan", str(program.config("echo.py")), "--input", str(workshop.files)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=program.environment) as planning:
         planning.stdout.close()
@@ -192,8 +192,8 @@ def test_a_reader_that_goes_away_is_no_error(program, workshop):
     assert planning.returncode == 141
 
 
-def test_help_comes_at_once(program):
-    """Nothing heavy is imported for it."""
+def test_help_is_fast(program):
+    """It imports no heavy package."""
     code = (
         "import sys\n"
         "from prefect_parallel_run.cli import main\n"

@@ -50,7 +50,7 @@ def test_the_first_mini_batch_that_does_not_fit_ends_the_run(workshop):
     again = step(workshop, [[{"x": 1}], [{"x": "word"}], *([{"x": 2}] for _ in range(28))], 29)
     with pytest.raises(RowsDifferError, match=r"column 'x' is \w+ in mini-batch \d+ and \w+ in mini-batch \d+; no") as caught:
         again()
-    assert f"mini-batch 1 is of {workshop.folder}/results/001.pickle" in str(caught.value)
+    assert f"mini-batch 1 reads {workshop.folder}/results/001.pickle" in str(caught.value)
     assert not (workshop.output / "rows.parquet").exists()
     (run,) = (workshop.output / "_parallel_run").iterdir()
     with Ledger(run / "ledger.sqlite") as ledger:

@@ -1,4 +1,4 @@
-"""Secrets and compute targets that are kept in Prefect, and only named in a configuration."""
+"""References in a configuration to secrets and compute targets in Prefect."""
 
 import subprocess
 import sys
@@ -17,8 +17,8 @@ def script(tmp_path):
     return str(path)
 
 
-def test_environment_variables_may_name_secrets(workshop, script):
-    """They are looked up when the step runs, and found nowhere afterwards; another value is another run."""
+def test_environment_variables_can_refer_to_secrets(workshop, script):
+    """They are resolved when the step runs and never written; another value makes another run."""
     from prefect.blocks.system import Secret
 
     Secret(value=SECRET).save("token", overwrite=True)
@@ -36,15 +36,15 @@ def test_environment_variables_may_name_secrets(workshop, script):
     assert set(Path(again.output_file).read_text().split()) == {str(len("Bearer x"))}
 
 
-def test_a_secret_that_is_not_there_is_named(workshop, script):
-    """By the field and the block."""
+def test_a_missing_secret_is_an_error(workshop, script):
+    """It names the field and the block."""
     variables = {"TOKEN": "{{ prefect.blocks.secret.no-such-block }}"}
-    with pytest.raises(ValueError, match=r"environment_variables\['TOKEN'\] refers to what Prefect .*no-such-block"):
+    with pytest.raises(ValueError, match=r"environment_variables\['TOKEN'\]: not found in Prefect: .*no-such-block"):
         workshop.step(script, source_directory=None, environment_variables=variables)()
 
 
 def test_a_block_holds_a_compute_target(workshop):
-    """Registered from the command line, saved, loaded, or only named; what it holds is not written down with the run."""
+    """Registered from the command line, saved, loaded, or referenced; its values are not written to the run directory."""
     from prefect_parallel_run import DaskComputeTarget
 
     command = [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_parallel_run"]
@@ -59,9 +59,9 @@ def test_a_block_holds_a_compute_target(workshop):
     assert named.compute_target == "{{ prefect.blocks.dask-compute-target.here }}"
 
 
-def test_a_block_that_holds_none_is_refused(workshop):
-    """When the configuration is made."""
+def test_a_block_without_a_target_is_refused(workshop):
+    """When the configuration is created."""
     from prefect_parallel_run import DaskComputeTarget
 
-    with pytest.raises(ValueError, match="a compute target is one of address, scheduler_file and cluster_class"):
+    with pytest.raises(ValueError, match="a compute target is exactly one of address, scheduler_file and cluster_class"):
         workshop.config(compute_target=DaskComputeTarget())

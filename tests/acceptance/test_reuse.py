@@ -1,4 +1,4 @@
-"""A step that need not be repeated is a state named Cached, for Prefect and in its UI."""
+"""A step whose result is reused has the state Cached in Prefect."""
 
 import shutil
 from datetime import timedelta
@@ -35,7 +35,7 @@ def run(step, **parameters):
 
 
 def test_a_hit_is_cached_and_runs_nothing(workshop, storage, caplog):
-    """Once and again, also where the record in Prefect's storage is gone, as in another container."""
+    """Repeatedly, also if Prefect's storage has lost the record, as in another container."""
     name, first = run(workshop.step())
     assert (name, first.reused) == ("Completed", False)
     for is_cleared in (False, False, True):
@@ -49,8 +49,8 @@ def test_a_hit_is_cached_and_runs_nothing(workshop, storage, caplog):
     assert all(b"pickle" not in record.read_bytes() for record in storage.iterdir())
 
 
-def test_what_is_no_hit(workshop, storage):
-    """Another input, argument, script or output; and limits that no longer forgive."""
+def test_any_difference_is_a_miss(workshop, storage):
+    """Another input, argument, script or output; and limits that the failures now exceed."""
     step = workshop.step("poison.py", "--how", "raise", "--poison", "3", run_max_try=1)
     _, first = run(step)
     assert run(step)[0] == "Cached"
@@ -70,7 +70,7 @@ def test_what_is_no_hit(workshop, storage):
 
 
 def test_files_that_the_script_writes_itself_count(workshop, storage):
-    """Where its arguments say where the output is; else what lies beside the result is somebody else's."""
+    """If its arguments contain the output; otherwise files beside the result are not the script's."""
     for words, expected in (((), "Cached"), (("--beside", "{output}/models"), "Completed")):
         step = workshop.step("counts.py", *words)
         model = workshop.output / "models" / "a.bin"
@@ -82,8 +82,8 @@ def test_files_that_the_script_writes_itself_count(workshop, storage):
         assert run(step)[0] == expected
 
 
-def test_what_asks_for_a_new_run(workshop, storage):
-    """Prefect's own ways, and ours."""
+def test_a_new_run_can_be_requested(workshop, storage):
+    """With Prefect's settings, and with ours."""
     step = workshop.step()
     runs = [run(step)[1].run_id]
     assert run(step)[0] == "Cached"
@@ -104,16 +104,16 @@ def test_what_asks_for_a_new_run(workshop, storage):
     assert (name, latest.run_id) == ("Cached", result.run_id)
 
 
-def test_a_policy_of_ones_own_decides(workshop, storage):
-    """Its key is Prefect's business; ours is not asked."""
+def test_a_custom_cache_policy_replaces_ours(workshop, storage):
+    """Prefect handles its key; ours is not computed."""
     step = workshop.step().with_options(cache_policy=INPUTS)
     assert [run(step)[0] for _ in range(2)] == ["Completed", "Cached"]
     Path(workshop.output / "parallel_run_step.txt").unlink()
     assert run(step)[0] == "Cached"
 
 
-def test_without_results_in_prefect_the_step_answers_itself(workshop, storage):
-    """persist_result=False, and a storage that takes nothing: completed by Prefect's account, reused by ours."""
+def test_without_prefects_storage_the_step_reuses_the_result(workshop, storage):
+    """With persist_result=False, or a storage that fails: Completed in Prefect, reused in the result."""
     first = run(workshop.step())[1]
     name, again = run(workshop.step().with_options(persist_result=False))
     assert (name, again.reused, again.run_id) == ("Completed", True, first.run_id)
@@ -124,7 +124,7 @@ def test_without_results_in_prefect_the_step_answers_itself(workshop, storage):
 
 
 def test_errors_come_from_the_run_and_survive_the_storage(workshop, storage):
-    """A wrong input is the run's error, not a line in the log; kept as JSON, it is the same error."""
+    """A wrong input is the run's error, not only a log line; stored as JSON, it is the same error."""
     run(workshop.step())  # so that there is something to look for
     shutil.rmtree(workshop.files)
 
@@ -144,7 +144,7 @@ def test_errors_come_from_the_run_and_survive_the_storage(workshop, storage):
 
 
 def test_submitted_mapped_and_composed(workshop, storage):
-    """Futures are resolved before the key is asked for; a result as input counts by what it stands for."""
+    """Futures are resolved before the key is computed; a result as input stands for its files."""
 
     @task
     def folder():

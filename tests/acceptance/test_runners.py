@@ -1,4 +1,4 @@
-"""A step does the same under every task runner, and in async flows: result, log, artifacts, events, reuse, cancellation."""
+"""A step works under every task runner and in async flows: result, log, artifacts, events, reuse, cancellation."""
 
 import asyncio
 import threading
@@ -53,7 +53,7 @@ def seen(flow_run_id):
 
 @pytest.mark.parametrize("name", RUNNERS)
 def test_submitted_to_a_task_runner(workshop, name):
-    """Wherever the step itself then runs; the second time its earlier result is returned."""
+    """In threads and other processes; the second run returns the earlier result."""
     step = workshop.step("poison.py", "--how", "raise", "--poison", "3", run_max_try=2)
     found = []
 
@@ -79,7 +79,7 @@ def test_submitted_to_a_task_runner(workshop, name):
 
 
 def test_in_an_async_flow(workshop):
-    """Several submitted at once and gathered; in a thread beside the event loop; and called, which holds the loop up."""
+    """Several submitted at the same time and gathered; in a thread beside the event loop; and called, which blocks the loop."""
     outputs = [workshop.folder / name for name in ("one", "two", "three", "four")]
 
     @flow
@@ -104,8 +104,8 @@ def test_in_an_async_flow(workshop):
         assert Path(result.output_file).read_text().splitlines() == NAMES
 
 
-def test_cancelled_in_a_process_that_hears_no_signal(workshop):
-    """A step in a pool, on Dask or on Ray finds out from the API that its flow run is being cancelled."""
+def test_cancelled_in_a_process_without_signals(workshop):
+    """A step in a pool, on Dask or on Ray detects in the API that its flow run is being cancelled."""
     step = workshop.step("slow.py", "--sleep", "1", mini_batch_size=1)
     found, messages = [], []
 

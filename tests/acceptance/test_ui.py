@@ -45,7 +45,7 @@ def help_texts():
 
 @pytest.mark.parametrize("generation", ["v1", "v2"])
 def test_the_form(at_work, browser, generation):
-    """Both generations of the form have every label and every help text; few choices are tabs, and none of those is None."""
+    """Both generations of the form have all labels and help texts; few fields have tabs, and no tab is named None."""
     deployment = at_work.deployments["parallel-run/form"]["id"]
 
     def read(page):
@@ -110,7 +110,7 @@ def accepted(page):
 
 
 def test_a_run_from_the_form(at_work, browser, files, scripts, tmp_path):
-    """A wrong value is told at its field; put right, the run starts, completes, and shows progress and failures."""
+    """A wrong value is reported at its field; after a fix the run starts, completes, and shows progress and failures."""
     deployment = at_work.deployments["parallel-run/form"]["id"]
 
     def start(page):
@@ -155,7 +155,7 @@ def artifact(at_work, run, key):
 
 
 def test_a_saved_block_is_chosen(at_work, browser, files, scripts, tmp_path):
-    """In the form, by its name; what it holds is in no parameter, and the step runs on what it says."""
+    """In the form, by its name; no parameter contains its values, and the step runs on its cluster."""
     block = saved_block(at_work)
     deployment = at_work.deployments["parallel-run/form"]["id"]
 

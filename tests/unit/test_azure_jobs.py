@@ -1,4 +1,4 @@
-"""Parallel jobs of Azure ML (version 2) as steps, and what becomes of each field."""
+"""Parallel jobs of Azure ML (version 2) as steps, and the differences of each field."""
 
 import re
 from pathlib import Path
@@ -27,12 +27,12 @@ TASK = "task: {type: run_function, code: ., entry_script: score.py}\n"
 
 
 def outcomes(step):
-    return {one.field: one.outcome for one in step.differences}
+    return {difference.field: difference.outcome for difference in step.differences}
 
 
 def of_field(step, field):
-    (found,) = [one for one in step.differences if one.field == field]
-    return found
+    (difference,) = [difference for difference in step.differences if difference.field == field]
+    return difference
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def job(tmp_path):
 
 
 def test_a_step_of_a_pipeline_job(tmp_path):
-    """Inputs of the pipeline are filled in; limits among the arguments count; paths are relative to the file."""
+    """Inputs of the pipeline are filled in; limits among the arguments apply; paths are relative to the file."""
     imported = load(DATA / "iris" / "pipeline.yml", {"${{outputs.named}}": str(tmp_path / "out" / "named.csv")})
     (step,) = imported.steps
     assert imported.undecided == []
@@ -73,7 +73,7 @@ def test_a_step_of_a_pipeline_job(tmp_path):
 
 
 def test_every_field_of_a_job_is_accounted_for():
-    """None is ignored silently: taken over, changed, or left out with the reason."""
+    """No field is ignored silently: each is taken over, changed, or left out with a reason."""
     imported = load(DATA / "iris" / "pipeline.yml")
     (step,) = imported.steps
     found = outcomes(step)
@@ -92,17 +92,17 @@ def test_every_field_of_a_job_is_accounted_for():
 
 
 def test_values_of_environment_variables_are_shown_nowhere():
-    """They are secrets."""
+    """Values are secrets."""
     (step,) = load(DATA / "iris" / "pipeline.yml").steps
     assert "hello" not in repr(step) + "".join(map(str, step.differences))
 
 
-def test_jobs_that_feed_one_another():
-    """Another job's output is where its step writes; what a command job makes has to be given a place."""
+def test_jobs_can_read_each_others_outputs():
+    """The output of a parallel job is that of its step; the output of a command job must be mapped."""
     path = DATA / "sales" / "pipeline.yml"
     imported = load(path)
     assert [one.field for one in imported.undecided] == ["inputs.sales.path"]
-    with pytest.raises(ValueError, match=r"train cannot be run before this is decided:\n  inputs.sales.path"):
+    with pytest.raises(ValueError, match=r"train cannot run before these decisions:\n  inputs.sales.path"):
         imported.steps[0].step_arguments()
     reference = "${{parent.jobs.partition.outputs.table}}"
     train, collect = load(path, {reference: str(DATA / "iris" / "flowers")}).steps
@@ -118,13 +118,13 @@ def test_jobs_that_feed_one_another():
     assert collect.config.environment == Environment(requirements=["statsmodels"], python="3.11")
 
 
-def test_a_table_that_a_command_job_would_make_may_be_any_table(tmp_path):
-    """It is read by its ending then; a folder by that of the files in it."""
+def test_an_unresolved_table_can_be_mapped_to_any_table(tmp_path):
+    """Its extension, or that of the files in a folder, determines the format."""
     path, reference = DATA / "sales" / "pipeline.yml", "${{parent.jobs.partition.outputs.table}}"
     train, _ = load(path, {reference: "/data/sales.parquet"}).steps
     assert train.inputs == TabularDataset.from_parquet_files("/data/sales.parquet").as_named_input("sales")
     (tmp_path / "Store=1").mkdir()
-    with pytest.raises(ValueError, match=r"inputs\.sales\.path: .* holds no table"):
+    with pytest.raises(ValueError, match=r"inputs\.sales\.path: no table at "):
         load(path, {reference: str(tmp_path)})
     (tmp_path / "Store=1" / "a.csv").write_text("x\n1\n")
     train, _ = load(path, {reference: str(tmp_path)}).steps
@@ -135,7 +135,7 @@ def test_a_table_that_a_command_job_would_make_may_be_any_table(tmp_path):
 
 
 def test_jobs_come_after_those_they_read(tmp_path):
-    """Whatever their order in the file."""
+    """In any order in the file."""
     task = "input_data: '${{inputs.d}}', outputs: {o: null}, task: {code: ., entry_script: s.py}"
     (tmp_path / "s.py").write_text("")
     chain = {"c": "${{parent.jobs.b.outputs.o}}", "b": "${{parent.jobs.a.outputs.o}}", "a": "./d"}
@@ -148,12 +148,12 @@ def test_jobs_come_after_those_they_read(tmp_path):
     write(chain)
     assert [step.name for step in load(path).steps] == ["a", "b", "c"]
     write({**chain, "a": "${{parent.jobs.c.outputs.o}}"})
-    with pytest.raises(ValueError, match="the jobs a, b, c wait for one another"):
+    with pytest.raises(ValueError, match="the jobs a, b, c depend on each other"):
         load(path)
 
 
 def test_a_component_and_the_job_that_uses_it():
-    """What the job says counts more; paths count from the file they stand in."""
+    """The job overrides the component; paths are relative to the file that contains them."""
     (step,) = load(DATA / "digits" / "pipeline.yml").steps
     assert step.config.run_max_try == 4
     assert step.config.run_invocation_timeout == 30
@@ -164,8 +164,8 @@ def test_a_component_and_the_job_that_uses_it():
     assert of_field(step, "task.environment.conda_file.dependencies").given == "numpy=1.26"
 
 
-def test_literals_of_the_pipeline_stand_in_any_field(tmp_path):
-    """As in Azure's own examples: a number of nodes, a level, a variable; typed, in a text, or behind a component."""
+def test_any_field_can_refer_to_literals_of_the_pipeline(tmp_path):
+    """As in Azure's examples: node count, logging level, variable; typed, inside a string, or in a component."""
     (tmp_path / "score.py").write_text("")
     declared = "{d: {type: uri_folder}, n: {type: integer}, level: {type: string}}"
     component = f"type: parallel\ninputs: {declared}\ninput_data: ${{{{inputs.d}}}}\n"
@@ -173,7 +173,7 @@ def test_literals_of_the_pipeline_stand_in_any_field(tmp_path):
     (tmp_path / "c.yml").write_text(component + resources + TASK)
     pipeline = """\
 type: pipeline
-inputs: {nodes: 3, tries: {type: integer, value: 4}, level: DEBUG, data: ./data, word: two words}
+inputs: {nodes: 3, tries: {type: integer, value: 4}, level: DEBUG, data: ./data, word: two message}
 jobs:
   a:
     type: parallel
@@ -190,19 +190,19 @@ jobs:
     (step,) = load(tmp_path / "p.yml").steps
     config = step.config
     assert (config.node_count, config.run_max_try, config.logging_level) == (3, 5, "DEBUG")
-    assert config.environment_variables == {"A": "is two words"}
+    assert config.environment_variables == {"A": "is two message"}
     assert (step.inputs.paths, step.undecided) == ([str(tmp_path / "data")], [])
 
 
-def test_an_optional_literal_that_is_not_given_leaves_a_field_out(job):
-    """The default counts."""
+def test_an_optional_literal_without_a_value_uses_the_default(job):
+    """The field is left out."""
     head = HEAD.replace("input_data", "  n: {type: integer, optional: true}\ninput_data")
     step = job("resources: {instance_count: '${{inputs.n}}'}\n", head=head)
     assert (step.undecided, step.config.node_count) == ([], 1)
 
 
-def test_a_literal_without_a_value_is_to_be_decided(job):
-    """As data without one is; in a field, and among the arguments, wherever it stands; a person gives it a value."""
+def test_a_literal_without_a_value_requires_a_decision(job):
+    """In a field and among the arguments, as for data; the user can map it to a value."""
     inputs = "  n: {type: integer}\n  word: {type: string}\n"
     head = HEAD.replace("input_data", f"{inputs}input_data")
     task = TASK.replace("}", ", program_arguments: '--word=${{inputs.word}} x'}")
@@ -213,7 +213,7 @@ def test_a_literal_without_a_value_is_to_be_decided(job):
         ("inputs.word", "${{inputs.word}}"),
     ]
     source = python_source(load(step.file))
-    why = "nothing in this file gives it a value; give it one"
+    why = "no value in this file; provide one"
     assert f'decide("inputs.n ${{{{inputs.n}}}}: {why}")' in source
     assert f'decide("inputs.word ${{{{inputs.word}}}}: {why}"),\n        "x",' in source
     step = job(body, task, head, {"${{inputs.n}}": "2", "${{inputs.word}}": "w"})
@@ -221,7 +221,7 @@ def test_a_literal_without_a_value_is_to_be_decided(job):
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         (
             "resources: {instance_cuont: 2}\nerror_treshold: 5\n",
@@ -235,9 +235,9 @@ def test_a_literal_without_a_value_is_to_be_decided(job):
         ("outputs: {a: {pth: x}}\n", "line 6: unknown field 'outputs.a.pth'; did you mean path?"),
     ],
 )
-def test_mistyped_fields_are_errors(job, tmp_path, body, words):
-    """A limit, or a number of tries, must not be lost to them; all are told at once."""
-    with pytest.raises(ValueError, match=re.escape(words.replace("{}", str(tmp_path / "job.yml")))):
+def test_mistyped_fields_are_errors(job, tmp_path, body, message):
+    """A misspelled limit must not be lost; one error names all of them."""
+    with pytest.raises(ValueError, match=re.escape(message.replace("{}", str(tmp_path / "job.yml")))):
         job(body)
 
 
@@ -246,7 +246,7 @@ IGNORED_IN_COMPONENTS = ("resources.instance_cuont", "mini_batch_sise")
 
 
 def _with_unknown_fields(places):
-    """Return the fields of a job with an unknown one at each of *places*; its value needs no value of an input's."""
+    """Return the fields of a job with an unknown field at each of *places*, which refers to an input without a value."""
     fields = {"task": {"code": ".", "entry_script": "score.py"}, "input_data": "${{inputs.data}}"}
     fields["inputs"] = {"data": {"path": "./data"}, "n": {"type": "integer"}}
     for place in places:
@@ -257,7 +257,7 @@ def _with_unknown_fields(places):
 
 @given(st.sets(st.sampled_from((*IGNORED, *IGNORED_IN_COMPONENTS))), st.sets(st.sampled_from(IGNORED)), st.booleans())
 def test_unknown_fields_that_azure_ignores_are_left_out(in_component, in_job, alone):
-    """Each is told once, with the name that was probably meant; nothing is to be decided because of it."""
+    """Each is reported once, with the most similar name; none requires a decision."""
     with TemporaryDirectory() as folder:
         Path(folder, "score.py").write_text("")
         component = Path(folder, "c.yml")
@@ -281,25 +281,25 @@ def test_unknown_fields_that_azure_ignores_are_left_out(in_component, in_job, al
 
 
 @pytest.mark.parametrize("place", IGNORED_IN_COMPONENTS)
-def test_a_job_is_refused_what_a_component_may_say(tmp_path, place):
-    """At its top and in its resources, as in Azure, with its component and without."""
+def test_jobs_reject_unknown_fields_that_components_accept(tmp_path, place):
+    """At the top level and in resources, as in Azure, with and without a component."""
     path = tmp_path / "p.yml"
     path.write_text(yaml.safe_dump({"type": "pipeline", "jobs": {"a": {"type": "parallel", **_with_unknown_fields([place])}}}))
     with pytest.raises(ValueError, match=f"unknown field 'jobs.a.{place}'; did you mean"):
         load(path)
 
 
-def test_what_azure_knows_and_has_no_place_here_is_left_out(job):
-    """It is no mistake; every reason is the field's own."""
+def test_known_azure_fields_without_equivalent_are_left_out(job):
+    """They are valid; each has its own reason."""
     step = job("tags: {a: b}\nresources: {shm_size: 2g, docker_args: x}\nidentity: {type: managed}\n")
     assert {outcomes(step)[name] for name in ("tags", "resources.shm_size", "resources.docker_args", "identity")} == {LEFT}
 
 
 def test_mistyped_fields_of_pipelines_and_components_are_errors(tmp_path):
-    """Each with the file that it stands in."""
+    """Each error names the file that contains the field."""
     (tmp_path / "c.yml").write_text("type: parallel\ninputs: {data: {pth: x}}\ntask: {code: ., entry_script: s.py}\n")
     path = tmp_path / "p.yml"
-    for text, words in (
+    for text, message in (
         ("type: pipeline\ninptus: {}\njobs: {}\n", "p.yml, line 2: unknown field 'inptus'; did you mean inputs?"),
         ("type: pipeline\nsettings:\n  force_rerum: true\njobs: {}\n", "line 3: unknown field 'settings.force_rerum'"),
         ("type: pipeline\njobs:\n  a:\n    type: parallel\n    taks: {}\n", "line 5: unknown field 'jobs.a.taks'; did"),
@@ -318,12 +318,12 @@ def test_mistyped_fields_of_pipelines_and_components_are_errors(tmp_path):
         ("type: pipeline\njobs: {a: {type: parallel, component: ./c.yml}}\n", "c.yml, line 2: unknown field 'inputs.data.pth'"),
     ):
         path.write_text(text)
-        with pytest.raises(ValueError, match=re.escape(words)):
+        with pytest.raises(ValueError, match=re.escape(message)):
             load(path)
 
 
-def test_a_wrong_value_is_told_with_the_file_it_stands_in(tmp_path):
-    """The component's, or that of the job that uses it."""
+def test_an_error_names_the_file_with_the_wrong_value(tmp_path):
+    """The component's file, or that of the job that uses it."""
     (tmp_path / "score.py").write_text("")
     (tmp_path / "c.yml").write_text("type: parallel\nresources: {instance_count: x}\ninput_data: '${{inputs.d}}'\n" + TASK)
     path, job = tmp_path / "p.yml", "type: pipeline\njobs:\n  a:\n    type: parallel\n    component: ./c.yml\n"
@@ -335,14 +335,14 @@ def test_a_wrong_value_is_told_with_the_file_it_stands_in(tmp_path):
         load(path)
 
 
-def test_a_unit_behind_a_number_of_files_is_told(job):
-    """Files are counted, so that it is a factor of a thousand."""
+def test_a_unit_after_a_number_of_files_is_reported(job):
+    """Files are counted, so the unit is only a factor."""
     found = of_field(job("mini_batch_size: 5kb\n"), "mini_batch_size")
     assert (found.outcome, found.here) == (Outcome.CHANGED, "5120 files")
 
 
 def test_a_component_alone_needs_its_data():
-    """Defaults are taken; what has none has to be given a place."""
+    """Defaults apply; data without a default must be mapped."""
     path = DATA / "digits" / "component.yml"
     (step,) = load(path).steps
     assert step.name == "recognise"
@@ -362,15 +362,15 @@ def test_a_component_alone_needs_its_data():
         ("https://example.com/d.csv", {}, "https://example.com/d.csv"),
     ],
 )
-def test_what_only_a_workspace_knows_is_given_a_place(job, given, references, place):
-    """Without one the field is open, and the step cannot be run by mistake."""
+def test_names_of_a_workspace_can_be_mapped(job, given, references, place):
+    """Otherwise the field is open, and the step cannot run by mistake."""
     head = HEAD.replace("./data", f"'{given}'")
     if references:
         step = job(head=head)
         (one,) = step.undecided
         assert (one.field, one.given) == ("inputs.data.path", given)
         assert one.reference == given
-        with pytest.raises(ValueError, match="cannot be run before this is decided") as caught:
+        with pytest.raises(ValueError, match="cannot run before these decisions") as caught:
             step.step_arguments()
         assert f"references={{{given!r}: PLACE}}" in str(caught.value)
         assert "--map" not in str(caught.value)
@@ -380,14 +380,14 @@ def test_what_only_a_workspace_knows_is_given_a_place(job, given, references, pl
     assert step.inputs.paths == [place]
 
 
-def test_a_reference_that_stands_nowhere_is_an_error(job):
-    """It was mistyped."""
-    with pytest.raises(ValueError, match="there is no azureml:digit:1 to give a place"):
+def test_an_unused_reference_is_an_error(job):
+    """It is probably misspelled."""
+    with pytest.raises(ValueError, match="the file has no reference azureml:digit:1"):
         job(references={"azureml:digit:1": "/d"})
 
 
-def test_defaults_are_those_of_azure_or_told(job):
-    """All failed items are forgiven; Azure's papers do not agree on the size of a mini-batch."""
+def test_defaults_are_those_of_azure_or_reported(job):
+    """No limit on failed items; Azure's documents disagree on the mini-batch size."""
     step = job()
     assert step.config.error_threshold == -1
     assert step.config.output_action == "summary_only"
@@ -398,31 +398,31 @@ def test_defaults_are_those_of_azure_or_told(job):
 
 @pytest.mark.parametrize(("size", "bytes_or_files"), [("10", 10), ('"100 kb"', 102_400), ("1MB", 1 << 20)])
 def test_mini_batch_sizes(job, size, bytes_or_files):
-    """Blanks between number and unit, as in Azure's reference, are fine."""
+    """Blanks between number and unit are allowed, as in Azure's reference."""
     assert job(f"mini_batch_size: {size}\n").config.mini_batch_size == bytes_or_files
 
 
 @pytest.mark.parametrize(
     ("text", "arguments"),
     [
-        ("--data ${{inputs.data}} --x ${{ inputs.text }}", ("--data", "{inputs.data}", "--x", "two words")),
+        ("--data ${{inputs.data}} --x ${{ inputs.text }}", ("--data", "{inputs.data}", "--x", "two message")),
         ("--in=${{inputs.data}}/part", ("--in={inputs.data}/part",)),
-        ("""--a 'one two' --b "${{inputs.text}}" """, ("--a", "one two", "--b", "two words")),
-        ("$[[--n ${{inputs.none}}]] --t $[[${{inputs.text}}]]", ("--t", "two words")),
+        ("""--a 'one two' --b "${{inputs.text}}" """, ("--a", "one two", "--b", "two message")),
+        ("$[[--n ${{inputs.none}}]] --t $[[${{inputs.text}}]]", ("--t", "two message")),
         ("--copy_logs_to_parent False --a", ("--a",)),
         ("--n ${{inputs.number}} --o ${{inputs.truth}}", ("--n", "7", "--o", "True")),
     ],
 )
 def test_program_arguments(job, text, arguments):
-    """Cut as a shell cuts them; a value stays one argument."""
-    inputs = "  text: two words\n  number: 7\n  truth: true\n  none: {type: string, optional: true}\n"
+    """Split like in a shell; a value stays one argument."""
+    inputs = "  text: two message\n  number: 7\n  truth: true\n  none: {type: string, optional: true}\n"
     head = HEAD.replace("input_data", f"{inputs}input_data")
     task = f"task:\n  code: .\n  entry_script: score.py\n  program_arguments: >-\n    {text}\n"
     assert job(head=head, task=task).arguments == arguments
 
 
-def test_a_placeholder_of_ours_in_the_arguments_is_told(job):
-    """The script would get a path where it got these characters."""
+def test_a_placeholder_of_ours_in_the_arguments_is_reported(job):
+    """The script would receive a path instead of these characters."""
     task = TASK.replace("}", ", program_arguments: '--a {output}'}")
     assert [one.field for one in job(task=task).undecided] == ["task.program_arguments"]
 
@@ -440,7 +440,7 @@ def test_a_placeholder_of_ours_in_the_arguments_is_told(job):
     ],
 )
 def test_outputs_become_one_folder(job, tmp_path, outputs, append, result):
-    """The file that is appended to lies in it; other outputs keep their places, or are folders in it."""
+    """It contains the result file; other outputs keep their paths, or become folders in it."""
     task = TASK if append is None else TASK.replace("}\n", f", append_row_to: '{append}'}}\n")
     step = job(f"outputs: {outputs}\n", task=task)
     root, file_name, places = result
@@ -449,46 +449,46 @@ def test_outputs_become_one_folder(job, tmp_path, outputs, append, result):
 
 
 @pytest.mark.parametrize(
-    ("body", "task", "words"),
+    ("body", "task", "message"),
     [
-        ("retry_settings: {max_retries: many}\n", TASK, "line 6: max_retries is 'many'; accepted: a whole number"),
-        ("retry_settings: 3\n", TASK, "line 6: retry_settings is 3; accepted: a mapping"),
+        ("retry_settings: {max_retries: many}\n", TASK, "line 6: max_retries is 'many'; expected an integer"),
+        ("retry_settings: 3\n", TASK, "line 6: retry_settings is 3; expected a mapping"),
         ("mini_batch_size: ten\n", TASK, "mini_batch_size is 'ten'"),
         ("max_concurrency_per_instance: 0\n", TASK, "process_count_per_node is 0"),
         ("partition_keys: Store\n", TASK, "partition_keys is 'Store'"),
         ("", "task: {code: ., entry_script: no.py}\n", "entry_script is 'no.py', which does not exist"),
-        ("", "task: {type: model, code: ., entry_script: score.py}\n", "type is 'model'; accepted: run_function"),
+        ("", "task: {type: model, code: ., entry_script: score.py}\n", "type is 'model'; expected run_function"),
         ("", TASK.replace("}", ", append_row_to: '${{outputs.no}}'}"), "append_row_to is '${{outputs.no}}'"),
-        ("", TASK.replace("}", ", program_arguments: '--a ${{inputs.no}}'}"), "${{inputs.no}} stands for nothing here"),
+        ("", TASK.replace("}", ", program_arguments: '--a ${{inputs.no}}'}"), "${{inputs.no}} is unknown"),
         ("", TASK.replace("}", ", program_arguments: '--error_threshold x'}"), "--error_threshold is 'x'"),
         ("", TASK.replace("}", ', program_arguments: "--a \'x"}'), "No closing quotation"),
-        ("", TASK.replace("}", ", environment: {conda_file: no.yml}}"), "conda_file is 'no.yml'; accepted: a file"),
-        ("component: azureml:c:1\n", "", "is no parallel job"),
+        ("", TASK.replace("}", ", environment: {conda_file: no.yml}}"), "conda_file is 'no.yml'; expected an existing file"),
+        ("component: azureml:c:1\n", "", "not a parallel job"),
     ],
 )
-def test_what_is_wrong_is_told(job, body, task, words):
-    """With the file, and the line where the field stands."""
-    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+def test_errors_name_file_and_line(job, body, task, message):
+    """Of the invalid field."""
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         job(body, task)
     assert "job.yml" in str(caught.value) or "program_arguments" in str(caught.value) or "arguments:" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
-        ("", "is no mapping of fields"),
-        ("- a\n", "is no mapping of fields"),
+        ("", "expected a mapping of fields"),
+        ("- a\n", "expected a mapping of fields"),
         ("a: [\n", "not YAML"),
-        ("a: 1\na: 2\n", "line 2: the key 'a' stands here twice"),
-        ("a: !!python/object/apply:os.system ['true']\n", "is not accepted; only plain values are"),
-        ("a: &a [*a]\n", "is a part of itself"),
-        ("type: command\n", "is no parallel job"),
+        ("a: 1\na: 2\n", "line 2: duplicate key 'a'"),
+        ("a: !!python/object/apply:os.system ['true']\n", "unexpected tag:yaml.org,2002:python"),
+        ("a: &a [*a]\n", "contains itself"),
+        ("type: command\n", "not a parallel job"),
         (
             "entry_script: s.py\nnode_count: 2\n",
-            "line 1: the file has one root key, parallel_run_config; found ['entry_script'",
+            "line 1: expected one root key, parallel_run_config; got ['entry_script'",
         ),
-        ("error_threshold: 5\nmini_batch_size: 2\n", "is no parallel job"),
-        ("type: pipeline\njobs: {a: {type: command}}\n", "has no job of type parallel"),
+        ("error_threshold: 5\nmini_batch_size: 2\n", "not a parallel job"),
+        ("type: pipeline\njobs: {a: {type: command}}\n", "expected a job of type parallel"),
         (
             "type: pipeline\njobs: {a: {type: parallel, component: 'azureml:c:1'}}\n",
             "--map azureml:c:1=FILE, in Python references=",
@@ -496,25 +496,25 @@ def test_what_is_wrong_is_told(job, body, task, words):
         ("type: parallel\ninput_data: ${{inputs.x}}\ntask: {entry_script: a.py}\n", "line 2: input_data is '${{inputs.x}}'"),
     ],
 )
-def test_other_files_are_refused(tmp_path, text, words):
-    """With what is wrong, and hostile ones at once."""
+def test_other_files_are_refused(tmp_path, text, message):
+    """The error says what is wrong; hostile files fail fast."""
     path = tmp_path / "f.yml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=re.escape(words)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         load(path)
 
 
 def test_aliases_do_not_grow(tmp_path):
-    """Ten lists of ten lists, nine deep, are a billion values if each is made anew."""
+    """Ten lists of ten lists, nine levels deep, would be a billion values if each alias were copied."""
     lines = ["a0: &a0 x"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     path = tmp_path / "f.yml"
     path.write_text("\n".join([*lines, "type: command", ""]))
-    with pytest.raises(ValueError, match="is no parallel job"):
+    with pytest.raises(ValueError, match="not a parallel job"):
         load(path)
 
 
 def test_packages_of_azure_are_not_installed(job, tmp_path):
-    """Stand-ins serve; what they bring along for tables is asked for, and a package that unpacks models stays."""
+    """Stand-ins replace them; their table packages are required instead, and a package that unpacks models is kept."""
     packages = "azureml-core==1.5, 'azureml-dataset-runtime[pandas,fuse]', azureml-train-automl-runtime, numpy"
     (tmp_path / "conda.yml").write_text(f"dependencies: [python=3.11, {{pip: [{packages}]}}]\n")
     step = job(task=TASK.replace("}", ", environment: {conda_file: conda.yml}}"))
@@ -523,15 +523,15 @@ def test_packages_of_azure_are_not_installed(job, tmp_path):
     assert (found.outcome, found.given) == (LEFT, "azureml-core==1.5, azureml-dataset-runtime[pandas,fuse]")
 
 
-def test_an_environment_with_a_name_may_be_given_a_place(job):
-    """Whatever else it says."""
+def test_an_environment_with_a_name_can_be_mapped(job):
+    """Regardless of its other fields."""
     task = TASK.replace("}", ", environment: {name: prs, image: i, conda_file: none.yml}}")
     for reference in ("prs", "azureml:prs"):
         assert job(task=task, references={reference: "/opt/venv"}).config.environment == "/opt/venv"
 
 
-def test_a_named_environment_and_a_cluster_are_given_places(job, tmp_path):
-    """A path of an interpreter, and the address of a scheduler."""
+def test_environments_and_clusters_can_be_mapped(job, tmp_path):
+    """To the path of an environment, and the address of a scheduler."""
     task = TASK.replace("}", ", environment: azureml:env:1}")
     references = {"azureml:env:1": "/opt/venv", "azureml:cpu": "tls://host:8786"}
     step = job("compute: azureml:cpu\n", task, references=references)
@@ -539,16 +539,16 @@ def test_a_named_environment_and_a_cluster_are_given_places(job, tmp_path):
 
 
 def test_conda_packages_need_conda(job, tmp_path):
-    """The file itself is the environment then."""
+    """The file itself becomes the environment."""
     (tmp_path / "conda.yml").write_text("dependencies: [python=3.8, gdal]\n")
     step = job(task=TASK.replace("}", ", environment: {conda_file: conda.yml}}"))
     assert step.config.environment == Environment(conda_file=str(tmp_path / "conda.yml"))
-    assert "python=3.8, gdal are packages of conda" in of_field(step, "task.environment.conda_file").why
+    assert "python=3.8, gdal are conda packages" in of_field(step, "task.environment.conda_file").why
     assert "Python 3.9 or later" in of_field(step, "task.environment.conda_file").why
 
 
 def test_a_configuration_of_version_1():
-    """Its source directory counts from the file; a cluster of Azure's is this machine unless it is given another."""
+    """Its source directory is relative to the file; an Azure cluster becomes this machine unless it is mapped."""
     (step,) = load(DATA / "version_1.yml").steps
     assert step.fields["environment_variables"] == {"GREETING": "hello"}
     assert (step.config.compute_target, step.config.node_count, step.inputs) == ("local", 2, None)
@@ -565,24 +565,24 @@ def test_a_configuration_of_version_1():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (("  entry_script: recognise.py\n", ""), "v1.yml, line 1: entry_script is missing"),
-        (("node_count: 2", "node_count: two"), "line 22: node_count is 'two'; accepted: a whole number"),
+        (("node_count: 2", "node_count: two"), "line 22: node_count is 'two'; expected an integer"),
         (("node_count: 2", "node_cuont: 2"), "line 22: unknown field 'node_cuont'; did you mean node_count?"),
-        (("digits/code", "none"), "line 27: source_directory is 'none'; accepted: a folder that exists"),
+        (("digits/code", "none"), "line 27: source_directory is 'none'; expected an existing folder"),
     ],
 )
-def test_wrong_fields_of_version_1_are_told_with_their_line(tmp_path, change, words):
-    """And under their names."""
+def test_wrong_fields_of_version_1_have_their_line(tmp_path, change, message):
+    """And their name."""
     path = tmp_path / "v1.yml"
     path.write_text((DATA / "version_1.yml").read_text().replace(*change).replace("digits/code", str(DATA / "digits" / "code")))
-    with pytest.raises(ValueError, match=re.escape(words)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         load(path)
 
 
 def test_environments_of_version_1_have_names(tmp_path):
-    """In the mapping, or in fields that Azure's own load_yaml reads; each may be given a place."""
+    """In the mapping, or in fields that Azure's own load_yaml reads; each can be mapped."""
     path = tmp_path / "v1.yml"
     head = "parallel_run_config:\n  entry_script: s.py\n  error_threshold: 1\n  output_action: append_row\n"
     (tmp_path / "s.py").write_text("")
@@ -598,7 +598,7 @@ def test_environments_of_version_1_have_names(tmp_path):
 
 
 def test_a_source_directory_here_and_beside_the_file(tmp_path, monkeypatch):
-    """The one from the current folder counts, as in load_yaml, and the other is told."""
+    """The one in the current folder takes precedence, as in load_yaml, and the other is reported."""
     for name in ("here", "there"):
         (tmp_path / name / "code").mkdir(parents=True)
         (tmp_path / name / "code" / "s.py").write_text("")
@@ -612,7 +612,7 @@ def test_a_source_directory_here_and_beside_the_file(tmp_path, monkeypatch):
 
 
 def test_an_input_of_the_pipeline_has_the_name_that_stands_in_the_file(tmp_path):
-    """As its jobs call it, blanks or not, or as the pipeline does; data and literals."""
+    """As in its jobs, with or without blanks, or as in the pipeline; data and literals."""
     (tmp_path / "score.py").write_text("")
     inputs = "{n: {type: integer}, d: {type: uri_folder}}"
     job = "{type: parallel, inputs: {a: '${{parent.inputs.d}}'}, resources: {instance_count: '${{ parent.inputs.n }}'}"
@@ -622,18 +622,18 @@ def test_an_input_of_the_pipeline_has_the_name_that_stands_in_the_file(tmp_path)
     number, data = step.undecided
     assert (number.field, number.reference) == ("parent.inputs.n", "${{parent.inputs.n}}")
     assert data.reference == "${{parent.inputs.d}}"
-    assert number.for_command().endswith("give it one: --map '${{parent.inputs.n}}=VALUE'")
+    assert number.for_command().endswith("provide one: --map '${{parent.inputs.n}}=VALUE'")
     assert number.for_python().endswith("references={'${{parent.inputs.n}}': VALUE}")
     for before in ("${{parent.inputs.", "${{inputs.", "${{ parent.inputs."):
         (step,) = load(path, {before + "n}}": "2", before + "d}}": "/d"}).steps
         assert (step.config.node_count, step.inputs.paths, step.undecided) == (2, ["/d"], [])
-    with pytest.raises(ValueError, match=r"there is no \$\{\{parent.inputs.m\}\} to give a place or a value"):
+    with pytest.raises(ValueError, match=r"the file has no reference \$\{\{parent.inputs.m\}\}"):
         load(path, {"${{parent.inputs.m}}": "2"})
 
 
 @pytest.mark.parametrize("conda", ["./conda.yml", "{name: scoring, dependencies: [{pip: [six]}]}"])
-def test_an_environment_without_a_name_is_called_as_its_conda_file_is(job, tmp_path, conda):
-    """By the name in it, or by its path as it is written, whether or not it is there; the report says how."""
+def test_an_unnamed_environment_is_named_after_its_conda_file(job, tmp_path, conda):
+    """By the name in it, or by its path, even if it is missing; the report shows which."""
     task = TASK.replace("}", f", environment: {{image: i, conda_file: {conda}}}}}")
     (tmp_path / "conda.yml").write_text("name: scoring\ndependencies: [{pip: [six]}]\n")
     assert job(task=task, references={"scoring": "/opt/venv"}).config.environment == "/opt/venv"
@@ -647,20 +647,20 @@ def test_an_environment_without_a_name_is_called_as_its_conda_file_is(job, tmp_p
 @pytest.mark.parametrize(
     ("place", "why"),
     [
-        ("nowhere", "as you said; nowhere does not exist here yet"),
-        (".", "as you said"),
-        ("no/*.txt", "as you said"),
-        ("s3://bucket/none", "as you said"),
+        ("nowhere", "as specified; nowhere does not exist here yet"),
+        (".", "as specified"),
+        ("no/*.txt", "as specified"),
+        ("s3://bucket/none", "as specified"),
     ],
 )
-def test_a_place_that_does_not_exist_here_is_told(job, place, why):
-    """It may be mistyped; what a pattern or a store holds is found out when the step runs."""
+def test_a_mapped_path_that_does_not_exist_is_reported(job, place, why):
+    """It may be misspelled; patterns and stores are checked when the step runs."""
     step = job(head=HEAD.replace("./data", "azureml:mnist_data@latest"), references={"azureml:mnist_data@latest": place})
     assert of_field(step, "inputs.data.path").why == why
 
 
-def test_a_file_that_a_component_is_given_counts_from_the_current_folder(tmp_path, monkeypatch):
-    """As every other place does; one that is missing is named."""
+def test_a_component_mapping_is_relative_to_the_current_folder(tmp_path, monkeypatch):
+    """Like every other mapping; a missing file is named."""
     for name in ("jobs", "parts"):
         (tmp_path / name).mkdir()
     (tmp_path / "parts" / "score.py").write_text("")
@@ -672,7 +672,7 @@ def test_a_file_that_a_component_is_given_counts_from_the_current_folder(tmp_pat
     assert step.config.source_directory == str(tmp_path / "parts")
     missing = str(tmp_path / "none.yml")
     with pytest.raises(
-        ValueError, match=re.escape(f"line 2: component is 'azureml:c:1'; accepted: a file; you gave it {missing!r}")
+        ValueError, match=re.escape(f"line 2: component is 'azureml:c:1'; expected a file; it is mapped to {missing!r}")
     ):
         load("jobs/p.yml", {"azureml:c:1": "none.yml"})
 
@@ -680,7 +680,7 @@ def test_a_file_that_a_component_is_given_counts_from_the_current_folder(tmp_pat
 @pytest.mark.parametrize("here", [False, True])
 @pytest.mark.parametrize("source", ["./", ".", "code"])
 def test_a_source_directory_is_where_the_script_is(tmp_path, monkeypatch, source, here):
-    """The current folder counts where it has the script, else that of the file."""
+    """Relative to the current folder if that has the script, else to the file's folder."""
     (tmp_path / source).mkdir(exist_ok=True)
     there = tmp_path / "batch" / source
     there.mkdir(parents=True)

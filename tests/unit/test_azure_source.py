@@ -1,4 +1,4 @@
-"""The Python that the command ``import`` prints runs, and says what the file says."""
+"""The Python printed by the command ``import`` runs, and is equivalent to the file."""
 
 import argparse
 import json
@@ -40,15 +40,15 @@ def test_the_printed_python_makes_the_same_steps(file, monkeypatch):
         found = made[step.name]
         expected = step.step_arguments()
         assert found.parallel_run_config == expected["parallel_run_config"]
-        given = {key: found._given[key] for key in ("output", "side_inputs", "arguments", "allow_reuse")}
+        given = {key: found._defaults[key] for key in ("output", "side_inputs", "arguments", "allow_reuse")}
         assert given == {key: expected[key] for key in given}
-        assert found._given["inputs"] == expected["inputs"]
+        assert found._defaults["inputs"] == expected["inputs"]
     assert made["main"].__class__.__name__ == "Flow"
 
 
 @pytest.mark.parametrize("folder", ["iris/flowers", "sales/days"])
 def test_the_printed_python_makes_the_same_dataset(folder):
-    """For an MLTable file."""
+    """From an MLTable file."""
     imported = load(DATA / folder)
     assert executed(python_source(imported))["dataset"] == imported.dataset
 
@@ -63,14 +63,14 @@ def test_the_printed_python_imports_what_it_uses(file):
 HOSTILE = ["\"'\\", "new\nline", "\u2028", "é☃", "\x00", "{output}", "#", '"""', "\ud800", "a" * 200, "tab\t"]
 
 
-def test_hostile_texts_stay_what_they_are():
+def test_hostile_strings_are_quoted():
     """In names, paths and arguments."""
     for text in HOSTILE:
         assert eval(render({text: [text]})) == {text: [text]}
 
 
 def test_comments_cannot_be_broken_out_of():
-    """A line break in a value would make the rest of it Python."""
+    """A line break in a value would turn the rest into code."""
     step = ImportedStep(file=Path("a\nimport os"), name="a", fields={}, arguments=("--x\n", "y"))
     source = python_source(Imported(file=Path("x\rraise SystemExit"), steps=(step,)))
     assert executed_lines(source)[:2] == ["import sys", "from prefect import flow"]
@@ -87,9 +87,9 @@ def test_passwords_and_secrets_are_not_printed():
     source = python_source(Imported(file=Path("f"), steps=(ImportedStep(file=Path("f"), name="a", fields=fields),)))
     assert "canary" not in source
     assert 'environment_variables={"TOKEN": variable("TOKEN"), "B": variable("OTHER")}' in source
-    with pytest.raises(LookupError, match="set TOKEN in the environment before this is run"):
+    with pytest.raises(LookupError, match="set TOKEN in the environment before running this"):
         executed(source)
-    assert "Passwords in requirements are not written down" in source
+    assert "Passwords in requirements are omitted" in source
 
 
 @pytest.mark.parametrize(
@@ -101,29 +101,29 @@ def test_passwords_and_secrets_are_not_printed():
     ],
 )
 def test_datasets_of_all_kinds(dataset):
-    """Fields that are the default are left out."""
+    """Default values are left out."""
     assert executed(python_source(Imported(file=Path("f"), dataset=dataset)))["dataset"] == dataset
 
 
 def command(*arguments):
     parser = argparse.ArgumentParser()
     add_to(parser.add_subparsers())
-    given = parser.parse_args(["import", *map(str, arguments)])
-    return given.do(given)
+    args = parser.parse_args(["import", *map(str, arguments)])
+    return args.handler(args)
 
 
 def test_the_command_prints_python_with_the_differences_in_front(capsys):
-    """So that it can be kept as a file; what has to be decided stands first, and is counted on the other channel."""
+    """stdout can be saved as a file; required decisions come first, and stderr has their number."""
     assert command(DATA / "sales" / "pipeline.yml") == 1
     printed = capsys.readouterr()
     assert printed.out.splitlines()[1].startswith("# To be decided before it is run")
     assert "--map '${{parent.jobs.partition.outputs.table}}=PLACE'" in " ".join(printed.out.replace("#", " ").split())
-    assert "1 field has to be decided" in printed.err
+    assert "1 field needs a decision" in printed.err
     assert max(len(line) for line in printed.out.splitlines() if line.startswith("#")) <= 100
 
 
-def test_python_with_something_to_decide_cannot_be_run_by_mistake(tmp_path):
-    """In the place of a path, or in front of what has none: it raises, and says what is open; a table is one."""
+def test_python_with_open_decisions_raises(tmp_path):
+    """A call replaces the path, or precedes the statement, and names the open field."""
     source = python_source(load(DATA / "sales" / "pipeline.yml"))
     assert "TabularDataset.from_parquet_files(" in source
     with pytest.raises(NotImplementedError, match=r"to be decided: inputs\.sales\.path \$\{\{parent"):
@@ -134,7 +134,7 @@ def test_python_with_something_to_decide_cannot_be_run_by_mistake(tmp_path):
 
 
 def test_the_command_prints_json(capsys):
-    """For programs."""
+    """With the same information as the Python."""
     assert command(DATA / "digits" / "component.yml", "--json", "--map", "${{inputs.images}}=/data") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["undecided"], [step["name"] for step in found["steps"]]) == (0, ["recognise"])
@@ -143,27 +143,27 @@ def test_the_command_prints_json(capsys):
 
 
 def _of(found, field):
-    return next(one for one in found["steps"][0]["differences"] if one["field"] == field)
+    return next(entry for entry in found["steps"][0]["differences"] if entry["field"] == field)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
-        ((DATA / "version_1.yml", "--map", "cpu-cluster"), "--map is 'cpu-cluster'; accepted: REFERENCE=PLACE"),
-        ((DATA / "version_1.yml", "--map", "gpu=x"), "there is no gpu to give a place"),
-        ((DATA / "none.yml",), "none.yml: cannot be read: No such file or directory"),
+        ((DATA / "version_1.yml", "--map", "cpu-cluster"), "--map: expected REFERENCE=PLACE, got 'cpu-cluster'"),
+        ((DATA / "version_1.yml", "--map", "gpu=x"), "the file has no reference gpu"),
+        ((DATA / "none.yml",), "none.yml: cannot read it: No such file or directory"),
     ],
 )
-def test_wrong_use_of_the_command(arguments, words):
-    """ValueErrors, for which the command line has an exit code."""
+def test_usage_errors_of_the_command(arguments, message):
+    """They are ValueErrors, which have an exit code."""
     with pytest.raises(ValueError) as caught:
         command(*arguments)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("arguments", [[], ["in"], ["in", "out", "more"]])
-def test_python_that_has_to_be_given_inputs_says_so(arguments, monkeypatch):
-    """A configuration of version 1 knows none; the flow itself would fail with a traceback."""
+def test_python_without_inputs_prints_its_usage(arguments, monkeypatch):
+    """A configuration of version 1 has no inputs; without arguments the flow would fail with a traceback."""
     monkeypatch.setenv("GREETING", "hello")
     monkeypatch.setattr(sys, "argv", ["imported.py", *arguments])
     source = python_source(load(DATA / "version_1.yml"))

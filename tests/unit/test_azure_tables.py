@@ -1,4 +1,4 @@
-"""MLTable files of Azure ML as datasets; what they ask for that is not done here is told, or refused."""
+"""MLTable files of Azure ML as datasets; unsupported parts are reported or refused."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ DATA = Path(__file__).parent / "data" / "azure"
 
 @pytest.fixture
 def table(tmp_path):
-    """What an MLTable file made of text stands for."""
+    """Load an MLTable file with the given text."""
 
     def make(transformations="", paths="- file: ./a.csv", **options):
         (tmp_path / "a.csv").write_text("n,s\n1,x\n")
@@ -29,15 +29,15 @@ def table(tmp_path):
 
 
 def outcomes(found):
-    return {one.field: one.outcome for one in found.differences}
+    return {difference.field: difference.outcome for difference in found.differences}
 
 
-def test_a_folder_with_an_mltable_file_and_the_file_itself_are_the_same():
-    """Either may be given."""
+def test_an_mltable_file_or_its_folder_can_be_loaded():
+    """Both give the same dataset."""
     folder = load(DATA / "iris" / "flowers")
     assert folder.dataset == load(DATA / "iris" / "flowers" / "MLTable").dataset
     assert folder.dataset.paths == [str(DATA / "iris" / "flowers" / "flowers.csv")]
-    with pytest.raises(ValueError, match="is a folder without a file MLTable"):
+    with pytest.raises(ValueError, match="the folder lacks a file MLTable"):
         load(DATA)
 
 
@@ -58,15 +58,15 @@ def test_a_folder_with_an_mltable_file_and_the_file_itself_are_the_same():
     ],
 )
 def test_readers(table, step, fields):
-    """What has a field here is that field, and nothing is left to be decided."""
+    """Supported options become fields, and no decision is required."""
     found = table(step)
     assert isinstance(found.dataset, TabularDataset)
     assert fields.items() <= found.dataset.model_dump().items()
     assert set(outcomes(found).values()) <= {Outcome.TAKEN, Outcome.CHANGED}
 
 
-def test_what_is_read_is_what_the_table_says(table, tmp_path):
-    """Latin-1, semicolons, no header: the rows come out right."""
+def test_rows_are_read_with_the_tables_options(table, tmp_path):
+    """Latin-1, semicolons, no header."""
     found = table("- read_delimited: {encoding: latin1, delimiter: ';', header: no_header}", "- pattern: ./*.txt")
     (tmp_path / "b.txt").write_bytes("é;1\nü;2\n".encode("latin-1"))
     ((frame, _),) = found.dataset._tables(ignore_warning)
@@ -97,12 +97,12 @@ def test_what_is_read_is_what_the_table_says(table, tmp_path):
         ("- take: 5", "transformations.take", Outcome.OPEN),
     ],
 )
-def test_what_is_not_done_here_is_told(table, step, field, outcome):
-    """Other columns are told; other rows have to be decided, since a run would process what Azure leaves out."""
+def test_unsupported_transformations_are_reported(table, step, field, outcome):
+    """Column changes are left out; row changes require a decision, since a run would process rows that Azure skips."""
     found = table(step)
     assert outcomes(found)[field] is outcome
-    (one,) = [one for one in found.differences if one.field == field]
-    assert one.why or outcome is Outcome.TAKEN
+    (difference,) = [difference for difference in found.differences if difference.field == field]
+    assert difference.why or outcome is Outcome.TAKEN
 
 
 def test_headers_of_the_first_of_several_files_are_open(table, tmp_path):
@@ -114,17 +114,17 @@ def test_headers_of_the_first_of_several_files_are_open(table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("transformations", "words"),
+    ("transformations", "message"),
     [
-        ("- read_delta_lake: {version_as_of: 1}", "line 5: read_delta_lake cannot be read here"),
-        ("- read_delimited: {header: 'yes'}", "line 5: header is 'yes'; accepted: no_header"),
-        ("- read_delimited: {encoding: ebcdic}", "line 5: encoding is 'ebcdic'; accepted: utf8"),
+        ("- read_delta_lake: {version_as_of: 1}", "line 5: read_delta_lake is not supported"),
+        ("- read_delimited: {header: 'yes'}", "line 5: header is 'yes'; expected no_header"),
+        ("- read_delimited: {encoding: ebcdic}", "line 5: encoding is 'ebcdic'; expected one of utf8"),
         ("- read_delimited: {delimiter: '||'}", "line 5: read_delimited: Value error, delimiter is '||'"),
-        ("- read_delimited: 5", "read_delimited is 5; accepted: a mapping"),
-        ("- {a: 1, b: 2}", "accepted: one transformation per entry"),
-        ("- read_parquet\n- extract_columns_from_partition_format: 5", "accepted: a format such as"),
+        ("- read_delimited: 5", "read_delimited is 5; expected a mapping"),
+        ("- {a: 1, b: 2}", "expected one transformation per entry"),
+        ("- read_parquet\n- extract_columns_from_partition_format: 5", "expected a format such as"),
         ("- extract_columns_from_partition_format: '{a'", "partition_format is '{a'"),
-        ("- read_delimited: {delimiter: 5}", "line 5: delimiter is 5; accepted: a text"),
+        ("- read_delimited: {delimiter: 5}", "line 5: delimiter is 5; expected a string"),
         ("- read_delimited: {delimeter: ';'}", "line 5: unknown field 'read_delimited.delimeter'; did you mean delimiter?"),
         ("- read_parquet: {delimiter: ';'}", "line 5: unknown field 'read_parquet.delimiter'"),
         ("- read_parquet\n- fliter: 'x'", "line 6: unknown transformation 'fliter'; did you mean filter?"),
@@ -138,21 +138,21 @@ def test_headers_of_the_first_of_several_files_are_open(table, tmp_path):
         ("- read_parquet\ntrait: 1", "line 6: unknown field 'trait'; did you mean traits?"),
     ],
 )
-def test_what_is_wrong_is_refused(table, tmp_path, transformations, words):
-    """With file and line; of what is mistyped everything at once."""
-    with pytest.raises(ValueError, match=re.escape(words.replace("{}", str(tmp_path / "MLTable")))):
+def test_errors_name_file_and_line(table, tmp_path, transformations, message):
+    """One error lists all misspelled names."""
+    with pytest.raises(ValueError, match=re.escape(message.replace("{}", str(tmp_path / "MLTable")))):
         table(transformations)
 
 
 @pytest.mark.parametrize("paths", ["[]", "- ./a.csv", "- {file: a, folder: b}", "- {files: a}", "- file: 5"])
 def test_paths_are_files_folders_and_patterns(table, paths):
-    """Nothing else."""
-    with pytest.raises(ValueError, match="accepted: "):
+    """Every other entry is an error."""
+    with pytest.raises(ValueError, match="expected "):
         table("", f"  {paths}" if paths == "[]" else paths)
 
 
-def test_paths_count_from_the_file(table, tmp_path):
-    """And what only a workspace knows is open, or mapped."""
+def test_paths_are_relative_to_the_file(table, tmp_path):
+    """Paths in a workspace are open, or mapped."""
     paths = "- file: ./a.csv\n- folder: b\n- pattern: c/*.csv\n- file: azureml://datastores/d/paths/x.csv"
     found = table("", paths)
     assert found.dataset.paths[:3] == [f"{tmp_path}/a.csv", f"{tmp_path}/b", f"{tmp_path}/c/*.csv"]
@@ -168,14 +168,14 @@ def test_a_folder_that_holds_the_table_definition_is_open(table):
 
 
 def test_files_without_a_reader_are_items(table):
-    """With what their paths say; eval_mount makes them items whatever is in them."""
+    """With keys from their paths; eval_mount makes any files items."""
     found = table("- extract_columns_from_partition_format: '{user}/{day:yyyy/MM/dd}/*.csv'", "- folder: ./data")
     assert found.dataset.partition_format == "{user}/{day:yyyy/MM/dd}/*.csv"
     assert isinstance(table("- read_delimited", as_files=True).dataset, FileDataset)
 
 
 def test_keys_of_tables_come_from_hive_folders(table, tmp_path):
-    """There is no partition format for tables here."""
+    """Tables have no partition format here."""
     paths, step = "- pattern: ./data/**/*.csv", "- read_delimited\n- extract_columns_from_partition_format: "
     field = "transformations.extract_columns_from_partition_format"
     assert outcomes(table(f"{step}{{day:yyyy/MM}}", paths))[field] is Outcome.LEFT
@@ -184,18 +184,18 @@ def test_keys_of_tables_come_from_hive_folders(table, tmp_path):
     assert outcomes(table(f"{step}'/store={{store}}/*.csv'", paths))[field] is Outcome.TAKEN
     changed = table(f"{step}{{partition_format: '/store={{shop}}'}}", paths)
     assert outcomes(changed)[field] is Outcome.CHANGED
-    assert "called as the folders are, store" in changed.differences[-1].why
+    assert "names of the folders, store" in changed.differences[-1].why
 
 
-def test_partition_keys_that_only_paths_have_are_to_be_decided(table, tmp_path):
-    """There would be no column of that name, so the step could only fail."""
+def test_partition_keys_that_only_paths_have_are_open(table, tmp_path):
+    """The table would lack that column, so the step would fail."""
     field = "transformations.extract_columns_from_partition_format"
     step, paths = "- read_delimited\n- extract_columns_from_partition_format: '{store}/{day}/*.csv'", "- pattern: ./d/**/*.csv"
     assert outcomes(table(step, paths, partition_keys=["brand"]))[field] is Outcome.LEFT
     found = table(step, paths, partition_keys=["day"])
     assert outcomes(found)[field] is Outcome.OPEN
     assert "partition_keys need day" in found.differences[-1].why
-    assert "have folders such as store=1, or write the columns into the files" in found.differences[-1].why
+    assert "use folders such as store=1, or write the columns into the files" in found.differences[-1].why
     (tmp_path / "d" / "shop=1").mkdir(parents=True)
     (tmp_path / "d" / "shop=1" / "a.csv").write_text("n\n1\n")
     assert outcomes(table(step, paths, partition_keys=["store"]))[field] is Outcome.OPEN
@@ -203,18 +203,18 @@ def test_partition_keys_that_only_paths_have_are_to_be_decided(table, tmp_path):
 
 
 def test_plain_types_of_columns_are_taken_over(table):
-    """Others are told, and so are those of files that have types of their own."""
+    """Other types, and types for files that have their own, are left out."""
     kinds = (
         "- convert_column_types:\n  - {columns: [a, b], column_type: int}\n  - {columns: c, column_type: string}\n"
         "  - {columns: d, column_type: {datetime: {formats: ['%Y']}}}\n  - {columns: e, column_type: boolean}"
     )
     found = table(f"- read_delimited\n{kinds}")
     assert found.dataset.column_types == {"a": "Int64", "b": "Int64", "c": "string", "e": "boolean"}
-    told = [one for one in found.differences if one.field == "transformations.convert_column_types"]
-    assert [one.outcome for one in told] == [Outcome.LEFT, Outcome.TAKEN]
-    assert told[0].given.startswith("d: {'datetime'")
+    reported = [entry for entry in found.differences if entry.field == "transformations.convert_column_types"]
+    assert [entry.outcome for entry in reported] == [Outcome.LEFT, Outcome.TAKEN]
+    assert reported[0].given.startswith("d: {'datetime'")
     found = table(f"- read_parquet\n{kinds}")
     assert found.dataset.column_types is None
-    assert len([one for one in found.differences if one.outcome is Outcome.LEFT]) == 4
+    assert len([entry for entry in found.differences if entry.outcome is Outcome.LEFT]) == 4
     found = table("- read_delimited: {header: no_header}\n- convert_column_types: {columns: Column1, column_type: float}")
     assert found.dataset.column_types == {"0": "float64"}

@@ -1,4 +1,4 @@
-"""The command line on plain values: how options are read, how it ends, what it says."""
+"""The command line on plain values: options, exit codes and output."""
 
 import argparse
 import fcntl
@@ -13,10 +13,17 @@ import pytest
 
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.cli._exit_codes import MEANING, BrokenOutputError, Exit, exit_of
+from prefect_parallel_run.cli._exit_codes import MEANING, BrokenOutputError, Exit, exit_code_of
 from prefect_parallel_run.cli._output import emit_array
 from prefect_parallel_run.cli._terminal import next_steps
-from prefect_parallel_run.cli.step_options import format_options, named, paths_in, read_step_options, split_arguments, step_name
+from prefect_parallel_run.cli.step_options import (
+    format_options,
+    paths_in,
+    read_step_options,
+    split_arguments,
+    split_name,
+    step_name,
+)
 from prefect_parallel_run.errors import (
     ComputeTargetError,
     EntryScriptError,
@@ -47,14 +54,14 @@ def config(tmp_path, scripts):
     return path
 
 
-def given(command, *words, **known):
+def parse(command, *words, **known):
     """The options of a command as the parser makes them."""
-    from prefect_parallel_run.cli.app import parser
+    from prefect_parallel_run.cli.app import build_parser
 
-    own, behind = split_arguments([command, *map(str, words)])
-    made = parser().parse_args(own)
-    made.arguments = behind
-    return argparse.Namespace(**{**vars(made), **known})
+    own, script_arguments = split_arguments([command, *map(str, words)])
+    parsed = build_parser().parse_args(own)
+    parsed.arguments = script_arguments
+    return argparse.Namespace(**{**vars(parsed), **known})
 
 
 @pytest.mark.parametrize(
@@ -67,18 +74,18 @@ def given(command, *words, **known):
         (sqlite3.DatabaseError("broken"), 1),
         (FileNotFoundError(2, "No such file"), 1),
         (ValueError("wrong"), 2),
-        (AttributeError("a defect of ours"), None),
+        (AttributeError("a bug"), None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_what_an_error_ends_with(error, code):
-    """One table says it; a defect of ours shows its traceback."""
-    assert exit_of(error) == code
+def test_every_error_has_its_exit_code(error, code):
+    """Except an unexpected one, a bug, which shows its traceback."""
+    assert exit_code_of(error) == code
     assert code is None or MEANING[Exit(code)]
 
 
-def test_help_tells_the_exit_codes_and_all_commands(capsys):
-    """So that a script can be written without reading ours."""
+def test_help_lists_exit_codes_and_commands(capsys):
+    """Enough to write a script without reading the source."""
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
@@ -90,7 +97,7 @@ def test_help_tells_the_exit_codes_and_all_commands(capsys):
 
 
 def test_options_become_a_step(config, files, tmp_path):
-    """Names, several paths, lists, side inputs, fields that are set, and what stands behind the two dashes."""
+    """Names, several paths, lists, side inputs, overridden fields, and the script's arguments after the two dashes."""
     hostile = tmp_path / "hostile"
     hostile.mkdir()
     names = [hostile / "a[1].txt", hostile / "line\nend"]
@@ -99,13 +106,13 @@ def test_options_become_a_step(config, files, tmp_path):
     lists = tmp_path / "list"
     lists.write_bytes(b"".join(bytes(path) + b"\0" for path in names))
     options = read_step_options(
-        given(
+        parse(
             "run", config, "--input", f"pictures={files}/f00*.txt", files / "f010.txt", "--input", files / "f011.txt",
             "--input-list", lists, "--side-input", f"model={config}", "--output", tmp_path / "out", "--no-reuse",
             "--set", "node_count=3", "--set", "mini_batch_size=10MB", "--set", "description='no'",
             "--", "--model", "m", "--input",
         ),
-        is_to_run=True,
+        for_run=True,
     )  # fmt: skip
     assert [(dataset.name, len(list(dataset.listing()))) for dataset in options.inputs] == [
         ("pictures", 11),
@@ -121,7 +128,7 @@ def test_options_become_a_step(config, files, tmp_path):
 
 
 def test_options_of_formats():
-    """Only those of the format; a tab as shells pass it on."""
+    """Only those of the format are accepted; a tab can be written as a shell passes it."""
     assert format_options("delimited", {"delimiter": "\\t", "header": False, "quote": None}) == {
         "delimiter": "\t",
         "header": False,
@@ -132,13 +139,13 @@ def test_options_of_formats():
         "na_values": ["n.v.", "-"],
     }
     assert format_options("delimited", {"keep_default_na": False}) == {"keep_default_na": False}
-    with pytest.raises(ValueError, match="--no-default-na is for --format delimited; the format is orc"):
+    with pytest.raises(ValueError, match="--no-default-na works only with --format delimited, not with orc"):
         format_options("orc", {"keep_default_na": False})
-    with pytest.raises(ValueError, match="--column-type id: accepted: NAME=TYPE"):
+    with pytest.raises(ValueError, match="--column-type: expected NAME=TYPE, such as id=string, got 'id'"):
         format_options("delimited", {"column_types": ["id"]})
-    with pytest.raises(ValueError, match="--na-value is for --format delimited; the format is files"):
+    with pytest.raises(ValueError, match="--na-value works only with --format delimited, not with files"):
         format_options("files", {"na_values": ["-"]})
-    with pytest.raises(ValueError, match="--no-header is for --format delimited; the format is parquet"):
+    with pytest.raises(ValueError, match="--no-header works only with --format delimited, not with parquet"):
         format_options("parquet", {"header": False})
 
 
@@ -146,12 +153,12 @@ def test_a_path_with_an_equals_sign_is_a_path_where_it_exists(tmp_path, monkeypa
     """Hive folders look like NAME=PATH."""
     monkeypatch.chdir(tmp_path)
     Path("store=1").mkdir()
-    assert named("store=1") == (None, "store=1")
-    assert named("store=2") == ("store", "2")
+    assert split_name("store=1") == (None, "store=1")
+    assert split_name("store=2") == ("store", "2")
 
 
 def test_names_and_lists():
-    """What a person would expect."""
+    """Names lose odd characters; lists keep every byte of a path."""
     assert step_name("/configs/über-score_v2.yaml") == "ber-score_v2"
     assert step_name("….yml") == "parallel-run"
     assert paths_in(b"\n\na\r\n") == ["a\r"], "a name may end in anything where not all lines end in CR LF"
@@ -161,10 +168,10 @@ def test_names_and_lists():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
-        (["run", "nothing.yml", "--input", "x", "--output", "o"], "nothing.yml: no such configuration file"),
-        (["run", "CONFIG", "--output", "o"], "no input was given; pass --input or --input-list"),
+        (["run", "nothing.yml", "--input", "x", "--output", "o"], "nothing.yml: configuration file not found"),
+        (["run", "CONFIG", "--output", "o"], "no input; pass --input or --input-list"),
         (["run", "CONFIG", "--input", "FILES"], "--output is missing"),
         (
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_cuont=2"],
@@ -177,16 +184,16 @@ def test_names_and_lists():
         ),
         (
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_count"],
-            "--set node_count: accepted: FIELD=VALUE",
+            "--set: expected FIELD=VALUE, such as node_count=2, got 'node_count'",
         ),
         (["run", "CONFIG", "--input", "FILES", "--output", "o", "--", "model"], "arguments: the first is 'model'"),
         (
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "compute_target=cpu-cluster"],
-            "compute_target is 'cpu-cluster', which names no cluster here; pass --set compute_target=local",
+            "compute_target: 'cpu-cluster' is not the name of a cluster here; pass --set compute_target=local",
         ),
         (
             ["plan", "CONFIG", "--input", "FILES", "--delimiter", ";"],
-            "--delimiter is for --format delimited; the format is files",
+            "--delimiter works only with --format delimited, not with files",
         ),
         (
             ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--delimiter", "ab"],
@@ -196,22 +203,22 @@ def test_names_and_lists():
             ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--column-type", "id=text", "--na-value", "-"],
             "--column-type: column_types['id'] is 'text'; accepted: string, ",
         ),
-        (["failed", "RUN", "--null"], "--null is for --items"),
+        (["failed", "RUN", "--null"], "--null works only with --items"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else None,
 )
-def test_wrong_use_is_one_line(config, files, words, said, capsys):
+def test_a_usage_error_is_one_line(config, files, arguments, message, capsys):
     """On stderr, with the option or the field in it; nothing on stdout."""
-    places = {"CONFIG": str(config), "FILES": str(files)}
-    assert main([places.get(word, word) for word in words]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert said in told.err
-    assert len(told.err.splitlines()) == 1
+    paths = {"CONFIG": str(config), "FILES": str(files)}
+    assert main([paths.get(argument, argument) for argument in arguments]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert message in output.err
+    assert len(output.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["run", "CONFIG", "--input", "missing", "--output", "o"], "missing: does not exist"),
         (["run", "CONFIG", "--input", "nostore://a/b", "--output", "o"], "Protocol not known: nostore"),
@@ -219,50 +226,50 @@ def test_wrong_use_is_one_line(config, files, words, said, capsys):
         (["show", "missing"], "run missing: does not exist"),
         (["control", "missing", "pause"], "run missing: does not exist"),
         (["show", "FILES"], "is no run directory: it has no run.json"),
-        (["list", "FILES"], "has no runs in it"),
+        (["list", "FILES"], "contains no runs"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else None,
 )
-def test_what_is_not_there_is_one_line_and_json_where_that_is_wanted(config, files, words, said, capsys, monkeypatch):
+def test_a_missing_file_is_one_line_and_json_on_request(config, files, arguments, message, capsys, monkeypatch):
     """Before anything is started for it."""
     monkeypatch.chdir(config.parent)
-    places = {"CONFIG": str(config), "FILES": str(files)}
-    assert main([*(places.get(word, word) for word in words), "--json"]) == 1
-    told = capsys.readouterr()
-    assert said in told.err
-    assert len(told.err.splitlines()) == 1
-    assert json.loads(told.out)["error"]["message"] == told.err.strip()
+    paths = {"CONFIG": str(config), "FILES": str(files)}
+    assert main([*(paths.get(argument, argument) for argument in arguments), "--json"]) == 1
+    output = capsys.readouterr()
+    assert message in output.err
+    assert len(output.err.splitlines()) == 1
+    assert json.loads(output.out)["error"]["message"] == output.err.strip()
     assert not Path("o").exists()
 
 
-def test_what_is_left_out_of_a_file_of_azures_is_a_line(config, files, capsys):
-    """On stderr, without the place in our code where it was noticed."""
+def test_ignored_azure_fields_are_listed_on_one_line(config, files, capsys):
+    """On stderr, without the source line of the warning."""
     config.write_text(config.read_text() + "  environment_name: prs\n")
-    options = read_step_options(given("plan", config, "--input", files), is_to_run=False)
+    options = read_step_options(parse("plan", config, "--input", files), for_run=False)
     assert options.config.environment is None
-    assert capsys.readouterr().err == f"{config}: of Azure's environment these are left out: environment_name prs\n"
+    assert capsys.readouterr().err == f"{config}: ignoring parts of Azure's environment: environment_name prs\n"
 
 
-def test_arguments_for_a_script_that_nothing_runs(capsys):
-    """Only run and plan take them."""
+def test_commands_without_a_script_reject_arguments_for_it(capsys):
+    """Only run and plan pass them to a script."""
     with pytest.raises(SystemExit) as ended:
         main(["show", "x", "--", "--model", "m"])
     assert ended.value.code == 2
-    assert "for the scripts of run and plan" in capsys.readouterr().err
+    assert "only for the commands run and plan" in capsys.readouterr().err
 
 
-def test_what_can_be_done_next():
-    """A limit can be raised; what was cancelled, or lost its cluster, can be gone on with; a place may need quotes."""
+def test_errors_suggest_next_steps():
+    """Raise a limit; resume a run that was cancelled or lost its cluster; quote paths for the shell."""
     limit = LimitExceededError("allowed_failed_count", 1, 2)
-    assert [words for words, _ in next_steps(limit, "/my runs/a")] == [
+    assert [line for line, _ in next_steps(limit, "/my runs/a")] == [
         "prefect-parallel-run failed '/my runs/a'",
         "prefect-parallel-run resume '/my runs/a' --allowed-failed-count N",
         "prefect-parallel-run resume '/my runs/a' --retry-failed",
     ]
     for error in (KeyboardInterrupt(), ComputeTargetError("local", "gone"), OSError()):
-        assert [words for words, _ in next_steps(error, "/a")] == ["prefect-parallel-run resume /a"]
+        assert [line for line, _ in next_steps(error, "/a")] == ["prefect-parallel-run resume /a"]
     assert "--accept-changes" in next_steps(InputChangedError("/a", ("x",)), "/a")[0][0]
-    assert [words for words, _ in next_steps(RowsDifferError("/out", "differ", 7), "/a")] == [
+    assert [line for line, _ in next_steps(RowsDifferError("/out", "differ", 7), "/a")] == [
         "prefect-parallel-run replay /a --mini-batch 7"
     ]
     assert len(next_steps(EntryScriptError("a.py", "fails"), "/a")) == 2
@@ -285,7 +292,7 @@ def planned(capsys, *words):
     return json.loads(capsys.readouterr().out)
 
 
-def test_plan_tells_figures_and_limits_and_leaves_nothing(config, files, tmp_path, capsys, monkeypatch):
+def test_plan_prints_sizes_and_limits_and_leaves_no_files(config, files, tmp_path, capsys, monkeypatch):
     """Neither in the output nor in the temporary folder."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -293,15 +300,15 @@ def test_plan_tells_figures_and_limits_and_leaves_nothing(config, files, tmp_pat
     before = sorted(tmp_path.rglob("*"))
     words = ("--set", "allowed_failed_percent=25", "--set", "node_count=2", "--json", "--", "--at", "{output}")
     assert main(["plan", str(config), "--input", str(files), "--output", str(tmp_path / "out"), *words]) == 0
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     assert sorted(tmp_path.rglob("*")) == before
-    assert (told["mini_batches"], told["items"], told["bytes"]) == (10, 100, 290)
-    assert told["items_per_mini_batch"] == {"least": 10, "median": 10, "most": 10}
-    assert told["bytes_per_mini_batch"] == {"least": 20, "median": 30.0, "most": 30}
-    assert [entry["mini_batch"] for entry in told["first"] + told["last"]] == [0, 1, 2, 7, 8, 9]
-    assert told["last"][-1]["paths"][-1] == str(files / "f099.txt")
-    assert (told["nodes"], told["processes"], told["tries_at_most"]) == (2, 8, 20)
-    assert told["limits"] == {"failed_items": 5, "failed_mini_batches": 2}
+    assert (output["mini_batches"], output["items"], output["bytes"]) == (10, 100, 290)
+    assert output["items_per_mini_batch"] == {"least": 10, "median": 10, "most": 10}
+    assert output["bytes_per_mini_batch"] == {"least": 20, "median": 30.0, "most": 30}
+    assert [entry["mini_batch"] for entry in output["first"] + output["last"]] == [0, 1, 2, 7, 8, 9]
+    assert output["last"][-1]["paths"][-1] == str(files / "f099.txt")
+    assert (output["nodes"], output["processes"], output["tries_at_most"]) == (2, 8, 20)
+    assert output["limits"] == {"failed_items": 5, "failed_mini_batches": 2}
     assert main(["plan", str(config), "--input", str(files)]) == 0
     words = capsys.readouterr().out
     for expected in (
@@ -314,7 +321,7 @@ def test_plan_tells_figures_and_limits_and_leaves_nothing(config, files, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["parquet", "delimited", "json-lines", "arrow", "orc"])
-def test_plan_tells_rows_of_tables(config, tmp_path, kind, capsys):
+def test_plan_counts_rows_of_tables(config, tmp_path, kind, capsys):
     """Every row once, in order."""
     frame = pd.DataFrame({"a": range(1000), "b": ["x" * 20] * 1000})
     path = tmp_path / "table"
@@ -326,39 +333,39 @@ def test_plan_tells_rows_of_tables(config, tmp_path, kind, capsys):
         "orc": lambda: frame.to_orc(path),
     }[kind]()
     more = ["--delimiter", "\\t"] if kind == "delimited" else []
-    told = planned(capsys, config, "--input", f"rows={path}", "--format", kind, "--set", "mini_batch_size=4KB", *more)
-    assert told["items"] == 1000
-    assert told["first"][0]["input"] == "rows"
-    assert told["first"][0]["path"] == str(path)
+    output = planned(capsys, config, "--input", f"rows={path}", "--format", kind, "--set", "mini_batch_size=4KB", *more)
+    assert output["items"] == 1000
+    assert output["first"][0]["input"] == "rows"
+    assert output["first"][0]["path"] == str(path)
     assert main(["plan", str(config), "--input", str(path), "--format", kind, *more]) == 0
     assert f"0: {path}, " in capsys.readouterr().out
 
 
-def test_plan_tells_what_is_odd(config, tmp_path, capsys):
-    """Before anything has run for it."""
+def test_plan_warns_about_a_doubtful_delimiter(config, tmp_path, capsys):
+    """Before any time is spent on a run."""
     (tmp_path / "t.csv").write_text("a;b\n1;2\n")
-    told = planned(capsys, config, "--input", str(tmp_path / "t.csv"), "--format", "delimited")
-    assert told["notes"] == [f"{tmp_path}/t.csv has one column, 'a;b' (delimiter ','); is the delimiter ';'?"]
+    output = planned(capsys, config, "--input", str(tmp_path / "t.csv"), "--format", "delimited")
+    assert output["notes"] == [f"{tmp_path}/t.csv has one column, 'a;b' (delimiter ','); is the delimiter ';'?"]
     assert main(["plan", str(config), "--input", str(tmp_path / "t.csv"), "--format", "delimited"]) == 0
-    assert f"  note: {told['notes'][0]}\n" in capsys.readouterr().out
+    assert f"  note: {output['notes'][0]}\n" in capsys.readouterr().out
 
 
 def test_plan_with_partition_keys(config, tmp_path, capsys):
-    """In hive folders and in columns; what would be written anew is not written."""
+    """In hive folders and in columns; plan does not write the partitioned table."""
     frame = pd.DataFrame({"store": [1, 2, 1, 2], "x": [1.0, 2.0, 3.0, 4.0]})
     frame.to_parquet(tmp_path / "hive", partition_cols=["store"])
     frame.to_parquet(tmp_path / "flat.parquet")
     for name in ("hive", "flat.parquet"):
-        told = planned(capsys, config, "--input", tmp_path / name, "--format", "parquet", "--set", "partition_keys=[store]")
-        assert [entry["partition_key_value"] for entry in told["first"]] == [{"store": 1}, {"store": 2}]
-        assert "parallel_run_plan_" not in json.dumps(told)
+        output = planned(capsys, config, "--input", tmp_path / name, "--format", "parquet", "--set", "partition_keys=[store]")
+        assert [entry["partition_key_value"] for entry in output["first"]] == [{"store": 1}, {"store": 2}]
+        assert "parallel_run_plan_" not in json.dumps(output)
 
 
 # runs as they lie on the disk
 
 
-def test_the_plan_of_a_run_forgives_what_is_in_force(unfinished, capsys):
-    """As it was resumed with, or changed while it went on."""
+def test_the_plan_of_a_run_shows_its_current_limits(unfinished, capsys):
+    """Including those of a resume or of a control command."""
     config = {"error_threshold": 4, "allowed_failed_percent": None, "run_max_try": 3, "run_invocation_timeout": 60.0}
     more = {"allowed_failed_count": None, "node_count": 1, "process_count_per_node": 2, "compute_target": "local"}
     write_json(unfinished.description, {**unfinished.facts(), "config": {**config, **more}})
@@ -373,7 +380,7 @@ def test_the_plan_of_a_run_forgives_what_is_in_force(unfinished, capsys):
 
 @pytest.fixture
 def unfinished(tmp_path, files):
-    """A run directory that nobody drives: three of ten mini-batches done, one of them failed, one of them with too few rows."""
+    """An interrupted run: three of ten mini-batches done, one of them failed, one of them with too few rows."""
     directory = RunDirectory(tmp_path / "out" / FOLDER / "test-abc-20250101T000000-1")
     directory.make()
     dataset = FileDataset.from_files(files).as_named_input("files")
@@ -389,12 +396,12 @@ def unfinished(tmp_path, files):
     return directory
 
 
-def test_failed_names_items_of_a_run_that_is_not_finished(unfinished, files, capsys):
-    """One path a line; which of a mini-batch with too few rows failed, nobody knows."""
+def test_failed_lists_items_of_an_unfinished_run(unfinished, files, capsys):
+    """One path per line; the failed items of a mini-batch with too few rows are unknown."""
     assert main(["failed", str(unfinished.path), "--items"]) == 0
-    told = capsys.readouterr()
-    assert told.out.splitlines() == [str(files / f"f{number:03d}.txt") for number in range(10, 20)]
-    assert "2 more items failed in mini-batches whose run() returned fewer rows" in told.err
+    output = capsys.readouterr()
+    assert output.out.splitlines() == [str(files / f"f{number:03d}.txt") for number in range(10, 20)]
+    assert "2 more items failed in mini-batches whose run() returned fewer rows" in output.err
     assert main(["failed", str(unfinished.path), "--items", "-0"]) == 0
     assert capsys.readouterr().out.count("\0") == 10
     assert main(["failed", str(unfinished.path), "--items", "--json"]) == 0
@@ -406,8 +413,8 @@ def test_failed_names_items_of_a_run_that_is_not_finished(unfinished, files, cap
     assert "ValueError: bad\\x1b[2J" in capsys.readouterr().out
 
 
-def test_failed_names_the_guilty_file_of_a_cause(unfinished, files, capsys):
-    """Once it is known; before that, what was in the first mini-batch. Every try counts, also those of items apart."""
+def test_failed_names_the_failing_file_of_a_cause(unfinished, files, capsys):
+    """Once bisection has found it; before that, the files of the first mini-batch. Attempts at pieces count too."""
     assert main(["failed", str(unfinished.path)]) == 0
     assert f"  in that mini-batch: {files / 'f010.txt'} and 9 more" in capsys.readouterr().out
     error = {"error_type": "ValueError", "error": "bad", "fingerprint": "f"}
@@ -418,17 +425,17 @@ def test_failed_names_the_guilty_file_of_a_cause(unfinished, files, capsys):
     assert main(["failed", str(unfinished.path)]) == 0
     words = capsys.readouterr().out
     assert "3 failed tries of 1 mini-batch" in words
-    assert f"  failed for good: 1 item\n  the first that was found guilty: {files / 'f017.txt'}\n" in words
+    assert f"  failed permanently: 1 item\n  first failing item: {files / 'f017.txt'}\n" in words
     assert main(["failed", str(unfinished.path), "--mini-batches"]) == 0
-    assert "1\t3 tries\t1 of 1 item (item 7 of it)\t" in capsys.readouterr().out
+    assert "1\t3 attempts\t1 of 1 item (item 7)\t" in capsys.readouterr().out
     assert main(["show", str(unfinished.path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["nodes"][1] == {"node": "node-1", "tries": 3, "succeeded": 0, "last": 1004.0}
-    assert told["causes"][0]["guilty"] == [1, 7, 8]
+    output = json.loads(capsys.readouterr().out)
+    assert output["nodes"][1] == {"node": "node-1", "tries": 3, "succeeded": 0, "last": 1004.0}
+    assert output["causes"][0]["guilty"] == [1, 7, 8]
 
 
-def test_failed_reads_the_spool_of_a_plan_that_was_never_finished(unfinished, capsys):
-    """The same items."""
+def test_failed_reads_the_spool_of_an_unfinished_plan(unfinished, capsys):
+    """The plan and its spool name the same items."""
     from prefect_parallel_run.planning.plan import Group, Plan
     from prefect_parallel_run.planning.spool import Spool
 
@@ -447,8 +454,8 @@ def test_failed_reads_the_spool_of_a_plan_that_was_never_finished(unfinished, ca
     assert "has no mini-batch 1, which the ledger has" in capsys.readouterr().err
 
 
-def test_a_line_end_in_a_name_wants_null(tmp_path, capsys):
-    """Rather than two paths that are none."""
+def test_a_newline_in_a_name_requires_null(tmp_path, capsys):
+    """One path must not be read as two."""
     name = tmp_path / "files" / "line\nend"
     name.parent.mkdir()
     name.write_text("x")
@@ -462,13 +469,13 @@ def test_a_line_end_in_a_name_wants_null(tmp_path, capsys):
     with Ledger.create(directory.ledger, [1]) as ledger:
         ledger.commit([(Receipt.of_failure(0, 1, "raised", items=1, started=1.0, seconds=1.0), "failed")])
     assert main(["failed", str(directory.path), "--items"]) == 2
-    assert "has a line end in its name; use --null" in capsys.readouterr().err
+    assert "contains a newline; use --null" in capsys.readouterr().err
     assert main(["failed", str(directory.path), "--items", "--null"]) == 0
     assert paths_in(capsys.readouterr().out.encode()) == [str(name)]
 
 
-def test_show_tells_what_the_ledger_has(unfinished, capsys):
-    """Nobody drives it: interrupted; and what to do then."""
+def test_show_prints_the_ledger(unfinished, capsys):
+    """Without a process that executes the run, it is interrupted; show suggests how to resume it."""
     assert main(["show", str(unfinished.path)]) == 0
     words = capsys.readouterr().out
     for expected in (
@@ -482,19 +489,19 @@ def test_show_tells_what_the_ledger_has(unfinished, capsys):
         assert expected in words
     assert "\x1b" not in words
     assert main(["show", str(unfinished.path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["status"], told["driver"], told["rate"], told["waiting"]) == ("interrupted", None, None, 0)
-    assert told["nodes"][1] == {"node": "node-1", "tries": 1, "succeeded": 0, "last": 1002.0}
+    output = json.loads(capsys.readouterr().out)
+    assert (output["status"], output["driver"], output["rate"], output["waiting"]) == ("interrupted", None, None, 0)
+    assert output["nodes"][1] == {"node": "node-1", "tries": 1, "succeeded": 0, "last": 1002.0}
 
 
 def test_an_output_folder_stands_for_its_newest_run(unfinished, capsys):
-    """And it says which."""
+    """The command prints which run that is."""
     output = unfinished.path.parent.parent
-    for place in (output, output / FOLDER):
-        assert main(["show", str(place)]) == 0
-        told = capsys.readouterr()
-        assert "interrupted" in told.out
-        assert f"the newest run of {place}: {unfinished.path}" in told.err
+    for path in (output, output / FOLDER):
+        assert main(["show", str(path)]) == 0
+        printed = capsys.readouterr()
+        assert "interrupted" in printed.out
+        assert f"the newest run of {path}: {unfinished.path}" in printed.err
     assert main(["list", str(output)]) == 0
     line = capsys.readouterr().out
     assert line.split() == ["interrupted", "2025-01-01T00:00:00Z", "3", "of", "10", "12", "items", "failed", unfinished.run_id]
@@ -503,21 +510,21 @@ def test_an_output_folder_stands_for_its_newest_run(unfinished, capsys):
     assert json.loads(capsys.readouterr().out)[0]["status"] == "unreadable"
 
 
-def test_a_ledger_of_a_newer_version(unfinished, capsys):
-    """Is not guessed at."""
+def test_a_ledger_of_a_newer_version_is_refused(unfinished, capsys):
+    """Its contents could be misread."""
     with sqlite3.connect(unfinished.ledger) as connection:
         connection.execute("PRAGMA user_version = 1000")
     assert main(["show", str(unfinished.path)]) == 1
     assert "was written by a newer version of prefect_parallel_run" in capsys.readouterr().err
 
 
-def test_show_names_who_drives_a_run(unfinished, capsys):
-    """And looking takes nothing away from who drives it, nor from who is about to."""
+def test_show_names_the_process_that_executes_a_run(unfinished, capsys):
+    """Reading the status neither takes the lock nor delays another process that wants it."""
     assert unfinished.driver() is None
     with unfinished.lock():
         assert main(["show", str(unfinished.path), "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert (told["status"], told["driver"]["pid"]) == ("running", os.getpid())
+        output = json.loads(capsys.readouterr().out)
+        assert (output["status"], output["driver"]["pid"]) == ("running", os.getpid())
         assert main(["show", str(unfinished.path)]) == 0  # not at a terminal: it does not follow
         assert f"running (process {os.getpid()} on " in capsys.readouterr().out
 

@@ -27,8 +27,8 @@ def make(script, **fields):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: json.dumps(case["kwargs"]))
-def test_cases(case, script):
-    """Each case says what we accept, and where it matters, as what."""
+def test_each_case_is_accepted_or_rejected(case, script):
+    """Each case of the data file says whether we accept the value, and some with which result."""
     if case["ours"] == "reject":
         with pytest.raises(ValueError) as caught:
             make(script, **case["kwargs"])
@@ -51,49 +51,49 @@ def test_three_fields_suffice(script):
 
 
 @pytest.mark.parametrize(
-    ("models", "words"),
+    ("models", "message"),
     [
-        ({"a b": "/m"}, "has the name 'a b'; accepted: a mapping of names"),
+        ({"a b": "/m"}, "has the name 'a b'; expected a mapping of names"),
         ({"../a": "/m"}, "has the name '../a'"),
         ({"a:../b": "/m"}, "has the name"),
         ({1: "/m"}, "has the name 1"),
-        ({"a": ""}, "models['a'] is ''; accepted: a path that every node sees, no URL"),
-        ({"a": "s3://b/m"}, "no URL"),
+        ({"a": ""}, "models['a'] is ''; expected a path on every node, not a URL"),
+        ({"a": "s3://b/m"}, "not a URL"),
         ({"a": None}, "models['a'] is None"),
-        (["/m"], "accepted: a mapping of names"),
+        (["/m"], "expected a mapping of names"),
     ],
     ids=str,
 )
-def test_wrong_models_are_errors(script, models, words):
-    """The entry and what is accepted."""
+def test_wrong_models_are_errors(script, models, message):
+    """The error names the entry and what is expected."""
     with pytest.raises(ValidationError) as caught:
         make(script, models=models)
-    assert words in wrong_fields(caught.value)["models"]
+    assert message in wrong_fields(caught.value)["models"]
 
 
 def test_models_are_absolute_paths(script, tmp_path, monkeypatch):
-    """Whoever goes on with the run may be in another folder."""
+    """A run may be resumed from another folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    given = {"a": "m.pkl", "a:2": Path("/x/y"), "b.c-d_1": "~/m"}
-    assert make(script, models=given).models == {"a": f"{tmp_path}/m.pkl", "a:2": "/x/y", "b.c-d_1": "/home/me/m"}
+    models = {"a": "m.pkl", "a:2": Path("/x/y"), "b.c-d_1": "~/m"}
+    assert make(script, models=models).models == {"a": f"{tmp_path}/m.pkl", "a:2": "/x/y", "b.c-d_1": "/home/me/m"}
     assert make(script, models=None).models == {}
 
 
 def test_required_fields_are_required():
-    """An error names each that is missing."""
+    """The error names every missing field."""
     with pytest.raises(ValidationError) as caught:
         ParallelRunConfig()
     assert set(wrong_fields(caught.value)) == {"entry_script", "error_threshold", "output_action"}
 
 
-def test_all_wrong_fields_are_told_at_once_with_value_and_what_is_accepted(script):
-    """Nobody wants to mend them one by one."""
+def test_one_error_names_every_wrong_field_and_value(script):
+    """Fixing fields one error at a time would be tedious."""
     with pytest.raises(ValidationError) as caught:
         make(script, node_count=0, run_max_try="3", mini_batch_size="1.5")
     wrong = wrong_fields(caught.value)
     assert set(wrong) == {"node_count", "run_max_try", "mini_batch_size"}
-    assert "node_count is 0; accepted: a whole number, 1 or more" in wrong["node_count"]
+    assert "node_count is 0; expected an integer, 1 or more" in wrong["node_count"]
     assert "'3'" in wrong["run_max_try"]
 
 
@@ -102,8 +102,8 @@ def test_all_wrong_fields_are_told_at_once_with_value_and_what_is_accepted(scrip
     ["error_threshold", "node_count", "run_max_try", "run_invocation_timeout", "allowed_failed_count", "process_memory_limit"],
 )
 @pytest.mark.parametrize("value", [True, float("nan"), float("inf"), b"1", [1]])
-def test_a_bool_or_nan_is_no_number(script, field, value):
-    """True is an int to Python; to a reader of a configuration it is a mistake."""
+def test_a_bool_or_nan_is_not_a_number(script, field, value):
+    """True is an int in Python, but a mistake in a configuration."""
     with pytest.raises(ValueError, match=field):
         make(script, **{field: value})
 
@@ -142,15 +142,15 @@ def test_a_script_outside_source_directory_is_refused(tmp_path, script):
 
 
 def test_a_missing_script_or_folder_is_named(tmp_path):
-    """At once, when the configuration is made."""
+    """Immediately, when the configuration is created."""
     with pytest.raises(ValueError, match=r"entry_script is 'none.py', which does not exist"):
         make("none.py", source_directory=str(tmp_path))
     with pytest.raises(ValueError, match="source_directory is"):
         make("none.py", source_directory=str(tmp_path / "none"))
 
 
-def test_file_name_and_summary_only_exclude_each_other(script):
-    """There is no file to name."""
+def test_summary_only_rejects_a_file_name(script):
+    """summary_only writes no result file."""
     with pytest.raises(ValueError, match="append_row_file_name"):
         make(script, output_action="summary_only", append_row_file_name="x.txt")
     assert make(script, output_action="Summary_Only").result_file_name is None
@@ -166,7 +166,7 @@ def test_file_name_and_summary_only_exclude_each_other(script):
     ],
 )
 def test_the_format_follows_the_file_name_unless_it_is_given(script, fields, expected):
-    """csv is text's ending too, so it must be asked for."""
+    """The extension .csv also means text, so csv must be explicit."""
     assert make(script, **fields).result_format == expected
 
 
@@ -191,35 +191,35 @@ def test_environment_and_compute_target_take_their_models(script):
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
-        ({"requirements": "six"}, "requirements is 'six'; accepted: a list of texts"),
-        ({"requirements": ["six", ""]}, "requirements has ''; accepted: texts that are not empty"),
+        ({"requirements": "six"}, "requirements is 'six'; expected a list of strings"),
+        ({"requirements": ["six", ""]}, "requirements has ''; expected non-empty strings"),
         ({"requirements": ["six", " "]}, "requirements has ' '"),
         ({"requirements": ["six\n--index-url https://elsewhere"]}, "without newlines and control characters"),
         ({"requirements": ["six\0"]}, "requirements has"),
         ({"requirements": [7]}, "requirements has 7"),
-        ({"python": 3.9}, "python is 3.9; accepted: a version from 3.9 on as a text"),
-        ({"python": "3.8"}, "python is '3.8'; accepted: a version from 3.9 on"),
+        ({"python": 3.9}, "python is 3.9; expected a version from 3.9 on as a string"),
+        ({"python": "3.8"}, "python is '3.8'; expected a version from 3.9 on"),
         ({"python": "python3.9"}, "python is 'python3.9'"),
         ({"python": ""}, "python is ''"),
-        ({"conda_file": "none.yml"}, "conda_file is 'none.yml'; accepted: a file that exists, or None"),
+        ({"conda_file": "none.yml"}, "conda_file is 'none.yml'; expected an existing file, or None"),
         ({"conda_file": "."}, "conda_file is '.'"),
-        ({"conda_file": __file__, "python": "3.11"}, "python is '3.11', but conda_file says which Python"),
-        ({"name": 7}, "name is 7; accepted: a text, or None"),
+        ({"conda_file": __file__, "python": "3.11"}, "python is '3.11', but conda_file determines the Python version"),
+        ({"name": 7}, "name is 7; expected a string, or None"),
         ({"packages": ["six"]}, "packages"),
     ],
 )
-def test_what_is_wrong_with_an_environment_is_told(script, fields, words):
-    """With field, value and what is accepted; alone and inside a configuration."""
-    for make_it in (lambda: Environment(**fields), lambda: make(script, environment=fields)):
+def test_a_wrong_environment_is_an_error(script, fields, message):
+    """The error names field, value and what is expected; alone and inside a configuration."""
+    for build in (lambda: Environment(**fields), lambda: make(script, environment=fields)):
         with pytest.raises(ValueError) as caught:
-            make_it()
-        assert words in str(caught.value)
+            build()
+        assert message in str(caught.value)
 
 
 def test_an_environments_paths_mean_the_same_everywhere(tmp_path, monkeypatch):
-    """They are made absolute, as a version is not; a home is that of the machine that builds."""
+    """Paths become absolute, versions do not; ``~`` is the home of the machine that builds."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conda.yml").write_text("dependencies: [python]\n")
     assert Environment(conda_file="conda.yml").conda_file == str(tmp_path / "conda.yml")
@@ -236,8 +236,8 @@ def test_sizes_are_1024_based(number, unit):
 
 
 @given(st.text())
-def test_any_other_text_is_no_size(text):
-    """Only ASCII digits and three units are."""
+def test_any_other_text_is_not_a_size(text):
+    """A size has only ASCII digits and one of three units."""
     try:
         number = parse_size(text)
     except ValueError:

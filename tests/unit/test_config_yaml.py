@@ -1,4 +1,4 @@
-"""The configuration as a YAML file, both ways, and every complaint with its line."""
+"""The configuration as a YAML file: saving, loading, and errors with their line."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -52,7 +52,7 @@ def load(folder, body, head=HEAD + "  output_action: append_row\n"):
     )
 )
 def test_a_round_trip_loses_nothing(folder, fields):
-    """What is saved is what is loaded."""
+    """Loading a saved configuration returns an equal one."""
     config = ParallelRunConfig(
         entry_script="score.py", source_directory=str(folder), error_threshold=-1, output_action="append_row", **fields
     )
@@ -80,7 +80,7 @@ def test_values_of_environment_variables_are_written_as_references(folder, monke
     assert ParallelRunConfig.load_yaml(folder / "saved.yaml").environment_variables == {"TOKEN": "canary-7", "B": "canary-7"}
 
 
-def test_azures_ways_of_calling_and_naming_work(folder):
+def test_azures_signature_and_field_name_work(folder):
     """load_yaml(workspace, path), and compute_target_name."""
     load(folder, "  compute_target_name: local\n")
     config = ParallelRunConfig.load_yaml(object(), folder / "config.yaml")
@@ -88,7 +88,7 @@ def test_azures_ways_of_calling_and_naming_work(folder):
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         ("  node_count: 0\n", "line 6: node_count"),
         ("  node_count: '2'\n", "line 6: node_count"),
@@ -96,47 +96,47 @@ def test_azures_ways_of_calling_and_naming_work(folder):
         ("  node_count: 010\n", "line 6: 010 is a number with a leading zero"),
         ("  run_invocation_timeout: 12:30:45\n", "line 6: 12:30:45"),
         ("  run_invocation_timeout: 1:30.5\n", "line 6: 1:30.5"),
-        ("  description: no\n", "line 6: no is a word that YAML 1.1 takes"),
+        ("  description: no\n", "line 6: no is a word that YAML 1.1 reads"),
         ("  node_count: 1_000\n", "line 6: 1_000"),
-        ("  description: 2020-01-01\n", "line 6: tag:yaml.org,2002:timestamp is not accepted"),
-        ("  node_count: 1\n  node_count: 2\n", "line 7: the key 'node_count' stands here twice"),
+        ("  description: 2020-01-01\n", "line 6: unexpected tag:yaml.org,2002:timestamp"),
+        ("  node_count: 1\n  node_count: 2\n", "line 7: duplicate key 'node_count'"),
         ("  description: &a x\n  entry: *a\n", "line 7: aliases are not accepted"),
-        ("  description: !!python/object/apply:os.system ['true']\n", "line 6: tag:yaml.org,2002:python"),
+        ("  description: !!python/object/apply:os.system ['true']\n", "line 6: unexpected tag:yaml.org,2002:python"),
         ("  description: [\n", "not YAML"),
-        ("  ? [a]\n  : b\n", "line 6: a key must be a text"),
+        ("  ? [a]\n  : b\n", "line 6: expected a string as key"),
         ("  environment_variables: {A: 1}\n", "line 6: environment_variables"),
-        ("  environment: {python: 3.10}\n", "python is 3.1; accepted: a version"),
+        ("  environment: {python: 3.10}\n", "python is 3.1; expected a version"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(folder, body, words):
-    """Unknown keys, wrong types, YAML 1.1 surprises and hostile constructs."""
+def test_errors_name_the_line(folder, body, message):
+    """Unknown keys, wrong types, ambiguous YAML 1.1 values and hostile constructs."""
     with pytest.raises(ValueError) as caught:
         load(folder, body)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_field_is_named_once_and_with_its_own_line(folder):
-    """Also the script, which is looked for once all fields are known."""
-    with pytest.raises(ValueError, match=r"line 6: node_count is 0; accepted: ") as caught:
+    """Also the script, which is checked after all fields."""
+    with pytest.raises(ValueError, match=r"line 6: node_count is 0; expected ") as caught:
         load(folder, "  node_count: 0\n")
     assert "node_count: node_count" not in str(caught.value)
     (folder / "score.py").unlink()
     with pytest.raises(ValueError, match=r"line 2: entry_script is '.*', which does not exist"):
         load(folder, "")
-    with pytest.raises(ValueError, match=r"line 6: partition_keys and mini_batch_size exclude each other"):
+    with pytest.raises(ValueError, match=r"line 6: set either partition_keys or mini_batch_size, not both"):
         load(folder, "  partition_keys: [a]\n  mini_batch_size: 5\n")
 
 
 @pytest.mark.parametrize("text", ["", "[]\n", "other: {}\n", "parallel_run_config: 5\n"])
 def test_a_file_of_another_kind_is_refused(folder, text):
-    """The root key says what it is."""
+    """A configuration is recognized by its root key."""
     (folder / "other.yaml").write_text(text)
     with pytest.raises(ValueError, match="line 1"):
         ParallelRunConfig.load_yaml(folder / "other.yaml")
 
 
-def test_azures_own_environment_is_read_and_the_rest_listed(folder):
-    """Name, variables and pip requirements; everything else is one warning."""
+def test_an_azure_environment_is_converted(folder):
+    """Name, variables and pip requirements are used; one warning lists everything else."""
     body = """\
   environment:
     name: scoring
@@ -151,7 +151,7 @@ def test_azures_own_environment_is_read_and_the_rest_listed(folder):
     docker: {enabled: true}
 """
     with pytest.warns(
-        UserWarning, match=r"docker, conda dependency python=3.8, python.userManagedDependencies, azureml-core; of"
+        UserWarning, match=r"docker, conda dependency python=3.8, python.userManagedDependencies, azureml-core; azureml-core: "
     ):
         config = load(folder, body)
     assert config.environment == Environment(name="scoring", requirements=["pillow"])
@@ -198,9 +198,9 @@ parallel_run_config:
 
 
 def test_a_whole_file_of_azures_loads(folder):
-    """Version of Python and pip requirements are taken over; conda's own packages, which pip may not know, are listed."""
+    """Python version and pip requirements are used; conda packages, which pip may not have, are listed."""
     body = AZURES_OWN.format(folder=folder, managed="false")
-    with pytest.warns(UserWarning, match="are left out") as caught:
+    with pytest.warns(UserWarning, match="ignoring parts of Azure's environment") as caught:
         config = load(folder, "", head=body.replace("{", "{{").replace("}", "}}"))
     assert config.environment == Environment(name="batch_environment", requirements=["pillow==10.4"], python="3.10.4")
     assert (config.mini_batch_size, config.compute_target) == (5, "cpu-cluster")
@@ -209,22 +209,22 @@ def test_a_whole_file_of_azures_loads(folder):
         assert left in str(warning.message)
 
 
-def test_what_the_image_brings_along_is_what_is_installed_here(folder):
-    """userManagedDependencies: true says that nothing is to be built."""
+def test_user_managed_dependencies_use_the_installed_packages(folder):
+    """userManagedDependencies: true means that no environment is built."""
     with pytest.warns(UserWarning, match="python.userManagedDependencies"):
         config = load(folder, "", head=AZURES_OWN.format(folder=folder, managed="true").replace("{", "{{").replace("}", "}}"))
     assert config.environment is None
 
 
-def test_nothing_is_left_behind_when_saving_fails(folder):
-    """The file is written whole or not at all."""
+def test_a_failed_save_leaves_no_file(folder):
+    """Saving is atomic."""
     config = load(folder, "")
     with pytest.raises(OSError, match="No such file"):
         config.save_to_yaml(folder / "none" / "config.yaml")
 
 
 def test_code_beside_the_file_is_found_from_anywhere(tmp_path, monkeypatch):
-    """A relative path counts from the current folder; where that leads nowhere, from the file's."""
+    """A relative path is relative to the current folder, or else to the file's folder."""
     for name in ("project", "elsewhere"):
         (tmp_path / name / "code").mkdir(parents=True)
         (tmp_path / name / "code" / "score.py").write_text("")

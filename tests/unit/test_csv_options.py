@@ -1,4 +1,4 @@
-"""Keywords of to_csv: the bytes are those of pandas, the header stands once, and a wrong one is told beforehand."""
+"""Keywords of to_csv: same bytes as pandas, one header, and invalid keywords are errors in the configuration."""
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ def by_pandas(frame, header, options, separator):
 @pytest.mark.parametrize("rows", [4, 200])
 @pytest.mark.parametrize(("row_format", "separator"), [("text", " "), ("csv", ",")])
 def test_the_bytes_are_those_of_pandas(options, rows, row_format, separator):
-    """Of few rows and of many, which Arrow writes where it writes the same."""
+    """Of few rows, and of many, which Arrow writes if its output is the same."""
     frame = FRAME.iloc[:rows]
     found = encode(frame, row_format, True, options)
     expected = by_pandas(frame, options.get("header", True), options, separator)
@@ -56,15 +56,15 @@ def test_the_bytes_are_those_of_pandas(options, rows, row_format, separator):
     st.sampled_from(" ,;\t|.-1e"),
 )
 @settings(max_examples=150, deadline=None)
-def test_any_separator_is_kept_apart_from_what_is_in_fields(numbers, texts, separator):
-    """Many rows go through Arrow only with separators that stand in no number."""
+def test_any_separator_is_distinct_from_field_contents(numbers, texts, separator):
+    """Arrow writes many rows only with separators that do not occur in numbers."""
     frame = pd.concat([pd.DataFrame({"n": pd.Series(numbers), "t": pd.Series(texts), "i": [1, -1, 11, 0]})] * 30)
     body = encode(frame, "text", False, {"sep": separator}).body
     assert body.decode() == by_pandas(frame, False, {}, separator)
 
 
-def test_plain_separators_do_not_wait_for_pandas(monkeypatch):
-    """They are as quick as the blank."""
+def test_plain_separators_do_not_use_pandas(monkeypatch):
+    """They are as fast as the blank."""
     asked = []
     monkeypatch.setattr(encoding, "delimited", lambda frame, separator: asked.append(separator) or b"x")
     for options in ({"sep": ";"}, {"sep": "\t"}, {"sep": "1"}, {"sep": ";", "na_rep": "-"}, {}):
@@ -72,8 +72,8 @@ def test_plain_separators_do_not_wait_for_pandas(monkeypatch):
     assert asked == [";", "\t", " "]
 
 
-def test_an_encoding_is_that_of_header_rows_and_list_elements():
-    """What it cannot hold fails the try."""
+def test_the_encoding_applies_to_header_rows_and_elements():
+    """A character outside the encoding fails the attempt."""
     frame = pd.DataFrame({"é": ["ü"]})
     assert encode(frame, "text", True, {"encoding": "latin-1"})[1:] == ("é\n".encode("latin-1"), "ü\n".encode("latin-1"))
     assert encode(["ü"], "text", False, {"encoding": "cp1252"}).body == "ü\n".encode("cp1252")
@@ -83,7 +83,7 @@ def test_an_encoding_is_that_of_header_rows_and_list_elements():
 
 
 def test_list_elements_become_columns_in_csv_only():
-    """As without options: in text they are str(), in csv rows."""
+    """As without options: str() in text, rows in csv."""
     rows = [{"a": 1, "b": None}, {"a": 2, "b": "x;y"}]
     assert encode(rows, "csv", False, {"sep": ";"}) == (2, b"a;b\n", b'1;\n2;"x;y"\n')
     assert encode([1, "a"], "text", True, {"sep": ";"}) == (2, b"", b"1\na\n")
@@ -91,7 +91,7 @@ def test_list_elements_become_columns_in_csv_only():
 
 
 def test_the_header_is_written_once(tmp_path):
-    """Whatever it looks like."""
+    """Once per result, not once per part."""
     parts = Parts(tmp_path, "text", header=True)
     parts.options = {"sep": ";", "quoting": 1, "header": ["x", "y"]}
     for number in range(3):
@@ -112,42 +112,42 @@ def config(tmp_path):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_right_options_are_taken_as_they_are(config, options):
-    """And the environment of no process is needed to say so."""
+def test_valid_options_are_unchanged(config, options):
+    """An empty mapping becomes None."""
     assert config(options).append_row_csv_options == options
     assert config({}).append_row_csv_options is None
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
-        ({"separator": ";"}, "append_row_csv_options has 'separator'; accepted: sep, na_rep"),
+        ({"separator": ";"}, "append_row_csv_options has 'separator'; expected one of sep, na_rep"),
         ({"mode": "a"}, "has 'mode'"),
         ({1: 2}, "has 1"),
-        ({"sep": ""}, "['sep'] is ''; accepted: one character"),
-        ({"sep": "\n"}, "one character that ends no line"),
-        ({"quoting": 4}, "accepted: 0 (minimal)"),
-        ({"quoting": True}, "accepted: 0 (minimal)"),
+        ({"sep": ""}, "['sep'] is ''; expected one character"),
+        ({"sep": "\n"}, "one character other than a newline"),
+        ({"quoting": 4}, "expected 0 (minimal)"),
+        ({"quoting": True}, "expected 0 (minimal)"),
         ({"float_format": "two"}, "such as '%.3f'"),
-        ({"header": True}, "whether there is one append_row_header says"),
+        ({"header": True}, "append_row_header turns the line on or off"),
         ({"index": 1}, "true or false"),
         ({"encoding": "utf-8-sig"}, "byte order mark"),
         ({"encoding": "latin-99"}, "byte order mark"),
-        ({"columns": []}, "a list of texts"),
+        ({"columns": []}, "a list of strings"),
         ({"sep": '"'}, "different characters"),
         ("sep=;", "a mapping of keywords"),
     ],
     ids=str,
 )
-def test_wrong_options_are_errors(config, options, words):
-    """Keyword, value, what is accepted."""
+def test_wrong_options_are_errors(config, options, message):
+    """The error names keyword, value and what is expected."""
     with pytest.raises(ValueError) as caught:
         config(options)
-    assert words in wrong_fields(caught.value)["append_row_csv_options"]
+    assert message in wrong_fields(caught.value)["append_row_csv_options"]
 
 
 @pytest.mark.parametrize("row_format", ["jsonl", "parquet"])
-def test_they_are_of_no_use_elsewhere(config, row_format):
-    """Said, not ignored."""
+def test_other_formats_reject_options(config, row_format):
+    """They would silently have no effect."""
     with pytest.raises(ValueError, match=f"rows are written as {row_format}"):
         config({"sep": ";"}, append_row_format=row_format)

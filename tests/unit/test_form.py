@@ -1,4 +1,4 @@
-"""The ready-made flow's form: every field is explained, what it accepts arrives, what it does not is named."""
+"""The form of the ready-made flow: help texts, accepted values, errors."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def sent(config, **parameters):
 
 
 def refused(parameters):
-    """What Prefect's server says to parameters, in the words that the form shows."""
+    """Return the errors of Prefect's server for parameters, as the form shows them."""
     return [f"{error.json_path}: {error.message}" for error in validate(parameters, SCHEMA)]
 
 
@@ -50,7 +50,7 @@ def test_every_field_has_a_label_and_a_help_text(model, name, field):
 
 
 @pytest.mark.parametrize(("model", "name", "field"), fields())
-def test_what_may_be_left_empty_has_no_default(model, name, field):
+def test_optional_fields_have_no_default(model, name, field):
     """A form sends defaults, and None would be a tab; so it opens with a field to fill in, and sends nothing."""
     assert field.get("default", 0) not in (None, {})
     kinds = [choice.get("type") for choice in field.get("anyOf", [])]
@@ -58,7 +58,7 @@ def test_what_may_be_left_empty_has_no_default(model, name, field):
 
 
 def test_required_fields_come_first():
-    """And those that are rarely changed last."""
+    """And rarely changed fields last."""
     names = list(SCHEMA["definitions"]["Settings"]["properties"])
     assert names[:3] == SCHEMA["definitions"]["Settings"]["required"]
     assert names[-2:] == ["speculative_execution", "dashboard"]
@@ -80,7 +80,7 @@ ACCEPTED = [case["kwargs"] for case in CASES if case["ours"] == "accept"]
 
 @pytest.mark.parametrize("kwargs", ACCEPTED, ids=json.dumps)
 def test_every_configuration_can_be_a_parameter(kwargs, config):
-    """Whatever is accepted, written as JSON with all defaults, the server accepts too, and the flow gets the same."""
+    """Prefect's server accepts every valid configuration as JSON, and the flow receives an equal one."""
     made = ParallelRunConfig(**{**config, **kwargs})
     written = made.model_dump(mode="json")
     assert refused(sent(written)) == []
@@ -89,7 +89,7 @@ def test_every_configuration_can_be_a_parameter(kwargs, config):
 
 
 def test_a_yaml_file_is_a_configuration(config, tmp_path):
-    """By its path; in a form of its own, since Prefect says of a value with two choices only that it is neither."""
+    """By its path, in a form of its own: an error about two choices would only say that the value matches neither."""
     made = ParallelRunConfig(**config, node_count=3)
     made.save_to_yaml(tmp_path / "config.yaml")
     schema = parameter_schema(parallel_run_from_yaml).model_dump_for_openapi()
@@ -125,7 +125,7 @@ def test_a_yaml_file_is_a_configuration(config, tmp_path):
     ],
 )
 def test_wrong_values_are_refused_at_the_form(config, field, value):
-    """By the server, at their field; the configuration would refuse them too."""
+    """By the server, at their field; the configuration rejects them too."""
     (said,) = refused(sent({**config, field: value}))
     assert said.startswith("$.config")
     assert len(said) < 250, "of the field, not of the whole configuration"
@@ -185,13 +185,13 @@ INPUTS = [
 ]
 
 
-@pytest.mark.parametrize(("given", "made"), INPUTS, ids=lambda value: json.dumps(value) if isinstance(value, dict) else "")
-def test_inputs_become_datasets(given, made, config):
+@pytest.mark.parametrize(("value", "expected"), INPUTS, ids=lambda item: json.dumps(item) if isinstance(item, dict) else "")
+def test_inputs_become_datasets(value, expected, config):
     """Each is one kind and no other, with the options of its kind."""
-    assert refused(sent(config, inputs=[given])) == []
+    assert refused(sent(config, inputs=[value])) == []
     choices = SCHEMA["properties"]["inputs"]["items"]["anyOf"]
-    assert len([choice for choice in choices if not validate(given, SCHEMA | only(choice))]) == 1
-    assert dataset(0, given) == made
+    assert len([choice for choice in choices if not validate(value, SCHEMA | only(choice))]) == 1
+    assert dataset(0, value) == expected
 
 
 def only(choice):
@@ -200,7 +200,7 @@ def only(choice):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "value",
     [
         {},
         {"paths": ["a"]},
@@ -213,16 +213,16 @@ def only(choice):
         {"files": ["a"], "name": "1st"},
     ],
 )
-def test_wrong_inputs_are_refused_with_their_place(given, config):
-    """At the form and, where nobody asked the server, by the flow, in words of the one kind that was meant."""
-    assert refused(sent(config, inputs=[given]))
+def test_wrong_inputs_are_refused_with_their_index(value, config):
+    """By the form, and by the flow if it is called without one, in terms of the input's kind."""
+    assert refused(sent(config, inputs=[value]))
     with pytest.raises(ValueError, match=r"inputs\[1\]") as caught:
-        dataset(1, given)
+        dataset(1, value)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_what_a_step_takes_anyway_is_left_alone():
-    """Datasets, results and paths, when the flow is called from Python."""
+def test_datasets_and_paths_are_unchanged():
+    """The flow can be called from Python with the inputs of a step."""
     made = FileDataset.from_files(["/data"])
     assert dataset(0, made) is made
     assert dataset(0, "/data") == "/data"
@@ -243,7 +243,7 @@ def test_an_error_names_every_wrong_field_and_no_secret(config):
     with pytest.raises(ValueError, match="config") as caught:
         configuration(wrong)
     said = str(caught.value).splitlines()
-    assert said[0] == "config.node_count: node_count is 0; accepted: a whole number, 1 or more"
+    assert said[0] == "config.node_count: node_count is 0; expected an integer, 1 or more"
     assert {line.partition(":")[0] for line in said} == {
         "config.node_count",
         "config.run_max_try",

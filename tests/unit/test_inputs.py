@@ -252,15 +252,15 @@ def test_a_home_that_cannot_be_written_is_named(nobody, home):
     for use in (machine_key, check_home):
         with pytest.raises(PrefectHomeError) as caught:
             use(home)
-        assert str(caught.value).startswith(f"PREFECT_HOME is {home}, which cannot be written: ")
-        assert "Permission denied; expected a folder in which this user can create files" in str(caught.value)
+        assert str(caught.value).startswith(f"PREFECT_HOME is {home}, which is not writable: ")
+        assert "Permission denied; set the environment variable PREFECT_HOME to a folder" in str(caught.value)
 
 
 def test_a_home_below_a_file_is_named(tmp_path):
     """As one that cannot be created at all."""
     (tmp_path / "file").touch()
     for use in (machine_key, check_home):
-        with pytest.raises(PrefectHomeError, match=r"file/home, which cannot be written: .*Not a directory"):
+        with pytest.raises(PrefectHomeError, match=r"file/home, which is not writable: .*Not a directory"):
             use(tmp_path / "file" / "home")
     check_home(tmp_path / "new" / "home")
     assert list((tmp_path / "new" / "home").iterdir()) == []

@@ -22,16 +22,16 @@ RESULT = ParallelRunResult(
 )
 
 
-def again(value):
+def round_trip(value):
     kept = RESULT_SERIALIZER.dumps(value)
     assert b"pickle" not in kept
     return RESULT_SERIALIZER.loads(kept)
 
 
-def test_a_result_comes_back():
-    """As the same model."""
-    assert again(RESULT) == RESULT
-    assert again([RESULT]) == [RESULT]
+def test_a_result_survives_a_round_trip():
+    """As an equal model."""
+    assert round_trip(RESULT) == RESULT
+    assert round_trip([RESULT]) == [RESULT]
 
 
 @pytest.mark.parametrize(
@@ -43,27 +43,27 @@ def test_a_result_comes_back():
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_an_error_of_ours_comes_back_with_its_facts(error):
-    """Prefect's own JSON would fail to make it of its text."""
-    found = again(error)
-    assert type(found) is type(error)
-    assert (vars(found), str(found)) == (vars(error), str(error))
+def test_an_error_of_ours_keeps_its_attributes(error):
+    """Prefect's own JSON cannot rebuild it from its message."""
+    decoded = round_trip(error)
+    assert type(decoded) is type(error)
+    assert (vars(decoded), str(decoded)) == (vars(error), str(error))
 
 
-def test_other_errors_come_back_by_their_text():
-    """One of pydantic's as the ValueError that it is."""
-    assert (type(again(OSError("full"))), str(again(OSError("full")))) == (OSError, "full")
+def test_other_errors_keep_type_and_message():
+    """A pydantic ValidationError becomes a ValueError."""
+    assert (type(round_trip(OSError("full"))), str(round_trip(OSError("full")))) == (OSError, "full")
 
     class Model(BaseModel):
         number: int
 
     with pytest.raises(ValidationError) as caught:
         Model(number="x")
-    assert type(again(caught.value)) is ValueError
-    assert "number" in str(again(caught.value))
+    assert type(round_trip(caught.value)) is ValueError
+    assert "number" in str(round_trip(caught.value))
 
 
-def test_no_other_class_is_made():
-    """Whatever a file says."""
-    with pytest.raises(ValueError, match="is no error of"):
+def test_no_other_class_is_created():
+    """A file must not choose arbitrary classes."""
+    with pytest.raises(ValueError, match="is not an error of"):
         RESULT_SERIALIZER.loads(b'{"__parallel_run_error__": "annotations", "facts": []}')

@@ -81,13 +81,13 @@ def test_rows_that_differ_are_told_with_the_files_they_are_of(tmp_path, row_form
     error = caught.value
     assert (error.mini_batch, error.files) == (2, (f"{tmp_path}/2.csv",))
     assert (error.other, error.other_files) == (0, (f"{tmp_path}/0.csv",))
-    assert f"mini-batch 2 is of {tmp_path}/2.csv" in str(error)
+    assert f"mini-batch 2 reads {tmp_path}/2.csv" in str(error)
     assert "in run() or with the dataset's column_types" in str(error)
     with Ledger(directory.ledger) as ledger:
         assert _note_end(ledger, error) == ("failed", str(error))
         lines = standing_lines(look(directory, 2.0), 2.0)
         assert "failed (output" in lines[0]
-        assert not any("next:" in line for line in lines), "to resume it would only put the same rows together"
+        assert not any("next:" in line for line in lines), "resuming this run would combine the same rows again"
         assert _note_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"
 
 

@@ -1,19 +1,19 @@
-"""Task runs that people can tell apart."""
+"""Distinguishable names of task runs."""
 
 import pytest
 
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.task.task_names import task_run_name
 
-GIVEN = {"inputs": "/data/all", "output": "/out", "side_inputs": None, "arguments": ["--x", "1"]}
+DEFAULTS = {"inputs": "/data/all", "output": "/out", "side_inputs": None, "arguments": ["--x", "1"]}
 
 
 class Pending:
-    """Stands for a value that comes later."""
+    """A value that is not known yet."""
 
 
-def name(given=GIVEN, **changed):
-    return task_run_name("score", given, lambda value: isinstance(value, Pending))(parameters={**given, **changed})
+def name(defaults=DEFAULTS, **changed):
+    return task_run_name("score", defaults, lambda value: isinstance(value, Pending))(parameters={**defaults, **changed})
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,12 @@ def name(given=GIVEN, **changed):
         ({"inputs": "/a/\x1b[2J"}, "score a/?[2J"),
     ],
 )
-def test_a_run_is_named_after_what_is_special_about_it(changed, expected):
+def test_a_run_is_named_after_what_differs_from_the_step(changed, expected):
     """Its inputs first, then its output, then its arguments."""
     assert name(**changed) == expected
 
 
-def test_what_the_step_was_made_with_is_nothing_special():
-    """Also when it had to be waited for."""
-    given = {**GIVEN, "inputs": [Pending()]}
-    assert name(given, inputs=["/data/a"]) == "score"
+def test_the_steps_own_values_are_not_part_of_the_name():
+    """Even if they are futures when the step is created."""
+    defaults = {**DEFAULTS, "inputs": [Pending()]}
+    assert name(defaults, inputs=["/data/a"]) == "score"

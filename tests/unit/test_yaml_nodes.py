@@ -33,24 +33,24 @@ def depth_of(text):
 
 
 @pytest.mark.parametrize("way", NESTED)
-def test_nesting_is_refused_from_the_next_level_on(way):
-    """A hundred levels are read, whatever they are written with; 20,000 are refused as fast as 101."""
+def test_more_than_100_levels_are_refused(way):
+    """For every kind of nesting; 20,000 levels are refused as fast as 101."""
     if way != "open brackets":
         assert depth_of(NESTED[way](100)) == 100
         assert compose(NESTED[way](100), aliases=True) is not None
     for depth in (101, 1_000 if way == "indentation" else 20_000):
         with pytest.raises(
-            UnreadableYamlError, match="mappings and lists are nested in more than 100 levels; write it flatter"
+            UnreadableYamlError, match="mappings and lists are nested in more than 100 levels; reduce the nesting"
         ):
             compose(NESTED[way](depth), aliases=True)
 
 
 def test_levels_behind_aliases_count():
-    """Values made of them are as deep as if they were written out."""
+    """The constructed values are as deep as without aliases."""
     with pytest.raises(UnreadableYamlError, match="line 100: mappings and lists are nested in more than 100 levels"):
         compose(CHAIN, aliases=True)
     assert compose("".join(CHAIN.splitlines(keepends=True)[:99]), aliases=True) is not None
-    with pytest.raises(UnreadableYamlError, match=r"line 2: \*a is a part of itself"):
+    with pytest.raises(UnreadableYamlError, match=r"line 2: \*a contains itself"):
         compose("&a\n- *a\n", aliases=True)
     with pytest.raises(UnreadableYamlError, match="line 2: aliases are not accepted"):
         compose("- &a 1\n- *a\n", aliases=False)
@@ -88,19 +88,19 @@ def test_nodes_are_those_of_pyyaml(value):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("a: [1\nb: 2", "line 2: not YAML: "),
         ("a: \x01", "line 1: not YAML: "),
         ("a: 1\n--- \nb: 2", "not YAML: but found another"),
     ],
 )
-def test_what_is_not_yaml_is_named_with_its_line(text, words):
-    """In one kind of error."""
-    with pytest.raises(UnreadableYamlError, match=words):
+def test_invalid_yaml_is_an_error_with_its_line(text, message):
+    """All kinds of invalid text raise the same error."""
+    with pytest.raises(UnreadableYamlError, match=message):
         compose(text, aliases=True)
 
 
-def test_an_empty_text_is_no_node():
-    """Nor is one of comments."""
+def test_an_empty_document_has_no_node():
+    """Nor has one with only comments."""
     assert compose("# nothing\n", aliases=True) is None

@@ -1,4 +1,4 @@
-"""A run that is cancelled ends soon, says so in its ledger, and can be gone on with."""
+"""A cancelled run ends quickly, records it in its ledger, and can be resumed."""
 
 import os
 import signal
@@ -52,14 +52,14 @@ def check_cancelled_and_resume(workshop, process):
 @pytest.mark.parametrize("how", ["called", "submitted"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it(workshop, how, number):
-    """SIGTERM, as a Prefect worker sends it, and Ctrl-C."""
+    """SIGTERM, as sent by a Prefect worker, and Ctrl-C."""
     process = start(workshop, how)
     process.send_signal(number)
     check_cancelled_and_resume(workshop, process)
 
 
 def test_ctrl_c_twice(workshop):
-    """The second one cuts the goodbyes short; still nothing is left, and the run can be gone on with."""
+    """The second one shortens the cleanup; still no process is left, and the run can be resumed."""
     process = start(workshop, "called")
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
@@ -72,8 +72,8 @@ def test_ctrl_c_twice(workshop):
     assert (workshop.output / "parallel_run_step.txt").read_text().split() == [f"f{i:03d}.txt" for i in range(100)]
 
 
-def test_cancelled_in_the_api_a_submitted_step_finds_out_by_itself(workshop):
-    """The flow run's state says Cancelling, and no signal has come."""
+def test_a_submitted_step_detects_cancellation_in_the_api(workshop):
+    """The flow run's state is Cancelling, and there was no signal."""
     process = start(workshop, "submitted")
     with get_client(sync_client=True) as client:
         newest = max(client.read_flow_runs(), key=lambda run: run.created)
@@ -82,7 +82,7 @@ def test_cancelled_in_the_api_a_submitted_step_finds_out_by_itself(workshop):
 
 
 def test_resume_itself_can_be_cancelled(workshop):
-    """Exit code 130 for Ctrl-C and SIGTERM alike."""
+    """Exit code 130 for both Ctrl-C and SIGTERM."""
     process = start(workshop, "called")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)

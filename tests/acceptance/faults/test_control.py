@@ -108,7 +108,7 @@ def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, dr
     assert main(["verify", str(controlled.run)]) == 0
     code, said = controlled.order("pause")
     assert code == 1
-    assert "nobody drives it" in said["error"]["message"]
+    assert "no process executes it" in said["error"]["message"]
 
 
 def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(controlled, driver, workshop, monkeypatch):
@@ -173,7 +173,7 @@ def test_an_order_nobody_can_take_is_refused(controlled, workshop, capsys):
     assert main(["control", str(workshop.folder), "pause"]) == 1
     assert "is no run directory" in capsys.readouterr().err
     assert main(["control", "s3://bucket/out/_parallel_run/run-1", "pause"]) == 1
-    assert "give the order on the machine of its flow" in capsys.readouterr().err
+    assert "send the command on its flow's machine" in capsys.readouterr().err
     assert main(["control", str(workshop.folder), "limits"]) == 2
     assert "accepted: one or more of error_threshold" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:

@@ -88,7 +88,7 @@ def test_a_success_on_the_second_try_is_no_failure(workshop):
 
 def test_no_retry_ends_the_tries(workshop):
     """One invocation each, and nothing to publish."""
-    with pytest.raises(NothingSucceededError, match=r"not one of 100 items succeeded.*NoRetry: never"):
+    with pytest.raises(NothingSucceededError, match=r"none of 100 items succeeded.*NoRetry: never"):
         workshop.step("no_retry.py", "--log", str(workshop.log))()
     assert workshop.invocations() == [(number, 1) for number in range(10)]
 
