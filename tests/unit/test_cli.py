@@ -308,7 +308,7 @@ def test_plan_tells_figures_and_limits_and_leaves_nothing(config, files, tmp_pat
         "10 mini-batches, 100 items, 290 bytes",
         "… 4 more …",
         "processes on each: 4, 4 in all",
-        "forgives 5 failed",
+        "allows 5 failed",
     ):
         assert expected in words
 
