@@ -20,7 +20,7 @@ _MIN_RATE_SECONDS = 1.0  #: a shorter time gives no meaningful rate
 _MAX_CAUSES = 5
 
 
-class NodeShare(NamedTuple):
+class NodeProgress(NamedTuple):
     """The attempts of one node."""
 
     node: str
@@ -46,7 +46,7 @@ class RunStatus:
     rate: float | None  #: mini-batches per second that succeeded recently; None unless a process executes the run
     forecast: Forecast  #: empty unless a process executes the run
     exceeded: str  #: configuration field of the limit that ended it
-    nodes: tuple[NodeShare, ...]
+    nodes: tuple[NodeProgress, ...]
     causes: tuple[FailureCause, ...]  #: the most frequent
 
 
@@ -88,7 +88,7 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
         rate=rate if driver is not None else None,
         forecast=_forecast(status, near, tally, rate, rows, now - (began or now)),
         exceeded=_exceeded(limits, tally) if status == "failed" else "",
-        nodes=tuple(NodeShare(row[0] or "?", row[1], int(row[2]), row[4] or 0.0) for row in rows),
+        nodes=tuple(NodeProgress(row[0] or "?", row[1], int(row[2]), row[4] or 0.0) for row in rows),
         causes=failures,
     )
 

@@ -11,7 +11,7 @@ from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.monitoring.bar import Style, clipped, percent_bar
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.monitoring.progress import describe_failures, done_percent, format_percent
-from prefect_parallel_run.monitoring.status import NodeShare, RunStatus
+from prefect_parallel_run.monitoring.status import NodeProgress, RunStatus
 from prefect_parallel_run.units import MINI_BATCHES, TRIES, count, format_seconds
 
 _PLAIN = Style(colours=False, unicode=False)
@@ -147,7 +147,7 @@ def _forecast(status: RunStatus) -> str:
     return f", {forecast}" if str(forecast) and not forecast.is_paused else ""
 
 
-def _nodes(nodes: tuple[NodeShare, ...], now: float, *, is_active: bool) -> str:
+def _nodes(nodes: tuple[NodeProgress, ...], now: float, *, is_active: bool) -> str:
     shares = [
         f"{escape_control_chars(share.node)} {share.succeeded}"
         + (f" ({format_seconds(max(now - share.last, 0.0))} ago)" if is_active else "")
