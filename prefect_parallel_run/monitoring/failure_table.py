@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect_parallel_run.child.row_groups import GROUPS
 from prefect_parallel_run.monitoring.logs import escape_control_chars
-from prefect_parallel_run.output.failed_items import only
+from prefect_parallel_run.output.failed_items import select_items
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
@@ -46,7 +46,7 @@ class FailureTable:
 def _place_in(plan: Plan, items: _Items) -> str:
     number, start, stop = items
     work = json.loads(plan.works(number, number + 1)[0])
-    return escape_control_chars(place_of(work if stop == _ALL else only(work, start, stop)))
+    return escape_control_chars(place_of(work if stop == _ALL else select_items(work, start, stop)))
 
 
 def _row(cause: FailureCause, place: str) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.models import MiniBatch
 from prefect_parallel_run.monitoring.logs import escape_control_chars
-from prefect_parallel_run.output.failed_items import source
+from prefect_parallel_run.output.failed_items import source_location
 from prefect_parallel_run.units import MINI_BATCHES, count, format_size
 
 _MINI_BATCHES_SHOWN = 3  #: at either end
 _MAX_PATHS = 3  #: of a mini-batch
 
 
-class Spread(NamedTuple):
+class SizeRange(NamedTuple):
     """Range and median of the sizes of mini-batches."""
 
     least: int
@@ -36,8 +36,8 @@ class PlanFigures:
     mini_batches: int
     items: int
     size: int  #: bytes of source
-    items_each: Spread
-    size_each: Spread  #: bytes
+    items_each: SizeRange
+    size_each: SizeRange  #: bytes
     first: tuple[MiniBatch, ...]
     last: tuple[MiniBatch, ...]  #: without those in first
     notes: tuple[str, ...] = ()  #: warnings about the inputs
@@ -56,16 +56,16 @@ def figures_of(plan: Iterable[MiniBatch], notes: tuple[str, ...] = ()) -> PlanFi
         mini_batches=len(items),
         items=sum(items),
         size=sum(sizes),
-        items_each=_spread(items),
-        size_each=_spread(sizes),
+        items_each=_size_range(items),
+        size_each=_size_range(sizes),
         first=tuple(first),
         last=tuple(last),
         notes=notes,
     )
 
 
-def _spread(values: Sequence[int]) -> Spread:
-    return Spread(min(values), median(values), max(values)) if values else Spread(0, 0, 0)
+def _size_range(values: Sequence[int]) -> SizeRange:
+    return SizeRange(min(values), median(values), max(values)) if values else SizeRange(0, 0, 0)
 
 
 def limits_of(config: ParallelRunConfig, figures: PlanFigures) -> dict[str, int | None]:
@@ -105,7 +105,7 @@ def _entry(mini_batch: MiniBatch) -> dict[str, Any]:
     work = json.loads(mini_batch.work)
     keys = {"partition_key_value": work["partition_key_value"]} if "partition_key_value" in work else {}
     entry = {"mini_batch": mini_batch.number, "input": mini_batch.input_name, "items": mini_batch.items}
-    return {**entry, "bytes": mini_batch.size, **keys, **source(work)}
+    return {**entry, "bytes": mini_batch.size, **keys, **source_location(work)}
 
 
 def plan_lines(figures: PlanFigures, config: ParallelRunConfig, slots: int | None = None) -> list[str]:

@@ -444,7 +444,7 @@ def test_failed_reads_the_spool_of_a_plan_that_was_never_finished(unfinished, ca
     assert capsys.readouterr().out == expected
     unfinished.spool.write_bytes(b"")
     assert main(["failed", str(unfinished.path), "--items"]) == 1
-    assert "has no mini-batch 1, which the ledger has" in capsys.readouterr().err
+    assert "lacks mini-batch 1 of the ledger" in capsys.readouterr().err
 
 
 def test_a_line_end_in_a_name_wants_null(tmp_path, capsys):
