@@ -1,4 +1,4 @@
-"""Makes run directories without running anything: plan, ledger and logs as a run of any size would have left them."""
+"""Creates run directories without running anything: plan, ledger and logs as a run of any size would leave them."""
 
 import csv
 import heapq
@@ -31,12 +31,12 @@ CAUSES = [
 
 
 class Made:
-    """A run directory, and what is true of it."""
+    """A run directory with the expected counts."""
 
     def __init__(self, folder: Path) -> None:
         self.directory = RunDirectory(folder)
         self.tries = self.failed_tries = self.kills = 0
-        self.seconds = 0.0  #: of all tries
+        self.seconds = 0.0  #: of all attempts
 
 
 def make_run(
@@ -52,36 +52,36 @@ def make_run(
     status="succeeded",
     seed=1,
 ) -> Made:
-    """Leave a run in *folder*: slots take the next mini-batch when they are free; some tries fail, some end their process."""
+    """Create a run in *folder*: a free slot takes the next mini-batch; some attempts fail, some end their process."""
     made, chance = Made(folder), random.Random(seed)
     made.directory.make()
     with PlanWriter(made.directory.plan) as writer:
         for number in range(mini_batches):
-            names = [f"day={number % 28:02d}/img_{number:06d}_{place}.jpg" for place in range(ITEMS)]
+            names = [f"day={number % 28:02d}/img_{number:06d}_{item}.jpg" for item in range(ITEMS)]
             work = {"input": "images", "kind": "files", "root": "/data/images/", "names": names}
             writer.add("images", PlannedBatch(ITEMS, ITEMS * 20_000, json.dumps(work)))
         writer.finish("file", "0" * 64)
     with Ledger.create(made.directory.ledger, [ITEMS] * mini_batches) as ledger:
         end = _drive(made, ledger, chance, mini_batches, nodes, slots, fail, seconds, logs, drives)
-        words = {"failed": "error_threshold = 5 was exceeded: 40 items failed", "succeeded": ""}.get(status, "stopped")
-        ledger.note(status=status, reason=words, drives=str(drives), run_max_try="3")
+        reason = {"failed": "error_threshold = 5 was exceeded: 40 items failed", "succeeded": ""}.get(status, "stopped")
+        ledger.note(status=status, reason=reason, drives=str(drives), run_max_try="3")
         if drives == 1:
-            _note_drive(ledger, 1, BEGAN, end, status, words)
+            _note_drive(ledger, 1, BEGAN, end, status, reason)
         tally = ledger.tally()
     _describe(made, status, tally)
     return made
 
 
 def _drive(made, ledger, chance, mini_batches, nodes, slots, fail, seconds, logs, drives):
-    """Run all mini-batches on a clock of our own; return when the last ended."""
+    """Simulate all mini-batches on a fake clock and return the time of the end."""
     share, begins, number = -(-mini_batches // drives), BEGAN, 0
     for drive in range(1, drives + 1):
-        world = _World(made, chance, nodes, slots, begins, f"r{drive}." if drive > 1 else "")
+        simulation = _Simulation(made, chance, nodes, slots, begins, f"r{drive}." if drive > 1 else "")
         last = min(number + share, mini_batches)
-        end = world.run(ledger, range(number, last), fail, seconds)
+        end = simulation.run(ledger, range(number, last), fail, seconds)
         number = last
         if logs:
-            world.write_logs(end, mini_batches)
+            simulation.write_logs(end, mini_batches)
         if drives > 1:
             _note_drive(ledger, drive, begins, end, "succeeded" if drive == drives else "interrupted", "")
         begins = end + 3_600 * drive
@@ -120,12 +120,12 @@ def _describe(made, status, tally):
         }
     )
     if status == "succeeded":
-        facts = {"rows": tally.rows, "output_file": "/data/out/parallel_run_step.txt", "bytes": tally.rows * 31}
-        made.directory.receipt.write_text(json.dumps(facts))
+        receipt = {"rows": tally.rows, "output_file": "/data/out/parallel_run_step.txt", "bytes": tally.rows * 31}
+        made.directory.receipt.write_text(json.dumps(receipt))
 
 
-class _World:
-    """Slots that take mini-batches, on a clock of their own."""
+class _Simulation:
+    """Slots that run mini-batches on a fake clock."""
 
     def __init__(self, made, chance, nodes, slots, begins, prefix):
         self.made, self.chance, self.prefix, self.begins = made, chance, prefix, begins
@@ -168,12 +168,12 @@ class _World:
             took = seconds * self.chance.lognormvariate(0, 0.5)
             is_poisoned = number % 997 == 13
             fails = is_poisoned or self.chance.random() < fail
-            outcome, kind, words = self.chance.choice(CAUSES) if fails else ("succeeded", "", "")
+            outcome, error_type, message = self.chance.choice(CAUSES) if fails else ("succeeded", "", "")
             if is_poisoned:
-                outcome, kind, words = CAUSES[0]
+                outcome, error_type, message = CAUSES[0]
             if outcome == "timed_out":
                 took = seconds * 8
-            receipt, state = self._receipt(number, attempt, outcome, kind, words, at, took, name, pid)
+            receipt, state = self._receipt(number, attempt, outcome, error_type, message, at, took, name, pid)
             batch.append((receipt, state))
             if state == "waiting":
                 waiting.append((number, attempt + 1))
@@ -198,20 +198,20 @@ class _World:
             )
         return end + 0.3
 
-    def _receipt(self, number, attempt, outcome, kind, words, at, took, node, pid):
+    def _receipt(self, number, attempt, outcome, error_type, message, at, took, node, pid):
         good = ITEMS if outcome == "succeeded" else 0
         self.made.tries += 1
         self.made.failed_tries += not good
         self.made.seconds += took
-        texts = {} if good else {
-            "error_type": kind,
-            "error": words.format(f"/data/images/img_{number:06d}_3.jpg"),
-            "traceback": TRACEBACK + f"{kind}: {words}\n",
-            "fingerprint": f"{kind}-{outcome}",
+        error = {} if good else {
+            "error_type": error_type,
+            "error": message.format(f"/data/images/img_{number:06d}_3.jpg"),
+            "traceback": TRACEBACK + f"{error_type}: {message}\n",
+            "fingerprint": f"{error_type}-{outcome}",
         }  # fmt: skip
-        place = {"part": "p" if good else "", "offset": 0, "header": 0, "length": 0, "crc": 0}
+        location = {"part": "p" if good else "", "offset": 0, "header": 0, "length": 0, "crc": 0}
         counts = {"items": ITEMS, "succeeded": good, "failed": ITEMS - good, "rows": good}
-        receipt = Receipt(number, attempt, outcome, **counts, **place, started=at, seconds=took, node=node, pid=pid, **texts)
+        receipt = Receipt(number, attempt, outcome, **counts, **location, started=at, seconds=took, node=node, pid=pid, **error)
         return receipt, "succeeded" if good else "waiting" if attempt < 3 else "failed"
 
     def write_logs(self, end, planned):
@@ -229,13 +229,13 @@ class _World:
         with (logs / f"{self.prefix}progress.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow([*PROGRESS, "remaining_seconds"])
-            done, place = sorted(self.progress), 0
+            done, index = sorted(self.progress), 0
             for at in [*_times(self.begins, end), end]:
-                while place < len(done) and done[place][0] <= at:
-                    place += 1
-                finished = max((n for _, n in done[:place][-50:]), default=0)
-                left = (at - self.begins) * (planned - finished) / finished if finished else ""
-                table.writerow([at, planned, finished, finished, 0, 0, 0, 0, 0, left])
+                while index < len(done) and done[index][0] <= at:
+                    index += 1
+                finished = max((n for _, n in done[:index][-50:]), default=0)
+                remaining = (at - self.begins) * (planned - finished) / finished if finished else ""
+                table.writerow([at, planned, finished, finished, 0, 0, 0, 0, 0, remaining])
 
 
 def _times(begins, end):
@@ -249,13 +249,13 @@ def _times(begins, end):
 
 
 def adjusted(made):
-    """Have a person raise the limit of a run, and pause it; one order was refused."""
+    """Record control commands: a raised limit, a pause, and one that was refused."""
     with Ledger(made.directory.ledger) as ledger:
         orders = [
             NotedOrder("a", BEGAN + 1, "ann@host/7", '{"limits": {"error_threshold": 20}}', BEGAN + 1, "the limits are …"),
-            NotedOrder("b", BEGAN + 2, "bob@host/8", '{"pause": {}}', BEGAN + 2, "no mini-batch is begun"),
-            NotedOrder("c", None, None, "<b>rubbish", None, "it is no JSON"),
+            NotedOrder("b", BEGAN + 2, "bob@host/8", '{"pause": {}}', BEGAN + 2, "no mini-batch starts"),
+            NotedOrder("c", None, None, "<b>rubbish", None, "not valid JSON"),
         ]
-        facts = {"adjustments": json.dumps({"error_threshold": {"now": 20, "instead_of": [5]}})}
+        metadata = {"adjustments": json.dumps({"error_threshold": {"now": 20, "instead_of": [5]}})}
         for order in orders:
-            ledger.note_order(order, facts)
+            ledger.note_order(order, metadata)

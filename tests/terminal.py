@@ -1,4 +1,4 @@
-"""A pseudo-terminal, and what a person would see on it."""
+"""A pseudo-terminal and the content of its screen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyte
 
 
 class Terminal:
-    """A pseudo-terminal that is read all the time; *stream* is its other side."""
+    """A pseudo-terminal whose output a thread reads; *stream* is the side for programs."""
 
     def __init__(self, columns: int = 80, rows: int = 24) -> None:
         self._master, slave = pty.openpty()
@@ -29,28 +29,28 @@ class Terminal:
         while True:
             try:
                 data = os.read(self._master, 1 << 16)
-            except OSError:  # the last one who had it open has closed it
+            except OSError:  # the last process closed the stream
                 return
             with self._changed:
                 self._feed.feed(data)
                 self._changed.notify_all()
 
     def start(self, command, **options) -> subprocess.Popen:
-        """Start a program that has this as its terminal, and its stdout and stderr there."""
+        """Start a program with stdout and stderr on this terminal."""
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.stream, stderr=self.stream, **options)
 
     def lines(self) -> list[str]:
-        """What is on the screen, empty lines left out."""
+        """Return the non-empty lines of the screen."""
         return [line.rstrip() for line in self._screen.display if line.strip()]
 
-    def wait_for(self, fact, seconds: float = 30.0) -> list[str]:
-        """Return the lines as soon as *fact* is true of them."""
+    def wait_for(self, condition, seconds: float = 30.0) -> list[str]:
+        """Return the lines as soon as *condition* is true for them."""
         with self._changed:
-            assert self._changed.wait_for(lambda: fact(self.lines()), seconds), "\n".join(self.lines())
+            assert self._changed.wait_for(lambda: condition(self.lines()), seconds), "\n".join(self.lines())
             return self.lines()
 
     def close(self) -> list[str]:
-        """Return what is there at the end."""
+        """Close the terminal and return the last lines."""
         self.stream.close()
         self._thread.join(30)
         os.close(self._master)

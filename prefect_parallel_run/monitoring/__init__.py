@@ -1,1 +1,1 @@
-"""What a person sees of a run: log lines and Prefect artifacts."""
+"""Reports a run to people and tools: log, log files, terminal, Prefect artifacts and events, status, report."""

@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a run: progress, a table of failures by cause, and at the end a summary and the report."""
+"""Prefect artifacts of a run: progress, a table of failures by cause, and at the end a summary and the report's location."""
 
 from __future__ import annotations
 
@@ -26,180 +26,181 @@ from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.background_publisher import BackgroundPublisher
 from prefect_parallel_run.monitoring.failure_table import FailureTable
 from prefect_parallel_run.monitoring.logs import Logger
-from prefect_parallel_run.monitoring.progress import done_percent, sentence
+from prefect_parallel_run.monitoring.progress import done_percent, progress_message
 from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
-from prefect_parallel_run.monitoring.summary import Done, report_text, summary_of_failure, summary_of_result
+from prefect_parallel_run.monitoring.summary import Throughput, report_text, summary_of_failure, summary_of_result
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-_EVERY = 2.0  #: s between two updates of the progress at least: Prefect's API is rate-limited
-_TABLE_EVERY = 30.0  #: s between two updates of the table of failures at least
-_TABLE_SHARE = 0.02  #: of the time may be spent on it: a ledger with a million failures is not read in no time
+_PROGRESS_INTERVAL = 2.0  #: s, the minimum between two updates: Prefect's API is rate-limited
+_TABLE_INTERVAL = 30.0  #: s, the minimum between two updates of the table of failures
+_TABLE_SHARE = 0.02  #: of the run time, the maximum spent on that table: reading a million failures takes a while
 
 
 class RunArtifacts:
-    """Keeps the artifacts of one run up to date. A server that does not take them is a warning, and holds nobody up.
+    """Keeps the artifacts of one run up to date. An unreachable server causes a warning and never delays the run.
 
-    What is told is worked out here and sent aside. The ids of artifacts are kept in the ledger, so that a retry goes on with
-    the same cards; they, and the ledger for them, are touched aside only.
+    Descriptions are computed by the caller's thread and sent by a background thread. The ledger stores the artifact ids, so
+    that a retry updates the same artifacts; only the background thread reads and writes them.
     """
 
     def __init__(self, step: str, logger: Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._step, self._logger, self._clock = step, logger, clock
         self._key = artifact_key(step)
-        self._aside = BackgroundPublisher("artifacts", self._warn)
+        self._publisher = BackgroundPublisher("artifacts", self._warn)
         self._ids: dict[str, UUID] = {}
         self._run: RunDirectory | None = None
         self._table: FailureTable | None = None
         self._has_new_failures = False
         self._dashboard = ""
         self._next = self._next_table = clock()
-        self._course, self._last = ProgressTracker(Tally(), clock), Tally()
+        self._tracker, self._last = ProgressTracker(Tally(), clock), Tally()
 
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str, course: ProgressTracker) -> None:
-        """Create the progress artifact, or take up that of an earlier try."""
-        self._run, self._dashboard, self._course, self._last = run, dashboard, course, tally
+    def began(self, run: RunDirectory, tally: Tally, dashboard: str, tracker: ProgressTracker) -> None:
+        """Create the progress artifact, or reuse that of an earlier attempt of the task."""
+        self._run, self._dashboard, self._tracker, self._last = run, dashboard, tracker, tally
         self._table = FailureTable(run)
         self._next = self._next_table = self._clock()
-        self._aside.do("begin", partial(self._take_up, run, done_percent(tally), self._describe(tally)))
+        self._publisher.submit("begin", partial(self._create_or_reuse, run, done_percent(tally), self._describe(tally)))
 
-    def _take_up(self, run: RunDirectory, percent: float, words: str) -> None:
+    def _create_or_reuse(self, run: RunDirectory, percent: float, description: str) -> None:
         with Ledger(run.ledger) as ledger:
-            facts = ledger.facts()
-        self._ids = {kind: UUID(facts[_note(kind)]) for kind in ("progress", "failures") if _note(kind) in facts}
+            metadata = ledger.facts()
+        self._ids = {kind: UUID(metadata[_id_key(kind)]) for kind in ("progress", "failures") if _id_key(kind) in metadata}
         if "progress" not in self._ids:
-            self._make("progress", partial(_create_progress, percent, words))
+            self._create("progress", partial(_create_progress, percent, description))
 
     def tried(self) -> None:
-        """Note that a try failed: the table of failures is no longer true."""
+        """Record a failed attempt: the table of failures is outdated."""
         self._has_new_failures = True
 
     def progressed(self, tally: Tally) -> None:
-        """Update the progress artifact, every 2 s at most, and the table of failures, every 30 s at most."""
+        """Update the progress artifact at most every 2 s, and the table of failures at most every 30 s."""
         now = self._clock()
         if now >= self._next:
-            self._next = now + _EVERY
-            self._show_progress(tally)
+            self._next = now + _PROGRESS_INTERVAL
+            self._send_progress(tally)
         if self._has_new_failures and now >= self._next_table:
-            self._next_table = math.inf  # until it is shown
-            self._show_failures()
+            self._next_table = math.inf  # until the table is sent
+            self._send_failures()
 
     def ended(self, ledger: Ledger) -> None:
-        """Show the last counts, and failures by cause; the dashboard is gone, and so is its link."""
+        """Send the final counts and the failures by cause; the link to the closed dashboard is removed."""
         self._last = ledger.tally()
         self._dashboard = ""
-        self._show_progress(self._last)
-        self._show_failures()
+        self._send_progress(self._last)
+        self._send_failures()
 
     def returned(self, result: ParallelRunResult) -> None:
-        """Show a summary of a step that has a result, one of an earlier run too."""
-        self._summarise(summary_of_result(result, self._done()))
+        """Publish the summary of a step with a result, new or reused."""
+        self._summarise(summary_of_result(result, self._throughput()))
 
     def raised(self, error: BaseException) -> None:
-        """Show a summary of a run that has none."""
+        """Publish the summary of a run without a result."""
         if self._run is not None:
-            self._summarise(summary_of_failure(self._step, error, self._last, str(self._run.path), self._done()))
+            self._summarise(summary_of_failure(self._step, error, self._last, str(self._run.path), self._throughput()))
 
-    def _done(self) -> Done:
-        """Return what has come to its end since the run was begun or gone on with."""
-        going, before, now = self._course.going(self._last), self._course.begun_with, self._last
-        return Done(going.elapsed, going.at_work, going.done, now.succeeded_items - before.succeeded_items)
+    def _throughput(self) -> Throughput:
+        """Return what this execution finished, without the work of earlier executions."""
+        snapshot, before, now = self._tracker.snapshot(self._last), self._tracker.initial_tally, self._last
+        items = now.succeeded_items - before.succeeded_items
+        return Throughput(snapshot.elapsed, snapshot.active_seconds, snapshot.done, items)
 
-    def reported(self, place: str) -> None:
-        """Show where the report of the run is, once it is written; *place* is a path or URL."""
-        self._show("report", report_text(place), f"Where the report of {self._step} is")
+    def reported(self, location: str) -> None:
+        """Publish the location of the written report, a path or URL."""
+        self._publish("report", report_text(location), f"Location of the report of {self._step}")
 
     def _summarise(self, text: str) -> None:
-        self._show("summary", text, f"Summary of {self._step}")
+        self._publish("summary", text, f"Summary of {self._step}")
 
-    def _show(self, kind: str, text: str, words: str) -> None:
-        self._aside.do(kind, lambda: self._tell(partial(_create_markdown, text, f"{self._key}-{kind}", words)))
+    def _publish(self, kind: str, text: str, description: str) -> None:
+        self._publisher.submit(kind, lambda: self._call(partial(_create_markdown, text, f"{self._key}-{kind}", description)))
 
     def finish(self, seconds: float) -> None:
-        """Wait until all has been sent, *seconds* at most."""
-        if not self._aside.end(seconds):
-            self._warn(f"not all of them within {seconds:g} s")
+        """Wait at most *seconds* until all updates are sent."""
+        if not self._publisher.close(seconds):
+            self._warn(f"not all updates were sent within {seconds:g} s")
 
-    def _show_progress(self, tally: Tally) -> None:
-        percent, words = done_percent(tally), self._describe(tally)
+    def _send_progress(self, tally: Tally) -> None:
+        percent, description = done_percent(tally), self._describe(tally)
 
-        def show() -> None:
+        def update() -> None:
             if (progress := self._ids.get("progress")) is not None:
-                self._tell(partial(_update_progress, progress, percent, words))
+                self._call(partial(_update_progress, progress, percent, description))
 
-        self._aside.do("progress", show)
-
-    def _show_failures(self) -> None:
-        self._has_new_failures = False
-        self._aside.do("failures", self._send_failures)
+        self._publisher.submit("progress", update)
 
     def _send_failures(self) -> None:
-        began = self._clock()
+        self._has_new_failures = False
+        self._publisher.submit("failures", self._update_failures)
+
+    def _update_failures(self) -> None:
+        started = self._clock()
         if self._run is not None and self._table is not None and self._run.ledger.exists():
             with Ledger(self._run.ledger) as ledger:
                 rows = self._table.rows(ledger)
             if rows and (table := self._ids.get("failures")) is not None:
-                self._tell(partial(_update_table, table, rows))
+                self._call(partial(_update_table, table, rows))
             elif rows:
-                words = f"Failed tries of {self._step} by cause; tracebacks are in the log and in the ledger."
-                self._make("failures", partial(_create_table, rows, words))
+                description = f"Failed attempts of {self._step} by cause; tracebacks are in the log and in the ledger."
+                self._create("failures", partial(_create_table, rows, description))
         now = self._clock()
-        self._next_table = now + max(_TABLE_EVERY, (now - began) / _TABLE_SHARE)
+        self._next_table = now + max(_TABLE_INTERVAL, (now - started) / _TABLE_SHARE)
 
-    def _make(self, kind: str, create: Callable[[str], object]) -> None:
-        made = self._tell(lambda: create(f"{self._key}-{kind}"))
-        if isinstance(made, UUID) and self._run is not None:
-            self._ids[kind] = made
+    def _create(self, kind: str, create: Callable[[str], object]) -> None:
+        artifact_id = self._call(lambda: create(f"{self._key}-{kind}"))
+        if isinstance(artifact_id, UUID) and self._run is not None:
+            self._ids[kind] = artifact_id
             with Ledger(self._run.ledger) as ledger:
-                ledger.note(**{_note(kind): str(made)})
+                ledger.note(**{_id_key(kind): str(artifact_id)})
 
     def _describe(self, tally: Tally) -> str:
-        words = f"{self._step}: {sentence(self._course.going(tally))}"
-        return f"{words} · [Dask dashboard]({self._dashboard})" if self._dashboard else words
+        description = f"{self._step}: {progress_message(self._tracker.snapshot(tally))}"
+        return f"{description} · [Dask dashboard]({self._dashboard})" if self._dashboard else description
 
-    def _tell(self, call: Callable[[], object]) -> object:
+    def _call(self, call: Callable[[], object]) -> object:
         try:
             return call()
         except (httpx.HTTPError, PrefectException) as error:
             self._warn(str(error))
             return None
 
-    def _warn(self, words: str) -> None:
-        self._logger.warning("Prefect did not take an artifact: %s", words, extra={"action": "warning"})
+    def _warn(self, message: str) -> None:
+        self._logger.warning("cannot update a Prefect artifact: %s", message, extra={"action": "warning"})
 
 
-def _note(kind: str) -> str:
-    """Return where the ledger keeps an artifact's id."""
+def _id_key(kind: str) -> str:
+    """Return the ledger's metadata key for the id of an artifact."""
     return f"{kind}_artifact"
 
 
-# Prefect's async_dispatch takes _sync, which its types do not know: without it a call inside an event loop is a coroutine.
+# Prefect's async_dispatch accepts _sync, which its type hints lack; without it a call inside an event loop returns a coroutine.
 
 
-def _create_progress(percent: float, words: str, key: str) -> object:
-    return create_progress_artifact(percent, key, words, _sync=True)  # type: ignore[call-arg]  # as above
+def _create_progress(percent: float, description: str, key: str) -> object:
+    return create_progress_artifact(percent, key, description, _sync=True)  # type: ignore[call-arg]  # _sync
 
 
-def _update_progress(progress: UUID, percent: float, words: str) -> object:
-    return update_progress_artifact(progress, percent, words, _sync=True)  # type: ignore[call-arg]  # as above
+def _update_progress(progress: UUID, percent: float, description: str) -> object:
+    return update_progress_artifact(progress, percent, description, _sync=True)  # type: ignore[call-arg]  # _sync
 
 
-def _create_table(rows: list[dict[str, Any]], words: str, key: str) -> object:
-    return create_table_artifact(rows, key, words, _sync=True)  # type: ignore[call-arg]  # as above
+def _create_table(rows: list[dict[str, Any]], description: str, key: str) -> object:
+    return create_table_artifact(rows, key, description, _sync=True)  # type: ignore[call-arg]  # _sync
 
 
-def _create_markdown(text: str, key: str, words: str) -> object:
-    return create_markdown_artifact(text, key, words, _sync=True)  # type: ignore[call-arg]  # as above
+def _create_markdown(text: str, key: str, description: str) -> object:
+    return create_markdown_artifact(text, key, description, _sync=True)  # type: ignore[call-arg]  # _sync
 
 
 def _update_table(artifact: UUID, rows: list[dict[str, Any]]) -> None:
-    client = get_client(sync_client=True)  # the run's own; not entered: its count of who has is not for two threads
+    client = get_client(sync_client=True)  # shared with the run; not entered: its reference count is not thread-safe
     client.update_artifact(artifact, ArtifactUpdate(data=json.dumps(rows)))
 
 
 def artifact_key(step: str) -> str:
-    """Return *step* as Prefect wants keys: lower-case letters, digits and dashes.
+    """Return *step* as an artifact key, which Prefect limits to lowercase letters, digits and dashes.
 
     >>> artifact_key("Score images_v2")
     'score-images-v2'

@@ -1,4 +1,4 @@
-"""Tells somebody who may be slow, or away, on a thread of its own: neither a run nor its end waits for a server."""
+"""Calls a slow or unreachable server from a background thread, so that a run never waits for it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextvars import copy_context
 
 
 class BackgroundPublisher:
-    """Does things one after another, in the order they came; of a kind that still waits only the newest.
+    """Runs calls one after another, in order of submission; a newer call of the same kind replaces a waiting one.
 
     Args:
-        name: Of the thread; it has the context variables of whoever made this.
-        warned: Called, on that thread, with what went wrong: what is told of a run is not worth the run's end.
+        name: Name of the thread; it inherits the context variables of the caller.
+        warned: Called on that thread with an error message; a failed call never fails the run.
     """
 
     def __init__(self, name: str, warned: Callable[[str], None]) -> None:
@@ -22,44 +22,44 @@ class BackgroundPublisher:
         self._waiting: dict[str, Callable[[], object]] = {}  # by kind
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._is_over = self._is_given_up = False
+        self._is_closed = self._is_abandoned = False
 
-    def do(self, kind: str, call: Callable[[], object]) -> None:
-        """Have *call* done, in the place of one of its kind that has not been begun; nothing is waited for."""
+    def submit(self, kind: str, call: Callable[[], object]) -> None:
+        """Queue *call*, in place of a waiting one of the same kind; returns immediately."""
         with self._changed:
-            if self._is_over:
+            if self._is_closed:
                 return
             self._waiting[kind] = call
             self._changed.notify()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._context.run, args=(self._work,), name=self._name, daemon=True)
+            self._thread = threading.Thread(target=self._context.run, args=(self._run,), name=self._name, daemon=True)
             self._thread.start()
 
-    def end(self, seconds: float) -> bool:
-        """Wait until all is done, *seconds* at most; what is not is given up, and False returned."""
+    def close(self, seconds: float) -> bool:
+        """Wait at most *seconds* for the queued calls; returns False if some were abandoned."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            self._is_over = True
+            self._is_closed = True
             self._changed.notify()
         if self._thread is None:
             return True
         self._thread.join(max(deadline - time.monotonic(), 0.0))
         with self._changed:
-            self._is_given_up = self._thread.is_alive()
+            self._is_abandoned = self._thread.is_alive()
             self._waiting.clear()
-        return not self._is_given_up
+        return not self._is_abandoned
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while (call := self._next()) is not None:
             try:
                 call()
-            except Exception as error:  # noqa: BLE001  whatever it was, it is told; given up, it may fail as it likes
-                if not self._is_given_up:
+            except Exception as error:  # noqa: BLE001  any error becomes a warning; abandoned calls fail silently
+                if not self._is_abandoned:
                     self._warned(f"{type(error).__name__}: {error}")
 
     def _next(self) -> Callable[[], object] | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_over)
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
             if not self._waiting:
                 return None
             return self._waiting.pop(next(iter(self._waiting)))

@@ -1,8 +1,8 @@
-"""What automations can react to: Prefect events of a run, `prefect-parallel-run.step.<what happened>`.
+"""Prefect events of a run, for automations: `prefect-parallel-run.step.<event>`.
 
-Prefect adds the flow run, the task run, the deployment and their tags as related resources. Payloads have figures, names and
-the words of errors, as the log has them; no values of environment variables. The resource of all events of a step is
-`prefect-parallel-run.step.<name>`, in the form of an artifact's key.
+Prefect adds the flow run, the task run, the deployment and their tags as related resources. A payload has counts, names and
+error messages, as the log does, but no values of environment variables. All events of a step have the resource
+`prefect-parallel-run.step.<name>`; the name is written like an artifact key.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.result import ParallelRunResult
 
 PREFIX = "prefect-parallel-run.step"
-_PROGRESS_EVERY = 60.0  #: s
-_MOST_CHARACTERS = 1_000  #: of an error's text
+_PROGRESS_INTERVAL = 60.0  #: s
+_MAX_CHARACTERS = 1_000  #: of an error message
 
 
 class RunEvents:
@@ -33,21 +33,21 @@ class RunEvents:
         self._logger, self._clock = logger, clock
         self._resource = {"prefect.resource.id": f"{PREFIX}.{artifact_key(step)}", "prefect.resource.name": step}
         self._next = clock()
-        self._course = ProgressTracker(Tally(), clock)
+        self._tracker = ProgressTracker(Tally(), clock)
         self._run_id = ""
 
-    def began(self, run_id: str, tally: Tally, course: ProgressTracker) -> None:
-        """Emit *started*, or *resumed* where an earlier driving has left something."""
-        self._run_id, self._course = run_id, course
-        self._next = self._clock() + _PROGRESS_EVERY
+    def began(self, run_id: str, tally: Tally, tracker: ProgressTracker) -> None:
+        """Emit *started*, or *resumed* when an earlier execution finished or attempted mini-batches."""
+        self._run_id, self._tracker = run_id, tracker
+        self._next = self._clock() + _PROGRESS_INTERVAL
         self._emit("resumed" if tally.finished or tally.waiting else "started", **_counts(tally))
 
     def progressed(self, tally: Tally) -> None:
-        """Emit *progressed*, once a minute."""
+        """Emit *progressed* at most once a minute."""
         now = self._clock()
         if now >= self._next:
-            self._next = now + _PROGRESS_EVERY
-            remaining = self._course.going(tally).outlook.remaining
+            self._next = now + _PROGRESS_INTERVAL
+            remaining = self._tracker.snapshot(tally).forecast.remaining
             self._emit("progressed", **_counts(tally), remaining_seconds=remaining)
 
     def node_left(self, node: str) -> None:
@@ -55,18 +55,18 @@ class RunEvents:
         self._emit("node-lost", node=node)
 
     def held(self, breach: Breach | None) -> None:
-        """Emit *held* with the limit that is near, or *released*."""
+        """Emit *held* with the limit that is near, or *released* for None."""
         if breach is None:
             self._emit("released")
         else:
             self._emit("held", **breach._asdict())
 
     def ended(self, result: ParallelRunResult) -> None:
-        """Emit *finished*, or *reused* where nothing ran."""
+        """Emit *finished*, or *reused* for the result of an earlier run."""
         self._emit("reused" if result.reused else "finished", **result.model_dump(mode="json"))
 
     def failed(self, error: BaseException) -> None:
-        """Emit *failed* (for a limit *limit-exceeded* before it), or *cancelled*."""
+        """Emit *failed* (after *limit-exceeded* for an exceeded limit) or *cancelled*."""
         if isinstance(error, LimitExceededError):
             figures = {"limit": error.limit, "allowed": error.allowed, "actual": error.actual}
             self._emit("limit-exceeded", **figures, run_directory=error.run_directory, example=_short(error.example))
@@ -76,8 +76,8 @@ class RunEvents:
     def _emit(self, name: str, /, **payload: Any) -> None:
         try:
             emit_event(f"{PREFIX}.{name}", self._resource, payload={"run_id": self._run_id, **payload})
-        except PrefectException as error:  # that a server is away Prefect notes itself, later
-            self._logger.warning("Prefect did not take an event: %s", error, extra={"action": "warning"})
+        except PrefectException as error:  # Prefect itself logs later that the server is unreachable
+            self._logger.warning("cannot emit a Prefect event: %s", error, extra={"action": "warning"})
 
 
 def _counts(tally: Tally) -> dict[str, Any]:
@@ -95,4 +95,4 @@ def _counts(tally: Tally) -> dict[str, Any]:
 
 
 def _short(text: str) -> str:
-    return escape_control_chars(text)[:_MOST_CHARACTERS]
+    return escape_control_chars(text)[:_MAX_CHARACTERS]

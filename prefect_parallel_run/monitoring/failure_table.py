@@ -1,4 +1,4 @@
-"""The failures of a run as a table for people: one row per cause, with its first example. Knows nothing of Prefect."""
+"""The failures of a run as a table: one row per cause, with its first example. Does not import Prefect."""
 
 from __future__ import annotations
 
@@ -8,52 +8,51 @@ from typing import Any
 
 from prefect_parallel_run.child.row_groups import GROUPS
 from prefect_parallel_run.monitoring.logs import escape_control_chars
-from prefect_parallel_run.output.failed_items import only
+from prefect_parallel_run.output.failed_items import select_items
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-_MOST_CHARACTERS = 300  #: of an error's text
+_MAX_CHARACTERS = 300  #: of an error message
 _ALL = -1  #: items of a mini-batch
-_Items = tuple[int, int, int]  #: mini-batch, and which of its items: from, up to; or all
+_Items = tuple[int, int, int]  #: mini-batch, first item, end of items (exclusive) or _ALL
 
 
 class FailureTable:
-    """Makes the rows; remembers where the items of a cause's example are, so that the plan is read once for each."""
+    """Builds the rows; caches the input of each example, so that the plan is read once per example."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
-        self._places: dict[_Items, str] = {}
+        self._inputs: dict[_Items, str] = {}
 
     def rows(self, ledger: Ledger) -> list[dict[str, Any]]:
-        """Return a row per cause, the most frequent first."""
-        found = causes(ledger)
-        places = self.places(found)
-        return [_row(cause, place) for cause, place in zip(found, places, strict=True)]
+        """Return one row per cause, the most frequent first."""
+        failures = causes(ledger)
+        return [_row(cause, place) for cause, place in zip(failures, self.places(failures), strict=True)]
 
-    def places(self, found: Sequence[FailureCause]) -> list[str]:
-        """Return what was in the first example of each cause: the guilty items where they are known, else the mini-batch.
+    def places(self, failures: Sequence[FailureCause]) -> list[str]:
+        """Return the input of the first example of each cause: the failing items if known, otherwise the mini-batch.
 
-        While the input is being listed nobody knows that: it is an empty text then.
+        It is an empty string while the plan is incomplete.
         """
-        wanted = [cause.guilty or (cause.first_mini_batch, 0, _ALL) for cause in found]
-        if (missing := {*wanted} - self._places.keys()) and self._run.plan.exists():
+        wanted = [cause.guilty or (cause.first_mini_batch, 0, _ALL) for cause in failures]
+        if (missing := {*wanted} - self._inputs.keys()) and self._run.plan.exists():
             plan = Plan.open(self._run.plan)
-            self._places |= {items: _place_in(plan, items) for items in missing}
-        return [self._places.get(items, "") for items in wanted]
+            self._inputs |= {items: _place_in(plan, items) for items in missing}
+        return [self._inputs.get(items, "") for items in wanted]
 
 
 def _place_in(plan: Plan, items: _Items) -> str:
     number, start, stop = items
     work = json.loads(plan.works(number, number + 1)[0])
-    return escape_control_chars(place_of(work if stop == _ALL else only(work, start, stop)))
+    return escape_control_chars(place_of(work if stop == _ALL else select_items(work, start, stop)))
 
 
 def _row(cause: FailureCause, place: str) -> dict[str, Any]:
     return {
-        "cause": f"{cause.error_type}: {escape_control_chars(cause.error)[:_MOST_CHARACTERS]}",
-        "failed tries": cause.tries,
+        "cause": f"{cause.error_type}: {escape_control_chars(cause.error)[:_MAX_CHARACTERS]}",
+        "failed attempts": cause.tries,
         "failed items": cause.failed_items,
         "first input": place,
         "outcome": cause.outcome,
@@ -65,7 +64,7 @@ def _row(cause: FailureCause, place: str) -> dict[str, Any]:
 
 
 def place_of(work: dict[str, Any]) -> str:
-    """Return where the items of a mini-batch are, as one line.
+    """Return the location of the items of a mini-batch as one line.
 
     >>> place_of({"kind": "files", "root": "/data/", "names": ["a.png", "b.png"]})
     '/data/a.png and 1 more'
@@ -75,9 +74,9 @@ def place_of(work: dict[str, Any]) -> str:
     '/t.parquet, rows 0 to 9 from row group 2'
     """
     if work["kind"] == "files":
-        return _first([work["root"] + name for name in work["names"]])
+        return _first_of([work["root"] + name for name in work["names"]])
     if work["kind"] == "tables":
-        return _first(sorted({table["path"] for table in work["tables"]}))
+        return _first_of(sorted({table["path"] for table in work["tables"]}))
     if work["kind"] in GROUPS:
         group = GROUPS[work["kind"]]
         unit = {"batches": "batch"}.get(group, group[:-1].replace("_", " "))
@@ -85,6 +84,6 @@ def place_of(work: dict[str, Any]) -> str:
     return f"{work['path']}, rows {work['first']} to {work['first'] + work['rows'] - 1}"
 
 
-def _first(paths: list[str]) -> str:
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return f"{paths[0]}{more}" if paths else ""
+def _first_of(paths: list[str]) -> str:
+    suffix = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0]}{suffix}" if paths else ""

@@ -1,4 +1,4 @@
-"""What other processes write to a terminal that they have from this one, taken line by line instead."""
+"""Captures line by line what this process and its child processes write to a file descriptor."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from typing import TextIO
 _BLOCK = 1 << 16  #: bytes read at a time
 
 
-class Diversion:
-    """Leads a descriptor of this process into a pipe, from which complete lines are handed to *take*, in a thread.
+class FdCapture:
+    """Redirects a descriptor of this process into a pipe; a thread passes complete lines to *write*.
 
-    Processes that were started meanwhile keep the pipe: it is read on, and handed on, for as long as this process lives.
+    Processes started during the capture keep the pipe: the thread reads it until this process exits.
 
     Args:
-        stream: A text stream with a descriptor, which processes inherit.
-        take: Given text that ends at the end of a line.
+        stream: A text stream with a descriptor, which child processes inherit.
+        write: Called with text that ends with a newline.
     """
 
-    def __init__(self, stream: TextIO, take: Callable[[str], object]) -> None:
+    def __init__(self, stream: TextIO, write: Callable[[str], object]) -> None:
         stream.flush()
-        self._descriptor, self._take = stream.fileno(), take
-        self._kept = os.dup(self._descriptor)
+        self._descriptor, self._write = stream.fileno(), write
+        self._saved = os.dup(self._descriptor)
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        #: What the stream wrote to before; for those who still want to reach it.
-        self.real: TextIO = open(os.dup(self._kept), "w", encoding=encoding, errors="backslashreplace")  # noqa: SIM115, PTH123  kept
-        self._read, write = os.pipe()
-        os.dup2(write, self._descriptor)
-        os.close(write)
-        threading.Thread(target=self._pump, name="diversion", daemon=True).start()
+        #: The original destination of the stream.
+        self.original: TextIO = open(os.dup(self._saved), "w", encoding=encoding, errors="backslashreplace")  # noqa: SIM115, PTH123  stays open after the block; a descriptor is not a path
+        self._pipe, pipe_end = os.pipe()
+        os.dup2(pipe_end, self._descriptor)
+        os.close(pipe_end)
+        threading.Thread(target=self._read_lines, name="fd-capture", daemon=True).start()
 
-    def end(self) -> None:
-        """Let the descriptor be what it was."""
-        os.dup2(self._kept, self._descriptor)
-        os.close(self._kept)
+    def stop(self) -> None:
+        """Restore the descriptor."""
+        os.dup2(self._saved, self._descriptor)
+        os.close(self._saved)
 
-    def _pump(self) -> None:
-        held = b""
-        while block := os.read(self._read, _BLOCK):
-            held += block
-            lines, end, held = held.rpartition(b"\n")
+    def _read_lines(self) -> None:
+        pending = b""
+        while block := os.read(self._pipe, _BLOCK):
+            pending += block
+            lines, end, pending = pending.rpartition(b"\n")
             if end:
-                self._take((lines + end).decode("utf-8", "backslashreplace"))
-        if held:
-            self._take(held.decode("utf-8", "backslashreplace") + "\n")
+                self._write((lines + end).decode("utf-8", "backslashreplace"))
+        if pending:
+            self._write(pending.decode("utf-8", "backslashreplace") + "\n")

@@ -1,11 +1,11 @@
-"""The files in ``logs`` that the flow process writes while it drives a run, whoever started it.
+"""The files in ``logs`` that the flow process writes during an execution.
 
-``job_progress_overview.txt`` is for people: written anew every few seconds. ``processed_mini-batches.csv`` has a row per
-finished try of a whole mini-batch, and always agrees with the ledger; it grows with the plan, and nothing else does.
-``progress.csv`` has the counts, a line every second at first, then ever more rarely; a second drive writes
+``job_progress_overview.txt`` is for people and rewritten every few seconds. ``processed_mini-batches.csv`` has one row per
+finished attempt at a whole mini-batch and always agrees with the ledger; it is the only file that grows with the plan.
+``progress.csv`` has the counts: one line per second at first, then less and less often; the second execution writes
 ``r2.progress.csv``, and so on.
 
-A disk that refuses one of them is told once, and ends that file, not the run: what counts is in the ledger.
+A file that cannot be written causes one warning and is abandoned; the run continues, because the ledger has everything.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ OVERVIEW, PROCESSED, PROGRESS = "job_progress_overview.txt", "processed_mini-bat
 PROGRESS_HEADER = (
     "time,planned,finished,succeeded,failed,waiting,items_succeeded,items_failed,rows,remaining_seconds\n"  # time: Unix, s
 )
-_OVERVIEW_EVERY = 5.0  #: s
-_CAUSES = 200  #: that are counted apart in the overview; the ledger has all
+_OVERVIEW_INTERVAL = 5.0  #: s
+_MAX_CAUSES = 200  #: in the overview; the ledger has all
 
 
 class RunFiles:
-    """Those of one drive of a run.
+    """The log files of one execution of a run.
 
     Args:
-        run: Its directory.
-        step: Its name.
-        tally: Counts as the drive begins.
-        warned: Told, once for each file, that a disk refuses it.
-        course: Of the drive.
-        clock: Monotonic, s.
+        run: Its run directory.
+        step: Name of the step.
+        tally: Counts at the start of the execution.
+        warned: Called with a warning, once for each file that cannot be written.
+        tracker: Progress of the execution.
+        clock: Monotonic clock, s.
     """
 
     def __init__(
@@ -50,65 +50,65 @@ class RunFiles:
         step: str,
         tally: Tally,
         warned: Callable[[str], None],
-        course: ProgressTracker | None = None,
+        tracker: ProgressTracker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._step, self._tally, self._clock = run, step, tally, clock
-        self._course = course or ProgressTracker(tally, clock)
+        self._tracker = tracker or ProgressTracker(tally, clock)
         self._status = ("running", "")
         self._nodes: dict[str, NodeCounts] = {}
         self._causes: dict[str, CauseCounts] = {}  # by fingerprint
         self._processed, self._overview = _File(run.logs / PROCESSED, warned), _File(run.logs / OVERVIEW, warned)
         with Ledger(run.ledger) as ledger:
-            self._drive = int(ledger.facts().get("drives", "1"))
+            self._execution = int(ledger.facts().get("drives", "1"))
             self._processed.replace([processed.HEADER, *([] if ledger.is_empty() else processed.rows_in(ledger))])
-            for cause in causes(ledger, _CAUSES):
-                words = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)
-                self._causes[cause.fingerprint] = CauseCounts(*words, cause.tries, set(cause.nodes.split(",")))
-        self._progress = _File(run.logs / f"{drive_prefix(self._drive)}{PROGRESS}", warned)
+            for cause in causes(ledger, _MAX_CAUSES):
+                example = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)
+                self._causes[cause.fingerprint] = CauseCounts(*example, cause.tries, set(cause.nodes.split(",")))
+        self._progress = _File(run.logs / f"{drive_prefix(self._execution)}{PROGRESS}", warned)
         self._progress.append(PROGRESS_HEADER)
-        self._pace = BackoffTimer(clock())
+        self._timer = BackoffTimer(clock())
         self._next_overview = clock()
 
-    def node_joined(self, facts: NodeFacts) -> None:
-        """Take note that a node opened."""
-        self._nodes[facts.node] = NodeCounts(facts.host, facts.slots)
+    def node_joined(self, node_info: NodeFacts) -> None:
+        """Record a node that opened."""
+        self._nodes[node_info.node] = NodeCounts(node_info.host, node_info.slots)
 
     def node_left(self, node: str) -> None:
-        """Take note that a node was lost."""
+        """Record a lost node."""
         self._node(node).end = "lost"
 
     def node_released(self, node: str) -> None:
-        """Take note that a node was given back."""
-        self._node(node).end = "given back"
+        """Record a released node."""
+        self._node(node).end = "released"
 
     def committed(self, receipts: Sequence[Receipt]) -> None:
-        """Write the tries of one commit, in one go; all of them ran on one node."""
+        """Write the attempts of one commit in one write; all of them ran on one node."""
         self._processed.append(processed.rows_of(receipts))
         for receipt in receipts:
             self._count(receipt)
 
     def isolated(self, receipt: Receipt) -> None:
-        """Take note of a try of some items of a mini-batch."""
+        """Count an attempt at some items of a mini-batch."""
         self._count(receipt)
 
     def progressed(self, tally: Tally) -> None:
-        """Write counts and overview, when they are due."""
+        """Write the counts and the overview when they are due."""
         self._tally, now = tally, self._clock()
-        if self._pace.is_due(now):
+        if self._timer.is_due(now):
             self._write_progress()
         if now >= self._next_overview:
-            self._next_overview = now + _OVERVIEW_EVERY
+            self._next_overview = now + _OVERVIEW_INTERVAL
             self._write_overview()
 
     def ended(self, tally: Tally) -> None:
-        """Write the last counts of the drive."""
+        """Write the final counts of the execution."""
         self._tally = tally
         self._write_progress()
         self._write_overview()
 
     def closed(self, status: str, reason: str) -> None:
-        """Write how the run ended; the result is published, or will not be."""
+        """Write the final status, after the result was published or given up."""
         self._status = (status, reason)
         self._write_overview()
 
@@ -117,7 +117,7 @@ class RunFiles:
 
     def _count(self, receipt: Receipt) -> None:
         node = self._node(receipt.node)
-        node.tries += 1
+        node.attempts += 1
         if receipt.outcome != "succeeded":
             node.failed += 1
             self._count_cause(receipt)
@@ -125,19 +125,25 @@ class RunFiles:
     def _count_cause(self, receipt: Receipt) -> None:
         cause = self._causes.get(receipt.fingerprint)
         if cause is None:
-            if len(self._causes) >= _CAUSES:
+            if len(self._causes) >= _MAX_CAUSES:
                 return
-            words = (receipt.outcome, receipt.error_type, receipt.error)
-            cause = self._causes[receipt.fingerprint] = CauseCounts(*words, receipt.mini_batch)
-        cause.tries += 1
+            example = (receipt.outcome, receipt.error_type, receipt.error)
+            cause = self._causes[receipt.fingerprint] = CauseCounts(*example, receipt.mini_batch)
+        cause.attempts += 1
         cause.first_mini_batch = min(cause.first_mini_batch, receipt.mini_batch)
         cause.nodes.add(receipt.node)
 
     def _write_progress(self) -> None:
         tally = self._tally
-        left = self._course.going(tally).outlook.remaining
+        remaining = self._tracker.snapshot(tally).forecast.remaining
         counts = (tally.planned, tally.finished, tally.succeeded, tally.failed, tally.waiting)
-        values = (*counts, tally.succeeded_items, tally.failed_items, tally.rows, "" if left is None else f"{left:.1f}")
+        values = (
+            *counts,
+            tally.succeeded_items,
+            tally.failed_items,
+            tally.rows,
+            "" if remaining is None else f"{remaining:.1f}",
+        )
         self._progress.append(f"{time.time():.3f},{','.join(map(str, values))}\n")
 
     def _write_overview(self) -> None:
@@ -147,9 +153,9 @@ class RunFiles:
             step=self._step,
             status=status,
             reason=reason,
-            drive=self._drive,
+            execution=self._execution,
             now=time.time(),
-            going=self._course.going(self._tally),
+            snapshot=self._tracker.snapshot(self._tally),
             nodes=self._nodes,
             causes=list(self._causes.values()),
         )
@@ -157,42 +163,42 @@ class RunFiles:
 
 
 class _File:
-    """A file that is written as long as the disk takes it."""
+    """A file that is abandoned with one warning after the first error."""
 
     def __init__(self, path: Path, warned: Callable[[str], None]) -> None:
         self._path, self._warned = path, warned
         self._is_writable = True
 
     def append(self, text: str) -> None:
-        """Write *text* behind the rest, in one write."""
+        """Append *text* in one write."""
 
         def append() -> None:
             with self._path.open("ab", buffering=0) as file:
                 file.write(_bytes(text))
 
-        self._attempt(append)
+        self._try_writing(append)
 
-    def replace(self, texts: Iterable[str]) -> None:
-        """Write *texts* in the file's place: it is never seen half written."""
+    def replace(self, blocks: Iterable[str]) -> None:
+        """Replace the content atomically by *blocks*."""
 
         def replace() -> None:
-            beside = self._path.with_name(f".{self._path.name}.tmp")  # one process at a time drives a run
+            temporary = self._path.with_name(f".{self._path.name}.tmp")  # the run lock admits one writer
             try:
-                with beside.open("wb") as file:
-                    file.writelines(map(_bytes, texts))
-                beside.replace(self._path)
+                with temporary.open("wb") as file:
+                    file.writelines(map(_bytes, blocks))
+                temporary.replace(self._path)
             finally:
-                beside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
 
-        self._attempt(replace)
+        self._try_writing(replace)
 
-    def _attempt(self, do: Callable[[], None]) -> None:
+    def _try_writing(self, write: Callable[[], None]) -> None:
         if self._is_writable:
             try:
-                do()
+                write()
             except OSError as error:
                 self._is_writable = False
-                self._warned(f"{self._path} is not written any more: {error.strerror or error}")
+                self._warned(f"stopped writing {self._path}: {error.strerror or error}")
 
 
 def _bytes(text: str) -> bytes:

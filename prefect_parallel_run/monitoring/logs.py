@@ -1,4 +1,4 @@
-"""Log lines of a run: start, progress, the first failure of each cause with its traceback, what is held, the end."""
+"""Log lines of a run: nodes, progress, the first failure of each cause with its traceback, pauses in scheduling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from prefect_parallel_run.dispatch.script_logs import ScriptLine
 from prefect_parallel_run.models import Breach, Receipt, Tally
-from prefect_parallel_run.monitoring.progress import LogThrottle, sentence
+from prefect_parallel_run.monitoring.progress import LogThrottle, progress_message
 from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.settings import NodeFacts
@@ -18,54 +18,54 @@ if TYPE_CHECKING:
     Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 else:  # Python 3.10 cannot subscript the adapter
     Logger = logging.Logger
-_AFTERWARDS = {"waiting": "it will be tried again", "isolating": "its items are tried apart"}
-_CAUSES_TOLD = 20  #: further causes are in the ledger and in the table of failures
+_NEXT_STEPS = {"waiting": "it will be retried", "isolating": "its items are run separately"}
+_MAX_CAUSES = 20  #: further causes are in the ledger and in the table of failures
 
 
 class RunLog:
-    """Writes one run's events to a logger."""
+    """Logs the events of one run."""
 
     def __init__(
-        self, logger: Logger, course: ProgressTracker | None = None, clock: Callable[[], float] = time.monotonic
+        self, logger: Logger, tracker: ProgressTracker | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._logger, self._clock = logger, clock
-        self._course = course or ProgressTracker(Tally(), clock)
-        self._pace = LogThrottle(clock())
+        self._tracker = tracker or ProgressTracker(Tally(), clock)
+        self._throttle = LogThrottle(clock())
         self._causes: set[str] = set()
 
-    def node_joined(self, facts: NodeFacts) -> None:
-        """Tell that a node opened."""
-        words = "%s opened on %s; processes: %d, cores: %d, GPUs: %d"
-        counts = (facts.slots, facts.cores, facts.gpus)
-        self._logger.info(words, facts.node, facts.host, *counts, extra={"action": "node_joined"})
+    def node_joined(self, node_info: NodeFacts) -> None:
+        """Log a node that opened."""
+        message = "%s opened on %s; processes: %d, cores: %d, GPUs: %d"
+        counts = (node_info.slots, node_info.cores, node_info.gpus)
+        self._logger.info(message, node_info.node, node_info.host, *counts, extra={"action": "node_joined"})
 
     def node_left(self, node: str) -> None:
-        """Tell that a node was lost."""
-        self._logger.warning("%s was lost; what it was doing goes to others", node, extra={"action": "node_left"})
+        """Log a lost node."""
+        self._logger.warning("lost %s; its mini-batches were rescheduled", node, extra={"action": "node_left"})
 
     def node_released(self, node: str) -> None:
-        """Tell that a node was given back."""
-        self._logger.info("%s had nothing more to do, and was given back", node, extra={"action": "node_released"})
+        """Log a node that was idle and was released."""
+        self._logger.info("released idle node %s", node, extra={"action": "node_released"})
 
     def slot_failed(self, node: str, failure: StartFailure) -> None:
-        """Tell that a process could not be started."""
-        text = escape_control_chars(f"{failure.error_type}: {failure.error}\n{failure.traceback}".rstrip())
-        words = "a process on %s could not start the entry script (%s): %s"
-        self._logger.warning(words, node, failure.stage, text, extra={"action": "slot_failed"})
+        """Log a process that could not start."""
+        error = escape_control_chars(f"{failure.error_type}: {failure.error}\n{failure.traceback}".rstrip())
+        message = "a process on %s could not start the entry script (%s): %s"
+        self._logger.warning(message, node, failure.stage, error, extra={"action": "slot_failed"})
 
     def tried(self, receipt: Receipt, state: str) -> None:
-        """Tell the first failure of each cause."""
-        if receipt.fingerprint in self._causes or len(self._causes) >= _CAUSES_TOLD:
+        """Log the first failure of each cause; a million failures of one cause are one line."""
+        if receipt.fingerprint in self._causes or len(self._causes) >= _MAX_CAUSES:
             return
         self._causes.add(receipt.fingerprint)
-        after = _AFTERWARDS.get(state, "no try is left")
+        next_step = _NEXT_STEPS.get(state, "no attempts left")
         self._logger.warning(
-            "mini-batch %d failed at try %d on %s (%s), %s: %s: %s%s",
+            "mini-batch %d failed at attempt %d on %s (%s), %s: %s: %s%s",
             receipt.mini_batch,
             receipt.attempt,
             receipt.node,
             receipt.outcome,
-            after,
+            next_step,
             escape_control_chars(receipt.error_type),
             escape_control_chars(receipt.error),
             f"\n{escape_control_chars(receipt.traceback)}" if receipt.traceback else "",
@@ -73,45 +73,49 @@ class RunLog:
         )
 
     def progressed(self, tally: Tally) -> None:
-        """Tell the counts every 30 s, or 5 %."""
-        going = self._course.going(tally)
-        if not going.is_paused and self._pace.is_due(tally, self._clock()):  # else it has nothing to tell
-            self._logger.info("%s", sentence(going), extra={"action": "progress"})
+        """Log the counts every 30 s or 5 %."""
+        snapshot = self._tracker.snapshot(tally)
+        if not snapshot.is_paused and self._throttle.is_due(tally, self._clock()):  # a paused run makes no progress
+            self._logger.info("%s", progress_message(snapshot), extra={"action": "progress"})
 
     def held(self, breach: Breach | None) -> None:
-        """Tell that new mini-batches are held back, or handed out again."""
+        """Log that scheduling pauses near a limit, or resumes for None."""
         if breach is None:
-            self._logger.info("new mini-batches are handed out again", extra={"action": "released"})
+            self._logger.info("resumed scheduling of new mini-batches", extra={"action": "released"})
         else:
-            words = "%s = %g would be exceeded if the pending tries failed: no new mini-batch until they are done"
-            self._logger.warning(words, breach.limit, breach.allowed, extra={"action": "held"})
+            message = "%s = %g would be exceeded if the pending attempts failed: no new mini-batch starts until they are done"
+            self._logger.warning(message, breach.limit, breach.allowed, extra={"action": "held"})
 
     def script_said(self, line: ScriptLine) -> None:
-        """Tell what the entry script has logged, at its own level."""
+        """Log a line of the entry script at its own level."""
         self._logger.log(line.level, "%s: %s", line.process, escape_control_chars(line.text), extra={"action": "script_said"})
 
     def script_left_out(self, lines: int) -> None:
-        """Tell how much more of that there is, and where."""
-        words = "%d more lines that the entry script has logged are in logs/*.log of the run directory"
-        self._logger.info(words, lines, extra={"action": "script_left_out"})
+        """Log how many lines of the entry script were left out, and where they are."""
+        message = "%d more lines logged by the entry script are in logs/*.log of the run directory"
+        self._logger.info(message, lines, extra={"action": "script_left_out"})
 
     def ordered(self, order: str, by: str, answer: str) -> None:
-        """Tell what a person has ordered, and what comes of it."""
+        """Log a control command, who sent it, and its result."""
         self._logger.info(
-            "%s ordered %s: %s", escape_control_chars(by), escape_control_chars(order), answer, extra={"action": "ordered"}
+            "%s sent the command %s: %s",
+            escape_control_chars(by),
+            escape_control_chars(order),
+            answer,
+            extra={"action": "ordered"},
         )
 
     def noted(self, text: str) -> None:
-        """Pass on what is no warning."""
+        """Log *text* as information."""
         self._logger.info("%s", escape_control_chars(text), extra={"action": "noted"})
 
     def warned(self, text: str) -> None:
-        """Pass a warning on."""
+        """Log *text* as a warning."""
         self._logger.warning("%s", escape_control_chars(text), extra={"action": "warning"})
 
 
 def escape_control_chars(text: str) -> str:
-    r"""Return *text* without what a terminal would act on; line ends and tabs stay.
+    r"""Return *text* with control characters escaped; a terminal would act on them. Newlines and tabs stay.
 
     >>> escape_control_chars("\x1b[2Jgone?\n")
     '\\x1b[2Jgone?\n'

@@ -1,4 +1,4 @@
-"""``processed_mini-batches.csv``: one row per finished try of a whole mini-batch, in the order of their commits."""
+"""``processed_mini-batches.csv``: one row per finished attempt at a whole mini-batch, in commit order."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ HEADER = ",".join(COLUMNS) + "\n"
 _ROW = "%d,%d,%s,%s,%d,%.6f,%.6f,%s\n"  #: started is Unix time; s
 _values_of = itemgetter(*(Receipt._fields.index(name) for name in COLUMNS))
 _ERROR_TYPE = COLUMNS.index("error_type")
-_BLOCK = 1_000  #: rows
+_BLOCK = 1_000  #: rows per string
 
 
 def rows_of(receipts: Iterable[Receipt]) -> str:
-    """Return the rows of some tries as one text."""
+    """Return the rows of *receipts* as one string."""
     return "".join([_ROW % (_values_of(r) if not r.error_type else _quoted(_values_of(r))) for r in receipts])
 
 
 def rows_in(ledger: Ledger) -> Iterator[str]:
-    """Yield the rows of all tries in a ledger, by mini-batch, many in one text."""
+    """Yield the rows of all attempts in the ledger, ordered by mini-batch, many rows per string."""
     query = (
         "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), COALESCE(pid, 0), started, seconds, error_type"
         " FROM attempts ORDER BY mini_batch, attempt"
@@ -40,7 +40,7 @@ def rows_in(ledger: Ledger) -> Iterator[str]:
 
 
 def _quoted(values: Sequence[Any]) -> tuple[Any, ...]:
-    """Return *values* with the error's type as CSV wants it: it is the script's."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow([values[_ERROR_TYPE]])
-    return (*values[:_ERROR_TYPE], text.getvalue())
+    """Return *values* with a quoted error type: its name comes from the script and may contain anything."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow([values[_ERROR_TYPE]])
+    return (*values[:_ERROR_TYPE], buffer.getvalue())

@@ -1,4 +1,4 @@
-"""How far a run is, what is foretold, when that is worth a line, and its words. Pure."""
+"""Progress of a run: counts, forecast, when to log it, and its wording. Pure."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from prefect_parallel_run.units import MINI_BATCHES, count, format_seconds
 
 _EVERY_SECONDS = 30.0
 _EVERY_PERCENT = 5.0
-_AT_MOST_EVERY = 2.0  #: s: a short run needs no line per 5 %
-_FEWEST_PER_SLOT = 2  #: mini-batches that are finished before a time to go is told: the first ones are no measure
-_SHORTEST = 1.0  #: s at work, the same
+_MIN_INTERVAL = 2.0  #: s: a short run needs no line per 5 %
+_MIN_PER_SLOT = 2  #: mini-batches finished before a forecast: the first ones are often slower
+_MIN_ACTIVE_SECONDS = 1.0  #: before a forecast
 
 
 class LogThrottle:
-    """Says when progress should be told again: after 30 s, or 5 % more."""
+    """Limits progress messages to one every 30 s or 5 %."""
 
     def __init__(self, now: float) -> None:
-        self._told_at, self._told_percent = now, 0.0
+        self._logged_at, self._logged_percent = now, 0.0
 
     def is_due(self, tally: Tally, now: float) -> bool:
-        """True when it should be told now (monotonic clock, s); it is then taken as told."""
+        """Return whether to log now (monotonic clock, s); True counts as logged."""
         percent = done_percent(tally)
-        waited, more = now - self._told_at, percent - self._told_percent
-        if waited < _AT_MOST_EVERY or (waited < _EVERY_SECONDS and more < _EVERY_PERCENT):
+        waited, gained = now - self._logged_at, percent - self._logged_percent
+        if waited < _MIN_INTERVAL or (waited < _EVERY_SECONDS and gained < _EVERY_PERCENT):
             return False
-        self._told_at, self._told_percent = now, percent
+        self._logged_at, self._logged_percent = now, percent
         return True
 
 
 class Forecast(NamedTuple):
-    """What is to come of a run that goes on: one of these at most, since no time to go is true beside the others."""
+    """What to expect of an unfinished run. At most one field is set: a paused or waiting run has no predictable time to go."""
 
     is_paused: bool = False
-    held: Breach | None = None  #: the limit that is near: no new mini-batch until the pending tries are done
-    waits_for: int = 0  #: mini-batches: all that are left are under way
-    remaining: float | None = None  #: s still to go, at the pace so far
+    held: Breach | None = None  #: the limit that is near: no new mini-batch starts until the pending attempts are done
+    waits_for: int = 0  #: mini-batches: all that remain are running
+    remaining: float | None = None  #: s, at the rate so far
 
     def __str__(self) -> str:
         if self.is_paused:
             return "paused"
         if self.held is not None:
-            return f"held back: {near_words(self.held)}"
+            return f"on hold: {describe_near_limit(self.held)}"
         if self.waits_for:
             return f"waiting for {count(self.waits_for, *MINI_BATCHES)}"
         return "" if self.remaining is None else f"{format_seconds(self.remaining)} to go"
@@ -54,61 +54,61 @@ def forecast(
     *,
     done: int,
     rate: float | None,
-    at_work: float,
+    active_seconds: float,
     slots: int,
     held: Breach | None = None,
     is_paused: bool = False,
 ) -> Forecast:
-    """Return what is to come; a time to go only once it can be told.
+    """Return the forecast; it has a time to go only when the rate is known well enough.
 
     Args:
-        tally: Counts now.
-        done: Mini-batches that were finished at that rate.
+        tally: Current counts.
+        done: Mini-batches finished in this execution.
         rate: Mini-batches per second.
-        at_work: s for which work has gone on.
-        slots: Processes that work; as far as it is known.
+        active_seconds: Time since the first attempt, without pauses.
+        slots: Running processes; 0 if unknown.
         held: The limit that is near.
-        is_paused: A person wants no mini-batch to be begun.
+        is_paused: The run was paused by a control command.
     """
-    left = tally.planned - tally.finished
+    remaining = tally.planned - tally.finished
     if is_paused:
         return Forecast(is_paused=True)
-    if held is not None and not tally.all_scheduled:  # else there is nothing new to be held back
+    if held is not None and not tally.all_scheduled:  # otherwise nothing is left to hold back
         return Forecast(held=held)
-    if tally.is_growing or not left:
+    if tally.is_growing or not remaining:
         return Forecast()
-    if left <= max(slots, 1):  # how long they take does not depend on how fast others were
-        return Forecast(waits_for=left)
-    if not rate or done < _FEWEST_PER_SLOT * max(slots, 1) or at_work < _SHORTEST:
+    if remaining <= max(slots, 1):  # the rate of the finished ones does not predict the running ones
+        return Forecast(waits_for=remaining)
+    if not rate or done < _MIN_PER_SLOT * max(slots, 1) or active_seconds < _MIN_ACTIVE_SECONDS:
         return Forecast()
-    return Forecast(remaining=left / rate)
+    return Forecast(remaining=remaining / rate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressSnapshot:
-    """How one driving of a run goes at a moment."""
+    """The progress of one execution of a run at one moment."""
 
     tally: Tally
-    elapsed: float  #: s since it began
-    at_work: float  #: s since its first try began, pauses left out
-    done: int  #: mini-batches finished since it began
-    slots: int = 0  #: processes that work; 0 while none is known
+    elapsed: float  #: s since the execution started
+    active_seconds: float  #: since its first attempt started, without pauses
+    done: int  #: mini-batches finished in this execution
+    slots: int = 0  #: running processes; 0 if unknown
     held: Breach | None = None
     is_paused: bool = False
 
     @property
     def rate(self) -> float | None:
-        """Return mini-batches per second, or None while nothing is finished."""
-        return self.done / self.at_work if self.done > 0 and self.at_work > 0 else None
+        """Return mini-batches per second; None until one is finished."""
+        return self.done / self.active_seconds if self.done > 0 and self.active_seconds > 0 else None
 
     @property
-    def outlook(self) -> Forecast:
-        """Return what is to come."""
+    def forecast(self) -> Forecast:
+        """Return the forecast from these figures."""
         return forecast(
             self.tally,
             done=self.done,
             rate=self.rate,
-            at_work=self.at_work,
+            active_seconds=self.active_seconds,
             slots=self.slots,
             held=self.held,
             is_paused=self.is_paused,
@@ -116,43 +116,43 @@ class ProgressSnapshot:
 
 
 def done_percent(tally: Tally) -> float:
-    """Return the share of mini-batches whose outcome is final, 0 to 100."""
+    """Return the percentage of finished mini-batches, 0 to 100."""
     return 100.0 * tally.finished / tally.planned if tally.planned else 100.0
 
 
-def percent_words(tally: Tally) -> str:
-    """Return that share in whole percent: 100 only when all is done.
+def format_percent(tally: Tally) -> str:
+    """Return the percentage of finished mini-batches, rounded down: 100 only when all are finished.
 
-    >>> percent_words(Tally(planned=150, succeeded=103)), percent_words(Tally(planned=1000, succeeded=999))
+    >>> format_percent(Tally(planned=150, succeeded=103)), format_percent(Tally(planned=1000, succeeded=999))
     ('68 %', '99 %')
     """
     return f"{int(done_percent(tally))} %"
 
 
-def near_words(breach: Breach) -> str:
-    """Return which limit is near.
+def describe_near_limit(breach: Breach) -> str:
+    """Return a message that names the limit and its value.
 
-    >>> near_words(Breach("error_threshold", 4, 20))
+    >>> describe_near_limit(Breach("error_threshold", 4, 20))
     'error_threshold 4 is near'
     """
     return f"{breach.limit} {breach.allowed:g} is near"
 
 
-def failed_words(tally: Tally) -> str:
-    """Return what has failed for good."""
+def describe_failures(tally: Tally) -> str:
+    """Return the counts of failed mini-batches and items."""
     return f"{count(tally.failed, *MINI_BATCHES)} and {count(tally.failed_items, 'item')} failed"
 
 
-def sentence(going: ProgressSnapshot) -> str:
-    """Return the counts, the rate and what is to come as one line."""
-    tally = going.tally
-    share = "the input is still being listed" if tally.is_growing else percent_words(tally)
-    words = f"{tally.finished} of {tally.planned} mini-batches ({share}), {tally.succeeded_items} items"
+def progress_message(snapshot: ProgressSnapshot) -> str:
+    """Return counts, rate and forecast as one line."""
+    tally = snapshot.tally
+    share = "the input is still being listed" if tally.is_growing else format_percent(tally)
+    message = f"{tally.finished} of {tally.planned} mini-batches ({share}), {tally.succeeded_items} items"
     if tally.failed or tally.failed_items:
-        words += f", {failed_words(tally)}"
+        message += f", {describe_failures(tally)}"
     if tally.waiting:
-        words += f", {tally.waiting} waiting for another try"
-    if going.rate is not None:
-        words += f", {going.rate:.1f} mini-batches/s"
-    outlook = str(going.outlook)
-    return f"{words}, {outlook}" if outlook else words
+        message += f", {tally.waiting} awaiting retry"
+    if snapshot.rate is not None:
+        message += f", {snapshot.rate:.1f} mini-batches/s"
+    outlook = str(snapshot.forecast)
+    return f"{message}, {outlook}" if outlook else message

@@ -1,4 +1,4 @@
-"""How a run stands, as its ledger has it: state, counts, rate, nodes, failures by cause. Only reads, also while it runs."""
+"""The status of a run from its ledger: state, counts, rate, nodes, failures by cause. Read-only, also during the run."""
 
 from __future__ import annotations
 
@@ -15,81 +15,81 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-_RECENT = 60.0  #: s over which the rate is taken
-_SHORTEST = 1.0  #: s; over less it says nothing
-_MOST_CAUSES = 5
+_RATE_WINDOW = 60.0  #: s over which the rate is measured
+_MIN_RATE_SECONDS = 1.0  #: a shorter time gives no meaningful rate
+_MAX_CAUSES = 5
 
 
-class NodeShare(NamedTuple):
-    """What one node has done."""
+class NodeProgress(NamedTuple):
+    """The attempts of one node."""
 
     node: str
     tries: int
     succeeded: int
-    last: float  #: Unix time of its newest result, s
+    last: float  #: Unix time of its latest result, s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """How a run stands."""
+    """The status of a run at one moment."""
 
     run: str
     run_directory: str
     status: str  #: planned, running, paused, succeeded, failed, cancelled, interrupted
-    reason: str  #: why it ended, when it has not succeeded
+    reason: str  #: why it ended without success
     ended_by: str = ""  #: the class of the error that ended it
-    driver: Mapping[str, Any] | None  #: pid and host of the process that drives it
+    driver: Mapping[str, Any] | None  #: pid and host of the process that executes it
     tally: Tally
-    drives: int
-    began: float | None  #: Unix time of the first try, s
-    last: float | None  #: Unix time of the newest result, s
-    rate: float | None  #: mini-batches per second that succeeded of late; None where it is not driven
-    outlook: Forecast  #: what is to come, where it is driven
-    exceeded: str  #: the limit that ended it, by its configuration field
-    nodes: tuple[NodeShare, ...]
-    causes: tuple[FailureCause, ...]  #: the most frequent ones
+    executions: int
+    began: float | None  #: Unix time of the first attempt, s
+    last: float | None  #: Unix time of the latest result, s
+    rate: float | None  #: mini-batches per second that succeeded recently; None unless a process executes the run
+    forecast: Forecast  #: empty unless a process executes the run
+    exceeded: str  #: configuration field of the limit that ended it
+    nodes: tuple[NodeProgress, ...]
+    causes: tuple[FailureCause, ...]  #: the most frequent
 
 
 def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None = None) -> RunStatus:
-    """Return how the run in *directory* stands.
+    """Return the status of the run in *directory*.
 
     Args:
-        directory: Of the run.
+        directory: The run directory.
         now: Unix time, s.
-        driver: Who drives it on another machine, where that is known.
+        driver: Process that executes it on another machine, if known.
     """
     driver = directory.driver() or driver
     with Ledger(directory.ledger) as ledger:
-        facts, tally = ledger.facts(), ledger.tally()
-        work_began = _work_began(facts)
-        since = max(now - _RECENT, work_began)
+        metadata, tally = ledger.facts(), ledger.tally()
+        active_since = _active_since(metadata)
+        since = max(now - _RATE_WINDOW, active_since)
         rows = list(ledger.rows(_NODES, since, since, since))
-        found = tuple(causes(ledger, _MOST_CAUSES))
-    status = status_of(facts, is_driven=driver is not None)
+        failures = tuple(causes(ledger, _MAX_CAUSES))
+    status = status_of(metadata, is_driven=driver is not None)
     is_growing = driver is not None and not directory.plan.exists()
     tally = replace(tally, is_growing=is_growing, all_scheduled=tally.all_scheduled and not is_growing)
-    config = config_in_force(facts, _config(directory))
+    config = config_in_force(metadata, _config(directory))
     limits = FailureLimits.of(config)
     near = limits.near_breach(tally, isolates=bool(config.get("isolate_failed_items")))
     starts = [row[6] for row in rows if row[6] is not None]
-    rate = sum(row[5] for row in rows) / max(now - max(min(starts), work_began), _SHORTEST) if starts else 0.0
+    rate = sum(row[5] for row in rows) / max(now - max(min(starts), active_since), _MIN_RATE_SECONDS) if starts else 0.0
     began = min((row[3] for row in rows if row[3] is not None), default=None)
     return RunStatus(
         run=directory.run_id,
         run_directory=os.fspath(directory.path),
         status=status,
-        reason=facts.get("reason", "") if status not in ("running", "paused") else "",
-        ended_by=facts.get("ended_by", "") if status not in ("running", "paused") else "",
+        reason=metadata.get("reason", "") if status not in ("running", "paused") else "",
+        ended_by=metadata.get("ended_by", "") if status not in ("running", "paused") else "",
         driver=driver,
         tally=tally,
-        drives=int(facts.get("drives", "0")),
+        executions=int(metadata.get("drives", "0")),
         began=began,
         last=max((row[4] for row in rows if row[4] is not None), default=None),
         rate=rate if driver is not None else None,
-        outlook=_outlook(status, near, tally, rate, rows, now - (began or now)),
+        forecast=_forecast(status, near, tally, rate, rows, now - (began or now)),
         exceeded=_exceeded(limits, tally) if status == "failed" else "",
-        nodes=tuple(NodeShare(row[0] or "?", row[1], int(row[2]), row[4] or 0.0) for row in rows),
-        causes=found,
+        nodes=tuple(NodeProgress(row[0] or "?", row[1], int(row[2]), row[4] or 0.0) for row in rows),
+        causes=failures,
     )
 
 
@@ -97,79 +97,79 @@ _NODES = (
     "SELECT node, COUNT(*), TOTAL(is_done), MIN(started), MAX(ended), TOTAL(is_done AND ended > ?),"
     " MIN(CASE WHEN ended > ? THEN started END), COUNT(DISTINCT CASE WHEN ended > ? THEN pid END) FROM ("
     " SELECT node, pid, started, started + seconds AS ended, outcome = 'succeeded' AS is_done FROM attempts"
-    " UNION ALL SELECT node, pid, started, started + seconds, 0 FROM pieces)"  # tries of some items finish no mini-batch
+    " UNION ALL SELECT node, pid, started, started + seconds, 0 FROM pieces)"  # an attempt at some items finishes no mini-batch
     " GROUP BY node ORDER BY LENGTH(node), node"
 )
 
 
-def _work_began(facts: Mapping[str, str]) -> float:
-    """Return since when work has gone on without a break, Unix time: neither between two drives, nor paused; 0 if unknown."""
-    known = drives(facts)
-    return max(known[-1].began if known else 0.0, float(facts.get("continued", 0.0)))
+def _active_since(metadata: Mapping[str, str]) -> float:
+    """Return the Unix time of the latest start of an execution or end of a pause; 0 if unknown."""
+    executions = drives(metadata)
+    return max(executions[-1].began if executions else 0.0, float(metadata.get("continued", 0.0)))
 
 
 def _config(directory: RunDirectory) -> dict[str, Any]:
-    """Return what the run was begun with."""
+    """Return the configuration at the start of the run."""
     config: dict[str, Any] = directory.facts().get("config", {}) if directory.description.exists() else {}
     return config
 
 
-def _outlook(
-    status: str, near: Breach | None, tally: Tally, rate: float, rows: list[tuple[Any, ...]], at_work: float
+def _forecast(
+    status: str, near: Breach | None, tally: Tally, rate: float, rows: list[tuple[Any, ...]], active_seconds: float
 ) -> Forecast:
-    """Return what is to come, as far as the ledger tells: whoever drives the run judges by the same counts and limits."""
+    """Return the forecast from the ledger; the process that executes the run uses the same counts and limits."""
     if status not in ("running", "paused"):
         return Forecast()
     return forecast(
         tally,
         done=int(sum(row[2] for row in rows)),
         rate=rate,
-        at_work=at_work,
-        slots=sum(row[7] for row in rows),  # processes that have brought something of late
+        active_seconds=active_seconds,
+        slots=sum(row[7] for row in rows),  # processes with a recent result
         held=near,
         is_paused=status == "paused",
     )
 
 
 def _exceeded(limits: FailureLimits, tally: Tally) -> str:
-    """Return the limit that ended a run; of one that is over, what was handed out last was not noted."""
+    """Return the limit that ended a run. An ended run counts as completely scheduled: the ledger does not record that."""
     breach = limits.first_breach(replace(tally, all_scheduled=True))
     return "" if breach is None else breach.limit
 
 
-def status_of(facts: Mapping[str, str], *, is_driven: bool) -> str:
-    """Return the state of a run, from what its ledger notes and whether a process drives it now.
+def status_of(metadata: Mapping[str, str], *, is_driven: bool) -> str:
+    """Return the state of a run from the metadata in its ledger and whether a process executes it.
 
     >>> status_of({"status": "running"}, is_driven=False), status_of({"status": "cancelled"}, is_driven=False)
     ('interrupted', 'cancelled')
     >>> status_of({"status": "running", "paused": "true"}, is_driven=True)
     'paused'
     """
-    status = facts.get("status", "planned")
+    status = metadata.get("status", "planned")
     if is_driven and status in ("running", "paused"):
-        return "paused" if status == "paused" or facts.get("paused", "").lower() in ("1", "true", "yes") else "running"
+        return "paused" if status == "paused" or metadata.get("paused", "").lower() in ("1", "true", "yes") else "running"
     return "interrupted" if status in ("running", "paused") else status
 
 
-def as_plain(standing: RunStatus) -> dict[str, Any]:
-    """Return a standing as plain values; these keys are documented."""
-    tally = standing.tally
+def as_plain(status: RunStatus) -> dict[str, Any]:
+    """Return *status* for JSON; the keys are documented."""
+    tally = status.tally
     return {
-        "run": standing.run,
-        "run_directory": standing.run_directory,
-        "status": standing.status,
-        "reason": standing.reason,
-        "driver": dict(standing.driver) if standing.driver is not None else None,
+        "run": status.run,
+        "run_directory": status.run_directory,
+        "status": status.status,
+        "reason": status.reason,
+        "driver": dict(status.driver) if status.driver is not None else None,
         **tally.by_outcome(),
         "waiting": tally.waiting,
         "is_growing": tally.is_growing,
-        "drives": standing.drives,
-        "began": standing.began,
-        "last": standing.last,
-        "rate": standing.rate,
-        "remaining_seconds": standing.outlook.remaining,
-        "waits_for": standing.outlook.waits_for,
-        "held": standing.outlook.held._asdict() if standing.outlook.held is not None else None,
-        "nodes": [share._asdict() for share in standing.nodes],
-        "causes": [cause._asdict() for cause in standing.causes],
+        "drives": status.executions,
+        "began": status.began,
+        "last": status.last,
+        "rate": status.rate,
+        "remaining_seconds": status.forecast.remaining,
+        "waits_for": status.forecast.waits_for,
+        "held": status.forecast.held._asdict() if status.forecast.held is not None else None,
+        "nodes": [share._asdict() for share in status.nodes],
+        "causes": [cause._asdict() for cause in status.causes],
     }

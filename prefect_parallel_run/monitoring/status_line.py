@@ -1,8 +1,8 @@
-r"""The last line of a terminal, drawn anew several times a second; what anybody else writes goes above it.
+r"""A status line: the last line of a terminal, redrawn several times a second below all other output.
 
-Everything that this process and those it starts write to the terminal passes through here while the line is there: the line is
-taken away, the text is written, and the line is drawn again below. So neither ever garbles the other. Whoever keeps one of the
-streams (a log handler does, and a process that was started) may go on writing to it when the line is gone.
+While the line is shown, the output of this process and its child processes passes through here: the line is erased, the text is
+written, and the line is redrawn below it, so that neither garbles the other. A log handler or a child process that keeps one of
+the streams can continue to write to it after the line is removed.
 """
 
 from __future__ import annotations
@@ -15,77 +15,76 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from prefect_parallel_run.monitoring.bar import Style
-from prefect_parallel_run.monitoring.fd_capture import Diversion
+from prefect_parallel_run.monitoring.fd_capture import FdCapture
 
-_EVERY = 0.2  #: s between two drawings
+_INTERVAL = 0.2  #: s between two drawings
 _ERASE = "\r\x1b[2K"
 
 
 class StatusLine:
-    """A status line on *stream*, a terminal, as long as the ``with`` block lasts.
+    """Shows a status line on a terminal during a ``with`` block.
 
     Args:
-        stream: Where it is drawn; one with a descriptor.
-        line: Returns its text for a number of columns; called in a thread of its own.
+        stream: The terminal; must have a file descriptor.
+        line: Returns the text for a number of columns; called in a background thread.
     """
 
     def __init__(self, stream: TextIO, line: Callable[[int], str]) -> None:
-        self._given, self._line = stream, line
-        self._stream = stream  #: the terminal itself, once others are kept away from it
+        self._shared_stream, self._line = stream, line
+        self._stream = stream  #: the original terminal once its descriptor is captured
         self._lock = threading.RLock()
-        self._is_drawn = self._is_over = self._is_within_a_line = False
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._draw_on, name="status-line", daemon=True)
-        self._before: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
-        self._diversions: list[Diversion] = []
+        self._is_drawn = self._is_closed = self._is_mid_line = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._redraw, name="status-line", daemon=True)
+        self._saved_streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
+        self._captures: list[FdCapture] = []
 
     def __enter__(self) -> StatusLine:
-        self._before = (sys.stdout, sys.stderr)
-        self._stream = self._divert(self._given)
-        sys.stderr = cast("TextIO", _Above(self, self._stream))
+        self._saved_streams = (sys.stdout, sys.stderr)
+        self._stream = self._capture(self._shared_stream)
+        sys.stderr = cast("TextIO", _StreamAboveLine(self, self._stream))
         if sys.stdout.isatty():
-            sys.stdout = cast("TextIO", _Above(self, self._divert(sys.stdout)))
+            sys.stdout = cast("TextIO", _StreamAboveLine(self, self._capture(sys.stdout)))
         self._thread.start()
         return self
 
-    def _divert(self, stream: TextIO) -> TextIO:
-        """Keep others away from a stream, and return what it wrote to."""
-        diversion = Diversion(stream, lambda text: self.write_above(self._stream, text))
-        self._diversions.append(diversion)
-        return diversion.real
+    def _capture(self, stream: TextIO) -> TextIO:
+        """Capture the descriptor of *stream* and return its original destination."""
+        capture = FdCapture(stream, lambda text: self.write_above(self._stream, text))
+        self._captures.append(capture)
+        return capture.original
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._over.set()
+        self._stopping.set()
         with self._lock:
-            self._is_over = True
+            self._is_closed = True
             self._erase()
-        sys.stdout, sys.stderr = self._before
-        for diversion in self._diversions:
-            diversion.end()
+        sys.stdout, sys.stderr = self._saved_streams
+        for capture in self._captures:
+            capture.stop()
         self._thread.join()
 
     def write_above(self, stream: TextIO, text: str) -> int:
-        """Write *text* to a stream of the same terminal, above the line."""
+        """Write *text* above the line to a stream of the same terminal."""
         with self._lock:
             self._erase()
             written = stream.write(text)
             stream.flush()
             if text:
-                self._is_within_a_line = not text.endswith("\n")
+                self._is_mid_line = not text.endswith("\n")
             self._draw()
         return written
 
-    def _draw_on(self) -> None:
-        while not self._over.wait(_EVERY):
+    def _redraw(self) -> None:
+        while not self._stopping.wait(_INTERVAL):
             with self._lock:
                 self._draw()
 
     def _draw(self) -> None:
-        if self._is_over or self._is_within_a_line:
+        if self._is_closed or self._is_mid_line:
             return
-        self._stream.write(
-            _ERASE + self._line(columns_of(self._stream) - 1)
-        )  # in the last column some terminals begin a new line
+        width = columns_of(self._stream) - 1  # some terminals wrap after the last column
+        self._stream.write(_ERASE + self._line(width))
         self._stream.flush()
         self._is_drawn = True
 
@@ -96,8 +95,8 @@ class StatusLine:
             self._is_drawn = False
 
 
-class _Above:
-    """A stream whose text goes above the line; everything else is the stream's own."""
+class _StreamAboveLine:
+    """A stream that writes above the line; other attributes are those of the wrapped stream."""
 
     def __init__(self, line: StatusLine, stream: TextIO) -> None:
         self._status_line, self._stream = line, stream
@@ -116,17 +115,17 @@ class _Above:
 
 
 def can_redraw(stream: TextIO) -> bool:
-    """True for a terminal whose lines can be drawn anew."""
+    """Return whether *stream* is a terminal that can erase a line."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def style_of(stream: TextIO) -> Style:
-    """Return what a terminal can show, as far as its environment tells; NO_COLOR counts."""
+    """Return what a terminal supports, from its encoding and the variable NO_COLOR."""
     encoding = (getattr(stream, "encoding", None) or "ascii").lower()
     return Style(colours=not os.environ.get("NO_COLOR"), unicode=encoding.replace("-", "") in ("utf8", "utf16"))
 
 
 def columns_of(stream: TextIO) -> int:
-    """Return how wide a terminal is."""
+    """Return the width of a terminal."""
     columns = os.get_terminal_size(stream.fileno()).columns
-    return columns if columns > 0 else 80  # a pseudo-terminal that nobody gave a size
+    return columns if columns > 0 else 80  # a pseudo-terminal without a size reports 0

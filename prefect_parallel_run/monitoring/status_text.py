@@ -1,4 +1,4 @@
-"""How a run stands, in lines for people. Pure."""
+"""The status of a run as lines for people. Pure."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from collections.abc import Iterator
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.monitoring.bar import Style, clipped, percent_bar
 from prefect_parallel_run.monitoring.logs import escape_control_chars
-from prefect_parallel_run.monitoring.progress import done_percent, failed_words, percent_words
-from prefect_parallel_run.monitoring.status import NodeShare, RunStatus
+from prefect_parallel_run.monitoring.progress import describe_failures, done_percent, format_percent
+from prefect_parallel_run.monitoring.status import NodeProgress, RunStatus
 from prefect_parallel_run.units import MINI_BATCHES, TRIES, count, format_seconds
 
 _PLAIN = Style(colours=False, unicode=False)
-_MOST_NODES = 6
+_MAX_NODES = 6
 _BAR = 40  #: columns
-_NARROWEST = 10  #: the same
-_MOST_ROWS = 2  #: that a line may take where it is too long
+_MIN_TEXT = 10  #: columns
+_MAX_ROWS = 2  #: of a wrapped line
 
 
-def standing_lines(standing: RunStatus, now: float, width: int | None = None, style: Style = _PLAIN) -> list[str]:
-    """Return the lines; each *width* columns wide at most where one is given.
+def standing_lines(status: RunStatus, now: float, width: int | None = None, style: Style = _PLAIN) -> list[str]:
+    """Return the status as lines, each at most *width* columns wide.
 
     Args:
-        standing: To be told.
+        status: Status to show.
         now: Unix time, s.
-        width: Columns; None: as long as they are.
-        style: What the terminal can show; a bar is drawn only with a width.
+        width: Columns; None for no limit and no bar.
+        style: What the terminal supports.
     """
-    has_bar = width is not None and not standing.tally.is_growing
-    lines = [line for line in _lines(standing, now, has_bar=has_bar) if line]
+    has_bar = width is not None and not status.tally.is_growing
+    lines = [line for line in _lines(status, now, has_bar=has_bar) if line]
     if width is None:
         return lines
     rows = [row for line in lines for row in wrapped(line, width)]
     if has_bar:
-        rows.insert(len(wrapped(lines[0], width)), _bar_line(standing, width, style))
+        rows.insert(len(wrapped(lines[0], width)), _bar_line(status, width, style))
     return rows
 
 
-def _bar_line(standing: RunStatus, width: int, style: Style) -> str:
-    """Return the bar, how much is done, and what is to come."""
-    words = "  ".join(filter(None, (percent_words(standing.tally), str(standing.outlook))))
-    words = clipped(words, width - _NARROWEST)
-    bar = percent_bar(done_percent(standing.tally), max(min(_BAR, width - len(words) - 3), 1), style)
-    return f"  {bar} {words}"
+def _bar_line(status: RunStatus, width: int, style: Style) -> str:
+    """Return the bar, the percentage and the forecast."""
+    text = "  ".join(filter(None, (format_percent(status.tally), str(status.forecast))))
+    text = clipped(text, width - _MIN_TEXT)
+    bar = percent_bar(done_percent(status.tally), max(min(_BAR, width - len(text) - 3), 1), style)
+    return f"  {bar} {text}"
 
 
 def wrapped(line: str, width: int) -> list[str]:
-    """Return a line in rows of *width* columns; two of them at most, and the second says when it goes on.
+    """Return *line* wrapped into at most two rows of *width* columns; an ellipsis marks a cut.
 
     >>> wrapped("  one two three four", 11)
     ['  one two', '    three …']
     """
     indent = " " * (len(line) - len(line.lstrip()))
-    if len(line) <= width or width <= len(indent) + _NARROWEST // 2:
+    if len(line) <= width or width <= len(indent) + _MIN_TEXT // 2:
         return [clipped(line, width)]
     wrapper = textwrap.TextWrapper(
         width,
         initial_indent=indent,
         subsequent_indent=indent + "  ",
-        max_lines=_MOST_ROWS,
+        max_lines=_MAX_ROWS,
         placeholder=" …",
         break_on_hyphens=False,
     )
@@ -69,89 +69,89 @@ def wrapped(line: str, width: int) -> list[str]:
 
 
 def next_after_limit(limit: str) -> list[tuple[str, str]]:
-    """Return options of ``resume`` for a run that has exceeded *limit*, a configuration field, and what they do."""
-    isolate = [("--isolate-failed-items", "count only the items that are guilty")] if limit == "error_threshold" else []
+    """Return options of ``resume``, with their effects, for a run that exceeded *limit*, a configuration field."""
+    isolate = [("--isolate-failed-items", "count only the items that fail by themselves")] if limit == "error_threshold" else []
     return [
-        (f"--{limit.replace('_', '-')} N", "go on with another limit"),
+        (f"--{limit.replace('_', '-')} N", "resume with another limit"),
         *isolate,
-        ("--retry-failed", "give what failed a fresh set of tries"),
+        ("--retry-failed", "retry failed mini-batches with a full set of attempts"),
     ]
 
 
-def standing_line(standing: RunStatus) -> str:
-    """Return the most important of it as one line."""
-    tally = standing.tally
-    words = f"{standing.run}: {_state(standing)}, {tally.finished} of {tally.planned} mini-batches"
-    words += " so far" if tally.is_growing else f" ({percent_words(tally)})"
+def standing_line(status: RunStatus) -> str:
+    """Return state, counts, rate and forecast as one line."""
+    tally = status.tally
+    line = f"{status.run}: {_state(status)}, {tally.finished} of {tally.planned} mini-batches"
+    line += " so far" if tally.is_growing else f" ({format_percent(tally)})"
     if tally.failed or tally.failed_items:
-        words += f", {failed_words(tally)}"
-    return words + _pace(standing) + _to_come(standing)
+        line += f", {describe_failures(tally)}"
+    return line + _rate(status) + _forecast(status)
 
 
-def _lines(standing: RunStatus, now: float, *, has_bar: bool) -> Iterator[str]:
-    tally = standing.tally
-    yield f"{standing.run}: {_state(standing)}"
+def _lines(status: RunStatus, now: float, *, has_bar: bool) -> Iterator[str]:
+    tally = status.tally
+    yield f"{status.run}: {_state(status)}"
     for name in ("mini_batches", "items"):
         numbers = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in tally.by_outcome()[name].items())
         yield f"  {name.replace('_', '-')}: {numbers}{', the input is still being listed' if tally.is_growing else ''}"
-    yield f"  between two tries: {tally.waiting}, rows: {tally.rows}, driven {count(standing.drives, 'time')}"
-    yield f"  {_times(standing, now)}{_pace(standing)}{'' if has_bar else _to_come(standing)}"
-    if standing.nodes:
-        yield f"  {_nodes(standing.nodes, now, is_driven=standing.driver is not None)}"
-    for cause in standing.causes:
+    yield f"  awaiting retry: {tally.waiting}, rows: {tally.rows}, executions: {status.executions}"
+    yield f"  {_times(status, now)}{_rate(status)}{'' if has_bar else _forecast(status)}"
+    if status.nodes:
+        yield f"  {_nodes(status.nodes, now, is_active=status.driver is not None)}"
+    for cause in status.causes:
         first_line = escape_control_chars(cause.error).strip().partition("\n")[0]
-        where = f"({cause.outcome}, first in mini-batch {cause.first_mini_batch})"
-        words = f"{escape_control_chars(cause.error_type)}: {first_line} {where}"
-        yield f"  {count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}: {words}"
-    yield from (f"  next: prefect-parallel-run {words}" for words in _next(standing))
+        example = f"({cause.outcome}, first in mini-batch {cause.first_mini_batch})"
+        error = f"{escape_control_chars(cause.error_type)}: {first_line} {example}"
+        yield f"  {count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}: {error}"
+    yield from (f"  next: prefect-parallel-run {command}" for command in _next_commands(status))
 
 
-def _next(standing: RunStatus) -> Iterator[str]:
-    """Yield the commands that help; none where the rows do not fit together: resume would keep them."""
-    if standing.ended_by == RowsDifferError.__name__:
+def _next_commands(status: RunStatus) -> Iterator[str]:
+    """Yield commands to try next; none when columns differ, because resume would keep those rows."""
+    if status.ended_by == RowsDifferError.__name__:
         return
-    place = shlex.quote(standing.run_directory)
-    if standing.status == "failed":
-        yield f"failed {place}"
-    if standing.exceeded:
-        yield from (f"resume {place} {option}" for option, _ in next_after_limit(standing.exceeded))
-    elif standing.status in ("failed", "interrupted", "cancelled"):
-        yield f"resume {place}"
+    run_directory = shlex.quote(status.run_directory)
+    if status.status == "failed":
+        yield f"failed {run_directory}"
+    if status.exceeded:
+        yield from (f"resume {run_directory} {option}" for option, _ in next_after_limit(status.exceeded))
+    elif status.status in ("failed", "interrupted", "cancelled"):
+        yield f"resume {run_directory}"
 
 
-def _state(standing: RunStatus) -> str:
-    if standing.driver is not None:
-        return f"{standing.status} (process {standing.driver['pid']} on {standing.driver['host']})"
-    reason = (
-        escape_control_chars(standing.reason) if standing.status != "cancelled" else ""
-    )  # there it is only the signal's name
-    return f"{standing.status} ({reason})" if reason else standing.status
+def _state(status: RunStatus) -> str:
+    if status.driver is not None:
+        return f"{status.status} (process {status.driver['pid']} on {status.driver['host']})"
+    if status.status == "cancelled":  # the reason is only the name of the signal
+        return status.status
+    reason = escape_control_chars(status.reason)
+    return f"{status.status} ({reason})" if reason else status.status
 
 
-def _times(standing: RunStatus, now: float) -> str:
-    if standing.began is None or standing.last is None:
-        return "nothing has been tried yet"
-    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(standing.began))
-    if standing.driver is not None:
-        return f"first try {began}, newest result {format_seconds(max(now - standing.last, 0.0))} ago"
-    return f"first try {began}, last result {format_seconds(standing.last - standing.began)} later"
+def _times(status: RunStatus, now: float) -> str:
+    if status.began is None or status.last is None:
+        return "no attempt has ended yet"
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.began))
+    if status.driver is not None:
+        return f"first attempt {began}, latest result {format_seconds(max(now - status.last, 0.0))} ago"
+    return f"first attempt {began}, last result {format_seconds(status.last - status.began)} later"
 
 
-def _pace(standing: RunStatus) -> str:
-    return "" if standing.rate is None else f", {standing.rate:.1f} mini-batches/s of late"
+def _rate(status: RunStatus) -> str:
+    return "" if status.rate is None else f", {status.rate:.1f} mini-batches/s recently"
 
 
-def _to_come(standing: RunStatus) -> str:
-    """Return what is to come; that it is paused is its state."""
-    outlook = standing.outlook
-    return f", {outlook}" if str(outlook) and not outlook.is_paused else ""
+def _forecast(status: RunStatus) -> str:
+    """Return the forecast, unless the run is paused: the state already says that."""
+    forecast = status.forecast
+    return f", {forecast}" if str(forecast) and not forecast.is_paused else ""
 
 
-def _nodes(nodes: tuple[NodeShare, ...], now: float, *, is_driven: bool) -> str:
-    told = [
+def _nodes(nodes: tuple[NodeProgress, ...], now: float, *, is_active: bool) -> str:
+    shares = [
         f"{escape_control_chars(share.node)} {share.succeeded}"
-        + (f" ({format_seconds(max(now - share.last, 0.0))} ago)" if is_driven else "")
-        for share in nodes[:_MOST_NODES]
+        + (f" ({format_seconds(max(now - share.last, 0.0))} ago)" if is_active else "")
+        for share in nodes[:_MAX_NODES]
     ]
-    more = f", and {len(nodes) - _MOST_NODES} more" if len(nodes) > _MOST_NODES else ""
-    return f"succeeded on {', '.join(told)}{more}"
+    suffix = f", and {len(nodes) - _MAX_NODES} more" if len(nodes) > _MAX_NODES else ""
+    return f"succeeded on {', '.join(shares)}{suffix}"

@@ -1,4 +1,4 @@
-"""Who is told what happens in a run: a logger and the files in ``logs``, and where Prefect is at hand its artifacts too."""
+"""Reports a run to a logger and to the files in ``logs``; works without Prefect."""
 
 from __future__ import annotations
 
@@ -18,113 +18,114 @@ from prefect_parallel_run.units import MINI_BATCHES, count
 
 
 class LogWatch(Observer):
-    """Tells a logger, and keeps the files in the run directory's ``logs``."""
+    """Logs the events of a run and writes the files in the run directory's ``logs``."""
 
     def __init__(self, step: str, logger: Logger) -> None:
         self._step, self._logger = step, logger
-        self._course = ProgressTracker(Tally())
+        self._tracker = ProgressTracker(Tally())
         self._log = RunLog(logger)
-        self._files: RunFiles | None = None  # until the run has begun
+        self._files: RunFiles | None = None  # None until the run starts
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
-        """Tell what is about to be done, and what is done already."""
+        """Report the planned mini-batches and those already finished."""
         link = f"; Dask dashboard {dashboard}" if dashboard else ""
-        words = "%s: %s, %s%s; run directory %s%s"
-        more = " so far, the input is still being listed" if tally.is_growing else ""
-        counts = (count(tally.planned, *MINI_BATCHES), count(tally.items, "item"), more)
-        self._logger.info(words, self._step, *counts, run.path, link, extra={"action": "began"})
+        message = "%s: %s, %s%s; run directory %s%s"
+        suffix = " so far, the input is still being listed" if tally.is_growing else ""
+        counts = (count(tally.planned, *MINI_BATCHES), count(tally.items, "item"), suffix)
+        self._logger.info(message, self._step, *counts, run.path, link, extra={"action": "began"})
         if tally.finished or tally.waiting:
             self._logger.info(
-                "going on from the ledger: %d mini-batches are done, %d between two tries",
+                "resuming: %d of %d mini-batches already finished, %d awaiting retry",
                 tally.finished,
+                tally.planned,
                 tally.waiting,
                 extra={"action": "resumed"},
             )
-        self._course = ProgressTracker(tally)
-        self._log = RunLog(self._logger, self._course)
-        self._files = RunFiles(run, self._step, tally, self.warned, self._course)
+        self._tracker = ProgressTracker(tally)
+        self._log = RunLog(self._logger, self._tracker)
+        self._files = RunFiles(run, self._step, tally, self.warned, self._tracker)
 
     def ended(self, ledger: Ledger) -> None:
-        """Write the last counts; the result, or the error, says the rest."""
+        """Write the final counts; the result or the error is reported elsewhere."""
         if self._files is not None:
             self._files.ended(ledger.tally())
 
     def closed(self, status: str, reason: str) -> None:
-        """Write how the run ended."""
+        """Write the final status and its reason."""
         if self._files is not None:
             self._files.closed(status, reason)
 
-    def node_joined(self, facts: NodeFacts) -> None:
-        """Pass it on."""
-        self._course.node_joined(facts)
-        self._log.node_joined(facts)
+    def node_joined(self, node_info: NodeFacts) -> None:
+        """Report a node that opened."""
+        self._tracker.node_joined(node_info)
+        self._log.node_joined(node_info)
         if self._files is not None:
-            self._files.node_joined(facts)
+            self._files.node_joined(node_info)
 
     def node_left(self, node: str) -> None:
-        """Pass it on."""
-        self._course.node_gone(node)
+        """Report a lost node."""
+        self._tracker.node_removed(node)
         self._log.node_left(node)
         if self._files is not None:
             self._files.node_left(node)
 
     def node_released(self, node: str) -> None:
-        """Pass it on."""
-        self._course.node_gone(node)
+        """Report a released node."""
+        self._tracker.node_removed(node)
         self._log.node_released(node)
         if self._files is not None:
             self._files.node_released(node)
 
     def slot_failed(self, node: str, failure: StartFailure) -> None:
-        """Pass it on."""
+        """Report a process that could not start."""
         self._log.slot_failed(node, failure)
 
     def committed(self, receipts: Sequence[Receipt]) -> None:
-        """Pass it on."""
-        self._course.committed(receipts)
+        """Report committed attempts."""
+        self._tracker.committed(receipts)
         if self._files is not None:
             self._files.committed(receipts)
 
     def tried(self, receipt: Receipt, state: str) -> None:
-        """Pass it on."""
+        """Report a failed attempt."""
         self._log.tried(receipt, state)
 
     def isolated(self, receipt: Receipt) -> None:
-        """Pass it on."""
+        """Report an attempt at some items of a mini-batch."""
         if self._files is not None:
             self._files.isolated(receipt)
 
     def progressed(self, tally: Tally) -> None:
-        """Pass it on."""
+        """Report the current counts."""
         self._log.progressed(tally)
         if self._files is not None:
             self._files.progressed(tally)
 
     def script_said(self, line: ScriptLine) -> None:
-        """Pass it on."""
+        """Report a line that the entry script logged."""
         self._log.script_said(line)
 
     def script_left_out(self, lines: int) -> None:
-        """Pass it on."""
+        """Report how many lines of the entry script were left out."""
         self._log.script_left_out(lines)
 
     def held(self, breach: Breach | None) -> None:
-        """Pass it on."""
-        self._course.held(breach)
+        """Report that scheduling is on hold near a limit, or resumed."""
+        self._tracker.held(breach)
         self._log.held(breach)
 
     def ordered(self, order: str, by: str, answer: str) -> None:
-        """Pass it on."""
+        """Report a control command and its result."""
         self._log.ordered(order, by, answer)
 
     def paused(self, is_paused: bool) -> None:
-        """Take note of it: progress has nothing to tell meanwhile, and no rate."""
-        self._course.paused(is_paused)
+        """Record a pause or its end: a paused run logs no progress and has no rate."""
+        self._tracker.paused(is_paused)
 
     def noted(self, text: str) -> None:
-        """Pass it on."""
+        """Report information."""
         self._log.noted(text)
 
     def warned(self, text: str) -> None:
-        """Pass it on."""
+        """Report a warning."""
         self._log.warned(text)

@@ -1,1 +1,1 @@
-"""What comes out: the result file, failed items, the receipt."""
+"""Publishes the output of a run: the result file, the failed items and the receipt."""

@@ -1,4 +1,4 @@
-"""One result file from the committed ranges of the parts, in mini-batch order: complete or absent."""
+"""Publishes one result file from the committed rows, in mini-batch order: complete or absent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefect_parallel_run.storage.objects import file_sha256
 
 
 class Published(NamedTuple):
-    """A result file."""
+    """Size, checksum and rows of a result file."""
 
     bytes: int
     sha256: str
@@ -30,39 +30,39 @@ class Published(NamedTuple):
 def publish(
     ranges: Iterable[PartRange], target: Path, row_format: str, token: str, row_options: Mapping[str, Any] | None = None
 ) -> Published:
-    """Put *ranges* together, in the order given, beside *target*, and rename the whole into place.
+    """Write *ranges* in order to a temporary file beside *target*, and rename it when it is complete.
 
     Args:
-        ranges: Of all mini-batches that succeeded.
-        target: The result file; what was there before is replaced at the very end.
+        ranges: Rows of all succeeded mini-batches.
+        target: The result file; an existing file is replaced at the very end.
         row_format: ``text``, ``csv``, ``jsonl`` or ``parquet``.
-        token: Keeps the file beside apart from those of other runs.
-        row_options: Keywords of pandas.DataFrame.to_csv with which ``text`` and ``csv`` were written.
+        token: Part of the temporary file's name, unique to the run.
+        row_options: Options of pandas.DataFrame.to_csv that the rows of ``text`` and ``csv`` were written with.
 
     Raises:
         RowsDifferError: The columns of two mini-batches differ.
-        OutputError: It cannot be written, or a part is not what the ledger says.
-            What was there before is unchanged in either case.
+        OutputError: The file cannot be written, or a part differs from the ledger.
+            An existing file is unchanged in all cases.
     """
-    beside = target.with_name(f".{target.name}.{token}.tmp")
+    temporary = target.with_name(f".{target.name}.{token}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w+b") as file, Parts() as parts:
+        with temporary.open("w+b") as file, Parts() as parts:
             if row_format == "parquet":
                 rows, sha256 = write_parquet(list(ranges), parts, file), ""
             else:
-                total = hashlib.sha256()
+                digest = hashlib.sha256()
 
                 def write(data: bytes | memoryview) -> None:
                     file.write(data)
-                    total.update(data)
+                    digest.update(data)
 
                 rows = write_text(ranges, parts, Dialect.of(row_format, row_options or {}), write)
-                sha256 = total.hexdigest()
+                sha256 = digest.hexdigest()
             file.flush()
             os.fsync(file.fileno())
-        size, sha256 = beside.stat().st_size, sha256 or file_sha256(beside)
-        beside.replace(target)
+        size, sha256 = temporary.stat().st_size, sha256 or file_sha256(temporary)
+        temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
         raise OutputError(str(target), f"cannot be written: {error.strerror or error}") from error
@@ -75,8 +75,8 @@ def publish(
     except OutputError as error:
         raise OutputError(str(target), error.reason) from error
     finally:
-        with suppress(OSError):  # what could not be made, or is in place already; must not hide the first error
-            beside.unlink()
+        with suppress(OSError):  # missing after a success; must not hide an earlier error
+            temporary.unlink()
     return Published(size, sha256, rows)
 
 

@@ -1,4 +1,4 @@
-"""Puts the fields of delimited rows into the column order of another header; each keeps its text, quotes included. Pure."""
+"""Reorders the fields of delimited rows to match another header; each keeps its text, including quotes. Pure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _NO_QUOTES = 3  #: csv.QUOTE_NONE
 
 
 class Dialect(NamedTuple):
-    """How fields and rows were written."""
+    """The dialect of delimited rows."""
 
     separator: str
-    quote: str = '"'  #: "" when fields are never quoted
+    quote: str = '"'  #: empty if fields are never quoted
     escape: str = ""
     encoding: str = "utf-8"
 
     @classmethod
     def of(cls, row_format: str, options: Mapping[str, Any]) -> Dialect:
-        """Return the dialect of *row_format* (``text`` or ``csv``) with these keywords of pandas.DataFrame.to_csv."""
+        """Return the dialect of *row_format* (``text`` or ``csv``) with *options* of pandas.DataFrame.to_csv."""
         return cls(
             options.get("sep", " " if row_format == "text" else ","),
             "" if options.get("quoting") == _NO_QUOTES else options.get("quotechar", '"'),
@@ -28,12 +28,12 @@ class Dialect(NamedTuple):
         )
 
 
-def reordered(rows: bytes, header: bytes, expected: bytes, dialect: Dialect) -> bytes | None:
-    r"""Return *rows* with their columns, which *header* names, in the order of the header *expected*.
+def reorder_columns(rows: bytes, header: bytes, expected: bytes, dialect: Dialect) -> bytes | None:
+    r"""Return *rows*, whose columns *header* names, in the order of the header *expected*.
 
-    None when the headers do not name the same columns, each once, or when the rows cannot be told apart.
+    None if the headers do not have the same unique names, or if the rows cannot be parsed.
 
-    >>> reordered(b'1,"x,y"\n2,z\n', b"a,b\n", b"b,a\n", Dialect(","))
+    >>> reorder_columns(b'1,"x,y"\n2,z\n', b"a,b\n", b"b,a\n", Dialect(","))
     b'"x,y",1\nz,2\n'
     """
     names, order = (_fields(line, dialect) for line in (header, expected))
@@ -41,13 +41,13 @@ def reordered(rows: bytes, header: bytes, expected: bytes, dialect: Dialect) -> 
         return None
     field = _field(dialect)
     row = re.compile(re.escape(dialect.separator).join(f"({field})" for _ in names) + "\n")
-    places = [names.index(name) + 1 for name in order]
+    positions = [names.index(name) + 1 for name in order]
     text, end, lines = _decoded(rows, dialect), 0, []
     for match in row.finditer(text):
         if match.start() != end:
             return None
         end = match.end()
-        lines.append(dialect.separator.join(match.group(*places)))
+        lines.append(dialect.separator.join(match.group(*positions)))
     if end != len(text):
         return None
     return "".join(f"{line}\n" for line in lines).encode(dialect.encoding, "surrogateescape")
@@ -60,7 +60,7 @@ def _fields(line: bytes, dialect: Dialect) -> list[str]:
 
 
 def _field(dialect: Dialect) -> str:
-    """Return a pattern of one field, quoted or not."""
+    """Return a regular expression for one field, quoted or not."""
     separator, quote, escape = map(re.escape, dialect[:3])
     escaped = f"{escape}[\\s\\S]|" if escape else ""
     plain = f"(?:{escaped}[^{separator}{escape}\n])*"

@@ -1,4 +1,4 @@
-"""The columns of all mini-batches as one schema that holds the values of each without loss, or why there is none."""
+"""Unifies the columns of all mini-batches into one schema that holds every value without loss, or returns the conflict."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from prefect_parallel_run.child.column_facts import HUGE, INEXACT, KEY, NEGATIVE
 from prefect_parallel_run.child.leaves import Path
 
 _UNITS = ("s", "ms", "us", "ns")
-_INTEGER_DIGITS = 20  #: of any integer of 64 bits
-_MOST_DIGITS = 76
-_MOST_DIGITS_128 = 38
+_INTEGER_DIGITS = 20  #: of any 64-bit integer
+_MAX_DIGITS = 76
+_MAX_DIGITS_128 = 38
 _BITS = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 
 Facts = frozenset[Fact]
@@ -25,29 +25,28 @@ class Conflict(NamedTuple):
     """Two schemas that cannot be unified."""
 
     column: str
-    one: pa.DataType | None  #: type of the column in the one; None: it has no such column
-    other: pa.DataType | None  #: the same of the other
+    first: pa.DataType | None  #: type in the first schema; None if it lacks the column
+    second: pa.DataType | None  #: type in the second schema; None if it lacks the column
 
 
 class _TypesDifferError(Exception):
     pass
 
 
-def unify(one: pa.Schema, other: pa.Schema) -> pa.Schema | Conflict:
-    """Return the schema to which the columns of both, whose names are unique, can be cast without loss, in the order of *one*.
+def unify(first: pa.Schema, second: pa.Schema) -> pa.Schema | Conflict:
+    """Return a schema that holds the columns of both without loss, in the order of *first*; names are unique.
 
-    The facts that children give with a schema (child/column_facts.py) are in the result too: of three schemas it does not
-    matter which two are unified first.
+    The result includes the column facts of both schemas (child/column_facts.py), so that unification is associative.
     """
-    facts = facts_in(one) | facts_in(other)
-    names, others = set(one.names), set(other.names)
-    for name in [*one.names, *other.names]:
+    facts = facts_in(first) | facts_in(second)
+    names, others = set(first.names), set(second.names)
+    for name in [*first.names, *second.names]:
         if name not in names or name not in others:
-            return Conflict(name, *(schema.field(name).type if name in schema.names else None for schema in (one, other)))
+            return Conflict(name, *(schema.field(name).type if name in schema.names else None for schema in (first, second)))
     fields = []
-    for left in one:
-        right = other.field(left.name)
-        metadata = left.metadata if left.metadata == right.metadata else None  # names an extension type that is not known here
+    for left in first:
+        right = second.field(left.name)
+        metadata = left.metadata if left.metadata == right.metadata else None  # may name an unregistered extension type
         try:
             fields.append(pa.field(left.name, _join(left.type, right.type, (left.name,), facts), metadata=metadata))
         except _TypesDifferError:
@@ -56,34 +55,34 @@ def unify(one: pa.Schema, other: pa.Schema) -> pa.Schema | Conflict:
 
 
 def facts_in(schema: pa.Schema) -> Facts:
-    """Return the facts that a schema carries."""
+    """Return the column facts in the metadata of a schema."""
     return frozenset((tuple(path), fact) for path, fact in json.loads((schema.metadata or {}).get(KEY, b"[]")))
 
 
-def _join(one: pa.DataType, other: pa.DataType, path: Path, facts: Facts) -> pa.DataType:
-    """Return the type for values of both; raises _TypesDifferError."""
-    if one == other and not (types.is_nested(one) or types.is_dictionary(one) or _is_view(one)):
-        return one
-    if types.is_null(one) or types.is_null(other):
-        kind = other if types.is_null(one) else one
+def _join(first: pa.DataType, second: pa.DataType, path: Path, facts: Facts) -> pa.DataType:
+    """Return a type that holds the values of both; raises _TypesDifferError."""
+    if first == second and not (types.is_nested(first) or types.is_dictionary(first) or _is_view(first)):
+        return first
+    if types.is_null(first) or types.is_null(second):
+        kind = second if types.is_null(first) else first
         return _join(kind, kind, path, facts)
-    if types.is_dictionary(one) or types.is_dictionary(other):
-        values = _join(_without_dictionary(one), _without_dictionary(other), path, facts)
-        is_plain = types.is_null(values) or types.is_nested(values)  # which a Parquet file does not hold as categories
-        if is_plain or not (types.is_dictionary(one) and types.is_dictionary(other)):
+    if types.is_dictionary(first) or types.is_dictionary(second):
+        values = _join(_without_dictionary(first), _without_dictionary(second), path, facts)
+        is_plain = types.is_null(values) or types.is_nested(values)  # Parquet cannot store these as categories
+        if is_plain or not (types.is_dictionary(first) and types.is_dictionary(second)):
             return values
-        return pa.dictionary(pa.int32(), values, one.ordered and other.ordered)
-    for join in (_structs, _maps, _lists, _numbers, _times, _texts):
-        found: pa.DataType | None = join(one, other, path, facts)
-        if found is not None:
-            return found
-    if one != other:
+        return pa.dictionary(pa.int32(), values, first.ordered and second.ordered)
+    for join in (_structs, _maps, _lists, _numbers, _times, _strings):
+        joined: pa.DataType | None = join(first, second, path, facts)
+        if joined is not None:
+            return joined
+    if first != second:
         raise _TypesDifferError
-    return one
+    return first
 
 
 def _is_view(kind: pa.DataType) -> bool:
-    """Return whether a type has a layout that pyarrow does not always write to Parquet."""
+    """Return whether *kind* is a view type, which pyarrow cannot always write to Parquet."""
     return bool(types.is_string_view(kind) or types.is_binary_view(kind))
 
 
@@ -91,18 +90,20 @@ def _without_dictionary(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if types.is_dictionary(kind) else kind
 
 
-def _structs(one: Any, other: Any, path: Path, facts: Facts) -> pa.DataType | None:
-    if not (types.is_struct(one) and types.is_struct(other)):
+def _structs(first: Any, second: Any, path: Path, facts: Facts) -> pa.DataType | None:
+    if not (types.is_struct(first) and types.is_struct(second)):
         return None
-    names = [field.name for field in one]
-    names += [field.name for field in other if field.name not in names]
-    if len({*names}) < len(names) or any(len({*_names(kind)}) < kind.num_fields for kind in (one, other)):
-        return one if one == other else None
+    names = [field.name for field in first]
+    names += [field.name for field in second if field.name not in names]
+    if len({*names}) < len(names) or any(len({*_names(kind)}) < kind.num_fields for kind in (first, second)):
+        return first if first == second else None
     fields = []
     for name in names:
-        held = [kind.field(kind.get_field_index(name)) for kind in (one, other) if kind.get_field_index(name) >= 0]
-        kind = _join(held[0].type, held[-1].type, (*path, name), facts)
-        fields.append(pa.field(name, kind, len(held) == 1 or held[0].nullable or held[1].nullable or types.is_null(kind)))
+        matches = [kind.field(kind.get_field_index(name)) for kind in (first, second) if kind.get_field_index(name) >= 0]
+        kind = _join(matches[0].type, matches[-1].type, (*path, name), facts)
+        fields.append(
+            pa.field(name, kind, len(matches) == 1 or matches[0].nullable or matches[1].nullable or types.is_null(kind))
+        )
     return pa.struct(fields)
 
 
@@ -110,29 +111,29 @@ def _names(kind: Any) -> list[str]:
     return [field.name for field in kind]
 
 
-def _maps(one: Any, other: Any, path: Path, facts: Facts) -> pa.DataType | None:
-    if not (types.is_map(one) and types.is_map(other)):
+def _maps(first: Any, second: Any, path: Path, facts: Facts) -> pa.DataType | None:
+    if not (types.is_map(first) and types.is_map(second)):
         return None
-    keys = _join(one.key_type, other.key_type, (*path, "key"), facts)
-    return pa.map_(keys, _join(one.item_type, other.item_type, (*path, "value"), facts))
+    keys = _join(first.key_type, second.key_type, (*path, "key"), facts)
+    return pa.map_(keys, _join(first.item_type, second.item_type, (*path, "value"), facts))
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return hasattr(kind, "value_field") and not types.is_map(kind)
 
 
-def _lists(one: Any, other: Any, path: Path, facts: Facts) -> pa.DataType | None:
-    if not (_is_list(one) and _is_list(other)):
+def _lists(first: Any, second: Any, path: Path, facts: Facts) -> pa.DataType | None:
+    if not (_is_list(first) and _is_list(second)):
         return None
-    item = _join(one.value_type, other.value_type, (*path, "item"), facts)
-    if types.is_fixed_size_list(one) and types.is_fixed_size_list(other) and one.list_size == other.list_size:
-        return pa.list_(item, one.list_size)
-    is_large = any(types.is_large_list(kind) or types.is_large_list_view(kind) for kind in (one, other))
+    item = _join(first.value_type, second.value_type, (*path, "item"), facts)
+    if types.is_fixed_size_list(first) and types.is_fixed_size_list(second) and first.list_size == second.list_size:
+        return pa.list_(item, first.list_size)
+    is_large = any(types.is_large_list(kind) or types.is_large_list_view(kind) for kind in (first, second))
     return pa.large_list(item) if is_large else pa.list_(item)
 
 
-def _numbers(one: Any, other: Any, path: Path, facts: Facts) -> pa.DataType | None:  # noqa: PLR0911  by kind
-    both = (one, other)
+def _numbers(first: Any, second: Any, path: Path, facts: Facts) -> pa.DataType | None:  # noqa: PLR0911  one case per kind
+    both = (first, second)
     if not all(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) for kind in both):
         return None
     if any(map(types.is_floating, both)):
@@ -142,8 +143,8 @@ def _numbers(one: Any, other: Any, path: Path, facts: Facts) -> pa.DataType | No
             raise _TypesDifferError
         return pa.float64()
     if any(map(types.is_decimal, both)):
-        return _decimal(one, other)
-    if types.is_signed_integer(one) == types.is_signed_integer(other):
+        return _decimal(first, second)
+    if types.is_signed_integer(first) == types.is_signed_integer(second):
         return max(both, key=lambda kind: int(kind.bit_width))
     unsigned = next(kind.bit_width for kind in both if types.is_unsigned_integer(kind))
     signed = next(kind.bit_width for kind in both if types.is_signed_integer(kind))
@@ -152,57 +153,57 @@ def _numbers(one: Any, other: Any, path: Path, facts: Facts) -> pa.DataType | No
     return pa.decimal128(_INTEGER_DIGITS, 0) if (path, NEGATIVE) in facts else pa.uint64()
 
 
-def _decimal(one: Any, other: Any) -> pa.DataType:
-    if one == other:
-        return one
-    scale = max(kind.scale for kind in (one, other) if types.is_decimal(kind))
-    whole = max(kind.precision - kind.scale if types.is_decimal(kind) else _INTEGER_DIGITS for kind in (one, other))
+def _decimal(first: Any, second: Any) -> pa.DataType:
+    if first == second:
+        return first
+    scale = max(kind.scale for kind in (first, second) if types.is_decimal(kind))
+    whole = max(kind.precision - kind.scale if types.is_decimal(kind) else _INTEGER_DIGITS for kind in (first, second))
     digits = whole + scale
-    if digits > _MOST_DIGITS:
+    if digits > _MAX_DIGITS:
         raise _TypesDifferError
-    is_wide = digits > _MOST_DIGITS_128 or any(map(types.is_decimal256, (one, other)))
+    is_wide = digits > _MAX_DIGITS_128 or any(map(types.is_decimal256, (first, second)))
     return pa.decimal256(digits, scale) if is_wide else pa.decimal128(digits, scale)
 
 
-def _times(one: Any, other: Any, path: Path, facts: Facts) -> pa.DataType | None:
-    both = (one, other)
+def _times(first: Any, second: Any, path: Path, facts: Facts) -> pa.DataType | None:
+    both = (first, second)
     if all(map(types.is_date, both)):
         return max(both, key=lambda kind: int(kind.bit_width))
     if not any(all(map(test, both)) for test in (types.is_timestamp, types.is_duration, types.is_time)):
         return None
     unit = max((kind.unit for kind in both), key=_UNITS.index)
-    if types.is_time(one):
+    if types.is_time(first):
         return pa.time64(unit) if unit in ("us", "ns") else pa.time32(unit)
-    if (path, unit) in facts:  # dates that the finer unit cannot hold
+    if (path, unit) in facts:  # values that the finer unit cannot hold
         raise _TypesDifferError
-    if types.is_duration(one):
+    if types.is_duration(first):
         return pa.duration(unit)
-    if one.tz != other.tz:
+    if first.tz != second.tz:
         raise _TypesDifferError
-    return pa.timestamp(unit, one.tz)
+    return pa.timestamp(unit, first.tz)
 
 
-def _texts(one: Any, other: Any, path: Path, facts: Facts) -> pa.DataType | None:  # noqa: ARG001  like the others
-    both = (one, other)
+def _strings(first: Any, second: Any, path: Path, facts: Facts) -> pa.DataType | None:  # noqa: ARG001  same signature as the other kinds
+    both = (first, second)
     if all(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) for kind in both):
-        return one if one == other and not _is_view(one) else pa.large_string()
+        return first if first == second and not _is_view(first) else pa.large_string()
     is_binary = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
     if not all(any(test(kind) for test in is_binary) for kind in both):
         return None
-    if one == other and not _is_view(one):
-        return one
+    if first == second and not _is_view(first):
+        return first
     is_small = all(types.is_binary(kind) or types.is_fixed_size_binary(kind) for kind in both)
     return pa.binary() if is_small else pa.large_binary()
 
 
 def fit(array: Any, kind: Any) -> Any:  # noqa: PLR0911  one case per layout
-    """Return an array with the type that unify() found for it."""
+    """Cast *array* to *kind*, a type from unify()."""
     if array.type.equals(kind):
         return array
     if types.is_null(array.type):
         return pa.nulls(len(array), kind)
     if types.is_dictionary(array.type):
-        if types.is_null(kind):  # no category, hence no value
+        if types.is_null(kind):  # no categories, so all values are null
             return pa.nulls(len(array))
         if types.is_dictionary(kind):
             indices, values = array.indices.cast(pa.int32()), fit(array.dictionary, kind.value_type)
@@ -211,10 +212,10 @@ def fit(array: Any, kind: Any) -> Any:  # noqa: PLR0911  one case per layout
     is_null = array.is_null()
     if types.is_struct(kind):
         inner = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
-        filled = [
+        children = [
             fit(inner[field.name], field.type) if field.name in inner else pa.nulls(len(array), field.type) for field in kind
         ]
-        return pa.StructArray.from_arrays(filled, fields=list(kind), mask=is_null)
+        return pa.StructArray.from_arrays(children, fields=list(kind), mask=is_null)
     if types.is_map(kind):
         keys, items = fit(array.keys, kind.key_type), fit(array.items, kind.item_type)
         return pa.MapArray.from_arrays(array.offsets, keys, items, type=kind, mask=is_null)
@@ -227,6 +228,6 @@ def fit(array: Any, kind: Any) -> Any:  # noqa: PLR0911  one case per layout
         lengths = pc.fill_null(array.value_lengths().cast(pa.int64()), 0)
         ends = pc.cumulative_sum(lengths).cast(pa.int64() if is_large else pa.int32())
         offsets = pa.concat_arrays([pa.array([0], ends.type), ends])
-        made = pa.LargeListArray if is_large else pa.ListArray
-        return made.from_arrays(offsets, fit(array.flatten(), kind.value_type), type=kind, mask=is_null)
+        list_class = pa.LargeListArray if is_large else pa.ListArray
+        return list_class.from_arrays(offsets, fit(array.flatten(), kind.value_type), type=kind, mask=is_null)
     return array.cast(kind)

@@ -1,4 +1,4 @@
-"""Reports during a run that the rows of a mini-batch cannot stand in one Parquet file with those of the others."""
+"""Detects during a run that the rows of a mini-batch do not fit into one Parquet file with the others."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.output.columns import Columns
 from prefect_parallel_run.output.parts import PartRange, Parts
-from prefect_parallel_run.output.reduction import part_ranges, with_files
+from prefect_parallel_run.output.reduction import add_files, part_ranges
 from prefect_parallel_run.planning.plan import PlanReader
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 class ColumnWatch:
-    """Checks the columns of every mini-batch that succeeds, and of those that succeeded before the run was resumed.
+    """Checks the columns of every succeeded mini-batch, including those of earlier executions.
 
-    The rows of a part that cannot be read (a network drive may show them late) are left to the reduction, which reads all.
+    Unreadable rows (a network drive may show them late) are left to the reduction, which reads all rows.
 
     Args:
-        directory, plan, ledger: Of the run.
+        directory: Run directory.
+        plan: Plan of the run.
+        ledger: Ledger of the run.
         result: The result file.
 
     Raises:
-        RowsDifferError: The rows that the ledger has do not fit together.
+        RowsDifferError: The columns of the rows in the ledger differ.
     """
 
     def __init__(self, directory: RunDirectory, plan: PlanReader, ledger: Ledger, result: str) -> None:
         self._directory, self._plan, self._result = directory, plan, result
         self._columns = Columns()
-        self._paths: dict[str, Path] = {}  # one object per part: millions of ranges lie in few
+        self._paths: dict[str, Path] = {}  # one object per part, shared by millions of ranges
         self._check(part_ranges(directory, ledger))
 
     def check(self, receipts: Iterable[Receipt]) -> None:
         """Check committed receipts.
 
         Raises:
-            RowsDifferError: The rows of one do not fit those before; names column, mini-batches and their files.
+            RowsDifferError: The columns of a receipt differ from the earlier ones; names column, mini-batches and files.
         """
         self._check(
             PartRange(
@@ -56,11 +58,11 @@ class ColumnWatch:
 
     def _check(self, ranges: Iterable[PartRange]) -> None:
         with Parts() as parts:
-            for found in ranges:
+            for part_range in ranges:
                 try:
-                    if found.rows:
-                        self._columns.add(found, parts)
+                    if part_range.rows:
+                        self._columns.add(part_range, parts)
                 except RowsDifferError as error:
-                    raise with_files(error, self._plan, self._result) from None
+                    raise add_files(error, self._plan, self._result) from None
                 except (OutputError, OSError):
                     continue

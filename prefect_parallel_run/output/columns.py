@@ -1,4 +1,4 @@
-"""The columns of all mini-batches, unified from the schema in front of the rows that each has written."""
+"""The unified columns of all mini-batches, from the schema that precedes the rows of each."""
 
 from __future__ import annotations
 
@@ -9,94 +9,94 @@ from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.output.column_types import Conflict, Facts, facts_in, unify
 from prefect_parallel_run.output.parts import PartRange, Parts
 
-_MOST_KNOWN = 1_000  #: schemas remembered byte by byte
+_MAX_HEADERS = 1_000  #: serialized schemas to remember
 
 
 class Columns:
     """The columns of the mini-batches seen so far."""
 
     def __init__(self) -> None:
-        self._headers: set[bytes] = set()  # of schemas that are taken into account; most mini-batches have that of another
-        self._types: set[pa.Schema] = set()  # the same without facts
+        self._headers: set[bytes] = set()  # of included schemas; most mini-batches share one
+        self._types: set[pa.Schema] = set()  # included schemas without facts
         self._facts: Facts = frozenset()
         self._unified: pa.Schema | None = None
-        self._steps: list[tuple[int, pa.Schema]] = []  # the mini-batches that changed it, and their schemas
+        self._steps: list[tuple[int, pa.Schema]] = []  # mini-batches that changed the unified schema, with their schemas
 
     @property
     def schema(self) -> pa.Schema:
-        """Return the schema that holds the rows of each without loss."""
+        """Return the schema that holds the rows of all mini-batches without loss."""
         return pa.schema([]) if self._unified is None else self._unified.remove_metadata()
 
-    def add(self, found: PartRange, parts: Parts) -> None:
-        """Take the schema of a range into account.
+    def add(self, part_range: PartRange, parts: Parts) -> None:
+        """Include the schema of a range.
 
         Raises:
-            RowsDifferError: Its columns do not fit those of a mini-batch before; names column and mini-batches.
-            OutputError: The part does not hold the rows any more.
+            RowsDifferError: Its columns differ from those of an earlier mini-batch; names column and mini-batches.
+            OutputError: The part no longer holds the rows.
         """
-        header = parts.head(found)
+        header = parts.head(part_range)
         if header in self._headers:
             return
-        schema = _schema(found, header, parts)
+        schema = _schema(part_range, header, parts)
         types, facts = schema.remove_metadata(), facts_in(schema)
         if types not in self._types or not facts <= self._facts:
-            self._unify(found, schema, parts)
+            self._unify(part_range, schema, parts)
             self._types.add(types)
             self._facts |= facts
         if header:
-            if len(self._headers) >= _MOST_KNOWN:
+            if len(self._headers) >= _MAX_HEADERS:
                 self._headers.clear()
             self._headers.add(header)
 
-    def _unify(self, found: PartRange, schema: pa.Schema, parts: Parts) -> None:
+    def _unify(self, part_range: PartRange, schema: pa.Schema, parts: Parts) -> None:
         unified = unify(schema if self._unified is None else self._unified, schema)
         if isinstance(unified, Conflict):
-            parts.read(found)  # raises when the part was altered
-            raise self._differs(found.mini_batch, schema, unified)
+            parts.read(part_range)  # raises when the part was altered
+            raise self._differs(part_range.mini_batch, schema, unified)
         if self._unified is None or not unified.equals(self._unified, check_metadata=True):
             self._unified = unified
-            self._steps.append((found.mini_batch, schema))
+            self._steps.append((part_range.mini_batch, schema))
 
     def _differs(self, mini_batch: int, schema: pa.Schema, conflict: Conflict) -> RowsDifferError:
         name, before, now = conflict
         other = self._steps[0][0]
-        for number, earlier in self._steps:  # the first that it does not fit; the first of all when only several together do
+        for number, earlier in self._steps:  # the first conflicting one; the first of all if only a combination conflicts
             pair = unify(earlier, schema)
             if isinstance(pair, Conflict) and pair.column == name:
-                other, before = number, pair.one
+                other, before = number, pair.first
                 break
         if before is None:
-            words = f"mini-batch {mini_batch} has a column {name!r}, which mini-batch {other} lacks"
+            reason = f"mini-batch {mini_batch} has a column {name!r}, which mini-batch {other} lacks"
         elif now is None:
-            words = f"mini-batch {mini_batch} lacks the column {name!r}, which mini-batch {other} has"
+            reason = f"mini-batch {mini_batch} lacks the column {name!r}, which mini-batch {other} has"
         else:
-            words = f"column {name!r} is {now} in mini-batch {mini_batch} and {before} in mini-batch {other}"
-            words += "; no type holds the values of both without loss"
-        return RowsDifferError("", words, mini_batch, other=other)
+            reason = f"column {name!r} is {now} in mini-batch {mini_batch} and {before} in mini-batch {other}"
+            reason += "; no type holds the values of both without loss"
+        return RowsDifferError("", reason, mini_batch, other=other)
 
 
-def _schema(found: PartRange, header: bytes, parts: Parts) -> pa.Schema:
-    """Return the schema of a range, with the facts of its columns."""
-    if not header:  # written by an earlier version, which noted no facts
-        table = read_table(found, parts)
+def _schema(part_range: PartRange, header: bytes, parts: Parts) -> pa.Schema:
+    """Return the schema of a range with its column facts."""
+    if not header:  # written by an earlier version without column facts
+        table = read_table(part_range, parts)
         return table.schema.with_metadata(to_metadata(facts_of(table)))
     try:
         return pa.ipc.read_schema(pa.py_buffer(header))
     except (pa.ArrowException, OSError) as error:
-        parts.read(found)  # raises when the part was altered
-        raise _altered(found, error) from error
+        parts.read(part_range)  # raises when the part was altered
+        raise _altered(part_range, error) from error
 
 
-def read_table(found: PartRange, parts: Parts) -> pa.Table:
-    """Return the rows of a range; raises OutputError when the part does not hold them any more."""
-    data = parts.read(found)
+def read_table(part_range: PartRange, parts: Parts) -> pa.Table:
+    """Return the rows of a range; raises OutputError if the part no longer holds them."""
+    data = parts.read(part_range)
     try:
         with pa.ipc.open_stream(data) as stream:
             return stream.read_all()
     except pa.ArrowException as error:
-        raise _altered(found, error) from error
+        raise _altered(part_range, error) from error
 
 
-def _altered(found: PartRange, error: Exception) -> OutputError:
-    reason = f"{found.part.name} does not hold the rows of mini-batch {found.mini_batch} any more: {error}"
-    return OutputError(str(found.part), reason)
+def _altered(part_range: PartRange, error: Exception) -> OutputError:
+    reason = f"{part_range.part.name} no longer holds the rows of mini-batch {part_range.mini_batch}: {error}"
+    return OutputError(str(part_range.part), reason)

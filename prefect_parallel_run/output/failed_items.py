@@ -1,4 +1,4 @@
-"""Which items failed, each with its mini-batch, tries and cause; as failed_items.jsonl, and of a run that is not finished."""
+"""Lists the failed items with mini-batch, attempts and cause; writes failed_items.jsonl, and works during a run."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 def write_failed_items(directory: RunDirectory, ledger: Ledger) -> None:
-    """Write failed_items.jsonl: a line per failed file, or per range of failed rows, with its mini-batch, tries and cause."""
-    beside = directory.failed_items.with_name(f".{directory.failed_items.name}.tmp")
+    """Write failed_items.jsonl: one line per failed file or range of failed rows, with mini-batch, attempts and cause."""
+    temporary = directory.failed_items.with_name(f".{directory.failed_items.name}.tmp")
     try:
-        with beside.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
             for line in failed_items(directory, ledger):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(directory.failed_items)
+        temporary.replace(directory.failed_items)
     except OSError as error:
         raise OutputError(str(directory.failed_items), f"cannot be written: {error.strerror}") from error
 
 
 def failed_items(directory: RunDirectory, ledger: Ledger) -> Iterator[dict[str, Any]]:
-    """Yield the failed items of a run as its ledger has them now: a file, or a range of rows, with mini-batch, tries and cause.
+    """Yield the failed items in the ledger: a file or a range of rows, with mini-batch, attempts and cause.
 
-    Of mini-batches that returned fewer rows than items, ``failed`` says how many of their items; which, only the script knows.
+    For a mini-batch that returned fewer rows than items, ``failed`` is the number of missing rows; only the script knows which.
     """
     work_of: Callable[[int], str] | None = None
     for failed in failed_mini_batches(ledger):
-        work_of = work_of or _works(directory)  # what a long plan takes in memory is rarely needed
+        work_of = work_of or _work_reader(directory)  # loaded on demand: a long plan needs memory
         yield from _lines(failed, json.loads(work_of(failed.mini_batch)))
 
 
-def _works(directory: RunDirectory) -> Callable[[int], str]:
-    """Return what finds the work text of a mini-batch; asked for in the order of their numbers, one maybe several times."""
+def _work_reader(directory: RunDirectory) -> Callable[[int], str]:
+    """Return a function for the work of a mini-batch; numbers must not decrease between calls, but may repeat."""
     if directory.plan.exists():
         plan = Plan.open(directory.plan)
         return lambda number: plan.works(number, number + 1)[0]
     planned = spooled(directory.spool)
 
-    @lru_cache(maxsize=1)  # the pieces of one mini-batch come after each other
+    @lru_cache(maxsize=1)  # pieces of one mini-batch are consecutive
     def work_of(number: int) -> str:
         for mini_batch in planned:
             if mini_batch.number == number:
                 return mini_batch.work
-        raise OutputError(str(directory.spool), f"has no mini-batch {number}, which the ledger has")
+        raise OutputError(str(directory.spool), f"lacks mini-batch {number} of the ledger")
 
     return work_of
 
 
 def _lines(failed: FailedMiniBatch, work: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    about = {
+    entry = {
         "mini_batch": failed.mini_batch,
         "input": work["input"],
         **{key: work[key] for key in ("partition_key_value",) if key in work},
@@ -70,39 +70,39 @@ def _lines(failed: FailedMiniBatch, work: dict[str, Any]) -> Iterator[dict[str, 
         "error": failed.error,
     }
     if failed.piece is not None:
-        work = only(work, *failed.piece)
-    if failed.state == "succeeded":  # run() returned fewer rows than items; which are missing, only the script knows
-        words = shortfall(failed.items - failed.failed, failed.items)
-        about |= {"outcome": "too_few_rows", "error_type": "TooFewRows", "error": words, "failed": failed.failed}
-        yield {**about, **source(work)}
+        work = select_items(work, *failed.piece)
+    if failed.state == "succeeded":  # run() returned fewer rows than items; only the script knows which are missing
+        message = shortfall(failed.items - failed.failed, failed.items)
+        entry |= {"outcome": "too_few_rows", "error_type": "TooFewRows", "error": message, "failed": failed.failed}
+        yield {**entry, **source_location(work)}
     elif work["kind"] == "files":
         for name in work["names"]:
-            yield {"path": work["root"] + name, **about}
+            yield {"path": work["root"] + name, **entry}
     else:
-        yield {**source(work), **about}
+        yield {**source_location(work), **entry}
 
 
-def only(work: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
-    """Return *work* with some of its items only; what is left of a table's is named by its place in the mini-batch."""
+def select_items(work: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """Return *work* with only some of its items; for a table, ``items`` is their range in the mini-batch."""
     if work["kind"] == "files":
         return {**work, "names": work["names"][start:stop]}
-    only = {**work, "rows": stop - start, "items": [start, stop]}
+    selected = {**work, "rows": stop - start, "items": [start, stop]}
     if "first" in work:
-        only["first"] = work["first"] + start
+        selected["first"] = work["first"] + start
     if work["kind"] in GROUPS:
-        only |= {"start": work["start"] + start, "stop": work["start"] + stop}
-    return only
+        selected |= {"start": work["start"] + start, "stop": work["start"] + stop}
+    return selected
 
 
-def source(work: dict[str, Any]) -> dict[str, Any]:
-    """Return where the items of a mini-batch are."""
+def source_location(work: dict[str, Any]) -> dict[str, Any]:
+    """Return the location of the items of a mini-batch."""
     if work["kind"] == "files":
         return {"paths": [work["root"] + name for name in work["names"]]}
     if work["kind"] == "tables":
-        found = {"paths": sorted({table["path"] for table in work["tables"]}), "rows": work["rows"]}
-        return {**found, **{key: work[key] for key in ("items",) if key in work}}
-    places = ("path", "rows", "first", "row_groups", "batches", "stripes", "start", "stop", "items")
-    found = {key: work[key] for key in places if key in work}
-    if "first" in found:
-        found["first_record"] = found.pop("first")
-    return found
+        location = {"paths": sorted({table["path"] for table in work["tables"]}), "rows": work["rows"]}
+        return {**location, **{key: work[key] for key in ("items",) if key in work}}
+    keys = ("path", "rows", "first", "row_groups", "batches", "stripes", "start", "stop", "items")
+    location = {key: work[key] for key in keys if key in work}
+    if "first" in location:
+        location["first_record"] = location.pop("first")
+    return location

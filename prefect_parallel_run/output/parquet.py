@@ -1,4 +1,4 @@
-"""One Parquet file from the Arrow streams that processes wrote: one schema for all mini-batches, bounded memory."""
+"""Writes one Parquet file from the Arrow streams of the children: one schema for all mini-batches, bounded memory."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from prefect_parallel_run.output.column_types import fit
 from prefect_parallel_run.output.columns import Columns, read_table
 from prefect_parallel_run.output.parts import PartRange, Parts
 
-_GROUP_BYTES = 64 << 20  #: of rows gathered into one row group, about
+_GROUP_BYTES = 64 << 20  #: approximate size of a row group
 
 
 def write_parquet(ranges: Sequence[PartRange], parts: Parts, file: IO[bytes]) -> int:
     """Write the rows of *ranges* in order and return their number.
 
-    Every column has a type that holds its values of all mini-batches without loss.
+    The type of each column holds its values in all mini-batches without loss.
 
     Raises:
-        RowsDifferError: There is no such type, or a mini-batch has other columns; names column and mini-batch.
+        RowsDifferError: No such type exists, or the columns differ; names column and mini-batch.
     """
-    filled = [found for found in ranges if found.rows]
+    non_empty = [part_range for part_range in ranges if part_range.rows]
     columns = Columns()
-    for found in filled:
-        columns.add(found, parts)
+    for part_range in non_empty:
+        columns.add(part_range, parts)
     schema = columns.schema
-    rows = held = 0
-    waiting: list[pa.Table] = []
+    rows = size = 0
+    pending: list[pa.Table] = []
     with pq.ParquetWriter(file, schema) as writer:
-        for found in filled:
-            table = _fit(read_table(found, parts), schema)
-            waiting.append(table)
-            held += table.nbytes
+        for part_range in non_empty:
+            table = _fit(read_table(part_range, parts), schema)
+            pending.append(table)
+            size += table.nbytes
             rows += table.num_rows
-            if held >= _GROUP_BYTES:
-                writer.write_table(pa.concat_tables(waiting).combine_chunks())
-                waiting, held = [], 0
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting).combine_chunks())
+            if size >= _GROUP_BYTES:
+                writer.write_table(pa.concat_tables(pending).combine_chunks())
+                pending, size = [], 0
+        if pending:
+            writer.write_table(pa.concat_tables(pending).combine_chunks())
     return rows
 
 
 def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return *table* with *schema*, whose columns it has in any order."""
+    """Cast *table*, which has the columns of *schema* in any order."""
     if table.schema.equals(schema):
         return table.replace_schema_metadata(None)
     columns = [

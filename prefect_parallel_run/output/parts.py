@@ -1,4 +1,4 @@
-"""Reading the parts that children have written: ranges of bytes, each compared with its checksum as it passes."""
+"""Reads the part files of the children: byte ranges, each verified against its checksum."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from zlib import crc32
 
 from prefect_parallel_run.errors import OutputError
 
-_BLOCK = 256 << 10  #: bytes read and written at a time: what a processor's own cache holds
-_MOST_OPEN = 128  #: part files kept open
+_BLOCK = 256 << 10  #: bytes read and written at a time: fits into the cache of a processor
+_MAX_OPEN = 128  #: part files kept open
 
 
 class PartRange(NamedTuple):
-    """Where the rows of a mini-batch lie."""
+    """The location of the rows of one mini-batch."""
 
     mini_batch: int
     part: Path
     offset: int
-    header: int  #: bytes of header line, or of the schema of Parquet rows, in front
-    length: int  #: bytes, header included
+    header: int  #: bytes of the header line, or of the schema of Parquet rows, at the start
+    length: int  #: bytes, including the header
     crc: int  #: CRC-32 of these bytes
     rows: int
 
 
 class Parts:
-    """Part files, opened as they are needed; the least recently used are closed."""
+    """Part files, opened on demand; the least recently used are closed."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, int] = OrderedDict()
@@ -43,12 +43,12 @@ class Parts:
             os.close(self._open.popitem()[1])
 
     def copy(self, ranges: Sequence[PartRange], write: Callable[[memoryview], object], skip: int = 0) -> None:
-        """Pass the bytes of *ranges*, neighbours in one part, to *write*, the first *skip* left out.
+        """Pass the bytes of *ranges*, which are adjacent in one part, to *write*, without the first *skip* bytes.
 
-        What is passed is only good during the call.
+        The memoryview passed to *write* is valid only during the call.
 
         Raises:
-            OutputError: The part is shorter than that, or its bytes are not those that were committed.
+            OutputError: The part is too short, or its bytes differ from the committed ones.
         """
         first = ranges[0]
         descriptor = self._descriptor(first)
@@ -57,69 +57,68 @@ class Parts:
         while offset < end:
             length = os.preadv(descriptor, [self._buffer[: end - offset]], offset)
             if not length:
-                words = (
-                    f"{first.part.name} ends at byte {offset}, before the rows of mini-batch {check.mini_batch} that it held"
-                )
-                raise OutputError(str(first.part), words)
+                reason = f"{first.part.name} ends at byte {offset}, before the end of the rows of mini-batch {check.mini_batch}"
+                raise OutputError(str(first.part), reason)
             view = self._buffer[:length]
-            check.take(view)
+            check.update(view)
             write(view[skip:])
             skip = max(skip - length, 0)
             offset += length
 
-    def read(self, found: PartRange) -> bytes:
+    def read(self, part_range: PartRange) -> bytes:
         """Return the bytes of a range."""
-        held = io.BytesIO()
-        self.copy([found], held.write)
-        return held.getvalue()
+        buffer = io.BytesIO()
+        self.copy([part_range], buffer.write)
+        return buffer.getvalue()
 
-    def head(self, found: PartRange) -> bytes:
-        """Return the header of a range; its checksum is not looked at."""
-        return os.pread(self._descriptor(found), found.header, found.offset)
+    def head(self, part_range: PartRange) -> bytes:
+        """Return the header of a range without verifying the checksum."""
+        return os.pread(self._descriptor(part_range), part_range.header, part_range.offset)
 
-    def _descriptor(self, found: PartRange) -> int:
-        descriptor = self._open.pop(found.part, None)
+    def _descriptor(self, part_range: PartRange) -> int:
+        descriptor = self._open.pop(part_range.part, None)
         if descriptor is None:
-            if len(self._open) >= _MOST_OPEN:
+            if len(self._open) >= _MAX_OPEN:
                 os.close(self._open.popitem(last=False)[1])
             try:
-                descriptor = os.open(found.part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = os.open(part_range.part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError as error:
-                words = f"{found.part.name}, which held the rows of mini-batch {found.mini_batch}, cannot be read"
-                raise OutputError(str(found.part), f"{words}: {error.strerror}") from error
-        self._open[found.part] = descriptor  # now the newest
+                name = part_range.part.name
+                reason = f"{name} with the rows of mini-batch {part_range.mini_batch} cannot be read: {error.strerror}"
+                raise OutputError(str(part_range.part), reason) from error
+        self._open[part_range.part] = descriptor  # now the most recently used
         return descriptor
 
 
 class _Check:
-    """Compares the bytes of neighbouring ranges with their checksums, as they pass."""
+    """Verifies the checksums of adjacent ranges block by block."""
 
     def __init__(self, ranges: Sequence[PartRange]) -> None:
-        self._ranges = iter([found for found in ranges if found.length])
-        self._left = self._crc = 0
+        self._ranges = iter([part_range for part_range in ranges if part_range.length])
+        self._remaining = self._crc = 0
         self._next()
 
     @property
     def mini_batch(self) -> int:
-        """Return whose bytes are expected next."""
+        """Return the mini-batch whose bytes are expected next."""
         return self._current.mini_batch if self._current is not None else -1
 
-    def take(self, block: memoryview) -> None:
-        """Take note of the next bytes; raises OutputError when a range that ends in them is not what it was."""
-        at = 0
-        while self._current is not None and at < len(block):
-            piece = block[at : at + self._left]
+    def update(self, block: memoryview) -> None:
+        """Process the next bytes; raises OutputError if a range that ends in them has another checksum."""
+        position = 0
+        while self._current is not None and position < len(block):
+            piece = block[position : position + self._remaining]
             self._crc = crc32(piece, self._crc)
-            self._left -= len(piece)
-            at += len(piece)
-            if not self._left:
+            self._remaining -= len(piece)
+            position += len(piece)
+            if not self._remaining:
                 if self._crc != self._current.crc:
                     part = self._current.part
-                    words = f"{part.name} has been altered: it does not hold the rows of mini-batch {self.mini_batch} any more"
-                    raise OutputError(str(part), words)
+                    reason = f"{part.name} was altered: the checksum of the rows of mini-batch {self.mini_batch} differs"
+                    raise OutputError(str(part), reason)
                 self._next()
 
     def _next(self) -> None:
         self._current = next(self._ranges, None)
-        self._left = self._current.length if self._current is not None else 0
+        self._remaining = self._current.length if self._current is not None else 0
         self._crc = 0

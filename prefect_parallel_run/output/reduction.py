@@ -1,4 +1,4 @@
-"""The final reduction: judges the limits on what is final, publishes the committed rows as one file, and writes the receipt."""
+"""The final reduction: checks the limits on the final counts, publishes the committed rows as one file, writes the receipt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError, RowsDifferError
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.output.append_row import Published, publish
-from prefect_parallel_run.output.failed_items import source, write_failed_items
+from prefect_parallel_run.output.failed_items import source_location, write_failed_items
 from prefect_parallel_run.output.parts import PartRange
 from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.runs.failures import first_failure
@@ -24,33 +24,33 @@ from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 from prefect_parallel_run.storage.objects import facts, upload
 
-_HEARTBEAT_EVERY = 256  #: mini-batches put together between two heartbeats
+_CHECK_INTERVAL = 256  #: mini-batches between two calls of check_cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reduction:
-    """What a reduction needs to know."""
+    """The parameters of a reduction."""
 
     directory: RunDirectory
     limits: FailureLimits
-    target: Path | None  #: the file in which the result is put together; None for summary_only
-    result: str | None  #: the result file: the same, or the URL of an object to which it is then copied
+    target: Path | None  #: the local result file; None for summary_only
+    result: str | None  #: the result file: target, or the URL to which target is uploaded
     row_format: str
-    row_options: Mapping[str, Any] = field(default_factory=dict)  #: keywords of to_csv with which rows were written
+    row_options: Mapping[str, Any] = field(default_factory=dict)  #: options of to_csv that the rows were written with
     identity: dict[str, Any]
-    output: str | None  #: folder or URL in which the script writes files of its own; None: it does not
-    check_cancelled: Callable[[], None]  #: called now and then; raises to stop
-    notes: Mapping[str, Any] = field(default_factory=dict)  #: further entries of the receipt
+    output: str | None  #: folder or URL for the script's own files; None if it writes none
+    check_cancelled: Callable[[], None]  #: called repeatedly; raises to stop
+    notes: Mapping[str, Any] = field(default_factory=dict)  #: additional entries of the receipt
 
 
 def reduce(task: Reduction) -> dict[str, Any]:
-    """Publish the result of a run whose mini-batches are all decided, and return its receipt.
+    """Publish the result of a run whose mini-batches have all finished, and return its receipt.
 
     Raises:
-        LimitExceededError: More failed than is forgiven; nothing is published.
-        NothingSucceededError: There are no rows to publish although there were items.
-        RowsDifferError: The rows of two mini-batches have other columns; names their files.
-        OutputError: The result could not be written; what was there before is unchanged.
+        LimitExceededError: A limit is exceeded; nothing is published.
+        NothingSucceededError: There were items, but there are no rows to publish.
+        RowsDifferError: The columns of two mini-batches differ; names their files.
+        OutputError: The result could not be written; an existing result is unchanged.
     """
     directory = task.directory
     with Ledger(directory.ledger) as ledger:
@@ -65,7 +65,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
                 raise NothingSucceededError(tally.items, str(directory.path), first_failure(ledger))
             published = _publish(task, task.target, ledger)
             if published.rows != tally.rows:
-                raise OutputError(str(task.target), f"{published.rows} rows were put together, {tally.rows} committed")
+                raise OutputError(str(task.target), f"wrote {published.rows} rows, but {tally.rows} are committed")
         receipt = {
             **make_receipt(tally, directory.run_id, task.identity, task.result, published),
             "format": task.row_format if task.target is not None else None,
@@ -85,31 +85,31 @@ def reduce(task: Reduction) -> dict[str, Any]:
 
 
 def _publish(task: Reduction, target: Path, ledger: Ledger) -> Published:
-    ranges = _watched(part_ranges(task.directory, ledger), task.check_cancelled)
+    ranges = _with_cancellation(part_ranges(task.directory, ledger), task.check_cancelled)
     try:
         return publish(ranges, target, task.row_format, task.directory.run_id, task.row_options)
     except RowsDifferError as error:
-        raise with_files(error, Plan.open(task.directory.plan), error.path or str(task.result)) from None
+        raise add_files(error, Plan.open(task.directory.plan), error.path or str(task.result)) from None
 
 
-def with_files(error: RowsDifferError, plan: PlanReader, result: str) -> RowsDifferError:
-    """Return the error with the result file, and with the files that both mini-batches were made from."""
-    files, others = (_files(plan, number) for number in (error.mini_batch, error.other))
-    return RowsDifferError(result, error.reason, error.mini_batch, files, error.other, others)
+def add_files(error: RowsDifferError, plan: PlanReader, result: str) -> RowsDifferError:
+    """Return the error with the result file and the input files of both mini-batches."""
+    files, other_files = (_files(plan, number) for number in (error.mini_batch, error.other))
+    return RowsDifferError(result, error.reason, error.mini_batch, files, error.other, other_files)
 
 
 def _files(plan: PlanReader, mini_batch: int | None) -> tuple[str, ...]:
-    """Return the files that the items of a mini-batch are, or are in."""
+    """Return the input files of a mini-batch."""
     if mini_batch is None:
         return ()
-    found = source(json.loads(plan.works(mini_batch, mini_batch + 1)[0]))
-    return tuple(found["paths"] if "paths" in found else [found["path"]])
+    location = source_location(json.loads(plan.works(mini_batch, mini_batch + 1)[0]))
+    return tuple(location["paths"] if "paths" in location else [location["path"]])
 
 
 def make_receipt(
     tally: Tally, run_id: str, identity: Mapping[str, Any] | None, result: str | None, published: Published | None
 ) -> dict[str, Any]:
-    """Return the receipt: every item and every mini-batch is in exactly one of succeeded, failed, not reached."""
+    """Return the receipt; every item and every mini-batch counts once as succeeded, failed or not reached."""
     return {
         "run_id": run_id,
         **tally.by_outcome(),
@@ -120,16 +120,16 @@ def make_receipt(
     }
 
 
-def _watched(ranges: Iterator[PartRange], check_cancelled: Callable[[], None]) -> Iterator[PartRange]:
-    for number, found in enumerate(ranges):
-        if number % _HEARTBEAT_EVERY == 0:
+def _with_cancellation(ranges: Iterator[PartRange], check_cancelled: Callable[[], None]) -> Iterator[PartRange]:
+    for number, part_range in enumerate(ranges):
+        if number % _CHECK_INTERVAL == 0:
             check_cancelled()
-        yield found
+        yield part_range
 
 
 def part_ranges(directory: RunDirectory, ledger: Ledger) -> Iterator[PartRange]:
-    """Yield where the committed rows lie, in mini-batch order."""
-    paths: dict[str, Path] = {}  # one object per part: millions of ranges lie in few
-    for mini_batch, part, *place in ledger.places():
+    """Yield the ranges of the committed rows in mini-batch order."""
+    paths: dict[str, Path] = {}  # one object per part, shared by millions of ranges
+    for mini_batch, part, *location in ledger.places():
         path = paths.get(part) or paths.setdefault(part, directory.parts / part)
-        yield PartRange(mini_batch, path, *place)
+        yield PartRange(mini_batch, path, *location)

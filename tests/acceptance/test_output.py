@@ -92,7 +92,7 @@ def test_columns_that_differ_are_an_error_and_nothing_is_published(workshop):
         append_row_format="csv",
         mini_batch_size=None,
     )
-    with pytest.raises(OutputError, match=r"mini-batch 1 has column 'c' where the mini-batches before have 'b'"):
+    with pytest.raises(OutputError, match=r"mini-batch 1 has column 'c' where earlier mini-batches have 'b'"):
         step()
     assert (workshop.output / "rows.csv").read_text() == "before"
 

@@ -49,7 +49,7 @@ def test_progress_failures_by_cause_and_a_summary(workshop):
     assert "10 of 10 mini-batches (100 %), 90 items, 1 mini-batch and 10 items failed" in found["score-it-progress"].description
     assert "ZeroDivisionError: division by zero" in found["score-it-failures"].data
     (row,) = json.loads(found["score-it-failures"].data)
-    assert (row["failed tries"], row["mini-batches"], row["items in them"], row["first mini-batch"]) == (2, 1, 10, 3)
+    assert (row["failed attempts"], row["mini-batches"], row["items in them"], row["first mini-batch"]) == (2, 1, 10, 3)
     assert (row["first input"], row["nodes"]) == (f"{workshop.files}/f030.txt and 9 more", "node-0")
     assert "Dask dashboard" not in found["score-it-progress"].description  # it is gone
     assert "| mini-batches | 10 | 9 | 1 | 0 |" in found["score-it-summary"].data

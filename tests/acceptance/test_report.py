@@ -1,4 +1,4 @@
-"""report.html in a real browser: of a run with failures, a timeout and a retry, and of 100,000 mini-batches."""
+"""report.html in a real browser, for a run with failures, a timeout and a retry, and for 100,000 mini-batches."""
 
 import json
 import logging
@@ -25,28 +25,28 @@ VIEWS = [("light", 1200), ("dark", 1200), ("light", 360), ("dark", 360)]
 OPENED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
-def look(browser, path, do, scheme="light", width=1200):
-    """Call *do* with the page, opened without a network; it may complain of nothing and ask for nothing."""
+def open_page(browser, path, read, scheme="light", width=1200):
+    """Call *read* with the page, opened offline; the page must log no message and send no request."""
 
     def visit(page):
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.on("request", lambda request: asked.append(request.url))
+        messages, requests = [], []
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("dialog", lambda dialog: messages.append(dialog.message))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(path.as_uri(), wait_until="load")
         page.evaluate(OPENED)
-        found = do(page)
-        assert said == []
-        assert asked == [path.as_uri()]
-        return found
+        result = read(page)
+        assert messages == []
+        assert requests == [path.as_uri()]
+        return result
 
     options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "offline": True}
     return browser.look(visit, **options)
 
 
 def fits(page):
-    """Nothing makes the page wider than the window."""
+    """Return whether the page is not wider than the window."""
     return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
@@ -59,29 +59,29 @@ def tip(page):
 
 
 def check_views(browser, path):
-    """It fits and is dark or light as wanted."""
-    grounds = {view: look(browser, path, lambda page: (fits(page), ground(page)), *view) for view in VIEWS}
+    """Check that the page fits and follows the colour scheme."""
+    grounds = {view: open_page(browser, path, lambda page: (fits(page), ground(page)), *view) for view in VIEWS}
     assert all(fitting for fitting, _ in grounds.values())
     assert grounds["light", 360] == grounds["light", 1200] != grounds["dark", 1200] == grounds["dark", 360]
 
 
 def read_by_keys(page):
-    """Go through the lanes and a chart by the keyboard, and return what was told."""
+    """Move through the lanes and a chart with the keyboard, and return the texts of the tooltip."""
     page.locator("#lanes").focus()
-    told = []
+    texts = []
     for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "End"):
         page.keyboard.press(key)
-        told.append(tip(page))
+        texts.append(tip(page))
     page.locator("[data-chart=throughput]").focus()
     page.keyboard.press("End")
-    told.append(tip(page))
+    texts.append(tip(page))
     page.keyboard.press("Escape")
     assert not page.locator("#tip.shown").count()
-    return told
+    return texts
 
 
-def test_a_run_with_failures_a_timeout_and_a_retry(workshop, browser):
-    """A person sees what happened: in words, on the timeline, by mouse and by keys."""
+def test_report_shows_failures_a_timeout_and_a_retry(workshop, browser):
+    """As text, on the timeline, with the mouse and with the keyboard."""
     result = workshop.step("mixed.py", mini_batch_size=1, run_invocation_timeout=2, run_max_try=2)()
     assert (result.mini_batches_total, result.mini_batches_failed) == (100, 1)
     path = Path(result.run_directory, "report.html")
@@ -90,28 +90,28 @@ def test_a_run_with_failures_a_timeout_and_a_retry(workshop, browser):
         words = page.locator("main").inner_text()
         assert "Succeeded" in words
         assert "</script><img src=x onerror=alert(1)>" in words
-        assert "f005.txt" in page.locator("#failures").inner_text()  # the guilty file
+        assert "f005.txt" in page.locator("#failures").inner_text()  # the failing file
         lanes = json.loads(page.locator("#figures").text_content())["lanes"]
-        tries = [found for lane in lanes["lanes"] for found in lane["tries"]]
+        tries = [segment for lane in lanes["lanes"] for segment in lane["tries"]]
         again = [(number, 2) for number in (3, 5, 7)]
-        assert sorted((found[2], found[3]) for found in tries) == sorted([(number, 1) for number in range(100)] + again)
+        assert sorted((segment[2], segment[3]) for segment in tries) == sorted([(number, 1) for number in range(100)] + again)
         assert page.locator(".lane rect.bad").count() == 4
         assert page.locator(".lane rect.again").count() == 3
         assert page.locator(".lane text.letter").all_text_contents() == ["T"]
         page.locator(".lane rect.bad").last.hover()
         return tip(page), read_by_keys(page)
 
-    told, by_keys = look(browser, path, read)
-    assert "try" in told
-    assert "took" in told
+    text, by_keys = open_page(browser, path, read)
+    assert "attempt" in text
+    assert "duration" in text
     assert all("mini-batch" in words for words in by_keys[:5])
     assert by_keys[0] != by_keys[1]
     assert "succeeded:" in by_keys[5]
     check_views(browser, path)
 
 
-def test_a_hundred_thousand_mini_batches(tmp_path, browser):
-    """Under 5 MB, and as usable as a small one. How soon it opens is told in the README."""
+def test_report_of_100000_mini_batches_is_small_and_usable(tmp_path, browser):
+    """Under 5 MB, with the same functions as a small one. The README says how fast it opens."""
     made = make_run(tmp_path / "run", 100_000, nodes=8, slots=8, fail=0.01)
     path = write_report(made.directory)
     assert path.stat().st_size < 5_000_000
@@ -124,33 +124,33 @@ def test_a_hundred_thousand_mini_batches(tmp_path, browser):
         assert set(figures["charts"]) == {"throughput", "memory", "processes", "cpu", "eta"}
         return read_by_keys(page)
 
-    told = look(browser, path, read)
-    assert all("tries ended well" in words for words in told[:5])
+    texts = open_page(browser, path, read)
+    assert all("attempts succeeded" in text for text in texts[:5])
     check_views(browser, path)
 
 
-def test_many_nodes_share_lanes(tmp_path, browser):
-    """A thousand of them; the page says which are shown."""
+def test_report_of_a_thousand_nodes_combines_lanes(tmp_path, browser):
+    """The page says which nodes it shows."""
     made = make_run(tmp_path / "run", 20_000, nodes=1_000, slots=2, fail=0.001, seconds=30, logs=False)
     path = write_report(made.directory)
     assert path.stat().st_size < 5_000_000
-    words = look(browser, path, lambda page: page.locator("#timeline").inner_text(), width=360)
+    words = open_page(browser, path, lambda page: page.locator("#timeline").inner_text(), width=360)
     assert "2,000 slots on 1,000 nodes, too many for one lane each" in words
 
 
-def test_a_run_that_exceeds_its_limit_has_a_report(workshop, browser):
-    """With the reason at its top."""
+def test_report_of_an_exceeded_limit_starts_with_the_reason(workshop, browser):
+    """The limit and its values are above the failures."""
     with pytest.raises(LimitExceededError):
         workshop.step("mixed.py", mini_batch_size=10, run_max_try=1, error_threshold=0, run_invocation_timeout=60)()
     (path,) = workshop.output.glob("_parallel_run/*/report.html")
-    words = look(browser, path, lambda page: page.locator("main").inner_text())
+    words = open_page(browser, path, lambda page: page.locator("main").inner_text())
     assert "Failed" in words
     assert "✕ exceeded" in words
-    assert "error_threshold" in words.split("What went wrong")[0]
+    assert "error_threshold" in words.split("Failures")[0]
 
 
 class RunListener(LogWatch):
-    """Hears the run's warnings."""
+    """Records the warnings of a run."""
 
     def __init__(self, began=lambda _: None):
         super().__init__("watched", logging.getLogger("test"))
@@ -182,7 +182,7 @@ def drive(workshop, watch, check_cancelled=lambda: None):
 
 
 def cancelled_soon(watch):
-    """A heartbeat that cancels the run once it has begun."""
+    """Return a check_cancelled that cancels the run after its start."""
     begun = []
     watch._on_begin = begun.append
 
@@ -194,22 +194,22 @@ def cancelled_soon(watch):
 
 
 def cancel(workshop, watch):
-    """Cancel a run once it has begun, and return its directory."""
+    """Cancel a run after its start, and return its directory."""
     with pytest.raises(KeyboardInterrupt):
         drive(workshop, watch, cancelled_soon(watch))
     (directory,) = workshop.output.glob("_parallel_run/driven-*")
     return directory
 
 
-def test_a_run_that_is_cancelled_has_a_report(workshop, monkeypatch):
-    """When that is soon done."""
+def test_cancelled_run_has_a_report(workshop, monkeypatch):
+    """If it can be written quickly."""
     monkeypatch.setattr(runner, "_REPORT_IF_CANCELLED", 60.0)  # however busy this machine is
     directory = cancel(workshop, RunListener())
     assert "Cancelled" in (directory / "report.html").read_text()
 
 
-def test_a_run_that_is_cancelled_does_not_wait_for_its_report(workshop, monkeypatch):
-    """When it would take long; the command line writes it then."""
+def test_cancelled_run_does_not_wait_for_a_slow_report(workshop, monkeypatch):
+    """The command line can write it later."""
     stopped = threading.Event()
 
     def endless(_, check_cancelled):

@@ -1,4 +1,4 @@
-"""One result file from the ranges of the parts: complete or absent."""
+"""One result file from the committed rows: complete or absent."""
 
 import json
 import os
@@ -37,8 +37,8 @@ class Parts:
         return publish((self.ranges[number] for number in sorted(self.ranges)), target, self.row_format, "t", self.options)
 
 
-def test_rows_come_in_mini_batch_order_whoever_wrote_them(tmp_path):
-    """Whatever the order in which the processes finished."""
+def test_rows_are_in_mini_batch_order(tmp_path):
+    """The order in which the processes finished does not matter."""
     parts = Parts(tmp_path, "text")
     order = list(range(500))
     random.Random(1).shuffle(order)
@@ -51,9 +51,9 @@ def test_rows_come_in_mini_batch_order_whoever_wrote_them(tmp_path):
     assert os.listdir(tmp_path / "out") == ["result.txt"]
 
 
-def test_more_parts_than_may_be_open(tmp_path, monkeypatch):
-    """A run on a large cluster leaves thousands."""
-    monkeypatch.setattr(module, "_MOST_OPEN", 3)
+def test_there_may_be_more_parts_than_open_files(tmp_path, monkeypatch):
+    """A run on a large cluster writes thousands."""
+    monkeypatch.setattr(module, "_MAX_OPEN", 3)
     parts = Parts(tmp_path, "text")
     for number in range(40):
         parts.add(number, [number], part=f"p{number % 10}")
@@ -61,8 +61,8 @@ def test_more_parts_than_may_be_open(tmp_path, monkeypatch):
     assert (tmp_path / "result.txt").read_text().split() == [str(number) for number in range(40)]
 
 
-def test_a_range_that_no_receipt_speaks_of_is_left_out(tmp_path):
-    """Rows of a failed try are never published."""
+def test_rows_without_a_receipt_are_left_out(tmp_path):
+    """Rows of a failed attempt are never published."""
     parts = Parts(tmp_path, "text")
     parts.add(0, ["good"])
     parts.add(1, ["bad"])
@@ -72,8 +72,8 @@ def test_a_range_that_no_receipt_speaks_of_is_left_out(tmp_path):
     assert (tmp_path / "r").read_text() == "good\ngood too\n"
 
 
-def test_the_header_is_written_once(tmp_path):
-    """A mini-batch without rows has none, and changes nothing."""
+def test_header_is_written_once(tmp_path):
+    """A mini-batch without rows has no header and changes nothing."""
     parts = Parts(tmp_path, "csv")
     parts.add(0, [])
     for number in range(1, 4):
@@ -82,18 +82,18 @@ def test_the_header_is_written_once(tmp_path):
     assert (tmp_path / "r.csv").read_bytes() == b'a,b\n1,"x,""\n"\n2,"x,""\n"\n3,"x,""\n"\n'
 
 
-def test_other_columns_in_a_csv_are_named(tmp_path):
-    """Column and mini-batch; nothing is published."""
+def test_csv_error_names_the_differing_column(tmp_path):
+    """And the mini-batch; nothing is published."""
     parts = Parts(tmp_path, "csv")
     parts.add(0, pd.DataFrame({"a": [1], "b": [1]}))
     parts.add(1, pd.DataFrame({"a": [1], "c": [1]}))
-    with pytest.raises(OutputError, match="mini-batch 1 has column 'c' where the mini-batches before have 'b'"):
+    with pytest.raises(OutputError, match="mini-batch 1 has column 'c' where earlier mini-batches have 'b'"):
         parts.publish(tmp_path / "r.csv")
     assert not list(tmp_path.glob("*r.csv*"))
 
 
 def test_parquet_keeps_types_and_fills_columns_of_nulls(tmp_path):
-    """A mini-batch whose column is all null has the type of the others."""
+    """A column of nulls gets the type of the other mini-batches."""
     parts = Parts(tmp_path, "parquet")
     parts.add(0, pd.DataFrame({"n": [1], "t": [None]}))
     parts.add(1, [])
@@ -106,32 +106,32 @@ def test_parquet_keeps_types_and_fills_columns_of_nulls(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("frame", "words"),
+    ("frame", "expected"),
     [
         ({"a": ["x"], "b": [1]}, "column 'a' is large_string in mini-batch 1 and int64 in mini-batch 0; no type holds"),
         ({"a": [1]}, "mini-batch 1 lacks the column 'b', which mini-batch 0 has"),
         ({"a": [1], "b": [1], "c": [1]}, "mini-batch 1 has a column 'c', which mini-batch 0 lacks"),
     ],
 )
-def test_other_columns_in_parquet_are_named(tmp_path, frame, words):
-    """Column and mini-batch."""
+def test_parquet_error_names_the_differing_column(tmp_path, frame, expected):
+    """And both mini-batches."""
     parts = Parts(tmp_path, "parquet")
     parts.add(0, pd.DataFrame({"a": [1], "b": [1]}))
     parts.add(1, pd.DataFrame(frame))
-    with pytest.raises(OutputError, match=words):
+    with pytest.raises(OutputError, match=expected):
         parts.publish(tmp_path / "r.parquet")
 
 
 @pytest.mark.parametrize("row_format", ["text", "csv", "jsonl", "parquet"])
-def test_no_rows_at_all_are_an_empty_file(tmp_path, row_format):
-    """An input that may be empty has a result that is there, and empty."""
+def test_result_without_rows_is_an_empty_file(tmp_path, row_format):
+    """An input that may be empty has an existing, empty result."""
     assert publish([], tmp_path / "r", row_format, "t").rows == 0
     assert (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize("row_format", ["text", "parquet"])
-def test_a_part_that_was_cut_short_is_named(tmp_path, row_format):
-    """What the ledger says is not there: nothing wrong is published, what was there before stays."""
+def test_truncated_or_missing_part_is_an_error(tmp_path, row_format):
+    """Nothing is published, and an existing result is unchanged."""
     (tmp_path / "r").write_text("before")
     parts = Parts(tmp_path, row_format)
     parts.add(0, ["x" * 100])
@@ -140,7 +140,7 @@ def test_a_part_that_was_cut_short_is_named(tmp_path, row_format):
     with pytest.raises(OutputError, match=r"p.part ends at byte 150"):
         parts.publish(tmp_path / "r")
     (tmp_path / "p.part").unlink()
-    with pytest.raises(OutputError, match=r"p.part, which held the rows of mini-batch 0, cannot be read"):
+    with pytest.raises(OutputError, match=r"p.part with the rows of mini-batch 0 cannot be read"):
         parts.publish(tmp_path / "r")
     assert (tmp_path / "r").read_text() == "before"
     assert not list(tmp_path.glob(".r*"))
@@ -148,7 +148,7 @@ def test_a_part_that_was_cut_short_is_named(tmp_path, row_format):
 
 @pytest.mark.parametrize("row_format", ["text", "csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("at", [3, -2])
-def test_a_part_that_was_altered_is_named(tmp_path, row_format, at):
+def test_altered_part_is_an_error(tmp_path, row_format, at):
     """One byte is enough; nothing is published."""
     parts = Parts(tmp_path, row_format)
     for number in range(3):
@@ -161,15 +161,15 @@ def test_a_part_that_was_altered_is_named(tmp_path, row_format, at):
     assert not list(tmp_path.glob("*r"))
 
 
-def test_an_output_that_cannot_be_written_is_named(tmp_path):
-    """A file stands where the folder should be."""
+def test_error_names_an_unwritable_output(tmp_path):
+    """A file exists in place of the folder."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file/out/r"):
         publish([], tmp_path / "file" / "out" / "r", "text", "t")
 
 
-def test_json_lines_read_back(tmp_path):
-    """Every line is one object."""
+def test_json_lines_have_one_object_per_line(tmp_path):
+    """Even with line separators in a value."""
     parts = Parts(tmp_path, "jsonl")
     for number in range(10):
         parts.add(number, [{"n": number, "t": "ä\n\u2028"}])

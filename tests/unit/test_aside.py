@@ -1,4 +1,4 @@
-"""What is told aside is told in order, holds nobody up, and is given up in time."""
+"""Calls of the background publisher run in order, never delay the caller, and are abandoned in time."""
 
 import threading
 from contextvars import ContextVar
@@ -9,70 +9,70 @@ VARIABLE = ContextVar("variable", default="unset")
 
 
 class Gate:
-    """A call that stands until it is let go."""
+    """A call that blocks until it is opened."""
 
     def __init__(self):
-        self.begun, self.open = threading.Event(), threading.Event()
+        self.started, self.open = threading.Event(), threading.Event()
 
     def __call__(self):
-        self.begun.set()
+        self.started.set()
         assert self.open.wait(60)
 
 
-def test_all_is_done_in_order_before_the_end():
-    """And with the context of whoever made it."""
+def test_all_calls_run_in_order_before_close_returns():
+    """And with the context variables of the creator."""
     done = []
     VARIABLE.set("set")
-    aside = BackgroundPublisher("test", done.append)
+    publisher = BackgroundPublisher("test", done.append)
     for number in range(5):
-        aside.do(str(number), lambda number=number: done.append((number, VARIABLE.get())))
-    assert aside.end(60)
+        publisher.submit(str(number), lambda number=number: done.append((number, VARIABLE.get())))
+    assert publisher.close(60)
     assert done == [(number, "set") for number in range(5)]
 
 
-def test_of_a_kind_that_waits_only_the_newest_is_done():
-    """In the place of the first: what came behind that still comes behind it."""
+def test_newer_call_replaces_a_waiting_one_of_its_kind():
+    """In the position of the first: calls queued after it still run after it."""
     done, gate = [], Gate()
-    aside = BackgroundPublisher("test", done.append)
-    aside.do("gate", gate)
-    assert gate.begun.wait(60)
+    publisher = BackgroundPublisher("test", done.append)
+    publisher.submit("gate", gate)
+    assert gate.started.wait(60)
     for number in range(5):
-        aside.do("progress", lambda number=number: done.append(number))
-        aside.do("summary", lambda: done.append("summary"))
+        publisher.submit("progress", lambda number=number: done.append(number))
+        publisher.submit("summary", lambda: done.append("summary"))
     gate.open.set()
-    assert aside.end(60)
+    assert publisher.close(60)
     assert done == [4, "summary"]
 
 
-def test_what_goes_wrong_is_told_and_the_rest_is_done():
-    told, done = [], []
-    aside = BackgroundPublisher("test", told.append)
-    aside.do("bad", lambda: 1 / 0)
-    aside.do("good", lambda: done.append("good"))
-    assert aside.end(60)
-    assert (told, done) == (["ZeroDivisionError: division by zero"], ["good"])
+def test_failed_call_is_reported_and_later_calls_run():
+    warnings, done = [], []
+    publisher = BackgroundPublisher("test", warnings.append)
+    publisher.submit("bad", lambda: 1 / 0)
+    publisher.submit("good", lambda: done.append("good"))
+    assert publisher.close(60)
+    assert (warnings, done) == (["ZeroDivisionError: division by zero"], ["good"])
 
 
-def test_an_end_waits_no_longer_than_it_was_told():
-    """Whoever cancels is not held up by a server that is away; what comes of the call then is nobody's concern."""
-    told, gate = [], Gate()
-    aside = BackgroundPublisher("test", told.append)
+def test_close_returns_after_its_timeout():
+    """An unreachable server does not delay a cancellation; the result of an abandoned call is ignored."""
+    warnings, gate = [], Gate()
+    publisher = BackgroundPublisher("test", warnings.append)
 
     def fail():
         gate()
         raise OSError
 
-    aside.do("bad", fail)
-    aside.do("never", lambda: told.append("never"))
-    assert gate.begun.wait(60)
-    assert not aside.end(0.0)
+    publisher.submit("bad", fail)
+    publisher.submit("never", lambda: warnings.append("never"))
+    assert gate.started.wait(60)
+    assert not publisher.close(0.0)
     gate.open.set()
-    aside._thread.join(60)
-    aside.do("late", lambda: told.append("late"))
-    assert told == []
+    publisher._thread.join(60)
+    publisher.submit("late", lambda: warnings.append("late"))
+    assert warnings == []
 
 
-def test_nothing_to_do_is_no_thread():
-    aside = BackgroundPublisher("test", print)
-    assert aside.end(0.0)
-    assert aside._thread is None
+def test_publisher_without_calls_starts_no_thread():
+    publisher = BackgroundPublisher("test", print)
+    assert publisher.close(0.0)
+    assert publisher._thread is None

@@ -1,4 +1,4 @@
-"""Rows whose columns come in another order between mini-batches are the same columns."""
+"""Columns in another order are the same columns."""
 
 import csv
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run.errors import RowsDifferError
-from prefect_parallel_run.output.column_order import Dialect, reordered
+from prefect_parallel_run.output.column_order import Dialect, reorder_columns
 
 from .test_append_row import Parts
 
@@ -29,8 +29,8 @@ TEXT = st.text(st.sampled_from("ab1 ,;|^\"'\\]\t\n\ré☃"), max_size=6)
 
 @settings(max_examples=300, deadline=None)
 @given(st.data(), st.sampled_from(["csv", "text"]), st.sampled_from(OPTIONS))
-def test_fields_follow_their_names(tmp_path_factory, data, row_format, options):
-    """The result is that of rows whose columns all stand as in the first mini-batch."""
+def test_fields_follow_the_order_of_the_header(tmp_path_factory, data, row_format, options):
+    """The result equals that of rows in the column order of the first mini-batch."""
     names = data.draw(st.lists(TEXT.filter(bool), min_size=2, max_size=4, unique=True))
     row = st.lists(st.one_of(TEXT, st.integers(), st.none()), min_size=len(names), max_size=len(names))
     tables = [data.draw(st.lists(row, min_size=1, max_size=3)) for _ in range(3)]
@@ -48,8 +48,8 @@ def test_fields_follow_their_names(tmp_path_factory, data, row_format, options):
 
 
 @pytest.mark.parametrize("row_format", ["csv", "parquet"])
-def test_dicts_are_known_by_their_keys(tmp_path, row_format):
-    """As within a mini-batch."""
+def test_keys_of_dicts_may_be_in_any_order(tmp_path, row_format):
+    """Between mini-batches as within one."""
     parts = Parts(tmp_path, row_format)
     parts.add(0, [{"a": 1, "b": "x,y"}])
     parts.add(1, [{"b": 'say "z"\n', "a": 2}, {"a": 3, "b": ""}])
@@ -60,8 +60,8 @@ def test_dicts_are_known_by_their_keys(tmp_path, row_format):
     assert frame.to_dict("list") == {"a": [1, 2, 3], "b": ["x,y", 'say "z"\n', ""]}
 
 
-def test_other_columns_in_another_order_are_an_error(tmp_path):
-    """As are columns of one name, which nothing tells apart."""
+def test_different_or_duplicate_columns_are_an_error(tmp_path):
+    """Duplicate names cannot be reordered."""
     for names in ("ac", "aa"):
         parts = Parts(tmp_path, "csv")
         parts.add(0, pd.DataFrame([[1, 2]], columns=["b", "a"]), part=names)
@@ -71,6 +71,6 @@ def test_other_columns_in_another_order_are_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [b"1\n", b"1,2,3\n", b"1,2", b'1,"2\n', b'1,"2"3\n'])
-def test_rows_that_are_no_rows_of_these_columns_are_left_alone(rows):
-    """Never guessed."""
-    assert reordered(rows, b"a,b\n", b"b,a\n", Dialect(",")) is None
+def test_malformed_rows_are_not_reordered(rows):
+    """The order of their fields is never guessed."""
+    assert reorder_columns(rows, b"a,b\n", b"b,a\n", Dialect(",")) is None

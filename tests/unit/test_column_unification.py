@@ -1,4 +1,4 @@
-"""The columns of all mini-batches in one Parquet file: every value comes out as it went in."""
+"""The unified columns of one Parquet file: every value is read back unchanged."""
 
 import datetime as dt
 import decimal
@@ -25,19 +25,19 @@ _LEAVES = [
     *(pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(2), pa.binary(3)),
     *(pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int16(), pa.large_string(), True)),
 ]
-_SAMPLES = {  #: of integers that types store: the ends of what can be exact
+_SAMPLES = {  #: integers at the limits of exact types
     "int": [0, 1, -1, 127, 2**53, 2**53 + 1, -(2**53) - 1, 2**62],
     "uint": [0, 1, 255, 2**53 + 1, 2**63, 2**64 - 1],
 }
 
 
-def of(kind, number):  # noqa: PLR0911  one case per type
-    """A value of a type."""
+def sample(kind, number):  # noqa: PLR0911  one case per type
+    """Return sample *number* of a type."""
     is_type = pa.types
     if is_type.is_null(kind):
         return None
     if is_type.is_dictionary(kind):
-        return of(kind.value_type, number)
+        return sample(kind.value_type, number)
     if is_type.is_boolean(kind):
         return bool(number % 2)
     if is_type.is_integer(kind):
@@ -88,7 +88,7 @@ def value(draw, kind):
     if hasattr(kind, "value_field"):
         length = getattr(kind, "list_size", None) or draw(st.integers(0, 2))
         return [value(draw, kind.value_type) for _ in range(length)]
-    return of(kind, draw(st.integers(0, 20)))
+    return sample(kind, draw(st.integers(0, 20)))
 
 
 @st.composite
@@ -101,7 +101,7 @@ def schema_of(table):
     return table.schema.with_metadata(to_metadata(facts_of(table)))
 
 
-def joined(*schemas):
+def unify_all(*schemas):
     result = schemas[0]
     for schema in schemas[1:]:
         result = result if isinstance(result, Conflict) else unify(result, schema)
@@ -109,7 +109,7 @@ def joined(*schemas):
 
 
 def same(before, after):
-    """Whether a value came out as it went in; fields that its struct did not have are null."""
+    """Return whether a value is unchanged; added fields of a struct are null."""
     if isinstance(before, dict):
         return all(same(before.get(name), inner) for name, inner in after.items()) and before.keys() <= after.keys()
     if isinstance(before, (list, tuple)):
@@ -121,54 +121,54 @@ def same(before, after):
 
 @settings(max_examples=300, deadline=None)
 @given(columns(), columns())
-def test_unification_is_lossless(one, other):
-    """Every value of either can be cast to the unified type, and is the same there."""
-    unified = unify(schema_of(one), schema_of(other))
+def test_unification_is_lossless(first, second):
+    """Every value of both can be cast to the unified type and stays the same."""
+    unified = unify(schema_of(first), schema_of(second))
     if isinstance(unified, Conflict):
         assert unified.column == "x"
         return
-    for table in (one, other):
+    for table in (first, second):
         for chunk in table.column(0).chunks:
-            found = fit(chunk, unified.field(0).type)
-            assert found.type == unified.field(0).type
-            found.validate(full=True)
-            assert same(chunk.to_pylist(), found.to_pylist())
+            cast = fit(chunk, unified.field(0).type)
+            assert cast.type == unified.field(0).type
+            cast.validate(full=True)
+            assert same(chunk.to_pylist(), cast.to_pylist())
 
 
 @settings(max_examples=300, deadline=None)
 @given(columns(), columns(), columns())
-def test_unification_is_associative(one, two, three):
-    """Whichever receipts come first, conflict or not."""
-    a, b, c = map(schema_of, (one, two, three))
+def test_unification_is_associative(first, second, third):
+    """The order of receipts matters neither for the result nor for a conflict."""
+    a, b, c = map(schema_of, (first, second, third))
     right = unify(b, c)
     right = right if isinstance(right, Conflict) else unify(a, right)
-    left = joined(a, b, c)
+    left = unify_all(a, b, c)
     assert isinstance(left, Conflict) == isinstance(right, Conflict)
     if not isinstance(left, Conflict):
         assert left.equals(right, check_metadata=True)
 
 
-@pytest.mark.parametrize(("one", "two"), list(itertools.product(_LEAVES, repeat=2)))
-def test_leaves_in_any_order_conflict_alike(one, two):
-    """And nulls fit everything."""
-    a, b = (pa.schema([("x", kind)]) for kind in (one, two))
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(_LEAVES, repeat=2)))
+def test_unification_of_leaf_types_is_commutative(first, second):
+    """And nulls fit every type."""
+    a, b = (pa.schema([("x", kind)]) for kind in (first, second))
     assert isinstance(unify(a, b), Conflict) == isinstance(unify(b, a), Conflict)
-    if pa.types.is_null(one) or one == two:
+    if pa.types.is_null(first) or first == second:
         assert not isinstance(unify(a, b), Conflict)
 
 
 @settings(max_examples=60, deadline=None)
 @given(columns(KINDS.filter(lambda kind: "null" not in str(kind))))
-def test_every_type_comes_out_of_parquet(tmp_path_factory, table):
-    """Rows as a script returns them that hands on what it got, one of them without a value."""
+def test_every_type_is_read_back_from_parquet(tmp_path_factory, table):
+    """As a script returns rows that it passes through, one of them without a value."""
     folder = tmp_path_factory.mktemp("parts")
     parts = Parts(folder, "parquet")
     parts.add(0, table.to_pandas(types_mapper=pd.ArrowDtype))
     parts.add(1, pd.DataFrame({"x": [None]}))
     parts.publish(folder / "r.parquet")
-    found = pq.read_table(folder / "r.parquet").column("x").to_pylist()
-    assert same(table.column("x").to_pylist(), found[:-1])
-    assert found[-1] is None
+    values = pq.read_table(folder / "r.parquet").column("x").to_pylist()
+    assert same(table.column("x").to_pylist(), values[:-1])
+    assert values[-1] is None
 
 
 D = decimal.Decimal
@@ -184,8 +184,8 @@ D = decimal.Decimal
         [["x"], [None], ["y"]],
     ],
 )
-def test_values_that_stand_differently_in_mini_batches(tmp_path, rows):
-    """What Arrow takes the values of one mini-batch for is not what it takes those of the next for."""
+def test_inferred_types_may_differ_between_mini_batches(tmp_path, rows):
+    """Arrow infers a type from the values of each mini-batch alone."""
     for number, order in enumerate(itertools.permutations(rows)):
         parts = Parts(tmp_path, "parquet")
         for mini_batch, column in enumerate(order):
@@ -194,8 +194,8 @@ def test_values_that_stand_differently_in_mini_batches(tmp_path, rows):
         assert pq.read_table(tmp_path / "r.parquet").column("x").to_pylist() == [row for column in order for row in column]
 
 
-def test_more_categories_than_one_mini_batch_could_number(tmp_path):
-    """Of each mini-batch the index is one byte."""
+def test_categories_may_outnumber_the_index_type(tmp_path):
+    """The index of each mini-batch has one byte."""
     parts = Parts(tmp_path, "parquet")
     for number in range(4):
         parts.add(number, pd.DataFrame({"x": pd.Categorical([f"{number}-{each}" for each in range(100)])}))
@@ -203,8 +203,8 @@ def test_more_categories_than_one_mini_batch_could_number(tmp_path):
     assert pd.read_parquet(tmp_path / "r.parquet")["x"].nunique() == 400
 
 
-def test_whole_numbers_that_a_double_cannot_hold(tmp_path):
-    """Are a conflict, and only they."""
+def test_integers_that_a_double_cannot_hold_conflict(tmp_path):
+    """Smaller integers do not."""
     parts = Parts(tmp_path, "parquet")
     parts.add(0, pd.DataFrame({"x": [2**53 + 1]}))
     parts.add(1, pd.DataFrame({"x": [0.5]}))
@@ -212,8 +212,8 @@ def test_whole_numbers_that_a_double_cannot_hold(tmp_path):
         parts.publish(tmp_path / "r.parquet")
 
 
-def test_columns_in_another_order_are_the_same_columns(tmp_path):
-    """They are known by their names, and stand as in the first mini-batch."""
+def test_columns_are_matched_by_name(tmp_path):
+    """The first mini-batch determines their order."""
     parts = Parts(tmp_path, "parquet")
     parts.add(0, [{"a": 1, "b": "x"}])
     parts.add(1, [{"b": "y", "a": 2}])
@@ -221,8 +221,8 @@ def test_columns_in_another_order_are_the_same_columns(tmp_path):
     assert pq.read_table(tmp_path / "r.parquet").to_pydict() == {"a": [1, 2], "b": ["x", "y"]}
 
 
-def test_what_lies_below_a_null_does_not_count():
-    """A value that no reader can see must not keep a column from its type."""
+def test_values_below_a_null_do_not_affect_the_type():
+    """No reader can see them."""
     below = pa.array([2**53 + 1, 1], pa.int64())
     struct = pa.StructArray.from_arrays([below], names=["a"], mask=pa.array([True, False]))
     ragged = pa.ListArray.from_arrays(pa.array([0, 1, 2]), below, mask=pa.array([True, False]))
@@ -231,8 +231,8 @@ def test_what_lies_below_a_null_does_not_count():
         assert fit(array, unified.field("x").type).to_pylist() == array.to_pylist()
 
 
-def test_facts_grow_with_the_mini_batches(tmp_path):
-    """The types alone would fit; a later mini-batch with the same types has values that do not."""
+def test_column_facts_accumulate_over_mini_batches(tmp_path):
+    """The types alone fit, but the values of a later mini-batch do not."""
     parts = Parts(tmp_path, "parquet")
     for number, rows in enumerate([[1], [0.5], [2], [2**53 + 1]]):
         parts.add(number, rows)

@@ -35,7 +35,7 @@ from prefect_parallel_run.runs.spec import StepSpec
 
 FILES, EACH = 24, 2
 PAGE = 4096  #: bytes of a page of SQLite's
-PART = "which held the rows of mini-batch"  #: in the error about a part that is not there, as a damaged name is not
+PART = "with the rows of mini-batch"  #: in the error about a missing part, which a damaged name leads to
 SCRIPT = "def run(names):\n    return names\n"
 
 

@@ -1,4 +1,4 @@
-"""The final reduction, and how a run is left that it ends."""
+"""The final reduction, and the state of a run that it fails."""
 
 import pandas as pd
 import pyarrow as pa
@@ -23,7 +23,7 @@ from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 def finished_run(folder, frames, row_format, is_early=False):
-    """Leave a run over one file per frame, which has returned these frames; the rows may be those of an earlier version."""
+    """Create a run with one file and one returned frame per mini-batch; *is_early*: in the format of an earlier version."""
     for number in range(len(frames)):
         (folder / f"{number}.csv").write_text("v\n1\n")
     directory = RunDirectory(folder / "run")
@@ -36,13 +36,13 @@ def finished_run(folder, frames, row_format, is_early=False):
             rows, header, body = encode(pd.DataFrame(frame), row_format, with_header=False)
             if is_early:
                 header, body = b"", without_facts(header + body)
-            place = (part.append(header, body), len(header), len(header) + len(body), 0)
-            ledger.commit([(Receipt(number, 1, "succeeded", 1, 1, 0, rows, "p.part", *place, 1.0, 0.1), "succeeded")])
+            location = (part.append(header, body), len(header), len(header) + len(body), 0)
+            ledger.commit([(Receipt(number, 1, "succeeded", 1, 1, 0, rows, "p.part", *location, 1.0, 0.1), "succeeded")])
     return directory
 
 
 def without_facts(stream):
-    """The rows of a mini-batch as earlier versions wrote them."""
+    """Return the rows of a mini-batch as earlier versions wrote them."""
     table = pa.ipc.open_stream(stream).read_all().replace_schema_metadata(None)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -66,15 +66,15 @@ def reduction(directory, row_format):
 
 @pytest.fixture(autouse=True)
 def no_checksums(monkeypatch):
-    """They are the parts' own affair."""
-    monkeypatch.setattr("prefect_parallel_run.output.parts._Check.take", lambda *_: None)
+    """The receipts of these tests have no checksums."""
+    monkeypatch.setattr("prefect_parallel_run.output.parts._Check.update", lambda *_: None)
 
 
 @pytest.mark.parametrize(
     ("row_format", "frames"), [("parquet", [{"v": [1.5]}, {"v": ["x"]}]), ("csv", [{"v": [1]}, {"w": [1]}])]
 )
-def test_rows_that_differ_are_told_with_the_files_they_are_of(tmp_path, row_format, frames):
-    """And with what helps; the run has failed by itself, since going on would only end the same way."""
+def test_error_about_differing_columns_names_the_files(tmp_path, row_format, frames):
+    """And the remedy; the run counts as failed, because resuming it would fail again."""
     directory = finished_run(tmp_path, [frames[0], *frames], row_format)
     with pytest.raises(RowsDifferError) as caught:
         reduce(reduction(directory, row_format))
@@ -87,12 +87,12 @@ def test_rows_that_differ_are_told_with_the_files_they_are_of(tmp_path, row_form
         assert _note_end(ledger, error) == ("failed", str(error))
         lines = standing_lines(look(directory, 2.0), 2.0)
         assert "failed (output" in lines[0]
-        assert not any("next:" in line for line in lines), "resuming this run would combine the same rows again"
+        assert not any("next:" in line for line in lines), "resuming would publish the same rows"
         assert _note_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"
 
 
-def test_rows_of_an_earlier_version_are_put_together(tmp_path):
-    """Which noted no facts: the values themselves tell whether a double can hold them."""
+def test_rows_of_an_earlier_version_are_unified(tmp_path):
+    """It wrote no column facts: they are computed from the values."""
     directory = finished_run(tmp_path, [{"v": [1]}, {"v": [0.5]}, {"v": [None]}], "parquet", is_early=True)
     reduce(reduction(directory, "parquet"))
     assert pq.read_table(tmp_path / "result.parquet").column("v").to_pylist() == [1.0, 0.5, None]
@@ -103,8 +103,8 @@ def test_rows_of_an_earlier_version_are_put_together(tmp_path):
 
 
 @pytest.mark.parametrize("is_early", [False, True])
-def test_a_run_whose_rows_differ_is_not_gone_on_with(tmp_path, is_early):
-    """What was committed before it was resumed is checked first."""
+def test_run_with_differing_columns_is_not_resumed(tmp_path, is_early):
+    """The committed rows are checked first."""
     directory = finished_run(tmp_path, [{"v": [1]}, {"v": ["x"]}], "parquet", is_early)
     with Ledger(directory.ledger) as ledger, pytest.raises(RowsDifferError) as caught:
         ColumnWatch(directory, Plan.open(directory.plan), ledger, "/out/r.parquet")
@@ -113,11 +113,11 @@ def test_a_run_whose_rows_differ_is_not_gone_on_with(tmp_path, is_early):
 
 
 def test_receipts_are_checked_as_they_arrive(tmp_path):
-    """Those that cannot be read yet are left to the reduction, and rows that fit say nothing."""
+    """Unreadable rows are left to the reduction."""
     directory = finished_run(tmp_path, [{"v": [1]}, {"v": [2]}, {"v": ["x"]}], "parquet")
     with Ledger(directory.ledger) as ledger:
-        places = list(ledger.places())
-    receipts = [Receipt(number, 1, "succeeded", 1, 1, 0, 1, *place[:-1], 1.0, 0.1) for number, *place in places]
+        ledger_rows = list(ledger.places())
+    receipts = [Receipt(number, 1, "succeeded", 1, 1, 0, 1, *location[:-1], 1.0, 0.1) for number, *location in ledger_rows]
     with Ledger.create(tmp_path / "empty.sqlite", []) as ledger:
         watch = ColumnWatch(directory, Plan.open(directory.plan), ledger, "/out/r.parquet")
     watch.check(receipts[:2])

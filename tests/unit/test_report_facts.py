@@ -1,4 +1,4 @@
-"""What a report is made of: every try is in exactly one place, and the sums are the ledger's."""
+"""The data of a report: every attempt is counted exactly once, and the sums agree with the ledger."""
 
 import json
 import sqlite3
@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from prefect_parallel_run._threads import Cancelled
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.monitoring.report.attempts import MAX_SEGMENTS, columns, quantile
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, spread
 from prefect_parallel_run.monitoring.report.data import collect
-from prefect_parallel_run.monitoring.report.lanes import Worked, allot
+from prefect_parallel_run.monitoring.report.lanes import ProcessWork, assign_lanes
+from prefect_parallel_run.monitoring.report.locations import location_lines
 from prefect_parallel_run.monitoring.report.page import page
-from prefect_parallel_run.monitoring.report.places import place_lines
 from prefect_parallel_run.monitoring.report.processes import Process, read_processes
 from prefect_parallel_run.monitoring.report.samples import read_progress, read_resources
 from prefect_parallel_run.monitoring.report.summary import limits
-from prefect_parallel_run.monitoring.report.tries import MOST_SEGMENTS, columns, quantile
 from prefect_parallel_run.runs.executions import drives, note_drive_begin, note_drive_end
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
@@ -37,91 +37,91 @@ def nothing():
 
 
 @given(st.lists(st.tuples(times, st.floats(0, 500)), min_size=1, max_size=30))
-def test_every_interval_is_on_the_axis_with_its_whole_length(intervals):
-    """What was cut out are pauses, in which nothing went on; time never runs backwards."""
-    given = [(start, start + length) for start, length in intervals]
-    axis = Axis.over(given)
-    starts, stops = axis.places([start for start, _ in given]), axis.places([stop for _, stop in given])
-    assert np.allclose(stops - starts, [stop - start for start, stop in given], atol=1e-6)
+def test_axis_keeps_the_length_of_every_interval(intervals):
+    """Only pauses without activity are cut out; positions never decrease."""
+    spans = [(start, start + length) for start, length in intervals]
+    axis = Axis.over(spans)
+    starts, stops = axis.positions([start for start, _ in spans]), axis.positions([stop for _, stop in spans])
+    assert np.allclose(stops - starts, [stop - start for start, stop in spans], atol=1e-6)
     assert (starts >= 0).all()
     assert (stops <= axis.seconds + 1e-6).all()
-    places = axis.places(sorted(start for start, _ in given))
-    assert (np.diff(places) > -1e-6).all()
+    positions = axis.positions(sorted(start for start, _ in spans))
+    assert (np.diff(positions) > -1e-6).all()
     whole = axis.ends - axis.begins
     assert axis.seconds + sum(pause.seconds for pause in axis.pauses) == pytest.approx(whole)
 
 
-def test_nothing_has_no_axis():
-    """And a single moment has one."""
+def test_axis_exists_from_one_moment_on():
+    """There is none without any."""
     assert Axis.over([]) is None
     assert Axis.over([(5.0, 5.0)]).seconds > 0
     assert Axis.over([(5.0, 5.0), (50.0, 50.0)]).seconds > 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), times, st.floats(0, 2e4)), min_size=1, max_size=40))
-def test_what_is_spread_over_bins_sums_up_to_what_there_was(intervals):
-    """In every lane, and no bin of a lane has more than all intervals could take of it."""
+def test_bins_sum_up_to_the_length_of_all_intervals(intervals):
+    """In each lane; no bin exceeds the time that its intervals could cover."""
     axis = Axis.over([(start, start + length) for _, start, length in intervals])
     lanes = np.asarray([lane for lane, _, _ in intervals])
-    starts = axis.places([start for _, start, _ in intervals])
-    stops = axis.places([start + length for _, start, length in intervals])
-    found = spread(axis, lanes, starts, stops, 3)
-    assert found.shape == (3, BINS)
+    starts = axis.positions([start for _, start, _ in intervals])
+    stops = axis.positions([start + length for _, start, length in intervals])
+    seconds = spread(axis, lanes, starts, stops, 3)
+    assert seconds.shape == (3, BINS)
     for lane in range(3):
-        assert found[lane].sum() == pytest.approx((stops - starts)[lanes == lane].sum(), abs=1e-6)
-        assert found[lane].max() <= axis.bin_seconds * max((lanes == lane).sum(), 1) * (1 + 1e-9)
-    assert found.min() >= -1e-6
+        assert seconds[lane].sum() == pytest.approx((stops - starts)[lanes == lane].sum(), abs=1e-6)
+        assert seconds[lane].max() <= axis.bin_seconds * max((lanes == lane).sum(), 1) * (1 + 1e-9)
+    assert seconds.min() >= -1e-6
 
 
 @pytest.mark.parametrize("logs", [True, False])
-@pytest.mark.parametrize("mini_batches", [100, MOST_SEGMENTS + 500])
-def test_every_try_is_in_one_bin_and_lanes_are_busy_as_long_as_their_tries_took(tmp_path, mini_batches, logs):
-    """With the nodes' logs and without, drawn one by one and in bins."""
+@pytest.mark.parametrize("mini_batches", [100, MAX_SEGMENTS + 500])
+def test_every_attempt_is_in_one_bin_with_its_duration(tmp_path, mini_batches, logs):
+    """With and without process logs, drawn one by one and in bins."""
     made = make_run(tmp_path / "run", mini_batches, fail=0.1, logs=logs)
     facts = collect(made.directory, nothing)
-    tries = facts.timeline.tries
-    assert tries.dated == made.tries == tries.durations.sum()
-    assert tries.failed.sum() == tries.durations[1].sum() == made.failed_tries
-    assert tries.busy.sum() == pytest.approx(made.seconds)
-    assert sum(tries.outcomes.values()) == made.tries
+    attempts = facts.timeline.attempts
+    assert attempts.dated == made.tries == attempts.durations.sum()
+    assert attempts.failed.sum() == attempts.durations[1].sum() == made.failed_tries
+    assert attempts.busy.sum() == pytest.approx(made.seconds)
+    assert sum(attempts.outcomes.values()) == made.tries
     assert sum(facts.timeline.kills.values()) == made.kills
-    assert (tries.segments is None) == (made.tries > MOST_SEGMENTS)
-    if tries.segments is not None:
-        assert len({(one.mini_batch, one.attempt) for one in tries.segments}) == made.tries
-        assert sum(one.seconds for one in tries.segments) == pytest.approx(made.seconds)
-        by_lane = sorted((one.lane, one.begins, one.seconds) for one in tries.segments)
+    assert (attempts.segments is None) == (made.tries > MAX_SEGMENTS)
+    if attempts.segments is not None:
+        assert len({(segment.mini_batch, segment.attempt) for segment in attempts.segments}) == made.tries
+        assert sum(segment.seconds for segment in attempts.segments) == pytest.approx(made.seconds)
+        by_lane = sorted((segment.lane, segment.begins, segment.seconds) for segment in attempts.segments)
         for (lane, begins, seconds), (other, following, _) in pairwise(by_lane):
-            assert lane != other or begins + seconds <= following + 1e-3  # a slot does one thing at a time
+            assert lane != other or begins + seconds <= following + 1e-3  # a slot runs one attempt at a time
     with Ledger(made.directory.ledger) as ledger:
         assert facts.tally == ledger.tally()
     assert len(facts.timeline.lanes.lanes) == 4
     assert bool(facts.timeline.alive.any()) == logs
 
 
-def test_a_slot_that_is_busy_is_alive(tmp_path):
-    """And starts, life and death of its processes do not overlap."""
+def test_busy_slot_has_a_ready_process(tmp_path):
+    """The spans of its processes do not overlap."""
     facts = collect(make_run(tmp_path / "run", 300, fail=0.1).directory, nothing)
-    shown = facts.timeline
-    assert (shown.tries.busy <= shown.alive + 1e-6).all()
-    assert (shown.alive + shown.starting <= shown.axis.bin_seconds + 1e-6).all()
+    timeline = facts.timeline
+    assert (timeline.attempts.busy <= timeline.alive + 1e-6).all()
+    assert (timeline.alive + timeline.starting <= timeline.axis.bin_seconds + 1e-6).all()
 
 
-def test_causes_add_up_to_all_failed_tries(tmp_path):
-    """Each with what was in its first mini-batch; those that nothing made good come first."""
+def test_causes_add_up_to_all_failed_attempts(tmp_path):
+    """Each has the input of its first mini-batch; causes that no later attempt fixed come first."""
     made = make_run(tmp_path / "run", 200, fail=0.1)
     facts = collect(made.directory, nothing)
-    assert sum(found.cause.tries for found in facts.causes) == made.failed_tries
-    assert sum(found.ended for found in facts.causes) == facts.tally.failed == len(facts.failed)
-    assert [found.ended for found in facts.causes] == sorted((found.ended for found in facts.causes), reverse=True)
+    assert sum(group.cause.tries for group in facts.causes) == made.failed_tries
+    assert sum(group.final for group in facts.causes) == facts.tally.failed == len(facts.failed)
+    assert [group.final for group in facts.causes] == sorted((group.final for group in facts.causes), reverse=True)
     first = facts.causes[0]
     number = first.cause.first_mini_batch
-    assert first.places[0] == f"/data/images/day={number % 28:02d}/img_{number:06d}_0.jpg"
-    assert first.places[-1] == "and 7 more files"
+    assert first.inputs[0] == f"/data/images/day={number % 28:02d}/img_{number:06d}_0.jpg"
+    assert first.inputs[-1] == "and 7 more files"
     assert [slow.seconds for slow in facts.slowest] == sorted((slow.seconds for slow in facts.slowest), reverse=True)
 
 
-def test_tries_of_items_apart_are_counted_everywhere(tmp_path):
-    """The card of their cause names the guilty file; one that took long is among the slowest."""
+def test_attempts_at_some_items_are_counted_everywhere(tmp_path):
+    """The card of their cause names the failing file; a long one is among the slowest."""
     made = make_run(tmp_path / "run", 40, fail=0.0, logs=False)
     error = {"error_type": "OSError", "error": "truncated", "fingerprint": "t", "node": "node-0", "pid": 1000}
     bad = Receipt.of_failure(7, 1, "raised", items=10, started=BEGAN + 1, seconds=1.0, **error)
@@ -130,31 +130,31 @@ def test_tries_of_items_apart_are_counted_everywhere(tmp_path):
         for piece, items in (((4, 5), 1), ((4, 10), 0)):
             ledger.commit_piece(bad._replace(seconds=600.0 + items), piece, items, "succeeded")
     facts = collect(made.directory, nothing)
-    assert sum(found.cause.tries for found in facts.causes) == before + 2 == facts.timeline.tries.failed.sum()
-    (found,) = (found for found in facts.causes if found.cause.fingerprint == "t")
-    assert (found.places, found.cause.failed_items) == (["/data/images/day=07/img_000007_4.jpg"], 1)
-    assert [(slow.attempt, slow.items, slow.places) for slow in facts.slowest[:2]] == [
-        (0, 1, found.places),
-        (0, 6, [*found.places, "and 5 more files"]),
+    assert sum(group.cause.tries for group in facts.causes) == before + 2 == facts.timeline.attempts.failed.sum()
+    (group,) = (group for group in facts.causes if group.cause.fingerprint == "t")
+    assert (group.inputs, group.cause.failed_items) == (["/data/images/day=07/img_000007_4.jpg"], 1)
+    assert [(slow.attempt, slow.items, slow.inputs) for slow in facts.slowest[:2]] == [
+        (0, 1, group.inputs),
+        (0, 6, [*group.inputs, "and 5 more files"]),
     ]
-    words = page(facts, 0.0)
-    assert "The first that was found guilty" in words
-    assert "apart" in words
+    html = page(facts, 0.0)
+    assert "First failing item" in html
+    assert "some items" in html
 
 
-def test_a_run_that_was_driven_three_times_has_its_pauses_cut_out(tmp_path):
-    """Slots keep their lanes; names are those of the drive's own files."""
+def test_pauses_between_three_executions_are_cut_out(tmp_path):
+    """Slots keep their lanes; each execution has its own log files."""
     made = make_run(tmp_path / "run", 90, fail=0.0, drives=3)
     facts = collect(made.directory, nothing)
     assert [round(pause.seconds, -2) for pause in facts.timeline.axis.pauses] == [3600, 7200]
     assert len(facts.timeline.lanes.lanes) == 4
-    assert [drive.status for drive in facts.drives] == ["interrupted", "interrupted", "succeeded"]
+    assert [execution.status for execution in facts.executions] == ["interrupted", "interrupted", "succeeded"]
     assert set(facts.progress) == {1, 2, 3}
     assert facts.timeline.processes == 12
 
 
-def test_what_is_missing_is_missing_and_no_more(tmp_path):
-    """A run of an older version, planned and never begun."""
+def test_missing_files_only_remove_their_sections(tmp_path):
+    """A planned run of an older version."""
     directory = RunDirectory(tmp_path / "run")
     directory.make()
     with Ledger.create(directory.ledger, [10] * 3) as ledger:
@@ -162,22 +162,22 @@ def test_what_is_missing_is_missing_and_no_more(tmp_path):
         assert (facts.timeline, facts.plan, facts.status, facts.tally.planned) == (None, None, "planned", 3)
         ledger._connection.execute(LOST, (0, 1))
         facts = collect(directory, nothing)
-    assert facts.timeline is None  # nobody knows when that was
+    assert facts.timeline is None  # the attempt has no time
     with pytest.raises(OutputError, match="is not there"):
         collect(RunDirectory(tmp_path), nothing)
 
 
-def test_a_try_without_a_time_is_told_apart(tmp_path):
-    """It is counted, and not drawn."""
+def test_attempt_without_a_time_is_counted_separately(tmp_path):
+    """It is not drawn."""
     made = make_run(tmp_path / "run", 5, fail=0.0)
     with Ledger(made.directory.ledger) as ledger:
         ledger._connection.execute(LOST, (4, 2))
-    tries = collect(made.directory, nothing).timeline.tries
-    assert (tries.undated, tries.dated) == (1, 5)
+    attempts = collect(made.directory, nothing).timeline.attempts
+    assert (attempts.undated, attempts.dated) == (1, 5)
 
 
-def test_reading_stops_when_it_is_told_to(tmp_path):
-    """In the middle of a query as well: whoever cancels a run does not wait for its report."""
+def test_reading_stops_when_the_run_is_cancelled(tmp_path):
+    """Even during a query: a cancellation does not wait for the report."""
     made = make_run(tmp_path / "run", 20_000, logs=False)
     calls = []
 
@@ -195,51 +195,52 @@ def test_reading_stops_when_it_is_told_to(tmp_path):
             next(endless)
 
 
-def worked(node, pid, began=0.0, ended=1.0, failed=0):
-    return Worked(node, pid, 10, failed, began, ended)
+def work(node, pid, began=0.0, ended=1.0, failed=0):
+    return ProcessWork(node, pid, 10, failed, began, ended)
 
 
-def test_processes_share_lanes_where_nobody_wrote_down_their_slots():
-    """As many as worked at a time; what was lost with its node has a lane of its own."""
-    lanes = allot([worked("n", 1, 0, 10), worked("n", 2, 0, 4), worked("n", 3, 5, 9), worked("n", 0, 8, 9)], [])
-    assert [lane.label for lane in lanes.lanes] == ["lost with it", "process 1", "process 2"]
+def test_processes_without_a_log_share_lanes():
+    """As few as needed; attempts lost with their node have a separate lane."""
+    lanes = assign_lanes([work("n", 1, 0, 10), work("n", 2, 0, 4), work("n", 3, 5, 9), work("n", 0, 8, 9)], [])
+    assert [lane.label for lane in lanes.lanes] == ["lost with the node", "process 1", "process 2"]
     assert lanes.of("n", 2, 1) == lanes.of("n", 3, 6) != lanes.of("n", 1, 1)
 
 
-def test_a_pid_that_came_twice_is_told_apart_by_time():
-    """Two processes of two slots, one after the other."""
+def test_reused_pid_is_resolved_by_time():
+    """Two processes in two slots, one after the other."""
     processes = [
         Process(1, "n", "n.0.0", 7, started=0, slot=0, ready=1, ended=5),
         Process(1, "n", "n.1.0", 7, started=6, slot=1, ready=7),
     ]
-    lanes = allot([worked("n", 7, 1, 20)], processes)
+    lanes = assign_lanes([work("n", 7, 1, 20)], processes)
     assert [lanes.of("n", 7, at) for at in (1, 4, 7, 15)] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
     ("nodes", "slots", "detail", "drawn"), [(4, 2, "slot", 8), (8, 4, "node", 8), (40, 2, "some nodes", 10)]
 )
-def test_lanes_are_never_too_many(nodes, slots, detail, drawn):
-    """Each slot is in one of them; nodes with failures are among those that are shown."""
-    done = [worked(f"node-{node}", node * slots + slot, failed=node == 33) for node in range(nodes) for slot in range(slots)]
-    lanes = allot(done, [], most=10)
+def test_number_of_lanes_is_bounded(nodes, slots, detail, drawn):
+    """Each slot is in one lane; nodes with failures have their own lane."""
+    processes = [work(f"node-{node}", node * slots + slot, failed=node == 33) for node in range(nodes) for slot in range(slots)]
+    lanes = assign_lanes(processes, [], most=10)
     assert (lanes.detail, len(lanes.lanes), lanes.total, lanes.nodes) == (detail, drawn, nodes * slots, nodes)
     assert sum(lane.slots for lane in lanes.lanes) == nodes * slots
-    assert {lanes.of(one.node, one.pid, 0.5) for one in done} == set(range(drawn))
+    assert {lanes.of(process.node, process.pid, 0.5) for process in processes} == set(range(drawn))
     if nodes > 33:
         assert "node-33" in [lane.node for lane in lanes.lanes]
 
 
-def test_lines_that_were_cut_short_are_left_out(tmp_path):
-    """A node may be lost in the middle of a line; another version may write what we do not know."""
+def test_incomplete_and_unknown_lines_are_skipped(tmp_path):
+    """A node may be lost while it writes; another version may write unknown events."""
     (tmp_path / "r2.node-7.processes.jsonl").write_text(
         '{"event":"started","at":1,"process":"a","pid":3,"slot":null}\n'
         '{"event":"sang","at":1}\n[1]\n{"event":"ended","at":9,"process":"unknown"}\n'
         '{"event":"ready","at":2,"process":"a","slot":4,"import_seconds":0.5,"init_seconds":0.2}\n{"event":"en'
     )
-    (found,), is_all = read_processes(tmp_path, nothing)
-    assert (found.drive, found.node, found.slot, found.is_spare, found.ready, found.ended) == (2, "node-7", 4, True, 2, None)
-    assert is_all
+    (process,), is_complete = read_processes(tmp_path, nothing)
+    state = (process.execution, process.node, process.slot, process.is_standby, process.ready, process.ended)
+    assert state == (2, "node-7", 4, True, 2, None)
+    assert is_complete
     with (tmp_path / "r2.node-7.processes.jsonl").open("a") as file:
         file.write('\n{"event":"left_out","at":10,"reason":"20000 lines are enough"}\n')
     assert [len(read_processes(tmp_path, nothing)[0]), read_processes(tmp_path, nothing)[1]] == [1, False]
@@ -253,54 +254,54 @@ def test_lines_that_were_cut_short_are_left_out(tmp_path):
     assert [line.remaining_seconds for line in read_progress(tmp_path)[1]] == [None, 1.5]
 
 
-def test_no_logs_at_all(tmp_path):
-    """Not even their folder."""
-    gone = tmp_path / "logs"
-    assert read_processes(gone, nothing) == ([], True)
-    assert read_progress(gone) == {}
-    assert read_resources(gone, Axis.over([(0, 1)]), nothing) is None
+def test_logs_may_be_missing(tmp_path):
+    """Even their folder."""
+    missing = tmp_path / "logs"
+    assert read_processes(missing, nothing) == ([], True)
+    assert read_progress(missing) == {}
+    assert read_resources(missing, Axis.over([(0, 1)]), nothing) is None
 
 
 @given(st.lists(st.floats(1e-5, 1e5), min_size=1, max_size=200))
-def test_the_median_is_the_median(seconds):
-    """To the width of a bin; columns lose nothing."""
-    made = np.zeros((2, 1200), dtype=np.int64)
-    for one in seconds:
-        made[0, min(int((np.log10(one) + 5) * 100), 1199)] += 1
+def test_median_is_accurate_to_the_width_of_a_bin(seconds):
+    """The columns of the histogram count every duration."""
+    counts = np.zeros((2, 1200), dtype=np.int64)
+    for duration in seconds:
+        counts[0, min(int((np.log10(duration) + 5) * 100), 1199)] += 1
     low, high = np.quantile(seconds, 0.5, method="lower"), np.quantile(seconds, 0.5, method="higher")
-    assert low / 1.03 <= quantile(made[0], 0.5) <= high * 1.03
-    found = columns(made)
-    assert sum(column.succeeded for column in found) == len(seconds)
-    assert len(found) <= 48
-    assert found[0].begins <= min(seconds) * 1.03
-    assert max(seconds) <= found[-1].stops * 1.03
+    assert low / 1.03 <= quantile(counts[0], 0.5) <= high * 1.03
+    histogram = columns(counts)
+    assert sum(column.succeeded for column in histogram) == len(seconds)
+    assert len(histogram) <= 48
+    assert histogram[0].begins <= min(seconds) * 1.03
+    assert max(seconds) <= histogram[-1].stops * 1.03
 
 
-def test_limits_are_those_of_the_last_drive(tmp_path):
-    """With what was used of them; -1 and 100 forgive everything."""
+def test_limits_are_those_of_the_last_execution(tmp_path):
+    """With their actual values; -1 and 100 mean no limit."""
     facts = collect(make_run(tmp_path / "run", 50, fail=0.0).directory, nothing)
-    found = {limit.name: limit for limit in limits(facts)}
-    assert (found["error_threshold"].allowed, found["error_threshold"].actual) == (5, 10)
-    assert found["error_threshold"].is_exceeded
-    assert found["allowed_failed_count"].allowed is None
-    assert (found["allowed_failed_percent"].actual, found["allowed_failed_percent"].is_exceeded) == (2, False)
+    by_name = {limit.name: limit for limit in limits(facts)}
+    assert (by_name["error_threshold"].allowed, by_name["error_threshold"].actual) == (5, 10)
+    assert by_name["error_threshold"].is_exceeded
+    assert by_name["allowed_failed_count"].allowed is None
+    assert (by_name["allowed_failed_percent"].actual, by_name["allowed_failed_percent"].is_exceeded) == (2, False)
 
 
-def test_limits_are_those_that_a_person_changed_them_to(tmp_path):
-    """With what they were at first; what was ordered is on the timeline, as far as it was followed."""
+def test_limits_changed_by_a_command_are_shown(tmp_path):
+    """With their initial values; applied commands are on the timeline."""
     made = make_run(tmp_path / "run", 50, fail=0.0)
     made.directory.describe({**made.directory.facts(), "config": {"error_threshold": 5, "allowed_failed_percent": 20.0}})
     adjusted(made)
     facts = collect(made.directory, nothing)
-    found = {limit.name: limit for limit in limits(facts)}
-    assert (found["error_threshold"].allowed, found["error_threshold"].at_first) == (20, "5")
-    assert found["allowed_failed_percent"].at_first == ""
-    assert not found["error_threshold"].is_exceeded
-    assert facts.timeline.orders == [(2, pytest.approx(1.0, abs=1e-3)), (3, pytest.approx(2.0, abs=1e-3))]
+    by_name = {limit.name: limit for limit in limits(facts)}
+    assert (by_name["error_threshold"].allowed, by_name["error_threshold"].initial) == (20, "5")
+    assert by_name["allowed_failed_percent"].initial == ""
+    assert not by_name["error_threshold"].is_exceeded
+    assert facts.timeline.commands == [(2, pytest.approx(1.0, abs=1e-3)), (3, pytest.approx(2.0, abs=1e-3))]
 
 
-def test_a_drive_notes_versions_and_configuration_and_no_secret(tmp_path, scripts):
-    """The values of environment variables are nowhere in the ledger."""
+def test_execution_records_versions_and_config_but_no_secret(tmp_path, scripts):
+    """The values of environment variables are not in the ledger."""
     from prefect_parallel_run import ParallelRunConfig
 
     config = ParallelRunConfig(
@@ -313,9 +314,11 @@ def test_a_drive_notes_versions_and_configuration_and_no_secret(tmp_path, script
     with Ledger.create(tmp_path / "ledger.sqlite", [1]) as ledger:
         ledger.note(drives="2")
         note_drive_begin(ledger, 2, config)
-        (begun,) = drives(ledger.facts())
-        assert (begun.number, begun.ended, begun.config["error_threshold"]) == (2, None, 7)
-        assert {"python", "prefect_parallel_run", "prefect", "dask", "distributed", "pandas", "pyarrow"} == set(begun.versions)
+        (started,) = drives(ledger.facts())
+        assert (started.number, started.ended, started.config["error_threshold"]) == (2, None, 7)
+        assert {"python", "prefect_parallel_run", "prefect", "dask", "distributed", "pandas", "pyarrow"} == set(
+            started.versions
+        )
         note_drive_end(ledger, "cancelled", "because")
         (ended,) = drives(ledger.facts())
         assert (ended.status, ended.reason) == ("cancelled", "because")
@@ -345,6 +348,6 @@ def test_a_drive_notes_versions_and_configuration_and_no_secret(tmp_path, script
         ),
     ],
 )
-def test_where_items_are(work, piece, lines):
-    """In words, for every kind of work."""
-    assert place_lines(work, piece) == lines
+def test_location_of_items_is_readable(work, piece, lines):
+    """For every kind of input."""
+    assert location_lines(work, piece) == lines

@@ -1,4 +1,4 @@
-"""What the flow process writes to logs/: rows that agree with the ledger, counts, and an overview that a person can read."""
+"""The files that the flow process writes to logs/: rows that agree with the ledger, counts, and a readable overview."""
 
 import csv
 import logging
@@ -24,16 +24,16 @@ def receipt(index, attempt=1, error_type="", node="node-0"):
 
 @pytest.fixture
 def run(tmp_path):
-    made = RunDirectory(tmp_path / "score-1")
-    made.make()
-    with Ledger.create(made.ledger, [10] * 6) as ledger:
+    directory = RunDirectory(tmp_path / "score-1")
+    directory.make()
+    with Ledger.create(directory.ledger, [10] * 6) as ledger:
         ledger.note(drives="1", status="running")
-    return made
+    return directory
 
 
 def commit(run, files, *receipts, state="succeeded"):
     with Ledger(run.ledger) as ledger:
-        ledger.commit([(one, "waiting" if one.error_type else state) for one in receipts])
+        ledger.commit([(receipt, "waiting" if receipt.error_type else state) for receipt in receipts])
     files.committed(receipts)
 
 
@@ -46,12 +46,12 @@ def attempts(run):
     with Ledger(run.ledger) as ledger:
         query = f"SELECT {', '.join(processed.COLUMNS)} FROM attempts ORDER BY mini_batch, attempt"
         numbers = ("started", "seconds")
-        found = [dict(zip(processed.COLUMNS, values, strict=True)) for values in ledger.rows(query)]
-        return [{name: f"{v:.6f}" if name in numbers else str(v) for name, v in row.items()} for row in found]
+        attempts = [dict(zip(processed.COLUMNS, values, strict=True)) for values in ledger.rows(query)]
+        return [{name: f"{v:.6f}" if name in numbers else str(v) for name, v in row.items()} for row in attempts]
 
 
-def test_the_rows_of_finished_tries_agree_with_the_ledger(run):
-    """Failed ones, with names as a script may give them, included."""
+def test_rows_of_finished_attempts_agree_with_the_ledger(run):
+    """Including failed attempts with unusual names of error types."""
     files = RunFiles(run, "score", Tally(planned=6), pytest.fail)
     commit(run, files, receipt(0), receipt(1, error_type="ValueError"))
     commit(run, files, receipt(1, 2, error_type=NASTY), receipt(2))
@@ -59,8 +59,8 @@ def test_the_rows_of_finished_tries_agree_with_the_ledger(run):
     assert len(attempts(run)) == 4
 
 
-def test_a_drive_that_goes_on_writes_the_rows_anew(run):
-    """So that they agree with the ledger, whatever the drive before had written when it ended."""
+def test_resumed_run_rewrites_the_rows_from_the_ledger(run):
+    """So that they agree with it, even if the previous execution was killed while it wrote."""
     files = RunFiles(run, "score", Tally(planned=6), pytest.fail)
     commit(run, files, receipt(0), receipt(1, error_type=NASTY))
     with (run.logs / PROCESSED).open("a") as file:
@@ -75,8 +75,8 @@ def test_a_drive_that_goes_on_writes_the_rows_anew(run):
     assert sorted(path.name for path in run.logs.iterdir()) == [PROCESSED, PROGRESS, f"r2.{PROGRESS}"]
 
 
-def test_counts_and_overview_are_written_when_they_are_due(run):
-    """And at the end; the overview has what a person asks, on lines of text."""
+def test_counts_and_overview_are_written_when_due(run):
+    """And at the end; error messages cannot break the lines of the overview."""
     now = [100.0]
     files = RunFiles(run, "score", Tally(planned=6, items=60), pytest.fail, clock=lambda: now[0])
     files.node_joined(NodeFacts(node="node-0", host="alpha", pid=1, cores=2, slots=3))
@@ -104,44 +104,44 @@ def test_counts_and_overview_are_written_when_they_are_due(run):
         "items 60 10 0 20 30",
         "rows 1,234",
     ]
-    assert lines[lines.index("nodes of this drive") + 1 :][:2] == [
-        "node-0: on alpha, processes: 3; tries: 2, failed: 1",
-        "node-10: on beta, processes: 1; tries: 1, failed: 1; lost",
+    assert lines[lines.index("nodes of this execution") + 1 :][:2] == [
+        "node-0: on alpha, processes: 3; attempts: 2, failed: 1",
+        "node-10: on beta, processes: 1; attempts: 1, failed: 1; lost",
     ]
     assert lines[-1] == "2: ValueError: all\\x1b[2J bad (raised; first mini-batch 1, on node-0, node-10)"
 
 
-def test_the_overview_tells_what_holds_a_run_back(run):
-    """And that it is paused; no time to go is true then."""
-    watch = LogWatch("score", logging.getLogger("test"))
-    watch.began(run, Tally(planned=600), "")
+def test_overview_says_what_holds_a_run(run):
+    """A limit or a pause; there is no time to go then."""
+    listener = LogWatch("score", logging.getLogger("test"))
+    listener.began(run, Tally(planned=600), "")
 
     def text():
-        watch._files._next_overview = 0.0
-        watch.progressed(Tally(planned=600, succeeded=300))
+        listener._files._next_overview = 0.0
+        listener.progressed(Tally(planned=600, succeeded=300))
         return (run.logs / OVERVIEW).read_text()
 
-    watch.held(Breach("error_threshold", 4, 20))
-    assert "\nto go   held back: error_threshold 4 is near\n" in text()
-    watch.paused(True)
+    listener.held(Breach("error_threshold", 4, 20))
+    assert "\nto go   on hold: error_threshold 4 is near\n" in text()
+    listener.paused(True)
     assert "status  paused\n" in text()
     assert "\nto go   paused\n" in text()
-    watch.paused(False)
-    watch.held(None)
-    assert "\nto go   not known yet\n" in text()  # all at once is no measure
-    watch.ended(Ledger(run.ledger))
-    watch.closed("succeeded", "")
+    listener.paused(False)
+    listener.held(None)
+    assert "\nto go   unknown yet\n" in text()  # half of them within no time gives no rate
+    listener.ended(Ledger(run.ledger))
+    listener.closed("succeeded", "")
     assert "to go" not in (run.logs / OVERVIEW).read_text()
 
 
-def test_tries_of_items_apart_are_in_the_overview(run):
-    """As a drive that goes on would count them; the rows are of whole mini-batches."""
+def test_attempts_at_some_items_count_in_the_overview(run):
+    """As a resumed run would count them; the rows are only about whole mini-batches."""
     files = RunFiles(run, "score", Tally(planned=6), pytest.fail)
     commit(run, files, receipt(1, error_type="ValueError"), state="isolating")
-    apart = receipt(1, error_type="ValueError")
+    piece = receipt(1, error_type="ValueError")
     with Ledger(run.ledger) as ledger:
-        ledger.commit_piece(apart, (0, 5), 0, "isolating")
-    files.isolated(apart)
+        ledger.commit_piece(piece, (0, 5), 0, "isolating")
+    files.isolated(piece)
     files.ended(Tally(planned=6))
     assert "\n  2: ValueError: all" in (run.logs / OVERVIEW).read_text()
     RunFiles(run, "score", Tally(planned=6), pytest.fail).ended(Tally(planned=6))
@@ -149,8 +149,8 @@ def test_tries_of_items_apart_are_in_the_overview(run):
     assert len(rows(run.logs / PROCESSED)) == 1
 
 
-def test_a_file_that_the_disk_refuses_is_told_once_and_ends(run):
-    """The run, and the other files, go on."""
+def test_unwritable_file_is_reported_once_and_abandoned(run):
+    """The run and the other files continue."""
     (run.logs / PROGRESS).symlink_to("/dev/full")
     warned = []
     now = [0.0]
@@ -160,20 +160,21 @@ def test_a_file_that_the_disk_refuses_is_told_once_and_ends(run):
         files.progressed(Tally(planned=6))
     commit(run, files, receipt(0))
     assert len(warned) == 1
-    assert "progress.csv is not written any more: No space left on device" in warned[0]
+    assert warned[0].startswith("stopped writing ")
+    assert warned[0].endswith("progress.csv: No space left on device")
     assert rows(run.logs / PROCESSED) == attempts(run)
 
 
-def test_the_watch_of_the_command_line_writes_them(run):
-    """Whoever tells a logger only."""
-    watch = LogWatch("score", logging.getLogger("test"))
-    watch.closed("failed", "before it began")
+def test_listener_without_prefect_writes_the_files(run):
+    """The command line resumes a run without Prefect."""
+    listener = LogWatch("score", logging.getLogger("test"))
+    listener.closed("failed", "before it began")
     assert list(run.logs.iterdir()) == []
-    watch.began(run, Tally(planned=6), "")
-    watch.progressed(Tally(planned=6))
+    listener.began(run, Tally(planned=6), "")
+    listener.progressed(Tally(planned=6))
     with Ledger(run.ledger) as ledger:
-        watch.ended(ledger)
-    watch.closed("succeeded", "")
+        listener.ended(ledger)
+    listener.closed("succeeded", "")
     assert "status  succeeded\n" in (run.logs / OVERVIEW).read_text()
     assert (run.logs / PROCESSED).read_text() == processed.HEADER
     assert len(rows(run.logs / PROGRESS)) == 2

@@ -1,4 +1,4 @@
-"""How a run stands, from its ledger alone, and in lines that fit a terminal."""
+"""The status of a run from its ledger alone, and as lines that fit a terminal."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
 NOW = 1_700_000_000.0
-WORDS = (
+ERROR = (
     "cannot identify image file '/data/photos/a rather long folder/of many/img_000123.jpg', nor what else it may be: give up"
 )
 BAR = Style(colours=False, unicode=True)
@@ -18,7 +18,7 @@ BAR = Style(colours=False, unicode=True)
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of 150 mini-batches that this process drives: 40 are done, by two processes."""
+    """A run of 150 mini-batches that this process executes: 40 are finished, by two processes."""
     directory = RunDirectory(tmp_path / "facts-78d693fc5b28-20261125T224333-80d950")
     directory.make()
     directory.plan.touch()
@@ -36,12 +36,12 @@ def run(tmp_path):
 
 def fail(run, state, number=40):
     with Ledger(run.ledger) as ledger:
-        error = {"error_type": "PIL.UnidentifiedImageError", "error": WORDS, "fingerprint": "f", "node": "node-0"}
+        error = {"error_type": "PIL.UnidentifiedImageError", "error": ERROR, "fingerprint": "f", "node": "node-0"}
         ledger.commit([(Receipt.of_failure(number, 1, "raised", items=20, started=NOW - 1, seconds=1.0, **error), state)])
 
 
-def test_the_time_to_go_stands_beside_the_bar(run):
-    """In 80 columns nothing is cut off: what is too long goes on in a second row."""
+def test_time_to_go_is_beside_the_bar(run):
+    """In 80 columns a long line wraps into a second row."""
     write_json(run.description, {"config": {"error_threshold": 100}})
     fail(run, "failed")
     lines = standing_lines(look(run, NOW), NOW, 79, BAR)
@@ -50,25 +50,25 @@ def test_the_time_to_go_stands_beside_the_bar(run):
     (bar,) = (line for line in lines if "━" in line)
     assert bar.endswith("─ 27 %  54 s to go")
     assert sum("to go" in line for line in lines) == 1
-    told = [row.strip() for row in lines if row.startswith("    ")]
-    assert any(row.endswith("…") for row in told), "the cause has two rows at most"
+    wrapped = [row.strip() for row in lines if row.startswith("    ")]
+    assert any(row.endswith("…") for row in wrapped), "the cause has at most two rows"
     joined = " ".join(row.strip() for row in lines)
-    assert "newest result" in joined
-    assert "2.0 mini-batches/s of late" in joined
+    assert "latest result" in joined
+    assert "2.0 mini-batches/s recently" in joined
     assert "1 failed try of 1 mini-batch: PIL.UnidentifiedImageError: cannot identify image file '/data" in joined
     assert "54 s to go" in " ".join(standing_lines(look(run, NOW), NOW))
 
 
-def test_what_holds_a_run_back_is_told(run):
-    """Its own process judges by the same counts: also those of pending tries. No time to go is true then."""
-    assert "held back" not in standing_line(look(run, NOW))
+def test_status_names_the_limit_that_holds_the_run(run):
+    """The executing process uses the same counts, pending attempts included; there is no time to go then."""
+    assert "on hold" not in standing_line(look(run, NOW))
     fail(run, "waiting")
-    standing = look(run, NOW)
-    for words in (standing_line(standing), *(line for line in standing_lines(standing, NOW, 79, BAR) if "━" in line)):
-        assert words.endswith("held back: error_threshold 4 is near")
-    told = as_plain(standing)
-    assert told["held"] == {"limit": "error_threshold", "allowed": 4, "actual": 20}
-    assert told["remaining_seconds"] is None
+    status = look(run, NOW)
+    for text in (standing_line(status), *(line for line in standing_lines(status, NOW, 79, BAR) if "━" in line)):
+        assert text.endswith("on hold: error_threshold 4 is near")
+    plain = as_plain(status)
+    assert plain["held"] == {"limit": "error_threshold", "allowed": 4, "actual": 20}
+    assert plain["remaining_seconds"] is None
     with Ledger(run.ledger) as ledger:
         ledger.note(adjustments='{"error_threshold": {"now": 20, "instead_of": [4]}}')
     assert as_plain(look(run, NOW))["held"] is None
@@ -78,15 +78,15 @@ def test_what_holds_a_run_back_is_told(run):
     assert "paused" in standing_line(look(run, NOW))
 
 
-def test_at_the_end_it_says_what_it_waits_for(run):
-    """How fast the others were does not matter then."""
+def test_status_near_the_end_says_what_it_waits_for(run):
+    """The rate of finished mini-batches does not predict the last ones."""
     with Ledger(run.ledger) as ledger:
         good = Receipt(0, 1, "succeeded", 20, 20, 0, 20, "p", 0, 0, 20, 1, NOW - 1, 0.5, "node-0", 1)
         ledger.commit((good._replace(mini_batch=number), "succeeded") for number in range(40, 149))
-    standing = look(run, NOW)
-    words = "149 of 150 mini-batches (99 %), 7.5 mini-batches/s of late, waiting for 1 mini-batch"
-    assert standing_line(standing).endswith(words)
-    assert (as_plain(standing)["waits_for"], as_plain(standing)["remaining_seconds"]) == (1, None)
+    status = look(run, NOW)
+    expected = "149 of 150 mini-batches (99 %), 7.5 mini-batches/s recently, waiting for 1 mini-batch"
+    assert standing_line(status).endswith(expected)
+    assert (as_plain(status)["waits_for"], as_plain(status)["remaining_seconds"]) == (1, None)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_at_the_end_it_says_what_it_waits_for(run):
     [(4, ["--error-threshold N", "--isolate-failed-items", "--retry-failed"]), (20, [""])],
     ids=["exceeded", "kept"],
 )
-def test_what_can_be_done_about_a_limit(tmp_path, run, threshold, options):
-    """Going on as it is would end the same way: the same hints as beside the error."""
+def test_status_suggests_commands_for_an_exceeded_limit(tmp_path, run, threshold, options):
+    """Resuming unchanged would fail again: the hints are those beside the error."""
     fail(run, "failed")
     write_json(run.description, {"config": {"error_threshold": threshold}})
     with Ledger(run.ledger) as ledger:

@@ -1,15 +1,15 @@
-"""The summary of a step says how it ended, what there was, and where it is."""
+"""The summary of a step gives its outcome, counts and locations."""
 
 import pytest
 
 from prefect_parallel_run.errors import LimitExceededError
 from prefect_parallel_run.models import Tally
-from prefect_parallel_run.monitoring.summary import Done, report_text, summary_of_failure, summary_of_result
+from prefect_parallel_run.monitoring.summary import Throughput, report_text, summary_of_failure, summary_of_result
 from prefect_parallel_run.result import ParallelRunResult
 
 
 def result(**fields):
-    facts = {
+    defaults = {
         "name": "score it",
         "run_id": "r",
         "output": "/out",
@@ -27,13 +27,13 @@ def result(**fields):
         "seconds": 10.0,
         "limits": {"error_threshold": 10, "allowed_failed_count": None, "allowed_failed_percent": 5.0},
     }
-    return ParallelRunResult(**{**facts, **fields})
+    return ParallelRunResult(**{**defaults, **fields})
 
 
-def test_of_a_result():
-    """Figures as people write them, only the limits that there are, the pace of what was done this time."""
-    text = summary_of_result(result(), Done(9.0, 5.0, 1000, 10_000))
-    assert "**Succeeded; 10 items failed, which is forgiven**" in text
+def test_summary_of_a_result():
+    """Readable figures, only the limits that are set, the rate of this execution."""
+    text = summary_of_result(result(), Throughput(9.0, 5.0, 1000, 10_000))
+    assert "**Succeeded; 10 items failed, within the limits**" in text
     assert "| mini-batches | 2,000 | 1,999 | 1 | 0 |" in text
     assert "| items | 20,000 | 19,990 | 10 | 0 |" in text
     assert "19,990 rows · 10 s · 200.0 mini-batches/s · 2,000.0 items/s" in text
@@ -44,37 +44,37 @@ def test_of_a_result():
     assert "Run directory: `/out/_parallel_run/r`" in text
 
 
-def test_of_an_earlier_result():
-    """Nothing ran, so there is no pace; where the result is counts."""
-    nothing = dict.fromkeys(["items_failed", "mini_batches_failed"], 0)
-    text = summary_of_result(result(reused=True, seconds=0.0, **nothing), Done(0.0, 0.0, 0, 0))
-    assert "**Reused: nothing ran, the result is that of an earlier run**" in text
+def test_summary_of_a_reused_result():
+    """Nothing ran, so there is no rate; the location of the result matters."""
+    no_failures = dict.fromkeys(["items_failed", "mini_batches_failed"], 0)
+    text = summary_of_result(result(reused=True, seconds=0.0, **no_failures), Throughput(0.0, 0.0, 0, 0))
+    assert "**Reused: this is the result of an earlier run; nothing ran**" in text
     assert "/s" not in text
     assert "Result: `/out/rows.csv`" in text
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "expected"),
     [
         (
             LimitExceededError("error_threshold", 1, 10, "/r", "mini-batch 3: ValueError: bad \x1b[2J"),
             "**Failed**\n\n```\nLimitExceededError: error_threshold exceeded",
         ),
-        (KeyboardInterrupt(), "**Cancelled; what is finished is kept**"),
+        (KeyboardInterrupt(), "**Cancelled; finished mini-batches are kept**"),
     ],
 )
-def test_of_a_run_without_a_result(error, words):
+def test_summary_of_a_run_without_a_result(error, expected):
     tally = Tally(planned=10, succeeded=3, failed=1, items=100, succeeded_items=30, failed_items=10, rows=30)
-    text = summary_of_failure("score", error, tally, "/r", Done(3.0, 2.0, 4, 40))
-    assert words in text
+    text = summary_of_failure("score", error, tally, "/r", Throughput(3.0, 2.0, 4, 40))
+    assert expected in text
     assert "\x1b" not in text
     assert "| items | 100 | 30 | 10 | 60 |" in text
     assert "30 rows · 3.0 s · 2.0 mini-batches/s · 20.0 items/s" in text
     assert "Result" not in text
 
 
-def test_of_a_report():
-    """A link only where a browser would follow it; else the path, and the command that opens it."""
+def test_report_is_linked_only_if_a_browser_follows_it():
+    """Otherwise the text gives the path and the command that opens it."""
     text = report_text("/my out/_parallel_run/r/report.html")
     assert "prefect-parallel-run report '/my out/_parallel_run/r' --open" in text
     assert "](" not in text

@@ -1,4 +1,4 @@
-"""report.html: what happened in a run, on one page that opens anywhere, without a network."""
+"""report.html: a self-contained page about one run that opens without a network."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from prefect_parallel_run.runs.run_directory import RunDirectory
 def write_report(
     directory: RunDirectory, output: Path | None = None, check_cancelled: Callable[[], None] = lambda: None
 ) -> Path:
-    """Write the report of a run, whole or not at all, and return where it is.
+    """Write the report of a run atomically and return its path.
 
     Args:
-        directory: Of the run, which may be going on.
+        directory: The run directory; the run may still be active.
         output: File to write; by default ``report.html`` in the run directory.
-        check_cancelled: Called now and then; raises to stop.
+        check_cancelled: Called repeatedly; raises to stop.
 
     Raises:
         OutputError: The run has no ledger, or the report cannot be written.
         sqlite3.Error: The ledger cannot be read, or *check_cancelled* raised while it was.
     """
-    from prefect_parallel_run.monitoring.report.data import collect  # noqa: PLC0415  numpy, which a resume need not wait for
-    from prefect_parallel_run.monitoring.report.page import page  # noqa: PLC0415  the same
+    from prefect_parallel_run.monitoring.report.data import collect  # noqa: PLC0415  numpy delays a resume
+    from prefect_parallel_run.monitoring.report.page import page  # noqa: PLC0415  numpy delays a resume
 
     target = directory.report if output is None else output
     text = page(collect(directory, check_cancelled), time.time())
-    beside = target.with_name(f".{target.name}.tmp")
+    temporary = target.with_name(f".{target.name}.tmp")
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(target)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(target)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise OutputError(str(target), f"cannot be written: {error.strerror}") from error
     return target

@@ -1,7 +1,7 @@
-"""The shapes of a report: tracks along the time axis, and columns. Inline SVG that stretches without stretching its text.
+"""The charts of a report: tracks along the time axis. Inline SVG that scales to the page without scaling its text.
 
-An <svg> without a viewBox takes places in percent, so that it follows the width of the page; long paths lie in an inner one
-that is stretched. Nothing is told by colour alone: failures are hatched, or hang from the upper edge.
+An <svg> without a viewBox has positions in percent, so that it follows the width of the page; an inner, stretched <svg> holds
+the long paths. Colour is never the only distinction: failures are hatched, or hang from the upper edge.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prefect_parallel_run.monitoring.report.html import Html, el, join
 
 HEIGHT = 96  #: px of a plot
 _SCALE = 1000  #: height of the inner drawing
-_ROOM = 0.03  #: of the width, for the number of an order
+_LABEL_WIDTH = 0.03  #: share of the width for the number of a command
 PATTERNS = el(
     "svg",
     el(
@@ -50,7 +50,7 @@ PATTERNS = el(
 
 
 def percent(share: float) -> str:
-    """Return a share as a place in percent.
+    """Return a share from 0 to 1 as a CSS percentage.
 
     >>> percent(0.12345678)
     '12.346%'
@@ -59,83 +59,83 @@ def percent(share: float) -> str:
 
 
 def stretched(*paths: Html, height: int) -> Html:
-    """Return a drawing of BINS by *height* that fills what it lies in."""
+    """Return a drawing of BINS by *height* units that fills its container."""
     box = f"0 0 {BINS} {height}"
     return el("svg", *paths, viewBox=box, preserveAspectRatio="none", width="100%", height="100%")
 
 
 def steps(heights: Sequence[int], floor: int) -> str:
-    """Return the path of an area that stands on *floor*, one height per bin; neighbours of one height are one step.
+    """Return the path of a step chart on *floor*, one height per bin; equal neighbours form one step.
 
     >>> steps([2, 2, 0], 10)
     'M0,10V8h2V10h1V10z'
     """
-    path, place = [f"M0,{floor}"], 0
-    while place < len(heights):
-        stop = place
-        while stop < len(heights) and heights[stop] == heights[place]:
+    path, position = [f"M0,{floor}"], 0
+    while position < len(heights):
+        stop = position
+        while stop < len(heights) and heights[stop] == heights[position]:
             stop += 1
-        path.append(f"V{floor - heights[place]}h{stop - place}")
-        place = stop
+        path.append(f"V{floor - heights[position]}h{stop - position}")
+        position = stop
     return "".join(path) + f"V{floor}z"
 
 
 def bars_from_above(heights: Sequence[int]) -> str:
-    """Return the path of bars that hang from the upper edge, one per bin that has a height."""
-    return "".join(f"M{place},0h1v{height}h-1z" for place, height in enumerate(heights) if height)
+    """Return the path of bars that hang from the upper edge; bins of height 0 have none."""
+    return "".join(f"M{position},0h1v{height}h-1z" for position, height in enumerate(heights) if height)
 
 
 def pause_lines(axis: Axis) -> list[Html]:
-    """Return a line where each pause was cut out."""
-    places = [percent(pause.place / axis.seconds) for pause in axis.pauses[:50]]
-    return [el("line", x1=place, x2=place, y1=0, y2="100%", class_="pause") for place in places]
+    """Return a line at each pause that was cut out."""
+    positions = [percent(pause.position / axis.seconds) for pause in axis.pauses[:50]]
+    return [el("line", x1=position, x2=position, y1=0, y2="100%", class_="pause") for position in positions]
 
 
-def order_lines(axis: Axis, orders: Sequence[tuple[int, float]]) -> list[Html]:
-    """Return a line where each order was followed; *orders* are numbers and places, s."""
-    places = [percent(place / axis.seconds) for _, place in orders[:50]]
-    return [el("line", x1=place, x2=place, y1=0, y2="100%", class_="ordered") for place in places]
+def command_lines(axis: Axis, commands: Sequence[tuple[int, float]]) -> list[Html]:
+    """Return a line at each applied control command; *commands* are numbers and positions."""
+    positions = [percent(position / axis.seconds) for _, position in commands[:50]]
+    return [el("line", x1=position, x2=position, y1=0, y2="100%", class_="ordered") for position in positions]
 
 
-def _order_numbers(axis: Axis, orders: Sequence[tuple[int, float]], y: int) -> list[Html]:
-    """Return the numbers of orders; of those too near to the one before, none."""
+def _command_numbers(axis: Axis, commands: Sequence[tuple[int, float]], y: int) -> list[Html]:
+    """Return the numbers of commands, without those that would overlap the previous number."""
     labels, free = [], 0.0
-    for number, place in orders:
-        share = place / axis.seconds
+    for number, position in commands:
+        share = position / axis.seconds
         if share >= free:
             anchor = "end" if share > 0.98 else "start" if share < 0.02 else "middle"
             labels.append(el("text", number, x=percent(share), y=y, text_anchor=anchor, class_="order-number"))
-            free = share + _ROOM
+            free = share + _LABEL_WIDTH
     return labels
 
 
-def time_axis(axis: Axis, orders: Sequence[tuple[int, float]] = ()) -> Html:
-    """Return the row under the tracks with the times on it, and below them pauses and the numbers of orders."""
-    places = time_ticks(axis.seconds)
+def time_axis(axis: Axis, commands: Sequence[tuple[int, float]] = ()) -> Html:
+    """Return the row below the tracks: times, pauses and the numbers of commands."""
+    positions = time_ticks(axis.seconds)
     labels = []
-    for number, place in enumerate(places):
-        at = percent(place / axis.seconds)
-        anchor = "start" if number == 0 else "end" if place > 0.97 * axis.seconds else "middle"
+    for number, position in enumerate(positions):
+        at = percent(position / axis.seconds)
+        anchor = "start" if number == 0 else "end" if position > 0.97 * axis.seconds else "middle"
         labels.append(el("line", x1=at, x2=at, y1=0, y2=4, class_="tick"))
-        labels.append(el("text", tick(place), x=at, y=16, text_anchor=anchor, class_="odd" if number % 2 else None))
+        labels.append(el("text", tick(position), x=at, y=16, text_anchor=anchor, class_="odd" if number % 2 else None))
     for number, pause in enumerate(axis.pauses[:12]):
-        at = percent(pause.place / axis.seconds)
-        words = f"pause {duration(pause.seconds)}"
-        anchor = "end" if pause.place > 0.8 * axis.seconds else "middle"
+        at = percent(pause.position / axis.seconds)
+        label = f"pause {duration(pause.seconds)}"
+        anchor = "end" if pause.position > 0.8 * axis.seconds else "middle"
         labels.append(
-            el("text", words, x=at, y=30, text_anchor=anchor, class_="odd pause-words" if number % 2 else "pause-words")
+            el("text", label, x=at, y=30, text_anchor=anchor, class_="odd pause-words" if number % 2 else "pause-words")
         )
     height = 34 if axis.pauses else 20
-    if orders:
-        labels += _order_numbers(axis, orders, height + 10)
+    if commands:
+        labels += _command_numbers(axis, commands, height + 10)
         height += 14
     return el("div", el("span"), el("svg", *labels, width="100%", height=height, aria_hidden="true"), class_="track axis")
 
 
 class Line(NamedTuple):
-    """A quantity over time."""
+    """One quantity over time."""
 
-    key: str  #: that the script knows it by
+    key: str  #: name in the data for the script
     title: str
     mean: Floats
     low: Floats | None = None  #: with high: the range over nodes
@@ -143,32 +143,34 @@ class Line(NamedTuple):
 
 
 def line_track(
-    axis: Axis, line: Line, most: float, words: Callable[[float], str], label: str, more: Iterable[Html] = ()
+    axis: Axis, line: Line, most: float, format_value: Callable[[float], str], label: str, more: Iterable[Html] = ()
 ) -> Html:
-    """Return a track with one quantity as a line, and its range as a band.
+    """Return a track that shows one quantity as a line and its range as a band.
 
     Args:
-        axis: Of time.
-        line: To draw.
-        most: The figure at the upper edge.
-        words: Says what a figure is, at the left edge.
-        label: What is to be seen, for those who cannot.
-        more: Shapes on top.
+        axis: Time axis.
+        line: Quantity to draw.
+        most: Value at the upper edge.
+        format_value: Formats the values at the left edge.
+        label: Description for screen readers.
+        more: Further shapes on top.
     """
     shapes = []
     if line.low is not None and line.high is not None:
         shapes.append(el("path", d=_band(axis, line.low, line.high, most), class_="band"))
     shapes.append(el("path", d=_line(axis, line.mean, most), class_="curve"))
-    return track(line.key, line.title, most, words, [stretched(*shapes, height=_SCALE), *more, *pause_lines(axis)], label)
+    return track(
+        line.key, line.title, most, format_value, [stretched(*shapes, height=_SCALE), *more, *pause_lines(axis)], label
+    )
 
 
-def track(key: str, title: str, most: float, words: Callable[[float], str], shapes: Iterable[Html], label: str) -> Html:
-    """Return a plot with its title and the figures at its left edge."""
-    figures = time_ticks(most, 3) if words is tick else ticks(most, 3, base=2 if words is size else 10)
-    lines = [el("line", x1=0, x2="100%", y1=_y(place, most), y2=_y(place, most), class_="grid") for place in figures]
+def track(key: str, title: str, most: float, format_value: Callable[[float], str], shapes: Iterable[Html], label: str) -> Html:
+    """Return a plot with its title and the values at its left edge."""
+    figures = time_ticks(most, 3) if format_value is tick else ticks(most, 3, base=2 if format_value is size else 10)
+    lines = [el("line", x1=0, x2="100%", y1=_y(position, most), y2=_y(position, most), class_="grid") for position in figures]
     names = [
-        el("text", words(place), x="100%", y=max(_figure(place, most), 10), text_anchor="end", class_="figure")
-        for place in figures
+        el("text", format_value(position), x="100%", y=max(_figure(position, most), 10), text_anchor="end", class_="figure")
+        for position in figures
     ]
     plot = el("svg", *lines, *shapes, width="100%", height=HEIGHT, role="img", aria_label=label)
     return join(
@@ -176,22 +178,30 @@ def track(key: str, title: str, most: float, words: Callable[[float], str], shap
         el(
             "div",
             el("svg", *names, width="100%", height=HEIGHT, aria_hidden="true", class_="figures"),
-            el("div", plot, class_="plot", tabindex=0, data_chart=key, role="group", aria_label=f"{title}; arrow keys read it"),
+            el(
+                "div",
+                plot,
+                class_="plot",
+                tabindex=0,
+                data_chart=key,
+                role="group",
+                aria_label=f"{title}; arrow keys move through it",
+            ),
             class_="track",
         ),
     )
 
 
 def level(value: float, most: float) -> Html:
-    """Return a dashed line right across at *value*; its words belong above the plot, where no curve runs through them."""
+    """Return a dashed line across the plot at *value*; its label belongs above the plot, where no curve crosses it."""
     y = _y(value, most)
     return el("line", x1=0, x2="100%", y1=y, y2=y, class_="level")
 
 
 def most_of(*arrays: Floats | None) -> float:
-    """Return the highest figure in *arrays*, 0 without any."""
-    found = [float(np.nanmax(array)) for array in arrays if array is not None and not np.isnan(array).all()]
-    return max(found, default=0.0)
+    """Return the highest value in *arrays*, 0 without any."""
+    maxima = [float(np.nanmax(array)) for array in arrays if array is not None and not np.isnan(array).all()]
+    return max(maxima, default=0.0)
 
 
 def _y(value: float, most: float) -> str:
@@ -203,15 +213,15 @@ def _figure(value: float, most: float) -> float:
 
 
 def _runs(axis: Axis, values: Floats) -> list[list[int]]:
-    """Return the bins that have a value, put together where no pause was cut out between them."""
-    cuts = axis.bins(np.asarray([pause.place for pause in axis.pauses], dtype=np.float64))
-    seen = np.flatnonzero(~np.isnan(values))
-    groups = np.searchsorted(cuts, seen, side="right")
-    return [seen[groups == group].tolist() for group in np.unique(groups)]
+    """Return groups of bins with values; a pause separates groups."""
+    cuts = axis.bins(np.asarray([pause.position for pause in axis.pauses], dtype=np.float64))
+    filled = np.flatnonzero(~np.isnan(values))
+    groups = np.searchsorted(cuts, filled, side="right")
+    return [filled[groups == group].tolist() for group in np.unique(groups)]
 
 
 def _line(axis: Axis, values: Floats, most: float) -> str:
-    """Return the path through all bins with a value; a single one is a dot."""
+    """Return the path through all bins with a value; a single bin is a dot."""
     if not most:
         return ""
     return "".join(
@@ -229,13 +239,13 @@ def _band(axis: Axis, low: Floats, high: Floats, most: float) -> str:
 
 
 def _points(bins: list[int], values: Floats, most: float) -> list[str]:
-    return [f"{place + 0.5},{_SCALE * (1 - values[place] / most):.0f}" for place in bins]
+    return [f"{position + 0.5},{_SCALE * (1 - values[position] / most):.0f}" for position in bins]
 
 
 def legend(*entries: tuple[str, str]) -> Html:
-    """Return what the shapes stand for; class and words of each."""
-    found = [
-        el("li", el("svg", el("rect", width=16, height=12, class_=kind), width=16, height=12, aria_hidden="true"), " ", words)
-        for kind, words in entries
+    """Return a legend; each entry is a CSS class and a label."""
+    items = [
+        el("li", el("svg", el("rect", width=16, height=12, class_=kind), width=16, height=12, aria_hidden="true"), " ", label)
+        for kind, label in entries
     ]
-    return el("ul", *found, class_="legend")
+    return el("ul", *items, class_="legend")

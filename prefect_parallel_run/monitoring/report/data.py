@@ -1,4 +1,4 @@
-"""What a report shows, as plain values: read from a run directory, aggregated on the way. Words and shapes are page.py's."""
+"""The data of a report: read from a run directory and aggregated while reading. page.py and its sections render it."""
 
 from __future__ import annotations
 
@@ -13,54 +13,54 @@ import numpy as np
 
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Tally
+from prefect_parallel_run.monitoring.report.attempts import FATAL, Attempts, process_work, read_attempts
 from prefect_parallel_run.monitoring.report.axis import Axis, Floats, spread
-from prefect_parallel_run.monitoring.report.lanes import Lanes, allot
-from prefect_parallel_run.monitoring.report.places import place_lines
+from prefect_parallel_run.monitoring.report.lanes import Lanes, assign_lanes
+from prefect_parallel_run.monitoring.report.locations import location_lines
 from prefect_parallel_run.monitoring.report.processes import KILLS, Process, read_processes
 from prefect_parallel_run.monitoring.report.samples import Progress, Resources, read_progress, read_resources
-from prefect_parallel_run.monitoring.report.tries import FATAL, Tries, read_tries, worked
 from prefect_parallel_run.planning.plan import Plan, PlanSummary
 from prefect_parallel_run.runs.executions import Execution, config_in_force, drives
 from prefect_parallel_run.runs.failures import FailedMiniBatch, FailureCause, causes, failed_mini_batches
 from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 
-_MOST_CAUSES, _MOST_FAILED, _MOST_SLOW = 20, 12, 10
+_MAX_CAUSES, _MAX_FAILED, _MAX_SLOW = 20, 12, 10
 CheckCancelled = Callable[[], None]
 
 
 class FailureGroup(NamedTuple):
-    """Failed tries of one cause, and where to look first."""
+    """The failed attempts with one cause, and its first example."""
 
     cause: FailureCause
-    first_at: float  #: Unix time, s; 0 when it is not known
+    first_at: float  #: Unix time, s; 0 if unknown
     last_at: float
-    places: list[str]  #: the first guilty items, where they are known; else what was in its first mini-batch
-    ended: int  #: mini-batches whose last try it was
+    inputs: list[str]  #: the first failing items if known, otherwise the input of the first mini-batch
+    final: int  #: mini-batches whose last attempt failed with it
 
 
 class Failed(NamedTuple):
-    """A mini-batch, or some items of one, that failed for good."""
+    """A mini-batch, or some items of one, without attempts left."""
 
     failed: FailedMiniBatch
-    places: list[str]
+    inputs: list[str]
 
 
-class Slow(NamedTuple):
-    """A try that took long."""
+class SlowAttempt(NamedTuple):
+    """One of the slowest attempts."""
 
     mini_batch: int
-    attempt: int  #: 0: some of its items were tried apart
+    attempt: int  #: 0 for an attempt at some items of the mini-batch
     outcome: str
     node: str
     seconds: float
     items: int
-    places: list[str]
+    inputs: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpan:
-    """A stretch of a process's life on the timeline; places are s on the axis."""
+    """A part of a process's lifetime on the timeline; positions on the axis, s."""
 
     lane: int
     begins: float
@@ -69,34 +69,34 @@ class ProcessSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """Who did what, and when."""
+    """The attempts and processes of a run over time."""
 
     axis: Axis
     lanes: Lanes
-    tries: Tries
-    alive: Floats  #: s per lane and bin in which its processes were ready; all 0 where nobody wrote that down
+    attempts: Attempts
+    alive: Floats  #: s per lane and bin in which its processes were ready; all 0 without process logs
     starting: Floats  #: s per lane and bin in which they imported the script or were in init()
-    lives: list[ProcessSpan]  #: ready, when tries are drawn one by one
-    starts: list[ProcessSpan]  #: import and init(), the same
-    kills: Mapping[tuple[int, int, str], int]  #: processes that came to an end of that kind, by lane, bin and reason
-    orders: list[tuple[int, float]]  #: number and place of what people ordered, as far as it was followed
-    processes: int  #: that were started; 0 where nobody wrote that down
+    lifetimes: list[ProcessSpan]  #: ready; empty unless attempts are drawn one by one
+    starts: list[ProcessSpan]  #: import and init(); empty unless attempts are drawn one by one
+    kills: Mapping[tuple[int, int, str], int]  #: number of processes by lane, bin and reason of their end
+    commands: list[tuple[int, float]]  #: number and position of each applied control command
+    processes: int  #: started processes; 0 without process logs
     has_all_processes: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """All that a report shows."""
+class ReportData:
+    """Everything that a report shows."""
 
     directory: str
     run_id: str
     description: Mapping[str, Any]  #: run.json
     status: str
     reason: str
-    config: Mapping[str, Any]  #: as it was in force at the end
-    orders: list[NotedOrder]
-    drives: list[Execution]
-    driven: int
+    config: Mapping[str, Any]  #: in force at the end
+    commands: list[NotedOrder]
+    executions: list[Execution]
+    execution_count: int  #: some may lack a record
     tally: Tally
     receipt: Mapping[str, Any] | None
     plan: PlanSummary | None
@@ -105,50 +105,50 @@ class Facts:
     progress: dict[int, list[Progress]]
     causes: list[FailureGroup]
     failed: list[Failed]
-    slowest: list[Slow]
+    slowest: list[SlowAttempt]
 
     @property
     def began(self) -> float | None:
-        """Return the Unix time at which the run was first driven, as far as it is known."""
-        return self.drives[0].began if self.drives else self.timeline.axis.begins if self.timeline else None
+        """Return the Unix time of the first start of the run; None if unknown."""
+        return self.executions[0].began if self.executions else self.timeline.axis.begins if self.timeline else None
 
     @property
     def ended(self) -> float | None:
-        """Return the Unix time of its last end."""
-        if self.drives and self.drives[-1].ended is not None:
-            return self.drives[-1].ended
+        """Return the Unix time of the end of the last execution; None if unknown."""
+        if self.executions and self.executions[-1].ended is not None:
+            return self.executions[-1].ended
         return self.timeline.axis.ends if self.timeline else None
 
 
-def collect(directory: RunDirectory, check_cancelled: CheckCancelled) -> Facts:
-    """Return the facts of a run; memory does not depend on the number of its mini-batches.
+def collect(directory: RunDirectory, check_cancelled: CheckCancelled) -> ReportData:
+    """Return the data of a run; memory use is independent of the number of mini-batches.
 
     Args:
-        directory: Of the run, which may be going on.
-        check_cancelled: Called now and then; raises to stop.
+        directory: The run directory; the run may still be active.
+        check_cancelled: Called repeatedly; raises to stop.
 
     Raises:
-        OutputError: There is no ledger.
-        sqlite3.Error: It cannot be read.
+        OutputError: The run directory lacks a ledger.
+        sqlite3.Error: The ledger cannot be read.
     """
     plan = _plan(directory)
     with Ledger(directory.ledger) as ledger:
         ledger.watch(check_cancelled)
-        noted = ledger.facts()
-        driven = drives(noted)
-        orders = ledger.orders()
-        timeline = _timeline(directory, ledger, driven, orders, check_cancelled)
+        metadata = ledger.facts()
+        executions = drives(metadata)
+        commands = ledger.orders()
+        timeline = _timeline(directory, ledger, executions, commands, check_cancelled)
         description = directory.facts() if directory.description.exists() else {}
-        return Facts(
+        return ReportData(
             directory=os.fspath(directory.path),
             run_id=directory.run_id,
             description=description,
-            config=config_in_force(noted, description.get("config", {})),
-            orders=orders,
-            status=_status(directory, noted),
-            reason=noted.get("reason", ""),
-            drives=driven,
-            driven=int(noted.get("drives", "0")),
+            config=config_in_force(metadata, description.get("config", {})),
+            commands=commands,
+            status=_status(directory, metadata),
+            reason=metadata.get("reason", ""),
+            executions=executions,
+            execution_count=int(metadata.get("drives", "0")),
             tally=ledger.tally(),
             receipt=read_json(directory.receipt) if directory.receipt.exists() else None,
             plan=None if plan is None else plan.summary,
@@ -162,99 +162,107 @@ def collect(directory: RunDirectory, check_cancelled: CheckCancelled) -> Facts:
 
 
 def _plan(directory: RunDirectory) -> Plan | None:
-    """Return the plan; None while it is being made, or when it cannot be read."""
+    """Return the plan; None if it is incomplete or unreadable."""
     try:
         return Plan.open(directory.plan) if directory.plan.exists() else None
     except OutputError:
         return None
 
 
-def _status(directory: RunDirectory, noted: Mapping[str, str]) -> str:
-    status = noted.get("status", "planned")
+def _status(directory: RunDirectory, metadata: Mapping[str, str]) -> str:
+    status = metadata.get("status", "planned")
     return "interrupted" if status == "running" and not directory.is_locked() else status
 
 
 def _timeline(
-    directory: RunDirectory, ledger: Ledger, driven: list[Execution], orders: list[NotedOrder], check_cancelled: CheckCancelled
+    directory: RunDirectory,
+    ledger: Ledger,
+    executions: list[Execution],
+    commands: list[NotedOrder],
+    check_cancelled: CheckCancelled,
 ) -> Timeline | None:
     processes, has_all = read_processes(directory.logs, check_cancelled)
-    done = worked(ledger, [drive.began for drive in driven])
-    axis = Axis.over(_intervals(done, processes, driven))
+    work = process_work(ledger, [execution.began for execution in executions])
+    axis = Axis.over(_intervals(work, processes, executions))
     if axis is None:
         return None
-    lanes = allot(done, processes)
-    tries = read_tries(ledger, axis, lanes, sum(one.tries for one in done), check_cancelled)
-    lives, starts = _lives(axis, lanes, processes, driven)
+    lanes = assign_lanes(work, processes)
+    attempts = read_attempts(ledger, axis, lanes, sum(process.attempts for process in work), check_cancelled)
+    lifetimes, starts = _lifetimes(axis, lanes, processes, executions)
     return Timeline(
         axis=axis,
         lanes=lanes,
-        tries=tries,
-        alive=_spread(axis, lives, len(lanes.lanes)),
+        attempts=attempts,
+        alive=_spread(axis, lifetimes, len(lanes.lanes)),
         starting=_spread(axis, starts, len(lanes.lanes)),
-        lives=lives if tries.segments is not None else [],
-        starts=starts if tries.segments is not None else [],
-        kills=_kills(axis, lanes, tries, processes),
-        orders=[
-            (number, axis.place(order.applied_at)) for number, order in enumerate(orders, 1) if order.applied_at is not None
+        lifetimes=lifetimes if attempts.segments is not None else [],
+        starts=starts if attempts.segments is not None else [],
+        kills=_kills(axis, lanes, attempts, processes),
+        commands=[
+            (number, axis.position(command.applied_at))
+            for number, command in enumerate(commands, 1)
+            if command.applied_at is not None
         ],
         processes=len(processes),
         has_all_processes=has_all,
     )
 
 
-def _intervals(done: Iterable[Any], processes: Iterable[Process], driven: Iterable[Execution]) -> Iterator[tuple[float, float]]:
-    """Yield when something was going on."""
-    yield from ((one.began, one.ended) for one in done)
+def _intervals(
+    work: Iterable[Any], processes: Iterable[Process], executions: Iterable[Execution]
+) -> Iterator[tuple[float, float]]:
+    """Yield the intervals in which the run was active."""
+    yield from ((process.began, process.ended) for process in work)
     yield from ((process.started, process.ended or process.ready or process.started) for process in processes)
-    yield from ((drive.began, drive.ended or drive.began) for drive in driven)
+    yield from ((execution.began, execution.ended or execution.began) for execution in executions)
 
 
-def _lives(
-    axis: Axis, lanes: Lanes, processes: Iterable[Process], driven: list[Execution]
+def _lifetimes(
+    axis: Axis, lanes: Lanes, processes: Iterable[Process], executions: list[Execution]
 ) -> tuple[list[ProcessSpan], list[ProcessSpan]]:
-    """Return when the processes of the lanes were ready, and when they were on their way there."""
-    ends = {drive.number: drive.ended for drive in driven}
+    """Return the spans in which the processes of the lanes were ready, and in which they started."""
+    ends = {execution.number: execution.ended for execution in executions}
     rows = [(lane, process) for process in processes if (lane := lanes.of_slot(process)) is not None]
-    stops = [process.ended or ends.get(process.drive) or axis.ends for _, process in rows]
+    stops = [process.ended or ends.get(process.execution) or axis.ends for _, process in rows]
     ready = [stop if process.ready is None else process.ready for (_, process), stop in zip(rows, stops, strict=True)]
     begins = [
-        at - process.init_seconds if process.is_spare else process.started  # a spare imports while it has no slot
+        at - process.init_seconds if process.is_standby else process.started  # a standby child imports while it has no slot
         for (_, process), at in zip(rows, ready, strict=True)
     ]
-    edges = [axis.places(times).tolist() for times in (begins, ready, stops)]
-    lives = [ProcessSpan(lane, at, stop) for (lane, _), at, stop in zip(rows, edges[1], edges[2], strict=True) if stop > at]
+    edges = [axis.positions(times).tolist() for times in (begins, ready, stops)]
+    lifetimes = [ProcessSpan(lane, at, stop) for (lane, _), at, stop in zip(rows, edges[1], edges[2], strict=True) if stop > at]
     starts = [ProcessSpan(lane, begin, at) for (lane, _), begin, at in zip(rows, edges[0], edges[1], strict=True) if at > begin]
-    return lives, starts
+    return lifetimes, starts
 
 
-def _spread(axis: Axis, lives: list[ProcessSpan], count: int) -> Floats:
-    lanes = np.asarray([life.lane for life in lives], dtype=np.int64)
-    begins = np.asarray([life.begins for life in lives], dtype=np.float64)
-    ends = np.asarray([life.ends for life in lives], dtype=np.float64)
+def _spread(axis: Axis, spans: list[ProcessSpan], count: int) -> Floats:
+    lanes = np.asarray([span.lane for span in spans], dtype=np.int64)
+    begins = np.asarray([span.begins for span in spans], dtype=np.float64)
+    ends = np.asarray([span.ends for span in spans], dtype=np.float64)
     return spread(axis, lanes, begins, ends, count)
 
 
-def _kills(axis: Axis, lanes: Lanes, tries: Tries, processes: Iterable[Process]) -> dict[tuple[int, int, str], int]:
-    """Return the ends that somebody wants to know of: as the nodes wrote them down, else as the tries ended."""
-    found: dict[tuple[int, int, str], int] = {}
-    told: set[int] = set()  # lanes of which somebody wrote it down
+def _kills(axis: Axis, lanes: Lanes, attempts: Attempts, processes: Iterable[Process]) -> dict[tuple[int, int, str], int]:
+    """Return the unexpected ends of processes: from the process logs, otherwise from the outcomes of attempts."""
+    kills: dict[tuple[int, int, str], int] = {}
+    logged: set[int] = set()  # lanes with a process log
     for process in processes:
         lane = lanes.of_slot(process)
         if lane is None:
             continue
-        told.add(lane)
+        logged.add(lane)
         if process.ended is not None and process.reason in KILLS:
-            key = lane, int(axis.bins(axis.places([process.ended]))[0]), process.reason
-            found[key] = found.get(key, 0) + 1
-    for (lane, place, outcome), count in tries.fatal.items():
-        if outcome in FATAL and (outcome == "lost" or lane not in told):
-            found[lane, place, outcome] = found.get((lane, place, outcome), 0) + count
-    return found
+            key = lane, int(axis.bins(axis.positions([process.ended]))[0]), process.reason
+            kills[key] = kills.get(key, 0) + 1
+    for (lane, position, outcome), count in attempts.fatal.items():
+        if outcome in FATAL and (outcome == "lost" or lane not in logged):
+            kills[lane, position, outcome] = kills.get((lane, position, outcome), 0) + count
+    return kills
 
 
 def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FailureGroup]:
-    found = causes(ledger, _MOST_CAUSES)
-    if not found:
+    failures = causes(ledger, _MAX_CAUSES)
+    if not failures:
         return
     times = {
         fingerprint: (first, last)
@@ -262,37 +270,37 @@ def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FailureGroup]:
             "SELECT fingerprint, MIN(started), MAX(started) FROM attempts WHERE outcome <> 'succeeded' GROUP BY fingerprint"
         )
     }
-    ended = dict(
+    final = dict(
         ledger.rows(
             "SELECT fingerprint, COUNT(*) FROM mini_batches JOIN attempts ON attempts.mini_batch = mini_batches.mini_batch"
             " AND attempt = attempts WHERE state = 'failed' GROUP BY fingerprint"
         )
     )
-    for cause in sorted(found, key=lambda cause: -cause.failed_items):  # of equal ones the most frequent first
+    for cause in sorted(failures, key=lambda cause: -cause.failed_items):  # stable: then the most frequent first
         first, last = times.get(cause.fingerprint, (0.0, 0.0))
         number, *piece = cause.guilty or (cause.first_mini_batch,)
-        places = _places(plan, number, (piece[0], piece[1]) if piece else None)
-        yield FailureGroup(cause, first or 0.0, last or 0.0, places, ended.get(cause.fingerprint, 0))
+        inputs = _inputs(plan, number, (piece[0], piece[1]) if piece else None)
+        yield FailureGroup(cause, first or 0.0, last or 0.0, inputs, final.get(cause.fingerprint, 0))
 
 
 def _failed(ledger: Ledger, plan: Plan | None) -> Iterator[Failed]:
-    for failed in islice(failed_mini_batches(ledger), _MOST_FAILED):
-        yield Failed(failed, _places(plan, failed.mini_batch, failed.piece, 1))
+    for failed in islice(failed_mini_batches(ledger), _MAX_FAILED):
+        yield Failed(failed, _inputs(plan, failed.mini_batch, failed.piece, 1))
 
 
-def _slowest(ledger: Ledger, plan: Plan | None) -> Iterator[Slow]:
+def _slowest(ledger: Ledger, plan: Plan | None) -> Iterator[SlowAttempt]:
     query = (
         "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), seconds, start, stop, items FROM ("
         " SELECT mini_batch, attempt, outcome, node, seconds, 0 AS start, 0 AS stop FROM attempts WHERE seconds > 0"
         " UNION ALL SELECT mini_batch, 0, outcome, node, seconds, start, stop FROM pieces WHERE seconds > 0"
         " ORDER BY seconds DESC, mini_batch LIMIT ?) JOIN mini_batches USING (mini_batch) ORDER BY seconds DESC, mini_batch"
     )
-    for mini_batch, attempt, outcome, node, seconds, start, stop, items in ledger.rows(query, _MOST_SLOW):
-        places = _places(plan, mini_batch, (start, stop) if stop else None, 1)
-        yield Slow(mini_batch, attempt, outcome, node, seconds, stop - start if stop else items, places)
+    for mini_batch, attempt, outcome, node, seconds, start, stop, items in ledger.rows(query, _MAX_SLOW):
+        inputs = _inputs(plan, mini_batch, (start, stop) if stop else None, 1)
+        yield SlowAttempt(mini_batch, attempt, outcome, node, seconds, stop - start if stop else items, inputs)
 
 
-def _places(plan: Plan | None, number: int, piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
+def _inputs(plan: Plan | None, number: int, piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
     if plan is None or number >= plan.summary.mini_batches:
         return []
-    return place_lines(json.loads(plan.works(number, number + 1)[0]), piece, most)
+    return location_lines(json.loads(plan.works(number, number + 1)[0]), piece, most)

@@ -1,4 +1,4 @@
-"""Figures for people: numbers, durations, sizes, times. Pure."""
+"""Formats numbers, durations, sizes and times of a report. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from datetime import datetime, timezone
 
 from prefect_parallel_run.units import format_seconds, format_size
 
-STATUS = {  #: shape and words of a run's status, so that nothing depends on colour
+STATUS = {  #: symbol and label of a status, so that nothing depends on colour
     "succeeded": ("✓", "Succeeded"),
     "failed": ("✕", "Failed"),
     "cancelled": ("■", "Cancelled"),
     "interrupted": ("!", "Interrupted"),
     "running": ("▶", "Still running"),
-    "planned": ("…", "Not yet begun"),
+    "planned": ("…", "Not started"),
 }
 OUTCOMES = {
     "succeeded": "succeeded",
     "raised": "raised an exception",
     "wrong_type": "returned a wrong type",
-    "input_changed": "its input had changed",
+    "input_changed": "its input changed",
     "timed_out": "timed out",
     "died": "its process died",
     "lost": "lost with its node",
@@ -31,12 +31,12 @@ OUTCOMES = {
 
 
 def outcome(name: str) -> str:
-    """Return an outcome in words."""
+    """Return an outcome as readable text."""
     return OUTCOMES.get(name, name)
 
 
 def duration(seconds: float) -> str:
-    """Return a duration of any size.
+    """Return a duration in the unit that fits its size.
 
     >>> duration(0), duration(0.000042), duration(0.25), duration(2.5), duration(125), duration(200000)
     ('0', '42 µs', '250 ms', '2.50 s', '2 min 5 s', '2 d 7 h')
@@ -55,7 +55,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Return a rate in the unit that reads best.
+    """Return a rate per second, or per minute if it is small.
 
     >>> rate(1234.5), rate(2.345), rate(0.05)
     ('1,234/s', '2.35/s', '3.00/min')
@@ -68,7 +68,7 @@ def rate(per_second: float) -> str:
 
 
 def moment(time: float) -> str:
-    """Return a Unix time.
+    """Return a Unix time as text.
 
     >>> moment(0)
     '1970-01-01 00:00:00 UTC'
@@ -77,27 +77,27 @@ def moment(time: float) -> str:
 
 
 def tick(seconds: float) -> str:
-    """Return a round time as it stands on an axis.
+    """Return a round duration as the label of an axis.
 
     >>> tick(5), tick(0.2), tick(7200), tick(600)
     ('5 s', '200 ms', '2 h', '10 min')
     """
-    words = f"{seconds:g} s" if 1 <= seconds < 60 else duration(seconds)
-    return words.replace(" 0 min", "").replace(" 0 s", "").replace(" 0 h", "")
+    label = f"{seconds:g} s" if 1 <= seconds < 60 else duration(seconds)
+    return label.replace(" 0 min", "").replace(" 0 s", "").replace(" 0 h", "")
 
 
 def size(number: float) -> str:
-    """Return a number of bytes as it stands on an axis; 1024-based.
+    """Return a size as the label of an axis; units are powers of 1024.
 
     >>> size(0), size(3 * 2**30), size(1536 * 2**20)
     ('0', '3 GB', '1.5 GB')
     """
-    shown = format_size(number)
-    return "0" if number == 0 else shown.replace(".0 ", " ")
+    label = format_size(number)
+    return "0" if number == 0 else label.replace(".0 ", " ")
 
 
 def ticks(most: float, number: int = 5, base: int = 10) -> list[float]:
-    """Return round figures from 0 up to *most*, about *number* of them; in base 2 they are round as sizes are.
+    """Return about *number* round values from 0 to *most*; in base 2 they are powers of two, as sizes need.
 
     >>> ticks(9.2), ticks(0), ticks(3000, 3, base=2)
     ([0.0, 2.0, 4.0, 6.0, 8.0], [0.0], [0.0, 1024.0, 2048.0])
@@ -105,23 +105,23 @@ def ticks(most: float, number: int = 5, base: int = 10) -> list[float]:
     if most <= 0:
         return [0.0]
     step = nice(most / number) if base == 10 else 2.0 ** math.ceil(math.log2(most / number))
-    return [place * step for place in range(int(most / step) + 1)]
+    return [index * step for index in range(int(most / step) + 1)]
 
 
 def time_ticks(seconds: float, number: int = 6) -> list[float]:
-    """Return round times from 0 up to *seconds*.
+    """Return about *number* round times from 0 to *seconds*.
 
     >>> time_ticks(100)
     [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
     """
     steps = [s * f for s, fs in ((60, (1, 2, 5, 10, 15, 30)), (3600, (1, 2, 3, 6, 12)), (86_400, (1, 2, 7, 14))) for f in fs]
-    wanted = seconds / number
-    step = nice(wanted) if wanted < 30 else next((step for step in steps if step >= wanted), nice(wanted))
-    return [place * step for place in range(int(seconds / step + 1e-9) + 1)]
+    interval = seconds / number
+    step = nice(interval) if interval < 30 else next((step for step in steps if step >= interval), nice(interval))
+    return [index * step for index in range(int(seconds / step + 1e-9) + 1)]
 
 
 def nice(value: float) -> float:
-    """Return the next round figure: 1, 2 or 5 times a power of ten.
+    """Return the next round number: 1, 2 or 5 times a power of ten.
 
     >>> nice(0.3), nice(7)
     (0.5, 10.0)

@@ -1,4 +1,4 @@
-"""HTML that escapes by itself: what is not made here is text, whatever is in it. Pure."""
+"""HTML with automatic escaping: every string that is not an Html object is text. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SHAPES = {"rect", "path", "line", "circle", "use"}
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """A string that is HTML and needs no escaping."""
 
     __slots__ = ()
 
 
 def text(value: object) -> Html:
-    r"""Return *value* as HTML that shows it; what a reader cannot see is written out.
+    r"""Return *value* as escaped HTML; control characters are written as escapes.
 
     >>> text('<b>&"\x07')
     '&lt;b&gt;&amp;&quot;\\x07'
@@ -28,33 +28,35 @@ def text(value: object) -> Html:
 
 
 def el(tag: str, *children: object, **attributes: object) -> Html:
-    """Return an element; children that are no Html are text, None is left out, and so are attributes that are None or False.
+    """Return an element. Other children than Html are escaped; children and attributes that are None are omitted, as is False.
 
     >>> el("p", "a < b", class_="x", aria_hidden="true")
     '<p class="x" aria-hidden="true">a &lt; b</p>'
     """
-    given = "".join(_attribute(name, value) for name, value in attributes.items() if value is not None and value is not False)
+    attribute_text = "".join(
+        _attribute(name, value) for name, value in attributes.items() if value is not None and value is not False
+    )
     if tag in _VOID:
-        return Html(f"<{tag}{given}>")
-    inside = "".join(text(child) for child in children if child is not None)
-    return Html(f"<{tag}{given}/>" if tag in _SHAPES and not inside else f"<{tag}{given}>{inside}</{tag}>")
+        return Html(f"<{tag}{attribute_text}>")
+    content = "".join(text(child) for child in children if child is not None)
+    return Html(f"<{tag}{attribute_text}/>" if tag in _SHAPES and not content else f"<{tag}{attribute_text}>{content}</{tag}>")
 
 
 def join(*parts: object) -> Html:
-    """Return parts one after the other."""
+    """Return the parts in sequence; None is omitted."""
     return Html("".join(text(part) for part in parts if part is not None))
 
 
 def embedded(value: Any) -> Html:
-    r"""Return *value* as JSON that can stand in a script element: nothing in it can end that.
+    r"""Return *value* as JSON for a script element; no content can close the element.
 
     >>> embedded({"a": "</script>"})
     '{"a":"\\u003c/script\\u003e"}'
     """
-    given = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return Html(given.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    encoded = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return Html(encoded.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _attribute(name: str, value: object) -> str:
-    shown = name.rstrip("_").replace("_", "-")
-    return f" {shown}" if value is True else f' {shown}="{text(value)}"'
+    attribute = name.rstrip("_").replace("_", "-")
+    return f" {attribute}" if value is True else f' {attribute}="{text(value)}"'

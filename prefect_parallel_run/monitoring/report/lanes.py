@@ -1,7 +1,7 @@
-"""The lanes of a timeline: one per slot, or one per node, or one per node most worth seeing, where those are too many.
+"""The lanes of a timeline: one per slot; for many slots one per node; for many nodes only the most relevant ones.
 
-A try is found in its lane by node and pid: the nodes wrote down which process was in which slot. Where they did not, the
-processes of a node share as few lanes as they need.
+Node and pid give the lane of an attempt: the process logs say which process was in which slot. Without such logs, the processes
+of a node share as few lanes as possible.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import NamedTuple
 
 from prefect_parallel_run.monitoring.report.processes import Process
 
-MOST_LANES = 96
+MAX_LANES = 96
 _OVERLAP = 0.05  #: s by which two clocks may differ
 
 
-class Worked(NamedTuple):
-    """What the ledger has of one pid of one node."""
+class ProcessWork(NamedTuple):
+    """The attempts of one process according to the ledger."""
 
     node: str
     pid: int
-    tries: int
+    attempts: int
     failed: int
     began: float  #: Unix time, s
     ended: float
@@ -34,101 +34,101 @@ class Lane(NamedTuple):
     """A row of the timeline."""
 
     node: str
-    label: str  #: of the row in its node
-    slots: int = 1  #: processes that it stands for
+    label: str  #: the row within its node
+    slots: int = 1  #: slots that it represents
 
 
 @dataclass(slots=True)
 class Lanes:
-    """The lanes, and which try belongs to which."""
+    """The lanes, and the lane of each process."""
 
     lanes: list[Lane]
-    total: int  #: lanes there would be if every slot had one
+    total: int  #: number of slots
     nodes: int
-    detail: str  #: slot, node, some nodes
-    _known: dict[tuple[str, int], list[tuple[float, int]]] = field(default_factory=dict)  #: since when a pid was in a lane
+    detail: str  #: "slot", "node" or "some nodes"
+    _known: dict[tuple[str, int], list[tuple[float, int]]] = field(default_factory=dict)  #: lanes of each pid, with start times
 
     def of(self, node: str, pid: int, started: float) -> int:
-        """Return the lane of a try that began at *started*."""
+        """Return the lane of an attempt that started at *started*."""
         known = self._known[node, pid]
         if len(known) == 1:
             return known[0][1]
         return known[max(bisect_right(known, (started + _OVERLAP, len(self.lanes))) - 1, 0)][1]
 
-    def sure(self) -> dict[tuple[str, int], int]:
-        """Return the lane of every pid that was in one lane only."""
+    def single_lanes(self) -> dict[tuple[str, int], int]:
+        """Return the lane of each process that was in one lane only."""
         return {key: known[0][1] for key, known in self._known.items() if len({lane for _, lane in known}) == 1}
 
     def of_slot(self, process: Process) -> int | None:
-        """Return the lane of a process that was in a slot."""
+        """Return the lane of a process; None if it never had a slot."""
         known = self._known.get((process.node, process.pid))
         return None if known is None else self.of(process.node, process.pid, process.ready or process.started)
 
 
-def allot(worked: Sequence[Worked], processes: Iterable[Process], most: int = MOST_LANES) -> Lanes:
-    """Return at most *most* lanes, in which every try of *worked* and every process that was in a slot has its place."""
+def assign_lanes(work: Sequence[ProcessWork], processes: Iterable[Process], most: int = MAX_LANES) -> Lanes:
+    """Return at most *most* lanes that cover all attempts in *work* and all processes that had a slot."""
     known: dict[tuple[str, int], list[tuple[float, tuple[str, str]]]] = defaultdict(list)
     for process in processes:
         if process.slot is not None:
             key = process.node, process.pid
             known[key].append((process.ready or process.started, (process.node, f"slot {process.slot}")))
-    for one, lane in _packed(one for one in worked if (one.node, one.pid) not in known):
-        known[one.node, one.pid].append((one.began, lane))
-    names = sorted({lane for found in known.values() for _, lane in found}, key=_natural)
-    lanes, place = _folded(names, worked, most)
+    for entry, lane in _packed(entry for entry in work if (entry.node, entry.pid) not in known):
+        known[entry.node, entry.pid].append((entry.began, lane))
+    names = sorted({lane for assigned in known.values() for _, lane in assigned}, key=_natural)
+    lanes, index = _folded(names, work, most)
     return Lanes(
         lanes=lanes,
         total=len(names),
         nodes=len({node for node, _ in names}),
         detail="slot" if len(names) <= most else "node" if len({node for node, _ in names}) <= most else "some nodes",
-        _known={key: sorted((since, place[lane]) for since, lane in found) for key, found in known.items()},
+        _known={key: sorted((since, index[lane]) for since, lane in assigned) for key, assigned in known.items()},
     )
 
 
-def _packed(worked: Iterable[Worked]) -> Iterable[tuple[Worked, tuple[str, str]]]:
-    """Yield a lane for each pid: the first of its node that is free by then."""
-    free: dict[str, list[float]] = defaultdict(list)  # until when each lane of a node is taken
-    for one in sorted(worked, key=lambda one: (one.node, one.began)):
-        if one.pid == 0:
-            yield one, (one.node, "lost with it")
+def _packed(work: Iterable[ProcessWork]) -> Iterable[tuple[ProcessWork, tuple[str, str]]]:
+    """Yield a lane for each process: the first lane of its node that is free when it starts."""
+    free: dict[str, list[float]] = defaultdict(list)  # end of the last process in each lane of a node
+    for process in sorted(work, key=lambda process: (process.node, process.began)):
+        if process.pid == 0:
+            yield process, (process.node, "lost with the node")
             continue
-        ends = free[one.node]
-        number = next((place for place, end in enumerate(ends) if end <= one.began + _OVERLAP), len(ends))
-        ends[number : number + 1] = [one.ended]
-        yield one, (one.node, f"process {number + 1}")
+        ends = free[process.node]
+        number = next((index for index, end in enumerate(ends) if end <= process.began + _OVERLAP), len(ends))
+        ends[number : number + 1] = [process.ended]
+        yield process, (process.node, f"process {number + 1}")
 
 
 def _folded(
-    names: Sequence[tuple[str, str]], worked: Sequence[Worked], most: int
+    names: Sequence[tuple[str, str]], work: Sequence[ProcessWork], most: int
 ) -> tuple[list[Lane], dict[tuple[str, str], int]]:
-    """Return the lanes to draw, and the place of each name among them."""
+    """Return the lanes to draw, and the index of each name in them."""
     if len(names) <= most:
-        return [Lane(*name) for name in names], {name: place for place, name in enumerate(names)}
+        return [Lane(*name) for name in names], {name: index for index, name in enumerate(names)}
     slots: dict[str, int] = defaultdict(int)
     for node, _ in names:
         slots[node] += 1
-    shown = _most_worth_seeing(slots, worked, most)
+    shown = _select_nodes(slots, work, most)
     rest = [node for node in slots if node not in shown]
     lanes = [Lane(node, f"{slots[node]} slots", slots[node]) for node in shown]
     if rest:
         lanes.append(Lane(f"{len(rest):,} more nodes", "together", sum(slots[node] for node in rest)))
-    order = {node: place for place, node in enumerate(shown)}
+    order = {node: index for index, node in enumerate(shown)}
     return lanes, {name: order.get(name[0], len(shown)) for name in names}
 
 
-def _most_worth_seeing(slots: dict[str, int], worked: Sequence[Worked], most: int) -> list[str]:
-    """Return the nodes to show, in order: all, or those with the most failed tries, then those with the fewest tries."""
+def _select_nodes(slots: dict[str, int], work: Sequence[ProcessWork], most: int) -> list[str]:
+    """Return the nodes to show: all, or those with the most failed attempts, then those with the fewest attempts."""
     if len(slots) <= most:
         return sorted(slots, key=lambda node: _natural((node, "")))
-    tries: dict[str, list[int]] = {node: [0, 0] for node in slots}
-    for one in worked:
-        tries[one.node][0] -= one.failed
-        tries[one.node][1] += one.tries
-    ranked = sorted(slots, key=lambda node: (tries[node], _natural((node, ""))))
+    scores: dict[str, list[int]] = {node: [0, 0] for node in slots}
+    for process in work:
+        scores[process.node][0] -= process.failed
+        scores[process.node][1] += process.attempts
+    ranked = sorted(slots, key=lambda node: (scores[node], _natural((node, ""))))
     return sorted(ranked[: most - 1], key=lambda node: _natural((node, "")))
 
 
 def _natural(name: tuple[str, str]) -> list[tuple[int, str]]:
-    """Order node-2 before node-10."""
+    """Return a sort key that orders node-2 before node-10."""
     parts = re.split(r"(\d+)", "\0".join(name))
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -1,4 +1,4 @@
-"""What went on, and when: the timeline, and under it on the same axis throughput, memory, CPU and what was foretold."""
+"""The section about time: the timeline, and below it on the same axis throughput, memory, CPU and the forecast."""
 
 from __future__ import annotations
 
@@ -10,66 +10,68 @@ import numpy as np
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, Floats
 from prefect_parallel_run.monitoring.report.bars import columns_over_time
 from prefect_parallel_run.monitoring.report.charts import Line, level, line_track, most_of, track
-from prefect_parallel_run.monitoring.report.data import Facts, Timeline
+from prefect_parallel_run.monitoring.report.data import ReportData, Timeline
 from prefect_parallel_run.monitoring.report.format import duration, rate, size, tick
 from prefect_parallel_run.monitoring.report.html import Html, el, join
 from prefect_parallel_run.monitoring.report.samples import Curve, Progress, Resources
 from prefect_parallel_run.monitoring.report.tables import listing
-from prefect_parallel_run.monitoring.report.timeline import lane_words, payload, timeline
+from prefect_parallel_run.monitoring.report.timeline import describe_lanes, payload, timeline
 from prefect_parallel_run.units import count, format_size
 
-_TRIES_PER_COLUMN = 12  #: at least, on average: fewer would show chance
-_MOST_PEAKS = 12
+_MIN_PER_COLUMN = 12  #: attempts on average; with fewer, columns vary by chance
+_MAX_PEAKS = 12
 
 
 class Chart(NamedTuple):
-    """A track, and its figures for the script that tells them: name, unit and values of every series."""
+    """A track, and the name, unit and values of its series for the tooltips."""
 
     html: Html
     series: list[tuple[str, str, list[float | None]]]
 
 
-def over_time(facts: Facts) -> tuple[Html | None, dict[str, Any]]:
-    """Return the section and the figures of its charts."""
-    shown = facts.timeline
-    if shown is None:
+def over_time(report: ReportData) -> tuple[Html | None, dict[str, Any]]:
+    """Return the section and the data of its charts for the script."""
+    data = report.timeline
+    if data is None:
         return None, {}
-    charts = dict(_charts(facts, shown))
+    charts = dict(_charts(report, data))
     figures = {
-        "seconds": shown.axis.seconds,
+        "seconds": data.axis.seconds,
         "bins": BINS,
-        "spans": shown.axis.spans,
+        "spans": data.axis.spans,
         "charts": {key: chart.series for key, chart in charts.items()},
-        "lanes": payload(shown),
+        "lanes": payload(data),
     }
     section = el(
         "section",
-        el("h2", "What went on"),
-        el("p", lane_words(shown), class_="quiet"),
-        timeline(shown),
+        el("h2", "Timeline"),
+        el("p", describe_lanes(data), class_="quiet"),
+        timeline(data),
         *(chart.html for chart in charts.values()),
-        _peaks(facts.resources) if facts.resources is not None else None,
+        _peaks(report.resources) if report.resources is not None else None,
         id="timeline",
     )
     return section, figures
 
 
-def _charts(facts: Facts, shown: Timeline) -> Iterator[tuple[str, Chart]]:
-    yield "throughput", _throughput(shown)
-    if facts.resources is not None:
-        yield from _resources(shown.axis, facts.resources)
-    if (chart := _eta(facts, shown.axis)) is not None:
+def _charts(report: ReportData, data: Timeline) -> Iterator[tuple[str, Chart]]:
+    yield "throughput", _throughput(data)
+    if report.resources is not None:
+        yield from _resources(data.axis, report.resources)
+    if (chart := _eta(report, data.axis)) is not None:
         yield "eta", chart
 
 
-def _throughput(shown: Timeline) -> Chart:
-    tries, total = shown.tries, shown.tries.dated
-    width = next((w for w in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20) if total * w >= _TRIES_PER_COLUMN * BINS), 24)
-    seconds = shown.axis.bin_seconds * width
-    good, bad = (counts.sum(axis=0).reshape(-1, width).sum(axis=1) / seconds for counts in (tries.succeeded, tries.failed))
+def _throughput(data: Timeline) -> Chart:
+    attempts, total = data.attempts, data.attempts.dated
+    width = next((w for w in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20) if total * w >= _MIN_PER_COLUMN * BINS), 24)
+    seconds = data.axis.bin_seconds * width
+    good, bad = (
+        counts.sum(axis=0).reshape(-1, width).sum(axis=1) / seconds for counts in (attempts.succeeded, attempts.failed)
+    )
     most = most_of(good + bad) or 1.0
-    title = f"Tries ended per second, in columns of {duration(seconds)}"
-    label = f"Throughput: {rate(float(good.mean()))} succeeded on average, {rate(float(good.max()))} at most."
+    title = f"Finished attempts per second, in columns of {duration(seconds)}"
+    label = f"Throughput: {rate(float(good.mean()))} succeeded on average, at most {rate(float(good.max()))}."
     html = track("throughput", title, most, _per_second, columns_over_time(good, bad, width, most), label)
     series = [("succeeded", "rate", _values(np.repeat(good, width))), ("failed", "rate", _values(np.repeat(bad, width)))]
     return Chart(html, series)
@@ -79,35 +81,35 @@ def _per_second(value: float) -> str:
     return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
 
 
-def _resources(axis: Axis, found: Resources) -> Iterator[tuple[str, Chart]]:
-    several = len(found.peaks) > 1
-    over = f", mean and range of {count(len(found.peaks), 'node')}" if several else ""
-    if several and found.nodes > len(found.peaks):
-        over += f" out of {count(found.nodes)}"
-    processes = 1.1 * max(most_of(found.processes_memory.high), 1.0)
-    yield "memory", _curve(axis, "memory", f"Memory of the machine in use, percent{over}", found.memory, 100.0, "percent")
-    title = f"Memory of the processes{' per node' if several else ''}{over}"
-    yield "processes", _curve(axis, "processes", title, found.processes_memory, processes, "bytes")
-    yield "cpu", _curve(axis, "cpu", f"CPU of the machine, percent{over}", found.cpu, 100.0, "percent")
+def _resources(axis: Axis, resources: Resources) -> Iterator[tuple[str, Chart]]:
+    several = len(resources.peaks) > 1
+    suffix = f", mean and range of {count(len(resources.peaks), 'node')}" if several else ""
+    if several and resources.nodes > len(resources.peaks):
+        suffix += f" out of {count(resources.nodes)}"
+    processes = 1.1 * max(most_of(resources.processes_memory.high), 1.0)
+    yield "memory", _curve(axis, "memory", f"Used memory of the machine, percent{suffix}", resources.memory, 100.0, "percent")
+    title = f"Memory of the processes{' per node' if several else ''}{suffix}"
+    yield "processes", _curve(axis, "processes", title, resources.processes_memory, processes, "bytes")
+    yield "cpu", _curve(axis, "cpu", f"CPU of the machine, percent{suffix}", resources.cpu, 100.0, "percent")
 
 
 def _curve(axis: Axis, key: str, title: str, curve: Curve, most: float, unit: str) -> Chart:
-    words = _percent if unit == "percent" else size
+    format_value = _percent if unit == "percent" else size
     is_band = bool(np.nanmax(curve.high - curve.low) > 0)
     line = Line(key, title, curve.mean, *((curve.low, curve.high) if is_band else ()))
-    label = f"{title}: {words(float(np.nanmean(curve.mean)))} on average, {words(most_of(curve.high))} at most."
+    label = f"{title}: {format_value(float(np.nanmean(curve.mean)))} on average, at most {format_value(most_of(curve.high))}."
     series = [("mean" if is_band else "in use", unit, _values(curve.mean))]
     if is_band:
         series += [("lowest node", unit, _values(curve.low)), ("highest node", unit, _values(curve.high))]
-    return Chart(line_track(axis, line, most, words, label), series)
+    return Chart(line_track(axis, line, most, format_value, label), series)
 
 
 def _percent(value: float) -> str:
     return f"{value:.0f} %"
 
 
-def _peaks(found: Resources) -> Html:
-    heads = ("node", "memory in use, at most", "of", "processes' memory, at most", "CPU, mean", "disk free, least")
+def _peaks(resources: Resources) -> Html:
+    heads = ("node", "peak memory", "total memory", "peak memory of processes", "mean CPU", "least free disk")
     rows = [
         (
             peak.node,
@@ -117,61 +119,61 @@ def _peaks(found: Resources) -> Html:
             _percent(peak.cpu_percent),
             format_size(peak.disk_free),
         )
-        for peak in found.peaks[:_MOST_PEAKS]
+        for peak in resources.peaks[:_MAX_PEAKS]
     ]
-    words = "Those nearest to their memory first"
-    if len(found.peaks) > _MOST_PEAKS:
-        words += f"; {_MOST_PEAKS} of {len(found.peaks)}"
-    return el("details", el("summary", "Peaks per node"), listing(words, heads, rows, numbers=heads[1:]))
+    caption = "Highest memory use first"
+    if len(resources.peaks) > _MAX_PEAKS:
+        caption += f"; {_MAX_PEAKS} of {len(resources.peaks)}"
+    return el("details", el("summary", "Peaks per node"), listing(caption, heads, rows, numbers=heads[1:]))
 
 
-def _eta(facts: Facts, axis: Axis) -> Chart | None:
-    """Return what was foretold in the last drive, against what came true."""
-    if not facts.progress:
+def _eta(report: ReportData, axis: Axis) -> Chart | None:
+    """Return the forecasts of the last execution compared with its actual duration."""
+    if not report.progress:
         return None
-    number = max(facts.progress)
-    lines = [line for line in facts.progress[number] if line.remaining_seconds is not None]
+    number = max(report.progress)
+    lines = [line for line in report.progress[number] if line.remaining_seconds is not None]
     if not lines:
         return None
-    began = facts.progress[number][0].time
-    foretold = _in_bins(axis, lines, began)
-    is_whole = facts.progress[number][-1].finished >= facts.progress[number][-1].planned
-    truth = facts.progress[number][-1].time - began if is_whole else None
-    most = 1.1 * max(min(most_of(foretold), 3 * truth if truth else np.inf), truth or 0.0, 0.1)
-    shown = np.minimum(foretold, most)
-    title = "How long the last drive was foretold to take" if facts.driven > 1 else "How long it was foretold to take"
-    words = _how_good(lines, began, truth) if truth else "It did not come to its end, so nobody knows how true that was."
-    more = [level(truth, most)] if truth else []
-    if truth:
-        title += f"; dashed: it took {duration(truth)}"
-    html = line_track(axis, Line("eta", title, shown), most, tick, f"{title}. {words}", more)
-    return Chart(join(html, el("p", words, class_="quiet under")), [("foretold to take", "seconds", _values(foretold))])
+    began = report.progress[number][0].time
+    forecast = _in_bins(axis, lines, began)
+    is_finished = report.progress[number][-1].finished >= report.progress[number][-1].planned
+    actual = report.progress[number][-1].time - began if is_finished else None
+    most = 1.1 * max(min(most_of(forecast), 3 * actual if actual else np.inf), actual or 0.0, 0.1)
+    clipped = np.minimum(forecast, most)
+    title = "Forecast of the duration of the last execution" if report.execution_count > 1 else "Forecast of the duration"
+    note = _accuracy(lines, began, actual) if actual else "The execution did not finish, so the forecast cannot be compared."
+    more = [level(actual, most)] if actual else []
+    if actual:
+        title += f"; dashed: the actual duration, {duration(actual)}"
+    html = line_track(axis, Line("eta", title, clipped), most, tick, f"{title}. {note}", more)
+    return Chart(join(html, el("p", note, class_="quiet under")), [("forecast", "seconds", _values(forecast))])
 
 
 def _in_bins(axis: Axis, lines: list[Progress], began: float) -> Floats:
-    """Return the last duration that was foretold in every bin; NaN where none was."""
-    found = np.full(BINS, np.nan)
-    bins = axis.bins(axis.places([line.time for line in lines]))
-    for place, line in zip(bins.tolist(), lines, strict=True):
-        found[place] = line.time - began + (line.remaining_seconds or 0.0)
-    return found
+    """Return the last forecast of the duration in each bin; NaN without one."""
+    forecast = np.full(BINS, np.nan)
+    bins = axis.bins(axis.positions([line.time for line in lines]))
+    for position, line in zip(bins.tolist(), lines, strict=True):
+        forecast[position] = line.time - began + (line.remaining_seconds or 0.0)
+    return forecast
 
 
-def _how_good(lines: list[Progress], began: float, truth: float) -> str:
-    """Return from when on the forecast was within a tenth of the truth."""
-    since = truth
+def _accuracy(lines: list[Progress], began: float, actual: float) -> str:
+    """Return since when the forecast was within 10 % of the actual duration."""
+    since = actual
     for line in reversed(lines):
-        if abs(line.time - began + (line.remaining_seconds or 0.0) - truth) > 0.1 * truth:
+        if abs(line.time - began + (line.remaining_seconds or 0.0) - actual) > 0.1 * actual:
             break
         since = line.time - began
     first = lines[0].time - began + (lines[0].remaining_seconds or 0.0)
     return (
-        f"The first forecast, after {duration(lines[0].time - began)}, said {duration(first)}; "
-        f"the mini-batches took {duration(truth)}. "
-        f"Forecasts stayed within 10 % of that from {100 * since / truth:.0f} % of the time on."
+        f"The first forecast, after {duration(lines[0].time - began)}, was {duration(first)}; "
+        f"the mini-batches took {duration(actual)}. "
+        f"Forecasts stayed within 10 % of that from {100 * since / actual:.0f} % of the time on."
     )
 
 
 def _values(array: Floats) -> list[float | None]:
-    """Return figures as JSON has them: four digits, None for those that are not there."""
+    """Return values for JSON: four significant digits, None for missing ones."""
     return [None if np.isnan(value) else float(f"{value:.4g}") for value in array]

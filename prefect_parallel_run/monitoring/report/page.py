@@ -1,7 +1,7 @@
-"""The page: all sections in one document that needs nothing else, and lets nothing else in.
+"""The page: all sections in one self-contained document.
 
-What comes from the run is text wherever it stands (elements.py). A policy in the page itself allows its own style and script by
-their hashes, and nothing beside them: no request can leave it.
+All data of the run is escaped (html.py). A content security policy in the page allows its own style and script by their hashes
+and nothing else: the page cannot send a request.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import hashlib
 from pathlib import Path
 
 from prefect_parallel_run.monitoring.report.charts import PATTERNS
-from prefect_parallel_run.monitoring.report.data import Facts
-from prefect_parallel_run.monitoring.report.details import asked_for, durations, made_with
+from prefect_parallel_run.monitoring.report.data import ReportData
+from prefect_parallel_run.monitoring.report.details import configuration, durations, executions
 from prefect_parallel_run.monitoring.report.failures import failures
 from prefect_parallel_run.monitoring.report.format import STATUS, moment
 from prefect_parallel_run.monitoring.report.html import Html, el, embedded, join
@@ -20,13 +20,13 @@ from prefect_parallel_run.monitoring.report.over_time import over_time
 from prefect_parallel_run.monitoring.report.summary import counts, head, limits_section, result_line
 
 
-def page(facts: Facts, now: float) -> str:
-    """Return the report of a run as HTML; *now* is the Unix time at which it is made."""
+def page(report: ReportData, now: float) -> str:
+    """Return the report of a run as HTML; *now* is the current Unix time."""
     style, script = _text("page.css"), _text("page.js")
-    timeline, figures = over_time(facts)
-    step = facts.description.get("step", facts.run_id)
-    status = STATUS.get(facts.status, ("", facts.status))[1]
-    is_well = facts.status == "succeeded"  # what failed nevertheless is not the first thing to know
+    timeline, figures = over_time(report)
+    step = report.description.get("step", report.run_id)
+    status = STATUS.get(report.status, ("", report.status))[1]
+    has_succeeded = report.status == "succeeded"  # then failures come after the counts
     return "<!DOCTYPE html>\n" + el(
         "html",
         el(
@@ -43,17 +43,17 @@ def page(facts: Facts, now: float) -> str:
             PATTERNS,
             el(
                 "main",
-                head(facts),
-                None if is_well else failures(facts),
-                counts(facts),
-                limits_section(facts),
+                head(report),
+                None if has_succeeded else failures(report),
+                counts(report),
+                limits_section(report),
                 timeline,
-                failures(facts) if is_well else None,
-                durations(facts),
-                asked_for(facts),
-                made_with(facts),
+                failures(report) if has_succeeded else None,
+                durations(report),
+                configuration(report),
+                executions(report),
             ),
-            el("footer", result_line(facts), el("p", f"Made {moment(now)}. Times are UTC.", class_="quiet")),
+            el("footer", result_line(report), el("p", f"Created {moment(now)}. Times are UTC.", class_="quiet")),
             el("div", id="tip", role="status", aria_live="polite", hidden=True),
             join(Html('<script type="application/json" id="figures">'), embedded(figures), Html("</script>")),
             Html(f"<script>{script}</script>"),

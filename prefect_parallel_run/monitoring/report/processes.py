@@ -1,4 +1,4 @@
-"""What the nodes wrote down about their processes: logs/*.processes.jsonl, as far as it is there and can be read."""
+"""Reads the process logs of the nodes, logs/*.processes.jsonl; missing files and unreadable lines are skipped."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 _NAME = re.compile(r"(?:r(\d+)\.)?(.+)\.processes\.jsonl")
-_MOST = 50_000  #: processes that are looked at: a script that dies with every mini-batch starts one for each
-KILLS = ("timed_out", "out_of_memory", "died", "start_failed")  #: reasons that somebody wants to know of
+_MAX_PROCESSES = 50_000  #: to read: a script that crashes in every mini-batch starts one for each
+KILLS = ("timed_out", "out_of_memory", "died", "start_failed")  #: reasons of unexpected ends
 
 
 @dataclass(slots=True)
 class Process:
-    """The life of one process; times are Unix s, None where they are not known."""
+    """The lifetime of one process; times are Unix times in s, None if unknown."""
 
-    drive: int
+    execution: int
     node: str
     name: str
     pid: int
     started: float
     slot: int | None = None
-    is_spare: bool = False  #: it was started ahead, and got its slot later
+    is_standby: bool = False  #: started in advance; got its slot later
     ready: float | None = None
     import_seconds: float = 0.0
     init_seconds: float = 0.0
@@ -34,11 +34,11 @@ class Process:
 
 
 def read_processes(logs: Path, check_cancelled: Callable[[], None]) -> tuple[list[Process], bool]:
-    """Return the processes of a run, and whether these are all."""
-    found: list[Process] = []
-    is_whole = True
+    """Return the processes of a run, and whether the list is complete."""
+    processes: list[Process] = []
+    is_complete = True
     if not logs.is_dir():
-        return found, True
+        return processes, True
     for path in sorted(logs.iterdir()):
         match = _NAME.fullmatch(path.name)
         if match is None:
@@ -46,24 +46,24 @@ def read_processes(logs: Path, check_cancelled: Callable[[], None]) -> tuple[lis
         check_cancelled()
         for process in _processes(path, int(match[1] or 1), match[2]):
             if process is None:
-                is_whole = False
-            elif len(found) >= _MOST:
-                return found, False
+                is_complete = False
+            elif len(processes) >= _MAX_PROCESSES:
+                return processes, False
             else:
-                found.append(process)
-    return found, is_whole
+                processes.append(process)
+    return processes, is_complete
 
 
-def _processes(path: Path, drive: int, node: str) -> Iterator[Process | None]:
-    """Yield the processes of one file, once all is known of each that the file says; None where the node left some out."""
+def _processes(path: Path, execution: int, node: str) -> Iterator[Process | None]:
+    """Yield the processes of one file, each when its record is complete; None where the node left some out."""
     alive: dict[str, Process] = {}
     for event in _events(path):
         if event.get("event") == "left_out":
             yield None
             continue
         try:
-            ended = _take_in(alive, drive, node, event)
-        except (KeyError, TypeError, ValueError):  # of another version
+            ended = _apply(alive, execution, node, event)
+        except (KeyError, TypeError, ValueError):  # written by another version
             continue
         if ended is not None:
             yield ended
@@ -75,17 +75,17 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 event = json.loads(line)
-            except ValueError:  # the node was lost in the middle of a line
+            except ValueError:  # the node was lost while it wrote the line
                 continue
             if isinstance(event, dict):
                 yield event
 
 
-def _take_in(alive: dict[str, Process], drive: int, node: str, event: dict[str, Any]) -> Process | None:
-    """Take in what happened to a process, and return it when that was its end."""
+def _apply(alive: dict[str, Process], execution: int, node: str, event: dict[str, Any]) -> Process | None:
+    """Apply an event to its process; return the process if it ended."""
     kind, name, at = event["event"], str(event["process"]), float(event["at"])
     if kind == "started":
-        alive[name] = Process(drive, node, name, int(event["pid"]), at, _slot(event), is_spare=_slot(event) is None)
+        alive[name] = Process(execution, node, name, int(event["pid"]), at, _slot(event), is_standby=_slot(event) is None)
         return None
     process = alive.get(name)
     if process is None:

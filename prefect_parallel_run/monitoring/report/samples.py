@@ -1,4 +1,4 @@
-"""What was measured while a run went on: logs/*.resources.csv of the nodes, logs/*progress.csv of the flow process."""
+"""Reads the measurements of a run: logs/*.resources.csv of the nodes, logs/*progress.csv of the flow process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from prefect_parallel_run.monitoring.report.axis import BINS, Axis, Floats
 _RESOURCES = re.compile(r"(?:r(\d+)\.)?(.+)\.resources\.csv")
 _PROGRESS = re.compile(r"(?:r(\d+)\.)?progress\.csv")
 _FIELDS = ("time", "cpu_percent", "memory_used", "memory_total", "processes", "processes_memory", "disk_free")
-_MOST_FILES = 300  #: of nodes that are read
+_MAX_FILES = 300  #: resource files to read
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One quantity over time: per bin the lowest, mean and highest of the nodes; NaN where nobody measured."""
+    """One quantity over time: per bin the lowest, mean and highest of the nodes; NaN without a measurement."""
 
     low: Floats
     mean: Floats
@@ -29,25 +29,25 @@ class Curve:
 
 
 class Peak(NamedTuple):
-    """The most that was measured on one node."""
+    """The peak values of one node."""
 
     node: str
     memory_used: float  #: bytes
     memory_total: float
     processes_memory: float
     cpu_percent: float  #: mean
-    disk_free: float  #: bytes, the least
+    disk_free: float  #: bytes, the minimum
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the nodes measured."""
+    """The resource use of the nodes."""
 
     cpu: Curve  #: percent of the machine
-    memory: Curve  #: percent of the machine's
+    memory: Curve  #: percent of the machine
     processes_memory: Curve  #: bytes per node
     peaks: list[Peak]
-    nodes: int  #: that measured; the first 300 files were read
+    nodes: int  #: nodes with measurements; only 300 files are read
 
 
 class Progress(NamedTuple):
@@ -60,20 +60,20 @@ class Progress(NamedTuple):
 
 
 def read_resources(logs: Path, axis: Axis, check_cancelled: Callable[[], None]) -> Resources | None:
-    """Return what the nodes measured, or None where they did not."""
+    """Return the resource use of the nodes; None without measurements."""
     files = [(path, match[2]) for path in _sorted(logs) if (match := _RESOURCES.fullmatch(path.name))]
     totals = [_Band() for _ in range(3)]
     peaks: dict[str, Peak] = {}
-    for path, node in files[:_MOST_FILES]:
+    for path, node in files[:_MAX_FILES]:
         check_cancelled()
         table = np.asarray(list(_numbers(path, _FIELDS)), dtype=np.float64).reshape(-1, len(_FIELDS))
         if not len(table):
             continue
-        bins = axis.bins(axis.places(table[:, 0]))
+        bins = axis.bins(axis.positions(table[:, 0]))
         values = (table[:, 1], 100 * table[:, 2] / np.maximum(table[:, 3], 1), table[:, 5])
         for band, value in zip(totals, values, strict=True):
             band.add(bins, value)
-        peaks[node] = _higher(peaks.get(node), _peak(node, table))
+        peaks[node] = _merge(peaks.get(node), _peak(node, table))
     if not peaks:
         return None
     cpu, memory, processes = (band.curve() for band in totals)
@@ -82,8 +82,8 @@ def read_resources(logs: Path, axis: Axis, check_cancelled: Callable[[], None]) 
 
 
 def read_progress(logs: Path) -> dict[int, list[Progress]]:
-    """Return what the flow process wrote down in every drive, in order."""
-    found = {}
+    """Return the lines of the progress file of each execution."""
+    progress = {}
     for path in _sorted(logs):
         if match := _PROGRESS.fullmatch(path.name):
             fields = ("time", "planned", "finished", "remaining_seconds")
@@ -92,12 +92,12 @@ def read_progress(logs: Path) -> dict[int, list[Progress]]:
                 for time, planned, finished, remaining in _numbers(path, fields)
             ]
             if lines:
-                found[int(match[1] or 1)] = lines
-    return found
+                progress[int(match[1] or 1)] = lines
+    return progress
 
 
 class _Band:
-    """Gathers values of several nodes in bins: the mean of each node in a bin, then the range over nodes."""
+    """Aggregates values of several nodes in bins: the mean per node and bin, then the range over nodes."""
 
     def __init__(self) -> None:
         self._low, self._high = np.full(BINS, np.inf), np.full(BINS, -np.inf)
@@ -123,12 +123,12 @@ def _peak(node: str, table: Floats) -> Peak:
     return Peak(node, used, total, processes, float(table[:, 1].mean()), float(table[:, 6].min()))
 
 
-def _higher(one: Peak | None, other: Peak) -> Peak:
-    """Return the higher of two drives' peaks of a node, field by field."""
-    if one is None:
-        return other
-    used, total, processes, cpu = map(max, one[1:5], other[1:5])
-    return Peak(one.node, used, total, processes, cpu, min(one.disk_free, other.disk_free))
+def _merge(first: Peak | None, second: Peak) -> Peak:
+    """Return the peak values of a node over two executions."""
+    if first is None:
+        return second
+    used, total, processes, cpu = map(max, first[1:5], second[1:5])
+    return Peak(first.node, used, total, processes, cpu, min(first.disk_free, second.disk_free))
 
 
 def _sorted(logs: Path) -> list[Path]:
@@ -136,7 +136,7 @@ def _sorted(logs: Path) -> list[Path]:
 
 
 def _numbers(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[float, ...]]:
-    """Yield these columns of a file line by line, an empty field as NaN; a line that was cut short is left out."""
+    """Yield the values of *fields* line by line, NaN for an empty field; incomplete lines are skipped."""
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         for row in csv.DictReader(file):
             try:

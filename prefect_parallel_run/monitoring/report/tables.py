@@ -1,4 +1,4 @@
-"""Tables of a report; on a narrow screen every row is a card, in which each cell says what it is."""
+"""Tables of a report; on a narrow screen each row becomes a card whose cells carry the column names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def listing(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]], 
     """Return a table.
 
     Args:
-        caption: What it has.
-        heads: Names of its columns.
-        rows: Their cells.
-        numbers: Columns that are aligned as figures.
+        caption: Title of the table.
+        heads: Column names.
+        rows: Cells, row by row.
+        numbers: Names of the columns to align as numbers.
     """
     kinds = ["number" if name in numbers else None for name in heads]
     head = el("tr", *(el("th", name, scope="col", class_=kind) for name, kind in zip(heads, kinds, strict=True)))
@@ -28,11 +28,11 @@ def listing(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]], 
 
 
 def pairs(caption: str, rows: Iterable[tuple[str, object]]) -> Html | None:
-    """Return a table of names and values, or None without any."""
+    """Return a table of names and values; None without rows."""
     body = [el("tr", el("th", el("code", name), scope="row"), el("td", el("code", value))) for name, value in rows]
     return el("table", el("caption", caption), el("tbody", *body), class_="pairs") if body else None
 
 
 def code_lines(lines: Sequence[str]) -> Html:
-    """Return paths and the like, one per line."""
+    """Return *lines* as code, one per line."""
     return join(*(join(el("code", line), el("br") if number < len(lines) - 1 else None) for number, line in enumerate(lines)))

@@ -116,7 +116,7 @@ def test_a_cluster_grows_and_shrinks(workshop, caplog):
     with caplog.at_level(logging.INFO):
         thread = threading.Thread(target=lambda: found.update(result=step()))
         thread.start()
-        wait_until(lambda: "was given back" in caplog.text, 120)
+        wait_until(lambda: "released idle node" in caplog.text, 120)
         gate.touch()
         thread.join(120)
     assert len(names(found["result"])) == 100

@@ -151,7 +151,7 @@ def test_a_broken_record_stands_alone_too(workshop, caplog):
     assert (result.items_failed, result.rows) == (1, 100)
     (told,) = failed_items(result)
     assert "record 51 has 3 fields" in told["error"]
-    assert "mini-batch 16 failed at try 1 on node-0 (raised), its items are tried apart" in caplog.text
+    assert "mini-batch 16 failed at attempt 1 on node-0 (raised), its items are run separately" in caplog.text
 
 
 def test_interrupted_while_isolating_it_goes_on(driver, workshop, monkeypatch):

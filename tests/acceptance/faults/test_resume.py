@@ -272,7 +272,7 @@ def test_verify_finds_what_was_altered(workshop, capsys):
     original = part.read_bytes()
     part.write_bytes(b"X" + original[1:])
     assert main(["verify", str(run)]) == 1
-    assert "has been altered" in capsys.readouterr().out
+    assert "was altered" in capsys.readouterr().out
     part.write_bytes(original)
     output = Path(result.output_file)
     text = output.read_bytes()

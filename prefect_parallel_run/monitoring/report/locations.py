@@ -1,4 +1,4 @@
-"""Where the items of a mini-batch are, in words, as the plan has it. Pure."""
+"""The location of the items of a mini-batch as text, from the plan. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 _GROUPS = {"row_groups": "row group", "batches": "batch", "stripes": "stripe"}
 
 
-def place_lines(work: Mapping[str, Any], piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
-    """Return where the items of *work* are, or only those in *piece*; at most *most* lines and one that counts the rest.
+def location_lines(work: Mapping[str, Any], piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
+    """Return the location of the items of *work*, or of those in *piece*: at most *most* lines and a count of the rest.
 
-    >>> place_lines({"kind": "files", "input": "a", "root": "/data/", "names": ["x.jpg", "y.jpg"]})
+    >>> location_lines({"kind": "files", "input": "a", "root": "/data/", "names": ["x.jpg", "y.jpg"]})
     ['/data/x.jpg', '/data/y.jpg']
-    >>> place_lines({"kind": "delimited", "input": "a", "path": "/d.csv", "first": 200, "rows": 100, "start": 9, "stop": 99})
+    >>> location_lines({"kind": "delimited", "input": "a", "path": "/d.csv", "first": 200, "rows": 100, "start": 9, "stop": 99})
     ['/d.csv, records 200 to 299']
     """
     lines = [f"{key} = {value}" for key, value in (work.get("partition_key_value") or {}).items()]
@@ -21,19 +21,19 @@ def place_lines(work: Mapping[str, Any], piece: tuple[int, int] | None = None, m
         names = work["names"] if piece is None else work["names"][slice(*piece)]
         return lines + _shortened([f"{work['root']}{name}" for name in names], "file", most)
     if work["kind"] == "tables":
-        return lines + _shortened([_table(table, None) for table in work["tables"]], "place", most) + _items(piece)
+        return lines + _shortened([_table(table, None) for table in work["tables"]], "location", most) + _items(piece)
     return [*lines, _table(work, piece)]
 
 
 def _table(work: Mapping[str, Any], piece: tuple[int, int] | None) -> str:
-    """Return where the rows of one table are."""
+    """Return the location of the rows of one table."""
     start, stop = piece or (0, int(work["rows"]))
     if "first" in work:
         return f"{work['path']}, {_range('record', work['first'] + start, work['first'] + stop)}"
-    for key, word in _GROUPS.items():
+    for key, unit in _GROUPS.items():
         if work.get(key):
             rows = _range("row", work["start"] + start, work["start"] + stop)
-            return f"{work['path']}, {rows} counted from {word} {min(work[key])}"
+            return f"{work['path']}, {rows} counted from {unit} {min(work[key])}"
     return f"{work['path']}, {stop - start:,} rows"
 
 
