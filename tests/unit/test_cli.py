@@ -218,7 +218,7 @@ def test_wrong_use_is_one_line(config, files, words, said, capsys):
         (["plan", "CONFIG", "--input-list", "missing"], "missing: No such file or directory"),
         (["show", "missing"], "run missing: does not exist"),
         (["control", "missing", "pause"], "run missing: does not exist"),
-        (["show", "FILES"], "is no run directory: it has no run.json"),
+        (["show", "FILES"], "is not a run directory: it has no run.json"),
         (["list", "FILES"], "has no runs in it"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else None,

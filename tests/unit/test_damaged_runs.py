@@ -252,7 +252,7 @@ def test_a_plan_that_is_gone_is_named(workshop):
     workshop.directory.plan.unlink()
     code, told = workshop.resume()
     assert code == 1
-    assert "plan.parquet: is not there" in told
+    assert "plan.parquet: does not exist" in told
 
 
 @pytest.mark.parametrize("at_once", [{0: 2}, {5: 11, 9: 9}])

@@ -182,7 +182,7 @@ def test_models_that_are_others_are_named(config, tmp_path):
     without = run_fingerprint(config(), inputs=[], arguments=[], side_inputs={}, key=b"k")
     before = now("a")
     assert list(differences(before, now("bb"))) == ["model m has changed"]
-    assert list(differences(before, without)) == ["model m is gone"]
+    assert list(differences(before, without)) == ["model m no longer exists"]
     assert list(differences(without, before)) == ["model m is new"]
 
 

@@ -163,7 +163,7 @@ def test_what_is_missing_is_missing_and_no_more(tmp_path):
         ledger._connection.execute(LOST, (0, 1))
         facts = collect(directory, nothing)
     assert facts.timeline is None  # nobody knows when that was
-    with pytest.raises(OutputError, match="is not there"):
+    with pytest.raises(OutputError, match="does not exist"):
         collect(RunDirectory(tmp_path), nothing)
 
 
