@@ -18,7 +18,7 @@ from prefect_parallel_run.errors import PrefectHomeError
 from prefect_parallel_run.planning.plan import PlanSummary
 from prefect_parallel_run.runs.source_files import SourceTree
 from prefect_parallel_run.storage.listing import Listing
-from prefect_parallel_run.storage.remote_listing import look
+from prefect_parallel_run.storage.remote_listing import find_object
 
 _RESULT_FIELDS = (
     "entry_script",
@@ -148,7 +148,7 @@ def listing_sha256(folder: str) -> str:
 
 def _file_version(path: str) -> list[Any]:
     """Return path, size and version of a file; for a folder, its path and a hash of those of all files in it."""
-    if is_remote(path) and (file := look(path)) is not None:
+    if is_remote(path) and (file := find_object(path)) is not None:
         return list(file)
     if is_remote(path) or Path(path).is_dir():
         return [path, listing_sha256(path)]

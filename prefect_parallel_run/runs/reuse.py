@@ -12,7 +12,7 @@ from prefect_parallel_run.runs.fingerprint import listing_sha256
 from prefect_parallel_run.runs.overrides import Adjustments
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
-from prefect_parallel_run.storage.objects import file_sha256, known, size_of
+from prefect_parallel_run.storage.objects import file_sha256, size_and_version, size_of
 
 
 def may_be_reused(directory: RunDirectory, spec: StepSpec) -> bool:
@@ -50,5 +50,5 @@ def is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
         return True
     path = str(receipt["output_file"])
     if is_remote(path):  # an object with the same ETag is unchanged, and need not be read
-        return known(path) == (int(receipt["bytes"]), str(receipt["version"]))
+        return size_and_version(path) == (int(receipt["bytes"]), str(receipt["version"]))
     return size_of(path) == receipt["bytes"] and file_sha256(path) == str(receipt["sha256"])

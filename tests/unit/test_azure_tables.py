@@ -123,7 +123,7 @@ def test_headers_of_the_first_of_several_files_are_open(table, tmp_path):
         ("- read_delimited: 5", "read_delimited is 5; accepted: a mapping"),
         ("- {a: 1, b: 2}", "accepted: one transformation per entry"),
         ("- read_parquet\n- extract_columns_from_partition_format: 5", "accepted: a format such as"),
-        ("- extract_columns_from_partition_format: '{a'", "partition_format is '{a'"),
+        ("- extract_columns_from_partition_format: '{a'", "partition_format: unmatched '{' in '{a'"),
         ("- read_delimited: {delimiter: 5}", "line 5: delimiter is 5; accepted: a text"),
         ("- read_delimited: {delimeter: ';'}", "line 5: unknown field 'read_delimited.delimeter'; did you mean delimiter?"),
         ("- read_parquet: {delimiter: ';'}", "line 5: unknown field 'read_parquet.delimiter'"),

@@ -194,7 +194,7 @@ def test_names_and_lists():
         ),
         (
             ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--column-type", "id=text", "--na-value", "-"],
-            "--column-type: column_types['id'] is 'text'; accepted: string, ",
+            "--column-type: column_types['id']: expected one of string, ",
         ),
         (["failed", "RUN", "--null"], "--null is for --items"),
     ],

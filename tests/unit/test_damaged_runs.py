@@ -243,7 +243,7 @@ def test_another_runs_plan_is_refused(workshop, tmp_path):
     workshop.directory.describe(dict(description))
     code, told = workshop.resume()
     assert code == 1
-    assert "plan.parquet: is not the plan that the run was begun with" in told
+    assert "plan.parquet: is not the plan that the run was started with" in told
 
 
 def test_a_plan_that_is_gone_is_named(workshop):

@@ -165,7 +165,7 @@ def test_the_verdict_on_one_value(value, monkeypatch):
 
 def test_usual_columns_are_decided_without_pandas(monkeypatch):
     """That is what makes planning quick: numbers, gaps, truth values, dates, words."""
-    monkeypatch.setattr(DelimitedTypes, "_pandas", None)
+    monkeypatch.setattr(DelimitedTypes, "_read_pandas", None)
     types = DelimitedTypes({"delimiter": ",", "quote": '"'}, ["i", "f", "g", "b", "c", "d", "w", "n"])
     types.add(b'1,1.5,,True,True,2024-01-31,"one, two",\n-2,2,7,False,,2024-02-01,three,NA\n', 2)
     types.add(b"3,4,5,True,True,x,5,\n", 1)

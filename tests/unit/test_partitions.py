@@ -55,7 +55,7 @@ def test_partition_format(text, path, values):
 @pytest.mark.parametrize("text", ["", "plain", "{a", "a}", "{}", "{a b}", "{a}/{a}", "{d:MM/dd}", "{d:}", "{d:yyyy/dd}"])
 def test_formats_that_are_none(text):
     """Told when the dataset is made."""
-    with pytest.raises(ValueError, match="partition_format is"):
+    with pytest.raises(ValueError, match="partition_format: "):
         FileDataset.from_files("/x", partition_format=text)
 
 
@@ -79,12 +79,14 @@ def test_files_are_grouped_by_the_keys_asked_for(tmp_path):
         [("season", "winter"), ("user", "bob")],
     ]
     assert len(list(dataset.cuts(100))) == 1
-    with pytest.raises(InputError, match=r"partition_keys are \['genre'\], the keys in partition_format of this input"):
+    with pytest.raises(
+        InputError, match=r"partition_keys: expected some of .*, the keys in partition_format of this input, got \['genre'\]"
+    ):
         list(dataset.partition_cuts(["genre"], tmp_path))
     (tmp_path / "stray.txt").write_text("")
-    with pytest.raises(InputError, match=r"stray.txt: does not end as partition_format says"):
+    with pytest.raises(InputError, match=r"stray.txt: does not match partition_format"):
         list(dataset.partition_cuts(["user"], tmp_path))
-    with pytest.raises(InputError, match="this input has no partition_format"):
+    with pytest.raises(InputError, match="has no partition_format"):
         list(FileDataset.from_files(tmp_path).partition_cuts(["user"], tmp_path))
 
 
@@ -157,11 +159,13 @@ def test_hive_folders_of_others(tmp_path):
     reader = Reader()
     frames = [reader.read(json.loads(cut.work)).value for cut in dataset.cuts(1 << 20)]
     assert [list(frame.columns) for frame in frames] == [["x", "store", "brand"]] * 3
-    with pytest.raises(InputError, match=r"partition_keys are \['x'\], the folders of this input \['store', 'brand'\]"):
+    with pytest.raises(
+        InputError, match=r"partition_keys: expected some of \['store', 'brand'\], the folder keys of this input, got \['x'\]"
+    ):
         list(dataset.partition_cuts(["x"], tmp_path))
     (tmp_path / "t" / "store=3").mkdir()
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "t" / "store=3" / "stray.parquet")
-    with pytest.raises(InputError, match=r"stray.parquet: lies in folders of the keys \['store'\]"):
+    with pytest.raises(InputError, match=r"stray.parquet: is in folders with the keys \['store'\]"):
         list(dataset.cuts(1))
 
 
@@ -177,14 +181,14 @@ def test_columns_of_a_table_that_is_not_partitioned(tmp_path):
     times = [path.stat().st_mtime_ns for path in before]
     assert len(read(dataset.partition_cuts(["store"], store))) == 2
     assert [path.stat().st_mtime_ns for path in sorted(store.rglob("*.parquet"))] == times
-    with pytest.raises(InputError, match=r"brand: is no column to partition by; there are \['store', 'x'\]"):
+    with pytest.raises(InputError, match=r"brand: is not a column to partition by; the columns are \['store', 'x'\]"):
         list(dataset.partition_cuts(["brand"], store))
     assert sorted(store.rglob("*.parquet")) == before
 
 
 def test_many_rows_in_several_files_keep_their_order(tmp_path, monkeypatch):
     """Also when rows are written before all have been read."""
-    monkeypatch.setattr("prefect_parallel_run.datasets.partitions._HELD", 2_000)
+    monkeypatch.setattr("prefect_parallel_run.datasets.partitions._BUFFER", 2_000)
     monkeypatch.setattr("prefect_parallel_run.datasets.tabular._PARTITIONING_BYTES", 1_000)
     frame = pd.DataFrame({"k": [i % 3 for i in range(2_000)], "n": range(2_000)})
     frame.to_csv(tmp_path / "t.csv", index=False)
@@ -201,9 +205,9 @@ def test_a_target_with_something_in_it_is_refused(tmp_path):
     dataset = TabularDataset.from_parquet_files([tmp_path / "in.parquet"])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         dataset.partition_by(["k"], tmp_path / "out")
-    with pytest.raises(InputError, match="no: is no column"):
+    with pytest.raises(InputError, match="no: is not a column"):
         dataset.partition_by(["no"], tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out"]
 
@@ -235,7 +239,7 @@ KINDS = [
 @pytest.mark.parametrize(("kind", "first", "second"), KINDS, ids=str)
 def test_every_arrow_type_is_partitioned_unchanged(tmp_path, monkeypatch, held, kind, first, second):
     """The file says the type; no group of its rows has to show it."""
-    monkeypatch.setattr("prefect_parallel_run.datasets.partitions._HELD", held)
+    monkeypatch.setattr("prefect_parallel_run.datasets.partitions._BUFFER", held)
     pq.write_table(pa.table({"k": ["a", "b"], "v": pa.array([first, second], kind)}), tmp_path / "t.parquet")
     TabularDataset.from_parquet_files([tmp_path / "t.parquet"]).partition_by(["k"], tmp_path / "out")
     columns = [pq.ParquetFile(path).read().column("v") for path in sorted((tmp_path / "out").rglob("*.parquet"))]
@@ -245,7 +249,7 @@ def test_every_arrow_type_is_partitioned_unchanged(tmp_path, monkeypatch, held, 
 @pytest.mark.parametrize("held", [1, 1 << 20])
 def test_types_of_two_files_are_unified_in_all_partitions(tmp_path, monkeypatch, held):
     """Also in partitions that were written before the second file was met; loss is an error."""
-    monkeypatch.setattr("prefect_parallel_run.datasets.partitions._HELD", held)
+    monkeypatch.setattr("prefect_parallel_run.datasets.partitions._BUFFER", held)
     pq.write_table(pa.table({"k": ["a"], "v": pa.array([1], pa.int32())}), tmp_path / "1.parquet")
     pq.write_table(pa.table({"k": ["b"], "v": [1.5]}), tmp_path / "2.parquet")
     dataset = TabularDataset.from_parquet_files(tmp_path / "*.parquet")
@@ -261,5 +265,5 @@ def test_types_of_two_files_are_unified_in_all_partitions(tmp_path, monkeypatch,
 def test_a_key_column_of_lists_is_refused(tmp_path):
     """By its name."""
     pq.write_table(pa.table({"k": [["a"]], "v": [1]}), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="k: cannot be partitioned by"):
+    with pytest.raises(InputError, match="k: cannot be used to partition"):
         TabularDataset.from_parquet_files([tmp_path / "t.parquet"]).partition_by(["k"], tmp_path / "out")

@@ -48,7 +48,7 @@ def test_an_empty_input_is_an_error_unless_allowed(tmp_path, allow):
     if allow:
         assert write_plan(normalise_inputs([dataset]), 10, tmp_path / "plan").mini_batches == 0
     else:
-        with pytest.raises(InputError, match=r"empty: has no items; .*allow_empty=True, on the command line --allow-empty"):
+        with pytest.raises(InputError, match=r"empty: has no items; .*allow_empty=True, or --allow-empty on the command line"):
             write_plan(normalise_inputs([dataset]), 10, tmp_path / "plan")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 

@@ -19,7 +19,7 @@ from prefect_parallel_run.runs.mirror import RunMirror, pull, pull_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.storage import objects
 from prefect_parallel_run.storage.listing import Listing, list_files
-from prefect_parallel_run.storage.remote_listing import look
+from prefect_parallel_run.storage.remote_listing import find_object
 
 ROOT = "memory://test"
 
@@ -80,7 +80,7 @@ def test_a_change_is_noticed(store):
     store.rm("/test/a")
     with pytest.raises(InputChanged, match="has been removed"):
         check(*found)
-    assert look(f"{ROOT}/a") is None
+    assert find_object(f"{ROOT}/a") is None
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_change_is_noticed(store):
     [
         ([f"{ROOT}/none"], "does not exist"),
         (["nowhere://a"], "Protocol not known: nowhere"),
-        (["/local", f"{ROOT}/a"], "all of this machine, or all of one kind of store"),
+        (["/local", f"{ROOT}/a"], "must be all local, or all in one kind of store"),
     ],
 )
 def test_what_cannot_be_listed_is_named(store, paths, words):
