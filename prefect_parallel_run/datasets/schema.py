@@ -115,15 +115,15 @@ def together_in_json(kinds: Iterable[str]) -> str:
     >>> together_in_json(["int", "text"]), together_in_json(["int", "bool"]), together_in_json(["int", "float", "null"])
     ('other', 'other', 'float')
     """
-    found = set(kinds)
-    families = [found & {INT, FLOAT}, found & {BOOL, BOOL_OR_NULL}, found & {TEXT}]
-    return OTHER if sum(map(bool, families)) > 1 else together(found)
+    distinct = set(kinds)
+    families = [distinct & {INT, FLOAT}, distinct & {BOOL, BOOL_OR_NULL}, distinct & {TEXT}]
+    return OTHER if sum(map(bool, families)) > 1 else together(distinct)
 
 
 def comparable_kind(kinds: Iterable[str]) -> str:
     """Return the type of a JSON column for the comparison of files: NULL for a column without values."""
-    found = set(kinds)
-    return NULL if found <= {NULL} else together_in_json(found)
+    distinct = set(kinds)
+    return NULL if distinct <= {NULL} else together_in_json(distinct)
 
 
 def together(kinds: Iterable[str]) -> str:
@@ -134,21 +134,21 @@ def together(kinds: Iterable[str]) -> str:
     >>> together(["int", "uint"]), together(["negative", "uint"]), together(["null", "uint"]), together(["float", "uint"])
     ('uint', 'text', 'text', 'float')
     """
-    found = set(kinds)
-    if UINT in found and FLOAT not in found and found & {NEGATIVE, NULL}:
-        found.add(TEXT)  # no integer type fits; pandas returns strings, which keep every digit
-    if NEGATIVE in found:
-        found = found - {NEGATIVE} | {INT}
-    if OTHER in found:
+    distinct = set(kinds)
+    if UINT in distinct and FLOAT not in distinct and distinct & {NEGATIVE, NULL}:
+        distinct.add(TEXT)  # no integer type fits; pandas returns strings, which keep every digit
+    if NEGATIVE in distinct:
+        distinct = distinct - {NEGATIVE} | {INT}
+    if OTHER in distinct:
         return OTHER
-    numbers, booleans = found & {INT, UINT, FLOAT}, found & {BOOL, BOOL_OR_NULL}
-    if TEXT in found or (numbers and booleans):
+    numbers, booleans = distinct & {INT, UINT, FLOAT}, distinct & {BOOL, BOOL_OR_NULL}
+    if TEXT in distinct or (numbers and booleans):
         return TEXT
     if booleans:
-        return BOOL if found == {BOOL} else BOOL_OR_NULL
-    if UINT in found and found <= {INT, UINT}:
+        return BOOL if distinct == {BOOL} else BOOL_OR_NULL
+    if UINT in distinct and distinct <= {INT, UINT}:
         return UINT
-    return INT if found == {INT} else FLOAT
+    return INT if distinct == {INT} else FLOAT
 
 
 def is_number(text: str) -> bool:

@@ -72,7 +72,7 @@ class _Location(NamedTuple):
         name = name.rstrip("/")
         trimmed = url.rstrip("/")
         if glob.has_magic(name.lstrip("/").partition("/")[0]):
-            raise InputError(url, "has a pattern in place of the bucket or the first folder; use patterns only below it")
+            raise InputError(url, "has a pattern instead of the bucket or the first folder; use patterns only below it")
         return cls(store, name, trimmed[: -len(name)] if name and trimmed.endswith(name) else "")
 
     def info(self) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ def test_a_missing_script_is_known_before_anything_begins(workshop):
 
 def test_an_environment_without_interpreter(workshop, tmp_path):
     """Names the path."""
-    with pytest.raises(EnvironmentSetupError, match=r"there is no interpreter .*bin/python"):
+    with pytest.raises(EnvironmentSetupError, match=r"the interpreter .*bin/python does not exist"):
         workshop.step(environment=str(tmp_path))()
 
 

@@ -417,7 +417,7 @@ def test_failed_names_the_guilty_file_of_a_cause(unfinished, files, capsys):
         ledger.commit_piece(bad, (7, 8), 1, "failed")
     assert main(["failed", str(unfinished.path)]) == 0
     words = capsys.readouterr().out
-    assert "3 failed tries of 1 mini-batch" in words
+    assert "3 failed attempts of 1 mini-batch" in words
     assert f"  failed for good: 1 item\n  the first that was found guilty: {files / 'f017.txt'}\n" in words
     assert main(["failed", str(unfinished.path), "--mini-batches"]) == 0
     assert "1\t3 tries\t1 of 1 item (item 7 of it)\t" in capsys.readouterr().out
@@ -475,7 +475,7 @@ def test_show_tells_what_the_ledger_has(unfinished, capsys):
         "test-abc-20250101T000000-1: interrupted\n",
         "mini-batches: total 10, succeeded 2, failed 1, not reached 7",
         "items: total 100, succeeded 18, failed 12, not reached 70",
-        "1 failed try of 1 mini-batch: ValueError: bad\\x1b[2J (raised, first in mini-batch 1)",
+        "1 failed attempt of 1 mini-batch: ValueError: bad\\x1b[2J (raised, first in mini-batch 1)",
         "succeeded on node-0 2, node-1 0",
         f"next: prefect-parallel-run resume {unfinished.path}",
     ):

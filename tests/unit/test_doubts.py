@@ -20,7 +20,7 @@ def doubts_of(dataset):
 
 
 def test_a_column_of_two_types_is_reported_with_the_first_files(tmp_path):
-    """Once, and with the first value that made it so: a result has both, one file's as 3.5, the other's as 3,50."""
+    """Once, with the first value of the other type: the result would have 3.5 from one file and 3,50 from the other."""
     for name, values in {"a": "1,50\n2,50", "b": "3,50\nn.v.", "c": "4,5\nx", "d": "5,5\n6,5"}.items():
         rows = "".join(f"{number};{value}\n" for number, value in enumerate(values.split("\n")))
         (tmp_path / f"{name}.csv").write_text(f"id;amount\n{rows}")
@@ -33,7 +33,7 @@ def test_a_column_of_two_types_is_reported_with_the_first_files(tmp_path):
 
 
 def test_files_of_the_same_types_raise_no_warning(tmp_path):
-    """Nor does text in another alphabet."""
+    """Text in another alphabet does not raise one either."""
     for name in "ab":
         (tmp_path / f"{name}.csv").write_text("n,t,e,d\n1,ü,,2024-01-01\n2,12a,,2024-01-02\n")
     assert doubts_of(TabularDataset.from_delimited_files(tmp_path)) == []
@@ -52,7 +52,7 @@ def test_files_of_the_same_types_raise_no_warning(tmp_path):
     ],
 )
 def test_the_warning_names_both_types(tmp_path, first, second, words):
-    """Also where pandas and not Arrow decided on them."""
+    """The types may come from pandas instead of Arrow."""
     (tmp_path / "a.csv").write_text(f"v\n{first}")
     (tmp_path / "b.csv").write_text(f"v\n{second}")
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
@@ -60,7 +60,7 @@ def test_the_warning_names_both_types(tmp_path, first, second, words):
 
 
 def test_json_lines_and_files_without_a_header_are_compared_too(tmp_path):
-    """By the columns' names, or their numbers."""
+    """By names of the columns, or by their numbers."""
     (tmp_path / "a.jsonl").write_text('{"v": 1}\n')
     (tmp_path / "b.jsonl").write_text('{"v": "x"}\n')
     (told,) = doubts_of(TabularDataset.from_json_lines_files(tmp_path))
@@ -104,7 +104,7 @@ def test_bytes_in_another_encoding_raise_a_warning(tmp_path, rows):
 
 
 def test_a_plan_stores_the_warnings(tmp_path):
-    """For the log of whoever runs it, and for those who look at it later."""
+    """They are logged when the run starts, and shown later."""
     (tmp_path / "a.csv").write_text("v,k\n1.5,1\n")
     (tmp_path / "b.csv").write_text("v,k\n2,1\n")
     for keys in (None, ["k"]):
@@ -175,7 +175,7 @@ def test_a_file_without_a_second_row_may_lack_a_header_too(tmp_path):
 
 
 def test_without_headers_the_number_of_columns_is_compared(tmp_path):
-    """By the first record of each file."""
+    """The first record of each file counts."""
     (tmp_path / "a.csv").write_text("1,2\n")
     (tmp_path / "b.csv").write_text("1,2,3\n")
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, header=False))

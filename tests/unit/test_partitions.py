@@ -1,4 +1,4 @@
-"""Partition keys: from paths, from folders, from columns; every value comes back as it was, and none leads astray."""
+"""Partition keys come from paths, folders and columns; every value is preserved, and none leaves its folder."""
 
 import datetime as dt
 import json
@@ -47,20 +47,20 @@ def read(cuts):
         ("{a}/x(1).txt", "/d/k/x(1).txt", {"a": "k"}),
     ],
 )
-def test_partition_format(text, path, values):
-    """Compared with the end of the path, segment by segment."""
+def test_partition_format_matches_the_end_of_a_path(text, path, values):
+    """It matches segment by segment."""
     assert PartitionFormat(text).values(path) == values
 
 
 @pytest.mark.parametrize("text", ["", "plain", "{a", "a}", "{}", "{a b}", "{a}/{a}", "{d:MM/dd}", "{d:}", "{d:yyyy/dd}"])
-def test_formats_that_are_none(text):
-    """Told when the dataset is made."""
+def test_invalid_formats_are_rejected(text):
+    """The dataset's constructor raises."""
     with pytest.raises(ValueError, match="partition_format: "):
         FileDataset.from_files("/x", partition_format=text)
 
 
-def test_files_are_grouped_by_the_keys_asked_for(tmp_path):
-    """One mini-batch per combination that exists, in the order of the paths; every file in exactly one."""
+def test_files_are_grouped_by_the_requested_keys(tmp_path):
+    """There is one mini-batch per combination, in the order of the paths; every file is in exactly one."""
     for user in ("ann", "bob"):
         for season in ("summer", "winter"):
             for number in range(3):
@@ -92,7 +92,7 @@ def test_files_are_grouped_by_the_keys_asked_for(tmp_path):
 
 @given(TEXT)
 def test_no_value_leaves_its_folder(value):
-    """Whatever it holds; and different values have different folders."""
+    """Different values have different folders."""
     name = folder_name("key", value)
     assert "/" not in name
     assert name not in (".", "..")
@@ -103,8 +103,8 @@ def test_no_value_leaves_its_folder(value):
 
 
 @given(rows=st.lists(st.tuples(TEXT, st.integers(-5, 5) | st.none()), min_size=1, max_size=20), by_both=st.booleans())
-def test_any_value_comes_back_as_it_was(rows, by_both, tmp_path_factory):
-    """Nulls, blanks, slashes, dots, Unicode; every row in exactly one partition, key columns last."""
+def test_any_value_survives_the_round_trip(rows, by_both, tmp_path_factory):
+    """Nulls, spaces, slashes, dots, Unicode; every row in exactly one partition, key columns last."""
     folder = tmp_path_factory.mktemp("t")
     frame = pd.DataFrame({"k": [key for key, _ in rows], "n": range(len(rows)), "m": pd.array([m for _, m in rows], "Int64")})
     frame.to_parquet(folder / "in.parquet")
@@ -123,8 +123,8 @@ def test_any_value_comes_back_as_it_was(rows, by_both, tmp_path_factory):
     assert all(path.resolve().is_relative_to(inside) for path in inside.rglob("*"))
 
 
-def test_types_of_keys_come_back(tmp_path):
-    """Whole numbers, fractions, truth values, dates and nulls."""
+def test_types_of_keys_survive_the_round_trip(tmp_path):
+    """Integers, floats, booleans, dates and nulls."""
     frame = pd.DataFrame(
         {
             "i": [1, 2],
@@ -146,8 +146,8 @@ def test_types_of_keys_come_back(tmp_path):
     assert first[1]["x"].tolist() == [1.5]
 
 
-def test_hive_folders_of_others(tmp_path):
-    """Values from the folders' names: whole numbers where all of a key are; also without partition_keys, as columns."""
+def test_hive_folders_of_other_writers(tmp_path):
+    """Values come from folder names, as integers if all of a key are; without partition_keys they are columns."""
     for store, brand in ((1, "a b"), (2, "a b"), (10, "__HIVE_DEFAULT_PARTITION__")):
         folder = tmp_path / "t" / f"store={store}" / f"brand={brand.replace(' ', '%20')}"
         folder.mkdir(parents=True)
@@ -169,8 +169,8 @@ def test_hive_folders_of_others(tmp_path):
         list(dataset.cuts(1))
 
 
-def test_columns_of_a_table_that_is_not_partitioned(tmp_path):
-    """Written once below the store, and found again; a key that is no column is named with those there are."""
+def test_a_plain_table_is_partitioned_by_columns(tmp_path):
+    """The copy is written once and reused; an unknown key is reported with the columns."""
     frame = pd.DataFrame({"store": [2, 1, 2, 1], "x": [1, 2, 3, 4]})
     frame.to_csv(tmp_path / "t.csv", index=False)
     dataset = TabularDataset.from_delimited_files([tmp_path / "t.csv"]).as_named_input("t")
@@ -187,7 +187,7 @@ def test_columns_of_a_table_that_is_not_partitioned(tmp_path):
 
 
 def test_many_rows_in_several_files_keep_their_order(tmp_path, monkeypatch):
-    """Also when rows are written before all have been read."""
+    """Rows may be written before all are read."""
     monkeypatch.setattr("prefect_parallel_run.datasets.partitions._BUFFER", 2_000)
     monkeypatch.setattr("prefect_parallel_run.datasets.tabular._PARTITIONING_BYTES", 1_000)
     frame = pd.DataFrame({"k": [i % 3 for i in range(2_000)], "n": range(2_000)})
@@ -199,8 +199,8 @@ def test_many_rows_in_several_files_keep_their_order(tmp_path, monkeypatch):
         assert part["n"].tolist() == [n for n in range(2_000) if n % 3 == values["k"]]
 
 
-def test_a_target_with_something_in_it_is_refused(tmp_path):
-    """And stays as it is; a failure on the way leaves nothing."""
+def test_a_target_must_be_empty(tmp_path):
+    """It stays unchanged; a failure leaves no files."""
     pd.DataFrame({"k": [1]}).to_parquet(tmp_path / "in.parquet")
     dataset = TabularDataset.from_parquet_files([tmp_path / "in.parquet"])
     (tmp_path / "out").mkdir()
@@ -212,8 +212,8 @@ def test_a_target_with_something_in_it_is_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out"]
 
 
-def test_files_of_other_types_cannot_be_partitioned_together(tmp_path):
-    """The error names the column; nothing is left behind."""
+def test_files_of_incompatible_types_cannot_be_partitioned(tmp_path):
+    """The error names the column; no files remain."""
     (tmp_path / "a.csv").write_text("v,k\n1,1\n")
     (tmp_path / "b.csv").write_text("v,k\nx,1\n")
     with pytest.raises(InputError, match=r"different types in one column.*Field v has incompatible types"):
@@ -238,7 +238,7 @@ KINDS = [
 @pytest.mark.parametrize("held", [1, 1 << 20])
 @pytest.mark.parametrize(("kind", "first", "second"), KINDS, ids=str)
 def test_every_arrow_type_is_partitioned_unchanged(tmp_path, monkeypatch, held, kind, first, second):
-    """The file says the type; no group of its rows has to show it."""
+    """The type comes from the file, not from its rows."""
     monkeypatch.setattr("prefect_parallel_run.datasets.partitions._BUFFER", held)
     pq.write_table(pa.table({"k": ["a", "b"], "v": pa.array([first, second], kind)}), tmp_path / "t.parquet")
     TabularDataset.from_parquet_files([tmp_path / "t.parquet"]).partition_by(["k"], tmp_path / "out")
@@ -248,7 +248,7 @@ def test_every_arrow_type_is_partitioned_unchanged(tmp_path, monkeypatch, held, 
 
 @pytest.mark.parametrize("held", [1, 1 << 20])
 def test_types_of_two_files_are_unified_in_all_partitions(tmp_path, monkeypatch, held):
-    """Also in partitions that were written before the second file was met; loss is an error."""
+    """Partitions written before the second file are rewritten; loss is an error."""
     monkeypatch.setattr("prefect_parallel_run.datasets.partitions._BUFFER", held)
     pq.write_table(pa.table({"k": ["a"], "v": pa.array([1], pa.int32())}), tmp_path / "1.parquet")
     pq.write_table(pa.table({"k": ["b"], "v": [1.5]}), tmp_path / "2.parquet")
@@ -262,8 +262,8 @@ def test_types_of_two_files_are_unified_in_all_partitions(tmp_path, monkeypatch,
         dataset.partition_by(["k"], tmp_path / "new")
 
 
-def test_a_key_column_of_lists_is_refused(tmp_path):
-    """By its name."""
+def test_a_key_column_of_lists_is_rejected(tmp_path):
+    """The error names it."""
     pq.write_table(pa.table({"k": [["a"]], "v": [1]}), tmp_path / "t.parquet")
     with pytest.raises(InputError, match="k: cannot be used to partition"):
         TabularDataset.from_parquet_files([tmp_path / "t.parquet"]).partition_by(["k"], tmp_path / "out")

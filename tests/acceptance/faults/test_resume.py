@@ -206,7 +206,7 @@ def test_retry_failed_gives_a_fresh_set_of_tries(workshop, capsys):
     assert len(workshop.invocations()) == 9 + 4
     assert main(["verify", run]) == 0
     assert main(["failed", run]) == 0
-    assert "ZeroDivisionError: division by zero (raised; 4 failed tries of 1 mini-batch" in capsys.readouterr().out
+    assert "ZeroDivisionError: division by zero (raised; 4 failed attempts of 1 mini-batch" in capsys.readouterr().out
 
 
 def test_a_changed_world_is_named_and_refused(workshop, capsys):
