@@ -179,7 +179,10 @@ def test_names_and_lists():
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_count"],
             "--set node_count: accepted: FIELD=VALUE",
         ),
-        (["run", "CONFIG", "--input", "FILES", "--output", "o", "--", "model"], "arguments: the first is 'model'"),
+        (
+            ["run", "CONFIG", "--input", "FILES", "--output", "o", "--", "model"],
+            "arguments: expected an option that starts with '-' as the first, got 'model'",
+        ),
         (
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "compute_target=cpu-cluster"],
             "compute_target is 'cpu-cluster', which names no cluster here; pass --set compute_target=local",
@@ -190,7 +193,7 @@ def test_names_and_lists():
         ),
         (
             ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--delimiter", "ab"],
-            "--delimiter: delimiter is 'ab'",
+            "--delimiter: delimiter: expected one ASCII character",
         ),
         (
             ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--column-type", "id=text", "--na-value", "-"],

@@ -125,7 +125,7 @@ AS_GIVEN = {"delimiter": ";", "quote": '"'}
 def verdicts(dialect, columns, data, rows, *, quickly, monkeypatch):
     types = DelimitedTypes(dialect, columns)
     if not quickly:
-        monkeypatch.setattr(types, "_arrow", lambda data, rows, wanted: None)
+        monkeypatch.setattr(types, "_read_arrow", lambda data, rows, indices: None)
     for part in data:
         types.add(part, rows)
     return types.types()
