@@ -1,4 +1,4 @@
-"""Which interpreter runs the entry script: one that is there, or one that a node makes from a plan."""
+"""Resolves the interpreter that runs the entry script: an existing one, or one in an environment that nodes build."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 from prefect_parallel_run.config.where import Environment
 from prefect_parallel_run.errors import EnvironmentSetupError
 
-_MOST_BYTES = 1 << 20  #: of a conda file
+_MOST_BYTES = 1 << 20  #: maximum size of a conda file
 _CREDENTIALS = re.compile(r"://[^/\s]+@")
-_LONGEST_TITLE = 80  #: characters of requirements in it
+_LONGEST_TITLE = 80  #: characters of requirements in a title
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentPlan:
-    """An environment as it travels to the nodes, which build it: plain values, nothing that lies on the flow's machine."""
+    """An environment that is sent to the nodes, which build it: plain values without references to local files."""
 
-    requirements: tuple[str, ...] = field(default=(), repr=False)  #: lines of a requirements file; may have a password in them
-    python: str | None = None  #: a version, or the path of an interpreter; None: the one that runs the Dask worker
-    conda: str = field(default="", repr=False)  #: content of a conda environment file; "": without conda
+    requirements: tuple[str, ...] = field(default=(), repr=False)  #: lines of a requirements file; may contain a password
+    python: str | None = None  #: a version, or the path of an interpreter; None: the Dask worker's interpreter
+    conda: str = field(default="", repr=False)  #: content of a conda environment file; "": no conda
     name: str | None = None  #: display text
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of what is asked for; the name is only for people."""
-        asked = [self.requirements, self.python, self.conda]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        """Return a hash of all fields except the name, which is for display only."""
+        content = [self.requirements, self.python, self.conda]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
     def title(self) -> str:
-        """Return what people call it; credentials in it are masked.
+        """Return a display name without credentials.
 
         >>> EnvironmentPlan(requirements=("six", "numpy==2.1")).title
         'with six, numpy==2.1'
@@ -49,7 +49,7 @@ class EnvironmentPlan:
 
 
 def environment_plan(environment: Environment) -> EnvironmentPlan:
-    """Return what the nodes have to build; the conda file is read here, in the flow process.
+    """Return the plan of an environment; reads the conda file here, in the flow process.
 
     Raises:
         EnvironmentSetupError: The conda file cannot be read.
@@ -82,27 +82,27 @@ def _conda_text(environment: Environment) -> str:
         raise EnvironmentSetupError(title, f"conda_file {environment.conda_file} cannot be read: {error}") from error
     if not text.strip() or len(text) > _MOST_BYTES:
         size = "is empty" if not text.strip() else f"is over {_MOST_BYTES} bytes"
-        raise EnvironmentSetupError(title, f"conda_file {environment.conda_file} {size}; that is no environment file")
+        raise EnvironmentSetupError(title, f"conda_file {environment.conda_file} {size}; expected a conda environment file")
     return text
 
 
 def interpreter_of(environment: str | None) -> str | None:
-    """Return the interpreter's path; None stands for the one that runs the Dask worker.
+    """Return the interpreter's path; None means the Dask worker's interpreter.
 
-    It looks on the machine that it is called on: in the flow process, or on a node.
+    The path is checked on the calling machine: in the flow process, or on a node.
 
     Args:
         environment: Path of an interpreter, or of a virtual environment.
 
     Raises:
-        EnvironmentSetupError: There is no interpreter that could be run.
+        EnvironmentSetupError: The interpreter does not exist, or is not executable.
     """
     if environment is None:
         return None
-    place = Path(environment).expanduser().absolute()
-    interpreter = place / "bin" / "python" if place.is_dir() else place  # not resolved: a link into a venv is the venv
+    path = Path(environment).expanduser().absolute()
+    interpreter = path / "bin" / "python" if path.is_dir() else path  # links are not resolved: a link into a venv selects it
     if not interpreter.is_file():
-        raise EnvironmentSetupError(environment, f"there is no interpreter {interpreter}")
+        raise EnvironmentSetupError(environment, f"the interpreter {interpreter} does not exist")
     if not os.access(interpreter, os.X_OK):
         raise EnvironmentSetupError(environment, f"{interpreter} is not executable")
     return str(interpreter)

@@ -1,4 +1,4 @@
-"""The frozen values that travel between planning, dispatch, nodes, ledger and output. No behaviour beyond arithmetic."""
+"""Frozen values that are passed between planning, dispatch, nodes, ledger and output. No behaviour beyond arithmetic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 def drive_prefix(drive: int) -> str:
-    """Return what the names of files begin with that belong to one drive of a run; the first one's have no prefix.
+    """Return the prefix of file names that belong to one execution of a run; "" for the first execution.
 
     >>> drive_prefix(1), drive_prefix(2)
     ('', 'r2.')
@@ -16,10 +16,10 @@ def drive_prefix(drive: int) -> str:
 
 
 class PlannedBatch(NamedTuple):
-    """One mini-batch as a dataset cuts it, before it has a number.
+    """One mini-batch of a dataset, before it has a number.
 
-    ``work`` is a JSON object in one line: all that a child needs to read the items (child/reading.py lists its
-    shapes). It is made once, at planning, and travels as text, so that nothing between plan and child parses it.
+    ``work`` is a one-line JSON object with everything that a child needs to read the items (child/reading.py lists its
+    shapes). It is encoded once, during planning, and passed on as a string, so that nothing between plan and child parses it.
     """
 
     items: int  #: files, or rows of a table
@@ -39,26 +39,26 @@ class MiniBatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Mini-batches that travel to a node together: consecutive ones on their first try, or one that is tried again."""
+    """Mini-batches that are sent to a node together: consecutive ones on their first attempt, or a single retry."""
 
     id: int
     node: str
     start: int  #: first mini-batch
     stop: int  #: one past the last
-    attempt: int = 1  #: the try that this is, from 1
-    piece: tuple[int, int] | None = None  #: only these of the one mini-batch's items (half-open), to find the guilty ones
+    attempt: int = 1  #: from 1
+    piece: tuple[int, int] | None = None  #: for bisection: half-open range of items of the only mini-batch
 
     @property
     def count(self) -> int:
-        """Mini-batches in the lease."""
+        """Return the number of mini-batches in the lease."""
         return self.stop - self.start
 
 
-NOT_ISOLATED = ("input_changed", "unwritable")  #: outcomes: no item of the mini-batch is to blame, or all would be
+NOT_ISOLATED = ("input_changed", "unwritable")  #: outcomes that bisection cannot attribute to items
 
 
 class Receipt(NamedTuple):
-    """What came of one try at one mini-batch. Fields up to ``seconds`` are what a child answers; the order is the wire's.
+    """The record of one attempt at a mini-batch. A child sends the fields up to ``seconds``, in this order.
 
     outcome: ``succeeded``, ``raised``, ``wrong_type``, ``input_changed``, ``timed_out``, ``died``, ``lost``,
     ``out_of_memory``, ``unwritable``.
@@ -72,8 +72,8 @@ class Receipt(NamedTuple):
     failed: int
     rows: int  #: rows returned; may exceed items
     part: str  #: name of the part file; "" when no rows were kept
-    offset: int  #: where the mini-batch's bytes begin in the part
-    header: int  #: bytes of header line, or of the schema of Parquet rows, in front of the rows
+    offset: int  #: start of the mini-batch's bytes in the part
+    header: int  #: bytes of the header line, or of the schema of Parquet rows, before the rows
     length: int  #: bytes, header included
     crc: int  #: CRC-32 of these bytes
     started: float  #: Unix time, s
@@ -81,44 +81,44 @@ class Receipt(NamedTuple):
     node: str = ""
     pid: int = 0
     error_type: str = ""
-    error: str = ""  #: the exception's text
+    error: str = ""  #: the exception's message
     traceback: str = ""
     fingerprint: str = ""  #: equal for failures of one cause
-    final: bool = False  #: the script asked for no further try
+    final: bool = False  #: the script rejected further attempts
 
     @classmethod
-    def of_failure(cls, mini_batch: int, attempt: int, outcome: str, *, items: int = -1, **facts: Any) -> Receipt:
-        """Return the receipt of a try that left no rows; *facts* are its fields from ``started`` on.
+    def of_failure(cls, mini_batch: int, attempt: int, outcome: str, *, items: int = -1, **fields: Any) -> Receipt:
+        """Return the receipt of an attempt without rows; *fields* are those from ``started`` on.
 
-        Without *items* (-1) the plan knows how many there were.
+        If *items* is unknown (-1), the number is in the plan.
         """
-        nothing = {"rows": 0, "part": "", "offset": 0, "header": 0, "length": 0, "crc": 0}
-        return cls(mini_batch, attempt, outcome, items, succeeded=0, failed=items, **{**nothing, **facts})
+        no_rows = {"rows": 0, "part": "", "offset": 0, "header": 0, "length": 0, "crc": 0}
+        return cls(mini_batch, attempt, outcome, items, succeeded=0, failed=items, **{**no_rows, **fields})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """Counts so far. A mini-batch is in exactly one of succeeded, failed, waiting (between two tries) and the rest."""
+    """Current counts. A mini-batch counts as one of succeeded, failed and waiting (for a retry), or as none of them yet."""
 
     planned: int = 0  #: mini-batches
     succeeded: int = 0
-    failed: int = 0  #: for good
-    waiting: int = 0  #: failed at least once, with a try left or under way
+    failed: int = 0  #: finally
+    waiting: int = 0  #: failed at least once, and will be or is being retried
     items: int = 0
     succeeded_items: int = 0
-    failed_items: int = 0  #: for good, those missing from mini-batches that succeeded included
+    failed_items: int = 0  #: finally, including those without a row in succeeded mini-batches
     waiting_items: int = 0
     rows: int = 0
-    all_scheduled: bool = False  #: every mini-batch has been handed out at least once
-    is_growing: bool = False  #: the input is still being listed: planned and items are what is known so far
+    all_scheduled: bool = False  #: every mini-batch has been scheduled at least once
+    is_growing: bool = False  #: planning continues: planned and items will increase
 
     @property
     def finished(self) -> int:
-        """Mini-batches whose outcome is final."""
+        """Return the number of mini-batches with a final outcome."""
         return self.succeeded + self.failed
 
     def by_outcome(self) -> dict[str, Any]:
-        """Return the counts of items and mini-batches as a receipt has them: each in exactly one outcome."""
+        """Return the counts of items and mini-batches by outcome, in the form of receipt.json."""
         return {
             "items": {
                 "total": self.items,
@@ -137,30 +137,30 @@ class Tally:
 
 
 class BisectionState(NamedTuple):
-    """A mini-batch whose guilty items are being looked for."""
+    """A mini-batch that is being bisected to isolate its failing items."""
 
     mini_batch: int
-    attempt: int  #: its last try
+    attempt: int  #: its last attempt
     items: int
-    undecided: int  #: items that are not yet known to be good or guilty
-    pieces: tuple[tuple[int, int, bool], ...]  #: start, stop, and whether it succeeded, of those that have been run
+    undecided: int  #: items that have neither succeeded nor failed finally
+    pieces: tuple[tuple[int, int, bool], ...]  #: start, stop, and whether it succeeded, for each piece that has run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingWork:
-    """What is left to do: all of it for a new run, less for one that is resumed from its ledger.
+    """The pending mini-batches: all of a new run, the unfinished ones of a resumed run.
 
-    While its tally is growing, further mini-batches come at the end.
+    While its tally is growing, more mini-batches are added at the end.
     """
 
     tally: Tally
     pending: tuple[tuple[int, int], ...]  #: half-open ranges, in order
     isolating: tuple[BisectionState, ...] = ()
-    waiting: tuple[tuple[int, int, int, int], ...] = ()  #: mini-batch, its next try, its items, tries that no longer count
+    waiting: tuple[tuple[int, int, int, int], ...] = ()  #: mini-batch, next attempt, items, attempts that no longer count
 
 
 class Breach(NamedTuple):
-    """A limit that was exceeded, with its figures."""
+    """A limit that was exceeded, with its values."""
 
     limit: str
     allowed: float

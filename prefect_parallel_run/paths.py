@@ -1,4 +1,4 @@
-"""Absolute paths that mean what they mean to ``open()``: ``..`` behind a symbolic link leads to the link target's parent."""
+"""Absolute paths with the semantics of ``open()``: ``..`` after a symbolic link leads to the parent of the link's target."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def absolute_path(path: str | os.PathLike[str]) -> str:
-    """Return *path* as an absolute path, without ``..`` where the folder before it exists.
+    """Return *path* as an absolute path, without ``..`` after folders that exist.
 
-    A folder that is a symbolic link is resolved before its parent is taken, as the system does; ``os.path.normpath`` would
-    drop both. ``..`` behind a folder that does not exist, such as one of a pattern, stays.
+    A folder that is a symbolic link is resolved before its parent is used, like the operating system does;
+    ``os.path.normpath`` would drop both. ``..`` after a folder that does not exist, such as a pattern, stays.
     """
     whole = Path(path).absolute()
     result = Path(whole.anchor)

@@ -1,29 +1,29 @@
-"""Sizes, durations and counts as people write and read them. Pure."""
+"""Parses and formats sizes, durations and counts. Pure."""
 
 from __future__ import annotations
 
 import re
 
-MINI_BATCHES = ("mini-batch", "mini-batches")  #: one, and several; for `count`
-TRIES = ("failed try", "failed tries")  #: the same
+MINI_BATCHES = ("mini-batch", "mini-batches")  #: singular and plural for `count`
+TRIES = ("failed attempt", "failed attempts")  #: singular and plural for `count`
 _SIZE = re.compile(r"([0-9]+)(KB|MB|GB)?", re.IGNORECASE)
 _FACTOR = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 
 def parse_size(text: str) -> int:
-    """Return the number that *text* stands for: digits, or digits and KB, MB or GB in any case (1024-based).
+    """Parse digits, or digits and KB, MB or GB in any case (1024-based).
 
     >>> parse_size("10MB"), parse_size("007")
     (10485760, 7)
     """
     match = _SIZE.fullmatch(text)
     if match is None or not text.isascii():
-        raise ValueError("digits, or digits and KB, MB or GB, without blanks, signs or fractions")
+        raise ValueError("digits, or digits and KB, MB or GB, without spaces, signs or decimal points")
     return int(match[1]) * _FACTOR[(match[2] or "").upper()]
 
 
 def format_size(size: float) -> str:
-    """Return *size* in bytes for people.
+    """Return a size in bytes as text.
 
     >>> format_size(1_610_612_736), format_size(12)
     ('1.5 GB', '12 bytes')
@@ -35,7 +35,7 @@ def format_size(size: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration for people.
+    """Return a duration as text.
 
     >>> format_seconds(125), format_seconds(7_300), format_seconds(0.25)
     ('2 min 5 s', '2 h 1 min', '0.2 s')
@@ -50,10 +50,10 @@ def format_seconds(seconds: float) -> str:
 
 
 def count(number: float, one: str = "", many: str = "") -> str:
-    """Return a number, with the thing it counts.
+    """Return a number as text, with the singular *one* or the plural *many* of a noun.
 
     >>> count(12345), count(1, "try", "tries"), count(2, "node")
     ('12,345', '1 try', '2 nodes')
     """
-    shown = f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
-    return f"{shown} {one if number == 1 else many or one + 's'}" if one else shown
+    digits = f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
+    return f"{digits} {one if number == 1 else many or one + 's'}" if one else digits

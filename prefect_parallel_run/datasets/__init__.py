@@ -1,1 +1,1 @@
-"""What goes in: files and tables, and how each is cut into mini-batches."""
+"""Datasets: the files and tables that a step reads, and how each is divided into mini-batches."""

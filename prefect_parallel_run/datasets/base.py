@@ -1,4 +1,4 @@
-"""What every dataset is: paths with a name, that can be cut into mini-batches."""
+"""The base class of datasets: named paths that can be divided into mini-batches."""
 
 from __future__ import annotations
 
@@ -25,92 +25,94 @@ PathLike = str | os.PathLike[str]
 
 
 def ignore_warning(_: str) -> None:
-    """Let what is odd about files go untold."""
+    """Discard a warning about the input."""
 
 
 class Dataset(BaseModel):
-    """Paths with a name; a value that Prefect can show, keep as JSON, and take from a form."""
+    """Named paths; a value that Prefect can show, store as JSON, and read from a form."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     paths: list[str] = Field(description="Paths, folders or globs.")
     name: str | None = Field(default=None, description="Name of the input, as the script sees it.")
-    allow_empty: bool = Field(default=False, description="An input without items is no error.")
+    allow_empty: bool = Field(default=False, description="Accept an input without items.")
 
     @property
     @abstractmethod
     def kind(self) -> Literal["file", "tabular"]:
-        """Return what an item is: a file, or a row of a table."""
+        """Return the kind of an item: "file", or "tabular" for a row of a table."""
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Return what a process that reads the items will import beside the standard library."""
+        """Return the modules outside the standard library that a process needs to read the items."""
         return ()
 
     def listing(self, check_cancelled: Callable[[], None] = lambda: None) -> Listing:
-        """Return the files that the paths stand for; *check_cancelled* is called now and then while they are listed."""
+        """Return the files that the paths expand to; *check_cancelled* is called periodically while they are listed."""
         return Listing(self.paths, check_cancelled, of_table=self.kind == "tabular")
 
     @abstractmethod
     def cuts(
-        self, size: int, listing: Listing | None = None, tell: Callable[[str], None] = ignore_warning
+        self, size: int, listing: Listing | None = None, warn: Callable[[str], None] = ignore_warning
     ) -> Iterator[PlannedBatch]:
-        """Yield the mini-batches, in order, each item in exactly one.
+        """Yield the mini-batches in order; each item belongs to exactly one.
 
         Args:
             size: Files per mini-batch, or approximate bytes of source for tables.
-            listing: Of this dataset; by default a new one. When all is yielded it has listed every file.
-            tell: Is given what is odd about the files and no error, in words.
+            listing: Listing of this dataset; by default a new one. It is exhausted at the end.
+            warn: Called with a message about each anomaly that is not an error.
 
         Raises:
-            InputError: A path is missing, or a file cannot be read as what it should be.
+            InputError: A path is missing, or a file cannot be read in its format.
         """
 
     @abstractmethod
     def partition_cuts(
-        self, keys: Sequence[str], store: Path, listing: Listing | None = None, tell: Callable[[str], None] = ignore_warning
+        self, keys: Sequence[str], store: Path, listing: Listing | None = None, warn: Callable[[str], None] = ignore_warning
     ) -> Iterator[PlannedBatch]:
-        """Yield one mini-batch per existing combination of *keys*, in the order in which they are met.
+        """Yield one mini-batch per existing combination of *keys*, in order of first appearance.
 
         Args:
             keys: Some of the dataset's partition keys, or of the columns of tables that are not partitioned.
-            store: Folder for tables that have to be written anew, partitioned.
+            store: Folder for partitioned copies of tables.
             listing: As in ``cuts``.
-            tell: The same.
+            warn: As in ``cuts``.
 
         Raises:
-            InputError: A key is none of this dataset's; names both sets.
+            InputError: The dataset lacks one of *keys*; the message names both sets.
         """
 
     def as_named_input(self, name: str) -> Self:
-        """Return the same dataset under a name; letters, digits and underscores."""
+        """Return a copy with a name made of letters, digits and underscores."""
         if not _NAME.fullmatch(name):
-            raise ValueError(f"name: {name!r} is not an input's name; use letters, digits and '_', no digit first")
+            raise ValueError(f"name: expected letters, digits and '_', not starting with a digit, got {name!r}")
         return self.model_copy(update={"name": name})
 
 
-def unknown_keys(name: str | None, wanted: Sequence[str], there: Sequence[str], what: str) -> InputError:
-    """Return the error for partition keys that an input does not have."""
-    return InputError(str(name), f"partition_keys are {list(wanted)}, {what} of this input {list(there)}; pass some of these")
+def unknown_keys(name: str | None, wanted: Sequence[str], available: Sequence[str], what: str) -> InputError:
+    """Return the error for partition keys that an input lacks."""
+    return InputError(
+        str(name), f"partition_keys: expected some of {list(available)}, {what} of this input, got {list(wanted)}"
+    )
 
 
 def given_paths(paths: PathLike | Iterable[PathLike]) -> list[str]:
-    """Return paths as absolute texts; ``file://`` URLs become paths, other URLs stay."""
+    """Return paths as absolute strings; ``file://`` URLs become paths, other URLs stay."""
     several = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not several:
-        raise InputError("[]", "no path was given")
-    found = [absolute(path) for path in several]
-    stores = {path.partition("://")[0] if is_remote(path) else "" for path in found}
+        raise InputError("[]", "no path was passed")
+    resolved = [absolute(path) for path in several]
+    stores = {path.partition("://")[0] if is_remote(path) else "" for path in resolved}
     if len(stores) > 1:
-        raise InputError(", ".join(found), "the paths of a dataset are all of this machine, or all of one kind of store")
-    return found
+        raise InputError(", ".join(resolved), "the paths of a dataset must be all local, or all in one kind of store")
+    return resolved
 
 
 def absolute(path: PathLike) -> str:
-    """Return a path as an absolute text; a ``file://`` URL becomes a path, another URL stays.
+    """Return a path as an absolute string; a ``file://`` URL becomes a path, other URLs stay.
 
     Raises:
-        InputError: A URL holds a password, is a chain of several, or names nothing.
+        InputError: A URL contains a password, is a chain of several URLs, or has no path.
     """
     text = os.fspath(path)
     if text.startswith(("file://", "local://")):
@@ -119,10 +121,10 @@ def absolute(path: PathLike) -> str:
         return absolute_path(text) if text else ""
     if urlsplit(text).password is not None:
         raise InputError(
-            f"{text.partition('://')[0]}://…", "holds a password, which would be written down; set it in the environment"
+            f"{text.partition('://')[0]}://…", "contains a password, which would be stored on disk; set it in the environment"
         )
     if "::" in text:
         raise InputError(text, "is a chain of URLs; pass a single one")
     if not text.partition("://")[2].strip("/"):
-        raise InputError(text, "names nothing in the store")
+        raise InputError(text, "has no bucket or path after ://")
     return text

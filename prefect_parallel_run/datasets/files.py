@@ -15,7 +15,7 @@ from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, i
 from prefect_parallel_run.datasets.partition_format import PartitionFormat
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import PlannedBatch
-from prefect_parallel_run.storage.folders import Listed
+from prefect_parallel_run.storage.folders import ListedFile
 from prefect_parallel_run.storage.listing import Listing
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -25,7 +25,7 @@ class FileDataset(Dataset):
     """Files; ``run()`` gets a list of their absolute paths."""
 
     partition_format: str | None = Field(
-        default=None, description="What the end of a path says, such as {user}/{day:yyyy/MM/dd}/*."
+        default=None, description="Keys in the last segments of a path, such as {user}/{day:yyyy/MM/dd}/*."
     )
 
     @field_validator("partition_format")
@@ -39,13 +39,13 @@ class FileDataset(Dataset):
     def from_files(
         cls, paths: PathLike | Iterable[PathLike], *, partition_format: str | None = None, allow_empty: bool = False
     ) -> FileDataset:
-        """Return a dataset of the files that *paths* stand for: files, folders (with all below them), globs.
+        """Return a dataset of the files that *paths* expand to.
 
         Args:
-            paths: What is given above.
-            partition_format: What the end of each path says, for ``partition_keys``: ``{user}/{season}/{genre}.wav``,
+            paths: Files, folders (with all files below them), globs.
+            partition_format: Keys in the last segments of each path, for ``partition_keys``: ``{user}/{season}/{genre}.wav``,
                 ``{day:yyyy/MM/dd}``, ``*`` for anything within a segment.
-            allow_empty: No file at all is no error.
+            allow_empty: Accept an input without files.
         """
         return cls(paths=given_paths(paths), partition_format=partition_format, allow_empty=allow_empty)
 
@@ -58,7 +58,7 @@ class FileDataset(Dataset):
         self,
         size: int,
         listing: Listing | None = None,
-        tell: Callable[[str], None] = ignore_warning,  # noqa: ARG002  files are not looked into
+        warn: Callable[[str], None] = ignore_warning,  # noqa: ARG002  file contents are not read
     ) -> Iterator[PlannedBatch]:
         """Yield mini-batches of *size* files."""
         files = iter(listing or self.listing())
@@ -68,35 +68,35 @@ class FileDataset(Dataset):
     def partition_cuts(
         self,
         keys: Sequence[str],
-        store: Path,  # noqa: ARG002  files are where they are
+        store: Path,  # noqa: ARG002  files are not copied
         listing: Listing | None = None,
-        tell: Callable[[str], None] = ignore_warning,  # noqa: ARG002  the same
+        warn: Callable[[str], None] = ignore_warning,  # noqa: ARG002  file contents are not read
     ) -> Iterator[PlannedBatch]:
-        """Yield the files of one combination of *keys* after the other; all paths are held meanwhile."""
+        """Yield the files of one combination of *keys* after the other; holds all paths in memory."""
         if self.partition_format is None:
-            raise InputError(str(self.name), f"partition_keys are {list(keys)}, but this input has no partition_format")
+            raise InputError(str(self.name), f"has no partition_format, which partition_keys {list(keys)} need; pass one")
         compiled = PartitionFormat(self.partition_format)
         if not set(keys) <= set(compiled.keys):
             raise unknown_keys(self.name, keys, compiled.keys, "the keys in partition_format")
-        groups: dict[tuple[str, ...], list[Listed]] = {}
+        groups: dict[tuple[str, ...], list[ListedFile]] = {}
         for file in listing or self.listing():
             values = compiled.values(file.path)
             if values is None:
-                raise InputError(file.path, f"does not end as partition_format says: {self.partition_format}")
+                raise InputError(file.path, f"does not match partition_format {self.partition_format}")
             groups.setdefault(tuple(values[key] for key in keys), []).append(file)
         for combination, files in groups.items():
             yield self._cut(files, {"partition_key_value": dict(zip(keys, combination, strict=True))})
 
-    def _cut(self, files: list[Listed], more: dict[str, object]) -> PlannedBatch:
+    def _cut(self, files: list[ListedFile], extra: dict[str, object]) -> PlannedBatch:
         paths, sizes, versions = zip(*files, strict=True)
         root = _shared_root(paths[0], paths[-1])
         names = [path[len(root) :] for path in paths]
         work = {"input": self.name, "kind": "files", "root": root, "names": names, "sizes": sizes, "versions": versions}
-        return PlannedBatch(len(files), sum(sizes), _encode({**work, **more}))
+        return PlannedBatch(len(files), sum(sizes), _encode({**work, **extra}))
 
 
 def _shared_root(first: str, last: str) -> str:
-    """Return the folder, with a slash, that two paths share; in sorted order all between them share it too.
+    """Return the common folder of two paths, with a trailing slash; all paths sorted between them share it too.
 
     >>> _shared_root("/a/b/c.png", "/a/b/d.png"), _shared_root("/a/b/c.png", "/a/bc/d.png")
     ('/a/b/', '/a/')
@@ -104,5 +104,5 @@ def _shared_root(first: str, last: str) -> str:
     folder = first[: first.rindex("/") + 1]
     if last.startswith(folder):  # nearly always
         return folder
-    shared = os.path.commonprefix((first, last))  # noqa: RUF071  cut at a slash here
+    shared = os.path.commonprefix((first, last))  # noqa: RUF071  the next line cuts it at a slash
     return shared[: shared.rindex("/") + 1]

@@ -1,8 +1,8 @@
-"""Where the records of a text file end: exactly where pandas' C parser ends them, found at the speed of numpy.
+"""Finds the ends of records in a text file exactly as pandas' C parser does, at the speed of numpy.
 
-Quotes are followed by parity: outside quotes there has been an even number of them. That is right as long as every quote
-opens or closes a field or is doubled; a block where one does not (``5" pipe``) is scanned state by state instead
-(child/dialect.py). Escaped bytes are taken for letters beforehand.
+Quotes are tracked by parity: outside quotes their number so far is even. That is correct if every quote opens or closes a
+field or is doubled; any other block (``5" pipe``) is scanned state by state instead (child/csv_dialect.py). Escaped bytes are
+replaced beforehand.
 """
 
 from __future__ import annotations
@@ -18,71 +18,71 @@ from prefect_parallel_run.child.text import BOM
 
 _BLOCK = 1 << 24  #: bytes read at a time
 _NEWLINE, _RETURN = 0x0A, 0x0D
-_NEUTRAL = 0xFF  #: no delimiter, quote or line end
-_LONGEST = 1 << 30  #: bytes of a record; one that is longer is a missing quote
+_NEUTRAL = 0xFF  #: not a delimiter, quote or line end
+_LONGEST = 1 << 30  #: bytes of a record; a longer one means that a quote is missing
 
 Positions = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
 
 class Records(NamedTuple):
-    """Some whole records of a text."""
+    """Consecutive complete records of a text."""
 
-    start: int  #: where the first of them begins in the text
-    ends: Positions  #: in the text, one past each record's terminator
-    filled: npt.NDArray[np.bool_]  #: False for blank lines, which are no records
-    data: bytes  #: the text from the first record's start to the last one's end
+    start: int  #: offset of the first record in the text
+    ends: Positions  #: offsets in the text, one past each record's terminator
+    filled: npt.NDArray[np.bool_]  #: False for blank lines, which are not records
+    data: bytes  #: the text from the start of the first record to the end of the last
 
-    def behind(self, number: int) -> Records:
-        """Return the records behind the first *number* of them."""
+    def after(self, number: int) -> Records:
+        """Return the records after the first *number* ones."""
         start = int(self.ends[number - 1])
         return Records(start, self.ends[number:], self.filled[number:], self.data[start - self.start :])
 
 
 class Source(Protocol):
-    """What text is read from, forward: an open file, or a TextStream."""
+    """A readable stream of text: an open file, or a TextStream."""
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes; none at the end."""
+        """Return the next bytes, or b"" at the end."""
 
 
 class UnfinishedRecordError(ValueError):
-    """The text ends inside quotes or behind an escape character, or a record is too long to be one."""
+    """The text ends inside quotes or after an escape character, or a record is too long."""
 
 
 def record_ends(source: Source, dialect: Dialect, *, lone_returns: bool = True, has_mark: bool = True) -> Iterator[Records]:
-    """Yield the records of *source*, some at a time.
+    """Yield the records of *source* in blocks.
 
     Args:
-        source: A text in UTF-8, or another encoding in which ASCII stands for itself.
-        dialect: What quotes and escapes there are; none in JSON lines.
-        lone_returns: A carriage return alone ends a record too.
-        has_mark: The three bytes of a byte order mark in UTF-8 at the beginning are one, and left out.
+        source: A text in UTF-8, or in another encoding that is compatible with ASCII.
+        dialect: Quotes and escapes; JSON lines have none.
+        lone_returns: A single carriage return ends a record too.
+        has_mark: Skip a UTF-8 byte order mark at the beginning.
 
     Raises:
-        UnfinishedRecordError: As its name says.
+        UnfinishedRecordError: The last record is incomplete, or a record is too long.
     """
     state = START
-    held: list[bytes] = []  # of the record that has not ended yet
+    pending: list[bytes] = []  # blocks of the record that has not ended yet
     begin = 0
     for offset, block, is_last in _blocks(source, has_mark=has_mark, lone_returns=lone_returns):
-        begin = begin if held else offset
+        begin = begin if pending else offset
         breaks, state = _breaks(block, state, dialect, lone_returns=lone_returns)
         ends = breaks + 1
         whole = int(ends[-1]) if len(ends) else 0
         if is_last:
             _check_end(state)
-            if whole < len(block) or (held and not whole):
+            if whole < len(block) or (pending and not whole):
                 ends, whole = np.append(ends, len(block)), len(block)
         if not len(ends):
-            held.append(block)
+            pending.append(block)
             if offset + len(block) - begin > _LONGEST:
                 raise UnfinishedRecordError(f"has a record of over {_LONGEST >> 20} MiB; is a closing quote missing?")
             continue
-        data = block if not held and whole == len(block) else b"".join((*held, block[:whole]))
+        data = block if not pending and whole == len(block) else b"".join((*pending, block[:whole]))
         ends += offset - begin
         yield Records(begin, ends + begin, _filled(data, ends, dialect), data)
-        held = [block[whole:]] if whole < len(block) else []
+        pending = [block[whole:]] if whole < len(block) else []
         begin = offset + whole
 
 
@@ -94,32 +94,32 @@ def _check_end(state: int) -> None:
 
 
 def _blocks(source: Source, *, has_mark: bool, lone_returns: bool) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield offset, bytes, and whether it is the last, of blocks that end behind a line end; the last one may be empty."""
-    rest = source.read(len(BOM))
+    """Yield blocks that end at a line end, as offset, bytes and whether it is the last, which may be empty."""
+    head = source.read(len(BOM))
     offset = 0
-    if has_mark and rest == BOM:
-        offset, rest = len(BOM), b""
-    parts = [rest]
-    while read := source.read(_BLOCK):
-        cut = _last_line_end(read, lone_returns=lone_returns)
+    if has_mark and head == BOM:
+        offset, head = len(BOM), b""
+    parts = [head]
+    while data := source.read(_BLOCK):
+        cut = _last_line_end(data, lone_returns=lone_returns)
         if cut:
-            block = b"".join((*parts, read[:cut]))
+            block = b"".join((*parts, data[:cut]))
             yield offset, block, False
             offset += len(block)
-            parts = [read[cut:]]
+            parts = [data[cut:]]
             continue
-        parts.append(read)
+        parts.append(data)
         if len(parts) * _BLOCK > _LONGEST:
             raise UnfinishedRecordError(f"has a line of over {_LONGEST >> 20} MiB")
     yield offset, b"".join(parts), True
 
 
-def _last_line_end(read: bytes, *, lone_returns: bool) -> int:
-    """Return the place behind the last line end in *read*, 0 for none; carriage returns count where there is no newline."""
-    newline = read.rfind(b"\n") + 1
+def _last_line_end(data: bytes, *, lone_returns: bool) -> int:
+    """Return the position after the last line end, 0 for none; carriage returns count only without any newline."""
+    newline = data.rfind(b"\n") + 1
     if newline or not lone_returns:
         return newline
-    return read.rfind(b"\r", 0, -1) + 1  # the very last byte may be the first half of a line end
+    return data.rfind(b"\r", 0, -1) + 1  # the last byte may be the first half of a line end
 
 
 def _breaks(block: bytes, state: int, dialect: Dialect, *, lone_returns: bool = True) -> tuple[Positions, int]:
@@ -149,12 +149,12 @@ def _breaks(block: bytes, state: int, dialect: Dialect, *, lone_returns: bool = 
 
 
 def _without_escapes(data: Bytes, escape: int) -> Bytes:
-    """Return *data* with every escape character and the byte behind it replaced by a byte that means nothing."""
-    places = np.flatnonzero(data == escape)
-    numbers = np.arange(len(places))
-    first_of_run = np.append(True, np.diff(places) != 1)
+    """Return *data* with every escape character and the byte after it replaced by a neutral byte."""
+    positions = np.flatnonzero(data == escape)
+    numbers = np.arange(len(positions))
+    first_of_run = np.append(True, np.diff(positions) != 1)
     in_run = numbers - np.maximum.accumulate(np.where(first_of_run, numbers, 0))
-    active = places[in_run % 2 == 0]  # every second one of a run is escaped itself
+    active = positions[in_run % 2 == 0]  # every second escape character of a run is escaped itself
     plain: Bytes = data.copy()
     plain[active] = plain[active + 1] = _NEUTRAL
     return plain
@@ -168,7 +168,7 @@ def _is_regular(data: Bytes, quotes: Positions, state: int, dialect: Dialect) ->
     before = np.where(opening > 0, data[opening - 1], first)
     after = np.where(closing + 1 < len(data), data[np.minimum(closing + 1, len(data) - 1)], _NEWLINE)
     quote = dialect.quote[0]
-    if not dialect.double_quote:  # behind its closing quote a field goes on as one without quotes
+    if not dialect.double_quote:  # after its closing quote a field continues as an unquoted one
         return bool(np.isin(before, borders).all())
     return bool((np.isin(before, borders) | (before == quote)).all() and (np.isin(after, borders) | (after == quote)).all())
 
@@ -179,7 +179,7 @@ def _scanned(block: bytes, state: int, dialect: Dialect) -> tuple[Positions, int
 
 
 def _filled(data: bytes, ends: Positions, dialect: Dialect) -> npt.NDArray[np.bool_]:
-    """Return which records are more than blanks."""
+    """Return which records are not blank."""
     view = np.frombuffer(data, dtype=np.uint8)
     starts = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1]))
     first = view[starts]

@@ -1,7 +1,7 @@
-"""The types of a table's columns, decided once for a whole file, so that all its mini-batches have the same. Pure.
+"""Infers the column types of a table once for a whole file, so that all its mini-batches have the same types. Pure.
 
-They are those that pandas gives when it reads the file in one piece: a column of whole numbers with a gap somewhere holds
-fractions everywhere, and a column with one word in it holds texts everywhere.
+They are the types that pandas infers when it reads the file in one piece: a column of integers with a missing value contains
+floats in all mini-batches, and a column with one word in it contains strings in all of them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import pyarrow.json as pa_json
 from prefect_parallel_run.child.json_lines import record
 
 _LARGE = 2**63
-_HALVES = rb"\ud"  #: begins an escaped surrogate; Arrow does not check that its other half follows
+_HALVES = rb"\ud"  #: start of an escaped surrogate; Arrow does not check that its other half follows
 INT, FLOAT, BOOL, BOOL_OR_NULL, TEXT, NULL, OTHER = "int", "float", "bool", "bool_or_null", "text", "null", "other"
-UINT = "uint"  #: integers without a negative one, some of them too large for a signed 64-bit integer
-NEGATIVE = "negative"  #: signed 64-bit integers, some of them negative; a part may hold them, a column's type is INT
+UINT = "uint"  #: nonnegative integers, some of them too large for a signed 64-bit integer
+NEGATIVE = "negative"  #: signed 64-bit integers, some of them negative; only of a part: the column's type is INT
 
 
 def kinds_in_frame(frame: pd.DataFrame) -> list[set[str]]:
-    """Return what pandas found in each column of one part of a delimited file."""
-    return [_kinds(frame.iloc[:, place]) for place in range(frame.shape[1])]
+    """Return the kinds that pandas inferred for each column of one part of a delimited file."""
+    return [_kinds(frame.iloc[:, index]) for index in range(frame.shape[1])]
 
 
 def _kinds(column: pd.Series) -> set[str]:
@@ -39,12 +39,12 @@ def _kinds(column: pd.Series) -> set[str]:
         return {NEGATIVE if (column < 0).any() else INT}
     if pd.api.types.is_float_dtype(column.dtype):
         return {FLOAT}
-    is_truths = column.dtype == object and all(isinstance(value, bool) for value in column.dropna())
-    return {BOOL_OR_NULL if is_truths else TEXT}  # integers beyond 64 bits too: only a string keeps every digit
+    are_booleans = column.dtype == object and all(isinstance(value, bool) for value in column.dropna())
+    return {BOOL_OR_NULL if are_booleans else TEXT}  # integers beyond 64 bits too: only a string keeps every digit
 
 
 def kinds_in_lines(data: bytes) -> tuple[int, dict[str, set[str]]]:
-    """Return the number of records in some lines of JSON, and the kinds in each column; broken records are skipped."""
+    """Return the number of records in JSON lines, and the kinds in each column; skips broken records."""
     try:
         data.decode()
         table = None if _HALVES in data.lower() else pa_json.read_json(io.BytesIO(data))
@@ -57,7 +57,7 @@ def kinds_in_lines(data: bytes) -> tuple[int, dict[str, set[str]]]:
 
 
 def _has_large(column: pa.ChunkedArray) -> bool:
-    """True when a fraction may be a whole number of more than 64 bits, for which Arrow has no other type."""
+    """True when a float may be an integer of more than 64 bits, for which Arrow has no other type."""
     return pa.types.is_floating(column.type) and bool(pc.any(pc.greater_equal(pc.abs(column), float(_LARGE))).as_py())
 
 
@@ -70,12 +70,12 @@ def _objects(data: bytes) -> Iterator[dict[str, object]]:
 
 
 def _kinds_in_table(table: pa.Table) -> dict[str, set[str]]:
-    """Return what Arrow found in each column; a null is a kind of its own."""
-    found: dict[str, set[str]] = {}
+    """Return the kinds that Arrow inferred for each column; a null is a kind of its own."""
+    by_column: dict[str, set[str]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         kinds = {_json_kind(column.type)} if column.null_count < len(column) else set()
-        found[name] = kinds | ({NULL} if column.null_count else set())
-    return found
+        by_column[name] = kinds | ({NULL} if column.null_count else set())
+    return by_column
 
 
 def _json_kind(kind: pa.DataType) -> str:
@@ -89,20 +89,20 @@ def _json_kind(kind: pa.DataType) -> str:
 
 
 def _kinds_in_rows(rows: Iterable[Mapping[str, object]]) -> dict[str, set[str]]:
-    """Return the same for objects that Python has read."""
-    found: dict[str, set[str]] = {}
+    """Return the kinds in each column of objects that Python has parsed."""
+    by_column: dict[str, set[str]] = {}
     counts: dict[str, int] = {}
     total = 0
     for row in rows:
         total += 1
         for name, value in row.items():
-            found.setdefault(name, set()).add(_kind_of(value))
+            by_column.setdefault(name, set()).add(_kind_of(value))
             counts[name] = counts.get(name, 0) + 1
-    return {name: kinds | ({NULL} if counts[name] < total else set()) for name, kinds in found.items()}
+    return {name: kinds | ({NULL} if counts[name] < total else set()) for name, kinds in by_column.items()}
 
 
 def _kind_of(value: object) -> str:
-    """Return the kind of a value that Python has read; a whole number of more than 64 bits is one of its own objects."""
+    """Return the kind of a value that Python has parsed; an integer of more than 64 bits remains a Python object."""
     if type(value) is int and not -_LARGE <= value < _LARGE:
         return OTHER
     names = {int: INT, float: FLOAT, bool: BOOL, str: TEXT, type(None): NULL}
@@ -110,49 +110,49 @@ def _kind_of(value: object) -> str:
 
 
 def together_in_json(kinds: Iterable[str]) -> str:
-    """Return the type of a JSON column with all these *kinds*: values of several kinds stay what they are.
+    """Return the type of a JSON column with all these *kinds*: values of several kinds are not converted.
 
     >>> together_in_json(["int", "text"]), together_in_json(["int", "bool"]), together_in_json(["int", "float", "null"])
     ('other', 'other', 'float')
     """
-    found = set(kinds)
-    families = [found & {INT, FLOAT}, found & {BOOL, BOOL_OR_NULL}, found & {TEXT}]
-    return OTHER if sum(map(bool, families)) > 1 else together(found)
+    distinct = set(kinds)
+    families = [distinct & {INT, FLOAT}, distinct & {BOOL, BOOL_OR_NULL}, distinct & {TEXT}]
+    return OTHER if sum(map(bool, families)) > 1 else together(distinct)
 
 
-def told(kinds: Iterable[str]) -> str:
-    """Return the type of a JSON column for the comparison of files: NULL for a column without a value."""
-    found = set(kinds)
-    return NULL if found <= {NULL} else together_in_json(found)
+def comparable_kind(kinds: Iterable[str]) -> str:
+    """Return the type of a JSON column for the comparison of files: NULL for a column without values."""
+    distinct = set(kinds)
+    return NULL if distinct <= {NULL} else together_in_json(distinct)
 
 
 def together(kinds: Iterable[str]) -> str:
-    """Return the type of a column in which all *kinds* were found.
+    """Return the type of a column that contains all *kinds*.
 
     >>> together(["int", "int"]), together(["int", "null"]), together(["int", "text"]), together(["bool", "null"])
     ('int', 'float', 'text', 'bool_or_null')
     >>> together(["int", "uint"]), together(["negative", "uint"]), together(["null", "uint"]), together(["float", "uint"])
     ('uint', 'text', 'text', 'float')
     """
-    found = set(kinds)
-    if UINT in found and FLOAT not in found and found & {NEGATIVE, NULL}:
-        found.add(TEXT)  # no integer type holds them; pandas makes strings, which keep every digit
-    if NEGATIVE in found:
-        found = found - {NEGATIVE} | {INT}
-    if OTHER in found:
+    distinct = set(kinds)
+    if UINT in distinct and FLOAT not in distinct and distinct & {NEGATIVE, NULL}:
+        distinct.add(TEXT)  # no integer type fits; pandas returns strings, which keep every digit
+    if NEGATIVE in distinct:
+        distinct = distinct - {NEGATIVE} | {INT}
+    if OTHER in distinct:
         return OTHER
-    numbers, truths = found & {INT, UINT, FLOAT}, found & {BOOL, BOOL_OR_NULL}
-    if TEXT in found or (numbers and truths):
+    numbers, booleans = distinct & {INT, UINT, FLOAT}, distinct & {BOOL, BOOL_OR_NULL}
+    if TEXT in distinct or (numbers and booleans):
         return TEXT
-    if truths:
-        return BOOL if found == {BOOL} else BOOL_OR_NULL
-    if UINT in found and found <= {INT, UINT}:
+    if booleans:
+        return BOOL if distinct == {BOOL} else BOOL_OR_NULL
+    if UINT in distinct and distinct <= {INT, UINT}:
         return UINT
-    return INT if found == {INT} else FLOAT
+    return INT if distinct == {INT} else FLOAT
 
 
 def is_number(text: str) -> bool:
-    """True when *text* is written as a number is."""
+    """True when *text* has the form of a number."""
     try:
         float(text)
     except ValueError:

@@ -1,1 +1,1 @@
-"""From inputs to a plan: every item in exactly one mini-batch, frozen before it runs."""
+"""Plans a step: every item belongs to exactly one mini-batch, which is frozen before it runs."""

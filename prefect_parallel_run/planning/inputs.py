@@ -1,4 +1,4 @@
-"""What a user may pass as inputs, side inputs, output and arguments, made into the values a run works with."""
+"""Validates and resolves the inputs, side inputs, output and arguments that users pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.storage.listing import Listing
-from prefect_parallel_run.storage.objects import told
+from prefect_parallel_run.storage.objects import wrap_store_errors
 
 _OWN_OPTIONS = frozenset(
     f"--{name}"
@@ -37,15 +37,15 @@ _PLACEHOLDER = re.compile(r"\{(output|(?:inputs|side_inputs)\.[A-Za-z_][A-Za-z0-
 
 
 def from_result(value: Any) -> Any:
-    """Return another step's result as a dataset of what it has written; anything else as it is."""
+    """Return a dataset of the output of another step if *value* is its result, else *value* itself."""
     if not isinstance(value, ParallelRunResult):
         return value
     path = value.place
     if path is None:
-        raise InputError(value.name, "that step has no output to read")
+        raise InputError(value.name, "this step has no output to read; set output in that step")
     if value.output_format not in ("parquet", "csv", "jsonl"):
         return FileDataset.from_files([path], allow_empty=True)
-    from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which a file step never needs
+    from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  imports pandas, which a file step does not need
 
     if value.output_format == "parquet":
         return TabularDataset.from_parquet_files([path], allow_empty=True)
@@ -55,7 +55,7 @@ def from_result(value: Any) -> Any:
 
 
 def resolve_output(output: Any, *, required: bool) -> str | None:
-    """Return the output as an absolute path, or as a URL; it is created when the run begins."""
+    """Return the output as an absolute path or URL; the run creates it."""
     if isinstance(output, ParallelRunResult):
         output = output.output
     if output is None:
@@ -63,22 +63,22 @@ def resolve_output(output: Any, *, required: bool) -> str | None:
             raise OutputError("None", "append_row needs an output folder; pass output=…")
         return None
     try:
-        place = absolute(output)
+        path = absolute(output)
     except InputError as error:
         raise OutputError(error.path, error.reason) from None
-    if is_remote(place):
-        place = place.rstrip("/")
-        with told(place, "reached"):
-            store_of(place)
-    elif Path(place).exists() and not Path(place).is_dir():
-        raise OutputError(place, "is a file; pass the folder that the result should be written to")
-    return place
+    if is_remote(path):
+        path = path.rstrip("/")
+        with wrap_store_errors(path, "reached"):
+            store_of(path)
+    elif Path(path).exists() and not Path(path).is_dir():
+        raise OutputError(path, "is a file; pass the folder that the result should be written to")
+    return path
 
 
-def resolve_side_inputs(side_inputs: Any, taken: Sequence[str]) -> dict[str, str]:
-    """Return the path of every side input by its name; *taken* are the names of the inputs.
+def resolve_side_inputs(side_inputs: Any, input_names: Sequence[str]) -> dict[str, str]:
+    """Return the path of every side input by name; names must differ from *input_names*.
 
-    Side inputs are a mapping of name to path (or dataset, or result), or a list of named datasets.
+    Side inputs are a mapping of names to paths (or datasets, or results), or a list of named datasets.
     """
     if side_inputs is None:
         return {}
@@ -86,18 +86,18 @@ def resolve_side_inputs(side_inputs: Any, taken: Sequence[str]) -> dict[str, str
         pairs = list(side_inputs.items())
     else:
         pairs = [(getattr(value, "name", None), value) for value in side_inputs]
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for name, value in pairs:
         if not isinstance(name, str) or not name.isidentifier():
             raise InputError(str(name), "a side input needs a name: pass {'name': path} or dataset.as_named_input('name')")
-        if name in found or name in taken:
-            raise InputError(name, "two inputs have this name; names are unique over inputs and side inputs")
-        path = _place(from_result(value))
-        is_there = any(True for _ in Listing([path])) if is_remote(path) else Path(path).exists()
-        if not is_there:
+        if name in paths or name in input_names:
+            raise InputError(name, "two inputs have this name; names must be unique among inputs and side inputs")
+        path = _common_path(from_result(value))
+        exists = any(True for _ in Listing([path])) if is_remote(path) else Path(path).exists()
+        if not exists:
             raise InputError(path, f"side input {name} does not exist")
-        found[name] = path
-    return found
+        paths[name] = path
+    return paths
 
 
 def check_models(models: Mapping[str, str]) -> None:
@@ -108,17 +108,17 @@ def check_models(models: Mapping[str, str]) -> None:
 
 
 def check_arguments(arguments: Any) -> tuple[str, ...]:
-    """Return *arguments* as texts, in order; raises ValueError for what the script could not be given."""
+    """Return *arguments* as strings, in order; raises ValueError for arguments that cannot be passed to the script."""
     if isinstance(arguments, str):
-        raise ValueError(f"arguments is {arguments!r}; accepted: a list, one element per argument")  # noqa: TRY004  a wrong value
-    texts = tuple(str(argument) for argument in arguments or ())
-    if texts and not texts[0].startswith("-"):
-        raise ValueError(f"arguments: the first is {texts[0]!r}; it must be an option, starting with '-'")
-    for text in texts:
-        option = text.partition("=")[0]
+        raise ValueError(f"arguments: expected a list with one element per argument, got {arguments!r}")  # noqa: TRY004  a wrong value
+    strings = tuple(str(argument) for argument in arguments or ())
+    if strings and not strings[0].startswith("-"):
+        raise ValueError(f"arguments: expected an option that starts with '-' as the first, got {strings[0]!r}")
+    for string in strings:
+        option = string.partition("=")[0]
         if option in _OWN_OPTIONS:
             raise ValueError(f"arguments: {option} is an option of ParallelRunConfig; set {option[2:]} there")
-    return texts
+    return strings
 
 
 def fill_placeholders(
@@ -126,24 +126,24 @@ def fill_placeholders(
 ) -> tuple[str, ...]:
     """Return *arguments* with {output}, {inputs.NAME} and {side_inputs.NAME} replaced by paths."""
     values = {f"side_inputs.{name}": path for name, path in side_inputs.items()}
-    values |= {f"inputs.{dataset.name}": _place(dataset) for dataset in datasets}
+    values |= {f"inputs.{dataset.name}": _common_path(dataset) for dataset in datasets}
     if output is not None:
         values["output"] = output
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in values:
             known = ", ".join(f"{{{name}}}" for name in sorted(values)) or "none"
-            raise ValueError(f"arguments: {match[0]} stands for nothing here; known: {known}")
+            raise ValueError(f"arguments: unknown placeholder {match[0]}; expected one of: {known}")
         return values[match[1]]
 
     return tuple(_PLACEHOLDER.sub(value, argument) for argument in arguments)
 
 
-def _place(value: Any) -> str:
-    """Return the one path or URL that stands for a dataset, or for a path."""
+def _common_path(value: Any) -> str:
+    """Return one path or URL for a dataset (its paths' common folder), or for a path."""
     paths = [absolute(path) for path in ([value] if isinstance(value, str | os.PathLike) else value.paths)]
     paths = [path.rstrip("/") or "/" for path in paths]
     if len(paths) == 1:
         return paths[0]
-    shared = os.path.commonprefix([f"{path}/" for path in paths])  # noqa: RUF071  cut at a slash
+    shared = os.path.commonprefix([f"{path}/" for path in paths])  # noqa: RUF071  the next line cuts it at a slash
     return shared.rpartition("/")[0] or "/"

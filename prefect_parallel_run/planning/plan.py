@@ -1,4 +1,4 @@
-"""The plan on disk: every mini-batch of a run, numbered, in plan.parquet. A mini-batch is frozen before it is handed out."""
+"""The plan on disk: every mini-batch of a run, numbered, in plan.parquet. A mini-batch is frozen before it is scheduled."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ _CACHED_GROUPS = 3
 
 
 class PlanSummary(NamedTuple):
-    """What a plan holds."""
+    """Totals, hashes and warnings of a plan."""
 
     mini_batches: int
     items: int
     size: int  #: bytes of source
-    sha256: str  #: of the content: input, items and work of every mini-batch
+    sha256: str  #: hash of the content: input, items and work of every mini-batch
     kind: str  #: file, tabular
-    inputs_sha256: str  #: of the files that were listed: path, size and version of each
-    notes: tuple[str, ...] = ()  #: what is odd about the inputs and no error, in words
+    inputs_sha256: str  #: hash of the listed files: path, size and version of each
+    notes: tuple[str, ...] = ()  #: warnings about the inputs
 
 
 def content(input_name: str, items: int, work: str) -> str:
-    """Return what makes a mini-batch the same one in two plans, as one line in ASCII."""
+    """Return the fields that identify a mini-batch across plans, as one line of ASCII."""
     return f"{input_name}\t{items}\t{work}\n"
 
 
 class Group(NamedTuple):
-    """Mini-batches that are neighbours in a plan, field by field."""
+    """Consecutive mini-batches of a plan, as columns."""
 
     inputs: list[str]  #: names
     items: list[int]
@@ -57,35 +57,35 @@ class Group(NamedTuple):
 
 
 class PlanReader:
-    """Mini-batches in groups, decoded as they are needed; the last few groups are kept."""
+    """Reads mini-batches in groups, decoded on demand; the most recently used groups are cached."""
 
     def __init__(self, starts: list[int]) -> None:
-        self._starts = starts  #: first mini-batch of every group, and the total
+        self._starts = starts  #: first mini-batch of every group, and the total number
         self._cache: dict[int, Group] = {}
 
     def works(self, start: int, stop: int) -> list[str]:
-        """Return the work texts of mini-batches *start* to *stop*."""
-        return [work for number, cut in self._groups(start, stop) for work in self._group(number).works[cut]]
+        """Return the work strings of mini-batches *start* to *stop*."""
+        return [work for number, part in self._groups(start, stop) for work in self._group(number).works[part]]
 
     def items(self, start: int, stop: int) -> list[int]:
-        """Return the items of mini-batches *start* to *stop*."""
-        return [items for number, cut in self._groups(start, stop) for items in self._group(number).items[cut]]
+        """Return the numbers of items of mini-batches *start* to *stop*."""
+        return [items for number, part in self._groups(start, stop) for items in self._group(number).items[part]]
 
     def mini_batches(self, start: int = 0, stop: int | None = None) -> Iterator[MiniBatch]:
         """Yield mini-batches *start* to *stop*, by default all; memory stays flat."""
         stop = self._starts[-1] if stop is None else stop
-        for number, cut in self._groups(start, stop):
-            fields = [field[cut] for field in self._group(number)]
+        for number, part in self._groups(start, stop):
+            fields = [field[part] for field in self._group(number)]
             yield from map(MiniBatch._make, zip(range(start, start + len(fields[0])), *fields, strict=True))
             start += len(fields[0])
 
     def typical_bytes(self) -> int:
-        """Return the bytes of a work text, about, going by the first group."""
+        """Return the approximate size of a work string in bytes, estimated from the first group."""
         works = self.works(0, min(self._starts[1], 1_000)) if len(self._starts) > 1 else []
         return max(sum(map(len, works)) // max(len(works), 1), 1)
 
     def _groups(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
-        """Yield group, and the places in it, of mini-batches *start* to *stop*."""
+        """Yield each group that contains mini-batches *start* to *stop*, with their slice in it."""
         number = bisect_right(self._starts, start) - 1
         while start < stop:
             begin, end = self._starts[number], self._starts[number + 1]
@@ -103,11 +103,11 @@ class PlanReader:
 
     @abstractmethod
     def _load(self, number: int) -> Group:
-        """Return a group, decoded."""
+        """Read and decode a group."""
 
 
 class Plan(PlanReader):
-    """A whole plan in plan.parquet; raises RunFileError, here and whenever it is read, for a file that is none."""
+    """A complete plan in plan.parquet; opening and reading it raise RunFileError when the file is damaged."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -115,13 +115,13 @@ class Plan(PlanReader):
             with path.open("rb") as source, pq.ParquetFile(source) as file:
                 self._metadata = file.metadata  # parsed once: a plan of millions has thousands of groups
                 columns = file.schema_arrow.names
-            facts = json.loads(self._metadata.metadata[SUMMARY])
-            self.summary = PlanSummary(**{**facts, "notes": tuple(facts.get("notes", ()))})
+            summary = json.loads(self._metadata.metadata[SUMMARY])
+            self.summary = PlanSummary(**{**summary, "notes": tuple(summary.get("notes", ()))})
             starts = [0]
             for number in range(self._metadata.num_row_groups):
                 starts.append(starts[-1] + self._metadata.row_group(number).num_rows)
             if columns != SCHEMA.names or starts[-1] != self.summary.mini_batches or sorted(starts) != starts:
-                raise ValueError("its columns or its number of mini-batches are wrong")
+                raise ValueError("wrong columns, or wrong number of mini-batches")
         super().__init__(starts)
 
     @classmethod
@@ -130,13 +130,13 @@ class Plan(PlanReader):
         return cls(path)
 
     def all_items(self) -> Iterator[int]:
-        """Yield the items of every mini-batch, without decoding anything else."""
+        """Yield the number of items of every mini-batch, without decoding other columns."""
         for number in range(len(self._starts) - 1):
             (items,) = self._columns(number, "items")
             yield from items
 
     def content_sha256(self, check_cancelled: Callable[[], None] = lambda: None) -> str:
-        """Return the hash of the content, computed anew; *check_cancelled* is called now and then and may raise to stop."""
+        """Compute the hash of the content; *check_cancelled* is called periodically and may raise to stop."""
         total = hashlib.sha256()
         for number in range(len(self._starts) - 1):
             check_cancelled()
@@ -146,42 +146,42 @@ class Plan(PlanReader):
         return total.hexdigest()
 
     def problem(self, identity: Mapping[str, object], check_cancelled: Callable[[], None] = lambda: None) -> str:
-        """Return how the plan is not the one that a run was begun with; an empty text when it is.
+        """Return how the plan differs from the one that a run was started with; "" when it does not.
 
         Args:
-            identity: Of the run, as run.json has it; without the plan's hash when planning had not ended.
-            check_cancelled: Called now and then; raises to stop.
+            identity: The run's fingerprint in run.json; it lacks the plan's hash when planning had not finished.
+            check_cancelled: Called periodically; raises when the run is cancelled.
         """
-        known = identity.get("plan_sha256"), identity.get("inputs_sha256")
-        summed = self.summary.sha256, self.summary.inputs_sha256
-        if any(then not in (None, now) for then, now in zip(known, summed, strict=True)):
-            return "is not the plan that the run was begun with"
+        recorded = identity.get("plan_sha256"), identity.get("inputs_sha256")
+        actual = self.summary.sha256, self.summary.inputs_sha256
+        if any(then not in (None, now) for then, now in zip(recorded, actual, strict=True)):
+            return "is not the plan that the run was started with"
         if self.content_sha256(check_cancelled) != self.summary.sha256 or sum(self.all_items()) != self.summary.items:
-            return "was altered since the run was planned: its mini-batches are not those that were planned"
+            return "was altered since the run was planned: the checksum of its mini-batches is wrong"
         return ""
 
     def _load(self, number: int) -> Group:
         return Group(*self._columns(number, *SCHEMA.names[1:]))
 
     def _columns(self, number: int, *names: str) -> list[list[Any]]:
-        """Return some columns of a group, decoded."""
-        # Buffering ahead is done by threads of Arrow's that read from Python's file; one of them, met by the interpreter's end,
-        # would abort the process.
+        """Read and decode some columns of a group."""
+        # pre_buffer would read in threads of Arrow that use Python's file; one that still runs when the interpreter exits would
+        # abort the process.
         with (
             self._reading(),
             self._path.open("rb") as source,
             pq.ParquetFile(source, metadata=self._metadata, pre_buffer=False) as file,
         ):
-            table = file.read_row_group(number, columns=names, use_threads=False)  # every thread that decodes keeps memory
+            table = file.read_row_group(number, columns=names, use_threads=False)  # each decoding thread would keep memory
             columns = [table.column(name).to_pylist() for name in names]
             count = self._starts[number + 1] - self._starts[number]
             if any(len(column) != count or None in column for column in columns):
-                raise ValueError(f"mini-batches are missing in row group {number}")
+                raise ValueError(f"row group {number} lacks mini-batches")
             return columns
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Have everything that reading a damaged file may raise be an error that names the file."""
+        """Convert all errors that reading a damaged file may raise to RunFileError."""
         try:
             yield
         except (OSError, pa.ArrowException, ValueError, TypeError, LookupError, OverflowError) as error:

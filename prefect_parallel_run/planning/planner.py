@@ -1,4 +1,4 @@
-"""A run whose input is still being listed: planning goes on in the background while the first mini-batches run."""
+"""Plans the input of a run in the background while its first mini-batches run."""
 
 from __future__ import annotations
 
@@ -13,54 +13,54 @@ from prefect_parallel_run.planning.plan import Group, PlanSummary
 from prefect_parallel_run.planning.spool import Spool
 from prefect_parallel_run.planning.writing import Planning, PlanWriter
 
-_FLUSH_EVERY = 0.1  #: s: what is planned is handed out that soon, in groups that are not too small to be worth it
+_FLUSH_EVERY = 0.1  #: s between flushes: a compromise between latency and the size of groups
 
 
 class Planner:
-    """Writes a plan in the background, from the moment it is made.
+    """Writes a plan in the background; starts immediately.
 
-    Every mini-batch is in the spool before ``take`` tells of it, and once ``is_over`` is true the whole plan is in place.
+    Every mini-batch is in the spool before ``take`` returns it. Once ``is_over`` is true, the complete plan file exists.
     """
 
     def __init__(self, planning: Planning, plan: Path, spool: Path) -> None:
-        self.plan = Spool(spool)  #: what is planned so far
+        self.plan = Spool(spool)  #: the mini-batches planned so far
         self._path, self._spool = plan, spool
         self._next_flush = 0.0
-        self._fresh: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-        self._writer = PlanWriter(plan, self._grow)
+        self._new: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+        self._writer = PlanWriter(plan, self._append)
         self._work: Background[PlanSummary] = Background(
             "planning", lambda check_cancelled: planning.write(self._writer, check_cancelled)
         ).start()
 
     def is_over(self) -> bool:
-        """True once everything is planned; raises what went wrong with that."""
+        """True once planning has finished; raises its error."""
         return self._work.is_over()
 
     def summary(self) -> PlanSummary:
-        """Return what the plan holds, once everything is planned."""
+        """Wait for the end of planning and return the summary."""
         return self._work.wait(lambda: None)
 
     def take(self) -> list[list[int]]:
-        """Return the items of the mini-batches planned since the last call, in order, a list per group."""
+        """Return the numbers of items of the mini-batches planned since the last call, in order, one list per group."""
         if time.monotonic() >= self._next_flush:
             self._next_flush = time.monotonic() + _FLUSH_EVERY
             try:
                 self._writer.flush()
             except OSError as error:
                 raise OutputError(str(self._path.parent), f"cannot be written: {error.strerror or error}") from error
-        taken = []
-        while not self._fresh.empty():
-            taken.append(self._fresh.get())
-        return taken
+        groups = []
+        while not self._new.empty():
+            groups.append(self._new.get())
+        return groups
 
     def stop(self) -> None:
-        """End planning; what is whole stays, and so does the spool of what is not."""
+        """Stop planning; keep a complete plan, or else the spool."""
         self._work.stop()
         self.plan.close()
         if self._path.exists():
-            with suppress(OSError):  # a left-over that harms nothing
+            with suppress(OSError):  # a leftover spool is harmless
                 self._spool.unlink()
 
-    def _grow(self, group: Group) -> None:
+    def _append(self, group: Group) -> None:
         self.plan.append(group)
-        self._fresh.put(group.items)
+        self._new.put(group.items)

@@ -1,1 +1,1 @@
-"""A run on disk: its folder, its ledger, and what has been noted of it."""
+"""A run on disk: its directory, its ledger and its records; and which run directory a step works in."""

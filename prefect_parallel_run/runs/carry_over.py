@@ -1,4 +1,4 @@
-"""Takes what is finished in one run over into another that was planned anew, where both have the same mini-batch."""
+"""Copies the results of mini-batches that two runs share from the old run into a newly planned one."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 def carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger) -> int:
-    """Copy state, tries and rows of every mini-batch that the old plan has too, and return how many those are.
+    """Copy state, attempts and rows of every mini-batch that both plans contain; return how many had been started.
 
-    The same means: the same input name, the same items, each with its size and time. Part files become part files of the
-    new run (as links where the disk allows), so that it stands on its own.
+    Two mini-batches are equal when input name and items are, including each item's size and time. The new run gets its own
+    part files (hard links where the file system allows), so that it does not depend on the old one.
     """
-    before = {_digest(mini_batch): mini_batch.number for mini_batch in planned_in(old.plan, old.spool)}
+    old_numbers = {_digest(mini_batch): mini_batch.number for mini_batch in planned_in(old.plan, old.spool)}
     pairs = []
     for mini_batch in plan.mini_batches():
-        number = before.get(_digest(mini_batch))
+        number = old_numbers.get(_digest(mini_batch))
         if number is not None:
             pairs.append((number, mini_batch.number))
     prefix = f"{hashlib.sha256(old.run_id.encode()).hexdigest()[:6]}."
     for part in old.parts.iterdir():
         _link(part, new.parts / f"{prefix}{part.name}")
-    return ledger.take_over(old.ledger, pairs, prefix)
+    return ledger.copy_from(old.ledger, pairs, prefix)
 
 
 def _digest(mini_batch: MiniBatch) -> bytes:
@@ -40,5 +40,5 @@ def _digest(mini_batch: MiniBatch) -> bytes:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a disk without links
+    except OSError:  # a file system without hard links
         shutil.copyfile(source, target)

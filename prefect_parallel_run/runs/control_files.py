@@ -1,7 +1,8 @@
-"""Two files of a run directory through which a run is controlled: orders go in by one, answers come out by the other.
+"""Two files in a run directory that control a run: one takes commands, the other returns answers.
 
-Everybody who may write in the run directory may order; whoever drives the run reads, and trusts nothing that it reads. Both
-files only grow, by one write per line, so that several people can order at once, from any host that sees the folder.
+Every user with write permission in the run directory may send commands; the flow process reads them and trusts nothing that it
+reads. Both files are append-only, with one write per line, so that several users can send commands concurrently from any host
+that sees the directory.
 """
 
 from __future__ import annotations
@@ -15,31 +16,31 @@ from typing import Any
 
 from prefect_parallel_run.runs.commands import LONGEST
 
-_AT_ONCE = 64 * 1024  #: bytes read at one look
+_BLOCK_SIZE = 64 * 1024  #: bytes per read
 
 
 class LineTail:
-    """The lines that have come to a file since the last look. It may be missing; what is no plain file has none."""
+    """Yields lines appended to a file since the last read; none while it is missing or not a regular file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
-        self._is_amid = False  # of a line too long, whose beginning has been told
+        self._in_long_line = False  # whose first part has been yielded
 
     def take(self) -> Iterator[tuple[int, bytes]]:
-        """Yield where each new line begins, and the line; of one too long, its first part."""
+        """Yield the offset of each new line, and the line; only the first part of an overlong line."""
         chunk = self._read()
         offset, self._offset = self._offset, self._offset + len(chunk)
         *lines, rest = chunk.split(b"\n")
         for line in lines:
-            if line.strip() and not self._is_amid:
+            if line.strip() and not self._in_long_line:
                 yield offset, line[: LONGEST + 1]
-            self._is_amid = False
+            self._in_long_line = False
             offset += len(line) + 1
-        if len(rest) <= LONGEST:  # it may not be whole yet
+        if len(rest) <= LONGEST:  # it may be incomplete
             self._offset -= len(rest)
-        elif not self._is_amid:
-            self._is_amid = True
+        elif not self._in_long_line:
+            self._in_long_line = True
             yield offset, rest[: LONGEST + 1]
 
     def _read(self) -> bytes:
@@ -48,18 +49,18 @@ class LineTail:
             if not stat.S_ISREG(status.st_mode) or status.st_size == self._offset:
                 return b""
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # it is not there, or not ours to read
+        except OSError:  # missing, or not readable for this user
             return b""
         try:
-            if status.st_size < self._offset:  # somebody has begun it anew
-                self._offset, self._is_amid = 0, False
-            return os.pread(descriptor, _AT_ONCE, self._offset)
+            if status.st_size < self._offset:  # it was truncated
+                self._offset, self._in_long_line = 0, False
+            return os.pread(descriptor, _BLOCK_SIZE, self._offset)
         finally:
             os.close(descriptor)
 
 
 def append(path: Path, line: bytes) -> None:
-    """Add a line in one write; in front of it one that somebody has not ended is ended."""
+    """Append a line in one write; a line break comes first, in case another writer left an incomplete line."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         os.write(descriptor, b"\n" + line)
@@ -68,16 +69,24 @@ def append(path: Path, line: bytes) -> None:
 
 
 def answer(path: Path, order: str, *, applied: bool, words: str, at: float) -> None:
-    """Tell whoever waits for it what became of an order."""
-    facts = {"id": order, "applied": applied, "answer": words, "at": at}
-    append(path, json.dumps(facts, separators=(",", ":")).encode("ascii") + b"\n")
+    """Append the answer to a command, for the process that waits for it.
+
+    Args:
+        path: The file of answers.
+        order: Id of the command.
+        applied: False when it was rejected.
+        words: Message for the user.
+        at: Unix time, s.
+    """
+    record = {"id": order, "applied": applied, "answer": words, "at": at}
+    append(path, json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n")
 
 
 def answer_in(lines: LineTail, order: str) -> dict[str, Any] | None:
-    """Return the answer to an order when it is among the new lines, or None."""
+    """Return the answer to a command if the new lines contain it, else None."""
     for _, line in lines.take():
         if order.encode() in line:
-            found: dict[str, Any] = json.loads(line)
-            if found["id"] == order:
-                return found
+            record: dict[str, Any] = json.loads(line)
+            if record["id"] == order:
+                return record
     return None

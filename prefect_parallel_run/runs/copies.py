@@ -1,25 +1,25 @@
-"""What can be told of the runs of an output in a store without fetching any of them."""
+"""Reads which runs an object store holds, and which are executing, without fetching run directories."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from prefect_parallel_run.runs.mirror import is_held
+from prefect_parallel_run.runs.mirror import is_active
 from prefect_parallel_run.runs.run_directory import FOLDER
 from prefect_parallel_run.storage import objects
 
 
 def names_of_runs(output: str) -> list[str]:
-    """Return the names of the runs of an output, a URL without a slash at its end, the newest first."""
+    """Return the names of the runs of an output (a URL without a trailing slash), newest first."""
     names = [name.rstrip("/") for name in objects.names_below(f"{output}/{FOLDER}") if name.endswith("/")]
     return sorted(names, key=lambda name: name.rsplit("-", 2)[1:], reverse=True)  # they end in time and token
 
 
 def driver_of(url: str) -> dict[str, Any] | None:
-    """Return who drives the run whose copy is at *url*, as ``pid`` and ``host``; None when nobody gives a sign of life."""
+    """Return ``pid`` and ``host`` of the process that executes the run whose copy is at *url*, or None if its lock is stale."""
     try:
-        held: dict[str, Any] = json.loads(objects.read(f"{url}/lock.json"))
+        owner: dict[str, Any] = json.loads(objects.read(f"{url}/lock.json"))
     except FileNotFoundError:
         return None
-    return {"pid": held["pid"], "host": held["host"]} if is_held(held) else None
+    return {"pid": owner["pid"], "host": owner["host"]} if is_active(owner) else None

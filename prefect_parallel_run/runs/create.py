@@ -1,4 +1,4 @@
-"""A new run directory: its name, its description, its plan where that is made beforehand."""
+"""Creates a run directory: its name, its description, and its plan if the input is planned beforehand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CheckCancelled = Callable[[], None]
 
 
 def name_prefix(spec: StepSpec, now: dict[str, Any]) -> str:
-    """Return how the names of all runs begin that are the same but for their inputs."""
+    """Return the common prefix of the names of runs that differ at most in their inputs."""
     return f"{spec.name_in_paths}-{digest(now['identity'])[:12]}-"
 
 
@@ -38,18 +38,18 @@ def step_of(run_id: str) -> str:
 
 
 def discard(planned: Path) -> None:
-    """Remove a plan that is not needed, and its folder, if they are there."""
+    """Delete an unused plan and its folder, if they exist."""
     shutil.rmtree(planned.parent, ignore_errors=True)
 
 
 def _check_home(spec: StepSpec) -> None:
-    """Raise PrefectHomeError when the run is to be in Prefect's home, and cannot be."""
+    """Raise PrefectHomeError when the run directory belongs in Prefect's home and that is not writable."""
     if spec.output is None or spec.store is not None:
         check_home(spec.home)
 
 
 def plan_whole(spec: StepSpec, check_cancelled: CheckCancelled) -> Path:
-    """Plan the input, whole, into a folder of its own and return the plan's path."""
+    """Plan the whole input in a temporary folder and return the plan's path."""
     _check_home(spec)
     folder = spec.runs / f".planning-{uuid.uuid4().hex}"
     try:
@@ -78,7 +78,7 @@ def new_run(spec: StepSpec, now: dict[str, Any]) -> tuple[RunDirectory, RunLock]
 def planned_run(
     spec: StepSpec, now: dict[str, Any], planned: Path, carry_over_from: RunDirectory | None = None
 ) -> tuple[RunDirectory, RunLock]:
-    """Return a new run directory with a whole plan, locked."""
+    """Return a new, locked run directory with a complete plan."""
     directory, lock = new_run(spec, now)
     planned.replace(directory.plan)
     discard(planned)
@@ -91,10 +91,10 @@ def planned_run(
 
 
 def describe(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
-    """Return run.json: how a run was begun, so that anybody can go on with it."""
+    """Return the content of run.json: how the run was started, so that any process can resume it."""
     config = spec.config.model_dump(mode="json", exclude={"environment_variables"})
     if spec.config.source_directory is None:
-        config["entry_script"] = str(spec.config.script_path)  # whoever goes on with the run may be in another folder
+        config["entry_script"] = str(spec.config.script_path)  # the run may be resumed from another working directory
     else:
         config["source_directory"] = str(spec.config.source_path)
     return {
@@ -112,9 +112,9 @@ def describe(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
 
 
 def complete_description(directory: RunDirectory, planner: Planner | None) -> dict[str, Any]:
-    """Have run.json say what was planned, where it does not yet, and return what it says.
+    """Add the plan's hashes to run.json if they are missing, and return its content.
 
-    Who has just planned, *planner*, knows that by heart; the plan is large, and is not read again for it.
+    They come from *planner* if it has just planned the input: the plan is large, and reading it again takes long.
     """
     description = directory.facts()
     if "plan_sha256" not in description["identity"]:

@@ -1,6 +1,6 @@
-"""What failed in a run, as its ledger has it: by cause, and by mini-batch or item.
+"""Queries what failed in a run from its ledger: by cause, and by mini-batch or item.
 
-Tries are those of whole mini-batches and those of some items of one, which are run apart to find the guilty ones.
+Attempts are those at whole mini-batches and those at pieces, which bisection runs separately to isolate failing items.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from prefect_parallel_run.units import count
 
 
 class FailureCause(NamedTuple):
-    """Failures that have one cause."""
+    """Failed attempts with one cause."""
 
     fingerprint: str
     outcome: str
     error_type: str
-    error: str  #: of the first
-    traceback: str  #: of the first
+    error: str  #: of the first attempt
+    traceback: str  #: of the first attempt
     tries: int
     mini_batches: int
     first_mini_batch: int
     nodes: str  #: comma-separated
     items: int  #: of these mini-batches
-    failed_items: int = 0  #: of these, those that failed for good, by this cause
-    guilty: tuple[int, int, int] | None = None  #: the first that were found guilty: mini-batch, and which of its items
+    failed_items: int = 0  #: of these, those that failed finally, with this cause
+    guilty: tuple[int, int, int] | None = None  #: the first isolated failing items: mini-batch, start and stop in it
 
 
 class FailedMiniBatch(NamedTuple):
-    """A mini-batch that failed for good, or succeeded with fewer rows than items."""
+    """A mini-batch that failed finally, or succeeded with fewer rows than items."""
 
     mini_batch: int
     state: str
-    attempts: int  #: tries; of a piece, also those of its items apart
+    attempts: int  #: for a piece, including those at it and at the pieces around it
     items: int
     failed: int
     outcome: str
     error_type: str
     error: str
-    piece: tuple[int, int] | None = None  #: only these items of it; None: all, or it is not known which
+    piece: tuple[int, int] | None = None  #: only these of its items; None: all, or it is unknown which
 
 
-_FAILED_TRIES = (
+_FAILED_ATTEMPTS = (
     "(SELECT mini_batch, fingerprint, node FROM attempts WHERE outcome <> 'succeeded'"
     " UNION ALL SELECT mini_batch, fingerprint, node FROM pieces WHERE outcome <> 'succeeded')"
 )
-_FIRST_TRIES = (  # of a mini-batch as a whole before those of its items
+_FIRST_ATTEMPTS = (  # attempts at whole mini-batches come before those at pieces
     "(SELECT mini_batch, fingerprint, outcome, error_type, error, traceback, MIN(number) FROM"
     " (SELECT *, attempt AS number FROM (SELECT mini_batch, fingerprint, outcome, error_type, error, traceback, attempt"
     "  FROM attempts UNION ALL SELECT mini_batch, fingerprint, outcome, error_type, error, traceback, 1000000000 + start"
@@ -56,56 +56,59 @@ _FIRST_TRIES = (  # of a mini-batch as a whole before those of its items
 
 
 def causes(ledger: Ledger, most: int = 50) -> list[FailureCause]:
-    """Return failed tries grouped by cause, the most frequent first."""
+    """Return failed attempts grouped by cause, the most frequent first."""
     rows = ledger.rows(
-        "SELECT fingerprint, outcome, error_type, error, traceback, tries, mini_batches, mini_batch, nodes, items FROM ("  # noqa: S608  ours
+        "SELECT fingerprint, outcome, error_type, error, traceback, tries, mini_batches, mini_batch, nodes, items FROM ("
         " SELECT fingerprint, COUNT(*) AS tries, COUNT(DISTINCT mini_batch) AS mini_batches,"
-        f"  MIN(mini_batch) AS mini_batch, GROUP_CONCAT(DISTINCT node) AS nodes FROM {_FAILED_TRIES} GROUP BY fingerprint)"
-        f" JOIN (SELECT fingerprint, SUM(items) AS items FROM (SELECT DISTINCT fingerprint, mini_batch FROM {_FAILED_TRIES})"
+        f"  MIN(mini_batch) AS mini_batch, GROUP_CONCAT(DISTINCT node) AS nodes FROM {_FAILED_ATTEMPTS} GROUP BY fingerprint)"
+        f" JOIN (SELECT fingerprint, SUM(items) AS items FROM (SELECT DISTINCT fingerprint, mini_batch FROM {_FAILED_ATTEMPTS})"
         "  JOIN mini_batches USING (mini_batch) GROUP BY fingerprint) USING (fingerprint)"
-        f" JOIN {_FIRST_TRIES} USING (mini_batch, fingerprint)"
+        f" JOIN {_FIRST_ATTEMPTS} USING (mini_batch, fingerprint)"
         " ORDER BY tries DESC, mini_batch LIMIT ?",
         most,
     )
-    found = [FailureCause(*row) for row in rows]
-    for_good, guilty = _for_good(ledger, found), _guilty(ledger, found)
+    groups = [FailureCause(*row) for row in rows]
+    failed_items, isolated = _count_failed_items(ledger, groups), _first_isolated(ledger, groups)
     return [
-        cause._replace(failed_items=for_good.get(cause.fingerprint, 0), guilty=guilty.get(cause.fingerprint)) for cause in found
+        cause._replace(failed_items=failed_items.get(cause.fingerprint, 0), guilty=isolated.get(cause.fingerprint))
+        for cause in groups
     ]
 
 
-def _for_good(ledger: Ledger, found: list[FailureCause]) -> dict[str, int]:
-    """Return the items that failed for good, by cause: of whole mini-batches, and those that were found guilty."""
-    if not found:
+def _count_failed_items(ledger: Ledger, groups: list[FailureCause]) -> dict[str, int]:
+    """Return the number of items that failed finally, by cause: in whole mini-batches, and isolated ones."""
+    if not groups:
         return {}
     query = (
-        "SELECT fingerprint, SUM(items) FROM (SELECT fingerprint, items FROM mini_batches JOIN attempts"  # noqa: S608  ours
+        "SELECT fingerprint, SUM(items) FROM (SELECT fingerprint, items FROM mini_batches JOIN attempts"
         "  ON attempts.mini_batch = mini_batches.mini_batch AND attempt = attempts"
         "  WHERE state = 'failed' AND mini_batches.mini_batch NOT IN (SELECT mini_batch FROM pieces)"
         " UNION ALL SELECT fingerprint, failed FROM pieces WHERE outcome <> 'succeeded' AND failed > 0)"
-        f" WHERE fingerprint IN ({_places(found)}) GROUP BY fingerprint"
+        f" WHERE fingerprint IN ({_placeholders(groups)}) GROUP BY fingerprint"
     )
-    return dict(ledger.rows(query, *(cause.fingerprint for cause in found)))
+    return dict(ledger.rows(query, *(cause.fingerprint for cause in groups)))
 
 
-def _guilty(ledger: Ledger, found: list[FailureCause]) -> dict[str, tuple[int, int, int]]:
-    """Return the first items that were found guilty, by cause."""
+def _first_isolated(ledger: Ledger, groups: list[FailureCause]) -> dict[str, tuple[int, int, int]]:
+    """Return the first isolated failing items, by cause."""
     query = (
-        "SELECT fingerprint, mini_batch, start, stop FROM pieces WHERE outcome <> 'succeeded' AND failed > 0"  # noqa: S608  ours
-        f" AND fingerprint IN ({_places(found)}) ORDER BY mini_batch DESC, start DESC"
+        "SELECT fingerprint, mini_batch, start, stop FROM pieces WHERE outcome <> 'succeeded' AND failed > 0"
+        f" AND fingerprint IN ({_placeholders(groups)}) ORDER BY mini_batch DESC, start DESC"
     )
-    rows = ledger.rows(query, *(cause.fingerprint for cause in found))
-    return {fingerprint: (mini_batch, start, stop) for fingerprint, mini_batch, start, stop in rows}  # the first comes last
+    rows = ledger.rows(query, *(cause.fingerprint for cause in groups))
+    return {
+        fingerprint: (mini_batch, start, stop) for fingerprint, mini_batch, start, stop in rows
+    }  # descending: the first wins
 
 
-def _places(found: list[FailureCause]) -> str:
-    return ",".join("?" * len(found))
+def _placeholders(groups: list[FailureCause]) -> str:
+    return ",".join("?" * len(groups))
 
 
 def failed_mini_batches(ledger: Ledger) -> Iterator[FailedMiniBatch]:
-    """Yield mini-batches that failed for good and those with failed items, in order, with their last try's error.
+    """Yield mini-batches that failed finally and those with failed items, in order, with the error of the last attempt.
 
-    Of one whose guilty items were looked for, these.
+    A bisected mini-batch yields its failing items instead.
     """
     query = (
         "SELECT mini_batches.mini_batch, state, mini_batches.attempts, items, failed, outcome, error_type, error"
@@ -120,7 +123,7 @@ def failed_mini_batches(ledger: Ledger) -> Iterator[FailedMiniBatch]:
 
 
 def _failed_pieces(ledger: Ledger, whole: FailedMiniBatch) -> list[FailedMiniBatch]:
-    """Return the guilty items of a mini-batch that was taken apart, and pieces that returned fewer rows than items."""
+    """Return the isolated items of a bisected mini-batch, and its pieces that returned fewer rows than items."""
     pieces = ledger.rows(
         "SELECT start, stop, outcome, error_type, error, failed, (SELECT COUNT(*) FROM pieces AS around"
         "  WHERE around.mini_batch = pieces.mini_batch AND around.start <= pieces.start AND around.stop >= pieces.stop)"
@@ -130,7 +133,7 @@ def _failed_pieces(ledger: Ledger, whole: FailedMiniBatch) -> list[FailedMiniBat
     return [
         whole._replace(
             state="succeeded" if outcome == "succeeded" else "failed",
-            attempts=whole.attempts + apart,
+            attempts=whole.attempts + piece_attempts,
             items=stop - start,
             failed=failed,
             outcome=outcome,
@@ -138,12 +141,12 @@ def _failed_pieces(ledger: Ledger, whole: FailedMiniBatch) -> list[FailedMiniBat
             error=error,
             piece=(start, stop),
         )
-        for start, stop, outcome, error_type, error, failed, apart in pieces
+        for start, stop, outcome, error_type, error, failed, piece_attempts in pieces
     ]
 
 
 def first_failure(ledger: Ledger) -> str:
-    """Return the first failed try as one line; without any the first mini-batch with too few rows, or an empty text."""
+    """Return the first failed attempt as one line; without one the first mini-batch with too few rows, or ""."""
     query = "SELECT mini_batch, error_type, error FROM attempts WHERE outcome <> 'succeeded' ORDER BY started LIMIT 1"
     row = next(ledger.rows(query), None)
     if row is None:
@@ -161,7 +164,7 @@ def _first_shortfall(ledger: Ledger) -> str:
 
 
 def shortfall(rows: int, items: int) -> str:
-    """Return the words for a mini-batch that succeeded, and not with all of its items.
+    """Describe a mini-batch that succeeded with fewer rows than items.
 
     >>> shortfall(1, 121)
     'run() returned 1 row for 121 items'

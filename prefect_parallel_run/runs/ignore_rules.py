@@ -1,7 +1,7 @@
-"""Which files are to be left out, as ``.amlignore`` says or else ``.gitignore``: gitignore's syntax, read as git reads it.
+"""Excludes files by ``.amlignore``, or else by ``.gitignore``: gitignore's syntax with git's semantics.
 
-No library: what there is decides about paths whole, and is then wrong for who walks a tree and asks about its folders (such as
-``*``, ``!*/``, ``!*.py``, a usual way to keep Python files alone). A test asks git itself.
+No library is used: those available match whole paths, which gives wrong results while walking a tree folder by folder (for
+example ``*``, ``!*/``, ``!*.py``, a common way to keep only Python files). A test compares the result with git's.
 """
 
 from __future__ import annotations
@@ -40,41 +40,41 @@ _NAMED = {
 
 @dataclass(frozen=True, slots=True)
 class IgnoreRules:
-    """The rules that hold in one folder of a tree; those of a folder below come before those of the folders around it.
+    """The rules that apply in one folder of a tree; those of a subfolder take precedence over those of its parents.
 
-    A tree with an .amlignore at its root follows that file alone; in another one every folder may have its .gitignore.
+    A tree with an .amlignore at its root uses only that file; in any other tree every folder may have a .gitignore.
     """
 
     files: tuple[_IgnoreFile, ...]  #: the innermost first
-    nested: bool  #: folders below may have rules of their own
+    nested: bool  #: subfolders may have their own rules
 
     @classmethod
     def at(cls, root: Path) -> IgnoreRules:
-        """Return the rules that hold at the root of a tree; raises ValueError when they cannot be read."""
+        """Return the rules at the root of a tree; raises ValueError when they cannot be read."""
         if (root / AML_IGNORE).is_file():
             return cls((_IgnoreFile.read(root / AML_IGNORE, ""),), nested=False)
         return cls((), nested=True).inside(root, "")
 
     def inside(self, folder: Path, name: str) -> IgnoreRules:
-        """Return the rules that hold in *folder*, whose *name* is its path below the root, with a slash at its end."""
+        """Return the rules in *folder*, whose *name* is its path below the root with a trailing slash."""
         if not self.nested or not (folder / GIT_IGNORE).is_file():
             return self
         return IgnoreRules((_IgnoreFile.read(folder / GIT_IGNORE, name), *self.files), nested=True)
 
     def ignore(self, name: str) -> bool:
-        """True when the entry *name* is left out: a path below the root, with a slash at its end if it is a folder.
+        """True when the entry *name* is excluded: a path below the root, with a trailing slash if it is a folder.
 
-        Only the entry itself is judged. What lies below a folder that is left out is so too, whatever rules say of it.
+        Only the entry itself is judged. The content of an excluded folder is excluded too, even if rules include it again.
         """
         verdicts = (file.verdict(name) for file in self.files)
         return next((verdict for verdict in verdicts if verdict is not None), False)
 
 
 class _IgnoreFile(NamedTuple):
-    """One file of rules, for what lies below its folder."""
+    """One file of rules, which apply below its folder."""
 
     prefix: str  #: path of the folder below the root
-    rules: list[_Rule]  #: the last first: it is the one that counts
+    rules: list[_Rule]  #: in reverse order: the last matching rule wins
 
     @classmethod
     def read(cls, path: Path, prefix: str) -> _IgnoreFile:
@@ -82,17 +82,17 @@ class _IgnoreFile(NamedTuple):
             text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-        found = [_Rule.of(line.removesuffix("\r")) for line in text.split("\n")]
-        return cls(prefix, [rule for rule in reversed(found) if rule is not None])
+        rules = [_Rule.of(line.removesuffix("\r")) for line in text.split("\n")]
+        return cls(prefix, [rule for rule in reversed(rules) if rule is not None])
 
     def verdict(self, name: str) -> bool | None:
-        """True to leave the entry out, False to take it in, None when no rule is about it."""
+        """True to exclude the entry, False to include it, None when no rule matches."""
         is_folder = name.endswith("/")
         path = name.removesuffix("/")[len(self.prefix) :]
         last = path.rpartition("/")[2]
         for rule in self.rules:
-            if (is_folder or not rule.is_for_folders) and rule.pattern.fullmatch(last if rule.is_for_names else path):
-                return rule.leaves_out
+            if (is_folder or not rule.folders_only) and rule.pattern.fullmatch(last if rule.matches_names else path):
+                return rule.excludes
         return None
 
 
@@ -100,9 +100,9 @@ class _Rule(NamedTuple):
     """One line."""
 
     pattern: re.Pattern[str]
-    leaves_out: bool  #: else it takes in again
-    is_for_folders: bool  #: and for nothing else
-    is_for_names: bool  #: wherever they are; else for paths
+    excludes: bool  #: False: it includes again
+    folders_only: bool
+    matches_names: bool  #: names in any folder; False: paths
 
     @classmethod
     def of(cls, line: str) -> _Rule | None:
@@ -110,28 +110,28 @@ class _Rule(NamedTuple):
         glob = re.sub(r"(?<!\\)((?:\\\\)*) +$", r"\1", line)
         if not glob or glob.startswith("#"):
             return None
-        leaves_out = not glob.startswith("!")
-        glob = glob if leaves_out else glob[1:]
-        is_for_folders = glob.endswith("/")
+        excludes = not glob.startswith("!")
+        glob = glob if excludes else glob[1:]
+        folders_only = glob.endswith("/")
         glob = glob.removesuffix("/")
-        is_for_names = "/" not in glob
-        return cls(_pattern(glob.removeprefix("/")), leaves_out, is_for_folders, is_for_names)
+        matches_names = "/" not in glob
+        return cls(_pattern(glob.removeprefix("/")), excludes, folders_only, matches_names)
 
 
 def _pattern(glob: str) -> re.Pattern[str]:
-    """Return the expression that the paths of a glob match.
+    """Return a regular expression that matches the same paths as a glob.
 
     >>> [bool(_pattern("data/**/[!a]*.csv").fullmatch(path)) for path in ("data/b.csv", "data/x/y/b.csv", "data/a.csv")]
     [True, True, False]
     """
     parts: list[str] = []
-    at = 0
-    while at < len(glob):
-        token = _TOKEN.match(glob, at)
+    position = 0
+    while position < len(glob):
+        token = _TOKEN.match(glob, position)
         if token is None:
-            return _NOTHING  # a class without its end, or nothing behind a backslash
+            return _NOTHING  # an unterminated class, or a trailing backslash
         parts.append(_expression(token))
-        at = token.end()
+        position = token.end()
     return re.compile("".join(parts), re.DOTALL)
 
 
@@ -146,7 +146,7 @@ def _expression(token: re.Match[str]) -> str:
 
 
 def _class(token: re.Match[str]) -> str:
-    """Return the expression of a class of characters, none of which is a slash."""
+    """Return the regular expression of a character class, which never matches a slash."""
     members = ""
     for member in _MEMBER.finditer(token["members"]):
         low, high = ((member[name] or "")[-1:] for name in ("low", "high"))

@@ -1,4 +1,4 @@
-"""Are the inputs of a run that is gone on with still those it was planned for? Found out in the background."""
+"""Verifies in the background that a resumed run's inputs are unchanged."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from prefect_parallel_run.runs.spec import StepSpec
 
 
 class InputCheck:
-    """Lists the inputs of *spec* and compares them with the plan in *directory*, which is not made again."""
+    """Lists the inputs of *spec* and compares them with the existing plan in *directory*."""
 
     def __init__(self, directory: RunDirectory, spec: StepSpec) -> None:
         self._directory, self._datasets = directory, spec.datasets
-        self._is_same = False  # as far as is known
-        self._found = Background("listing", lambda check_cancelled: inputs_sha256(spec.datasets, check_cancelled)).start()
+        self._is_verified = False
+        self._listing = Background("listing", lambda check_cancelled: inputs_sha256(spec.datasets, check_cancelled)).start()
 
     def raise_if_failed(self) -> None:
-        """Raise InputChangedError, which names every difference, once there is known to be one."""
-        if not self._is_same and self._found.is_over():
+        """Raise InputChangedError, which names every difference, if the listing has ended and differs from the plan."""
+        if not self._is_verified and self._listing.is_over():
             self.wait(lambda: None)
 
     def wait(self, check_cancelled: Callable[[], None]) -> None:
-        """Return when all is known to be unchanged; raises InputChangedError."""
+        """Return when all inputs are verified; raises InputChangedError."""
         plan = Plan.open(self._directory.plan)
-        if self._found.wait(check_cancelled) != plan.summary.inputs_sha256:
+        if self._listing.wait(check_cancelled) != plan.summary.inputs_sha256:
             changes = some(input_differences(plan.mini_batches(), self._datasets))
-            raise InputChangedError(str(self._directory.path), changes or ("its input files come in another order",))
-        self._is_same = True
+            raise InputChangedError(str(self._directory.path), changes or ("the order of its input files has changed",))
+        self._is_verified = True
 
     def stop(self) -> None:
-        """Give up."""
-        self._found.stop()
+        """Cancel the verification."""
+        self._listing.stop()

@@ -1,4 +1,4 @@
-"""Are the files of a run directory what the run wrote? Looked at before anything is made of them. Changes nothing."""
+"""Checks that the files of a run directory are undamaged, before anything reads results from them. Changes nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CheckCancelled = Callable[[], None]
 
 
 def check(directory: RunDirectory, check_cancelled: CheckCancelled = lambda: None) -> None:
-    """Raise RunFileError when run.json, the plan or the ledger is damaged, or they do not belong together.
+    """Raise RunFileError when run.json, the plan or the ledger is damaged, or they do not match each other.
 
     Args:
-        directory: Of a run that no other process drives.
-        check_cancelled: Called now and then; raises to stop.
+        directory: Run directory that no other process has locked.
+        check_cancelled: Called periodically; raises when the run is cancelled.
     """
     check_plan(directory, check_cancelled)
     with Ledger(directory.ledger) as ledger:
@@ -27,23 +27,23 @@ def check(directory: RunDirectory, check_cancelled: CheckCancelled = lambda: Non
 
 
 def check_plan(directory: RunDirectory, check_cancelled: CheckCancelled = lambda: None) -> None:
-    """Raise RunFileError when run.json or the plan is damaged, or they do not belong together."""
+    """Raise RunFileError when run.json or the plan is damaged, or they do not match."""
     identity = directory.facts()["identity"]
     if directory.plan.exists():
         reason = Plan.open(directory.plan).problem(identity, check_cancelled)
     else:
-        reason = "is not there" if "plan_sha256" in identity else ""
+        reason = "does not exist" if "plan_sha256" in identity else ""
     if reason:
         raise RunFileError(str(directory.plan), reason)
 
 
 def ledger_problems(directory: RunDirectory, ledger: Ledger, *, is_whole: bool = False) -> Iterator[str]:
-    """Yield what is wrong in the ledger of a run.
+    """Yield the problems in the ledger of a run.
 
     Args:
-        directory: Of the run; its plan is known to be the right one.
-        ledger: Of the run.
-        is_whole: It has every mini-batch of the plan; else the last ones may be missing, which planning had just found.
+        directory: The run directory; its plan has been checked.
+        ledger: The ledger in it.
+        is_whole: The ledger must have every mini-batch of the plan; else the last ones, planned just before, may be missing.
     """
     is_readable = True
     for reason in ledger.problems():
@@ -54,4 +54,4 @@ def ledger_problems(directory: RunDirectory, ledger: Ledger, *, is_whole: bool =
     planned = Plan.open(directory.plan).all_items()
     in_ledger = (items for (items,) in ledger.rows("SELECT items FROM mini_batches ORDER BY mini_batch"))
     if any(items != next(planned, None) for items in in_ledger) or (is_whole and next(planned, None) is not None):
-        yield "does not have each mini-batch of the plan once, with its items"
+        yield "its mini-batches differ from those of the plan"

@@ -1,7 +1,7 @@
-"""The ledger of a run: one row per mini-batch and one per try, in SQLite. What stands here is committed; nothing else is.
+"""The ledger of a run: one row per mini-batch and one per attempt, in SQLite. Only results in the ledger are committed.
 
-The rows of a lease are written in one transaction, after its part files were synced. A mini-batch that succeeded carries
-the place of its rows (part, offset, length): the reduction publishes exactly these ranges.
+The rows of a lease are written in one transaction, after its part files were synced. A succeeded mini-batch has the range of
+its rows (part, offset, length): the reduction publishes exactly these ranges.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from prefect_parallel_run.runs.ledger_checks import (
 )
 
 _CONTROLS = """
-CREATE TABLE IF NOT EXISTS controls (  -- what people have ordered while the run went on
+CREATE TABLE IF NOT EXISTS controls (  -- commands that users sent while the run was executing
     id TEXT PRIMARY KEY,
     at REAL,                        -- Unix time, s
     by TEXT,                        -- user@host/process
-    what TEXT NOT NULL,             -- JSON, or how it begins when it is no order
-    applied_at REAL,                -- Unix time, s, NULL when it was refused
+    what TEXT NOT NULL,             -- JSON, or the first part of an invalid command
+    applied_at REAL,                -- Unix time, s, NULL when it was rejected
     answer TEXT NOT NULL
 ) WITHOUT ROWID
 """
 _SCHEMA = f"""
 CREATE TABLE mini_batches (
     mini_batch INTEGER PRIMARY KEY,
-    state TEXT NOT NULL,            -- planned, waiting (between two tries), isolating (guilty items), succeeded, failed
-    attempts INTEGER NOT NULL,      -- tries used
+    state TEXT NOT NULL,            -- planned, waiting (for a retry), isolating (failing items), succeeded, failed
+    attempts INTEGER NOT NULL,      -- attempts used
     items INTEGER NOT NULL,
     succeeded INTEGER NOT NULL,     -- items
     failed INTEGER NOT NULL,        -- items
     rows INTEGER NOT NULL,
-    part TEXT, offset INTEGER, header INTEGER, length INTEGER, crc INTEGER,  -- where its rows are, once succeeded
-    granted INTEGER NOT NULL DEFAULT 0  -- tries that no longer count: a person asked for a fresh set
+    part TEXT, offset INTEGER, header INTEGER, length INTEGER, crc INTEGER,  -- range of its rows, once succeeded
+    granted INTEGER NOT NULL DEFAULT 0  -- attempts that no longer count: a user allowed new ones
 );
 CREATE TABLE attempts (
     mini_batch INTEGER NOT NULL,
@@ -56,9 +56,9 @@ CREATE TABLE attempts (
     error_type TEXT, error TEXT, traceback TEXT, fingerprint TEXT,
     PRIMARY KEY (mini_batch, attempt)
 ) WITHOUT ROWID;
-CREATE TABLE pieces (               -- of mini-batches whose guilty items were looked for
+CREATE TABLE pieces (               -- of mini-batches that were bisected to isolate failing items
     mini_batch INTEGER NOT NULL,
-    start INTEGER NOT NULL, stop INTEGER NOT NULL,  -- items, a half-open range of their places in the mini-batch
+    start INTEGER NOT NULL, stop INTEGER NOT NULL,  -- half-open range of item indices in the mini-batch
     outcome TEXT NOT NULL,
     succeeded INTEGER NOT NULL, failed INTEGER NOT NULL, rows INTEGER NOT NULL,
     part TEXT, offset INTEGER, header INTEGER, length INTEGER, crc INTEGER,
@@ -76,25 +76,25 @@ _PLANNED = (
 _SET = ("state", "attempts", "succeeded", "failed", "rows", "part", "offset", "header", "length", "crc")
 _PARAMETERS = {name: f"?{number}" for number, name in enumerate(_SET, 1)}
 _DECIDED = (
-    f"UPDATE mini_batches SET {', '.join(f'{name}={value}' for name, value in _PARAMETERS.items())},"  # noqa: S608  ours
+    f"UPDATE mini_batches SET {', '.join(f'{name}={value}' for name, value in _PARAMETERS.items())},"
     f" checksum={updated_checksum(_PARAMETERS)} WHERE mini_batch=?{len(_SET) + 1}"
 )
-_GUILTY = "stop - start = 1 AND outcome <> 'succeeded'"  #: of pieces: items that stood alone, and failed
+_ISOLATED = "stop - start = 1 AND outcome <> 'succeeded'"  #: condition on pieces: single items that failed
 _WITHOUT_PIECES = "NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.mini_batch = mini_batches.mini_batch)"
-_ENDED_BY = "(SELECT outcome FROM attempts WHERE attempts.mini_batch = mini_batches.mini_batch AND attempt = attempts)"
-#: Of mini-batches: their tries are used up, and some of their items may be good.
-_ISOLABLE = f"state = 'failed' AND items > 1 AND {_WITHOUT_PIECES} AND {_ENDED_BY} NOT IN {NOT_ISOLATED}"
-_VERSION = 0  #: of the format; a later one that an earlier version cannot read has a higher one, as its PRAGMA user_version
-_NO_TEXTS = ("", "", "", "")  #: of an error that there was not
+_LAST_OUTCOME = "(SELECT outcome FROM attempts WHERE attempts.mini_batch = mini_batches.mini_batch AND attempt = attempts)"
+#: Condition on mini-batches: all attempts are used, and bisection may find items that succeed.
+_ISOLABLE = f"state = 'failed' AND items > 1 AND {_WITHOUT_PIECES} AND {_LAST_OUTCOME} NOT IN {NOT_ISOLATED}"
+_VERSION = 0  #: PRAGMA user_version; raised when a new format cannot be read by earlier versions of this package
+_NO_ERROR = ("", "", "", "")  #: error type, error, traceback and fingerprint of a success
 _BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
-_BEAT_EVERY = 200_000  #: steps of SQLite's machine, some milliseconds
+_CHECK_EVERY = 200_000  #: steps of SQLite's machine, some milliseconds
 _UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)  #: SQLite's words about a damaged schema quote its bytes
 _INTERRUPTED = "interrupted"  #: what SQLite says of a query that was ended on purpose
 _CACHE = 1_024  #: KiB of pages: rows are written in their order, so older pages are hardly wanted again
 
 
 class Place(NamedTuple):
-    """Where the rows of a mini-batch lie."""
+    """Location of the rows of a mini-batch."""
 
     mini_batch: int
     part: str
@@ -106,23 +106,23 @@ class Place(NamedTuple):
 
 
 class NotedOrder(NamedTuple):
-    """What a person has ordered while the run went on, and what became of it."""
+    """A command that a user sent while the run was executing, and its answer."""
 
     id: str
     at: float | None  #: Unix time, s
     by: str | None  #: user@host/process
-    what: str  #: JSON; of what is no order, how it begins
-    applied_at: float | None  #: Unix time, s; None: refused
+    what: str  #: JSON; the first part of an invalid command
+    applied_at: float | None  #: Unix time, s; None: rejected
     answer: str
 
 
 class Ledger:
-    """An open ledger. One process writes; others may read along."""
+    """An open ledger. One process writes; others may read concurrently."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
         if not create and not path.is_file():
-            raise RunFileError(str(path), "is not there")
+            raise RunFileError(str(path), "does not exist")
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -134,12 +134,12 @@ class Ledger:
             raise RunFileError(str(path), f"cannot be read as a ledger: {error}") from error
         if version > _VERSION:
             self._connection.close()
-            words = "was written by a newer version of prefect_parallel_run; use that one"
-            raise OutputError(str(path), f"{words} (its format is {version}, this version knows {_VERSION})")
+            message = "was written by a newer version of prefect_parallel_run; use that version"
+            raise OutputError(str(path), f"{message} (ledger format {version}; this version reads up to {_VERSION})")
 
     @classmethod
     def create(cls, path: Path, items: Iterable[int]) -> Ledger:
-        """Make the ledger of a new run, with one row per mini-batch; *items* of each, in plan order."""
+        """Create the ledger of a new run, with one row per mini-batch; *items* are their numbers of items, in plan order."""
         ledger = cls(path, create=True)
         with ledger._transaction() as connection:
             for statement in _SCHEMA.split(";"):
@@ -162,24 +162,24 @@ class Ledger:
     # Writing
 
     def protect(self) -> None:
-        """Have triggers keep the checksums by which ``problems`` notices damage; to be called before a run is driven."""
+        """Install triggers that maintain the checksums that ``problems`` verifies; call it before a run is executed."""
         with self._transaction() as connection:
             for statement in list(protections(self.rows)):
                 connection.execute(statement)
 
     def extend(self, items: Iterable[int]) -> None:
-        """Add further mini-batches at the end of the plan; *items* of each."""
+        """Append mini-batches to the plan; *items* are their numbers of items."""
         with self._transaction() as connection:
             connection.executemany(_PLANNED, enumerate(items, self.planned()))
 
     def commit(self, decided: Iterable[tuple[Receipt, str]]) -> None:
-        """Write receipts, each with the state its mini-batch is in now, in one transaction."""
+        """Write receipts, each with the new state of its mini-batch, in one transaction."""
         attempts, states = [], []
         for receipt, state in decided:
             (index, attempt, outcome, _, succeeded, failed, rows, part, offset, header, length, crc, *rest) = receipt
             started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
-            texts = _NO_TEXTS if outcome == "succeeded" else (*map(_storable, (error_type, error, traceback)), fingerprint)
-            attempts.append((index, attempt, outcome, node, pid, started, seconds, *texts))
+            failure = _NO_ERROR if outcome == "succeeded" else (*map(_storable, (error_type, error, traceback)), fingerprint)
+            attempts.append((index, attempt, outcome, node, pid, started, seconds, *failure))
             known_failed = 0 if state == "isolating" else failed
             states.append((state, attempt, succeeded, known_failed, rows, part, offset, header, length, crc, index))
         with self._transaction() as connection:
@@ -187,13 +187,13 @@ class Ledger:
             connection.executemany(_DECIDED, states)
 
     def commit_piece(self, receipt: Receipt, piece: tuple[int, int], failed: int, state: str) -> None:
-        """Write what came of some items of a mini-batch, and the state that is in now, in one transaction.
+        """Write the receipt of a piece and the new state of its mini-batch, in one transaction.
 
         Args:
-            receipt: Of the piece.
-            piece: Its items, a half-open range of their places in the mini-batch.
-            failed: Items that are now known to have failed.
-            state: Of the mini-batch: isolating, succeeded, failed.
+            receipt: Receipt of the piece.
+            piece: Half-open range of its item indices in the mini-batch.
+            failed: Number of items now known to have failed.
+            state: State of the mini-batch: isolating, succeeded, failed.
         """
         (index, _, outcome, _, succeeded, _, rows, part, offset, header, length, crc, *rest) = receipt
         started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
@@ -210,10 +210,10 @@ class Ledger:
                 (state, succeeded, failed, rows, index),
             )
 
-    def grant(self) -> int:
-        """Give every failed mini-batch a fresh set of tries, and return how many those are.
+    def allow_more_attempts(self) -> int:
+        """Allow every failed mini-batch run_max_try new attempts, and return how many mini-batches those are.
 
-        Of mini-batches that succeeded but for items that stood alone as guilty, these items are run once more.
+        In mini-batches that succeeded except for isolated items, these items are run once more.
         """
         with self._transaction() as connection:
             connection.execute(
@@ -222,20 +222,21 @@ class Ledger:
             failed = connection.execute(
                 "UPDATE mini_batches SET state='waiting', granted=attempts, failed=0 WHERE state='failed'"
             ).rowcount
-            of_it = f"SELECT COUNT(*) FROM pieces WHERE pieces.mini_batch = mini_batches.mini_batch AND {_GUILTY}"  # noqa: S608  ours
-            partly = connection.execute(
-                f"UPDATE mini_batches SET state='isolating', failed=failed-({of_it}) WHERE state='succeeded' AND ({of_it}) > 0"  # noqa: S608  ours
+            isolated = f"SELECT COUNT(*) FROM pieces WHERE pieces.mini_batch = mini_batches.mini_batch AND {_ISOLATED}"
+            partly_failed = connection.execute(
+                f"UPDATE mini_batches SET state='isolating', failed=failed-({isolated})"
+                f" WHERE state='succeeded' AND ({isolated}) > 0"
             ).rowcount
-            connection.execute(f"DELETE FROM pieces WHERE {_GUILTY}")  # noqa: S608  ours
-            return failed + partly
+            connection.execute(f"DELETE FROM pieces WHERE {_ISOLATED}")
+            return failed + partly_failed
 
-    def take_over(self, other: Path, pairs: Iterable[tuple[int, int]], prefix: str) -> int:
-        """Copy what another ledger says of some mini-batches, and return how many have been begun there.
+    def copy_from(self, other: Path, pairs: Iterable[tuple[int, int]], prefix: str) -> int:
+        """Copy the records of some mini-batches from another ledger, and return how many had been started there.
 
         Args:
             other: The other ledger.
-            pairs: Number there and number here of each.
-            prefix: In front of the names of part files here.
+            pairs: For each mini-batch, its number in the other ledger and in this one.
+            prefix: Added in front of the names of part files.
         """
         self._connection.execute("ATTACH DATABASE ? AS other", (str(other),))
         try:
@@ -246,7 +247,7 @@ class Ledger:
                     "INSERT INTO main.attempts SELECT here, attempt, outcome, node, pid, started, seconds, error_type, error,"
                     " traceback, fingerprint FROM other.attempts JOIN pairs ON there = mini_batch"
                 )
-                taken = connection.execute(
+                copied = connection.execute(
                     "INSERT OR REPLACE INTO main.mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows,"
                     " part, offset, header, length, crc, granted)"
                     " SELECT here, state, attempts, items, succeeded, failed, rows,"
@@ -262,43 +263,43 @@ class Ledger:
                 )
                 connection.execute("DROP TABLE pairs")
                 connection.execute(FILL_CHECKSUMS)
-                connection.execute(  # what a person has changed about the run holds for what goes on in its place
+                connection.execute(  # users' overrides of the old run apply to the new run too
                     "INSERT OR REPLACE INTO main.run SELECT key, value FROM other.run WHERE key = 'adjustments'"
                 )
         finally:
             self._connection.execute("DETACH DATABASE other")
-        return taken
+        return copied
 
     def exhaust(self, run_max_try: int, *, isolate: bool) -> None:
-        """Give up mini-batches that have used up a number of tries that is lower now than when they failed.
+        """Fail waiting mini-batches that have used *run_max_try* attempts, which may have been lowered meanwhile.
 
-        With *isolate* the guilty items of those that were given up whole are looked for from now on.
+        With *isolate*, mini-batches that failed as a whole are bisected.
         """
         state = "CASE WHEN items > 1 THEN 'isolating' ELSE 'failed' END" if isolate else "'failed'"
         with self._transaction() as connection:
             connection.execute(
-                f"UPDATE mini_batches SET state={state}, failed=CASE WHEN {state}='failed' THEN items ELSE 0 END"  # noqa: S608  ours
+                f"UPDATE mini_batches SET state={state}, failed=CASE WHEN {state}='failed' THEN items ELSE 0 END"
                 " WHERE state='waiting' AND attempts >= ? + granted",
                 (run_max_try,),
             )
             if isolate:
-                connection.execute(f"UPDATE mini_batches SET state='isolating', failed=0 WHERE {_ISOLABLE}")  # noqa: S608  ours
+                connection.execute(f"UPDATE mini_batches SET state='isolating', failed=0 WHERE {_ISOLABLE}")
 
     def isolable(self) -> tuple[int, int]:
-        """Return how many mini-batches were given up whole whose guilty items can be looked for, and the items in them."""
-        query = f"SELECT COUNT(*), COALESCE(SUM(items), 0) FROM mini_batches WHERE {_ISOLABLE}"  # noqa: S608  ours
+        """Return how many failed mini-batches can be bisected, and their number of items."""
+        query = f"SELECT COUNT(*), COALESCE(SUM(items), 0) FROM mini_batches WHERE {_ISOLABLE}"
         count, items = self._row(query)
         return int(count), int(items)
 
     def note(self, **facts: str) -> None:
-        """Keep facts about the run: its status, when it began, how often it was driven."""
+        """Record facts about the run: its status, its start, the number of executions."""
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", facts.items())
 
     def note_order(self, order: NotedOrder, facts: Mapping[str, str]) -> None:
-        """Keep what a person has ordered, and the facts about the run that are others now for it, in one transaction."""
+        """Record a command and the facts that it changes, in one transaction."""
         with self._transaction() as connection:
-            connection.execute(_CONTROLS)  # a ledger of an earlier version has no such table
+            connection.execute(_CONTROLS)  # a ledger of an earlier version lacks this table
             connection.execute("INSERT INTO controls VALUES (?,?,?,?,?,?)", order)
             connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", facts.items())
 
@@ -308,41 +309,41 @@ class Ledger:
     # Reading
 
     def watch(self, check_cancelled: Callable[[], None]) -> None:
-        """Call *check_cancelled* while long queries run; when it raises, the query ends with an sqlite3.OperationalError."""
+        """Call *check_cancelled* during long queries; when it raises, the query fails with an sqlite3.OperationalError."""
 
-        def progressed() -> bool:
+        def is_cancelled() -> bool:
             try:
                 check_cancelled()
-            except BaseException:  # noqa: BLE001  cannot pass through SQLite: whoever stopped us knows, and is asked again
+            except BaseException:  # noqa: BLE001  cannot pass through SQLite; the caller's next check raises again
                 return True
             return False
 
-        self._connection.set_progress_handler(progressed, _BEAT_EVERY)
+        self._connection.set_progress_handler(is_cancelled, _CHECK_EVERY)
 
     def problems(self) -> Iterator[str]:
-        """Yield what is wrong in the ledger, whatever plan it belongs to; nothing when all is well."""
+        """Yield the problems in the ledger that can be detected without the plan."""
         try:
             yield from ledger_problems(self.rows)
         except RunFileError as error:
             yield error.reason
 
     def planned(self) -> int:
-        """Return the mini-batches planned so far."""
+        """Return the number of mini-batches planned so far."""
         return int(self._row("SELECT COALESCE(MAX(mini_batch), -1) + 1 FROM mini_batches")[0])
 
     def is_empty(self) -> bool:
-        """True when nothing has been tried yet."""
+        """True when there has been no attempt yet."""
         return not any(self.rows("SELECT 1 FROM attempts LIMIT 1"))
 
     def facts(self) -> dict[str, str]:
-        """Return what was noted; raises RunFileError when it was altered since."""
-        found = dict(self.rows("SELECT key, value FROM run"))
+        """Return the recorded facts; raises RunFileError when they were altered."""
+        facts = dict(self.rows("SELECT key, value FROM run"))
         if are_facts_altered(self.rows):
-            raise RunFileError(str(self.path), "what is noted about the run was altered")
-        return found
+            raise RunFileError(str(self.path), "the facts about the run were altered")
+        return facts
 
     def orders(self) -> list[NotedOrder]:
-        """Return what people have ordered, in the order in which they did."""
+        """Return the commands that users sent, in chronological order."""
         if not any(self.rows("SELECT 1 FROM sqlite_master WHERE name='controls'")):
             return []
         return [NotedOrder(*row) for row in self.rows("SELECT * FROM controls ORDER BY at, id")]
@@ -371,7 +372,7 @@ class Ledger:
         )
 
     def remainder(self, *, is_growing: bool = False) -> PendingWork:
-        """Return what is left to do; *is_growing* says that more is being planned."""
+        """Return the pending work; *is_growing* means that planning continues."""
         waiting = self.rows(
             "SELECT mini_batch, attempts + 1, items, granted FROM mini_batches WHERE state='waiting' ORDER BY mini_batch"
         )
@@ -391,8 +392,8 @@ class Ledger:
             pieces = self.rows(
                 "SELECT start, stop, outcome='succeeded' FROM pieces WHERE mini_batch=? ORDER BY start, stop", index
             )
-            known = tuple((start, stop, bool(succeeded)) for start, stop, succeeded in pieces)
-            yield BisectionState(index, attempt, items, undecided, known)
+            finished = tuple((start, stop, bool(succeeded)) for start, stop, succeeded in pieces)
+            yield BisectionState(index, attempt, items, undecided, finished)
 
     def _planned_ranges(self) -> Iterator[tuple[int, int]]:
         start = stop = -1
@@ -406,7 +407,7 @@ class Ledger:
             yield start, stop
 
     def places(self) -> Iterator[Place]:
-        """Yield where the rows of all succeeded mini-batches lie, in mini-batch order."""
+        """Yield the locations of the rows of all succeeded mini-batches, in mini-batch order."""
         query = (
             "SELECT mini_batch, part, offset, header, length, crc, rows FROM ("
             " SELECT mini_batch, 0 AS start, part, offset, header, length, crc, rows FROM mini_batches"
@@ -417,7 +418,7 @@ class Ledger:
         return map(Place._make, self.rows(query))
 
     def committed_bytes(self) -> dict[str, int]:
-        """Return how far each part holds rows that are committed: these bytes never change."""
+        """Return the size of the committed prefix of each part, in bytes: these bytes never change."""
         query = (
             "SELECT part, MAX(stop) FROM (SELECT part, offset + length AS stop FROM mini_batches WHERE part <> ''"
             " UNION ALL SELECT part, offset + length FROM pieces WHERE part <> '') GROUP BY part"
@@ -425,7 +426,7 @@ class Ledger:
         return dict(self.rows(query))
 
     def rows(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Yield what a query finds; memory stays flat. Raises RunFileError when the ledger is damaged."""
+        """Yield the rows of a query in blocks, so that memory stays flat; raises RunFileError when the ledger is damaged."""
         with self._reading():
             cursor = self._connection.execute(query, values)
             block = cursor.fetchmany(_BLOCK)
@@ -442,19 +443,19 @@ class Ledger:
         try:
             yield
         except _UNREADABLE as error:
-            if str(error) == _INTERRUPTED:  # by ``watch``: nothing is wrong with the file
+            if str(error) == _INTERRUPTED:  # by ``watch``: the file is fine
                 raise
             kind = OutputError if "locked" in str(error) else RunFileError
             raise kind(str(self.path), f"cannot be read: {error}") from error
 
 
 def _storable(text: object) -> str:
-    """Return *text* as UTF-8 can hold it: a file name may have bytes in it that are no text."""
+    """Return *text* with escapes for what UTF-8 cannot encode: a file name may contain undecodable bytes."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _Transaction:
-    """All of it or nothing."""
+    """An SQLite transaction that raises this package's errors."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection, self._path = connection, path
@@ -463,21 +464,21 @@ class _Transaction:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.DatabaseError as error:
-            raise self._refused(error) from error
+            raise self._wrap(error) from error
         return self._connection
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if kind is None:
                 self._connection.execute("COMMIT")
-        except sqlite3.DatabaseError as refused:
-            error = refused
-        if error is not None and self._connection.in_transaction:  # SQLite itself has rolled back after a full disk
+        except sqlite3.DatabaseError as commit_error:
+            error = commit_error
+        if error is not None and self._connection.in_transaction:  # after a full disk, SQLite has rolled back itself
             self._connection.execute("ROLLBACK")
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
-            raise self._refused(error) from error
+            raise self._wrap(error) from error
 
-    def _refused(self, error: sqlite3.DatabaseError) -> OutputError:
-        if isinstance(error, sqlite3.OperationalError):  # a full disk, a folder that is gone
+    def _wrap(self, error: sqlite3.DatabaseError) -> OutputError:
+        if isinstance(error, sqlite3.OperationalError):  # a full disk, a deleted folder
             return OutputError(str(self._path), f"cannot be written: {error}")
         return RunFileError(str(self._path), f"cannot be read: {error}")

@@ -1,8 +1,8 @@
-"""What notices that a ledger was altered by anything but SQL: checksums of its rows, kept by triggers, and rules they obey.
+"""Detects changes to a ledger that bypassed SQL: checksums of its rows, maintained by triggers, and consistency rules.
 
-SQLite compares no page with a checksum. A damaged disk or another program could change a number that decides what is
-published without any error. Triggers keep a checksum of every row that counts, and a second copy of what is noted about the
-run. A change by SQL keeps both right, also one by an earlier version of this package; a change of bytes does not.
+SQLite pages have no checksums. A damaged disk or another program could silently change a number that decides which rows are
+published. Triggers maintain a checksum of every relevant row, and a second copy of the facts about the run. A change by SQL
+updates both, also one by an earlier version of this package; a change of bytes does not.
 """
 
 from __future__ import annotations
@@ -19,24 +19,21 @@ _OF_PIECE = ("mini_batch", "start", "stop", "succeeded", "failed", "rows", "offs
 
 
 def _checksum(columns: tuple[str, ...], prefix: str = "") -> str:
-    """Return an SQL expression that has another value when one byte of one of these integers is another.
-
-    It is NULL when one of them is NULL.
-    """
+    """Return an SQL expression whose value changes when one byte of one of these integers changes; NULL if one is NULL."""
     return " + ".join(f"{prefix}{name} % {_PRIME} * {factor}" for name, factor in zip(columns, _FACTORS, strict=False))
 
 
 def updated_checksum(parameters: Mapping[str, str]) -> str:
-    """Return an SQL expression of the checksum of a mini-batch of which these columns are set to these *parameters*.
+    """Return an SQL expression of the checksum of a mini-batch whose columns are set to these *parameters*.
 
-    An UPDATE that sets it too needs no second one by the trigger, which would cost 4 µs for each mini-batch.
+    An UPDATE that sets it too avoids a second one by the trigger, which would cost 4 µs per mini-batch.
     """
     return _checksum(tuple(parameters.get(name, name) for name in _COUNTS))
 
 
 def _differs(checksum: str, columns: tuple[str, ...], prefix: str = "") -> str:
-    """Return an SQL condition: the row is not what *checksum* was made of, or has text where there were integers."""
-    greatest = f"max({', '.join(prefix + name for name in columns)})"  # in SQL every text is greater than every number
+    """Return an SQL condition: the row does not match *checksum*, or contains text instead of integers."""
+    greatest = f"max({', '.join(prefix + name for name in columns)})"  # in SQL every text exceeds every number
     return f"({checksum} IS NOT {_checksum(columns, prefix)} OR ({greatest} < '') IS NOT 1)"
 
 
@@ -66,21 +63,21 @@ _TABLES = (
 
 
 def protections(rows: Rows) -> Iterator[str]:
-    """Yield the statements that protect a ledger; the triggers are made anew each time, so that they are the right ones."""
+    """Yield the statements that protect a ledger; triggers are recreated each time, so that they match this version."""
     if not is_protected(rows):
         yield from _TABLES
-    for name, words in _TRIGGERS.items():
+    for name, body in _TRIGGERS.items():
         yield f"DROP TRIGGER IF EXISTS {name}"
-        yield f"CREATE TRIGGER {name} {words}"
+        yield f"CREATE TRIGGER {name} {body}"
 
 
 def is_protected(rows: Rows) -> bool:
-    """False for a ledger that an earlier version wrote, until it is driven again."""
+    """False for a ledger written by an earlier version, until its run is resumed."""
     return any(rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'run_copy'"))
 
 
 def are_facts_altered(rows: Rows) -> bool:
-    """True when what is noted about the run is not what was noted."""
+    """True when the facts about the run differ from their copy."""
     query = (
         "SELECT 1 FROM (SELECT key, value FROM run EXCEPT SELECT key, value FROM run_copy) UNION ALL"
         " SELECT 1 FROM (SELECT key, value FROM run_copy EXCEPT SELECT key, value FROM run)"
@@ -89,27 +86,27 @@ def are_facts_altered(rows: Rows) -> bool:
 
 
 def ledger_problems(rows: Rows) -> Iterator[str]:
-    """Yield what is wrong in a ledger, whatever plan it belongs to; nothing when all is well.
+    """Yield the problems in a ledger that can be detected without the plan.
 
     Args:
-        rows: Runs a query and yields what it finds; raises when the ledger cannot be read.
+        rows: Runs a query and yields its rows; raises when the ledger cannot be read.
     """
     broken = [line for (line,) in rows("PRAGMA integrity_check(3)") if line != "ok"]
     yield from broken
     if broken:
         return
     for table, columns in _COLUMNS.items():
-        list(rows(f"SELECT {columns} FROM {table} LIMIT 0"))  # raises when one is not there
+        list(rows(f"SELECT {columns} FROM {table} LIMIT 0"))  # raises when one is missing
     if are_facts_altered(rows):
-        yield "what is noted about the run was altered"
+        yield "the facts about the run were altered"
     numbered = "SELECT COUNT(*) = COALESCE(MAX(mini_batch), -1) + 1, COALESCE(MIN(mini_batch), 0) = 0 FROM mini_batches"
     if next(rows(numbered)) != (1, 1):
         yield "its mini-batches are not numbered from 0 without gaps"
     if next(rows("SELECT (SELECT COUNT(*) FROM attempts) <> (SELECT TOTAL(attempts) FROM mini_batches)"))[0]:
-        yield "it has more or fewer tries than its mini-batches used"
+        yield "its number of attempts differs from what its mini-batches used"
     yield from _wrong_mini_batches(rows, _RULES | (_CHECKSUMS if is_protected(rows) else {}))
-    if is_protected(rows) and (found := next(rows(_WRONG_PIECES), None)) is not None:
-        yield f"mini-batches {found[0]} had items run apart whose rows in the ledger were altered"
+    if is_protected(rows) and (row := next(rows(_WRONG_PIECES), None)) is not None:
+        yield f"mini-batches {row[0]} were bisected, and the rows of their pieces were altered"
 
 
 _COLUMNS = {
@@ -120,15 +117,15 @@ _COLUMNS = {
 }
 _IS_UNTOUCHED = "(attempts = 0 AND succeeded = 0 AND failed = 0 AND rows = 0 AND granted = 0)"
 _RULES = {
-    "have a state that does not exist": "state NOT IN ('planned', 'waiting', 'isolating', 'succeeded', 'failed')",
-    "are planned, and have results": f"state = 'planned' AND {_IS_UNTOUCHED} IS NOT 1",
-    "have not one row for each of their tries": (
+    "have an unknown state": "state NOT IN ('planned', 'waiting', 'isolating', 'succeeded', 'failed')",
+    "are planned but have results": f"state = 'planned' AND {_IS_UNTOUCHED} IS NOT 1",
+    "lack a row for one of their attempts, or have extra rows": (
         "COUNT(attempt) <> attempts OR TOTAL(attempt) <> attempts * (attempts + 1) / 2"
     ),
-    "succeeded more or less than once, as their state says": (
+    "have a state that contradicts the outcomes of their attempts": (
         "TOTAL(outcome = 'succeeded') <> (state = 'succeeded' AND mini_batch NOT IN (SELECT mini_batch FROM pieces))"
     ),
-    "do not have each item in one of succeeded and failed": (
+    "have counts of succeeded and failed items that do not add up to their items": (
         "(state = 'succeeded' AND succeeded + failed <> items) OR (state = 'failed' AND (succeeded <> 0 OR failed <> items))"
     ),
 }
@@ -145,17 +142,17 @@ _SHOWN = 5  #: mini-batches that a problem names
 
 
 def _wrong_mini_batches(rows: Rows, rules: dict[str, str]) -> Iterator[str]:
-    """Yield which mini-batches break which rule; all rules are looked at in one pass."""
-    conditions = list(rules.values())
-    found = rows(
-        f"SELECT mini_batch, {', '.join(f'({condition})' for condition in conditions)} FROM mini_batches"
-        f" LEFT JOIN attempts USING (mini_batch) GROUP BY mini_batch HAVING {' OR '.join(f'({one})' for one in conditions)}"
+    """Yield which mini-batches violate which rule; checks all rules in one pass."""
+    conditions = [f"({condition})" for condition in rules.values()]
+    violations = rows(
+        f"SELECT mini_batch, {', '.join(conditions)} FROM mini_batches"
+        f" LEFT JOIN attempts USING (mini_batch) GROUP BY mini_batch HAVING {' OR '.join(conditions)}"
     )
-    breaking: dict[str, list[str]] = {words: [] for words in rules}
-    for number, *breaks in found:
-        for words, is_broken in zip(rules, breaks, strict=True):
-            if is_broken and len(breaking[words]) < _SHOWN:
-                breaking[words].append(str(number))
-    for words, numbers in breaking.items():
+    by_rule: dict[str, list[str]] = {rule: [] for rule in rules}
+    for number, *flags in violations:
+        for rule, is_violated in zip(rules, flags, strict=True):
+            if is_violated and len(by_rule[rule]) < _SHOWN:
+                by_rule[rule].append(str(number))
+    for rule, numbers in by_rule.items():
         if numbers:
-            yield f"mini-batches {', '.join(numbers)} {words}"
+            yield f"mini-batches {', '.join(numbers)} {rule}"

@@ -1,4 +1,4 @@
-"""Failure limits: how much a run forgives before it aborts. Pure: no clock, no files, no cluster."""
+"""Failure limits: how much failure a run tolerates. Pure: no clock, no files, no cluster."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from prefect_parallel_run.models import Breach, Tally
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureLimits:
-    """What a run forgives over its whole input; None forgives everything."""
+    """What a run tolerates over its whole input; None means no limit."""
 
     error_threshold: int | None = None  #: failed items
     allowed_failed_count: int | None = None  #: failed mini-batches
-    allowed_failed_percent: float | None = None  #: failed mini-batches, 0 to 100 of those planned
+    allowed_failed_percent: float | None = None  #: failed mini-batches, 0 to 100 percent of those planned
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> FailureLimits:
-        """Return what a configuration forgives; its -1, 100 and None all mean: everything.
+        """Return the limits in a configuration, where -1, 100 and None mean no limit.
 
         >>> FailureLimits.of({"error_threshold": 4, "allowed_failed_count": -1})
         FailureLimits(error_threshold=4, allowed_failed_count=None, allowed_failed_percent=None)
         """
-        everything = {"error_threshold": -1, "allowed_failed_count": -1, "allowed_failed_percent": 100}
-        return cls(**{name: None if config.get(name) == all_ else config.get(name) for name, all_ in everything.items()})
+        no_limit = {"error_threshold": -1, "allowed_failed_count": -1, "allowed_failed_percent": 100}
+        return cls(**{name: None if config.get(name) == limit else config.get(name) for name, limit in no_limit.items()})
 
     def breaches(self, tally: Tally) -> Iterator[Breach]:
         """Yield every limit that *tally* exceeds, in field order."""
@@ -34,7 +34,7 @@ class FailureLimits:
             ("error_threshold", self.error_threshold, items),
             ("allowed_failed_count", self.allowed_failed_count, mini_batches),
         ]
-        if tally.all_scheduled:  # before that, the first failure of a long run could already be 100 %
+        if tally.all_scheduled:  # before that, the first failure of a long run could be 100 percent
             percent = 100 * mini_batches / tally.planned if tally.planned else 0.0
             measures.append(("allowed_failed_percent", self.allowed_failed_percent, percent))
         for limit, allowed, actual in measures:
@@ -46,10 +46,10 @@ class FailureLimits:
         return next(self.breaches(tally), None)
 
     def near_breach(self, tally: Tally, *, isolates: bool) -> Breach | None:
-        """Return the first limit that is exceeded once mini-batches between two tries are counted as failed, or None.
+        """Return the first limit that would be exceeded if mini-batches that wait for a retry failed, or None.
 
-        That is no reason to abort yet, since their next try may succeed: it is a reason to wait for them. Where guilty items
-        are looked for, each counts as one item: it will hardly ever turn out that all of them are guilty.
+        The run does not abort yet, since their next attempt may succeed: it waits for them. With bisection, each counts as one
+        failed item, because bisection rarely finds that all items fail.
         Source: CONTRACT.md 5.
         """
         items = min(tally.waiting_items, tally.waiting) if isolates else tally.waiting_items

@@ -1,12 +1,12 @@
-"""A run directory in a store: a copy of the one on this machine's disk, from which another machine can go on.
+"""Mirrors a run directory on the local disk to an object store, so that another machine can resume the run.
 
-The run works in a folder of this machine. Now and then what is new there goes up, in an order that keeps the copy consistent: a
-snapshot of the ledger is taken, then what it names of the parts goes up, then the snapshot. So whatever the ledger up there
-names is up there too, and nothing goes up that may yet change. Parts only grow, and objects cannot: a part is a series of
-objects, ``parts/NAME.OFFSET``.
+The run works in a local folder. Changes are uploaded periodically, in an order that keeps the copy consistent: take a snapshot
+of the ledger, upload the ranges of parts that it refers to, then upload the snapshot. Every range in the uploaded ledger is
+therefore available in the store, and only immutable bytes are uploaded. Parts grow, and objects cannot: a part is stored as a
+series of objects, ``parts/NAME.OFFSET``.
 
-``lock.json`` says who drives the run, under a token that the folder on disk has too: the copy of the machine that drove it last
-is the newest.
+``lock.json`` names the process that executes the run, and a token that the local folder has too: the folder of the machine
+that executed the run last is the newest.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.storage import objects
 
-_EVERY = 30.0  #: s between two times that what is new goes up
-_GLANCE = 0.25  #: s between two looks whether the run is over
-_RENEWED_EVERY = 15.0  #: s between two signs of life while something goes up
-_LAST_PUSH = 4.0  #: s for what is new to go up when a run has ended before its time
-_STALE = 4 * _EVERY  #: s after which a driver that gives no sign of life counts as dead
-_PIECE = 64 << 20  #: bytes of a part in one object at most
-_DIGITS = 15  #: of the offset in the name of a piece
+_EVERY = 30.0  #: s between uploads
+_POLL = 0.25  #: s between checks whether the run has ended
+_RENEWED_EVERY = 15.0  #: s between renewals of the lock during an upload
+_LAST_PUSH = 4.0  #: s for the last upload of an interrupted run
+_STALE = 4 * _EVERY  #: s without renewal after which the lock's owner counts as dead
+_PIECE = 64 << 20  #: maximum size of an object that holds a piece of a part, bytes
+_DIGITS = 15  #: digits of the offset in the name of a piece
 _DESCRIPTION, _RECEIPT, _LOCK, _TOKEN = "run.json", "receipt.json", "lock.json", "mirror-token"
-_DIGEST = {_DESCRIPTION, _RECEIPT}  #: tells of a finished run whether it is the same
+_DIGEST = {_DESCRIPTION, _RECEIPT}  #: files that suffice to decide whether a finished run can be reused
 _WHOLE = _DIGEST | {"plan.parquet", "plan.spool", "ledger.sqlite", "failed_items.jsonl"}
 
 
@@ -51,52 +51,52 @@ class RunMirror:
     """Keeps the copy of one run directory up to date.
 
     Args:
-        directory: On this machine.
-        url: Of its copy.
-        warned: Told when something could not go up; it is tried again.
+        directory: The local run directory.
+        url: URL of its copy.
+        warned: Called with a message when an upload fails; the upload is retried.
     """
 
     def __init__(self, directory: RunDirectory, url: str, warned: Callable[[str], None]) -> None:
-        self._directory, self._url, self._warned = directory, url, warned
+        self._directory, self._url, self._warn = directory, url, warned
         self._token = uuid.uuid4().hex
-        self._sent: dict[str, tuple[int, int]] = {}  #: size and time of each file as it went up last
-        self._parts: dict[str, int] | None = None  #: bytes of each part that are up; None: not known yet
+        self._sent: dict[str, tuple[int, int]] = {}  #: size and time of each file at its last upload
+        self._parts: dict[str, int] | None = None  #: uploaded bytes of each part; None: unknown
         self._work: Background[None] | None = None
         self._is_claimed = False
         self._lost: RunLockedError | None = None
         self._renewed = 0.0  #: monotonic clock, s
-        self._lock = threading.Lock()  # between the thread that keeps the copy and the one that ends the run
+        self._lock = threading.Lock()  # between the uploading thread and the thread that ends the run
 
     def begin(self, check_cancelled: CheckCancelled) -> None:
-        """Take the run for this machine, and keep its copy up to date from now on; raises RunLockedError."""
+        """Lock the copy for this machine and start uploading; raises RunLockedError."""
         self._claim()
         self._push(check_cancelled, is_last=False)
         check_cancelled()
         self._work = Background("mirror", self._keep).start()
 
     def raise_if_lost(self) -> None:
-        """Raise RunLockedError when another machine has taken the run over: it heard nothing of this one for too long."""
+        """Raise RunLockedError when another machine has taken the run over, because this one's lock was stale."""
         if self._lost is not None:
             raise self._lost
 
     def finish(self, check_cancelled: CheckCancelled) -> None:
-        """Bring all up; raises OutputError when the store does not take it."""
+        """Upload all changes; raises OutputError when the store rejects them."""
         self._stop()
         self._push(check_cancelled, is_last=True)
 
     def close(self) -> None:
-        """Bring up what is new, as far as that goes in some seconds, and give the run up."""
+        """Upload what can be uploaded within seconds, and release the lock."""
         self._stop()
         if not self._is_claimed or self._lost is not None:
             return
         if self._directory.path.exists():
             self._push_for_some_seconds()
-        with suppress(OutputError, FileNotFoundError):  # the run has ended with an error of its own, or all is up already
-            if self._holder().get("token") == self._token:
+        with suppress(OutputError, FileNotFoundError):  # the run's own error matters more; after finish() all is uploaded
+            if self._owner().get("token") == self._token:
                 objects.write(f"{self._url}/{_LOCK}", json.dumps({"token": self._token, "released": True}).encode())
 
     def discard(self) -> None:
-        """Remove the copy: the run was never begun."""
+        """Delete the copy of a run that was never started."""
         self._stop()
         self._is_claimed = False
         objects.remove_below(self._url)
@@ -112,61 +112,61 @@ class RunMirror:
             if time.monotonic() > deadline:
                 raise Cancelled
 
-        with suppress(OutputError, RunLockedError, OSError, Cancelled):  # what is up is consistent, however far it came
+        with suppress(OutputError, RunLockedError, OSError, Cancelled):  # a partial upload is consistent
             Background("mirror", lambda _: self._push(check_cancelled, is_last=True)).wait(check_cancelled)
 
-    def _holder(self) -> dict[str, Any]:
+    def _owner(self) -> dict[str, Any]:
         try:
-            held: dict[str, Any] = json.loads(objects.read(f"{self._url}/{_LOCK}"))
+            owner: dict[str, Any] = json.loads(objects.read(f"{self._url}/{_LOCK}"))
         except FileNotFoundError:
             return {}
-        return held
+        return owner
 
     def _claim(self) -> None:
-        held = self._holder()
-        is_ours = held.get("host") == socket.gethostname() and held.get("path") == str(self._directory.path)
-        if is_held(held) and not is_ours:
-            raise RunLockedError(self._url, f"process {held['pid']}", held["host"])
-        with (self._directory.path / _TOKEN).open("a") as file:  # first: should we end here, the older tokens still count
+        owner = self._owner()
+        is_ours = owner.get("host") == socket.gethostname() and owner.get("path") == str(self._directory.path)
+        if is_active(owner) and not is_ours:
+            raise RunLockedError(self._url, f"process {owner['pid']}", owner["host"])
+        with (self._directory.path / _TOKEN).open("a") as file:  # first: if we die here, the older tokens stay valid
             file.write(f"{self._token}\n")
         try:
-            objects.write(f"{self._url}/{_LOCK}", self._claimed(), only_new=not held)
+            objects.write(f"{self._url}/{_LOCK}", self._lock_content(), only_new=not owner)
         except FileExistsError:
             raise RunLockedError(self._url, "another process", "another host") from None
         self._is_claimed, self._renewed = True, time.monotonic()
-        self._raise_if_taken()  # two that found a lock that nobody held: the one that wrote last has it
+        self._raise_if_taken()  # race: of two processes that found a free lock, the last writer owns it
 
     def _raise_if_taken(self) -> None:
-        held = self._holder()
-        if held.get("token") != self._token:
-            self._lost = RunLockedError(self._url, f"process {held.get('pid', '?')}", str(held.get("host", "?")))
+        owner = self._owner()
+        if owner.get("token") != self._token:
+            self._lost = RunLockedError(self._url, f"process {owner.get('pid', '?')}", str(owner.get("host", "?")))
             raise self._lost
 
-    def _claimed(self) -> bytes:
+    def _lock_content(self) -> bytes:
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "path": str(self._directory.path), "at": time.time()}
         return json.dumps({"token": self._token, **owner}).encode()
 
     def _renew(self) -> None:
-        """Say that this machine still drives the run, now and then; raises RunLockedError when another one does."""
+        """Renew the lock when that is due; raises RunLockedError when another machine has taken it."""
         if self._is_claimed and time.monotonic() - self._renewed >= _RENEWED_EVERY:
             self._raise_if_taken()
-            objects.write(f"{self._url}/{_LOCK}", self._claimed())
+            objects.write(f"{self._url}/{_LOCK}", self._lock_content())
             self._renewed = time.monotonic()
 
     def _keep(self, check_cancelled: CheckCancelled) -> None:
         due = time.monotonic() + _EVERY
         while True:
             check_cancelled()
-            time.sleep(_GLANCE)
+            time.sleep(_POLL)
             if time.monotonic() < due:
                 continue
             try:
                 self._raise_if_taken()
                 self._push(check_cancelled, is_last=False)
             except RunLockedError:
-                return  # the run's own thread finds out
-            except Exception as error:  # noqa: BLE001  whatever it was: it is told, and tried again
-                self._warned(f"{type(error).__name__}: {error}; the copy of the run directory is brought up to date later")
+                return  # raise_if_lost() reports it in the run's own thread
+            except Exception as error:  # noqa: BLE001  any error is logged, and the upload retried
+                self._warn(f"cannot update the copy of the run directory: {type(error).__name__}: {error}; retrying later")
             due = time.monotonic() + _EVERY
 
     def _push(self, check_cancelled: CheckCancelled, *, is_last: bool) -> None:
@@ -191,22 +191,22 @@ class RunMirror:
                     self._send(path, check_cancelled)
 
     def _send(self, path: Path, check_cancelled: CheckCancelled) -> None:
-        """Bring a file up, if it is there and is not what went up before."""
+        """Upload a file if it exists and has changed since its last upload."""
         check_cancelled()
         if not path.exists():
             return
         status, name = path.stat(), str(path.relative_to(self._directory.path))
-        known = (status.st_size, status.st_mtime_ns)
-        if self._sent.get(name) != known:
-            if status.st_size or path.parent != self._directory.logs:  # of empty logs there may be thousands
+        version = (status.st_size, status.st_mtime_ns)
+        if self._sent.get(name) != version:
+            if status.st_size or path.parent != self._directory.logs:  # there may be thousands of empty logs
                 self._renew()
                 objects.upload(path, f"{self._url}/{name}", check_cancelled)
-            self._sent[name] = known
+            self._sent[name] = version
 
     def _send_part(self, part: Path, size: int, check_cancelled: CheckCancelled) -> None:
-        """Bring up what is new of the *size* bytes of a part that are committed."""
+        """Upload the new bytes among the *size* committed bytes of a part."""
         if self._parts is None:
-            self._parts = self._parts_there()
+            self._parts = self._uploaded_parts()
         offset = self._parts.get(part.name, 0)
         with part.open("rb") as file:
             file.seek(offset)
@@ -218,28 +218,28 @@ class RunMirror:
                 offset += len(piece)
                 self._parts[part.name] = offset
 
-    def _parts_there(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+    def _uploaded_parts(self) -> dict[str, int]:
+        sizes: dict[str, int] = {}
         for name, size in objects.names_below(f"{self._url}/parts").items():
             part, _, offset = name.rpartition(".")
-            found[part] = max(found.get(part, 0), int(offset) + size)
-        return found
+            sizes[part] = max(sizes.get(part, 0), int(offset) + size)
+        return sizes
 
 
-def is_held(held: dict[str, Any]) -> bool:
-    """True when who is named in a lock.json has not given the run up, and has given a sign of life of late."""
-    return bool(held) and not held.get("released") and time.time() - held["at"] < _STALE
+def is_active(owner: dict[str, Any]) -> bool:
+    """True when the owner in a lock.json has not released the lock and has renewed it recently."""
+    return bool(owner) and not owner.get("released") and time.time() - owner["at"] < _STALE
 
 
 def is_copied(directory: RunDirectory) -> bool:
-    """False for a run that this machine drove, and whose copy may not be whole."""
+    """False for a run that this machine executed, whose copy in the store may be incomplete."""
     return not (directory.path / _TOKEN).exists()
 
 
 def pull_runs(url: str, prefix: str, runs: Path, check_cancelled: CheckCancelled = lambda: None) -> None:
-    """Bring the run directories below *url* whose names begin with *prefix* into *runs*, where they are not the newest already.
+    """Fetch the run directories below *url* whose names begin with *prefix* into *runs*, unless the local ones are newer.
 
-    Of finished runs comes what tells whether they are the same, of others all that is needed to go on.
+    For a finished run only the files that decide about its reuse are fetched, for others all that a resume needs.
     """
     for name in objects.names_below(url):
         if name.startswith(prefix) and name.endswith("/"):
@@ -249,32 +249,32 @@ def pull_runs(url: str, prefix: str, runs: Path, check_cancelled: CheckCancelled
 def pull(
     url: str, path: Path, check_cancelled: CheckCancelled = lambda: None, *, everything: bool = True, parts: bool = True
 ) -> None:
-    """Bring the run directory at *url* to *path*, unless this machine drove what is there last; *check_cancelled* may stop it.
+    """Fetch the run directory at *url* to *path*, unless the local one is the newest; *check_cancelled* may stop it.
 
-    Without *parts* it can be looked at, and no more; whoever wants more pulls again.
+    Without *parts* the run can only be inspected; anything else needs another call.
     """
-    there = objects.names_below(url)
-    if _DESCRIPTION not in there or _drove_last(url, path):
+    names = objects.names_below(url)
+    if _DESCRIPTION not in names or _is_newest(url, path):
         return
-    beside = path.with_name(f".pulling-{uuid.uuid4().hex}")
+    temporary = path.with_name(f".pulling-{uuid.uuid4().hex}")
     try:
-        directory = RunDirectory(beside)
+        directory = RunDirectory(temporary)
         directory.make()
-        whole = everything or _RECEIPT not in there
-        for name in (_WHOLE if whole else _DIGEST) & there.keys():
+        is_whole = everything or _RECEIPT not in names
+        for name in (_WHOLE if is_whole else _DIGEST) & names.keys():
             check_cancelled()
-            objects.download(f"{url}/{name}", beside / name)
-        if whole and parts:
+            objects.download(f"{url}/{name}", temporary / name)
+        if is_whole and parts:
             _pull_parts(f"{url}/parts", directory.parts, check_cancelled)
         created = calendar.timegm(time.strptime(read_json(directory.description)["created"], "%Y-%m-%dT%H:%M:%SZ"))
-        os.utime(directory.description, (created, created))  # runs are looked at from the newest on
-        _replace(path, beside)
+        os.utime(directory.description, (created, created))  # runs are sorted by this time
+        _replace(path, temporary)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace(path: Path, newer: Path) -> None:
-    """Put a run directory in the place of an older copy of it; one that a process of this machine drives stays."""
+    """Replace an older copy of a run directory, unless a process of this machine has locked it."""
     if not path.exists():
         newer.rename(path)
         return
@@ -286,14 +286,14 @@ def _replace(path: Path, newer: Path) -> None:
 
 
 def _pull_parts(url: str, folder: Path, check_cancelled: CheckCancelled) -> None:
-    for name in sorted(objects.names_below(url)):  # the offsets of a part in order
+    for name in sorted(objects.names_below(url)):  # in order of offsets
         check_cancelled()
         with (folder / name.rpartition(".")[0]).open("ab") as part:
             part.write(objects.read(f"{url}/{name}"))
 
 
-def _drove_last(url: str, path: Path) -> bool:
-    """True when the run directory in *path* is the one that the copy at *url* was made from."""
+def _is_newest(url: str, path: Path) -> bool:
+    """True when the copy at *url* was made from the run directory in *path*."""
     try:
         tokens = (path / _TOKEN).read_text().split()
         return json.loads(objects.read(f"{url}/{_LOCK}"))["token"] in tokens

@@ -1,8 +1,7 @@
-"""What a person has changed about a run while it went on: limits, and processes per node.
+"""Overrides that users set while a run was executing: limits, and processes per node.
 
-It belongs to the run, and outlives its driving: whoever goes on with the run, or asks for its result, does so under what was
-changed. It gives way where the configuration says something new: neither what the run was begun with, nor what the change was
-made from.
+They belong to the run and outlive its execution: they also apply when the run is resumed or its result reused. An override is
+dropped when the configuration has a new value: neither the one that the run was started with, nor the one that was overridden.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.runs.commands import LIMITS, PROCESSES
 from prefect_parallel_run.runs.ledger import Ledger
 
-FACT = "adjustments"  #: their name in ledger and receipt
+FACT = "adjustments"  #: key in ledger and receipt
 _FIELDS = (*LIMITS, PROCESSES)
 
 
 @dataclass(frozen=True, slots=True)
 class Adjustments:
-    """New values by configuration field, each with those that it stands for."""
+    """New values by configuration field, each with the values that it overrides."""
 
     changes: Mapping[str, tuple[Any, tuple[Any, ...]]]
 
@@ -30,50 +29,50 @@ class Adjustments:
         return bool(self.changes)
 
     def of(self, config: ParallelRunConfig) -> ParallelRunConfig:
-        """Return *config* as it was changed."""
+        """Return *config* with the overrides applied."""
         changed = self._changed({name: getattr(config, name) for name in self.changes})
         return config.model_copy(update=changed) if changed else config
 
     def in_values(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a configuration in plain values as it was changed."""
+        """Return a configuration in plain values with the overrides applied."""
         return {**config, **self._changed(config)}
 
     def _changed(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {name: now for name, (now, before) in self.changes.items() if config.get(name) in before}
 
     def with_values(self, values: Mapping[str, float], *configs: Mapping[str, Any]) -> Adjustments:
-        """Return them with further *values*, which stand for those of all *configs*."""
-        fresh = {name: (value, tuple(config.get(name) for config in configs)) for name, value in values.items()}
-        return Adjustments({**self.changes, **fresh})
+        """Return a copy with further *values*, which override those of all *configs*."""
+        added = {name: (value, tuple(config.get(name) for config in configs)) for name, value in values.items()}
+        return Adjustments({**self.changes, **added})
 
     def without(self, names: Collection[str]) -> Adjustments:
-        """Return them but for some fields, of which a person has just said what they are to be."""
+        """Return a copy without some fields, for which the user has just passed new values."""
         return replace(self, changes={name: change for name, change in self.changes.items() if name not in names})
 
     def to_facts(self) -> dict[str, Any]:
-        """Return them as values for JSON."""
+        """Return the overrides as values for JSON."""
         return {name: {"now": now, "instead_of": list(before)} for name, (now, before) in self.changes.items()}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Adjustments:
-        """Return what ``to_facts`` was called on."""
-        return cls({name: (one["now"], tuple(one["instead_of"])) for name, one in facts.items() if name in _FIELDS})
+        """Return the overrides that ``to_facts`` wrote."""
+        return cls({name: (entry["now"], tuple(entry["instead_of"])) for name, entry in facts.items() if name in _FIELDS})
 
     @classmethod
     def of_ledger(cls, ledger: Ledger) -> Adjustments:
-        """Return those of a run that may be gone on with."""
-        return cls.of_noted(ledger.facts())
+        """Return the overrides in the ledger of an unfinished run."""
+        return cls.from_ledger_facts(ledger.facts())
 
     @classmethod
-    def of_noted(cls, noted: Mapping[str, str]) -> Adjustments:
-        """Return those that the facts of a ledger tell of."""
-        return cls.from_facts(json.loads(noted.get(FACT, "{}")))
+    def from_ledger_facts(cls, facts: Mapping[str, str]) -> Adjustments:
+        """Return the overrides in the facts of a ledger."""
+        return cls.from_facts(json.loads(facts.get(FACT, "{}")))
 
     @classmethod
     def of_receipt(cls, receipt: Mapping[str, Any]) -> Adjustments:
-        """Return those of a run that is finished; one of an earlier version has none."""
+        """Return the overrides of a finished run; receipts of earlier versions have none."""
         return cls.from_facts(receipt.get(FACT, {}))
 
     def note(self, ledger: Ledger) -> None:
-        """Have the ledger know them."""
+        """Record the overrides in the ledger."""
         ledger.note(**{FACT: json.dumps(self.to_facts())})

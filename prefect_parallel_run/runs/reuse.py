@@ -1,4 +1,4 @@
-"""Whether the result of a finished run can be returned: it is young enough, unaltered, and its failures are forgiven."""
+"""Decides whether the result of a finished run can be reused: recent enough, unaltered, and its failures within the limits."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from prefect_parallel_run.runs.fingerprint import listing_sha256
 from prefect_parallel_run.runs.overrides import Adjustments
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
-from prefect_parallel_run.storage.objects import file_sha256, known, size_of
+from prefect_parallel_run.storage.objects import file_sha256, size_and_version, size_of
 
 
 def may_be_reused(directory: RunDirectory, spec: StepSpec) -> bool:
-    """True when the result is young enough and still there unaltered, and *spec* forgives what failed in it."""
+    """True when the result is recent enough and unaltered, and its failures are within the limits of *spec*."""
     receipt = read_json(directory.receipt)
     if spec.reuse_for is not None:
-        finished = float(receipt.get("finished") or directory.receipt.stat().st_mtime)  # earlier versions did not note it
+        finished = float(receipt.get("finished") or directory.receipt.stat().st_mtime)  # earlier versions did not record it
         if time.time() - finished > spec.reuse_for:
             return False
     return breach_of(receipt, spec) is None and is_unaltered(receipt, spec)
 
 
 def breach_of(receipt: dict[str, Any], spec: StepSpec, given: frozenset[str] = frozenset()) -> Breach | None:
-    """Return the limit that a finished run exceeds, or None: one of *spec*, or what it was changed to in that run."""
+    """Return the limit that a finished run exceeds, or None; overrides of that run apply, except for the *given* fields."""
     tally = Tally(
         planned=receipt["mini_batches"]["total"],
         failed=receipt["mini_batches"]["failed"],
@@ -38,17 +38,17 @@ def breach_of(receipt: dict[str, Any], spec: StepSpec, given: frozenset[str] = f
 
 
 def is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
-    """True when the result is there, byte for byte, and where the script writes files itself, all of them as they were."""
+    """True when the result file is unchanged, and the files in the output too if the script writes them itself."""
     if spec.output is not None and (receipt["output_file"] is None or "output_listing" in receipt):
         try:
-            listed = listing_sha256(spec.output)
-        except InputError:  # it is gone
+            listing = listing_sha256(spec.output)
+        except InputError:  # it was deleted
             return False
-        if receipt.get("output_listing") != listed:
+        if receipt.get("output_listing") != listing:
             return False
     if receipt["output_file"] is None:
         return True
-    place = str(receipt["output_file"])
-    if is_remote(place):  # an object with the same ETag is the same, and need not be read
-        return known(place) == (int(receipt["bytes"]), str(receipt["version"]))
-    return size_of(place) == receipt["bytes"] and file_sha256(place) == str(receipt["sha256"])
+    path = str(receipt["output_file"])
+    if is_remote(path):  # an object with the same ETag is unchanged, and need not be read
+        return size_and_version(path) == (int(receipt["bytes"]), str(receipt["version"]))
+    return size_of(path) == receipt["bytes"] and file_sha256(path) == str(receipt["sha256"])

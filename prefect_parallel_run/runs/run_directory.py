@@ -1,4 +1,4 @@
-"""The folder of one run, ``<output>/_parallel_run/<run>/``: where things lie in it, and its lock."""
+"""The directory of one run, ``<output>/_parallel_run/<run>/``: the paths in it, its JSON files and its lock."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from typing import Any
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import NoRunError, OutputError, PrefectHomeError, RunFileError, RunLockedError
 
-_LOOKS, _LOOKING = 5, 0.02  #: times, and s between them, that a lock is asked for: somebody may only be looking who has it
-_CHECKSUM = "checksum"  #: key in a JSON file: SHA-256 of everything else in it
+_LOCK_ATTEMPTS, _LOCK_DELAY = 5, 0.02  #: s between attempts: another process may hold the lock just to read its owner
+_CHECKSUM = "checksum"  #: key in a JSON file: SHA-256 of all other keys
 FOLDER = "_parallel_run"  #: beside the result, holds the run directories
 
 
 def workplace(output: str | None, home: Path) -> Path:
-    """Return the folder of this machine in which a step with this output works; run directories are below it.
+    """Return the local folder in which a step with this output works; it contains the run directories.
 
     Args:
         output: An absolute path, or a URL; None for a step without output.
-        home: Folder for what belongs to no output of this machine.
+        home: Folder for runs whose output is not a local folder.
     """
     if output is None:
         return home / "parallel_run"
@@ -38,11 +38,11 @@ def workplace(output: str | None, home: Path) -> Path:
     return Path(output)
 
 
-def place_here(place: str) -> Path:
-    """Return the folder of this machine in which a run directory, a path or URL, is worked on; it need not be there."""
-    if not is_remote(place):
-        return Path(place).absolute()
-    output, _, run_id = place.rstrip("/").rpartition(f"/{FOLDER}/")
+def place_here(location: str) -> Path:
+    """Return the local path of a run directory given as a path or URL; it need not exist."""
+    if not is_remote(location):
+        return Path(location).absolute()
+    output, _, run_id = location.rstrip("/").rpartition(f"/{FOLDER}/")
     return workplace(output, prefect_home()) / FOLDER / run_id
 
 
@@ -52,7 +52,7 @@ def prefect_home() -> Path:
 
 
 def check_home(home: Path) -> None:
-    """Create Prefect's home where it does not exist; raise PrefectHomeError when no file can be created in it."""
+    """Create Prefect's home if it does not exist; raise PrefectHomeError when it is not writable."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
@@ -67,7 +67,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.plan = path / "plan.parquet"
-        self.spool = path / "plan.spool"  #: what is planned so far, while the plan is being made
+        self.spool = path / "plan.spool"  #: the mini-batches planned so far, during planning
         self.ledger = path / "ledger.sqlite"
         self.parts = path / "parts"
         self.logs = path / "logs"
@@ -75,7 +75,7 @@ class RunDirectory:
         self.receipt = path / "receipt.json"
         self.report = path / "report.html"
         self.description = path / "run.json"
-        self.orders = path / "control.jsonl"  #: what people order while the run goes on
+        self.orders = path / "control.jsonl"  #: commands that users send while the run executes
         self.answers = path / "control.answers.jsonl"
         self._lock = path / "lock"
 
@@ -85,7 +85,7 @@ class RunDirectory:
         return self.path.name
 
     def make(self) -> None:
-        """Create the folder and what is in it."""
+        """Create the directory and its subfolders."""
         try:
             for folder in (self.parts, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -93,21 +93,21 @@ class RunDirectory:
             raise OutputError(str(self.path), f"cannot be created: {error.strerror}") from error
 
     def describe(self, facts: dict[str, Any]) -> None:
-        """Write run.json, whole or not at all."""
+        """Write run.json atomically."""
         write_json(self.description, facts)
 
     def facts(self) -> dict[str, Any]:
-        """Return what run.json says."""
+        """Return the content of run.json."""
         return read_json(self.description)
 
     def is_locked(self) -> bool:
-        """True while a process drives the run."""
+        """True while a process executes the run."""
         return self.driver() is not None
 
     def driver(self) -> dict[str, Any] | None:
-        """Return ``pid`` and ``host`` of the process that drives the run, and its name for that; None when there is none.
+        """Return ``pid`` and ``host`` of the process that executes the run, and the execution's id; None when there is none.
 
-        Only looks: it is no driver's way for more than an instant, which a driver waits for.
+        The lock is held only for an instant; a process that wants to execute the run waits for that.
         """
         try:
             descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
@@ -123,22 +123,23 @@ class RunDirectory:
             os.close(descriptor)
 
     def lock(self) -> RunLock:
-        """Take the run directory for this process; raises RunLockedError when another one drives it."""
+        """Lock the run directory for this process; raises RunLockedError when another process holds the lock."""
         return RunLock(self._lock)
 
 
-def no_run(place: str, directory: RunDirectory) -> NoRunError:
-    """Return what is wrong with a place, as users see it, whose *directory* is no run's."""
-    return NoRunError(place, "is no run directory: it has no run.json" if directory.path.exists() else "does not exist")
+def no_run(location: str, directory: RunDirectory) -> NoRunError:
+    """Return the error for a *location*, as the user wrote it, whose *directory* is not a run directory."""
+    reason = "is not a run directory: it has no run.json" if directory.path.exists() else "does not exist"
+    return NoRunError(location, reason)
 
 
 class RunLock:
-    """A file lock that the system gives up when its owner dies, however it dies."""
+    """A file lock that the operating system releases when its owner dies, even when killed."""
 
     def __init__(self, path: Path) -> None:
-        self.driver = uuid.uuid4().hex  #: names this driving of the run
+        self.driver = uuid.uuid4().hex  #: id of this execution
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if not _locked(self._descriptor):
+        if not _try_lock(self._descriptor):
             owner = _owner(self._descriptor)
             os.close(self._descriptor)
             raise RunLockedError(str(path.parent), f"process {owner['pid']}", str(owner["host"]))
@@ -147,7 +148,7 @@ class RunLock:
         os.pwrite(self._descriptor, json.dumps(owner).encode(), 0)
 
     def release(self) -> None:
-        """Give the run directory up, if that has not been done."""
+        """Release the run directory; calling it again does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -159,52 +160,52 @@ class RunLock:
         self.release()
 
 
-def _locked(descriptor: int) -> bool:
-    """Lock a file; False when another process has it for longer than it takes to look who that is."""
-    for _ in range(_LOOKS):
+def _try_lock(descriptor: int) -> bool:
+    """Lock a file; False when another process holds the lock for longer than reading its owner takes."""
+    for _ in range(_LOCK_ATTEMPTS):
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        time.sleep(_LOOKING)
+        time.sleep(_LOCK_DELAY)
     return False
 
 
 def _owner(descriptor: int) -> dict[str, Any]:
-    """Return ``pid``, ``host`` and ``driver`` in a lock file; a question mark, or nothing, for what is not there yet."""
+    """Return ``pid``, ``host`` and ``driver`` in a lock file; "?" or "" for values that are not written yet."""
     try:
-        found: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+        owner: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
     except ValueError:  # being written
-        found = {}
-    return {"pid": found.get("pid", "?"), "host": found.get("host", "?"), "driver": found.get("driver", "")}
+        owner = {}
+    return {"pid": owner.get("pid", "?"), "host": owner.get("host", "?"), "driver": owner.get("driver", "")}
 
 
 def runs_below(home: Path, prefix: str) -> Iterator[RunDirectory]:
-    """Yield the run directories in *home* whose names begin with *prefix*, the newest first."""
+    """Yield the run directories in *home* whose names begin with *prefix*, newest first."""
     if not home.is_dir():
         return
-    found = [entry for entry in home.iterdir() if entry.name.startswith(prefix) and (entry / "run.json").exists()]
-    for entry in sorted(found, key=lambda path: (path / "run.json").stat().st_mtime_ns, reverse=True):
-        yield RunDirectory(entry)
+    paths = [path for path in home.iterdir() if path.name.startswith(prefix) and (path / "run.json").exists()]
+    for path in sorted(paths, key=lambda path: (path / "run.json").stat().st_mtime_ns, reverse=True):
+        yield RunDirectory(path)
 
 
-def write_json(path: Path, facts: dict[str, Any]) -> None:
-    """Write *facts* and their checksum beside *path*, synced, and rename them into place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write *content* with its checksum to a temporary file, sync it, and rename it to *path*."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    checksum = _checksum_of(json.loads(json.dumps(content)))
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(
-                {**facts, _CHECKSUM: _checksum_of(json.loads(json.dumps(facts)))}, file, indent=2
-            )  # escaped: a path may have bytes in it that are no text
+        with temporary.open("w", encoding="utf-8") as file:
+            # ASCII only: a path may contain undecodable bytes
+            json.dump({**content, _CHECKSUM: checksum}, file, indent=2)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise OutputError(str(path), f"cannot be written: {error.strerror}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in *path*; raises RunFileError when it cannot be read, or was altered since it was written."""
+    """Return the JSON object in *path*; raises RunFileError when it cannot be read, or its checksum is wrong."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -215,25 +216,25 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_json(data: bytes, path: str) -> dict[str, Any]:
     """Return the JSON object that ``write_json`` wrote as *data*; raises RunFileError like ``read_json``.
 
-    One that an earlier version wrote has no checksum.
+    Files of earlier versions have no checksum.
     """
     try:
-        found = json.loads(data, object_pairs_hook=lambda pairs: _Facts(path, pairs))
+        content = json.loads(data, object_pairs_hook=lambda pairs: _JsonObject(path, pairs))
     except ValueError as error:
         raise RunFileError(path, f"cannot be read as JSON: {error}") from error
-    if not isinstance(found, _Facts):
+    if not isinstance(content, _JsonObject):
         raise RunFileError(path, "is not a JSON object")
-    if found.pop(_CHECKSUM, None) not in (None, _checksum_of(found)):
+    if content.pop(_CHECKSUM, None) not in (None, _checksum_of(content)):
         raise RunFileError(path, "was altered since the run wrote it: its checksum is wrong")
-    return found
+    return content
 
 
-def _checksum_of(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _checksum_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-class _Facts(dict[str, Any]):
-    """A JSON object in a file; what the file lacks is an error that names the file."""
+class _JsonObject(dict[str, Any]):
+    """A JSON object read from a file; a missing key raises an error that names the file."""
 
     def __init__(self, path: str, pairs: Iterable[tuple[str, Any]]) -> None:
         super().__init__(pairs)

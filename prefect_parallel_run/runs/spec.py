@@ -1,4 +1,4 @@
-"""What a step is asked to do, with everything resolved: the values that a run works with."""
+"""The resolved specification of a step: the values that a run works with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, workpl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSpec:
-    """What a step is asked to do, with everything resolved."""
+    """Specification of a step, with all paths and defaults resolved."""
 
     name: str
     config: ParallelRunConfig
@@ -29,51 +29,51 @@ class StepSpec:
     side_inputs: Mapping[str, str]  #: path by name
     arguments: tuple[str, ...]
     allow_reuse: bool
-    reuse_for: float | None = None  #: s after its end in which a run may be reused; None: for ever
-    interpreter: str | None  #: that runs the script, or its virtual environment; None: the Dask worker's own
-    environment: EnvironmentPlan | None  #: built on the nodes, instead
-    home: Path  #: keeps this machine's key, and the run directories of steps without output
+    reuse_for: float | None = None  #: s after its end during which a run may be reused; None: forever
+    interpreter: str | None  #: interpreter or virtual environment that runs the script; None: the Dask worker's own
+    environment: EnvironmentPlan | None  #: environment to build on the nodes, instead of *interpreter*
+    home: Path  #: contains this machine's key, and the run directories of steps without output
     key: bytes = field(repr=False)
 
     @property
     def name_in_paths(self) -> str:
-        """Return the name as run directories begin with it."""
+        """Return the first part of the names of run directories."""
         return self.name.replace(" ", "_")
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
-        """Return what the datasets are, as plain values."""
+        """Return the datasets as plain values."""
         return [{"kind": dataset.kind, **dataset.model_dump(mode="json")} for dataset in self.datasets]
 
     @property
     def planning(self) -> Planning:
-        """Return how the datasets are cut."""
+        """Return the rules that divide the datasets into mini-batches."""
         size = self.config.mini_batch_size_for(self.datasets[0].kind)
         return Planning(self.datasets, size, self.config.partition_keys, self.runs / "partitions")
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:
-        """Return what every node must be able to see on its own disks, as users call it, and its path."""
-        found = [(str(dataset.name), _literal(path).rstrip("/")) for dataset in self.datasets for path in dataset.paths]
-        found += [(f"side input {name}", path) for name, path in self.side_inputs.items()]
-        found += [(f"model {name}", path) for name, path in self.config.models.items()]
+        """Return the name and path of everything that every node must have on its file systems."""
+        paths = [(str(dataset.name), _literal(path).rstrip("/")) for dataset in self.datasets for path in dataset.paths]
+        paths += [(f"side input {name}", path) for name, path in self.side_inputs.items()]
+        paths += [(f"model {name}", path) for name, path in self.config.models.items()]
         if self.output is not None and self.result is None:  # the script writes there itself
-            found.append(("output", self.output))
-        return tuple((name, path.removeprefix("file://") or "/") for name, path in found if not is_remote(path))
+            paths.append(("output", self.output))
+        return tuple((name, path.removeprefix("file://") or "/") for name, path in paths if not is_remote(path))
 
     @property
     def fetches(self) -> bool:
-        """True when items are objects of a store, which nodes fetch."""
+        """True when items are objects in a store, which nodes fetch."""
         return any(dataset.kind == "file" and is_remote(dataset.paths[0]) for dataset in self.datasets)
 
     @property
     def runs(self) -> Path:
-        """Return the folder of this machine that holds the step's run directories."""
+        """Return the local folder that contains the step's run directories."""
         return workplace(self.output, self.home) / FOLDER
 
     @property
     def store(self) -> str | None:
-        """Return the URL of the output; None for a folder of this machine."""
+        """Return the URL of the output; None for a local folder."""
         return self.output if self.output is not None and is_remote(self.output) else None
 
     @property
@@ -84,25 +84,25 @@ class StepSpec:
 
     @property
     def writes_output(self) -> bool:
-        """True when the script writes to the output itself: there is no other result, or its arguments say where it is."""
-        is_told = any(f"{self.output}/" in f"{given}/" for given in self.arguments)
-        return self.output is not None and (self.result is None or is_told)
+        """True when the script may write to the output itself: there is no result file, or an argument contains its path."""
+        is_argument = any(f"{self.output}/" in f"{argument}/" for argument in self.arguments)
+        return self.output is not None and (self.result is None or is_argument)
 
     @property
     def result_format(self) -> str | None:
-        """Return how a step that reads the result has to take it: csv is what pandas reads without being told how."""
+        """Return the format in which another step reads the result: "csv" is what pandas reads without further options."""
         if self.result is None:
             return None
         return "text" if self.config.append_row_csv_options else self.config.result_format
 
     @property
     def writes_into_inputs(self) -> bool:
-        """True when what the script writes to the output may lie where inputs are listed."""
+        """True when files that the script writes to the output may appear among the inputs."""
         roots = [_literal(path) for dataset in self.datasets for path in dataset.paths]
         return self.output is not None and any(f"{self.output}/".startswith(root) for root in roots)
 
     def target_of(self, directory: RunDirectory) -> Path | None:
-        """Return the file of this machine in which the result is put together."""
+        """Return the local file to which the reduction writes the result."""
         if self.result is None or self.output is None:
             return None
         return Path(self.result) if self.store is None else directory.path / str(self.config.result_file_name)
@@ -116,29 +116,29 @@ def where_it_runs(config: ParallelRunConfig, *, is_here: bool) -> dict[str, Any]
     """Return a StepSpec's ``interpreter`` and ``environment``.
 
     Args:
-        config: Of the step.
-        is_here: Nodes are processes of this machine, so that an interpreter that is missing can be told at once.
+        config: The step's configuration.
+        is_here: Nodes are processes of this machine, so that a missing interpreter is an error now.
 
     Raises:
-        EnvironmentSetupError: The interpreter, or a conda file, is not there.
+        EnvironmentSetupError: The interpreter, or a conda file, does not exist.
     """
-    given = config.environment
-    if isinstance(given, Environment):
-        return {"interpreter": None, "environment": environment_plan(given)}
-    if given is None or is_here:
-        return {"interpreter": interpreter_of(given), "environment": None}
-    is_relative = not given.startswith("~")  # whose home that is, each node says
-    return {"interpreter": str(Path(given).absolute()) if is_relative else given, "environment": None}
+    environment = config.environment
+    if isinstance(environment, Environment):
+        return {"interpreter": None, "environment": environment_plan(environment)}
+    if environment is None or is_here:
+        return {"interpreter": interpreter_of(environment), "environment": None}
+    in_home = environment.startswith("~")  # each node expands its own home
+    return {"interpreter": environment if in_home else str(Path(environment).absolute()), "environment": None}
 
 
 def _literal(path: str) -> str:
-    """Return the folder that a path, folder, pattern or URL begins with, with a slash at its end."""
+    """Return the leading folder without wildcards of a path, pattern or URL, with a trailing slash."""
     magic = re.search(r"[*?\[]", path)
     return f"{path.rstrip('/')}/" if magic is None else path[: path.rindex("/", 0, magic.start()) + 1]
 
 
 def failure_limits(config: ParallelRunConfig) -> FailureLimits:
-    """Return what *config* forgives."""
+    """Return the failure limits in *config*."""
     return FailureLimits.of(
         {name: getattr(config, name) for name in ("error_threshold", "allowed_failed_count", "allowed_failed_percent")}
     )

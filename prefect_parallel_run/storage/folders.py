@@ -1,8 +1,8 @@
-"""The files below a folder, in the order of their paths; of a large one listed in a process of its own.
+"""Lists the files below a folder in the order of their paths; large folders in a separate process.
 
-To list is to ask the system about every file. Each question lets go of the interpreter's lock, so that in a process with other
-busy threads most of the time would go into getting it back. The first files are looked at here, for a quick start; what then
-shows to be large is gone on with by a program that writes what it finds to its standard output.
+Listing calls stat() for every file. Each call releases the interpreter's lock, so that in a process with other busy threads
+most of the time would go into acquiring it again. The first files are listed in this process, for a quick start; the rest of a
+large folder is listed by a subprocess that writes the files to its standard output.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import IO, NamedTuple
 from prefect_parallel_run.errors import InputError
 
 OWN_FOLDER = "_parallel_run"  #: a run directory inside an input folder must never become input
-_HERE = 4_096  #: files, or names of one folder, that are looked at in this process
-_MOST_NAMES = 32_768  #: of one folder, held in memory: 3 MB or so
-_SPILL_BLOCK = 1 << 11  #: bytes read back at a time, of every run of so many names
-_BLOCK = 512  #: files written together
-_LENGTH = Struct("<q")  #: in front of every block: its bytes; negative for the words of an error, 0 at the end
+_MOST_IN_PROCESS = 4_096  #: files, or names of one folder, that are listed in this process
+_MOST_NAMES = 32_768  #: names of one folder in memory: about 3 MB
+_SPILL_BLOCK = 1 << 11  #: bytes per read from every sorted run of that many names
+_BLOCK = 512  #: files per block
+_LENGTH = Struct("<q")  #: header of every block: its bytes; negative for an error message, 0 at the end
 
 
-# Last on the path: what lies beside our package must not come before the standard library.
+# Last on the path: modules beside our package must not shadow the standard library.
 _PROGRAM = """
 import sys
 sys.path[:] = [*sys.path[1:], sys.argv[1]]
@@ -43,47 +43,46 @@ write_listing(sys.argv[2], sys.argv[3], sys.stdout.buffer)
 Identity = tuple[int, int]  #: device and inode of a folder
 
 
-class Listed(NamedTuple):
-    """A file as it was found."""
+class ListedFile(NamedTuple):
+    """A file as it was listed."""
 
     path: str
     size: int  #: bytes
-    version: int | str  #: modification time, ns; of an object its ETag
+    version: int | str  #: modification time, ns; for an object its ETag
 
 
-class _ManyError(Exception):
-    """There is more than is looked at here."""
+class _TooManyError(Exception):
+    """A folder has more names than this process lists."""
 
 
-def files_below(folder: str) -> Iterator[Listed]:
+def files_below(folder: str) -> Iterator[ListedFile]:
     """Yield the files below *folder* (which ends in a slash), in the order of their whole paths.
 
-    Hidden ones and those of run directories are left out. A link to a folder is followed, except one that leads back to a
-    folder above it.
+    Hidden files and those in run directories are skipped. Links to folders are followed, except those to a parent folder.
 
     Raises:
         InputError: Something cannot be read.
     """
     last = ""
     try:
-        for number, listed in enumerate(_walk(folder, "", _HERE)):
-            if number >= _HERE:
+        for number, file in enumerate(_walk(folder, "", _MOST_IN_PROCESS)):
+            if number >= _MOST_IN_PROCESS:
                 break
-            yield listed
-            last = listed.path
+            yield file
+            last = file.path
         else:
             return
-    except _ManyError:
+    except _TooManyError:
         pass
-    yield from _elsewhere(folder, last)
+    yield from _list_in_subprocess(folder, last)
 
 
 def folders_below(folder: str, above: frozenset[Identity] = frozenset()) -> Iterator[str]:
-    """Yield *folder* (which ends in a slash) and the folders below it that ``files_below`` looks into, each with a slash.
+    """Yield *folder* (which ends in a slash) and the folders below it that ``files_below`` visits, each with a slash.
 
     Args:
-        folder: Where to start.
-        above: The folders on the way to *folder*.
+        folder: The top folder.
+        above: Identities of the parent folders of *folder*.
     """
     identity = _identity(folder)
     if identity in above:
@@ -95,7 +94,7 @@ def folders_below(folder: str, above: frozenset[Identity] = frozenset()) -> Iter
 
 
 def _identity(folder: str) -> Identity:
-    """Return what tells *folder* from every other one, whatever links lead to it."""
+    """Return the identity of *folder*, which is the same for all links to it."""
     try:
         status = os.stat(folder)
     except OSError as error:
@@ -104,17 +103,17 @@ def _identity(folder: str) -> Identity:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder or a link to one; a link in a circle is neither, and ``os.stat`` names it later."""
+    """True for a folder or a link to one; False for a circular link, which ``os.stat`` reports later."""
     try:
         return entry.is_dir()
     except OSError:
         return False
 
 
-def _walk(folder: str, after: str, most_names: int | None, above: frozenset[Identity] = frozenset()) -> Iterator[Listed]:
-    """Yield the files below *folder* whose paths come after *after*; raises _ManyError for a folder of more names than that.
+def _walk(folder: str, after: str, most_names: int | None, above: frozenset[Identity] = frozenset()) -> Iterator[ListedFile]:
+    """Yield the files below *folder* whose paths sort after *after*; raises _TooManyError for a folder with too many names.
 
-    The folders *above* are those on the way to *folder*: a link back to one of them would never end.
+    *above* are the parent folders of *folder*: following a link back to one of them would never end.
     """
     identity = _identity(folder)
     if identity in above:
@@ -131,28 +130,28 @@ def _walk(folder: str, after: str, most_names: int | None, above: frozenset[Iden
         except OSError as error:
             raise InputError(path, f"cannot be read: {error.strerror}") from error
         if stat.S_ISREG(status.st_mode):
-            yield Listed(path, status.st_size, status.st_mtime_ns)
+            yield ListedFile(path, status.st_size, status.st_mtime_ns)
 
 
 def _sorted_names(folder: str, most: int | None) -> Iterable[str]:
-    """Return the names in *folder* in order, those of folders with a slash.
+    """Return the names in *folder* in order, those of folders with a trailing slash.
 
-    With its slash a folder sorts among its neighbours just where the paths below it do. Memory is bounded: beyond a number of
-    names, sorted runs of them go to a temporary file and are merged.
+    With its slash a folder sorts among its siblings exactly where the paths below it do. Memory is bounded: sorted runs of
+    names are written to a temporary file and merged.
     """
     runs: list[Iterator[str]] = []
     names: list[str] = []
     with ExitStack() as stack:
         file: IO[bytes] | None = None
         try:
-            with os.scandir(folder) as found:
-                for entry in found:
+            with os.scandir(folder) as entries:
+                for entry in entries:
                     name = entry.name
                     if name.startswith(".") or name == OWN_FOLDER:
                         continue
                     names.append(f"{name}/" if _is_folder(entry) else name)
                     if most is not None and len(names) > most:
-                        raise _ManyError
+                        raise _TooManyError
                     if len(names) >= _MOST_NAMES:
                         file = file or stack.enter_context(tempfile.TemporaryFile())
                         runs.append(_spilled(names, file))
@@ -164,16 +163,16 @@ def _sorted_names(folder: str, most: int | None) -> Iterable[str]:
 
 
 def _merged(runs: list[Iterator[str]], stack: ExitStack) -> Iterator[str]:
-    """Yield what *runs* hold, in order; their file, on the *stack*, is closed behind the last."""
+    """Merge sorted *runs*; closes their file, which is on the *stack*, after the last name."""
     with stack:
         yield from heapq.merge(*runs)
 
 
 def _spilled(names: list[str], file: IO[bytes]) -> Iterator[str]:
-    """Append *names*, sorted, to a file, and return an iterator that reads them back."""
+    """Append the sorted *names* to a file, and return an iterator that reads them back."""
     names.sort()
     start = file.tell()
-    file.write(b"\0".join(map(os.fsencode, names)))  # the one byte that no name has in it
+    file.write(b"\0".join(map(os.fsencode, names)))  # the only byte that no name contains
     file.flush()
     return _read_back(file.fileno(), start, file.tell())
 
@@ -187,40 +186,40 @@ def _read_back(descriptor: int, start: int, stop: int) -> Iterator[str]:
     yield os.fsdecode(rest)
 
 
-# In a process of its own
+# In a subprocess
 
 
-def _elsewhere(folder: str, after: str) -> Iterator[Listed]:
-    """Yield what ``_walk`` does, of a process that lists."""
+def _list_in_subprocess(folder: str, after: str) -> Iterator[ListedFile]:
+    """Yield the same files as ``_walk``, listed by a subprocess."""
     command = [sys.executable, "-S", "-c", _PROGRAM, str(Path(__file__).parents[2]), folder, after]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True) as lister:
-        assert lister.stdout is not None  # noqa: S101  a pipe was asked for; for the type checker
+        assert lister.stdout is not None  # noqa: S101  for the type checker: stdout is a pipe
         try:
-            while fields := _block(lister.stdout, folder):
+            while fields := _read_block(lister.stdout, folder):
                 paths, sizes, versions = fields[::3], fields[1::3], fields[2::3]
-                yield from map(Listed, paths, map(int, sizes), map(int, versions))
+                yield from map(ListedFile, paths, map(int, sizes), map(int, versions))
         finally:
             lister.kill()
 
 
-def _block(source: IO[bytes], folder: str) -> list[str]:
-    """Return the fields of the next block, none at the end."""
-    (length,) = _LENGTH.unpack(_exactly(source, _LENGTH.size, folder))
-    text = os.fsdecode(_exactly(source, abs(length), folder))
+def _read_block(source: IO[bytes], folder: str) -> list[str]:
+    """Return the fields of the next block, [] at the end."""
+    (length,) = _LENGTH.unpack(_read_exactly(source, _LENGTH.size, folder))
+    text = os.fsdecode(_read_exactly(source, abs(length), folder))
     if length < 0:
         raise InputError(*json.loads(text))
     return text.split("\0") if length else []
 
 
-def _exactly(source: IO[bytes], length: int, folder: str) -> bytes:
+def _read_exactly(source: IO[bytes], length: int, folder: str) -> bytes:
     data = source.read(length)
     if len(data) < length:
-        raise InputError(folder, "cannot be listed: the process that did it has ended")
+        raise InputError(folder, "cannot be listed: the listing process exited early")
     return data
 
 
 def write_listing(folder: str, after: str, target: IO[bytes]) -> None:
-    """Write the files below *folder* whose paths come after *after*, as ``_block`` reads them."""
+    """Write the files below *folder* whose paths sort after *after*, in the format that ``_read_block`` reads."""
     files = _walk(folder, after, None)
     try:
         while block := list(islice(files, _BLOCK)):
@@ -229,6 +228,6 @@ def write_listing(folder: str, after: str, target: IO[bytes]) -> None:
             target.flush()
         target.write(_LENGTH.pack(0))
     except InputError as error:
-        words = os.fsencode(json.dumps(error.args))
-        target.write(_LENGTH.pack(-len(words)) + words)
+        message = os.fsencode(json.dumps(error.args))
+        target.write(_LENGTH.pack(-len(message)) + message)
     target.flush()

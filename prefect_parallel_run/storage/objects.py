@@ -1,4 +1,4 @@
-"""Objects written, read and removed by URL; what a store refuses is an OutputError that names the object."""
+"""Writes, reads and deletes objects by URL; errors of a store are raised as OutputError with the object's URL."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ from typing import Any
 from prefect_parallel_run.child.storage import is_remote, open_file, store_of, version_in
 from prefect_parallel_run.errors import OutputError
 
-_BLOCK = 1 << 20  #: bytes read at a time
-_PIECE = 32 << 20  #: bytes sent at a time
-_MOST_PIECES = 9_000  #: of an object; S3 takes 10,000
-_WHOLE_AT_ONCE = {"s3", "gs", "gcs"}  #: objects are sent in pieces and appear when they are whole; folders do not exist
+_BLOCK = 1 << 20  #: bytes per read
+_PIECE = 32 << 20  #: bytes per uploaded piece
+_MOST_PIECES = 9_000  #: maximum pieces of an object; S3 accepts 10,000
+_ATOMIC_UPLOADS = {"s3", "gs", "gcs"}  #: stores where an object appears once all its pieces are uploaded, without folders
 
 
 @contextmanager
-def told(url: str, doing: str, *expected: type[OSError]) -> Iterator[None]:
-    """Have what goes wrong with a store told in terms of the output; *expected* errors stay as they are."""
+def wrap_store_errors(url: str, action: str, *expected: type[OSError]) -> Iterator[None]:
+    """Convert errors of a store's library to OutputError, such as "cannot be written"; *expected* errors pass unchanged."""
     try:
         yield
     except OutputError:
         raise
-    except Exception as error:  # what a store's library raises has no common class
+    except Exception as error:  # the errors of store libraries have no common class
         if isinstance(error, expected):
             raise
-        raise OutputError(url, f"cannot be {doing}: {type(error).__name__}: {error}") from error
+        raise OutputError(url, f"cannot be {action}: {type(error).__name__}: {error}") from error
 
 
 def upload(local: Path, url: str, check_cancelled: Callable[[], None] = lambda: None) -> None:
-    """Copy a file to *url*, where it is whole or absent; what was there before is replaced at the very end.
+    """Upload a file to *url* atomically; an existing object is replaced at the very end.
 
     Args:
-        local: Must not change meanwhile.
-        url: Of the object.
-        check_cancelled: Called now and then; when it raises, nothing appears.
+        local: The file, which must not change meanwhile.
+        url: URL of the object.
+        check_cancelled: Called periodically; when it raises, the object is not created.
     """
     size = local.stat().st_size
-    with told(url, "written"):
+    with wrap_store_errors(url, "written"):
         store, name = store_of(url)
-        if _is_whole_at_once(store) and size <= _PIECE:
+        if _has_atomic_uploads(store) and size <= _PIECE:
             store.put_file(str(local), name)
-        elif _is_whole_at_once(store):
+        elif _has_atomic_uploads(store):
             _upload_in_pieces(store, local, name, check_cancelled)
         else:
-            beside = f"{name}.{uuid.uuid4().hex[:8]}.tmp"
+            temporary = f"{name}.{uuid.uuid4().hex[:8]}.tmp"
             store.makedirs(name.rpartition("/")[0], exist_ok=True)
             try:
-                store.put_file(str(local), beside)
+                store.put_file(str(local), temporary)
                 check_cancelled()
-                store.mv(beside, name)
+                store.mv(temporary, name)
             except BaseException:
-                if store.exists(beside):
-                    store.rm(beside)
+                if store.exists(temporary):
+                    store.rm(temporary)
                 raise
-        found = facts(url)[0]
-    if found != size:
-        raise OutputError(url, f"has {found} bytes where {size} were written")
+        stored = facts(url)[0]
+    if stored != size:
+        raise OutputError(url, f"has {stored} bytes, but {size} were written")
 
 
 def _upload_in_pieces(store: Any, local: Path, name: str, check_cancelled: Callable[[], None]) -> None:
-    """Send a file piece by piece; the object appears when all have come, and not at all when *check_cancelled* raises."""
+    """Upload a file in pieces; the object appears after the last one, and not at all when *check_cancelled* raises."""
     block = max(_PIECE, local.stat().st_size // _MOST_PIECES)
     with local.open("rb") as source:
         target = store.open(name, "wb", block_size=block, autocommit=False)
@@ -73,67 +73,67 @@ def _upload_in_pieces(store: Any, local: Path, name: str, check_cancelled: Calla
                 check_cancelled()
             target.close()
         except BaseException:
-            target.closed = True  # else its end would send what there is
+            target.closed = True  # else its finalizer would upload the buffer
             target.discard()
             raise
         target.commit()
 
 
 def write(url: str, data: bytes, *, only_new: bool = False) -> None:
-    """Write a small object; raises FileExistsError when it has to be new and is not."""
-    with told(url, "written", FileExistsError):
+    """Write a small object; with *only_new*, raises FileExistsError if it exists."""
+    with wrap_store_errors(url, "written", FileExistsError):
         store, name = store_of(url)
-        if not _is_whole_at_once(store):
+        if not _has_atomic_uploads(store):
             store.makedirs(name.rpartition("/")[0], exist_ok=True)
         if only_new:
             if store.exists(name):
                 raise FileExistsError(url)
-            store.pipe_file(name, data, mode="create")  # refused by the store itself, where it can
+            store.pipe_file(name, data, mode="create")  # atomic in stores that support it
         else:
             store.pipe_file(name, data)
 
 
 def read(url: str) -> bytes:
-    """Return an object; raises FileNotFoundError when there is none."""
-    with told(url, "read", FileNotFoundError):
+    """Return the content of an object; raises FileNotFoundError if it does not exist."""
+    with wrap_store_errors(url, "read", FileNotFoundError):
         store, name = store_of(url)
         return bytes(store.cat_file(name))
 
 
 def download(url: str, local: Path) -> None:
-    """Copy an object to a file; raises FileNotFoundError when there is none."""
-    with told(url, "read", FileNotFoundError):
+    """Copy an object to a file; raises FileNotFoundError if it does not exist."""
+    with wrap_store_errors(url, "read", FileNotFoundError):
         store, name = store_of(url)
         store.get_file(name, str(local))
 
 
 def names_below(url: str) -> dict[str, int]:
-    """Return the names right below a folder, each with its size; folders end in a slash."""
-    with told(url, "listed"):
+    """Return the names directly below a folder, each with its size; folders have a trailing slash."""
+    with wrap_store_errors(url, "listed"):
         store, folder = store_of(url)
         store.invalidate_cache()
         try:
             entries: list[dict[str, Any]] = store.ls(folder, detail=True)
         except FileNotFoundError:
             return {}
-    found = {}
+    sizes = {}
     for entry in entries:
-        last = entry["name"].rstrip("/").rpartition("/")[2]
-        found[f"{last}/" if entry["type"] == "directory" else last] = entry["size"] or 0
-    return found
+        name = entry["name"].rstrip("/").rpartition("/")[2]
+        sizes[f"{name}/" if entry["type"] == "directory" else name] = entry["size"] or 0
+    return sizes
 
 
 def remove_below(url: str) -> None:
-    """Remove a folder with all that is in it; nothing happens when there is none."""
-    with told(url, "removed"):
+    """Delete a folder with its content, if it exists."""
+    with wrap_store_errors(url, "deleted"):
         store, folder = store_of(url)
         store.invalidate_cache()
         if store.exists(folder):
             store.rm(folder, recursive=True)
 
 
-def known(url: str) -> tuple[int, str] | None:
-    """Return size and version of an object; None when there is none."""
+def size_and_version(url: str) -> tuple[int, str] | None:
+    """Return size and version of an object; None if it does not exist."""
     try:
         return facts(url)
     except FileNotFoundError:
@@ -141,13 +141,13 @@ def known(url: str) -> tuple[int, str] | None:
 
 
 def exists(url: str) -> bool:
-    """True when there is such an object."""
-    return known(url) is not None
+    """True when *url* is an object."""
+    return size_and_version(url) is not None
 
 
 def facts(url: str) -> tuple[int, str]:
-    """Return size and version of an object; raises FileNotFoundError when there is none."""
-    with told(url, "looked at", FileNotFoundError):
+    """Return size and version of an object; raises FileNotFoundError if it does not exist."""
+    with wrap_store_errors(url, "inspected", FileNotFoundError):
         store, name = store_of(url)
         store.invalidate_cache()
         info = store.info(name)
@@ -156,24 +156,24 @@ def facts(url: str) -> tuple[int, str]:
         return info["size"], version_in(info)
 
 
-def file_sha256(place: str | Path) -> str:
-    """Return the SHA-256 of a file, or of an object."""
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file or object."""
     total = hashlib.sha256()
-    with open_file(str(place)) as file:
+    with open_file(str(path)) as file:
         while block := file.read(_BLOCK):
             total.update(block)
     return total.hexdigest()
 
 
-def size_of(place: str) -> int | None:
-    """Return the size of a file, or of an object; None when there is none."""
-    if is_remote(place):
-        found = known(place)
-        return None if found is None else found[0]
-    path = Path(place)
-    return path.stat().st_size if path.is_file() else None
+def size_of(path: str) -> int | None:
+    """Return the size of a file or object; None if it does not exist."""
+    if is_remote(path):
+        version = size_and_version(path)
+        return None if version is None else version[0]
+    local = Path(path)
+    return local.stat().st_size if local.is_file() else None
 
 
-def _is_whole_at_once(store: Any) -> bool:
+def _has_atomic_uploads(store: Any) -> bool:
     protocols = {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
-    return bool(protocols & _WHOLE_AT_ONCE)
+    return bool(protocols & _ATOMIC_UPLOADS)

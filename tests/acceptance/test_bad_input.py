@@ -40,7 +40,7 @@ def test_a_missing_script_is_known_before_anything_begins(workshop):
 
 def test_an_environment_without_interpreter(workshop, tmp_path):
     """Names the path."""
-    with pytest.raises(EnvironmentSetupError, match=r"there is no interpreter .*bin/python"):
+    with pytest.raises(EnvironmentSetupError, match=r"the interpreter .*bin/python does not exist"):
         workshop.step(environment=str(tmp_path))()
 
 
@@ -49,12 +49,12 @@ def test_an_environment_without_interpreter(workshop, tmp_path):
     [
         (lambda folder: folder / "absent", r"absent: does not exist"),
         (lambda folder: str(folder / "*.none"), r"\*\.none: .*"),
-        (lambda folder: [], "no input was given"),
-        (lambda folder: 7, "7: is no input"),
+        (lambda folder: [], "no input was passed"),
+        (lambda folder: 7, "7: is not an input"),
         (lambda folder: TabularDataset.from_parquet_files([str(folder / "f001.txt")]), r"f001.txt: cannot be read as parquet"),
         (
             lambda folder: [FileDataset.from_files(folder), TabularDataset.from_delimited_files([str(folder / "f001.txt")])],
-            "inputs of a step are of one kind",
+            "inputs of a step must be of one kind",
         ),
         (lambda folder: [FileDataset.from_files(folder).as_named_input("a")] * 2, "a: two inputs have this name"),
     ],
@@ -139,7 +139,7 @@ def test_a_wrong_type_says_which(workshop):
     [
         (["x"], "first is 'x'"),
         (["--run_max_try=3"], "--run_max_try is an option"),
-        (["-a", "{inputs.no}"], "stands for nothing"),
+        (["-a", "{inputs.no}"], "unknown placeholder"),
     ],
 )
 def test_arguments(workshop, arguments, words):

@@ -83,7 +83,7 @@ def test_empty_files_among_others(workshop, kind):
 def test_nothing_but_empty_tables_is_an_error_that_names_them(workshop):
     """Unless that is allowed."""
     path = make_csv(workshop.folder / "none.csv", 0)
-    with pytest.raises(InputError, match=r"none.csv: has no items; if that is right"):
+    with pytest.raises(InputError, match=r"none.csv: has no items; to accept that"):
         workshop.step("echo.py", inputs=TabularDataset.from_delimited_files([path]))()
     result = workshop.step("echo.py", inputs=TabularDataset.from_delimited_files([path], allow_empty=True))()
     assert (result.mini_batches_total, result.rows, lines(result)) == (0, 0, [])

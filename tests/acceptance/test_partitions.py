@@ -66,7 +66,7 @@ def test_keys_that_an_input_does_not_have(workshop):
     """Both sets are named, before anything runs."""
     (workshop.folder / "t.csv").write_text("a,b\n1,2\n")
     inputs = TabularDataset.from_delimited_files([workshop.folder / "t.csv"])
-    with pytest.raises(InputError, match=r"c: is no column to partition by; there are \['a', 'b'\]"):
+    with pytest.raises(InputError, match=r"c: is not a column to partition by; the columns are \['a', 'b'\]"):
         step(workshop, inputs, ["c"])()
     with pytest.raises(ValueError, match="set either partition_keys or mini_batch_size, not both"):
         workshop.config("keys.py", partition_keys=["a"], mini_batch_size=3)

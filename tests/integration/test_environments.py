@@ -331,7 +331,7 @@ def test_a_python_that_is_not_there_is_told_with_where_it_was_looked_for(cache, 
     """A version and a path; one that is too old, and a program that is none."""
     with pytest.raises(EnvironmentSetupError, match=r"no Python 3\.98; looked for python3\.98 on PATH, .*, and for uv"):
         build(EnvironmentPlan(python="3.98"), cache)
-    with pytest.raises(EnvironmentSetupError, match="there is no interpreter /none/python"):
+    with pytest.raises(EnvironmentSetupError, match="the interpreter /none/python does not exist"):
         build(EnvironmentPlan(python="/none/python"), cache)
     for said, words in (("[3, 8, 1]", "is Python 3.8.1; accepted"), ("pyenv: not found", "does not say its version")):
         program = tmp_path / "python3.9"

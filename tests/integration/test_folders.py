@@ -7,7 +7,7 @@ import pytest
 
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage import folders
-from prefect_parallel_run.storage.folders import Listed, files_below
+from prefect_parallel_run.storage.folders import ListedFile, files_below
 from prefect_parallel_run.storage.listing import Listing
 
 from ..processes import command_line
@@ -34,26 +34,26 @@ def test_wherever_it_is_gone_on_with_elsewhere(tree, monkeypatch, here):
     """After any number of files, in the middle of a sub-folder too, nothing is missing and nothing comes twice."""
     whole = list(files_below(tree))
     assert [file.path for file in whole] == sorted(tree + name for name in NAMES)
-    monkeypatch.setattr(folders, "_HERE", here)
+    monkeypatch.setattr(folders, "_MOST_IN_PROCESS", here)
     assert list(files_below(tree)) == whole
     assert not listers()
 
 
 def test_more_files_than_fit_into_one_block(tmp_path, monkeypatch):
     """A few thousand, with sizes and times as they are."""
-    monkeypatch.setattr(folders, "_HERE", 10)
+    monkeypatch.setattr(folders, "_MOST_IN_PROCESS", 10)
     for number in range(2_000):
         (tmp_path / f"{number:05d}").write_text("x" * (number % 7))
     found = list(files_below(f"{tmp_path}/"))
     assert len(found) == 2_000
     status = (tmp_path / "01234").stat()
-    assert found[1234] == Listed(str(tmp_path / "01234"), status.st_size, status.st_mtime_ns)
+    assert found[1234] == ListedFile(str(tmp_path / "01234"), status.st_size, status.st_mtime_ns)
 
 
 def test_what_cannot_be_read_is_named(tree, monkeypatch):
     """A link that leads nowhere has no size."""
     os.symlink("/nowhere", f"{tree}zzz")
-    monkeypatch.setattr(folders, "_HERE", 3)
+    monkeypatch.setattr(folders, "_MOST_IN_PROCESS", 3)
     with pytest.raises(InputError, match=r"zzz: cannot be read: No such file"):
         list(files_below(tree))
     assert not listers()
@@ -61,7 +61,7 @@ def test_what_cannot_be_read_is_named(tree, monkeypatch):
 
 def test_a_listing_that_is_given_up_leaves_no_process(tree, monkeypatch):
     """Nor does one whose process is killed go on as if it had ended."""
-    monkeypatch.setattr(folders, "_HERE", 3)
+    monkeypatch.setattr(folders, "_MOST_IN_PROCESS", 3)
     listing = files_below(tree)
     assert len([next(listing) for _ in range(5)]) == 5
     listing.close()
@@ -70,7 +70,7 @@ def test_a_listing_that_is_given_up_leaves_no_process(tree, monkeypatch):
 
 def test_a_listing_whose_process_is_killed_is_an_error(tmp_path, monkeypatch):
     """What is not whole must not look as if it were."""
-    monkeypatch.setattr(folders, "_HERE", 3)
+    monkeypatch.setattr(folders, "_MOST_IN_PROCESS", 3)
     for number in range(100_000):
         os.close(os.open(tmp_path / f"{number:06d}", os.O_CREAT | os.O_WRONLY))
     listing = files_below(f"{tmp_path}/")
@@ -83,7 +83,7 @@ def test_a_listing_whose_process_is_killed_is_an_error(tmp_path, monkeypatch):
 
 def test_a_listing_that_is_stopped_leaves_no_process(tree, monkeypatch):
     """Not even while its exception is kept, as Prefect keeps those of failed tasks."""
-    monkeypatch.setattr(folders, "_HERE", 3)
+    monkeypatch.setattr(folders, "_MOST_IN_PROCESS", 3)
     beats = []
 
     def stop():

@@ -25,10 +25,10 @@ NULLABLE = {
 }
 
 
-def frames(path, size, tell=lambda text: None, read=TabularDataset.from_parquet_files):
+def frames(path, size, warn=lambda text: None, read=TabularDataset.from_parquet_files):
     """Every mini-batch as the child reads it."""
     reader = Reader()
-    return [reader.read(json.loads(cut.work)).value for cut in read([str(path)]).cuts(size, tell=tell)]
+    return [reader.read(json.loads(cut.work)).value for cut in read([str(path)]).cuts(size, warn=warn)]
 
 
 @given(

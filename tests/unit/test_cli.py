@@ -186,7 +186,10 @@ def test_names_and_lists():
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "node_count"],
             "--set: expected FIELD=VALUE, such as node_count=2, got 'node_count'",
         ),
-        (["run", "CONFIG", "--input", "FILES", "--output", "o", "--", "model"], "arguments: the first is 'model'"),
+        (
+            ["run", "CONFIG", "--input", "FILES", "--output", "o", "--", "model"],
+            "arguments: expected an option that starts with '-' as the first, got 'model'",
+        ),
         (
             ["run", "CONFIG", "--input", "FILES", "--output", "o", "--set", "compute_target=cpu-cluster"],
             "compute_target: 'cpu-cluster' is not the name of a cluster here; pass --set compute_target=local",
@@ -197,11 +200,11 @@ def test_names_and_lists():
         ),
         (
             ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--delimiter", "ab"],
-            "--delimiter: delimiter is 'ab'",
+            "--delimiter: delimiter: expected one ASCII character",
         ),
         (
             ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--column-type", "id=text", "--na-value", "-"],
-            "--column-type: column_types['id'] is 'text'; accepted: string, ",
+            "--column-type: column_types['id']: expected one of string, ",
         ),
         (["failed", "RUN", "--null"], "--null works only with --items"),
     ],
@@ -225,7 +228,7 @@ def test_a_usage_error_is_one_line(config, files, arguments, message, capsys):
         (["plan", "CONFIG", "--input-list", "missing"], "missing: No such file or directory"),
         (["show", "missing"], "run missing: does not exist"),
         (["control", "missing", "pause"], "run missing: does not exist"),
-        (["show", "FILES"], "is no run directory: it has no run.json"),
+        (["show", "FILES"], "is not a run directory: it has no run.json"),
         (["list", "FILES"], "contains no runs"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else None,
@@ -424,7 +427,7 @@ def test_failed_names_the_failing_file_of_a_cause(unfinished, files, capsys):
         ledger.commit_piece(bad, (7, 8), 1, "failed")
     assert main(["failed", str(unfinished.path)]) == 0
     words = capsys.readouterr().out
-    assert "3 failed tries of 1 mini-batch" in words
+    assert "3 failed attempts of 1 mini-batch" in words
     assert f"  failed permanently: 1 item\n  first failing item: {files / 'f017.txt'}\n" in words
     assert main(["failed", str(unfinished.path), "--mini-batches"]) == 0
     assert "1\t3 attempts\t1 of 1 item (item 7)\t" in capsys.readouterr().out
@@ -482,7 +485,7 @@ def test_show_prints_the_ledger(unfinished, capsys):
         "test-abc-20250101T000000-1: interrupted\n",
         "mini-batches: total 10, succeeded 2, failed 1, not reached 7",
         "items: total 100, succeeded 18, failed 12, not reached 70",
-        "1 failed try of 1 mini-batch: ValueError: bad\\x1b[2J (raised, first in mini-batch 1)",
+        "1 failed attempt of 1 mini-batch: ValueError: bad\\x1b[2J (raised, first in mini-batch 1)",
         "succeeded on node-0 2, node-1 0",
         f"next: prefect-parallel-run resume {unfinished.path}",
     ):

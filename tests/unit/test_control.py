@@ -160,7 +160,7 @@ def test_what_is_no_order_is_refused_and_kept(desk):
     append(desk.directory.orders, b"\xff\x00rubbish\n" * 500)
     assert desk.look() == []
     applied, words = desk.answers()[wrong["id"]]
-    assert (applied, words) == (False, "process_count_per_node is 0; accepted: a whole number from 1 to 1024")
+    assert (applied, words) == (False, "process_count_per_node: expected an integer from 1 to 1024, got 0")
     orders = desk.ledger.orders()
     assert len(orders) == 100
     assert {order.applied_at for order in orders} == {None}

@@ -1,4 +1,4 @@
-"""The files by which a run is controlled: every line comes once and whole, whatever else is written there."""
+"""The files that control a run: every line is read once and complete, whatever else is written there."""
 
 import os
 import random
@@ -18,8 +18,8 @@ def taken(lines):
     return [line for _, line in lines.take()]
 
 
-def test_lines_come_once_and_where_they_begin(path):
-    """A line may come in parts; nothing is there before the file is."""
+def test_each_line_is_yielded_once_with_its_offset(path):
+    """A line may arrive in parts, and the file may not exist yet."""
     lines = LineTail(path)
     assert taken(lines) == []
     path.write_bytes(b"one\n\n  \ntwo\nthr")
@@ -31,15 +31,15 @@ def test_lines_come_once_and_where_they_begin(path):
     assert taken(lines) == []
 
 
-def test_a_line_that_somebody_did_not_end_spoils_no_other(path):
-    """Who appends ends it."""
+def test_an_incomplete_line_does_not_damage_the_next(path):
+    """The next writer terminates it."""
     path.write_bytes(b"half")
     append(path, b"whole\n")
     assert taken(LineTail(path)) == [b"half", b"whole"]
 
 
-def test_a_line_too_long_is_told_once_by_its_beginning(path):
-    """However long it is, no more of it is held."""
+def test_of_an_overlong_line_only_the_first_part_is_yielded(path):
+    """The rest is not kept in memory."""
     lines = LineTail(path)
     path.write_bytes(b"x" * 300_000)
     found = [line for _ in range(10) for line in taken(lines)]
@@ -49,8 +49,8 @@ def test_a_line_too_long_is_told_once_by_its_beginning(path):
     assert [line for _ in range(3) for line in taken(lines)] == [b"next"]
 
 
-def test_much_comes_in_parts(path):
-    """Seeded: lines of any length, over several looks."""
+def test_many_lines_are_read_in_blocks(path):
+    """Seeded: lines of any length, over several reads."""
     chance = random.Random(1)
     written = [bytes([97 + number % 26]) * chance.randrange(1, LONGEST) for number in range(200)]
     path.write_bytes(b"".join(line + b"\n" for line in written))
@@ -58,8 +58,8 @@ def test_much_comes_in_parts(path):
     assert [line for _ in range(50) for line in taken(lines)] == written
 
 
-def test_a_file_that_is_begun_anew_is_read_from_there(path):
-    """Somebody has emptied it."""
+def test_a_truncated_file_is_read_from_the_start(path):
+    """Another process may have truncated it."""
     lines = LineTail(path)
     path.write_bytes(b"a long line\n")
     taken(lines)
@@ -67,8 +67,8 @@ def test_a_file_that_is_begun_anew_is_read_from_there(path):
     assert taken(lines) == [b"b"]
 
 
-def test_what_is_no_plain_file_has_no_lines(path, tmp_path):
-    """A pipe would hold the run up, a link leads elsewhere."""
+def test_only_regular_files_are_read(path, tmp_path):
+    """A pipe would block the run, and a link could lead to any file."""
     os.mkfifo(path)
     assert taken(LineTail(path)) == []
     path.unlink()
@@ -82,8 +82,8 @@ def test_what_is_no_plain_file_has_no_lines(path, tmp_path):
     assert taken(LineTail(path)) == []
 
 
-def test_an_answer_is_found_by_the_order_it_belongs_to(path):
-    """Among those to others."""
+def test_an_answer_is_found_by_the_id_of_its_command(path):
+    """The file contains answers to other commands too."""
     lines = LineTail(path)
     answer(path, "a", applied=True, words="done", at=1.0)
     answer(path, "b", applied=False, words="not a", at=2.0)

@@ -1,4 +1,4 @@
-"""Whatever byte of a run directory is damaged: a resume gives the same result, or one error that names the file."""
+"""If any byte of a run directory is damaged, a resume gives the same result, or one error that names the file."""
 
 import json
 import re
@@ -177,7 +177,7 @@ NAMES = st.sampled_from(["plan.parquet", "run.json", "ledger.sqlite"])
 
 
 def test_an_undamaged_run_resumes(workshop):
-    """Else the tests below would prove nothing."""
+    """Otherwise the tests below would prove nothing."""
     workshop.restore()
     assert workshop.resume()[0] == 0
     assert command("verify", workshop.directory.path)[0] == 0
@@ -186,7 +186,7 @@ def test_an_undamaged_run_resumes(workshop):
 @settings(max_examples=40)
 @given(name=NAMES, at=st.integers(0, 1 << 20), mask=st.integers(1, 255))
 def test_a_flipped_byte_changes_no_result(workshop, name, at, mask):
-    """Wherever it is."""
+    """At any position."""
     workshop.restore()
     flip(workshop.directory.path / name, at, mask)
     workshop.look()
@@ -199,7 +199,7 @@ def test_a_flipped_byte_changes_no_result(workshop, name, at, mask):
 @given(source=st.integers(0, 1000), target=st.integers(0, 1000))
 @example(source=2, target=1)
 def test_a_duplicated_page_changes_no_result(workshop, source, target):
-    """A ledger with one was driven for ever."""
+    """It once caused an endless run."""
     workshop.restore()
     data = bytearray(workshop.directory.ledger.read_bytes())
     pages = len(data) // PAGE
@@ -220,7 +220,7 @@ def swapped_plan(path, one, other):
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 1), (2, 11), (10, 11)])
-def test_a_plan_in_another_order_is_refused(workshop, one, other):
+def test_a_reordered_plan_is_rejected(workshop, one, other):
     """Its rows would be published in that order."""
     workshop.restore()
     swapped_plan(workshop.directory.plan, one, other)
@@ -235,29 +235,29 @@ def test_a_plan_in_another_order_is_refused(workshop, one, other):
         workshop.run()
 
 
-def test_another_runs_plan_is_refused(workshop, tmp_path):
-    """Whole as it is."""
+def test_a_plan_of_another_run_is_rejected(workshop, tmp_path):
+    """It is undamaged, but its hash differs."""
     workshop.restore()
     description = read_json(workshop.directory.description)
     description["identity"]["plan_sha256"] = "0" * 64
     workshop.directory.describe(dict(description))
     code, told = workshop.resume()
     assert code == 1
-    assert "plan.parquet: is not the plan that the run was begun with" in told
+    assert "plan.parquet: is not the plan that the run was started with" in told
 
 
-def test_a_plan_that_is_gone_is_named(workshop):
-    """Rather than planned anew."""
+def test_a_missing_plan_is_named(workshop):
+    """It must not be planned again."""
     workshop.restore()
     workshop.directory.plan.unlink()
     code, told = workshop.resume()
     assert code == 1
-    assert "plan.parquet: is not there" in told
+    assert "plan.parquet: does not exist" in told
 
 
 @pytest.mark.parametrize("at_once", [{0: 2}, {5: 11, 9: 9}])
-def test_a_ledger_of_another_plan_is_refused(workshop, at_once):
-    """It says how many items a mini-batch has."""
+def test_a_ledger_of_another_plan_is_rejected(workshop, at_once):
+    """Numbers of items differ."""
     workshop.restore()
     with closing(Ledger(workshop.directory.ledger)) as ledger:
         for number in at_once:
@@ -267,8 +267,8 @@ def test_a_ledger_of_another_plan_is_refused(workshop, at_once):
     assert "ledger.sqlite: " in told
 
 
-def test_a_receipt_that_was_altered_is_not_returned(workshop):
-    """The result of a run that is reused is what its receipt says."""
+def test_an_altered_receipt_is_not_returned(workshop):
+    """The result of a reused run comes from its receipt."""
     workshop.restore()
     assert workshop.resume()[0] == 0
     whole = workshop.directory.receipt.read_text()
@@ -283,7 +283,7 @@ def test_a_receipt_that_was_altered_is_not_returned(workshop):
 
 
 def test_a_finished_run_is_reused_without_its_plan(workshop):
-    """Of a run in a store only its description and its receipt are fetched for that."""
+    """For a run in a store only the description and the receipt are fetched."""
     workshop.restore()
     assert workshop.resume()[0] == 0
     workshop.directory.plan.unlink()
@@ -292,7 +292,7 @@ def test_a_finished_run_is_reused_without_its_plan(workshop):
 
 
 def test_files_without_checksums_are_read(workshop):
-    """An earlier version wrote neither checksums nor, before planning had ended, the plan's hash."""
+    """An earlier version wrote neither checksums nor, before planning had finished, the plan's hash."""
     workshop.restore()
     facts = json.loads(workshop.directory.description.read_text())
     del facts["checksum"], facts["identity"]["plan_sha256"]

@@ -1,4 +1,4 @@
-"""What datasets stand for, and how they are cut."""
+"""Datasets expand paths to items, and divide them into mini-batches."""
 
 import json
 import os
@@ -46,22 +46,22 @@ def test_files_come_in_the_order_of_their_paths(tree):
 
 
 def test_a_file_that_two_patterns_match_is_one_item(tree):
-    """Twice in the input would be a doubled row."""
+    """Otherwise the result would contain its row twice."""
     dataset = FileDataset.from_files([tree / "*.txt", tree / "b.txt", tree / "a", str(tree / "**" / "*.txt")])
     found = paths_of(dataset)
     assert found == sorted(set(found))
     assert len(found) == 5
 
 
-def test_file_urls_and_relative_paths_are_absolute_paths(tree, monkeypatch):
-    """The child's working directory is another one."""
+def test_file_urls_and_relative_paths_become_absolute(tree, monkeypatch):
+    """The child has another working directory."""
     monkeypatch.chdir(tree)
     assert paths_of(FileDataset.from_files("b.txt")) == [str(tree / "b.txt")]
     assert paths_of(FileDataset.from_files(f"file://{tree}/%C3%9C.txt")) == [str(tree / "Ü.txt")]
 
 
-def test_a_name_that_is_no_utf8_survives(tmp_path):
-    """File systems hold bytes."""
+def test_a_file_name_that_is_not_utf8_is_preserved(tmp_path):
+    """File systems store bytes."""
     path = os.fsencode(tmp_path) + b"/\xff\xfe.bin"
     with open(path, "w") as file:
         file.write("x")
@@ -71,8 +71,8 @@ def test_a_name_that_is_no_utf8_survives(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["none.txt", "none/*.txt", "s3://bucket/x", ""])
-def test_what_cannot_be_read_is_named(tmp_path, monkeypatch, path):
-    """A missing path, and a store that this version cannot reach; a pattern without match is found empty by the plan."""
+def test_listing_errors_name_the_path(tmp_path, monkeypatch, path):
+    """A missing path, and an unknown store; planning reports a pattern without match as empty."""
     monkeypatch.chdir(tmp_path)
     if "*" in path:
         assert paths_of(FileDataset.from_files(path)) == []
@@ -84,7 +84,7 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch, path):
 
 @given(count=st.integers(0, 40), size=st.integers(1, 50))
 def test_every_file_is_in_exactly_one_mini_batch(count, size, tmp_path_factory):
-    """In order, and none larger than mini_batch_size."""
+    """They are in order, and none is larger than mini_batch_size."""
     folder = tmp_path_factory.mktemp("files")
     for number in range(count):
         (folder / f"{number:03d}").touch()
@@ -94,8 +94,8 @@ def test_every_file_is_in_exactly_one_mini_batch(count, size, tmp_path_factory):
     assert all(0 < len(names) <= size for names in found)
 
 
-def test_a_changed_file_is_refused_with_its_reason(files):
-    """By size, by time, and when it is gone."""
+def test_a_changed_file_is_detected_with_the_reason(files):
+    """By size, by time, and when it was deleted."""
     (work,) = works(FileDataset.from_files(files / "f001.txt"), 1)
     Reader().read(work)
     os.utime(files / "f001.txt", (1, 1))
@@ -114,8 +114,8 @@ def test_a_changed_file_is_refused_with_its_reason(files):
     group=st.integers(1, 120),
     size=st.integers(1, 5000),
 )
-def test_parquet_is_cut_by_rows_also_inside_row_groups(rows, group, size, tmp_path_factory):
-    """Every row once and in order; an empty frame never comes."""
+def test_parquet_is_divided_at_and_inside_row_groups(rows, group, size, tmp_path_factory):
+    """Every row occurs once and in order; no frame is empty."""
     path = tmp_path_factory.mktemp("p") / "t.parquet"
     frame = pd.DataFrame({"n": range(rows), "text": [f"row {number}" for number in range(rows)]})
     frame.to_parquet(path, row_group_size=group)
@@ -126,7 +126,7 @@ def test_parquet_is_cut_by_rows_also_inside_row_groups(rows, group, size, tmp_pa
         pd.testing.assert_frame_equal(pd.concat(frames, ignore_index=True), frame)
 
 
-def test_small_row_groups_go_together_up_to_the_size(tmp_path):
+def test_small_row_groups_are_combined_up_to_the_size(tmp_path):
     """A file of many tiny row groups must not become as many mini-batches."""
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"n": range(1000)}), path, row_group_size=10)
@@ -134,7 +134,7 @@ def test_small_row_groups_go_together_up_to_the_size(tmp_path):
 
 
 def test_a_row_group_is_decoded_once_for_all_its_mini_batches(tmp_path, monkeypatch):
-    """That is what makes small mini-batches of large row groups cheap."""
+    """This makes small mini-batches of large row groups cheap."""
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"n": range(10_000)}), path)
     decoded = []
@@ -153,8 +153,8 @@ def test_a_row_group_is_decoded_once_for_all_its_mini_batches(tmp_path, monkeypa
     size=st.integers(1, 300),
     blank=st.sampled_from(["", "\n", "  \n", "\r\n"]),
 )
-def test_json_lines_are_cut_at_line_ends(records, size, blank, tmp_path_factory):
-    """Blank lines are no records; columns come in the order in which they are first seen."""
+def test_json_lines_are_divided_at_line_ends(records, size, blank, tmp_path_factory):
+    """Blank lines are not records; columns are in order of first appearance."""
     path = tmp_path_factory.mktemp("j") / "t.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" + blank for record in records))
     dataset = TabularDataset.from_json_lines_files(path).as_named_input("x")
@@ -166,7 +166,7 @@ def test_json_lines_are_cut_at_line_ends(records, size, blank, tmp_path_factory)
 @pytest.mark.parametrize("large", [2**63, -(2**63) - 1, 10**30])
 @pytest.mark.parametrize("others", [[1, 2], [1, None], [1, 0.5]])
 def test_numbers_beyond_64_bits_keep_every_digit(tmp_path, large, others):
-    """In all mini-batches the column then holds Python's own numbers."""
+    """The column contains Python integers in all mini-batches."""
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps({"a": value}) + "\n" for value in [*others, large]))
     frames = frames_of(TabularDataset.from_json_lines_files(path), 1)
@@ -176,7 +176,7 @@ def test_numbers_beyond_64_bits_keep_every_digit(tmp_path, large, others):
 
 @pytest.mark.parametrize(("line", "words"), [("{oops", "record 3: not JSON"), ("[1]", "record 3: a list, not an object")])
 def test_a_bad_json_line_is_named(tmp_path, line, words):
-    """By file and number."""
+    """The error has its file and line number."""
     path = tmp_path / "t.jsonl"
     path.write_text('{"a": 1}\n\n{"a": 2}\n' + line + "\n")
     with pytest.raises(BadRecord, match=words):
@@ -186,7 +186,7 @@ def test_a_bad_json_line_is_named(tmp_path, line, words):
 @pytest.mark.parametrize("position", [0, 3, 7])
 @pytest.mark.parametrize("size", [4, 1 << 20])
 def test_a_record_with_too_many_fields_is_named(tmp_path, position, size):
-    """Wherever it stands in its mini-batch; pandas alone would shift or drop columns."""
+    """At any position in its mini-batch; pandas alone would shift or drop columns."""
     path = tmp_path / "t.csv"
     lines = [f"{number},x" for number in range(8)]
     lines[position] += ",extra"
@@ -195,8 +195,8 @@ def test_a_record_with_too_many_fields_is_named(tmp_path, position, size):
         frames_of(TabularDataset.from_delimited_files(path), size)
 
 
-def test_a_wrong_delimiter_is_asked_about(tmp_path):
-    """Where the header has one column, and one of the usual delimiters in it; no other try can help, and describe() says so."""
+def test_the_error_suggests_the_likely_delimiter(tmp_path):
+    """It does if the header has one column that contains a usual delimiter; the attempt is not retried."""
     path = tmp_path / "t.csv"
     path.write_text("order_id;date;amount\n1;2024-01-01;1,50\n")
     with pytest.raises(BadRecord) as caught:
@@ -212,7 +212,7 @@ def test_a_wrong_delimiter_is_asked_about(tmp_path):
 
 
 def test_the_header_is_applied_to_every_mini_batch(tmp_path):
-    """Also one with blanks, Unicode, and the same name twice."""
+    """It may contain blanks, Unicode, and repeated names."""
     path = tmp_path / "t.tsv"
     path.write_text("ä b\tn\tn\n" + "".join(f"x{number}\t{number}\t0\n" for number in range(50)))
     frames = frames_of(TabularDataset.from_delimited_files(path, delimiter="\t"), 40)
@@ -222,7 +222,7 @@ def test_the_header_is_applied_to_every_mini_batch(tmp_path):
 
 
 def test_without_a_header_columns_are_numbered(tmp_path):
-    """As pandas numbers them."""
+    """pandas numbers them the same way."""
     path = tmp_path / "t.csv"
     path.write_text("1,2\n3,4\n")
     (frame,) = frames_of(TabularDataset.from_delimited_files(path, header=False), 100)
@@ -232,21 +232,21 @@ def test_without_a_header_columns_are_numbered(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "a,b\n", "\n\n", "a,b"])
 def test_a_file_without_records_has_no_mini_batch(tmp_path, text):
-    """Among others it is no error."""
+    """Among other files it is not an error."""
     (tmp_path / "1.csv").write_text(text)
     (tmp_path / "2.csv").write_text("a,b\n1,2\n")
     assert [len(frame) for frame in frames_of(TabularDataset.from_delimited_files(tmp_path), 100)] == [1]
 
 
 def test_an_unreadable_table_is_named(tmp_path):
-    """When the run is planned, not hours later."""
+    """Planning raises, not a mini-batch hours later."""
     (tmp_path / "t.parquet").write_text("no parquet")
     with pytest.raises(InputError, match=r"t.parquet: cannot be read as parquet"):
         works(TabularDataset.from_parquet_files(tmp_path), 100)
 
 
 def test_a_dataset_is_a_value(tmp_path):
-    """It can be shown, kept as JSON and taken back."""
+    """It can be shown, stored as JSON and restored."""
     dataset = TabularDataset.from_delimited_files(tmp_path, delimiter=";").as_named_input("sales")
     assert TabularDataset.model_validate_json(dataset.model_dump_json()) == dataset
     with pytest.raises(ValueError, match="name"):

@@ -1,4 +1,4 @@
-"""Arrow's quick verdict on a column is that of pandas, on whatever column."""
+"""Arrow infers the same type for a column as pandas, for any column."""
 
 import json
 
@@ -125,7 +125,7 @@ AS_GIVEN = {"delimiter": ";", "quote": '"'}
 def verdicts(dialect, columns, data, rows, *, quickly, monkeypatch):
     types = DelimitedTypes(dialect, columns)
     if not quickly:
-        monkeypatch.setattr(types, "_arrow", lambda data, rows, wanted: None)
+        monkeypatch.setattr(types, "_read_arrow", lambda data, rows, indices: None)
     for part in data:
         types.add(part, rows)
     return types.types()
@@ -140,8 +140,8 @@ def verdicts(dialect, columns, data, rows, *, quickly, monkeypatch):
 @example(columns=[["1", "1", str(2**63), "-.5"]], decimal=".", keep=True)
 @example(columns=[[value, "1", "-", "1.5"] for value in HOSTILE], decimal=".", keep=False)
 @example(columns=[[value, "", "1", "2"] for value in HOSTILE], decimal=".", keep=False)
-def test_the_verdict_is_that_of_pandas(columns, decimal, keep):
-    """Each block of it, and all blocks together."""
+def test_inferred_types_equal_those_of_pandas(columns, decimal, keep):
+    """For each block, and for all blocks together."""
     rows = ["k;" + ";".join(row) + "\n" for row in zip(*columns, strict=True)]
     parts = ["".join(rows[:2]).encode(), "".join(rows[2:]).encode()]
     names = ["key", *(f"c{number}" for number in range(len(columns)))]
@@ -154,8 +154,8 @@ def test_the_verdict_is_that_of_pandas(columns, decimal, keep):
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_the_verdict_on_one_value(value, monkeypatch):
-    """Alone in its column, with another gap, number, truth value or word: the examples above one by one."""
+def test_inferred_type_of_a_single_value(value, monkeypatch):
+    """Alone in its column, and with a missing value, number, boolean or word."""
     for others in (["1", "2"], ["", ""], ["1.5", "x"], ["True", "False"], ["1", ""]):
         data = "".join(f"k;{one}\n" for one in (value, *others)).encode()
         quick = verdicts(AS_GIVEN, ["key", "c"], [data], 3, quickly=True, monkeypatch=monkeypatch)
@@ -163,9 +163,9 @@ def test_the_verdict_on_one_value(value, monkeypatch):
         assert quick == exact, (value, others)
 
 
-def test_usual_columns_are_decided_without_pandas(monkeypatch):
-    """That is what makes planning quick: numbers, gaps, truth values, dates, words."""
-    monkeypatch.setattr(DelimitedTypes, "_pandas", None)
+def test_common_columns_do_not_need_pandas(monkeypatch):
+    """This makes planning fast: numbers, missing values, booleans, dates, words."""
+    monkeypatch.setattr(DelimitedTypes, "_read_pandas", None)
     types = DelimitedTypes({"delimiter": ",", "quote": '"'}, ["i", "f", "g", "b", "c", "d", "w", "n"])
     types.add(b'1,1.5,,True,True,2024-01-31,"one, two",\n-2,2,7,False,,2024-02-01,three,NA\n', 2)
     types.add(b"3,4,5,True,True,x,5,\n", 1)
@@ -196,8 +196,8 @@ def test_usual_columns_are_decided_without_pandas(monkeypatch):
         max_size=6,
     )
 )
-def test_ragged_records_are_left_to_pandas(ragged):
-    """The verdict is the same, and the file can be planned; what is wrong with a record is told when it is run."""
+def test_ragged_records_are_parsed_by_pandas(ragged):
+    """Types are the same, and the file can be planned; the mini-batch reports the bad record."""
     data = ("1,2\n" + "\n".join(ragged) + "\n").encode()
     rows = sum(bool(line.strip()) for line in data.splitlines())
     with pytest.MonkeyPatch.context() as patch:
@@ -209,8 +209,8 @@ def test_ragged_records_are_left_to_pandas(ragged):
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
-def test_words_in_any_encoding_are_words(tmp_path, encoding, monkeypatch):
-    """Also where the bytes are no UTF-8."""
+def test_words_are_recognised_in_any_encoding(tmp_path, encoding, monkeypatch):
+    """The bytes may not be UTF-8."""
     monkeypatch.setattr(module, "_BLOCK", 10)
     path = tmp_path / "t.csv"
     path.write_bytes("é;ü\n1;ä\n2;ö\n".encode(encoding))

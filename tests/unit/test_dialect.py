@@ -1,4 +1,4 @@
-"""Any dialect: the mini-batches together are what pandas reads from the whole file, however small they are."""
+"""For any dialect the mini-batches together equal what pandas reads from the whole file."""
 
 import json
 
@@ -24,10 +24,10 @@ CELL = st.sampled_from(["", "1", "-2", "3.5", "x", 'q"q', "a,b", "a;b", "l\nl", 
     size=st.integers(1, 80),
     block=st.integers(1, 80),
 )
-def test_a_file_in_any_dialect_reads_in_parts_as_it_does_as_a_whole(
+def test_parts_in_any_dialect_equal_the_whole(
     columns, delimiter, quote, escape, double_quote, terminator, size, block, tmp_path_factory
 ):
-    """Values and types."""
+    """Values and types are equal."""
     assume(double_quote or escape)
     path = tmp_path_factory.mktemp("d") / "t.csv"
     written = {"sep": delimiter, "quotechar": quote, "escapechar": escape, "doublequote": double_quote}
@@ -59,7 +59,7 @@ def test_a_file_in_any_dialect_reads_in_parts_as_it_does_as_a_whole(
 
 
 def test_a_piece_of_a_mini_batch_respects_the_dialect(tmp_path):
-    """Which item is guilty is found among records with escapes, quotes over lines and blank lines."""
+    """Bisection must find the failing record among escapes, multi-line quotes and blank lines."""
     path = tmp_path / "t.csv"
     path.write_text("a;b\n1;'x\ny'\n\n2;p\\\nq\n3;r\\;s\n4;'t'';u'\n")
     dataset = TabularDataset.from_delimited_files(path, delimiter=";", quote="'", escape="\\").as_named_input("t")
@@ -73,7 +73,7 @@ def test_a_piece_of_a_mini_batch_respects_the_dialect(tmp_path):
 
 
 def test_a_record_with_too_many_fields_is_named_in_any_dialect(tmp_path):
-    """Its fields are counted as pandas counts them."""
+    """Its fields are counted as in pandas."""
     path = tmp_path / "t.csv"
     path.write_text("a,b\n1,x\\,y\n2,p\\,q,r\n")
     (cut,) = TabularDataset.from_delimited_files(path, escape="\\").as_named_input("t").cuts(1 << 20)
@@ -81,8 +81,8 @@ def test_a_record_with_too_many_fields_is_named_in_any_dialect(tmp_path):
         Reader().read(json.loads(cut.work))
 
 
-def test_a_decimal_comma(tmp_path):
-    """In every mini-batch."""
+def test_a_decimal_comma_applies_to_every_mini_batch(tmp_path):
+    """pandas must get the option for each part."""
     path = tmp_path / "t.csv"
     path.write_text("a;b\n1,5;1\n2;2\n-0,25;3\n")
     cuts = TabularDataset.from_delimited_files(path, delimiter=";", decimal=",").as_named_input("t").cuts(1)
@@ -94,29 +94,29 @@ def test_a_decimal_comma(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"delimiter": "::"}, "delimiter is '::'; accepted: one ASCII character"),
-        ({"delimiter": "·"}, "delimiter is '·'; accepted: one ASCII character"),
-        ({"delimiter": "\n"}, r"delimiter is '\\n'; accepted"),
-        ({"delimiter": ""}, "delimiter is ''; accepted"),
-        ({"quote": "''"}, "quote is"),
-        ({"quote": " "}, "quote is ' '; accepted: one ASCII character that is no blank"),
-        ({"escape": ""}, "escape is ''; accepted"),
-        ({"escape": '"'}, "escape is '\"', and quote is the same"),
-        ({"decimal": ","}, "decimal is ',', and delimiter is the same"),
-        ({"decimal": "·"}, "decimal is '·'; accepted"),
-        ({"encoding": "utf-9"}, "encoding is 'utf-9'; accepted: an encoding that Python knows"),
-        ({"encoding": "rot13"}, "encoding is 'rot13'"),
+        ({"delimiter": "::"}, "delimiter: expected one ASCII character .*, got '::'"),
+        ({"delimiter": "·"}, "delimiter: expected one ASCII character .*, got '·'"),
+        ({"delimiter": "\n"}, r"delimiter: expected .*, got '\\n'"),
+        ({"delimiter": ""}, "delimiter: expected .*, got ''"),
+        ({"quote": "''"}, "quote: expected"),
+        ({"quote": " "}, "quote: expected one ASCII character that is not a blank, got ' '"),
+        ({"escape": ""}, "escape: expected .*, got ''"),
+        ({"escape": '"'}, "escape: expected another character than quote, got '\"' for both"),
+        ({"decimal": ","}, "decimal: expected another character than delimiter, got ',' for both"),
+        ({"decimal": "·"}, "decimal: expected .*, got '·'"),
+        ({"encoding": "utf-9"}, "encoding: expected an encoding that Python knows, .* got 'utf-9'"),
+        ({"encoding": "rot13"}, "encoding: .* got 'rot13'"),
         ({"compression": "rar"}, "compression"),
     ],
 )
-def test_what_no_dialect_can_be_is_refused(fields, words):
-    """With field, value, and what is accepted."""
+def test_an_invalid_dialect_is_rejected(fields, words):
+    """The error has the field, the value, and what is expected."""
     with pytest.raises(ValueError, match=words):
         TabularDataset.from_delimited_files("/x", **fields)
 
 
 def test_a_dialect_is_a_value():
-    """It can be kept as JSON and taken back, and what is not said is as usual."""
+    """It can be stored as JSON and restored; omitted fields have their defaults."""
     fields = {"delimiter": "|", "quote": "", "escape": "\\", "decimal": ",", "encoding": "utf-16", "compression": None}
     dataset = TabularDataset.from_delimited_files("/x", **fields, double_quote=False, header=False)
     assert TabularDataset.model_validate_json(dataset.model_dump_json()) == dataset
@@ -125,7 +125,7 @@ def test_a_dialect_is_a_value():
 
 
 def test_a_record_without_end_is_named(tmp_path, monkeypatch):
-    """A quote that is never closed must not swallow the memory."""
+    """An unclosed quote must not exhaust the memory."""
     monkeypatch.setattr(module, "_BLOCK", 64)
     monkeypatch.setattr(module, "_LONGEST", 1 << 10)
     path = tmp_path / "t.csv"
@@ -136,8 +136,8 @@ def test_a_record_without_end_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ['a\n"b\n', "a\nb\\"])
-def test_a_file_that_ends_in_the_middle_is_named(tmp_path, text):
-    """Inside quotes, or behind an escape character."""
+def test_a_truncated_file_is_named(tmp_path, text):
+    """It ends inside quotes, or after an escape character."""
     path = tmp_path / "t.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=r"t.csv: ends (inside a quoted field|with an escape character)"):

@@ -1,4 +1,4 @@
-"""What planning finds odd about a table's files is told once, and fails nothing."""
+"""Planning warns once about anomalies in a table's files, and does not fail."""
 
 import json
 
@@ -15,23 +15,25 @@ from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 
 def doubts_of(dataset):
     told = []
-    list(dataset.as_named_input("t").cuts(1 << 20, tell=told.append))
+    list(dataset.as_named_input("t").cuts(1 << 20, warn=told.append))
     return told
 
 
-def test_a_column_of_two_types_is_told_with_the_first_file_of_each(tmp_path):
-    """Once, and with the first value that made it so: a result has both, one file's as 3.5, the other's as 3,50."""
+def test_a_column_of_two_types_is_reported_with_the_first_files(tmp_path):
+    """Once, with the first value of the other type: the result would have 3.5 from one file and 3,50 from the other."""
     for name, values in {"a": "1,50\n2,50", "b": "3,50\nn.v.", "c": "4,5\nx", "d": "5,5\n6,5"}.items():
         rows = "".join(f"{number};{value}\n" for number, value in enumerate(values.split("\n")))
         (tmp_path / f"{name}.csv").write_text(f"id;amount\n{rows}")
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, delimiter=";", decimal=","))
-    assert told.startswith(f"column 'amount': numbers with fractions or gaps in {tmp_path}/a.csv, texts in {tmp_path}/b.csv")
+    assert told.startswith(
+        f"column 'amount': floats, or integers with missing values in {tmp_path}/a.csv, strings in {tmp_path}/b.csv"
+    )
     assert "'n.v.'" in told
     assert "c.csv" not in told
 
 
-def test_files_of_the_same_types_raise_no_doubt(tmp_path):
-    """Nor does text in another alphabet."""
+def test_files_of_the_same_types_raise_no_warning(tmp_path):
+    """Text in another alphabet does not raise one either."""
     for name in "ab":
         (tmp_path / f"{name}.csv").write_text("n,t,e,d\n1,ü,,2024-01-01\n2,12a,,2024-01-02\n")
     assert doubts_of(TabularDataset.from_delimited_files(tmp_path)) == []
@@ -40,17 +42,17 @@ def test_files_of_the_same_types_raise_no_doubt(tmp_path):
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        ("1\n2\n", "1.5\n", "whole numbers in {a}, numbers with fractions or gaps in {b}"),
-        ("1\n2\n", "1\nNA\n", "whole numbers in {a}, numbers with fractions or gaps in {b}"),
-        ("x\n", "NA\n", "texts in {a} (the first that is no number: 'x'), nothing in {b}"),
-        ("True\n", "x\n", "truth values in {a}, texts in {b} (the first that is no number: 'x')"),
-        ("1\n", "99999999999999999999\n", "whole numbers in {a}, texts in {b};"),
-        ("1\n", "2024-01-01\n", "whole numbers in {a}, texts in {b};"),
-        ("1\n", "a\0b\n", "whole numbers in {a}, texts in {b} (the first that is no number: 'a"),
+        ("1\n2\n", "1.5\n", "integers in {a}, floats, or integers with missing values in {b}"),
+        ("1\n2\n", "1\nNA\n", "integers in {a}, floats, or integers with missing values in {b}"),
+        ("x\n", "NA\n", "strings in {a} (the first that is not a number: 'x'), no values in {b}"),
+        ("True\n", "x\n", "booleans in {a}, strings in {b} (the first that is not a number: 'x')"),
+        ("1\n", "99999999999999999999\n", "integers in {a}, strings in {b};"),
+        ("1\n", "2024-01-01\n", "integers in {a}, strings in {b};"),
+        ("1\n", "a\0b\n", "integers in {a}, strings in {b} (the first that is not a number: 'a"),
     ],
 )
-def test_types_have_words(tmp_path, first, second, words):
-    """Also where pandas and not Arrow decided on them."""
+def test_the_warning_names_both_types(tmp_path, first, second, words):
+    """The types may come from pandas instead of Arrow."""
     (tmp_path / "a.csv").write_text(f"v\n{first}")
     (tmp_path / "b.csv").write_text(f"v\n{second}")
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
@@ -58,30 +60,30 @@ def test_types_have_words(tmp_path, first, second, words):
 
 
 def test_json_lines_and_files_without_a_header_are_compared_too(tmp_path):
-    """By the columns' names, or their numbers."""
+    """By names of the columns, or by their numbers."""
     (tmp_path / "a.jsonl").write_text('{"v": 1}\n')
     (tmp_path / "b.jsonl").write_text('{"v": "x"}\n')
     (told,) = doubts_of(TabularDataset.from_json_lines_files(tmp_path))
-    assert told.startswith(f"column 'v': whole numbers in {tmp_path}/a.jsonl, texts in {tmp_path}/b.jsonl;")
+    assert told.startswith(f"column 'v': integers in {tmp_path}/a.jsonl, strings in {tmp_path}/b.jsonl;")
     (tmp_path / "a.jsonl").write_text("1,1\n")
     (tmp_path / "b.jsonl").write_text("2,x\n")
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, header=False))
     assert told.startswith("column '1': ")
 
 
-def test_many_columns_are_told_in_short():
-    """A log is no list of a thousand columns."""
+def test_warnings_about_many_columns_are_limited():
+    """A table may have thousands of columns."""
     told = []
     doubts = InputWarnings(told.append)
     for path, kind in (("a", "int"), ("b", "text")):
-        doubts.of_columns(path, [Column(f"c{number}", kind) for number in range(12)])
-    doubts.end()
+        doubts.add_columns(path, [Column(f"c{number}", kind) for number in range(12)])
+    doubts.finish()
     assert len(told) == 11
-    assert told[-1] == "2 further columns have different types in different files"
+    assert told[-1] == "2 more columns have different types in different files"
 
 
-def test_one_column_that_looks_like_several_is_told(tmp_path):
-    """A wrong delimiter fails nothing: run() would get one column. Once, and not where it is right."""
+def test_a_wrong_delimiter_raises_a_warning(tmp_path):
+    """It does not fail: run() would get one column. There is one warning, and none with the right delimiter."""
     for name in "ab":
         (tmp_path / f"{name}.csv").write_text("id;amount\n1;x\n")
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
@@ -90,8 +92,8 @@ def test_one_column_that_looks_like_several_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [b"1,x\n2,M\xfcller\n", b"x,1\n" * 5 + b"M\xfcller,y\n"], ids=["the last", "of texts only"])
-def test_bytes_in_another_encoding_are_told_while_planning(tmp_path, rows):
-    """The text is read for its types then: whoever plans need not wait for the run to fail."""
+def test_bytes_in_another_encoding_raise_a_warning(tmp_path, rows):
+    """Planning reads the text for its types, so that the user learns of it before mini-batches fail."""
     (tmp_path / "a.csv").write_bytes(b"n,t\n" + rows)
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
     assert "a.csv is not UTF-8: byte 0xfc: invalid start byte; is the dataset's encoding another one?" in told
@@ -101,8 +103,8 @@ def test_bytes_in_another_encoding_are_told_while_planning(tmp_path, rows):
     assert "is not UTF-8: byte 0xfc" in told
 
 
-def test_a_plan_keeps_what_was_odd(tmp_path):
-    """For the log of whoever runs it, and for those who look at it later."""
+def test_a_plan_stores_the_warnings(tmp_path):
+    """They are logged when the run starts, and shown later."""
     (tmp_path / "a.csv").write_text("v,k\n1.5,1\n")
     (tmp_path / "b.csv").write_text("v,k\n2,1\n")
     for keys in (None, ["k"]):
@@ -141,31 +143,31 @@ READ = {
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_other_names_and_another_order_are_told_once_each(tmp_path, kind):
-    """In every format, with the first file of each: in a text result the values would change places."""
+def test_different_names_and_order_raise_one_warning_each(tmp_path, kind):
+    """In every format, naming the first such file: in a text result the values would be swapped."""
     files = [written(tmp_path, kind, list(names)) for names in ("abc", "abc", "acb", "bca", "abd", "ab")]
     order, names = doubts_of(READ[kind](files))
-    start = f"{files[2]} has the columns of {files[0]}, the first file, in another order: 'c' stands for 'b';"
+    start = f"{files[2]} has the columns of {files[0]}, the first file, in a different order: 'c' instead of 'b';"
     assert order.startswith(start)
     assert names.startswith(
-        f"{files[4]} has other columns than {files[0]}, the first file: it lacks 'c' and has 'd' beside them;"
+        f"{files[4]} has different columns than {files[0]}, the first file: it lacks 'c' and has the additional 'd';"
     )
     assert doubts_of(READ[kind](files[:2])) == []
 
 
 @pytest.mark.parametrize("files", [("id,price\n1,10\n", "3,30\n4,40\n"), ("3,30\n4,40\n", "id,price\n1,10\n")])
-def test_a_file_without_header_is_told(tmp_path, files):
-    """Its first row is lost: said of the file that has numbers in its first record, whichever comes first."""
+def test_a_file_without_a_header_raises_a_warning(tmp_path, files):
+    """Its first row is lost; the warning names the file whose first record contains numbers."""
     for name, text in zip("ab", files, strict=True):
         (tmp_path / f"{name}.csv").write_text(text)
     lacking = tmp_path / f"{'ab'[[text[0] for text in files].index('3')]}.csv"
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
     assert told.startswith(f"{tmp_path}/b.csv has the columns ")
-    assert f"if {lacking} lacks a header, its first row is taken for one and lost" in told
+    assert f"if {lacking} lacks a header, its first row is used as one and lost" in told
 
 
 def test_a_file_without_a_second_row_may_lack_a_header_too(tmp_path):
-    """All of it is lost."""
+    """All its data is lost."""
     (tmp_path / "a.csv").write_text("id,name\n1,x\n")
     (tmp_path / "b.csv").write_text("y,z\n")
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
@@ -173,15 +175,17 @@ def test_a_file_without_a_second_row_may_lack_a_header_too(tmp_path):
 
 
 def test_without_headers_the_number_of_columns_is_compared(tmp_path):
-    """By the first record of each file."""
+    """The first record of each file counts."""
     (tmp_path / "a.csv").write_text("1,2\n")
     (tmp_path / "b.csv").write_text("1,2,3\n")
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, header=False))
-    assert told.startswith(f"{tmp_path}/b.csv has other columns than {tmp_path}/a.csv, the first file: it has '2' beside them;")
+    assert told.startswith(
+        f"{tmp_path}/b.csv has different columns than {tmp_path}/a.csv, the first file: it has the additional '2';"
+    )
 
 
-def test_columns_of_folders_have_their_place_anyway(tmp_path):
-    """They come last, whether the file has them too or not."""
+def test_columns_from_folders_do_not_affect_the_order(tmp_path):
+    """They always come last, even if the file contains them too."""
     for day, names in ((1, "ab"), (2, ["day", "a", "b"])):
         (tmp_path / f"day={day}").mkdir()
         written(tmp_path / f"day={day}", "parquet", list(names))
@@ -189,17 +193,17 @@ def test_columns_of_folders_have_their_place_anyway(tmp_path):
 
 
 def test_long_lists_of_names_are_shortened(tmp_path):
-    """A note is no list of a thousand columns."""
+    """A message must not list a thousand columns."""
     files = [written(tmp_path, "csv", [f"{letter}{number}" for number in range(1000)]) for letter in "ab"]
     (told,) = doubts_of(TabularDataset.from_delimited_files(files))
-    assert "has the columns 'b0', 'b1', 'b2', 'b3', 'b4' and 995 more, and" in told
+    assert "has the columns 'b0', 'b1', 'b2', 'b3', 'b4' and 995 more, but" in told
     assert len(told) < 1000
 
 
 @pytest.mark.parametrize("header", [True, False])
 @pytest.mark.parametrize(("line", "delimiter"), [("sep=;", ";"), ('"sep=,"', ","), ("sep=\t", "\t")])
-def test_a_first_line_for_excel_is_told(tmp_path, line, delimiter, header):
-    """It is a record for pandas: with the right delimiter its further fields would be too many, without it all would be one."""
+def test_a_separator_line_for_excel_raises_a_warning(tmp_path, line, delimiter, header):
+    """pandas reads it as a record: with the right delimiter all other records would have too many fields."""
     (tmp_path / "a.csv").write_bytes(f"{line}\r\nid{delimiter}n\r\n1{delimiter}2\r\n".encode())
     for given in (delimiter, ","):
         (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, delimiter=given, header=header))

@@ -1,4 +1,4 @@
-"""What a node is told of an environment that it has to build."""
+"""The environment plan that a node receives."""
 
 import json
 import pickle
@@ -12,8 +12,8 @@ from prefect_parallel_run.environments import EnvironmentPlan, environment_plan,
 from prefect_parallel_run.errors import EnvironmentSetupError
 
 
-def test_a_plan_is_plain_values_with_the_conda_file_read(tmp_path):
-    """What lies on the flow's machine is of no use to a node."""
+def test_a_plan_contains_the_conda_file(tmp_path):
+    """A node cannot read files of the flow's machine."""
     (tmp_path / "conda.yml").write_text("dependencies: [python=3.11, é]\n", encoding="utf-8")
     plan = environment_plan(Environment(requirements=["six"], conda_file=str(tmp_path / "conda.yml"), name="n"))
     assert plan == EnvironmentPlan(requirements=("six",), conda="dependencies: [python=3.11, é]\n", name="n")
@@ -21,8 +21,8 @@ def test_a_plan_is_plain_values_with_the_conda_file_read(tmp_path):
     assert json.loads(json.dumps(asdict(plan)))["requirements"] == ["six"]
 
 
-def test_the_fingerprint_follows_what_is_asked_for():
-    """And not the name, which is for people."""
+def test_the_fingerprint_covers_all_but_the_name():
+    """The name is for display only."""
     plans = [
         EnvironmentPlan(),
         EnvironmentPlan(requirements=("six",)),
@@ -34,8 +34,8 @@ def test_the_fingerprint_follows_what_is_asked_for():
     assert EnvironmentPlan(name="a").fingerprint == EnvironmentPlan(name="b").fingerprint
 
 
-def test_what_people_call_it():
-    """Its name, or what is in it, not endless."""
+def test_the_title_is_the_name_or_a_short_summary():
+    """A long list of requirements is shortened."""
     assert EnvironmentPlan(name="scoring", requirements=("six",)).title == "scoring"
     assert EnvironmentPlan().title == "without packages"
     assert EnvironmentPlan(conda="x", requirements=("six",)).title == "with a conda file, six"
@@ -47,7 +47,7 @@ def test_what_people_call_it():
     ("content", "words"),
     [(None, "cannot be read"), (b"\xff\xfe", "cannot be read"), (b" \n", "is empty"), (b"x" * 2**21, "is over")],
 )
-def test_a_conda_file_that_is_none_is_named(tmp_path, content, words):
+def test_an_invalid_conda_file_is_named(tmp_path, content, words):
     """Before anything runs."""
     path = tmp_path / "conda.yml"
     path.write_bytes(content or b"x")
@@ -58,15 +58,15 @@ def test_a_conda_file_that_is_none_is_named(tmp_path, content, words):
         environment_plan(environment)
 
 
-def test_an_interpreter_is_found_by_its_path_or_its_environments(tmp_path, monkeypatch):
-    """A link into an environment is not resolved, ~ is the home of the machine that looks."""
+def test_an_interpreter_is_found_by_its_or_a_venvs_path(tmp_path, monkeypatch):
+    """Links are not resolved, and ~ is the home on the checking machine."""
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     link = tmp_path / "venv" / "bin" / "python"
     link.symlink_to(sys.executable)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert interpreter_of(str(link)) == interpreter_of(str(tmp_path / "venv")) == interpreter_of("~/venv") == str(link)
     assert interpreter_of(None) is None
-    with pytest.raises(EnvironmentSetupError, match=r"there is no interpreter .*none"):
+    with pytest.raises(EnvironmentSetupError, match=r"the interpreter .*none.* does not exist"):
         interpreter_of(str(tmp_path / "none"))
     (tmp_path / "text").write_text("")
     with pytest.raises(EnvironmentSetupError, match="is not executable"):

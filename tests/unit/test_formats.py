@@ -1,4 +1,4 @@
-"""Parquet, Arrow and ORC: every row once, in order, with the types that pandas gives the whole file."""
+"""Parquet, Arrow and ORC: every row once, in order, with the types that pandas infers for the whole file."""
 
 import json
 
@@ -61,7 +61,7 @@ def frames(kind, path, size):
 
 @given(rows=st.integers(0, 200), group=st.integers(1, 90), size=st.integers(1, 5000), kind=st.sampled_from(sorted(WRITERS)))
 def test_every_row_is_in_exactly_one_mini_batch(rows, group, size, kind, tmp_path_factory):
-    """In order, also inside a group; an empty frame never comes."""
+    """In order, also inside a group; no frame is empty."""
     path = tmp_path_factory.mktemp("g") / "t"
     table = pa.table({"t": [f"row {number}" for number in range(rows)], "n": range(rows)})
     WRITERS[kind](table, str(path), group)
@@ -93,7 +93,7 @@ VALUES = {"i8": 1, "i64": 2, "u32": 3, "b": True, "f": 0.5, "s": "x", "d": 0, "t
     kind=st.sampled_from(sorted(WRITERS)),
 )
 def test_a_column_has_one_type_in_all_mini_batches(gaps, group, size, kind, tmp_path_factory):
-    """The one that pandas gives it in the whole file, wherever its nulls are."""
+    """It is the type that pandas infers for the whole file, wherever its nulls are."""
     path = tmp_path_factory.mktemp("g") / "t"
     names = [name for name in GAPS if kind != "orc" or name not in ORC_LACKS]
     columns = [pa.array([None if n in gaps.get(name, ()) else VALUES[name] for n in range(30)], GAPS[name]) for name in names]
@@ -109,7 +109,7 @@ def test_a_column_has_one_type_in_all_mini_batches(gaps, group, size, kind, tmp_
 
 
 def test_two_columns_of_one_name(tmp_path):
-    """The one with a null is told from the other by its place, or both are taken for such."""
+    """The one with a null is identified by its index, or both count as nullable."""
     table = pa.table([pa.array([1, 2, 3]), pa.array([1, None, 3])], names=["n", "n"])
     for kind in ("parquet", "arrow"):
         path = tmp_path / kind
@@ -124,7 +124,7 @@ def test_two_columns_of_one_name(tmp_path):
     [("parquet", pq.ParquetFile, "read_row_groups"), ("orc", pa.orc.ORCFile, "read_stripe")],
 )
 def test_a_group_is_decoded_once_for_all_its_mini_batches(tmp_path, monkeypatch, kind, owner, method):
-    """That is what makes small mini-batches of large groups cheap."""
+    """This makes small mini-batches of large groups cheap."""
     path = tmp_path / "t"
     WRITERS[kind](pa.table({"n": range(10_000)}), str(path), 10_000)
     planned = works(kind, path, path.stat().st_size // 10)
@@ -138,7 +138,7 @@ def test_a_group_is_decoded_once_for_all_its_mini_batches(tmp_path, monkeypatch,
 
 
 def test_categories(tmp_path):
-    """An Arrow file has one dictionary: all mini-batches have its categories. Parquet has one per row group: plain values."""
+    """An Arrow file has one dictionary, so all mini-batches have its categories. Parquet: plain values."""
     frame = pd.DataFrame({"c": pd.Categorical(["a", "b", None, "c"], categories=["a", "b", "c", "d"])})
     frame.to_feather(tmp_path / "f", chunksize=1)
     found = frames("feather", tmp_path / "f", 1)
@@ -152,8 +152,8 @@ def test_categories(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "orc"])
-def test_an_empty_file_disturbs_nothing(tmp_path, kind):
-    """No bytes (a marker such as _SUCCESS), or no rows."""
+def test_an_empty_file_is_skipped(tmp_path, kind):
+    """It has no bytes (a marker such as _SUCCESS), or no rows."""
     (tmp_path / "_SUCCESS").touch()
     table = pa.table({"n": pa.array([1, 2], pa.int64())})
     WRITERS[kind](table.slice(0, 0), str(tmp_path / "1"), 10)
@@ -162,7 +162,7 @@ def test_an_empty_file_disturbs_nothing(tmp_path, kind):
 
 
 def test_an_arrow_stream_is_read_forward(tmp_path):
-    """Going back begins anew; a dictionary may change from batch to batch, so that values come plain."""
+    """Going back starts from the beginning; dictionaries may change between batches, so values are plain."""
     path = tmp_path / "t"
     table = pa.table({"c": pa.array([f"v{n // 2}" for n in range(20)]).dictionary_encode(), "n": range(20)})
     batches = [batch for n in range(10) for batch in table.slice(n * 2, 2).combine_chunks().to_batches()]
@@ -181,7 +181,7 @@ def test_an_arrow_stream_is_read_forward(tmp_path):
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "orc"])
 def test_an_unreadable_file_is_named(tmp_path, kind):
-    """When the run is planned."""
+    """Planning raises the error."""
     path = tmp_path / "t"
     WRITERS[kind](pa.table({"n": range(1000)}), str(path), 100)
     for damaged in (b"no table at all", path.read_bytes()[:-20]):
@@ -191,8 +191,8 @@ def test_an_unreadable_file_is_named(tmp_path, kind):
 
 
 @pytest.mark.parametrize("form", [parquet.Parquet(), arrow.Arrow(), orc.Orc()], ids=lambda form: type(form).__name__)
-def test_a_file_that_vanishes_is_no_surprise(tmp_path, form):
-    """Between listing and looking; the dataset turns it into an InputError that names it."""
+def test_a_file_deleted_after_listing_raises_oserror(tmp_path, form):
+    """The dataset converts it to an InputError that names the file."""
     (tmp_path / "t").write_text("x")
     (file,) = list_files([str(tmp_path)])
     (tmp_path / "t").unlink()
@@ -201,8 +201,8 @@ def test_a_file_that_vanishes_is_no_surprise(tmp_path, form):
 
 
 @pytest.mark.parametrize("make", ["from_parquet_files", "from_arrow_files", "from_orc_files", "from_delimited_files"])
-def test_a_file_that_vanishes_is_named(tmp_path, make, monkeypatch):
-    """When it was listed, and is gone when it is looked at."""
+def test_a_deleted_file_is_named(tmp_path, make, monkeypatch):
+    """It was deleted between listing and reading."""
     path = tmp_path / "t"
     path.write_text("x")
     given_ = getattr(TabularDataset, make)(path).as_named_input("t")

@@ -1,4 +1,4 @@
-"""Types and missing values that a dataset gives: parts are read as pandas reads the whole; what does not fit is named."""
+"""Declared types and missing values: parts are read as pandas reads the whole file; invalid values are named."""
 
 import json
 
@@ -50,8 +50,8 @@ def frames(path, size, **fields):
     header=True,
     size=1,
 )
-def test_parts_are_read_as_pandas_reads_the_whole(columns, kinds, na_values, keep, header, size, tmp_path_factory):
-    """With the same dtype and na_values: the same values and types, or an error where pandas has one."""
+def test_parts_equal_what_pandas_reads_from_the_whole(columns, kinds, na_values, keep, header, size, tmp_path_factory):
+    """With equal dtype and na_values: the same values and types, or an error if pandas raises one."""
     path = tmp_path_factory.mktemp("g") / "t.csv"
     names = ["k", *(f"c{number}" for number in range(len(columns)))]
     lines = [",".join(row) for row in zip(*columns, strict=True)]
@@ -93,8 +93,8 @@ def test_parts_are_read_as_pandas_reads_the_whole(columns, kinds, na_values, kee
     ],
 )
 @pytest.mark.parametrize("position", [0, 4, 8])
-def test_a_value_that_does_not_fit_is_named(tmp_path, kind, value, shown, position):
-    """File, record, column and value, wherever it stands; another try cannot help."""
+def test_a_value_of_another_type_is_named(tmp_path, kind, value, shown, position):
+    """With file, record, column and value, at any position; it is not retried."""
     path = tmp_path / "t.csv"
     values = ["1"] * 9
     values[position] = value
@@ -107,21 +107,21 @@ def test_a_value_that_does_not_fit_is_named(tmp_path, kind, value, shown, positi
         assert describe(caught.value).final
 
 
-def test_one_word_in_one_file_is_a_gap_where_that_is_said(tmp_path):
-    """And the column has one type in all files."""
+def test_na_values_make_a_word_a_missing_value(tmp_path):
+    """The column has one type in all files."""
     (tmp_path / "a.csv").write_text("id;amount\n1;1,50\n2;2,50\n")
     (tmp_path / "b.csv").write_text("id;amount\n3;3,50\n4;n.v.\n")
     told = []
     dataset = TabularDataset.from_delimited_files(
         tmp_path, delimiter=";", decimal=",", column_types={"amount": "float64"}, na_values=["n.v."]
     )
-    parts = [Reader().read(json.loads(cut.work)).value["amount"] for cut in dataset.cuts(1 << 20, tell=told.append)]
+    parts = [Reader().read(json.loads(cut.work)).value["amount"] for cut in dataset.cuts(1 << 20, warn=told.append)]
     assert pd.concat(parts).fillna(-1).tolist() == [1.5, 2.5, 3.5, -1]
     assert told == []
 
 
-def test_a_string_that_pandas_takes_for_a_gap_can_be_kept(tmp_path):
-    """NA is Namibia; other gaps are named."""
+def test_keep_default_na_false_keeps_the_string_na(tmp_path):
+    """NA is Namibia; other missing values are declared."""
     (tmp_path / "t.csv").write_text("country,n,note\nNA,1,\nDE,-,null\n")
     for size in (1, 100):
         found = pd.concat(frames(tmp_path / "t.csv", size, keep_default_na=False, na_values=["-"]), ignore_index=True)
@@ -129,45 +129,50 @@ def test_a_string_that_pandas_takes_for_a_gap_can_be_kept(tmp_path):
         assert found["n"].fillna(-1).tolist() == [1.0, -1.0]
 
 
-def test_a_name_that_comes_twice_gives_its_type_to_both(tmp_path):
-    """As in pandas."""
+def test_the_type_of_a_repeated_name_applies_to_all(tmp_path):
+    """pandas does the same."""
     (tmp_path / "t.csv").write_text("n,n,m\n01,02,03\n")
     (frame,) = frames(tmp_path / "t.csv", 100, column_types={"n": "string"})
     pd.testing.assert_frame_equal(frame, pd.read_csv(tmp_path / "t.csv", dtype={"n": "string"}))
 
 
 @pytest.mark.parametrize(("header", "name", "there"), [(True, "amuont", r"\['id', 'amount'\]"), (False, "2", r"\['0', '1'\]")])
-def test_a_column_that_is_not_there_is_told_while_planning(tmp_path, header, name, there):
-    """Pandas would let a misspelt name pass."""
+def test_planning_reports_a_missing_column(tmp_path, header, name, there):
+    """pandas would ignore a misspelt name."""
     (tmp_path / "t.csv").write_text("id,amount\n1,2\n")
-    with pytest.raises(InputError, match=rf"t.csv: has no column '{name}', which column_types names; there are {there}"):
+    with pytest.raises(
+        InputError, match=rf"t.csv: lacks the column '{name}', which column_types names; its columns are {there}"
+    ):
         frames(tmp_path / "t.csv", 100, column_types={name: "string"}, header=header)
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"column_types": {"a": "int"}}, r"column_types\['a'\] is 'int'; accepted: string, int64, Int64, float64, boolean"),
+        (
+            {"column_types": {"a": "int"}},
+            r"column_types\['a'\]: expected one of string, int64, Int64, float64, boolean, got 'int'",
+        ),
         ({"column_types": {"a": 5}}, "valid string"),
         ({"na_values": "n.v."}, "valid list"),
     ],
 )
-def test_what_is_no_type_is_refused(fields, words):
-    """With what is accepted."""
+def test_invalid_types_are_rejected(fields, words):
+    """The error names the expected types."""
     with pytest.raises(ValidationError, match=words):
         TabularDataset.from_delimited_files("x.csv", **fields)
 
 
 def test_other_formats_have_types_of_their_own():
-    """There a type would be ignored."""
-    with pytest.raises(ValidationError, match=r"column_types is .*accepted: None"):
+    """column_types would be ignored there."""
+    with pytest.raises(ValidationError, match=r"column_types: expected None, .* got"):
         TabularDataset(paths=["x"], format="parquet", column_types={"a": "string"})
-    with pytest.raises(ValidationError, match=r"keep_default_na is False; accepted: True"):
+    with pytest.raises(ValidationError, match=r"keep_default_na: expected True, .* got False"):
         TabularDataset(paths=["x"], format="json_lines", keep_default_na=False)
 
 
-def test_what_is_given_counts_for_what_a_run_is():
-    """It changes the items; a dataset without is the same as one of an earlier version, which had no such fields."""
+def test_declared_types_change_the_fingerprint():
+    """They change the items; without them the fingerprint equals that of an earlier version."""
     usual = TabularDataset.from_delimited_files("/x")
     other = TabularDataset.from_delimited_files("/x", column_types={"a": "string"}, na_values=["-"])
     assert not {"column_types", "na_values", "keep_default_na"} & dataset_fingerprint(usual.model_dump()).keys()

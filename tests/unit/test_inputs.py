@@ -1,4 +1,4 @@
-"""What users pass becomes what a run works with, or an error that says what to pass."""
+"""Values that users pass are resolved, or raise an error that says what to pass."""
 
 import json
 import os
@@ -40,35 +40,35 @@ OPTIONS = [
 
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("shape", ["--{}", "--{}=3"])
-def test_our_own_options_are_refused(option, shape):
-    """They would not do what they seem to."""
+def test_options_of_parallelrunconfig_are_rejected(option, shape):
+    """As arguments of the script they would have no effect."""
     with pytest.raises(ValueError, match=f"--{option} is an option of ParallelRunConfig"):
         check_arguments(["--x", shape.format(option)])
 
 
-def test_arguments_keep_their_order_and_become_texts():
-    """Repeated ones too; a value that only looks like an option of ours is fine."""
+def test_arguments_keep_their_order_and_become_strings():
+    """Repeated ones are kept, and a value may look like an option."""
     assert check_arguments(["--a", 1, "--b", 2.5, "--a", Path("/x")]) == ("--a", "1", "--b", "2.5", "--a", "/x")
     assert check_arguments(None) == ()
     assert check_arguments(["--outputs", "--mini-batch-size"]) == ("--outputs", "--mini-batch-size")
-    with pytest.raises(ValueError, match="first is 'a'; it must be an option"):
+    with pytest.raises(ValueError, match=r"expected an option .* as the first, got 'a'"):
         check_arguments(["a"])
 
 
-def test_placeholders_are_replaced_wherever_they_stand():
-    """Braces that are none of ours stay."""
+def test_placeholders_are_replaced_anywhere_in_an_argument():
+    """Other braces stay."""
     data = FileDataset.from_files("/data/in").as_named_input("x")
     given = ["-a={output}/m", "{inputs.x}", "{side_inputs.m}{output}", "{other}", "{}", "{output"]
     expected = ("-a=/out/m", "/data/in", "/m/out", "{other}", "{}", "{output")
     assert fill_placeholders(given, "/out", [data], {"m": "/m"}) == expected
-    with pytest.raises(ValueError, match=r"\{side_inputs.no\} stands for nothing here; known: \{inputs.x\}, \{output\}"):
+    with pytest.raises(ValueError, match=r"unknown placeholder \{side_inputs.no\}; expected one of: \{inputs.x\}, \{output\}"):
         fill_placeholders(["{side_inputs.no}"], "/out", [data], {})
-    with pytest.raises(ValueError, match=r"\{output\} stands for nothing"):
+    with pytest.raises(ValueError, match=r"unknown placeholder \{output\}"):
         fill_placeholders(["{output}"], None, [data], {})
 
 
 def test_output(tmp_path):
-    """A folder of this machine."""
+    """An output is a local folder."""
     assert resolve_output(f"file://{tmp_path}", required=True) == str(tmp_path)
     assert resolve_output(None, required=False) is None
     with pytest.raises(OutputError, match="needs an output folder"):
@@ -79,7 +79,7 @@ def test_output(tmp_path):
 
 
 def test_side_inputs(tmp_path):
-    """A mapping, or named datasets; they must exist."""
+    """They are a mapping, or named datasets, and must exist."""
     (tmp_path / "m").write_text("")
     named = FileDataset.from_files(tmp_path / "m").as_named_input("n")
     assert resolve_side_inputs({"m": tmp_path / "m"}, []) == {"m": str(tmp_path / "m")}
@@ -95,8 +95,8 @@ def test_side_inputs(tmp_path):
 @pytest.mark.parametrize(
     ("row_format", "kind"), [("parquet", "tabular"), ("csv", "tabular"), ("jsonl", "tabular"), ("text", "file")]
 )
-def test_a_result_stands_for_what_it_wrote(row_format, kind):
-    """A table where the format has columns."""
+def test_a_result_becomes_a_dataset_of_its_output(row_format, kind):
+    """It becomes a table if its format has columns."""
     fields = {
         "name": "a",
         "run_id": "r",
@@ -136,8 +136,8 @@ def identify(config, **fields):
     return digest(run_fingerprint(config, **{**given, **fields})["identity"])
 
 
-def test_identity_follows_what_shapes_the_result(config, tmp_path):
-    """And nothing else: a run can go on with other nodes, limits and timeouts."""
+def test_only_fields_that_shape_the_result_change_the_fingerprint(config, tmp_path):
+    """A run can be resumed with other nodes, limits and timeouts."""
     same = identify(config())
     unshaping = {"node_count": 3, "process_count_per_node": 2, "run_invocation_timeout": 5, "error_threshold": 9}
     assert identify(config(**unshaping, run_max_try=1, logging_level="DEBUG", allowed_failed_count=1)) == same
@@ -164,15 +164,15 @@ def test_identity_follows_what_shapes_the_result(config, tmp_path):
     assert len({same, *others}) == len(others) + 1
 
 
-def test_runs_of_earlier_versions_are_still_the_same(config):
-    """What is new counts only where it is used."""
+def test_fingerprints_of_earlier_versions_still_match(config):
+    """New fields count only if they are used."""
     now = run_fingerprint(config(), inputs=[], arguments=[], side_inputs={}, key=b"k")
     assert "models" not in now["identity"]
     assert "append_row_csv_options" not in now["shaping"]
 
 
-def test_models_that_are_others_are_named(config, tmp_path):
-    """With those that have come or gone; runs of earlier versions had none."""
+def test_changed_models_are_named(config, tmp_path):
+    """So are added and deleted ones; runs of earlier versions had none."""
     model = tmp_path / "m"
 
     def now(text):
@@ -182,19 +182,19 @@ def test_models_that_are_others_are_named(config, tmp_path):
     without = run_fingerprint(config(), inputs=[], arguments=[], side_inputs={}, key=b"k")
     before = now("a")
     assert list(differences(before, now("bb"))) == ["model m has changed"]
-    assert list(differences(before, without)) == ["model m is gone"]
+    assert list(differences(before, without)) == ["model m no longer exists"]
     assert list(differences(without, before)) == ["model m is new"]
 
 
-def test_a_model_that_is_not_there_is_told(tmp_path):
-    """When the step runs: an earlier step of the flow may have made it."""
+def test_a_missing_model_is_an_error(tmp_path):
+    """It is checked when the step runs: an earlier step of the flow may create it."""
     check_models({"m": str(tmp_path)})
     with pytest.raises(InputError, match="model m does not exist"):
         check_models({"m": str(tmp_path / "none")})
 
 
-def test_the_content_of_a_conda_file_counts_and_not_its_place(config, tmp_path):
-    """It says what the script runs in."""
+def test_the_content_of_a_conda_file_counts_not_its_path(config, tmp_path):
+    """It determines the packages of the script."""
     found = []
     for name, text in (("a.yml", "dependencies: [python=3.11]"), ("b.yml", "dependencies: [python=3.11]"), ("a.yml", "other")):
         (tmp_path / name).write_text(text)
@@ -203,8 +203,8 @@ def test_the_content_of_a_conda_file_counts_and_not_its_place(config, tmp_path):
     assert identify(config(environment={"requirements": ["six"]})) != identify(config(environment={"requirements": ["attrs"]}))
 
 
-def test_code_counts_where_the_output_is_written_beside_it_too(config, tmp_path):
-    """An output below the source is left out; the source itself is code although run directories lie in it."""
+def test_an_output_below_the_source_is_not_code(config, tmp_path):
+    """The source itself stays code although it contains run directories."""
     before = identify(config())
     (tmp_path / "code" / "out" / "_parallel_run").mkdir(parents=True)
     (tmp_path / "code" / "out" / "result.txt").write_text("rows")
@@ -216,16 +216,16 @@ def test_code_counts_where_the_output_is_written_beside_it_too(config, tmp_path)
     assert identify(config()) != before
 
 
-def test_secrets_are_not_in_the_identity(config):
-    """Only a keyed hash of them."""
+def test_secrets_are_not_in_the_fingerprint(config):
+    """It contains only a keyed hash of them."""
     parts = run_fingerprint(
         config(environment_variables={"TOKEN": "hunter2"}), inputs=[], arguments=[], side_inputs={}, key=b"k"
     )
     assert "hunter2" not in json.dumps(parts)
 
 
-def test_the_machine_key_is_made_once_and_is_private(tmp_path):
-    """32 bytes that only the owner may read."""
+def test_the_machine_key_is_created_once_and_is_private(tmp_path):
+    """It has 32 bytes, readable only by its owner."""
     first = machine_key(tmp_path / "home")
     assert machine_key(tmp_path / "home") == first
     assert len(first) == 32
@@ -246,8 +246,8 @@ def nobody():
 
 
 @pytest.mark.parametrize("home", [".", "new/home"])
-def test_a_home_that_cannot_be_written_is_named(nobody, home):
-    """With the variable to change."""
+def test_a_read_only_home_is_named(nobody, home):
+    """The error also names the variable to change."""
     home = nobody / home
     for use in (machine_key, check_home):
         with pytest.raises(PrefectHomeError) as caught:
@@ -257,7 +257,7 @@ def test_a_home_that_cannot_be_written_is_named(nobody, home):
 
 
 def test_a_home_below_a_file_is_named(tmp_path):
-    """As one that cannot be created at all."""
+    """It cannot be created."""
     (tmp_path / "file").touch()
     for use in (machine_key, check_home):
         with pytest.raises(PrefectHomeError, match=r"file/home, which is not writable: .*Not a directory"):
@@ -267,7 +267,7 @@ def test_a_home_below_a_file_is_named(tmp_path):
 
 
 def test_a_lock_belongs_to_one_process_and_ends_with_it(tmp_path):
-    """A second one is refused with the owner's name; a dead owner's is free."""
+    """A second process gets an error with the owner's name; a dead owner's lock is free."""
     directory = RunDirectory(tmp_path)
     with directory.lock(), pytest.raises(RunLockedError) as caught:
         directory.lock()
@@ -282,8 +282,8 @@ def test_a_lock_belongs_to_one_process_and_ends_with_it(tmp_path):
     directory.lock().release()
 
 
-def test_runs_below_finds_those_that_were_begun(tmp_path):
-    """The newest first; a folder without description was never begun."""
+def test_runs_below_finds_runs_with_a_description(tmp_path):
+    """The newest is first; a folder without description was never started."""
     for number, name in enumerate(["a-1", "a-2", "b-1"]):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "run.json", {"number": number})

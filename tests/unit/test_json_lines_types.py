@@ -32,7 +32,7 @@ def column(kinds):
     blank=st.sampled_from(["", "\n", " \n", "\n\n  "]),
 )
 def test_parts_have_the_types_and_values_of_the_whole(columns, size, part, blank, tmp_path_factory):
-    """However the file is cut; pandas keeps no type for a column without a value."""
+    """However the file is divided; pandas has no type for a column without values."""
     rows = [dict(zip("abc", row, strict=False)) for row in zip(*columns, strict=True)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     path = tmp_path_factory.mktemp("t") / "t.jsonl"
@@ -64,7 +64,7 @@ def test_parts_have_the_types_and_values_of_the_whole(columns, size, part, blank
     ],
 )
 def test_a_broken_record_is_named_and_not_retried(tmp_path, line, reason):
-    """It says nothing about the columns either."""
+    """It does not affect the columns."""
     path = tmp_path / "t.jsonl"
     path.write_bytes(b'{"a": "x"}\n{"a": "y"}\n' + line + b'\n{"a": "\\ud83d\\ude00"}\n')
     (cut,) = TabularDataset.from_json_lines_files([path]).as_named_input("t").cuts(1 << 20)

@@ -1,4 +1,4 @@
-"""The ledger says what is committed: all of a lease or nothing, and every count from its rows."""
+"""The ledger records committed results: all of a lease or nothing, and every count from its rows."""
 
 import sqlite3
 
@@ -40,8 +40,8 @@ def ledger(tmp_path):
         yield made
 
 
-def test_a_new_ledger_has_everything_to_do(ledger):
-    """One row per mini-batch, all planned."""
+def test_in_a_new_ledger_every_mini_batch_is_planned(ledger):
+    """There is one row per mini-batch."""
     remainder = ledger.remainder()
     assert remainder.pending == ((0, 6),)
     assert remainder.waiting == ()
@@ -49,8 +49,8 @@ def test_a_new_ledger_has_everything_to_do(ledger):
     assert not remainder.tally.all_scheduled
 
 
-def test_what_is_left_is_what_has_no_final_outcome(ledger):
-    """Ranges of untouched mini-batches, and waiting ones with their next try."""
+def test_pending_work_is_what_lacks_a_final_outcome(ledger):
+    """It has ranges of unstarted mini-batches, and waiting ones with their next attempt."""
     ledger.commit(
         [(receipt(1), "succeeded"), (receipt(3, outcome="raised"), "waiting"), (receipt(5, outcome="died"), "failed")]
     )
@@ -62,8 +62,8 @@ def test_what_is_left_is_what_has_no_final_outcome(ledger):
     assert (tally.succeeded_items, tally.failed_items, tally.waiting_items, tally.rows) == (10, 10, 10, 10)
 
 
-def test_a_success_after_a_failure_un_counts_it(ledger):
-    """The try stays on record."""
+def test_a_success_after_a_failure_replaces_it_in_the_counts(ledger):
+    """The failed attempt stays on record."""
     ledger.commit([(receipt(0, outcome="raised"), "waiting")])
     ledger.commit([(receipt(0, attempt=2), "succeeded")])
     tally = ledger.tally()
@@ -72,7 +72,7 @@ def test_a_success_after_a_failure_un_counts_it(ledger):
 
 
 def test_a_lease_is_committed_whole_or_not_at_all(ledger):
-    """A try that is already on record refuses the whole lease, so nothing is counted twice."""
+    """An attempt that is already on record rejects the whole lease, so nothing is counted twice."""
     ledger.commit([(receipt(0), "succeeded")])
     with pytest.raises(sqlite3.IntegrityError):
         ledger.commit([(receipt(1), "succeeded"), (receipt(0), "succeeded")])
@@ -80,14 +80,14 @@ def test_a_lease_is_committed_whole_or_not_at_all(ledger):
     assert ledger.remainder().pending == ((1, 6),)
 
 
-def test_places_come_in_mini_batch_order_whatever_the_order_of_commits(ledger):
-    """Only those of mini-batches that succeeded."""
+def test_places_are_in_mini_batch_order_for_any_commit_order(ledger):
+    """Only succeeded mini-batches have one."""
     ledger.commit([(receipt(4), "succeeded"), (receipt(0), "succeeded"), (receipt(2, outcome="raised"), "failed")])
     assert list(ledger.places()) == [Place(0, "p0.part", 0, 0, 100, 77, 10), Place(4, "p0.part", 400, 0, 100, 77, 10)]
 
 
 def test_a_ledger_grows_with_its_plan(tmp_path):
-    """Further mini-batches come behind the others; what is known of those stays."""
+    """New mini-batches are appended; existing rows stay."""
     with Ledger.create(tmp_path / "l.sqlite", ()) as ledger:
         assert (ledger.planned(), ledger.is_empty(), ledger.tally().planned) == (0, True, 0)
         ledger.extend([10, 10])
@@ -100,7 +100,7 @@ def test_a_ledger_grows_with_its_plan(tmp_path):
 
 
 def test_failures_are_grouped_by_cause(ledger):
-    """The most frequent first, with the first example of each."""
+    """The most frequent cause is first, each with its first example."""
     ledger.commit([(receipt(i, outcome="raised"), "failed") for i in (3, 1)])
     ledger.commit([(receipt(2, outcome="died", fingerprint="f2", error_type="SIGKILL", error="killed"), "failed")])
     found = causes(ledger)
@@ -122,8 +122,8 @@ def isolate(ledger):
         ledger.commit_piece(piece, (start, stop), int(is_bad and stop - start == 1), state)
 
 
-def test_tries_of_items_apart_count_and_name_the_guilty_one(ledger):
-    """Four times this item has failed, and it alone has failed for good."""
+def test_attempts_at_pieces_count_and_name_the_failing_item(ledger):
+    """This item failed four times, and only it failed finally."""
     isolate(ledger)
     ledger.commit([(receipt(number, outcome="died", fingerprint="f2"), "failed") for number in (2, 3)])
     first, second = causes(ledger)
@@ -134,22 +134,22 @@ def test_tries_of_items_apart_count_and_name_the_guilty_one(ledger):
     assert found == [(1, 4, 1), (2, 1, 10), (3, 1, 10)]
 
 
-def test_a_shortfall_is_a_failure_too(ledger):
-    """Where no try has failed, it is what an error has to tell."""
+def test_missing_rows_count_as_a_failure(ledger):
+    """Without a failed attempt they are the first failure."""
     assert first_failure(ledger) == ""
     ledger.commit([(receipt(2, succeeded=1, failed=9, rows=1), "succeeded"), (receipt(1), "succeeded")])
     assert first_failure(ledger) == "mini-batch 2: run() returned 1 row for 10 items"
 
 
-def test_failed_has_mini_batches_that_returned_too_few_rows(ledger):
-    """They succeeded, and some of their items did not."""
+def test_mini_batches_with_too_few_rows_are_listed_as_failed(ledger):
+    """They succeeded, but some of their items did not."""
     ledger.commit([(receipt(0, succeeded=7, failed=3, rows=7), "succeeded"), (receipt(1, outcome="raised"), "failed")])
     found = list(failed_mini_batches(ledger))
     assert [(one.mini_batch, one.state, one.failed) for one in found] == [(0, "succeeded", 3), (1, "failed", 10)]
 
 
-def test_what_is_committed_is_there_when_it_is_opened_again(tmp_path):
-    """Also when it was never closed."""
+def test_committed_rows_survive_reopening(tmp_path):
+    """They also survive when the ledger was not closed."""
     first = Ledger.create(tmp_path / "l.sqlite", [1, 1])
     first.commit([(receipt(0, items=1), "succeeded")])
     first.note(status="running", drives="1")
@@ -159,8 +159,8 @@ def test_what_is_committed_is_there_when_it_is_opened_again(tmp_path):
     first.close()
 
 
-def test_the_tables_are_those_that_others_rely_on(ledger):
-    """CONTRACT 9."""
+def test_the_tables_match_the_contract(ledger):
+    """Users query them (CONTRACT 9)."""
     columns = {
         table: [row[1] for row in ledger._connection.execute(f"PRAGMA table_info({table})")]
         for table in ("mini_batches", "attempts")

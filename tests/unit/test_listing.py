@@ -1,4 +1,4 @@
-"""Which files a folder stands for: each once, in order, however many there are."""
+"""Listings expand folders and globs: each file once, in order, with bounded memory."""
 
 import os
 import tempfile
@@ -19,8 +19,8 @@ NAMES = ["b", "a/z", "a.txt", "a/b/c", "a-b", "line\nbreak", "ü", "zz/" + "x" *
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 1000])
-def test_a_folder_with_more_names_than_are_held_comes_in_order(tmp_path, monkeypatch, most):
-    """Names go to temporary files and are merged: the order is that of the whole paths, whatever is in them."""
+def test_a_folder_with_too_many_names_is_listed_in_order(tmp_path, monkeypatch, most):
+    """Names are merged from temporary files in the order of whole paths, whatever bytes they contain."""
     monkeypatch.setattr(module, "_MOST_NAMES", most)
     monkeypatch.setattr(module, "_SPILL_BLOCK", 5)
     for name in [*NAMES, ".hidden", "_parallel_run/x"]:
@@ -33,7 +33,7 @@ def test_a_folder_with_more_names_than_are_held_comes_in_order(tmp_path, monkeyp
 
 
 def test_linked_folders_are_followed_in_folders_and_globs(tmp_path):
-    """A folder and its ``**`` list the same files; links that lead back, even two in one folder, end."""
+    """A folder and its ``**`` list the same files; circular links end, even two in one folder."""
     inputs, real = tmp_path / "in", tmp_path / "real"
     for folder in (inputs / "sub", real):
         folder.mkdir(parents=True)
@@ -48,8 +48,8 @@ def test_linked_folders_are_followed_in_folders_and_globs(tmp_path):
         assert [file.path for file in list_files([f"{inputs}/{pattern}"])] == expected, pattern
 
 
-def test_tables_leave_out_what_their_writers_put_beside_the_data(tmp_path):
-    """Folder and glob leave out names that start with ``_``; a name that is given counts, and so do hive folders."""
+def test_tables_skip_files_beside_the_data(tmp_path):
+    """Folders and globs skip names with a leading ``_``; literal names and hive folders are kept."""
     for name in ("a.csv", "_SUCCESS", "_metadata", "_temporary/b.csv", "_k=1/c.csv", "k=1/_committed_1", "_=/x"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -66,8 +66,8 @@ def test_tables_leave_out_what_their_writers_put_beside_the_data(tmp_path):
 
 @pytest.mark.parametrize("pattern", ["", "/**"])
 @pytest.mark.parametrize("below", ["", "/t"])
-def test_a_delta_table_is_named(tmp_path, pattern, below):
-    """Its folder may hold files that no longer count."""
+def test_a_delta_table_is_an_error(tmp_path, pattern, below):
+    """Its folder may contain outdated files."""
     log = tmp_path / "t" / "_delta_log"
     log.mkdir(parents=True)
     (log / "0.json").touch()
@@ -76,8 +76,8 @@ def test_a_delta_table_is_named(tmp_path, pattern, below):
 
 
 @given(st.lists(st.sampled_from(["..", "real", "sub", "link", "."]), max_size=8))
-def test_an_absolute_path_leads_where_the_given_path_leads(parts):
-    """``..`` behind a link is the parent of the link's target; a path that does not exist stays one."""
+def test_an_absolute_path_has_the_meaning_of_the_given_path(parts):
+    """``..`` after a link is the parent of its target; a path that does not exist is kept."""
     with tempfile.TemporaryDirectory() as top:
         for folder in ("real/sub/sub", "sub/real"):
             os.makedirs(f"{top}/{folder}")
@@ -91,8 +91,8 @@ def test_an_absolute_path_leads_where_the_given_path_leads(parts):
             assert ".." not in found.split("/")
 
 
-def test_a_listing_remembers_what_it_listed(files):
-    """The hash is that of the newest listing that went to its end."""
+def test_the_hash_is_that_of_the_latest_complete_listing(files):
+    """An interrupted iteration does not change it."""
     listing = Listing([str(files)])
     next(iter(listing))
     assert listing.sha256 == ""
@@ -103,7 +103,7 @@ def test_a_listing_remembers_what_it_listed(files):
 
 
 def test_a_listing_can_be_stopped(files):
-    """By its heartbeat."""
+    """check_cancelled raises."""
 
     def stop():
         raise KeyboardInterrupt
@@ -112,8 +112,8 @@ def test_a_listing_can_be_stopped(files):
         Listing([str(files)], stop).exhaust()
 
 
-def test_a_plan_that_has_ended_takes_no_further_group(tmp_path):
-    """Another thread may ask for what there is just when planning fails."""
+def test_a_closed_plan_accepts_no_more_groups(tmp_path):
+    """Another thread may flush while planning fails."""
     spool = Spool(tmp_path / "spool")
     writer = PlanWriter(tmp_path / "plan.parquet", spool.append)
 

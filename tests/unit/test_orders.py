@@ -1,4 +1,4 @@
-"""Orders as values, and as lines that anybody may have written."""
+"""Commands for a running step: as values, and as lines that any user may have written."""
 
 import json
 
@@ -17,7 +17,7 @@ def line(**changes):
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "words"),
+    ("kind", "values", "message"),
     [
         ("pause", {}, "pause"),
         ("continue", {}, "continue"),
@@ -29,63 +29,63 @@ def line(**changes):
         ("processes", {"process_count_per_node": 3}, "processes process_count_per_node=3"),
     ],
 )
-def test_an_order_travels_as_a_line(kind, values, words):
-    """And says what it is."""
+def test_a_command_survives_the_round_trip_as_a_line(kind, values, message):
+    """Its text form names kind and values."""
     order = Order(id=ID, at=1.5, by="ann@host/7", driver="d", kind=kind, values=values)
     assert Order.from_line(order.to_line()) == order
-    assert str(order) == words
+    assert str(order) == message
     assert json.loads(order.what) == {kind: values}
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "message"),
     [
-        (b"", "is no JSON"),
-        (b"\xff\xfe", "is no JSON"),
-        (b"[" * LONGEST, "is no JSON"),
-        (b"[" * (LONGEST + 1), f"over {LONGEST} bytes"),
-        (b'"pause"', "no object with an id"),
-        (b"{}", "no object with an id"),
-        (line(id=7), "no object with an id"),
-        (line(id="../../etc/passwd"), "no object with an id"),
+        (b"", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * LONGEST, "is not JSON"),
+        (b"[" * (LONGEST + 1), f"at most {LONGEST} bytes"),
+        (b'"pause"', "not a JSON object with an id"),
+        (b"{}", "not a JSON object with an id"),
+        (line(id=7), "not a JSON object with an id"),
+        (line(id="../../etc/passwd"), "not a JSON object with an id"),
     ],
 )
-def test_what_is_no_order_has_no_id(wrong, words):
-    """It is refused, and named by its beginning only."""
-    with pytest.raises(OrderRefusedError, match=words) as caught:
+def test_an_unreadable_line_is_rejected_without_an_id(wrong, message):
+    """The error quotes only its first part."""
+    with pytest.raises(OrderRefusedError, match=message) as caught:
         Order.from_line(wrong)
     assert caught.value.order is None
     assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
-        ({"order": "pause"}, "accepted: one of pause, continue, limits, processes"),
-        ({"order": {"pause": {}, "continue": {}}}, "accepted: one of pause"),
-        ({"order": {"stop": {}}}, "'stop'; accepted: pause, continue, limits, processes"),
-        ({"order": {"pause": {"for": 3}}}, "pause has 'for'; accepted: nothing"),
-        ({"order": {"limits": {}}}, "accepted: one or more of error_threshold, allowed_failed_count, allowed_failed_percent"),
-        ({"order": {"limits": {"run_max_try": 3}}}, "limits has 'run_max_try'"),
-        ({"order": {"limits": {"error_threshold": -2}}}, "error_threshold is -2; accepted: a whole number, -1"),
-        ({"order": {"limits": {"error_threshold": True}}}, "error_threshold is True"),
-        ({"order": {"limits": {"error_threshold": 1.5}}}, "error_threshold is 1.5"),
-        ({"order": {"limits": {"error_threshold": 10**400}}}, "error_threshold is 1000"),
-        ({"order": {"limits": {"allowed_failed_percent": float("nan")}}}, "allowed_failed_percent is nan"),
-        ({"order": {"limits": {"allowed_failed_percent": 101}}}, "accepted: a number from 0 to 100"),
-        ({"order": {"processes": {"process_count_per_node": 0}}}, "accepted: a whole number from 1 to 1024"),
-        ({"order": {"processes": {"process_count_per_node": 10**6}}}, "process_count_per_node is 1000000"),
-        ({"by": "\x1b[2J"}, "by is '.x1b"),
-        ({"by": "\ud800"}, "accepted: a printable text"),
-        ({"driver": None}, "driver is None"),
-        ({"at": "now"}, "at is 'now'; accepted: seconds"),
-        ({"at": float("inf")}, "at is inf"),
-        ({"more": 1}, "accepted: id, at, by, driver, order"),
+        ({"order": "pause"}, "order: expected one of pause, continue, limits, processes with its values, got 'pause'"),
+        ({"order": {"pause": {}, "continue": {}}}, "order: expected one of pause"),
+        ({"order": {"stop": {}}}, "order: expected one of pause, continue, limits, processes, got 'stop'"),
+        ({"order": {"pause": {"for": 3}}}, "pause: expected no values, got 'for'"),
+        ({"order": {"limits": {}}}, "expected one or more of error_threshold, allowed_failed_count, allowed_failed_percent"),
+        ({"order": {"limits": {"run_max_try": 3}}}, "limits: expected .*, got 'run_max_try'"),
+        ({"order": {"limits": {"error_threshold": -2}}}, "error_threshold: expected an integer, -1 .*, got -2"),
+        ({"order": {"limits": {"error_threshold": True}}}, "error_threshold: .* got True"),
+        ({"order": {"limits": {"error_threshold": 1.5}}}, "error_threshold: .* got 1.5"),
+        ({"order": {"limits": {"error_threshold": 10**400}}}, "error_threshold: .* got 1000"),
+        ({"order": {"limits": {"allowed_failed_percent": float("nan")}}}, "allowed_failed_percent: .* got nan"),
+        ({"order": {"limits": {"allowed_failed_percent": 101}}}, "expected a number from 0 to 100"),
+        ({"order": {"processes": {"process_count_per_node": 0}}}, "expected an integer from 1 to 1024, got 0"),
+        ({"order": {"processes": {"process_count_per_node": 10**6}}}, "process_count_per_node: .* got 1000000"),
+        ({"by": "\x1b[2J"}, "by: .* got '.x1b"),
+        ({"by": "\ud800"}, "by: expected a printable string"),
+        ({"driver": None}, "driver: .* got None"),
+        ({"at": "now"}, "at: expected seconds, got 'now'"),
+        ({"at": float("inf")}, "at: .* got inf"),
+        ({"more": 1}, "expected the keys id, at, by, driver, order"),
     ],
 )
-def test_a_wrong_order_is_refused_by_its_id(changes, words):
-    """So that whoever gave it is answered, with what is accepted."""
-    with pytest.raises(OrderRefusedError, match=words) as caught:
+def test_an_invalid_command_is_rejected_with_its_id(changes, message):
+    """The sender can then be answered with what is expected."""
+    with pytest.raises(OrderRefusedError, match=message) as caught:
         Order.from_line(line(**changes))
     assert caught.value.order == ID
 
@@ -95,7 +95,7 @@ def test_a_wrong_order_is_refused_by_its_id(changes, words):
         st.binary(max_size=300), st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps).map(str.encode)
     )
 )
-def test_whatever_stands_in_a_line_it_is_refused_or_an_order(text):
-    """Never another error."""
+def test_arbitrary_bytes_raise_only_the_rejection_error(text):
+    """Any other error would stop the flow process."""
     with pytest.raises(OrderRefusedError):
         Order.from_line(text)

@@ -22,7 +22,7 @@ from .test_column_unification import KINDS, value
 def echoed(folder, size):
     """The result of a step over t.parquet whose run() returns its mini-batch, cut to this size."""
     reader, parts = Reader(), Parts(folder, "parquet")
-    for number, cut in enumerate(TabularDataset.from_parquet_files(folder / "t.parquet").cuts(size, tell=lambda _: None)):
+    for number, cut in enumerate(TabularDataset.from_parquet_files(folder / "t.parquet").cuts(size, warn=lambda _: None)):
         parts.add(number, reader.read(json.loads(cut.work)).value)
     parts.publish(folder / "r.parquet")
     return pq.read_table(folder / "r.parquet")
@@ -95,7 +95,7 @@ def test_integers_beside_a_null_stay_integers(tmp_path, kind, values, size):
 def test_entries_of_a_map_are_a_plain_list_elsewhere(tmp_path):
     """Processes of the script that get them by pickle know nothing of us."""
     pq.write_table(pa.table({"x": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))}), tmp_path / "t.parquet")
-    (cut,) = TabularDataset.from_parquet_files(tmp_path / "t.parquet").cuts(1, tell=lambda _: None)
+    (cut,) = TabularDataset.from_parquet_files(tmp_path / "t.parquet").cuts(1, warn=lambda _: None)
     entries = Reader().read(json.loads(cut.work)).value["x"][0]
     assert entries == [("a", 1)]
     assert type(pickle.loads(pickle.dumps(entries))) is list

@@ -1,4 +1,4 @@
-"""A plan that is being made: what is told of can be read, and a process that ends leaves what it had planned."""
+"""An incomplete plan can be read while it grows, and survives the death of the process."""
 
 import pyarrow as pa
 
@@ -12,8 +12,8 @@ def group(start, stop):
     return Group(["x"] * count, [1] * count, [2] * count, [f'{{"n":{number}}}' for number in range(start, stop)])
 
 
-def test_a_spool_is_read_while_it_is_written(tmp_path):
-    """Across groups, in any order, also the newest."""
+def test_a_spool_can_be_read_while_it_is_written(tmp_path):
+    """Reads cross groups, in any order, and include the newest."""
     spool = Spool(tmp_path / "spool")
     spool.append(group(0, 3))
     assert spool.works(1, 3) == ['{"n":1}', '{"n":2}']
@@ -26,8 +26,8 @@ def test_a_spool_is_read_while_it_is_written(tmp_path):
     assert [one.number for one in spooled(tmp_path / "spool")] == list(range(9))
 
 
-def test_a_spool_that_was_cut_off_gives_what_is_whole(tmp_path):
-    """At whatever byte the process ended."""
+def test_a_truncated_spool_yields_its_complete_groups(tmp_path):
+    """The process may die at any byte."""
     spool = Spool(tmp_path / "spool")
     for start in (0, 3, 6):
         spool.append(group(start, start + 3))
@@ -44,8 +44,8 @@ def test_a_spool_that_was_cut_off_gives_what_is_whole(tmp_path):
     assert set(counts) >= {0, 3, 6}
 
 
-def test_what_grows_is_what_the_plan_holds(files, tmp_path):
-    """Group by group, also when somebody asks for what there is in between."""
+def test_reported_groups_equal_the_plan(files, tmp_path):
+    """Flushing in between does not change that."""
     spool = Spool(tmp_path / "spool")
     writer = PlanWriter(tmp_path / "plan.parquet", spool.append)
     planning = Planning(normalise_inputs([files]), 3, None, tmp_path)
@@ -56,8 +56,8 @@ def test_what_grows_is_what_the_plan_holds(files, tmp_path):
     spool.close()
 
 
-def test_a_spool_of_another_format_holds_nothing(tmp_path):
-    """An interrupted run of an earlier version is planned anew."""
+def test_a_spool_of_an_earlier_version_is_empty(tmp_path):
+    """An interrupted run of an earlier version is planned again."""
     schema = pa.schema([("work", pa.string())])
     with pa.OSFile(str(tmp_path / "spool"), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
         stream.write_batch(pa.RecordBatch.from_pylist([{"work": "{}"}], schema=schema))

@@ -1,4 +1,4 @@
-"""Records end where pandas ends them, whatever stands in the file."""
+"""Records end where pandas ends them, whatever the file contains."""
 
 import io
 import re
@@ -66,7 +66,7 @@ def options_of(dialect):
 @example(text='"a""\n",b\n', dialect=Dialect(quote=b'"', double_quote=False), block=2)
 @example(text='a\\\n"b\n"', dialect=Dialect(quote=b'"', escape=b"\\"), block=1)
 def test_records_end_where_pandas_ends_them(text, dialect, block):
-    """Every span, read alone, is one row, and the rows together are those of the whole file."""
+    """Every span, read alone, is one row, and all rows together equal those of the whole file."""
     assume(not LOST_BY_PANDAS.search(text))
     expected = pandas_rows(text, **options_of(dialect))
     data = text.encode()
@@ -90,8 +90,8 @@ def test_records_end_where_pandas_ends_them(text, dialect, block):
 
 
 @given(text=HOSTILE, dialect=DIALECTS)
-def test_the_quick_way_and_the_exact_way_agree(text, dialect):
-    """Where parity may be used, it finds what the state machine finds, from any state that a block can begin in."""
+def test_parity_and_state_machine_agree(text, dialect):
+    """From any state in which a block can start, if parity may be used."""
     block = text.encode()
     for state in (START, FIELD, *([QUOTED] if dialect.quote else [])):
         quick = module._breaks(block, state, dialect)
@@ -114,7 +114,7 @@ def test_the_quick_way_and_the_exact_way_agree(text, dialect):
 def test_every_record_of_a_quoted_file_is_in_exactly_one_mini_batch(
     rows, size, terminator, bom, last_newline, tmp_path_factory
 ):
-    """In order, with the planned number of rows, whatever the text holds and however small the mini-batches are."""
+    """In order, with the planned number of rows, for any text and any mini-batch size."""
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     frame = pd.DataFrame(rows, columns=["a", "b", "c"])
     text = frame.to_csv(index=False, lineterminator=terminator, quoting=1)
@@ -135,7 +135,7 @@ def test_every_record_of_a_quoted_file_is_in_exactly_one_mini_batch(
 
 
 def test_a_missing_closing_quote_names_the_file(tmp_path):
-    """Rather than one endless record."""
+    """It must not become one endless record."""
     path = tmp_path / "t.csv"
     path.write_text('a,b\n1,"2\n3,4\n')
     with pytest.raises(InputError, match=r"t.csv: ends inside a quoted field"):

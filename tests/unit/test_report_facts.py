@@ -163,7 +163,7 @@ def test_missing_files_only_remove_their_sections(tmp_path):
         ledger._connection.execute(LOST, (0, 1))
         facts = collect(directory, nothing)
     assert facts.timeline is None  # the attempt has no time
-    with pytest.raises(OutputError, match="is not there"):
+    with pytest.raises(OutputError, match="does not exist"):
         collect(RunDirectory(tmp_path), nothing)
 
 

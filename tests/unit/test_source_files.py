@@ -1,4 +1,4 @@
-"""What belongs to the script's code: the same files count as a change of it and travel."""
+"""The files of the script's code: the same ones count for the fingerprint and are sent to the nodes."""
 
 import os
 import socket
@@ -22,8 +22,8 @@ def code(folder, script="score.py", *, whole=True):
     return {file.name for file in SourceTree(folder, folder / script, whole).files()}
 
 
-def test_a_source_directory_is_taken_whole(tmp_path):
-    """But for what is no code in any case."""
+def test_a_source_directory_is_included_completely(tmp_path):
+    """Only caches, hidden files and the like are excluded."""
     tree(
         tmp_path, ["score.py", "model.bin", "lib/deep/a.txt", "lib/__pycache__/a.pyc", "node_modules/x.js", ".env", ".git/HEAD"]
     )
@@ -33,28 +33,28 @@ def test_a_source_directory_is_taken_whole(tmp_path):
     assert code(tmp_path) == {"score.py", "model.bin", "lib/deep/a.txt"}
 
 
-def test_without_one_it_is_the_python_files_around_the_script(tmp_path):
-    """Up to the folder above its outermost package, so that relative imports find all they may reach."""
+def test_without_source_directory_nearby_python_files_are_code(tmp_path):
+    """They start above its outermost package, so that all relative imports work."""
     tree(tmp_path, ["pkg/__init__.py", "pkg/sub/__init__.py", "pkg/sub/score.py", "pkg/data.csv", "beside.py", "data/x.bin"])
     found = code(tmp_path / "pkg" / "sub", whole=False)
     assert found == {"pkg/__init__.py", "pkg/sub/__init__.py", "pkg/sub/score.py", "beside.py"}
 
 
-def test_a_script_with_another_ending_belongs_to_it_all_the_same(tmp_path):
-    """It is what the config names."""
+def test_the_script_is_code_even_without_the_ending_py(tmp_path):
+    """The configuration names it."""
     tree(tmp_path, ["score", "other", "helper.py"])
     assert code(tmp_path, "score", whole=False) == {"score", "helper.py"}
 
 
 def test_a_source_directory_that_is_a_package_keeps_its_name(tmp_path):
-    """Of the packages around it only their __init__.py belongs to it: importing the script runs them."""
+    """Of its parent packages only __init__.py is included: importing the script runs them."""
     tree(tmp_path, ["a/__init__.py", "a/secret.py", "a/b/__init__.py", "a/b/score.py", "a/b/t/x.csv", "a/b/.amlignore:/t/"])
     assert code(tmp_path / "a" / "b") == {"a/__init__.py", "a/b/__init__.py", "a/b/score.py"}
 
 
 @pytest.mark.parametrize("sign", ["_parallel_run/run/ledger", "pyvenv.cfg"])
-def test_where_the_script_lies_is_code(tmp_path, sign):
-    """Though the output is written there, or it is the folder of a virtual environment."""
+def test_the_folder_of_the_script_is_always_code(tmp_path, sign):
+    """It may contain the output, or be the folder of a virtual environment."""
     tree(tmp_path, ["tasks/score.py", f"tasks/{sign}", "tasks/lib/python3/site-packages/x.py", "a.py"])
     assert {"tasks/score.py", "a.py"} <= code(tmp_path, "tasks/score.py")
     assert not {"tasks/_parallel_run/run/ledger", "tasks/lib/python3/site-packages/x.py"} & code(tmp_path, "tasks/score.py")
@@ -75,8 +75,8 @@ def test_where_the_script_lies_is_code(tmp_path, sign):
         ({".gitignore": "data/*/c.csv", "data/.amlignore": "*"}, {"score.py", "a.log", "data/a.log", "data/b.csv"}),
     ],
 )
-def test_amlignore_and_else_gitignore_leave_files_out(tmp_path, rules, left):
-    """In gitignore's syntax; nested files count for .gitignore alone."""
+def test_amlignore_or_else_gitignore_excludes_files(tmp_path, rules, left):
+    """Both use gitignore's syntax; only .gitignore may be nested."""
     tree(tmp_path, ["score.py", "a.log", "data/a.log", "data/b.csv", "data/raw/c.csv"])
     for name, text in rules.items():
         (tmp_path / name).write_text(text)
@@ -84,14 +84,14 @@ def test_amlignore_and_else_gitignore_leave_files_out(tmp_path, rules, left):
 
 
 @pytest.mark.parametrize("rule", ["!", "score[", "\\", "score.py\\", "[!", "[z-a]core.py", "/", "[[:no:]]core.py"])
-def test_a_rule_that_says_nothing_leaves_nothing_out(tmp_path, rule):
-    """As in git."""
+def test_an_empty_rule_excludes_nothing(tmp_path, rule):
+    """git does the same."""
     tree(tmp_path, ["score.py", f".gitignore:{rule}"])
     assert code(tmp_path) == {"score.py"}
 
 
-def test_links_and_other_things_are_told_as_what_they_are(tmp_path):
-    """Nothing is followed."""
+def test_links_and_special_files_are_not_followed(tmp_path):
+    """Their mode tells them from regular files."""
     tree(tmp_path / "code", ["score.py"])
     tree(tmp_path / "other", ["x.py"])
     (tmp_path / "code" / "file.py").symlink_to(tmp_path / "other" / "x.py")
@@ -103,7 +103,7 @@ def test_links_and_other_things_are_told_as_what_they_are(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    """It belongs to source_directory; beside a lone script it may be anybody's."""
+    """It is an error only in source_directory; folders beside a script may belong to other users."""
     tree(tmp_path, ["score.py", "closed/a.py"])
     scan = os.scandir
 

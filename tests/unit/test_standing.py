@@ -55,7 +55,7 @@ def test_time_to_go_is_beside_the_bar(run):
     joined = " ".join(row.strip() for row in lines)
     assert "latest result" in joined
     assert "2.0 mini-batches/s recently" in joined
-    assert "1 failed try of 1 mini-batch: PIL.UnidentifiedImageError: cannot identify image file '/data" in joined
+    assert "1 failed attempt of 1 mini-batch: PIL.UnidentifiedImageError: cannot identify image file '/data" in joined
     assert "54 s to go" in " ".join(standing_lines(look(run, NOW), NOW))
 
 

@@ -1,4 +1,4 @@
-"""Stores, on the one that fsspec keeps in memory: listing, objects, and the copy of a run directory."""
+"""Object stores, with fsspec's memory file system: listing, objects, and the copy of a run directory."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from prefect_parallel_run.runs.mirror import RunMirror, pull, pull_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.storage import objects
 from prefect_parallel_run.storage.listing import Listing, list_files
-from prefect_parallel_run.storage.remote_listing import look
+from prefect_parallel_run.storage.remote_listing import find_object
 
 ROOT = "memory://test"
 
@@ -38,8 +38,8 @@ def names(*paths):
     return [file.path.removeprefix("memory://test/") for file in list_files(paths)]
 
 
-def test_objects_come_in_the_order_of_their_names(store):
-    """As files do: a folder stands where the names below it do."""
+def test_objects_are_listed_in_the_order_of_their_names(store):
+    """A folder sorts where the names below it do, as with files."""
     for name in ("b.txt", "a/z", "a.txt", "a/b/c", "a-b", ".hidden", "x/.y/z", "_parallel_run/r/x"):
         store.pipe_file(f"/test/in/{name}", b"1")
     assert names(f"{ROOT}/in") == sorted(["in/a-b", "in/a.txt", "in/a/b/c", "in/a/z", "in/b.txt"])
@@ -59,14 +59,14 @@ def test_objects_come_in_the_order_of_their_names(store):
     ],
 )
 def test_patterns(store, pattern, found):
-    """A star stays within a segment, two go deeper."""
+    """One star stays within a segment, two match deeper."""
     for name in ("1.csv", "2.csv", "3.txt", "deep/er/4.csv", "deep/5.csv"):
         store.pipe_file(f"/test/in/{name}", b"1")
     assert names(f"{ROOT}/{pattern}") == found
 
 
-def test_a_change_is_noticed(store):
-    """By size and by version; an object that is gone is named."""
+def test_a_changed_object_is_detected(store):
+    """It is detected by size and version; a deleted object is named."""
     store.pipe_file("/test/a", b"12345")
     (found,) = Listing([f"{ROOT}/a"])
     check(*found)
@@ -80,7 +80,7 @@ def test_a_change_is_noticed(store):
     store.rm("/test/a")
     with pytest.raises(InputChanged, match="has been removed"):
         check(*found)
-    assert look(f"{ROOT}/a") is None
+    assert find_object(f"{ROOT}/a") is None
 
 
 @pytest.mark.parametrize(
@@ -88,17 +88,17 @@ def test_a_change_is_noticed(store):
     [
         ([f"{ROOT}/none"], "does not exist"),
         (["nowhere://a"], "Protocol not known: nowhere"),
-        (["/local", f"{ROOT}/a"], "all of this machine, or all of one kind of store"),
+        (["/local", f"{ROOT}/a"], "must be all local, or all in one kind of store"),
     ],
 )
-def test_what_cannot_be_listed_is_named(store, paths, words):
-    """With what the store's library says."""
+def test_listing_errors_name_the_url(store, paths, words):
+    """They contain the message of the store's library."""
     with pytest.raises(InputError, match=words):
         list(FileDataset.from_files(paths).cuts(1))
 
 
-def test_tables_are_cut_and_read_in_a_store(store):
-    """Through the same code as files."""
+def test_tables_in_a_store_are_planned_and_read(store):
+    """The code is the same as for files."""
     store.pipe_file("/test/t.csv", b"a,b\n" + b"".join(b"%d,x%d\n" % (n, n) for n in range(100)))
     cuts = list(TabularDataset.from_delimited_files(f"{ROOT}/t.csv").cuts(100))
     assert sum(cut.items for cut in cuts) == 100
@@ -106,8 +106,8 @@ def test_tables_are_cut_and_read_in_a_store(store):
     assert json.loads(cuts[0].work)["path"] == "memory://test/t.csv"
 
 
-def test_names_of_copies_are_harmless():
-    """Whatever stands in a key."""
+def test_names_of_local_copies_are_safe():
+    """A key may contain anything."""
     for name in ("a/..", "..", "x/.", "long/" + "n" * 300 + ".png", "plain.png", "ü b"):
         local = local_name(name)
         assert local not in ("", ".", "..")
@@ -116,8 +116,8 @@ def test_names_of_copies_are_harmless():
     assert local_name("long/" + "n" * 300 + ".png").endswith(".png")
 
 
-def test_objects_are_written_whole_and_read_back(store, tmp_path):
-    """Nothing is left beside them."""
+def test_objects_are_written_atomically_and_read_back(store, tmp_path):
+    """No temporary object remains."""
     (tmp_path / "f").write_bytes(b"abc" * 1000)
     objects.upload(tmp_path / "f", f"{ROOT}/deep/f")
     assert objects.names_below(f"{ROOT}/deep") == {"f": 3000}
@@ -153,8 +153,8 @@ def part_bytes(directory: RunDirectory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.parts.iterdir()}
 
 
-def test_a_copy_is_consistent_whenever_it_is_taken(store, tmp_path, monkeypatch):
-    """Whatever the ledger up there names is up there: parts grow while they go up, in pieces, at any moment."""
+def test_a_copy_is_consistent_at_any_moment(store, tmp_path, monkeypatch):
+    """Parts grow during the upload: every range in the uploaded ledger must be in the store."""
     monkeypatch.setattr(module, "_PIECE", 1000)
     directory = make_run(tmp_path / "run")
     mirror = RunMirror(directory, f"{ROOT}/out/_parallel_run/run", pytest.fail)
@@ -180,8 +180,8 @@ def test_a_copy_is_consistent_whenever_it_is_taken(store, tmp_path, monkeypatch)
     mirror.close()
 
 
-def test_a_copy_is_gone_on_with_where_it_was_left(store, tmp_path):
-    """A second machine, and the first one again, which finds that its own is no longer the newest."""
+def test_a_run_is_resumed_from_its_copy(store, tmp_path):
+    """A second machine resumes it, and then the first one again, whose folder is no longer the newest."""
     url = f"{ROOT}/out/_parallel_run/run"
     first = make_run(tmp_path / "one" / "run")
     (first.parts / "a.part").write_bytes(b"1" * 10)
@@ -206,8 +206,8 @@ def test_a_copy_is_gone_on_with_where_it_was_left(store, tmp_path):
     assert second.path.joinpath("mirror-token").exists()
 
 
-def test_two_machines_do_not_drive_one_run(store, tmp_path, monkeypatch):
-    """The second is refused and told who has it; a driver without sign of life does not count."""
+def test_two_machines_do_not_execute_the_same_run(store, tmp_path, monkeypatch):
+    """The error of the second one names the first; a stale lock does not count."""
     url = f"{ROOT}/out/_parallel_run/run"
     mirror = RunMirror(make_run(tmp_path / "one"), url, pytest.fail)
     mirror.begin(nothing)
@@ -222,8 +222,8 @@ def test_two_machines_do_not_drive_one_run(store, tmp_path, monkeypatch):
     mirror.close()
 
 
-def test_what_the_store_refuses_is_told(store, tmp_path, monkeypatch):
-    """While the run goes on as a warning, at its end as an error."""
+def test_errors_of_the_store_are_reported(store, tmp_path, monkeypatch):
+    """They are warnings while the run executes, and an error at its end."""
     directory = make_run(tmp_path / "run")
     mirror = RunMirror(directory, f"{ROOT}/out/_parallel_run/run", pytest.fail)
     mirror.begin(nothing)

@@ -1,1 +1,1 @@
-"""How the files of a table are written, and how each kind is cut."""
+"""File formats of tables: one module per format divides a file into mini-batches."""

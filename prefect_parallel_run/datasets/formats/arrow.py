@@ -1,4 +1,4 @@
-"""Arrow IPC files, which Feather files are too since version 2, and IPC streams: cut by record batches and inside them."""
+"""Arrow IPC files (Feather version 2 included) and IPC streams: divided at and inside record batches."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import pyarrow as pa
 from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.datasets.formats.base import CutFile
 from prefect_parallel_run.datasets.formats.row_groups import about_gaps, allocate_bytes, changed_by_gaps, pieces
-from prefect_parallel_run.storage.folders import Listed
+from prefect_parallel_run.storage.folders import ListedFile
 
-_MAGIC = b"ARROW1"  #: what a file begins with, and a stream does not
+_MAGIC = b"ARROW1"  #: first bytes of a file; a stream has others
 
 
 class Arrow:
     """Arrow IPC files and streams."""
 
-    def cut(self, file: Listed, size: int) -> CutFile:
-        """Return *file* cut; of a file only columns that a null may change are read, or one to count the rows."""
+    def cut(self, file: ListedFile, size: int) -> CutFile:
+        """Divide *file*; reads only columns whose type depends on nulls (without any, one column to count rows)."""
         counts: list[int] = []
         gaps: set[int] = set()
         names: list[str] | None = None
-        places: list[int] = []
+        indices: list[int] = []
         with open_file(file.path) as source:
             is_stream = source.read(len(_MAGIC)) != _MAGIC
             source.seek(0)
             for schema, batch in _batches_of_stream(source) if is_stream else _batches_of_file(source):
                 if names is None:
-                    names, places = schema.names, changed_by_gaps(schema)
+                    names, indices = schema.names, changed_by_gaps(schema)
                 counts.append(batch.num_rows)
-                gaps.update(place for place, column in zip(places, batch.columns, strict=False) if column.null_count)
+                gaps.update(index for index, column in zip(indices, batch.columns, strict=False) if column.null_count)
         about = {**about_gaps(gaps), **({"is_stream": True} if is_stream else {})}
         return CutFile(about, pieces("arrow", allocate_bytes(counts, file.size), size), names=names)
 
 
 def _batches_of_file(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
-    """Yield the file's schema with every batch, of which only the columns that a gap changes are read, or else one."""
+    """Yield the file's schema with every batch, reduced to the columns that nulls affect (without any, to one column)."""
     with pa.ipc.open_file(source) as whole:
         schema = whole.schema
         included = changed_by_gaps(schema) or [0][: len(schema)]
@@ -47,8 +47,8 @@ def _batches_of_file(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBat
 
 
 def _batches_of_stream(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
-    """Yield the same of a stream, which is read from beginning to end."""
+    """Yield the schema with every reduced batch of a stream, which has to be read completely."""
     with pa.ipc.open_stream(source) as stream:
-        places = changed_by_gaps(stream.schema)
+        indices = changed_by_gaps(stream.schema)
         for batch in stream:
-            yield stream.schema, batch.select(places)
+            yield stream.schema, batch.select(indices)

@@ -1,4 +1,4 @@
-"""What every format of table files can do: cut one file into pieces."""
+"""The protocol of table formats: divide one file into pieces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from prefect_parallel_run.datasets.input_warnings import Column
 from prefect_parallel_run.datasets.partitions import KeyValue
-from prefect_parallel_run.storage.folders import Listed
+from prefect_parallel_run.storage.folders import ListedFile
 
 
 class Piece(NamedTuple):
@@ -15,22 +15,22 @@ class Piece(NamedTuple):
 
     rows: int
     size: int  #: bytes of source
-    where: dict[str, Any]  #: what its work says beside what all pieces of the file share
+    where: dict[str, Any]  #: fields of its work that differ between the pieces of a file
 
 
 class CutFile(NamedTuple):
-    """A file, cut."""
+    """A file divided into pieces."""
 
-    about: dict[str, Any]  #: what the work of all its mini-batches says: dialect, columns, types
-    pieces: Iterator[Piece]  #: in order, none without rows
-    keys: list[KeyValue] | None = None  #: partition keys as the file itself notes them
-    columns: Sequence[Column] = ()  #: as far as they were looked at for their types
-    names: Sequence[str] | None = None  #: of its columns in order, numbers where it has none; None when they are not known
-    doubts: Mapping[str, str] = {}  #: what is odd about the file, in words, by what sort of oddity it is
+    about: dict[str, Any]  #: fields of the work of all its mini-batches: dialect, columns, types
+    pieces: Iterator[Piece]  #: in order, each with at least one row
+    keys: list[KeyValue] | None = None  #: partition keys in the file's metadata
+    columns: Sequence[Column] = ()  #: columns whose types were inferred
+    names: Sequence[str] | None = None  #: column names in order, numbers without a header; None when unknown
+    warnings: Mapping[str, str] = {}  #: messages about the file, by category
 
 
 class Format(Protocol):
-    """One way to write the rows of a table; a value."""
+    """A file format of tables; a value."""
 
-    def cut(self, file: Listed, size: int) -> CutFile:
-        """Return *file* cut into pieces of about *size* bytes. What cannot be read raises, now or on the way through them."""
+    def cut(self, file: ListedFile, size: int) -> CutFile:
+        """Divide *file* into pieces of about *size* bytes; raises when it cannot be read, here or while iterating over them."""

@@ -1,4 +1,4 @@
-"""Parquet: cut by row groups and inside them."""
+"""Parquet: divided at and inside row groups."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.datasets.formats.base import CutFile
 from prefect_parallel_run.datasets.formats.row_groups import Group, about_gaps, changed_by_gaps, pieces
-from prefect_parallel_run.datasets.partitions import noted_values
+from prefect_parallel_run.datasets.partitions import stored_values
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.storage.folders import Listed
+from prefect_parallel_run.storage.folders import ListedFile
 
 _EXACT = 2**53  #: the largest integer up to which float64 holds every integer
 
@@ -21,28 +21,28 @@ _EXACT = 2**53  #: the largest integer up to which float64 holds every integer
 class Parquet:
     """Parquet files."""
 
-    def cut(self, file: Listed, size: int) -> CutFile:
-        """Return *file* cut, by its footer alone if that knows where the nulls are; columns of INT96 timestamps are read."""
+    def cut(self, file: ListedFile, size: int) -> CutFile:
+        """Divide *file*, by its footer alone if that has the counts of nulls; columns of INT96 timestamps are read."""
         with open_file(file.path) as source, pq.ParquetFile(source) as parquet:
             metadata = parquet.metadata
             gaps = list(_gaps(parquet))
-            doubts = {f"large integers in {name}": _rounded(name) for name in _large(parquet, gaps)}
+            messages = {f"large integers in {name}": _rounded(name) for name in _large(parquet, gaps)}
             unit = _int96_unit(parquet, file)
             names = parquet.schema_arrow.names
         about = {**about_gaps(gaps), **({"int96_unit": unit} if unit else {})}
         numbered = enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
         groups = (Group(number, group.num_rows, group.total_byte_size) for number, group in numbered)
-        return CutFile(about, pieces("parquet", groups, size), noted_values(metadata.metadata), names=names, doubts=doubts)
+        return CutFile(about, pieces("parquet", groups, size), stored_values(metadata.metadata), names=names, warnings=messages)
 
 
 def _gaps(parquet: pq.ParquetFile) -> Iterator[int]:
-    """Yield the places of the columns that have a null and a type that this changes."""
+    """Yield the indices of columns that contain a null which changes their pandas type."""
     metadata, schema = parquet.metadata, parquet.schema_arrow
     leaves = _leaves(parquet)
-    for place in changed_by_gaps(schema):
-        name = schema.field(place).name
+    for index in changed_by_gaps(schema):
+        name = schema.field(index).name
         if any(_has_nulls(parquet, group, name, leaves[name]) for group in range(metadata.num_row_groups)):
-            yield place
+            yield index
 
 
 def _leaves(parquet: pq.ParquetFile) -> dict[str, list[int]]:
@@ -54,7 +54,7 @@ def _leaves(parquet: pq.ParquetFile) -> dict[str, list[int]]:
 
 
 def _large(parquet: pq.ParquetFile, gaps: Iterable[int]) -> Iterator[str]:
-    """Yield the names of the columns at *gaps* with integers that a float cannot hold exactly."""
+    """Yield the names of the columns at *gaps* with integers that a float64 cannot represent exactly."""
     leaves, groups = _leaves(parquet), range(parquet.metadata.num_row_groups)
     for position in gaps:
         field = parquet.schema_arrow.field(position)
@@ -66,8 +66,8 @@ def _large(parquet: pq.ParquetFile, gaps: Iterable[int]) -> Iterator[str]:
 def _has_large(parquet: pq.ParquetFile, number: int, name: str, leaves: list[int]) -> bool:
     group = parquet.metadata.row_group(number)
     statistics = [group.column(leaf).statistics for leaf in leaves]
-    if all(one is not None and one.has_min_max for one in statistics):
-        bounds = [bound for one in statistics for bound in (one.min, one.max)]
+    if all(entry is not None and entry.has_min_max for entry in statistics):
+        bounds = [bound for entry in statistics for bound in (entry.min, entry.max)]
     else:
         columns = parquet.read_row_group(number, columns=[name]).columns
         bounds = [bound for column in columns for bound in pc.min_max(column).as_py().values() if bound is not None]
@@ -81,11 +81,11 @@ def _rounded(name: str) -> str:
     )
 
 
-def _int96_unit(parquet: pq.ParquetFile, file: Listed) -> str | None:
-    """Return "us" if some INT96 timestamp is beyond nanoseconds, as Spark's 9999-12-31; None if nanoseconds hold all of them.
+def _int96_unit(parquet: pq.ParquetFile, file: ListedFile) -> str | None:
+    """Return "us" if an INT96 timestamp exceeds the range of nanoseconds, such as Spark's 9999-12-31, else None.
 
     Raises:
-        InputError: A column has both dates beyond nanoseconds and fractions finer than microseconds.
+        InputError: There are both dates beyond nanoseconds and fractions finer than microseconds.
     """
     metadata, schema = parquet.metadata, parquet.schema_arrow
     columns = [metadata.schema.column(leaf) for leaf in range(metadata.num_columns)]
@@ -107,7 +107,7 @@ def _int96_unit(parquet: pq.ParquetFile, file: Listed) -> str | None:
         raise InputError(
             file.path,
             f"column {min(beyond)!r} has INT96 timestamps beyond the range of nanoseconds (1677 to 2262), and column "
-            f"{min(fine)!r} has fractions finer than microseconds; no unit holds both: write plain timestamps instead",
+            f"{min(fine)!r} has fractions finer than microseconds; no unit can represent both: write plain timestamps instead",
         )
     return "us" if beyond else None
 
@@ -123,6 +123,6 @@ def _overflows(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
 def _has_nulls(parquet: pq.ParquetFile, number: int, name: str, leaves: list[int]) -> bool:
     group = parquet.metadata.row_group(number)
     statistics = [group.column(leaf).statistics for leaf in leaves]
-    if all(one is not None and one.has_null_count for one in statistics):
-        return any(one.null_count for one in statistics)
+    if all(entry is not None and entry.has_null_count for entry in statistics):
+        return any(entry.null_count for entry in statistics)
     return any(column.null_count for column in parquet.read_row_group(number, columns=[name]).columns)

@@ -1,4 +1,4 @@
-"""Cutting files whose rows come in groups (row groups, record batches, stripes), and finding the columns with a gap. Pure."""
+"""Divides files with groups of rows (row groups, record batches, stripes); finds columns that nulls affect. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefect_parallel_run.datasets.formats.base import Piece
 
 
 class Group(NamedTuple):
-    """Some rows that are decoded together."""
+    """Rows that are decoded together."""
 
     number: int  #: in the file
     rows: int
@@ -22,20 +22,20 @@ class Group(NamedTuple):
 
 
 def pieces(kind: str, groups: Iterable[Group], size: int) -> Iterator[Piece]:
-    """Yield pieces of about *size* bytes: large groups are cut inside, small ones go together."""
+    """Yield pieces of about *size* bytes: large groups are split, small ones combined."""
     numbers: list[int] = []
-    rows = held = 0
+    rows = total = 0
     for group in groups:
-        if numbers and held + group.size > size:
-            yield _piece(kind, numbers, 0, rows, held)
-            numbers, rows, held = [], 0, 0
+        if numbers and total + group.size > size:
+            yield _piece(kind, numbers, 0, rows, total)
+            numbers, rows, total = [], 0, 0
         if group.size > size and group.rows > 1:
             yield from _inside(kind, group, size)
         elif group.rows:
             numbers.append(group.number)
-            rows, held = rows + group.rows, held + group.size
+            rows, total = rows + group.rows, total + group.size
     if numbers:
-        yield _piece(kind, numbers, 0, rows, held)
+        yield _piece(kind, numbers, 0, rows, total)
 
 
 def _inside(kind: str, group: Group, size: int) -> Iterator[Piece]:
@@ -50,7 +50,7 @@ def _piece(kind: str, numbers: list[int], start: int, stop: int, size: int) -> P
 
 
 def allocate_bytes(counts: Sequence[int], size: int) -> list[Group]:
-    """Return groups of *counts* rows, a file's *size* shared out among them by their rows.
+    """Return groups of *counts* rows, with a file's *size* allocated in proportion to their rows.
 
     >>> allocate_bytes([1, 3], 100)
     [Group(number=0, rows=1, size=25), Group(number=1, rows=3, size=75)]
@@ -60,16 +60,18 @@ def allocate_bytes(counts: Sequence[int], size: int) -> list[Group]:
 
 
 def changed_by_gaps(schema: pa.Schema) -> list[int]:
-    """Return the positions of integer and boolean columns, whose pandas type depends on nulls, unless pandas noted its own."""
-    noted = extension_types(schema)
+    """Return the indices of integer and boolean columns whose pandas type depends on nulls: not of pandas' nullable types."""
+    nullable_types = extension_types(schema)
     return [
-        place
-        for place, field in enumerate(schema)
-        if field.nullable and field.name not in noted and (pa.types.is_integer(field.type) or pa.types.is_boolean(field.type))
+        index
+        for index, field in enumerate(schema)
+        if field.nullable
+        and field.name not in nullable_types
+        and (pa.types.is_integer(field.type) or pa.types.is_boolean(field.type))
     ]
 
 
-def about_gaps(places: Iterable[int]) -> dict[str, list[int]]:
-    """Return what a mini-batch's work says about the columns at *places*, which have a null somewhere in the file."""
-    found = sorted(places)
-    return {"nullable": found} if found else {}
+def about_gaps(indices: Iterable[int]) -> dict[str, list[int]]:
+    """Return the fields of a mini-batch's work for the columns at *indices*, which contain a null somewhere in the file."""
+    nullable = sorted(indices)
+    return {"nullable": nullable} if nullable else {}

@@ -1,4 +1,4 @@
-"""How text is stored: its encoding and compression, and whether a mini-batch can begin in the middle of its bytes."""
+"""Encoding and compression of text files, and whether a mini-batch can start at a byte offset."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ _ENDINGS: dict[str, Literal["gzip", "bz2", "xz", "zstd"]] = {".gz": "gzip", ".bz
 
 
 def checked_encoding(name: str) -> str:
-    """Return *name*; raises ValueError when it is no encoding of text."""
+    """Return *name*; raises ValueError when it is not a text encoding."""
     try:
         "a".encode(name)
     except (LookupError, UnicodeError, ValueError):
-        raise ValueError(f"encoding is {name!r}; accepted: an encoding that Python knows, such as 'utf-8', 'latin-1'") from None
+        expected = "an encoding that Python knows, such as 'utf-8' or 'latin-1'"
+        raise ValueError(f"encoding: expected {expected}, got {name!r}") from None
     return name
 
 
-class Encoded:
-    """Looks at the bytes of a text that pass by, whether they are in its encoding; remembers the first that are not."""
+class EncodingCheck:
+    """Checks that records are valid in their encoding, and keeps a warning about the first that are not."""
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
-        self.doubts: dict[str, str] = {}  #: none, or one
+        self.warnings: dict[str, str] = {}  #: at most one, by category
 
-    def look(self, parts: Iterator[Records]) -> Iterator[Records]:
-        """Pass *parts* on."""
+    def passing(self, parts: Iterator[Records]) -> Iterator[Records]:
+        """Yield *parts*, checking each."""
         for part in parts:
-            if not self.doubts and not part.data.isascii():
+            if not self.warnings and not part.data.isascii():
                 self._decode(part.data)
             yield part
 
@@ -44,27 +45,27 @@ class Encoded:
         try:
             data.decode(self._encoding)
         except UnicodeDecodeError as error:
-            self.doubts["encoding"] = f"{not_encoded(self._encoding, error)} The mini-batches with such records will fail"
+            self.warnings["encoding"] = f"{not_encoded(self._encoding, error)} The mini-batches with such records will fail"
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How the text of some files is stored."""
+    """Encoding and compression of text files."""
 
     encoding: str = "utf-8"
     compression: Compression = "infer"
-    is_always_utf8: bool = False  #: slices must come as UTF-8 (JSON lines): another encoding is a stream
+    is_always_utf8: bool = False  #: slices must be UTF-8 (JSON lines): text in another encoding is read as a stream
 
     def about(self, path: str) -> dict[str, Any]:
-        """Return what the work of a mini-batch says about it; nothing where it is plain UTF-8."""
+        """Return the fields of a mini-batch's work about encoding and compression; none for plain UTF-8."""
         compression = self._compression(path)
-        if compression is not None or not self._is_open_to_slices():
+        if compression is not None or not self._can_slice():
             return {"stream": {"compression": compression, "encoding": self.encoding}}
         return {} if self._is_utf8() else {"encoding": self.encoding}
 
     @contextmanager
     def records(self, path: str, dialect: Dialect, *, lone_returns: bool = True) -> Iterator[Iterator[Records]]:
-        """Give the records of the file at *path* while it is open."""
+        """Open the file at *path* and return its records."""
         stream = self.about(path).get("stream")
         if stream is None:
             with open_file(path) as file:
@@ -85,5 +86,5 @@ class Storage:
     def _is_utf8(self) -> bool:
         return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig")
 
-    def _is_open_to_slices(self) -> bool:
+    def _can_slice(self) -> bool:
         return self._is_utf8() or (is_transparent(self.encoding) and not self.is_always_utf8)

@@ -171,11 +171,11 @@ def test_lower_limits_end_a_run(controlled, driver, workshop, monkeypatch):
 def test_an_order_nobody_can_take_is_refused(controlled, workshop, capsys):
     """With what to do instead."""
     assert main(["control", str(workshop.folder), "pause"]) == 1
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err
     assert main(["control", "s3://bucket/out/_parallel_run/run-1", "pause"]) == 1
     assert "send the command on its flow's machine" in capsys.readouterr().err
     assert main(["control", str(workshop.folder), "limits"]) == 2
-    assert "accepted: one or more of error_threshold" in capsys.readouterr().err
+    assert "expected one or more of error_threshold" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         main(["control", str(workshop.folder), "stop"])
     assert caught.value.code == 2

@@ -236,7 +236,7 @@ def test_text_that_is_not_utf8_and_carriage_returns_in_json(workshop):
 
 def test_arguments_and_output_as_texts(workshop):
     """A text is no list of arguments; a file URL is read as one."""
-    with pytest.raises(ValueError, match="accepted: a list"):
+    with pytest.raises(ValueError, match="expected a list"):
         ParallelRunStep("a", workshop.config(), inputs=workshop.files, output=workshop.output, arguments="-x 1")
     inputs = FileDataset.from_files(workshop.files)
     result = workshop.step(inputs=inputs, output=f"file://{workshop.folder}/a%20b")()

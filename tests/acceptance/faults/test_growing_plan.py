@@ -84,7 +84,7 @@ def test_a_run_that_ends_while_it_is_planned_and_whose_input_changes(workshop, s
     done = {index for (index,) in ledger(run, "SELECT mini_batch FROM mini_batches WHERE state='succeeded'")}
     (workshop.files / "f031.txt").write_text("another text")
     assert main(["resume", str(run)]) == 1
-    assert "the input files are others" in capsys.readouterr().err
+    assert "the input files differ" in capsys.readouterr().err
     before = Counter(workshop.invocations())
     assert main(["resume", str(run), "--accept-changes"]) == 0
     again = Counter(workshop.invocations()) - before

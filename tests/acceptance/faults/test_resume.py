@@ -208,7 +208,7 @@ def test_retry_failed_gives_a_fresh_set_of_tries(workshop, capsys):
     assert len(workshop.invocations()) == 9 + 4
     assert main(["verify", run]) == 0
     assert main(["failed", run]) == 0
-    assert "ZeroDivisionError: division by zero (raised; 4 failed tries of 1 mini-batch" in capsys.readouterr().out
+    assert "ZeroDivisionError: division by zero (raised; 4 failed attempts of 1 mini-batch" in capsys.readouterr().out
 
 
 def test_a_changed_world_is_named_and_refused(workshop, capsys):
@@ -232,7 +232,7 @@ def test_a_changed_world_is_named_and_refused(workshop, capsys):
     words = capsys.readouterr().err
     for expected in (
         "f099.txt has changed",
-        "f098.txt is gone",
+        "f098.txt no longer exists",
         "f0985.txt is new",
         "script file helper.py is new",
     ):
@@ -256,7 +256,7 @@ def test_secrets_must_be_given_again(workshop, capsys, monkeypatch):
     assert "TOKEN_FOR_TEST" in capsys.readouterr().err
     monkeypatch.setenv("TOKEN_FOR_TEST", "other")
     assert main(["resume", run, "--error-threshold", "10"]) == 1
-    assert "the values of environment_variables are others" in capsys.readouterr().err
+    assert "the values of environment_variables differ" in capsys.readouterr().err
     monkeypatch.setenv("TOKEN_FOR_TEST", "canary-1")
     assert main(["resume", run, "--error-threshold", "10"]) == 0
 
@@ -285,7 +285,9 @@ def test_verify_finds_what_was_altered(workshop, capsys):
         connection.execute("UPDATE mini_batches SET failed = 1 WHERE mini_batch = 4")
     connection.close()
     assert main(["verify", str(run)]) == 1
-    assert "mini-batches 4 do not have each item in one of succeeded and failed" in capsys.readouterr().out
+    assert (
+        "mini-batches 4 have counts of succeeded and failed items that do not add up to their items" in capsys.readouterr().out
+    )
 
 
 def test_replay_runs_one_mini_batch_in_the_foreground(workshop, capsys):
@@ -307,7 +309,7 @@ def test_a_folder_that_is_no_run_directory(tmp_path, capsys):
     """Says so."""
     for command in ("resume", "show", "verify", "failed"):
         assert main([command, str(tmp_path)]) == 1
-        assert "is no run directory" in capsys.readouterr().err
+        assert "is not a run directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["truncated", "altered", "gone"])

@@ -230,7 +230,7 @@ def test_a_table_that_was_partitioned_on_another_machine_is_named(workshop, s3, 
     partitions.rename(partitions.with_name("elsewhere"))
     monkeypatch.setenv("PREFECT_HOME", str(workshop.folder / "another"))
     assert main(["resume", run_url(s3), "--error-threshold", "-1"]) == 1
-    assert "was written where the run was begun, for its partition_keys" in capsys.readouterr().err
+    assert "was written on the machine that started the run, for its partition_keys" in capsys.readouterr().err
 
 
 def test_an_output_that_was_removed_is_made_again(workshop, s3):

@@ -70,7 +70,7 @@ def test_pages_are_files_and_a_change_is_seen_by_its_time(workshop, web):
 def test_a_server_that_does_not_say_enough_is_refused(workshop, web, left_out):
     """No row is lost, and no change missed, in silence."""
     web.left_out = {left_out}
-    with pytest.raises(InputError, match=r"a.csv: cannot be told from a changed one"):
+    with pytest.raises(InputError, match=r"a.csv: cannot be checked for changes"):
         reading(workshop, web)()
 
 
