@@ -9,7 +9,7 @@ from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.child.encoding import encode
 from prefect_parallel_run.child.part_file import Part
 from prefect_parallel_run.errors import OutputError, RowsDifferError
-from prefect_parallel_run.execution.runner import _note_end
+from prefect_parallel_run.execution.runner import _record_end
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.status import look
 from prefect_parallel_run.monitoring.status_text import standing_lines
@@ -84,11 +84,11 @@ def test_rows_that_differ_are_told_with_the_files_they_are_of(tmp_path, row_form
     assert f"mini-batch 2 is of {tmp_path}/2.csv" in str(error)
     assert "in run() or with the dataset's column_types" in str(error)
     with Ledger(directory.ledger) as ledger:
-        assert _note_end(ledger, error) == ("failed", str(error))
+        assert _record_end(ledger, error) == ("failed", str(error))
         lines = standing_lines(look(directory, 2.0), 2.0)
         assert "failed (output" in lines[0]
         assert not any("next:" in line for line in lines), "to resume it would only put the same rows together"
-        assert _note_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"
+        assert _record_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"
 
 
 def test_rows_of_an_earlier_version_are_put_together(tmp_path):
