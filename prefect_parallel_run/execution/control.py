@@ -123,7 +123,7 @@ class Control:
                 message += "; surplus processes exit after their current mini-batch"
             event: ControlCommand = ProcessesChanged(count)
         else:
-            message = "limits: " + _describe_limits(adjusted)
+            message = "limits are now " + _describe_limits(adjusted)
             event = LimitsChanged(failure_limits(adjusted))
         self._record(command, time.time(), message, {FACT: json.dumps(self._adjustments.to_facts())})
         self._events.append(event)

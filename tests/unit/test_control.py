@@ -119,7 +119,7 @@ def test_acknowledgements_state_the_new_values(desk):
         desk.order("processes", process_count_per_node=number)
     desk.look()
     assert [words[2] for words in desk.said] == [
-        *["limits: error_threshold 10, allowed_failed_count no limit, allowed_failed_percent no limit"] * 2,
+        *["limits are now error_threshold 10, allowed_failed_count no limit, allowed_failed_percent no limit"] * 2,
         "every node now runs 1 process; surplus processes exit after their current mini-batch",
         "every node now runs 3 processes",
         "every node now runs 2 processes; surplus processes exit after their current mini-batch",
