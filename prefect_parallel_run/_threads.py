@@ -1,4 +1,4 @@
-"""Work that goes on in a thread of its own while the run's thread does something else, and gives up when it is told to."""
+"""Runs work in a background thread that can be cancelled while another thread waits for it."""
 
 from __future__ import annotations
 
@@ -11,74 +11,74 @@ from typing import Generic, TypeVar
 from typing_extensions import Self
 
 T = TypeVar("T")
-_GLANCE = 0.1  #: s between two heartbeats while somebody waits
-_STOPPING = 5.0  #: s for the work to notice that nobody wants it any more
+_POLL_INTERVAL = 0.1  #: s between two cancellation checks of the waiting thread
+_STOP_TIMEOUT = 5.0  #: s for the work to notice that it was cancelled
 
 
 class Cancelled(BaseException):
-    """Nobody waits for the work any more."""
+    """Raised in background work that was cancelled."""
 
 
 class Background(Generic[T]):
-    """Runs *work* in a thread, from ``start`` or ``wait`` on.
+    """Runs *work* in a thread, from the first ``start`` or ``wait``.
 
-    *work* is given a heartbeat to call now and then, which raises when nobody wants the work any more.
+    *work* receives a callback to call regularly, which raises ``Cancelled`` when the result is no longer needed.
     """
 
     def __init__(self, name: str, work: Callable[[Callable[[], None]], T]) -> None:
-        self._unwanted = threading.Event()
-        self._outcome: Future[T] = Future()
-        self._thread = threading.Thread(target=self._do, args=(work,), name=name, daemon=True)
+        self._cancelled = threading.Event()
+        self._future: Future[T] = Future()
+        self._thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
 
     def start(self) -> Self:
-        """Begin the work now, before anybody waits for it."""
+        """Start the work without waiting for it."""
         try:
             self._thread.start()
-        except BaseException:  # Ctrl-C may come when the thread runs already
-            self._unwanted.set()
+        except BaseException:  # Ctrl-C may arrive when the thread is already running
+            self._cancelled.set()
             raise
         return self
 
     def is_over(self) -> bool:
-        """True once the work is done; raises what it raised."""
-        if not self._outcome.done():
+        """Return whether the work is done; raises its error."""
+        if not self._future.done():
             return False
-        self._outcome.result()
+        self._future.result()
         return True
 
     def wait(self, check_cancelled: Callable[[], None]) -> T:
-        """Return what the work returns; *check_cancelled* is called meanwhile. When it raises, or on Ctrl-C, the work stops.
+        """Return the result of the work; it stops when *check_cancelled*, called meanwhile, raises, or on Ctrl-C.
 
-        Work that was not started yet starts here, where no Ctrl-C can leave it running.
+        Work that was not started yet starts here, where Ctrl-C cannot leave it running.
         """
         try:
             if self._thread.ident is None:
                 self.start()
-            while not wait_for([self._outcome], timeout=_GLANCE).done:
+            while not wait_for([self._future], timeout=_POLL_INTERVAL).done:
                 check_cancelled()
-        except BaseException:  # Ctrl-C may come in the wait itself
+        except BaseException:  # Ctrl-C may arrive in the wait itself
             self.stop()
             raise
-        return self._outcome.result()
+        return self._future.result()
 
     def stop(self) -> None:
-        """Have the work end; it is given some seconds."""
-        self._unwanted.set()
-        wait_for([self._outcome], timeout=_STOPPING)
+        """Cancel the work and wait some seconds for it to end."""
+        self._cancelled.set()
+        wait_for([self._future], timeout=_STOP_TIMEOUT)
 
-    def _do(self, work: Callable[[Callable[[], None]], T]) -> None:
+    def _run(self, work: Callable[[Callable[[], None]], T]) -> None:
         try:
-            self._outcome.set_result(work(self._check_cancelled))
-        except BaseException as error:  # noqa: BLE001  handed to whoever waits
-            self._outcome.set_exception(error)
+            self._future.set_result(work(self._check_cancelled))
+        except BaseException as error:  # noqa: BLE001  raised again in the waiting thread
+            self._future.set_exception(error)
 
     def _check_cancelled(self) -> None:
-        if self._unwanted.is_set():
+        if self._cancelled.is_set():
             raise Cancelled
 
 
-def both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
-    """Return what calls one after the other."""
+def chain_checks(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    """Return a cancellation check that calls both checks."""
 
     def check_cancelled() -> None:
         first()

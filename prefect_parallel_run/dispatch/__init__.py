@@ -1,1 +1,1 @@
-"""In the flow process: what to do next (state.py, pure) and doing it on a Dask client (dispatcher.py)."""
+"""Runs in the flow process: decides what to do next (state.py, pure) and does it on a Dask client (dispatcher.py)."""

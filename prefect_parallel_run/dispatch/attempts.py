@@ -1,18 +1,18 @@
-"""Again or give up: what one failed try means for its mini-batch. Pure."""
+"""Retry or give up: what a failed attempt means for its mini-batch. Pure."""
 
 from __future__ import annotations
 
 from prefect_parallel_run.models import Receipt
 
 
-def try_again(receipt: Receipt, run_max_try: int) -> bool:
-    """True when the mini-batch of a failed try has another one.
+def should_retry(receipt: Receipt, run_max_try: int) -> bool:
+    """Return whether a mini-batch is retried after a failed attempt.
 
-    ``run_max_try`` counts tries, the first included; a receipt marked final (NoRetry, an input that changed) ends them.
+    ``run_max_try`` counts attempts, including the first; a final receipt (NoRetry, changed input) rules out a retry.
 
     >>> from prefect_parallel_run.models import Receipt
     >>> second = Receipt(7, 2, "raised", 10, 0, 10, 0, "", 0, 0, 0, 0, 0.0, 0.1)
-    >>> try_again(second, 3), try_again(second, 2), try_again(second._replace(final=True), 3)
+    >>> should_retry(second, 3), should_retry(second, 2), should_retry(second._replace(final=True), 3)
     (True, False, False)
     """
     return receipt.attempt < run_max_try and not receipt.final

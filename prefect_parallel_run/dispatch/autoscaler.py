@@ -1,6 +1,6 @@
-"""Asks a cluster of our own for nodes while work waits, and gives back those that have nothing to do.
+"""Scales a managed cluster: requests nodes while mini-batches wait and releases idle ones.
 
-A node that is given back has no lease: nothing that it has finished is run again.
+A released node has no lease, so nothing that it finished runs again.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from functools import partial
 from prefect_parallel_run.compute.bounded import begin
 from prefect_parallel_run.dispatch.node_count import IDLE_SECONDS, NodeBounds, nodes_wanted
 
-_LOOK = 1.0  #: s between two looks
-_ALL_LOST = 10.0  #: s without any node, before they are asked for again
-_ASKED_AGAIN = 60.0  #: s without the nodes that were asked for
-_REFUSED = 30.0  #: s before a cluster that has refused something is asked again
+_STEP_INTERVAL = 1.0  #: s between two steps
+_LOST_PATIENCE = 10.0  #: s without any node before they are requested again
+_START_PATIENCE = 60.0  #: s that requested nodes may be missing before they are requested again
+_RETRY_DELAY = 30.0  #: s before a failed request is repeated
 
 
 @dataclass(slots=True)
-class _Order:
-    what: str
+class _Request:
+    purpose: str
     nodes: int = 0
     workers: tuple[str, ...] = ()  #: addresses
     answer: Future[None] = field(default_factory=Future)
 
 
 class Autoscaler:
-    """Decides, now and then, how many nodes there should be.
+    """Decides periodically how many nodes a cluster should have.
 
-    The cluster is asked on a thread of its own, one thing at a time, and nothing waits for its answer. One that refuses (a
-    batch queue is full, an API is down) costs no node that is there: it is asked again later.
+    Requests run in a background thread, one at a time, and nothing waits for the answer. A failed request (a full batch
+    queue, an unavailable API) costs no existing node: it is repeated later.
 
     Args:
-        bounds: Between how many.
-        scale: Asks the cluster for a number of nodes in all.
-        release: Ends the workers of these addresses; nothing runs on them.
-        warned: Told what the cluster refuses, once per cause.
-        begin: Has something done elsewhere.
+        bounds: Smallest and largest number of nodes.
+        scale: Requests a total number of nodes from the cluster.
+        release: Stops the workers at these addresses; nothing runs on them.
+        warn: Receives a warning when a request fails, once per cause.
+        begin: Runs a function in a background thread.
     """
 
     def __init__(
@@ -47,95 +47,95 @@ class Autoscaler:
         bounds: NodeBounds,
         scale: Callable[[int], None],
         release: Callable[[Collection[str]], None],
-        warned: Callable[[str], None],
+        warn: Callable[[str], None],
         begin: Callable[[Callable[[], None]], Future[None]] = begin,
     ) -> None:
-        self._bounds, self._scale, self._end, self._warned, self._begin = bounds, scale, release, warned, begin
-        self._order: _Order | None = None  # that the cluster has not answered
-        self._asked = bounds.at_least
-        self._asked_at: float | None = None  # or when all that were asked for were there last
+        self._bounds, self._scale, self._release, self._warn, self._begin = bounds, scale, release, warn, begin
+        self._pending: _Request | None = None  # that the cluster has not answered yet
+        self._requested = bounds.at_least
+        self._requested_at: float | None = None  # or when all requested nodes were last available
         self._idle_since: dict[str, float] = {}
-        self._going: list[str] = []  # addresses of workers that are to end
-        self._told: set[tuple[str, ...]] = set()
-        self._not_before = float("-inf")  # is the cluster asked again, that has refused
-        self._next_look = float("-inf")
+        self._leaving: list[str] = []  # addresses of workers to stop
+        self._reported: set[tuple[str, ...]] = set()
+        self._retry_at = float("-inf")  # earliest time of the next request after a failed one
+        self._next_step = float("-inf")
 
-    def look(
+    def step(
         self, now: float, *, backlog: int, seconds: float, slots: int, nodes: int, idle: Collection[str], opening: int = 0
     ) -> list[str]:
-        """Ask for more nodes where they are wanted, and return those to give back.
+        """Request more nodes when they are needed, and return the nodes to release.
 
         Args:
             now: Monotonic clock, s.
-            backlog: Mini-batches that are not handed out.
-            seconds: That one takes.
-            slots: Of all nodes.
-            nodes: That are open.
-            idle: Those of them without a lease.
-            opening: Nodes that are there, and being opened.
+            backlog: Mini-batches that are not leased.
+            seconds: Mean duration of a mini-batch.
+            slots: Slots of all nodes.
+            nodes: Number of open nodes.
+            idle: Names of open nodes without a lease.
+            opening: Number of available nodes that are being opened.
         """
         if not nodes:
             self._wait_for_nodes(now, has_work=backlog > 0, opening=opening)
             return []
-        if now < self._next_look:
+        if now < self._next_step:
             return []
-        self._next_look = now + _LOOK
-        self._hear(now)
-        if self._going:
-            self._give(_Order("to end workers", workers=tuple(self._going)), now)
+        self._next_step = now + _STEP_INTERVAL
+        self._read_answer(now)
+        if self._leaving:
+            self._send(_Request("stop workers", workers=tuple(self._leaving)), now)
         wanted = nodes_wanted(self._bounds, backlog=backlog, seconds=seconds, slots=slots / nodes)
-        if wanted > max(self._asked, nodes + opening):
-            self._ask(wanted, now)
-        elif nodes + opening >= self._asked or self._asked_at is None:
-            self._asked_at = now
-        elif backlog and now - self._asked_at > _ASKED_AGAIN:  # some were lost: not every cluster replaces them by itself
-            self._ask(self._asked, now)
+        if wanted > max(self._requested, nodes + opening):
+            self._request_nodes(wanted, now)
+        elif nodes + opening >= self._requested or self._requested_at is None:
+            self._requested_at = now
+        elif backlog and now - self._requested_at > _START_PATIENCE:  # nodes were lost; not every cluster replaces them
+            self._request_nodes(self._requested, now)
         self._idle_since = {node: self._idle_since.get(node, now) for node in idle}
-        may_go = [node for node, since in self._idle_since.items() if now - since >= IDLE_SECONDS] if not backlog else []
-        going = may_go[: max(0, nodes - self._bounds.at_least)]
-        if going:
-            self._asked = nodes - len(going)
-        return going
+        releasable = [node for node, since in self._idle_since.items() if now - since >= IDLE_SECONDS] if not backlog else []
+        leaving = releasable[: max(0, nodes - self._bounds.at_least)]
+        if leaving:
+            self._requested = nodes - len(leaving)
+        return leaving
 
     def _wait_for_nodes(self, now: float, *, has_work: bool, opening: int) -> None:
-        """Ask again when all are lost; the first that comes is looked at at once, while nobody knows how long work takes."""
-        self._hear(now)
+        """Request nodes again when all are lost. The first new node is considered immediately, before durations are known."""
+        self._read_answer(now)
         if opening:
-            self._asked_at = now  # should those be lost too, patience begins anew
-        elif has_work and self._asked_at is not None and now - self._asked_at > _ALL_LOST:
-            self._ask(self._asked, now)
+            self._requested_at = now  # if these are lost too, the wait starts again
+        elif has_work and self._requested_at is not None and now - self._requested_at > _LOST_PATIENCE:
+            self._request_nodes(self._requested, now)
 
     def release(self, workers: Collection[str]) -> None:
-        """Have workers end whose nodes were given back; if not now, then later."""
-        self._going += workers
+        """Stop the workers of released nodes, now or after the current request."""
+        self._leaving += workers
 
-    def _ask(self, nodes: int, now: float) -> None:
-        self._give(_Order("for more nodes", nodes=nodes), now)
+    def _request_nodes(self, nodes: int, now: float) -> None:
+        self._send(_Request("start nodes", nodes=nodes), now)
 
-    def _give(self, order: _Order, now: float) -> None:
-        """Give the cluster an order, unless it has one, or has just refused one."""
-        if self._order is None and now >= self._not_before:
-            do = partial(self._end, order.workers) if order.workers else partial(self._scale, order.nodes)
-            self._order, order.answer = order, self._begin(do)
-            self._hear(now)
+    def _send(self, request: _Request, now: float) -> None:
+        """Send a request, unless one is pending or the last one has just failed."""
+        if self._pending is None and now >= self._retry_at:
+            do = partial(self._release, request.workers) if request.workers else partial(self._scale, request.nodes)
+            self._pending, request.answer = request, self._begin(do)
+            self._read_answer(now)
 
-    def _hear(self, now: float) -> None:
-        """Take note of the cluster's answer, if there is one."""
-        order = self._order
-        if order is None or not order.answer.done():
+    def _read_answer(self, now: float) -> None:
+        """Process the cluster's answer, if there is one."""
+        request = self._pending
+        if request is None or not request.answer.done():
             return
-        self._order = None
-        if (error := order.answer.exception()) is not None:
-            self._not_before = now + _REFUSED
-            self._tell(order.what, error)
-        elif order.workers:
-            self._going = [worker for worker in self._going if worker not in order.workers]
+        self._pending = None
+        if (error := request.answer.exception()) is not None:
+            self._retry_at = now + _RETRY_DELAY
+            self._warn_once(request.purpose, error)
+        elif request.workers:
+            self._leaving = [worker for worker in self._leaving if worker not in request.workers]
         else:
-            self._asked, self._asked_at = order.nodes, now
+            self._requested, self._requested_at = request.nodes, now
 
-    def _tell(self, what: str, error: BaseException) -> None:
-        cause = (what, type(error).__name__, re.sub(r"\d+", "", str(error)))
-        if cause not in self._told:
-            self._told.add(cause)
-            words = f"the cluster was asked {what}, and refuses: {type(error).__name__}: {error}"
-            self._warned(f"{words}; it is asked again every {_REFUSED:g} s (this is told once)")
+    def _warn_once(self, purpose: str, error: BaseException) -> None:
+        cause = (purpose, type(error).__name__, re.sub(r"\d+", "", str(error)))
+        if cause not in self._reported:
+            self._reported.add(cause)
+            error_text = f"{type(error).__name__}: {error}"
+            self._warn(f"the cluster could not {purpose}: {error_text}; retrying every {_RETRY_DELAY:g} s (shown once)")

@@ -1,7 +1,7 @@
-"""Finding the guilty items of a mini-batch whose tries are used up: it is halved until they stand alone. Pure.
+"""Bisection: isolates the failing items of a mini-batch that used up its attempts, by halving it. Pure.
 
-Every item is in exactly one piece, and every piece in exactly one of: open (to be run), succeeded, guilty (one item that
-failed). A piece that failed is replaced by its halves.
+Every item is in exactly one piece. A piece is open (to be run), succeeded, or failing (one item that failed). A failed
+piece of several items is replaced by its halves.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from typing import NamedTuple
 
 
 class Piece(NamedTuple):
-    """Some neighbouring items of a mini-batch, as a half-open range of their places in it."""
+    """Consecutive items of a mini-batch, as a half-open range of indices."""
 
     start: int
     stop: int
 
     @property
     def items(self) -> int:
-        """Return how many they are."""
+        """Return the number of items."""
         return self.stop - self.start
 
     def halves(self) -> tuple[Piece, Piece]:
-        """Return both halves; there are at least two items."""
+        """Return both halves of a piece of at least two items."""
         middle = (self.start + self.stop) // 2
         return Piece(self.start, middle), Piece(middle, self.stop)
 
 
-class Isolation:
-    """What is known about the items of one mini-batch.
+class Bisection:
+    """Tracks which items of one mini-batch succeeded or failed.
 
     Args:
-        items: Of the mini-batch, which as a whole has failed.
-        known: Pieces that have been run before, each with whether it succeeded.
+        items: Number of items of the mini-batch, which failed as a whole.
+        known: Pieces that already ran, each with whether it succeeded.
     """
 
     def __init__(self, items: int, known: Iterable[tuple[Piece, bool]] = ()) -> None:
@@ -41,34 +41,34 @@ class Isolation:
         self._open = set(self._leaves(Piece(0, items)))
 
     def open_pieces(self) -> list[Piece]:
-        """Return what is still to be run, in order."""
+        """Return the pieces to run, in order."""
         return sorted(self._open)
 
     @property
     def is_over(self) -> bool:
-        """True when every item is known to be good or guilty."""
+        """True when every item has succeeded or failed."""
         return not self._open
 
-    def note(self, piece: Piece, *, succeeded: bool) -> tuple[Piece, ...]:
-        """Take note of what came of an open piece and return what is to be run instead of it.
+    def record(self, piece: Piece, *, succeeded: bool) -> tuple[Piece, ...]:
+        """Record the outcome of an open piece and return the pieces that replace it.
 
-        >>> isolation = Isolation(4)
-        >>> isolation.open_pieces()
+        >>> bisection = Bisection(4)
+        >>> bisection.open_pieces()
         [Piece(start=0, stop=2), Piece(start=2, stop=4)]
-        >>> isolation.note(Piece(0, 2), succeeded=True)
+        >>> bisection.record(Piece(0, 2), succeeded=True)
         ()
-        >>> isolation.note(Piece(2, 4), succeeded=False)
+        >>> bisection.record(Piece(2, 4), succeeded=False)
         (Piece(start=2, stop=3), Piece(start=3, stop=4))
         """
         self._open.remove(piece)
         self._outcomes[piece] = succeeded
         self.some_succeeded |= succeeded
-        fresh = () if succeeded or piece.items == 1 else piece.halves()
-        self._open.update(fresh)
-        return fresh
+        halves = () if succeeded or piece.items == 1 else piece.halves()
+        self._open.update(halves)
+        return halves
 
     def _leaves(self, piece: Piece) -> Iterator[Piece]:
-        """Yield the pieces below *piece* that nothing is known of."""
+        """Yield the parts of *piece* that have no outcome yet."""
         if piece not in self._outcomes:
             yield piece
         elif not self._outcomes[piece] and piece.items > 1:

@@ -1,4 +1,4 @@
-"""What the dispatcher tells the run's state (events, in the past) and what it is told to do (instructions, as orders)."""
+"""Events that the dispatcher reports to RunState (past tense), and instructions that it gets back (imperative)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prefect_parallel_run.runs.limits import FailureLimits
 
 @dataclass(frozen=True, slots=True)
 class NodeJoined:
-    """A node is ready for leases."""
+    """A node accepts leases."""
 
     node: str
     slots: int
@@ -18,41 +18,41 @@ class NodeJoined:
 
 @dataclass(frozen=True, slots=True)
 class SlotReady:
-    """A process of a node has started and can begin its first mini-batch."""
+    """A process of a node has started and can run its first mini-batch."""
 
     node: str
-    as_of: int = 0  #: number of the node's last resizing then
+    as_of: int = 0  #: number of the node's last resize at that time
 
 
 @dataclass(frozen=True, slots=True)
 class NodeLeft:
-    """A node is gone, with the leases it had."""
+    """A node was lost or released; its leases are lost."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class NodesOpening:
-    """So many nodes are being opened now: each will join, or its failure will be told."""
+    """The number of nodes that are being opened changed; each of them will join or fail."""
 
     nodes: int
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseFinished:
-    """A lease came home. Mini-batches without a receipt have not been run, and none of them is to blame."""
+    """A lease ended. Its mini-batches without a receipt did not run and are not charged an attempt."""
 
     lease: int
     receipts: list[Receipt]
-    slots: int  #: slots that the node has left
-    as_of: int = 0  #: number of the node's last resizing then
+    slots: int  #: remaining slots of the node
+    as_of: int = 0  #: number of the node's last resize at that time
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseShortened:
-    """A lease that was called back says what it keeps; from *stop* on nothing of it has been begun, nor will be.
+    """A recalled lease returned its mini-batches from *stop* on; none of them has started or will.
 
-    None: its node does not know it yet.
+    None: the lease has not reached its node yet.
     """
 
     lease: int
@@ -61,71 +61,71 @@ class LeaseShortened:
 
 @dataclass(frozen=True, slots=True)
 class PlanGrew:
-    """Further mini-batches have been planned."""
+    """More mini-batches were planned."""
 
-    items: list[int]  #: of each
+    items: list[int]  #: number of items of each new mini-batch
 
 
 @dataclass(frozen=True, slots=True)
 class PlanEnded:
-    """Every mini-batch has been planned."""
+    """Planning is complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """A person wants no mini-batch to be begun for now; those that run go on."""
+    """A user paused the run: no mini-batch starts; those that run continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """A person wants mini-batches to be begun again."""
+    """A user continued a paused run."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitsChanged:
-    """A person forgives more, or less, from now on."""
+    """A user changed the failure limits."""
 
     limits: FailureLimits
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessesChanged:
-    """A person wants another number of processes on every node, on those that come later too."""
+    """A user changed the number of processes on every node, including nodes that join later."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class NodeResized:
-    """A node has the number of slots that it was told; those that went finish what they run."""
+    """A node was resized; slots that were removed finish what they run."""
 
     node: str
-    slots: int  #: that it had then
-    ready: int  #: of these, slots whose process had started
-    as_of: int  #: number of the resizing; what the node said before is out of date
-    leaving: tuple[int, ...] = ()  #: leases that are run by slots that went
+    slots: int  #: slots after the resize
+    ready: int  #: of these, slots whose process has started
+    as_of: int  #: number of this resize; earlier reports of the node are out of date
+    leaving: tuple[int, ...] = ()  #: leases that run on removed slots
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed: a try may be due again, or patience be over."""
+    """Time has passed: a retry may be due, or a timeout may have expired."""
 
 
-Ordered = Paused | Continued | LimitsChanged | ProcessesChanged
-OfNodes = NodeJoined | SlotReady | NodeLeft | NodesOpening | NodeResized
-Event = OfNodes | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | Ordered | Tick
+ControlCommand = Paused | Continued | LimitsChanged | ProcessesChanged
+NodeEvent = NodeJoined | SlotReady | NodeLeft | NodesOpening | NodeResized
+Event = NodeEvent | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | ControlCommand | Tick
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitLease:
-    """Send this lease to its node."""
+    """Send a lease to its node."""
 
     lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Ask a lease to give back what it has not begun, or stop it at once: what it still runs does not count."""
+    """Recall what a lease has not started, or stop the whole lease: the outcome of what it runs is already decided."""
 
     lease: int
     at_once: bool
@@ -133,59 +133,61 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """Have a node start more slots, or retire some."""
+    """Make a node add or retire slots."""
 
     node: str
     slots: int
-    number: int  #: of the resizing; a node that has heard of a later one leaves it
+    number: int  #: sequence number; a node ignores a resize that is older than its last one
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Write these receipts to the ledger, each with the state its mini-batch is in then."""
+    """Write receipts to the ledger, each with the new state of its mini-batch."""
 
     decided: list[tuple[Receipt, str]]  #: state: succeeded, failed, waiting, isolating
 
 
 @dataclass(frozen=True, slots=True)
 class CommitPiece:
-    """Write what came of some items of a mini-batch to the ledger, with the state the mini-batch is in then."""
+    """Write the outcome of a piece to the ledger, with the new state of its mini-batch."""
 
     receipt: Receipt
     piece: tuple[int, int]
-    failed: int  #: items that are now known to have failed
+    failed: int  #: items that have now failed
     state: str  #: isolating, succeeded, failed
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """Say that no new mini-batch is handed out for now: the limit would be exceeded if the pending tries failed."""
+class PauseScheduling:
+    """Report that new mini-batches are held back: a limit would be exceeded if all pending retries failed."""
 
     breach: Breach
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
-    """Say that new mini-batches are handed out again."""
+class ResumeScheduling:
+    """Report that new mini-batches are handed out again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Stop everything: a limit is exceeded by what is final."""
+    """Stop the run: final outcomes exceed a limit."""
 
     breach: Breach
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Stop everything: there is nowhere left to run."""
+    """Stop the run: no slot is left."""
 
-    slots_failed: bool  #: nodes are there, but no process on them can start; else no node is there
+    slots_failed: bool  #: True: nodes exist but no process starts on them; False: there is no node
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Every mini-batch has its final outcome."""
+    """End the run: every mini-batch has its final outcome."""
 
 
-Instruction = SubmitLease | Recall | Resize | Commit | CommitPiece | Hold | Release | Abort | GiveUp | Finish
+Instruction = (
+    SubmitLease | Recall | Resize | Commit | CommitPiece | PauseScheduling | ResumeScheduling | Abort | GiveUp | Finish
+)

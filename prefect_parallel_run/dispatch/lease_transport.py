@@ -1,6 +1,6 @@
-"""What goes to the nodes and what comes of it: leases, recalls, resizings. Answers arrive as messages in one queue.
+"""Sends leases, recalls and resizes to nodes; their answers arrive as messages in one queue.
 
-A lease is here from its sending until its answer is taken or its node is forgotten, whichever comes first.
+A lease is tracked from its submission until its answer is handled or its node is forgotten.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distributed.scheduler import KilledWorker
 
 from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.dispatch.events import Event, LeaseShortened, NodeResized, Resize
-from prefect_parallel_run.dispatch.node_pool import Nodes
+from prefect_parallel_run.dispatch.node_pool import NodePool
 from prefect_parallel_run.dispatch.row_transfer import RemoteFiles, TransferError
 from prefect_parallel_run.dispatch.worker_rpc import call_worker
 from prefect_parallel_run.models import Lease, Receipt
@@ -28,27 +28,27 @@ from prefect_parallel_run.node.rpc import NodeClosedError, recall_lease, resize_
 from prefect_parallel_run.node.slot_pool import Resized
 from prefect_parallel_run.planning.plan import PlanReader
 
-LOST = (KilledWorker, NodeClosedError, TransferError, asyncio.CancelledError, CancelledError)  #: how calls there end
-Message = Event | tuple[int, LeaseResult | BaseException]  #: or what came of the lease of that number
+LOST = (KilledWorker, NodeClosedError, TransferError, asyncio.CancelledError, CancelledError)  #: errors of lost nodes
+Message = Event | tuple[int, LeaseResult | BaseException]  #: or the id and outcome of a lease
 
 
 @dataclass(slots=True)
 class _Sent:
     lease: Lease
     future: Future
-    at: float  #: Unix time, s
+    sent_at: float  #: Unix time, s
 
 
 class LeaseTransport:
-    """Between one run and its nodes.
+    """Connects one run to its nodes.
 
     Args:
-        client: Of the cluster.
-        token: Of the run.
-        plan: Whose mini-batches leases name.
-        nodes: That are open.
-        homecoming: Fetches the rows of nodes that have them at home.
-        tell: Called with what has come, on any thread.
+        client: Dask client of the cluster.
+        token: Identifies the run on the nodes.
+        plan: Mini-batches that leases refer to.
+        nodes: Open nodes.
+        remote_files: Fetches the rows of nodes that keep them locally.
+        report: Receives the answers, on any thread.
     """
 
     def __init__(
@@ -56,39 +56,39 @@ class LeaseTransport:
         client: Client,
         token: str,
         plan: PlanReader,
-        nodes: Nodes,
-        homecoming: RemoteFiles,
-        tell: Callable[[Message], None],
+        nodes: NodePool,
+        remote_files: RemoteFiles,
+        report: Callable[[Message], None],
     ) -> None:
         self._client, self._token, self._plan, self._nodes = client, token, plan, nodes
-        self._homecoming, self._tell = homecoming, tell
+        self._remote_files, self._report = remote_files, report
         self._sent: dict[int, _Sent] = {}
-        self._lost_at: dict[tuple[int, int], float] = {}  # when a try that was lost had been sent
-        self._unresized: deque[tuple[Resize, BaseException]] = deque()  # of nodes that could not be told
+        self._lost_at: dict[tuple[int, int], float] = {}  # when a lost attempt had been sent
+        self._failed_resizes: deque[tuple[Resize, BaseException]] = deque()  # that did not reach their node
 
     @property
-    def is_out(self) -> bool:
-        """True while some lease is out."""
+    def has_leases(self) -> bool:
+        """True while a lease is unanswered."""
         return bool(self._sent)
 
     def lease(self, number: int) -> Lease | None:
-        """Return a lease that is out; None for one whose node was lost meanwhile."""
+        """Return an unanswered lease; None when its node was lost."""
         sent = self._sent.get(number)
         return None if sent is None else sent.lease
 
-    def end(self, number: int) -> None:
-        """Take note that the answer of a lease has been taken."""
+    def complete(self, number: int) -> None:
+        """Stop tracking a lease whose answer was handled."""
         del self._sent[number]
 
     def forget(self, node: str) -> None:
-        """Give up the leases of a node that is lost."""
+        """Cancel the leases of a lost node."""
         for number in [number for number, sent in self._sent.items() if sent.lease.node == node]:
             sent = self._sent.pop(number)
             sent.future.cancel()
-            self._lost_at[sent.lease.start, sent.lease.attempt] = sent.at
+            self._lost_at[sent.lease.start, sent.lease.attempt] = sent.sent_at
 
     def dated(self, receipt: Receipt) -> Receipt:
-        """Return a receipt as it is; that of a lost try with the time it was sent, since nobody knows when it began."""
+        """Return a receipt unchanged, but date a lost attempt from its submission, since its start is unknown."""
         if receipt.outcome != "lost":
             return receipt
         at = self._lost_at.pop((receipt.mini_batch, receipt.attempt), time.time())
@@ -115,69 +115,69 @@ class LeaseTransport:
             pure=False,
         )
         self._sent[lease.id] = _Sent(lease, future, time.time())
-        rows_at = address if self._nodes.has_rows_at_home(lease.node) else None
-        self._client.loop.add_callback(self._bring_home, lease.id, future, rows_at)
+        fetch_from = address if self._nodes.keeps_rows(lease.node) else None
+        self._client.loop.add_callback(self._await_result, lease.id, future, fetch_from)
 
-    async def _bring_home(self, number: int, future: Future, rows_at: str | None) -> None:
-        """Wait for a lease on the client's loop, so that a result that never comes blocks nobody.
+    async def _await_result(self, number: int, future: Future, fetch_from: str | None) -> None:
+        """Wait for a lease on the client's loop, so that a missing result blocks no thread.
 
         Args:
-            number: Of the lease.
+            number: Id of the lease.
             future: Its result.
-            rows_at: Address of a node from which its rows have to be fetched.
+            fetch_from: Address of the node to fetch the rows from, or None.
         """
         outcome: Any
         try:
             outcome = await self._client.gather(future, asynchronous=True)
-            if rows_at is not None:
-                await self._homecoming.fetch_rows(rows_at, outcome.receipts)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  handed to the thread that drives the run
+            if fetch_from is not None:
+                await self._remote_files.fetch_rows(fetch_from, outcome.receipts)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  passed to the dispatcher's thread
             outcome = error
-        self._tell((number, outcome))
+        self._report((number, outcome))
 
     # Recalls
 
     def recall(self, number: int, *, at_once: bool) -> None:
-        """Ask for what a lease has not begun; the answer comes as an event."""
+        """Recall what a lease has not started; the answer arrives as an event."""
         sent = self._sent.get(number)
-        if sent is None:  # its result is here already, and is looked at next
+        if sent is None:  # its result has arrived and is handled next
             return
         address = self._nodes.address_of(sent.lease.node)
-        asked = call_worker(self._client, address, recall_lease, self._token, number, at_once)
-        asked.add_done_callback(lambda done: self._note_recalled(number, sent.lease.start, done))
+        call = call_worker(self._client, address, recall_lease, self._token, number, at_once)
+        call.add_done_callback(lambda done: self._report_recalled(number, sent.lease.start, done))
 
-    def _note_recalled(self, number: int, start: int, done: ThreadFuture[int | None]) -> None:
-        """Take note, on the client's thread, of what a lease has given back."""
+    def _report_recalled(self, number: int, start: int, done: ThreadFuture[int | None]) -> None:
+        """Report, from the client's thread, what a recalled lease returned."""
         error = done.exception()
         if error is None:
             stop = done.result()
-            self._tell(LeaseShortened(number, start if stop == NOT_BEGUN else stop))
+            self._report(LeaseShortened(number, start if stop == NOT_BEGUN else stop))
         elif isinstance(error, OSError | asyncio.TimeoutError | asyncio.CancelledError):
-            self._tell(LeaseShortened(number, None))  # the node is lost, which is found out elsewhere; or it was busy
+            self._report(LeaseShortened(number, None))  # the node is busy, or lost, which the node pool notices
         else:
-            self._tell((number, error))
+            self._report((number, error))
 
-    # Resizings
+    # Resizes
 
-    def resize(self, wanted: Resize) -> None:
-        """Have a node start slots, or retire some; the answer comes as an event."""
-        address = self._nodes.address_of(wanted.node)
-        asked = call_worker(self._client, address, resize_node, self._token, wanted.slots, wanted.number)
-        asked.add_done_callback(lambda done: self._note_resized(wanted, done))
+    def resize(self, resize: Resize) -> None:
+        """Make a node add or retire slots; the answer arrives as an event."""
+        address = self._nodes.address_of(resize.node)
+        call = call_worker(self._client, address, resize_node, self._token, resize.slots, resize.number)
+        call.add_done_callback(lambda done: self._report_resized(resize, done))
 
-    def _note_resized(self, wanted: Resize, done: ThreadFuture[Resized]) -> None:
-        """Take note, on the client's thread, of what slots a node has now."""
+    def _report_resized(self, resize: Resize, done: ThreadFuture[Resized]) -> None:
+        """Report, from the client's thread, the slots of a resized node."""
         error = done.exception()
         if error is None:
-            self._tell(NodeResized(wanted.node, *done.result()))
+            self._report(NodeResized(resize.node, *done.result()))
         else:
-            self._unresized.append((wanted, error))
+            self._failed_resizes.append((resize, error))
 
-    def resize_again(self) -> None:
-        """Tell nodes again that could not be told, as long as they are there."""
-        for _ in range(len(self._unresized)):
-            wanted, error = self._unresized.popleft()
+    def retry_resizes(self) -> None:
+        """Repeat resizes that did not reach their node, unless it is lost."""
+        for _ in range(len(self._failed_resizes)):
+            resize, error = self._failed_resizes.popleft()
             if not isinstance(error, OSError | asyncio.TimeoutError | LOST):
                 raise error
-            if self._nodes.has(wanted.node):  # else it is lost
-                self.resize(wanted)
+            if self._nodes.has(resize.node):  # not lost
+                self.resize(resize)

@@ -1,7 +1,7 @@
-"""Opening workers for a run: each is asked what it sees, given the script where it lacks it, and told to open.
+"""Opens workers for a run: checks what each can see, sends it the script if needed, and opens a node on it.
 
-Every worker goes its own way, on the client's loop: one that builds its environment for minutes, or hangs, holds up neither
-the others nor the run. Each opening ends exactly once, taken by ``ended`` or given up.
+Every setup is a coroutine on the client's loop: a worker that builds its environment for minutes, or hangs, delays
+neither the others nor the run. Each setup ends exactly once: ``pop_ended`` yields it, or ``cancel`` gives it up.
 """
 
 from __future__ import annotations
@@ -24,50 +24,50 @@ from prefect_parallel_run.node.preflight import PreflightRequest, PreflightResul
 from prefect_parallel_run.node.rpc import NodeAccess, open_node, take_bundle, view_node
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 
-GONE = (OSError, asyncio.TimeoutError, asyncio.CancelledError, FutureCancelledError)  #: how calls to what is lost end
-_PIECE = 4 << 20  #: bytes of a bundle in one message
-_PIECES = 8  #: messages with one under way at a time
-_VIEW_TIMEOUT = 60.0  #: s for a worker to say what it sees
+GONE = (OSError, asyncio.TimeoutError, asyncio.CancelledError, FutureCancelledError)  #: errors of calls to a lost worker
+_PIECE = 4 << 20  #: bytes of a code archive in one message
+_PIECES = 8  #: such messages in flight at a time
+_PREFLIGHT_TIMEOUT = 60.0  #: s for a worker to answer the preflight check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteSetup:
-    """What nodes on other machines have to be asked and given before they can be used."""
+    """What nodes on other machines must check and receive before they can be used."""
 
-    probe: PreflightRequest
-    bundle: Path  #: the script as it travels
-    mark: Path  #: that nodes look for
+    preflight: PreflightRequest
+    bundle: Path  #: code archive of the script
+    mark: Path  #: file that shows whether a node shares the run directory
 
-    def end(self) -> None:
-        """Remove what was only made for it."""
+    def clean_up(self) -> None:
+        """Delete the files that were only created for the setup."""
         for path in (self.bundle, self.mark):
             path.unlink(missing_ok=True)
 
 
 class ReadyNode(NamedTuple):
-    """A node that is open."""
+    """An open node."""
 
     facts: NodeFacts
-    way: NodeAccess | None  #: None: it sees everything
+    access: NodeAccess | None  #: None: it runs on this machine
 
 
 @dataclass(slots=True)
 class NodeSetup:
-    """A worker that is being opened."""
+    """A worker that a node is being opened on."""
 
     address: str
-    number: int  #: of the name that it is offered
-    is_first: bool  #: begun before any node was open: its failure ends the run
-    is_told: bool = False  #: it may have taken the name
+    number: int  #: number in the name that it is offered
+    is_first: bool  #: started before any node was open: its failure ends the run
+    was_offered: bool = False  #: it may have adopted the offered name
     future: Future[ReadyNode] = field(default_factory=Future)
 
     @property
     def name(self) -> str:
-        """Return the name that it is offered; one that was prepared has another already."""
+        """Return the offered name; a prepared node already has another."""
         return f"node-{self.number}"
 
     def outcome(self) -> ReadyNode | BaseException:
-        """Return what has come of it."""
+        """Return the open node, or the error."""
         try:
             return self.future.exception() or self.future.result()
         except FutureCancelledError as error:
@@ -75,107 +75,111 @@ class NodeSetup:
 
 
 class NodeSetups:
-    """The workers that are being opened, each under a name of its own.
+    """The setups in progress, each with its own node name.
 
     Args:
-        client: Of the cluster.
-        settings: What every node is told.
-        prepared: Nodes that are named already, from ``node-0`` on.
-        journey: None for nodes that are processes of this machine.
-        wake: Called, on the client's thread, when one has ended.
+        client: Dask client of the cluster.
+        settings: Settings that every node receives.
+        prepared: Number of nodes that already have a name, from ``node-0`` on.
+        remote_setup: What nodes on other machines need; None for processes of this machine.
+        wake: Called when a setup has ended, on the client's thread.
     """
 
     def __init__(
-        self, client: Client, settings: NodeSettings, prepared: int, journey: RemoteSetup | None, wake: Callable[[], None]
+        self, client: Client, settings: NodeSettings, prepared: int, remote_setup: RemoteSetup | None, wake: Callable[[], None]
     ) -> None:
-        self._client, self._settings, self._journey, self._wake = client, settings, journey, wake
+        self._client, self._settings, self._remote_setup, self._wake = client, settings, remote_setup, wake
         self._numbers = count(prepared)
-        self._unused: list[int] = []  # a heap of numbers that were offered, and never taken
-        self._under_way: dict[str, NodeSetup] = {}  # by address
+        self._unused_numbers: list[int] = []  # a heap of numbers that were offered but not adopted
+        self._in_progress: dict[str, NodeSetup] = {}  # by address
         self._pieces = asyncio.Semaphore(_PIECES)
 
-    def want_slots(self, count: int) -> None:
-        """Have nodes that are opened from now on start with so many slots."""
+    def set_slots(self, count: int) -> None:
+        """Set the number of slots for nodes that are opened from now on."""
         self._settings = replace(self._settings, slots=count)
 
     def __len__(self) -> int:
-        return len(self._under_way)
+        return len(self._in_progress)
 
     def __contains__(self, address: str) -> bool:
-        return address in self._under_way
+        return address in self._in_progress
 
     @property
     def addresses(self) -> list[str]:
-        """Return the addresses of the workers that are being opened."""
-        return list(self._under_way)
+        """Return the addresses of workers that are being opened."""
+        return list(self._in_progress)
 
-    def begin(self, address: str, *, is_first: bool) -> None:
-        """Begin to open a worker."""
-        number = heappop(self._unused) if self._unused else next(self._numbers)
-        opening = self._under_way[address] = NodeSetup(address, number, is_first)
-        opening.future = asyncio.run_coroutine_threadsafe(self._open(opening), self._client.loop.asyncio_loop)
-        opening.future.add_done_callback(lambda _: self._wake())
+    def start(self, address: str, *, is_first: bool) -> None:
+        """Start to open a node on a worker."""
+        number = heappop(self._unused_numbers) if self._unused_numbers else next(self._numbers)
+        setup = self._in_progress[address] = NodeSetup(address, number, is_first)
+        setup.future = asyncio.run_coroutine_threadsafe(self._open(setup), self._client.loop.asyncio_loop)
+        setup.future.add_done_callback(lambda _: self._wake())
 
-    def ended(self) -> Iterator[tuple[NodeSetup, ReadyNode | BaseException]]:
-        """Yield those that have ended, in the order they were begun, with what came of them; each once."""
-        for opening in [opening for opening in self._under_way.values() if opening.future.done()]:
-            outcome = opening.outcome()
-            self._close(opening, outcome)
-            yield opening, outcome
+    def pop_ended(self) -> Iterator[tuple[NodeSetup, ReadyNode | BaseException]]:
+        """Yield each ended setup once, in start order, with its result."""
+        for setup in [setup for setup in self._in_progress.values() if setup.future.done()]:
+            outcome = setup.outcome()
+            self._close(setup, outcome)
+            yield setup, outcome
 
-    def give_up(self, address: str) -> NodeSetup | None:
-        """Wait no longer for a worker, whatever it does there; None when it is not being opened."""
-        opening = self._under_way.get(address)
-        if opening is not None:
-            opening.future.cancel()
-            self._close(opening, OSError("the worker was lost"))
-        return opening
+    def cancel(self, address: str) -> NodeSetup | None:
+        """Cancel the setup of a worker and return it; None when there is none."""
+        setup = self._in_progress.get(address)
+        if setup is not None:
+            setup.future.cancel()
+            self._close(setup, OSError("the worker was lost"))
+        return setup
 
-    def _close(self, opening: NodeSetup, outcome: ReadyNode | BaseException) -> None:
-        del self._under_way[opening.address]
-        is_taken = opening.is_told if isinstance(outcome, BaseException) else outcome.facts.node == opening.name
+    def _close(self, setup: NodeSetup, outcome: ReadyNode | BaseException) -> None:
+        del self._in_progress[setup.address]
+        is_taken = setup.was_offered if isinstance(outcome, BaseException) else outcome.facts.node == setup.name
         if not is_taken:
-            heappush(self._unused, opening.number)
+            heappush(self._unused_numbers, setup.number)
 
     # On the client's loop
 
-    async def _open(self, opening: NodeSetup) -> ReadyNode:
-        way = None if self._journey is None else await self._make_ready(self._journey, opening.address)
-        opening.is_told = True
-        settings = replace(self._settings, node=opening.name)
-        return ReadyNode(await ask_worker(self._client, opening.address, open_node, settings, way), way)
+    async def _open(self, setup: NodeSetup) -> ReadyNode:
+        access = None if self._remote_setup is None else await self._prepare(self._remote_setup, setup.address)
+        setup.was_offered = True
+        settings = replace(self._settings, node=setup.name)
+        return ReadyNode(await ask_worker(self._client, setup.address, open_node, settings, access), access)
 
-    async def _make_ready(self, journey: RemoteSetup, address: str) -> NodeAccess:
-        """Ask a worker what it sees, and give it what it lacks."""
+    async def _prepare(self, remote_setup: RemoteSetup, address: str) -> NodeAccess:
+        """Check what a worker can see, and send it the code archive if it needs that."""
         try:
-            view = await asyncio.wait_for(ask_worker(self._client, address, view_node, journey.probe), _VIEW_TIMEOUT)
-        except asyncio.TimeoutError as error:  # it lives: of one that does not, somebody else takes note
-            words = f"it has not said within {_VIEW_TIMEOUT:g} s which files it sees; does one of its mounts hang?"
-            raise ComputeTargetError(address, words) from error
-        if (problem := problem_of(address, view)) is not None:
+            result = await asyncio.wait_for(
+                ask_worker(self._client, address, view_node, remote_setup.preflight), _PREFLIGHT_TIMEOUT
+            )
+        except asyncio.TimeoutError as error:  # the worker is alive: the node pool notices a lost one
+            message = f"no preflight answer within {_PREFLIGHT_TIMEOUT:g} s; one of its network mounts may be hanging"
+            raise ComputeTargetError(address, message) from error
+        if (problem := access_error(address, result)) is not None:
             raise problem
-        if not (view.sees_script or view.has_bundle):
-            await self._give_bundle(journey, address)
-        return NodeAccess(not view.shares, not view.sees_script)
+        if not (result.sees_script or result.has_bundle):
+            await self._send_archive(remote_setup, address)
+        return NodeAccess(not result.shares, not result.sees_script)
 
-    async def _give_bundle(self, journey: RemoteSetup, address: str) -> None:
-        """Send the bundle, piece by piece."""
-        size, offset = journey.bundle.stat().st_size, 0
-        with journey.bundle.open("rb") as file:
+    async def _send_archive(self, remote_setup: RemoteSetup, address: str) -> None:
+        """Send the code archive in pieces."""
+        size, offset = remote_setup.bundle.stat().st_size, 0
+        with remote_setup.bundle.open("rb") as file:
             while offset < size:
                 async with self._pieces:
                     piece = file.read(_PIECE)
                     is_last = offset + len(piece) == size
-                    arguments = (self._settings.token, journey.probe.bundle, offset, piece, is_last)
+                    arguments = (self._settings.token, remote_setup.preflight.bundle, offset, piece, is_last)
                     await ask_worker(self._client, address, take_bundle, *arguments)
                 offset += len(piece)
 
 
-def problem_of(address: str, view: PreflightResult) -> ParallelRunError | None:
-    """Return what keeps a worker from being used, or None."""
-    for name, path in view.missing:
-        where = f"the node {address} (host {view.host}) cannot see it"
+def access_error(address: str, result: PreflightResult) -> ParallelRunError | None:
+    """Return the error for a path that a worker cannot see, or None."""
+    for name, path in result.missing:
+        where = f"node {address} (host {result.host}) cannot access it"
         if name == "output":
-            return OutputError(path, f"{where}; the script writes there: use a folder that all nodes share, or a store's URL")
-        return InputError(path, f"{where}; use a folder that all nodes share, or a store's URL")
+            return OutputError(
+                path, f"{where}, and the script writes to it; use a folder that all nodes share, or a storage URL"
+            )
+        return InputError(path, f"{where}; use a folder that all nodes share, or a storage URL")
     return None

@@ -1,4 +1,4 @@
-"""Who is told what happens while a run is driven."""
+"""The protocol for listeners to the dispatcher's events."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from prefect_parallel_run.node.settings import NodeFacts
 
 
 class Observer(Protocol):
-    """Who is told what happens; called in the flow process, between two events."""
+    """Receives the events of a run, in the flow process, between two events of the dispatcher."""
 
     def node_joined(self, facts: NodeFacts) -> None:
-        """A node opened."""
+        """A node joined the run."""
 
     def node_left(self, node: str) -> None:
-        """A node was lost; what it was doing goes to others."""
+        """A node was lost; its mini-batches are rescheduled."""
 
     def node_released(self, node: str) -> None:
-        """A node had nothing to do, and was given back."""
+        """An idle node was released."""
 
     def slot_failed(self, node: str, failure: StartFailure) -> None:
-        """A process could not be started, for good."""
+        """A slot gave up on starting its process."""
 
     def committed(self, receipts: Sequence[Receipt]) -> None:
-        """Tries have ended and are in the ledger, failed ones among them; called once per commit."""
+        """Attempts, including failed ones, were written to the ledger; called once per commit."""
 
     def tried(self, receipt: Receipt, state: str) -> None:
-        """A try failed; *state* is where its mini-batch stands now."""
+        """An attempt failed; *state* is the new state of its mini-batch."""
 
     def isolated(self, receipt: Receipt) -> None:
-        """Some items of a mini-batch were tried apart from the others, and that is in the ledger."""
+        """A piece of a mini-batch ran during bisection, and its outcome is in the ledger."""
 
     def progressed(self, tally: Tally) -> None:
         """Counts changed, or time passed."""
 
     def script_said(self, line: ScriptLine) -> None:
-        """The entry script has logged something at ``logging_level`` or above."""
+        """The entry script logged a message at ``logging_level`` or above."""
 
     def script_left_out(self, lines: int) -> None:
-        """The run is over; so many lines that the script has logged were not told."""
+        """The run is over; *lines* lines that the script logged were not forwarded."""
 
     def held(self, breach: Breach | None) -> None:
-        """New mini-batches are held back because of *breach*, or (None) handed out again."""
+        """New mini-batches are held back because of *breach*, or (None) are handed out again."""
 
     def warned(self, text: str) -> None:
-        """Something that is no failure should be known."""
+        """A problem that does not end the run should be shown to the user."""

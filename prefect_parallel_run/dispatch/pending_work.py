@@ -1,4 +1,4 @@
-"""What became of a lease: which receipts are its own, what of it has none, what comes back when its node is lost. Pure."""
+"""Splits the outcome of a lease: its own receipts, ranges without a receipt, and ranges to run again. Pure."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import replace
 
 from prefect_parallel_run.models import Lease, Receipt
 
-_SPLIT = 8  #: a lost lease of several mini-batches comes back in this many pieces, so that a guilty one soon stands alone
+_SPLIT = 8  #: a lost lease is returned in this many parts, so that a mini-batch that kills its node is soon alone
 
 
-def belonging(receipts: Iterable[Receipt], lease: Lease) -> Iterator[Receipt]:
-    """Yield the receipts of mini-batches that the lease holds, for the try that it stands for."""
+def matching(receipts: Iterable[Receipt], lease: Lease) -> Iterator[Receipt]:
+    """Yield the receipts that match the mini-batches and the attempt of a lease."""
     for receipt in receipts:
         if lease.start <= receipt.mini_batch < lease.stop and receipt.attempt == lease.attempt:
             yield receipt
 
 
-def missing(lease: Lease, receipts: dict[int, Receipt]) -> Iterator[tuple[int, int, int]]:
-    """Yield the ranges of a lease that have no receipt."""
+def without_receipt(lease: Lease, receipts: dict[int, Receipt]) -> Iterator[tuple[int, int, int]]:
+    """Yield the ranges of a lease that lack a receipt."""
     if len(receipts) == lease.count:
         return
     start = lease.start
@@ -29,24 +29,24 @@ def missing(lease: Lease, receipts: dict[int, Receipt]) -> Iterator[tuple[int, i
 
 
 def is_last(receipt: Receipt, lease: Lease) -> bool:
-    """True for the receipt of the lease's last mini-batch."""
+    """Return whether a receipt is for the last mini-batch of a lease."""
     return receipt.mini_batch == lease.stop - 1
 
 
 def without_last(lease: Lease) -> Lease:
-    """Return a lease without its last mini-batch; it may be empty then."""
+    """Return a copy of a lease without its last mini-batch; it may be empty."""
     return replace(lease, stop=lease.stop - 1)
 
 
 def split(lease: Lease, *, started: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield a lost lease in smaller ones; one that had not begun comes back whole."""
+    """Yield the ranges to lease again after a loss; a lease that had not started stays whole."""
     step = max(1, -(-lease.count // _SPLIT)) if started else lease.count
     for start in range(lease.start, lease.stop, step):
         yield start, min(start + step, lease.stop), lease.attempt
 
 
-def lost(lease: Lease, items: int) -> Receipt:
-    """Return the receipt of a try that was lost with its node; the dispatcher knows when it was sent."""
+def lost_receipt(lease: Lease, items: int) -> Receipt:
+    """Return the receipt of an attempt that was lost with its node; the dispatcher adds the time."""
     return Receipt.of_failure(
         lease.start,
         lease.attempt,

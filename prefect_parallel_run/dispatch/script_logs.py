@@ -1,4 +1,4 @@
-"""What the scripts have logged, as it comes from the nodes: each message once, and no more than a run's log can bear."""
+"""Collects log messages of entry scripts from the nodes: deduplicated and rate-limited."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from typing import NamedTuple
 from prefect_parallel_run._rate_limit import RateLimiter
 from prefect_parallel_run.node.script_lines import LogBatch
 
-_IN_ALL = 1_000  #: messages of a run
+_MAX_MESSAGES = 1_000  #: messages per run
 
 
 class ScriptLine(NamedTuple):
-    """A message of an entry script; it may have several lines."""
+    """A log message of an entry script; it may span several lines."""
 
-    level: int  #: of the module logging
+    level: int  #: numeric level of the logging module
     process: str
     text: str
 
 
 class ScriptLogCollector:
-    """Those of one run. A node tells in numbered parcels; its last word repeats what may still be on its way."""
+    """Collects the log messages of one run. Nodes send numbered batches; the final one repeats those that may be in transit."""
 
     def __init__(self) -> None:
-        self._said: queue.SimpleQueue[LogBatch] = queue.SimpleQueue()
-        self._last: dict[str, int] = {}  # number of the last parcel, by node
-        self._left_out_there: dict[str, int] = {}  # lines, by node
-        self._left_out_here = 0
-        self._allowance = RateLimiter(None, _IN_ALL)
+        self._batches: queue.SimpleQueue[LogBatch] = queue.SimpleQueue()
+        self._last: dict[str, int] = {}  # number of the latest batch, by node
+        self._left_out_by_node: dict[str, int] = {}  # dropped lines, by node
+        self._left_out = 0
+        self._rate_limiter = RateLimiter(None, _MAX_MESSAGES)
 
-    def hear(self, said: LogBatch) -> None:
-        """Take what a node says; on any thread."""
-        self._said.put(said)
+    def add(self, batch: LogBatch) -> None:
+        """Add a batch of a node; may be called from any thread."""
+        self._batches.put(batch)
 
-    def take(self) -> list[ScriptLine]:
-        """Return what should be told now; on the thread that tells it."""
-        found: list[ScriptLine] = []
-        for _ in range(self._said.qsize()):
-            said = self._said.get_nowait()
-            node = said["node"]
-            if said["number"] <= self._last.get(node, 0):
+    def pop_all(self) -> list[ScriptLine]:
+        """Return the messages to forward now; called from the thread that forwards them."""
+        lines: list[ScriptLine] = []
+        for _ in range(self._batches.qsize()):
+            batch = self._batches.get_nowait()
+            node = batch["node"]
+            if batch["number"] <= self._last.get(node, 0):
                 continue
-            self._last[node], self._left_out_there[node] = said["number"], said["left_out"]
-            for line in (ScriptLine(*given) for given in said["lines"]):
-                if self._allowance.admits(0.0, is_urgent=line.level >= logging.WARNING):
-                    found.append(line)
+            self._last[node], self._left_out_by_node[node] = batch["number"], batch["left_out"]
+            for line in (ScriptLine(*fields) for fields in batch["lines"]):
+                if self._rate_limiter.admits(0.0, is_urgent=line.level >= logging.WARNING):
+                    lines.append(line)
                 else:
-                    self._left_out_here += line.text.count("\n") + 1
-        return found
+                    self._left_out += line.text.count("\n") + 1
+        return lines
 
     @property
     def left_out(self) -> int:
-        """Return the lines that are only in the files; those of a node that was lost lately may be missing."""
-        return self._left_out_here + sum(self._left_out_there.values())
+        """Return the number of lines that were not forwarded; recent ones of a lost node may be missing."""
+        return self._left_out + sum(self._left_out_by_node.values())

@@ -1,15 +1,14 @@
-"""The state of a run: events in, instructions out. Pure: no clock of its own, no files, no cluster.
+"""The state of a run: takes events, returns instructions. Pure: no clock, no files, no cluster.
 
-Every planned mini-batch is in exactly one of: pending (never handed out), returned (handed out, but not run through no fault
-of its own), leased, waiting (between two tries, or while its guilty items are looked for), succeeded, failed. Only ``handle``
-moves it, and only a receipt of a lease that is still out decides anything: a late one is refused, so nothing is ever decided
-twice. While the plan is growing, planned mini-batches are added behind the others.
+Every planned mini-batch is in exactly bisection of: pending (never leased), returned (leased, but did not run),
+leased, waiting (between two attempts, or under bisection), succeeded, failed. Only ``handle`` moves it, and only a receipt
+of an unfinished lease decides anything: a late receipt is ignored, so nothing is ever decided twice. While the plan is
+growing, new mini-batches are appended.
 
-A mini-batch may be in two leases that are out, as the last of both (speculative_execution). It is still one try: the first
-success decides it, and takes it out of the other lease; a failure takes it out of the lease that failed, and leaves it to the
-other.
+A mini-batch may be the last of two unfinished leases (speculative_execution). They count as one attempt: the first success
+decides it and removes it from the other lease; a failure only removes it from the failed lease.
 
-While the run is paused nothing is handed out, and leases are called back: they keep the mini-batches that are running.
+While the run is paused nothing is handed out, and leases are recalled: they keep only the running mini-batches.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from prefect_parallel_run.dispatch.attempts import try_again
+from prefect_parallel_run.dispatch.attempts import should_retry
 from prefect_parallel_run.dispatch.bisection import Piece
-from prefect_parallel_run.dispatch.bisections import Isolations
+from prefect_parallel_run.dispatch.bisections import Bisections
 from prefect_parallel_run.dispatch.events import (
     Abort,
     Commit,
     CommitPiece,
     Continued,
+    ControlCommand,
     Event,
     Finish,
     GiveUp,
-    Hold,
     Instruction,
     LeaseFinished,
     LeaseShortened,
@@ -39,81 +38,81 @@ from prefect_parallel_run.dispatch.events import (
     NodeLeft,
     NodeResized,
     NodesOpening,
-    Ordered,
     Paused,
+    PauseScheduling,
     PlanEnded,
     PlanGrew,
     ProcessesChanged,
     Recall,
-    Release,
     Resize,
+    ResumeScheduling,
     SlotReady,
     SubmitLease,
     Tick,
 )
 from prefect_parallel_run.dispatch.lease_size import LeaseSizer
-from prefect_parallel_run.dispatch.pending_work import belonging, is_last, lost, missing, split, without_last
+from prefect_parallel_run.dispatch.pending_work import is_last, lost_receipt, matching, split, without_last, without_receipt
 from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
-from prefect_parallel_run.dispatch.speculation import Stragglers, after
+from prefect_parallel_run.dispatch.speculation import StragglerTracker, earliest
 from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, Lease, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.limits import FailureLimits
 
-_AHEAD_SECONDS = 0.5  #: leases are sent ahead of need only while mini-batches are shorter than this
+_AHEAD_SECONDS = 0.5  #: s: a slot gets a second lease in advance only while mini-batches are shorter than this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulingPolicy:
-    """What the configuration says about tries."""
+    """The configuration of scheduling, retries and failure limits."""
 
     run_max_try: int
     limits: FailureLimits
     retry_delay: float = 0.0  #: s
-    most_per_lease: int = 1000
-    node_patience: float = 60.0  #: s without any node before the run gives up
-    fetches: bool = False  #: nodes fetch the files of a lease before it runs: one is sent ahead for every slot
-    speculative: bool = False  #: run a mini-batch that takes long a second time, where a slot has nothing else to do
-    shared_workers: bool = False  #: others keep them busy too: a lease may wait there and not have begun
-    isolate: bool = False  #: halve a mini-batch whose tries are used up until the guilty items stand alone
+    max_per_lease: int = 1000
+    node_patience: float = 60.0  #: s without any node after which the run fails
+    fetches: bool = False  #: nodes prefetch the files of a lease, so every slot gets one in advance
+    speculative: bool = False  #: duplicate slow mini-batches on idle slots
+    shared_workers: bool = False  #: other users share the workers, so a lease may wait there
+    isolate: bool = False  #: bisect a mini-batch whose attempts are used up
 
 
 class RunState:
-    """Decides what happens next.
+    """Decides what a run does next.
 
     Args:
-        rules: What the configuration says about tries.
-        remainder: What is left to do.
-        items_of: Returns the planned items of a mini-batch; asked only for those that died or were lost.
+        policy: Scheduling, retries and limits.
+        pending_work: Mini-batches without a final outcome, and the counts so far.
+        items_of: Returns the number of items of a mini-batch; only called when its process died or its node was lost.
     """
 
-    def __init__(self, rules: SchedulingPolicy, remainder: PendingWork, items_of: Callable[[int], int]) -> None:
-        self._rules, self._items_of = rules, items_of
-        self._planned, self._items = remainder.tally.planned, remainder.tally.items
-        self._succeeded, self._succeeded_items = remainder.tally.succeeded, remainder.tally.succeeded_items
-        self._failed, self._failed_items = remainder.tally.failed, remainder.tally.failed_items
-        self._rows = remainder.tally.rows
-        self._is_growing = remainder.tally.is_growing
-        self._pending = deque(remainder.pending)
-        self._pending_count = sum(stop - start for start, stop in remainder.pending)
-        self._returned: deque[tuple[int, int, int]] = deque()  # start, stop, try
-        self._due: list[tuple[float, int, int]] = [(0.0, index, attempt) for index, attempt, *_ in remainder.waiting]
+    def __init__(self, policy: SchedulingPolicy, pending_work: PendingWork, items_of: Callable[[int], int]) -> None:
+        self._policy, self._items_of = policy, items_of
+        self._planned, self._items = pending_work.tally.planned, pending_work.tally.items
+        self._succeeded, self._succeeded_items = pending_work.tally.succeeded, pending_work.tally.succeeded_items
+        self._failed, self._failed_items = pending_work.tally.failed, pending_work.tally.failed_items
+        self._rows = pending_work.tally.rows
+        self._is_growing = pending_work.tally.is_growing
+        self._pending = deque(pending_work.pending)
+        self._pending_count = sum(stop - start for start, stop in pending_work.pending)
+        self._returned: deque[tuple[int, int, int]] = deque()  # start, stop, attempt
+        self._due: list[tuple[float, int, int]] = [(0.0, index, attempt) for index, attempt, *_ in pending_work.waiting]
         heapq.heapify(self._due)
-        self._waiting = {index: items for index, _, items, _ in remainder.waiting}
-        self._granted = {index: granted for index, _, _, granted in remainder.waiting if granted}
+        self._waiting = {index: items for index, _, items, _ in pending_work.waiting}
+        self._extra_attempts = {index: extra for index, _, _, extra in pending_work.waiting if extra}
         self._waiting_items = sum(self._waiting.values())
-        self._isolations = Isolations(rules.run_max_try)
-        for one in remainder.isolating:
-            self._go_on_isolating(one)
-        self._occupancy = SlotAccounting()
+        self._bisections = Bisections(policy.run_max_try)
+        for bisection in pending_work.isolating:
+            self._resume_bisection(bisection)
+        self._accounting = SlotAccounting()
         self._last_lease = 0
         self._now = float("-inf")
-        self._stragglers = Stragglers()
-        self._sizer = LeaseSizer(rules.most_per_lease)
-        self._holding = False
+        self._stragglers = StragglerTracker()
+        self._sizer = LeaseSizer(policy.max_per_lease)
+        self._is_holding = False
         self._paused = False
-        self._processes: int | None = None  # per node, once a person has said so
-        self._resizings = 0
+        self._processes: int | None = None  # per node, once a user has changed it
+        self._resizes = 0
         self._ended = False
-        self._opening = 0  # nodes that are being opened
+        self._opening = 0  # number of nodes that are being opened
         self._nodeless_since: float | None = None
 
     @property
@@ -135,61 +134,61 @@ class RunState:
 
     @property
     def next_due(self) -> float | None:
-        """Return when there will be something to do without an event: a try is due, a lease takes long; or None."""
+        """Return when something is due without an event (a retry, a slow lease), or None."""
         due = self._due[0][0] if self._due else None
-        if due is not None and due <= self._now:  # it waits for a slot, not for a moment
+        if due is not None and due <= self._now:  # it waits for a slot, not for a time
             due = None
-        return after([due, self._stragglers.next_look])
+        return earliest([due, self._stragglers.next_check])
 
     @property
     def backlog(self) -> int:
-        """Return how many mini-batches are not handed out."""
+        """Return the number of mini-batches and pieces that are not leased."""
         return (
             self._pending_count
             + len(self._due)
-            + len(self._isolations)
+            + len(self._bisections)
             + sum(stop - start for start, stop, _ in self._returned)
         )
 
     @property
     def slots(self) -> int:
-        """Return the slots of all nodes."""
-        return self._occupancy.slots
+        """Return the number of slots of all nodes."""
+        return self._accounting.slots
 
     @property
     def is_paused(self) -> bool:
-        """True while nothing is handed out because a person wants that."""
+        """True while a user has paused the run."""
         return self._paused
 
     @property
     def mean_seconds(self) -> float:
-        """Return how long a mini-batch takes, s; infinite while nothing is known."""
+        """Return the mean duration of a mini-batch in s; infinite before the first lease ends."""
         return self._sizer.mean
 
     @property
     def idle_nodes(self) -> list[str]:
-        """Return the nodes that have no lease."""
-        return self._occupancy.idle_nodes
+        """Return the names of nodes without a lease."""
+        return self._accounting.idle_nodes
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
-        """Take note of *event* at *now* (monotonic clock, s) and return what to do, in order."""
+        """Apply *event* at *now* (monotonic clock, s) and return the resulting instructions, in order."""
         self._now = now
-        if self._ended:  # what was finished until all had stopped still counts
-            return list(self._take_home(event, now)) if isinstance(event, LeaseFinished) else []
+        if self._ended:  # leases that finished before they were stopped still count
+            return list(self._complete_lease(event, now)) if isinstance(event, LeaseFinished) else []
         instructions: list[Instruction] = []
         match event:
             case NodeJoined(node, slots):
                 instructions += self._join(node, slots)
             case SlotReady():
-                self._occupancy.note_ready(event)
+                self._accounting.record_ready(event)
             case NodeResized():
-                self._occupancy.resize(event)
+                self._accounting.resize(event)
             case NodeLeft(node):
-                instructions += self._lose(node, now)
+                instructions += self._remove_node(node, now)
             case NodesOpening(nodes):
                 self._opening = nodes
             case LeaseFinished():
-                instructions += self._take_home(event, now)
+                instructions += self._complete_lease(event, now)
             case LeaseShortened(lease, stop):
                 self._shorten(lease, stop, now)
             case PlanGrew(items):
@@ -197,24 +196,24 @@ class RunState:
             case PlanEnded():
                 self._is_growing = False
             case Paused() | Continued() | LimitsChanged() | ProcessesChanged():
-                instructions += self._obey(event)
+                instructions += self._apply_command(event)
             case Tick():
                 pass
-        return [*instructions, *self._go_on(now)]
+        return [*instructions, *self._next_instructions(now)]
 
-    def _obey(self, order: Ordered) -> Iterator[Instruction]:
-        match order:
+    def _apply_command(self, command: ControlCommand) -> Iterator[Instruction]:
+        match command:
             case Paused() | Continued():
-                self._paused = isinstance(order, Paused)
+                self._paused = isinstance(command, Paused)
             case LimitsChanged(limits):
-                self._rules = replace(self._rules, limits=limits)
+                self._policy = replace(self._policy, limits=limits)
             case ProcessesChanged(count):
-                self._processes, self._resizings = count, self._resizings + 1
-                for node in self._occupancy.nodes:
-                    yield Resize(node, count, self._resizings)
+                self._processes, self._resizes = count, self._resizes + 1
+                for node in self._accounting.nodes:
+                    yield Resize(node, count, self._resizes)
 
-    def end(self) -> None:
-        """Hand out nothing more; leases that still come home count."""
+    def stop(self) -> None:
+        """Stop handing out leases; receipts that still arrive count."""
         self._ended = True
 
     def _grow(self, items: list[int]) -> None:
@@ -226,58 +225,58 @@ class RunState:
         self._items += sum(items)
 
     def _join(self, name: str, slots: int) -> Iterator[Instruction]:
-        self._occupancy.join(name, slots)
-        if self._processes is not None and slots != self._processes:  # it was opened before that was said
-            yield Resize(name, self._processes, self._resizings)
+        self._accounting.add_node(name, slots)
+        if self._processes is not None and slots != self._processes:  # the node was opened before the change
+            yield Resize(name, self._processes, self._resizes)
 
-    # What came of leases
+    # Outcomes of leases
 
-    def _take_home(self, event: LeaseFinished, now: float) -> Iterator[Instruction]:
-        lease = self._occupancy.take_home(event)
-        if lease is None:  # lost before, and its mini-batches have been leased again: what it says no longer counts
+    def _complete_lease(self, event: LeaseFinished, now: float) -> Iterator[Instruction]:
+        lease = self._accounting.complete(event)
+        if lease is None:  # lost earlier, and its mini-batches were leased again: its receipts are ignored
             return
         self._stragglers.forget(lease.id)
         if lease.piece is not None:
-            yield from self._take_piece_home(lease, event.receipts)
+            yield from self._complete_piece(lease, event.receipts)
             return
-        if (twin := self._stragglers.part(lease.id)) is not None:
-            if any(receipt.outcome == "succeeded" for receipt in belonging(event.receipts, lease) if is_last(receipt, lease)):
-                yield self._take_last_from(twin)
+        if (duplicate := self._stragglers.unlink(lease.id)) is not None:
+            if any(receipt.outcome == "succeeded" for receipt in matching(event.receipts, lease) if is_last(receipt, lease)):
+                yield self._stop_duplicate(duplicate)
             else:
                 lease = without_last(lease)
-        receipts = {receipt.mini_batch: self._complete(receipt) for receipt in belonging(event.receipts, lease)}
+        receipts = {receipt.mini_batch: self._with_items(receipt) for receipt in matching(event.receipts, lease)}
         if receipts:
-            self._sizer.observe(len(receipts), sum(receipt.seconds for receipt in receipts.values()))
-            yield Commit([(receipt, self._decide(receipt, now)) for receipt in receipts.values()])
-        self._returned.extend(missing(lease, receipts))
+            self._sizer.record(len(receipts), sum(receipt.seconds for receipt in receipts.values()))
+            yield Commit([(receipt, self._record(receipt, now)) for receipt in receipts.values()])
+        self._returned.extend(without_receipt(lease, receipts))
 
-    def _take_last_from(self, number: int) -> Recall:
-        """Have a lease stopped whose last mini-batch, all that it still runs, has been decided elsewhere."""
-        self._occupancy.change(without_last(self._occupancy.leases[number]))
+    def _stop_duplicate(self, number: int) -> Recall:
+        """Stop a lease whose last mini-batch, the only one that it still runs, was decided by its duplicate."""
+        self._accounting.replace_lease(without_last(self._accounting.leases[number]))
         return Recall(number, at_once=True)
 
     def _shorten(self, number: int, stop: int | None, now: float) -> None:
-        """Take back what a lease has not begun."""
-        lease = self._occupancy.leases.get(number)
-        if lease is None or self._stragglers.has_twin(number):  # it came home meanwhile; or an answer that nobody waits for
+        """Queue again what a recalled lease returned."""
+        lease = self._accounting.leases.get(number)
+        if lease is None or self._stragglers.has_duplicate(number):  # it has ended, or was duplicated meanwhile
             return
         if stop is not None and lease.start <= stop < lease.stop:
             if lease.piece is not None:
-                self._isolations.put_back(lease.start, Piece(*lease.piece))
+                self._bisections.requeue(lease.start, Piece(*lease.piece))
             else:
                 self._returned.append((stop, lease.stop, lease.attempt))
-            self._occupancy.change(replace(lease, stop=stop))
-        self._stragglers.note_answer(number, now, is_known=stop is not None)
+            self._accounting.replace_lease(replace(lease, stop=stop))
+        self._stragglers.record_returned(number, now, is_known=stop is not None)
 
-    def _complete(self, receipt: Receipt) -> Receipt:
-        """Return *receipt* with its items: a process that died could not say how many it had."""
+    def _with_items(self, receipt: Receipt) -> Receipt:
+        """Return *receipt* with its number of items, which a process that died could not report."""
         if receipt.items >= 0:
             return receipt
         items = self._items_of(receipt.mini_batch)
         return receipt._replace(items=items, failed=items)
 
-    def _decide(self, receipt: Receipt, now: float) -> str:
-        """Book one receipt and return the state its mini-batch is in now."""
+    def _record(self, receipt: Receipt, now: float) -> str:
+        """Record a receipt and return the new state of its mini-batch."""
         index = receipt.mini_batch
         if self._waiting:
             self._waiting_items -= self._waiting.pop(index, 0)
@@ -287,13 +286,13 @@ class RunState:
             self._failed_items += receipt.failed
             self._rows += receipt.rows
             return "succeeded"
-        if try_again(receipt, self._rules.run_max_try + self._granted.get(index, 0)):
+        if should_retry(receipt, self._policy.run_max_try + self._extra_attempts.get(index, 0)):
             self._waiting[index] = receipt.items
             self._waiting_items += receipt.items
-            heapq.heappush(self._due, (now + self._rules.retry_delay, index, receipt.attempt + 1))
+            heapq.heappush(self._due, (now + self._policy.retry_delay, index, receipt.attempt + 1))
             return "waiting"
-        if self._rules.isolate and receipt.items > 1 and receipt.outcome not in NOT_ISOLATED:
-            self._isolations.begin(index, receipt.attempt, receipt.items)
+        if self._policy.isolate and receipt.items > 1 and receipt.outcome not in NOT_ISOLATED:
+            self._bisections.start(index, receipt.attempt, receipt.items)
             self._waiting[index] = receipt.items
             self._waiting_items += receipt.items
             return "isolating"
@@ -301,178 +300,178 @@ class RunState:
         self._failed_items += receipt.items
         return "failed"
 
-    # Isolating guilty items
+    # Bisection
 
-    def _go_on_isolating(self, one: BisectionState) -> None:
-        self._isolations.go_on(one)
-        self._waiting[one.mini_batch] = one.undecided
-        self._waiting_items += one.undecided
+    def _resume_bisection(self, bisection: BisectionState) -> None:
+        self._bisections.resume(bisection)
+        self._waiting[bisection.mini_batch] = bisection.undecided
+        self._waiting_items += bisection.undecided
 
-    def _take_piece_home(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[Instruction]:
-        if not lease.count:  # called back, and among the pieces to be run since then
+    def _complete_piece(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[Instruction]:
+        if not lease.count:  # recalled, and its piece was queued again
             return
         index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
-        receipt = next(iter(belonging(receipts, lease)), None)
-        if receipt is None:  # not run, and not to blame
-            self._isolations.put_back(index, piece)
+        receipt = next(iter(matching(receipts, lease)), None)
+        if receipt is None:  # did not run, not charged
+            self._bisections.requeue(index, piece)
         else:
-            yield self._decide_piece(index, piece, receipt)
+            yield self._record_piece(index, piece, receipt)
 
-    def _decide_piece(self, index: int, piece: Piece, receipt: Receipt) -> CommitPiece:
-        """Book what came of a piece."""
-        found = self._isolations.note(index, piece, receipt)
-        self._waiting[index] -= found.decided
-        self._waiting_items -= found.decided
-        self._failed_items += found.failed
+    def _record_piece(self, index: int, piece: Piece, receipt: Receipt) -> CommitPiece:
+        """Record the outcome of a piece."""
+        result = self._bisections.record(index, piece, receipt)
+        self._waiting[index] -= result.decided
+        self._waiting_items -= result.decided
+        self._failed_items += result.failed
         if receipt.outcome == "succeeded":
             self._succeeded_items += receipt.succeeded
             self._rows += receipt.rows
-        if found.state != "isolating":
+        if result.state != "isolating":
             del self._waiting[index]
-            self._succeeded += found.state == "succeeded"
-            self._failed += found.state == "failed"
-        return CommitPiece(receipt, piece, found.failed, found.state)
+            self._succeeded += result.state == "succeeded"
+            self._failed += result.state == "failed"
+        return CommitPiece(receipt, piece, result.failed, result.state)
 
-    def _lose_piece(self, lease: Lease) -> Iterator[Instruction]:
-        """Run a piece again that was lost with its node; one that takes every node along has failed."""
+    def _requeue_piece(self, lease: Lease) -> Iterator[Instruction]:
+        """Queue a piece that lost its node; a piece that keeps killing its node counts as failed."""
         if not lease.count:
             return
         index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
-        if self._isolations.is_given_up(index, piece):
-            yield self._decide_piece(index, piece, lost(lease, piece.items))
+        if self._bisections.record_loss(index, piece):
+            yield self._record_piece(index, piece, lost_receipt(lease, piece.items))
         else:
-            self._isolations.put_back(index, piece)
+            self._bisections.requeue(index, piece)
 
-    def _lose(self, name: str, now: float) -> Iterator[Instruction]:
-        """Take back the leases of a node that is gone. One that was alone and running is charged a try."""
+    def _remove_node(self, name: str, now: float) -> Iterator[Instruction]:
+        """Queue the leases of a lost node again. A lease of one running mini-batch is charged an attempt."""
         charged: list[tuple[Receipt, str]] = []
-        for lease, has_begun in self._occupancy.lose(name):
+        for lease, has_started in self._accounting.remove_node(name):
             self._stragglers.forget(lease.id)
-            had_twin = self._stragglers.part(lease.id) is not None
-            if had_twin:  # which goes on; the rest is finished, and only its receipts are lost
-                lease = without_last(lease)  # noqa: PLW2901  what is left of it
+            was_duplicated = self._stragglers.unlink(lease.id) is not None
+            if was_duplicated:  # the duplicate continues; the rest had finished, and only its receipts are lost
+                lease = without_last(lease)  # noqa: PLW2901  the same lease, shortened
             if lease.piece is not None:
-                yield from self._lose_piece(lease)
-            elif lease.count == 1 and has_begun and not had_twin:
-                receipt = lost(lease, self._items_of(lease.start))
-                charged.append((receipt, self._decide(receipt, now)))
+                yield from self._requeue_piece(lease)
+            elif lease.count == 1 and has_started and not was_duplicated:
+                receipt = lost_receipt(lease, self._items_of(lease.start))
+                charged.append((receipt, self._record(receipt, now)))
             elif lease.count:
-                self._returned.extend(split(lease, started=has_begun))
+                self._returned.extend(split(lease, started=has_started))
         if charged:
             yield Commit(charged)
 
-    # What to do next
+    # Next instructions
 
-    def _go_on(self, now: float) -> Iterator[Instruction]:
+    def _next_instructions(self, now: float) -> Iterator[Instruction]:
         tally = self.tally
-        breach = self._rules.limits.first_breach(tally)
+        breach = self._policy.limits.first_breach(tally)
         if breach is not None:
             self._ended = True
             yield Abort(breach)
         elif tally.finished == tally.planned and not self._is_growing:
             self._ended = True
             yield Finish()
-        elif self._is_nowhere(now):
+        elif self._has_no_slots(now):
             self._ended = True
-            yield GiveUp(slots_failed=bool(self._occupancy.nodes))
+            yield GiveUp(slots_failed=bool(self._accounting.nodes))
         else:
             yield from self._hold_or_release(tally)
             if self._paused:
-                yield from self._call_back(now)
+                yield from self._recall_leases(now)
             else:
                 yield from self._hand_out(now)
-                yield from self._help_stragglers(now)
+                yield from self._rebalance(now)
 
-    def _is_nowhere(self, now: float) -> bool:
-        """True when no slot is left anywhere: at once if nodes are there but cannot start the script, else after a while.
+    def _has_no_slots(self, now: float) -> bool:
+        """Return whether no slot is usable: immediately if all nodes failed to start the script, else after node_patience.
 
-        Never while a node is being opened, which may take as long as an environment is built.
+        Never true while a node is being opened, since building an environment may take long.
         """
-        if self._opening or self._occupancy.has_slots:
+        if self._opening or self._accounting.has_slots:
             self._nodeless_since = None
             return False
-        if self._occupancy.nodes:
-            return not self._occupancy.leases  # leases that are still out may bring receipts home
+        if self._accounting.nodes:
+            return not self._accounting.leases  # unfinished leases may still return receipts
         if self._nodeless_since is None:
             self._nodeless_since = now
-        return now - self._nodeless_since > self._rules.node_patience
+        return now - self._nodeless_since > self._policy.node_patience
 
     def _hold_or_release(self, tally: Tally) -> Iterator[Instruction]:
-        breach = self._rules.limits.near_breach(tally, isolates=self._rules.isolate)
-        if breach is not None and not self._holding:
-            yield Hold(breach)
-        elif breach is None and self._holding:
-            yield Release()
-        self._holding = breach is not None
+        breach = self._policy.limits.near_breach(tally, isolates=self._policy.isolate)
+        if breach is not None and not self._is_holding:
+            yield PauseScheduling(breach)
+        elif breach is None and self._is_holding:
+            yield ResumeScheduling()
+        self._is_holding = breach is not None
 
     def _hand_out(self, now: float) -> Iterator[Instruction]:
-        while (name := self._hungriest()) is not None and (lease := self._next_lease(name, now)) is not None:
+        while (name := self._least_loaded_node()) is not None and (lease := self._next_lease(name, now)) is not None:
             yield self._send(lease, now)
 
     def _send(self, lease: Lease, now: float) -> SubmitLease:
-        self._occupancy.send(lease)
-        self._stragglers.note_sent(lease, now)
+        self._accounting.add_lease(lease)
+        self._stragglers.record_sent(lease, now)
         return SubmitLease(lease)
 
-    def _call_back(self, now: float) -> Iterator[Instruction]:
-        """Take back what leases have not begun; what runs goes on."""
-        for lease in self._stragglers.to_call_back(self._occupancy.leases.values(), now):
+    def _recall_leases(self, now: float) -> Iterator[Instruction]:
+        """Recall what leases have not started; running mini-batches continue."""
+        for lease in self._stragglers.to_recall_while_paused(self._accounting.leases.values(), now):
             yield Recall(lease.id, at_once=False)
 
-    def _help_stragglers(self, now: float) -> Iterator[Instruction]:
-        """Where nothing is left to hand out, let slots that have nothing to do help those that are behind."""
-        self._stragglers.next_look = None
-        if self._pending or self._returned or self._holding or self._is_growing:
+    def _rebalance(self, now: float) -> Iterator[Instruction]:
+        """With nothing left to hand out, rebalance work from busy to idle slots."""
+        self._stragglers.next_check = None
+        if self._pending or self._returned or self._is_holding or self._is_growing:
             return
-        free = self._occupancy.free()
+        free = self._accounting.free()
         if not free:
             return
-        some = [lease for lease in self._occupancy.leases.values() if lease.piece is None and self._may_give_back(lease)]
-        for lease in self._stragglers.to_ask(some, sum(free.values()), now):
+        candidates = [lease for lease in self._accounting.leases.values() if lease.piece is None and self._may_recall(lease)]
+        for lease in self._stragglers.to_recall(candidates, sum(free.values()), now):
             yield Recall(lease.id, at_once=False)
-        if self._rules.speculative:
-            yield from self._run_twice(free, now)
+        if self._policy.speculative:
+            yield from self._duplicate_slow(free, now)
 
-    def _may_give_back(self, lease: Lease) -> bool:
-        """True for a lease that may hold something that it has not begun, or must say so before it can be helped."""
-        is_behind = lease.count > 1 or self._occupancy.is_overfull(lease.node)
-        return is_behind or self._rules.speculative or self._rules.shared_workers
+    def _may_recall(self, lease: Lease) -> bool:
+        """Return whether a lease may hold unstarted mini-batches, or has to be shortened before it can be duplicated."""
+        is_behind = lease.count > 1 or self._accounting.is_overfull(lease.node)
+        return is_behind or self._policy.speculative or self._policy.shared_workers
 
-    def _run_twice(self, free: dict[str, int], now: float) -> Iterator[Instruction]:
-        """Run mini-batches that take long a second time, on other nodes."""
+    def _duplicate_slow(self, free: dict[str, int], now: float) -> Iterator[Instruction]:
+        """Duplicate slow mini-batches on other nodes."""
         for name, slots in free.items():
             for _ in range(slots):
-                others = [lease for lease in self._occupancy.leases.values() if lease.node != name and lease.piece is None]
-                slow = self._stragglers.to_copy(others, self._sizer.mean, now)
+                others = [lease for lease in self._accounting.leases.values() if lease.node != name and lease.piece is None]
+                slow = self._stragglers.slowest(others, self._sizer.mean, now)
                 if slow is None:
                     break
                 copy = self._lease(name, slow.stop - 1, slow.stop, slow.attempt)
-                self._stragglers.pair(slow, copy)
+                self._stragglers.link(slow, copy)
                 yield self._send(copy, now)
 
-    def _hungriest(self) -> str | None:
-        """Return the node with the most room for leases per slot, or None when all have what they need."""
-        ahead = 2 if self._rules.fetches or self._sizer.mean < _AHEAD_SECONDS else 1
-        load, name = self._occupancy.least_loaded() or (ahead, None)
+    def _least_loaded_node(self) -> str | None:
+        """Return the node with the fewest leases per slot, or None when every node has enough."""
+        ahead = 2 if self._policy.fetches or self._sizer.mean < _AHEAD_SECONDS else 1
+        load, name = self._accounting.least_loaded() or (ahead, None)
         return name if load < ahead else None
 
     def _next_lease(self, node: str, now: float) -> Lease | None:
-        """Return what *node* should do next: tries that are due, then what came back, then new mini-batches."""
+        """Return the next lease for *node*: due retries, then pieces, then returned and new mini-batches."""
         if self._due and self._due[0][0] <= now:
             _, index, attempt = heapq.heappop(self._due)
             return self._lease(node, index, index + 1, attempt)
-        if self._isolations:
-            index, attempt, piece = self._isolations.take()
+        if self._bisections:
+            index, attempt, piece = self._bisections.pop()
             return self._lease(node, index, index + 1, attempt, piece)
         for _ in range(len(self._returned)):
             start, stop, attempt = self._returned.popleft()
-            if attempt > 1 or not self._holding:
+            if attempt > 1 or not self._is_holding:
                 cut = self._cut(start, stop, stop - start)
                 if cut < stop:
                     self._returned.appendleft((cut, stop, attempt))
                 return self._lease(node, start, cut, attempt)
             self._returned.append((start, stop, attempt))
-        if self._pending and not self._holding:
+        if self._pending and not self._is_holding:
             start, stop = self._pending.popleft()
             cut = self._cut(start, stop, 0)
             if cut < stop:
@@ -482,9 +481,9 @@ class RunState:
         return None
 
     def _cut(self, start: int, stop: int, more: int) -> int:
-        """Return where the next lease ends that begins at *start*; *more* are not handed out either, beyond what is queued."""
-        left = more + self._pending_count + sum(stop - start for start, stop, _ in self._returned)
-        return min(stop, start + self._sizer.size(left, self._occupancy.slots))
+        """Return the end of a lease that starts at *start*; *more* mini-batches are unleased in addition to the queues."""
+        remaining = more + self._pending_count + sum(stop - start for start, stop, _ in self._returned)
+        return min(stop, start + self._sizer.size(remaining, self._accounting.slots))
 
     def _lease(self, node: str, start: int, stop: int, attempt: int, piece: Piece | None = None) -> Lease:
         self._last_lease += 1

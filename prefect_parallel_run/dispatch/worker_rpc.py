@@ -1,4 +1,4 @@
-"""Calls of functions on Dask workers, whose outcome a thread can wait for and give up."""
+"""Calls functions on Dask workers; a thread can wait for the result or abandon the call."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from distributed import Client
 
 
 async def ask_worker(client: Client, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what *function* returns on a worker; raise what it raises, or what the connection does."""
+    """Return the result of *function* on a worker; raises its error, or that of the connection."""
     answers = await client.run(function, *arguments, workers=[address], asynchronous=True)
     return next(iter(answers.values()))
 
 
 def call_worker(client: Client, address: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    """Begin a call, and return what will come of it; an exception of the function or of the connection counts as that."""
+    """Start a call and return its future, which also carries errors of the function or of the connection."""
     done: Future[Any] = Future()
 
     async def call() -> None:
         outcome: Any
         try:
             outcome = await ask_worker(client, address, function, *arguments)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  handed to the thread that drives the run
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  passed to the dispatcher's thread
             outcome = error
         if done.set_running_or_notify_cancel():
             if isinstance(outcome, BaseException):

@@ -1,4 +1,4 @@
-"""Which of the workers of a cluster a run uses, when there are more than it wants. Pure."""
+"""Selects the workers of a run when a cluster has more than it needs. Pure."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def choose(workers: Mapping[str, Mapping[str, Any]], used: Iterable[str], count: int) -> list[str]:
-    """Return the addresses of up to *count* workers, spread over hosts, the idlest first.
+def select_workers(workers: Mapping[str, Mapping[str, Any]], used: Iterable[str], count: int) -> list[str]:
+    """Return the addresses of up to *count* workers, spread over hosts, least busy first.
 
     Args:
-        workers: What the scheduler says of those that may be chosen, by address.
-        used: Hosts of workers that are in use already, one entry for each.
-        count: At most; 0 or less for none.
+        workers: The scheduler's information about available workers, by address.
+        used: Hosts of workers that are already in use, one entry per worker.
+        count: Largest number to return; 0 or less for none.
 
     >>> idle, busy = {"executing": 0}, {"executing": 3}
-    >>> facts = [("a", "h1", busy), ("b", "h1", idle), ("c", "h2", busy)]
-    >>> workers = {address: {"host": host, "metrics": metrics} for address, host, metrics in facts}
-    >>> choose(workers, ["h3"], 2)
+    >>> rows = [("a", "h1", busy), ("b", "h1", idle), ("c", "h2", busy)]
+    >>> workers = {address: {"host": host, "metrics": metrics} for address, host, metrics in rows}
+    >>> select_workers(workers, ["h3"], 2)
     ['b', 'c']
-    >>> choose(workers, ["h2"], 1)
+    >>> select_workers(workers, ["h2"], 1)
     ['b']
     """
     on_host = Counter(used)
-    left = dict(workers)
+    remaining = dict(workers)
     chosen: list[str] = []
-    while left and len(chosen) < count:
-        best = min(left, key=lambda address: (on_host[_host(left[address])], _busy(left[address]), address))
-        on_host[_host(left.pop(best))] += 1
+    while remaining and len(chosen) < count:
+        best = min(
+            remaining, key=lambda address: (on_host[_host(remaining[address])], _queued_tasks(remaining[address]), address)
+        )
+        on_host[_host(remaining.pop(best))] += 1
         chosen.append(best)
     return chosen
 
@@ -37,6 +39,6 @@ def _host(worker: Mapping[str, Any]) -> str:
     return str(worker.get("host", ""))
 
 
-def _busy(worker: Mapping[str, Any]) -> int:
+def _queued_tasks(worker: Mapping[str, Any]) -> int:
     metrics = worker.get("metrics") or {}
     return int(metrics.get("executing", 0)) + int(metrics.get("ready", 0))

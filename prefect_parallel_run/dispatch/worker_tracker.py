@@ -1,4 +1,4 @@
-"""Which workers there are, by what the scheduler says from time to time. Pure: time and reports are arguments."""
+"""Tracks live workers from the scheduler's reports. Pure: time and reports are arguments."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import NamedTuple
 
 
 class Changes(NamedTuple):
-    """How the workers differ from the last look, by address, sorted."""
+    """Changes since the last update, as sorted addresses."""
 
-    fresh: list[str]  #: new, or heard of again
-    gone: list[str]  #: the scheduler has forgotten them
-    silent: list[str]  #: still listed, but without a sign of life for too long: stopped, cut off, hung
+    new: list[str]  #: new, or alive again
+    gone: list[str]  #: no longer listed by the scheduler
+    silent: list[str]  #: still listed, but without a heartbeat for too long: stopped, cut off, hung
 
 
 @dataclass(slots=True)
-class _Sign:
-    check_cancelled: float  # as the scheduler stamped it; its clock is not ours, so it is only compared with itself
-    since: float  # our clock when it last changed
+class _Worker:
+    last_seen: float  # the scheduler's time stamp; its clock is not ours, so it is only compared with itself
+    since: float  # our clock at its last change
     is_silent: bool = False
 
 
-class Roster:
-    """Follows the workers of a scheduler.
+class WorkerTracker:
+    """Tracks the workers of a scheduler by their heartbeats.
 
     Args:
         patience: Seconds without a heartbeat after which a worker counts as lost.
@@ -31,32 +31,32 @@ class Roster:
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        self._signs: dict[str, _Sign] = {}
+        self._workers: dict[str, _Worker] = {}
 
-    def look(self, heartbeats: Mapping[str, float], now: float) -> Changes:
-        """Take note of every worker's latest heartbeat, and return what has changed.
+    def update(self, heartbeats: Mapping[str, float], now: float) -> Changes:
+        """Record the latest heartbeat of every worker and return the changes.
 
-        >>> roster = Roster(30)
-        >>> roster.look({"a": 5.0, "b": 5.0}, 0).fresh
+        >>> tracker = WorkerTracker(30)
+        >>> tracker.update({"a": 5.0, "b": 5.0}, 0).new
         ['a', 'b']
-        >>> roster.look({"a": 6.0, "b": 5.0}, 31)
-        Changes(fresh=[], gone=[], silent=['b'])
-        >>> roster.look({"b": 7.0}, 32)
-        Changes(fresh=['b'], gone=['a'], silent=[])
+        >>> tracker.update({"a": 6.0, "b": 5.0}, 31)
+        Changes(new=[], gone=[], silent=['b'])
+        >>> tracker.update({"b": 7.0}, 32)
+        Changes(new=['b'], gone=['a'], silent=[])
         """
-        gone = [address for address, sign in self._signs.items() if address not in heartbeats and not sign.is_silent]
-        self._signs = {address: sign for address, sign in self._signs.items() if address in heartbeats}
-        fresh, silent = [], []
-        for address, check_cancelled in heartbeats.items():
-            sign = self._signs.get(address)
-            if sign is None:
-                fresh.append(address)
-                self._signs[address] = _Sign(check_cancelled, now)
-            elif check_cancelled != sign.check_cancelled:
-                if sign.is_silent:
-                    fresh.append(address)
-                self._signs[address] = _Sign(check_cancelled, now)
-            elif not sign.is_silent and now - sign.since > self._patience:
-                sign.is_silent = True
+        gone = [address for address, worker in self._workers.items() if address not in heartbeats and not worker.is_silent]
+        self._workers = {address: worker for address, worker in self._workers.items() if address in heartbeats}
+        new, silent = [], []
+        for address, last_seen in heartbeats.items():
+            worker = self._workers.get(address)
+            if worker is None:
+                new.append(address)
+                self._workers[address] = _Worker(last_seen, now)
+            elif last_seen != worker.last_seen:
+                if worker.is_silent:
+                    new.append(address)
+                self._workers[address] = _Worker(last_seen, now)
+            elif not worker.is_silent and now - worker.since > self._patience:
+                worker.is_silent = True
                 silent.append(address)
-        return Changes(sorted(fresh), sorted(gone), sorted(silent))
+        return Changes(sorted(new), sorted(gone), sorted(silent))

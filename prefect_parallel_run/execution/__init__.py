@@ -1,1 +1,1 @@
-"""Driving a run from its beginning, or from where it ended, to its result; and looking at it again."""
+"""Executes a run from its start, or from where it ended, to its result; resumes, replays and verifies runs."""

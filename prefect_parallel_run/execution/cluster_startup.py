@@ -1,4 +1,4 @@
-"""A cluster that opens in the background, while the input is planned."""
+"""Opens the cluster in the background while the input is planned."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.runs.spec import StepSpec
 
-_OPENING_GLANCE = 0.25  #: s between two looks at a cluster that opens
+_POLL_INTERVAL = 0.25  #: s between two cancellation checks while the cluster opens
 
 
 class ClusterStartup:
-    """A cluster that opens once that has begun; at the end it is closed, or abandoned after an error."""
+    """Opens a cluster on demand; on exit it is closed, or abandoned after an error."""
 
     def __init__(self, target: Target, spec: StepSpec) -> None:
         config = spec.config
@@ -34,23 +34,23 @@ class ClusterStartup:
     def __enter__(self) -> ClusterStartup:
         return self
 
-    def begin(self) -> Future[Cluster]:
-        """Start opening, if that has not begun."""
+    def start(self) -> Future[Cluster]:
+        """Start to open the cluster, unless that has started."""
         if self._opened is None:
-            with_thread = ThreadPoolExecutor(1, thread_name_prefix="open-cluster")
-            self._opened = with_thread.submit(self._context.__enter__)
-            with_thread.shutdown(wait=False)
+            executor = ThreadPoolExecutor(1, thread_name_prefix="open-cluster")
+            self._opened = executor.submit(self._context.__enter__)
+            executor.shutdown(wait=False)
         return self._opened
 
     def prepare(self, settings: NodeSettings) -> None:
-        """Let the nodes start their children while the cluster opens."""
-        self.begin()
+        """Let nodes start their children while the cluster opens."""
+        self.start()
         self._settings.set_result(settings)
 
     def wait(self, check_cancelled: Callable[[], None]) -> Cluster:
-        """Return the open cluster."""
-        opened = self.begin()
-        while not wait_for([opened], timeout=_OPENING_GLANCE).done:
+        """Wait for the open cluster; *check_cancelled* is called meanwhile."""
+        opened = self.start()
+        while not wait_for([opened], timeout=_POLL_INTERVAL).done:
             check_cancelled()
         return opened.result()
 

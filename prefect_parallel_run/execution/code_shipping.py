@@ -1,4 +1,4 @@
-"""What a run sends ahead to nodes on other machines: a mark in the run directory, what they must see, the script's bundle."""
+"""Prepares nodes on other machines: a marker in the run directory, paths to check, and the script's bundle."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from prefect_parallel_run.storage.objects import file_sha256
 def prepare_remote(
     spec: StepSpec, directory: RunDirectory, settings: NodeSettings, plan: PlanReader, check_cancelled: Callable[[], None]
 ) -> tuple[NodeSettings, RemoteSetup]:
-    """Return settings for nodes that may be on other machines, and what they have to be asked and given first.
+    """Return settings for nodes that may be on other machines, and what these nodes must check and receive.
 
-    With a source_directory the script is always the bundle's: all nodes run the same code, whatever is changed meanwhile.
-    Without, a node that sees the very script runs it where it lies, beside what else lies there.
+    With a source_directory, every node runs the bundled copy, so edits during the run have no effect. Without one, a node
+    that can access the same script runs it in place, next to the other files there.
 
     Raises:
-        ValueError: The script's folder cannot be bundled.
+        ValueError: The script's code cannot be bundled.
     """
     bundle = make_bundle(spec.config, directory.path, check_cancelled)
     mark = f".seen-{settings.token}"
     (directory.path / mark).write_text(mark)
-    probe = PreflightRequest(
+    preflight = PreflightRequest(
         run_directory=str(directory.path),
         mark=mark,
         places=(*spec.places, *_first_file(plan, has_any=settings.most_slots > 0)),
@@ -42,16 +42,16 @@ def prepare_remote(
     )
     code = CodeBundle(bundle.sha256, bundle.source, bundle.script)
     return replace(settings, bundle=code, is_kept=True), RemoteSetup(
-        probe=probe, bundle=bundle.path, mark=directory.path / mark
+        preflight=preflight, bundle=bundle.path, mark=directory.path / mark
     )
 
 
 def _first_file(plan: PlanReader, *, has_any: bool) -> tuple[tuple[str, str], ...]:
-    """Return one of the planned files: a folder of the right name may be another one."""
+    """Return one planned file to check: a folder with the right name may have other contents."""
     if not has_any:
         return ()
     work = json.loads(plan.works(0, 1)[0])
     table = work["tables"][0] if "tables" in work else work
     path = f"{work['root']}{work['names'][0]}" if "names" in work else str(table["path"])
-    is_there = not is_remote(path) and Path(path).exists()  # gone since it was planned: its mini-batch will tell
-    return (("input", path),) if is_there else ()
+    exists = not is_remote(path) and Path(path).exists()  # deleted since planning: its mini-batch will fail
+    return (("input", path),) if exists else ()

@@ -1,4 +1,4 @@
-"""The orders that people give to a run while it goes on: read, judged, kept in the ledger, answered, passed on as events."""
+"""Applies control commands to a running step: validates, records and acknowledges them, and emits events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from prefect_parallel_run import units
 from prefect_parallel_run.config.model import ParallelRunConfig
-from prefect_parallel_run.dispatch.events import Continued, LimitsChanged, Ordered, Paused, ProcessesChanged
+from prefect_parallel_run.dispatch.events import Continued, ControlCommand, LimitsChanged, Paused, ProcessesChanged
 from prefect_parallel_run.runs.commands import Order, OrderRefusedError
 from prefect_parallel_run.runs.control_files import LineTail, answer
 from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
@@ -20,135 +20,135 @@ from prefect_parallel_run.runs.overrides import FACT, Adjustments
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import failure_limits
 
-_LOOK = 0.5  #: s between two looks at the file
-_MOST_REFUSED = 100  #: that are kept per driving: who fills the file with rubbish does not fill the ledger
-_LONGEST_KEPT = 200  #: bytes of what is no order
+_POLL_INTERVAL = 0.5  #: s between two reads of the commands file
+_MAX_REJECTED = 100  #: rejected commands to record per execution, so that garbage in the file does not fill the ledger
+_MAX_RECORDED = 200  #: bytes to record of an invalid line
 
 
 class ControlListener(Protocol):
-    """Who is told of orders."""
+    """Receives the events of control commands."""
 
     def ordered(self, order: str, by: str, answer: str) -> None:
-        """A person's order has been followed, or refused."""
+        """A user's command was applied or rejected."""
 
     def paused(self, is_paused: bool) -> None:
-        """A person wants no mini-batch to be begun for now, or wants them again."""
+        """A user paused the run, or continued it."""
 
     def warned(self, text: str) -> None:
-        """Something that is no failure should be known."""
+        """A problem that does not end the run should be shown to the user."""
 
 
 class Control:
-    """Follows the orders that are given to one driving of a run.
+    """Applies the control commands for one execution of a run.
 
-    An order names the driving that it is for, and is kept in the ledger before anything comes of it: none is followed twice,
-    and none that a driving has left behind is followed by the next one.
+    A command names its execution and is recorded in the ledger before it takes effect, so that no command is applied twice,
+    and none that is left over from an earlier execution is applied.
 
     Args:
-        directory: Of the run.
-        driver: Names the driving.
-        ledger: Of the run.
-        config: As the step has it, without what was changed about the run.
-        told: Who is told.
+        directory: Run directory, which contains the commands file.
+        driver: Id of the execution.
+        ledger: Records commands and their effects.
+        config: The step's configuration, without changes by commands.
+        listener: Receives the events of commands.
     """
 
     def __init__(
-        self, directory: RunDirectory, driver: str, ledger: Ledger, config: ParallelRunConfig, told: ControlListener
+        self, directory: RunDirectory, driver: str, ledger: Ledger, config: ParallelRunConfig, listener: ControlListener
     ) -> None:
-        self._directory, self._driver, self._ledger, self._config, self._told = directory, driver, ledger, config, told
+        self._directory, self._driver, self._ledger, self._config, self._listener = directory, driver, ledger, config, listener
         self._lines = LineTail(directory.orders)
-        self._known = {order.id for order in ledger.orders()}
+        self._known = {command.id for command in ledger.orders()}
         self._adjustments = Adjustments.of_ledger(ledger)
         self._is_paused = False
-        self._over = ""  # why nothing can be followed any more
-        self._refused = 0
-        self._next_look = 0.0
-        self._followed: deque[Ordered] = deque()  # what has not been passed on
+        self._closed_reason = ""  # why no command can be applied any more
+        self._rejected = 0
+        self._next_poll = 0.0
+        self._events: deque[ControlCommand] = deque()  # events that the dispatcher has not taken
 
-    def listen(self) -> None:
-        """Follow what has been ordered since the last look; may be called all the time."""
+    def poll(self) -> None:
+        """Apply new commands; may be called at any rate."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_poll:
             return
-        self._next_look = now + _LOOK
+        self._next_poll = now + _POLL_INTERVAL
         for offset, line in self._lines.take():
             try:
-                order = Order.from_line(line)
+                command = Order.from_line(line)
             except OrderRefusedError as error:
-                self._refuse(error.order or f"line-{offset}", line, str(error))
+                self._reject(error.order or f"line-{offset}", line, str(error))
             else:
-                if order.driver == self._driver and order.id not in self._known:
-                    self._follow(order)
+                if command.driver == self._driver and command.id not in self._known:
+                    self._apply(command)
 
-    def take(self) -> Iterator[Ordered]:
-        """Yield what the run has to do for what was ordered."""
-        self.listen()
-        while self._followed:
-            yield self._followed.popleft()
+    def events(self) -> Iterator[ControlCommand]:
+        """Yield the events of new commands."""
+        self.poll()
+        while self._events:
+            yield self._events.popleft()
 
-    def end(self, words: str) -> None:
-        """Follow nothing any more, for the reason in *words*."""
-        self._over = words
+    def close(self, reason: str) -> None:
+        """Reject all further commands, for the given reason."""
+        self._closed_reason = reason
 
-    def _follow(self, order: Order) -> None:
-        if self._over:
-            self._note(order, None, self._over, {})
-        elif order.kind in ("pause", "continue"):
-            self._pause_or_continue(order)
+    def _apply(self, command: Order) -> None:
+        if self._closed_reason:
+            self._record(command, None, self._closed_reason, {})
+        elif command.kind in ("pause", "continue"):
+            self._pause_or_continue(command)
         else:
-            self._adjust(order)
+            self._adjust(command)
 
-    def _pause_or_continue(self, order: Order) -> None:
-        pauses = order.kind == "pause"
-        if pauses == self._is_paused:
-            self._note(order, time.time(), "it is paused already" if pauses else "it is not paused", {})
+    def _pause_or_continue(self, command: Order) -> None:
+        is_pause = command.kind == "pause"
+        if is_pause == self._is_paused:
+            self._record(command, time.time(), "already paused" if is_pause else "not paused", {})
             return
-        self._is_paused = pauses
-        words = "no mini-batch is begun until it is told to continue" if pauses else "mini-batches are begun again"
+        self._is_paused = is_pause
+        message = "no mini-batch starts until `control continue`" if is_pause else "mini-batches start again"
         now = time.time()
-        self._note(order, now, words, {"paused": "1"} if pauses else {"paused": "0", "continued": str(now)})
-        self._followed.append(Paused() if pauses else Continued())
-        self._told.paused(pauses)
+        self._record(command, now, message, {"paused": "1"} if is_pause else {"paused": "0", "continued": str(now)})
+        self._events.append(Paused() if is_pause else Continued())
+        self._listener.paused(is_pause)
 
-    def _adjust(self, order: Order) -> None:
-        config = self._config.model_dump(include=set(order.values))
-        begun_with = {name: self._directory.facts()["config"].get(name) for name in order.values}
+    def _adjust(self, command: Order) -> None:
+        config = self._config.model_dump(include=set(command.values))
+        original = {name: self._directory.facts()["config"].get(name) for name in command.values}
         before = self._adjustments.of(self._config).process_count_per_node
-        self._adjustments = self._adjustments.with_values(order.values, config, begun_with)
+        self._adjustments = self._adjustments.with_values(command.values, config, original)
         adjusted = self._adjustments.of(self._config)
         count = adjusted.process_count_per_node
-        if order.kind == "processes" and count is not None:
-            words = f"every node has {units.count(count, 'process', 'processes')} from now on"
+        if command.kind == "processes" and count is not None:
+            message = f"every node now runs {units.count(count, 'process', 'processes')}"
             if before is None or before > count:
-                words += "; one too many ends behind the mini-batch that it runs"
-            event: Ordered = ProcessesChanged(count)
+                message += "; surplus processes exit after their current mini-batch"
+            event: ControlCommand = ProcessesChanged(count)
         else:
-            words = "the limits are " + _told_limits(adjusted)
+            message = "limits are now " + _describe_limits(adjusted)
             event = LimitsChanged(failure_limits(adjusted))
-        self._note(order, time.time(), words, {FACT: json.dumps(self._adjustments.to_facts())})
-        self._followed.append(event)
+        self._record(command, time.time(), message, {FACT: json.dumps(self._adjustments.to_facts())})
+        self._events.append(event)
 
-    def _note(self, order: Order, applied_at: float | None, words: str, facts: Mapping[str, str]) -> None:
-        self._known.add(order.id)
-        self._ledger.note_order(NotedOrder(order.id, order.at, order.by, order.what, applied_at, words), facts)
-        self._answer(order.id, words, applied=applied_at is not None)
-        self._told.ordered(str(order), order.by, words)
+    def _record(self, command: Order, applied_at: float | None, message: str, changes: Mapping[str, str]) -> None:
+        self._known.add(command.id)
+        self._ledger.note_order(NotedOrder(command.id, command.at, command.by, command.what, applied_at, message), changes)
+        self._answer(command.id, message, applied=applied_at is not None)
+        self._listener.ordered(str(command), command.by, message)
 
-    def _refuse(self, order: str, line: bytes, words: str) -> None:
-        if order in self._known or self._refused >= _MOST_REFUSED:
+    def _reject(self, command_id: str, line: bytes, message: str) -> None:
+        if command_id in self._known or self._rejected >= _MAX_REJECTED:
             return
-        self._known.add(order)
-        self._refused += 1
-        what = line[:_LONGEST_KEPT].decode("utf-8", "backslashreplace")
-        self._ledger.note_order(NotedOrder(order, None, None, what, None, words), {})
-        self._answer(order, words, applied=False)
-        self._told.warned(f"an order was refused: {words}")
+        self._known.add(command_id)
+        self._rejected += 1
+        text = line[:_MAX_RECORDED].decode("utf-8", "backslashreplace")
+        self._ledger.note_order(NotedOrder(command_id, None, None, text, None, message), {})
+        self._answer(command_id, message, applied=False)
+        self._listener.warned(f"rejected a control command: {message}")
 
-    def _answer(self, order: str, words: str, *, applied: bool) -> None:
-        with suppress(OSError):  # the ledger has it; who waits is told to look there
-            answer(self._directory.answers, order, applied=applied, words=words, at=time.time())
+    def _answer(self, command_id: str, message: str, *, applied: bool) -> None:
+        with suppress(OSError):  # the ledger has it, and the waiting CLI says so
+            answer(self._directory.answers, command_id, applied=applied, words=message, at=time.time())
 
 
-def _told_limits(config: ParallelRunConfig) -> str:
-    found = asdict(failure_limits(config))
-    return ", ".join(f"{name} {'no limit' if value is None else format(value, 'g')}" for name, value in found.items())
+def _describe_limits(config: ParallelRunConfig) -> str:
+    limits = asdict(failure_limits(config))
+    return ", ".join(f"{name} {'no limit' if value is None else format(value, 'g')}" for name, value in limits.items())

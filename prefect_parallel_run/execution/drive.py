@@ -1,4 +1,4 @@
-"""One driving of a run: nodes, dispatcher and what is still being planned, until every mini-batch has its final outcome."""
+"""One execution of a run: opens the nodes and dispatches until every mini-batch has its final outcome."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
-from prefect_parallel_run._threads import both
+from prefect_parallel_run._threads import chain_checks
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler
@@ -34,138 +34,140 @@ from prefect_parallel_run.runs.resolve import RunSelection
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 
-_MOST_LEASE_BYTES = 2_000_000  #: of work texts in one message
-_MOST_PER_LEASE = 1_000
-_PLANNING_GLANCE = 0.02  #: s between two looks at a plan that has no mini-batch yet
+_MAX_LEASE_BYTES = 2_000_000  #: bytes of work descriptions in one message
+_MAX_PER_LEASE = 1_000
+_PLANNING_POLL_INTERVAL = 0.02  #: s between two polls of a plan without mini-batches
 _PLANNING_PATIENCE = 0.1  #: s
-_ANY = 1 << 30  #: slots: as many as the node wants
-_NODE_PATIENCE = 60.0  #: s without any node before a run gives up; Prefect's retry then opens a new cluster
+_UNBOUNDED = 1 << 30  #: no upper bound on a node's slots
+_NODE_PATIENCE = 60.0  #: s without any node before the run fails; Prefect's retry then opens a new cluster
 
 
 class RunListener(Observer, ControlListener, Protocol):
-    """Who is told what happens in a run, beyond what the dispatcher and people's orders tell."""
+    """Receives all events of a run."""
 
     def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
-        """The first mini-batches are about to be handed out; *tally* is not empty when the run goes on from its ledger."""
+        """The first leases are about to be sent; *tally* is not empty when the run is resumed from its ledger."""
 
     def noted(self, text: str) -> None:
-        """Something that a person may want to know; nothing is wrong."""
+        """Something that is not a problem may interest the user."""
 
     def ended(self, ledger: Ledger) -> None:
-        """Nothing runs any more, well or not; the ledger has the last word on every mini-batch."""
+        """The execution ended, successfully or not; the ledger is final."""
 
     def closed(self, status: str, reason: str) -> None:
-        """The run is over: its result is published, or will not be.
+        """The run is over: its result is published, or will not be published.
 
         Args:
             status: succeeded, failed, interrupted or cancelled.
-            reason: Why it is not succeeded.
+            reason: Why it did not succeed.
         """
 
 
 def execute(
     spec: StepSpec,
-    choice: RunSelection,
+    selection: RunSelection,
     ledger: Ledger,
-    drive: int,
-    cluster: ClusterStartup,
-    watch: RunListener,
+    execution: int,
+    startup: ClusterStartup,
+    listener: RunListener,
     check_cancelled: Callable[[], None],
     control: Control,
 ) -> None:
-    """Run what the ledger says is left to do, and what is planned meanwhile."""
-    if choice.granted == 0:
-        watch.warned("there is nothing to try again: what failed, if anything, are rows that run() did not return")
+    """Run all mini-batches without a final outcome, including those that are planned meanwhile."""
+    if selection.granted == 0:
+        listener.warned("nothing to retry: the only failures are rows that run() did not return")
     adjustments = Adjustments.of_ledger(ledger)
     spec = replace(spec, config=adjustments.of(spec.config))
-    config, directory, planner = spec.config, choice.directory, choice.planner
+    config, directory, planner = spec.config, selection.directory, selection.planner
     ledger.exhaust(config.run_max_try, isolate=config.isolate_failed_items)
     if planner is not None:
-        cluster.begin()
-    plan, remainder = _left(directory, planner, ledger, check_cancelled)
-    if planner is None and remainder.tally.finished == remainder.tally.planned:
-        return  # only the reduction was missing
-    if not remainder.tally.is_growing:
+        startup.start()
+    plan, pending_work = _load_plan(directory, planner, ledger, check_cancelled)
+    if planner is None and pending_work.tally.finished == pending_work.tally.planned:
+        return  # only the reduction is left
+    if not pending_work.tally.is_growing:
         complete_description(directory, planner)
     check_rows = None
     if config.result_format == "parquet" and spec.result is not None:
         check_rows = ColumnWatch(directory, plan, ledger, spec.result).check
-    settings = _node_settings(spec, directory, drive, remainder.tally)
-    cluster.prepare(settings)
-    opened = cluster.wait(check_cancelled)
-    rules = _rules(spec, plan, shared_workers=not opened.is_here)
-    state = RunState(rules, remainder, lambda index: plan.items(index, index + 1)[0])
-    if PROCESSES not in adjustments.changes:  # else they are what was ordered, not what the cluster was opened for
-        settings = replace(settings, slots=opened.slots)
-    watch.began(directory, remainder.tally, opened.dashboard)
+    settings = _node_settings(spec, directory, execution, pending_work.tally)
+    startup.prepare(settings)
+    cluster = startup.wait(check_cancelled)
+    policy = _scheduling_policy(spec, plan, shared_workers=not cluster.is_here)
+    state = RunState(policy, pending_work, lambda index: plan.items(index, index + 1)[0])
+    if PROCESSES not in adjustments.changes:  # otherwise a command set them
+        settings = replace(settings, slots=cluster.slots)
+    listener.began(directory, pending_work.tally, cluster.dashboard)
     if spec.environment is not None:
-        watch.noted("the script's environment is built on every node that has not got it yet, which may take minutes")
-    check_cancelled = check_cancelled if choice.check is None else both(check_cancelled, choice.check.raise_if_failed)
-    notes = _Notes(directory, planner, watch.warned)
+        listener.noted("building the script's environment on nodes that do not have it cached; this may take minutes")
+    check_cancelled = (
+        check_cancelled if selection.check is None else chain_checks(check_cancelled, selection.check.raise_if_failed)
+    )
+    planning_warnings = _PlanningWarnings(directory, planner, listener.warned)
     try:
         with ExitStack() as stack:
-            journey = None
-            if not opened.is_here:
-                settings, journey = prepare_remote(spec, directory, settings, plan, check_cancelled)
-                stack.callback(journey.end)
+            remote_setup = None
+            if not cluster.is_here:
+                settings, remote_setup = prepare_remote(spec, directory, settings, plan, check_cancelled)
+                stack.callback(remote_setup.clean_up)
             Dispatcher(
-                opened.client,
+                cluster.client,
                 settings,
                 plan,
                 ledger,
                 state,
-                watch,
-                both(check_cancelled, notes.tell),
-                opened.discard,
-                wanted=config.node_count,
-                growth=planner if remainder.tally.is_growing else None,
-                prepared=opened.prepared,
-                journey=journey,
-                elasticity=_elasticity(config, opened, watch.warned),
-                orders=control.take,
+                listener,
+                chain_checks(check_cancelled, planning_warnings.log),
+                cluster.discard,
+                max_nodes=config.node_count,
+                plan_stream=planner if pending_work.tally.is_growing else None,
+                prepared=cluster.prepared,
+                remote_setup=remote_setup,
+                autoscaler=_autoscaler(config, cluster, listener.warned),
+                commands=control.events,
                 check_rows=check_rows,
             ).run()
-            notes.tell()  # planning may have ended behind the last heartbeat
+            planning_warnings.log()  # planning may have ended after the last check
     finally:
-        watch.ended(ledger)
+        listener.ended(ledger)
 
 
-class _Notes:
-    """Passes on what planning has found odd, once it is over."""
+class _PlanningWarnings:
+    """Logs the warnings of planning once it is complete."""
 
-    def __init__(self, directory: RunDirectory, planner: Planner | None, warned: Callable[[str], None]) -> None:
-        self._directory, self._planner, self._warned = directory, planner, warned
-        self._are_told = False
+    def __init__(self, directory: RunDirectory, planner: Planner | None, warn: Callable[[str], None]) -> None:
+        self._directory, self._planner, self._warn = directory, planner, warn
+        self._are_logged = False
 
-    def tell(self) -> None:
-        """Pass it on, unless that has been done or planning goes on."""
-        if self._are_told or not (self._planner is None or self._planner.is_over()):
+    def log(self) -> None:
+        """Log the warnings, unless they were logged or planning is incomplete."""
+        if self._are_logged or not (self._planner is None or self._planner.is_over()):
             return
-        self._are_told = True
+        self._are_logged = True
         summary = Plan.open(self._directory.plan).summary if self._planner is None else self._planner.summary()
         for note in summary.notes:
-            self._warned(note)
+            self._warn(note)
 
 
-def _left(
+def _load_plan(
     directory: RunDirectory, planner: Planner | None, ledger: Ledger, check_cancelled: Callable[[], None]
 ) -> tuple[PlanReader, PendingWork]:
-    """Return the plan, and what is left to do of it; with a planner, as soon as there is something."""
+    """Return the plan and its pending work; with a planner, as soon as there is some."""
     if planner is not None:
         is_growing = _await_plan(planner, ledger, check_cancelled)
         return planner.plan, ledger.remainder(is_growing=is_growing)
     plan = Plan.open(directory.plan)
-    ledger.extend(islice(plan.all_items(), ledger.planned(), None))  # it may have ended just behind planning
+    ledger.extend(islice(plan.all_items(), ledger.planned(), None))  # the last execution may have ended just after planning
     return plan, ledger.remainder()
 
 
-def _rules(spec: StepSpec, plan: PlanReader, *, shared_workers: bool) -> SchedulingPolicy:
+def _scheduling_policy(spec: StepSpec, plan: PlanReader, *, shared_workers: bool) -> SchedulingPolicy:
     config = spec.config
     return SchedulingPolicy(
         run_max_try=config.run_max_try,
         limits=failure_limits(config),
         retry_delay=config.retry_delay_seconds,
-        most_per_lease=max(1, min(_MOST_PER_LEASE, _MOST_LEASE_BYTES // plan.typical_bytes())),
+        max_per_lease=max(1, min(_MAX_PER_LEASE, _MAX_LEASE_BYTES // plan.typical_bytes())),
         node_patience=_NODE_PATIENCE,
         isolate=config.isolate_failed_items,
         speculative=config.speculative_execution,
@@ -174,37 +176,37 @@ def _rules(spec: StepSpec, plan: PlanReader, *, shared_workers: bool) -> Schedul
     )
 
 
-def _elasticity(config: ParallelRunConfig, cluster: Cluster, warned: Callable[[str], None]) -> Autoscaler | None:
-    """Return what makes a cluster grow and shrink, and replace nodes that were lost; None for one that cannot."""
+def _autoscaler(config: ParallelRunConfig, cluster: Cluster, warn: Callable[[str], None]) -> Autoscaler | None:
+    """Return the autoscaler of a cluster; None for one that cannot grow and shrink."""
     if not cluster.is_elastic:
         return None
     bounds = NodeBounds(at_least=config.min_nodes or config.node_count, at_most=config.node_count)
-    return Autoscaler(bounds, cluster.scale, cluster.release, warned)
+    return Autoscaler(bounds, cluster.scale, cluster.release, warn)
 
 
 def _await_plan(planner: Planner, ledger: Ledger, check_cancelled: Callable[[], None]) -> bool:
-    """Wait for the first mini-batches, or for an input without any; True when more may come.
+    """Wait for the first mini-batches or the end of planning; return whether more may follow.
 
-    A plan that is nearly whole is waited for: the cluster takes longer to open, and few mini-batches need few processes.
+    Waits a little for a short plan to be complete: the cluster takes longer to open, and few mini-batches need few processes.
     """
     patience = time.monotonic() + _PLANNING_PATIENCE
     while True:
-        is_over = planner.is_over()  # asked first: what is taken then is all there will be
+        is_over = planner.is_over()  # checked first: take() then returns the complete rest
         for items in planner.take():
             ledger.extend(items)
         if is_over or (ledger.planned() and time.monotonic() > patience):
             return not is_over
         check_cancelled()
-        time.sleep(_PLANNING_GLANCE)
+        time.sleep(_PLANNING_POLL_INTERVAL)
 
 
-def _node_settings(spec: StepSpec, directory: RunDirectory, drive: int, tally: Tally) -> NodeSettings:
+def _node_settings(spec: StepSpec, directory: RunDirectory, execution: int, tally: Tally) -> NodeSettings:
     config = spec.config
     return NodeSettings(
         token=uuid.uuid4().hex,
-        drive=drive,
+        drive=execution,
         slots=config.process_count_per_node,
-        most_slots=_ANY if tally.is_growing else tally.planned - tally.finished,
+        most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
         interpreter=spec.interpreter,
         environment=spec.environment,
         script=str(config.script_path),

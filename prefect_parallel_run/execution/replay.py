@@ -1,4 +1,4 @@
-"""Runs one mini-batch of a run in this process, without a cluster, for a person to look at or to debug."""
+"""Runs one mini-batch of a run in this process, without a cluster, to inspect or debug it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from prefect_parallel_run.runs.spec import StepSpec
 from prefect_parallel_run.units import count
 
 
-def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[..., Any], say: Callable[[str], None]) -> Any:
-    """Return what run() returns for mini-batch *number*; nothing is written to the ledger or to the result.
+def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[..., Any], log: Callable[[str], None]) -> Any:
+    """Return what run() returns for mini-batch *number*; writes neither to the ledger nor to the result.
 
     Args:
-        directory: Of the run.
-        spec: What the run was asked to do.
-        number: Of the mini-batch, from 0.
-        call: Calls a function with arguments; a debugger may stand between.
-        say: Told what is about to be run.
+        directory: Run directory.
+        spec: Definition of the run.
+        number: Mini-batch, from 0.
+        call: Calls a function with arguments, possibly in a debugger.
+        log: Receives a description of the mini-batch before it runs.
 
     Raises:
-        NoRunError: There is no such mini-batch.
+        NoRunError: The mini-batch does not exist.
     """
     plan = Plan.open(directory.plan)
     if not 0 <= number < plan.summary.mini_batches:
@@ -48,11 +48,11 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
     EntryScript.side_inputs = dict(spec.side_inputs)
     path, source = str(spec.config.script_path), str(spec.config.source_path)
     work = json.loads(plan.works(number, number + 1)[0])
-    how_many = count(plan.items(number, number + 1)[0], "item")
-    say(f"mini-batch {number}, {how_many}: {place_of(work)}; it may take any time: run_invocation_timeout does not hold here")
+    item_count = count(plan.items(number, number + 1)[0], "item")
+    log(f"mini-batch {number}, {item_count}: {place_of(work)}; run_invocation_timeout does not apply")
     with tempfile.TemporaryDirectory(prefix="parallel_run_replay_") as scratch:
         EntryScript.working_dir = scratch
-        EntryScript.agent_name, EntryScript.dir = "replay", os.path.dirname(path)  # noqa: PTH120  a text, as in a child
+        EntryScript.agent_name, EntryScript.dir = "replay", os.path.dirname(path)  # noqa: PTH120  a string, as in a child
         surround(
             {
                 "step": spec.name,
@@ -63,7 +63,7 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
                 "metrics_file": str(Path(scratch, ".metrics.jsonl")),
             }
         )
-        before = os.getcwd()  # noqa: PTH109  given back below
+        previous = os.getcwd()  # noqa: PTH109  a string, as os.chdir expects
         os.chdir(scratch)
         try:
             script = call(load, path, source, list(spec.arguments))
@@ -77,5 +77,5 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
             result = materialise(call(script.run, items.value, context))
             call(script.shutdown)
         finally:
-            os.chdir(before)
+            os.chdir(previous)
     return result

@@ -1,4 +1,4 @@
-"""From a run directory back to what the step was asked to do, so that a person can go on with it."""
+"""Restores the definition of a step from its run directory, so that the run can be resumed."""
 
 from __future__ import annotations
 
@@ -21,52 +21,52 @@ from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, no_run
 from prefect_parallel_run.runs.spec import StepSpec, where_it_runs
 
 
-def open_run_directory(place: str, *, parts: bool = True) -> RunDirectory:
-    """Return the run directory at a path or URL; raises NoRunError when it is none.
+def open_run_directory(location: str, *, parts: bool = True) -> RunDirectory:
+    """Return the run directory at a path or URL; raises NoRunError when there is none.
 
-    One in a store is copied to this machine first, unless it was driven here last; without *parts* only to be looked at.
+    A remote one is copied to this machine first, unless its last execution was here; without *parts* only for viewing.
     """
-    directory = RunDirectory(place_here(place))
-    if is_remote(place):
+    directory = RunDirectory(place_here(location))
+    if is_remote(location):
         directory.path.parent.mkdir(parents=True, exist_ok=True)
-        pull(place.rstrip("/"), directory.path, parts=parts)
+        pull(location.rstrip("/"), directory.path, parts=parts)
     if not directory.description.is_file():
-        raise no_run(place, directory)
+        raise no_run(location, directory)
     return directory
 
 
 def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
-    """Return what the run in *directory* was asked to do.
+    """Return the definition of the run in *directory*.
 
     Args:
-        directory: Of the run.
-        overrides: Configuration fields that may be others now, since they do not shape the result: limits, counts, timeouts.
+        directory: Run directory.
+        overrides: Configuration fields that may change, since they do not affect the result: limits, counts, timeouts.
 
     Raises:
-        ValueError: The script is gone, an override is wrong, or an environment variable of the run is not set here.
+        ValueError: The script is missing, an override is invalid, or an environment variable of the run is not set.
     """
-    facts = directory.facts()
-    output = facts["output"]
-    home = prefect_home() if output is not None and is_remote(output) else Path(facts["home"])
-    made_in = workplace(output, home) / FOLDER
-    if not made_in.is_dir() or not made_in.samefile(directory.path.parent):
-        raise InputError(str(directory.path), f"was made in {made_in}; move it back, or start its flow anew")
-    names = facts["environment_variables"]
+    metadata = directory.facts()
+    output = metadata["output"]
+    home = prefect_home() if output is not None and is_remote(output) else Path(metadata["home"])
+    expected_folder = workplace(output, home) / FOLDER
+    if not expected_folder.is_dir() or not expected_folder.samefile(directory.path.parent):
+        raise InputError(str(directory.path), f"belongs in {expected_folder}; move it back or start a new run")
+    names = metadata["environment_variables"]
     missing = [name for name in names if name not in os.environ]
     if missing:
-        words = "their values are not kept; set them and try again"
-        raise ValueError(f"the run was made with environment_variables {', '.join(missing)}: {words}")
+        advice = "values are not stored; set these variables and retry"
+        raise ValueError(f"environment_variables of the run are not set: {', '.join(missing)}; {advice}")
     variables = {name: os.environ[name] for name in names}
-    in_force = config_of(directory)
-    limits = {name: in_force[name] for name in LIMITS if name in in_force}  # they stay with the run, once they were given
-    config = ParallelRunConfig(**{**facts["config"], **limits, **overrides, "environment_variables": variables})
+    current = config_of(directory)
+    limits = {name: current[name] for name in LIMITS if name in current}  # overridden limits stay with the run
+    config = ParallelRunConfig(**{**metadata["config"], **limits, **overrides, "environment_variables": variables})
     return StepSpec(
-        name=facts["step"],
+        name=metadata["step"],
         config=config,
-        datasets=[_dataset(given) for given in facts["inputs"]],
+        datasets=[_dataset(fields) for fields in metadata["inputs"]],
         output=output,
-        side_inputs=facts["side_inputs"],
-        arguments=tuple(facts["arguments"]),
+        side_inputs=metadata["side_inputs"],
+        arguments=tuple(metadata["arguments"]),
         allow_reuse=True,
         **where_it_runs(config, is_here=config.compute_target == LOCAL),
         home=home,
@@ -74,6 +74,6 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
     )
 
 
-def _dataset(given: Mapping[str, Any]) -> Dataset:
-    kind: type[Dataset] = FileDataset if given["kind"] == "file" else TabularDataset
-    return kind.model_validate({name: value for name, value in given.items() if name != "kind"})
+def _dataset(fields: Mapping[str, Any]) -> Dataset:
+    kind: type[Dataset] = FileDataset if fields["kind"] == "file" else TabularDataset
+    return kind.model_validate({name: value for name, value in fields.items() if name != "kind"})

@@ -1,4 +1,4 @@
-"""Recomputes what a run claims, from its plan, ledger, parts and result. Changes nothing."""
+"""Verifies a run against its plan, ledger, parts and result. Changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prefect_parallel_run.storage.objects import file_sha256, size_of
 
 
 def problems(directory: RunDirectory) -> Iterator[str]:
-    """Yield one line for everything that is not as it should be; nothing when all is well."""
+    """Yield one line per problem of a run."""
     yield from dict.fromkeys(_problems(directory))
 
 
@@ -29,15 +29,15 @@ def _problems(directory: RunDirectory) -> Iterator[str]:
     try:
         yield from _files(directory)
         with Ledger(directory.ledger) as ledger:
-            damaged = list(_parts(directory, ledger))
-            yield from damaged
-            yield from _receipt(directory, ledger, parts_are_whole=not damaged)
+            part_problems = list(_parts(directory, ledger))
+            yield from part_problems
+            yield from _receipt(directory, ledger, parts_are_intact=not part_problems)
     except RunFileError as error:
         yield f"{Path(error.path).name} {error.reason}"
 
 
 def _files(directory: RunDirectory) -> Iterator[str]:
-    """Yield problems of the plan and the ledger; raises RunFileError when the ledger cannot be read at all."""
+    """Yield problems of the plan and the ledger; raises RunFileError when the ledger cannot be read."""
     try:
         check_plan(directory)
     except RunFileError as error:
@@ -45,33 +45,37 @@ def _files(directory: RunDirectory) -> Iterator[str]:
     with Ledger(directory.ledger) as ledger:
         for reason in ledger_problems(directory, ledger, is_whole=True):
             yield f"ledger.sqlite: {reason}"
-        tried_too_often = [str(number) for (number,) in ledger.rows(_TRIED_TOO_OFTEN)]
-        if tried_too_often:
-            yield f"ledger.sqlite: mini-batches {', '.join(tried_too_often)} were tried more often than run_max_try"
+        excessive = [str(number) for (number,) in ledger.rows(_TOO_MANY_ATTEMPTS)]
+        if excessive:
+            yield f"ledger.sqlite: mini-batches {', '.join(excessive)} had more attempts than run_max_try"
 
 
-_TRIED_TOO_OFTEN = (
+_TOO_MANY_ATTEMPTS = (
     "SELECT mini_batch FROM attempts JOIN mini_batches USING (mini_batch) GROUP BY mini_batch"
     " HAVING COUNT(*) > granted + (SELECT CAST(value AS INTEGER) FROM run WHERE key = 'run_max_try') LIMIT 5"
 )
 
 
 def _parts(directory: RunDirectory, ledger: Ledger) -> Iterator[str]:
-    """Yield problems of the committed ranges: they are there, unaltered, and no two of them share a byte."""
-    ranges = sorted(part_ranges(directory, ledger), key=lambda found: (found.part, found.offset))
-    before: PartRange | None = None
+    """Yield problems of the committed ranges, which must exist unaltered and must not overlap."""
+    ranges = sorted(part_ranges(directory, ledger), key=lambda part_range: (part_range.part, part_range.offset))
+    previous: PartRange | None = None
     with Parts() as parts:
-        for found in ranges:
-            if before is not None and before.part == found.part and found.offset < before.offset + before.length:
-                yield f"mini-batches {before.mini_batch} and {found.mini_batch} share bytes of {found.part.name}"
-            before = found
+        for part_range in ranges:
+            if (
+                previous is not None
+                and previous.part == part_range.part
+                and part_range.offset < previous.offset + previous.length
+            ):
+                yield f"mini-batches {previous.mini_batch} and {part_range.mini_batch} overlap in {part_range.part.name}"
+            previous = part_range
             try:
-                parts.copy([found], lambda _: None)
+                parts.copy([part_range], lambda _: None)
             except OutputError as error:
                 yield error.reason
 
 
-def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_whole: bool) -> Iterator[str]:
+def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_intact: bool) -> Iterator[str]:
     if not directory.receipt.exists():
         return
     receipt = read_json(directory.receipt)
@@ -79,42 +83,42 @@ def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_whole: bool) 
     expected = make_receipt(tally, directory.run_id, directory.facts()["identity"], None, None)
     for key in ("items", "mini_batches", "rows", "config_sha256", "script_sha256", "plan_sha256"):
         if receipt[key] != expected[key]:
-            yield f"receipt.json says {key} = {receipt[key]}, the ledger {expected[key]}"
+            yield f"{key} is {receipt[key]} in receipt.json, but {expected[key]} in the ledger"
     if receipt["output_file"] is not None:
-        place = receipt["output_file"]
-        if (size := size_of(place)) is None:
-            yield f"{place} is gone"
-        elif size != receipt["bytes"] or file_sha256(place) != receipt["sha256"]:
-            yield f"{place} is not what was published: its size or SHA-256 is another"
+        path = receipt["output_file"]
+        if (size := size_of(path)) is None:
+            yield f"{path} does not exist"
+        elif size != receipt["bytes"] or file_sha256(path) != receipt["sha256"]:
+            yield f"{path} was changed after it was published: its size or SHA-256 differs"
         elif (
-            parts_are_whole
+            parts_are_intact
             and receipt["format"] != "parquet"
-            and receipt["sha256"] != _put_together(directory, ledger, receipt)
+            and receipt["sha256"] != _assembled_sha256(directory, ledger, receipt)
         ):
-            yield f"{place} is not what the parts of the run put together are"
+            yield f"{path} differs from the rows in the parts of the run"
 
 
-def _put_together(directory: RunDirectory, ledger: Ledger, receipt: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the committed rows in mini-batch order; text formats only."""
-    total = hashlib.sha256()
+def _assembled_sha256(directory: RunDirectory, ledger: Ledger, receipt: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the committed rows in mini-batch order; only for text formats."""
+    digest = hashlib.sha256()
     options = directory.facts()["config"].get("append_row_csv_options") or {}
     with Parts() as parts:
-        write_text(part_ranges(directory, ledger), parts, Dialect.of(receipt["format"], options), total.update)
-    return total.hexdigest()
+        write_text(part_ranges(directory, ledger), parts, Dialect.of(receipt["format"], options), digest.update)
+    return digest.hexdigest()
 
 
 def summary(directory: RunDirectory) -> dict[str, object]:
-    """Return the counts of a run as its ledger has them now, and its state."""
+    """Return the state of a run and the counts in its ledger."""
     with Ledger(directory.ledger) as ledger:
-        facts, tally = ledger.facts(), ledger.tally()
-    status = status_of(facts, is_driven=directory.driver() is not None)
+        metadata, tally = ledger.facts(), ledger.tally()
+    status = status_of(metadata, is_driven=directory.driver() is not None)
     return {
         "run": directory.run_id,
         "run_directory": os.fspath(directory.path),
         "status": status,
-        "reason": facts.get("reason", ""),
+        "reason": metadata.get("reason", ""),
         **tally.by_outcome(),
         "waiting": tally.waiting,
-        "drives": int(facts.get("drives", "0")),
-        "paused": status == "running" and facts.get("paused") == "1",
+        "drives": int(metadata.get("drives", "0")),
+        "paused": status == "running" and metadata.get("paused") == "1",
     }

@@ -20,8 +20,8 @@ from prefect_parallel_run import (
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("no_run.py", r"no_run.py: it could not be imported: .*has no function run"),
-        ("syntax_error.py", r"syntax_error.py: it could not be imported: SyntaxError[\s\S]*line \d"),
+        ("no_run.py", r"no_run.py: it cannot be imported: .*has no function run"),
+        ("syntax_error.py", r"syntax_error.py: it cannot be imported: SyntaxError[\s\S]*line \d"),
         ("init_raises.py", r"init_raises.py: its init\(\) failed: [\s\S]*Traceback[\s\S]*init_raises.py"),
         ("import_exits.py", r"import_exits.py: its process never became ready: .*exited with status 7"),
     ],

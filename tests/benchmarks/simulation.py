@@ -126,7 +126,7 @@ def simulate(nodes: int, slots: int, seconds: float, least: int = _LEASES) -> di
     from prefect_parallel_run.runs.limits import FailureLimits
 
     planned = max(_MINI_BATCHES, round(2 * _LONGEST * nodes * slots / seconds))
-    rules = SchedulingPolicy(run_max_try=3, limits=FailureLimits(error_threshold=0), most_per_lease=5_000)
+    rules = SchedulingPolicy(run_max_try=3, limits=FailureLimits(error_threshold=0), max_per_lease=5_000)
     remainder = PendingWork(tally=Tally(planned=planned, items=planned), pending=((0, planned),))
     state = RunState(rules, remainder, lambda _: 1)
     cluster = _Cluster(nodes, slots, seconds)

@@ -1,4 +1,4 @@
-"""Work in a thread of its own: it starts when it is told to, and ends when nobody waits for it any more."""
+"""Background work: it starts on request and stops when its result is no longer needed."""
 
 import threading
 
@@ -9,8 +9,8 @@ from prefect_parallel_run._threads import Background
 _BOUND = 60  #: s, generous
 
 
-def test_work_that_nobody_started_does_not_run():
-    """It starts with ``start``, or with the first wait."""
+def test_work_starts_with_start_or_the_first_wait():
+    """Not when it is created."""
     ran = []
     work = Background("work", lambda _: ran.append(1) or 7)
     assert ran == []
@@ -18,8 +18,8 @@ def test_work_that_nobody_started_does_not_run():
     assert Background("work", lambda _: 8).start().wait(lambda: None) == 8
 
 
-def test_ctrl_c_while_the_thread_starts_ends_the_work(monkeypatch):
-    """The thread may run already when ``start`` is interrupted."""
+def test_ctrl_c_while_the_thread_starts_stops_the_work(monkeypatch):
+    """The thread may already be running when ``start`` is interrupted."""
     start, ended = threading.Thread.start, threading.Event()
 
     def interrupted(self):
@@ -39,8 +39,8 @@ def test_ctrl_c_while_the_thread_starts_ends_the_work(monkeypatch):
     assert ended.wait(_BOUND)
 
 
-def test_an_error_of_the_heartbeat_ends_the_work():
-    """And reaches whoever waits."""
+def test_an_error_of_check_cancelled_stops_the_work():
+    """The waiting thread gets the error."""
     ended = threading.Event()
 
     def work(check_cancelled):

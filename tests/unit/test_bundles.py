@@ -1,4 +1,4 @@
-"""A bundle is a function of the code, and what does not travel is refused by its name."""
+"""A bundle depends only on the code; what cannot be bundled is named in an error."""
 
 import os
 import re
@@ -63,8 +63,8 @@ def places(tmp_path_factory):
 
 
 @given(tree=TREES)
-def test_what_is_unpacked_is_what_was_packed(places, tree):
-    """And equal trees give one bundle, whenever and wherever they are written."""
+def test_unpacking_restores_the_files(places, tree):
+    """Equal trees produce the same bundle, regardless of time and place."""
     place = places()
     given_tree = {**tree, "score.py": b"import helper"}
     first = make_bundle(config(write(place / "a", given_tree)), place / "bundles")
@@ -79,27 +79,27 @@ def test_what_is_unpacked_is_what_was_packed(places, tree):
 
 
 @given(tree=TREES, name=NAMES, data=st.binary(max_size=4))
-def test_any_change_gives_another_bundle(places, tree, name, data):
-    """Of a byte, or of a name; and it counts as a change of the code, which what does not travel never does."""
+def test_any_change_of_the_code_changes_the_bundle(places, tree, name, data):
+    """Of a byte, or of a name; changes of ignored files do not."""
     place = places()
     source = write(place / "code", {**tree, "score.py": b"x"})
     before = read(source)
-    made, counted = make_bundle(config(source), place), code_files(config(source))
+    bundle, counted = make_bundle(config(source), place), code_files(config(source))
     if (source / name).is_dir():
         (source / name).rename(source / "score.py.d")
     else:
         (source / name).write_bytes(data)
     is_changed = read(source) != before
-    assert (make_bundle(config(source), place).sha256 != made.sha256) == is_changed
+    assert (make_bundle(config(source), place).sha256 != bundle.sha256) == is_changed
     assert (code_files(config(source)) != counted) == is_changed
 
 
-def test_a_program_stays_executable(source, tmp_path):
-    """A script may run what came with it."""
+def test_executable_files_stay_executable(source, tmp_path):
+    """A script may run programs in its folder."""
     (source / "tool").write_text("#!/bin/sh\n")
     (source / "tool").chmod(0o755)
-    made = make_bundle(config(source), tmp_path / "bundles")
-    root = unpack(made.path, made.sha256, tmp_path / "cache")
+    bundle = make_bundle(config(source), tmp_path / "bundles")
+    root = unpack(bundle.path, bundle.sha256, tmp_path / "cache")
     assert os.access(root / "tool", os.X_OK)
     assert not (root / "score.py").stat().st_mode & 0o111
 
@@ -114,20 +114,20 @@ def test_a_program_stays_executable(source, tmp_path):
         (None, "proj/score.py", (".", "score.py")),
     ],
 )
-def test_a_bundle_says_where_script_and_importable_folder_are(tmp_path, monkeypatch, source, script, expected):
-    """So that the script is found on a node just as it is where it lies."""
+def test_a_bundle_locates_the_script_and_the_importable_folder(tmp_path, monkeypatch, source, script, expected):
+    """So that the script behaves on a node as in its original folder."""
     monkeypatch.chdir(tmp_path)
     package = {"__init__.py": b"", "score.py": b"", "sub": {"__init__.py": b"", "score.py": b""}}
     write(tmp_path / "proj", {"score.py": b"", "tasks": {"score.py": b""}, "pkg": package})
-    made = make_bundle(config(source, script), tmp_path / "bundles")
-    assert (made.source, made.script) == expected
-    root = unpack(made.path, made.sha256, tmp_path / "cache")
-    assert (root / made.script).is_file()
+    bundle = make_bundle(config(source, script), tmp_path / "bundles")
+    assert (bundle.source, bundle.script) == expected
+    root = unpack(bundle.path, bundle.sha256, tmp_path / "cache")
+    assert (root / bundle.script).is_file()
     assert not (root / "__init__.py").exists()
 
 
-def test_a_script_that_is_ignored_cannot_travel(source, tmp_path):
-    """But it counts as code where it lies."""
+def test_an_ignored_script_cannot_be_bundled(source, tmp_path):
+    """But it is part of the fingerprint."""
     (source / ".gitignore").write_text("*.py")
     with pytest.raises(ValueError, match=r"score\.py.*gitignore"):
         make_bundle(config(source), tmp_path)
@@ -135,8 +135,8 @@ def test_a_script_that_is_ignored_cannot_travel(source, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["link", "folder link", "dead link", "pipe"])
-def test_links_and_special_files_are_refused_by_name(source, tmp_path, kind):
-    """Unless they are ignored; what they lead to is not part of the code."""
+def test_links_and_special_files_are_rejected_by_name(source, tmp_path, kind):
+    """Unless they are ignored; their targets are not part of the code."""
     odd = source / "odd"
     if kind == "pipe":
         os.mkfifo(odd)
@@ -150,15 +150,15 @@ def test_links_and_special_files_are_refused_by_name(source, tmp_path, kind):
     make_bundle(config(source), tmp_path / "bundles")
 
 
-def test_a_name_that_is_no_text_is_refused(source, tmp_path):
-    """No archive could hold it so that every system reads it back the same."""
+def test_a_file_name_that_is_not_utf8_is_rejected(source, tmp_path):
+    """Not every system could read it back from an archive."""
     (source / os.fsdecode(b"\xff")).write_text("")
-    with pytest.raises(ValueError, match=r"udcff.*no text"):
+    with pytest.raises(ValueError, match=r"udcff.*not valid UTF-8"):
         make_bundle(config(source), tmp_path / "bundles")
 
 
-def test_too_many_bytes_are_refused_before_one_is_read(source, tmp_path):
-    """The largest contributors are named, a file or a folder of many."""
+def test_too_large_code_is_rejected_before_it_is_read(source, tmp_path):
+    """The error names the largest files and folders."""
     for name, size in (
         ("model.bin", 200 << 20),
         ("data/a", 29 << 20),
@@ -169,7 +169,7 @@ def test_too_many_bytes_are_refused_before_one_is_read(source, tmp_path):
         (source / name).parent.mkdir(exist_ok=True)
         with (source / name).open("wb") as file:
             file.truncate(size)
-    with pytest.raises(ValueError, match="over 300 MB") as caught:
+    with pytest.raises(ValueError, match="larger than 300 MB") as caught:
         make_bundle(config(source), tmp_path / "bundles", check_cancelled=pytest.fail)
     places = [str(source / name) for name in ("model.bin", "data", "few")]
     assert re.findall(rf"{re.escape(str(source))}\S* \(\d+ MB\)", str(caught.value)) == [
@@ -179,11 +179,11 @@ def test_too_many_bytes_are_refused_before_one_is_read(source, tmp_path):
     assert "side_inputs" in str(caught.value)
 
 
-def test_too_many_files_are_refused(source, tmp_path, monkeypatch):
-    """With the folders that have most of them."""
+def test_too_many_files_are_rejected(source, tmp_path, monkeypatch):
+    """The error names the folders with the most files."""
     monkeypatch.setattr(code_archive, "MOST_FILES", 20)
     write(source, {"many": {str(number): b"" for number in range(19)}, "few": {"a": b""}})
-    with pytest.raises(ValueError, match=rf"over 20 files.*{re.escape(str(source))}/many \(\d\d\)"):
+    with pytest.raises(ValueError, match=rf"more than 20 files.*{re.escape(str(source))}/many \(\d\d\)"):
         make_bundle(config(source), tmp_path / "bundles")
     (source / "few" / "a").unlink()
     make_bundle(config(source), tmp_path / "bundles")
@@ -191,7 +191,7 @@ def test_too_many_files_are_refused(source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("how", ["grow", "same size", "remove", "link", "add"])
 def test_code_that_changes_while_it_is_read_is_read_again(source, tmp_path, how):
-    """What travels was the code at some moment."""
+    """A bundle is a consistent snapshot."""
     write(source, {"a.bin": b"x" * 10, "z.bin": b"1"})
     changes = iter([how])
 
@@ -210,21 +210,21 @@ def test_code_that_changes_while_it_is_read_is_read_again(source, tmp_path, how)
         with pytest.raises(ValueError, match=r"z\.bin is a link"):
             make_bundle(config(source), tmp_path / "bundles", check_cancelled)
     else:
-        made = make_bundle(config(source), tmp_path / "bundles", check_cancelled)
-        assert read(unpack(made.path, made.sha256, tmp_path / "cache")) == read(source)
+        bundle = make_bundle(config(source), tmp_path / "bundles", check_cancelled)
+        assert read(unpack(bundle.path, bundle.sha256, tmp_path / "cache")) == read(source)
         assert len(list((tmp_path / "bundles").iterdir())) == 1
 
 
-def test_code_that_never_stays_as_it_is_is_refused(source, tmp_path):
-    """A log that is written into the source folder, say; and nothing is left behind."""
+def test_code_that_keeps_changing_is_rejected(source, tmp_path):
+    """For example a log file in the source folder; no temporary file is left behind."""
     numbers = iter(range(1000))
-    with pytest.raises(ValueError, match=r"changes while it is read: .*a\.log"):
+    with pytest.raises(ValueError, match=r"changed while it was read: .*a\.log"):
         make_bundle(config(source), tmp_path / "b", lambda: (source / "a.log").write_text(str(next(numbers))))
     assert list((tmp_path / "b").iterdir()) == []
 
 
-def test_a_heartbeat_that_raises_stops_it(source, tmp_path):
-    """And nothing is left behind."""
+def test_an_error_of_check_cancelled_stops_bundling(source, tmp_path):
+    """No temporary file is left behind."""
 
     class StopError(Exception):
         pass
@@ -237,8 +237,8 @@ def test_a_heartbeat_that_raises_stops_it(source, tmp_path):
     assert list((tmp_path / "b").iterdir()) == []
 
 
-def test_it_is_an_ordinary_archive(source, tmp_path):
-    """Anybody can look into it; members are sorted and have no times."""
+def test_a_bundle_is_an_ordinary_zip_archive(source, tmp_path):
+    """Its members are sorted and have no time stamps."""
     write(source, {"b": b"2", "a": b"1"})
     with zipfile.ZipFile(make_bundle(config(source), tmp_path / "b").path) as archive:
         assert archive.namelist() == ["a", "b", "score.py"]

@@ -1,4 +1,4 @@
-"""Orders that are followed, refused, kept and answered; without any run."""
+"""Control commands are applied, rejected, recorded and acknowledged; without a run."""
 
 import json
 import sqlite3
@@ -19,7 +19,7 @@ from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 class Desk:
-    """A run directory whose run is driven, or driven again; people order, and the driver looks."""
+    """A run directory with one execution after the other; the test sends commands and polls them."""
 
     def __init__(self, folder, scripts):
         self.directory = RunDirectory(folder)
@@ -33,7 +33,7 @@ class Desk:
         self.drive()
 
     def drive(self, **fields):
-        """Begin to drive the run, perhaps with another configuration."""
+        """Start a new execution, possibly with another configuration."""
         self.config, self.driver = self.config.model_copy(update=fields), uuid.uuid4().hex
         self.control = Control(self.directory, self.driver, self.ledger, self.config, self)
 
@@ -43,8 +43,8 @@ class Desk:
         return order
 
     def look(self):
-        self.control._next_look = 0.0
-        return list(self.control.take())
+        self.control._next_poll = 0.0
+        return list(self.control.events())
 
     def answers(self):
         lines = self.directory.answers.read_text().splitlines() if self.directory.answers.exists() else []
@@ -67,12 +67,12 @@ def desk(tmp_path, scripts):
     made.ledger.close()
 
 
-def test_pause_and_continue_are_followed_kept_and_answered(desk):
-    """In their order, each once; a second pause has nothing to do."""
+def test_pause_and_continue_are_applied_recorded_and_acknowledged(desk):
+    """In order, each once; a second pause changes nothing."""
     pause, again, go_on = desk.order("pause"), desk.order("pause"), desk.order("continue")
     assert desk.look() == [Paused(), Continued()]
     assert desk.look() == []
-    assert desk.said[0] == ("pause", "ann@host/7", "no mini-batch is begun until it is told to continue")
+    assert desk.said[0] == ("pause", "ann@host/7", "no mini-batch starts until `control continue`")
     assert [word for word in desk.said if isinstance(word, bool)] == [True, False]
     assert {order: applied for order, (applied, _) in desk.answers().items()} == {
         pause.id: True,
@@ -86,8 +86,8 @@ def test_pause_and_continue_are_followed_kept_and_answered(desk):
     assert desk.ledger.facts()["paused"] == "0"
 
 
-def test_changed_limits_outlive_the_driving(desk):
-    """Only those that were named are others; they hold for who goes on with the run, under the same configuration."""
+def test_changed_limits_outlive_the_execution(desk):
+    """Only the named limits change; they apply to a resumed run with the same configuration."""
     desk.order("limits", error_threshold=-1)
     assert desk.look() == [LimitsChanged(FailureLimits())]
     desk.order("limits", allowed_failed_count=2)
@@ -100,8 +100,8 @@ def test_changed_limits_outlive_the_driving(desk):
     assert desk.look() == [LimitsChanged(FailureLimits(error_threshold=7, allowed_failed_count=2))]
 
 
-def test_a_configuration_that_says_something_new_has_the_last_word(desk):
-    """Neither what the run was begun with, nor what was changed."""
+def test_an_edited_configuration_overrides_commands(desk):
+    """It wins over the original configuration and over commands."""
     desk.drive(error_threshold=6)  # the flow has been edited
     desk.order("limits", error_threshold=9)
     desk.look()
@@ -111,30 +111,30 @@ def test_a_configuration_that_says_something_new_has_the_last_word(desk):
     assert not adjustments.without({"error_threshold"})
 
 
-def test_what_comes_of_an_order_is_said_plainly(desk):
-    """No limit is no limit, one process is one, and that one is too many is said where that may be."""
+def test_acknowledgements_state_the_new_values(desk):
+    """Including missing limits, the singular, and surplus processes."""
     for values in ({"error_threshold": 10}, {"allowed_failed_count": -1}):
         desk.order("limits", **values)
     for number in (1, 3, 2):
         desk.order("processes", process_count_per_node=number)
     desk.look()
     assert [words[2] for words in desk.said] == [
-        *["the limits are error_threshold 10, allowed_failed_count no limit, allowed_failed_percent no limit"] * 2,
-        "every node has 1 process from now on; one too many ends behind the mini-batch that it runs",
-        "every node has 3 processes from now on",
-        "every node has 2 processes from now on; one too many ends behind the mini-batch that it runs",
+        *["limits are now error_threshold 10, allowed_failed_count no limit, allowed_failed_percent no limit"] * 2,
+        "every node now runs 1 process; surplus processes exit after their current mini-batch",
+        "every node now runs 3 processes",
+        "every node now runs 2 processes; surplus processes exit after their current mini-batch",
     ]
 
 
-def test_the_number_of_processes_is_changed_for_good(desk):
-    """For this driving, and the next one."""
+def test_a_changed_number_of_processes_outlives_the_execution(desk):
+    """It applies to this execution and the next."""
     desk.order("processes", process_count_per_node=3)
     assert desk.look() == [ProcessesChanged(3)]
     assert Adjustments.of_ledger(desk.ledger).of(desk.config).process_count_per_node == 3
 
 
-def test_an_order_for_another_driving_is_not_followed(desk):
-    """Whoever it was for has died before, or after, it was kept: it is not followed now."""
+def test_a_command_for_another_execution_is_ignored(desk):
+    """Its execution ended before or after recording it: it must not be applied now."""
     left, done = desk.order("pause"), desk.order("limits", error_threshold=1)
     desk.drive()
     assert desk.look() == []
@@ -144,8 +144,8 @@ def test_an_order_for_another_driving_is_not_followed(desk):
     assert done.id not in {order.id for order in desk.ledger.orders()}
 
 
-def test_an_order_that_is_there_twice_is_followed_once(desk):
-    """Its id says that it is the same."""
+def test_a_repeated_command_is_applied_once(desk):
+    """Its id identifies it."""
     line = desk.order("pause").to_line()
     for _ in range(3):
         append(desk.directory.orders, line)
@@ -153,8 +153,8 @@ def test_an_order_that_is_there_twice_is_followed_once(desk):
     assert len(desk.ledger.orders()) == 1
 
 
-def test_what_is_no_order_is_refused_and_kept(desk):
-    """With an id it is answered; without, it is in the ledger by its place. It is refused once, and not without end."""
+def test_invalid_commands_are_rejected_and_recorded(desk):
+    """One with an id is acknowledged; others are recorded by their offset, once, and only up to a number."""
     wrong = {"id": uuid.uuid4().hex, "at": 1, "by": "x", "driver": "y", "order": {"processes": {"process_count_per_node": 0}}}
     append(desk.directory.orders, json.dumps(wrong).encode() + b"\n")
     append(desk.directory.orders, b"\xff\x00rubbish\n" * 500)
@@ -168,25 +168,25 @@ def test_what_is_no_order_is_refused_and_kept(desk):
     assert desk.look() == [Paused()]
 
 
-def test_an_order_that_comes_too_late_says_so(desk):
-    """While the result is being put together, nothing can be controlled."""
-    desk.control.end("it is over")
+def test_a_command_that_is_too_late_is_rejected(desk):
+    """While the result is being assembled, nothing can be controlled."""
+    desk.control.close("it is over")
     order = desk.order("pause")
     assert desk.look() == []
     assert desk.answers() == {order.id: (False, "it is over")}
     assert desk.ledger.orders()[0].applied_at is None
 
 
-def test_what_is_ordered_while_others_are_waited_for_is_passed_on_later(desk):
-    """While the cluster opens, say: it is kept and answered at once."""
+def test_commands_are_acknowledged_before_the_cluster_is_open(desk):
+    """They are recorded immediately, and their events are delivered later."""
     order = desk.order("pause")
-    desk.control.listen()
+    desk.control.poll()
     assert desk.answers()[order.id][0] is True
     assert desk.look() == [Paused()]
 
 
-def test_a_ledger_of_an_earlier_version_is_made_fit(desk):
-    """It has no such table."""
+def test_a_ledger_of_an_earlier_version_gets_the_controls_table(desk):
+    """Such a ledger lacks it."""
     with closing(sqlite3.connect(desk.directory.ledger, isolation_level=None)) as connection:
         connection.execute("DROP TABLE controls")
     assert desk.ledger.orders() == []

@@ -20,7 +20,7 @@ from prefect_parallel_run.cli import main
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.errors import ComputeTargetError, RunFileError
 from prefect_parallel_run.execution import runner as driving
-from prefect_parallel_run.execution.drive import _left
+from prefect_parallel_run.execution.drive import _load_plan
 from prefect_parallel_run.execution.runner import run_step
 from prefect_parallel_run.models import Receipt, drive_prefix
 from prefect_parallel_run.monitoring.watch import LogWatch
@@ -41,7 +41,7 @@ SCRIPT = "def run(names):\n    return names\n"
 
 def work_off(directory, ledger, drive, stop_after):
     """Do what a drive does, in this process: every mini-batch returns the names of its files; number 3 fails at first."""
-    plan, remainder = _left(directory, None, ledger, lambda: None)
+    plan, remainder = _load_plan(directory, None, ledger, lambda: None)
     complete_description(directory, None)
     part = Part(str(directory.parts / f"{drive_prefix(drive)}node-0.part"))
     todo = [(number, attempt) for number, attempt, _, _ in remainder.waiting]

@@ -1,4 +1,4 @@
-"""What the dispatcher does by itself, between the state that decides and the cluster that works."""
+"""The dispatcher between RunState, which decides, and the cluster, which works."""
 
 import queue
 from types import SimpleNamespace
@@ -14,31 +14,31 @@ SETTINGS = SimpleNamespace(token="t", run_directory="/run", is_kept=False)
 
 
 class ControlListener:
-    """An observer that only listens, and a state that never waits for a moment."""
+    """An observer without events, and a state without due times."""
 
     next_due = None
 
 
 def dispatcher():
-    return Dispatcher(None, SETTINGS, None, None, ControlListener(), ControlListener(), None, None, wanted=1)
+    return Dispatcher(None, SETTINGS, None, None, ControlListener(), ControlListener(), None, None, max_nodes=1)
 
 
-def test_what_comes_home_with_the_one_that_ends_the_run_is_not_lost():
-    """It stays in the queue until its turn comes: whoever stops there finds it."""
-    made = dispatcher()
+def test_events_behind_the_one_that_ends_the_run_stay_queued():
+    """Events stay in the queue until they are handled, so that the end of the run can drain them."""
+    dispatcher_ = dispatcher()
     for node in ("a", "b", "c"):
-        made._events.put(NodeJoined(node, 1))
-    events = made._wait()
+        dispatcher_._events.put(NodeJoined(node, 1))
+    events = dispatcher_._wait_for_events()
     assert next(events) == NodeJoined("a", 1)
     events.close()
-    assert [made._events.get_nowait() for _ in range(2)] == [NodeJoined("b", 1), NodeJoined("c", 1)]
+    assert [dispatcher_._events.get_nowait() for _ in range(2)] == [NodeJoined("b", 1), NodeJoined("c", 1)]
     with pytest.raises(queue.Empty):
-        made._events.get_nowait()
-    assert list(made._wait()) == [Tick()]
+        dispatcher_._events.get_nowait()
+    assert list(dispatcher_._wait_for_events()) == [Tick()]
 
 
 class Noted:
-    """A ledger and an observer that note what they are told."""
+    """A ledger and an observer that record the calls they receive."""
 
     def __init__(self, notes):
         self.notes = notes
@@ -47,8 +47,8 @@ class Noted:
         return lambda *arguments: self.notes.append(name)
 
 
-def test_rows_are_checked_once_they_are_committed():
-    """Those of pieces too; of tries that failed there are none. What the check raises ends the run."""
+def test_rows_are_checked_after_they_are_committed():
+    """Including rows of pieces, but not of failed attempts. An error of the check ends the run."""
     notes, checked = [], []
 
     def check(receipts):
@@ -56,12 +56,14 @@ def test_rows_are_checked_once_they_are_committed():
         if receipts[0].mini_batch == 3:
             raise RowsDifferError("", "column 'a'", 3)
 
-    made = Dispatcher(None, SETTINGS, None, Noted(notes), ControlListener(), Noted([]), None, None, wanted=1, check_rows=check)
-    made._traffic = SimpleNamespace(dated=lambda receipt: receipt)
+    dispatcher_ = Dispatcher(
+        None, SETTINGS, None, Noted(notes), ControlListener(), Noted([]), None, None, max_nodes=1, check_rows=check
+    )
+    dispatcher_._transport = SimpleNamespace(dated=lambda receipt: receipt)
     receipt = Receipt(0, 1, "succeeded", 2, 2, 0, 2, "p.part", 0, 8, 80, 0, 1.0, 0.1)
     failed = Receipt.of_failure(1, 1, "raised", items=2, started=1.0, seconds=0.1)
-    made._follow([Commit([(receipt, "succeeded"), (failed, "waiting")]), Commit([(failed, "waiting")])])
-    made._follow([CommitPiece(receipt._replace(mini_batch=2), (0, 1), 0, "isolating")])
+    dispatcher_._carry_out([Commit([(receipt, "succeeded"), (failed, "waiting")]), Commit([(failed, "waiting")])])
+    dispatcher_._carry_out([CommitPiece(receipt._replace(mini_batch=2), (0, 1), 0, "isolating")])
     assert checked == [([0], ["commit"]), ([2], ["commit", "commit", "commit_piece"])]
     with pytest.raises(RowsDifferError):
-        made._follow([Commit([(receipt._replace(mini_batch=3), "succeeded")])])
+        dispatcher_._carry_out([Commit([(receipt._replace(mini_batch=3), "succeeded")])])

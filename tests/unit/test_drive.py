@@ -1,13 +1,13 @@
-"""What one driving of a run tells beside its dispatcher."""
+"""The warnings that an execution logs in addition to the dispatcher's."""
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.execution.drive import _Notes
+from prefect_parallel_run.execution.drive import _PlanningWarnings
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 class Planner:
-    """One that takes its time."""
+    """A planner that is complete when the test says so."""
 
     def __init__(self, summary):
         self.over, self.summary = False, lambda: summary
@@ -16,20 +16,20 @@ class Planner:
         return self.over
 
 
-def test_what_planning_found_odd_is_told_once_it_is_over(tmp_path):
-    """Once; by a run that plans while it goes on, and by one whose plan was there already."""
+def test_planning_warnings_are_logged_once_planning_is_complete(tmp_path):
+    """Only once; for a run that is planned meanwhile, and for one whose plan already exists."""
     (tmp_path / "t.csv").write_text("a;b\n1;2\n")
     directory = RunDirectory(tmp_path / "run")
     directory.make()
     summary = write_plan(normalise_inputs([TabularDataset.from_delimited_files(tmp_path / "t.csv")]), 10, directory.plan)
-    told, planner = [], Planner(summary)
-    notes = _Notes(directory, planner, told.append)
-    notes.tell()
-    assert told == []
+    logged, planner = [], Planner(summary)
+    notes = _PlanningWarnings(directory, planner, logged.append)
+    notes.log()
+    assert logged == []
     planner.over = True
-    notes.tell()
-    notes.tell()
-    assert told == list(summary.notes)
-    assert len(told) == 1
-    _Notes(directory, None, told.append).tell()
-    assert told[1:] == list(summary.notes)
+    notes.log()
+    notes.log()
+    assert logged == list(summary.notes)
+    assert len(logged) == 1
+    _PlanningWarnings(directory, None, logged.append).log()
+    assert logged[1:] == list(summary.notes)

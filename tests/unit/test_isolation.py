@@ -1,18 +1,18 @@
-"""The guilty items of a mini-batch are found, whatever they are, and nobody else is blamed."""
+"""Bisection finds exactly the failing items of a mini-batch."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.dispatch.bisection import Isolation, Piece
+from prefect_parallel_run.dispatch.bisection import Bisection, Piece
 from prefect_parallel_run.dispatch.events import (
     Abort,
     Commit,
     CommitPiece,
     Finish,
-    Hold,
     LeaseFinished,
     NodeJoined,
     NodeLeft,
+    PauseScheduling,
     SubmitLease,
 )
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
@@ -21,28 +21,28 @@ from prefect_parallel_run.runs.limits import FailureLimits
 
 
 @given(items=st.integers(2, 60), guilty=st.sets(st.integers(0, 59)), data=st.data())
-def test_every_item_is_found_good_or_guilty_exactly_once(items, guilty, data):
-    """In any order of answers, and when it is interrupted and begun again at any point."""
+def test_bisection_decides_every_item_exactly_once(items, guilty, data):
+    """In any order of answers, and when it is interrupted and resumed at any point."""
     guilty = {item for item in guilty if item < items}
-    isolation = Isolation(items)
+    bisection = Bisection(items)
     known = []
-    while not isolation.is_over:
-        piece = data.draw(st.sampled_from(isolation.open_pieces()))
+    while not bisection.is_over:
+        piece = data.draw(st.sampled_from(bisection.open_pieces()))
         succeeded = not guilty & set(range(*piece))
-        isolation.note(piece, succeeded=succeeded)
+        bisection.record(piece, succeeded=succeeded)
         known.append((piece, succeeded))
         if data.draw(st.booleans()):
-            isolation = Isolation(items, known)
+            bisection = Bisection(items, known)
     good = [item for piece, succeeded in known if succeeded for item in range(*piece)]
     bad = [piece.start for piece, succeeded in known if not succeeded and piece.items == 1]
     assert sorted(good + bad) == list(range(items))
     assert set(bad) == guilty
-    assert isolation.some_succeeded == bool(good)
+    assert bisection.some_succeeded == bool(good)
     assert len(known) <= 2 * items
 
 
 class Rig:
-    """A state that answers are played to."""
+    """A RunState with simulated answers."""
 
     def __init__(self, items=8, remainder=None, **limits):
         rules = SchedulingPolicy(run_max_try=2, limits=FailureLimits(**limits), isolate=True)
@@ -56,7 +56,7 @@ class Rig:
     def handle(self, event):
         instructions = self.state.handle(event, 0.0)
         self.log += instructions
-        self.todo += [one.lease for one in instructions if isinstance(one, SubmitLease)]
+        self.todo += [instruction.lease for instruction in instructions if isinstance(instruction, SubmitLease)]
         return instructions
 
     def play(self, guilty, stop_after=1000):
@@ -72,38 +72,38 @@ class Rig:
         return self.state.tally
 
 
-def test_a_mini_batch_is_taken_apart_after_its_last_try():
-    """Two tries as a whole, then pieces; the guilty item alone counts as failed."""
+def test_a_mini_batch_is_bisected_after_its_last_attempt():
+    """Two attempts as a whole, then pieces; only the failing item counts as failed."""
     rig = Rig()
     tally = rig.play({5})
-    assert [len(one.decided) for one in rig.log if isinstance(one, Commit)] == [1, 1]
-    assert [one.decided[0][1] for one in rig.log if isinstance(one, Commit)] == ["waiting", "isolating"]
-    pieces = [one for one in rig.log if isinstance(one, CommitPiece)]
-    assert [one.state for one in pieces] == ["isolating"] * (len(pieces) - 1) + ["succeeded"]
-    assert sum(one.failed for one in pieces) == 1
+    assert [len(instruction.decided) for instruction in rig.log if isinstance(instruction, Commit)] == [1, 1]
+    assert [instruction.decided[0][1] for instruction in rig.log if isinstance(instruction, Commit)] == ["waiting", "isolating"]
+    pieces = [instruction for instruction in rig.log if isinstance(instruction, CommitPiece)]
+    assert [instruction.state for instruction in pieces] == ["isolating"] * (len(pieces) - 1) + ["succeeded"]
+    assert sum(instruction.failed for instruction in pieces) == 1
     assert (tally.succeeded, tally.failed, tally.waiting) == (1, 0, 0)
     assert (tally.succeeded_items, tally.failed_items, tally.waiting_items, tally.rows) == (7, 1, 0, 7)
     assert isinstance(rig.log[-1], Finish)
 
 
-def test_one_whose_items_are_all_guilty_has_failed():
-    """As a mini-batch, too."""
+def test_a_mini_batch_fails_when_all_its_items_fail():
+    """It counts as a failed mini-batch too."""
     tally = Rig().play(set(range(8)))
     assert (tally.succeeded, tally.failed, tally.failed_items) == (0, 1, 8)
 
 
-def test_guilty_items_count_at_once():
-    """A script that fails for everything is stopped by error_threshold, not after all items have been tried apart."""
+def test_failing_items_count_as_soon_as_they_are_found():
+    """error_threshold stops a script that always fails before all items have been isolated."""
     rig = Rig(items=1000, error_threshold=3)
     rig.play(set(range(1000)))
-    (abort,) = (one for one in rig.log if isinstance(one, Abort))
+    (abort,) = (instruction for instruction in rig.log if isinstance(instruction, Abort))
     assert abort.breach == ("error_threshold", 3, 4)
-    assert all(isinstance(one, CommitPiece) for one in rig.log[rig.log.index(abort) + 1 :])
-    assert len([one for one in rig.log if isinstance(one, CommitPiece)]) < 1000
+    assert all(isinstance(instruction, CommitPiece) for instruction in rig.log[rig.log.index(abort) + 1 :])
+    assert len([instruction for instruction in rig.log if isinstance(instruction, CommitPiece)]) < 1000
 
 
-def test_it_goes_on_where_it_was():
-    """From what the ledger says of the pieces."""
+def test_a_bisection_is_resumed_from_the_ledger():
+    """Pieces with an outcome do not run again."""
     tally = Tally(planned=1, items=8, waiting=1, succeeded_items=4, waiting_items=4, rows=4, all_scheduled=True)
     known = ((0, 4, True), (4, 8, False))
     rig = Rig(remainder=PendingWork(tally=tally, pending=(), isolating=(BisectionState(0, 2, 8, 4, known),)))
@@ -112,8 +112,8 @@ def test_it_goes_on_where_it_was():
     assert (tally.succeeded_items, tally.failed_items, tally.rows) == (7, 1, 7)
 
 
-def test_a_piece_that_was_lost_with_its_node_is_run_again():
-    """But one that takes every node along has failed."""
+def test_a_piece_that_lost_its_node_runs_again():
+    """But a piece that keeps killing its node counts as failed."""
     rig = Rig()
     rig.play({0}, stop_after=2)
     piece = rig.todo[0].piece
@@ -121,18 +121,18 @@ def test_a_piece_that_was_lost_with_its_node_is_run_again():
     rig.handle(NodeLeft("a"))
     rig.handle(NodeJoined("b", 1))
     assert piece in [lease.piece for lease in rig.todo]
-    assert not [one for one in rig.log if isinstance(one, CommitPiece)]
-    while not any(isinstance(one, CommitPiece) for one in rig.log):
+    assert not [instruction for instruction in rig.log if isinstance(instruction, CommitPiece)]
+    while not any(isinstance(instruction, CommitPiece) for instruction in rig.log):
         rig.todo.clear()
         rig.handle(NodeLeft("b"))
         rig.handle(NodeJoined("b", 1))
-    first = next(one for one in rig.log if isinstance(one, CommitPiece))
+    first = next(instruction for instruction in rig.log if isinstance(instruction, CommitPiece))
     assert first.receipt.outcome == "lost"
 
 
-def test_a_mini_batch_that_is_looked_through_holds_back_as_one_item():
-    """Not as all of its items: a single broken file would stop the hand-out to everybody until it is found."""
+def test_a_bisected_mini_batch_counts_as_one_item_for_scheduling():
+    """Not as all of its items: otherwise one broken file would pause scheduling until it is found."""
     for threshold, held in ((0, True), (1, False)):
         rig = Rig(error_threshold=threshold)
         rig.play({5})
-        assert any(isinstance(one, Hold) for one in rig.log) == held
+        assert any(isinstance(instruction, PauseScheduling) for instruction in rig.log) == held

@@ -1,4 +1,4 @@
-"""The nodes of a run, without any: names, failures, choices. Workers and scheduler answer when the test says so."""
+"""The node pool with a simulated scheduler and simulated workers: names, failures, selection."""
 
 import asyncio
 import queue
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from prefect_parallel_run.dispatch.events import NodeJoined, NodeLeft, NodesOpening, Tick
-from prefect_parallel_run.dispatch.node_pool import Nodes
+from prefect_parallel_run.dispatch.node_pool import NodePool
 from prefect_parallel_run.dispatch.node_setup import RemoteSetup
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, InputError
 from prefect_parallel_run.node.preflight import PreflightResult
@@ -44,15 +44,15 @@ SEES_ALL = PreflightResult(host="h", missing=(), shares=True, sees_script=True, 
 
 
 class Cluster:
-    """A client of a scheduler that answers once per `say`, and of workers that open when the test says so."""
+    """A simulated client: the scheduler answers once per `say`, and workers open when the test says so."""
 
     status = "running"
 
     def __init__(self):
         self.there = []  # addresses
-        self.answers = asyncio.Queue()  # of the scheduler
-        self.openings = {}  # futures of what comes of them, by address
-        self.views = {}  # by address; who is not in it sees all
+        self.answers = asyncio.Queue()  # lists of addresses that the scheduler reports
+        self.openings = {}  # futures of the node names, by address
+        self.views = {}  # preflight results by address; others can access everything
         self.calls = queue.SimpleQueue()  # (address, function, arguments)
         self.warnings = []
         self.events = queue.SimpleQueue()
@@ -65,7 +65,7 @@ class Cluster:
         return {"workers": {address: {"last_seen": 1.0, "host": "h", "name": address} for address in await self.answers.get()}}
 
     def say(self):
-        """Have the scheduler answer, once, which workers there are."""
+        """Make the scheduler report its workers once."""
         self.loop.asyncio_loop.call_soon_threadsafe(self.answers.put_nowait, list(self.there))
 
     async def run(self, function, *arguments, workers, asynchronous):
@@ -89,9 +89,11 @@ class Cluster:
             self.there.remove(address)
         self.say()
 
-    def nodes(self, wanted=9, prepared=0, journey=None):
+    def nodes(self, wanted=9, prepared=0, remote_setup=None):
         observer = SimpleNamespace(node_joined=lambda facts: None, warned=self.warnings.append)
-        return Nodes(self, SETTINGS, wanted, observer, lambda: None, lambda name: None, self.events.put, prepared, journey)
+        return NodePool(
+            self, SETTINGS, wanted, observer, lambda: None, lambda name: None, self.events.put, prepared, remote_setup
+        )
 
     def close(self):
         loop = self.loop.asyncio_loop
@@ -110,40 +112,40 @@ class Cluster:
 
 @pytest.fixture
 def cluster():
-    made = Cluster()
-    made.thread.start()
-    yield made
-    made.close()
+    simulated = Cluster()
+    simulated.thread.start()
+    yield simulated
+    simulated.close()
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """The scheduler is asked at every look."""
-    monkeypatch.setattr("prefect_parallel_run.dispatch.node_pool._LOOK", 0.0)
+    """Query the scheduler at every poll."""
+    monkeypatch.setattr("prefect_parallel_run.dispatch.node_pool._QUERY_INTERVAL", 0.0)
 
 
 def facts(node):
     return NodeFacts(node=node, host="h", pid=1, cores=1, slots=1)
 
 
-def told(made, cluster, event):
-    """Look, whenever something has happened, until *event* is told; return what else was told."""
+def poll_until(pool, cluster, event):
+    """Poll until *event* is reported; return the events before it."""
     others = []
-    made.look()
+    pool.poll()
     while (next_ := cluster.events.get(timeout=30)) != event:
         others += [next_] if next_ != Tick() else []
-        made.look()
+        pool.poll()
     return others
 
 
-def opened(made, cluster, answers):
-    """Have workers join that answer with a name of their own, take what they are offered (None), or fail; return all names."""
+def open_nodes(pool, cluster, answers):
+    """Let workers join that answer with their own name, the offered name (None), or an error; return all names."""
     cluster.join(*answers)
-    told(made, cluster, NodesOpening(len(answers)))
+    poll_until(pool, cluster, NodesOpening(len(answers)))
     for address, answer in answers.items():
         finish(cluster, address, answer)
-    told(made, cluster, NodesOpening(0))
-    return dict(made._names)
+    poll_until(pool, cluster, NodesOpening(0))
+    return dict(pool._names)
 
 
 def finish(cluster, address, answer=None):
@@ -153,170 +155,170 @@ def finish(cluster, address, answer=None):
         cluster.openings[address].set_result(answer)
 
 
-def test_no_two_nodes_have_the_same_name(cluster):
-    """Whoever had a name already, or could not say whether it took the one that it was offered."""
-    made = cluster.nodes(prepared=2)
-    opened(made, cluster, {"a": "node-0", "b": None, "c": "node-1", "d": None})
-    assert len(set(opened(made, cluster, {"e": None}).values())) == 5
+def test_node_names_are_unique(cluster):
+    """Including nodes that already had a name, and those that may have adopted the offered one."""
+    pool = cluster.nodes(prepared=2)
+    open_nodes(pool, cluster, {"a": "node-0", "b": None, "c": "node-1", "d": None})
+    assert len(set(open_nodes(pool, cluster, {"e": None}).values())) == 5
 
 
-def test_a_name_that_may_have_been_taken_is_not_given_again(cluster):
-    """Logs and parts have it in their names."""
-    made = cluster.nodes()
-    assert opened(made, cluster, {"a": OSError("gone"), "b": None}) == {"b": "node-1"}
+def test_a_name_that_may_be_in_use_is_not_offered_again(cluster):
+    """File names of logs and parts contain it."""
+    pool = cluster.nodes()
+    assert open_nodes(pool, cluster, {"a": OSError("gone"), "b": None}) == {"b": "node-1"}
     cluster.there.remove("a")
-    assert opened(made, cluster, {"a": None}) == {"a": "node-2", "b": "node-1"}
+    assert open_nodes(pool, cluster, {"a": None}) == {"a": "node-2", "b": "node-1"}
 
 
-def test_nodes_that_were_prepared_use_up_no_further_names(cluster):
-    """So that their successors' numbers go on where theirs end."""
-    made = cluster.nodes(prepared=2)
-    opened(made, cluster, {"a": "node-0", "b": "node-1"})
-    assert opened(made, cluster, {"c": None})["c"] == "node-2"
+def test_prepared_nodes_consume_no_further_names(cluster):
+    """So that the numbers of later nodes continue after theirs."""
+    pool = cluster.nodes(prepared=2)
+    open_nodes(pool, cluster, {"a": "node-0", "b": "node-1"})
+    assert open_nodes(pool, cluster, {"c": None})["c"] == "node-2"
 
 
-def test_names_go_by_the_order_in_which_workers_were_chosen(cluster):
-    """Whichever opens first."""
-    made = cluster.nodes()
+def test_names_follow_the_order_of_selection(cluster):
+    """Regardless of which node opens first."""
+    pool = cluster.nodes()
     cluster.join("c", "a", "b")
-    told(made, cluster, NodesOpening(3))
+    poll_until(pool, cluster, NodesOpening(3))
     for address, name in (("b", "node-1"), ("c", "node-2"), ("a", "node-0")):
         finish(cluster, address)
-        told(made, cluster, NodeJoined(name, 1))
-    assert made._names == {"a": "node-0", "b": "node-1", "c": "node-2"}
+        poll_until(pool, cluster, NodeJoined(name, 1))
+    assert pool._names == {"a": "node-0", "b": "node-1", "c": "node-2"}
 
 
-def test_one_that_takes_long_holds_up_nobody(cluster):
-    """It counts as wanted meanwhile, and is used when it comes."""
-    made = cluster.nodes(wanted=2)
+def test_a_slow_setup_does_not_delay_other_nodes(cluster):
+    """It counts toward the wanted nodes, and is used once it is open."""
+    pool = cluster.nodes(wanted=2)
     cluster.join("slow", "fast")
-    told(made, cluster, NodesOpening(2))
+    poll_until(pool, cluster, NodesOpening(2))
     finish(cluster, "fast")
-    told(made, cluster, NodeJoined("node-0", 1))
+    poll_until(pool, cluster, NodeJoined("node-0", 1))
     cluster.join("more")
-    told(made, cluster, NodesOpening(1))
-    while "more" not in made._workers:
+    poll_until(pool, cluster, NodesOpening(1))
+    while "more" not in pool._workers:
         assert cluster.events.get(timeout=30) == Tick()
-        made.look()
-    assert (made.addresses, made.opening) == (["fast"], 1)
+        pool.poll()
+    assert (pool.addresses, pool.opening) == (["fast"], 1)
     finish(cluster, "slow")
-    told(made, cluster, NodeJoined("node-1", 1))
+    poll_until(pool, cluster, NodeJoined("node-1", 1))
     assert cluster.warnings == []
 
 
-def test_fewer_than_wanted_are_told_of_once(cluster):
-    """Those that are being opened count as there."""
-    made = cluster.nodes(wanted=4)
-    opened(made, cluster, {"a": None, "b": None})
-    opened(made, cluster, {"c": None})
-    assert cluster.warnings == ["2 of 4 nodes are there; the step starts with them, and uses the other 2 when they come"]
+def test_missing_nodes_are_reported_once(cluster):
+    """Nodes that are being opened count as available."""
+    pool = cluster.nodes(wanted=4)
+    open_nodes(pool, cluster, {"a": None, "b": None})
+    open_nodes(pool, cluster, {"c": None})
+    assert cluster.warnings == ["starting with 2 of 4 nodes; the rest join when they are available"]
 
 
-def test_one_that_is_lost_while_it_is_opened_is_opened_elsewhere(cluster):
-    """Its name may have been taken there."""
-    made = cluster.nodes(wanted=1)
+def test_a_worker_lost_during_setup_is_replaced(cluster):
+    """Its name is not offered again, since the lost node may have adopted it."""
+    pool = cluster.nodes(wanted=1)
     cluster.join("a")
-    told(made, cluster, NodesOpening(1))
+    poll_until(pool, cluster, NodesOpening(1))
     cluster.leave("a")
-    assert told(made, cluster, NodesOpening(0)) == []
+    assert poll_until(pool, cluster, NodesOpening(0)) == []
     assert cluster.warnings == []
     cluster.join("b")
-    told(made, cluster, NodesOpening(1))
+    poll_until(pool, cluster, NodesOpening(1))
     finish(cluster, "b")
-    assert told(made, cluster, NodeJoined("node-1", 1)) == []
+    assert poll_until(pool, cluster, NodeJoined("node-1", 1)) == []
     cluster.leave("b")
-    told(made, cluster, NodeLeft("node-1"))
+    poll_until(pool, cluster, NodeLeft("node-1"))
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (EnvironmentSetupError("with x", "no such package"), EnvironmentSetupError, "on the node b: no such package"),
-        (ModuleNotFoundError("prefect_parallel_run"), ComputeTargetError, "install the version of the flow process there"),
+        (EnvironmentSetupError("with x", "no such package"), EnvironmentSetupError, "on node b: no such package"),
+        (ModuleNotFoundError("prefect_parallel_run"), ComputeTargetError, "install the flow process's version there"),
         (ComputeTargetError("b", "No space left on device"), ComputeTargetError, "No space left"),
     ],
 )
-def test_one_of_the_first_that_cannot_be_used_ends_the_run(cluster, error, kind, words):
-    """However long it takes to find out: an outcome must not depend on which of them was faster."""
-    made = cluster.nodes()
+def test_an_unusable_first_worker_ends_the_run(cluster, error, kind, words):
+    """However late it fails: the outcome must not depend on which node was faster."""
+    pool = cluster.nodes()
     cluster.join("a", "b")
-    told(made, cluster, NodesOpening(2))
+    poll_until(pool, cluster, NodesOpening(2))
     finish(cluster, "a")
-    told(made, cluster, NodeJoined("node-0", 1))
+    poll_until(pool, cluster, NodeJoined("node-0", 1))
     finish(cluster, "b", error)
     with pytest.raises(kind, match=words):
-        told(made, cluster, NodesOpening(0))
+        poll_until(pool, cluster, NodesOpening(0))
 
 
-def test_one_that_comes_late_and_is_of_no_use_is_left_alone(cluster):
-    """With a warning; it costs the others nothing."""
-    made = cluster.nodes()
-    opened(made, cluster, {"a": None})
+def test_an_unusable_later_worker_is_excluded(cluster):
+    """With a warning; the other nodes are not affected."""
+    pool = cluster.nodes()
+    open_nodes(pool, cluster, {"a": None})
     cluster.warnings.clear()
-    assert set(opened(made, cluster, {"b": EnvironmentSetupError("with x", "no such package")})) == {"a"}
-    assert made._left_alone == {"b"}
+    assert set(open_nodes(pool, cluster, {"b": EnvironmentSetupError("with x", "no such package")})) == {"a"}
+    assert pool._excluded == {"b"}
     assert "no such package" in cluster.warnings[0]
 
 
-def test_a_worker_that_is_deaf_is_tried_again_but_not_for_ever(cluster):
-    """It may have been busy, or just about to go."""
-    made = cluster.nodes()
+def test_an_unresponsive_worker_is_retried_a_few_times(cluster):
+    """It may have been busy, or about to leave."""
+    pool = cluster.nodes()
     for times in range(1, 6):
-        assert made._left_alone == set()
-        opened(made, cluster, {"a": OSError("timed out")})
-        assert made._tries["a"] == times
+        assert pool._excluded == set()
+        open_nodes(pool, cluster, {"a": OSError("timed out")})
+        assert pool._attempts["a"] == times
         cluster.there.remove("a")
-    assert made._left_alone == {"a"}
-    assert "it cannot be opened" in cluster.warnings[0]
+    assert pool._excluded == {"a"}
+    assert "cannot open a node there" in cluster.warnings[0]
 
 
-def journey(folder, size):
+def remote_setup(folder, size):
     bundle = folder / "bundle.zip"
     bundle.write_bytes(bytes(size))
-    return RemoteSetup(probe=SimpleNamespace(bundle="sha"), bundle=bundle, mark=folder / "mark")
+    return RemoteSetup(preflight=SimpleNamespace(bundle="sha"), bundle=bundle, mark=folder / "mark")
 
 
-def test_what_a_worker_lacks_is_given_to_it_first(cluster, tmp_path):
-    """In order, each piece after the answer to the one before; then it is told its way."""
+def test_a_worker_without_the_code_receives_it_first(cluster, tmp_path):
+    """In order, each piece after the answer to the previous one; then the node is opened."""
     cluster.views["a"] = PreflightResult(host="h", missing=(), shares=False, sees_script=False, has_bundle=False)
-    made = cluster.nodes(journey=journey(tmp_path, (4 << 20) + 5))
-    opened(made, cluster, {"a": None})
+    pool = cluster.nodes(remote_setup=remote_setup(tmp_path, (4 << 20) + 5))
+    open_nodes(pool, cluster, {"a": None})
     calls = [cluster.calls.get_nowait() for _ in range(4)]
     assert [function for _, function, _ in calls] == [view_node, take_bundle, take_bundle, open_node]
     assert [(given[2], len(given[3]), given[4]) for _, _, given in calls[1:3]] == [(0, 4 << 20, False), (4 << 20, 5, True)]
     assert calls[3][2][1] == (True, True)
-    assert made.with_rows_at_home == ["a"]
+    assert pool.keeping_rows == ["a"]
 
 
-def test_what_a_worker_cannot_see_is_told_with_host_and_path(cluster, tmp_path):
-    """And its name is free: it has never heard it."""
+def test_an_inaccessible_path_is_reported_with_its_host(cluster, tmp_path):
+    """The name is free again: the worker never received it."""
     cluster.views["b"] = PreflightResult(
         host="far", missing=(("input", "/data/f.txt"),), shares=True, sees_script=True, has_bundle=True
     )
-    made = cluster.nodes(journey=journey(tmp_path, 5))
+    pool = cluster.nodes(remote_setup=remote_setup(tmp_path, 5))
     cluster.join("b")
-    with pytest.raises(InputError, match=r"/data/f.txt: the node b \(host far\) cannot see it"):
-        told(made, cluster, NodesOpening(0))
-    while not cluster.events.empty():  # what was told before the error, and nobody has taken
+    with pytest.raises(InputError, match=r"/data/f.txt: node b \(host far\) cannot access it"):
+        poll_until(pool, cluster, NodesOpening(0))
+    while not cluster.events.empty():  # events from before the error
         cluster.events.get()
     cluster.there.remove("b")
-    assert opened(made, cluster, {"a": None}) == {"a": "node-0"}
+    assert open_nodes(pool, cluster, {"a": None}) == {"a": "node-0"}
 
 
 @pytest.mark.parametrize("how", ["stop", "close"])
-def test_the_end_gives_up_what_is_being_opened(cluster, how):
-    """Whoever builds there is told so, and is not waited for."""
-    made = cluster.nodes()
+def test_the_end_of_a_run_cancels_setups(cluster, how):
+    """Workers that are building an environment are closed without waiting for them."""
+    pool = cluster.nodes()
     cluster.join("a", "b")
-    told(made, cluster, NodesOpening(2))
+    poll_until(pool, cluster, NodesOpening(2))
     finish(cluster, "a")
-    told(made, cluster, NodeJoined("node-0", 1))
+    poll_until(pool, cluster, NodeJoined("node-0", 1))
     if how == "stop":
-        made.stop(time.monotonic() + 30)
+        pool.stop(time.monotonic() + 30)
     else:
-        made.close()
-    made.remove(time.monotonic() + 30)
-    assert made.opening == 0
+        pool.close()
+    pool.remove(time.monotonic() + 30)
+    assert pool.opening == 0
     seen = []
     while not {("b", close_node), ("b", remove_node)} <= set(seen):
         address, function, _ = cluster.calls.get(timeout=30)

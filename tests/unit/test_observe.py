@@ -128,25 +128,25 @@ def test_hold_and_its_end_are_logged(log, caplog):
 
 def test_leases_grow_to_half_a_second_and_shrink_near_the_end():
     """One at the start, eightfold growth, a fair share near the end, never more than fits or remains."""
-    sizer = LeaseSizer(most=3000)
+    sizer = LeaseSizer(max_size=3000)
     assert sizer.size(10_000, 4) == 1
-    sizer.observe(1, 0.001)
+    sizer.record(1, 0.001)
     assert sizer.size(10_000, 4) == 8
-    sizer.observe(8, 0.008)
+    sizer.record(8, 0.008)
     assert sizer.size(10_000, 4) == 64
     for _ in range(10):
-        sizer.observe(500, 0.5)
+        sizer.record(500, 0.5)
     assert sizer.size(1_000_000, 4) == 500
     assert sizer.size(1_200, 4) == 100
     assert sizer.size(3, 4) == 1
-    fast = LeaseSizer(most=3000)
+    fast = LeaseSizer(max_size=3000)
     for _ in range(10):
-        fast.observe(3000, 0.01)
+        fast.record(3000, 0.01)
     assert fast.size(10_000_000, 2) == 3000
     assert fast.size(10_000, 2) == 3000  # shorter than a lease should be, but both slots get some
     assert fast.size(1_000, 2) == 500
-    slow = LeaseSizer(most=3000)
-    slow.observe(1, 100.0)
+    slow = LeaseSizer(max_size=3000)
+    slow.record(1, 100.0)
     assert slow.size(1_000, 2) == 1
 
 

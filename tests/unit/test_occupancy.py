@@ -1,4 +1,4 @@
-"""Nodes, their slots and the leases with them stay consistent, whatever comes in which order."""
+"""Nodes, slots and leases stay consistent for any order of events."""
 
 from dataclasses import replace
 
@@ -18,67 +18,67 @@ def lease(number, node):
 
 @settings(max_examples=200)
 @given(data=st.data())
-def test_every_lease_is_with_one_node_and_slots_add_up(data):
-    occupancy, number, resizings = SlotAccounting(), 0, 0
+def test_every_lease_has_one_node_and_slots_add_up(data):
+    accounting, number, resizings = SlotAccounting(), 0, 0
     for _ in range(data.draw(st.integers(1, 40))):
         node = data.draw(st.sampled_from(NODES))
-        act = data.draw(st.sampled_from(["join", "lose", "send", "change", "home", "ready", "resize"]))
-        known = node in occupancy.nodes
-        if act == "join" and not known:
-            occupancy.join(node, data.draw(st.integers(0, 4)))
-        elif act == "lose":
-            before = [one for one in occupancy.leases.values() if one.node == node]
-            assert [one for one, _ in occupancy.lose(node)] == before
-        elif act == "send" and known:
+        action = data.draw(st.sampled_from(["join", "lose", "send", "change", "finished", "ready", "resize"]))
+        known = node in accounting.nodes
+        if action == "join" and not known:
+            accounting.add_node(node, data.draw(st.integers(0, 4)))
+        elif action == "lose":
+            before = [entry for entry in accounting.leases.values() if entry.node == node]
+            assert [entry for entry, _ in accounting.remove_node(node)] == before
+        elif action == "send" and known:
             number += 1
-            occupancy.send(lease(number, node))
-        elif act == "change" and occupancy.leases:
-            one = data.draw(st.sampled_from(list(occupancy.leases.values())))
-            occupancy.change(replace(one, stop=one.start))
-            assert occupancy.leases[one.id].stop == one.start
-        elif act == "home" and number:
+            accounting.add_lease(lease(number, node))
+        elif action == "change" and accounting.leases:
+            entry = data.draw(st.sampled_from(list(accounting.leases.values())))
+            accounting.replace_lease(replace(entry, stop=entry.start))
+            assert accounting.leases[entry.id].stop == entry.start
+        elif action == "finished" and number:
             chosen = data.draw(st.integers(1, number))
-            was_out = chosen in occupancy.leases
-            home = occupancy.take_home(LeaseFinished(chosen, [], data.draw(st.integers(0, 4)), resizings))
-            assert (home is not None) == was_out
-            assert chosen not in occupancy.leases
-        elif act == "ready":
-            occupancy.note_ready(SlotReady(node, data.draw(st.integers(0, resizings + 1))))
-        elif act == "resize":
+            was_out = chosen in accounting.leases
+            finished = accounting.complete(LeaseFinished(chosen, [], data.draw(st.integers(0, 4)), resizings))
+            assert (finished is not None) == was_out
+            assert chosen not in accounting.leases
+        elif action == "ready":
+            accounting.record_ready(SlotReady(node, data.draw(st.integers(0, resizings + 1))))
+        elif action == "resize":
             resizings += 1
-            leaving = tuple(one.id for one in occupancy.leases.values() if one.node == node)[:1]
-            occupancy.resize(NodeResized(node, data.draw(st.integers(0, 4)), 0, resizings, leaving))
-        nodes = occupancy._nodes
-        assert sorted(occupancy.leases) == sorted(id_ for one in nodes.values() for id_ in one.leases)
-        assert all(occupancy.leases[id_] == one for node in nodes.values() for id_, one in node.leases.items())
-        assert occupancy.slots == sum(one.slots for one in nodes.values())
-        assert occupancy.has_slots == (occupancy.slots > 0)
-        assert all(0 < free <= nodes[name].slots for name, free in occupancy.free().items())
-        assert set(occupancy.idle_nodes) == {name for name, one in nodes.items() if not one.leases}
+            leaving = tuple(entry.id for entry in accounting.leases.values() if entry.node == node)[:1]
+            accounting.resize(NodeResized(node, data.draw(st.integers(0, 4)), 0, resizings, leaving))
+        nodes = accounting._nodes
+        assert sorted(accounting.leases) == sorted(id_ for entry in nodes.values() for id_ in entry.leases)
+        assert all(accounting.leases[id_] == entry for node in nodes.values() for id_, entry in node.leases.items())
+        assert accounting.slots == sum(entry.slots for entry in nodes.values())
+        assert accounting.has_slots == (accounting.slots > 0)
+        assert all(0 < free <= nodes[name].slots for name, free in accounting.free().items())
+        assert set(accounting.idle_nodes) == {name for name, entry in nodes.items() if not entry.leases}
 
 
-def test_leases_that_came_first_have_begun():
-    """As many as there are slots that are ready; those of slots that go have too."""
-    occupancy = SlotAccounting()
-    occupancy.join("a", 2)
-    occupancy.note_ready(SlotReady("a", 0))
+def test_the_first_leases_of_a_node_have_started():
+    """As many as ready slots, and those on removed slots."""
+    accounting = SlotAccounting()
+    accounting.add_node("a", 2)
+    accounting.record_ready(SlotReady("a", 0))
     for number in (1, 2, 3):
-        occupancy.send(lease(number, "a"))
-    occupancy.resize(NodeResized("a", 1, 0, 1, leaving=(1,)))
-    occupancy.note_ready(SlotReady("a", 1))
-    assert [(one.id, has_begun) for one, has_begun in occupancy.lose("a")] == [(1, True), (2, True), (3, False)]
+        accounting.add_lease(lease(number, "a"))
+    accounting.resize(NodeResized("a", 1, 0, 1, leaving=(1,)))
+    accounting.record_ready(SlotReady("a", 1))
+    assert [(entry.id, has_begun) for entry, has_begun in accounting.remove_node("a")] == [(1, True), (2, True), (3, False)]
 
 
-def test_the_least_loaded_is_found():
-    """A node without slots has no room."""
-    occupancy = SlotAccounting()
-    assert occupancy.least_loaded() is None
+def test_least_loaded_returns_the_node_with_most_room():
+    """Nodes without slots are never returned."""
+    accounting = SlotAccounting()
+    assert accounting.least_loaded() is None
     for node, slots in (("a", 1), ("b", 2), ("c", 0)):
-        occupancy.join(node, slots)
-    occupancy.send(lease(1, "a"))
-    assert occupancy.least_loaded() == (0.0, "b")
-    occupancy.send(lease(2, "b"))
-    assert occupancy.least_loaded() == (0.5, "b")
-    occupancy.lose("b")
-    assert occupancy.least_loaded() == (1.0, "a")
-    assert occupancy.is_overfull("a") is False
+        accounting.add_node(node, slots)
+    accounting.add_lease(lease(1, "a"))
+    assert accounting.least_loaded() == (0.0, "b")
+    accounting.add_lease(lease(2, "b"))
+    assert accounting.least_loaded() == (0.5, "b")
+    accounting.remove_node("b")
+    assert accounting.least_loaded() == (1.0, "a")
+    assert accounting.is_overfull("a") is False

@@ -9,7 +9,7 @@ from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.child.encoding import encode
 from prefect_parallel_run.child.part_file import Part
 from prefect_parallel_run.errors import OutputError, RowsDifferError
-from prefect_parallel_run.execution.runner import _note_end
+from prefect_parallel_run.execution.runner import _record_end
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.status import look
 from prefect_parallel_run.monitoring.status_text import standing_lines
@@ -84,11 +84,11 @@ def test_error_about_differing_columns_names_the_files(tmp_path, row_format, fra
     assert f"mini-batch 2 reads {tmp_path}/2.csv" in str(error)
     assert "in run() or with the dataset's column_types" in str(error)
     with Ledger(directory.ledger) as ledger:
-        assert _note_end(ledger, error) == ("failed", str(error))
+        assert _record_end(ledger, error) == ("failed", str(error))
         lines = standing_lines(look(directory, 2.0), 2.0)
         assert "failed (output" in lines[0]
         assert not any("next:" in line for line in lines), "resuming would publish the same rows"
-        assert _note_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"
+        assert _record_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"
 
 
 def test_rows_of_an_earlier_version_are_unified(tmp_path):

@@ -1,10 +1,10 @@
-"""Whose result a run is about to replace, and what is said of it."""
+"""The message about the result file that a run is about to replace."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from prefect_parallel_run.execution.runner import _tell_of_replacing
+from prefect_parallel_run.execution.runner import _warn_of_replacing
 from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, write_json
 
 TOKEN = "20261125T224333-80d950"
@@ -19,8 +19,8 @@ TOKEN = "20261125T224333-80d950"
         (None, []),
     ],
 )
-def test_only_another_steps_result_is_worth_a_warning(tmp_path, earlier, said):
-    """A step that runs again over new inputs replaces its own result, which is what was wanted."""
+def test_only_replacing_another_steps_result_is_a_warning(tmp_path, earlier, said):
+    """A step that runs on new inputs is expected to replace its own result."""
     result = tmp_path / "facts.csv"
     result.touch()
     spec = SimpleNamespace(result=str(result), store=None, runs=tmp_path / FOLDER)
@@ -29,8 +29,10 @@ def test_only_another_steps_result_is_worth_a_warning(tmp_path, earlier, said):
         before.make()
         write_json(before.description, {})
         write_json(before.receipt, {"output_file": spec.result})
-    told = []
-    watch = SimpleNamespace(warned=lambda text: told.append(("warned", text)), noted=lambda text: told.append(("noted", text)))
-    _tell_of_replacing(spec, RunDirectory(spec.runs / f"facts-aaaaaaaaaaaa-{TOKEN}"), watch)
-    assert [kind for kind, _ in told] == said
-    assert all(f"the result of run {earlier}-{TOKEN}" in text for _, text in told)
+    messages = []
+    watch = SimpleNamespace(
+        warned=lambda text: messages.append(("warned", text)), noted=lambda text: messages.append(("noted", text))
+    )
+    _warn_of_replacing(spec, RunDirectory(spec.runs / f"facts-aaaaaaaaaaaa-{TOKEN}"), watch)
+    assert [kind for kind, _ in messages] == said
+    assert all(f"the result of run {earlier}-{TOKEN}" in text for _, text in messages)

@@ -120,7 +120,7 @@ def test_a_log_that_the_script_empties_is_followed_on(log):
 
 def test_an_allowance_keeps_a_quarter_for_what_is_urgent():
     """Per second and in all; a pause does not save up more than a second's worth."""
-    allowance = RateLimiter(per_second=20.0, in_all=100)
+    allowance = RateLimiter(per_second=20.0, total=100)
     assert sum(allowance.admits(0.0, is_urgent=False) for _ in range(100)) == 15
     assert sum(allowance.admits(0.0, is_urgent=True) for _ in range(100)) == 5
     assert sum(allowance.admits(60.0, is_urgent=True) for _ in range(100)) == 20
@@ -153,11 +153,11 @@ def test_every_message_is_heard_once():
     """A node's last word repeats what may still be on its way, and may overtake it."""
     hearing = ScriptLogCollector()
     for parcel in (said("node-0", 1, "a"), said("node-1", 1, "b"), said("node-0", 1, "a"), said("node-0", 2, "c", left_out=7)):
-        hearing.hear(parcel)
-    hearing.hear(said("node-0", 2, "c", left_out=7))
-    assert [heard.text for heard in hearing.take()] == ["a", "b", "c"]
-    hearing.hear(said("node-0", 1, "a"))
-    assert hearing.take() == []
+        hearing.add(parcel)
+    hearing.add(said("node-0", 2, "c", left_out=7))
+    assert [heard.text for heard in hearing.pop_all()] == ["a", "b", "c"]
+    hearing.add(said("node-0", 1, "a"))
+    assert hearing.pop_all() == []
     assert hearing.left_out == 7
 
 
@@ -165,10 +165,10 @@ def test_a_run_tells_a_thousand_messages_at_most():
     """However many nodes there are; the rest is counted, in lines, and a quarter is for warnings."""
     hearing = ScriptLogCollector()
     for node in range(100):
-        hearing.hear(said(f"node-{node}", 1, *["two\nlines"] * 20))
-    told = hearing.take()
+        hearing.add(said(f"node-{node}", 1, *["two\nlines"] * 20))
+    told = hearing.pop_all()
     assert told[0] == ScriptLine(20, "node-0.0.1", "two\nlines")
     assert len(told) == 750
     assert hearing.left_out == 2 * (2_000 - 750)
-    hearing.hear({**said("node-0", 2), "lines": [[40, "node-0.0.1", "error"]] * 300})
-    assert len(hearing.take()) == 250
+    hearing.add({**said("node-0", 2), "lines": [[40, "node-0.0.1", "error"]] * 300})
+    assert len(hearing.pop_all()) == 250

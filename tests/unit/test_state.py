@@ -1,4 +1,4 @@
-"""The state of a run, driven by events alone."""
+"""RunState: events in, instructions out."""
 
 import random
 from dataclasses import replace
@@ -12,16 +12,16 @@ from prefect_parallel_run.dispatch.events import (
     Commit,
     Finish,
     GiveUp,
-    Hold,
     LeaseFinished,
     LeaseShortened,
     NodeJoined,
     NodeLeft,
     NodesOpening,
+    PauseScheduling,
     PlanEnded,
     PlanGrew,
     Recall,
-    Release,
+    ResumeScheduling,
     SlotReady,
     SubmitLease,
     Tick,
@@ -33,13 +33,13 @@ from prefect_parallel_run.runs.limits import FailureLimits
 ITEMS = 10
 
 
-def make_state(planned, *, run_max_try=3, retry_delay=0.0, most_per_lease=1000, is_growing=False, speculative=False, **limits):
+def make_state(planned, *, run_max_try=3, retry_delay=0.0, max_per_lease=1000, is_growing=False, speculative=False, **limits):
     rules = SchedulingPolicy(
         speculative=speculative,
         run_max_try=run_max_try,
         limits=FailureLimits(**limits),
         retry_delay=retry_delay,
-        most_per_lease=most_per_lease,
+        max_per_lease=max_per_lease,
     )
     tally = Tally(planned=planned, items=planned * ITEMS, is_growing=is_growing)
     pending = ((0, planned),) if planned else ()
@@ -65,7 +65,7 @@ def answer(lease, outcome=lambda mini_batch, attempt: "succeeded", slots=1):
 
 
 def play(state, nodes, outcome, now=0.0):
-    """Drive *state* to its end with nodes that answer at once; return all instructions in order."""
+    """Run *state* to its end with nodes that answer immediately; return all instructions in order."""
     done, todo = [], []
     for node, slots in nodes.items():
         new = state.handle(NodeJoined(node, slots), now)
@@ -79,8 +79,8 @@ def play(state, nodes, outcome, now=0.0):
     return done
 
 
-def test_a_plan_that_grows_is_handed_out_as_it_comes_and_ends_when_it_is_whole():
-    """The percentage is judged only then: until it is known how many there are, any failure could be one of a million."""
+def test_a_growing_plan_is_leased_as_it_arrives():
+    """allowed_failed_percent is judged once planning is complete, since the total is unknown before."""
     state = make_state(0, is_growing=True, allowed_failed_percent=10, run_max_try=1)
     assert state.handle(NodeJoined("a", 1), 0.0) == []
     (lease,) = leases(state.handle(PlanGrew([ITEMS]), 0.0))
@@ -96,12 +96,12 @@ def test_a_plan_that_grows_is_handed_out_as_it_comes_and_ends_when_it_is_whole()
 
 
 def test_a_plan_that_stays_empty_ends_the_run():
-    """Nothing to do is done at once, with or without nodes."""
+    """Immediately, with or without nodes."""
     assert kinds(make_state(0, is_growing=True).handle(PlanEnded(), 0.0)) == [Finish]
 
 
 def test_a_run_ends_when_every_mini_batch_is_decided():
-    """The sum of leases is the plan, each mini-batch once, in order."""
+    """The leases contain every planned mini-batch once, in order."""
     state = make_state(100)
     done = play(state, {"a": 1, "b": 2}, lambda i, attempt: "succeeded")
     assert [i for lease in leases(done) for i in range(lease.start, lease.stop)] == list(range(100))
@@ -110,8 +110,8 @@ def test_a_run_ends_when_every_mini_batch_is_decided():
     assert state.tally.succeeded_items == 100 * ITEMS
 
 
-def test_a_mini_batch_is_tried_run_max_try_times_and_not_once_more():
-    """The first try counts; every further one travels alone."""
+def test_a_mini_batch_gets_run_max_try_attempts():
+    """The first attempt counts; every retry is a lease of its own."""
     state = make_state(10, run_max_try=3)
     done = play(state, {"a": 1}, lambda i, attempt: "raised" if i == 4 else "succeeded")
     tries = [lease for lease in leases(done) if lease.start <= 4 < lease.stop]
@@ -122,8 +122,8 @@ def test_a_mini_batch_is_tried_run_max_try_times_and_not_once_more():
     assert kinds(done)[-1] is Finish
 
 
-def test_success_on_the_second_try_uncounts_the_failure():
-    """Between its tries it counts as waiting; afterwards nothing is left of it."""
+def test_success_on_the_second_attempt_clears_the_failure():
+    """Between its attempts it counts as waiting; afterwards as succeeded only."""
     state = make_state(3)
     done = play(state, {"a": 1}, lambda i, attempt: "raised" if (i, attempt) == (1, 1) else "succeeded")
     assert kinds(done)[-1] is Finish
@@ -152,15 +152,15 @@ def test_success_on_the_second_try_uncounts_the_failure():
     ],
 )
 def test_limits_at_their_edges(limit, failing, ends):
-    """Forty mini-batches, of which so many fail for good; behind the end only what was out already is committed."""
+    """Of forty mini-batches some fail; after the end only unfinished leases are committed."""
     state = make_state(40, **limit)
     done = kinds(play(state, {"a": 2}, lambda i, attempt: "raised" if i < failing else "succeeded"))
     assert {Abort, Finish} & set(done) == {ends}
     assert set(done[done.index(ends) + 1 :]) <= {Commit}
 
 
-def test_what_comes_home_after_the_end_still_counts():
-    """It was finished before everything had stopped, and need not run again when the run is gone on with."""
+def test_receipts_that_arrive_after_the_end_still_count():
+    """They finished before the leases were stopped, and a resumed run does not repeat them."""
     state = make_state(40, run_max_try=1, error_threshold=0)
     first, second = leases(state.handle(NodeJoined("a", 2), 0.0))[:2]
     assert kinds(state.handle(answer(first, lambda i, attempt: "raised"), 0.0)) == [Commit, Abort]
@@ -170,27 +170,27 @@ def test_what_comes_home_after_the_end_still_counts():
 
 
 def test_the_percentage_is_judged_only_after_all_are_scheduled():
-    """Half of the first mini-batches fail, yet 10 % of the whole is not exceeded."""
+    """Half of the first mini-batches fail, but 10 % of all is not exceeded."""
     state = make_state(100, run_max_try=1, allowed_failed_percent=10.0)
     done = play(state, {"a": 1}, lambda i, attempt: "raised" if i < 20 and i % 2 else "succeeded")
     assert kinds(done)[-1] is Finish
 
 
-def test_pending_tries_hold_new_mini_batches_back_and_then_release_them():
-    """A limit exceeded only by mini-batches between two tries stops scheduling, not the run."""
+def test_pending_retries_pause_scheduling_until_they_succeed():
+    """A limit exceeded only by mini-batches between two attempts stops scheduling, not the run."""
     state = make_state(50, allowed_failed_count=0)
     (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     held = state.handle(answer(first, lambda i, attempt: "raised"), 0.0)
-    assert kinds(held) == [Commit, Hold, SubmitLease]
+    assert kinds(held) == [Commit, PauseScheduling, SubmitLease]
     (second,) = leases(held)
     assert (second.start, second.attempt) == (0, 2)
     released = state.handle(answer(second), 0.0)
-    assert kinds(released)[:2] == [Commit, Release]
+    assert kinds(released)[:2] == [Commit, ResumeScheduling]
     assert leases(released)[0].start == 1
 
 
 def test_the_outcome_does_not_depend_on_the_order_of_events():
-    """Ten mini-batches fail once and then succeed: a limit of 0 is never exceeded, whatever comes home first."""
+    """Ten mini-batches fail once and then succeed: a limit of 0 is never exceeded, for any order of answers."""
     for seed in range(50):
         shuffle = random.Random(seed)
         state = make_state(40, allowed_failed_count=0, error_threshold=0)
@@ -202,8 +202,8 @@ def test_the_outcome_does_not_depend_on_the_order_of_events():
         assert state.tally.succeeded == 40
 
 
-def test_a_try_is_due_after_its_delay():
-    """retry_delay_seconds passes between two tries; others go on meanwhile."""
+def test_a_retry_is_due_after_its_delay():
+    """retry_delay_seconds passes between two attempts; other mini-batches run meanwhile."""
     state = make_state(2, retry_delay=5.0)
     (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     (second,) = leases(state.handle(answer(first, lambda i, attempt: "raised"), 1.0))
@@ -214,8 +214,8 @@ def test_a_try_is_due_after_its_delay():
     assert [(x.start, x.attempt) for x in leases(state.handle(Tick(), 6.0))] == [(0, 2)]
 
 
-def test_no_retry_ends_the_tries():
-    """A receipt marked final is the mini-batch's last."""
+def test_no_retry_prevents_further_attempts():
+    """A final receipt rules out retries."""
     state = make_state(1)
     (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     done = state.handle(LeaseFinished(lease.id, [receipt(0, 1, "raised", final=True)], 1), 0.0)
@@ -223,8 +223,8 @@ def test_no_retry_ends_the_tries():
     assert state.tally.failed == 1
 
 
-def test_missing_rows_count_as_failed_items_once_and_are_not_tried_again():
-    """Seven rows for ten items: three failed items, and the mini-batch has succeeded."""
+def test_missing_rows_count_as_failed_items_without_retry():
+    """Seven rows for ten items: three failed items in a succeeded mini-batch."""
     state = make_state(1, error_threshold=3)
     (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     done = state.handle(LeaseFinished(lease.id, [receipt(0, good=7)], 1), 0.0)
@@ -232,8 +232,8 @@ def test_missing_rows_count_as_failed_items_once_and_are_not_tried_again():
     assert (state.tally.succeeded_items, state.tally.failed_items) == (7, 3)
 
 
-def test_a_lost_node_charges_only_a_mini_batch_that_was_alone_and_running():
-    """A lease of one at the head is charged; what waited behind it is not."""
+def test_a_lost_node_charges_only_a_lease_of_one_that_ran():
+    """Leases that waited behind it are not charged."""
     state = make_state(2, run_max_try=1)
     (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0)
@@ -243,8 +243,8 @@ def test_a_lost_node_charges_only_a_mini_batch_that_was_alone_and_running():
     assert kinds(lost)[-1] is Finish
 
 
-def test_a_lost_lease_of_several_comes_back_in_pieces_without_charge():
-    """No innocent mini-batch loses a try, and the guilty one soon stands alone."""
+def test_a_lost_lease_of_several_is_split_without_charge():
+    """No innocent mini-batch is charged, and one that kills its node is soon alone."""
     state = make_state(1000, run_max_try=1)
     (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     running, _ = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
@@ -258,17 +258,17 @@ def test_a_lost_lease_of_several_comes_back_in_pieces_without_charge():
 
 @given(
     planned=st.integers(1, 1500),
-    most_per_lease=st.integers(1, 1000),
+    max_per_lease=st.integers(1, 1000),
     place=st.floats(0, 1, exclude_max=True),
     run_max_try=st.integers(1, 3),
 )
-@example(planned=1500, most_per_lease=1000, place=0.9, run_max_try=1)
-def test_lost_nodes_run_a_mini_batch_at_most_four_times_uncounted(planned, most_per_lease, place, run_max_try):
-    """However often the node is lost that runs it: README promises this number.
+@example(planned=1500, max_per_lease=1000, place=0.9, run_max_try=1)
+def test_lost_nodes_add_at_most_four_uncharged_executions(planned, max_per_lease, place, run_max_try):
+    """Even if every node that runs it is lost: README promises this number.
 
     A lease is lost with all of its receipts: each of its mini-batches may have been executed.
     """
-    state = make_state(planned, most_per_lease=most_per_lease, run_max_try=run_max_try)
+    state = make_state(planned, max_per_lease=max_per_lease, run_max_try=run_max_try)
     guilty, executions, tries, done, todo = int(place * planned), 0, [], [], []
     for node in map(str, range(100)):
         todo = leases(state.handle(NodeJoined(node, 1), 0.0))
@@ -288,8 +288,8 @@ def test_lost_nodes_run_a_mini_batch_at_most_four_times_uncounted(planned, most_
     assert executions <= run_max_try + 4
 
 
-def test_a_late_answer_of_a_lost_lease_is_refused():
-    """Its mini-batches have been leased again; deciding them twice would double their rows."""
+def test_a_late_answer_of_a_lost_lease_is_ignored():
+    """Its mini-batches were leased again; deciding them twice would duplicate their rows."""
     state = make_state(4, run_max_try=2)
     (zombie,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     state.handle(NodeLeft("a"), 1.0)
@@ -299,8 +299,8 @@ def test_a_late_answer_of_a_lost_lease_is_refused():
     assert state.tally == before
 
 
-def test_receipts_that_do_not_belong_to_the_lease_are_refused():
-    """Of another mini-batch, of another try, or twice the same."""
+def test_receipts_that_do_not_match_the_lease_are_ignored():
+    """Receipts of another mini-batch, of another attempt, or duplicates."""
     state = make_state(3)
     (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     odd = [receipt(2), receipt(0, attempt=2), receipt(0), receipt(0)]
@@ -308,8 +308,8 @@ def test_receipts_that_do_not_belong_to_the_lease_are_refused():
     assert state.tally.succeeded == 1
 
 
-def test_mini_batches_without_receipt_are_leased_again_at_the_same_try():
-    """A slot that broke in the middle of a lease gives the rest back uncharged."""
+def test_mini_batches_without_receipt_repeat_their_attempt():
+    """The rest of an interrupted lease is not charged."""
     state = make_state(100, run_max_try=1)
     (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     running, *_ = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
@@ -317,8 +317,8 @@ def test_mini_batches_without_receipt_are_leased_again_at_the_same_try():
     assert (again[0].start, again[0].stop, again[0].attempt) == (running.start + 1, running.stop, 1)
 
 
-def test_the_run_gives_up_at_once_when_no_slot_of_any_node_works():
-    """A script that cannot start is known within seconds, not after all tries."""
+def test_the_run_fails_immediately_when_no_slot_works():
+    """A script that cannot start ends the run within seconds, not after all attempts."""
     state = make_state(100)
     (a,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     (b,) = leases(state.handle(NodeJoined("b", 1), 0.0))
@@ -326,17 +326,17 @@ def test_the_run_gives_up_at_once_when_no_slot_of_any_node_works():
     assert kinds(state.handle(LeaseFinished(b.id, [], 0), 0.0)) == [GiveUp]
 
 
-def test_the_run_waits_a_while_for_a_node_when_all_are_lost():
-    """A node that is being restarted comes back; only after node_patience the run gives up."""
+def test_the_run_waits_node_patience_when_all_nodes_are_lost():
+    """A restarted node may join before node_patience is over."""
     state = make_state(10)
     state.handle(NodeJoined("a", 1), 0.0)
-    assert kinds(state.handle(NodeLeft("a"), 10.0)) == []  # nothing had begun: its process was still starting
+    assert kinds(state.handle(NodeLeft("a"), 10.0)) == []  # nothing had started: its process was still starting
     assert kinds(state.handle(Tick(), 60.0)) == []
     assert kinds(state.handle(Tick(), 71.0)) == [GiveUp]
 
 
-def test_patience_does_not_run_out_while_a_node_is_being_opened():
-    """It may build an environment for as long as that takes; patience begins when nothing is opened any more."""
+def test_node_patience_starts_when_no_node_is_being_opened():
+    """Building an environment may take longer than node_patience."""
     state = make_state(10)
     state.handle(NodesOpening(1), 0.0)
     assert kinds(state.handle(Tick(), 1000.0)) == []
@@ -345,20 +345,20 @@ def test_patience_does_not_run_out_while_a_node_is_being_opened():
     assert kinds(state.handle(Tick(), 1061.0)) == [GiveUp]
 
 
-def test_nodes_that_cannot_start_the_script_are_not_all_while_one_is_being_opened():
-    """What comes of a run does not depend on which node was the first."""
+def test_failed_nodes_do_not_end_a_run_that_opens_another():
+    """The outcome does not depend on which node was first."""
     state = make_state(10)
     state.handle(NodesOpening(1), 0.0)
     (a,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     assert kinds(state.handle(LeaseFinished(a.id, [], 0), 0.0)) == []
     assert len(leases(state.handle(NodeJoined("b", 1), 1.0))) == 1
-    (b,) = state._occupancy._nodes["b"].leases.values()
+    (b,) = state._accounting._nodes["b"].leases.values()
     assert kinds(state.handle(NodesOpening(0), 1.0)) == []
     assert kinds(state.handle(LeaseFinished(b.id, [], 0), 2.0)) == [GiveUp]
 
 
-def test_only_a_slot_that_was_ready_can_have_begun_what_is_lost():
-    """A node that dies while its processes start, charges nobody."""
+def test_a_node_lost_before_a_slot_was_ready_charges_nothing():
+    """No mini-batch can have started on it."""
     state = make_state(10)
     state.handle(NodeJoined("a", 1), 0.0)
     state.handle(NodeLeft("a"), 0.0)
@@ -367,11 +367,11 @@ def test_only_a_slot_that_was_ready_can_have_begun_what_is_lost():
     state.handle(SlotReady("b"), 0.0)
     (commit,) = state.handle(NodeLeft("b"), 0.0)
     assert [(one.outcome, state) for one, state in commit.decided] == [("lost", "waiting")]
-    assert state.handle(SlotReady("nobody"), 0.0) == []
+    assert state.handle(SlotReady("unknown"), 0.0) == []
 
 
-def test_a_slot_may_be_ready_before_its_node_is_known_to_have_joined():
-    """Both are told by different ways, and a process that was started ahead is ready at once."""
+def test_a_slot_may_be_ready_before_its_node_joins():
+    """Both reports take different paths, and the process may have been started in advance."""
     state = make_state(10)
     state.handle(SlotReady("a"), 0.0)
     state.handle(NodeJoined("a", 1), 0.0)
@@ -380,7 +380,7 @@ def test_a_slot_may_be_ready_before_its_node_is_known_to_have_joined():
 
 
 def test_nothing_happens_after_the_end():
-    """An abort is final: whatever still comes home changes nothing."""
+    """An abort is final: later answers change nothing."""
     state = make_state(10, run_max_try=1, allowed_failed_count=0)
     first, *_ = leases(state.handle(NodeJoined("a", 2), 0.0))
     assert kinds(state.handle(answer(first, lambda i, attempt: "raised"), 0.0)) == [Commit, Abort]
@@ -388,7 +388,7 @@ def test_nothing_happens_after_the_end():
 
 
 def ready_nodes(state, now, **slots):
-    """Nodes whose processes have started; return the leases that they got."""
+    """Add nodes whose processes have started; return their leases."""
     out = []
     for name, number in slots.items():
         out += leases(state.handle(NodeJoined(name, number), now))
@@ -401,9 +401,9 @@ def recalls(instructions):
     return [(one.lease, one.at_once) for one in instructions if isinstance(one, Recall)]
 
 
-def test_a_slot_with_nothing_to_do_gets_what_a_lease_has_not_begun():
-    """Behind a mini-batch that takes long nothing waits while another slot is idle."""
-    state = make_state(100, most_per_lease=8)
+def test_an_idle_slot_gets_the_unstarted_rest_of_a_lease():
+    """Nothing waits behind a slow mini-batch while another slot is idle."""
+    state = make_state(100, max_per_lease=8)
     todo = ready_nodes(state, 0.0, a=1, b=1)
     stuck = None
     while todo:
@@ -418,43 +418,43 @@ def test_a_slot_with_nothing_to_do_gets_what_a_lease_has_not_begun():
     assert state.next_due == pytest.approx(1.1) or state.next_due is None
     asked = recalls(state.handle(Tick(), 5.0))
     assert asked == [(stuck.id, False)]
-    assert recalls(state.handle(Tick(), 6.0)) == []  # asked once, for the one slot that is free
+    assert recalls(state.handle(Tick(), 6.0)) == []  # recalled once, for the one idle slot
     given = leases(state.handle(LeaseShortened(stuck.id, stuck.start + 1), 6.0))
     assert given[0].node == "b"
     assert given[0].start == stuck.start + 1
     done = state.handle(LeaseFinished(stuck.id, [receipt(stuck.start)], 1), 7.0)
-    assert state.tally.succeeded == 100 - sum(lease.count for lease in state._occupancy.leases.values()) - sum(
+    assert state.tally.succeeded == 100 - sum(lease.count for lease in state._accounting.leases.values()) - sum(
         stop - start for start, stop, _ in state._returned
     )
     assert Finish not in kinds(done)
 
 
-def test_a_lease_that_its_node_does_not_know_yet_is_asked_again():
-    """The question can overtake the lease."""
-    state = make_state(3, most_per_lease=8)
+def test_a_lease_unknown_to_its_node_is_recalled_again():
+    """The recall can overtake the lease."""
+    state = make_state(3, max_per_lease=8)
     first, second = ready_nodes(state, 0.0, a=1, b=1)
     (third,) = leases(state.handle(LeaseFinished(second.id, [receipt(1, seconds=10.0)], 1), 0.0))
     state.handle(LeaseFinished(first.id, [receipt(0)], 1), 0.0)
     assert third.node == "b"
-    assert recalls(state.handle(Tick(), 1.0)) == []  # one mini-batch that has a slot: nothing to give back
+    assert recalls(state.handle(Tick(), 1.0)) == []  # one running mini-batch: nothing to return
 
 
 def slow_one(now=0.0, **options):
-    """Two mini-batches; node a has been at one for long, b is done with the other."""
+    """Return a state in which node b duplicates the slow mini-batch of node a."""
     state = make_state(2, speculative=True, **options)
     first, second = ready_nodes(state, now, a=1, b=1)
     done = state.handle(LeaseFinished(second.id, [receipt(1, seconds=1.0)], 1), now + 1)
     assert recalls(done) == [(first.id, False)]
     assert leases(done) == []
-    assert leases(state.handle(LeaseShortened(first.id, 1), now + 1.1)) == []  # it has not been at it for that long
+    assert leases(state.handle(LeaseShortened(first.id, 1), now + 1.1)) == []  # it has not run long enough
     assert state.next_due == pytest.approx(now + 2.6)
     (copy,) = leases(state.handle(Tick(), now + 2.7))
     assert (copy.node, copy.start, copy.stop, copy.attempt) == ("b", 0, 1, 1)
     return state, first, copy
 
 
-def test_of_two_that_run_a_mini_batch_the_first_success_counts():
-    """The other is stopped, and what it still says is refused."""
+def test_the_first_success_of_two_duplicates_counts():
+    """The other lease is stopped, and its receipt is ignored."""
     state, first, copy = slow_one()
     done = state.handle(LeaseFinished(copy.id, [receipt(0)], 1), 3.0)
     assert kinds(done) == [Recall, Commit, Finish]
@@ -470,8 +470,8 @@ def test_of_two_that_run_a_mini_batch_the_first_success_counts():
 
 
 @pytest.mark.parametrize("who", ["first", "copy"])
-def test_of_two_that_run_a_mini_batch_one_failure_decides_nothing(who):
-    """It is one try: it has failed when both have."""
+def test_one_failure_of_two_duplicates_decides_nothing(who):
+    """They are one attempt, which fails when both have failed."""
     state, *both = slow_one(run_max_try=1)
     one, other = both if who == "first" else both[::-1]
     assert kinds(state.handle(answer(one, lambda i, attempt: "raised"), 3.0)) == []
@@ -481,20 +481,20 @@ def test_of_two_that_run_a_mini_batch_one_failure_decides_nothing(who):
 
 
 @pytest.mark.parametrize("who", ["first", "copy"])
-def test_of_two_that_run_a_mini_batch_one_may_be_lost_without_charge(who):
-    """The other goes on with the same try."""
+def test_one_of_two_duplicates_may_be_lost_without_charge(who):
+    """The other continues the same attempt."""
     state, *both = slow_one(run_max_try=1)
     one, other = both if who == "first" else both[::-1]
     assert Commit not in kinds(state.handle(NodeLeft(one.node), 3.0))
     assert kinds(state.handle(answer(other), 4.0)) == [Commit, Finish]
 
 
-def test_what_was_finished_beside_a_mini_batch_with_a_twin_is_not_charged_with_its_node():
-    """Its receipt is lost, and it is run again; it did not take the node down."""
-    state = make_state(3, speculative=True, run_max_try=1, most_per_lease=2)
+def test_a_lost_duplicate_does_not_charge_what_had_finished():
+    """Finished mini-batches whose receipts are lost run again; they did not kill the node."""
+    state = make_state(3, speculative=True, run_max_try=1, max_per_lease=2)
     first, second = ready_nodes(state, 0.0, a=1, b=1)
     (both,) = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
-    state._occupancy.leases[both.id] = state._occupancy._nodes["a"].leases[both.id] = both = replace(
+    state._accounting.leases[both.id] = state._accounting._nodes["a"].leases[both.id] = both = replace(
         both, start=both.start - 1
     )  # of two
     state.handle(LeaseFinished(second.id, [receipt(second.start, seconds=0.001)], 1), 1.0)
@@ -504,18 +504,18 @@ def test_what_was_finished_beside_a_mini_batch_with_a_twin_is_not_charged_with_i
     assert Commit not in kinds(state.handle(NodeLeft("a"), 9.5))
 
 
-def test_the_order_of_nodes_by_load_takes_no_more_room_the_longer_a_run_is():
-    """Entries of what has changed since are dropped."""
-    state = make_state(200_000, most_per_lease=1)
+def test_the_heap_of_node_loads_stays_small():
+    """Outdated entries are dropped."""
+    state = make_state(200_000, max_per_lease=1)
     todo = ready_nodes(state, 0.0, a=4, b=4, c=4)
     for _ in range(20_000):
         lease = todo.pop(0)
         todo += leases(state.handle(answer(lease, slots=4), 0.0))
-    assert len(state._occupancy._loads._heap) < 200
+    assert len(state._accounting._loads._heap) < 200
 
 
-def test_a_try_that_waits_for_a_slot_keeps_nobody_awake():
-    """Only the moment at which one is due is worth waking for."""
+def test_a_retry_that_waits_for_a_slot_sets_no_due_time():
+    """The dispatcher only wakes for due times in the future."""
     remainder = PendingWork(
         tally=Tally(planned=3, waiting=3, items=30, waiting_items=30),
         pending=(),
@@ -527,8 +527,8 @@ def test_a_try_that_waits_for_a_slot_keeps_nobody_awake():
     assert state.next_due is None
 
 
-def test_nothing_is_run_twice_unless_that_is_asked_for():
-    """A slow mini-batch alone on its slot has nothing to give back, and is left in peace."""
+def test_nothing_is_duplicated_unless_it_is_enabled():
+    """A slow mini-batch that is alone in its lease has nothing to return."""
     state = make_state(2)
     _, second = ready_nodes(state, 0.0, a=1, b=1)
     state.handle(LeaseFinished(second.id, [receipt(1, seconds=1.0)], 1), 1.0)
@@ -538,15 +538,15 @@ def test_nothing_is_run_twice_unless_that_is_asked_for():
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):  # noqa: PLR0912, PLR0915  one play, told in one piece
-    """Random nodes, losses, failures, late answers, a plan that grows: sums hold, no try too many, nothing decided twice."""
+def test_every_mini_batch_is_decided_exactly_once(data):  # noqa: PLR0912, PLR0915  one scenario in one function
+    """Random nodes, losses, failures, late answers, a growing plan: counts add up, and no attempt is one too many."""
     planned = data.draw(st.integers(1, 60))
-    known = data.draw(st.integers(0, planned))  # when the run begins
+    known = data.draw(st.integers(0, planned))  # when the run starts
     run_max_try = data.draw(st.integers(1, 3))
     state = make_state(
         known,
         run_max_try=run_max_try,
-        most_per_lease=data.draw(st.integers(1, 20)),
+        max_per_lease=data.draw(st.integers(1, 20)),
         is_growing=True,
         speculative=data.draw(st.booleans()),
     )
@@ -559,7 +559,7 @@ def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):  # noq
         for instruction in instructions:
             if isinstance(instruction, SubmitLease):
                 out[instruction.lease.id] = instruction.lease
-                running = [one for one in state._occupancy.leases.values() if one.start <= instruction.lease.start < one.stop]
+                running = [one for one in state._accounting.leases.values() if one.start <= instruction.lease.start < one.stop]
                 assert len(running) <= 2
             elif isinstance(instruction, Recall):
                 asked.setdefault(instruction.lease, instruction.at_once)
@@ -580,12 +580,12 @@ def test_every_mini_batch_is_decided_exactly_once_whatever_happens(data):  # noq
         acts = ["answer"] * 6 + ["lose", "zombie", "partial", "grow", "tick", "tick", "ready"]
         act = data.draw(st.sampled_from(acts if turn < 300 else ["answer"])) if out else "join"
         if (number := next(iter(asked), None)) is not None and data.draw(st.booleans()):
-            if not asked.pop(number) and number in out:  # what has not begun comes back before, or behind, the rest
+            if not asked.pop(number) and number in out:  # the unstarted rest returns before or after the receipts
                 lease = out[number]
                 stop = data.draw(st.integers(lease.start, lease.stop))
                 take(state.handle(LeaseShortened(number, data.draw(st.sampled_from([stop, stop, None]))), now))
                 out[number] = (
-                    replace(lease, stop=max(stop, lease.start)) if state._occupancy.leases[number].stop <= stop else lease
+                    replace(lease, stop=max(stop, lease.start)) if state._accounting.leases[number].stop <= stop else lease
                 )
             continue
         if act == "tick":

@@ -1,4 +1,4 @@
-"""The state of a run that people give orders to while it goes on."""
+"""RunState under control commands: pause, continue, limits, processes."""
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +10,6 @@ from prefect_parallel_run.dispatch.events import (
     CommitPiece,
     Continued,
     Finish,
-    Hold,
     LeaseFinished,
     LeaseShortened,
     LimitsChanged,
@@ -18,10 +17,11 @@ from prefect_parallel_run.dispatch.events import (
     NodeLeft,
     NodeResized,
     Paused,
+    PauseScheduling,
     ProcessesChanged,
     Recall,
-    Release,
     Resize,
+    ResumeScheduling,
     SlotReady,
     SubmitLease,
     Tick,
@@ -45,11 +45,11 @@ def receipt(mini_batch, attempt=1, outcome="succeeded", seconds=1.0):
 
 
 def of(kind, instructions):
-    return [one for one in instructions if isinstance(one, kind)]
+    return [instruction for instruction in instructions if isinstance(instruction, kind)]
 
 
 def leases(instructions):
-    return [one.lease for one in of(SubmitLease, instructions)]
+    return [instruction.lease for instruction in of(SubmitLease, instructions)]
 
 
 def answer(lease, outcome="succeeded", slots=1, seconds=1.0, **facts):
@@ -57,18 +57,18 @@ def answer(lease, outcome="succeeded", slots=1, seconds=1.0, **facts):
     return LeaseFinished(lease.id, receipts, slots, **facts)
 
 
-def test_a_paused_run_hands_nothing_out_and_calls_leases_back():
-    """What runs goes on and counts; the rest comes back without charge, and is handed out once the run continues."""
+def test_a_paused_run_leases_nothing_and_recalls_leases():
+    """Running mini-batches finish and count; the rest returns without charge, and is leased again afterwards."""
     state = make_state(1000)
     (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     running, waiting = leases(state.handle(answer(first, seconds=0.001), 0.0))
     called = of(Recall, state.handle(Paused(), 1.0))
-    assert [(one.lease, one.at_once) for one in called] == [(running.id, False), (waiting.id, False)]
+    assert [(instruction.lease, instruction.at_once) for instruction in called] == [(running.id, False), (waiting.id, False)]
     assert state.is_paused
     assert state.handle(LeaseShortened(running.id, running.start + 1), 1.1) == []
     assert state.handle(LeaseShortened(waiting.id, waiting.start), 1.1) == []
     done = state.handle(LeaseFinished(running.id, [receipt(running.start)], 1), 2.0)
-    assert [type(one) for one in done] == [Commit]
+    assert [type(instruction) for instruction in done] == [Commit]
     assert state.handle(LeaseFinished(waiting.id, [], 1), 2.0) == []
     assert state.handle(Tick(), 1000.0) == []
     assert state.tally.waiting == state.tally.failed == 0
@@ -76,8 +76,8 @@ def test_a_paused_run_hands_nothing_out_and_calls_leases_back():
     assert (again[0].start, again[0].attempt) == (running.start + 1, 1)
 
 
-def test_a_lease_that_has_only_just_been_sent_is_called_back_a_little_later():
-    """It may not have come to its node yet."""
+def test_a_lease_that_was_just_sent_is_recalled_a_little_later():
+    """It may not have reached its node yet."""
     state = make_state(10)
     (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     assert state.handle(Paused(), 0.05) == []
@@ -88,8 +88,8 @@ def test_a_lease_that_has_only_just_been_sent_is_called_back_a_little_later():
     assert state.handle(Tick(), 9.0) == []
 
 
-def test_a_piece_that_was_called_back_is_run_once():
-    """It is one of a mini-batch whose guilty items are looked for."""
+def test_a_recalled_piece_runs_once():
+    """It belongs to a mini-batch under bisection."""
     state = make_state(1, run_max_try=1, isolate=True)
     (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     (piece, *_) = leases(state.handle(answer(lease, "raised"), 0.0))
@@ -107,8 +107,8 @@ def test_a_piece_that_was_called_back_is_run_once():
     assert sorted(seen) == [(0, 5), (5, 10)]
 
 
-def test_a_pause_costs_no_node_that_was_called_back_a_try():
-    """A lease that keeps nothing has nothing to lose."""
+def test_a_node_lost_after_a_recall_is_not_charged():
+    """An empty lease has nothing to charge."""
     state = make_state(10, run_max_try=1)
     (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
     state.handle(SlotReady("a"), 0.0)
@@ -118,42 +118,42 @@ def test_a_pause_costs_no_node_that_was_called_back_a_try():
     assert state.tally.failed == 0
 
 
-def test_higher_limits_release_a_hold_and_lower_ones_abort():
-    """At once, with the new figures."""
+def test_higher_limits_resume_scheduling_and_lower_ones_abort():
+    """Immediately, with the new values."""
     state = make_state(10, run_max_try=2, retry_delay=100.0, limits=FailureLimits(allowed_failed_count=0))
     (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
-    assert of(Hold, state.handle(answer(lease, "raised"), 0.0))
+    assert of(PauseScheduling, state.handle(answer(lease, "raised"), 0.0))
     released = state.handle(LimitsChanged(FailureLimits(allowed_failed_count=3)), 1.0)
-    assert of(Release, released)
+    assert of(ResumeScheduling, released)
     (second, *_) = leases(released)
     state.handle(LeaseFinished(second.id, [receipt(second.start, outcome="raised")._replace(final=True)], 1), 2.0)
     (abort,) = of(Abort, state.handle(LimitsChanged(FailureLimits(allowed_failed_count=0)), 3.0))
     assert abort.breach == ("allowed_failed_count", 0, 1)
 
 
-def test_nodes_are_told_of_other_slot_counts_and_those_that_come_later_too():
-    """But for those that have as many already."""
+def test_current_and_later_nodes_are_resized():
+    """Except nodes that already have the new number of slots."""
     state = make_state(100)
     state.handle(NodeJoined("a", 1), 0.0)
     assert of(Resize, state.handle(ProcessesChanged(3), 0.0)) == [Resize("a", 3, 1)]
     assert of(Resize, state.handle(NodeJoined("b", 1), 0.0)) == [Resize("b", 3, 1)]
     assert of(Resize, state.handle(NodeJoined("c", 3), 0.0)) == []
-    assert {one.node for one in of(Resize, state.handle(ProcessesChanged(2), 0.0))} == {"a", "b", "c"}
-    assert state.slots == 5  # what they have, not what they were told
+    assert {instruction.node for instruction in of(Resize, state.handle(ProcessesChanged(2), 0.0))} == {"a", "b", "c"}
+    assert state.slots == 5  # what they have, not what they were asked for
     more = leases(state.handle(NodeResized("a", 3, 1, 1), 0.0))
     assert [lease.node for lease in more] == ["a", "a"]
     assert state.slots == 7
 
 
-def test_what_a_node_said_before_it_was_resized_is_out_of_date():
-    """Its answers, its leases and its slots that become ready come by different ways, in any order."""
+def test_reports_from_before_a_resize_are_ignored():
+    """Answers, leases and ready slots are reported by different paths, in any order."""
     state = make_state(100)
     first, *_ = leases(state.handle(NodeJoined("a", 1), 0.0))
     state.handle(SlotReady("a", 0), 0.0)
     state.handle(ProcessesChanged(3), 0.0)
     state.handle(SlotReady("a", 1), 0.0)  # the second slot is quicker than the answer
     more = leases(state.handle(NodeResized("a", 3, 1, 1), 0.0))
-    assert state._occupancy._nodes["a"].ready == 2
+    assert state._accounting._nodes["a"].ready == 2
     state.handle(answer(first, slots=1, as_of=0), 0.0)
     assert state.slots == 3
     state.handle(answer(more[0], slots=2, as_of=1), 0.0)  # one was given up since
@@ -161,11 +161,11 @@ def test_what_a_node_said_before_it_was_resized_is_out_of_date():
     state.handle(NodeResized("a", 9, 9, 1), 0.0)
     assert state.slots == 2
     state.handle(SlotReady("a", 0), 0.0)
-    assert state._occupancy._nodes["a"].ready == 2
+    assert state._accounting._nodes["a"].ready == 2
 
 
-def test_leases_of_slots_that_went_take_no_room():
-    """Fewer slots, then more again: those that come have something to do at once, however long the others take."""
+def test_leases_on_removed_slots_take_no_room():
+    """After fewer slots and then more, the new slots get work immediately, however long the old leases take."""
     state = make_state(100)
     first = leases(state.handle(NodeJoined("a", 3), 0.0))
     for _ in range(3):
@@ -182,37 +182,37 @@ def test_leases_of_slots_that_went_take_no_room():
 
 
 class Play:
-    """Plays nodes and people against a state, at random, and checks every instruction."""
+    """Simulates nodes and users at random, and checks every instruction."""
 
     def __init__(self, data, planned, run_max_try):
         self.data, self.run_max_try = data, run_max_try
-        self.state = make_state(planned, run_max_try=run_max_try, most_per_lease=data.draw(st.integers(1, 20)))
-        self.out, self.kept, self.asked, self.slots, self.told = {}, {}, [], {}, []
+        self.state = make_state(planned, run_max_try=run_max_try, max_per_lease=data.draw(st.integers(1, 20)))
+        self.out, self.kept, self.asked, self.slots, self.resizes = {}, {}, [], {}, []
         self.decided, self.tries = {}, {}
         self.now, self.joined, self.is_paused, self.end = 0.0, 0, False, None
 
     def handle(self, event):
         self.now += 0.1
-        for one in self.state.handle(event, self.now):
-            if isinstance(one, SubmitLease):
+        for instruction in self.state.handle(event, self.now):
+            if isinstance(instruction, SubmitLease):
                 assert not self.is_paused
-                assert one.lease.attempt <= self.run_max_try
-                self.out[one.lease.id], self.kept[one.lease.id] = one.lease, one.lease.stop
-            elif isinstance(one, Recall):
-                self.asked.append(one.lease)
-            elif isinstance(one, Resize):
-                assert one.slots >= 1
-                self.told.append(one)
-            elif isinstance(one, Commit):
-                for tried, where in one.decided:
+                assert instruction.lease.attempt <= self.run_max_try
+                self.out[instruction.lease.id], self.kept[instruction.lease.id] = instruction.lease, instruction.lease.stop
+            elif isinstance(instruction, Recall):
+                self.asked.append(instruction.lease)
+            elif isinstance(instruction, Resize):
+                assert instruction.slots >= 1
+                self.resizes.append(instruction)
+            elif isinstance(instruction, Commit):
+                for tried, where in instruction.decided:
                     assert tried.mini_batch not in self.decided
                     self.tries[tried.mini_batch] = self.tries.get(tried.mini_batch, 0) + 1
                     assert self.tries[tried.mini_batch] == tried.attempt <= self.run_max_try
                     if where != "waiting":
                         self.decided[tried.mini_batch] = where
-            elif isinstance(one, Finish | Abort):
-                self.end = one
-        assert self.state.slots == sum(slots for slots, _ in self.slots.values()) or self.told
+            elif isinstance(instruction, Finish | Abort):
+                self.end = instruction
+        assert self.state.slots == sum(slots for slots, _ in self.slots.values()) or self.resizes
 
     def draw(self, strategy):
         return self.data.draw(strategy)
@@ -229,15 +229,15 @@ class Play:
 
     def node(self):
         act = self.draw(st.sampled_from(["resize", "join", "lose", "ready"]))
-        if act == "resize" and self.told:
-            told = self.told.pop(self.draw(st.integers(0, len(self.told) - 1)))
-            slots, as_of = self.slots.get(told.node, (0, told.number))
-            if told.number > as_of:  # as a node does
-                self.slots[told.node] = slots, as_of = told.slots, told.number
-            if told.node in self.slots:
-                here = sorted(number for number, lease in self.out.items() if lease.node == told.node)
+        if act == "resize" and self.resizes:
+            resize = self.resizes.pop(self.draw(st.integers(0, len(self.resizes) - 1)))
+            slots, as_of = self.slots.get(resize.node, (0, resize.number))
+            if resize.number > as_of:  # as a node does
+                self.slots[resize.node] = slots, as_of = resize.slots, resize.number
+            if resize.node in self.slots:
+                here = sorted(number for number, lease in self.out.items() if lease.node == resize.node)
                 leaving = tuple(self.draw(st.lists(st.sampled_from(here), unique=True))) if here else ()
-                self.handle(NodeResized(told.node, slots, self.draw(st.integers(0, slots)), as_of, leaving))
+                self.handle(NodeResized(resize.node, slots, self.draw(st.integers(0, slots)), as_of, leaving))
         elif act == "join" or not self.slots:
             self.joined += 1
             self.slots[f"n{self.joined}"] = (2, 0)
@@ -245,7 +245,7 @@ class Play:
         elif act == "lose" and len(self.slots) > 1:
             lost = self.draw(st.sampled_from(sorted(self.slots)))
             del self.slots[lost]
-            self.told = [told for told in self.told if told.node != lost]
+            self.resizes = [resize for resize in self.resizes if resize.node != lost]
             self.out = {number: lease for number, lease in self.out.items() if lease.node != lost}
             self.handle(NodeLeft(lost))
         elif act == "ready":
@@ -272,8 +272,8 @@ class Play:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_every_mini_batch_is_decided_once_whatever_is_ordered(data):
-    """Pauses, limits and other slot counts in between: sums hold, no try too many, nothing is handed out while paused."""
+def test_every_mini_batch_is_decided_once_under_control(data):
+    """With pauses, limits and slot counts: counts add up, no attempt is one too many, nothing is leased while paused."""
     planned = data.draw(st.integers(1, 60))
     play = Play(data, planned, data.draw(st.integers(1, 3)))
     for _ in range(data.draw(st.integers(0, 120))):

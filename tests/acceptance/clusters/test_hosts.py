@@ -87,14 +87,14 @@ def test_an_input_that_a_node_cannot_see_is_named(workshop, hosts):
 
     cluster, first, second = hosts
     subprocess.run(["rm", "-r", str(second.path(workshop.files))], check=True)
-    with pytest.raises(InputError, match=rf"the node tcp://{second.address}:\d+ \(host second\) cannot"):
+    with pytest.raises(InputError, match=rf"node tcp://{second.address}:\d+ \(host second\) cannot"):
         workshop.step(compute_target=target(cluster), node_count=2)()
     subprocess.run(["cp", "-a", str(workshop.files), str(second.path(workshop.files).parent)], check=True)
-    with pytest.raises(OutputError, match="cannot see it; the script writes there"):
+    with pytest.raises(OutputError, match="cannot access it, and the script writes to it"):
         workshop.step(compute_target=target(cluster), node_count=2, output_action="summary_only")()
     side = workshop.folder / "side"
     side.mkdir()
-    with pytest.raises(InputError, match=f"input {side}: the node"):
+    with pytest.raises(InputError, match=f"input {side}: node"):
         workshop.step(compute_target=target(cluster), side_inputs={"model": str(side)})()
     assert not logged(first, workshop)
 

@@ -208,7 +208,7 @@ def test_an_environment_is_built_there(workshop, start_cluster):
 
     cluster = start_cluster("a")
     wrong = Environment(requirements=["no-such-package-of-anybody==1"])
-    with pytest.raises(EnvironmentSetupError, match=r"(?s)on the node tcp://.*no-such-package-of-anybody"):
+    with pytest.raises(EnvironmentSetupError, match=r"(?s)on node tcp://.*no-such-package-of-anybody"):
         workshop.step(compute_target=cluster.address, environment=wrong)()
     right = Environment(requirements=["iniconfig==2.0.0"])
     script = workshop.folder / "code" / "version.py"

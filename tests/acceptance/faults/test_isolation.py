@@ -64,7 +64,7 @@ def test_guilty_items_are_tried_again_when_somebody_wants_that(workshop, capsys,
     assert Path(result.output_file).read_text().split() == [f"f{number:03d}.txt" for number in range(100)]
     assert main(["verify", result.run_directory]) == 0
     assert main(["resume", result.run_directory, "--retry-failed"]) == 0
-    assert "there is nothing to try again" in caplog.text
+    assert "nothing to retry" in caplog.text
 
 
 @pytest.mark.parametrize("forgiven", [5, 50])

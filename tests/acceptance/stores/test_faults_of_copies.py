@@ -244,7 +244,7 @@ def test_two_steps_with_one_output_are_told(workshop, s3, caplog):
     """As on disk."""
     workshop.step(name="first", output=OUT)()
     workshop.step(name="second", output=OUT)()
-    assert "is the result of run first-" in caplog.text
+    assert "the result of run first-" in caplog.text
 
 
 def test_what_the_script_writes_among_its_inputs_is_no_input_of_the_same_run(workshop, s3):
