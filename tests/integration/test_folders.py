@@ -26,7 +26,7 @@ def tree(tmp_path):
 
 
 def listers():
-    return [child for child in psutil.Process().children() if "datasets.folders" in command_line(child)]
+    return [child for child in psutil.Process().children() if "storage.folders" in command_line(child)]
 
 
 @pytest.mark.parametrize("here", range(len(NAMES) + 1))
@@ -77,7 +77,7 @@ def test_a_listing_whose_process_is_killed_is_an_error(tmp_path, monkeypatch):
     assert len([next(listing) for _ in range(5)]) == 5
     (lister,) = listers()
     lister.kill()
-    with pytest.raises(InputError, match="the process that did it has ended"):
+    with pytest.raises(InputError, match="the listing process exited early"):
         list(listing)
 
 
