@@ -1,4 +1,4 @@
-"""A large folder is listed in a process of its own: the same files in the same order, and the same errors."""
+"""A large folder is listed by a subprocess: with the same files in the same order, and the same errors."""
 
 import os
 
@@ -26,12 +26,12 @@ def tree(tmp_path):
 
 
 def listers():
-    return [child for child in psutil.Process().children() if "datasets.folders" in command_line(child)]
+    return [child for child in psutil.Process().children() if "storage.folders" in command_line(child)]
 
 
 @pytest.mark.parametrize("here", range(len(NAMES) + 1))
-def test_wherever_it_is_gone_on_with_elsewhere(tree, monkeypatch, here):
-    """After any number of files, in the middle of a sub-folder too, nothing is missing and nothing comes twice."""
+def test_the_subprocess_continues_after_any_number_of_files(tree, monkeypatch, here):
+    """Even inside a subfolder no file is missing, and none is listed twice."""
     whole = list(files_below(tree))
     assert [file.path for file in whole] == sorted(tree + name for name in NAMES)
     monkeypatch.setattr(folders, "_MOST_IN_PROCESS", here)
@@ -40,7 +40,7 @@ def test_wherever_it_is_gone_on_with_elsewhere(tree, monkeypatch, here):
 
 
 def test_more_files_than_fit_into_one_block(tmp_path, monkeypatch):
-    """A few thousand, with sizes and times as they are."""
+    """A few thousand files keep their sizes and times."""
     monkeypatch.setattr(folders, "_MOST_IN_PROCESS", 10)
     for number in range(2_000):
         (tmp_path / f"{number:05d}").write_text("x" * (number % 7))
@@ -50,8 +50,8 @@ def test_more_files_than_fit_into_one_block(tmp_path, monkeypatch):
     assert found[1234] == ListedFile(str(tmp_path / "01234"), status.st_size, status.st_mtime_ns)
 
 
-def test_what_cannot_be_read_is_named(tree, monkeypatch):
-    """A link that leads nowhere has no size."""
+def test_a_broken_link_is_named(tree, monkeypatch):
+    """It has no size."""
     os.symlink("/nowhere", f"{tree}zzz")
     monkeypatch.setattr(folders, "_MOST_IN_PROCESS", 3)
     with pytest.raises(InputError, match=r"zzz: cannot be read: No such file"):
@@ -59,8 +59,8 @@ def test_what_cannot_be_read_is_named(tree, monkeypatch):
     assert not listers()
 
 
-def test_a_listing_that_is_given_up_leaves_no_process(tree, monkeypatch):
-    """Nor does one whose process is killed go on as if it had ended."""
+def test_an_abandoned_listing_leaves_no_process(tree, monkeypatch):
+    """Closing the iterator kills the subprocess."""
     monkeypatch.setattr(folders, "_MOST_IN_PROCESS", 3)
     listing = files_below(tree)
     assert len([next(listing) for _ in range(5)]) == 5
@@ -69,7 +69,7 @@ def test_a_listing_that_is_given_up_leaves_no_process(tree, monkeypatch):
 
 
 def test_a_listing_whose_process_is_killed_is_an_error(tmp_path, monkeypatch):
-    """What is not whole must not look as if it were."""
+    """An incomplete listing must not look complete."""
     monkeypatch.setattr(folders, "_MOST_IN_PROCESS", 3)
     for number in range(100_000):
         os.close(os.open(tmp_path / f"{number:06d}", os.O_CREAT | os.O_WRONLY))
@@ -77,12 +77,12 @@ def test_a_listing_whose_process_is_killed_is_an_error(tmp_path, monkeypatch):
     assert len([next(listing) for _ in range(5)]) == 5
     (lister,) = listers()
     lister.kill()
-    with pytest.raises(InputError, match="the process that did it has ended"):
+    with pytest.raises(InputError, match="the listing process exited early"):
         list(listing)
 
 
-def test_a_listing_that_is_stopped_leaves_no_process(tree, monkeypatch):
-    """Not even while its exception is kept, as Prefect keeps those of failed tasks."""
+def test_a_cancelled_listing_leaves_no_process(tree, monkeypatch):
+    """Not even while its exception is referenced, as Prefect does for failed tasks."""
     monkeypatch.setattr(folders, "_MOST_IN_PROCESS", 3)
     beats = []
 
