@@ -48,7 +48,7 @@ def test_a_hanging_constructor_is_abandoned(hangs, monkeypatch, caplog):
         target.open(request, cancelled, Future()),
     ):
         raise AssertionError("it was opened")
-    assert "close it by hand" in caplog.text
+    assert "close the cluster manually" in caplog.text
     assert not module.closed.is_set()
     module.gate.set()
     assert module.closed.wait(60)
