@@ -193,7 +193,7 @@ def test_an_azure_script_sees_azure_names(bench, files, tmp_path):
     assert "azureml.core.Workspace.get_default_datastore: " in facts["datastore"]
     assert "azureml.core.Run.upload_file: " in facts["upload"]
     assert "EntryScript().output_dir" in facts["upload"]
-    assert "accepted: Retry.NoRetry, Retry.Sleep" in facts["code"]
+    assert "expected Retry.NoRetry, Retry.Sleep" in facts["code"]
     metrics = [json.loads(line) for line in (bench.run / "logs" / "node-0.0.1.metrics.jsonl").read_text().splitlines()]
     said = [{key: value for key, value in metric.items() if key != "time"} for metric in metrics if metric["mini_batch"] == 0]
     assert said == [
