@@ -25,7 +25,7 @@ PROGRESS = ["time", "planned", "finished", "succeeded", "failed", "waiting", "it
 CAUSES = [
     ("raised", "PIL.UnidentifiedImageError", "cannot identify image file {}"),
     ("raised", "ValueError", HOSTILE + " {}"),
-    ("timed_out", "RunTimeout", "run() took over run_invocation_timeout = 60 s"),
+    ("timed_out", "RunTimeout", "run() exceeded run_invocation_timeout = 60 s"),
     ("died", "SIGSEGV", "its process was killed"),
 ]
 

@@ -1,1 +1,1 @@
-"""What runs in the user's interpreter: the standard library only, and nothing of ours outside this folder."""
+"""The code in the user's interpreter: imports the standard library only, and nothing of this package outside the folder."""

@@ -1,4 +1,4 @@
-"""Entry point of a child process; started by its file name, by whatever interpreter the step's environment has."""
+"""Entry point of a child process; started by its file name, by the interpreter of the step's environment."""
 
 import os
 import sys
@@ -6,10 +6,10 @@ from types import ModuleType
 
 
 def _adopt() -> None:
-    """Make this folder importable as ``prefect_parallel_run.child``, without our package and without its folder on sys.path.
+    """Make this folder importable as ``prefect_parallel_run.child``, without the whole package and without a path on sys.path.
 
-    The script may import the real package (where it is installed) and then finds these same modules in it; where it is
-    not installed, a module of that name offers EntryScript and NoRetry.
+    If the real package is installed, the script may import it and finds these same modules in it; if not, a module of that
+    name provides EntryScript and NoRetry.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or os.curdir) != here]

@@ -1,4 +1,4 @@
-"""Arrow IPC streams: record batches that can only be read one after the other; the stream read last stays open."""
+"""Reads Arrow IPC streams, whose record batches can only be read in order; keeps the last stream open."""
 
 from typing import Any, Sequence
 
@@ -6,15 +6,15 @@ from .storage import open_file
 
 
 class ArrowStreams:
-    """Reads record batches by number, forward; going back begins anew."""
+    """Reads record batches by number; reading an earlier one reopens the stream."""
 
     def __init__(self) -> None:
         self._key: Any = None
         self._file: Any = None
         self._reader: Any = None
-        self._next = 0  #: number of the batch that comes next
+        self._next = 0  #: number of the next batch
 
-    def __del__(self) -> None:  # whoever lets go of a reader need not know that it holds a file
+    def __del__(self) -> None:  # owners of a reader need not know that it holds a file
         self._close()
 
     def table(self, path: str, version: Any, numbers: Sequence[int]) -> Any:
@@ -26,13 +26,13 @@ class ArrowStreams:
             self._file = open_file(path)
             self._reader = pa.ipc.open_stream(self._file)
             self._key, self._next = (path, version), 0
-        found = []
+        batches = []
         while self._next <= numbers[-1]:
             batch = self._reader.read_next_batch()
             if self._next in numbers:
-                found.append(batch)
+                batches.append(batch)
             self._next += 1
-        return pa.Table.from_batches(found)
+        return pa.Table.from_batches(batches)
 
     def _close(self) -> None:
         if self._file is not None:

@@ -1,4 +1,4 @@
-"""In place of azureml.exceptions, where azureml-core is not installed; and what is said of Azure's names that are not here."""
+"""Replaces azureml.exceptions if azureml-core is not installed, and words the errors for Azure's missing names."""
 
 from typing import Any, Dict, NoReturn, Optional
 
@@ -6,36 +6,36 @@ from .context import current
 from .retry import CODES
 
 _INSTEAD = {
-    "Dataset": "the step's inputs come to run(), side_inputs are paths: EntryScript().side_inputs",
-    "Datastore": "files are read from side_inputs and written below EntryScript().output_dir",
-    "Environment": "the step's configuration has an environment",
-    "Keyvault": "secrets come as environment_variables",
-    "Model": "the models field of the step's configuration gives Model(ws, name), Model.list(ws, name=name) and"
-    " Model.get_model_path(name) their paths; other models are files below the step's output",
-    "Run": "metrics go to Run.log(), files below EntryScript().output_dir, secrets come as environment_variables",
-    "Workspace": "inputs, side_inputs, models and output are those of the step",
-    "Experiment": "its name is there, and that is the step's",
-    "automl": "a model that was made with it needs its package: put it into the requirements of the step's environment",
-    "mltable": "rows come to run() as DataFrames, files as paths; the import command reads MLTable files",
-    "data": "the step's inputs come to run(), side_inputs are paths: EntryScript().side_inputs",
-    "dataprep": "the step's inputs come to run(), side_inputs are paths: EntryScript().side_inputs",
-    "fsspec": "files are read from side_inputs and written below EntryScript().output_dir",
-    "identity": "secrets come as environment_variables",
-    "interpret": "models are explained with interpret-community, which needs no workspace",
-    "ml": "inputs, side_inputs, models and output are those of the step",
-    "mlflow": "metrics go to Run.log(), files below EntryScript().output_dir",
-    "monitoring": "metrics go to Run.log(), rows are returned from run()",
-    "pipeline": "steps are called in a Prefect flow",
-    "storage": "files are read from side_inputs and written below EntryScript().output_dir",
-    "telemetry": "metrics go to Run.log(), text to EntryScript().logger",
+    "Dataset": "the step's inputs are passed to run(), side_inputs are paths in EntryScript().side_inputs",
+    "Datastore": "read files from side_inputs and write them to EntryScript().output_dir",
+    "Environment": "set the environment in the step's configuration",
+    "Keyvault": "secrets are passed as environment_variables",
+    "Model": "set the paths of Model(ws, name), Model.list(ws, name=name) and Model.get_model_path(name) in the models field of"
+    " the step's configuration; write other models to the step's output",
+    "Run": "use Run.log() for metrics, EntryScript().output_dir for files, environment_variables for secrets",
+    "Workspace": "use the inputs, side_inputs, models and output of the step",
+    "Experiment": "only its name is available, which is the step's",
+    "automl": "a model that was made with it needs its package: add it to the requirements of the step's environment",
+    "mltable": "run() gets rows as DataFrames and files as paths; the import command reads MLTable files",
+    "data": "the step's inputs are passed to run(), side_inputs are paths in EntryScript().side_inputs",
+    "dataprep": "the step's inputs are passed to run(), side_inputs are paths in EntryScript().side_inputs",
+    "fsspec": "read files from side_inputs and write them to EntryScript().output_dir",
+    "identity": "secrets are passed as environment_variables",
+    "interpret": "use interpret-community to explain models, which does not need a workspace",
+    "ml": "use the inputs, side_inputs, models and output of the step",
+    "mlflow": "use Run.log() for metrics, EntryScript().output_dir for files",
+    "monitoring": "use Run.log() for metrics, return rows from run()",
+    "pipeline": "call steps in a Prefect flow",
+    "storage": "read files from side_inputs and write them to EntryScript().output_dir",
+    "telemetry": "use Run.log() for metrics, EntryScript().logger for text",
 }
-_OTHERWISE = "only Run.get_context(), Model and the exceptions are stood in for"
+_OTHERWISE = "only Run.get_context(), Model and the exceptions have stand-ins"
 
-_EXCEPTION_NAMES = ("Exception", "Error")  #: how the names of exceptions end
+_EXCEPTION_NAMES = ("Exception", "Error")  #: suffixes of the names of exceptions
 
 
 class NoAzureError(AttributeError):
-    """The script uses something that only Azure ML has."""
+    """The script uses a name that only Azure ML provides."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -50,15 +50,15 @@ class NoAzureError(AttributeError):
 
 
 class MissingAzureName(type):
-    """A name that can be imported, so that a script which never comes to use it runs; any use is a NoAzureError.
+    """A name that can be imported, so that a script that never uses it runs; any use raises NoAzureError.
 
-    It is a class, which annotations may name, and which says what is missing when a pickle has objects of it.
+    It is a class, so that annotations may name it, and so that unpickling its objects reports what is missing.
     """
 
     _what: str
 
     def __call__(cls, *_: Any, **__: Any) -> NoReturn:
-        """Say that there is none."""
+        """Raise NoAzureError."""
         raise NoAzureError(cls._what)
 
     def __getattr__(cls, name: str) -> NoReturn:
@@ -66,10 +66,10 @@ class MissingAzureName(type):
 
 
 def absent(what: str) -> type:
-    """Return what stands for a name, such as ``azure.ai.ml.MLClient``: an exception for the name of one, else an Absent.
+    """Return the stand-in for a name such as ``azure.ai.ml.MLClient``: an exception, if named like one, or a MissingAzureName.
 
-    Scripts name exceptions in ``except`` clauses, which accept nothing else. azureml-core keeps each of its exceptions in
-    ``azureml.exceptions`` and in several other modules; the stand-in is the same class everywhere.
+    ``except`` clauses of scripts accept only exceptions. azureml-core has each of its exceptions in ``azureml.exceptions``
+    and in several other modules; the stand-in is the same class everywhere.
     """
     module, _, name = what.rpartition(".")
     if name.endswith(_EXCEPTION_NAMES):
@@ -83,7 +83,7 @@ def absent(what: str) -> type:
 
 
 class AzureMLException(Exception):  # noqa: N818  the names are Azure's
-    """The base of Azure's exceptions."""
+    """Base class of Azure's exceptions."""
 
     def __init__(self, exception_message: str = "", inner_exception: Optional[BaseException] = None, **_: Any) -> None:
         super().__init__(exception_message)
@@ -91,38 +91,38 @@ class AzureMLException(Exception):  # noqa: N818  the names are Azure's
 
     @property
     def message(self) -> str:
-        """What happened."""
+        """The error message."""
         return str(self.args[0]) if self.args else ""
 
 
 class UserErrorException(AzureMLException):
-    """A value is wrong."""
+    """A value is invalid."""
 
 
 class RunEnvironmentException(AzureMLException):
-    """There is no run."""
+    """The code does not run inside a run."""
 
 
 class ModelNotFoundException(AzureMLException):
-    """There is no model of that name."""
+    """The model does not exist."""
 
 
 class ParallelRunException(AzureMLException):
-    """Says from run() how to go on after this failed try; child/retry.py reads it.
+    """Raised by run() to control what happens after this failed attempt; child/retry.py reads it.
 
     Args:
-        exception_message: What happened.
-        code: ``Retry.NoRetry`` (the mini-batch has failed for good), ``Retry.RestartProcess`` (another process takes the place
-            of this one), ``Retry.StopProcess`` (no other does), ``Retry.Sleep`` or None.
-        delay_seconds: Until the next mini-batch of this process.
+        exception_message: The error message.
+        code: ``Retry.NoRetry`` (no further attempt), ``Retry.RestartProcess`` (replace this process),
+            ``Retry.StopProcess`` (stop this process without a replacement), ``Retry.Sleep`` or None.
+        delay_seconds: Pause before the next mini-batch of this process.
 
     Raises:
-        ValueError: There is no such code.
+        ValueError: The code is unknown.
     """
 
     def __init__(self, exception_message: str, code: Optional[str] = None, delay_seconds: float = 0, **more: Any) -> None:
         if code and code not in CODES:
-            raise ValueError(f"code is {code!r}; accepted: {', '.join(CODES)}, or None")
+            raise ValueError(f"code: expected {', '.join(CODES)} or None, got {code!r}")
         super().__init__(exception_message, **more)
         self.code, self.delay_seconds = code, delay_seconds
 
@@ -130,11 +130,11 @@ class ParallelRunException(AzureMLException):
 _DEFINED = (AzureMLException, UserErrorException, RunEnvironmentException, ModelNotFoundException, ParallelRunException)
 _azureml_exceptions: Dict[str, type] = {kind.__name__: kind for kind in _DEFINED}
 for _kind in _DEFINED:
-    _kind.__module__ = "azureml.exceptions"  # an error's type is shown as the script knows it
+    _kind.__module__ = "azureml.exceptions"  # errors show the name that the script uses
 
 
 def __getattr__(name: str) -> Any:
-    """Return one of Azure's other exceptions: nothing here raises it, but scripts catch it, or raise it themselves."""
+    """Return another of Azure's exceptions, which only scripts raise or catch."""
     if not name.endswith(_EXCEPTION_NAMES):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _azureml_exception(name)

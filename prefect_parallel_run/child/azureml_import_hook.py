@@ -1,11 +1,11 @@
-"""Names that entry scripts import and that are not there: offered in place of a package that is absent, and only then.
+"""Import hook: provides the Azure modules that entry scripts import, if the real packages are not installed.
 
-Python asks this finder last, when nothing else has the module: the real package wins, as does one of that name in the script's
-own folder. ``azureml.core``, ``azureml.exceptions`` and the private packages that scripts reach into, such as
-``azureml._restclient``, come from one distribution, azureml-core, so ours are offered together or not at all; an ``azureml``
-that others of Azure's packages share may be real beneath them. Of those others, whatever is asked for is offered where they
-are absent: a script may import what it never comes to use. What a module holds is imported
-when the script imports it: a script that knows nothing of Azure pays for nothing.
+Python calls this finder last, when no other finder has the module: the real package has precedence, as has a module of that
+name in the script's own folder. ``azureml.core``, ``azureml.exceptions`` and the private packages that scripts use, such as
+``azureml._restclient``, belong to one distribution, azureml-core, so the stand-ins are provided together or not at all; an
+``azureml`` that other packages of Azure share may still be the real one. Of other missing packages, every name can be imported:
+a script may import names that it never uses. The stand-ins are loaded when the script imports them, so that other scripts pay
+nothing.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, Callable, Dict, Optional, Tuple
 
-#: All that azureml.exceptions has; what it does not have, such as Retry, fails when it is imported, as in Azure.
+#: All names of azureml.exceptions; importing any other, such as Retry, fails as it does in Azure.
 AZURES_EXCEPTIONS = (
     "ActivityFailedException",
     "AuthenticationException",
@@ -38,9 +38,8 @@ AZURES_EXCEPTIONS = (
     "WorkspaceException",
     "WorkspacePrivateEndpointException",
 )
-#: Module by module: where in this folder its names come from; all other public names of Azure's are there, and say on use
-#: that they are not.
-_OFFERED: Dict[str, Dict[str, Tuple[str, ...]]] = {
+#: By module: the module of this folder that provides its names. All other public names can be imported, and raise on use.
+_PROVIDED: Dict[str, Dict[str, Tuple[str, ...]]] = {
     "azureml": {},
     "azureml.core": {"azureml_run": ("Run", "get_run"), "azureml_model": ("Model",)},
     "azureml.core.run": {"azureml_run": ("Run", "get_run", "_OfflineRun", "_SubmittedRun")},
@@ -53,7 +52,7 @@ _OFFERED: Dict[str, Dict[str, Tuple[str, ...]]] = {
     "prefect_parallel_run": {"context": ("EntryScript", "NoRetry")},
 }
 _CORE, _EXCEPTIONS = "azureml.core", "azureml.exceptions"
-#: The modules of azureml.core, as azureml-core 1.61 has them; a folder is True, and has whatever modules are asked for.
+#: The modules of azureml.core, as azureml-core 1.61 has them; a package is True, and has any submodule.
 _CORE_MODULES = {
     "_docs": False,
     "_experiment_method": False,
@@ -85,7 +84,7 @@ _CORE_MODULES = {
     "webservice": True,
     "workspace": False,
 }
-#: The other packages of azureml-core, with whatever modules are asked for: names that can be imported, and nothing else.
+#: The other packages of azureml-core, with any submodule: their names can be imported, but not used.
 _BESIDE_CORE = (
     "azureml._async",
     "azureml._base_sdk_common",
@@ -111,8 +110,8 @@ _BESIDE_CORE = (
     "azureml.data",
     "azureml.history",
 )
-_TOGETHER = {_CORE, _EXCEPTIONS, *_BESIDE_CORE}  #: what is real or ours as a whole
-#: Other packages of Azure's that scripts import, whole, with the modules in them: names that can be imported, and nothing else.
+_TOGETHER = {_CORE, _EXCEPTIONS, *_BESIDE_CORE}  #: all real or all stand-ins
+#: Other Azure packages that scripts import, with any submodule: their names can be imported, but not used.
 _ABSENT = (
     "azure.ai.ml",
     "azure.identity",
@@ -131,59 +130,59 @@ _ABSENT = (
     "azureml.widgets",
     "mltable",
 )
-_ABOVE = {"azure", "azure.ai", "azure.storage"}  # what these are in
+_PARENTS = {"azure", "azure.ai", "azure.storage"}  # parent packages of these
 
 
 class _Finder:
-    """Both finder and loader of the modules above."""
+    """Finder and loader of the modules above."""
 
     def find_spec(self, name: str, path: Any = None, _: Any = None) -> Optional[ModuleSpec]:
-        """Return the spec of a module that we offer, and that nobody else has."""
-        if name not in _OFFERED and name not in _ABOVE and not _is_core_module(name) and not _is_absent(name):
+        """Return the spec of a stand-in module whose real package is missing."""
+        if name not in _PROVIDED and name not in _PARENTS and not _is_core_module(name) and not _is_absent(name):
             return None
-        if name in _TOGETHER and any(_is_there(other, path) for other in (_CORE, _EXCEPTIONS) if other != name):
+        if name in _TOGETHER and any(_is_installed(other, path) for other in (_CORE, _EXCEPTIONS) if other != name):
             return None
         parent = name.rpartition(".")[0]
-        if (parent == _CORE or _is_core_module(parent) or _is_absent(parent)) and not _is_ours(parent):
-            return None  # the package is there, and has no such module
+        if (parent == _CORE or _is_core_module(parent) or _is_absent(parent)) and not _is_stand_in(parent):
+            return None  # the real package is installed, without that module
         return ModuleSpec(name, self, origin="prefect_parallel_run", is_package=True)  # type: ignore[arg-type]  # see below
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Have Python make an empty module."""
+        """Let Python create an empty module."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give a module its names."""
+        """Set the names of a stand-in module."""
         name = module.__name__
-        for source, names in _OFFERED.get(name, {}).items():
-            ours = importlib.import_module(f"prefect_parallel_run.child.{source}")
-            for offered in names:
-                setattr(module, offered, getattr(ours, offered))
+        for source, names in _PROVIDED.get(name, {}).items():
+            provider = importlib.import_module(f"prefect_parallel_run.child.{source}")
+            for provided in names:
+                setattr(module, provided, getattr(provider, provided))
         if name == _CORE:
             module.__version__ = module.VERSION = "0.0.0"  # type: ignore[attr-defined]  # a module is an open namespace
         if name.startswith(_CORE) or _is_absent(name):
-            module.__getattr__ = _absent_from(name)  # type: ignore[method-assign]  # the same
+            module.__getattr__ = _absent_from(name)  # type: ignore[method-assign]  # a module is an open namespace
 
 
 def offer_names() -> None:
-    """Let the script import the names above."""
+    """Install the import hook."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
 
-def _is_ours(name: str) -> bool:
+def _is_stand_in(name: str) -> bool:
     spec = getattr(sys.modules.get(name), "__spec__", None)
     return spec is not None and isinstance(spec.loader, _Finder)
 
 
-def _is_there(name: str, path: Any) -> bool:
-    """True when the real module *name* is there, below the packages at *path*."""
+def _is_installed(name: str, path: Any) -> bool:
+    """True when the real module *name* exists below the packages at *path*."""
     if name in sys.modules:
-        return not _is_ours(name)
+        return not _is_stand_in(name)
     return PathFinder.find_spec(name, path) is not None
 
 
 def _is_absent(name: str) -> bool:
-    """True for a package of Azure's of which only the names are offered, and for the modules in it."""
+    """True for an Azure package whose names can only be imported, and for its submodules."""
     return any(name == package or name.startswith(f"{package}.") for package in (*_ABSENT, *_BESIDE_CORE))
 
 
@@ -196,15 +195,15 @@ def _is_core_module(name: str) -> bool:
 
 
 def _absent_from(module: str) -> Callable[[str], Any]:
-    # a name in small letters may be a module of ours, which is found when this fails
+    # a lower-case name may be a stand-in module, which Python looks for when this fails
     may_be_a_module = module == _CORE or _CORE_MODULES.get(module[len(_CORE) + 1 :], False)
 
-    def named(name: str) -> Any:
+    def get_name(name: str) -> Any:
         is_hidden = name.startswith("__")  # __file__, __all__ and the like
         if is_hidden or (may_be_a_module and not name[:1].isupper()):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        from .azureml_errors import absent  # noqa: PLC0415  the first name that is not there
+        from .azureml_errors import absent  # noqa: PLC0415  only needed for the first missing name
 
         return absent(f"{module}.{name}")
 
-    return named
+    return get_name

@@ -1,4 +1,4 @@
-"""In place of azureml.core's Model, where azureml-core is not installed: the paths that the configuration gives models."""
+"""Replaces azureml.core's Model if azureml-core is not installed: models have the paths of the step's configuration."""
 
 import os
 import shutil
@@ -12,35 +12,35 @@ class Model:
     """A model of the step's configuration.
 
     Args:
-        workspace: Whatever the script has; not looked at.
-        name: As in the configuration's ``models``.
-        version: ``NAME:VERSION`` there comes before ``NAME``.
+        workspace: Ignored.
+        name: Name in the configuration's ``models``.
+        version: ``NAME:VERSION`` in ``models`` has precedence over ``NAME``.
 
     Attributes:
-        name: Without a version.
-        version: As in Azure an integer where it is a number; 1 for a model that is configured without one.
+        name: Name without the version.
+        version: An integer if it is a number, as in Azure; 1 for a model that is configured without a version.
         id: ``NAME:VERSION``.
 
     Raises:
-        ModelNotFoundException: There is no such model.
+        ModelNotFoundException: The model is not configured.
     """
 
     def __init__(self, workspace: Any = None, name: str = "", id: Optional[str] = None, version: Any = None, **_: Any) -> None:  # noqa: A002  Azure's name
-        self.name, _colon, given = (id or name).partition(":")
-        self._path, found = _find(self.name, version if version is not None else (given or None))
-        self.version = int(found) if found.isdecimal() else found
+        self.name, _colon, version_in_name = (id or name).partition(":")
+        self._path, resolved = _find(self.name, version if version is not None else (version_in_name or None))
+        self.version = int(resolved) if resolved.isdecimal() else resolved
         self.workspace, self.id = workspace, f"{self.name}:{self.version}"
 
     @staticmethod
     def get_model_path(model_name: str, version: Any = None, _workspace: Any = None) -> str:
-        """Return the path of a model: that of ``models``, else what lies below ``AZUREML_MODEL_DIR`` under that name.
+        """Return the path of a model: from ``models``, else the file of that name in ``AZUREML_MODEL_DIR``.
 
-        Without a version it is the one that has none there, else the newest.
+        Without a version, it is the model that is configured without one, else the newest.
         """
         return _find(model_name, version)[0]
 
     def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: Optional[bool] = None) -> str:
-        """Copy the model into a folder and return where it is then."""
+        """Copy the model into a folder and return the path of the copy."""
         target = os.path.join(target_dir, os.path.basename(self._path))
         if os.path.exists(target) and not (exist_ok or exists_ok):
             raise FileExistsError(f"{target} exists; pass exist_ok=True")
@@ -53,7 +53,7 @@ class Model:
 
     @staticmethod
     def register(*_: Any, **__: Any) -> NoReturn:
-        """Say that nothing is registered here."""
+        """Raise NoAzureError: models cannot be registered here."""
         raise NoAzureError("azureml.core.Model.register")
 
     @staticmethod
@@ -62,23 +62,23 @@ class Model:
         name: Optional[str] = None,
         tags: Any = None,
         properties: Any = None,  # noqa: ARG004  Azure's name
-        run_id: Any = None,  # noqa: ARG004  the same
+        run_id: Any = None,  # noqa: ARG004  Azure's name
         latest: Optional[bool] = None,
         **_: Any,
     ) -> "List[Model]":
-        """Return the versions of a model, ``Model(workspace, name)`` first and then the newest; without a name those of all.
+        """Return the versions of a model, or of all models: ``Model(workspace, name)`` first and then the newest.
 
         Args:
-            workspace: As for a Model.
-            name: As for a Model.
-            tags: Refused: the models of a configuration have none.
-            properties: Not looked at: names alone select, as for a Model.
-            run_id: The same.
-            latest: Only the first version of each model.
+            workspace: Ignored.
+            name: Name of the model; None for all models.
+            tags: Not supported: the models of a configuration have no tags.
+            properties: Ignored: models are selected by name only.
+            run_id: Ignored: models are selected by name only.
+            latest: Return only the first version of each model.
 
         Raises:
-            ModelNotFoundException: There is no model *name*.
-            NoAzureError: Tags were given.
+            ModelNotFoundException: The model *name* is not configured.
+            NoAzureError: Tags were passed.
         """
         if tags:
             raise NoAzureError("azureml.core.Model.list(tags=…)")
@@ -90,37 +90,37 @@ class Model:
 
 
 def _find(name: str, version: Any) -> Tuple[str, str]:
-    """Return path and version of a model; its docstring says in which order they are looked for."""
+    """Return path and version of a model, in the order of ``Model.get_model_path``."""
     for known in ([f"{name}:{version}"] if version is not None else []) + [name]:
         if known in current.models:
-            return current.models[known], str(version or 1)  # one without a version is the first, as in AZUREML_MODEL_DIR
+            return current.models[known], str(version or 1)  # a model without a version is version 1, as in AZUREML_MODEL_DIR
     versions = _known_versions(name)
     if versions and version is None:
         return current.models[versions[0]], versions[0].partition(":")[2]
     folder = os.environ.get("AZUREML_MODEL_DIR", "")
-    beside = os.path.join(folder, name) if folder and name and not versions else ""
-    if beside and os.path.exists(beside):
-        return beside, str(version or 1)
+    path = os.path.join(folder, name) if folder and name and not versions else ""
+    if path and os.path.exists(path):
+        return path, str(version or 1)
     known = ", ".join(sorted(current.models)) or "none"
     raise ModelNotFoundException(
-        f"there is no model {name!r}; models={{{name!r}: path}} in the step's configuration gives it a path; known: {known}"
+        f"model {name!r} is not configured; add models={{{name!r}: path}} to the step's configuration; known models: {known}"
     )
 
 
 def _versions(workspace: Any, name: str) -> "List[Model]":
-    """Return the models of one name: the one that the bare name means, then its other versions, the newest first."""
+    """Return the models of one name: the one that the name means without a version, then the others, the newest first."""
     first = Model(workspace, name)
     others = [Model(workspace, id=known) for known in _known_versions(name)]
     return [first, *(model for model in others if model.version != first.version)]
 
 
 def _known_versions(name: str) -> "List[str]":
-    """Return ``NAME:VERSION`` of every version that the configuration has of a model, the newest first."""
-    return sorted((known for known in current.models if known.startswith(f"{name}:")), key=_age, reverse=True)
+    """Return ``NAME:VERSION`` of every configured version of a model, the newest first."""
+    return sorted((known for known in current.models if known.startswith(f"{name}:")), key=_version_key, reverse=True)
 
 
-def _age(name: str) -> Tuple[bool, int, str]:
-    """Return what the newer version of a model has more of: numbers count as numbers, and are newer than words."""
+def _version_key(name: str) -> Tuple[bool, int, str]:
+    """Return a sort key for versions: numbers are compared as integers, and are newer than other strings."""
     version = name.partition(":")[2]
     return version.isdecimal(), int(version) if version.isdecimal() else 0, version
 

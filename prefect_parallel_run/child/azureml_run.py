@@ -1,4 +1,4 @@
-"""In place of azureml.core's Run, Experiment and Workspace, where azureml-core is not installed: metrics, tags, names."""
+"""Replaces azureml.core's Run, Experiment and Workspace if azureml-core is not installed: metrics, tags, names."""
 
 from types import TracebackType
 from typing import Any, Dict, List, NoReturn, Optional, Type
@@ -10,7 +10,7 @@ from .metrics import Metrics
 
 
 class Workspace:
-    """Stands for the workspace that a script hands on; it knows the models of the step's configuration and nothing else."""
+    """A stand-in for the workspace that a script passes on; it only has the models of the step's configuration."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         raise NoAzureError("azureml.core.Workspace")
@@ -25,7 +25,7 @@ class Workspace:
 
 
 class Experiment:
-    """Has the step's name."""
+    """A stand-in with the step's name."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:
         self.workspace, self.name = workspace, name
@@ -35,15 +35,15 @@ class Experiment:
 
 
 class Run:
-    """The run that a script works in; there is one. What it does not have says so, and what there is instead.
+    """The run of the script; a singleton. Unsupported attributes raise an error that names the alternative.
 
     Attributes:
-        id: Name of the run directory: the same in every process, and when the run is gone on with.
-        name, display_name: Of the step.
+        id: Name of the run directory: the same in every process, and after a resume.
+        name, display_name: Name of the step.
         number: 1.
-        status, type: As while a step runs in Azure.
-        experiment: Has the step's name.
-        parent: This run again: there is none above it.
+        status, type: As of a running step in Azure.
+        experiment: An experiment with the step's name.
+        parent: This run: it has no parent.
         input_datasets: Paths of the side inputs by name.
     """
 
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def experiment(self) -> Experiment:
-        """Has the step's name, and a workspace that nothing can be asked of."""
+        """An experiment with the step's name and the stand-in workspace."""
         return Experiment(_workspace, current.step)
 
     @property
@@ -87,30 +87,30 @@ class Run:
     # Metrics
 
     def log(self, name: str, value: Any, description: str = "", step: Optional[int] = None) -> None:
-        """Keep a number, or a text."""
-        self._keep(name, value=value, description=description, step=step)
+        """Log a number or a string."""
+        self._log(name, value=value, description=description, step=step)
 
     def log_list(self, name: str, value: "List[Any]", description: str = "") -> None:
-        """Keep a list."""
-        self._keep(name, value=list(value), description=description)
+        """Log a list."""
+        self._log(name, value=list(value), description=description)
 
     def log_row(self, name: str, description: Optional[str] = None, **kwargs: Any) -> None:
-        """Keep a row of named values."""
-        self._keep(name, value=kwargs, description=description)
+        """Log a row of named values."""
+        self._log(name, value=kwargs, description=description)
 
     def log_table(self, name: str, value: "Dict[str, Any]", description: str = "") -> None:
-        """Keep columns of values."""
-        self._keep(name, value=value, description=description)
+        """Log columns of values."""
+        self._log(name, value=value, description=description)
 
     log_accuracy_table = log_confusion_matrix = log_predictions = log_residuals = log_table
 
     def log_image(self, name: str, path: Optional[str] = None, plot: Any = None, description: str = "") -> None:  # noqa: ARG002
-        """Keep where an image lies; one that is only in memory has to be saved, below the output."""
+        """Log the path of an image; one that is only in memory must first be saved to the output."""
         if path is None:
             raise NoAzureError("azureml.core.Run.log_image(plot=…)")
-        self._keep(name, value=str(path), description=description)
+        self._log(name, value=str(path), description=description)
 
-    # Tags and properties: of this process, and noted like metrics
+    # Tags and properties: of this process, and logged like metrics
 
     @property
     def tags(self) -> Dict[str, str]:
@@ -133,7 +133,7 @@ class Run:
     def tag(self, key: str, value: Optional[str] = None) -> None:
         """Set a tag."""
         _tags[key] = "" if value is None else str(value)
-        self._keep(key, tag=_tags[key])
+        self._log(key, tag=_tags[key])
 
     def set_tags(self, tags: Dict[str, str]) -> None:
         """Set some tags."""
@@ -149,22 +149,22 @@ class Run:
         """Add some properties."""
         _properties.update(properties)
         for key, value in properties.items():
-            self._keep(key, property=value)
+            self._log(key, property=value)
 
-    # What a run's script says of the run: here its process says it, by how it ends
+    # Azure's methods for the state of a run: here, the exit of the process decides it
 
     def get_status(self) -> str:
-        """Return that it runs."""
+        """Return "Running"."""
         return self.status
 
     def start(self) -> None:
-        """Do nothing: it has started."""
+        """Do nothing: the run has started."""
 
     def complete(self, _set_status: bool = True) -> None:
-        """Do nothing: other processes still work."""
+        """Do nothing: other processes are still working."""
 
     def flush(self, timeout_seconds: float = 300) -> None:
-        """Do nothing: every line is written at once."""
+        """Do nothing: every line is written immediately."""
 
     def __enter__(self) -> "Run":
         return self
@@ -180,21 +180,21 @@ class Run:
     def __repr__(self) -> str:
         return f"Run(id={self.id!r})"
 
-    def _keep(self, name: str, **facts: Any) -> None:
+    def _log(self, name: str, **values: Any) -> None:
         global _metrics  # noqa: PLW0603  one file per process, opened with the first metric
         if _metrics is None:
             _metrics = Metrics(current.metrics_file)
-        said = {key: fact for key, fact in facts.items() if key not in ("description", "step") or fact not in ("", None)}
-        _metrics.add(name, **said)
+        fields = {key: value for key, value in values.items() if key not in ("description", "step") or value not in ("", None)}
+        _metrics.add(name, **fields)
 
 
 def get_run(*_: Any, **__: Any) -> NoReturn:
-    """Say that runs cannot be fetched."""
+    """Raise NoAzureError: runs cannot be fetched."""
     raise NoAzureError("azureml.core.get_run")
 
 
 class _OfflineRun(Run):
-    """What Run.get_context() returns outside Azure's runs: nothing here is one, for scripts that ask."""
+    """Azure's class for code outside of a run, for isinstance checks of scripts; it is never created."""
 
 
 _SubmittedRun = Run

@@ -1,6 +1,6 @@
-"""What the values of a table's columns allow, beyond their types: it decides which types of other mini-batches they can join.
+"""Facts about the values of a table's columns, beyond their types: they decide with which types columns can be unified.
 
-A schema carries it as metadata, so that the columns of all mini-batches can be unified from their schemas alone.
+A schema carries them as metadata, so that the columns of all mini-batches can be unified from their schemas alone.
 """
 
 import json
@@ -8,17 +8,17 @@ from typing import Any, Dict, Iterable, Iterator, Set, Tuple
 
 from .leaves import Path, leaves
 
-KEY = b"prefect_parallel_run.facts"  #: of the schema's metadata: JSON, ``[[path of the column, fact], ...]``
-NEGATIVE = "negative"  #: holds a negative integer
-INEXACT = "inexact"  #: holds an integer beyond 2**53, which a float may not represent
-HUGE = "huge"  #: holds an integer beyond 2**63 - 1
-#: Finer units of time, and how many of each are a second. The name of a unit as a fact: holds a time beyond its range.
+KEY = b"prefect_parallel_run.facts"  #: key in the schema's metadata; JSON, ``[[path of the column, fact], ...]``
+NEGATIVE = "negative"  #: contains a negative integer
+INEXACT = "inexact"  #: contains an integer beyond 2**53, which a float may not represent
+HUGE = "huge"  #: contains an integer beyond 2**63 - 1
+#: Units of time, and how many of each are a second. The name of a unit as a fact: contains a time beyond its range.
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _MOST = 2**63 - 1
 _EXACT = 2**53
-_NOT_IN_PARQUET = ("dense_union", "sparse_union", "run_end_encoded", "month_day_nano_interval")  #: types, as Arrow writes them
+_NOT_IN_PARQUET = ("dense_union", "sparse_union", "run_end_encoded", "month_day_nano_interval")  #: names of Arrow types
 
-Fact = Tuple[Path, str]  #: where the values are, and the fact
+Fact = Tuple[Path, str]  #: path of the values, and the fact
 
 
 def facts_of(table: Any) -> Set[Fact]:
@@ -27,14 +27,14 @@ def facts_of(table: Any) -> Set[Fact]:
     for name, column in zip(table.schema.names, table.columns):
         for path, array in (leaf for chunk in column.chunks for leaf in leaves(chunk, (name,))):
             if str(array.type).startswith(_NOT_IN_PARQUET):
-                words = f"column {name!r} has values of type {array.type}, which a Parquet file cannot hold"
-                raise ValueError(f"{words}; return values of another type")
+                problem = f"column {name!r} has values of type {array.type}, which a Parquet file cannot hold"
+                raise ValueError(f"{problem}; return values of another type")
             facts.update((path, fact) for fact in _facts(array))
     return facts
 
 
 def to_metadata(facts: Iterable[Fact]) -> Dict[bytes, bytes]:
-    """Return facts as metadata of a schema; equal facts are equal bytes."""
+    """Return facts as metadata of a schema; equal facts give equal bytes."""
     return {KEY: json.dumps(sorted(facts), separators=(",", ":")).encode()}
 
 
@@ -50,7 +50,7 @@ def _facts(array: Any) -> Iterator[str]:
 
 
 def _range(array: Any) -> Tuple[int, int]:
-    """Return the least and the greatest integer of an array; 0 and 0 when it holds none."""
+    """Return the least and the greatest integer of an array; 0 and 0 for an empty one."""
     values = (array.drop_null() if array.null_count else array).to_numpy(zero_copy_only=False)
     return (int(values.min()), int(values.max())) if len(values) else (0, 0)
 

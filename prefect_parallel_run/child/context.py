@@ -1,22 +1,22 @@
-"""What an entry script can ask about its surroundings: EntryScript, the mini-batch context, and NoRetry."""
+"""The names that an entry script may import: EntryScript, the mini-batch context and NoRetry."""
 
 import logging
 from typing import Any, Dict, Optional
 
 
 class NoRetry(Exception):  # noqa: N818  the name is the contract's
-    """Raised by an entry script to say that another try cannot help: the mini-batch fails at once."""
+    """Raised by an entry script when another attempt cannot help: the mini-batch fails immediately."""
 
 
 class Context:
-    """What run(mini_batch, context) is told about the call.
+    """The second argument of run(mini_batch, context).
 
     Attributes:
         minibatch_index: Number of the mini-batch in the plan, from 0.
-        dataset: Name of the input it was cut from.
-        partition_key_value: Its partition keys and their values, in the order of ``partition_keys``; None without.
-        try_number: 1 on the first try.
-        retry_count: 0 on the first try.
+        dataset: Name of the mini-batch's input.
+        partition_key_value: Its partition keys and their values, in the order of ``partition_keys``; None without keys.
+        try_number: Number of the attempt, from 1.
+        retry_count: Number of earlier attempts.
     """
 
     __slots__ = ("dataset", "minibatch_index", "partition_key_value", "try_number")
@@ -31,7 +31,7 @@ class Context:
 
     @property
     def retry_count(self) -> int:
-        """Tries before this one."""
+        """Number of earlier attempts."""
         return self.try_number - 1
 
     def __repr__(self) -> str:
@@ -39,35 +39,35 @@ class Context:
 
 
 class ScriptLogger(logging.Logger):
-    """A logger that logging.config does not reach: it would disable every logger that it does not configure.
+    """A logger that logging.config cannot disable, as it does with every logger that it does not configure.
 
-    It hands its records to the root logger's handlers as long as ``propagate`` is true, like any other logger.
+    It passes its records to the root logger's handlers as long as ``propagate`` is true, like any other logger.
     """
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  logging's name
-        """Return whether records of *level* are written; logging caches this, and the root logger would not clear our cache."""
+        """Return whether records of *level* are written, without logging's cache, which the root logger would not clear."""
         return not self.disabled and level > logging.root.manager.disable and level >= self.getEffectiveLevel()
 
-    def __reduce__(self) -> Any:  # as logging does it: another process has a logger of this name
+    def __reduce__(self) -> Any:  # as in logging: another process has a logger of this name
         return logging.getLogger, (self.name,)
 
     def __deepcopy__(self, _: Any) -> "ScriptLogger":
         return self
 
 
-_LOGGERS = logging.Manager(logging.root)  # of our own: logging.config goes through that of the root logger
+_LOGGERS = logging.Manager(logging.root)  # separate: logging.config iterates over the root logger's manager
 _LOGGERS.setLoggerClass(ScriptLogger)
 
 
 class EntryScript:
-    """The script's surroundings; there is one instance. Source: CONTRACT.md 4.
+    """The environment of the script; a singleton. Source: CONTRACT.md 4.
 
     Attributes:
-        agent_name: Name of this process, the one in the names of its logs.
+        agent_name: Name of this process, as in the names of its logs.
         dir: Folder of the entry script.
-        logger: Writes to this process's entry-script log under ``log_dir``, from ``logging_level`` on.
+        logger: Writes to this process's entry-script log in ``log_dir``, from ``logging_level`` on.
         log_dir: Folder for logs of this run.
-        working_dir: Private scratch folder of this process, its working directory, removed at its end.
+        working_dir: Private working directory of this process, deleted when it exits.
         output_dir: The step's output.
         side_inputs: Side inputs by name.
     """
@@ -80,25 +80,25 @@ class EntryScript:
     output_dir: str = ""
     side_inputs: Dict[str, str] = {}  # noqa: RUF012  one per process, set once by the child
 
-    _only: "Optional[EntryScript]" = None
+    _instance: "Optional[EntryScript]" = None
 
     def __new__(cls, *_: Any, **__: Any) -> "EntryScript":
-        """Return the one instance; Azure's takes a logging level, which is the step's here."""
-        if EntryScript._only is None:
-            EntryScript._only = super().__new__(cls)
-        return EntryScript._only
+        """Return the only instance. Azure's class accepts a logging level; here, the step sets it."""
+        if EntryScript._instance is None:
+            EntryScript._instance = super().__new__(cls)
+        return EntryScript._instance
 
 
 class Current:
-    """What this process works on; the stand-ins for Azure's classes tell the script of it.
+    """The current work of this process, for the stand-ins for Azure's classes.
 
     Attributes:
         step: Name of the step.
         run_id: Name of the run directory.
         models: Paths by name.
-        metrics_file: Where metrics go.
-        mini_batch, attempt: That is running; None, 0 outside run().
-        refused: Message of the last NoAzureError that was raised, whether the script caught it or not; "" for none.
+        metrics_file: Path of the metrics file.
+        mini_batch, attempt: Numbers of the running mini-batch and attempt; None and 0 outside run().
+        refused: Message of the last NoAzureError, even if the script caught it; "" for none.
     """
 
     def __init__(self) -> None:

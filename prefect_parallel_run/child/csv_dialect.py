@@ -1,14 +1,14 @@
-"""How delimited text is written, and where pandas' C parser ends its records and fields, followed state by state."""
+"""The dialect of delimited text, and a scanner that ends records and fields where pandas' C parser does."""
 
 import re
 from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
-_WINDOW = 1 << 12  #: bytes in which the end of the first record is looked for at first
-START, FIELD, QUOTED, ESCAPED = range(4)  #: at a record's start; inside a field; inside quotes; behind a last escape
+_WINDOW = 1 << 12  #: bytes searched first for the end of the first record
+START, FIELD, QUOTED, ESCAPED = range(4)  #: at a record's start; inside a field; inside quotes; after an escape at the end
 
 
 class Dialect(NamedTuple):
-    """The bytes that mean something; each one byte, or empty for none."""
+    """The special bytes; each one byte, or empty for none."""
 
     delimiter: bytes = b","
     quote: bytes = b""
@@ -17,18 +17,18 @@ class Dialect(NamedTuple):
 
     @property
     def blanks(self) -> bytes:
-        """Bytes that a blank line may hold; the delimiter is none of them, even if it is a tab."""
+        """Bytes that a blank line may contain, without the delimiter, which may be a tab."""
         return bytes(byte for byte in b" \t" if byte not in self.delimiter)
 
 
 def dialect_of(work: Dict[str, Any]) -> Dialect:
-    """Return the dialect that a mini-batch's work names."""
+    """Return the dialect of a mini-batch's work."""
     delimiter, quote, escape = work["delimiter"], work["quote"], work.get("escape", "")
     return Dialect(delimiter.encode(), quote.encode(), escape.encode(), work.get("double_quote", True))
 
 
 def pandas_options(work: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the same as options of pandas.read_csv."""
+    """Return a work's dialect as options of pandas.read_csv."""
     return {
         "sep": work["delimiter"],
         **({"quotechar": work["quote"]} if work["quote"] else {"quoting": 3}),
@@ -44,7 +44,7 @@ def pandas_options(work: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def scan(block: bytes, state: int, dialect: Dialect) -> Tuple[List[int], List[int], int]:
-    """Return where the records of *block* end (behind the terminator), their numbers of fields, and the state at its end."""
+    """Return the ends of *block*'s records (after the terminator), their numbers of fields, and the state at its end."""
     delimiter, quote, escape, double_quote = dialect
     outside = re.compile(b"[" + re.escape(delimiter + quote + escape) + rb"\n\r]")
     within = re.compile(b"[" + re.escape(quote + escape) + b"]") if quote else outside
@@ -58,7 +58,7 @@ def scan(block: bytes, state: int, dialect: Dialect) -> Tuple[List[int], List[in
         if match is None:
             break
         position, byte = match.start(), match.group()
-        if byte == escape and position != behind_quote:  # right behind a closing quote it is a letter like others
+        if byte == escape and position != behind_quote:  # right after a closing quote it is an ordinary character
             if position + 1 == length:
                 return ends, counts, ESCAPED
             position += 2
@@ -88,7 +88,7 @@ def scan(block: bytes, state: int, dialect: Dialect) -> Tuple[List[int], List[in
 
 
 def fields_of_first(data: bytes, dialect: Dialect) -> int:
-    """Return the number of fields of the first record that is more than blanks; 0 when there is none."""
+    """Return the number of fields of the first record that is not blank; 0 when there is none."""
     line, _, _ = data.partition(b"\n")
     is_plain = not any(byte and byte in line for byte in (dialect.quote, dialect.escape)) and b"\r" not in line[:-1]
     if is_plain and line.strip(dialect.blanks + b"\r"):
@@ -104,8 +104,8 @@ def fields_of_first(data: bytes, dialect: Dialect) -> int:
 
 
 def records(data: bytes, dialect: Dialect) -> Iterator[Tuple[int, int, int]]:
-    """Yield start, stop and number of fields of the records of *data* that are more than blanks."""
-    ends, counts, _ = scan(data + b"\n", START, dialect)  # the last one may have no terminator
+    """Yield start, stop and number of fields of the records of *data* that are not blank."""
+    ends, counts, _ = scan(data + b"\n", START, dialect)  # the last record may lack a terminator
     start = 0
     for stop, fields in zip(ends, counts):
         if data[start:stop].strip(dialect.blanks + b"\r\n"):

@@ -1,4 +1,4 @@
-"""From what run() returned to bytes: one row per element, in the format of the result file."""
+"""Encodes the result of run() as bytes: one row per element, in the format of the result file."""
 
 import json
 import math
@@ -14,19 +14,19 @@ from .maps import array_of, holds_entries
 from .structured import with_columns
 
 _ELEMENT = "value"  #: name of the column of plain list elements
-_QUOTED = 100  #: characters of a string that run() returned
-_MANY_ROWS = 100  #: from here on Arrow is ahead of pandas
-_PLAIN_SEPARATORS = " ,;\t|"  #: that stand in no number or truth value, so that only text may need quotes for them
-_DIALECT = {"quoting", "quotechar", "doublequote", "escapechar"}  #: keywords that change how a field is quoted
+_QUOTED = 100  #: characters of a returned string, in errors
+_MANY_ROWS = 100  #: from this number on Arrow is faster than pandas
+_PLAIN_SEPARATORS = " ,;\t|"  #: never part of a number or boolean, so that only strings may need quotes
+_DIALECT = {"quoting", "quotechar", "doublequote", "escapechar"}  #: options that change how a field is quoted
 
 
 class WrongType(Exception):  # noqa: N818  its name is shown to the user as the error's type
-    """run() returned something that has no rows.
+    """run() returned a value without rows.
 
     Attributes:
-        found: Its type.
-        quote: How it begins, where it is a string: often an error message that the script returns.
-        refused: Message of a NoAzureError that the script has caught, which may be the reason; "" for none.
+        found: Type of the value.
+        quote: Beginning of a string: often an error message of the script.
+        refused: Message of a NoAzureError that the script caught, which may be the reason; "" for none.
     """
 
     def __init__(self, found: str, quote: str = "", refused: str = "") -> None:
@@ -34,9 +34,9 @@ class WrongType(Exception):  # noqa: N818  its name is shown to the user as the 
         self.found, self.quote, self.refused = found, quote, refused
 
     def __str__(self) -> str:
-        found = f"{self.found} {self.quote}" if self.quote else self.found
+        value = f"{self.found} {self.quote}" if self.quote else self.found
         text = (
-            f"run() returned {found}; return a list, tuple, DataFrame, Series or 1-d or 2-d array"
+            f"run() returned {value}; return a list, tuple, DataFrame, Series or 1-d or 2-d array"
             " with one row for every item that succeeded"
         )
         return f"{text}. Before, the script caught NoAzureError: {self.refused}" if self.refused else text
@@ -51,7 +51,7 @@ class Encoded(NamedTuple):
 
 
 def materialise(result: Any) -> Any:
-    """Return *result* with a generator consumed; raises WrongType for what has no rows."""
+    """Return *result*, a generator as a list; raises WrongType for a value without rows."""
     if isinstance(result, (list, tuple)):
         return result
     if isinstance(result, GeneratorType):
@@ -63,7 +63,7 @@ def materialise(result: Any) -> Any:
 
 
 def _quote(text: str) -> str:
-    """Return the first characters of *text*; secrets are left out first: half a secret would not be known as one."""
+    """Return the first characters of *text*; secrets are removed first, because half a secret would not be recognised."""
     text = without_secrets(text)
     return repr(text) if len(text) <= _QUOTED else f"{text[:_QUOTED]!r}…"
 
@@ -74,13 +74,13 @@ def row_count(value: Any) -> int:
 
 
 def encode(value: Any, row_format: str, with_header: bool, options: Optional[Dict[str, Any]] = None) -> Encoded:
-    """Return a materialised result as bytes.
+    """Encode a materialised result.
 
     Args:
         value: list, tuple, DataFrame, Series or array.
         row_format: ``text``, ``csv``, ``jsonl`` or ``parquet``.
-        with_header: Give ``text`` a header line, where the value has columns; ``csv`` always has one.
-        options: Keywords of pandas.DataFrame.to_csv, for ``text`` where the value has columns, and for ``csv``.
+        with_header: Add a header line to ``text`` if the value has columns; ``csv`` always has one.
+        options: Options of pandas.DataFrame.to_csv, for ``csv``, and for ``text`` if the value has columns.
     """
     value = with_columns(value)
     if row_format == "text":
@@ -106,8 +106,8 @@ def _kind(value: Any) -> Optional[str]:
 
 def _name(value: Any) -> str:
     kind = type(value)
-    words = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"{words} of {value.ndim} dimensions" if words == "numpy.ndarray" else words
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{name} of {value.ndim} dimensions" if name == "numpy.ndarray" else name
 
 
 def _frame(value: Any) -> Any:
@@ -128,18 +128,20 @@ def _frame(value: Any) -> Any:
 
 
 def _columns(elements: Any) -> Tuple[List[Any], Any]:
-    """Return column names and rows of list elements: dicts by key, lists and tuples by place, anything else as one column."""
+    """Return column names and rows of list elements: dicts by key, lists and tuples by position, others as one column."""
     first = elements[0] if len(elements) else None
     if isinstance(first, dict):
         names: List[Any] = list(first)
         for number, element in enumerate(elements):
             if not isinstance(element, dict) or element.keys() != first.keys():
-                raise ValueError(f"row {number} of this mini-batch has other columns than row 0: {_differing(first, element)}")
+                raise ValueError(
+                    f"row {number} of this mini-batch has different columns than row 0: {_differing(first, element)}"
+                )
         return names, [[element[name] for name in names] for element in elements]
     if isinstance(first, (list, tuple)):
         for number, element in enumerate(elements):
             if not isinstance(element, (list, tuple)) or len(element) != len(first):
-                raise ValueError(f"row {number} of this mini-batch has not the {len(first)} columns of row 0")
+                raise ValueError(f"row {number} of this mini-batch lacks the {len(first)} columns of row 0")
         return list(range(len(first))), [list(element) for element in elements]
     return [_ELEMENT], [[element] for element in elements]
 
@@ -169,8 +171,8 @@ def _text(value: Any, with_header: bool, options: Dict[str, Any]) -> Encoded:
 
 
 def _are_plain_floats(value: Any) -> bool:
-    """Return whether a Series or array holds floats of which all have the text of str() in a DataFrame too: NaN has not."""
-    import numpy as np  # noqa: PLC0415  the value is of it, or of pandas
+    """Return whether a Series or array has only floats that a DataFrame writes like str(), which excludes NaN."""
+    import numpy as np  # noqa: PLC0415  imported already: the value is numpy's or pandas'
 
     is_plain = type(value).__name__ in ("ndarray", "Series") and isinstance(value.dtype, np.dtype)  # a masked array is not
     return is_plain and value.dtype == np.float64 and not np.isnan(value).any()
@@ -180,7 +182,7 @@ def _csv(value: Any, options: Dict[str, Any]) -> Encoded:
     if _kind(value) is not None or (options and len(value)):
         return _delimited(_frame(value), {"sep": ",", **options}, True)
     import csv  # noqa: PLC0415  only this format needs it
-    import io  # noqa: PLC0415  the same
+    import io  # noqa: PLC0415  only this format needs it
 
     if not len(value):
         return Encoded(0, b"", b"")
@@ -192,7 +194,7 @@ def _csv(value: Any, options: Dict[str, Any]) -> Encoded:
 
 
 def _delimited(frame: Any, keywords: Dict[str, Any], with_header: bool) -> Encoded:
-    """Return a DataFrame as pandas writes it with these keywords; else without index, with minimal quoting, in UTF-8."""
+    """Return a DataFrame as pandas writes it with these options; by default without index, minimally quoted, in UTF-8."""
     if not frame.shape[1]:
         return Encoded(len(frame), b"", b"\n" * len(frame))
     options = {"index": False, **keywords, "lineterminator": "\n"}
@@ -204,7 +206,7 @@ def _delimited(frame: Any, keywords: Dict[str, Any], with_header: bool) -> Encod
         return Encoded(len(frame), _utf8(header), body)
     text = frame.to_csv(header=False, **options)
     if "\r" in text and not _DIALECT & keywords.keys():
-        # pandas leaves it without quotes, and a reader would take it for the end of a row
+        # pandas does not quote it, and a reader would mistake it for the end of a row
         text = _unix_lines(frame.to_csv(header=False, **{**options, "lineterminator": "\r\n"}))
     if encoding:
         return Encoded(len(frame), header.encode(encoding), text.encode(encoding))
@@ -216,7 +218,7 @@ def _json_lines(value: Any) -> Encoded:
     if _kind(value) in ("frame", "series") or (_kind(value) == "array" and value.ndim == 2):
         frame = _frame(value)
         names = _unique([str(name) for name in frame.columns])
-        columns = [frame.iloc[:, place].tolist() for place in range(len(names))]
+        columns = [frame.iloc[:, index].tolist() for index in range(len(names))]
         rows = [dict(zip(names, row)) for row in zip(*columns)]
     else:
         rows = [element if isinstance(element, dict) else {_ELEMENT: element} for element in value]
@@ -227,20 +229,20 @@ def _json_lines(value: Any) -> Encoded:
 
 def _unique(names: List[str]) -> List[str]:
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"columns of the same name would overwrite each other: {', '.join(twice)}")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"columns of the same name would overwrite each other: {', '.join(duplicates)}")
     return names
 
 
 def _unix_lines(text: str) -> str:
-    """Return text with rows that end in a carriage return and a newline as rows that end in a newline, fields untouched."""
+    """Return text whose rows end in a newline instead of a carriage return and a newline, with unchanged fields."""
     parts = text.split('"')
     parts[::2] = [part.replace("\r\n", "\n") for part in parts[::2]]
     return '"'.join(parts)
 
 
 def without_nan(value: Any) -> Any:
-    """Return *value* with what JSON has no word for (NaN, infinity, NaT, NA) as None."""
+    """Return *value* with the values that JSON lacks (NaN, infinity, NaT, NA) as None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -253,7 +255,7 @@ def without_nan(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a value that JSON does not know as one that it does: numpy's as Python's, dates in ISO 8601, the rest as text."""
+    """Convert a value for JSON: numpy's to Python's, dates to ISO 8601, other types to a string."""
     if type(value).__name__ == "datetime64":
         return None if str(value) == "NaT" else str(value)
     if hasattr(value, "tolist"):
@@ -271,7 +273,7 @@ def _arrow(value: Any) -> Encoded:
     if not len(frame):
         return Encoded(0, b"", b"")
     if not frame.shape[1]:
-        raise ValueError("the rows have no columns; a Parquet file needs some")
+        raise ValueError("the rows have no columns; a Parquet file needs at least one")
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     objects = [name for name, column in frame.items() if column.dtype == object]
     try:
@@ -283,12 +285,12 @@ def _arrow(value: Any) -> Encoded:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     stream = sink.getvalue().to_pybytes()
-    length = 8 + int.from_bytes(stream[4:8], "little")  # of the first message, with its marker and its length in front
+    length = 8 + int.from_bytes(stream[4:8], "little")  # of the first message, including its marker and its length
     return Encoded(len(frame), stream[:length], stream[length:])
 
 
 def _table(frame: Any, own: List[str]) -> Any:
-    """Return a DataFrame as an Arrow table; the arrays of the columns *own* are made here instead of by pyarrow."""
+    """Return a DataFrame as an Arrow table; the arrays of the columns *own* are built by array_of instead of pyarrow."""
     import pyarrow as pa  # noqa: PLC0415  only this format needs it
 
     table = pa.Table.from_pandas(frame.drop(columns=own), preserve_index=False)

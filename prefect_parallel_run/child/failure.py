@@ -1,4 +1,4 @@
-"""An exception as plain text: its type, its words, the script's part of the traceback, and a fingerprint of the cause."""
+"""Describes an exception as text: its type, message, the script's part of the traceback, and a fingerprint of the cause."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Iterable, Iterator, List, NamedTuple, Set
 from .pandas_advice import pandas_advice
 from .retry import retry_directive
 
-_OWN_MODULES = f"{__package__}."  #: which nobody imports an error from
+_OWN_MODULES = f"{__package__}."  #: error types of these modules are shown without the module
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
 _LONGEST_TEXT = 4_000  #: characters of an exception's text that are kept
 _LONGEST_TRACEBACK = 20_000
@@ -17,26 +17,26 @@ _SHORTEST_SECRET = 4  #: characters
 
 
 class Failure(NamedTuple):
-    """What is reported of an exception."""
+    """The description of an exception."""
 
     type: str
     text: str
     traceback: str
     fingerprint: str
-    final: bool  #: the script asked for no further try
+    final: bool  #: the script asked for no further attempt
 
 
 _secrets: List[str] = []
 
 
 def keep_secret(values: Iterable[str]) -> None:
-    """Have these texts left out of every description from now on; very short ones are no secrets, and would hide too much."""
+    """Remove these strings from every later description, except very short ones, which would hide too much."""
     forms = {form for value in values for form in _forms(value) if len(form) >= _SHORTEST_SECRET}
     _secrets[:] = sorted(forms, key=len, reverse=True)
 
 
 def _forms(value: str) -> Iterator[str]:
-    """Yield how a text may stand in another: as it is, as Python or JSON write it, and line by line."""
+    """Yield the forms in which a string may occur in another: unchanged, as Python or JSON write it, and line by line."""
     yield value
     yield repr(value)[1:-1]
     yield json.dumps(value)[1:-1]
@@ -44,16 +44,16 @@ def _forms(value: str) -> Iterator[str]:
 
 
 def without_secrets(text: str) -> str:
-    """Return *text* with the values of environment variables that the step sets as asterisks."""
+    """Return *text* with the values of the step's environment variables replaced by asterisks."""
     for secret in _secrets:
         text = text.replace(secret, "***")
     return text
 
 
 def describe(error: BaseException) -> Failure:
-    """Return *error* as text; frames of our own are left out, so that the reader sees the script's.
+    """Describe *error*, without the frames of this package.
 
-    Advice about the cause, where there is some, is a line of its own behind the error's words.
+    Advice about the cause, if there is some, is a separate line after the error's message.
     """
     name = _clean(_name(error))
     text = "\n".join(filter(None, (_text(error), pandas_advice(error))))
@@ -61,18 +61,18 @@ def describe(error: BaseException) -> Failure:
         name,
         _shorten(_clean(text), _LONGEST_TEXT),
         _shorten(_clean(_traceback(error, set())), _LONGEST_TRACEBACK),
-        fingerprint(name, *_places(error)),
+        fingerprint(name, *_locations(error)),
         retry_directive(error).final,
     )
 
 
 def fingerprint(*parts: str) -> str:
-    """Return a short hash that is equal for failures of one cause, whatever figures stand in their words."""
+    """Return a short hash that is equal for failures of one cause, independent of their messages."""
     return hashlib.sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest()[:12]
 
 
 def _clean(text: str) -> str:
-    """Return *text* without secrets, and without what UTF-8 cannot hold: bytes of file names that are no text."""
+    """Return *text* without secrets, with characters that UTF-8 cannot encode (from undecodable file names) escaped."""
     return without_secrets(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -83,13 +83,13 @@ def _name(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """Return an exception's words; Azure's own begin with a line that has only the name of the type."""
+    """Return an exception's message, without the line with the type's name that Azure's exceptions start with."""
     heading = f"{type(error).__name__}:\n"
     try:
         text = str(error)
         return text[len(heading) :].lstrip() if text.startswith(heading) else text
-    except Exception as second:  # noqa: BLE001  a __str__ of the user's that fails must not hide the first error
-        return f"<its text could not be made: {type(second).__name__}>"
+    except Exception as second:  # noqa: BLE001  a failing __str__ of the script must not hide the first error
+        return f"<str() of the exception raised {type(second).__name__}>"
 
 
 def _frames(error: BaseException) -> "List[traceback.FrameSummary]":
@@ -97,31 +97,31 @@ def _frames(error: BaseException) -> "List[traceback.FrameSummary]":
     return [f for f in frames if not os.path.abspath(f.filename).startswith(_OWN_FOLDER) and "importlib" not in f.filename]
 
 
-def _places(error: BaseException) -> List[str]:
+def _locations(error: BaseException) -> List[str]:
     return [f"{os.path.basename(f.filename)}:{f.name}:{f.lineno}" for f in _frames(error)]
 
 
-def _traceback(error: BaseException, told: Set[int]) -> str:
-    told.add(id(error))
+def _traceback(error: BaseException, seen: Set[int]) -> str:
+    seen.add(id(error))
     head = traceback.format_list(_frames(error))
     if head:
         head.insert(0, "Traceback (most recent call last):\n")
     try:
-        tail = [_shortly(error, line) for line in traceback.format_exception_only(type(error), error)]
-    except Exception:  # noqa: BLE001  the same __str__ again
+        tail = [_with_short_name(error, line) for line in traceback.format_exception_only(type(error), error)]
+    except Exception:  # noqa: BLE001  a failing __str__ of the script
         tail = [f"{_name(error)}: {_text(error)}\n"]
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     before = []
-    if cause is not None and id(cause) not in told:  # exceptions may be each other's causes
-        before = [_traceback(cause, told), "\nThe exception above led to this one:\n\n"]
+    if cause is not None and id(cause) not in seen:  # exceptions may be each other's causes
+        before = [_traceback(cause, seen), "\nThe exception above led to this one:\n\n"]
     return "".join(before + head + tail)
 
 
-def _shortly(error: BaseException, line: str) -> str:
-    """Return a line that begins with the type of *error* with the name that we call it."""
+def _with_short_name(error: BaseException, line: str) -> str:
+    """Return a line that starts with the type of *error*, with the name that _name gives it."""
     kind = type(error)
-    whole = f"{kind.__module__}.{kind.__qualname__}"
-    return _name(error) + line[len(whole) :] if line.startswith(whole) else line
+    full_name = f"{kind.__module__}.{kind.__qualname__}"
+    return _name(error) + line[len(full_name) :] if line.startswith(full_name) else line
 
 
 def _shorten(text: str, longest: int) -> str:

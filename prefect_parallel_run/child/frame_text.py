@@ -1,14 +1,13 @@
-"""From a DataFrame to delimited text: the bytes that pandas writes, put together by Arrow, column by column.
+"""Writes a DataFrame as delimited text with Arrow, column by column: the same bytes as pandas, but faster.
 
-pandas hands every value to Python's csv module, one or two microseconds a row. Here a column of numbers, truth values or text
-becomes a column of fields, and the fields are joined in one go. Whatever is not known to come out the same, to the byte, is
-left to pandas.
+pandas passes every value to Python's csv module, one or two microseconds a row. Here a column of numbers, booleans or strings
+becomes a column of fields, and the fields are joined in one call. Values that might not give the same bytes are left to pandas.
 """
 
 import re
 from typing import Any, List, Optional
 
-#: Column types that Arrow and pandas read alike; what is in an object or category column is looked at as well.
+#: Column types that Arrow and pandas treat alike; the values of object and category columns are checked too.
 _KNOWN = {f"{kind}{bits}" for kind in ("int", "uint", "Int", "UInt") for bits in (8, 16, 32, 64)}
 _KNOWN |= {"bool", "boolean", "str", "string", "object", "category"}
 #: Above 0.0001 and below this, every version of numpy and Arrow writes floats without an exponent.
@@ -23,21 +22,21 @@ def delimited(frame: Any, separator: str) -> Optional[bytes]:
         separator: One character.
 
     Returns:
-        UTF-8; None where only pandas can tell what it writes, and where there is no pyarrow.
+        UTF-8; None when only pandas can write these columns, or when pyarrow is not installed.
     """
     try:
-        import pandas as pd  # noqa: PLC0415  here only for a script that returns frames
-        import pyarrow as pa  # noqa: PLC0415  need not be in the script's interpreter
+        import pandas as pd  # noqa: PLC0415  only for scripts that return frames
+        import pyarrow as pa  # noqa: PLC0415  may be missing in the script's interpreter
     except ImportError:
         return None
-    if type(frame) is not pd.DataFrame or not len(frame) or not frame.shape[1]:  # a subclass may write itself in its own way
+    if type(frame) is not pd.DataFrame or not len(frame) or not frame.shape[1]:  # a subclass may override to_csv
         return None
     if not all(_is_known(dtype) for dtype in frame.dtypes):
         return None
     fields = []
-    for place in range(frame.shape[1]):
+    for index in range(frame.shape[1]):
         try:
-            field = _fields(frame.iloc[:, place], separator)
+            field = _fields(frame.iloc[:, index], separator)
         except (pa.ArrowException, ValueError, TypeError, OverflowError):  # lone surrogates, objects that Arrow cannot hold
             return None
         if field is None:
@@ -52,9 +51,9 @@ def _is_known(dtype: Any) -> bool:
 
 
 def _fields(column: Any, separator: str) -> Any:
-    """Return a column as Arrow text, null where the field is empty; None where only pandas can tell."""
+    """Return a column as Arrow strings, null where the field is empty; None when only pandas can write it."""
     import pyarrow as pa  # noqa: PLC0415  the caller made sure of it
-    import pyarrow.compute as pc  # noqa: PLC0415  the same
+    import pyarrow.compute as pc  # noqa: PLC0415  the caller made sure of pyarrow
 
     if column.dtype.name in _PLAIN_BELOW:
         return _floats(column)
@@ -65,7 +64,7 @@ def _fields(column: Any, separator: str) -> Any:
         values = values.combine_chunks()
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         return _quoted(values.cast(pa.large_string()), separator)
-    is_typed = column.dtype.name not in ("object", "category")  # a number in there may be of a class with a text of its own
+    is_typed = column.dtype.name not in ("object", "category")  # a number in an object column may have its own __str__
     if pa.types.is_null(values.type) or (is_typed and pa.types.is_integer(values.type)):
         return values.cast(pa.large_string())
     if is_typed and pa.types.is_boolean(values.type):
@@ -74,12 +73,12 @@ def _fields(column: Any, separator: str) -> Any:
 
 
 def _floats(column: Any) -> Any:
-    """Return numbers as numpy writes them, which is the shortest text that reads back: so does Arrow, but without ".0"
-    after whole numbers and with exponents of its own.
+    """Return floats as numpy writes them: the shortest text that reads back, like Arrow's, but with ".0" after integral
+    numbers and with different exponents.
     """
     import numpy as np  # noqa: PLC0415  comes with pandas
     import pyarrow as pa  # noqa: PLC0415  the caller made sure of it
-    import pyarrow.compute as pc  # noqa: PLC0415  the same
+    import pyarrow.compute as pc  # noqa: PLC0415  the caller made sure of pyarrow
 
     numbers, is_empty = column.to_numpy(), column.isna().to_numpy()
     with np.errstate(invalid="ignore"):  # a signalling NaN
@@ -93,19 +92,19 @@ def _floats(column: Any) -> Any:
     is_odd = ~(is_plain | is_empty)
     if is_odd.any():
         odd = numbers[is_odd]
-        words = list(map(repr, odd.tolist())) if odd.dtype == np.float64 else odd.astype(str).tolist()
-        text = pc.replace_with_mask(text, is_odd, pa.array(words, pa.large_string()))
+        strings = list(map(repr, odd.tolist())) if odd.dtype == np.float64 else odd.astype(str).tolist()
+        text = pc.replace_with_mask(text, is_odd, pa.array(strings, pa.large_string()))
     return text
 
 
 def _quoted(text: Any, separator: str) -> Any:
-    """Return text with quotes around what holds a separator, a quote or a newline; None where it holds a carriage return, of
-    which writing.py has its own opinion, or a null byte, of which versions of Python have theirs.
+    """Quote the fields that contain a separator, a quote or a newline; return None if one contains a carriage return, which
+    encoding.py treats specially, or a null byte, which versions of Python treat differently.
     """
     import numpy as np  # noqa: PLC0415  comes with pandas
     import pyarrow.compute as pc  # noqa: PLC0415  the caller made sure of it
 
-    text.validate(full=True)  # an Arrow column made elsewhere may hold what is no UTF-8, and pandas would raise
+    text.validate(full=True)  # an Arrow column of the script may contain invalid UTF-8, for which pandas raises
     _, offsets, data = text.buffers()
     start, stop = np.frombuffer(offsets, np.int64)[[text.offset, text.offset + len(text)]].tolist()
     characters = data[start:stop].to_pybytes() if stop > start else b""
@@ -122,10 +121,10 @@ def _quoted(text: Any, separator: str) -> Any:
 
 
 def _rows(fields: List[Any], separator: str) -> bytes:
-    """Return fields side by side: the text of an Arrow column stands in memory without gaps."""
+    """Join the fields to rows and return their bytes, which an Arrow column stores without gaps."""
     import pyarrow.compute as pc  # noqa: PLC0415  the caller made sure of it
 
-    if len(fields) == 1:  # an empty line would be no row: the csv module writes it as an empty field in quotes
+    if len(fields) == 1:  # an empty line would not be a row: the csv module writes an empty field in quotes
         is_empty = pc.equal(pc.fill_null(fields[0], ""), "")
         fields = [pc.if_else(is_empty, _scalar('""'), fields[0])]
     empty = {"null_handling": "replace", "null_replacement": ""}

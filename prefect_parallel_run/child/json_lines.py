@@ -1,15 +1,15 @@
-"""JSON lines: the bytes of a mini-batch as a DataFrame, with the columns and types that the whole file has."""
+"""Reads JSON lines: the bytes of a mini-batch as a DataFrame, with the columns and types of the whole file."""
 
 import json
 from typing import Any, Dict, List
 
-from .delimited import place
+from .delimited import location
 from .table_types import column_of
 from .text import BadRecord, not_encoded
 
 
 def read_lines(work: Dict[str, Any], data: bytes) -> Any:
-    """Return the objects in *data*."""
+    """Return the objects in *data* as a DataFrame."""
     import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
     rows: List[Dict[str, Any]] = []
@@ -24,7 +24,7 @@ def read_lines(work: Dict[str, Any], data: bytes) -> Any:
     try:
         columns = {name: column_of([row.get(name, missing) for row in rows], kind) for name, kind in zip(names, work["types"])}
     except (ValueError, TypeError, OverflowError) as error:
-        raise BadRecord(f"{place(work)}: {type(error).__name__}: {error}") from None
+        raise BadRecord(f"{location(work)}: {type(error).__name__}: {error}") from None
     return pd.DataFrame(columns, columns=names, index=pd.RangeIndex(len(rows)))
 
 
@@ -32,7 +32,7 @@ def record(line: bytes) -> Dict[str, Any]:
     """Return the object in a line.
 
     Raises:
-        ValueError: The record is broken; the message says why.
+        ValueError: The line is not a JSON object; the message says why.
     """
     try:
         row = json.loads(line.decode("utf-8"))
@@ -41,8 +41,8 @@ def record(line: bytes) -> Dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(not_encoded("utf-8", error)) from None
     except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        raise ValueError(f"{half} is half a surrogate pair, not a character; write both halves, or \\ufffd") from None
+        surrogate = f"\\u{ord(error.object[error.start]):04x}"
+        raise ValueError(f"{surrogate} is half a surrogate pair, not a character; write both halves, or \\ufffd") from None
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     except RecursionError:
@@ -53,5 +53,5 @@ def record(line: bytes) -> Dict[str, Any]:
 
 
 def some_lines(_work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
-    """Return the bytes of lines *start* to *stop* of *data*, blank ones left out; a broken one does not matter."""
+    """Return the bytes of lines *start* to *stop* of *data*, without blank ones; other lines may be broken."""
     return b"\n".join([line for line in data.split(b"\n") if line.strip()][start:stop])

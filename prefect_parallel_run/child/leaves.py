@@ -2,11 +2,11 @@
 
 from typing import Any, Iterator, Tuple
 
-Path = Tuple[str, ...]  #: of values: the column, then fields of structs, ``item`` of lists, ``key`` and ``value`` of maps
+Path = Tuple[str, ...]  #: path of values: the column, then fields of structs, ``item`` of lists, ``key`` and ``value`` of maps
 
 
 def leaves(array: Any, path: Path = ()) -> Iterator[Tuple[Path, Any]]:
-    """Yield the arrays of values that are not nested, each with its path; of a dictionary array, its categories."""
+    """Yield the arrays of values that are not nested, each with its path; a dictionary array gives its categories."""
     import pyarrow as pa  # noqa: PLC0415  only tables need it
 
     kind, is_type = array.type, pa.types

@@ -1,8 +1,8 @@
-"""The kernel kills this process when the process of its slot ends, however that ends, and whatever the script is doing.
+"""Has the kernel kill this process when the process of its slot exits or is killed, even while the script is busy.
 
-This is the second line behind the node's guardian, which may be killed too. The signal comes from a pipe whose other end the
-slot's process alone holds. prctl(PR_SET_PDEATHSIG) would not do: it sends its signal when the *thread* that started us ends,
-and that lives no longer than our start; and ctypes, which it needs, costs 10 ms of every process's start.
+It backs up the node's reaper, which may be killed too. The signal comes from a pipe whose other end only the slot's process
+holds. prctl(PR_SET_PDEATHSIG) is not suitable: it sends its signal when the *thread* that started this process ends, which is
+soon after the start; and ctypes, which it needs, costs 10 ms of every process's start.
 """
 
 import fcntl
@@ -20,5 +20,5 @@ def hold(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
     closed = select.poll()
     closed.register(descriptor, 0)
-    if closed.poll(0):  # the slot's process had ended before we asked
+    if closed.poll(0):  # the slot's process had exited before the signal was set up
         os._exit(0)

@@ -1,4 +1,4 @@
-"""The life of a child: surroundings, script, init(), mini-batches, shutdown()."""
+"""Main loop of a child: set up the process, import the script, call init(), run mini-batches, call shutdown()."""
 
 import faulthandler
 import importlib
@@ -21,81 +21,81 @@ from .runner import MiniBatchRunner
 from .script import Script, load
 from .shared_memory import SharedStatus
 
-_LAST_WORDS = 2_000  #: bytes
+_STDERR_END = 2_000  #: bytes
 
 
-def main(inbox: int, outbox: int, bell: int, lifeline: int, board: int, stacks: int) -> None:
-    """Serve the slot at the other end of these descriptors until it says shutdown, or closes its end."""
+def main(inbox: int, outbox: int, bell: int, lifeline: int, status: int, stacks: int) -> None:
+    """Serve the slot at the other end of these descriptors until it sends shutdown or closes its end."""
     hold(lifeline)
     channel = Channel(inbox, outbox, bell)
-    for descriptor in (board, stacks):
+    for descriptor in (status, stacks):
         os.set_inheritable(descriptor, False)
     faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True, chain=False)
     messages = channel.messages()
     settings: Dict[str, Any] = next(messages)
-    _surround(settings)
+    _set_up(settings)
     script = _start(channel, messages, settings)
     channel.send(["ready"])
     part = Part(settings["part"]) if settings["part"] else None
-    shared = SharedStatus(board)
-    worker = MiniBatchRunner(script, shared, part, settings)
-    if _serve(messages, channel, worker, shared):
+    shared = SharedStatus(status)
+    runner = MiniBatchRunner(script, shared, part, settings)
+    if _serve(messages, channel, runner, shared):
         problem = _shutdown(script)
-        if problem and worker.leaving:  # the slot has other things to do than to tell it
+        if problem and runner.leaving:  # the slot does not report it
             EntryScript.logger.error("shutdown() failed: %s", problem)
         channel.send(["bye", problem])
         channel.ring()
-    else:  # the slot is gone: so is the run, and nothing the script still does could count
+    else:  # the slot has exited and so has the run: the script's work no longer counts
         os._exit(0)
 
 
-def _serve(messages: Iterator[Any], channel: Channel, worker: MiniBatchRunner, board: SharedStatus) -> bool:
-    """Answer mini-batches; True when asked to shut down, by slot or script, False when the slot is gone."""
+def _serve(messages: Iterator[Any], channel: Channel, runner: MiniBatchRunner, status: SharedStatus) -> bool:
+    """Answer mini-batches; return True for a shutdown requested by slot or script, False when the slot has exited."""
     for message in messages:
         if message == "shutdown":
             return True
-        if message[0] == "sleep":  # the process before was asked to
-            worker.not_before = message[1]
+        if message[0] == "sleep":  # the script asked the previous process to pause
+            runner.not_before = message[1]
             continue
-        channel.send(worker.attempt(*message))
-        board.rest()
-        if worker.leaving:
-            channel.send(["leave", worker.leaving, worker.not_before])
+        channel.send(runner.attempt(*message))
+        status.set_idle()
+        if runner.leaving:
+            channel.send(["leave", runner.leaving, runner.not_before])
             return True
     return False
 
 
 def _start(channel: Channel, messages: Iterator[Any], settings: Dict[str, Any]) -> Script:
-    """Import the script and, when told to, call its init(); a failure is told with its traceback, and ends the process."""
+    """Import the script and, on request, call its init(); after a failure, send its traceback and exit."""
     stage = "import"
-    for module in settings["modules"]:  # else the first mini-batch would seem to be slow
-        with suppress(ImportError):  # told by the mini-batch that needs it
+    for module in settings["modules"]:  # otherwise the first mini-batch would be slow
+        with suppress(ImportError):  # reported by the mini-batch that needs it
             importlib.import_module(module)
     try:
         script = load(settings["script"], settings["source"], settings["arguments"])
         channel.send(["imported"])
-        if next(messages, None) is None:  # the slot is gone before it wanted us
+        if next(messages, None) is None:  # the slot exited before it needed this process
             os._exit(0)
         stage = "init"
         channel.send(["init"])
         channel.ring()
         script.init()
-    except BaseException as error:  # noqa: BLE001  SystemExit in a script's import is a failure to start like any other
+    except BaseException as error:  # noqa: BLE001  SystemExit while importing a script is a failed start too
         failure = describe(error)
-        said = [failure.text]
+        details = [failure.text]
         if isinstance(error, SystemExit) and not isinstance(error.code, str):
-            said.append(_last_line(settings))  # argparse, say, has told there what is wrong
-        channel.send(["start_failed", stage, failure.type, ": ".join(filter(None, said)), failure.traceback])
+            details.append(_last_stderr_line(settings))  # the message of argparse, for instance
+        channel.send(["start_failed", stage, failure.type, ": ".join(filter(None, details)), failure.traceback])
         channel.ring()
         os._exit(1)
     return script
 
 
-def _last_line(settings: Dict[str, Any]) -> str:
-    """Return the last line that this process has written to stderr, or an empty text."""
+def _last_stderr_line(settings: Dict[str, Any]) -> str:
+    """Return the last line that this process has written to stderr, or an empty string."""
     try:
         with open(os.path.join(settings["log_dir"], f"{settings['process']}.stderr.txt"), "rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - _LAST_WORDS, 0))
+            file.seek(max(file.seek(0, os.SEEK_END) - _STDERR_END, 0))
             lines = file.read().decode("utf-8", "replace").split("\n")
     except OSError:
         return ""
@@ -103,10 +103,10 @@ def _last_line(settings: Dict[str, Any]) -> str:
 
 
 def _shutdown(script: Script) -> str:
-    """Call the script's shutdown() and return what went wrong, or an empty text."""
+    """Call the script's shutdown() and return its traceback, or an empty string."""
     try:
         script.shutdown()
-    except BaseException as error:  # noqa: BLE001  the rows are safe by now: told as a warning, whatever it was
+    except BaseException as error:  # noqa: BLE001  the rows are committed by now, so any error is only a warning
         return describe(error).traceback
     finally:
         sys.stdout.flush()
@@ -114,8 +114,8 @@ def _shutdown(script: Script) -> str:
     return ""
 
 
-def _surround(settings: Dict[str, Any]) -> None:
-    """Set up what the script finds around it."""
+def _set_up(settings: Dict[str, Any]) -> None:
+    """Set up the working directory, secrets, EntryScript, logging and Azure's names for the script."""
     os.chdir(settings["scratch"])
     keep_secret(os.environ.get(name, "") for name in settings["secrets"])
     EntryScript.agent_name, EntryScript.dir = settings["process"], os.path.dirname(settings["script"])

@@ -1,17 +1,17 @@
-"""Maps of Arrow as Python values and back: rows of a table can be returned as they came."""
+"""Converts Arrow maps to Python values and back, so that rows of a table can be returned unchanged."""
 
 from typing import Any, List
 
 
 class Entries(list):  # type: ignore[type-arg]  # a subscripted base needs Python 3.9's typing at run time
-    """The entries of a map, (key, value) each: writing tells a map from a list of lists by it."""
+    """The entries of a map, (key, value) each; the type distinguishes a map from a list of lists."""
 
     def __reduce__(self) -> Any:
         return list, (list(self),)  # other processes of the script need not know this class
 
 
 def holds_map(kind: Any) -> bool:
-    """Return whether values of an Arrow type hold maps."""
+    """Return whether values of an Arrow type contain maps."""
     return "map<" in str(kind)  # a field of that name only costs time
 
 
@@ -29,7 +29,7 @@ def with_entries(value: Any, kind: Any) -> Any:
 
 
 def holds_entries(values: Any) -> bool:
-    """Return whether any of *values*, which are of one kind, is or holds Entries."""
+    """Return whether any of *values*, which have one type, is or contains Entries."""
     for value in values:
         if isinstance(value, dict):
             if any(holds_entries([inner]) for inner in value.values()):
@@ -43,7 +43,7 @@ def holds_entries(values: Any) -> bool:
 
 
 def array_of(values: List[Any]) -> Any:
-    """Return values as an Arrow array, also those of which pyarrow infers no type: Entries, and integers beyond int64."""
+    """Return values as an Arrow array, also those whose type pyarrow cannot infer: Entries, and integers beyond int64."""
     import pyarrow as pa  # noqa: PLC0415  only tables need it
 
     nested = [value for value in values if _is_nested(value)]

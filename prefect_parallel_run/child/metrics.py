@@ -1,4 +1,4 @@
-"""What a script measures, line by line: a JSON file beside the process's logs, of bounded size, and a line in its log."""
+"""Writes a script's metrics to a JSON lines file of limited size beside the process's logs, and to its log."""
 
 import json
 import time
@@ -13,26 +13,26 @@ _LONGEST_IN_LOG = 200  #: characters
 
 
 class Metrics:
-    """Appends to ``<log_dir>/<process>.metrics.jsonl``; what is beyond the bound is left out, and that is said once."""
+    """Appends to ``<log_dir>/<process>.metrics.jsonl``; metrics beyond the limit are dropped, with one warning."""
 
     def __init__(self, path: str) -> None:
         self._path, self._bytes = path, 0
 
-    def add(self, name: str, **facts: Any) -> None:
-        """Keep one measurement: ``value``, or whatever else it consists of, with the mini-batch that was running."""
+    def add(self, name: str, **fields: Any) -> None:
+        """Write one metric: ``value`` or other fields, with the running mini-batch."""
         if self._bytes > _MOST_BYTES:
             return
-        where: Dict[str, Any] = {"time": time.time(), "name": str(name)}
+        context: Dict[str, Any] = {"time": time.time(), "name": str(name)}
         if current.mini_batch is not None:
-            where.update(mini_batch=current.mini_batch, attempt=current.attempt)
-        line = without_secrets(_ENCODE(without_nan({**where, **facts})))
+            context.update(mini_batch=current.mini_batch, attempt=current.attempt)
+        line = without_secrets(_ENCODE(without_nan({**context, **fields})))
         self._write(line)
-        words = _ENCODE(without_nan(facts.get("value", facts)))
-        words = words if len(words) <= _LONGEST_IN_LOG else f"{words[:_LONGEST_IN_LOG]}…"
-        EntryScript.logger.info("%s = %s", name, words)
+        text = _ENCODE(without_nan(fields.get("value", fields)))
+        text = text if len(text) <= _LONGEST_IN_LOG else f"{text[:_LONGEST_IN_LOG]}…"
+        EntryScript.logger.info("%s = %s", name, text)
         if self._bytes > _MOST_BYTES:
-            self._write(json.dumps({"note": f"over {_MOST_BYTES} bytes: what this process measures from here on is left out"}))
-            EntryScript.logger.warning("%s has over %d bytes; further metrics are left out", self._path, _MOST_BYTES)
+            self._write(json.dumps({"note": f"more than {_MOST_BYTES} bytes: further metrics of this process are dropped"}))
+            EntryScript.logger.warning("%s has more than %d bytes; further metrics are dropped", self._path, _MOST_BYTES)
 
     def _write(self, line: str) -> None:
         data = f"{line}\n".encode("utf-8", "backslashreplace")

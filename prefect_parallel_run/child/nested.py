@@ -1,4 +1,4 @@
-"""From Arrow to pandas, with the values inside lists, structs and maps as the file has them."""
+"""Converts Arrow tables to pandas, with unchanged values inside lists, structs and maps."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from .table_types import column_of
 def frame_of(table: Any) -> Any:
     """Return an Arrow table as a DataFrame.
 
-    Inside nested values, integers beside a null stay integers and times in nanoseconds stay times, where pyarrow makes floats
-    and integers of them. Maps are Entries.
+    Inside nested values, integers beside a null stay integers and times in nanoseconds stay times; pyarrow would convert them
+    to floats and integers. Maps are Entries.
     """
     import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
 
@@ -18,12 +18,12 @@ def frame_of(table: Any) -> Any:
         return table.to_pandas()
     table = _convertible(table)
     frame = table.to_pandas(integer_object_nulls=True)
-    for place, field in enumerate(table.schema):
-        column = table.column(place)
-        if pa.types.is_integer(field.type) and frame.dtypes.iloc[place].kind == "O":  # floats, as in any other table
-            frame.isetitem(place, column.to_pandas())
+    for index, field in enumerate(table.schema):
+        column = table.column(index)
+        if pa.types.is_integer(field.type) and frame.dtypes.iloc[index].kind == "O":  # floats, as in any other table
+            frame.isetitem(index, column.to_pandas())
         elif holds_map(field.type) or _has_times_in_structs(field.type):
-            frame.isetitem(place, column_of([with_entries(value, field.type) for value in column.to_pylist()], "other"))
+            frame.isetitem(index, column_of([with_entries(value, field.type) for value in column.to_pylist()], "other"))
     return frame
 
 
@@ -32,12 +32,12 @@ def _has_times_in_structs(kind: Any) -> bool:
 
 
 def _convertible(table: Any) -> Any:
-    """Return *table* without the layouts inside nested columns that pyarrow cannot convert: views, binary of a fixed size."""
+    """Return *table* without layouts inside nested columns that pyarrow cannot convert: views, fixed-size binary."""
     import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
 
-    for place, field in enumerate(table.schema):
+    for index, field in enumerate(table.schema):
         if pa.types.is_nested(field.type) and (plain := _plain(field.type)) != field.type:
-            table = table.set_column(place, field.name, table.column(place).cast(plain))
+            table = table.set_column(index, field.name, table.column(index).cast(plain))
     return table
 
 

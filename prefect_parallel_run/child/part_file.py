@@ -1,4 +1,4 @@
-"""The file a process appends its rows to. A range of it counts only once its receipt is committed."""
+"""The file that a process appends its rows to. A range of it counts only once its receipt is committed."""
 
 import os
 
@@ -13,7 +13,7 @@ class Part:
         self._end = 0
 
     def append(self, header: bytes, body: bytes) -> int:
-        """Append both and return the offset where they begin. After an error the end of the file is where it was."""
+        """Append both and return their offset. After an error, the next call writes at the same offset."""
         if self._descriptor < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
             self._descriptor = os.open(self.path, flags, 0o666)

@@ -1,43 +1,43 @@
-"""From the plan's words to what run() gets: a list of paths, or a DataFrame.
+"""Reads the items of a mini-batch from its ``work`` in the plan: a list of paths, or a DataFrame.
 
 ``work`` is a JSON object; every shape has ``input`` (the input's name) and ``kind``:
 
 - ``files``: ``root``, ``names`` (path = root + name), ``sizes`` (bytes), ``versions``.
 - ``parquet``: ``path``, ``size``, ``version``, ``row_groups``, ``start`` and ``stop`` (rows from the first of them), ``rows``,
-  ``nullable`` (places of whole numbers and truth values that have a null somewhere in the file; absent for none),
-  ``int96_unit`` (``us`` when the file has INT96 timestamps that nanoseconds cannot hold; else absent).
+  ``nullable`` (indexes of integer and boolean columns with a null somewhere in the file; absent for none),
+  ``int96_unit`` (``us`` when the file has INT96 timestamps beyond the range of nanoseconds; else absent).
 - ``arrow``, ``orc``: the same with ``batches`` or ``stripes`` in place of ``row_groups``; ``is_stream`` for IPC streams.
 - ``delimited``: ``path``, ``size``, ``version``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
   first record), ``delimiter``, ``quote``, ``columns`` (absent without a header), ``types`` of the columns in the whole file,
-  or as the dataset gives them; ``fields`` that a record may have where that is one more than there are columns (the last
-  one is empty: writers that end every record with a delimiter); where they are not the usual ones ``escape``,
-  ``double_quote``, ``decimal``, ``na_values``, ``keep_default_na``, ``encoding``. With ``stream``
-  (``compression``, ``encoding``) start and stop count the bytes of the text in UTF-8 (text.py).
+  or as the dataset defines them; ``fields`` of a record, if that is one more than the columns (the last one is empty: some
+  writers end every record with a delimiter); unless they have their default ``escape``, ``double_quote``, ``decimal``,
+  ``na_values``, ``keep_default_na``, ``encoding``. With ``stream`` (``compression``, ``encoding``) start and stop count the
+  bytes of the text in UTF-8 (text.py).
 - ``json_lines``: the same without a dialect.
-- ``tables``: ``tables`` (several of the last five), ``rows``; their rows one after another.
+- ``tables``: ``tables`` (several of the last five), ``rows``; their rows are concatenated.
 
 ``keys`` of a table are columns whose values come from its folders: key, value, type of each. ``partition_key_value`` is
-what the context carries.
+passed on in the context.
 
-A file whose size or version (sources.py) is no longer the planned one is refused before any of it is handed out.
+A file whose size or version (storage.py) has changed since planning is refused before run() gets any of it.
 """
 
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from .delimited import place, read_records, some_records
+from .delimited import location, read_records, some_records
 from .json_lines import read_lines, some_lines
 from .row_groups import GROUPS, RowGroups
 from .storage import StoreFailure, check, is_remote
-from .text import BadRecord, Texts
+from .text import BadRecord, TextReader
 
 __all__ = ["BadRecord", "FileList", "Items", "Reader"]
 
-_TEXTS = {"delimited": (read_records, some_records), "json_lines": (read_lines, some_lines)}
+_TEXT_FORMATS = {"delimited": (read_records, some_records), "json_lines": (read_lines, some_lines)}
 
 
 class FileList(list):  # type: ignore[type-arg]  # a subscripted base needs Python 3.9's typing at run time
-    """A list of paths that knows which mini-batch it is."""
+    """A list of paths with the number of its mini-batch."""
 
     task_id: str = ""
 
@@ -49,18 +49,18 @@ class Items(NamedTuple):
 
 
 class Reader:
-    """Reads mini-batches; what the last one was cut from is kept at hand, since the next one is likely cut from it too."""
+    """Reads mini-batches; keeps the last decoded data, because the next mini-batch probably needs it too."""
 
     def __init__(self) -> None:
-        self._groups, self._texts = RowGroups(), Texts()
+        self._groups, self._texts = RowGroups(), TextReader()
 
     def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Items:
-        """Return what run() gets for *work*, or only for a *piece* (half-open range) of its items.
+        """Return the items of *work*, or only a *piece* (half-open range) of them.
 
         Raises:
-            InputChanged: A file is not the one that was planned.
+            InputChanged: A file has changed since planning.
             BadRecord: A record cannot be read.
-            StoreFailure: A store does not give an object.
+            StoreFailure: A store failed to return an object.
         """
         if work["kind"] == "files":
             return _files(work if piece is None else _some_files(work, *piece))
@@ -87,17 +87,17 @@ class Reader:
         return frame if piece is None else frame.iloc[piece[0] : piece[1]].reset_index(drop=True)
 
     def _table_from(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:
-        """Return the rows of *work*. Afterwards: a file that still has the planned version had it all the time."""
+        """Return the rows of *work*. Checks the version afterwards: a file that still has it had it during the read."""
         is_far = is_remote(work["path"])
-        is_at_hand = is_far and self._groups.holds(work)  # and was looked at when it came
+        is_cached = is_far and self._groups.holds(work)  # and was checked when it was read
         try:
             frame = self._table(work, piece)
         except Exception as error:
             self._check(work)
             if is_far and isinstance(error, OSError):
-                raise StoreFailure(f"{work['path']} could not be read: {type(error).__name__}: {error}") from error
+                raise StoreFailure(f"cannot read {work['path']}: {type(error).__name__}: {error}") from error
             raise
-        if not is_at_hand:
+        if not is_cached:
             self._check(work)
         return frame
 
@@ -105,20 +105,20 @@ class Reader:
         try:
             check(work["path"], work["size"], work["version"])
         except BaseException:
-            self._groups, self._texts = RowGroups(), Texts()  # what is at hand may be of another version
+            self._groups, self._texts = RowGroups(), TextReader()  # cached data may be of another version
             raise
 
     def _table(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:
         if work["kind"] in GROUPS:
             return self._groups.frame(work if piece is None else _some_rows(work, *piece))
-        read, some = _TEXTS[work["kind"]]
+        read, some = _TEXT_FORMATS[work["kind"]]
         data = self._texts.read(work)
         if piece is not None:
             work = {**work, "rows": piece[1] - piece[0], "first": work["first"] + piece[0]}
             data = some(work, data, *piece)
         frame = read(work, data)
         if len(frame) != work["rows"]:
-            raise BadRecord(f"{place(work)}: {len(frame)} rows were read where {work['rows']} were planned")
+            raise BadRecord(f"{location(work)}: expected {work['rows']} rows as planned, read {len(frame)}")
         return frame
 
 

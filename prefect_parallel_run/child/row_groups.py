@@ -1,37 +1,37 @@
-"""Parquet, Arrow and ORC: rows out of row groups, record batches or stripes, of which the last decoded ones are kept."""
+"""Reads rows from row groups (Parquet), record batches (Arrow) and stripes (ORC); keeps the last decoded ones."""
 
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from .arrow_stream import ArrowStreams
 from .nested import frame_of
 from .storage import open_file
-from .table_types import with_extension_types, with_gaps
+from .table_types import with_extension_types, with_null_types
 
-GROUPS = {"parquet": "row_groups", "arrow": "batches", "orc": "stripes"}  #: what each kind calls them
+GROUPS = {"parquet": "row_groups", "arrow": "batches", "orc": "stripes"}  #: key of their numbers, by kind
 
 
 class RowGroups:
-    """Reads rows; what was decoded last is kept, since the next mini-batch is likely cut from it too."""
+    """Reads rows; keeps the last decoded groups, because the next mini-batch probably needs them too."""
 
     def __init__(self) -> None:
-        self._kept: Tuple[Any, Any] = (None, None)
+        self._cached: Tuple[Any, Any] = (None, None)
         self._streams = ArrowStreams()
 
     def holds(self, work: Dict[str, Any]) -> bool:
-        """True when what the mini-batch is cut from is at hand."""
-        return work["kind"] in GROUPS and self._kept[0] == _key(work)
+        """True when the groups of the mini-batch are the cached ones."""
+        return work["kind"] in GROUPS and self._cached[0] == _key(work)
 
     def frame(self, work: Dict[str, Any]) -> Any:
         """Return the rows of a mini-batch."""
-        # An index that pandas had saved is a column like the others.
-        return with_gaps(frame_of(self.rows(work)), work.get("nullable", ()))
+        # An index that pandas has saved is an ordinary column.
+        return with_null_types(frame_of(self.rows(work)), work.get("nullable", ()))
 
     def rows(self, work: Dict[str, Any]) -> Any:
         """Return the rows of a mini-batch as an Arrow table, with the types of the file."""
         if not self.holds(work):
-            self._kept = (None, None)  # let go of the old ones first: two at once would double the memory
-            self._kept = (_key(work), with_extension_types(self._decoded(work, work[GROUPS[work["kind"]]])))
-        return self._kept[1].slice(work["start"], work["stop"] - work["start"])
+            self._cached = (None, None)  # release the old groups first: both together would double the memory
+            self._cached = (_key(work), with_extension_types(self._decoded(work, work[GROUPS[work["kind"]]])))
+        return self._cached[1].slice(work["start"], work["stop"] - work["start"])
 
     def _decoded(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         if work.get("is_stream"):
@@ -47,12 +47,12 @@ def _key(work: Dict[str, Any]) -> Any:
 
 
 def _without_dictionaries(table: Any) -> Any:
-    """Return *table* with plain values: where every group has a dictionary of its own, the categories would differ."""
+    """Return *table* with plain values: every group may have its own dictionary, so the categories would differ."""
     import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
 
-    for place, field in enumerate(table.schema):
+    for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
-            table = table.set_column(place, field.name, table.column(place).cast(field.type.value_type))
+            table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
     return table
 
 
@@ -72,7 +72,7 @@ def _arrow(source: Any, numbers: Sequence[int]) -> Any:
 
 def _orc(source: Any, numbers: Sequence[int]) -> Any:
     import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
-    from pyarrow import orc  # noqa: PLC0415  the same
+    from pyarrow import orc  # noqa: PLC0415  part of pyarrow
 
     file = orc.ORCFile(source)
     return pa.Table.from_batches([file.read_stripe(number) for number in numbers])

@@ -1,4 +1,4 @@
-"""One mini-batch after another: read its items, call run(), keep the rows, answer with a receipt."""
+"""Runs mini-batches one by one: read the items, call run(), append the rows to the part, return a receipt."""
 
 import os
 import time
@@ -16,19 +16,19 @@ from .shared_memory import GO, STOP, SharedStatus
 from .storage import InputChanged, StoreFailure
 
 _SUCCEEDED = "succeeded"
-_NAP = 0.02  #: s between two looks at the order while the script wants to wait
+_POLL_INTERVAL = 0.02  #: s between two reads of the command during a pause
 
 
 class MiniBatchRunner:
     """Runs mini-batches in this process.
 
     Attributes:
-        leaving: Once the script has asked for that, how this process goes: RESTART or STOP.
-        not_before: When the next mini-batch may begin (monotonic clock, s).
+        leaving: RESTART or STOP, once the script has asked for it: the process exits.
+        not_before: Earliest start of the next mini-batch (monotonic clock, s).
     """
 
-    def __init__(self, script: Script, board: SharedStatus, part: Optional[Part], settings: Dict[str, Any]) -> None:
-        self._script, self._board, self._part = script, board, part
+    def __init__(self, script: Script, status: SharedStatus, part: Optional[Part], settings: Dict[str, Any]) -> None:
+        self._script, self._status, self._part = script, status, part
         self._format: str = settings["format"]
         self._header: bool = settings["header"]
         self._options: Dict[str, Any] = settings["csv_options"]
@@ -39,38 +39,38 @@ class MiniBatchRunner:
         self.not_before = 0.0
 
     def attempt(self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]] = None) -> List[Any]:
-        """Run one mini-batch and return its receipt, in the order of records.Receipt, or word that it was left undone.
+        """Run one mini-batch and return its receipt, in the order of models.Receipt; return ["back", index] if it was recalled.
 
-        With a *piece* (a half-open range) only these of its items are run.
+        With a *piece* (a half-open range), run only these of its items.
         """
         self._wait()
-        started, begun = time.time(), time.monotonic()
-        self._board.begin(index, begun)
-        order = self._board.ordered  # behind begin(): board.py says why
-        if order == STOP:  # what the mini-batch does would be lost with us
+        started, began = time.time(), time.monotonic()
+        self._status.begin(index, began)
+        command = self._status.command  # after begin(), see shared_memory.py
+        if command == STOP:  # the result would be lost: the slot is about to kill this process
             os._exit(1)
-        if order != GO:
+        if command != GO:
             return ["back", index]
         start, stop = piece or (0, len(work["names"]) if "names" in work else work["rows"])
         items = stop - start
-        outcome, failure, kept = _SUCCEEDED, None, (0, "", 0, 0, 0, 0)
+        outcome, failure, written = _SUCCEEDED, None, (0, "", 0, 0, 0, 0)
         try:
-            kept = self._run(index, attempt, work, piece)
+            written = self._run(index, attempt, work, piece)
         except InputChanged as error:
             outcome, failure = "input_changed", describe(error)._replace(final=True)  # the plan is frozen
         except WrongType as error:
-            cause = fingerprint("WrongType", error.found, error.refused)  # whatever a string says: it may name the items
+            cause = fingerprint("WrongType", error.found, error.refused)  # without a string's text, which may name the items
             outcome, failure = "wrong_type", describe(error)._replace(traceback="", fingerprint=cause)
         except OutputFailure as error:
             outcome, failure = "unwritable", describe(error)
         except (BadRecord, StoreFailure) as error:
             outcome, failure = "raised", describe(error)._replace(traceback="")
-        except BaseException as error:  # noqa: BLE001  whatever the script raises, SystemExit too, is the try's outcome
+        except BaseException as error:  # noqa: BLE001  any exception of the script, SystemExit too, is the attempt's outcome
             outcome, failure = "raised", describe(error)
-            self._heed(retry_directive(error))
+            self._apply(retry_directive(error))
         if os.getpid() != self._process:
-            os._exit(0)  # the script forked and its fork came back from run(): one of us must not answer
-        succeeded = min(kept[0], items) if failure is None else 0
+            os._exit(0)  # the script forked and the fork returned from run() too: only one process may answer
+        succeeded = min(written[0], items) if failure is None else 0
         receipt = [
             index,
             attempt,
@@ -78,9 +78,9 @@ class MiniBatchRunner:
             items,
             succeeded,
             items - succeeded,
-            *kept,
+            *written,
             started,
-            time.monotonic() - begun,
+            time.monotonic() - began,
         ]
         if failure is not None:
             receipt += [
@@ -95,18 +95,18 @@ class MiniBatchRunner:
         return receipt
 
     def _wait(self) -> None:
-        """Sleep as long as the script has asked for. An order ends that; what is left of it counts for the next mini-batch."""
-        while (left := self.not_before - time.monotonic()) > 0 and self._board.ordered == GO:
-            time.sleep(min(left, _NAP))
+        """Wait for the pause that the script asked for. A command interrupts it; the next mini-batch waits for the rest."""
+        while (remaining := self.not_before - time.monotonic()) > 0 and self._status.command == GO:
+            time.sleep(min(remaining, _POLL_INTERVAL))
 
-    def _heed(self, wish: RetryDirective) -> None:
-        """Take note of what the script asks for, and log it."""
-        self.leaving = wish.leave
-        if wish.leave:
-            EntryScript.logger.info("this process ends, as the script asks (%s)", wish.leave)
-        if wish.pause:
-            self.not_before = time.monotonic() + wish.pause
-            EntryScript.logger.info("the next mini-batch waits %g s, as the script asks", wish.pause)
+    def _apply(self, directive: RetryDirective) -> None:
+        """Store and log the script's request."""
+        self.leaving = directive.leave
+        if directive.leave:
+            EntryScript.logger.info("this process exits at the script's request (%s)", directive.leave)
+        if directive.pause:
+            self.not_before = time.monotonic() + directive.pause
+            EntryScript.logger.info("the next mini-batch waits %g s at the script's request", directive.pause)
 
     def _run(
         self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]]
@@ -117,7 +117,7 @@ class MiniBatchRunner:
             items.value.task_id = str(index)
         current.mini_batch, current.attempt, current.refused = index, attempt, self._refused_at_start
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))
-        self._board.begin(index, time.monotonic())  # the time limit is that of run(): reading has had one of its own
+        self._status.begin(index, time.monotonic())  # the time limit applies to run(): reading has had a limit of its own
         try:
             result = materialise(self._script.run(items.value, context))
         finally:

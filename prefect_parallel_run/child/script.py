@@ -1,4 +1,4 @@
-"""The user's entry script as a module: found, imported once, its three functions called as the contract says."""
+"""Imports the user's entry script as a module, and calls its three functions."""
 
 import importlib
 import importlib.util
@@ -21,7 +21,7 @@ class Script:
         self._shutdown = _function(module, "shutdown")
         run = _function(module, "run")
         if run is None:
-            raise NotAnEntryScript("it has no function run(mini_batch)")
+            raise NotAnEntryScript("it lacks a function run(mini_batch)")
         self._run = run
         self._wants_context = _wants_context(run)
 
@@ -31,7 +31,7 @@ class Script:
             self._init()
 
     def run(self, mini_batch: Any, context: Any) -> Any:
-        """Call run() with the signature it has and return what it returns."""
+        """Call run() with or without the context, by its signature."""
         if self._wants_context:
             return self._run(mini_batch, context)
         return self._run(mini_batch)
@@ -45,8 +45,8 @@ class Script:
 def load(path: str, source: str, arguments: List[str]) -> Script:
     """Import the script at *path* as a module and return it.
 
-    Its folder and *source* become importable, ``sys.argv`` is set first, and a script that lies in a package (or in a
-    sub-folder of *source*) gets a dotted name, so that its relative imports work.
+    Sets ``sys.argv`` first and makes its folder and *source* importable. A script in a package (or in a sub-folder of *source*)
+    gets a dotted name, so that its relative imports work.
     """
     folder = os.path.dirname(path)
     top, name = _module_name(path, source)
@@ -59,7 +59,7 @@ def load(path: str, source: str, arguments: List[str]) -> Script:
 
 def _module_name(path: str, source: str) -> "tuple[str, str]":
     """Return the folder to import from and the dotted name of the script below it."""
-    stem = os.path.splitext(os.path.basename(path))[0].replace(".", "_")  # a dot would stand for a package
+    stem = os.path.splitext(os.path.basename(path))[0].replace(".", "_")  # a dot would separate packages
     parts, folder = [stem], os.path.dirname(path)
     below_source = os.path.join(source, "")
     while os.path.exists(os.path.join(folder, "__init__.py")) or folder.startswith(below_source):
@@ -106,7 +106,7 @@ def _function(module: ModuleType, name: str) -> Optional[Callable[..., Any]]:
 
 
 def _wants_context(run: Callable[..., Any]) -> bool:
-    """True when run() takes a second positional argument that it needs, or one called context."""
+    """True when run() has a required second positional parameter, or one called context."""
     try:
         parameters = list(inspect.signature(run).parameters.values())
     except ValueError:  # a builtin without a signature

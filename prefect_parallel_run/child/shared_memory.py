@@ -1,6 +1,6 @@
-"""A few bytes of memory that a child shares with its slot: which mini-batch is running, since when, and what it is to do.
+"""Memory that a child shares with its slot: which mini-batch is running, since when, and the slot's command.
 
-They outlive a child that is killed, cost no system call to write, and stay truthful when the child is stuck in C code.
+It outlives a killed child, costs no system call to write, and stays correct when the child is stuck in C code.
 """
 
 import mmap
@@ -8,48 +8,48 @@ from typing import Tuple
 
 SIZE = 64  #: bytes
 IDLE = -1  #: nothing is running
-GO, GIVE_BACK, STOP = 0, 1, 2  #: orders: run the next mini-batch, leave it undone and say so, end before it
+GO, GIVE_BACK, STOP = 0, 1, 2  #: commands: run the next mini-batch, return it without running it, exit before it
 
 
 class SharedStatus:
-    """The shared bytes behind a file descriptor. The child writes what it does; the slot reads that, and writes orders.
+    """The shared memory behind a file descriptor. The child writes its status; the slot reads it, and writes commands.
 
-    The child says that a mini-batch begins *before* it looks at the order. So a slot that gives an order, and lets the moment
-    pass that a processor takes to show a write to the others, reads the last mini-batch that may have begun without it.
+    The child writes that a mini-batch starts *before* it reads the command. So a slot that writes a command, and waits the
+    moment that a processor takes to show a write to the others, reads the last mini-batch that may have started regardless.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, SIZE)
         self._index = memoryview(self._memory).cast("q")
-        self._begun = memoryview(self._memory).cast("d")
+        self._started = memoryview(self._memory).cast("d")
 
     def begin(self, index: int, now: float) -> None:
-        """Say that mini-batch *index* begins at *now* (monotonic clock, s)."""
-        self._begun[1] = now  # before the index: a reader that sees the new index sees its time too
+        """Write that mini-batch *index* starts at *now* (monotonic clock, s)."""
+        self._started[1] = now  # before the index: a reader that sees the new index sees its time too
         self._index[0] = index
 
-    def rest(self) -> None:
-        """Say that nothing is running."""
+    def set_idle(self) -> None:
+        """Write that nothing is running."""
         self._index[0] = IDLE
 
     def read(self) -> Tuple[int, float]:
-        """Return the mini-batch that is running, or IDLE, and when it began."""
+        """Return the running mini-batch, or IDLE, and when it started."""
         while True:
-            index, begun = self._index[0], self._begun[1]
+            index, started = self._index[0], self._started[1]
             if index == self._index[0]:
-                return index, begun
+                return index, started
 
-    def order(self, order: int) -> None:
-        """Give an order: GO, GIVE_BACK or STOP. It holds until the next one."""
-        self._index[2] = order
+    def set_command(self, command: int) -> None:
+        """Write a command: GO, GIVE_BACK or STOP. It stays until the next one."""
+        self._index[2] = command
 
     @property
-    def ordered(self) -> int:
-        """Return the order that holds."""
+    def command(self) -> int:
+        """Return the current command."""
         return self._index[2]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._index.release()
-        self._begun.release()
+        self._started.release()
         self._memory.close()

@@ -1,13 +1,13 @@
-"""Where the bytes of an input come from, and whether they are still those that were planned.
+"""Opens the files and objects of an input, and checks that they have not changed since planning.
 
-A path is absolute, or the URL of an object in a store that fsspec reaches (``s3://bucket/key``). Credentials and endpoints are
-what the store's own library finds in the environment and in its configuration; none of ours ever holds them.
+A path is absolute, or the URL of an object in a store that fsspec supports (``s3://bucket/key``). The store's own library reads
+credentials and endpoints from the environment and its configuration; this package never handles them.
 """
 
 import os
 from typing import Any, BinaryIO, Dict, Tuple, Union, cast
 
-Version = Union[int, str]  #: modification time in ns of a file, ETag (or what the store has like it) of an object
+Version = Union[int, str]  #: modification time in ns of a file, ETag (or the store's equivalent) of an object
 _VERSIONS: "Tuple[str, ...]" = (
     *("ETag", "etag", "generation", "md5Hash", "Content-MD5", "Digest", "sha"),
     *("mtime", "last_modified", "LastModified", "Last-Modified", "modified", "modificationTime", "created"),
@@ -15,11 +15,11 @@ _VERSIONS: "Tuple[str, ...]" = (
 
 
 class InputChanged(Exception):  # noqa: N818  its name is shown to the user as the error's type
-    """A file is not what it was when the run was planned."""
+    """A file has changed since the run was planned."""
 
 
-class StoreFailure(Exception):  # noqa: N818  the same
-    """A store could not be read; the text names the object, and says what the store's library said."""
+class StoreFailure(Exception):  # noqa: N818  its name is shown to the user as the error's type
+    """A store could not be read; the message contains the object and the error of the store's library."""
 
 
 def is_remote(path: str) -> bool:
@@ -35,17 +35,17 @@ def store_of(url: str) -> "Tuple[Any, str]":
 
 
 def version_in(info: Dict[str, Any]) -> str:
-    """Return what a store says of an object that changes with its content.
+    """Return the version of an object: a value of its info that changes with its content.
 
     >>> version_in({"name": "b/k", "size": 1, "ETag": '"c4ca"'})
     'c4ca'
     """
-    found = next((info[key] for key in _VERSIONS if info.get(key)), "")
-    return str(found).strip('"')
+    version = next((info[key] for key in _VERSIONS if info.get(key)), "")
+    return str(version).strip('"')
 
 
 def open_file(path: str) -> BinaryIO:
-    """Return the file at *path*, open for reading; it can seek."""
+    """Open the file at *path* for reading; it is seekable."""
     if is_remote(path):
         store, name = store_of(path)
         return cast("BinaryIO", store.open(name, "rb"))
@@ -58,7 +58,7 @@ def read_range(path: str, start: int, stop: int) -> bytes:
         store, name = store_of(path)
         data = bytes(store.cat_file(name, start=start, end=stop))
         if len(data) != stop - start:
-            raise OSError(f"{len(data)} bytes came where {stop - start} were asked for: the store cannot give parts of it")
+            raise OSError(f"got {len(data)} bytes instead of {stop - start}: the store does not support range requests for it")
         return data
     with open(path, "rb") as file:
         file.seek(start)
@@ -66,22 +66,22 @@ def read_range(path: str, start: int, stop: int) -> bytes:
 
 
 def check(path: str, size: int, version: Version) -> None:
-    """Raise InputChanged when the file at *path* is not the one of this size and version."""
+    """Raise InputChanged when the file at *path* has another size or version."""
     try:
-        found = _look(path)
+        actual_size, actual_version = _stat(path)
     except FileNotFoundError:
         raise InputChanged(f"{path} has been removed since the run was planned") from None
-    if found[0] != size:
-        raise InputChanged(f"{path} has {found[0]} bytes, {size} when the run was planned")
-    if found[1] != version:
+    if actual_size != size:
+        raise InputChanged(f"{path} has {actual_size} bytes, but had {size} when the run was planned")
+    if actual_version != version:
         raise InputChanged(f"{path} has been modified since the run was planned")
 
 
-def _look(path: str) -> "Tuple[int, Version]":
-    """Return size and version."""
+def _stat(path: str) -> "Tuple[int, Version]":
+    """Return the current size and version."""
     if is_remote(path):
         store, name = store_of(path)
-        store.invalidate_cache()  # what a listing said before does not count
+        store.invalidate_cache()  # an earlier listing may be outdated
         info = store.info(name)
         return info["size"], version_in(info)
     status = os.stat(path)

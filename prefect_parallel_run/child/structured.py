@@ -35,23 +35,25 @@ def _is_element(numpy: Any, value: Any) -> bool:
 
 
 def _array_of(numpy: Any, elements: Any) -> Any:
-    """Return a structured array of elements, which may come from arrays whose texts and numbers have different widths."""
+    """Return a structured array of elements, which may come from arrays with strings and numbers of different widths."""
     names = elements[0].dtype.names
     for number, element in enumerate(elements):
         if not _is_element(numpy, element) or element.dtype.names != names:
             found = f"the fields {element.dtype.names}" if _is_element(numpy, element) else f"a {type(element).__name__}"
-            raise ValueError(f"row {number} of this mini-batch has other columns than row 0: {found}, row 0 the fields {names}")
+            raise ValueError(
+                f"row {number} of this mini-batch has different columns than row 0: {found}, row 0 the fields {names}"
+            )
     dtype = functools.reduce(numpy.promote_types, {element.dtype for element in elements})
     return numpy.array([element.astype(dtype) for element in elements], dtype)
 
 
 def _column(values: Any) -> Any:
-    """Return a field as what a DataFrame takes for a column: fields of its own as dicts, several values as a list."""
+    """Return a field as a column of a DataFrame: nested fields as dicts, several values as a list."""
     if values.dtype.names or values.ndim > 1:
         return _plain_values(values)
-    import pandas as pd  # noqa: PLC0415  the same
+    import pandas as pd  # noqa: PLC0415  most scripts return no such array
 
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)  # Arrow reads no other
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)  # Arrow requires the native byte order
     mask = getattr(values, "mask", None)
     if mask is None or not mask.any():
         return values
@@ -63,12 +65,12 @@ def _column(values: Any) -> Any:
 
 
 def _plain_values(values: Any) -> Any:
-    """Return an array as lists and dicts of Python's values; dates as ISO 8601, since Arrow would cut off nanoseconds."""
+    """Return an array as lists and dicts of Python values; dates as ISO 8601, because Arrow would truncate nanoseconds."""
     names = values.dtype.names
     if names:
         return [dict(zip(names, row)) for row in zip(*(_plain_values(values[name]) for name in names))]
     if values.dtype.kind not in "mM":
         return values.tolist()
-    texts = values.astype(str).astype(object)
-    texts[values != values] = None  # noqa: PLR0124  NaT alone differs from itself
-    return texts.tolist()
+    strings = values.astype(str).astype(object)
+    strings[values != values] = None  # noqa: PLR0124  only NaT differs from itself
+    return strings.tolist()

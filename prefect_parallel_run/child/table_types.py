@@ -1,28 +1,28 @@
-"""The types of a table's columns: those of the whole file, whatever this part of it looks like."""
+"""Sets the types of a table's columns to those of the whole file, independent of the values in this part of it."""
 
 import json
 from typing import Any, Dict, List, Sequence
 
-GIVEN = ("string", "int64", "Int64", "float64", "boolean")  #: pandas' types that a dataset may give its columns
+GIVEN = ("string", "int64", "Int64", "float64", "boolean")  #: pandas types that a dataset may set for its columns
 _PANDAS = {"int": "int64", "uint": "uint64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
 
 
 def of_one_type(frame: Any, kinds: Sequence[str]) -> Any:
     """Return *frame*, read from text, with columns of these kinds.
 
-    Columns that change are cast together: one by one, thousands of columns would cost more than reading them.
+    Columns that change are cast together: casting thousands of columns one by one would cost more than reading them.
     """
     import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
-    changes: Dict[str, List[int]] = {}  # places by their new type
-    for place, (kind, dtype) in enumerate(zip(kinds, frame.dtypes.tolist())):
+    changes: Dict[str, List[int]] = {}  # indexes by new type
+    for index, (kind, dtype) in enumerate(zip(kinds, frame.dtypes.tolist())):
         if kind in _PANDAS and dtype != _PANDAS[kind]:
-            changes.setdefault(_PANDAS[kind], []).append(place)
+            changes.setdefault(_PANDAS[kind], []).append(index)
     if not changes:
         return frame
-    changed = [place for places in changes.values() for place in places]
+    changed = [index for indexes in changes.values() for index in indexes]
     kept = sorted(set(range(frame.shape[1])) - set(changed))
-    parts = [frame.iloc[:, kept], *(frame.iloc[:, places].astype(dtype) for dtype, places in changes.items())]
+    parts = [frame.iloc[:, kept], *(frame.iloc[:, indexes].astype(dtype) for dtype, indexes in changes.items())]
     order = [*kept, *changed]
     cast = pd.concat(parts, axis=1).iloc[:, sorted(range(len(order)), key=order.__getitem__)]
     cast.columns = frame.columns
@@ -36,21 +36,21 @@ def column_of(values: List[Any], kind: str) -> Any:
     return pd.Series(values, dtype=pd.Series([""]).dtype if kind == "text" else _PANDAS[kind])
 
 
-def with_gaps(frame: Any, places: Sequence[int]) -> Any:
-    """Return *frame*, made by Arrow, with columns of the types that a null gives them: there is one somewhere in the file."""
-    for place in places:
-        column = frame.iloc[:, place]
+def with_null_types(frame: Any, indexes: Sequence[int]) -> Any:
+    """Return *frame*, made by Arrow, with the types that a null causes in these columns: the file has one somewhere."""
+    for index in indexes:
+        column = frame.iloc[:, index]
         if column.dtype.kind in "iu":
-            frame.isetitem(place, column.astype("float64"))
+            frame.isetitem(index, column.astype("float64"))
         elif column.dtype.kind == "b":
-            frame.isetitem(place, column.astype(object))
+            frame.isetitem(index, column.astype(object))
     return frame
 
 
 def extension_types(schema: Any) -> Dict[str, str]:
-    """Return the columns that pandas wrote from one of its extension types (Int64, boolean, string), and that type's name.
+    """Return the columns that pandas wrote from an extension type (Int64, boolean, string), with that type's name.
 
-    Types that this version of pandas cannot make from Arrow are left out.
+    Types that this version of pandas cannot create from Arrow are omitted.
     """
     import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
@@ -67,7 +67,7 @@ def extension_types(schema: Any) -> Dict[str, str]:
 
 
 def with_extension_types(table: Any) -> Any:
-    """Return *table* with metadata from which Arrow restores pandas' extension types and nothing else, such as an index."""
+    """Return *table* with metadata from which Arrow restores only pandas' extension types, not an index."""
     types = extension_types(table.schema)
     columns = [
         {"name": name, "field_name": name, "pandas_type": "", "numpy_type": kind, "metadata": None}
@@ -78,7 +78,7 @@ def with_extension_types(table: Any) -> Any:
 
 
 def _pandas_metadata(schema: Any) -> Dict[str, Any]:
-    """Return what pandas noted in a file; nothing when the note is absent or damaged."""
+    """Return pandas' metadata in a file; an empty dict when it is missing or damaged."""
     try:
         metadata = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
     except ValueError:

@@ -1,8 +1,8 @@
-"""The text of a file: a range of its bytes where that is possible, else a stream of UTF-8 that is read forward.
+"""Reads the text of a file: a range of its bytes if possible, else a stream of UTF-8 from the beginning.
 
-Compressed text, and encodings in which an ASCII byte may be part of another character, cannot be entered in the middle.
-Such a file is decompressed and transcoded from its beginning; offsets into it count the UTF-8 that comes out, a byte order
-mark left out. The stream read last stays open, so that the mini-batch that follows costs only its own bytes.
+Compressed text, and encodings in which an ASCII byte may be part of another character, cannot be read from the middle.
+Such a file is decompressed and transcoded from its beginning; offsets count the resulting UTF-8, without a byte order mark.
+The last stream stays open, so that the next mini-batch reads only its own bytes.
 """
 
 import codecs
@@ -14,9 +14,9 @@ from .storage import open_file, read_range
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20  #: bytes read at a time
-_KEPT = 64 << 20  #: bytes of a mini-batch that are kept for its next try
+_KEPT = 64 << 20  #: bytes of a mini-batch that are kept for its next attempt
 COMPRESSIONS = ("gzip", "bz2", "xz", "zstd")
-_FIRST_BYTES = {  # of compressed files; as text they would be control characters or broken UTF-8, or are very unlikely
+_FIRST_BYTES = {  # of compressed files; in text they would be control characters or broken UTF-8, or are very unlikely
     b"\x1f\x8b\x08": "gzip",
     b"BZh91AY&SY": "bz2",
     b"\xfd7zXZ\x00": "xz",
@@ -29,11 +29,11 @@ _FIRST_BYTES = {  # of compressed files; as text they would be control character
 
 
 class BadRecord(Exception):  # noqa: N818  its name is shown to the user as the error's type
-    """A record cannot be read; the text names file and record.
+    """A record cannot be read; the message contains file and record.
 
     Args:
-        text: The same.
-        may_pass: Another try may read it. Else it cannot help, since the file is known to be the planned one.
+        text: The message.
+        may_pass: Another attempt may succeed. Otherwise it cannot, because the file has not changed since planning.
     """
 
     def __init__(self, text: str, *, may_pass: bool = False) -> None:
@@ -41,39 +41,39 @@ class BadRecord(Exception):  # noqa: N818  its name is shown to the user as the 
         self.code = None if may_pass else "NoRetry"  #: retry.py reads it
 
 
-class UnreadableText(ValueError):  # noqa: N818  says what is wrong with a file; who reads it adds which
-    """What is in a file cannot be decompressed, or is not in its encoding."""
+class UnreadableText(ValueError):  # noqa: N818  callers replace it by an error that names the file
+    """The content of a file cannot be decompressed, or is not in its encoding."""
 
 
 def not_encoded(encoding: str, error: UnicodeError) -> str:
-    """Return the words for text that is in another encoding than the dataset says."""
-    words = str(error)
-    if isinstance(error, UnicodeDecodeError):  # its position would be one in some part of the text
-        words = f"byte 0x{error.object[error.start]:02x}: {error.reason}"
-    return f"is not {encoding.upper()}: {words}; is the dataset's encoding another one?"
+    """Return the error message for text that is not in the dataset's encoding."""
+    reason = str(error)
+    if isinstance(error, UnicodeDecodeError):  # its position would be relative to some part of the text
+        reason = f"byte 0x{error.object[error.start]:02x}: {error.reason}"
+    return f"is not {encoding.upper()}: {reason}; check the dataset's encoding"
 
 
 def check_compression(file: Any, compression: Optional[str]) -> None:
-    """Raise UnreadableText when the first bytes of *file* say that it is compressed in another way than the dataset says.
+    """Raise UnreadableText when the first bytes of *file* show another compression than the dataset's.
 
-    The file must be at its beginning, and is there afterwards.
+    The file must be at its beginning, and is rewound afterwards.
     """
     head = file.read(max(map(len, _FIRST_BYTES)))
     file.seek(0)
     if head[:3] == b"BZh":
-        head = head[:3] + b"9" + head[4:]  # the size of its blocks
-    found = next((kind for first, kind in _FIRST_BYTES.items() if head.startswith(first)), compression)
-    if found == compression:
+        head = head[:3] + b"9" + head[4:]  # normalises the block size
+    detected = next((kind for first, kind in _FIRST_BYTES.items() if head.startswith(first)), compression)
+    if detected == compression:
         return
-    words = f"is compressed with {found}" + (f", not with {compression}" if compression else "")
-    if found in COMPRESSIONS:
-        raise UnreadableText(f"{words}; pass compression={found!r}")
-    raise UnreadableText(f"{words}, which cannot be read; decompress it, or compress it with one of {', '.join(COMPRESSIONS)}")
+    problem = f"is compressed with {detected}" + (f", not with {compression}" if compression else "")
+    if detected in COMPRESSIONS:
+        raise UnreadableText(f"{problem}; pass compression={detected!r}")
+    raise UnreadableText(f"{problem}, which is not supported; decompress it, or use one of {', '.join(COMPRESSIONS)}")
 
 
 @lru_cache(maxsize=None)
 def is_transparent(encoding: str) -> bool:
-    """True when every byte below 128 stands for itself, so that delimiters and line ends can be found in the raw bytes.
+    """True when every byte below 128 is that ASCII character, so that delimiters and line ends can be found in raw bytes.
 
     >>> [is_transparent(name) for name in ("utf-8", "latin-1", "koi8-r", "utf-16", "utf-7", "shift_jis", "gb18030", "cp037")]
     [True, True, True, False, False, False, False, False]
@@ -81,21 +81,21 @@ def is_transparent(encoding: str) -> bool:
     ascii_bytes = bytes(range(128))
     beyond = "".join(map(chr, [*range(0x80, 0xD800), *range(0xE000, 0x11000)]))
     try:
-        is_kept = ascii_bytes.decode(encoding) == ascii_bytes.decode("ascii")
-        return is_kept and min(beyond.encode(encoding, "ignore"), default=0x80) >= 0x80
+        is_ascii = ascii_bytes.decode(encoding) == ascii_bytes.decode("ascii")
+        return is_ascii and min(beyond.encode(encoding, "ignore"), default=0x80) >= 0x80
     except UnicodeError:
         return False
 
 
 class TextStream:
-    """The text of a file as UTF-8, from its beginning; memory stays flat.
+    """The text of a file as UTF-8, read in chunks from its beginning.
 
     Raises:
-        UnreadableText: From read() too: the file is damaged, cut short, compressed in another way, or not in its encoding.
+        UnreadableText: Also by read(): the file is damaged, truncated, compressed differently, or not in its encoding.
     """
 
     def __init__(self, path: str, compression: Optional[str], encoding: str) -> None:
-        self.position = 0  #: bytes of text handed out
+        self.position = 0  #: bytes of text returned so far
         self._compression, self._encoding = compression, encoding
         is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
         self._decoder: Any = None if is_utf8 else codecs.getincrementaldecoder(encoding)("strict")
@@ -113,18 +113,18 @@ class TextStream:
             del self._ready[: len(BOM)]
 
     def read(self, size: int) -> bytes:
-        """Return the next *size* bytes of text; less only at its end."""
+        """Return the next *size* bytes of text; fewer only at its end."""
         self._fill(size)
-        found = bytes(self._ready[:size])
+        data = bytes(self._ready[:size])
         del self._ready[:size]
-        self.position += len(found)
-        return found
+        self.position += len(data)
+        return data
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def __del__(self) -> None:  # whoever lets go of a reader need not know that it holds a file
+    def __del__(self) -> None:  # owners of a reader need not know that it holds a file
         if hasattr(self, "_file"):
             self._file.close()
 
@@ -139,7 +139,7 @@ class TextStream:
         except _errors_of(self._compression) as error:
             if self._compression is None:
                 raise
-            raise UnreadableText(f"its {self._compression} data cannot be read: {error}") from None
+            raise UnreadableText(f"has damaged {self._compression} data: {error}") from None
 
     def _transcoded(self, chunk: bytes) -> bytes:
         text: str = self._decoder.decode(chunk, self._is_at_end)
@@ -147,7 +147,7 @@ class TextStream:
 
 
 def _errors_of(compression: Optional[str]) -> "Tuple[Type[Exception], ...]":
-    """Return what reading damaged data raises."""
+    """Return the exceptions of reading damaged data."""
     usual = (OSError, EOFError, ValueError, zlib.error)
     if compression != "xz":
         return usual
@@ -157,7 +157,7 @@ def _errors_of(compression: Optional[str]) -> "Tuple[Type[Exception], ...]":
 
 
 def _decompressed(file: Any, compression: Optional[str]) -> Any:
-    """Return *file* decompressed; streams that were put one behind the other are read through."""
+    """Return a decompressing reader of *file*; concatenated streams are all read."""
     if compression == "gzip":
         import gzip  # noqa: PLC0415  most processes never need it
 
@@ -171,46 +171,46 @@ def _decompressed(file: Any, compression: Optional[str]) -> Any:
 
         return _Streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ))
     if compression == "zstd":
-        import pyarrow as pa  # noqa: PLC0415  Python reads zstd by itself from 3.14 on
+        import pyarrow as pa  # noqa: PLC0415  Python itself supports zstd from 3.14 on
 
         return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
     return file
 
 
 class _Streams:
-    """Compressed streams, one behind the other. Unlike bz2 and lzma themselves, it takes nothing else for the end of the file.
+    """Reads concatenated compressed streams. Unlike bz2 and lzma, it raises for trailing data that is not a stream.
 
     Args:
         file: Open for reading.
-        make: Returns a decompressor of one stream.
+        create: Returns a decompressor of one stream.
     """
 
-    def __init__(self, file: Any, make: Callable[[], Any]) -> None:
-        self._file, self._make = file, make
-        self._stream = make()
+    def __init__(self, file: Any, create: Callable[[], Any]) -> None:
+        self._file, self._create = file, create
+        self._stream = create()
 
     def read(self, size: int) -> bytes:
-        """Return some bytes, *size* at most; none at the end."""
+        """Return at most *size* bytes; none at the end."""
         data = b""
         while not data:
             if self._stream.eof:
-                block = self._stream.unused_data.lstrip(b"\0")  # some writers fill their last block with them
+                block = self._stream.unused_data.lstrip(b"\0")  # some writers pad their last block with zeros
                 while not block:
                     block = self._file.read(_CHUNK)
                     if not block:
                         return b""
                     block = block.lstrip(b"\0")
-                self._stream = self._make()
+                self._stream = self._create()
             else:
                 block = self._file.read(_CHUNK) if self._stream.needs_input else b""
                 if not block and self._stream.needs_input:
-                    raise EOFError("it ends in the middle of a stream")
+                    raise EOFError("the file is truncated in the middle of a stream")
             data = self._stream.decompress(block, size)
         return data
 
 
-class Texts:
-    """Reads slices of text files; keeps the last stream open, and its last slice for the mini-batch that is tried again."""
+class TextReader:
+    """Reads slices of text files; keeps the last stream open, and its last slice for another attempt at the mini-batch."""
 
     def __init__(self) -> None:
         self._key: Any = None
@@ -218,20 +218,20 @@ class Texts:
         self._last: Tuple[int, int, bytes] = (0, 0, b"")
 
     def read(self, work: Dict[str, Any]) -> bytes:
-        """Return the text of a mini-batch: raw bytes, or UTF-8 where the file is a stream."""
+        """Return the text of a mini-batch: raw bytes, or UTF-8 if the file is read as a stream."""
         start, stop = work["start"], work["stop"]
-        how = work.get("stream")
-        if how is None:
+        stream = work.get("stream")
+        if stream is None:
             return read_range(work["path"], start, stop)
-        key = (work["path"], work["version"], how["compression"], how["encoding"])
+        key = (work["path"], work["version"], stream["compression"], stream["encoding"])
         if self._key == key and self._last[:2] == (start, stop):
             return self._last[2]
         try:
             data = self._forward(key, start, stop)
         except UnreadableText as error:
             self._close()
-            # What a disk or a store did not give in time looks like data that was damaged.
-            raise BadRecord(f"{work['path']}: {error}", may_pass=how["compression"] is not None) from None
+            # An incomplete read from a disk or a store looks like damaged data.
+            raise BadRecord(f"{work['path']}: {error}", may_pass=stream["compression"] is not None) from None
         self._last = (start, stop, data) if len(data) <= _KEPT else (0, 0, b"")
         return data
 

@@ -1,1 +1,1 @@
-"""Where a step runs: each compute target opens a Dask cluster and closes it again."""
+"""Compute targets: each opens a Dask cluster for a step, and closes it afterwards."""

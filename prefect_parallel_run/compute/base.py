@@ -1,4 +1,4 @@
-"""The protocol that every compute target follows."""
+"""The protocols of compute targets and their clusters."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from distributed import Client
 
 from prefect_parallel_run.node.settings import NodeSettings
 
-LEASE_KEY = "parallel-run-"  #: how the Dask keys of our leases begin
+LEASE_KEY = "parallel-run-"  #: prefix of the Dask keys of leases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a step asks a compute target for."""
+    """The nodes that a step requests from a compute target."""
 
     nodes: int  #: Dask workers
-    at_least: int | None  #: to begin with, when fewer than *nodes* will do; None: all, as long as *timeout* allows
-    slots: int | None  #: child processes per node; None: as many as each node has cores
-    timeout: float  #: s to wait for nodes; then those that are there must do
-    dashboard: bool = False  #: serve the Dask dashboard, where the cluster is ours
+    at_least: int | None  #: enough to start with; None: wait for all *nodes*, up to *timeout*
+    slots: int | None  #: child processes per node; None: one per core of the node
+    timeout: float  #: s to wait for nodes; then the step starts with the available ones
+    dashboard: bool = False  #: serve the Dask dashboard, if the cluster is opened for the step
 
     @property
     def first(self) -> int:
-        """Return how many nodes are waited for."""
+        """Return the number of nodes to wait for."""
         return self.nodes if self.at_least is None else self.at_least
 
 
@@ -37,55 +37,55 @@ class Cluster(Protocol):
 
     @property
     def client(self) -> Client:
-        """Return a client of its scheduler."""
+        """Return a client of the cluster's scheduler."""
 
     @property
     def dashboard(self) -> str:
-        """Return the address of the Dask dashboard, or an empty text."""
+        """Return the address of the Dask dashboard, or an empty string."""
 
     @property
     def slots(self) -> int | None:
-        """Return the child processes to start per node; None leaves it to the node's cores."""
+        """Return the number of child processes per node; None: one per core of the node."""
 
     @property
     def prepared(self) -> int:
-        """Return how many nodes had the settings before they joined; their names count from ``node-0``."""
+        """Return the number of nodes, named from ``node-0`` on, that received the settings before they joined the scheduler."""
 
     @property
     def is_here(self) -> bool:
-        """True when all nodes are processes of this machine, with its files and its interpreter."""
+        """True when all nodes are processes on this machine, with its files and this interpreter."""
 
     @property
     def is_elastic(self) -> bool:
-        """True when ``scale`` brings nodes, and ``release`` ends some."""
+        """True when ``scale`` adds nodes and ``release`` removes them."""
 
     def scale(self, nodes: int) -> None:
-        """Ask for so many nodes in all; they come when they come.
+        """Request *nodes* nodes in total, without waiting for them.
 
-        It, and ``release``, may take its time, and raise whatever the cluster has against it.
+        ``scale`` and ``release`` may be slow, and may raise any exception of the cluster.
         """
 
     def release(self, workers: Collection[str]) -> None:
-        """End the workers of these addresses; nothing runs on them."""
+        """Stop the workers with these addresses; they must be idle."""
 
     def discard(self, worker: str) -> None:
-        """End the worker of this name, if it is ours: it gives no sign of life. Another one may take its place."""
+        """Kill the unresponsive worker with this name, if the cluster was opened for the step; it may be replaced."""
 
     def abandon(self) -> None:
-        """End the workers at once, if they are ours; called when what they still do no longer matters."""
+        """Kill the workers, if the cluster was opened for the step; called when their work is no longer needed."""
 
 
 class Target(Protocol):
-    """Somewhere to run."""
+    """A compute target."""
 
     def open(
         self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]
     ) -> AbstractContextManager[Cluster]:
-        """Return an open cluster with as many workers as there are to be had.
+        """Open a cluster with the requested workers, or the available ones.
 
-        Once *cancelled* is set, opening ends soon, with an error. When *settings* come before the cluster is open, its nodes
+        Once *cancelled* is set, opening soon raises an error. When *settings* are set before the cluster is open, its nodes
         may start their children meanwhile.
 
         Raises:
-            ComputeTargetError: It cannot be opened, or has no worker in time.
+            ComputeTargetError: The cluster cannot be opened, or has no worker in time.
         """

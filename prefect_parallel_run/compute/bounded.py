@@ -1,4 +1,4 @@
-"""Calls that may hang: begun on a thread of their own, and waited for no longer than anybody wants what comes of them."""
+"""Runs calls that may hang on threads of their own, with a timeout and cancellation."""
 
 from __future__ import annotations
 
@@ -10,65 +10,63 @@ from concurrent.futures import wait as wait_for
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_GLANCE = 0.1  #: s between two looks whether anybody still waits
+_POLL_INTERVAL = 0.1  #: s between two checks for cancellation
 _NEVER = threading.Event()
 
 
 class CallAbandonedError(Exception):
-    """A call has not come back in time, or nobody waits for it any more; the argument says which."""
+    """A call has timed out or was cancelled; the argument says which."""
 
 
-def begin(do: Callable[[], T], undo: Callable[[T], Any] = lambda _: None) -> Future[T]:
-    """Call *do* on a daemon thread, which can be left behind should it never come back; return what will come of it.
+def begin(call: Callable[[], T], undo: Callable[[T], Any] = lambda _: None) -> Future[T]:
+    """Start *call* on a daemon thread, which can be left behind if it never returns; return a future of its result.
 
-    Once the future is cancelled, what *do* returns is undone, on the thread.
+    If the future is cancelled, the thread passes the result of *call* to *undo*.
     """
-    outcome: Future[T] = Future()
-    threading.Thread(target=_call, args=(do, outcome, undo), name="call-that-may-hang", daemon=True).start()
-    return outcome
+    future: Future[T] = Future()
+    threading.Thread(target=_run, args=(call, future, undo), name="call-that-may-hang", daemon=True).start()
+    return future
 
 
-def bounded(
-    do: Callable[[], T],
+def call_with_timeout(
+    call: Callable[[], T],
     timeout: float,
     cancelled: threading.Event = _NEVER,
     *,
     grace: float = 0.0,
     undo: Callable[[T], Any] = lambda _: None,
 ) -> T:
-    """Return what *do* returns, unless it hangs.
+    """Return the result of *call*, unless it hangs.
 
     Args:
-        do: What to call.
+        call: Function to call.
         timeout: s.
         cancelled: Ends the wait.
-        grace: s that are waited on once *cancelled* is set.
-        undo: Called with what *do* returns when nobody waits for it any more.
+        grace: s to wait after *cancelled* is set.
+        undo: Called with the result of *call* if it returns after the timeout or cancellation.
 
     Raises:
-        GivenUpError: It has not come back; it goes on, and what it returns is undone.
+        CallAbandonedError: It has not returned; it continues in the background, and its result is passed to *undo*.
     """
-    outcome = begin(do, undo)
+    future = begin(call, undo)
     deadline = time.monotonic() + timeout
-    is_shorter = False
-    while not wait_for([outcome], timeout=min(_GLANCE, max(deadline - time.monotonic(), 0.0))).done:
-        if cancelled.is_set() and not is_shorter:
-            is_shorter, deadline = True, min(deadline, time.monotonic() + grace)
-        if time.monotonic() >= deadline and outcome.cancel():  # else it has come back just now
-            raise CallAbandonedError(
-                "nobody waits for it any more" if cancelled.is_set() else f"no answer within {timeout:g} s"
-            )
-    return outcome.result()
+    is_shortened = False
+    while not wait_for([future], timeout=min(_POLL_INTERVAL, max(deadline - time.monotonic(), 0.0))).done:
+        if cancelled.is_set() and not is_shortened:
+            is_shortened, deadline = True, min(deadline, time.monotonic() + grace)
+        if time.monotonic() >= deadline and future.cancel():  # else it has just returned
+            raise CallAbandonedError("cancelled" if cancelled.is_set() else f"no answer within {timeout:g} s")
+    return future.result()
 
 
-def _call(do: Callable[[], T], outcome: Future[T], undo: Callable[[T], Any]) -> None:
+def _run(call: Callable[[], T], future: Future[T], undo: Callable[[T], Any]) -> None:
     try:
-        value = do()
-    except BaseException as error:  # noqa: BLE001  handed to whoever waits
-        if outcome.set_running_or_notify_cancel():
-            outcome.set_exception(error)
+        value = call()
+    except BaseException as error:  # noqa: BLE001  passed to the caller through the future
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
         return
-    if outcome.set_running_or_notify_cancel():
-        outcome.set_result(value)
+    if future.set_running_or_notify_cancel():
+        future.set_result(value)
     else:
         undo(value)

@@ -1,4 +1,4 @@
-"""A cluster of our own of any Dask cluster class: a batch queue, Kubernetes, machines by SSH, a cloud. Gone with the step."""
+"""A managed cluster of any Dask cluster class: a batch queue, Kubernetes, machines by SSH, a cloud. Closed with the step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 from distributed import Client, Status
 
 from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.bounded import CallAbandonedError, bounded
+from prefect_parallel_run.compute.bounded import CallAbandonedError, call_with_timeout
 from prefect_parallel_run.compute.certificates import new_credentials
 from prefect_parallel_run.compute.connect import leave, wait_for_workers
 from prefect_parallel_run.compute.dask_classes import ClusterArguments, arguments_for
@@ -28,12 +28,12 @@ from prefect_parallel_run.compute.scheduler import is_encrypted
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.settings import NodeSettings
 
-_OPEN_TIMEOUT = 3600.0  #: s for a class to come back; clouds take their time
-_CLOSE_TIMEOUT = 10  #: s that a cluster is told to take at its end
-_LAST_TIMEOUT = {False: 60.0, True: 8.0}  #: s that it is waited for then; True: a person has cancelled, or something failed
-_GRACE = 3.0  #: s for a class to come back that opens something nobody wants any more
+_OPEN_TIMEOUT = 3600.0  #: s; clouds are slow
+_CLOSE_TIMEOUT = 10  #: s, passed to the cluster's close()
+_LAST_TIMEOUT = {False: 60.0, True: 8.0}  #: s to wait for close(); True: after a cancellation or an error
+_GRACE = 3.0  #: s to wait for a class that is opening a cluster after a cancellation
 _LOGGER = logging.getLogger(__name__)
-_COUNTS = ("n_workers", "n")  #: arguments that would say how many nodes there are
+_COUNTS = ("n_workers", "n")  #: arguments that would set the number of nodes
 
 
 class ClassTarget:
@@ -41,17 +41,17 @@ class ClassTarget:
 
     Args:
         cluster_class: Dotted name.
-        arguments: For the class; they win over what we would give it.
-        allow_insecure: Accept a cluster without certificates: whoever reaches its ports can run code as this user.
+        arguments: Arguments of the class; they override the defaults.
+        allow_insecure: Accept a cluster without certificates: anyone who can reach its ports can run code as this user.
 
     Raises:
-        ValueError: There is no such class, or the arguments name a number of workers, which node_count does.
+        ValueError: The class does not exist, or the arguments set a number of workers, which is the task of node_count.
     """
 
     def __init__(self, cluster_class: str, arguments: Mapping[str, Any], *, allow_insecure: bool = False) -> None:
         self._name, self._arguments, self._allow_insecure = cluster_class, dict(arguments), allow_insecure
         if named := [name for name in _COUNTS if name in arguments]:
-            raise ValueError(f"cluster_kwargs has {named[0]}; accepted: node_count says how many nodes there are")
+            raise ValueError(f"cluster_kwargs must not contain {named[0]}; set node_count instead")
         self._class = load_class(cluster_class)
 
     @contextmanager
@@ -59,65 +59,63 @@ class ClassTarget:
         self,
         request: Request,
         cancelled: threading.Event,
-        settings: Future[NodeSettings],  # noqa: ARG002  its workers are told when they have joined
+        settings: Future[NodeSettings],  # noqa: ARG002  its workers receive the settings after they have joined
     ) -> Iterator[ManagedCluster]:
         """Start the cluster and wait for its workers; see Target."""
-        words = arguments_for(self._name, request.first, request.slots, self._arguments, _parameters(self._class))
-        if words.is_plain:
+        plan = arguments_for(self._name, request.first, request.slots, self._arguments, _parameters(self._class))
+        if plan.is_plain:
             self._refuse_plain("its connections are not encrypted")
         logging.getLogger("distributed").setLevel(logging.ERROR)
         with ExitStack() as stack:
-            made = self._make(words, stack, cancelled)
-            stack.callback(lambda: _close(made, is_urgent=cancelled.is_set()))
-            if words.scales_by == "scale":
-                self._trying(lambda: _scale(made, request.first), cancelled)
-            client = self._trying(lambda: Client(made, set_as_default=False), cancelled, undo=leave)
+            cluster = self._create(plan, stack, cancelled)
+            stack.callback(lambda: _close(cluster, is_urgent=cancelled.is_set()))
+            if plan.scales_by == "scale":
+                self._try(lambda: _scale(cluster, request.first), cancelled)
+            client = self._try(lambda: Client(cluster, set_as_default=False), cancelled, undo=leave)
             stack.callback(leave, client)
             if not is_encrypted(str(client.scheduler.address)):
-                self._refuse_plain(f"its scheduler is at {client.scheduler.address}, which is not encrypted")
+                self._refuse_plain(f"the connection to its scheduler at {client.scheduler.address} is not encrypted")
             wait_for_workers(self._name, client, request, cancelled)
-            yield ManagedCluster(made, client, request.slots, is_elastic=words.scales_by != "fixed")
+            yield ManagedCluster(cluster, client, request.slots, is_elastic=plan.scales_by != "fixed")
 
-    def _make(self, words: ClusterArguments, stack: ExitStack, cancelled: threading.Event) -> Any:
-        arguments = dict(words.arguments)
-        if words.scheduler_options is not None:
-            arguments[words.scheduler_options] = _with_dashboard(arguments.get(words.scheduler_options) or {})
-        if words.wants_security and not self._allow_insecure:
+    def _create(self, plan: ClusterArguments, stack: ExitStack, cancelled: threading.Event) -> Any:
+        arguments = dict(plan.arguments)
+        if plan.scheduler_options is not None:
+            arguments[plan.scheduler_options] = _with_dashboard(arguments.get(plan.scheduler_options) or {})
+        if plan.wants_security and not self._allow_insecure:
             credentials = new_credentials()
-            if words.certificate_folder is None:
+            if plan.certificate_folder is None:
                 arguments["security"] = credentials.security()
             else:
-                shared = arguments.get(words.certificate_folder) or Path.cwd()  # jobs see what we see there
+                shared = arguments.get(plan.certificate_folder) or Path.cwd()  # a folder that the jobs share
                 folder = tempfile.mkdtemp(prefix=".parallel_run_certificates_", dir=shared)
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 arguments["security"] = credentials.in_files(Path(folder))
-        return self._trying(lambda: self._class(**arguments), cancelled, undo=lambda made: _close(made, is_urgent=False))
+        return self._try(lambda: self._class(**arguments), cancelled, undo=lambda late: _close(late, is_urgent=False))
 
     def _refuse_plain(self, reason: str) -> None:
-        """Raise ComputeTargetError for a cluster that asks nobody who they are, unless that is accepted."""
+        """Raise ComputeTargetError for a cluster without authentication, unless allow_insecure is set."""
         if not self._allow_insecure:
-            danger = "whoever can connect to it can run code as this user"
-            action = "give it certificates, or allow_insecure=True"
+            danger = "anyone who can connect to it can run code as this user"
+            action = "configure certificates, or set allow_insecure=True"
             raise ComputeTargetError(self._name, f"{reason}: {danger}; {action}")
 
-    def _trying(self, do: Callable[[], Any], cancelled: threading.Event, undo: Callable[[Any], Any] = lambda _: None) -> Any:
-        """Return what *do* returns; whatever a cluster class raises is told as the compute target's failure.
+    def _try(self, call: Callable[[], Any], cancelled: threading.Event, undo: Callable[[Any], Any] = lambda _: None) -> Any:
+        """Return the result of *call*; raise any exception of the cluster class as ComputeTargetError.
 
-        Classes that hear of no cancelling are left behind; what they open all the same is closed by *undo*.
+        A call that ignores cancellation continues in the background; if it still opens a cluster, *undo* closes it.
         """
         try:
-            return bounded(do, _OPEN_TIMEOUT, cancelled, grace=_GRACE, undo=undo)
+            return call_with_timeout(call, _OPEN_TIMEOUT, cancelled, grace=_GRACE, undo=undo)
         except CallAbandonedError as error:
-            _LOGGER.warning(
-                "%s does not come back from opening a cluster; should this process end first, close it by hand", self._name
-            )
-            raise ComputeTargetError(self._name, f"it cannot be opened: {error}") from error
-        except Exception as error:  # what they raise has no common class
-            raise ComputeTargetError(self._name, f"it cannot be opened: {type(error).__name__}: {error}") from error
+            _LOGGER.warning("opening %s did not return; if this process exits first, close the cluster manually", self._name)
+            raise ComputeTargetError(self._name, f"cannot open the cluster: {error}") from error
+        except Exception as error:  # the exceptions of cluster classes have no common class
+            raise ComputeTargetError(self._name, f"cannot open the cluster: {type(error).__name__}: {error}") from error
 
 
 class ManagedCluster:
-    """A cluster that was opened for the step, and ends with it."""
+    """A cluster that was opened for the step and is closed with it."""
 
     prepared = 0
     is_here = False
@@ -127,52 +125,52 @@ class ManagedCluster:
         self.dashboard: str = client.dashboard_link or ""
 
     def scale(self, nodes: int) -> None:
-        """Ask for so many nodes; they come when they come. Raises what the cluster does."""
+        """Request *nodes* nodes, without waiting for them; raises any exception of the cluster."""
         _scale(self._cluster, nodes)
 
     def release(self, workers: Collection[str]) -> None:
-        """End workers, by name where the cluster knows them so, else by telling the scheduler that they may go."""
+        """Stop workers, by name if the cluster supports that, else by reducing their number."""
         known = self.client.scheduler_info(n_workers=-1)["workers"]
         names = [known[address]["name"] for address in workers if address in known]
         if hasattr(self._cluster, "scale_down") and hasattr(self._cluster, "worker_spec"):
             self._cluster.sync(self._cluster.scale_down, names)
-        else:  # the scheduler is asked for those that have nothing to do
+        else:  # the scheduler chooses idle workers
             self._cluster.scale(len(known) - len(names))
 
     def discard(self, worker: str) -> None:
-        """Nothing: the cluster notices by itself what has become of a worker."""
+        """Do nothing: the cluster itself detects lost workers."""
 
     def abandon(self) -> None:
-        """Nothing more than closing it, which follows."""
+        """Do nothing: the cluster is closed right after this."""
 
 
 def load_class(dotted: str) -> Any:
-    """Return the class of this name; raises ValueError when there is none.
+    """Import a class by its dotted name; raises ValueError when it does not exist.
 
-    dask_jobqueue changes what Ctrl-C does when it is imported, and can only be imported by the main thread: the handlers are
-    put back, and a step imports its class when it is made.
+    dask_jobqueue changes the signal handlers when it is imported, and can only be imported by the main thread: so this restores
+    the handlers, and a step imports its class when it is created.
     """
     module, _, name = dotted.rpartition(".")
     try:
-        with _own_signal_handlers():
+        with _signal_handlers_restored():
             return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        raise ValueError(f"compute_target {dotted} needs the package of {error.name}, which is not installed here") from error
+        raise ValueError(f"compute_target {dotted}: install the package that provides {error.name}") from error
     except AttributeError as error:
-        raise ValueError(f"compute_target {dotted}: {module} has no {name}") from error
+        raise ValueError(f"compute_target {dotted}: module {module} has no attribute {name}") from error
 
 
 @contextlib.contextmanager
-def _own_signal_handlers() -> Iterator[None]:
+def _signal_handlers_restored() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if handler is not None:  # one that was not set by Python cannot be
+        for number, handler in handlers.items():
+            if handler is not None:  # one that Python has not set cannot be restored
                 signal.signal(number, handler)
 
 
@@ -184,22 +182,22 @@ def _parameters(kind: Any) -> Collection[str]:
 
 
 def _with_dashboard(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return options of a scheduler in this process, whose dashboard can be served or is off.
+    """Return the scheduler's options, with the dashboard turned off if it cannot be imported.
 
-    Without bokeh every scheduler tries to import the dashboard anew, and two that do so in two threads fail.
+    Without bokeh every scheduler tries again to import the dashboard, and two that do so in two threads fail.
     """
     if options.get("dashboard", True):
         try:
             import_dashboard()
         except ValueError:
-            if "dashboard" in options:  # the user wants it
+            if "dashboard" in options:  # requested by the user
                 raise
             return {**options, "dashboard": False}
     return options
 
 
 def _scale(cluster: Any, nodes: int) -> None:
-    """Ask for workers, and hear what the queue says to it, where the class tells."""
+    """Request workers, and raise the queue's error if the class reports one."""
     if not hasattr(cluster, "worker_spec"):
         cluster.scale(nodes)
         return
@@ -209,32 +207,32 @@ def _scale(cluster: Any, nodes: int) -> None:
         try:
             await cluster
         except BaseException:
-            _forget_unborn(cluster)
+            _remove_failed_workers(cluster)
             raise
 
     cluster.sync(grow)
 
 
-def _forget_unborn(cluster: Any) -> None:
-    """Have a cluster forget workers that it could not start: it would take them for its own, and never try again."""
+def _remove_failed_workers(cluster: Any) -> None:
+    """Remove workers that a cluster could not start: it would count them as running, and never retry."""
     for name, worker in list(cluster.workers.items()):
         if getattr(worker, "status", None) in (Status.created, Status.failed):
             del cluster.workers[name]
             cluster.worker_spec.pop(name, None)
-            getattr(cluster, "_created", set()).discard(worker)  # its end would wait for theirs
+            getattr(cluster, "_created", set()).discard(worker)  # close() would wait for them
 
 
 def _close(cluster: Any, *, is_urgent: bool) -> None:
     try:
-        bounded(lambda: _close_it(cluster), _LAST_TIMEOUT[is_urgent])
-    except AssertionError:  # of a job queue that refused its jobs
+        call_with_timeout(lambda: _call_close(cluster), _LAST_TIMEOUT[is_urgent])
+    except AssertionError:  # raised when a job queue has refused the jobs
         return
-    except Exception as error:  # noqa: BLE001  the run is over, well or not: what a cluster says at its end changes nothing
-        _LOGGER.warning("the cluster did not close well: %s: %s", type(error).__name__, error)
+    except Exception as error:  # noqa: BLE001  an error in close() must not change the result of the run
+        _LOGGER.warning("closing the cluster failed: %s: %s", type(error).__name__, error)
 
 
-def _close_it(cluster: Any) -> None:
+def _call_close(cluster: Any) -> None:
     try:
         cluster.close(timeout=_CLOSE_TIMEOUT)
-    except TypeError:  # some take none
+    except TypeError:  # some classes do not accept a timeout
         cluster.close()

@@ -1,4 +1,4 @@
-"""Getting into touch with a scheduler, and waiting for its workers; a person who cancels need not wait along."""
+"""Connects to a scheduler and waits for its workers; both can be cancelled."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from concurrent.futures import CancelledError
 from distributed import Client, Security
 
 from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.bounded import CallAbandonedError, bounded
+from prefect_parallel_run.compute.bounded import CallAbandonedError, call_with_timeout
 from prefect_parallel_run.errors import ComputeTargetError
 
-_CONNECT_SLICE = 5.0  #: s of one attempt; between two of them it is seen whether anybody still waits
+_CONNECT_SLICE = 5.0  #: s of one attempt; cancellation is checked between two attempts
 _CONNECT_TIMEOUT = 30.0  #: s
-_ANSWER_TIMEOUT = 30.0  #: s for a scheduler to answer a question
-_LEAVE_TIMEOUT = 2.0  #: s for it to hear that we go
+_ANSWER_TIMEOUT = 30.0  #: s for a scheduler to answer
+_LEAVE_TIMEOUT = 2.0  #: s for the client to close
 _LOGGER = logging.getLogger(__name__)
-_LOOK = 0.1  #: s between two looks at the workers
+_POLL_INTERVAL = 0.1  #: s
 
 
 def connect(target: str, address: str, security: Security | None, cancelled: threading.Event) -> Client:
     """Return a client of the scheduler at *address*.
 
     Args:
-        target: How the user calls it, for the error.
-        address: As Dask writes it.
-        security: Certificates; None takes those of Dask's own configuration.
+        target: The user's name for it, for errors.
+        address: In Dask's notation.
+        security: Certificates; None uses those of Dask's configuration.
         cancelled: Ends the attempt.
 
     Raises:
-        ComputeTargetError: It does not answer, or refuses us.
+        ComputeTargetError: The scheduler does not answer, or refuses the connection.
     """
     deadline = time.monotonic() + _CONNECT_TIMEOUT
     while True:
         try:
-            # One that is stopped, or hangs, takes the connection and never says a word.
-            return bounded(
+            # A stopped or hanging scheduler accepts the connection and never answers.
+            return call_with_timeout(
                 lambda: Client(address, security=security, timeout=_CONNECT_SLICE, set_as_default=False),
                 _CONNECT_TIMEOUT,
                 cancelled,
@@ -49,60 +49,59 @@ def connect(target: str, address: str, security: Security | None, cancelled: thr
             raise ComputeTargetError(target, f"the scheduler at {address}: {error}") from error
         except (OSError, asyncio.TimeoutError) as error:
             if time.monotonic() > deadline or _is_final(error):
-                words = f"no scheduler answers at {address}: {_cause(error)}"
-                raise ComputeTargetError(target, words) from error
+                raise ComputeTargetError(target, f"no scheduler answers at {address}: {_cause(error)}") from error
         except (ValueError, TypeError, RuntimeError) as error:  # an address or certificates that Dask cannot use
             raise ComputeTargetError(target, f"{address}: {error}") from error
         if cancelled.is_set():
-            raise ComputeTargetError(target, "nobody waits for it any more")
+            raise ComputeTargetError(target, "cancelled")
 
 
 def leave(client: Client) -> None:
-    """Close a client; a scheduler that does not hear it will notice by itself."""
+    """Close a client; a scheduler that does not receive this detects the closed connection later."""
     try:
-        bounded(lambda: client.close(timeout=_LEAVE_TIMEOUT), 2 * _LEAVE_TIMEOUT)
+        call_with_timeout(lambda: client.close(timeout=_LEAVE_TIMEOUT), 2 * _LEAVE_TIMEOUT)
     except (OSError, asyncio.TimeoutError, CancelledError, CallAbandonedError) as error:
-        _LOGGER.debug("the connection to the scheduler did not close well: %s: %s", type(error).__name__, error)
+        _LOGGER.debug("closing the connection to the scheduler failed: %s: %s", type(error).__name__, error)
 
 
 def wait_for_workers(
-    target: str, client: Client, request: Request, cancelled: threading.Event, look: Callable[[], None] = lambda: None
+    target: str, client: Client, request: Request, cancelled: threading.Event, check: Callable[[], None] = lambda: None
 ) -> None:
-    """Return when there are the workers that *request* begins with, or at its timeout when there is any.
+    """Wait for the first workers of *request*; at its timeout, return if there is at least one.
 
     Args:
-        target: How the user calls it, for the error.
-        client: Of the scheduler.
-        request: How many, and for how long.
+        target: The user's name for it, for errors.
+        client: Client of the scheduler.
+        request: Number of workers, and timeout.
         cancelled: Ends the wait.
-        look: Called now and then; may raise ComputeTargetError when no worker can come any more.
+        check: Called repeatedly; may raise ComputeTargetError when no worker can join any more.
 
     Raises:
-        ComputeTargetError: There is none at the timeout, or the scheduler does not answer.
+        ComputeTargetError: There is no worker at the timeout, or the scheduler does not answer.
     """
     deadline = time.monotonic() + request.timeout
-    while (there := worker_count(target, client, cancelled)) < request.first:
+    while (count := worker_count(target, client, cancelled)) < request.first:
         if cancelled.is_set():
-            raise ComputeTargetError(target, "nobody waits for it any more")
-        look()
+            raise ComputeTargetError(target, "cancelled")
+        check()
         if time.monotonic() > deadline:
-            if there:
+            if count:
                 return
-            words = f"no worker has come within node_start_timeout = {request.timeout:g} s"
-            raise ComputeTargetError(target, words)
-        time.sleep(_LOOK)
+            message = f"no worker joined within node_start_timeout = {request.timeout:g} s"
+            raise ComputeTargetError(target, message)
+        time.sleep(_POLL_INTERVAL)
 
 
 def worker_count(target: str, client: Client, cancelled: threading.Event) -> int:
-    """Return how many workers the scheduler has; arguments and errors are those of ``wait_for_workers``."""
+    """Return the number of the scheduler's workers; arguments and errors are those of ``wait_for_workers``."""
     try:
-        return len(bounded(client.nthreads, _ANSWER_TIMEOUT, cancelled))
+        return len(call_with_timeout(client.nthreads, _ANSWER_TIMEOUT, cancelled))
     except (CallAbandonedError, OSError, asyncio.TimeoutError, CancelledError) as error:
         raise ComputeTargetError(target, f"the scheduler does not answer: {error}") from error
 
 
 def _is_final(error: BaseException) -> bool:
-    """True for what a second attempt cannot mend: certificates that are refused, or are not there."""
+    """True for errors that a second attempt cannot fix: missing or refused certificates."""
     text = _cause(error)
     if isinstance(error, FileNotFoundError | PermissionError):
         return True
@@ -110,7 +109,7 @@ def _is_final(error: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost reason; what Dask puts around it says only that it timed out."""
+    """Return the innermost cause; Dask's own exception only says that it timed out."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"

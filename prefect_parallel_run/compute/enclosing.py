@@ -1,4 +1,4 @@
-"""The cluster that a step finds itself in: that of the Dask worker it runs on, or of its flow's DaskTaskRunner."""
+"""The cluster that a step runs in: the one of its Dask worker, or of its flow's DaskTaskRunner."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ from prefect_parallel_run.node.settings import NodeSettings
 
 
 class EnclosingClusterTarget:
-    """The workers of a cluster that the step was sent to, or that its flow has opened.
+    """The workers of the cluster that the step was submitted to, or that its flow has opened.
 
     Args:
-        address: Of the scheduler.
-        security: Its certificates.
-        is_inside: The step itself runs in a task of this cluster, and must not keep a thread from the others.
+        address: Address of the scheduler.
+        security: Certificates of the scheduler.
+        is_inside: The step itself runs in a task of this cluster, and must not block a worker thread.
     """
 
     def __init__(self, address: str, security: Security | None, *, is_inside: bool) -> None:
-        self._scheduler = SchedulerTarget(address, security=security, allow_insecure=True)  # we are in it already
+        self._scheduler = SchedulerTarget(
+            address, security=security, allow_insecure=True
+        )  # this process already uses that connection
         self._is_inside = is_inside
         self.address = address
 
     @contextmanager
     def open(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> Iterator[ExistingCluster]:
-        """Use the workers that it has; see Target."""
+        """Use the cluster's workers; see Target."""
         with self._scheduler.open(request, cancelled, settings) as cluster:
             yield cluster
 
     def secede(self) -> None:
-        """Leave the worker's thread to other tasks; to be called by the thread that the step runs in."""
+        """Release the worker's thread for other tasks; must be called by the step's thread."""
         if self._is_inside:
             secede()
 
 
 def surrounding_target(task_runner: Any) -> EnclosingClusterTarget | None:
-    """Return the cluster that the calling thread works for, or None.
+    """Return the cluster of the calling thread, or None.
 
     Args:
-        task_runner: Of the flow that the step is called in; only a DaskTaskRunner has a cluster.
+        task_runner: Task runner of the flow that calls the step; only a DaskTaskRunner has a cluster.
     """
     try:
         worker = get_worker()

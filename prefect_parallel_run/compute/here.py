@@ -1,4 +1,4 @@
-"""How many processes nodes of this machine have when nobody says it."""
+"""The default number of processes for nodes on this machine."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from prefect_parallel_run.node.gpus import default_slots, visible_gpus
 
 
 def slots_here(nodes: int) -> int:
-    """Return the processes of each of *nodes* that share this machine."""
+    """Return the number of processes per node when *nodes* nodes share this machine."""
     return default_slots(max(1, CPU_COUNT // nodes), visible_gpus(os.environ))

@@ -1,4 +1,4 @@
-"""``compute_target="local"``: a Dask cluster on this machine, which no other user can connect to, gone with the step."""
+"""``compute_target="local"``: a Dask cluster on this machine, private to this user and closed with the step."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from prefect_parallel_run.node.settings import NodeSettings
 _WORKER = Path(__file__).with_name("worker.py")
 _LOOPBACK = "127.0.0.1"
 _CLOSE_TIMEOUT = 5  #: s
-_LOOK = 0.25  #: s between two looks at the workers
-_RESTARTS = 5  #: times that a worker which died is started again, per node
+_POLL_INTERVAL = 0.25  #: s between two checks for dead workers
+_RESTARTS = 5  #: maximum restarts per worker
 _IMPORTING = threading.Lock()
 
 
@@ -44,11 +44,11 @@ class LocalTarget:
 
     @contextmanager
     def open(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> Iterator[_LocalCluster]:
-        """Open a cluster; the machine's GPUs and, where no number of slots is asked for, its cores are shared out."""
+        """Open a cluster; its nodes share the machine's GPUs and, unless a number of slots is requested, its cores."""
         nodes, gpus = request.nodes, visible_gpus(os.environ)
         slots = request.slots or default_slots(max(1, CPU_COUNT // nodes), gpus)
         logging.getLogger("distributed").setLevel(logging.ERROR)
-        logging.getLogger("distributed.scheduler").addFilter(_is_news)
+        logging.getLogger("distributed.scheduler").addFilter(_is_relevant)
         cluster: _LocalCluster | None = None
         try:
             if request.dashboard:
@@ -68,7 +68,7 @@ class LocalTarget:
 
 
 class _LocalCluster:
-    """A scheduler in this process, and workers that are started again when they die."""
+    """A scheduler in this process, and workers that are restarted when they die."""
 
     is_here = True
     is_elastic = False
@@ -76,11 +76,11 @@ class _LocalCluster:
     def __init__(self, nodes: int, slots: int, gpus: tuple[str, ...], *, dashboard: bool) -> None:
         self.slots = slots
         self.prepared = 0
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the cluster
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the cluster
         self._folder = tempfile.mkdtemp(prefix="parallel_run_workers_")
         self._closing = threading.Event()
         self._environments = [node_environment(number, nodes, gpus, os.environ) for number in range(nodes)]
-        self._workers = [self._start(number) for number in range(nodes)]  # they import while the scheduler opens
+        self._workers = [self._start(number) for number in range(nodes)]  # they import while the scheduler starts
         self._restarts = [0] * nodes
         try:
             credentials = new_credentials()
@@ -90,55 +90,59 @@ class _LocalCluster:
             self._clean_up()
             raise
         self.dashboard: str = self._scheduler.dashboard_link if dashboard else ""
-        to_join = {"address": self._scheduler.scheduler_address, "certificate": credentials.certificate, "key": credentials.key}
-        self._first_line = json.dumps(to_join).encode("ascii") + b"\n"
+        connection = {
+            "address": self._scheduler.scheduler_address,
+            "certificate": credentials.certificate,
+            "key": credentials.key,
+        }
+        self._first_line = json.dumps(connection).encode("ascii") + b"\n"
         for worker in self._workers:
-            _tell(worker, self._first_line)
-        self._keeper = threading.Thread(target=self._keep, name="keep-workers", daemon=True)
-        self._keeper.start()
+            _send_line(worker, self._first_line)
+        self._monitor = threading.Thread(target=self._restart_dead_workers, name="restart-workers", daemon=True)
+        self._monitor.start()
 
     def wait_for_workers(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> None:
-        """Return when workers have come up, or at the timeout when one has; meanwhile they are told the *settings*.
+        """Wait for the first workers; at the timeout, return if there is one. Send *settings* to them meanwhile.
 
         Raises:
-            RuntimeError, TimeoutError: No worker can, or does.
+            RuntimeError, TimeoutError: No worker stays alive, or none joined in time.
         """
         deadline = time.monotonic() + request.timeout
-        while (there := len(self._scheduler.scheduler.workers)) < request.first:  # it is here: asking it would cost messages
+        while (count := len(self._scheduler.scheduler.workers)) < request.first:  # read in this process, without messages
             workers = zip(self._workers, self._restarts, strict=True)
             if all(restarts >= _RESTARTS and worker.poll() is not None for worker, restarts in workers):
-                raise RuntimeError(f"no worker stays alive:\n{self._last_words()}")
+                raise RuntimeError(f"no worker stays alive:\n{self._error_output()}")
             if settings.done() and not self.prepared:
                 self._prepare(settings.result())
             if cancelled.is_set():
-                raise RuntimeError("nobody waits for it any more")
+                raise RuntimeError("cancelled")
             if time.monotonic() > deadline:
-                if there:
+                if count:
                     return
-                raise TimeoutError(f"no worker came up within node_start_timeout = {request.timeout:g} s")
+                raise TimeoutError(f"no worker joined within node_start_timeout = {request.timeout:g} s")
             time.sleep(0.02)
 
     def scale(self, nodes: int) -> None:
-        """Nothing: all are here."""
+        """Do nothing: all nodes are started when the cluster opens."""
 
     def release(self, workers: Collection[str]) -> None:
-        """Nothing: they cost nothing."""
+        """Do nothing: idle workers cost nothing."""
 
     def discard(self, worker: str) -> None:
-        """Kill a worker; the keeper starts another one in its place."""
+        """Kill a worker; the monitor thread starts a replacement."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._workers[int(worker)].pid, signal.SIGKILL)
 
     def abandon(self) -> None:
-        """Kill the workers; their guardians end the children."""
+        """Kill the workers; their reapers kill the children."""
         self._closing.set()
-        self._keeper.join()
+        self._monitor.join()
         self._kill_workers()
 
     def close(self) -> None:
         """Close client, workers and scheduler."""
         self.client.close(timeout=_CLOSE_TIMEOUT)
-        self.abandon()  # what they had to do is done
+        self.abandon()  # their work is done
         self._scheduler.close(timeout=_CLOSE_TIMEOUT)
         self._clean_up()
 
@@ -155,47 +159,46 @@ class _LocalCluster:
             _close_lifeline(worker)
 
     def _prepare(self, settings: NodeSettings) -> None:
-        """Have the nodes start their children while the workers are still on their way to the scheduler."""
+        """Send the settings, so that the nodes start their children before the workers have joined the scheduler."""
         for number, worker in enumerate(self._workers):
-            _tell(worker, replace(settings, node=f"node-{number}", slots=settings.slots or self.slots).to_json())
+            _send_line(worker, replace(settings, node=f"node-{number}", slots=settings.slots or self.slots).to_json())
         self.prepared = len(self._workers)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
-        threads = str(2 * self.slots + 1)  # for the leases of all slots, and one for those that leave theirs
+        threads = str(2 * self.slots + 1)  # for the leases of all slots, and one for leases that secede
         return subprocess.Popen(
             [sys.executable, str(_WORKER), str(number), threads, self._folder],
-            stdin=subprocess.PIPE,  # closed when this process ends, however it ends
-            bufsize=0,  # what a dead worker did not take must not be waiting in a buffer when that is closed
+            stdin=subprocess.PIPE,  # closed when this process exits or is killed
+            bufsize=0,  # a buffer with unread data of a dead worker could not be closed
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
             env={**os.environ, **self._environments[number], "DASK_LOGGING__DISTRIBUTED": "error"},
-            start_new_session=True,  # so that a Ctrl-C, or a Prefect worker's SIGTERM to the group, is ours to handle
+            start_new_session=True,  # so that only this process handles Ctrl-C, or a Prefect worker's SIGTERM to the group
         )
 
-    def _keep(self) -> None:
-        """Start workers again that died."""
-        while not self._closing.wait(_LOOK):
+    def _restart_dead_workers(self) -> None:
+        while not self._closing.wait(_POLL_INTERVAL):
             for number, worker in enumerate(self._workers):
                 if worker.poll() is not None and self._restarts[number] < _RESTARTS:
                     _close_lifeline(worker)
                     self._restarts[number] += 1
                     self._workers[number] = self._start(number)
-                    _tell(self._workers[number], self._first_line)
+                    _send_line(self._workers[number], self._first_line)
 
-    def _last_words(self) -> str:
+    def _error_output(self) -> str:
         size = os.fstat(self._errors.fileno()).st_size
         return os.pread(self._errors.fileno(), 2_000, max(size - 2_000, 0)).decode("utf-8", "replace")
 
 
 class _PrivateScheduler(Scheduler):  # type: ignore[misc]  # distributed is typed in part
-    """A scheduler without HTTP pages, which every user of the machine could open."""
+    """A scheduler without HTTP pages, which every user of the machine could read."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
-        """Serve nothing."""
+        """Do not start the HTTP server."""
 
 
 def _open_scheduler(credentials: Credentials, *, dashboard: bool) -> tuple[SpecCluster, Client]:
-    """Return a scheduler in this process that only holders of the *credentials* can connect to, and a client of it."""
+    """Start a scheduler in this process that accepts only the *credentials*; return it and a client."""
     security = credentials.security()
     options = {
         "host": _LOOPBACK,
@@ -204,7 +207,7 @@ def _open_scheduler(credentials: Credentials, *, dashboard: bool) -> tuple[SpecC
         "security": security,
         "dashboard": dashboard,
         "dashboard_address": f"{_LOOPBACK}:0",
-        "allowed_failures": 0,  # tries are counted by us, not by Dask
+        "allowed_failures": 0,  # attempts are counted by the dispatcher, not by Dask
         "plugins": [ShortMessageLogs()],
     }
     scheduler = {"cls": Scheduler if dashboard else _PrivateScheduler, "options": options}
@@ -219,9 +222,9 @@ def _open_scheduler(credentials: Credentials, *, dashboard: bool) -> tuple[SpecC
 
 
 def import_dashboard() -> None:
-    """Import what serves the dashboard; raises ValueError without bokeh.
+    """Import the dashboard's modules; raises ValueError without bokeh.
 
-    A scheduler imports it by itself, but two that start in two threads fail: one of them sees the module half imported.
+    A scheduler would import them itself, but two that start in two threads fail: one sees a partly imported module.
     """
     with _IMPORTING:
         try:
@@ -231,10 +234,10 @@ def import_dashboard() -> None:
             raise ValueError(f"dashboard is true, but bokeh cannot be imported ({error}); {action}") from error
 
 
-def _tell(worker: subprocess.Popen[bytes], line: bytes) -> None:
-    """Write a line to a worker's standard input; a worker that dies meanwhile is replaced, and its successor told anew."""
-    assert worker.stdin is not None  # noqa: S101  a pipe was asked for; for the type checker
-    with contextlib.suppress(BrokenPipeError, ValueError):  # it has died, and its input is perhaps closed already
+def _send_line(worker: subprocess.Popen[bytes], line: bytes) -> None:
+    """Write a line to a worker's standard input; if it dies meanwhile, its replacement receives the line again."""
+    assert worker.stdin is not None  # noqa: S101  for the type checker: it was started with a pipe
+    with contextlib.suppress(BrokenPipeError, ValueError):  # it has died, and its input may be closed already
         while line:
             line = line[worker.stdin.write(line) :]
 
@@ -244,9 +247,9 @@ def _close_lifeline(worker: subprocess.Popen[bytes]) -> None:
         worker.stdin.close()
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """False for complaints about leases and calls that a worker took along: the run tells that in its own words.
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """False for Dask's messages about leases and calls that were lost with a worker: the run logs its own.
 
-    At the end of a run that was done before its last node had opened, there is nothing to tell.
+    A run that ends before its last node has opened would cause such messages too.
     """
     return LEASE_KEY not in record.getMessage() and not record.getMessage().startswith("broadcast to ")

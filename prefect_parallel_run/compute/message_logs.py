@@ -1,7 +1,7 @@
-"""What Dask remembers of the messages it has sent: for our leases next to nothing.
+"""Shortens Dask's logs of sent messages, which would hold the leases in memory.
 
-For its developers it keeps the last thousand on every connection, up to a megabyte each. A lease with all its work is such a
-message, twice: from the client to the scheduler, and from there to a worker.
+For debugging, Dask keeps the last thousand messages of every connection, up to a megabyte each. A lease with all its work is
+such a message, twice: from the client to the scheduler, and from there to a worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _KEPT = 2  #: messages
 
 
 class ShortMessageLogs(SchedulerPlugin):  # type: ignore[misc]  # distributed is typed in part
-    """Shortens the scheduler's log of what it sends to a worker, as soon as that comes."""
+    """Shortens the scheduler's message log for a worker as soon as the worker joins."""
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Called by the scheduler with the address of every new worker."""
@@ -24,7 +24,7 @@ class ShortMessageLogs(SchedulerPlugin):  # type: ignore[misc]  # distributed is
 
 
 def shorten_message_log(client: Client) -> None:
-    """Shorten the log of what *client* sends to its scheduler."""
+    """Shorten the log of the messages from *client* to its scheduler."""
     _shorten(client.scheduler_comm)
 
 

@@ -1,4 +1,4 @@
-"""From the field compute_target to the target that opens it."""
+"""Resolves the field compute_target to a target that can be opened."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.config.validation import is_address, is_dotted_name
 from prefect_parallel_run.config.where import ComputeTarget
 
-_ACCEPTED = (
+_EXPECTED = (
     "'local', an address such as tls://host:8786, a scheduler file, a cluster class such as 'dask_jobqueue.SLURMCluster',"
     " or a ComputeTarget"
 )
 
 
-def target_of(given: str | ComputeTarget) -> Target:
-    """Return what a compute_target stands for.
+def target_of(value: str | ComputeTarget) -> Target:
+    """Return the target of a configuration's compute_target.
 
     Raises:
-        ValueError: It stands for nothing, its class is not installed, or it is not safe and that is not accepted.
+        ValueError: The value is invalid, its class is not installed, or it is insecure without allow_insecure.
     """
-    if given == LOCAL:
+    if value == LOCAL:
         return LocalTarget()
-    named = described(given) if isinstance(given, str) else given
-    if named.cluster_class is not None:
-        return ClassTarget(named.cluster_class, named.cluster_kwargs, allow_insecure=named.allow_insecure)
+    target = described(value) if isinstance(value, str) else value
+    if target.cluster_class is not None:
+        return ClassTarget(target.cluster_class, target.cluster_kwargs, allow_insecure=target.allow_insecure)
     return SchedulerTarget(
-        named.address, file=named.scheduler_file, security=_security(named), allow_insecure=named.allow_insecure
+        target.address, file=target.scheduler_file, security=_security(target), allow_insecure=target.allow_insecure
     )
 
 
 def described(name: str) -> ComputeTarget:
-    """Return a compute target that is given as a text, in full; raises ValueError for one that is none.
+    """Parse a compute target that is given as a string; raises ValueError for an invalid one.
 
     >>> described("dask_jobqueue.SLURMCluster").cluster_class
     'dask_jobqueue.SLURMCluster'
@@ -46,11 +46,11 @@ def described(name: str) -> ComputeTarget:
         return ComputeTarget(scheduler_file=name)
     if is_dotted_name(name):
         return ComputeTarget(cluster_class=name)
-    raise ValueError(f"compute_target is {name!r}; accepted: {_ACCEPTED}")
+    raise ValueError(f"compute_target: expected {_EXPECTED}, got {name!r}")
 
 
 def _security(target: ComputeTarget) -> Security | None:
-    """Return certificates; None leaves them to Dask's own configuration."""
+    """Return the target's certificates; None uses those of Dask's configuration."""
     if target.tls_ca_file is None:
         return None
     return Security(

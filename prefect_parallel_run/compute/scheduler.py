@@ -1,4 +1,4 @@
-"""A running Dask scheduler, by address or scheduler file. Its workers, settings and other users' work are left alone."""
+"""A running Dask scheduler, by address or scheduler file. Its workers, settings and other users' work are not touched."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from prefect_parallel_run.compute.connect import connect, leave, wait_for_worker
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.settings import NodeSettings
 
-_ENCRYPTED = ("tls", "wss", "gateway", "inproc")  #: schemes that no other user can read along with
+_ENCRYPTED = ("tls", "wss", "gateway", "inproc")  #: schemes that other users cannot eavesdrop on
 
 
 class SchedulerTarget:
-    """A scheduler that somebody else runs.
+    """An existing scheduler.
 
     Args:
-        address: Of the scheduler; or
-        file: its scheduler file.
-        security: Our certificates; None takes those of Dask's own configuration.
-        allow_insecure: Accept a plain connection to another machine.
+        address: Address of the scheduler; alternatively
+        file: the scheduler's file.
+        security: Client certificates; None uses those of Dask's configuration.
+        allow_insecure: Accept an unencrypted connection to another machine.
 
     Raises:
-        ValueError: The connection would be plain, to another machine, and that is not accepted.
+        ValueError: The connection to another machine would be unencrypted, without allow_insecure.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class SchedulerTarget:
         self,
         request: Request,
         cancelled: threading.Event,
-        settings: Future[NodeSettings],  # noqa: ARG002  nodes of other people are told once they are chosen
+        settings: Future[NodeSettings],  # noqa: ARG002  shared workers receive the settings after they are selected
     ) -> Iterator[ExistingCluster]:
-        """Use the workers that it has; see Target."""
+        """Use the scheduler's workers; see Target."""
         logging.getLogger("distributed").setLevel(logging.ERROR)
         address = self._address or self._address_in_file()
         refuse_insecure(address, self._allow_insecure)
@@ -72,13 +72,13 @@ class SchedulerTarget:
         try:
             address = json.loads(path.read_text(encoding="utf-8"))["address"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not what a Dask scheduler writes"
-            raise ComputeTargetError(str(path), f"the scheduler file cannot be read: {reason}") from error
+            reason = error.strerror if isinstance(error, OSError) else "not a Dask scheduler file"
+            raise ComputeTargetError(str(path), f"cannot read the scheduler file: {reason}") from error
         return str(address)
 
 
 class ExistingCluster:
-    """A cluster that stays when we go. Its workers are used, never ended."""
+    """A cluster that outlives the step. Its workers are used, never stopped."""
 
     prepared = 0
     is_here = False
@@ -89,35 +89,35 @@ class ExistingCluster:
         self.dashboard: str = client.dashboard_link or ""
 
     def scale(self, nodes: int) -> None:
-        """Nothing: how many workers there are is for others to say."""
+        """Do nothing: the number of workers is not for the step to change."""
 
     def release(self, workers: Collection[str]) -> None:
-        """Nothing: they are not ours."""
+        """Do nothing: the step did not start the workers."""
 
     def discard(self, worker: str) -> None:
-        """Nothing: it is not ours."""
+        """Do nothing: the step did not start the worker."""
 
     def abandon(self) -> None:
-        """Nothing: they are not ours, and what they did for us has been stopped."""
+        """Do nothing: the step did not start the workers, and its work there has been stopped."""
 
 
 def refuse_insecure(address: str, allow_insecure: bool) -> None:
-    """Raise ValueError for a plain connection to another machine: whoever listens on the way could read and alter all.
+    """Raise ValueError for an unencrypted connection to another machine: the network could read and alter everything.
 
     >>> refuse_insecure("tcp://127.0.0.1:8786", False)
     >>> refuse_insecure("tcp://192.0.2.1:8786", False)
     Traceback (most recent call last):
     ...
-    ValueError: compute_target tcp://192.0.2.1:8786 is a plain connection to another host; use tls://, or allow_insecure=True
+    ValueError: compute_target tcp://192.0.2.1:8786 is unencrypted and on another host; use tls:// or allow_insecure=True
     """
-    if allow_insecure or is_encrypted(address) or _is_here(urlsplit(address).hostname or ""):
+    if allow_insecure or is_encrypted(address) or _is_this_machine(urlsplit(address).hostname or ""):
         return
-    accepted = "use tls://, or allow_insecure=True"
-    raise ValueError(f"compute_target {address} is a plain connection to another host; {accepted}")
+    action = "use tls:// or allow_insecure=True"
+    raise ValueError(f"compute_target {address} is unencrypted and on another host; {action}")
 
 
 def is_encrypted(address: str) -> bool:
-    """False for a connection that others could read along with, and that asks nobody who they are.
+    """False for a connection without encryption and authentication.
 
     >>> [is_encrypted(address) for address in ("tls://127.0.0.1:8786", "tcp://127.0.0.1:8786")]
     [True, False]
@@ -125,13 +125,13 @@ def is_encrypted(address: str) -> bool:
     return urlsplit(address).scheme in _ENCRYPTED
 
 
-def _is_here(host: str) -> bool:
+def _is_this_machine(host: str) -> bool:
     """True when all addresses of *host* are this machine's own."""
     try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
-    except OSError:  # nobody knows it: connecting will tell
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except OSError:  # unknown host: connecting will report it
         return False
-    return all(_is_own(address) for address in found)
+    return all(_is_own(address) for address in addresses)
 
 
 def _is_own(address: str) -> bool:
@@ -140,7 +140,7 @@ def _is_own(address: str) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
-            probe.bind((address, 0))  # only an address of this machine can be bound to
+            probe.bind((address, 0))  # succeeds only for an address of this machine
         except OSError:
             return False
     return True

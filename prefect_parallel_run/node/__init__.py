@@ -1,1 +1,1 @@
-"""What runs in a Dask worker: slots that each supervise one child, and the function that Dask calls with a lease."""
+"""The code in a Dask worker: slots that each supervise one child, and the function that Dask calls with a lease."""

@@ -1,4 +1,4 @@
-"""One child process as its slot sees it: started, spoken to, watched, killed. Decides nothing."""
+"""One child process, seen from its slot: start it, send and receive messages, watch and kill it. Decides nothing."""
 
 from __future__ import annotations
 
@@ -22,151 +22,151 @@ from prefect_parallel_run.child.shared_memory import GIVE_BACK, GO, SIZE, STOP, 
 from prefect_parallel_run.node.resource_usage import resident
 
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
-_PIPE_SIZE = 1 << 20  #: bytes that may wait in a pipe, where the system lets us say so
+_PIPE_SIZE = 1 << 20  #: bytes of a pipe's buffer, where the system allows it
 _BLOCK = 1 << 18
 AZURE_KEEPS = ("outputs", "logs")  #: folders of the working directory
-_SETTLE = 0.001  #: s; far more than a write to memory takes to be seen by another processor
-_STACK_WAIT = 0.1  #: s given to a process to write down where it is
+_SETTLE = 0.001  #: s; far longer than another processor takes to see a write to memory
+_STACK_WAIT = 0.1  #: s for a process to write its stacks
 
 
 class Child:
     """A running child process.
 
     Args:
-        interpreter: That runs it.
-        environment: Its environment, whole.
-        directory: Its working directory, which goes with it.
-        stdout, stderr: Files that its output is appended to.
+        interpreter: Path of the interpreter.
+        environment: All environment variables.
+        directory: Working directory, removed by ``close``.
+        stdout, stderr: Files that the output is appended to.
 
     Raises:
-        OSError: There is no process; the directory is left alone.
+        OSError: The process could not be started; the directory stays.
     """
 
     def __init__(self, interpreter: str, environment: dict[str, str], directory: str, stdout: str, stderr: str) -> None:
-        ends = _Ends()
+        pipes = _Pipes()
         try:
             with Path(stdout).open("ab") as out, Path(stderr).open("ab") as err:
                 self._process = subprocess.Popen(
-                    [interpreter, str(_CHILD), *(str(end) for end in ends.theirs)],
+                    [interpreter, str(_CHILD), *(str(descriptor) for descriptor in pipes.theirs)],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=err,
                     cwd=directory,
                     env=environment,
-                    pass_fds=ends.theirs,
-                    start_new_session=True,  # so that it can be killed with all it started
+                    pass_fds=pipes.theirs,
+                    start_new_session=True,  # so that its own child processes are killed with it
                 )
         except BaseException:
-            ends.close()
+            pipes.close()
             raise
         self.pid = self._process.pid
-        self._ends, self._directory = ends, directory
-        self._board = SharedStatus(ends.board)
-        ends.give_away()
-        self._waiting_to_go: deque[memoryview] = deque()
-        self._rest = b""
+        self._pipes, self._directory = pipes, directory
+        self._status = SharedStatus(pipes.status)
+        pipes.close_child_ends()
+        self._unsent: deque[memoryview] = deque()
+        self._partial_line = b""
         self._bell = select.poll()
-        self._bell.register(ends.bell, select.POLLIN)
+        self._bell.register(pipes.bell, select.POLLIN)
 
     def send(self, lines: Iterable[bytes]) -> None:
-        """Queue *lines* for the child and write as much as its pipe takes."""
-        self._waiting_to_go.append(memoryview(b"".join(lines)))
+        """Queue *lines* for the child and write as much as its pipe accepts."""
+        self._unsent.append(memoryview(b"".join(lines)))
         self.pump()
 
     def pump(self) -> None:
-        """Write what is queued, as far as the pipe takes it."""
-        while self._waiting_to_go:
-            data = self._waiting_to_go[0]
+        """Write as much of the queue as the pipe accepts."""
+        while self._unsent:
+            data = self._unsent[0]
             try:
-                written = os.write(self._ends.inbox, data)
+                written = os.write(self._pipes.inbox, data)
             except BlockingIOError:
                 return
-            except BrokenPipeError:  # it ended; who watches it finds out
-                self._waiting_to_go.clear()
+            except BrokenPipeError:  # it exited, as its exit status will show
+                self._unsent.clear()
                 return
             if written == len(data):
-                self._waiting_to_go.popleft()
+                self._unsent.popleft()
             else:
-                self._waiting_to_go[0] = data[written:]
+                self._unsent[0] = data[written:]
 
     def wait(self, seconds: float) -> None:
-        """Return when the child has run out of work, or has ended, or after *seconds*."""
+        """Return when the child has run out of work or has exited, or after *seconds*."""
         if self._bell.poll(seconds * 1000):
             try:
-                closed = not os.read(self._ends.bell, _BLOCK)
+                closed = not os.read(self._pipes.bell, _BLOCK)
             except BlockingIOError:
                 closed = False
-            if closed:  # it is ending: its exit status follows within moments
+            if closed:  # it is exiting: its exit status follows within moments
                 time.sleep(0.001)
 
     def answers(self) -> list[Any]:
-        """Return the messages that have arrived; raises ValueError for bytes that are none."""
-        blocks = [self._rest]
+        """Return the messages received so far; raises ValueError for bytes that are not JSON lines."""
+        blocks = [self._partial_line]
         while True:
             try:
-                block = os.read(self._ends.outbox, _BLOCK)
+                block = os.read(self._pipes.outbox, _BLOCK)
             except BlockingIOError:
                 break
             if not block:
                 break
             blocks.append(block)
-        whole, newline, self._rest = b"".join(blocks).rpartition(b"\n")
+        lines, newline, self._partial_line = b"".join(blocks).rpartition(b"\n")
         if not newline:
             return []
-        messages = json.loads(b"[" + whole.replace(b"\n", b",") + b"]")
+        messages = json.loads(b"[" + lines.replace(b"\n", b",") + b"]")
         return messages if isinstance(messages, list) else []
 
     def running(self) -> tuple[int, float]:
-        """Return the mini-batch that is running (or board.IDLE) and when it began (monotonic clock)."""
-        return self._board.read()
+        """Return the running mini-batch (or IDLE) and when it started (monotonic clock)."""
+        return self._status.read()
 
     def stop_reading(self) -> None:
-        """Keep it from beginning another mini-batch; it ends instead."""
-        self._board.order(STOP)
+        """Keep it from starting another mini-batch; it exits instead."""
+        self._status.set_command(STOP)
 
-    def call_back(self) -> int:
-        """Have it leave undone what it has not begun; return the last mini-batch that it may have begun, or board.IDLE."""
-        self._board.order(GIVE_BACK)
+    def recall(self) -> int:
+        """Have it return the mini-batches that it has not started; return the last that may have started, or IDLE."""
+        self._status.set_command(GIVE_BACK)
         time.sleep(_SETTLE)
-        return self._board.read()[0]
+        return self._status.read()[0]
 
-    def let_go_on(self) -> None:
-        """Have it run mini-batches again; all that it was called back from must have been answered."""
-        self._board.order(GO)
+    def resume(self) -> None:
+        """Have it run mini-batches again; every recalled mini-batch must have been answered."""
+        self._status.set_command(GO)
 
     def exit_status(self) -> int | None:
-        """Return its exit status once it has ended; minus the signal's number when one ended it."""
+        """Return its exit status, or the negative number of the signal that killed it; None while it runs."""
         return self._process.poll()
 
     def resident(self) -> int:
-        """Return its resident memory, bytes; 0 when it has ended."""
+        """Return its resident memory, bytes; 0 after it has exited."""
         return resident(self.pid)
 
     def stacks(self) -> str:
-        """Return where its threads are now, most recent call first; it can tell even while stuck in C code."""
-        before = os.fstat(self._ends.stacks).st_size
+        """Return the stacks of its threads, most recent call first; works even while it is stuck in C code."""
+        before = os.fstat(self._pipes.stacks).st_size
         self._signal(signal.SIGUSR2)
         deadline = time.monotonic() + _STACK_WAIT
         size = before
-        while time.monotonic() < deadline and (size == before or size != os.fstat(self._ends.stacks).st_size):
-            size = os.fstat(self._ends.stacks).st_size
+        while time.monotonic() < deadline and (size == before or size != os.fstat(self._pipes.stacks).st_size):
+            size = os.fstat(self._pipes.stacks).st_size
             time.sleep(0.005)
-        return os.pread(self._ends.stacks, 20_000, before).decode("utf-8", "replace")
+        return os.pread(self._pipes.stacks, 20_000, before).decode("utf-8", "replace")
 
     def kill(self) -> None:
-        """End it at once, with all it started in its session."""
+        """Kill it and every process in its session."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
-    def left_behind(self) -> list[str]:
-        """Return which folders that Azure keeps have files in its directory; the process must have ended."""
+    def folders_with_files(self) -> list[str]:
+        """Return the folders in its directory that Azure would keep and that have files; the process must have exited."""
         return [name for name in AZURE_KEEPS if any(files for _, _, files in os.walk(f"{self._directory}/{name}"))]
 
     def close(self) -> None:
-        """Give its descriptors back and remove its directory; the process must have ended."""
-        self._board.close()
-        self._ends.close()
+        """Close its descriptors and remove its directory; the process must have exited."""
+        self._status.close()
+        self._pipes.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _signal(self, number: int) -> None:
@@ -174,19 +174,19 @@ class Child:
             os.kill(self.pid, number)
 
 
-class _Ends:
-    """The descriptors between a slot and its child; those of the child are closed here once it has them."""
+class _Pipes:
+    """The descriptors between a slot and its child; the child's ends are closed here once it has inherited them."""
 
     def __init__(self) -> None:
         inbox_theirs, self.inbox = os.pipe()
         self.outbox, outbox_theirs = os.pipe()
         self.bell, bell_theirs = os.pipe()
-        lifeline_theirs, lifeline = os.pipe()  # ours stays open, and nothing is written to it: child/lifeline.py
-        self.board = _memory()
+        lifeline_theirs, lifeline = os.pipe()  # the slot's end stays open and nothing is written to it, see child/lifeline.py
+        self.status = _memory()
         self.stacks = _memory()
-        os.ftruncate(self.board, SIZE)
-        os.pwrite(self.board, b"\xff" * 8, 0)  # board.IDLE
-        self.theirs = (inbox_theirs, outbox_theirs, bell_theirs, lifeline_theirs, self.board, self.stacks)
+        os.ftruncate(self.status, SIZE)
+        os.pwrite(self.status, b"\xff" * 8, 0)  # IDLE
+        self.theirs = (inbox_theirs, outbox_theirs, bell_theirs, lifeline_theirs, self.status, self.stacks)
         for descriptor in (self.inbox, self.outbox, self.bell):
             os.set_blocking(descriptor, False)
         if hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -194,14 +194,14 @@ class _Ends:
                 _widen(descriptor)
         self._open = {*self.theirs, self.inbox, self.outbox, self.bell, lifeline}
 
-    def give_away(self) -> None:
-        """Close the child's ends of the pipes here."""
+    def close_child_ends(self) -> None:
+        """Close the child's ends of the pipes in this process."""
         for descriptor in self.theirs[:4]:
             os.close(descriptor)
             self._open.discard(descriptor)
 
     def close(self) -> None:
-        """Close all that is open here."""
+        """Close every descriptor that is still open."""
         while self._open:
             os.close(self._open.pop())
 
@@ -209,12 +209,12 @@ class _Ends:
 def _widen(descriptor: int) -> None:
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-    except OSError:  # over the user's limit: the usual size works too, with more wake-ups
+    except OSError:  # over the user's limit: the default size works too, with more wake-ups
         return
 
 
 def _memory() -> int:
-    """Return a descriptor of some bytes of memory that two processes can share."""
+    """Return a descriptor of memory that two processes can share."""
     if sys.platform == "linux":
         return os.memfd_create("prefect_parallel_run")
     descriptor, path = tempfile.mkstemp()

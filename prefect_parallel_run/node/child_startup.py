@@ -1,6 +1,6 @@
-"""A child on its way: started in a folder of its own, its script imported, its init() called; or why it did not get there.
+"""Starts a child in a folder of its own, imports the script and calls init(), or records why that failed.
 
-The script is imported at once, init() is called only when the slot says so: a child that is started ahead waits in between.
+The child imports the script immediately but calls init() only when the slot requests it: a standby child waits in between.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prefect_parallel_run.node.process_log import ProcessLog, ProcessRecord
 from prefect_parallel_run.node.settings import NodeSettings
 
 IMPORTING, WAITING, IN_INIT, READY = "importing", "waiting", "in init", "ready"  #: stages of a start
-_SAYS = {("imported",): WAITING, ("init",): IN_INIT, ("ready",): READY}
+_STAGES = {("imported",): WAITING, ("init",): IN_INIT, ("ready",): READY}
 
 
 class StartFailure(NamedTuple):
@@ -30,70 +30,70 @@ class StartFailure(NamedTuple):
 
 
 class Startup:
-    """A child on its way to its first mini-batch. It belongs to one thread at a time.
+    """A child before its first mini-batch. It belongs to one thread at a time.
 
     Attributes:
         child: The process.
-        life: Of the process, as it is told.
-        stage: How far it is, as far as it was looked at.
-        failure: Why it will never be ready.
+        record: Logs the process's start, readiness and end.
+        stage: The stage seen at the last poll.
+        failure: Why the child will never be ready.
     """
 
-    def __init__(self, child: Child, life: ProcessRecord, init_timeout: float) -> None:
-        self.child, self.life, self._init_timeout = child, life, init_timeout
+    def __init__(self, child: Child, record: ProcessRecord, init_timeout: float) -> None:
+        self.child, self.record, self._init_timeout = child, record, init_timeout
         self.stage = IMPORTING
         self.failure: StartFailure | None = None
-        self._began = time.monotonic()
-        self._called: float | None = None
-        self._seen: dict[str, float] = {}  # when it was seen to be in a stage
+        self._started = time.monotonic()
+        self._init_requested: float | None = None
+        self._reached: dict[str, float] = {}  # when each stage was first seen
 
     def call_init(self) -> None:
-        """Have the child call init(), as soon as it has imported the script."""
-        self._called = time.monotonic()
+        """Have the child call init() as soon as it has imported the script."""
+        self._init_requested = time.monotonic()
         self.child.send([b'"init"\n'])
 
-    def look(self, seconds: float) -> bool:
-        """Take in what the child says, within *seconds*; True once it is ready, or has failed."""
+    def poll(self, seconds: float) -> bool:
+        """Wait up to *seconds* for messages of the child; return True once it is ready or has failed."""
         if self.stage != READY and self.failure is None:
             self.child.wait(seconds)
             self.child.pump()
-            self.failure = self._failure()
+            self.failure = self._read_answers()
         return self.stage == READY or self.failure is not None
 
-    def enter(self, slot: int) -> None:
-        """Take note that the child, now that it is ready, works in this slot."""
-        ready = self._seen[READY]
-        imported, in_init = (self._seen.get(stage, ready) for stage in (WAITING, IN_INIT))
-        self.life.is_ready(slot, imported - self._began, ready - in_init)
+    def mark_ready(self, slot: int) -> None:
+        """Record that the child is ready and works in *slot*."""
+        ready = self._reached[READY]
+        imported, in_init = (self._reached.get(stage, ready) for stage in (WAITING, IN_INIT))
+        self.record.ready(slot, imported - self._started, ready - in_init)
 
-    def end(self) -> None:
-        """Leave nothing of the child behind."""
+    def discard(self) -> None:
+        """Kill the child and remove its folder."""
         self.child.kill()
-        self.life.has_ended("unneeded" if self.failure is None else "start_failed", self.child.exit_status())
+        self.record.ended("unneeded" if self.failure is None else "start_failed", self.child.exit_status())
         self.child.close()
 
-    def _failure(self) -> StartFailure | None:
-        ended = self.child.exit_status()
+    def _read_answers(self) -> StartFailure | None:
+        status = self.child.exit_status()
         try:
             for answer in self.child.answers():
                 if len(answer) == 5 and answer[0] == "start_failed":
-                    return StartFailure(*(str(part) for part in answer[1:]))
-                self.stage = _SAYS[tuple(answer)]
-                self._seen[self.stage] = time.monotonic()
+                    return StartFailure(*(str(value) for value in answer[1:]))
+                self.stage = _STAGES[tuple(answer)]
+                self._reached[self.stage] = time.monotonic()
         except (ValueError, KeyError, TypeError) as error:
-            return StartFailure("start", "ProtocolError", f"its process wrote something to our pipe: {error}", "")
+            return StartFailure("start", "ProtocolError", f"the process wrote invalid data to its answer pipe: {error}", "")
         if self.stage == READY:
             return None
-        if ended is not None:
-            return StartFailure("start", "ProcessDied", f"its process {describe_exit(ended)} before it was ready", "")
+        if status is not None:
+            return StartFailure("start", "ProcessDied", f"its process {describe_exit(status)} before it was ready", "")
         if self._is_overdue():
-            limit = f"import and init() took over init_timeout = {self._init_timeout:g} s"
-            return StartFailure("start", "InitTimeout", limit, self.child.stacks())
+            message = f"import and init() exceeded init_timeout = {self._init_timeout:g} s"
+            return StartFailure("start", "InitTimeout", message, self.child.stacks())
         return None
 
     def _is_overdue(self) -> bool:
-        """True when the import, counted from the start, or init(), counted from when it was wanted, takes too long."""
-        since = self._began if self.stage == IMPORTING else self._called
+        """True when the import (counted from the start) or init() (counted from the request) takes too long."""
+        since = self._started if self.stage == IMPORTING else self._init_requested
         return since is not None and time.monotonic() > since + self._init_timeout
 
 
@@ -101,28 +101,29 @@ class ChildFactory:
     """Starts the children of a node.
 
     Args:
-        settings: Of the node.
-        environment: Of the children.
-        interpreter: That runs them.
-        scratch: Folder for their private folders.
-        lives: Told of them.
+        settings: Settings of the node.
+        environment: Environment variables of the children.
+        interpreter: Path of the children's interpreter.
+        scratch: Parent folder of their working directories.
+        process_log: Records their start and end.
     """
 
     def __init__(
-        self, settings: NodeSettings, environment: dict[str, str], interpreter: str, scratch: str, lives: ProcessLog
+        self, settings: NodeSettings, environment: dict[str, str], interpreter: str, scratch: str, process_log: ProcessLog
     ) -> None:
         self.interpreter = interpreter
-        self._settings, self._environment, self._scratch, self._lives = settings, environment, scratch, lives
+        self._settings, self._environment, self._scratch = settings, environment, scratch
+        self._process_log = process_log
 
     def start(self, name: str, slot: int | None = None) -> Startup:
-        """Start a child that imports the script, and return at once.
+        """Start a child that imports the script, without waiting for it.
 
         Args:
-            name: Unlike that of any other child of the node; names its logs and its part.
-            slot: It is started for; None for a spare.
+            name: Unique on the node; names the child's logs and its part.
+            slot: Slot that the child is started for; None for a standby child.
 
         Raises:
-            OSError: There is no process.
+            OSError: The process could not be started.
         """
         process = f"{self._settings.prefix}{name}"
         logs = f"{self._settings.run_directory}/logs/{process}"
@@ -133,11 +134,11 @@ class ChildFactory:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         child.send([_line(self._settings.for_child(process=process, scratch=scratch))])
-        return Startup(child, self._lives.begin(process, child.pid, slot), self._settings.init_timeout)
+        return Startup(child, self._process_log.add(process, child.pid, slot), self._settings.init_timeout)
 
 
 def describe_exit(status: int) -> str:
-    """Return what an exit status says, in words.
+    """Describe an exit status.
 
     >>> describe_exit(3), describe_exit(-9)
     ('exited with status 3', 'was killed by SIGKILL')
@@ -146,7 +147,7 @@ def describe_exit(status: int) -> str:
 
 
 def death_name(status: int) -> str:
-    """Return the short name of an exit status.
+    """Return the short name of an exit status or of the signal behind it.
 
     >>> death_name(3), death_name(-9)
     ('exit status 3', 'SIGKILL')

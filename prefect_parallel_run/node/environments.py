@@ -1,4 +1,4 @@
-"""Environments of this machine: each is built at most once, by whoever asks first, and is there whole or not at all."""
+"""Environments of this machine: each is built at most once, by the first process that needs it, completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,67 +21,67 @@ from prefect_parallel_run.errors import EnvironmentSetupError
 from prefect_parallel_run.node.interpreters import Base, base_of
 from prefect_parallel_run.node.pip_environments import Installer, uv_command
 
-_LOOK = 0.05  #: s between two looks at a lock that somebody holds
+_POLL_INTERVAL = 0.05  #: s, for a lock that another process holds
 
 
-class _Place(NamedTuple):
-    """What the cache holds of one environment."""
+class _Paths(NamedTuple):
+    """The paths of one environment in the cache."""
 
-    folder: Path  #: its own; environments cannot be moved, so it is built where it stays
-    complete: Path  #: a file in it that is written last; its time tells when the environment was last used
-    lock: Path  #: never removed: who waits for it has it open
-    log: Path  #: what the installers said
-    failure: Path  #: why it could not be built the last time
+    folder: Path  #: the environment; built in its final paths, because it cannot be moved
+    complete: Path  #: a file in it that is written last; its modification time is the last use of the environment
+    lock: Path  #: never removed: a waiting process has it open
+    log: Path  #: output of the installers
+    failure: Path  #: why the last build failed
 
     def interpreter(self) -> str | None:
-        """Return the path of the environment's interpreter; None unless all of it is there."""
+        """Return the path of the environment's interpreter; None unless the environment is complete."""
         python = self.folder / "bin" / "python"
-        if not self.complete.exists() or not os.access(python, os.X_OK):  # what it was built on may have gone since
+        if not self.complete.exists() or not os.access(python, os.X_OK):  # its base interpreter may have been removed since
             return None
         os.utime(self.complete)
         return str(python)
 
 
 def built_interpreter(plan: EnvironmentPlan, cache: Path, stop: threading.Event) -> str:
-    """Return the path of the interpreter of *plan*'s environment, which is built unless *cache* has it.
+    """Build *plan*'s environment unless *cache* has it, and return the path of its interpreter.
 
-    Threads and processes may ask at once: one builds, the others wait for it, and share its failure.
+    Threads and processes may call this at the same time: one builds, the others wait for it and share its failure.
 
     Args:
-        plan: What to build.
+        plan: The environment to build.
         cache: This machine's cache folder.
-        stop: Set, from another thread, when the environment is no longer wanted: installers are killed at once.
+        stop: Set, from another thread, when the environment is no longer needed: installers are killed immediately.
 
     Raises:
-        EnvironmentSetupError: It could not be built, with the installer's last words; it was stopped; or the cache cannot be
-            written. Nothing half-built is left.
+        EnvironmentSetupError: The build failed (with the end of the installer's output) or was stopped, or the cache is not
+            writable. A partial environment is removed.
     """
     base = None if plan.conda else base_of(plan.python, plan.title, has_uv=uv_command() is not None)
-    place = _place(plan, base, cache)
+    paths = _paths(plan, base, cache)
     try:
-        place.folder.parent.mkdir(mode=0o700, exist_ok=True)
-        if (found := place.interpreter()) is not None:
-            return found
-        known = _read(place.failure)
-        with _locked(place.lock, plan, stop) as lock:
-            if (found := place.interpreter()) is not None:
-                return found
-            failure = _read(place.failure)
-            if failure and failure != known:  # of whoever built while we waited: the same again would only fail again
+        paths.folder.parent.mkdir(mode=0o700, exist_ok=True)
+        if (interpreter := paths.interpreter()) is not None:
+            return interpreter
+        earlier_failure = _read(paths.failure)
+        with _locked(paths.lock, plan, stop) as lock:
+            if (interpreter := paths.interpreter()) is not None:
+                return interpreter
+            failure = _read(paths.failure)
+            if failure and failure != earlier_failure:  # another process failed meanwhile: a second build would fail too
                 raise EnvironmentSetupError(plan.title, failure.partition("\n")[2])
-            return _build(plan, base, place, lock, stop)
+            return _build(plan, base, paths, lock, stop)
     except OSError as error:
-        raise EnvironmentSetupError(plan.title, f"it cannot be kept in the cache {cache}: {error}") from error
+        raise EnvironmentSetupError(plan.title, f"cannot write it to the cache {cache}: {error}") from error
 
 
-def _place(plan: EnvironmentPlan, base: Base | None, cache: Path) -> _Place:
-    """Return where an environment is kept: named by what is asked for, what it is built on, and the kind of machine."""
-    ground = None if base is None else [os.path.realpath(base.python) if "/" in base.python else "", base.version]
-    kind = [sysconfig.get_platform(), *platform.libc_ver()]  # machines of several kinds may share a home
-    key = hashlib.sha256(json.dumps([plan.fingerprint, ground, kind]).encode()).hexdigest()[:32]
+def _paths(plan: EnvironmentPlan, base: Base | None, cache: Path) -> _Paths:
+    """Return an environment's paths, named by a hash of its plan, its base interpreter and the kind of machine."""
+    base_key = None if base is None else [os.path.realpath(base.python) if "/" in base.python else "", base.version]
+    machine = [sysconfig.get_platform(), *platform.libc_ver()]  # machines of several kinds may share a home
+    key = hashlib.sha256(json.dumps([plan.fingerprint, base_key, machine]).encode()).hexdigest()[:32]
     folder = cache / "environments" / key
-    beside = [folder.with_suffix(ending) for ending in (".lock", ".log", ".failure")]
-    return _Place(folder, folder / "prefect_parallel_run.complete", *beside)
+    siblings = [folder.with_suffix(suffix) for suffix in (".lock", ".log", ".failure")]
+    return _Paths(folder, folder / "prefect_parallel_run.complete", *siblings)
 
 
 @contextmanager
@@ -89,15 +89,15 @@ def _locked(path: Path, plan: EnvironmentPlan, stop: threading.Event) -> Iterato
     """Hold the lock of an environment; yields its descriptor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        while not _takes(descriptor):
-            if stop.wait(_LOOK):
-                raise EnvironmentSetupError(plan.title, "waiting for whoever builds it was stopped")
+        while not _try_lock(descriptor):
+            if stop.wait(_POLL_INTERVAL):
+                raise EnvironmentSetupError(plan.title, "stopped while waiting for another process that builds it")
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _takes(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -105,26 +105,26 @@ def _takes(descriptor: int) -> bool:
     return True
 
 
-def _build(plan: EnvironmentPlan, base: Base | None, place: _Place, lock: int, stop: threading.Event) -> str:
-    """Build an environment, the lock being held, in place of what is left of an earlier attempt."""
-    _remove(place)
-    place.log.write_bytes(b"")
+def _build(plan: EnvironmentPlan, base: Base | None, paths: _Paths, lock: int, stop: threading.Event) -> str:
+    """Build an environment while holding its lock, replacing the remains of an earlier attempt."""
+    _remove(paths)
+    paths.log.write_bytes(b"")
     try:
-        with Installer(plan, place.folder, place.log, lock, stop) as installer:
+        with Installer(plan, paths.folder, paths.log, lock, stop) as installer:
             interpreter = installer.install(base)
-        place.complete.touch()
+        paths.complete.touch()
     except BaseException as error:
-        _remove(place)
+        _remove(paths)
         if isinstance(error, EnvironmentSetupError) and not stop.is_set():
-            place.failure.write_text(f"{secrets.token_hex(8)}\n{error.reason}", encoding="utf-8")
+            paths.failure.write_text(f"{secrets.token_hex(8)}\n{error.reason}", encoding="utf-8")
         raise
     return interpreter
 
 
-def _remove(place: _Place) -> None:
-    place.complete.unlink(missing_ok=True)  # first: what is removed in part is not there
+def _remove(paths: _Paths) -> None:
+    paths.complete.unlink(missing_ok=True)  # first: a partly removed environment must not look complete
     with suppress(FileNotFoundError):
-        shutil.rmtree(place.folder)
+        shutil.rmtree(paths.folder)
 
 
 def _read(path: Path) -> str:

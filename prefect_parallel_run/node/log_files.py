@@ -1,13 +1,13 @@
-"""The files that a node's processes append to, kept short and few.
+"""The log files of a node's processes, limited in size and number.
 
-A process has three: ``.stdout.txt``, ``.stderr.txt``, and ``.log`` for what it writes with EntryScript().logger. Whatever a
-script prints, and however often its process is replaced, a slot of a node never has more in ``logs`` than
+A process has three: ``.stdout.txt``, ``.stderr.txt``, and ``.log`` for EntryScript().logger. However much a script prints, and
+however often its process is replaced, a slot of a node has at most the following in ``logs``:
 
-- ``shortening.MOST`` bytes in each file of the process that lives there, and what that prints between two looks (1/20 s apart
-  while it prints much),
-- ``kept_files.MOST_BYTES`` in those of ended processes, which are ``FIRST`` + ``NEWEST`` at most; their empty files go.
+- ``log_rotation.MOST`` bytes in each file of the living process, plus its output between two polls (1/20 s apart while it
+  prints a lot),
+- ``log_retention.MOST_BYTES`` in the files of ended processes, ``FIRST`` + ``NEWEST`` of them at most; empty files are removed.
 
-Spares that were never needed count as one slot more. What a script puts into ``logs`` under names of its own is its own affair.
+Unused standby children count as one more slot. Files that a script creates in ``logs`` itself are not limited.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ ENDINGS = (".stdout.txt", ".stderr.txt", ".log")
 
 
 class LogFiles:
-    """Those of one node.
+    """The log files of one node.
 
     Args:
-        folder: They are in.
+        folder: Folder of the files.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._sizes: dict[str, int] = {}  # by path, as of the last look
+        self._sizes: dict[str, int] = {}  # by path, at the last poll
         self._left_out: dict[str, int] = {}  # bytes, by path
-        self._shelves: defaultdict[int | None, LogRetention] = defaultdict(LogRetention)  # by slot
-        self._ended: set[str] = set()  # processes whose files are kept
-        self.grown = 0  #: bytes that all files have grown by since this was set to 0
+        self._retention: defaultdict[int | None, LogRetention] = defaultdict(LogRetention)  # by slot
+        self._ended: set[str] = set()  # ended processes whose files are kept
+        self.grown = 0  #: bytes by which all files have grown since this was set to 0
 
     def path(self, process: str, ending: str) -> str:
         """Return the path of a process's file."""
         return f"{self._folder}/{process}{ending}"
 
     def shorten(self, process: str) -> ShortenedLog | None:
-        """Cut the files of a process that have grown too long; return what came of that of its ``.log``.
+        """Cut the oversized files of a process; return the cut of its ``.log``, if it was cut.
 
         Raises:
-            OSError: One cannot be cut.
+            OSError: A file cannot be cut.
         """
         cut: ShortenedLog | None = None
-        for path in self._paths(process):  # the log is the last of them
+        for path in self._paths(process):  # .log is the last of them
             cut = None
             try:
                 size = os.stat(path).st_size  # noqa: PTH116  several times a second: pathlib would double it
@@ -64,27 +64,27 @@ class LogFiles:
         return cut
 
     def shorten_ended(self) -> None:
-        """Do the same for processes that have ended: what they have started may live on, and print."""
+        """Cut the files of ended processes too: processes that they started may still be printing."""
         for process in list(self._ended):
             self.shorten(process)
 
-    def shelve(self, process: str, slot: int | None) -> None:
-        """Take note that a process has ended: remove its empty files, and all of others when there are too many.
+    def retire(self, process: str, slot: int | None) -> None:
+        """Remove the empty files of an ended process, and all files of older ones when there are too many.
 
         Args:
-            process: Its name.
-            slot: That it worked in; None for a spare.
+            process: Name of the process.
+            slot: Slot that it worked in; None for an unused standby child.
         """
         self._ended.add(process)
         size = 0
         for path in self._paths(process):
             with suppress(FileNotFoundError):
-                if found := os.stat(path).st_size:  # noqa: PTH116  the same
-                    size += found
+                if file_size := os.stat(path).st_size:  # noqa: PTH116  paths are strings here
+                    size += file_size
                 else:
-                    os.unlink(path)  # noqa: PTH108  the same
-        for going in self._shelves[slot].put(process, size):
-            self._remove(going)
+                    os.unlink(path)  # noqa: PTH108  paths are strings here
+        for expired in self._retention[slot].add(process, size):
+            self._remove(expired)
 
     def _remove(self, process: str) -> None:
         self._ended.discard(process)
@@ -92,7 +92,7 @@ class LogFiles:
             self._sizes.pop(path, None)
             self._left_out.pop(path, None)
             with suppress(FileNotFoundError):
-                os.unlink(path)  # noqa: PTH108  the same
+                os.unlink(path)  # noqa: PTH108  paths are strings here
 
     def _paths(self, process: str) -> Iterator[str]:
         return (self.path(process, ending) for ending in ENDINGS)

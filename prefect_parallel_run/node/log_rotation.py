@@ -1,7 +1,7 @@
-"""Cuts a growing log file down in place: its beginning and its newest end stay, and a line that says what is left out.
+"""Cuts a growing log file in place: keeps its beginning and its end, with a line between them that says how much was cut.
 
-Whoever writes to it has opened it to append, so that the next write lands at the new end. What is written in the instant of the
-cut may be lost, or stand above the line.
+Writers must have opened the file for appending, so that their next write lands at the new end. Bytes written during the cut may
+be lost, or end up above the line.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-MOST = 16 << 20  #: bytes; a file that is longer is cut
-HEAD = 1 << 20  #: bytes of its beginning that stay
-TAIL = 7 << 20  #: bytes of its end that stay
+MOST = 16 << 20  #: bytes; a longer file is cut
+HEAD = 1 << 20  #: bytes kept of its beginning
+TAIL = 7 << 20  #: bytes kept of its end
 
 
 class ShortenedLog(NamedTuple):
-    """What came of a cut."""
+    """The result of a cut."""
 
-    seen: int  #: bytes that the file had
-    end: int  #: where the end that stays now ends: what is appended later comes behind
-    left_out: int  #: bytes left out of the file so far, by earlier cuts too
+    seen: int  #: size before the cut, bytes
+    end: int  #: size after the cut, bytes: later lines are appended here
+    left_out: int  #: bytes cut from the file so far, by all cuts
 
 
 def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: int = TAIL) -> ShortenedLog | None:
-    """Cut a file, and return what came of it; None when it is no longer than *most*, or not there.
+    """Cut a file; return None when it does not exist or is not longer than *most*.
 
     Args:
-        path: Of the file.
-        left_out: Bytes that earlier cuts have left out of it; 0 for none.
-        most: Bytes that it may have.
-        head: Bytes of its beginning that stay.
-        tail: Bytes of its end that stay.
+        path: Path of the file.
+        left_out: Bytes removed by earlier cuts; 0 for none.
+        most: Maximum size, bytes.
+        head: Bytes to keep of its beginning.
+        tail: Bytes to keep of its end.
 
     Raises:
         OSError: The file cannot be cut. When the disk is full it is cut, and its end may be lost.
@@ -44,8 +44,8 @@ def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: 
         if size <= most:
             return None
         end = os.pread(descriptor, tail, size - tail)
-        known = len(_line(left_out)) if left_out else 0  # the line of the cut before is among what is left out now
-        left_out += size - head - tail - known
+        previous_line = len(_line(left_out)) if left_out else 0  # the line of the previous cut is removed by this one
+        left_out += size - head - tail - previous_line
         os.ftruncate(descriptor, head)
         _write(descriptor, _line(left_out) + end)
         return ShortenedLog(size, os.lseek(descriptor, 0, os.SEEK_CUR), left_out)
@@ -54,7 +54,7 @@ def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: 
 
 
 def _line(left_out: int) -> bytes:
-    return f"\n… {left_out} bytes left out here: a log file is kept short …\n".encode()
+    return f"\n… {left_out} bytes left out here to limit the size of this log file …\n".encode()
 
 
 def _write(descriptor: int, data: bytes) -> None:

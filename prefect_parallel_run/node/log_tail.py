@@ -1,4 +1,4 @@
-"""The newest records of a log that EntryScript().logger writes: lines that belong together, told once they are whole."""
+"""Follows a log of EntryScript().logger: joins its lines to records and returns each record once it is complete."""
 
 from __future__ import annotations
 
@@ -7,82 +7,82 @@ import os
 import re
 from typing import BinaryIO, NamedTuple
 
-_HEADER = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \d+ (Level \d+|\S+) ?")  # child/life.py writes it
+_HEADER = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \d+ (Level \d+|\S+) ?")  # written by child/main_loop.py
 _LEVELS = {b"DEBUG": 10, b"INFO": 20, b"WARNING": 30, b"ERROR": 40, b"CRITICAL": 50}
-_LONGEST = 4_000  #: bytes of a record that are told
-_PIECE = 16 << 10  #: bytes looked at closely at once; of more in so short a time only the lines are counted
+_LONGEST = 4_000  #: bytes of a record that are returned
+_PIECE = 16 << 10  #: bytes parsed per poll; of further bytes only the lines are counted
 _BLOCK = 1 << 20
 
 
 class Record(NamedTuple):
-    """What the script has logged in one call."""
+    """One log call of the script."""
 
-    level: int  #: of the module logging
+    level: int  #: as in the logging module
     text: str
     lines: int
 
 
 class Records:
-    r"""Puts lines together to records. What is behind the last line end, and the last record, wait for what follows.
+    r"""Joins lines to records. An incomplete last line, and the last record, wait for more data.
 
     >>> records = Records()
     >>> records.feed(b"2025-01-01T00:00:00.000Z 7 ERROR no\nTraceback\n2025-01-01T00:00:01.000Z 7 INFO yes\n")
     [Record(level=40, text='no\nTraceback', lines=2)]
-    >>> records.end()
+    >>> records.flush()
     [Record(level=20, text='yes', lines=1)]
     """
 
     def __init__(self) -> None:
         self._level = logging.INFO
-        self._told = bytearray()  # of the record that may go on
-        self._lines = 0  # of it; 0: there is none
-        self._rest = b""  # behind the last line end
-        self._is_amid = False  # what comes first belongs to a record whose beginning was not seen
+        self._text = bytearray()  # of the record that may continue
+        self._lines = 0  # of that record; 0: there is none
+        self._partial_line = b""
+        self._is_mid_record = False  # the next lines belong to a record whose beginning was skipped
         self.unseen = 0  #: lines of such records
 
     def feed(self, data: bytes) -> list[Record]:
-        """Return the records that *data* shows to be whole."""
-        *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[: 2 * _LONGEST]
+        """Add *data* and return the records that are now complete."""
+        *lines, partial_line = (self._partial_line + data).split(b"\n")
+        self._partial_line = partial_line[: 2 * _LONGEST]
         return [record for line in lines for record in self._add(line)]
 
-    def end(self) -> list[Record]:
-        """Return the record that was waiting: nothing has followed for a while, or nothing will."""
+    def flush(self) -> list[Record]:
+        """Return the pending record, because no data followed for a while or none will."""
         if not self._lines:
             return []
-        record = Record(self._level, self._told.decode("utf-8", "replace"), self._lines)
-        self._told, self._lines = bytearray(), 0
+        record = Record(self._level, self._text.decode("utf-8", "replace"), self._lines)
+        self._text, self._lines = bytearray(), 0
         return [record]
 
     def finish(self) -> list[Record]:
-        """Return all that is left: nothing will follow, not even a line end."""
-        found = self.feed(b"\n") if self._rest else []
-        return [*found, *self.end()]
+        """Return all remaining records; the log has ended, with or without a newline."""
+        records = self.feed(b"\n") if self._partial_line else []
+        return [*records, *self.flush()]
 
     def skip(self) -> list[Record]:
-        """Return the record that was waiting: some lines are left out now, and the next may begin amid a record."""
-        done = self.end()
-        self._rest, self._is_amid = b"", True
-        return done
+        """Return the pending record before a gap; the data after the gap may start in the middle of a record."""
+        records = self.flush()
+        self._partial_line, self._is_mid_record = b"", True
+        return records
 
     def _add(self, line: bytes) -> list[Record]:
         header = _HEADER.match(line)
-        if header is None and self._is_amid:
+        if header is None and self._is_mid_record:
             self.unseen += 1
             return []
-        done = self.end() if header or not self._lines else []
-        self._is_amid = False
+        records = self.flush() if header or not self._lines else []
+        self._is_mid_record = False
         if header is not None:
             self._level = _level(header[1])
             line = line[header.end() :]
         elif not self._lines:
             self._level = logging.INFO
-        if len(self._told) < _LONGEST:
-            self._told += (b"\n" if self._lines else b"") + line
-            if len(self._told) > _LONGEST:
-                self._told[_LONGEST:] = " … it goes on in the file".encode()
+        if len(self._text) < _LONGEST:
+            self._text += (b"\n" if self._lines else b"") + line
+            if len(self._text) > _LONGEST:
+                self._text[_LONGEST:] = " … continued in the file".encode()
         self._lines += 1
-        return done
+        return records
 
 
 class Tail:
@@ -90,49 +90,49 @@ class Tail:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._at = 0  # bytes read
-        self._is_waiting = False  # what was read may not be whole
+        self._position = 0  # bytes read
+        self._is_waiting = False  # the last record may be incomplete
         self._records = Records()
 
     def read(self) -> tuple[list[Record], int]:
-        """Return the records that have come since the last call, and how many lines were not looked at since too many came.
+        """Return the records added since the last call, and the number of lines that were skipped as too many.
 
-        A record is held back until another follows, or until nothing has come between two calls.
+        A record is held back until another follows, or until nothing was added between two calls.
         """
         try:
             size = os.stat(self.path).st_size  # noqa: PTH116  several times a second: pathlib would double it
         except FileNotFoundError:
             return [], 0
-        if size <= self._at:
-            self._at = size  # it may have been emptied
+        if size <= self._position:
+            self._position = size  # it may have been emptied
             is_waiting, self._is_waiting = self._is_waiting, False
-            return (self._records.end() if is_waiting else []), 0
+            return (self._records.flush() if is_waiting else []), 0
         self._is_waiting = True
-        with open(self.path, "rb") as file:  # noqa: PTH123  the same
-            file.seek(self._at)
-            found = self._records.feed(data := file.read(_PIECE))
-            self._at += len(data)
+        with open(self.path, "rb") as file:  # noqa: PTH123  pathlib would double its time
+            file.seek(self._position)
+            records = self._records.feed(data := file.read(_PIECE))
+            self._position += len(data)
             skipped = self._skip(file, size)
         if skipped:
-            found += self._records.skip()
+            records += self._records.skip()
         unseen, self._records.unseen = self._records.unseen, 0
-        return found, skipped + unseen
+        return records, skipped + unseen
 
     def finish(self) -> tuple[list[Record], int]:
-        """Return what is left; the process has ended."""
-        found, skipped = self.read()
-        return [*found, *self._records.finish()], skipped
+        """Return the remaining records of an ended process."""
+        records, skipped = self.read()
+        return [*records, *self._records.finish()], skipped
 
     def note_cut(self, seen: int, end: int) -> None:
-        """Take note that the file was cut: the last of the *seen* bytes that it had now lies before *end*."""
-        self._at = max(end - max(seen - self._at, 0), 0)
+        """Adjust the position to a cut: the last of the file's *seen* bytes is now the one before *end*."""
+        self._position = max(end - max(seen - self._position, 0), 0)
 
     def _skip(self, file: BinaryIO, size: int) -> int:
-        """Pass over what lies before *size*, and return the lines there."""
+        """Skip to *size*, and return the number of lines skipped."""
         lines = 0
-        while self._at < size and (block := file.read(min(_BLOCK, size - self._at))):
+        while self._position < size and (block := file.read(min(_BLOCK, size - self._position))):
             lines += block.count(b"\n")
-            self._at += len(block)
+            self._position += len(block)
         return lines
 
 

@@ -1,4 +1,4 @@
-"""Runs the installers that make an environment: uv, or venv and pip, and conda. Their words are kept, none outlives us."""
+"""Runs the installers of an environment: uv, or venv and pip, or conda. Keeps their output; none outlives this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefect_parallel_run.node.interpreters import OLDEST, Base, version_of
 from prefect_parallel_run.node.reaper_watch import Guard
 
 _MARKER = "PREFECT_PARALLEL_RUN_BUILD"
-_MISLEADING = {  # would have the installers find, or fill, another environment than ours
+_MISLEADING = {  # these would have the installers use or fill another environment
     *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX"),
     *("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_REQUIREMENT"),
     *("UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX"),
@@ -37,24 +37,24 @@ _QUIET = {
     "GIT_TERMINAL_PROMPT": "0",
 }
 _CONDAS = ("mamba", "micromamba", "conda")  #: the fastest first
-_LOOK = 0.05  #: s between two looks at an installer
-_LONGEST = 3600.0  #: s for an environment; an installer that hangs must not hang for ever
+_POLL_INTERVAL = 0.05  #: s
+_LONGEST = 3600.0  #: s for an environment; an installer must not hang forever
 _BLOCK = 1 << 16
-_MOST_LINES, _MOST_CHARACTERS = 30, 3000  #: of an installer's last words
+_MOST_LINES, _MOST_CHARACTERS = 30, 3000  #: of an installer's output, in errors
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Installer:
-    """Installs one environment, as a context manager: what it needs meanwhile is gone afterwards, and whatever it left running.
+    """Installs one environment, as a context manager that removes temporary files and kills leftover processes.
 
-    Should this process die, a guardian process ends the installer and removes its temporary files.
+    If this process dies, a reaper process kills the installer and removes its temporary files.
 
     Args:
-        plan: What to install.
-        folder: To install into; it must not exist.
+        plan: The environment to install.
+        folder: Folder to install into; it must not exist.
         log: File that the installers' output is appended to.
-        lock: Descriptor that the installers hold too, so that the folder counts as taken while one of them lives.
-        stop: Set when the environment is no longer wanted.
+        lock: Descriptor that the installers inherit, so that the folder stays locked while one of them lives.
+        stop: Set when the environment is no longer needed.
     """
 
     def __init__(self, plan: EnvironmentPlan, folder: Path, log: Path, lock: int, stop: threading.Event) -> None:
@@ -64,19 +64,19 @@ class Installer:
         self._deadline = time.monotonic() + _LONGEST
         self._scratch = Path(tempfile.mkdtemp(prefix="parallel_run_build_"))
         mark = f"{os.getpid()}.{self._scratch.name}"
-        kept = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
-        self._environment = {**kept, **_QUIET, "TMPDIR": str(self._scratch), _MARKER: mark}
+        inherited = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
+        self._environment = {**inherited, **_QUIET, "TMPDIR": str(self._scratch), _MARKER: mark}
         self._guard = Guard(f"{_MARKER}={mark}", str(self._scratch))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
-        self._guard.close()  # it ends what was left running, and removes the scratch folder
+        self._guard.close()  # kills leftover processes and removes the scratch folder
 
     def install(self, base: Base | None) -> str:
         """Install everything; return the path of the environment's interpreter.
 
         Args:
-            base: To build on; None for conda, which installs one.
+            base: The base interpreter; None for conda, which installs one.
 
         Raises:
             EnvironmentSetupError: An installer failed, is missing, or was stopped.
@@ -92,14 +92,14 @@ class Installer:
             self._install_requirements(str(interpreter))
         version = version_of(str(interpreter))
         if version is None or version < OLDEST:
-            said = "no Python that runs" if version is None else f"Python {'.'.join(map(str, version))}"
-            raise self._error(f"{said} was installed; Python {'.'.join(map(str, OLDEST))} or later is needed")
+            installed = "no working Python" if version is None else f"Python {'.'.join(map(str, version))}"
+            raise self._error(f"{installed} was installed; expected Python {'.'.join(map(str, OLDEST))} or later")
         return str(interpreter)
 
     def _install_conda(self) -> None:
         conda = conda_program()
         if conda is None:
-            raise self._error(f"conda_file needs one of {', '.join(_CONDAS)} on PATH; there is none on this machine")
+            raise self._error(f"conda_file requires one of {', '.join(_CONDAS)} on PATH; this machine has none")
         file = self._scratch / "environment.yml"
         file.write_text(self._plan.conda, encoding="utf-8")
         self._run([conda, "env", "create", "-p", str(self._folder), "-f", str(file)])
@@ -116,7 +116,7 @@ class Installer:
         self._run([*pip, "-r", str(file)])
 
     def _run(self, command: list[str]) -> None:
-        """Run an installer to its end; raises EnvironmentSetupError with its last words when it fails."""
+        """Run an installer; raises EnvironmentSetupError with the end of its output when it fails."""
         with self._log.open("ab") as log:
             begin = log.tell()
             try:
@@ -128,36 +128,36 @@ class Installer:
                     cwd=self._scratch,
                     env=self._environment,
                     pass_fds=[self._lock],
-                    start_new_session=True,  # so that it can be killed with all it started
+                    start_new_session=True,  # so that its own child processes are killed with it
                 )
             except OSError as error:
-                raise self._error(f"{command[0]} cannot be run: {error.strerror}") from error
+                raise self._error(f"cannot run {command[0]}: {error.strerror}") from error
         status = self._wait(process, command, begin)
         if status != 0:
-            ended = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-            raise self._error(f"{_shown(command)} {ended}:\n{_last_words(self._log, begin)}")
+            problem = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+            raise self._error(f"{_display_name(command)} {problem}:\n{_output_end(self._log, begin)}")
 
     def _wait(self, process: subprocess.Popen[bytes], command: list[str], begin: int) -> int:
-        """Return the installer's exit status; kill it, and all it started, once it is unwanted or takes too long."""
+        """Return the installer's exit status; kill it and its child processes once it is stopped or takes too long."""
         try:
             while not self._stop.is_set():
                 if time.monotonic() > self._deadline:
-                    words = f"{_shown(command)} was stopped: building the environment took over {_LONGEST / 60:g} min"
-                    raise self._error(f"{words}:\n{_last_words(self._log, begin)}")
+                    message = f"{_display_name(command)} was stopped: building the environment took over {_LONGEST / 60:g} min"
+                    raise self._error(f"{message}:\n{_output_end(self._log, begin)}")
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    return process.wait(_LOOK)
+                    return process.wait(_POLL_INTERVAL)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        raise self._error("building it was stopped")
+        raise self._error("the build was stopped")
 
     def _error(self, reason: str) -> EnvironmentSetupError:
         return EnvironmentSetupError(self._plan.title, reason)
 
 
 def uv_command() -> list[str] | None:
-    """Return how uv is called: from PATH, or installed beside this interpreter; None when it is not there."""
+    """Return the command of uv: from PATH, or installed for this interpreter; None when it is not installed."""
     program = shutil.which("uv")
     if program is not None:
         return [program]
@@ -165,22 +165,22 @@ def uv_command() -> list[str] | None:
 
 
 def conda_program() -> str | None:
-    """Return the path of conda, or of one that understands the same; in a shell set up for it, it may be no program on PATH."""
+    """Return the path of conda or a compatible program, from PATH or from the variables of a shell that is set up for it."""
     for name in _CONDAS:
         if (program := shutil.which(name)) is not None:
             return program
     return shutil.which(os.environ.get("MAMBA_EXE", "")) or shutil.which(os.environ.get("CONDA_EXE", ""))
 
 
-def _shown(command: list[str]) -> str:
-    """Return a command as an error names it, without the folders of its paths."""
-    return " ".join(Path(word).name if word.startswith("/") else word for word in command)
+def _display_name(command: list[str]) -> str:
+    """Return a command for errors, without the folders of its paths."""
+    return " ".join(Path(argument).name if argument.startswith("/") else argument for argument in command)
 
 
-def _last_words(log: Path, begin: int) -> str:
-    """Return the end of what was written to *log* from *begin* on, not endless, as plain text without credentials."""
+def _output_end(log: Path, begin: int) -> str:
+    """Return the end of the output in *log* from *begin* on, shortened, as plain text without credentials."""
     with log.open("rb") as file:
         file.seek(max(begin, log.stat().st_size - _BLOCK))
         text = _CONTROL.sub("", file.read().decode("utf-8", "replace").replace("\r", "\n"))
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    return without_credentials("\n".join(lines[-_MOST_LINES:])[-_MOST_CHARACTERS:]) or "it said nothing"
+    return without_credentials("\n".join(lines[-_MOST_LINES:])[-_MOST_CHARACTERS:]) or "it printed nothing"

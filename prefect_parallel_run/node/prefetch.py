@@ -1,6 +1,6 @@
-"""Objects of a store as local files: fetched before a process sees them, those of the next mini-batches while one runs.
+"""Fetches objects of a store to local files before a mini-batch runs, and those of the next mini-batches meanwhile.
 
-A lease begins to fetch when it arrives at the node, which it does while the slots are still busy with the leases before it.
+A lease starts to fetch when it arrives at the node, while the slots are still busy with earlier leases.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any, NamedTuple
 from prefect_parallel_run.child.failure import fingerprint
 from prefect_parallel_run.child.storage import InputChanged, StoreFailure, check, is_remote, store_of
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.node.recall import Recall
+from prefect_parallel_run.node.recall import RecallRequest
 from prefect_parallel_run.node.slot import Work
 
-_AHEAD = 2  #: mini-batches of a lease whose files are there, or under way, and not yet run
-_GLANCE = 0.05  #: s between two looks whether the run is over
+_AHEAD = 2  #: mini-batches of a lease whose files are fetched or being fetched before they run
+_POLL_INTERVAL = 0.05  #: s between two checks whether the run has ended
 _LONGEST_NAME = 255  #: bytes, a file system's limit
 
 
 class Fetched(NamedTuple):
-    """A mini-batch whose files are on this machine's disk, or why they are not."""
+    """A mini-batch whose files are on this machine's disk, or the error that prevented it."""
 
     work: Work
     folder: Path
@@ -38,8 +38,8 @@ class Fetched(NamedTuple):
 
     def receipt(self, node: str) -> tuple[Any, ...]:
         """Return the receipt of a mini-batch that cannot be run."""
-        changed = isinstance(self.error, InputChanged)  # the plan is frozen: no try could help
-        name, text = type(self.error).__name__, str(self.error)
+        changed = isinstance(self.error, InputChanged)  # the plan is frozen: another attempt cannot help
+        error_type = type(self.error).__name__
         return tuple(
             Receipt.of_failure(
                 self.work.mini_batch,
@@ -49,9 +49,9 @@ class Fetched(NamedTuple):
                 seconds=0.0,
                 node=node,
                 pid=os.getpid(),
-                error_type=name,
-                error=text,
-                fingerprint=fingerprint(name),
+                error_type=error_type,
+                error=str(self.error),
+                fingerprint=fingerprint(error_type),
                 final=changed,
             )
         )
@@ -62,7 +62,7 @@ class Fetched(NamedTuple):
 
 
 class LeaseFiles:
-    """Fetches the files of a lease's mini-batches, in order, from the moment it is made.
+    """Fetches the files of a lease's mini-batches, in order, from its creation on.
 
     Args:
         works: The mini-batches.
@@ -72,32 +72,33 @@ class LeaseFiles:
     def __init__(self, works: Sequence[Work], scratch: str) -> None:
         self._works = works
         self._scratch = Path(tempfile.mkdtemp(prefix="fetched.", dir=scratch))
-        self._ready: queue.Queue[Fetched] = queue.Queue(maxsize=_AHEAD - 1)  # one more is under way
+        self._ready: queue.Queue[Fetched] = queue.Queue(maxsize=_AHEAD - 1)  # one more is being fetched
         self._closed = threading.Event()
         threading.Thread(target=self._fetch, name="fetch", daemon=True).start()
 
-    def each(self, raise_if_stopping: Callable[[], None], recall: Recall) -> Iterator[Fetched]:
-        """Yield the mini-batches as their files come, until *recall* is answered.
+    def each(self, raise_if_stopping: Callable[[], None], recall: RecallRequest) -> Iterator[Fetched]:
+        """Yield the mini-batches as their files arrive, until *recall* is answered.
 
-        *raise_if_stopping* is called while they do not come; what has not come when *recall* is asked is given back.
+        *raise_if_stopping* is polled while waiting; mini-batches that have not arrived when *recall* is requested are
+        returned.
         """
         for work in self._works:
             fetched = self._next(raise_if_stopping, recall)
-            if recall.is_open:
+            if recall.is_pending:
                 recall.answer(work.mini_batch)
             if fetched is None or recall.is_answered:
                 return
             yield fetched
 
     def close(self) -> None:
-        """Fetch nothing more, and remove what is there."""
+        """Stop fetching, and remove the files."""
         self._closed.set()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _next(self, raise_if_stopping: Callable[[], None], recall: Recall) -> Fetched | None:
-        while not recall.is_open and not recall.is_answered:
+    def _next(self, raise_if_stopping: Callable[[], None], recall: RecallRequest) -> Fetched | None:
+        while not recall.is_pending and not recall.is_answered:
             try:
-                return self._ready.get(timeout=_GLANCE)
+                return self._ready.get(timeout=_POLL_INTERVAL)
             except queue.Empty:
                 raise_if_stopping()
         return None
@@ -107,7 +108,7 @@ class LeaseFiles:
             fetched = _fetched(work, self._scratch / str(number))
             while not self._closed.is_set():
                 try:
-                    self._ready.put(fetched, timeout=_GLANCE)
+                    self._ready.put(fetched, timeout=_POLL_INTERVAL)
                 except queue.Full:
                     continue
                 break
@@ -132,18 +133,18 @@ def _fetched(work: Work, folder: Path) -> Fetched:
 
 
 def is_fetched(items: dict[str, Any]) -> bool:
-    """True for a mini-batch of objects, which have to be fetched."""
+    """True for a mini-batch of objects in a store, which have to be fetched."""
     return items["kind"] == "files" and is_remote(items["root"])
 
 
 def fetch(items: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the work of a mini-batch of objects as that of files, to which they are copied.
+    """Copy the objects of a mini-batch to files in *folder*; return the work of a mini-batch of those files.
 
     Raises:
-        InputChanged: An object is not the one that was planned.
-        StoreFailure: The store does not give it.
+        InputChanged: An object has changed since planning.
+        StoreFailure: The store failed to return an object.
     """
-    # A folder for each: names may be equal but for their folders, and one may be another's folder.
+    # A folder for each: names may differ only in their folders, and one may be another's folder.
     names = [f"{number}/{local_name(name)}" for number, name in enumerate(items["names"])]
     copies = _copy(items, [folder / name for name in names])
     return {**items, **copies, "root": f"{folder}/", "names": names}
@@ -153,30 +154,30 @@ def _copy(items: dict[str, Any], paths: list[Path]) -> dict[str, list[int]]:
     """Fetch objects to *paths*, and return sizes and versions of the copies.
 
     Raises:
-        InputChanged: An object is not the one that was planned.
-        StoreFailure: The store does not give it.
+        InputChanged: An object has changed since planning.
+        StoreFailure: The store failed to return an object.
     """
     urls = [items["root"] + name for name in items["names"]]
     try:
         store = store_of(urls[0])[0]
         for path in paths:
             path.parent.mkdir(parents=True)
-        with suppress(FileNotFoundError):  # the check names it
-            store.get([store_of(url)[1] for url in urls], [str(path) for path in paths])  # together, where the store can
-        # Afterwards: an object that still has the planned version had it all the time.
+        with suppress(FileNotFoundError):  # the check below names the missing object
+            store.get([store_of(url)[1] for url in urls], [str(path) for path in paths])  # together, if the store supports it
+        # Checked afterwards: an object that still has the planned version had it during the copy.
         for url, size, version in zip(urls, items["sizes"], items["versions"], strict=True):
             check(url, size, version)
-        status = [path.stat() for path in paths]
+        stats = [path.stat() for path in paths]
     except InputChanged:
         raise
-    except Exception as error:  # what a store's library raises has no common class
-        words = f"{urls[0]} or one of its neighbours could not be fetched: {type(error).__name__}: {error}"
-        raise StoreFailure(words) from error
-    return {"sizes": [one.st_size for one in status], "versions": [one.st_mtime_ns for one in status]}
+    except Exception as error:  # the exceptions of store libraries have no common class
+        message = f"cannot fetch {urls[0]} or another object of its mini-batch: {type(error).__name__}: {error}"
+        raise StoreFailure(message) from error
+    return {"sizes": [stat.st_size for stat in stats], "versions": [stat.st_mtime_ns for stat in stats]}
 
 
 def local_name(name: str) -> str:
-    """Return the name of a local file for an object: its last segment, made harmless.
+    """Return a safe name of a local file for an object: its last segment, escaped or hashed if necessary.
 
     >>> local_name("a/b/c.png"), local_name("a/..")
     ('c.png', '%2E%2E')
@@ -185,6 +186,6 @@ def local_name(name: str) -> str:
     if last in (".", ".."):
         return last.replace(".", "%2E")
     if len(os.fsencode(last)) > _LONGEST_NAME:
-        ending = Path(last).suffix
-        return hashlib.sha256(os.fsencode(last)).hexdigest() + (ending if len(ending) < 20 else "")
+        suffix = Path(last).suffix
+        return hashlib.sha256(os.fsencode(last)).hexdigest() + (suffix if len(suffix) < 20 else "")
     return last

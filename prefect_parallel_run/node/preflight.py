@@ -1,4 +1,4 @@
-"""What a node can see of what a run needs, found out before it is used: a wrong set-up fails in seconds, not after hours."""
+"""Checks, before a node is used, that it can reach what the run needs: a wrong setup fails in seconds, not after hours."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from prefect_parallel_run.node.code_archive import unpacked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreflightRequest:
-    """What a node is asked; paths are those of the flow process's machine."""
+    """The checks that a node shall run; paths are those of the flow process's machine."""
 
     run_directory: str
     mark: str  #: name of a file in the run directory, and its content
-    places: tuple[tuple[str, str], ...]  #: what must be there, as the user calls it, and its path
+    places: tuple[tuple[str, str], ...]  #: required paths, each with the user's name for it
     script: str  #: path of the script
-    script_sha256: str  #: "" when the script travels in any case
+    script_sha256: str  #: "" when the code archive is used in any case
     bundle: str  #: SHA-256 of the bundle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreflightResult:
-    """What a node answers."""
+    """The answer of a node."""
 
     host: str
-    missing: tuple[tuple[str, str], ...]  #: of the places, those that it cannot see
-    shares: bool  #: it sees the run directory, and can write to it
-    sees_script: bool  #: the very same
-    has_bundle: bool  #: unpacked
+    missing: tuple[tuple[str, str], ...]  #: the required paths that it cannot read
+    shares: bool  #: it sees the flow process's run directory and can write to it
+    sees_script: bool  #: with the same content
+    has_bundle: bool  #: it has the code archive unpacked
 
 
 def run_checks(probe: PreflightRequest) -> PreflightResult:
-    """Return what this machine sees."""
+    """Run the checks on this machine."""
     return PreflightResult(
         host=socket.gethostname(),
         missing=tuple((name, path) for name, path in probe.places if not os.access(path, os.R_OK)),
@@ -48,7 +48,7 @@ def run_checks(probe: PreflightRequest) -> PreflightResult:
 
 
 def _sees_script(probe: PreflightRequest) -> bool:
-    """True when the script may be run where it lies."""
+    """True when the script's path leads to the same content here."""
     if not probe.script_sha256:
         return False
     try:
@@ -58,7 +58,7 @@ def _sees_script(probe: PreflightRequest) -> bool:
 
 
 def _shares(run_directory: Path, mark: str) -> bool:
-    """True when the run directory is the flow process's own, not one that has its path, and its parts can be written."""
+    """True when this is the flow process's run directory, not another one of the same path, and parts can be written."""
     try:
         if (run_directory / mark).read_text() != mark:
             return False

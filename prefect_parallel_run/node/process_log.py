@@ -1,4 +1,4 @@
-"""The lives of a node's children: started, ready, ended and why. Writes nothing; who does takes the events from here."""
+"""Records when a node's children start, become ready and exit, and why. Keeps events in memory; node_log.py writes them."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ class ProcessLog:
 
     @property
     def living(self) -> list[ProcessRecord]:
-        """Return those that have not ended."""
+        """Return the children that have not exited."""
         with self._changed:
             return list(self._living.values())
 
-    def begin(self, process: str, pid: int, slot: int | None) -> ProcessRecord:
-        """Take note of a child that has been started.
+    def add(self, process: str, pid: int, slot: int | None) -> ProcessRecord:
+        """Record a started child.
 
         Args:
-            process: Its name.
-            pid: Its number.
-            slot: It works in; None for a spare.
+            process: Name of the child.
+            pid: Process id.
+            slot: Slot that it works in; None for a standby child.
         """
-        life = ProcessRecord(self, process, pid, slot)
+        record = ProcessRecord(self, process, pid, slot)
         with self._changed:
-            self._living[process] = life
-            self.tell("started", process, pid=pid, slot=slot)
-        return life
+            self._living[process] = record
+            self.add_event("started", process, pid=pid, slot=slot)
+        return record
 
-    def end(self, life: ProcessRecord, reason: str, status: int | None) -> None:
-        """Take note that a child has ended; only the first time counts."""
+    def remove(self, record: ProcessRecord, reason: str, status: int | None) -> None:
+        """Record that a child has exited; only the first call counts."""
         with self._changed:
-            if self._living.pop(life.process, None) is not None:
-                self.tell("ended", life.process, slot=life.slot, reason=reason, exit=status)
+            if self._living.pop(record.process, None) is not None:
+                self.add_event("ended", record.process, slot=record.slot, reason=reason, exit=status)
             self._changed.notify_all()
 
-    def tell(self, event: str, process: str, **facts: Any) -> None:
-        """Add an event, to be written."""
-        self._events.put({"event": event, "at": time.time(), "process": process, **facts})
+    def add_event(self, event: str, process: str, **details: Any) -> None:
+        """Queue an event for writing."""
+        self._events.put({"event": event, "at": time.time(), "process": process, **details})
 
-    def take(self) -> list[dict[str, Any]]:
+    def drain(self) -> list[dict[str, Any]]:
         """Return the events since the last call, in time order."""
         return sorted((self._events.get_nowait() for _ in range(self._events.qsize())), key=itemgetter("at"))
 
-    def wait_for_all_ends(self, seconds: float) -> None:
-        """Return when no child is left, or after *seconds*."""
+    def wait_until_all_exited(self, seconds: float) -> None:
+        """Return when every child has exited, or after *seconds*."""
         with self._changed:
             self._changed.wait_for(lambda: not self._living, seconds)
 
@@ -62,30 +62,30 @@ class ProcessRecord:
     """One child.
 
     Attributes:
-        process: Its name, which its files have too.
-        pid: Its number.
-        slot: It works in; None while it is a spare.
+        process: Name of the child and of its files.
+        pid: Process id.
+        slot: Slot that it works in; None while it stands by.
     """
 
-    def __init__(self, lives: ProcessLog, process: str, pid: int, slot: int | None) -> None:
-        self._lives = lives
+    def __init__(self, log: ProcessLog, process: str, pid: int, slot: int | None) -> None:
+        self._log = log
         self.process, self.pid, self.slot = process, pid, slot
 
-    def is_ready(self, slot: int, import_seconds: float, init_seconds: float) -> None:
-        """Take note that init() is done; the child works in *slot* from here on."""
+    def ready(self, slot: int, import_seconds: float, init_seconds: float) -> None:
+        """Record that init() has returned and that the child works in *slot*."""
         self.slot = slot
         seconds = {"import_seconds": round(import_seconds, 3), "init_seconds": round(init_seconds, 3)}
-        self._lives.tell("ready", self.process, slot=slot, **seconds)
+        self._log.add_event("ready", self.process, slot=slot, **seconds)
 
-    def loses(self, folder: str) -> None:
-        """Take note that it has ended with files in a folder of its working directory, which goes with it."""
-        self._lives.tell("files_lost", self.process, folder=folder)
+    def files_lost(self, folder: str) -> None:
+        """Record that the child left files in a folder of its working directory, which is deleted."""
+        self._log.add_event("files_lost", self.process, folder=folder)
 
-    def has_ended(self, reason: str, status: int | None) -> None:
-        """Take note of the end; the first reason counts.
+    def ended(self, reason: str, status: int | None) -> None:
+        """Record the exit; the first reason counts.
 
         Args:
             reason: shut_down, stopped, timed_out, out_of_memory, died, start_failed, unneeded or retired.
-            status: Of its exit; minus the signal's number when one ended it.
+            status: Exit status, or the negative number of the signal that killed the child.
         """
-        self._lives.end(self, reason, status)
+        self._log.remove(self, reason, status)

@@ -1,4 +1,4 @@
-"""What a machine and some of its processes use now, read from /proc."""
+"""Current resource usage of a machine and of some of its processes, read from /proc."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ class Ticks(NamedTuple):
 
 
 def ticks_of(stat: str) -> Ticks:
-    """Return what the first line of /proc/stat says; time spent waiting for a disk is idle time.
+    """Parse the first line of /proc/stat; time spent waiting for a disk is idle time.
 
     >>> ticks_of("cpu  10 1 4 80 5 0 0 0 0 0")
     Ticks(busy=15, total=100)
     """
-    fields = [int(field) for field in stat.split()[1:9]]  # the two behind are in the first two already
+    fields = [int(field) for field in stat.split()[1:9]]  # the remaining two are included in the first two
     return Ticks(sum(fields) - sum(fields[3:5]), sum(fields))
 
 
 def memory_of(meminfo: str) -> tuple[int, int]:
-    r"""Return the bytes in use and in all, from /proc/meminfo; what can be given back at once is not in use.
+    r"""Return the used and the total bytes from /proc/meminfo; memory that can be reclaimed is not in use.
 
     >>> memory_of("MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable: 60 kB\n")
     (40960, 102400)
     """
-    given = {name: int(value.split()[0]) << 10 for name, _, value in (line.partition(":") for line in meminfo.splitlines())}
-    return given["MemTotal"] - given["MemAvailable"], given["MemTotal"]
+    sizes = {name: int(value.split()[0]) << 10 for name, _, value in (line.partition(":") for line in meminfo.splitlines())}
+    return sizes["MemTotal"] - sizes["MemAvailable"], sizes["MemTotal"]
 
 
 class Machine:
-    """Takes samples.
+    """Samples the machine's resource usage.
 
     Args:
-        folder: On the disk whose free space counts.
+        folder: Folder on the disk whose free space is reported.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._before = self._ticks()
+        self._previous = self._ticks()
 
     def sample(self, now: float, pids: Iterable[int]) -> str:
-        """Return a line under HEADER: what the machine uses, and what processes of ours hold.
+        """Return a CSV line with the columns of HEADER.
 
         Args:
             now: Unix time, s.
-            pids: Of the processes; what they have started is not counted.
+            pids: Process ids of the children; their own child processes are not counted.
         """
         ticks = self._ticks()
-        passed = max(ticks.total - self._before.total, 1)
-        percent = 100.0 * (ticks.busy - self._before.busy) / passed
-        self._before = ticks
+        elapsed = max(ticks.total - self._previous.total, 1)
+        percent = 100.0 * (ticks.busy - self._previous.busy) / elapsed
+        self._previous = ticks
         used, total = memory_of(_read("/proc/meminfo"))
-        held = [resident(pid) for pid in pids]
+        memory = [resident(pid) for pid in pids]
         disk = os.statvfs(self._folder)
         free = disk.f_bavail * disk.f_frsize
-        return f"{now:.3f},{min(max(percent, 0.0), 100.0):.1f},{used},{total},{len(held)},{sum(held)},{free}\n"
+        return f"{now:.3f},{min(max(percent, 0.0), 100.0):.1f},{used},{total},{len(memory)},{sum(memory)},{free}\n"
 
     def _ticks(self) -> Ticks:
         return ticks_of(_read("/proc/stat").partition("\n")[0])
 
 
 def resident(pid: int) -> int:
-    """Return the resident memory of a process, bytes; 0 when it has ended."""
+    """Return the resident memory of a process, bytes; 0 when it has exited."""
     try:
         fields = _read(f"/proc/{pid}/statm").split()
     except OSError:

@@ -1,6 +1,6 @@
-"""The functions that Dask is asked to call on a worker, and the nodes that are open there, by the run's token.
+"""Functions that Dask calls on a worker, and the open nodes of the worker, by the run's token.
 
-All but one go through ``Client.run``; ``run_lease`` is the one function that is a Dask task.
+All of them are called through ``Client.run``, except ``run_lease``, which is a Dask task.
 """
 
 from __future__ import annotations
@@ -32,231 +32,231 @@ from prefect_parallel_run.node.watchdog import Watchdog
 
 
 class NodeAccess(NamedTuple):
-    """How a node gets at what it cannot see."""
+    """How a node exchanges files that it does not share with the flow process."""
 
-    rows_home: bool  #: rows and logs are fetched from it
-    bundled: bool  #: the script comes with the bundle
+    rows_home: bool  #: the flow process fetches rows and logs from the node
+    bundled: bool  #: the script is taken from the code archive
 
 
 class ShutdownReport(NamedTuple):
-    """What a node says when it is closed."""
+    """The answer of a node that is closed."""
 
-    problems: list[str]  #: what went wrong in the scripts' shutdown()
-    said: list[LogBatch]  #: what the scripts have logged lately; some of it has been told before
+    problems: list[str]  #: errors in the scripts' shutdown()
+    said: list[LogBatch]  #: the scripts' latest log lines; some of them were published before
 
 
 class _Open(NamedTuple):
     node: Node
-    keeper: Watchdog | None
-    secedes: bool  #: leases leave the worker's threads to others: it has no more than we have leases there
+    watchdog: Watchdog | None
+    secedes: bool  #: leases release their worker thread: the worker has few threads for the node's leases
 
 
 class _Arriving(NamedTuple):
     incoming: Incoming
-    keeper: Watchdog
+    watchdog: Watchdog
 
 
-# What several threads may touch is keyed by the worker too: several may share a process.
-_open: WeakKeyDictionary[Any, dict[str, _Open]] = WeakKeyDictionary()  # by worker, then token
-_over: WeakKeyDictionary[Any, dict[str, threading.Event]] = WeakKeyDictionary()  # the same; set once the run has ended here
-_incoming: WeakKeyDictionary[Any, dict[str, _Arriving]] = WeakKeyDictionary()  # the same; bundles that are arriving
-_begun: set[str] = set()  # tokens of runs that have opened their nodes: settings that come late prepare nothing
+# Keyed by the worker too, because several workers may share a process.
+_open: WeakKeyDictionary[Any, dict[str, _Open]] = WeakKeyDictionary()  # open nodes, by worker, then token
+_over: WeakKeyDictionary[Any, dict[str, threading.Event]] = WeakKeyDictionary()  # same keys; set once the run has ended here
+_incoming: WeakKeyDictionary[Any, dict[str, _Arriving]] = WeakKeyDictionary()  # same keys; code archives being received
+_begun: set[str] = set()  # tokens of runs that have opened their nodes: settings that arrive later prepare nothing
 _prepared: dict[str, Node] = {}  # nodes that no run has opened yet
-_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by token: one opens, others wait
-_taking = threading.Lock()  # held for a moment: a node is either there for close_node to end, or ended by who opened it
+_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by token: one caller opens, the others wait
+_registry_lock = threading.Lock()  # held briefly: a node is closed either by close_node or by the call that opened it
 
 
 def prepare_node(settings: NodeSettings) -> None:
-    """Start the slots for a run that will be opened on this worker, which has not joined its scheduler yet."""
+    """Start the slots of a run before this worker joins its scheduler; the run opens the node later."""
     with _locks[settings.token]:
         if settings.token not in _prepared and settings.token not in _begun:
-            _prepared[settings.token] = _start(settings, None, threading.Event())
+            _prepared[settings.token] = _start_node(settings, None, threading.Event())
 
 
 async def view_node(probe: PreflightRequest, dask_worker: Any) -> PreflightResult:
-    """Return what this machine sees of what a run needs.
+    """Run the preflight checks on this machine.
 
     Raises:
-        ComputeTargetError: It has no folder to keep things in.
+        ComputeTargetError: The machine has no usable cache folder.
     """
-    with _told_as_ours(dask_worker):
+    with _wrap_os_errors(dask_worker):
         return await asyncio.to_thread(run_checks, probe)
 
 
 async def take_bundle(token: str, sha256: str, offset: int, data: bytes, is_last: bool, dask_worker: Any) -> None:
-    """Take the next piece of a bundle; the last one has it unpacked.
+    """Receive the next piece of a code archive; unpack the archive after the last one.
 
-    What has come is given up when nothing more comes and the flow process says nothing: it is gone.
+    The received pieces are discarded when neither another piece nor a keep-alive of the flow process arrives.
 
     Raises:
-        BundleRefusedError: It is not what it should be.
-        ComputeTargetError: The disk does not take it.
+        BundleRefusedError: The archive is incomplete, damaged or unsafe.
+        ComputeTargetError: The disk refuses it.
     """
-    here = _incoming.setdefault(dask_worker, {})
-    with _told_as_ours(dask_worker):
-        if (arriving := here.get(token)) is None:
+    arrivals = _incoming.setdefault(dask_worker, {})
+    with _wrap_os_errors(dask_worker):
+        if (arriving := arrivals.get(token)) is None:
             incoming = Incoming(cache_folder(), sha256)
-            keeper = Watchdog(lambda: dask_worker.loop.add_callback(_give_up, here, token, incoming))
-            arriving = here[token] = _Arriving(incoming, keeper)
-        arriving.keeper.keep()
+            watchdog = Watchdog(lambda: dask_worker.loop.add_callback(_discard_archive, arrivals, token, incoming))
+            arriving = arrivals[token] = _Arriving(incoming, watchdog)
+        arriving.watchdog.reset()
         try:
-            arriving.incoming.take(offset, data)
+            arriving.incoming.write(offset, data)
             if is_last:
-                arriving.keeper.stop()
-                del here[token]
+                arriving.watchdog.stop()
+                del arrivals[token]
                 with arriving.incoming:
                     await asyncio.to_thread(arriving.incoming.unpack)
         except BaseException:
-            _give_up(here, token, arriving.incoming)
+            _discard_archive(arrivals, token, arriving.incoming)
             raise
 
 
-async def open_node(settings: NodeSettings, way: NodeAccess | None, dask_worker: Any) -> NodeFacts:
-    """Start the slots for a run on this Dask worker, and return while the children start.
+async def open_node(settings: NodeSettings, access: NodeAccess | None, dask_worker: Any) -> NodeFacts:
+    """Start the slots of a run on this Dask worker, and return while the children start.
 
     Args:
-        settings: What the run needs; a node that was prepared has its name already.
-        way: How it gets at what it cannot see; None: it sees everything.
-        dask_worker: Given by Dask to a function with an argument of this name.
+        settings: Settings of the node; a prepared node already has its name.
+        access: How it exchanges files with the flow process; None: they share all of them.
+        dask_worker: Passed by Dask to a function with a parameter of this name.
 
     Raises:
-        EnvironmentSetupError: The interpreter is not there, or the environment cannot be built.
-        ComputeTargetError: The disk does not take what a node needs, or the run is over.
+        EnvironmentSetupError: The interpreter does not exist, or the environment cannot be built.
+        ComputeTargetError: The disk refuses the node's files, or the run has ended.
     """
     token = settings.token
     threads = int(dask_worker.state.nthreads)
     over = _over_on(dask_worker, token)
-    with _told_as_ours(dask_worker):
-        mine = _way_on(settings, way)
-        node = await asyncio.to_thread(_opened, dask_worker, mine, threads, over)
+    with _wrap_os_errors(dask_worker):
+        adapted = _with_access(settings, access)
+        node = await asyncio.to_thread(_open_once, dask_worker, adapted, threads, over)
     message = {"node": node.settings.node}
     node.on_slot_ready(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
-    node.on_script_log(lambda said: dask_worker.log_event(said_topic(token), said))
+    node.on_script_log(lambda batch: dask_worker.log_event(said_topic(token), batch))
     return node.facts
 
 
 def ready_topic(token: str) -> str:
-    """Return the topic of the Dask events that tell that a slot is ready for its first mini-batch."""
+    """Return the topic of the Dask events that report a slot as ready for its first mini-batch."""
     return f"parallel-run-ready-{token}"
 
 
 def said_topic(token: str) -> str:
-    """Return the topic of the Dask events that tell what the scripts log."""
+    """Return the topic of the Dask events that carry the scripts' log lines."""
     return f"parallel-run-said-{token}"
 
 
 def run_lease(
     token: str, lease: int, start: int, attempt: int, works: bytes, piece: tuple[int, int] | None = None
 ) -> LeaseResult:
-    """Run the mini-batches of one lease. This is the function that Dask runs.
+    """Run the mini-batches of one lease, as a Dask task.
 
     Args:
-        token: Names the driving of the run that the lease belongs to.
-        lease: Its number.
-        start: Number of the first mini-batch; the others follow.
-        attempt: The try that this is, for all of them.
-        works: The plan's ``work`` texts, one per line.
+        token: Identifies the execution of the run that the lease belongs to.
+        lease: Number of the lease.
+        start: Number of its first mini-batch; the others follow.
+        attempt: Number of the attempt, for all of them.
+        works: The ``work`` values of the plan, one per line.
         piece: Only these items (half-open range) of the one mini-batch.
     """
-    found = _of(get_worker()).get(token)
-    if found is None:  # the worker was restarted under the same address: what was sent to its predecessor is lost
+    entry = _nodes_on(get_worker()).get(token)
+    if entry is None:  # the worker was restarted under the same address: its predecessor's node is lost
         raise NodeClosedError(token)
-    if found.secedes:
+    if entry.secedes:
         secede()
     only = b"" if piece is None else b",[%d,%d]" % piece
     lines = enumerate(works.split(b"\n"), start)
     sent = [Work(index, attempt, b"[%d,%d,%b%b]\n" % (index, attempt, work, only)) for index, work in lines]
-    return found.node.run(lease, sent)
+    return entry.node.run(lease, sent)
 
 
 async def recall_lease(token: str, lease: int, at_once: bool, dask_worker: Any) -> int | None:
-    """Have a lease give back what it has not begun, or *at_once* end with what is finished.
+    """Recall the mini-batches of a lease that have not started; with *at_once*, the running one too.
 
     Returns:
-        The number of the first mini-batch that is given back, or one past its last; NOT_BEGUN gives all of it back; None when
-        the lease is no longer here.
+        The number of the first mini-batch that is returned, or one past the last; NOT_BEGUN returns all of them; None when
+        the lease is no longer on this node.
     """
-    found = _of(dask_worker).get(token)
-    answer = found.node.recall(lease, at_once=at_once) if found is not None else None
+    entry = _nodes_on(dask_worker).get(token)
+    answer = entry.node.recall(lease, at_once=at_once) if entry is not None else None
     if answer is None:
         return None
     return await asyncio.wrap_future(answer)
 
 
 async def resize_node(token: str, slots: int, number: int, dask_worker: Any) -> Resized:
-    """Have this node start more slots, or retire some; see ``Node.resize``."""
-    found = _of(dask_worker).get(token)
-    if found is None:
+    """Start more slots on this node, or retire some; see ``Node.resize``."""
+    entry = _nodes_on(dask_worker).get(token)
+    if entry is None:
         raise NodeClosedError(token)
-    # From now on leases leave their threads: those that came before keep no more than all but one of them.
-    _of(dask_worker)[token] = found._replace(secedes=True)
-    return await asyncio.to_thread(found.node.resize, slots, number)
+    # From now on leases release their threads: the leases before this occupy all but one of them at most.
+    _nodes_on(dask_worker)[token] = entry._replace(secedes=True)
+    return await asyncio.to_thread(entry.node.resize, slots, number)
 
 
 def keep_node(token: str, dask_worker: Any) -> None:
-    """Note that the flow process is alive."""
+    """Receive a keep-alive of the flow process."""
     if (arriving := _incoming.get(dask_worker, {}).get(token)) is not None:
-        arriving.keeper.keep()
-    found = _of(dask_worker).get(token)
-    if found is not None and found.keeper is not None:
-        found.keeper.keep()
+        arriving.watchdog.reset()
+    entry = _nodes_on(dask_worker).get(token)
+    if entry is not None and entry.watchdog is not None:
+        entry.watchdog.reset()
 
 
 async def read_file(token: str, folder: str, name: str, offset: int, length: int, dask_worker: Any) -> bytes:
-    """Return bytes of a part or a log of a node that has them at home."""
-    found = _of(dask_worker).get(token)
-    if found is None:
+    """Return bytes of a part or a log that is on the node's own disk."""
+    entry = _nodes_on(dask_worker).get(token)
+    if entry is None:
         raise NodeClosedError(token)
-    return await asyncio.to_thread(found.node.read, folder, name, offset, length)
+    return await asyncio.to_thread(entry.node.read, folder, name, offset, length)
 
 
 def list_logs(token: str, dask_worker: Any) -> dict[str, int]:
     """Return the size of every log, bytes by name."""
-    found = _of(dask_worker).get(token)
-    return {} if found is None else found.node.logs()
+    entry = _nodes_on(dask_worker).get(token)
+    return {} if entry is None else entry.node.logs()
 
 
 async def close_node(token: str, graceful: bool, dask_worker: Any) -> ShutdownReport:
-    """End the run on this node; return its last words.
+    """End the run on this node; return the scripts' shutdown() errors and latest log lines.
 
-    A node that has rows at home keeps them until ``remove_node``.
+    A node with rows on its own disk keeps them until ``remove_node``.
     """
-    with _taking:
+    with _registry_lock:
         _over_on(dask_worker, token).set()
-        found = _of(dask_worker).get(token)
-    _give_up(_incoming.get(dask_worker, {}), token)
-    if found is None:
+        entry = _nodes_on(dask_worker).get(token)
+    _discard_archive(_incoming.get(dask_worker, {}), token)
+    if entry is None:
         return ShutdownReport([], [])
-    problems = await asyncio.to_thread(found.node.close, graceful=graceful)
-    if not found.node.settings.rows_home:
-        _forget(dask_worker, token)
-    return ShutdownReport(problems, found.node.last_said())
+    problems = await asyncio.to_thread(entry.node.close, graceful=graceful)
+    if not entry.node.settings.rows_home:
+        _remove_entry(dask_worker, token)
+    return ShutdownReport(problems, entry.node.recent_logs())
 
 
 async def remove_node(token: str, dask_worker: Any) -> None:
-    """Remove what ``close_node`` has left."""
-    if (found := _forget(dask_worker, token)) is not None:
-        await asyncio.to_thread(found.node.remove)
+    """Remove the files that ``close_node`` has left."""
+    if (entry := _remove_entry(dask_worker, token)) is not None:
+        await asyncio.to_thread(entry.node.remove)
 
 
 class NodeClosedError(RuntimeError):
-    """A lease came to a node where its run is not open."""
+    """A lease was sent to a worker where its run has no open node."""
 
 
-def _of(dask_worker: Any) -> dict[str, _Open]:
+def _nodes_on(dask_worker: Any) -> dict[str, _Open]:
     return _open.get(dask_worker, {})
 
 
-def _way_on(settings: NodeSettings, way: NodeAccess | None) -> NodeSettings:
-    """Return the settings of a node that is told its way."""
-    if way is None:
+def _with_access(settings: NodeSettings, access: NodeAccess | None) -> NodeSettings:
+    """Return *settings* with the paths that fit *access*."""
+    if access is None:
         return settings
-    if way.bundled and settings.bundle is not None:
+    if access.bundled and settings.bundle is not None:
         folder = unpacked(cache_folder(), settings.bundle.sha256)
         if folder is None:
-            raise FileNotFoundError(f"bundle {settings.bundle.sha256} is no longer unpacked here")
+            raise FileNotFoundError(f"the unpacked code archive {settings.bundle.sha256} was removed from this node's cache")
         settings = replace(settings, source=str(folder / settings.bundle.source), script=str(folder / settings.bundle.script))
-    return replace(settings, rows_home=way.rows_home)
+    return replace(settings, rows_home=access.rows_home)
 
 
 def _over_on(dask_worker: Any, token: str) -> threading.Event:
@@ -264,48 +264,48 @@ def _over_on(dask_worker: Any, token: str) -> threading.Event:
 
 
 @contextmanager
-def _told_as_ours(dask_worker: Any) -> Iterator[None]:
-    """Tell what the machine refuses with where it was: on its way, an OSError looks like a connection that was lost."""
+def _wrap_os_errors(dask_worker: Any) -> Iterator[None]:
+    """Raise an OSError of this machine as ComputeTargetError: Dask would report it as a lost connection."""
     try:
         yield
     except OSError as error:
-        said = f"{error.strerror}: {error.filename}" if error.filename and error.strerror else str(error)
-        raise ComputeTargetError(dask_worker.address, f"the node (host {socket.gethostname()}) says: {said}") from error
+        reason = f"{error.strerror}: {error.filename}" if error.filename and error.strerror else str(error)
+        raise ComputeTargetError(dask_worker.address, f"the node (host {socket.gethostname()}) failed: {reason}") from error
 
 
-def _give_up(arriving: dict[str, _Arriving], token: str, only: Incoming | None = None) -> None:
-    """Forget a bundle that is arriving; its file goes with it."""
-    found = arriving.get(token)
-    if found is not None and only in (None, found.incoming):
-        del arriving[token]
-        found.keeper.stop()
-        found.incoming.close()
+def _discard_archive(arrivals: dict[str, _Arriving], token: str, only: Incoming | None = None) -> None:
+    """Discard a partly received code archive and its file."""
+    arriving = arrivals.get(token)
+    if arriving is not None and only in (None, arriving.incoming):
+        del arrivals[token]
+        arriving.watchdog.stop()
+        arriving.incoming.close()
 
 
-def _opened(dask_worker: Any, settings: NodeSettings, threads: int, over: threading.Event) -> Node:
-    """Return the one node that the run has on this worker from now on.
+def _open_once(dask_worker: Any, settings: NodeSettings, threads: int, over: threading.Event) -> Node:
+    """Return the run's only node on this worker.
 
-    A flow process that could not hear us may ask twice; and its run may end while a node is made for it.
+    A flow process that missed the answer may ask twice, and its run may end while the node is being created.
     """
     token = settings.token
     with _locks[token]:
         _begun.add(token)
         if (node := _prepared.pop(token, None)) is None:
-            _end(dask_worker, token)  # given up while it was cut off: what it does is void
-            node = _start(settings, threads if settings.is_kept else None, over)
-        keeper = Watchdog(lambda: _end(dask_worker, token, node)) if settings.is_kept else None
-        with _taking:
+            _close_abandoned(dask_worker, token)  # the flow process lost contact with this node: its work is void
+            node = _start_node(settings, threads if settings.is_kept else None, over)
+        watchdog = Watchdog(lambda: _close_abandoned(dask_worker, token, node)) if settings.is_kept else None
+        with _registry_lock:
             if not over.is_set():
-                _open.setdefault(dask_worker, {})[token] = _Open(node, keeper, secedes=threads <= 2 * node.facts.slots)
+                _open.setdefault(dask_worker, {})[token] = _Open(node, watchdog, secedes=threads <= 2 * node.facts.slots)
                 return node
-    if keeper is not None:
-        keeper.stop()
+    if watchdog is not None:
+        watchdog.stop()
     node.close(graceful=False)
     node.remove()
-    raise ComputeTargetError(dask_worker.address, "the run ended while the node was opened")
+    raise ComputeTargetError(dask_worker.address, "the run ended while the node was being opened")
 
 
-def _start(settings: NodeSettings, cores: int | None, over: threading.Event) -> Node:
+def _start_node(settings: NodeSettings, cores: int | None, over: threading.Event) -> Node:
     if settings.environment is not None:
         interpreter = built_interpreter(settings.environment, cache_folder(), over)
     else:
@@ -313,19 +313,19 @@ def _start(settings: NodeSettings, cores: int | None, over: threading.Event) -> 
     return Node(replace(settings, interpreter=interpreter), cores)
 
 
-def _end(dask_worker: Any, token: str, only: Node | None = None) -> None:
-    """End a node that nobody waits for; one that another has taken the place of is not there any more."""
-    if (found := _forget(dask_worker, token, only)) is not None:
-        found.node.close(graceful=False)
-        found.node.remove()
+def _close_abandoned(dask_worker: Any, token: str, only: Node | None = None) -> None:
+    """Close an abandoned node; does nothing if it was already replaced."""
+    if (entry := _remove_entry(dask_worker, token, only)) is not None:
+        entry.node.close(graceful=False)
+        entry.node.remove()
 
 
-def _forget(dask_worker: Any, token: str, only: Node | None = None) -> _Open | None:
-    with _taking:
-        found = _of(dask_worker).get(token)
-        if found is None or (only is not None and found.node is not only):
+def _remove_entry(dask_worker: Any, token: str, only: Node | None = None) -> _Open | None:
+    with _registry_lock:
+        entry = _nodes_on(dask_worker).get(token)
+        if entry is None or (only is not None and entry.node is not only):
             return None
         del _open[dask_worker][token]
-    if found.keeper is not None:
-        found.keeper.stop()
-    return found
+    if entry.watchdog is not None:
+        entry.watchdog.stop()
+    return entry

@@ -1,4 +1,4 @@
-"""What scripts write with EntryScript().logger, gathered for Prefect's log: not too much of it, each once, in plain values."""
+"""Collects the log lines of EntryScript().logger for Prefect's log: rate-limited, each line once, as plain values."""
 
 from __future__ import annotations
 
@@ -12,53 +12,52 @@ from prefect_parallel_run.node.log_tail import Record, Tail
 PER_SECOND = 20.0  #: messages of a node
 IN_ALL = 1_000  #: messages of a node
 
-LogBatch = dict[
-    str, Any
-]  #: node, number (of such a parcel, from 1), lines ([level, process, text] each), left_out (lines so far)
+#: node, number (of the batch, from 1), lines ([level, process, text] each), left_out (lines so far)
+LogBatch = dict[str, Any]
 
 
 class ScriptLines:
-    """Those of one node. It belongs to one thread.
+    """The log lines of one node. It belongs to one thread.
 
     Args:
-        node: Its name.
-        level: Of the module logging; less is not told.
+        node: Name of the node.
+        level: Level of the logging module; lower ones are dropped.
     """
 
     def __init__(self, node: str, level: int) -> None:
         self._node, self._level = node, level
         self._tails: dict[str, Tail] = {}  # by process
-        self._allowance = RateLimiter(PER_SECOND, IN_ALL)
+        self._rate_limiter = RateLimiter(PER_SECOND, IN_ALL)
         self._lines: list[tuple[int, str, str]] = []
-        self._left_out = self._told_left_out = 0
+        self._left_out = self._reported_left_out = 0
         self._number = 0
 
     def read(self, process: str, path: str, now: float) -> None:
-        """Take in what a process has logged since the last call (monotonic clock, s)."""
+        """Read the lines that a process has logged since the last call; *now* is monotonic, s."""
         tail = self._tails.get(process)
         if tail is None:
             tail = self._tails[process] = Tail(path)
         self._add(process, *tail.read(), now)
 
     def finish(self, process: str, path: str, now: float) -> None:
-        """Take in what is left of a process that has ended."""
+        """Read the remaining lines of an ended process."""
         tail = self._tails.pop(process, None) or Tail(path)
         self._add(process, *tail.finish(), now)
 
     def note_cut(self, process: str, cut: ShortenedLog) -> None:
-        """Take note that a process's log was cut, right after it was read."""
+        """Adjust to a cut of a process's log, made right after it was read."""
         if (tail := self._tails.get(process)) is not None:
             tail.note_cut(cut.seen, cut.end)
 
     def add(self, level: int, text: str) -> None:
-        """Add a word of the node's own."""
+        """Add a message of the node itself."""
         self._lines.append((level, self._node, text))
 
-    def take(self) -> LogBatch | None:
-        """Return what has come since the last call, or None."""
-        if not self._lines and self._left_out == self._told_left_out:
+    def drain(self) -> LogBatch | None:
+        """Return the lines since the last call, or None."""
+        if not self._lines and self._left_out == self._reported_left_out:
             return None
-        lines, self._lines, self._told_left_out = self._lines, [], self._left_out
+        lines, self._lines, self._reported_left_out = self._lines, [], self._left_out
         self._number += 1
         return {"node": self._node, "number": self._number, "lines": lines, "left_out": self._left_out}
 
@@ -67,7 +66,7 @@ class ScriptLines:
         for record in records:
             if record.level < self._level:
                 continue
-            if self._allowance.admits(now, is_urgent=record.level >= logging.WARNING):
+            if self._rate_limiter.admits(now, is_urgent=record.level >= logging.WARNING):
                 self._lines.append((record.level, process, record.text))
             else:
                 self._left_out += record.lines

@@ -1,4 +1,4 @@
-"""What a node is told when a run opens there."""
+"""The settings that a node receives when a run opens there."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from prefect_parallel_run.models import drive_prefix
 
 
 class CodeBundle(NamedTuple):
-    """The script as it travels."""
+    """The code archive of the script."""
 
     sha256: str
-    source: str  #: where the importable folder is, below the one that it is unpacked to
-    script: str  #: the same of the script
+    source: str  #: importable folder, relative to the archive's root
+    script: str  #: script, relative to the archive's root
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """All that a node needs to run a step's mini-batches; sent once, outside any Dask task, so that no key shows it."""
+    """All settings of a node; sent once, outside any Dask task, so that no task key exposes them."""
 
-    token: str  #: names this driving of the run; leases of another are refused
+    token: str  #: identifies this execution of the run; leases of other executions are refused
     node: str = ""  #: the node's name in ledger and logs
-    drive: int  #: how often the run has been driven, this time included; keeps file names apart
-    slots: int | None  #: child processes; None: 1 where the node has a GPU, else as many as it has cores
+    drive: int  #: number of this execution, from 1; keeps file names unique
+    slots: int | None  #: child processes; None: 1 if the node has a GPU, else one per core
     most_slots: int  #: never more than there are mini-batches
-    interpreter: str | None  #: path of one, or of a virtual environment; None: the worker's own
-    environment: EnvironmentPlan | None = None  #: built on the node, instead
+    interpreter: str | None  #: path of an interpreter or a virtual environment; None: the worker's own
+    environment: EnvironmentPlan | None = None  #: built on the node, instead of interpreter
     script: str  #: absolute path
-    source: str  #: absolute path of the folder that is importable
-    bundle: CodeBundle | None = None  #: both, for nodes that do not see them
+    source: str  #: absolute path of the importable folder
+    bundle: CodeBundle | None = None  #: contains both, for nodes that cannot read these paths
     rows_home: bool = False  #: the node cannot see the run directory: rows are fetched from it
-    is_kept: bool = False  #: the worker stays when the flow process dies: the node must find out by itself
+    is_kept: bool = False  #: the worker outlives the flow process: the node needs a watchdog
     arguments: tuple[str, ...]
     output: str  #: folder, or ""
     side_inputs: dict[str, str]
     models: dict[str, str] = field(default_factory=dict)  #: path by name
-    step: str = ""  #: its name
+    step: str = ""  #: name of the step
     run_id: str = ""  #: name of the run directory
     environment_variables: dict[str, str] = field(repr=False)  #: secrets
     run_directory: str
-    modules: tuple[str, ...]  #: that reading the items needs; imported while a process starts
+    modules: tuple[str, ...]  #: needed to read the items; imported while a child starts
     fetches: bool  #: items are objects of a store, which are fetched to the node's disk
     keep_rows: bool  #: append_row
     row_format: str
@@ -55,25 +55,25 @@ class NodeSettings:
 
     @property
     def prefix(self) -> str:
-        """Return how the names of the node's files in ``logs`` and ``parts`` begin."""
+        """Return the prefix of the node's file names in ``logs`` and ``parts``."""
         return f"{drive_prefix(self.drive)}{self.node}."
 
     def to_json(self) -> bytes:
-        """Return them as one line, for a worker that has not joined its scheduler yet."""
+        """Return the settings as one JSON line, for a worker that has not joined its scheduler yet."""
         return json.dumps(asdict(self), separators=(",", ":")).encode("ascii") + b"\n"
 
     @classmethod
     def from_json(cls, line: bytes) -> NodeSettings:
-        """Return what ``to_json`` was called on."""
-        given: dict[str, Any] = json.loads(line)
-        if (environment := given["environment"]) is not None:
-            given["environment"] = EnvironmentPlan(**{**environment, "requirements": tuple(environment["requirements"])})
+        """Return the settings that ``to_json`` wrote."""
+        fields: dict[str, Any] = json.loads(line)
+        if (environment := fields["environment"]) is not None:
+            fields["environment"] = EnvironmentPlan(**{**environment, "requirements": tuple(environment["requirements"])})
         for key in ("arguments", "modules"):
-            given[key] = tuple(given[key])
-        return cls(**given)
+            fields[key] = tuple(fields[key])
+        return cls(**fields)
 
     def for_child(self, *, process: str, scratch: str) -> dict[str, Any]:
-        """Return what the child called *process* is told, as its first message."""
+        """Return the first message for the child called *process*."""
         return {
             "script": self.script,
             "source": self.source,
@@ -94,17 +94,17 @@ class NodeSettings:
             "header": self.row_header,
             "csv_options": self.row_options,
             "modules": list(self.modules),
-            "secrets": sorted(self.environment_variables),  # by name; the values are in the child's environment
+            "secrets": sorted(self.environment_variables),  # names only; the values are in the child's environment
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """What a node says of itself when a run opens there."""
+    """Facts that a node reports when a run opens there."""
 
     node: str
     host: str
-    pid: int  #: of the Dask worker
+    pid: int  #: process id of the Dask worker
     cores: int
     slots: int
-    gpus: int = 0  #: that its processes may use
+    gpus: int = 0  #: GPUs that its processes may use

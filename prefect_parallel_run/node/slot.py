@@ -1,4 +1,4 @@
-"""A slot: the place of one process on a node. It starts its child, feeds it, times it, kills it and starts the next."""
+"""A slot: a node's place for one child process. It starts the child, sends it mini-batches, enforces limits and replaces it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_process import Child
 from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure, death_name, describe_exit
 from prefect_parallel_run.node.process_log import ProcessRecord
-from prefect_parallel_run.node.recall import Recall
+from prefect_parallel_run.node.recall import RecallRequest
 from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.node.standby import Spares
+from prefect_parallel_run.node.standby import StandbyChild
 
-_GLANCE = 0.02  #: s between two looks at a child that is busy
-_START_GLANCE = 0.005  #: s between two looks at a child that is starting
-_RESTARTS = 3  #: starts in a row that may fail before the slot gives up; a slot's very first start is not repeated
-_GOODBYE = 5.0  #: s for the interpreter to end after shutdown() has returned
+_POLL_INTERVAL = 0.02  #: s, for a busy child
+_STARTUP_POLL_INTERVAL = 0.005  #: s, for a child that is starting
+_MAX_FAILED_STARTS = 3  #: in a row, before the slot fails; a slot's very first start is not retried
+_EXIT_GRACE = 5.0  #: s for the interpreter to exit after shutdown() has returned
 _ANSWER_FIELDS = len(Receipt._fields)
 _SHORT_ANSWER = Receipt._fields.index("node")  #: fields in the answer of a mini-batch that succeeded
 
 
 class SlotUnusableError(Exception):
-    """The slot has no child and cannot have one."""
+    """The slot has no child and cannot start one."""
 
     def __init__(self, failure: StartFailure) -> None:
         super().__init__(failure)
@@ -36,15 +36,15 @@ class SlotUnusableError(Exception):
 
 
 class SlotStoppedError(Exception):
-    """The slot was told to stop while it was working."""
+    """The slot was stopped while it was running mini-batches."""
 
 
 class SlotRetiredError(Exception):
-    """The slot has no child and is to have none: its script says that there are too many."""
+    """The slot has no child and stays empty: its script asked for one process less."""
 
 
 class Work(NamedTuple):
-    """One mini-batch to run, as it goes to the child."""
+    """One mini-batch to run, as it is sent to the child."""
 
     mini_batch: int
     attempt: int
@@ -52,10 +52,10 @@ class Work(NamedTuple):
 
 
 class _Termination(NamedTuple):
-    """Why a child must go, or has gone."""
+    """Why a child must be killed, or has died."""
 
     outcome: str
-    mini_batch: int  #: the one that was running; IDLE when that must be asked again, of a child that has ended
+    mini_batch: int  #: the one that was running; IDLE when it must be read again, after the child has exited
     error_type: str
     error: str
 
@@ -64,87 +64,87 @@ class Slot:
     """Owns at most one child at a time.
 
     Args:
-        number: Of the slot on its node.
-        settings: Of the node.
-        starter: Starts the children.
-        spares: Has one, sometimes, that is started already.
-        may_retire: Called when the script asks for one process less; False: this one is needed.
+        number: Number of the slot on its node.
+        settings: Settings of the node.
+        factory: Starts the children.
+        standby: May hold a child that is already started.
+        may_retire: Called when the script asks for one process less; returns False when this slot is needed.
     """
 
     def __init__(
         self,
         number: int,
         settings: NodeSettings,
-        starter: ChildFactory,
-        spares: Spares,
+        factory: ChildFactory,
+        standby: StandbyChild,
         may_retire: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._number, self._settings, self._starter, self._spares = number, settings, starter, spares
+        self._number, self._settings, self._factory, self._standby = number, settings, factory, standby
         self._may_retire = may_retire
-        self._departure = ""  # how the child goes, once it has said so
-        self._not_before = 0.0  # when its successor's first mini-batch may begin (monotonic clock)
+        self._exit_request = ""  # what the child asked for before exiting: to be replaced, or to be retired
+        self._not_before = 0.0  # earliest start of the next child's first mini-batch (monotonic clock)
         self._child: Child | None = None
-        self._life: ProcessRecord | None = None  # of the child
+        self._record: ProcessRecord | None = None  # of the child
         self._started = 0  # children so far
         self._idle_deaths = 0
-        self._recall = Recall()  # of the lease that is being run
-        self._stop = 0  # one past its last mini-batch
-        self._left: deque[Work] = deque()  # of it, what is not finished
-        self._given_back: deque[Work] = deque()  # of it, what the child has still to answer, undone
+        self._recall = RecallRequest()  # of the current lease
+        self._stop = 0  # one past the lease's last mini-batch
+        self._pending: deque[Work] = deque()  # its unfinished mini-batches
+        self._recalled: deque[Work] = deque()  # recalled mini-batches that the child has yet to return
         self._stopping = threading.Event()
-        self._lock = threading.Lock()  # between the thread that works and the one that stops
+        self._lock = threading.Lock()  # between the thread in run() and the one in stop()
 
     def start(self) -> None:
-        """Start a child and wait until its init() is done; raises SlotUnusableError."""
+        """Start a child and wait for its init(); raises SlotUnusableError."""
         failure = self._try_start()
-        for _ in range(_RESTARTS - 1 if self._started > 1 else 0):
+        for _ in range(_MAX_FAILED_STARTS - 1 if self._started > 1 else 0):
             if failure is None:
                 break
             failure = self._try_start()
         if failure is not None:
             raise SlotUnusableError(failure)
 
-    def run(self, works: Sequence[Work], receipts: list[tuple[Any, ...]], recall: Recall) -> None:
+    def run(self, works: Sequence[Work], receipts: list[tuple[Any, ...]], recall: RecallRequest) -> None:
         """Run mini-batches in order and append one receipt (a tuple in the order of records.Receipt) for each.
 
-        Receipts go to the caller's list, so that what is finished counts even when the slot fails or is stopped. When
-        *recall* is asked, the mini-batch that is running is the last one.
+        Receipts are appended to the caller's list, so that finished mini-batches count even when the slot fails or is stopped.
+        Once *recall* is requested, the running mini-batch is the last one.
 
         Raises:
-            SlotUnusableError: No child can be started any more; a mini-batch without receipt has not been charged.
+            SlotUnusableError: No child can be started; a mini-batch without a receipt was not charged an attempt.
             SlotStoppedError: stop() was called.
-            SlotRetiredError: The script has asked for one process less. The same holds.
+            SlotRetiredError: The script asked for one process less; a mini-batch without a receipt was not charged either.
         """
-        self._recall, self._left, self._stop = recall, deque(works), works[-1].mini_batch + 1
-        while self._left:
+        self._recall, self._pending, self._stop = recall, deque(works), works[-1].mini_batch + 1
+        while self._pending:
             if self._child is None:
                 self.start()
-                self._pass_the_pause_on()
-            if self._left:  # not called back while the child started
-                self._feed(receipts)
+                self._restore_pause()
+            if self._pending:  # not recalled while the child started
+                self._run_pending(receipts)
 
     def shut_down(self, reason: str = "shut_down") -> str:
-        """Let the child call shutdown() and end, for *reason*; return what went wrong there, or an empty text."""
+        """Have the child call shutdown() and exit, for *reason*; return the error in shutdown(), or an empty string."""
         child = self._child
         if child is None:
             return ""
         child.send([b'"shutdown"\n'])
-        problem = self._goodbye(child)
-        self._bury(reason if child.exit_status() is not None else "stopped")
+        problem = self._await_exit(child)
+        self._discard_child(reason if child.exit_status() is not None else "stopped")
         return problem
 
     def stop(self) -> None:
-        """End the child at once; whoever is in run() gets SlotStoppedError. May be called from any thread."""
+        """Kill the child; run() raises SlotStoppedError in its thread. May be called from any thread."""
         self._stopping.set()
         with self._lock:
-            if self._child is not None and self._life is not None:
+            if self._child is not None and self._record is not None:
                 self._child.kill()
-                self._life.has_ended("stopped", self._child.exit_status())
+                self._record.ended("stopped", self._child.exit_status())
 
     def raise_if_stopping(self) -> None:
         """Raise SlotStoppedError once stop() was called."""
         if self._stopping.is_set():
-            self._bury("stopped")
+            self._discard_child("stopped")
             raise SlotStoppedError
 
     # Starting
@@ -152,206 +152,206 @@ class Slot:
     def _try_start(self) -> StartFailure | None:
         self.raise_if_stopping()
         self._started += 1
-        start = self._spares.take()
-        if start is None:
+        startup = self._standby.acquire()
+        if startup is None:
             try:
-                start = self._starter.start(f"{self._number}.{self._started}", self._number)
+                startup = self._factory.start(f"{self._number}.{self._started}", self._number)
             except OSError as error:
-                return StartFailure("spawn", type(error).__name__, f"{self._starter.interpreter}: {error}", "")
-            start.call_init()
+                return StartFailure("spawn", type(error).__name__, f"{self._factory.interpreter}: {error}", "")
+            startup.call_init()
         with self._lock:
-            self._child, self._life = start.child, start.life
-        is_over = False
-        while not is_over:
-            is_over = start.look(_START_GLANCE)
+            self._child, self._record = startup.child, startup.record
+        is_done = False
+        while not is_done:
+            is_done = startup.poll(_STARTUP_POLL_INTERVAL)
             self.raise_if_stopping()
-            if self._recall.is_open:
-                self._give_back_from(0)
-                self._given_back.clear()  # no child has them
-        if start.failure is not None:
-            self._bury("start_failed")
+            if self._recall.is_pending:
+                self._answer_recall(0)
+                self._recalled.clear()  # no child has received them
+        if startup.failure is not None:
+            self._discard_child("start_failed")
         else:
-            start.enter(self._number)
-        return start.failure
+            startup.mark_ready(self._number)
+        return startup.failure
 
     # Working
 
-    def _feed(self, receipts: list[tuple[Any, ...]]) -> None:
-        """Have the child work on what is left until that is done or the child is; answered mini-batches are left no more."""
+    def _run_pending(self, receipts: list[tuple[Any, ...]]) -> None:
+        """Run the pending mini-batches until all are answered or the child has exited; each answer removes one."""
         child = self._child
-        assert child is not None  # noqa: S101  run() has just started it; for the type checker
-        child.send([work.line for work in self._left])
-        while self._left or self._given_back:
-            self._spares.tend(_running_for(child))  # first of all: the next one may die at once
-            child.wait(_GLANCE)
+        assert child is not None  # noqa: S101  for the type checker: run() has just started it
+        child.send([work.line for work in self._pending])
+        while self._pending or self._recalled:
+            self._standby.maintain(_busy_seconds(child))  # first of all: the next child may die immediately
+            child.wait(_POLL_INTERVAL)
             child.pump()
-            begun = child.call_back() if self._recall.is_open else None
-            verdict = self._take_answers(child, receipts) or self._judge(child)
+            started = child.recall() if self._recall.is_pending else None
+            termination = self._collect_answers(child, receipts) or self._check_limits(child)
             self.raise_if_stopping()
-            if verdict is not None and self._end_child(child, verdict, receipts):
+            if termination is not None and self._terminate(child, termination, receipts):
                 return
-            if self._departure:
-                self._part_with(child)
+            if self._exit_request:
+                self._release_child(child)
                 return
             if self._recall.is_urgent:
                 self._drop_child()
                 return
-            if begun is not None and self._recall.is_open:
-                self._give_back_from(int(bool(self._left) and self._left[0].mini_batch == begun))
-        child.let_go_on()
+            if started is not None and self._recall.is_pending:
+                self._answer_recall(int(bool(self._pending) and self._pending[0].mini_batch == started))
+        child.resume()
 
-    def _take_answers(self, child: Child, receipts: list[tuple[Any, ...]]) -> _Termination | None:
-        """Move what is answered to *receipts*; a verdict when the answers make no sense."""
+    def _collect_answers(self, child: Child, receipts: list[tuple[Any, ...]]) -> _Termination | None:
+        """Move answered mini-batches to *receipts*; return a termination when the answers are invalid."""
         try:
             for answer in child.answers():
                 if answer[0] == "leave":
-                    self._departure, self._not_before = answer[1:]
+                    self._exit_request, self._not_before = answer[1:]
                 elif answer[0] == "back":
-                    self._take_back(answer[1])
+                    self._accept_returned(answer[1])
                 else:
-                    receipts.append(self._receipt(answer, self._left[0], child.pid))
-                    self._left.popleft()
+                    receipts.append(self._receipt(answer, self._pending[0], child.pid))
+                    self._pending.popleft()
                 self._idle_deaths = 0
         except (ValueError, IndexError, TypeError) as error:
-            return _Termination("died", IDLE, "ProtocolError", f"its process wrote something to our pipe: {error}")
+            return _Termination("died", IDLE, "ProtocolError", f"the process wrote invalid data to its answer pipe: {error}")
         return None
 
-    def _take_back(self, mini_batch: int) -> None:
-        """Take note that the child has left a mini-batch undone; one that was thought to be running may be among them."""
-        if self._recall.is_open:  # it was called back just now, and is quicker than we are
-            self._give_back_from(0)
-        undone = (self._left or self._given_back).popleft()
-        if undone.mini_batch != mini_batch or not self._recall.is_answered:
-            raise ValueError(f"mini-batch {mini_batch} came back out of turn")
+    def _accept_returned(self, mini_batch: int) -> None:
+        """Record that the child returned a mini-batch without running it, which may be one that was assumed to be running."""
+        if self._recall.is_pending:  # just recalled, and the child answered before this thread did
+            self._answer_recall(0)
+        returned = (self._pending or self._recalled).popleft()
+        if returned.mini_batch != mini_batch or not self._recall.is_answered:
+            raise ValueError(f"mini-batch {mini_batch} was returned out of order")
 
-    def _give_back_from(self, place: int) -> None:
-        """Answer the recall: of what is left, all from *place* on."""
-        works = list(self._left)
-        self._left, self._given_back = deque(works[:place]), deque(works[place:])
-        self._recall.answer(works[place].mini_batch if place < len(works) else self._stop)
+    def _answer_recall(self, index: int) -> None:
+        """Answer the recall: return the pending mini-batches from *index* on."""
+        works = list(self._pending)
+        self._pending, self._recalled = deque(works[:index]), deque(works[index:])
+        self._recall.answer(works[index].mini_batch if index < len(works) else self._stop)
 
     def _drop_child(self) -> None:
-        """End a child whose work does not count any more."""
+        """Kill a child whose result is no longer needed."""
         self._recall.answer(self._stop)
-        self._left.clear()
-        self._bury("unneeded")
+        self._pending.clear()
+        self._discard_child("unneeded")
 
     def _receipt(self, answer: Any, work: Work, pid: int) -> tuple[Any, ...]:
         if len(answer) not in (_SHORT_ANSWER, _ANSWER_FIELDS) or (answer[0], answer[1]) != (
             work.mini_batch,
             work.attempt,
         ):
-            raise ValueError(f"not the answer to mini-batch {work.mini_batch}")
+            raise ValueError(f"expected the answer to mini-batch {work.mini_batch}")
         return (*answer[:_SHORT_ANSWER], self._settings.node, pid, *answer[_SHORT_ANSWER + 2 :])
 
-    def _judge(self, child: Child) -> _Termination | None:
-        """Return the verdict on a child that cannot go on, or None."""
-        ended = child.exit_status()
-        if ended is not None:
-            words = "its process was killed" if ended < 0 else "its process ended"  # by what, or how, its name says
-            return _Termination("died", IDLE, death_name(ended), words)
-        index, begun = child.running()
+    def _check_limits(self, child: Child) -> _Termination | None:
+        """Return why the child has died or must be killed, or None."""
+        status = child.exit_status()
+        if status is not None:
+            message = "its process was killed" if status < 0 else "its process exited"  # the error type names the signal
+            return _Termination("died", IDLE, death_name(status), message)
+        index, started = child.running()
         if index == IDLE:
             return None
         timeout = self._settings.run_invocation_timeout
-        if time.monotonic() - begun > timeout:
-            words = f"run() took over run_invocation_timeout = {timeout:g} s and its process was killed"
-            return _Termination("timed_out", index, "InvocationTimeout", words)
+        if time.monotonic() - started > timeout:
+            message = f"run() exceeded run_invocation_timeout = {timeout:g} s and its process was killed"
+            return _Termination("timed_out", index, "InvocationTimeout", message)
         limit = self._settings.process_memory_limit
         if limit is not None and (resident := child.resident()) > limit:
-            words = f"its process held {resident} bytes, over process_memory_limit = {limit}, and was killed"
-            return _Termination("out_of_memory", index, "OutOfMemory", words)
+            message = f"its process used {resident} bytes, over process_memory_limit = {limit}, and was killed"
+            return _Termination("out_of_memory", index, "OutOfMemory", message)
         return None
 
-    def _end_child(self, child: Child, verdict: _Termination, receipts: list[tuple[Any, ...]]) -> bool:
-        """Kill the child and charge the one mini-batch that was running. False when it has just finished that one."""
-        self._take_answers(child, receipts)  # what it finished meanwhile counts
-        if self._departure:  # it ended because it said so
+    def _terminate(self, child: Child, termination: _Termination, receipts: list[tuple[Any, ...]]) -> bool:
+        """Kill the child and charge the running mini-batch an attempt; return False if that one has just finished."""
+        self._collect_answers(child, receipts)  # mini-batches finished meanwhile count
+        if self._exit_request:  # the child exited as it had announced
             return False
-        running, begun = child.running()
-        if verdict.outcome != "died" and running != verdict.mini_batch:
+        running, started = child.running()
+        if termination.outcome != "died" and running != termination.mini_batch:
             return False
         child.stop_reading()
-        # Telling where it is may wake it from the call it hangs in: from here on its answers do not count.
-        stacks = child.stacks() if verdict.outcome == "timed_out" else ""
+        # Reading the stacks may wake the child from the call it hangs in: its answers no longer count from here on.
+        stacks = child.stacks() if termination.outcome == "timed_out" else ""
         child.kill()
-        if self._left and self._left[0].mini_batch == running:
-            receipts.append(self._charge(self._left.popleft(), verdict, stacks, begun, child.pid))
+        if self._pending and self._pending[0].mini_batch == running:
+            receipts.append(self._failure_receipt(self._pending.popleft(), termination, stacks, started, child.pid))
             self._idle_deaths = 0
         else:
             self._idle_deaths += 1
-        self._bury(verdict.outcome)
-        self._spares.child_ended()
-        if self._idle_deaths >= _RESTARTS:
-            words = f"while it waited for work {verdict.error}"
-            raise SlotUnusableError(StartFailure("idle", verdict.error_type, words, ""))
+        self._discard_child(termination.outcome)
+        self._standby.child_ended()
+        if self._idle_deaths >= _MAX_FAILED_STARTS:
+            message = f"while it waited for work {termination.error}"
+            raise SlotUnusableError(StartFailure("idle", termination.error_type, message, ""))
         return True
 
-    def _charge(self, work: Work, verdict: _Termination, stacks: str, begun: float, pid: int) -> tuple[Any, ...]:
-        seconds = max(time.monotonic() - begun, 0.0)
+    def _failure_receipt(self, work: Work, termination: _Termination, stacks: str, began: float, pid: int) -> tuple[Any, ...]:
+        seconds = max(time.monotonic() - began, 0.0)
         return tuple(
             Receipt.of_failure(
                 work.mini_batch,
                 work.attempt,
-                verdict.outcome,
+                termination.outcome,
                 started=time.time() - seconds,
                 seconds=seconds,
                 node=self._settings.node,
                 pid=pid,
-                error_type=verdict.error_type,
-                error=verdict.error,
+                error_type=termination.error_type,
+                error=termination.error,
                 traceback=stacks,
-                fingerprint=fingerprint(verdict.outcome, verdict.error_type),
+                fingerprint=fingerprint(termination.outcome, termination.error_type),
             )
         )
 
     # Ending
 
-    def _part_with(self, child: Child) -> None:
-        """Let a child go whose script asks for another process, or for one less; it calls shutdown() by itself."""
-        how, self._departure = self._departure, ""
-        if self._recall.is_open:  # shutdown() may take its time
-            self._give_back_from(0)
-        self._goodbye(child)
-        goes = how == STOP and self._may_retire()
-        self._bury("retired" if goes else "shut_down")
-        if goes:
+    def _release_child(self, child: Child) -> None:
+        """Replace or retire a child at its script's request; the child calls shutdown() by itself."""
+        request, self._exit_request = self._exit_request, ""
+        if self._recall.is_pending:  # shutdown() may be slow
+            self._answer_recall(0)
+        self._await_exit(child)
+        retires = request == STOP and self._may_retire()
+        self._discard_child("retired" if retires else "shut_down")
+        if retires:
             raise SlotRetiredError
 
-    def _pass_the_pause_on(self) -> None:
-        """Have a new child wait where the one before was asked to."""
+    def _restore_pause(self) -> None:
+        """Have a new child wait until the time that its predecessor's script asked for."""
         if self._child is not None and self._not_before > time.monotonic():
             self._child.send([b'["sleep",%r]\n' % self._not_before])
         self._not_before = 0.0
 
-    def _goodbye(self, child: Child) -> str:
+    def _await_exit(self, child: Child) -> str:
         deadline = time.monotonic() + self._settings.init_timeout
         problem: str | None = None
-        while (ended := child.exit_status()) is None:
-            child.wait(_START_GLANCE)
+        while (status := child.exit_status()) is None:
+            child.wait(_STARTUP_POLL_INTERVAL)
             for answer in child.answers():
-                problem, deadline = str(answer[1]), time.monotonic() + _GOODBYE
+                problem, deadline = str(answer[1]), time.monotonic() + _EXIT_GRACE
             if time.monotonic() > deadline:
                 return problem or "shutdown() did not return and its process was killed"
             self.raise_if_stopping()
         for answer in child.answers():
             problem = str(answer[1])
-        return problem if problem is not None else f"in shutdown() its process {describe_exit(ended)}"
+        return problem if problem is not None else f"in shutdown() its process {describe_exit(status)}"
 
-    def _bury(self, reason: str) -> None:
-        """Leave nothing of the child behind, and tell why it has ended."""
+    def _discard_child(self, reason: str) -> None:
+        """Kill the child, remove its folder and record why it exited."""
         with self._lock:
-            child, life, self._child, self._life = self._child, self._life, None, None
-        if child is not None and life is not None:
+            child, record, self._child, self._record = self._child, self._record, None, None
+        if child is not None and record is not None:
             child.kill()
-            for folder in child.left_behind():
-                life.loses(folder)
-            life.has_ended(reason, child.exit_status())
+            for folder in child.folders_with_files():
+                record.files_lost(folder)
+            record.ended(reason, child.exit_status())
             child.close()
-        self._given_back.clear()
+        self._recalled.clear()
 
 
-def _running_for(child: Child) -> float:
-    """Return how long its mini-batch has been running, s."""
-    index, begun = child.running()
-    return 0.0 if index == IDLE else time.monotonic() - begun
+def _busy_seconds(child: Child) -> float:
+    """Return how long the child's mini-batch has been running, s."""
+    index, started = child.running()
+    return 0.0 if index == IDLE else time.monotonic() - started

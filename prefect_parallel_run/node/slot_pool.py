@@ -1,4 +1,4 @@
-"""The slots of a node: which there are, which of them work, and how there come to be more or fewer while leases go on."""
+"""The slots of a node: hands idle slots to leases, and adds or retires slots while leases run."""
 
 from __future__ import annotations
 
@@ -11,150 +11,150 @@ from typing import NamedTuple
 
 from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.idle import IdleSlots
-from prefect_parallel_run.node.recall import Recall
+from prefect_parallel_run.node.recall import RecallRequest
 from prefect_parallel_run.node.slot import Slot, SlotStoppedError, SlotUnusableError
 
 
 class Resized(NamedTuple):
-    """What slots a node has."""
+    """The slots of a node after a resize."""
 
-    slots: int  #: that work, or start
-    ready: int  #: of these, whose process has started
-    as_of: int  #: number of the resizing that led to it
-    leaving: tuple[int, ...]  #: leases whose slots are retired, and go when they are done
+    slots: int  #: usable or starting
+    ready: int  #: of these, slots whose child has started
+    as_of: int  #: number of the resize that led to this
+    leaving: tuple[int, ...]  #: leases whose slots are retired and close after them
 
 
-class Slots:
+class SlotPool:
     """The slots of one node.
 
-    Every slot is in one of: starting, idle, at work, leaving, gone. Those that count have a place, from 0 on; one that is
-    retired, or given up, has lost its place, and gets no lease any more.
+    Every slot is starting, idle, busy, leaving or gone. Active slots have an index, from 0; a retired or failed slot has lost
+    its index and gets no more leases.
 
     Args:
-        make: Makes the slot for a place, with a number that none had before: what another has written there keeps its name.
-        count: To begin with.
+        create: Creates the slot for an index, with a number that is never reused, so that file names stay unique.
+        count: Initial number of slots.
     """
 
-    def __init__(self, make: Callable[[int, int], Slot], count: int) -> None:
-        self._make = make
-        self.all: list[Slot] = []  #: that have, or may have, a child
-        self._places: dict[int, Slot] = {}
-        self._ready: set[Slot] = set()  # whose first child has started
-        self._at_work: dict[Slot, Recall] = {}  # of the lease that it runs
-        self._leaving: dict[Slot, threading.Thread] = {}  # in shutdown()
-        self._problems: list[str] = []  # there
+    def __init__(self, create: Callable[[int, int], Slot], count: int) -> None:
+        self._create = create
+        self.all: list[Slot] = []  #: slots that have, or may have, a child
+        self._active: dict[int, Slot] = {}  # by index
+        self._ready: set[Slot] = set()  # slots whose first child has started
+        self._busy: dict[Slot, RecallRequest] = {}  # recall request of the slot's lease
+        self._leaving: dict[Slot, threading.Thread] = {}  # slots in shutdown()
+        self._problems: list[str] = []  # errors in shutdown()
         self._failures: queue.SimpleQueue[StartFailure] = queue.SimpleQueue()
         self._next_number = self._as_of = 0
-        self._tell_ready: Callable[[int], None] | None = None
-        self._untold = 0  # slots that became ready before anybody wanted to know
+        self._ready_callback: Callable[[int], None] | None = None
+        self._unreported = 0  # slots that became ready before there was a callback
         self._is_closed = False
-        self._lock = threading.Lock()  # of all this; taken before that of the idle ones
+        self._lock = threading.Lock()  # for all of this; acquired before the lock of the idle slots
         self.idle = IdleSlots()
-        self._start([self._add(place) for place in range(count)])
+        self._start([self._add(index) for index in range(count)])
 
-    def take(self, recall: Recall) -> Slot | None:
-        """Return a slot for a lease, waiting for one; None when the lease is called back, or no slot will come."""
-        while (slot := self.idle.take(recall)) is not None:
+    def acquire(self, recall: RecallRequest) -> Slot | None:
+        """Wait for an idle slot and return it; None when the lease is recalled or no slot is left."""
+        while (slot := self.idle.acquire(recall)) is not None:
             with self._lock:
-                if self._has_place(slot):
-                    self._at_work[slot] = recall
+                if self._is_active(slot):
+                    self._busy[slot] = recall
                     return slot
-                self._let_go(slot)  # it was retired just when it was taken
+                self._leave(slot)  # it was retired while it was being acquired
         return None
 
-    def offer(self, slot: Slot) -> None:
-        """Have a slot that has nothing to do serve the next lease; one that is retired goes."""
+    def release(self, slot: Slot) -> None:
+        """Return a slot after its lease: it becomes idle, or shuts down if it was retired."""
         with self._lock:
-            self._at_work.pop(slot, None)
-            if self._has_place(slot):
+            self._busy.pop(slot, None)
+            if self._is_active(slot):
                 self.idle.put(slot)
             else:
-                self._let_go(slot)
+                self._leave(slot)
 
-    def give_up(self, slot: Slot, failure: StartFailure) -> None:
-        """Take note that a slot has no child and cannot have one."""
+    def mark_failed(self, slot: Slot, failure: StartFailure) -> None:
+        """Record that a slot has no child and cannot start one."""
         with self._lock:
-            self._at_work.pop(slot, None)
-            place = next((place for place, other in self._places.items() if other is slot), None)
-            if place is None:  # retired: nobody counts on it
+            self._busy.pop(slot, None)
+            index = next((index for index, other in self._active.items() if other is slot), None)
+            if index is None:  # retired: not expected to work
                 return
-            del self._places[place]
-            is_last = not self._places
+            del self._active[index]
+            is_last = not self._active
         self._failures.put(failure)
         if is_last:
             self.idle.close()
 
-    def spare(self, slot: Slot) -> bool:
-        """Count a slot out whose script asks for one process less; False for the last one, which is needed."""
+    def try_retire(self, slot: Slot) -> bool:
+        """Retire a slot whose script asks for one process less; return False for the last one, which is needed."""
         with self._lock:
-            if len(self._places) == 1 and self._has_place(slot):
+            if len(self._active) == 1 and self._is_active(slot):
                 return False
-            self._places = {place: other for place, other in self._places.items() if other is not slot}
+            self._active = {index: other for index, other in self._active.items() if other is not slot}
             return True
 
     def mark_exited(self, slot: Slot) -> None:
-        """Take note that a slot that was counted out has no child any more."""
+        """Record that the child of a retired slot has exited."""
         with self._lock:
-            self._at_work.pop(slot, None)
-        self._forget(slot)
+            self._busy.pop(slot, None)
+        self._remove(slot)
 
     def next_failure(self) -> StartFailure | None:
-        """Return why a slot was given up, once per slot."""
+        """Return why a slot failed, once per slot."""
         try:
             return self._failures.get_nowait()
         except queue.Empty:
             return None
 
     def count(self) -> tuple[int, int]:
-        """Return the slots that count, none once all are closed, and the number of the last resizing."""
+        """Return the number of active slots, 0 once all are closed, and the number of the last resize."""
         with self._lock:
-            return (0 if self._is_closed else len(self._places)), self._as_of
+            return (0 if self._is_closed else len(self._active)), self._as_of
 
     def resize(self, count: int, number: int) -> Resized:
-        """Start slots, or retire some, until there are *count*, and return at once; see ``Node.resize``."""
+        """Start or retire slots until there are *count*, without waiting for them; see ``Node.resize``."""
         fresh: list[Slot] = []
         with self._lock:
             if number > self._as_of:
                 self._as_of = number
-                if self._places and not self._is_closed:  # a node that has given up all has told so
-                    for place in sorted(place for place in self._places if place >= count):
-                        self._retire(place)
-                    fresh = [self._add(place) for place in range(count) if place not in self._places]
-            ready = sum(slot in self._ready for slot in self._places.values())
-            leaving = tuple(recall.lease for slot, recall in self._at_work.items() if not self._has_place(slot))
-            resized = Resized(len(self._places), ready, self._as_of, leaving)
+                if self._active and not self._is_closed:  # a node whose slots all failed has reported it
+                    for index in sorted(index for index in self._active if index >= count):
+                        self._retire(index)
+                    fresh = [self._add(index) for index in range(count) if index not in self._active]
+            ready = sum(slot in self._ready for slot in self._active.values())
+            leaving = tuple(recall.lease for slot, recall in self._busy.items() if not self._is_active(slot))
+            resized = Resized(len(self._active), ready, self._as_of, leaving)
         self._start(fresh)
         return resized
 
-    def on_slot_ready(self, tell: Callable[[int], None]) -> None:
-        """Have *tell* called for every slot that becomes ready, and for those that are, with the last resizing's number."""
+    def on_slot_ready(self, callback: Callable[[int], None]) -> None:
+        """Call *callback* with the number of the last resize for every slot that becomes ready, or already is."""
         with self._lock:
-            self._tell_ready, untold = tell, self._untold
-        for _ in range(untold):
-            tell(0)
+            self._ready_callback, unreported = callback, self._unreported
+        for _ in range(unreported):
+            callback(0)
 
     def close(self, *, graceful: bool) -> list[str]:
-        """End all children, with shutdown() when *graceful*; return what went wrong in shutdown(), of those before too."""
+        """Stop all children, with shutdown() when *graceful*; return the errors in shutdown(), also of retired slots."""
         with self._lock:
             self._is_closed = True
             slots, leaving = [*self.all], {**self._leaving}
         ready = self.idle.close()
-        ends: list[Callable[[], object]] = [
+        stops: list[Callable[[], object]] = [
             (lambda slot=slot: self._problems.append(slot.shut_down())) if graceful and slot in ready else slot.stop  # type: ignore[misc]
             for slot in slots
             if not graceful or slot not in leaving
         ]
-        threads = [threading.Thread(target=end) for end in ends]
+        threads = [threading.Thread(target=stop) for stop in stops]
         for thread in threads:
             thread.start()
         for thread in (*threads, *leaving.values()):
             thread.join()
         return [problem for problem in self._problems if problem]
 
-    # Coming
+    # Starting
 
-    def _add(self, place: int) -> Slot:
-        slot = self._places[place] = self._make(place, self._next_number)
+    def _add(self, index: int) -> Slot:
+        slot = self._active[index] = self._create(index, self._next_number)
         self._next_number += 1
         self.all.append(slot)
         return slot
@@ -167,52 +167,52 @@ class Slots:
         try:
             slot.start()
         except SlotUnusableError as error:
-            self.give_up(slot, error.failure)
+            self.mark_failed(slot, error.failure)
         except SlotStoppedError:
-            self._forget(slot)
-        except Exception as error:  # noqa: BLE001  whatever it was, a lease must not wait for this slot
-            self.give_up(slot, StartFailure("spawn", type(error).__name__, str(error), traceback.format_exc()))
+            self._remove(slot)
+        except Exception as error:  # noqa: BLE001  after any error, a lease must not wait for this slot
+            self.mark_failed(slot, StartFailure("spawn", type(error).__name__, str(error), traceback.format_exc()))
         else:
-            tell = self._note_ready(slot)
-            self.offer(slot)
-            tell()
+            report = self._mark_ready(slot)
+            self.release(slot)
+            report()
 
-    def _note_ready(self, slot: Slot) -> Callable[[], None]:
-        """Take note that a slot is ready, and return what tells it."""
+    def _mark_ready(self, slot: Slot) -> Callable[[], None]:
+        """Record that a slot is ready, and return a function that reports it."""
         with self._lock:
             self._ready.add(slot)
-            tell, as_of = self._tell_ready, self._as_of
-            if not self._has_place(slot):
+            callback, as_of = self._ready_callback, self._as_of
+            if not self._is_active(slot):
                 return lambda: None
-            self._untold += tell is None
-            return lambda: None if tell is None else tell(as_of)
+            self._unreported += callback is None
+            return lambda: None if callback is None else callback(as_of)
 
-    # Going
+    # Retiring
 
-    def _retire(self, place: int) -> None:
-        slot = self._places.pop(place)
+    def _retire(self, index: int) -> None:
+        slot = self._active.pop(index)
         if self.idle.remove(slot):
-            self._let_go(slot)
+            self._leave(slot)
         elif slot not in self._ready:
             slot.stop()
-        elif (recall := self._at_work.get(slot)) is not None:
-            recall.ask(at_once=False)
+        elif (recall := self._busy.get(slot)) is not None:
+            recall.request(at_once=False)
 
-    def _has_place(self, slot: Slot) -> bool:
-        return slot in self._places.values()
+    def _is_active(self, slot: Slot) -> bool:
+        return slot in self._active.values()
 
-    def _let_go(self, slot: Slot) -> None:
-        """Have a slot that is retired end its child."""
-        thread = self._leaving[slot] = threading.Thread(target=self._see_off, args=(slot,), daemon=True)
+    def _leave(self, slot: Slot) -> None:
+        """Shut down the child of a retired slot, on a thread of its own."""
+        thread = self._leaving[slot] = threading.Thread(target=self._shut_down, args=(slot,), daemon=True)
         thread.start()
 
-    def _see_off(self, slot: Slot) -> None:
+    def _shut_down(self, slot: Slot) -> None:
         with suppress(SlotStoppedError):
-            slot.raise_if_stopping()  # it was retired just when it was ready
+            slot.raise_if_stopping()  # it was retired while it became ready
             self._problems.append(slot.shut_down("retired"))
-        self._forget(slot)
+        self._remove(slot)
 
-    def _forget(self, slot: Slot) -> None:
+    def _remove(self, slot: Slot) -> None:
         with self._lock:
             self.all.remove(slot)
             self._ready.discard(slot)

@@ -1,22 +1,22 @@
-"""When a node should have a spare, a child that is started ahead of the one it replaces. Pure: no clock, no processes."""
+"""Decides when a node needs a standby child. Pure: no clock, no processes."""
 
 from __future__ import annotations
 
-_SOON = 0.5  #: share of run_invocation_timeout; a mini-batch that has used so much of it may well use it all
+_SOON = 0.5  #: share of run_invocation_timeout; a mini-batch that has used this much may well time out
 
 
-class SpareNeed:
-    """Follows what befalls a node's children and says whether one should stand by.
+class StandbyNeed:
+    """Decides from the fate of a node's children whether a standby child is needed.
 
-    At first none should: most runs never lose a child, and a spare costs the memory of the script's imports. So the first
-    child that crashes is replaced by one that is started only then; for a timeout the spare is there in time.
+    None is needed at first: most runs never lose a child, and a standby child costs the memory of the script's imports. So
+    the first child that crashes is replaced by one that is started only then; for a timeout, the standby child is ready.
 
-    >>> need = SpareNeed(run_invocation_timeout=60.0)
+    >>> need = StandbyNeed(run_invocation_timeout=60.0)
     >>> need.mini_batch_has_run(29.0)
-    >>> need.is_there
+    >>> need.is_needed
     False
     >>> need.mini_batch_has_run(30.0)
-    >>> need.is_there
+    >>> need.is_needed
     True
 
     Args:
@@ -25,24 +25,24 @@ class SpareNeed:
 
     def __init__(self, run_invocation_timeout: float) -> None:
         self._soon = _SOON * run_invocation_timeout
-        self._is_there = self._has_failed = False
+        self._is_needed = self._has_failed = False
 
     @property
-    def is_there(self) -> bool:
-        """True when a spare should stand by; from then on each that is taken is followed by the next."""
-        return self._is_there and not self._has_failed
+    def is_needed(self) -> bool:
+        """True when there should be a standby child; each one that is used is then replaced by the next."""
+        return self._is_needed and not self._has_failed
 
     def child_ended(self) -> None:
-        """Note that a child has died or was killed: others may follow."""
-        self._is_there, self._has_failed = True, False
+        """Record that a child has died or was killed: others may follow."""
+        self._is_needed, self._has_failed = True, False
 
     def mini_batch_has_run(self, seconds: float) -> None:
-        """Note how long a mini-batch has been running."""
-        self._is_there = self._is_there or seconds >= self._soon
+        """Record how long a mini-batch has been running."""
+        self._is_needed = self._is_needed or seconds >= self._soon
 
-    def spare_failed(self) -> None:
-        """Note that a spare could not start, or has ended: there is no other before a child has ended again.
+    def standby_failed(self) -> None:
+        """Record that a standby child failed to start or exited: none is needed until another child has died.
 
-        Where memory is short, or what the script imports cannot be had twice, one after the other would fail.
+        When memory is short, or the script imports something exclusive, every further one would fail too.
         """
         self._has_failed = True

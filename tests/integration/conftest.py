@@ -13,11 +13,11 @@ from prefect_parallel_run import FileDataset
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory
 from prefect_parallel_run.node.process_log import ProcessLog
-from prefect_parallel_run.node.recall import Recall
+from prefect_parallel_run.node.recall import RecallRequest
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Slot, Work
-from prefect_parallel_run.node.standby import Spares
-from prefect_parallel_run.node.standby_count import SpareNeed
+from prefect_parallel_run.node.standby import StandbyChild
+from prefect_parallel_run.node.standby_count import StandbyNeed
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 
@@ -40,7 +40,7 @@ class Bench:
             (self.run / name).mkdir(parents=True)
         self.log = folder / "invocations.txt"
         self._slots: list[Slot] = []
-        self._spares: list[Spares] = []
+        self._standbys: list[StandbyChild] = []
 
     def works(self, files: Path, size: int = 10) -> list[bytes]:
         write_plan(normalise_inputs([FileDataset.from_files(files).as_named_input("images")]), size, self.run / "plan.parquet")
@@ -78,21 +78,21 @@ class Bench:
     def slot(self, script: str, *arguments: str, **changes) -> Slot:
         settings = self.settings(script, *arguments, **changes)
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
-        starter = ChildFactory(
+        factory = ChildFactory(
             settings, environment, changes.get("interpreter") or sys.executable, str(self.folder), ProcessLog()
         )
-        spares = Spares(starter, SpareNeed(settings.run_invocation_timeout))
-        slot = Slot(0, settings, starter, spares)
+        standby = StandbyChild(factory, StandbyNeed(settings.run_invocation_timeout))
+        slot = Slot(0, settings, factory, standby)
         self._slots.append(slot)
-        self._spares.append(spares)
+        self._standbys.append(standby)
         return slot
 
     def attempt(
-        self, slot: Slot, works: list[bytes], attempt: int = 1, first: int = 0, recall: Recall | None = None
+        self, slot: Slot, works: list[bytes], attempt: int = 1, first: int = 0, recall: RecallRequest | None = None
     ) -> list[Receipt]:
         receipts: list[tuple] = []
         lines = [Work(i, attempt, b"[%d,%d,%b]\n" % (i, attempt, work)) for i, work in enumerate(works, first)]
-        slot.run(lines, receipts, recall or Recall())
+        slot.run(lines, receipts, recall or RecallRequest())
         return [Receipt(*receipt) for receipt in receipts]
 
     def rows(self, receipts: list[Receipt]) -> list[str]:
@@ -110,9 +110,9 @@ class Bench:
     def close(self) -> None:
         for slot in self._slots:
             slot.stop()
-            slot._bury("stopped")
-        for spares in self._spares:
-            spares.stop()
+            slot._discard_child("stopped")
+        for standby in self._standbys:
+            standby.stop()
 
 
 @pytest.fixture

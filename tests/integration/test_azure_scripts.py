@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run.node.node import Node
-from prefect_parallel_run.node.recall import Recall
+from prefect_parallel_run.node.recall import RecallRequest
 from prefect_parallel_run.node.slot import SlotRetiredError, SlotUnusableError, Work
 
 from .conftest import wait_until
@@ -45,8 +45,8 @@ def expected(count, *raised):
     return [(index, "raised" if index in raised else "succeeded") for index in range(count)]
 
 
-def test_no_retry_ends_the_tries(bench, files):
-    """And nothing else: the process goes on."""
+def test_no_retry_prevents_further_attempts(bench, files):
+    """And nothing else: the process continues."""
     receipts = bench.attempt(asks(bench, "Retry.NoRetry", 3), bench.works(files))
     assert outcomes(receipts) == expected(10, 3)
     assert [receipt.final for receipt in receipts if receipt.outcome == "raised"] == [True]
@@ -56,8 +56,8 @@ def test_no_retry_ends_the_tries(bench, files):
 
 
 @pytest.mark.parametrize("code", ["Retry.Sleep", None, "Retry.RestartProcess"])
-def test_the_next_mini_batch_waits(bench, files, code):
-    """In this process, or in the one in its place; longer than run_invocation_timeout, which is that of run()."""
+def test_sleep_delays_the_next_mini_batch(bench, files, code):
+    """In this process or its replacement, even beyond run_invocation_timeout, which applies to run()."""
     slot = asks(bench, code, 3, delay="1.5", run_invocation_timeout=1.0)
     receipts = bench.attempt(slot, bench.works(files))
     assert outcomes(receipts) == expected(10, 3)
@@ -68,16 +68,16 @@ def test_the_next_mini_batch_waits(bench, files, code):
     assert (runs[4].pid == runs[3].pid) == (code != "Retry.RestartProcess")
 
 
-def test_who_waits_gives_back_what_it_has_not_begun(bench, files):
-    """Other processes need not wait with it."""
+def test_a_pausing_process_returns_its_mini_batches(bench, files):
+    """Other processes need not wait."""
     work = AtWork(bench, asks(bench, "Retry.Sleep", 2, delay=HOUR), bench.works(files))
     wait_until(lambda: bench.log.exists() and len(calls(bench)) == 3)
-    assert work.recall.ask(at_once=False).result(20) == 3
+    assert work.recall.request(at_once=False).result(20) == 3
     assert work.end() == expected(3, 2)
 
 
-def test_a_process_that_wants_to_be_replaced_is(bench, files):
-    """After its mini-batch, with shutdown(); each time it asks, and no other mini-batch is charged or run twice."""
+def test_restart_process_replaces_the_process(bench, files):
+    """After its mini-batch, with shutdown(), each time; no other mini-batch is charged or run twice."""
     slot = asks(bench, "Retry.RestartProcess", 3, 4, 9)
     receipts = bench.attempt(slot, bench.works(files))
     assert outcomes(receipts) == expected(10, 3, 4, 9)
@@ -90,20 +90,20 @@ def test_a_process_that_wants_to_be_replaced_is(bench, files):
     assert len([call for call in calls(bench) if call.what == "shutdown"]) == 4
 
 
-def test_a_slot_retires_when_its_node_lets_it(bench, files):
-    """What it had not begun has no receipt, and so goes to others."""
+def test_stop_process_retires_the_slot(bench, files):
+    """Unstarted mini-batches have no receipt, so other slots run them."""
     slot = asks(bench, "Retry.StopProcess", 3)
     slot._may_retire = lambda: True
     receipts: list[tuple] = []
     lines = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
     with pytest.raises(SlotRetiredError):
-        slot.run(lines, receipts, Recall())
+        slot.run(lines, receipts, RecallRequest())
     assert [receipt[0] for receipt in receipts] == [0, 1, 2, 3]
     assert slot._child is None
 
 
 def test_the_last_process_of_a_node_stays(bench, files):
-    """Of two, the first that asks goes for good; the other is replaced, however often it asks."""
+    """The first of two that asks is retired; the other is replaced, however often it asks."""
     arguments = ("--log", str(bench.log), "--code", "Retry.StopProcess", "--at", *map(str, range(10)))
     settings = bench.settings(str(SCRIPTS / "asks.py"), *arguments, slots=2, most_slots=2)
     works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
@@ -122,8 +122,8 @@ def test_the_last_process_of_a_node_stays(bench, files):
         node.close(graceful=True)
 
 
-def test_a_real_exception_of_that_name_acts_too(bench, files, tmp_path):
-    """The script's own folder has an azureml, as a stub for its tests: that one counts, and ours stays away."""
+def test_a_real_parallel_run_exception_works_too(bench, files, tmp_path):
+    """An azureml in the script's own folder, a stub for its tests, has precedence."""
     folder = tmp_path / "source"
     (folder / "azureml" / "core").mkdir(parents=True)
     (folder / "azureml" / "core" / "__init__.py").write_text("WHOSE = 'theirs'\n")
@@ -140,8 +140,8 @@ def test_a_real_exception_of_that_name_acts_too(bench, files, tmp_path):
 
 
 @pytest.mark.parametrize("there", ["core", "other"])
-def test_ours_stand_in_only_for_what_is_not_there(bench, files, tmp_path, there):
-    """An azureml without core is filled up; one with core but without exceptions is left as it is: they come together."""
+def test_stand_ins_only_replace_missing_packages(bench, files, tmp_path, there):
+    """An azureml without core is completed; one with core but without exceptions is not changed."""
     folder = tmp_path / "source"
     (folder / "azureml" / there).mkdir(parents=True)
     (folder / "azureml" / there / "__init__.py").write_text("")
@@ -158,8 +158,8 @@ def test_ours_stand_in_only_for_what_is_not_there(bench, files, tmp_path, there)
         assert (receipt.error_type, receipt.error) == ("ModuleNotFoundError", "No module named 'azureml.exceptions'")
 
 
-def test_what_a_script_of_azures_sees(bench, files, tmp_path):
-    """Names, models, variables; and what is not there says what there is instead."""
+def test_an_azure_script_sees_azure_names(bench, files, tmp_path):
+    """Names, models, variables; missing names give the alternative."""
     models = {"digits": tmp_path / "digits.bin", "digits:2": tmp_path / "second"}
     models |= {f"newest:{version}": tmp_path / f"version {version}" for version in (2, 10, 9)}
     for path in models.values():
@@ -185,15 +185,15 @@ def test_what_a_script_of_azures_sees(bench, files, tmp_path):
     }
     assert facts["models"] == [given["digits"], given["digits:2"], given["digits"], given["newest:10"]]
     assert (facts["listed"], facts["download"]) == (["digits", "newest"], "digits.bin")
-    assert "there is no model 'none'; models={'none': path}" in facts["model"]
-    assert "known: digits, digits:2, newest:10" in facts["model"]
+    assert "model 'none' is not configured; add models={'none': path}" in facts["model"]
+    assert "known models: digits, digits:2, newest:10" in facts["model"]
     assert "azureml.core.Dataset.get_by_name: there is no Azure ML workspace here" in facts["dataset"]
     assert "side_inputs" in facts["dataset"]
     assert "azureml.core.Workspace.from_config: " in facts["workspace"]
     assert "azureml.core.Workspace.get_default_datastore: " in facts["datastore"]
     assert "azureml.core.Run.upload_file: " in facts["upload"]
     assert "EntryScript().output_dir" in facts["upload"]
-    assert "accepted: Retry.NoRetry, Retry.Sleep" in facts["code"]
+    assert "expected Retry.NoRetry, Retry.Sleep" in facts["code"]
     metrics = [json.loads(line) for line in (bench.run / "logs" / "node-0.0.1.metrics.jsonl").read_text().splitlines()]
     said = [{key: value for key, value in metric.items() if key != "time"} for metric in metrics if metric["mini_batch"] == 0]
     assert said == [
@@ -239,8 +239,8 @@ def run(batch):
 """
 
 
-def test_names_of_azures_that_nobody_uses_can_be_imported(bench, files, tmp_path):
-    """Whatever package they are of; each says on use that it is not there, and what no package has fails as in Azure."""
+def test_unused_azure_names_can_be_imported(bench, files, tmp_path):
+    """Of any package; each raises on use, and names that no package has fail as in Azure."""
     script = tmp_path / "script.py"
     script.write_text(UNUSED + USED)
     rows = bench.rows(bench.attempt(bench.slot(str(script)), bench.works(files)[:1]))
@@ -269,8 +269,8 @@ def run(batch):
 """
 
 
-def test_a_wrong_type_says_what_the_script_has_caught(bench, files, tmp_path):
-    """The refusal of its own run() before one of init(), and how a string begins; the cause is one, whatever that says."""
+def test_a_wrong_type_includes_the_caught_error(bench, files, tmp_path):
+    """That of run() has precedence over that of init(); the fingerprint does not depend on the string."""
     script = tmp_path / "script.py"
     script.write_text(CATCHES)
     receipts = bench.attempt(bench.slot(str(script)), bench.works(files)[:3])
@@ -285,8 +285,8 @@ def test_a_wrong_type_says_what_the_script_has_caught(bench, files, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["import", "run"])
-def test_a_script_that_pandas_3_breaks_is_told_so(bench, files, tmp_path, where):
-    """When it is imported too; the process of another interpreter has the pandas of that one."""
+def test_a_script_that_pandas_3_breaks_gets_advice(bench, files, tmp_path, where):
+    """Also while importing; another interpreter has its own pandas."""
     script = tmp_path / "script.py"
     call = "pd.to_numeric(pd.Series(['x']), errors='ignore')\n"
     head = f"from azureml.core import Run\nimport pandas as pd\n{call if where == 'import' else ''}"
@@ -303,8 +303,8 @@ def test_a_script_that_pandas_3_breaks_is_told_so(bench, files, tmp_path, where)
     assert 'environment=Environment(requirements=["pandas<3", …])' in error
 
 
-def test_what_argparse_says_is_in_the_error(bench, files, tmp_path):
-    """Else there would be a status and nothing more; secrets are left out as elsewhere."""
+def test_the_message_of_argparse_is_in_the_error(bench, files, tmp_path):
+    """Otherwise there would only be a status; without secrets."""
     script = tmp_path / "script.py"
     parser = "argparse.ArgumentParser(prog='p-' + os.environ['TOKEN'])\nparser.add_argument('--model', required=True)\n"
     script.write_text(f"import argparse, os\nparser = {parser}parser.parse_args()\ndef run(batch):\n    return batch\n")
@@ -338,8 +338,8 @@ def test_a_script_without_init_names_its_output(bench, files):
     assert len(list((bench.folder / "out" / "by_task").iterdir())) == 10
 
 
-def test_metrics_are_bounded(tmp_path, monkeypatch):
-    """What is beyond is left out, and that is said once."""
+def test_metrics_are_limited(tmp_path, monkeypatch):
+    """Further ones are dropped, with one note."""
     from prefect_parallel_run.child import metrics
 
     monkeypatch.setattr(metrics, "_MOST_BYTES", 1000)
@@ -348,22 +348,23 @@ def test_metrics_are_bounded(tmp_path, monkeypatch):
         found.add("x", value=number)
     lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
     assert [line["value"] for line in lines[:-1]] == list(range(len(lines) - 1))
-    assert "left out" in lines[-1]["note"]
+    assert "dropped" in lines[-1]["note"]
     assert (tmp_path / "m.jsonl").stat().st_size < 1300
 
 
-def test_nothing_of_azures_is_imported_until_the_script_does():
-    """Every process starts; most know nothing of Azure."""
+def test_stand_ins_are_loaded_on_import():
+    """Every process starts; most scripts do not use Azure."""
     folder = Path(__file__).parents[2] / "prefect_parallel_run" / "child"
     code = (
         "import sys, runpy\n"
         f"namespace = runpy.run_path({str(folder / '__main__.py')!r})\n"
         "namespace['_adopt']()\n"
-        "from prefect_parallel_run.child.main_loop import live\n"
+        "from prefect_parallel_run.child.main_loop import main\n"
         "from prefect_parallel_run.child.azureml_import_hook import offer_names\n"
         "offer_names()\n"
-        "late = {'azure_run', 'azure_model', 'azure_errors', 'metrics'}\n"
-        "assert not [name for name in sys.modules if name.rpartition('.')[2] in late]\n"
+        "names = ('azureml_run', 'azureml_model', 'azureml_errors', 'metrics')\n"
+        "late = {f'prefect_parallel_run.child.{name}' for name in names}\n"
+        "assert not late & sys.modules.keys()\n"
         "assert not [name for name in sys.modules if name.startswith('azureml')]\n"
         "import azureml.core\n"
     )

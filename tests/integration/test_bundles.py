@@ -20,10 +20,10 @@ UNPACK = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from prefect_parallel_run.node import bundles
+from prefect_parallel_run.node import code_archive
 
 archive, sha256, cache, noted, hangs = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5]
-extract = bundles._extract_member
+extract = code_archive._extract_member
 
 def slow(archive, member, path):
     extract(archive, member, path)
@@ -32,9 +32,9 @@ def slow(archive, member, path):
     if hangs == "hangs":
         input()
 
-bundles._extract_member = slow
+code_archive._extract_member = slow
 with ThreadPoolExecutor(4) as threads:
-    found = set(threads.map(lambda _: bundles.unpack(archive, sha256, cache), range(4 if hangs != "hangs" else 1)))
+    found = set(threads.map(lambda _: code_archive.unpack(archive, sha256, cache), range(4 if hangs != "hangs" else 1)))
 (folder,) = found
 print(folder, len(list(folder.iterdir())))
 """
@@ -69,16 +69,16 @@ def unpacking(tmp_path, bundle):
         process.communicate()
 
 
-def test_many_processes_and_threads_unpack_a_bundle_once(tmp_path, bundle, unpacking):
-    """All get the same folder, whole, and its members are written once."""
+def test_an_archive_is_unpacked_once(tmp_path, bundle, unpacking):
+    """All processes and threads get the same complete folder, written once."""
     processes = [unpacking() for _ in range(6)]
     told = {process.communicate(timeout=60)[0].strip() for process in processes}
     assert told == {f"{tmp_path / 'cache' / 'bundles' / bundle.sha256} 10"}
     assert (tmp_path / "noted").read_text().count("member") == 10
 
 
-def test_one_that_is_killed_in_the_middle_leaves_nothing_that_looks_whole(tmp_path, bundle, unpacking):
-    """Whoever waits for it does the work itself."""
+def test_a_killed_unpacking_leaves_no_complete_folder(tmp_path, bundle, unpacking):
+    """A waiting process unpacks it instead."""
     first = unpacking("hangs")
     wait_until((tmp_path / "noted").exists)
     waiting = unpacking()
@@ -90,15 +90,15 @@ def test_one_that_is_killed_in_the_middle_leaves_nothing_that_looks_whole(tmp_pa
     assert {path.name for path in folder.parent.iterdir()} == {bundle.sha256, f"{bundle.sha256}.lock"}
 
 
-def test_receivers_of_the_same_bundle_do_not_disturb_each_other(tmp_path, bundle):
-    """As when two workers of one machine are sent it at once."""
+def test_receivers_of_one_archive_are_independent(tmp_path, bundle):
+    """As when two workers of one machine receive it at the same time."""
     data, barrier = bundle.path.read_bytes(), threading.Barrier(4)
 
     def receive(size):
         with Incoming(tmp_path / "cache", bundle.sha256) as incoming:
             for offset in range(0, len(data), size):
                 barrier.wait(60)
-                incoming.take(offset, data[offset : offset + size])
+                incoming.write(offset, data[offset : offset + size])
             return incoming.unpack()
 
     with ThreadPoolExecutor(4) as threads:

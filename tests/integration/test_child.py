@@ -20,7 +20,7 @@ from .conftest import wait_until
 
 OUTCOMES = {
     "raise": ("raised", "ZeroDivisionError", "division by zero"),
-    "exit": ("died", "exit status 3", "its process ended"),
+    "exit": ("died", "exit status 3", "its process exited"),
     "kill": ("died", "SIGKILL", "its process was killed"),
     "segfault": ("died", "SIGSEGV", "its process was killed"),
     "system_exit": ("raised", "SystemExit", "enough"),
@@ -36,8 +36,8 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize("how", OUTCOMES)
-def test_one_poisoned_mini_batch_costs_no_other(bench, files, how):
-    """It alone fails, with its cause; every other runs exactly once, and what was printed before is kept."""
+def test_a_poisoned_mini_batch_costs_no_other(bench, files, how):
+    """It alone fails, with its cause; all others run exactly once, and earlier output is kept."""
     works = bench.works(files)
     arguments = ("--log", str(bench.log), "--how", how, "--poison", "4")
     timeout = 60.0 if how == "hog" else 1.0
@@ -60,26 +60,26 @@ def test_one_poisoned_mini_batch_costs_no_other(bench, files, how):
         assert "prefect_parallel_run" not in receipts[4].traceback
 
 
-def test_a_killed_child_takes_its_own_children_along(bench, files):
-    """They are in its session, and go with it."""
+def test_killing_a_child_kills_its_own_children(bench, files):
+    """They are in its session."""
     marker = f"prefect-parallel-run-test-{os.getpid()}"
     arguments = ("--log", str(bench.log), "--how", "grandchild", "--poison", "0")
     slot = bench.slot("poison.py", *arguments, run_invocation_timeout=1.0, environment_variables={"MARKER": marker})
     bench.attempt(slot, bench.works(files)[:1])
-    slot._spares.stop()  # a spare is marked like every child
+    slot._standby.stop()  # a standby child is marked like every child
     assert not list(marked(f"MARKER={marker}".encode()))
 
 
-def test_no_print_breaks_the_protocol(bench, files):
-    """Binary rubbish, a line of 10 MB, look-alikes of our own messages, from Python and from C."""
+def test_printing_does_not_break_the_protocol(bench, files):
+    """Binary data, a line of 10 MB, imitated messages, from Python and from C."""
     receipts = bench.attempt(bench.slot("rubbish.py"), bench.works(files))
     assert [receipt.outcome for receipt in receipts] == ["succeeded"] * 10
     assert bench.rows(receipts) == ["10"] * 10
     assert (bench.run / "logs" / "node-0.0.1.stdout.txt").stat().st_size > 10_000_000
 
 
-def test_the_script_sees_its_surroundings(bench, files, tmp_path):
-    """Everything that the contract promises it."""
+def test_the_script_sees_its_environment(bench, files, tmp_path):
+    """Everything that the contract promises."""
     slot = bench.slot("context_facts.py", "--a", "b c", side_inputs={"lookup": "/l"})
     receipts = bench.attempt(slot, bench.works(files), attempt=2)
     facts = [json.loads(line) for line in bench.rows(receipts)[::10]]
@@ -111,15 +111,15 @@ def test_init_and_shutdown_are_called_once_per_process(bench, files):
 @pytest.mark.parametrize(
     ("script", "stage", "words"),
     [
-        ("no_run.py", "import", "it has no function run(mini_batch)"),
+        ("no_run.py", "import", "it lacks a function run(mini_batch)"),
         ("syntax_error.py", "import", "was never closed"),
         ("init_raises.py", "init", "no model at /models/none"),
         ("import_exits.py", "start", "exited with status 7"),
         ("missing.py", "import", "missing.py"),
     ],
 )
-def test_a_script_that_cannot_start_is_told_at_once(bench, script, stage, words):
-    """With its stage, its words and its traceback; a first start is not repeated."""
+def test_a_failed_start_is_reported_immediately(bench, script, stage, words):
+    """With stage, message and traceback; a first start is not retried."""
     with pytest.raises(SlotUnusableError) as caught:
         bench.slot(script).start()
     failure = caught.value.failure
@@ -130,22 +130,22 @@ def test_a_script_that_cannot_start_is_told_at_once(bench, script, stage, words)
         assert 'raise RuntimeError("no model at /models/none")' in failure.traceback
 
 
-def test_arguments_may_be_longer_than_a_pipe_holds(bench, files):
-    """What the child is told before anything else is written as it reads."""
+def test_arguments_may_exceed_the_pipe_buffer(bench, files):
+    """The settings are written while the child reads them."""
     slot = bench.slot("echo.py", "--long", "x" * 5_000_000)
     assert len(bench.rows(bench.attempt(slot, bench.works(files)))) == 100
 
 
-def test_an_interpreter_that_is_not_there_is_told(bench):
-    """By its path."""
+def test_a_missing_interpreter_is_reported(bench):
+    """With its path."""
     with pytest.raises(SlotUnusableError) as caught:
         bench.slot("echo.py", interpreter="/none/python").start()
     assert caught.value.failure.stage == "spawn"
     assert "/none/python" in caught.value.failure.error
 
 
-def test_init_that_hangs_is_ended(bench, tmp_path):
-    """After init_timeout, with the place where it hangs."""
+def test_a_hanging_init_is_killed(bench, tmp_path):
+    """After init_timeout, with its stack."""
     script = tmp_path / "hangs_in_init.py"
     script.write_text("import time\ndef init(): time.sleep(1000)\ndef run(mini_batch): return []\n")
     with pytest.raises(SlotUnusableError) as caught:
@@ -154,8 +154,8 @@ def test_init_that_hangs_is_ended(bench, tmp_path):
     assert "in init" in caught.value.failure.traceback
 
 
-def test_shutdown_that_fails_is_told_and_loses_nothing(bench, files, tmp_path):
-    """The rows are safe by then."""
+def test_a_failing_shutdown_is_reported(bench, files, tmp_path):
+    """The rows are committed by then."""
     script = tmp_path / "bad_end.py"
     script.write_text("def run(mini_batch): return mini_batch\ndef shutdown(): raise OSError('no disk')\n")
     slot = bench.slot(str(script))
@@ -163,14 +163,14 @@ def test_shutdown_that_fails_is_told_and_loses_nothing(bench, files, tmp_path):
     assert "OSError: no disk" in slot.shut_down()
 
 
-def test_no_retry_ends_the_tries(bench, files):
+def test_no_retry_prevents_further_attempts(bench, files):
     """NoRetry can be imported from prefect_parallel_run in the child."""
     (receipt,) = bench.attempt(bench.slot("no_retry.py", "--log", str(bench.log)), bench.works(files)[:1])
     assert receipt.final
     assert receipt.error == "never"
 
 
-def test_a_generator_is_consumed_inside_the_try(bench, files):
+def test_a_generator_is_consumed_inside_the_attempt(bench, files):
     """Its rows count like those of a list."""
     receipts = bench.attempt(bench.slot("generator.py"), bench.works(files))
     assert bench.rows(receipts) == [f"f{number:03d}.txt" for number in range(100)]
@@ -182,8 +182,8 @@ def test_fewer_rows_than_items_are_failed_items(bench, files):
     assert {(r.outcome, r.items, r.succeeded, r.failed, r.rows) for r in receipts} == {("succeeded", 10, 9, 1, 9)}
 
 
-def test_a_file_that_changed_since_planning_is_the_reason(bench, files):
-    """Not a row of it is used, and no try follows."""
+def test_a_changed_file_fails_the_mini_batch(bench, files):
+    """None of its rows is used, and there is no further attempt."""
     works = bench.works(files)
     (files / "f005.txt").write_text("changed")
     first, second = bench.attempt(bench.slot("echo.py"), works[:2])
@@ -211,8 +211,8 @@ def test_a_file_that_changed_since_planning_is_the_reason(bench, files):
         ({"wire.py": "X = 1", "s.py": "from wire import X"}, "s.py", ""),
     ],
 )
-def test_imports_work_wherever_the_script_lies(bench, files, tmp_path, layout, script, source):
-    """Relative, of companions, in packages and plain folders, with names that are taken; ours shadow none of the user's."""
+def test_imports_work_in_every_layout(bench, files, tmp_path, layout, script, source):
+    """Relative imports, companions, packages and plain folders, and names that are taken."""
     home = tmp_path / "home"
     for name, text in layout.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
@@ -222,8 +222,8 @@ def test_imports_work_wherever_the_script_lies(bench, files, tmp_path, layout, s
     assert bench.rows(bench.attempt(slot, bench.works(files)[:1])) == ["1"] * 10
 
 
-def test_a_child_that_dies_while_idle_charges_nobody(bench, files):
-    """Its successor does the work."""
+def test_a_death_while_idle_charges_no_mini_batch(bench, files):
+    """The replacement does the work."""
     works = bench.works(files)
     slot = bench.slot("echo.py")
     bench.attempt(slot, works[:1])
@@ -231,8 +231,8 @@ def test_a_child_that_dies_while_idle_charges_nobody(bench, files):
     assert [receipt.outcome for receipt in bench.attempt(slot, works)] == ["succeeded"] * 10
 
 
-def test_stop_ends_a_child_that_works(bench, files):
-    """From another thread, at once; what was finished still goes home."""
+def test_stop_kills_a_busy_child(bench, files):
+    """From another thread, immediately; finished mini-batches are still returned."""
     works = bench.works(files)
     arguments = ("--log", str(bench.log), "--how", "deaf", "--poison", "2")
     slot = bench.slot("poison.py", *arguments)
@@ -254,7 +254,7 @@ def test_stop_ends_a_child_that_works(bench, files):
     assert not child.is_running()
 
 
-def test_secrets_reach_the_child_only(bench, files, tmp_path):
+def test_secrets_reach_only_the_child(bench, files, tmp_path):
     """They are in its environment before the script is imported."""
     script = tmp_path / "secret.py"
     script.write_text("import os\nX = os.environ['TOKEN']\ndef run(mini_batch): return [len(X)] * len(mini_batch)\n")
@@ -263,8 +263,8 @@ def test_secrets_reach_the_child_only(bench, files, tmp_path):
     assert "canary-9" not in repr(bench.settings("echo.py", environment_variables={"TOKEN": "canary-9"}))
 
 
-def test_the_guardian_ends_what_a_dead_worker_leaves(tmp_path):
-    """Processes with its marker, also those deaf to SIGTERM, what they started without it, and their scratch folder."""
+def test_the_reaper_kills_what_a_dead_worker_leaves(tmp_path):
+    """Processes with its marker, even if they ignore SIGTERM, their child processes, and the scratch folder."""
     import prefect_parallel_run.node.reaper as module
 
     marker = f"GUARDED=test-{os.getpid()}"
@@ -276,28 +276,28 @@ def test_the_guardian_ends_what_a_dead_worker_leaves(tmp_path):
         "print(subprocess.Popen(['sleep', '1000'], env={}).pid, flush=True); time.sleep(1000)"
     )
     with (
-        subprocess.Popen([sys.executable, module.__file__, marker, str(scratch)], stdin=subprocess.PIPE) as guardian,
+        subprocess.Popen([sys.executable, module.__file__, marker, str(scratch)], stdin=subprocess.PIPE) as process,
         subprocess.Popen(
             [sys.executable, "-c", deaf], env=environment, start_new_session=True, stdout=subprocess.PIPE
         ) as victim,
     ):
         grandchild = psutil.Process(int(victim.stdout.readline()))
-        guardian.stdin.close()  # as when the worker is killed
+        process.stdin.close()  # as when the worker is killed
         assert victim.wait(20) == -signal.SIGKILL
-        assert guardian.wait(20) == 0
+        assert process.wait(20) == 0
     wait_until(lambda: not lives(grandchild))
     assert not scratch.exists()
 
 
-def test_a_child_that_is_busy_in_c_is_killed_by_the_kernel_when_its_slot_is_gone(bench, files):
-    """Without a guardian: the end of the slot's process closes the child's lifeline."""
+def test_the_kernel_kills_a_child_without_its_slot(bench, files):
+    """Without a reaper: the end of the slot's process closes the child's lifeline."""
     arguments = ("--log", str(bench.log), "--how", "hang_in_c", "--poison", "0")
     slot = bench.slot("poison.py", *arguments, run_invocation_timeout=1000.0)
     receipts = []
     thread = threading.Thread(target=lambda: receipts.extend(bench.attempt(slot, bench.works(files)[:2])))
     thread.start()
     wait_until(lambda: bench.log.exists() and bench.invocations())
-    ends = slot._child._ends
+    ends = slot._child._pipes
     (lifeline,) = ends._open - {ends.inbox, ends.outbox, ends.bell, ends.board, ends.stacks}
     ends._open.remove(lifeline)
     os.close(lifeline)
@@ -306,14 +306,14 @@ def test_a_child_that_is_busy_in_c_is_killed_by_the_kernel_when_its_slot_is_gone
 
 
 @pytest.mark.parametrize("kills", [1, 3])
-def test_a_guardian_that_is_killed_is_replaced(tmp_path, kills):
-    """Its successor does its work; who wants to know is told."""
+def test_a_killed_reaper_is_replaced(tmp_path, kills):
+    """The replacement does its work, and the callback reports it."""
     scratch, told = tmp_path / "scratch", []
     scratch.mkdir()
     marker = f"GUARDED=test-{os.getpid()}-{kills}"
     guard = Guard(marker, str(scratch), told.append)
     for number in range(1, kills + 1):
-        guard._guardian.kill()
+        guard._reaper.kill()
         wait_until(lambda number=number: len(told) == number)
     environment = {**os.environ, "GUARDED": marker.partition("=")[2]}
     with subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True) as victim:
@@ -324,27 +324,27 @@ def test_a_guardian_that_is_killed_is_replaced(tmp_path, kills):
     assert not guard._thread.is_alive()
 
 
-def test_a_guardian_that_is_killed_at_its_work_is_stood_in_for(tmp_path):
-    """By the process that wanted the work done."""
+def test_work_of_a_reaper_killed_meanwhile_is_completed(tmp_path):
+    """By the process that closes the guard."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     marker = f"GUARDED=test-{os.getpid()}-late"
     guard = Guard(marker, str(scratch))
     environment = {**os.environ, "GUARDED": marker.partition("=")[2]}
     with subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True) as victim:
-        os.kill(guard._guardian.pid, signal.SIGSTOP)
+        os.kill(guard._reaper.pid, signal.SIGSTOP)
         closing = threading.Thread(target=guard.close)
         closing.start()
-        wait_until(guard._is_over.is_set)
-        guard._guardian.kill()
+        wait_until(guard._is_closed.is_set)
+        guard._reaper.kill()
         closing.join(60)
         assert victim.wait(20) == -signal.SIGKILL
     assert not scratch.exists()
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
-def test_the_child_needs_nothing_of_ours_in_its_interpreter(bench, files, version):
-    """Any Python from 3.9 on that is on this machine runs it, without our package and without Prefect."""
+def test_the_child_runs_without_the_package_installed(bench, files, version):
+    """Every Python from 3.9 on that this machine has runs it, without this package and Prefect."""
     places = [Path(folder, f"python{version}") for folder in os.get_exec_path()]
     places += Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
     working = (str(place) for place in places if place.exists() and _answers(place))
@@ -359,15 +359,15 @@ def _answers(interpreter):
     return subprocess.run([interpreter, "-c", ""], capture_output=True, check=False).returncode == 0
 
 
-def test_the_child_imports_nothing_of_ours_outside_its_folder():
-    """Neither the package's __init__ nor anything beside child/; the standard library only."""
+def test_the_child_imports_only_its_own_folder():
+    """Neither the package's __init__ nor other folders; the standard library only."""
     folder = Path(__file__).parents[2] / "prefect_parallel_run" / "child"
     code = (
         "import sys, runpy\n"
         f"sys.path.insert(0, {str(folder)!r})\n"
         f"namespace = runpy.run_path({str(folder / '__main__.py')!r})\n"
         "namespace['_adopt']()\n"
-        "from prefect_parallel_run.child.main_loop import live\n"
+        "from prefect_parallel_run.child.main_loop import main\n"
         "ours = [name for name in sys.modules if name.startswith('prefect')]\n"
         "bad = [name for name in ours if not name.startswith('prefect_parallel_run.child')]\n"
         "bad += [name for name in ('pandas', 'numpy', 'pyarrow', 'dask', 'distributed') if name in sys.modules]\n"

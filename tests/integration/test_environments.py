@@ -18,7 +18,7 @@ from prefect_parallel_run.errors import EnvironmentSetupError
 from prefect_parallel_run.node import environments, pip_environments
 from prefect_parallel_run.node.environments import built_interpreter
 from prefect_parallel_run.node.interpreters import base_of, version_of
-from prefect_parallel_run.node.reaper import _others
+from prefect_parallel_run.node.reaper import _other_processes
 
 from ..processes import command_line
 from .conftest import wait_until
@@ -59,7 +59,7 @@ def imports(interpreter, *names):
 def installers(cache):
     """Ids of processes that were started to install something into *cache*, and that still live."""
     found = []
-    for process in _others():
+    for process in _other_processes():
         try:
             variables = Path(f"/proc/{process}/environ").read_bytes()
         except OSError:
@@ -143,8 +143,8 @@ def start(cache):
         process.communicate()
 
 
-def test_venv_and_pip_where_there_is_no_uv(cache, monkeypatch):
-    """What was asked for is there, whatever the surroundings say; the second time nothing is built."""
+def test_venv_and_pip_without_uv(cache, monkeypatch):
+    """The requirements are installed, independent of the environment; the second time nothing is built."""
     with monkeypatch.context() as misled:
         for name in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "VIRTUAL_ENV"):
             misled.setenv(name, "/none")
@@ -185,8 +185,8 @@ def test_uv_builds_on_every_version_and_a_child_runs_in_it(gate, cache, bench, f
 
 
 @pytest.mark.parametrize("uses", ["pip", "uv"])
-def test_the_installers_own_words_say_what_is_wrong(cache, request, uses):
-    """Nothing half-built is left, and nothing stands in the way of the next attempt."""
+def test_an_error_contains_the_installers_output(cache, request, uses):
+    """No partial environment is left, and the next attempt is possible."""
     if uses == "uv":
         request.getfixturevalue("gate")
     plan = EnvironmentPlan(requirements=("no-such-package-of-ours",), name="scoring")
@@ -212,8 +212,8 @@ def test_credentials_are_not_in_an_error(gate, cache, monkeypatch):
     assert "canary-3" not in str(caught.value)
 
 
-def test_it_is_built_once_whoever_asks(gate, cache, start):
-    """Threads of this process and two others at once."""
+def test_an_environment_is_built_once(gate, cache, start):
+    """For threads of this process and two other processes."""
     gate.hold("venv")
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(build, SIX, cache) for _ in range(3)]
@@ -227,8 +227,8 @@ def test_it_is_built_once_whoever_asks(gate, cache, start):
     assert [call.split()[1] for call in gate.called()] == ["venv", "pip"]
 
 
-def test_who_waits_for_a_build_shares_its_failure(gate, cache):
-    """A node with many workers says what is wrong as soon as one of them knows."""
+def test_waiting_processes_share_a_failed_build(gate, cache):
+    """A node with many workers reports it as soon as one of them fails."""
     gate.hold("pip")
     plan = EnvironmentPlan(requirements=("no-such-package-of-ours",))
     with ThreadPoolExecutor(2) as pool:
@@ -244,8 +244,8 @@ def test_who_waits_for_a_build_shares_its_failure(gate, cache):
     assert len(gate.called()) == 2
 
 
-def test_a_builder_that_is_killed_leaves_nothing_that_counts(gate, cache, start):
-    """Its installer dies with it, and whoever asks next builds anew."""
+def test_a_killed_build_is_not_complete(gate, cache, start):
+    """Its installer is killed too, and the next process builds again."""
     gate.hold("pip")
     builder = start()
     wait_until(lambda: len(gate.called()) == 2)
@@ -257,14 +257,14 @@ def test_a_builder_that_is_killed_leaves_nothing_that_counts(gate, cache, start)
     assert [call.split()[1] for call in gate.called()] == ["venv", "pip"] * 2
 
 
-def test_an_installer_that_survives_keeps_its_folder(gate, cache, start, tmp_path):
-    """Were its guardian killed too, the environment stays locked until it has ended; it does not count as built."""
+def test_a_surviving_installer_keeps_the_lock(gate, cache, start, tmp_path):
+    """If the reaper is killed too; the environment does not count as built."""
     gate.hold("pip")
     builder = start()
     wait_until(lambda: len(gate.called()) == 2)
-    psutil.Process(builder.pid).suspend()  # else it would start another guardian
+    psutil.Process(builder.pid).suspend()  # else it would start another reaper
     for process in psutil.Process(builder.pid).children():
-        if "guardian" in command_line(process):
+        if "reaper" in command_line(process):
             process.kill()
     builder.kill()
     builder.wait()
@@ -280,10 +280,10 @@ def test_an_installer_that_survives_keeps_its_folder(gate, cache, start, tmp_pat
     build(SIX, cache)
     assert [call.split()[1] for call in gate.called()] == ["venv", "pip"] * 2
     for left in (tmp_path / "temporary").glob("parallel_run_build_*"):
-        shutil.rmtree(left)  # the guardian's work
+        shutil.rmtree(left)  # the reaper's work
 
 
-def test_pip_is_killed_when_the_environment_is_not_wanted_any_more(cache):
+def test_stop_kills_pip(cache):
     """While it waits for an index that never answers."""
     stop, accepted = threading.Event(), threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as index, ThreadPoolExecutor(2) as pool:
@@ -302,13 +302,13 @@ def test_pip_is_killed_when_the_environment_is_not_wanted_any_more(cache):
         error = asked.exception(timeout=60)
         connection.result().close()
     assert isinstance(error, EnvironmentSetupError)
-    assert "building it was stopped" in str(error)
+    assert "the build was stopped" in str(error)
     assert not installers(cache)
     assert not left_in(cache)
 
 
-def test_an_environment_whose_interpreter_has_gone_is_built_anew(gate, cache):
-    """As after an upgrade of what it was built on."""
+def test_a_lost_base_interpreter_causes_a_new_build(gate, cache):
+    """As after an upgrade of the base interpreter."""
     interpreter = build(SIX, cache)
     Path(interpreter).unlink()
     Path(interpreter).symlink_to("/none/python")
@@ -317,23 +317,23 @@ def test_an_environment_whose_interpreter_has_gone_is_built_anew(gate, cache):
     assert len(gate.called()) == 4
 
 
-def test_a_cache_that_cannot_be_written_is_told(cache):
-    """By its path."""
+def test_a_read_only_cache_is_an_error(cache):
+    """The error contains its path."""
     (cache / "file").write_text("")
-    with pytest.raises(EnvironmentSetupError, match=r"it cannot be kept in the cache .*cache/file"):
+    with pytest.raises(EnvironmentSetupError, match=r"cannot write it to the cache .*cache/file"):
         build(SIX, cache / "file")
     (cache / "environments").write_text("")
-    with pytest.raises(EnvironmentSetupError, match=r"it cannot be kept in the cache .*cache: "):
+    with pytest.raises(EnvironmentSetupError, match=r"cannot write it to the cache .*cache: "):
         build(SIX, cache)
 
 
-def test_a_python_that_is_not_there_is_told_with_where_it_was_looked_for(cache, tmp_path, monkeypatch):
-    """A version and a path; one that is too old, and a program that is none."""
+def test_a_missing_python_lists_the_searched_locations(cache, tmp_path, monkeypatch):
+    """Versions and paths; also one that is too old, and a program that is not Python."""
     with pytest.raises(EnvironmentSetupError, match=r"no Python 3\.98; looked for python3\.98 on PATH, .*, and for uv"):
         build(EnvironmentPlan(python="3.98"), cache)
     with pytest.raises(EnvironmentSetupError, match="the interpreter /none/python does not exist"):
         build(EnvironmentPlan(python="/none/python"), cache)
-    for said, words in (("[3, 8, 1]", "is Python 3.8.1; accepted"), ("pyenv: not found", "does not say its version")):
+    for said, words in (("[3, 8, 1]", "is Python 3.8.1; expected"), ("pyenv: not found", "does not print its version")):
         program = tmp_path / "python3.9"
         program.write_text(f"#!/bin/sh\necho '{said}'\n")
         program.chmod(0o755)
@@ -353,8 +353,8 @@ def conda(gate, tmp_path):
     return tmp_path / "said.txt"
 
 
-def test_conda_makes_the_environment_and_requirements_come_on_top(conda, cache):
-    """At the place that the cache gives it, from the content that travelled."""
+def test_conda_creates_the_environment_before_pip(conda, cache):
+    """In the cache's folder, from the content of the file."""
     interpreter = build(EnvironmentPlan(conda="dependencies: [python=3.11]\n", requirements=("six",)), cache)
     assert imports(interpreter, "six").startswith(str(cache))
     command, *content = conda.read_text().splitlines()
@@ -362,24 +362,24 @@ def test_conda_makes_the_environment_and_requirements_come_on_top(conda, cache):
     assert content == ["dependencies: [python=3.11]"]
 
 
-def test_a_conda_environment_without_python_is_told(conda, cache):
-    """A child needs one."""
-    with pytest.raises(EnvironmentSetupError, match=r"no Python that runs was installed; Python 3\.9 or later is needed"):
+def test_a_conda_environment_needs_python(conda, cache):
+    """The child runs on it."""
+    with pytest.raises(EnvironmentSetupError, match=r"no working Python was installed; expected Python 3\.9 or later"):
         build(EnvironmentPlan(conda="dependencies: [gdal]\n"), cache)
     assert not left_in(cache)
 
 
-def test_without_conda_a_conda_file_cannot_be_followed(cache, tmp_path, monkeypatch):
-    """The error names what is missing."""
+def test_a_conda_file_requires_conda(cache, tmp_path, monkeypatch):
+    """The error names the missing program."""
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in ("CONDA_EXE", "MAMBA_EXE"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(EnvironmentSetupError, match="conda_file needs one of mamba, micromamba, conda on PATH"):
+    with pytest.raises(EnvironmentSetupError, match="conda_file requires one of mamba, micromamba, conda on PATH"):
         build(EnvironmentPlan(conda="dependencies: [python]\n"), cache)
 
 
-def test_an_installer_that_hangs_is_stopped_in_the_end(tmp_path, monkeypatch):
-    """With what it said; nothing of it is left, and the next one may try again."""
+def test_a_hanging_installer_is_stopped(tmp_path, monkeypatch):
+    """With its output; the next attempt is possible."""
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\necho waiting for a lock\nexec sleep 1000\n")
     uv.chmod(0o755)

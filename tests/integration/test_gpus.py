@@ -51,15 +51,15 @@ def variables(child):
     return Path(f"/proc/{child.pid}/environ").read_bytes().split(b"\0")
 
 
-def test_nvidia_smi_is_asked_once(nvidia_smi):
-    """However many runs there are in a process."""
+def test_nvidia_smi_is_called_once(nvidia_smi):
+    """For all runs of a process."""
     nvidia_smi("two")
     assert [visible_gpus(os.environ) for _ in range(3)] == [("0", "1")] * 3
     assert nvidia_smi.runs() == 1
 
 
-def test_parts_of_a_gpu_go_by_their_names(nvidia_smi):
-    """The whole that is cut up cannot be used beside them."""
+def test_mig_instances_have_names(nvidia_smi):
+    """The whole GPU cannot be used beside them."""
     nvidia_smi("parts")
     parts = ("MIG-GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f/1/0", "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f")
     assert visible_gpus(os.environ) == (*parts, "1")
@@ -68,21 +68,21 @@ def test_parts_of_a_gpu_go_by_their_names(nvidia_smi):
 @pytest.mark.parametrize(
     ("listing", "end"), [("none", "exit 0"), ("two", "exit 9"), ("two", "printf '\\377'"), ("two", "kill -9 $$")]
 )
-def test_one_that_fails_lists_none(nvidia_smi, listing, end):
-    """It comes with images that run on machines without a GPU too."""
+def test_a_failing_nvidia_smi_lists_no_gpus(nvidia_smi, listing, end):
+    """Images contain it that run on machines without a GPU too."""
     nvidia_smi(listing, end)
     assert visible_gpus(os.environ) == ()
 
 
-def test_one_that_hangs_lists_none(nvidia_smi, monkeypatch):
-    """And is ended."""
+def test_a_hanging_nvidia_smi_lists_no_gpus(nvidia_smi, monkeypatch):
+    """It is killed."""
     monkeypatch.setattr(gpus, "_PATIENCE", 0.5)
     nvidia_smi("two", "exec sleep 600")
     assert visible_gpus(os.environ) == ()
 
 
-def test_each_process_has_a_gpu_and_its_replacement_the_same(nvidia_smi, bench, files, node, begun):
-    """There is no spare: it would have to be started before it is known for which GPU."""
+def test_a_replacement_has_the_same_gpu(nvidia_smi, bench, files, node, begun):
+    """There is no standby child: it would have to be started before its GPU is known."""
     nvidia_smi("two")
     made = node("--crash", ",".join(map(str, range(0, 40, 4))), slots=3)
     assert (made.facts.slots, made.facts.gpus) == (3, 2)
@@ -99,11 +99,11 @@ def test_each_process_has_a_gpu_and_its_replacement_the_same(nvidia_smi, bench, 
         ("2", "0", "PCI_BUS_ID"),
     }
     assert len(begun()) >= 3 + 9
-    assert made._spares._started == 0
+    assert made._standby._started == 0
 
 
 def test_a_node_with_a_gpu_has_one_process_by_default(nvidia_smi, bench, files, node, begun):
-    """And a spare, when it needs one: there is one GPU that it can be for."""
+    """And a standby child if needed, since there is only one GPU."""
     nvidia_smi("two")
     made = node("--crash", "1", slots=None)
     assert (made.facts.slots, made.facts.gpus) == (1, 2)
@@ -111,20 +111,20 @@ def test_a_node_with_a_gpu_has_one_process_by_default(nvidia_smi, bench, files, 
     made.run(0, [Work(number, 1, b"[%d,1,%b]\n" % (number, work)) for number, work in enumerate(works[:2])])
     for number in (2, 3):
         made.run(number, [Work(number, 1, b"[%d,1,%b]\n" % (number, works[number]))])
-    wait_until(lambda: made._spares._spare is not None)
-    assert b"CUDA_VISIBLE_DEVICES=0" in variables(made._spares._spare.child)
+    wait_until(lambda: made._standby._startup is not None)
+    assert b"CUDA_VISIBLE_DEVICES=0" in variables(made._standby._startup.child)
     assert {gpu for _, _, gpu, _ in begun()} == {"0"}
 
 
-def test_processes_that_come_later_have_the_gpus_of_their_places(nvidia_smi, node, begun):
-    """As they would have had from the beginning; a spare, which has one GPU, fits no longer."""
+def test_added_slots_have_the_gpu_of_their_index(nvidia_smi, node, begun):
+    """As if started at first; a standby child with one GPU no longer fits."""
     nvidia_smi("two")
     made = node(slots=1)
-    assert made._spares._starter is not None
+    assert made._standby._factory is not None
     made.resize(3, 1)
     wait_until(lambda: len(begun()) == 3)
     assert sorted((slot, gpu) for slot, _, gpu, _ in begun()) == [("0", "0"), ("1", "1"), ("2", "0")]
-    assert made._spares._is_stopped
+    assert made._standby._is_stopped
     made.resize(1, 2)
     made.resize(2, 3)
     wait_until(lambda: len(begun()) == 4)
@@ -133,20 +133,20 @@ def test_processes_that_come_later_have_the_gpus_of_their_places(nvidia_smi, nod
 
 
 @pytest.mark.parametrize(("chosen", "slots"), [("1,0", 1), ("", None)])
-def test_who_sets_the_variable_has_decided(nvidia_smi, node, begun, chosen, slots):
-    """For all processes; without a GPU there are as many as there are cores."""
+def test_a_user_set_variable_has_precedence(nvidia_smi, node, begun, chosen, slots):
+    """For all processes; without a GPU there is one process per core."""
     nvidia_smi("two")
     made = node(slots=None, environment_variables={"CUDA_VISIBLE_DEVICES": chosen})
     assert made.facts.slots == (slots or min(made.facts.cores, 9))
-    assert made._spares._starter is not None
+    assert made._standby._factory is not None
     wait_until(lambda: len(begun()) == made.facts.slots)
     given = variables(made._slots.all[0]._child)
     assert f"CUDA_VISIBLE_DEVICES={chosen}".encode() in given
     assert not any(variable.startswith(b"CUDA_DEVICE_ORDER") for variable in given)
 
 
-def test_a_machine_that_hides_its_gpus_has_none(nvidia_smi, monkeypatch, node):
-    """As a user does who wants the processors alone."""
+def test_hidden_gpus_are_not_used(nvidia_smi, monkeypatch, node):
+    """For users who want only the processors."""
     nvidia_smi("two")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     facts = node(slots=None).facts
@@ -156,7 +156,7 @@ def test_a_machine_that_hides_its_gpus_has_none(nvidia_smi, monkeypatch, node):
 
 @pytest.mark.parametrize(("nodes", "expected"), [(1, {"0"}), (2, {"0", "1"}), (3, {"0", "1"})])
 def test_local_nodes_share_the_gpus(nvidia_smi, bench, begun, nodes, expected):
-    """One process per node; a worker that dies has a successor with the same share."""
+    """One process per node; the replacement of a dead worker has the same share."""
     nvidia_smi("two")
     settings = Future()
     settings.set_result(bench.settings("tells_gpu.py", "--log", str(bench.log), most_slots=9))

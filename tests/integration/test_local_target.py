@@ -38,16 +38,16 @@ def test_children_start_while_the_cluster_opens(bench):
     wait_until(lambda: not any(psutil.pid_exists(process) for process in begun(bench)))
 
 
-def test_a_cluster_without_settings_opens_all_the_same(bench):
-    """They may come later than it is open."""
+def test_a_cluster_opens_without_settings(bench):
+    """They may arrive later."""
     with LocalTarget().open(request(1, 2), threading.Event(), Future()) as cluster:
         assert (cluster.prepared, cluster.slots) == (0, 2)
         assert len(cluster.client.nthreads()) == 1
     assert begun(bench) == []
 
 
-def test_a_worker_that_dies_while_it_is_told_the_settings_is_replaced(bench):
-    """Whether the successor has been started already or not; and the cluster can be closed."""
+def test_a_worker_that_dies_during_setup_is_replaced(bench):
+    """Whether or not the replacement has started; the cluster can be closed."""
     with LocalTarget().open(request(1, 1), threading.Event(), Future()) as cluster:
         for _ in range(2):
             (worker,) = cluster._workers
@@ -61,8 +61,8 @@ def test_a_worker_that_dies_while_it_is_told_the_settings_is_replaced(bench):
         cluster._prepare(bench.settings("counts.py", "--log", str(bench.log)))
 
 
-def test_eight_clusters_open_at_once_from_threads():
-    """Steps that are submitted together open their clusters together; what Dask imports late must not race."""
+def test_eight_clusters_open_at_the_same_time():
+    """Steps that are submitted together: Dask's late imports must not race."""
     barrier = threading.Barrier(8)
     workers, errors = [], []
 

@@ -40,8 +40,8 @@ def told(said):
     return [tuple(line) for parcel in said for line in parcel["lines"]]
 
 
-def test_every_process_is_told_from_its_start_to_its_end(bench, files):
-    """In time order, with the slot it works in, why it ended, and how."""
+def test_every_process_is_logged(bench, files):
+    """In time order, with its slot, and why and how it exited."""
     arguments = ("--log", str(bench.log), "--crash", "2,5", "--with_spare", "5,9")
     _, outcomes = over(bench, files, "lives.py", *arguments)
     assert outcomes.count("died") == 2
@@ -81,8 +81,8 @@ def test_every_process_is_told_from_its_start_to_its_end(bench, files):
         ("counts.py", (), {"graceful": False}, "stopped"),
     ],
 )
-def test_why_a_process_ended_is_told(bench, files, script, arguments, changes, reason):
-    """In the words of the outcome where there is one."""
+def test_the_reason_of_an_exit_is_logged(bench, files, script, arguments, changes, reason):
+    """By the outcome, if there is one."""
     over(bench, files, script, "--log", str(bench.log), *arguments, size=100, drive=2, **changes)
     found = events(bench, "r2.node-0.processes.jsonl")
     assert next(event["reason"] for event in found if event["event"] == "ended" and event["slot"] == 0) == reason
@@ -90,8 +90,8 @@ def test_why_a_process_ended_is_told(bench, files, script, arguments, changes, r
     assert started == ended
 
 
-def test_a_process_that_prints_much_has_a_short_file(bench, files):
-    """While it lives: the script itself waits for it. The beginning and the end are there, and how much is not."""
+def test_the_file_of_a_verbose_process_is_cut(bench, files):
+    """While it lives. Both ends are kept, and the number of cut bytes."""
     _, outcomes = over(bench, files, "talks.py", "--prints", "3")
     assert outcomes == ["succeeded"] * 10
     text = (bench.run / "logs" / "node-0.0.1.stdout.txt").read_bytes()
@@ -102,8 +102,8 @@ def test_a_process_that_prints_much_has_a_short_file(bench, files):
     assert text.endswith(b"".join(b"mini-batch %d\n" % number for number in range(4, 10)))
 
 
-def test_a_script_that_crashes_at_every_mini_batch_leaves_few_files(bench, files, monkeypatch):
-    """Those of the first processes and of the newest; empty ones are removed."""
+def test_repeated_crashes_leave_few_files(bench, files, monkeypatch):
+    """Those of the first and the newest processes; empty ones are removed."""
     monkeypatch.setattr(log_retention, "FIRST", 1)
     monkeypatch.setattr(log_retention, "NEWEST", 2)
     node, outcomes = over(bench, files, "talks.py", "--crash")
@@ -117,13 +117,13 @@ def test_a_script_that_crashes_at_every_mini_batch_leaves_few_files(bench, files
     assert node.read("logs", f"{ended[4]}.log", 0, 10) == b""
 
 
-def test_what_the_script_logs_is_told_once_and_whole(bench, files):
-    """While it runs and at the end; secrets are left out, lines that belong together stay together."""
+def test_script_logs_are_published_once_and_complete(bench, files):
+    """While it runs and at the end; without secrets; lines of a record stay together."""
     heard = []
     changes = {"environment_variables": {"TOKEN_FOR_TEST": "very-secret"}}
     node, outcomes = over(bench, files, "talks.py", listen=heard.append, size=25, **changes)
     assert outcomes == ["succeeded"] * 4
-    said = {parcel["number"]: parcel for parcel in [*heard, *node.last_said()]}
+    said = {parcel["number"]: parcel for parcel in [*heard, *node.recent_logs()]}
     assert sorted(said) == list(range(1, len(said) + 1))
     lines = told(said[number] for number in sorted(said))
     assert {process for _, process, _ in lines} == {"node-0.0.1"}
@@ -138,17 +138,17 @@ def test_what_the_script_logs_is_told_once_and_whole(bench, files):
     assert "very-secret" not in str(said)
 
 
-def test_a_disk_that_is_full_ends_the_logs_and_not_the_node(bench, files):
-    """It is told once."""
+def test_a_full_disk_stops_the_logs_and_not_the_node(bench, files):
+    """It is logged once."""
     (bench.run / "logs" / "node-0.processes.jsonl").symlink_to("/dev/full")
     node, outcomes = over(bench, files, "counts.py", "--log", str(bench.log))
     assert outcomes == ["succeeded"] * 10
-    assert told(node.last_said()) == [(30, "node-0", "its logs are not complete: [Errno 28] No space left on device")]
+    assert told(node.recent_logs()) == [(30, "node-0", "its logs are incomplete: [Errno 28] No space left on device")]
     assert not node._log._thread.is_alive()
 
 
-def test_the_machine_is_sampled(bench, files):
-    """At least once, with figures that make sense."""
+def test_resource_usage_is_sampled(bench, files):
+    """At least once, with plausible values."""
     over(bench, files, "counts.py", "--log", str(bench.log))
     with (bench.run / "logs" / "node-0.resources.csv").open(newline="") as file:
         assert file.readline() == HEADER
@@ -165,27 +165,27 @@ def test_the_machine_is_sampled(bench, files):
     assert rows[-1]["processes"] == "0"
 
 
-def test_the_number_of_events_is_bounded(bench, monkeypatch):
+def test_the_number_of_events_is_limited(bench, monkeypatch):
     """The last line says so."""
     monkeypatch.setattr(node_log, "MOST_EVENTS", 10)
     lives = ProcessLog()
     log = NodeLog(bench.settings("counts.py"), lives)
     log.start()
     for number in range(20):
-        life = lives.begin(f"node-0.0.{number}", os.getpid(), 0)
-        life.is_ready(0, 0.1, 0.1)
-        life.has_ended("died", 1)
-        life.has_ended("stopped", None)
+        life = lives.add(f"node-0.0.{number}", os.getpid(), 0)
+        life.ready(0, 0.1, 0.1)
+        life.ended("died", 1)
+        life.ended("stopped", None)
         if number == 1:
             wait_until((bench.run / "logs" / "node-0.processes.jsonl").exists)
     log.close()
     found = events(bench)
     assert [event["event"] for event in found] == [*["started", "ready", "ended"] * 3, "left_out"]
-    assert found[-1]["reason"] == "no more than 10 lines are written"
+    assert found[-1]["reason"] == "at most 10 lines are written"
 
 
-def test_files_that_azure_would_keep_are_told(bench, files, tmp_path):
-    """Once for each folder of the working directory that goes with its files, not once for every process."""
+def test_deleted_files_that_azure_would_keep_are_logged(bench, files, tmp_path):
+    """Once per folder, not once per process."""
     script = tmp_path / "script.py"
     script.write_text(
         "import os\nos.makedirs('outputs/models', exist_ok=True)\nos.makedirs('logs', exist_ok=True)\n"
@@ -193,7 +193,7 @@ def test_files_that_azure_would_keep_are_told(bench, files, tmp_path):
     )
     node, outcomes = over(bench, files, str(script), slots=2, most_slots=2)
     assert set(outcomes) == {"succeeded"}
-    ((level, process, text),) = told(node.last_said())
+    ((level, process, text),) = told(node.recent_logs())
     assert (level, process) == (30, "node-0")
     assert "left files in ./outputs of its working directory" in text
     assert "EntryScript().output_dir" in text

@@ -120,7 +120,8 @@ def test_a_class_that_opens_a_plain_scheduler_is_refused(tmp_path, monkeypatch):
     target = ClassTarget("clusters_without_tls.Plain", {})
     with (
         pytest.raises(
-            ComputeTargetError, match=r"its scheduler is at tcp://127\.0\.0\.1:.* not encrypted: .*allow_insecure=True"
+            ComputeTargetError,
+            match=r"the connection to its scheduler at tcp://127\.0\.0\.1:.* not encrypted: .*allow_insecure=True",
         ),
         target.open(REQUEST, threading.Event(), Future()),
     ):

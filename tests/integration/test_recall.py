@@ -9,7 +9,7 @@ import pytest
 
 from prefect_parallel_run.node.idle import IdleSlots
 from prefect_parallel_run.node.node import NOT_BEGUN, Node
-from prefect_parallel_run.node.recall import Recall
+from prefect_parallel_run.node.recall import RecallRequest
 from prefect_parallel_run.node.slot import Work
 
 from .conftest import wait_until
@@ -19,7 +19,7 @@ class AtWork:
     """A slot that runs a lease in a thread of its own."""
 
     def __init__(self, bench, slot, works):
-        self.recall, self.receipts = Recall(), None
+        self.recall, self.receipts = RecallRequest(), None
         self._thread = threading.Thread(target=self._run, args=(bench, slot, works))
         self._thread.start()
 
@@ -53,51 +53,51 @@ def at_the_gate(bench, files):
     return works, slot, work
 
 
-def test_what_has_not_begun_is_given_back_while_a_mini_batch_runs(bench, files):
-    """At once, not when that one ends; it goes on and counts, and the slot is good for the next lease."""
+def test_unstarted_mini_batches_are_returned_immediately(bench, files):
+    """Not after the running one, which counts; the slot is ready for the next lease."""
     works, slot, work = at_the_gate(bench, files)
-    assert work.recall.ask(at_once=False).result(20) == 3
+    assert work.recall.request(at_once=False).result(20) == 3
     open_gate(bench)
     assert work.end() == [(0, "succeeded"), (1, "succeeded"), (2, "succeeded")]
     assert [receipt.outcome for receipt in bench.attempt(slot, works[3:], first=3)] == ["succeeded"] * 7
     assert sorted(bench.invocations()) == [f"run {number} 1" for number in range(10)]
 
 
-def test_all_is_given_back_while_the_child_starts(bench, files):
-    """A script that takes long to import holds up its own process only."""
+def test_all_is_returned_while_the_child_starts(bench, files):
+    """A slow import delays only its own process."""
     works = bench.works(files)
     slot = gated(bench, "--import")
     work = AtWork(bench, slot, works)
     wait_until(lambda: bench.log.exists() and "importing" in bench.log.read_text())
-    assert work.recall.ask(at_once=False).result(20) == 0
+    assert work.recall.request(at_once=False).result(20) == 0
     open_gate(bench)
     assert work.end() == []
     assert bench.invocations() == []
     assert len(bench.attempt(slot, works)) == 10
 
 
-def test_what_runs_is_stopped_when_it_does_not_count_any_more(bench, files):
-    """What is finished comes home, what was running is not charged, and the slot goes on with a new child."""
+def test_an_unneeded_mini_batch_is_stopped(bench, files):
+    """Finished ones are returned, the running one is not charged, and the slot starts a new child."""
     works, slot, work = at_the_gate(bench, files)
-    work.recall.ask(at_once=True)
+    work.recall.request(at_once=True)
     assert work.end() == [(0, "succeeded"), (1, "succeeded")]
     open_gate(bench)
     assert len(bench.attempt(slot, works)) == 10
     assert bench.log.read_text().count("run 2 1") == 2
 
 
-def test_a_child_that_dies_after_the_recall_costs_only_what_it_ran(bench, files):
-    """What was given back is not run by its successor."""
+def test_a_death_after_a_recall_costs_one_mini_batch(bench, files):
+    """Returned mini-batches are not run by the replacement."""
     _, slot, work = at_the_gate(bench, files)
-    assert work.recall.ask(at_once=False).result(20) == 3
+    assert work.recall.request(at_once=False).result(20) == 3
     os.kill(slot._child.pid, 9)
     assert work.end() == [(0, "succeeded"), (1, "succeeded"), (2, "died")]
     assert len(bench.invocations()) == 3
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.0012", "0.004"])
-def test_at_whatever_moment_it_is_asked(bench, files, seconds):
-    """What has a receipt has run, once, and lies in front of what was given back; nothing else has run, and nobody has died."""
+def test_a_recall_is_consistent_at_any_moment(bench, files, seconds):
+    """Mini-batches with a receipt ran once and precede the returned ones; nothing else ran."""
     chance = random.Random(seconds)
     works = bench.works(files) * (20 if seconds == "0" else 4)
     slot = bench.slot("slow.py", "--log", str(bench.log), "--sleep", seconds)
@@ -106,7 +106,7 @@ def test_at_whatever_moment_it_is_asked(bench, files, seconds):
         before = len(bench.invocations()) if bench.log.exists() else 0
         work = AtWork(bench, slot, works)
         time.sleep(chance.random() * 0.03)  # any moment will do
-        first = work.recall.ask(at_once=False).result(20) if chance.random() < 0.9 else len(works)
+        first = work.recall.request(at_once=False).result(20) if chance.random() < 0.9 else len(works)
         done = work.end()
         assert [index for index, _ in done] == list(range(len(done)))
         assert len(done) == first or len(done) == first - 1  # one that was about to begin may have been left undone
@@ -115,8 +115,8 @@ def test_at_whatever_moment_it_is_asked(bench, files, seconds):
     assert slot._started == 1
 
 
-def test_a_lease_that_waits_for_a_slot_gives_all_back(bench, files):
-    """Its slot is busy with the lease before it."""
+def test_a_waiting_lease_returns_all(bench, files):
+    """Its slot is busy with an earlier lease."""
     works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
     script = ("gated.py", "--log", str(bench.log), "--gate", "0", "--open", str(bench.folder / "open"))
     node = Node(bench.settings(*script))
@@ -140,8 +140,8 @@ def test_a_lease_that_waits_for_a_slot_gives_all_back(bench, files):
         node.close(graceful=False)
 
 
-def test_a_lease_that_has_not_begun_is_given_back_whole(bench, files):
-    """It waits for a thread that others keep busy; when it comes at last, nothing of it is run. One that is done is not."""
+def test_an_unstarted_lease_is_returned_completely(bench, files):
+    """It waits for a busy thread and does not run later. A finished lease returns nothing."""
     works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files))]
     node = Node(bench.settings("counts.py", "--log", str(bench.log)))
     try:
@@ -154,12 +154,12 @@ def test_a_lease_that_has_not_begun_is_given_back_whole(bench, files):
         node.close(graceful=False)
 
 
-def test_leases_get_slots_in_the_order_in_which_they_came():
-    """A lost node is judged by that order: those in front were running."""
+def test_leases_get_slots_in_order_of_arrival():
+    """A lost node is judged by that order: the first leases were running."""
     idle, served = IdleSlots(), []
 
     def wait(number):
-        slot = idle.take(Recall())
+        slot = idle.acquire(RecallRequest())
         served.append(number)
         idle.put(slot)
 

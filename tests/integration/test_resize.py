@@ -66,8 +66,8 @@ def made(bench, files):
     resizable.close()
 
 
-def test_a_node_grows_and_shrinks_while_it_has_nothing_to_do(made):
-    """Every process that goes has called shutdown(); those that come have names of their own."""
+def test_an_idle_node_grows_and_shrinks(made):
+    """Retired processes have called shutdown(); new ones have unique names."""
     node = made.lives(slots=1)
     wait_until(lambda: len(made.ready) == 1)
     assert node.resize(3, 1) == (3, 1, 1, ())
@@ -86,17 +86,17 @@ def test_a_node_grows_and_shrinks_while_it_has_nothing_to_do(made):
     }
 
 
-def test_a_slot_that_goes_finishes_what_it_runs_and_gives_the_rest_back(made):
-    """Nothing is killed, nothing charged; the lease comes home with what is done of it."""
+def test_a_retired_slot_returns_the_rest_of_its_lease(made):
+    """Nothing is killed or charged; the running mini-batch finishes."""
     gate = made.bench.folder / "open"
     node = made.open("gated.py", "--log", str(made.bench.log), "--gate", "6", "--open", str(gate), slots=2)
     wait_until(lambda: len(made.ready) == 2)
     made.lease(1, 6, 10)
     wait_until(lambda: (6, 1) in made.noted("run"))
-    (busy,) = node._slots._at_work
-    place = next(place for place, slot in node._slots._places.items() if slot is busy)
+    (busy,) = node._slots._busy
+    place = next(place for place, slot in node._slots._active.items() if slot is busy)
     if place == 0:  # have it be the one that goes
-        places = node._slots._places
+        places = node._slots._active
         places[0], places[1] = places[1], places[0]
     assert node.resize(1, 1) == (1, 1, 1, (1,))
     assert node.recall(1, at_once=False).result(20) == 7
@@ -111,8 +111,8 @@ def test_a_slot_that_goes_finishes_what_it_runs_and_gives_the_rest_back(made):
     assert node.close(graceful=True) == []
 
 
-def test_a_slot_that_is_still_starting_just_goes(made):
-    """It never had a mini-batch, and is not waited for."""
+def test_a_starting_slot_retires_without_waiting(made):
+    """It never had a mini-batch."""
     node = made.lives("--inits", "ok,hang", slots=1)
     wait_until(lambda: len(made.ready) == 1)
     node.resize(3, 1)
@@ -125,8 +125,8 @@ def test_a_slot_that_is_still_starting_just_goes(made):
     assert len(made.noted("shutdown")) == 1
 
 
-def test_a_slot_that_was_given_up_is_replaced(made):
-    """Whoever orders so many processes wants so many."""
+def test_a_failed_slot_is_replaced(made):
+    """The requested number of processes is restored."""
     node = made.lives("--imports", "ok,raise,ok", slots=2)
     wait_until(lambda: node._slots.count() == (1, 0) and len(made.ready) == 1)
     assert node.resize(2, 1) == (2, 1, 1, ())
@@ -134,23 +134,23 @@ def test_a_slot_that_was_given_up_is_replaced(made):
     assert node._slots.next_failure().stage == "import"
 
 
-def test_there_is_always_one_and_never_more_than_mini_batches(made):
-    """Whatever is asked for."""
+def test_slots_are_limited_by_the_mini_batches(made):
+    """At least one, for any requested number."""
     node = made.lives(slots=1, most_slots=2)
     assert node.resize(50, 1).slots == 2
     assert node.resize(0, 2).slots == 1
 
 
-def test_a_node_that_has_given_up_stays_so(made):
-    """It has told; other nodes may do better."""
+def test_a_failed_node_is_not_revived(made):
+    """It has reported the failure; other nodes may work."""
     node = made.lives("--imports", "raise", slots=1)
     wait_until(lambda: node._slots.count() == (0, 0))
     assert node.resize(3, 1) == (0, 0, 1, ())
     assert node.run(1, [Work(0, 1, b"")]).slots == 0
 
 
-def test_the_problems_of_those_that_went_are_told_at_the_end(made):
-    """As those of the others are."""
+def test_errors_of_retired_slots_are_reported(made):
+    """Like those of the others."""
     script = made.bench.folder / "bad_end.py"
     script.write_text("def run(mini_batch):\n    return []\n\n\ndef shutdown():\n    raise OSError('no more')\n")
     node = made.open(str(script), slots=2)
@@ -162,8 +162,8 @@ def test_the_problems_of_those_that_went_are_told_at_the_end(made):
     assert all("no more" in problem for problem in problems)
 
 
-def test_leases_go_on_whatever_becomes_of_the_slots(made):
-    """Seeded: leases and other counts at random; a mini-batch has one receipt or has not run; nobody dies."""
+def test_leases_survive_resizes(made):
+    """Seeded random leases and sizes: a mini-batch has one receipt or has not run, and no process dies."""
     chance = random.Random(5)
     node = made.lives("--seconds", "0.002", slots=2)
     for number in range(1, 41):

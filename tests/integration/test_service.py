@@ -65,31 +65,31 @@ async def until(fact):
     await asyncio.to_thread(wait_until, fact)
 
 
-def test_a_node_that_is_opened_twice_is_there_once(bench, short):
-    """A flow process that could not hear the worker asks again; the first one's keeper leaves the second one alone."""
+def test_opening_a_node_twice_keeps_one(bench, short):
+    """A flow process that missed the answer asks again; the first node's watchdog does not close the second node."""
     settings = bench.settings("echo.py", is_kept=True)
 
     async def run():
         worker = Worker()
         await asyncio.gather(*(rpc.open_node(settings, None, worker) for _ in range(2)))
         assert len(nodes()) == 1
-        first = rpc._of(worker)["token"].node
+        first = rpc._nodes_on(worker)["token"].node
         await rpc.open_node(settings, None, worker)
         assert len(nodes()) == 1
-        rpc._end(worker, "token", first)  # as the keeper of one that has been replaced would
+        rpc._close_abandoned(worker, "token", first)  # as the watchdog of a replaced node would
         assert len(nodes()) == 1
-        await until(lambda: not rpc._of(worker))  # nobody says that it is wanted: its own keeper ends it
+        await until(lambda: not rpc._nodes_on(worker))  # without keep-alives, its watchdog closes it
 
     asyncio.run(run())
 
 
-def test_a_run_that_is_over_opens_no_node(bench):
-    """Messages may overtake each other; the same worker is as good as before for the next run."""
+def test_an_ended_run_opens_no_node(bench):
+    """Messages may overtake each other; the worker remains usable for the next run."""
 
     async def run():
         worker, other = Worker(), Worker()
         await rpc.close_node("token", False, worker)
-        with pytest.raises(ComputeTargetError, match="the run ended while the node was opened"):
+        with pytest.raises(ComputeTargetError, match="the run ended while the node was being opened"):
             await rpc.open_node(bench.settings("echo.py", is_kept=True), None, worker)
         for there, token in ((other, "token"), (worker, "next")):
             await rpc.open_node(bench.settings("echo.py", token=token), None, there)
@@ -112,8 +112,8 @@ def installs():
     return [process for process in children() if command_line(process).startswith("sleep ")]
 
 
-def test_what_is_built_is_given_up_on_the_worker_where_the_run_ends(bench, hanging_installer):
-    """And goes on on another worker of the same process."""
+def test_a_build_is_stopped_where_the_run_ends(bench, hanging_installer):
+    """It continues on another worker of the same process."""
     settings = bench.settings("echo.py", environment=EnvironmentPlan(requirements=("six",)), is_kept=True)
 
     async def run():
@@ -158,8 +158,8 @@ def arriving():
     return [link for link in links if link.is_symlink() and "/cache/bundles/" in os.readlink(link)]
 
 
-def test_a_bundle_may_arrive_at_two_workers_of_a_process_at_once(bundle, tmp_path):
-    """Each takes its own."""
+def test_two_workers_of_a_process_receive_separately(bundle, tmp_path):
+    """Each has its own file."""
 
     async def run():
         workers = [Worker("a"), Worker("b")]
@@ -172,18 +172,18 @@ def test_a_bundle_may_arrive_at_two_workers_of_a_process_at_once(bundle, tmp_pat
     assert arriving() == []
 
 
-def test_a_bundle_whose_sender_is_gone_is_given_up(bundle, short):
-    """Its file goes too; as long as the sender gives signs of life it stays, however slow the line is."""
+def test_an_archive_without_a_sender_is_discarded(bundle, short):
+    """With its file; keep-alives of a slow sender preserve it."""
 
     async def run():
         worker = Worker()
         first, last = pieces(bundle)
         await rpc.take_bundle(*first, worker)
         assert len(arriving()) == 1
-        keeper = rpc._incoming[worker]["token"].keeper
-        kept = keeper._kept
+        watchdog = rpc._incoming[worker]["token"].watchdog
+        before = watchdog._last_reset
         rpc.keep_node("token", worker)
-        assert keeper._kept > kept
+        assert watchdog._last_reset > before
         await until(lambda: not arriving())
         with pytest.raises(RuntimeError, match="a piece at"):
             await rpc.take_bundle(*last, worker)
@@ -192,14 +192,14 @@ def test_a_bundle_whose_sender_is_gone_is_given_up(bundle, short):
     asyncio.run(run())
 
 
-def test_what_a_disk_refuses_is_told_with_host_and_path(bench, tmp_path, monkeypatch, bundle):
-    """At once: on its way, an OSError looks like a connection that was lost, which is waited for."""
+def test_disk_errors_name_host_and_path(bench, tmp_path, monkeypatch, bundle):
+    """Immediately: Dask would treat an OSError as a lost connection and wait."""
 
     async def run():
         worker = Worker()
         with monkeypatch.context() as patch:
             patch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-            with pytest.raises(ComputeTargetError, match=r"tcp://worker: the node \(host .+\) says: No such file.*/none/"):
+            with pytest.raises(ComputeTargetError, match=r"tcp://worker: the node \(host .+\) failed: No such file.*/none/"):
                 await rpc.open_node(bench.settings("echo.py"), None, worker)
         (tmp_path / "file").write_text("")
         with monkeypatch.context() as patch:
@@ -210,8 +210,8 @@ def test_what_a_disk_refuses_is_told_with_host_and_path(bench, tmp_path, monkeyp
     asyncio.run(run())
 
 
-def test_a_full_disk_is_told(bundle, monkeypatch):
-    """In the system's words."""
+def test_a_full_disk_is_reported(bundle, monkeypatch):
+    """With the system's message."""
 
     class Full(rpc.Incoming):
         def __init__(self, cache, sha256):
@@ -223,7 +223,9 @@ def test_a_full_disk_is_told(bundle, monkeypatch):
         worker = Worker()
         with monkeypatch.context() as patch:
             patch.setattr(rpc, "Incoming", Full)
-            with pytest.raises(ComputeTargetError, match=r"tcp://worker: the node \(host .+\) says: .*No space left on device"):
+            with pytest.raises(
+                ComputeTargetError, match=r"tcp://worker: the node \(host .+\) failed: .*No space left on device"
+            ):
                 await rpc.take_bundle(*pieces(bundle)[0], worker)
         for piece in pieces(bundle):  # there is room again: nothing is left of the attempt
             await rpc.take_bundle(*piece, worker)

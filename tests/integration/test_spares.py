@@ -71,20 +71,20 @@ def outcomes(receipts):
 
 def spare_of(slot, lives):
     """Return the process id of the slot's spare, once it has imported the script."""
-    wait_until(lambda: slot._spares._spare is not None)
-    pid = slot._spares._spare.child.pid
+    wait_until(lambda: slot._standby._startup is not None)
+    pid = slot._standby._startup.child.pid
     wait_until(lambda: pid in lives.pids("imported"))
     return pid
 
 
-def test_a_run_that_loses_no_child_starts_no_spare(bench, files, lives, slot):
+def test_no_standby_child_without_a_lost_child(bench, files, lives, slot):
     """One process, one import."""
     bench.attempt(slot(), bench.works(files))
     assert len(lives.pids("import")) == 1
 
 
-def test_from_the_second_crash_on_a_spare_takes_over(bench, files, lives, slot):
-    """It has imported before the crash and calls init() after it; the first crash pays a start in full."""
+def test_standby_children_replace_from_the_second_crash(bench, files, lives, slot):
+    """It has imported before the crash and calls init() after it; the first crash costs a full start."""
     made = slot("--crash", "2,5,8", "--with_spare", "5,8")
     receipts = bench.attempt(made, bench.works(files))
     assert outcomes(receipts) == ["died" if number in (2, 5, 8) else "succeeded" for number in range(10)]
@@ -97,27 +97,27 @@ def test_from_the_second_crash_on_a_spare_takes_over(bench, files, lives, slot):
     assert {receipt.pid for receipt in receipts} == set(inits)
 
 
-def test_a_spare_that_is_never_used_has_called_neither_init_nor_shutdown(bench, files, lives, slot):
-    """It is ended, as if it had never been."""
+def test_an_unused_standby_child_calls_no_function(bench, files, lives, slot):
+    """Neither init() nor shutdown()."""
     made = slot("--crash", "2", "--with_spare", "9")
     bench.attempt(made, bench.works(files))
     spare = spare_of(made, lives)
     assert made.shut_down() == ""
-    made._spares.stop()
+    made._standby.stop()
     assert not psutil.pid_exists(spare)
     assert spare not in lives.pids("init") + lives.pids("shutdown") + lives.pids("run")
     assert len(lives.pids("shutdown")) == 1
 
 
-def test_for_a_timeout_the_spare_is_there_in_time(bench, files, lives, slot):
-    """Also for the first: it is started when half of the time is used up."""
+def test_a_standby_child_is_ready_at_a_timeout(bench, files, lives, slot):
+    """Also for the first: it is started at half of the timeout."""
     receipts = bench.attempt(slot("--hang", "3", run_invocation_timeout=2.0), bench.works(files))
     assert outcomes(receipts) == ["succeeded"] * 3 + ["timed_out"] + ["succeeded"] * 6
     assert lives.homes == ["node-0.0.1", "node-0.spare.1"]
 
 
-def test_a_spare_that_still_imports_is_waited_for(bench, files, lives, slot):
-    """It is further than any that would be started now."""
+def test_an_importing_standby_child_is_used(bench, files, lives, slot):
+    """It is ahead of a child that would be started now."""
     made = slot("--hang", "3", "--imports", "ok,gate,ok", run_invocation_timeout=1.0)
     receipts = []
     thread = threading.Thread(target=lambda: receipts.extend(bench.attempt(made, bench.works(files))))
@@ -133,16 +133,16 @@ def test_a_spare_that_still_imports_is_waited_for(bench, files, lives, slot):
 
 
 @pytest.mark.parametrize("how", ["raise", "scrawl"])
-def test_a_spare_that_cannot_import_is_forgotten(bench, files, lives, slot, how):
-    """A child that is started in the ordinary way takes its place."""
+def test_a_standby_child_that_cannot_import_is_ignored(bench, files, lives, slot, how):
+    """An ordinary child replaces it."""
     made = slot("--hang", "3", "--imports", f"ok,{how},ok", run_invocation_timeout=1.0)
     receipts = bench.attempt(made, bench.works(files))
     assert outcomes(receipts) == ["succeeded"] * 3 + ["timed_out"] + ["succeeded"] * 6
     assert lives.homes in (["node-0.0.1", "node-0.0.2"], ["node-0.0.1", "node-0.0.3"])  # the latter when it is slow to fail
 
 
-def test_what_a_spare_could_not_import_is_told_by_an_ordinary_start(bench, files, lives, slot):
-    """With its traceback, after as many starts as ever."""
+def test_an_ordinary_start_reports_the_failed_import(bench, files, lives, slot):
+    """With its traceback, after the usual number of starts."""
     made = slot("--crash", "3,4", "--alone", "4", "--imports", "ok,ok,raise")
     with pytest.raises(SlotUnusableError) as caught:
         bench.attempt(made, bench.works(files))
@@ -152,15 +152,15 @@ def test_what_a_spare_could_not_import_is_told_by_an_ordinary_start(bench, files
     assert len(lives.pids("import")) == 2 + 1 + 3  # two that worked, the spare, three starts in a row
 
 
-def test_children_that_die_at_once_are_replaced_by_spares_too(bench, files, lives, slot):
-    """However little time there is between two deaths, one is started in between."""
+def test_quick_deaths_are_replaced_by_standby_children(bench, files, lives, slot):
+    """One is started between two deaths, however close they are."""
     receipts = bench.attempt(slot("--crash", "0,1,2,3,4,5,6,7,8"), bench.works(files))
     assert outcomes(receipts) == ["died"] * 9 + ["succeeded"]
     assert lives.homes == ["node-0.0.1", "node-0.0.2", *(f"node-0.spare.{number}" for number in range(1, 9))]
 
 
-def test_an_init_that_fails_in_a_spare_is_a_failed_start(bench, files, lives, slot):
-    """One of the three in a row that end the slot."""
+def test_a_failing_init_in_a_standby_child_counts(bench, files, lives, slot):
+    """As one of the three failed starts in a row."""
     made = slot("--crash", "3,4", "--with_spare", "4", "--inits", "ok,ok,raise")
     with pytest.raises(SlotUnusableError) as caught:
         bench.attempt(made, bench.works(files))
@@ -169,8 +169,8 @@ def test_an_init_that_fails_in_a_spare_is_a_failed_start(bench, files, lives, sl
     assert lives.homes[2] == "node-0.spare.1"
 
 
-def test_a_spare_whose_import_hangs_is_ended_though_nobody_needs_it(bench, files, lives, slot):
-    """After init_timeout; its successor comes when the next child has ended."""
+def test_an_unused_standby_child_times_out(bench, files, lives, slot):
+    """After init_timeout; the next one is started after another death."""
     made = slot("--crash", "3,6", "--alone", "5", "--with_spare", "9", "--imports", "ok,ok,hang,ok", init_timeout=5.0)
     receipts = bench.attempt(made, bench.works(files))
     assert outcomes(receipts).count("succeeded") == 8
@@ -178,8 +178,8 @@ def test_a_spare_whose_import_hangs_is_ended_though_nobody_needs_it(bench, files
     assert len(lives.pids("import")) == 5
 
 
-def test_a_spare_whose_import_hangs_costs_no_more_than_an_ordinary_start(bench, files, lives, slot):
-    """The slot that waits for it counts from the spare's own start, and goes on with the next."""
+def test_a_hanging_standby_import_costs_one_start(bench, files, lives, slot):
+    """The timeout counts from its own start."""
     made = slot("--hang", "3", "--imports", "ok,hang,ok", run_invocation_timeout=1.0, init_timeout=5.0)
     receipts = bench.attempt(made, bench.works(files))
     assert outcomes(receipts).count("succeeded") == 9
@@ -187,8 +187,8 @@ def test_a_spare_whose_import_hangs_costs_no_more_than_an_ordinary_start(bench, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_spare_that_is_killed_or_stopped_is_passed_over(bench, files, lives, slot, number):
-    """The slot starts a child of its own, and the next crash finds a spare again."""
+def test_a_killed_or_stopped_standby_child_is_skipped(bench, files, lives, slot, number):
+    """The slot starts an ordinary child, and the next crash finds a standby child again."""
     works = bench.works(files)
     made = slot("--crash", "1,2,5", "--with_spare", "5")
     assert outcomes(bench.attempt(made, works[:2])) == ["succeeded", "died"]
@@ -203,8 +203,8 @@ def test_a_spare_that_is_killed_or_stopped_is_passed_over(bench, files, lives, s
     assert lives.homes == ["node-0.0.1", "node-0.0.2", "node-0.0.3", "node-0.spare.2"]
 
 
-def test_an_interpreter_that_is_gone_gives_no_spare(bench, files, lives, slot, tmp_path):
-    """The next death of a child tells it."""
+def test_no_standby_child_without_an_interpreter(bench, files, lives, slot, tmp_path):
+    """The next death of a child reports it."""
     interpreter = tmp_path / "python"
     interpreter.symlink_to(sys.executable)
     works = bench.works(files)
@@ -220,8 +220,8 @@ def test_an_interpreter_that_is_gone_gives_no_spare(bench, files, lives, slot, t
 
 
 @pytest.mark.parametrize("graceful", [True, False])
-def test_a_node_that_closes_ends_its_spare(bench, files, lives, graceful):
-    """Standing by or still importing; nothing is left of it."""
+def test_closing_a_node_kills_its_standby_child(bench, files, lives, graceful):
+    """While it stands by or still imports."""
     arguments = ("--log", str(bench.log), "--crash", "1", "--imports", "ok,ok,gate" if graceful else "ok")
     settings = bench.settings("lives.py", *arguments, token=f"closing-{os.getpid()}-{graceful}")
     node = Node(settings)
@@ -239,8 +239,8 @@ def test_a_node_that_closes_ends_its_spare(bench, files, lives, graceful):
     assert not list(marked(f"PREFECT_PARALLEL_RUN_MARKER={settings.token}.{os.getpid()}".encode()))
 
 
-def test_slots_share_one_spare_while_everything_is_killed(bench, files, lives):
-    """Children, spares, in any stage: every mini-batch has one receipt, every process imports once and calls init() once."""
+def test_slots_share_one_standby_child(bench, files, lives):
+    """While processes are killed in any stage: one receipt per mini-batch, one import and one init() per process."""
     arguments = ("--log", str(bench.log), "--seconds", "0.05")
     settings = bench.settings("lives.py", *arguments, slots=3, most_slots=3, token=f"killed-{os.getpid()}")
     node = Node(settings)

@@ -29,12 +29,12 @@ def offered(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "name", "instead"),
     [
-        ("azureml.automl.core.shared", "log_server", "put it into the requirements of the step's environment"),
-        ("azureml.mlflow", "get_portal_url", "metrics go to Run.log()"),
-        ("azureml.fsspec", "AzureMachineLearningFileSystem", "files are read from side_inputs"),
+        ("azureml.automl.core.shared", "log_server", "add it to the requirements of the step's environment"),
+        ("azureml.mlflow", "get_portal_url", "use Run.log() for metrics"),
+        ("azureml.fsspec", "AzureMachineLearningFileSystem", "read files from side_inputs"),
         ("azureml.interpret", "ExplanationClient", "interpret-community"),
-        ("azureml.monitoring", "ModelDataCollector", "rows are returned from run()"),
-        ("azure.storage.blob", "BlobServiceClient", "written below EntryScript().output_dir"),
+        ("azureml.monitoring", "ModelDataCollector", "return rows from run()"),
+        ("azure.storage.blob", "BlobServiceClient", "write them to EntryScript().output_dir"),
         ("azureml._restclient.jasmine_client", "JasmineClient", "only Run.get_context(), Model and the exceptions"),
         ("azureml._base_sdk_common", "_ClientSessionId", "only Run.get_context(), Model and the exceptions"),
         ("azureml.core.compute.amlcompute", "AmlCompute", "only Run.get_context(), Model and the exceptions"),
@@ -42,16 +42,16 @@ def offered(monkeypatch):
         ("azureml.core.container_registry", "ContainerRegistry", "only Run.get_context(), Model and the exceptions"),
     ],
 )
-def test_packages_that_scripts_import(offered, module, name, instead):
-    """Whatever is asked for in them."""
+def test_missing_names_suggest_an_alternative(offered, module, name, instead):
+    """For any name in these packages."""
     with pytest.raises(NoAzureError) as caught:
         getattr(offered(module), name)()
     assert str(caught.value).startswith(f"{module}.{name}: there is no Azure ML workspace here")
     assert instead in str(caught.value)
 
 
-def test_names_are_classes(offered):
-    """Annotations and isinstance() may name them; a class below one, and an object of one in a pickle, say what is missing."""
+def test_missing_names_are_classes(offered):
+    """For annotations and isinstance(); subclassing and unpickling raise an error that names them."""
     kind = offered("azureml.automl.runtime").Model
     assert not isinstance(1, kind | None)
     with pytest.raises(NoAzureError, match=r"^azureml\.automl\.runtime\.Model\.load: "):
@@ -75,7 +75,7 @@ def test_every_module_of_azureml_core_can_be_imported(offered):
 
 @pytest.mark.parametrize("real", ["core", "exceptions"])
 def test_a_real_azureml_core_gets_no_stand_ins(offered, tmp_path, monkeypatch, real):
-    """Its packages come together, and one that a version lacks raises the ImportError that the script expects."""
+    """A module that its version lacks raises the ImportError that the script expects."""
     (tmp_path / "azureml" / real).mkdir(parents=True)
     (tmp_path / "azureml" / real / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
@@ -104,8 +104,8 @@ def models(monkeypatch):
     return Run.get_context().experiment.workspace
 
 
-def test_models_are_listed_like_single_ones(models):
-    """The first of a list is Model(ws, name), with the version and the id that Azure's have; the others are older."""
+def test_listed_models_match_single_ones(models):
+    """The first is Model(ws, name), with Azure's version and id; the others are older."""
     for name, paths in (("forest", ["/f"]), ("newest", ["/10", "/2"]), ("both", ["/b", "/3"]), ("newest:2", ["/2"])):
         found = Model.list(models, name=name)
         assert [model._path for model in found] == paths
@@ -117,16 +117,16 @@ def test_models_are_listed_like_single_ones(models):
     assert {name: model._path for name, model in models.models.items()} == {"forest": "/f", "newest": "/10", "both": "/b"}
 
 
-def test_lists_of_models_that_cannot_be_served(models):
-    """No model of a configuration has tags; a name that it lacks is an error as for one model, not an empty list."""
+def test_unsupported_model_lists_raise(models):
+    """Models of a configuration have no tags; an unknown name is an error, not an empty list."""
     with pytest.raises(NoAzureError, match=r"^azureml\.core\.Model\.list\(tags=…\): .*the models field"):
         Model.list(models, name="forest", tags=[["stage", "prod"]])
-    with pytest.raises(ModelNotFoundException, match=r"there is no model 'none'.*known: both, both:1"):
+    with pytest.raises(ModelNotFoundException, match=r"model 'none' is not configured.*known models: both, both:1"):
         Model.list(models, name="none")
 
 
-def test_what_packages_are_in_has_no_names(offered):
-    """It may be a real one's, with others in it; a package of its own that people install is not stood in for."""
+def test_parent_packages_have_no_names(offered):
+    """They may be real ones; packages that users install themselves get no stand-in."""
     with pytest.raises(AttributeError):
         offered("azure.storage").anything  # noqa: B018  it is asked for
     for name in ("mlflow", "azure.storage.queue", "azure.core", "interpret"):
@@ -134,8 +134,8 @@ def test_what_packages_are_in_has_no_names(offered):
 
 
 @pytest.mark.parametrize("has_links", [True, False])
-def test_models_lie_really_below_their_folder(tmp_path, monkeypatch, has_links):
-    """As hard links or copies, whatever links they have inside; a link back to a folder above ends there."""
+def test_models_are_real_files_in_their_folder(tmp_path, monkeypatch, has_links):
+    """Hard links or copies; cycles of links are broken."""
 
     def refuse(*_):
         raise OSError(18, "cross-device link")
@@ -148,7 +148,7 @@ def test_models_lie_really_below_their_folder(tmp_path, monkeypatch, has_links):
     (model / "link.pkl").symlink_to("data/model.pkl")
     (model / "again").symlink_to(model)
     (tmp_path / "latest").symlink_to(model)
-    root = azureml_environment._show_models({"forest": str(tmp_path / "latest")}, str(tmp_path / "scratch"))
+    root = azureml_environment._lay_out_models({"forest": str(tmp_path / "latest")}, str(tmp_path / "scratch"))
     found = {path for path in Path(root).rglob("*") if path.is_file()}
     assert {path.relative_to(root).as_posix() for path in found} == {"latest/data/model.pkl", "latest/link.pkl"}
     assert all(path.read_text() == "x" and path.resolve().is_relative_to(Path(root).resolve()) for path in found)

@@ -4,19 +4,19 @@ import threading
 
 import pytest
 
-from prefect_parallel_run.compute.bounded import CallAbandonedError, bounded
+from prefect_parallel_run.compute.bounded import CallAbandonedError, call_with_timeout
 
 
-def test_what_comes_in_time_comes_as_it_is():
+def test_a_result_in_time_is_returned():
     """Value or error."""
-    assert bounded(lambda: 7, 60) == 7
+    assert call_with_timeout(lambda: 7, 60) == 7
     with pytest.raises(ZeroDivisionError):
-        bounded(lambda: 1 / 0, 60)
+        call_with_timeout(lambda: 1 / 0, 60)
 
 
 @pytest.mark.parametrize("why", ["timeout", "cancelled"])
-def test_what_comes_too_late_is_undone(why):
-    """By whoever made it: the caller is gone."""
+def test_a_late_result_is_undone(why):
+    """By the thread of the call: the caller has given up."""
     gate, cancelled, undone = threading.Event(), threading.Event(), threading.Event()
     made = []
 
@@ -31,15 +31,15 @@ def test_what_comes_too_late_is_undone(why):
 
     if why == "cancelled":
         cancelled.set()
-    words = "no answer within 0 s" if why == "timeout" else "nobody waits"
+    words = "no answer within 0 s" if why == "timeout" else "cancelled"
     with pytest.raises(CallAbandonedError, match=words):
-        bounded(make, 0.0 if why == "timeout" else 1000.0, cancelled, undo=undo)
+        call_with_timeout(make, 0.0 if why == "timeout" else 1000.0, cancelled, undo=undo)
     gate.set()
     assert undone.wait(60)
 
 
-def test_one_that_comes_back_when_it_is_told_is_waited_for():
-    """For a moment: what it has to say is better than that it was not heard."""
+def test_a_cancelled_call_has_a_grace_period():
+    """Its own error is better than "cancelled"."""
     cancelled = threading.Event()
     cancelled.set()
-    assert bounded(lambda: cancelled.wait(60) and "stopped", 1000.0, cancelled, grace=60.0) == "stopped"
+    assert call_with_timeout(lambda: cancelled.wait(60) and "stopped", 1000.0, cancelled, grace=60.0) == "stopped"

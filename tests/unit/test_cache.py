@@ -20,8 +20,8 @@ def world(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_it_lies_where_users_look_for_it(world, monkeypatch):
-    """In the home, where XDG says, or where our own variable says; made for its owner only."""
+def test_the_cache_is_in_the_usual_folder(world, monkeypatch):
+    """In the home, in XDG's folder, or in that of the variable; private to its owner."""
     assert cache_folder() == world / "home" / ".cache" / "prefect_parallel_run"
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "xdg"))
     assert cache_folder() == world / "xdg" / "prefect_parallel_run"
@@ -31,7 +31,7 @@ def test_it_lies_where_users_look_for_it(world, monkeypatch):
 
 
 @pytest.mark.parametrize("why", ["a file is in the way", "no home", "relative"])
-def test_without_a_usable_home_it_is_among_the_temporary_files(world, monkeypatch, why):
+def test_without_a_home_the_cache_is_a_temporary_folder(world, monkeypatch, why):
     """As in a container that runs under any user id; private there too."""
     if why == "a file is in the way":
         (world / "home" / ".cache").write_text("")
@@ -42,8 +42,8 @@ def test_without_a_usable_home_it_is_among_the_temporary_files(world, monkeypatc
     assert found.stat().st_mode & 0o777 == 0o700
 
 
-def test_one_that_was_asked_for_is_not_replaced_silently(world, monkeypatch):
-    """The error says why it is of no use."""
+def test_an_unusable_configured_cache_is_an_error(world, monkeypatch):
+    """The error gives the reason."""
     (world / "file").write_text("")
     monkeypatch.setenv("PREFECT_PARALLEL_RUN_CACHE", str(world / "file"))
     with pytest.raises(OSError, match="file"):
@@ -52,13 +52,13 @@ def test_one_that_was_asked_for_is_not_replaced_silently(world, monkeypatch):
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
     monkeypatch.setenv("PREFECT_PARALLEL_RUN_CACHE", str(open_to_all))
-    with pytest.raises(PermissionError, match="can be written by everybody; set PREFECT_PARALLEL_RUN_CACHE"):
+    with pytest.raises(PermissionError, match="is writable by everyone; set PREFECT_PARALLEL_RUN_CACHE"):
         cache_folder()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_one_that_cannot_be_written_is_told(world, monkeypatch):
-    """By its path."""
+def test_a_read_only_cache_is_an_error(world, monkeypatch):
+    """The error contains its path."""
     (world / "closed").mkdir(mode=0o500)
     monkeypatch.setenv("PREFECT_PARALLEL_RUN_CACHE", str(world / "closed"))
     with pytest.raises(PermissionError, match="closed cannot be written"):
@@ -66,8 +66,8 @@ def test_one_that_cannot_be_written_is_told(world, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
-def test_one_of_another_user_is_refused(world, monkeypatch):
-    """So is a link that another user laid: what is run from the cache is run in our name."""
+def test_a_cache_of_another_user_is_refused(world, monkeypatch):
+    """As is another user's link: code in the cache runs with this user's rights."""
     theirs = world / "theirs"
     theirs.mkdir()
     os.chown(theirs, 4321, 4321)

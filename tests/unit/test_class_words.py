@@ -24,7 +24,7 @@ KNOWN = {
     "name", ["distributed.LocalCluster", "dask.distributed.LocalCluster", "distributed.deploy.local.LocalCluster"]
 )
 def test_a_local_cluster_stays_on_loopback(name):
-    """Whatever module it is named by."""
+    """By every module path of the class."""
     words = arguments_for(name, 3, 2, {})
     assert (words.arguments["n_workers"], words.arguments["threads_per_worker"], words.scales_by) == (3, 2, "n_workers")
     assert (words.arguments["host"], words.arguments["dashboard_address"]) == ("127.0.0.1", "127.0.0.1:0")
@@ -32,7 +32,7 @@ def test_a_local_cluster_stays_on_loopback(name):
 
 @pytest.mark.parametrize("given", [{}, {"host": "localhost"}, {"host": "0.0.0.0"}, {"interface": "eth0"}, {"protocol": "tls"}])
 def test_a_local_cluster_gets_certificates(given):
-    """Unless it has some: every user of the machine can connect to its loopback."""
+    """Unless the user passes some: every user of the machine can connect to its loopback."""
     words = arguments_for("distributed.LocalCluster", 1, None, given)
     assert (words.wants_security, words.is_plain) == (True, False)
     assert words.arguments["threads_per_worker"] == 1
@@ -41,8 +41,8 @@ def test_a_local_cluster_gets_certificates(given):
 
 @pytest.mark.parametrize("name", ["distributed.LocalCluster", "dask_cuda.LocalCUDACluster", "dask_jobqueue.SLURMCluster"])
 @pytest.mark.parametrize("protocol", ["tcp", "tcp://", "ucx"])
-def test_a_protocol_without_encryption_must_be_accepted(name, protocol):
-    """Certificates would be of no use to it."""
+def test_an_unencrypted_protocol_requires_allow_insecure(name, protocol):
+    """Certificates would have no effect."""
     assert arguments_for(name, 1, 1, {"protocol": protocol}).is_plain
 
 
@@ -53,8 +53,8 @@ def test_a_gpu_cluster_is_a_local_one_with_a_worker_per_gpu():
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_a_job_holds_one_worker(queue):
-    """With as many cores as it has slots; scaled afterwards, so that complaints are heard."""
+def test_a_job_has_one_worker(queue):
+    """With one core per slot; scaled afterwards, so that errors of the queue are reported."""
     words = arguments_for(f"dask_jobqueue.{queue}Cluster", 3, 8, {"memory": "8GB", "queue": "long"})
     assert words.arguments.items() >= {"processes": 1, "cores": 8, "memory": "8GB", "queue": "long"}.items()
     assert "n_workers" not in words.arguments
@@ -66,8 +66,8 @@ def test_without_slots_the_cores_are_the_users_or_the_sites():
     assert arguments_for("dask_jobqueue.SLURMCluster", 1, 8, {"cores": 16}).arguments["cores"] == 16
 
 
-def test_the_users_options_win_one_by_one():
-    """One that is given does not take the dashboard off loopback, nor lists of arguments away."""
+def test_user_options_override_defaults_one_by_one():
+    """Other defaults, such as the dashboard's address, stay."""
     given = {"scheduler_options": {"interface": "ib0"}, "worker_extra_args": ["--lifetime", "55m"]}
     arguments = arguments_for("dask_jobqueue.SLURMCluster", 1, 1, given).arguments
     assert arguments["scheduler_options"] == {"allowed_failures": 0, "dashboard_address": "127.0.0.1:0", "interface": "ib0"}
@@ -85,8 +85,8 @@ def test_jobs_on_this_machine_stay_on_loopback():
 
 
 @pytest.mark.parametrize("name", ["dask_kubernetes.operator.KubeCluster", "dask_kubernetes.KubeCluster"])
-def test_pods_speak_plainly(name):
-    """A cluster of the user's own description has its own number of workers, which is then corrected."""
+def test_pods_are_not_encrypted(name):
+    """A custom specification has its own number of workers, which is corrected afterwards."""
     words = arguments_for(name, 3, 4, {"image": "x:1"})
     assert (words.arguments["n_workers"], words.scales_by, words.is_plain) == (3, "n_workers", True)
     words = arguments_for(name, 3, 4, {"custom_cluster_spec": {}})
@@ -94,20 +94,20 @@ def test_pods_speak_plainly(name):
     assert (words.scales_by, words.is_plain) == ("scale", True)
 
 
-def test_a_gateway_is_told_nothing_but_what_the_user_says():
-    """It refuses options that its administrator has not foreseen."""
+def test_a_gateway_gets_only_the_users_arguments():
+    """It refuses options that its administrator has not allowed."""
     words = arguments_for("dask_gateway.GatewayCluster", 3, 4, {"address": "https://gateway"})
     assert (dict(words.arguments), words.scales_by) == ({"address": "https://gateway"}, "scale")
 
 
-def test_a_cloud_does_not_scale_by_itself():
+def test_a_cloud_does_not_scale_adaptively():
     words = arguments_for("coiled.Cluster", 3, 4, {"region": "eu-west-1"})
     assert dict(words.arguments) == {"n_workers": 3, "wait_for_workers": False, "region": "eu-west-1"}
     assert not words.wants_security
 
 
-def test_hosts_are_as_many_as_nodes_and_one_for_the_scheduler():
-    """Lists with an entry for each host are cut with them."""
+def test_hosts_are_nodes_plus_a_scheduler():
+    """Lists with an entry per host are shortened with them."""
     given = {"hosts": ["a", "b", "c", "d"], "connect_options": [{"port": n} for n in range(4)], "remote_python": "/python"}
     words = arguments_for("distributed.SSHCluster", 2, None, given)
     assert words.arguments["hosts"] == ["a", "b", "c"]
@@ -122,7 +122,7 @@ def test_hosts_are_as_many_as_nodes_and_one_for_the_scheduler():
     ("accepted", "asked"),
     [(["n_workers", "security"], ("n_workers", True)), (["security"], ("scale", True)), (["n_workers"], ("n_workers", False))],
 )
-def test_any_other_class_is_asked_by_what_it_takes(accepted, asked):
+def test_an_unknown_class_is_called_by_its_parameters(accepted, asked):
     words = arguments_for("site.clusters.OurCluster", 3, 4, {"a": 1}, accepted)
     assert (words.scales_by, words.wants_security) == asked
     assert words.arguments == ({"n_workers": 3, "a": 1} if "n_workers" in accepted else {"a": 1})
@@ -140,8 +140,8 @@ def accepted_by(cluster_class):
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_the_real_class_takes_our_words(name):
-    """Those that are installed."""
+def test_the_real_class_accepts_the_arguments(name):
+    """For the installed classes."""
     module, _, last = name.rpartition(".")
     try:
         cluster_class = getattr(importlib.import_module(module), last)

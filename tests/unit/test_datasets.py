@@ -102,7 +102,7 @@ def test_a_changed_file_is_detected_with_the_reason(files):
     with pytest.raises(InputChanged, match=r"f001.txt has been modified"):
         Reader().read(work)
     (files / "f001.txt").write_text("longer")
-    with pytest.raises(InputChanged, match=r"f001.txt has 6 bytes, 2 when"):
+    with pytest.raises(InputChanged, match=r"f001.txt has 6 bytes, but had 2 when"):
         Reader().read(work)
     (files / "f001.txt").unlink()
     with pytest.raises(InputChanged, match=r"f001.txt has been removed"):

@@ -96,7 +96,7 @@ def test_bytes_in_another_encoding_raise_a_warning(tmp_path, rows):
     """Planning reads the text for its types, so that the user learns of it before mini-batches fail."""
     (tmp_path / "a.csv").write_bytes(b"n,t\n" + rows)
     (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
-    assert "a.csv is not UTF-8: byte 0xfc: invalid start byte; is the dataset's encoding another one?" in told
+    assert "a.csv is not UTF-8: byte 0xfc: invalid start byte; check the dataset's encoding" in told
     assert doubts_of(TabularDataset.from_delimited_files(tmp_path, encoding="latin-1")) == []
     (tmp_path / "a.csv").write_bytes(b'{"t": "M\xfcller"}\n')
     (told,) = doubts_of(TabularDataset.from_json_lines_files(tmp_path))

@@ -68,7 +68,7 @@ def test_parts_equal_what_pandas_reads_from_the_whole(columns, kinds, na_values,
     except (ValueError, TypeError):
         fits = False
     if not fits:
-        with pytest.raises(BadRecord, match="where column_types says"):
+        with pytest.raises(BadRecord, match="by column_types, got"):
             frames(path, size, **given_)
         return
     found = pd.concat(frames(path, size, **given_), ignore_index=True)
@@ -102,7 +102,7 @@ def test_a_value_of_another_type_is_named(tmp_path, kind, value, shown, position
     for size in (1, 1 << 20):
         with pytest.raises(BadRecord) as caught:
             frames(path, size, column_types={"a": "int64", "b": kind})
-        words = f"{path}, record {position + 1}, column 'b': {shown}, where column_types says {kind}"
+        words = f"{path}, record {position + 1}, column 'b': expected {kind} by column_types, got {shown}"
         assert str(caught.value) == words
         assert describe(caught.value).final
 

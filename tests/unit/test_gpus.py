@@ -24,18 +24,18 @@ from prefect_parallel_run.node.gpus import default_slots, node_environment, slot
         ("²", ()),
     ],
 )
-def test_the_variable_says_what_may_be_used(given_variable, gpus):
-    """Entries are kept as they are; CUDA stops at the first that is none."""
+def test_cuda_visible_devices_is_respected(given_variable, gpus):
+    """Entries are unchanged; CUDA stops at the first invalid one."""
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": given_variable, "PATH": "/nowhere"}) == gpus
 
 
-def test_a_machine_without_nvidia_smi_has_none():
-    """Nothing is started to find that out."""
+def test_without_nvidia_smi_there_are_no_gpus():
+    """No process is started to find out."""
     assert visible_gpus({"PATH": "/nowhere"}) == ()
 
 
-def test_without_a_gpu_nothing_is_set():
-    """And every core has a process."""
+def test_without_gpus_no_variable_is_set():
+    """And there is one process per core."""
     assert slot_environment(3, (), {}) == node_environment(3, 4, (), {}) == {}
     assert (default_slots(8, ()), default_slots(8, ("0", "1"))) == (8, 1)
 
@@ -49,15 +49,15 @@ def test_without_a_gpu_nothing_is_set():
         (("MIG-8932f937",), {}, None),
     ],
 )
-def test_indices_are_counted_as_nvidia_smi_counts_them(gpus, environment, order):
-    """Unless somebody says otherwise; a name needs no counting."""
+def test_indices_have_the_order_of_nvidia_smi(gpus, environment, order):
+    """Unless the user sets an order; names need none."""
     assert slot_environment(0, gpus, environment).get("CUDA_DEVICE_ORDER") == order
     assert node_environment(0, 1, gpus, environment).get("CUDA_DEVICE_ORDER") == order
 
 
 @given(slots=st.integers(1, 20), gpus=st.integers(1, 8))
-def test_slots_take_gpus_in_turn(slots, gpus):
-    """One each, and no GPU has two processes more than another."""
+def test_slots_share_gpus_in_turn(slots, gpus):
+    """The numbers of processes per GPU differ by one at most."""
     given_names = tuple(str(number) for number in range(gpus))
     taken = [slot_environment(number, given_names, {})["CUDA_VISIBLE_DEVICES"] for number in range(slots)]
     counts = [taken.count(name) for name in given_names]
@@ -67,7 +67,7 @@ def test_slots_take_gpus_in_turn(slots, gpus):
 
 @given(nodes=st.integers(1, 8), gpus=st.integers(1, 8))
 def test_nodes_of_one_machine_share_its_gpus(nodes, gpus):
-    """Every node has one; none is idle, and none is shared as long as there are enough."""
+    """Every node has one; none is idle or shared as long as there are enough."""
     given_names = tuple(str(number) for number in range(gpus))
     shares = [node_environment(number, nodes, given_names, {})["CUDA_VISIBLE_DEVICES"].split(",") for number in range(nodes)]
     assert all(shares)

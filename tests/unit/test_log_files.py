@@ -12,8 +12,8 @@ from prefect_parallel_run.node.log_retention import LogRetention
 from prefect_parallel_run.node.log_rotation import shorten
 
 
-def test_a_cut_keeps_beginning_and_end_and_says_what_is_missing(tmp_path):
-    """Also the second time; whoever appends goes on at the new end."""
+def test_a_cut_keeps_both_ends_and_reports_the_rest(tmp_path):
+    """Also the second time; later lines are appended at the new end."""
     path = tmp_path / "out.txt"
     with path.open("ab", buffering=0) as writer:
         writer.write(b"head" + b"a" * 996 + b"b" * 9_000 + b"tail")
@@ -33,8 +33,8 @@ def test_a_cut_keeps_beginning_and_end_and_says_what_is_missing(tmp_path):
     assert path.read_bytes() == text + b"on"
 
 
-def test_short_missing_and_foreign_files_are_left_alone(tmp_path):
-    """A link that a script puts in the place of its log leads nowhere."""
+def test_short_missing_and_linked_files_are_not_cut(tmp_path):
+    """A link that a script creates in place of its log is not followed."""
     path = tmp_path / "out.txt"
     assert shorten(str(path), 0) is None
     path.write_bytes(b"x" * 100)
@@ -45,16 +45,16 @@ def test_short_missing_and_foreign_files_are_left_alone(tmp_path):
     assert path.stat().st_size == 100
 
 
-def test_a_shelf_has_the_first_and_the_newest():
-    """And never more than its bytes, unless what it has to keep has."""
+def test_retention_keeps_the_first_and_the_newest():
+    """Within the size limit, except for the files that are always kept."""
     shelf = LogRetention()
-    gone = [name for number in range(100) for name in shelf.put(f"p{number}", 1)]
+    gone = [name for number in range(100) for name in shelf.add(f"p{number}", 1)]
     assert gone == [f"p{number}" for number in range(log_retention.FIRST, 100 - log_retention.NEWEST)]
     shelf, most = LogRetention(), 3 * log_rotation.MOST
     kept = {}
     for number in range(100):
         kept[f"p{number}"] = most
-        for name in shelf.put(f"p{number}", most):
+        for name in shelf.add(f"p{number}", most):
             del kept[name]
         assert sum(kept.values()) <= log_retention.MOST_BYTES
     assert list(kept) == ["p0", "p1", "p2", "p99"]
@@ -67,8 +67,8 @@ def small(monkeypatch):
     monkeypatch.setattr(log_files, "shorten", lambda path, left_out: shorten(path, left_out, 1_000, 100, 200))
 
 
-def test_the_files_of_a_node_are_bounded(tmp_path, small):
-    """A process that prints and crashes again and again leaves those of 23, each of them short; empty ones go."""
+def test_the_log_files_of_a_node_are_bounded(tmp_path, small):
+    """A process that prints and crashes repeatedly leaves the files of 23; empty ones are removed."""
     files = LogFiles(str(tmp_path))
     for number in range(60):
         process = f"node-0.0.{number}"
@@ -76,7 +76,7 @@ def test_the_files_of_a_node_are_bounded(tmp_path, small):
             size = {".stdout.txt": 5_000, ".stderr.txt": 0, ".log": 300}[ending]
             (tmp_path / f"{process}{ending}").write_bytes(b"x" * size)
         files.shorten(process)
-        files.shelve(process, 0)
+        files.retire(process, 0)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert len(left) == 2 * (log_retention.FIRST + log_retention.NEWEST)
     assert not [name for name in left if name.endswith(".stderr.txt")]
@@ -85,8 +85,8 @@ def test_the_files_of_a_node_are_bounded(tmp_path, small):
     assert not files._left_out.keys() - {str(tmp_path / name) for name in left}
 
 
-def test_a_cut_of_the_log_is_told_and_growth_is_counted(tmp_path, small):
-    """The tail must know; and a node looks sooner at processes that print much."""
+def test_a_cut_is_returned_and_growth_is_counted(tmp_path, small):
+    """The tail must know about cuts; a node polls processes more often that print a lot."""
     files = LogFiles(str(tmp_path))
     (tmp_path / "p.stdout.txt").write_bytes(b"x" * 2_000)
     (tmp_path / "p.log").write_bytes(b"x" * 1_500)
@@ -97,19 +97,19 @@ def test_a_cut_of_the_log_is_told_and_growth_is_counted(tmp_path, small):
     assert files.grown == 3_500
 
 
-def test_what_a_process_left_running_prints_is_cut_too(tmp_path, small):
-    """It has the file open still."""
+def test_files_of_leftover_processes_are_cut_too(tmp_path, small):
+    """Processes that an ended process has started still have its file open."""
     files = LogFiles(str(tmp_path))
     with (tmp_path / "p.stdout.txt").open("ab", buffering=0) as writer:
         writer.write(b"x" * 10)
-        files.shelve("p", 0)
+        files.retire("p", 0)
         writer.write(b"x" * 10_000)
         files.shorten_ended()
     assert (tmp_path / "p.stdout.txt").stat().st_size <= 1_000
 
 
-def test_samples_come_ever_more_rarely():
-    """Every second at first; a week of them is a short file, however late somebody looks."""
+def test_samples_become_less_frequent():
+    """Every second at first; a week of them is a short file."""
     pace = BackoffTimer(0.0)
     taken = [now for now in range(7 * 24 * 3600) if pace.is_due(float(now))]
     assert taken[:3] == [0, 1, 2]

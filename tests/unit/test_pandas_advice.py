@@ -10,7 +10,7 @@ import pytest
 
 from prefect_parallel_run.child.failure import describe
 
-SHOWN = f"pandas {pd.__version__} is installed here"
+SHOWN = f"pandas {pd.__version__} is installed"
 HOW = 'environment=Environment(requirements=["pandas<3", …])'
 START = """\
 import numpy as np
@@ -95,8 +95,8 @@ def _without_azure(monkeypatch):
 
 
 @pytest.mark.parametrize("line", BREAKS)
-def test_a_failure_inside_pandas_says_how_to_get_an_older_one(line):
-    """Behind the words of the error itself, so that the first line is as it was."""
+def test_a_failure_inside_pandas_recommends_an_older_one(line):
+    """After the error's own message, whose first line is unchanged."""
     found = failure(line)
     first, _, more = found.text.partition("\n")
     assert found.type == BREAKS[line]
@@ -106,15 +106,15 @@ def test_a_failure_inside_pandas_says_how_to_get_an_older_one(line):
 
 
 @pytest.mark.parametrize("line", OTHERS)
-def test_other_failures_say_nothing_of_pandas(line):
-    """Whether pandas has called the script or is only loaded."""
+def test_other_failures_get_no_advice(line):
+    """Whether pandas calls the script or is only loaded."""
     found = failure(line)
     assert found.type.removeprefix("score.") == OTHERS[line]
     assert "pandas<3" not in found.text
 
 
-def test_what_pandas_2_lacks_too_needs_an_older_one():
-    """Else the next try would end like this one."""
+def test_names_missing_in_pandas_2_need_pandas_1():
+    """Otherwise the next run would fail the same way."""
     for line in ("frame.append(frame)", "pd.Int64Index([1])"):
         assert HOW in failure(line).text
         assert 'requirements=["pandas<2", "numpy<2", …]' in failure(line).text
@@ -128,13 +128,13 @@ def test_only_scripts_for_azure_are_advised(monkeypatch):
     assert HOW in failure("frame.applymap(str)", start="").text
 
 
-def test_an_older_pandas_is_not_the_reason(monkeypatch):
-    """It is what the advice would bring."""
+def test_an_older_pandas_gets_no_advice(monkeypatch):
+    """It is already what the advice recommends."""
     monkeypatch.setattr(pd, "__version__", "2.3.3")
     assert "pandas<3" not in failure("frame.applymap(str)").text
 
 
-def test_a_failure_of_our_own_calls_is_not_the_scripts():
+def test_failures_of_our_own_calls_get_no_advice():
     """Reading a table uses pandas too."""
     try:
         exec("pd.to_numeric('x')", {"__name__": "prefect_parallel_run.child.reading", "pd": pd})
@@ -143,8 +143,8 @@ def test_a_failure_of_our_own_calls_is_not_the_scripts():
         assert "pandas<3" not in describe(frames).text
 
 
-def test_another_class_of_that_name_may_be_meant(monkeypatch):
-    """Then the message does not tell whose it is."""
+def test_ambiguous_class_names_get_no_advice(monkeypatch):
+    """The message does not identify the class."""
     other = types.ModuleType("other_frames")
     other.NDFrame = type("NDFrame", (), {"__module__": "other_frames"})
     monkeypatch.setitem(sys.modules, "other_frames", other)

@@ -49,18 +49,18 @@ class ParallelRunExceptionOfAnother(ParallelRunException):
     ],
     ids=repr,
 )
-def test_wishes(error, wish):
-    """By the names that Azure's exception has, or ours."""
+def test_directives(error, wish):
+    """By the names of Azure's exception or of the stand-in."""
     assert retry_directive(error) == wish
 
 
-def test_a_code_that_is_none_is_told_where_it_is_written():
-    """Not when the exception is looked at."""
-    with pytest.raises(ValueError, match=r"code is 'NoRetry'; accepted: Retry\.NoRetry, "):
+def test_an_unknown_code_raises_in_the_constructor():
+    """Not only when the exception is handled."""
+    with pytest.raises(ValueError, match=r"code: expected Retry\.NoRetry, .*, got 'NoRetry'"):
         ParallelRunException("x", code="NoRetry")
 
 
-def test_azures_exceptions_have_their_message():
+def test_azure_exceptions_have_a_message():
     """As scripts read it."""
     error = ParallelRunException("words", inner_exception=ValueError("inner"), target="anything")
     assert (error.message, str(error), type(error).__module__) == ("words", "words", "azureml.exceptions")

@@ -34,22 +34,22 @@ TOLD = [
 
 
 @given(st.lists(st.integers(0, len(TALK.encode())), max_size=6))
-def test_records_are_the_same_however_they_arrive(cuts):
-    """A traceback stays with its message, wherever a read happens to end."""
+def test_records_do_not_depend_on_read_boundaries(cuts):
+    """A traceback stays with its message."""
     data, records, found = TALK.encode(), Records(), []
     for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), len(data)], strict=True):
         found += records.feed(data[start:stop])
     assert found + records.finish() == TOLD
 
 
-def test_a_record_has_a_longest_length():
-    """One line without an end, or a million lines, need no memory."""
+def test_long_records_are_truncated():
+    """Memory stays bounded for one endless line or a million lines."""
     records = Records()
     for _ in range(1_000):
         assert records.feed(b"x" * 10_000) == []
     (found,) = records.finish()
     assert len(found.text) < 4_100
-    assert found.text.endswith("… it goes on in the file")
+    assert found.text.endswith("… continued in the file")
     records.feed(line("many").encode() + b"again\n" * 1_000_000)
     (found,) = records.finish()
     assert (len(found.text) < 4_100, found.lines) == (True, 1_000_001)
@@ -67,8 +67,8 @@ def log(tmp_path):
     return write
 
 
-def test_a_tail_tells_what_is_new_and_whole(log):
-    """What was written last waits until something follows, or nothing does for a while."""
+def test_a_tail_returns_new_complete_records(log):
+    """The last record waits until something follows, or nothing does for a while."""
     tail = Tail(log.path)
     assert tail.read() == ([], 0)
     log(line("one"))
@@ -82,8 +82,8 @@ def test_a_tail_tells_what_is_new_and_whole(log):
     assert tail.finish() == ([Record(20, "three\nand more", 2)], 0)
 
 
-def test_of_too_much_at_once_the_lines_are_counted(log):
-    """All that was written is told or counted, and what follows is told whole again."""
+def test_excess_lines_are_counted(log):
+    """Every line is returned or counted, and later records are complete again."""
     tail = Tail(log.path)
     log(line("spam") * 100_000 + "amid a record\n")
     told, skipped = tail.read()
@@ -94,8 +94,8 @@ def test_of_too_much_at_once_the_lines_are_counted(log):
     assert tail.finish() == ([Record(20, "after", 1)], 0)
 
 
-def test_a_tail_goes_on_behind_a_cut(log):
-    """Nothing is told twice, and nothing is left out that has been written since."""
+def test_a_tail_continues_after_a_cut(log):
+    """No record is repeated or lost."""
     tail = Tail(log.path)
     log(line("old") * 500)
     tail.read()
@@ -107,7 +107,7 @@ def test_a_tail_goes_on_behind_a_cut(log):
     assert tail.finish() == ([Record(20, "new", 1)], 0)
 
 
-def test_a_log_that_the_script_empties_is_followed_on(log):
+def test_a_tail_follows_a_truncated_log(log):
     """From its new beginning."""
     tail = Tail(log.path)
     log(line("old") * 10)
@@ -134,15 +134,15 @@ def test_a_node_tells_at_most_so_much_and_counts_the_rest(log):
     lines = ScriptLines("node-0", logging.INFO)
     log(line("hello") * 100 + line("quiet", "DEBUG") + line("worse", "ERROR"))
     lines.finish("node-0.0.1", log.path, 0.0)
-    said = lines.take()
+    said = lines.drain()
     told = [text for _, _, text in said["lines"]]
     assert told == ["hello"] * int(PER_SECOND * 3 / 4) + ["worse"]
     assert (said["node"], said["number"], said["left_out"]) == ("node-0", 1, 100 - len(told) + 1)
-    assert lines.take() is None
+    assert lines.drain() is None
     for second in range(1, 2_000):
         log(line("hello"))
         lines.read("node-0.0.1", log.path, float(second))
-    assert len(told) + len(lines.take()["lines"]) <= IN_ALL
+    assert len(told) + len(lines.drain()["lines"]) <= IN_ALL
 
 
 def said(node, number, *texts, left_out=0):

@@ -75,7 +75,7 @@ def test_a_changed_object_is_detected(store):
     with pytest.raises(InputChanged, match="has been modified"):
         check(*found)
     store.pipe_file("/test/a", b"1")
-    with pytest.raises(InputChanged, match="has 1 bytes, 5 when"):
+    with pytest.raises(InputChanged, match="has 1 bytes, but had 5 when"):
         check(*found)
     store.rm("/test/a")
     with pytest.raises(InputChanged, match="has been removed"):

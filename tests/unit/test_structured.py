@@ -35,20 +35,20 @@ def test_fields_are_columns_in_every_format():
 
 @pytest.mark.parametrize("row_format", FORMATS)
 @pytest.mark.parametrize("other", [list, tuple, lambda array: array.view(np.recarray), np.ma.masked_array])
-def test_its_elements_in_a_list_are_the_same_rows(row_format, other):
-    """So are record arrays and masked arrays without gaps."""
+def test_a_list_of_elements_gives_the_same_rows(row_format, other):
+    """As do record arrays and masked arrays without gaps."""
     assert encode(other(ARRAY), row_format, True) == encode(ARRAY, row_format, True)
 
 
-def test_elements_of_several_arrays_lose_nothing():
-    """The field gets the widest of their types; other fields fail the try."""
+def test_elements_of_several_arrays_are_widened():
+    """The field gets the widest type; different fields fail the attempt."""
     short, long = (
         np.array([("x", 1)], dtype=[("t", "U1"), ("n", "i1")]),
         np.array([("xyz", 2**40)], dtype=[("t", "U3"), ("n", "i8")]),
     )
     assert encode([short[0], long[0]], "csv", False).body == f"x,1\nxyz,{2**40}\n".encode()
     for second in (ARRAY[0], 5):
-        with pytest.raises(ValueError, match="row 1 of this mini-batch has other columns than row 0"):
+        with pytest.raises(ValueError, match="row 1 of this mini-batch has different columns than row 0"):
             encode([short[0], second], "csv", False)
 
 
@@ -72,7 +72,7 @@ def test_fields_in_fields_are_kept():
 
 @pytest.mark.parametrize("row_format", FORMATS)
 def test_more_dimensions_are_refused(row_format):
-    """There is no telling which is a row."""
+    """It would be ambiguous what a row is."""
     with pytest.raises(ValueError, match=r"structured numpy.ndarray of 2 dimensions; expected 1 .* return array.ravel\(\)"):
         encode(ARRAY.reshape(2, 1), row_format, False)
 

@@ -135,7 +135,7 @@ def test_a_damaged_file_is_named(tmp_path, ending, damage):
     middle = len(whole) // 2
     garbled = whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 50]) + whole[middle + 50 :]
     path.write_bytes({"cut": whole[:-9], "garbled": garbled, "none of it": b"n\n1\n"}[damage])
-    with pytest.raises(InputError, match=rf"t.csv{ending}: cannot be read as delimited: its (gzip|bz2|xz|zstd) data"):
+    with pytest.raises(InputError, match=rf"t.csv{ending}: cannot be read as delimited: has damaged (gzip|bz2|xz|zstd) data"):
         works(TabularDataset.from_delimited_files(tmp_path), 100)
 
 
@@ -148,7 +148,7 @@ def test_compressed_text_that_cannot_be_read_may_pass(tmp_path):
         work["stream"]["compression"] = "gzip" if ending else None
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(BadRecord, match=r"t\.csv") as caught:
-            module.Texts().read(work)
+            module.TextReader().read(work)
         assert caught.value.code == code
 
 
@@ -218,7 +218,7 @@ def test_compressed_content_is_named_whatever_its_name(tmp_path, read, encoding,
 def test_an_archive_is_named_with_what_to_do(tmp_path, name):
     """It may hold several files."""
     (tmp_path / name).write_bytes(zipped(b"n\n1\n"))
-    with pytest.raises(InputError, match=r"is compressed with zip.*, which cannot be read; decompress it, or compress it with"):
+    with pytest.raises(InputError, match=r"is compressed with zip.*, which is not supported; decompress it, or use one of"):
         works(TabularDataset.from_delimited_files(tmp_path / name), 100)
 
 
@@ -238,5 +238,5 @@ def test_a_damaged_stream_among_several_is_no_end(tmp_path, ending):
     (work,) = works(TabularDataset.from_delimited_files(tmp_path / f"t{ending}"), 100)
     assert Reader().read(work).value["n"].tolist() == [1, 2]
     (tmp_path / f"t{ending}").write_bytes(first + b"X" + second[1:])
-    with pytest.raises(InputError, match=f"its {KINDS[ending]} data cannot be read"):
+    with pytest.raises(InputError, match=f"has damaged {KINDS[ending]} data"):
         works(TabularDataset.from_delimited_files(tmp_path / f"t{ending}"), 100)

@@ -46,7 +46,7 @@ def test_a_plain_cluster_must_be_accepted(workshop):
     from prefect_parallel_run import ComputeTarget, ComputeTargetError
 
     target = ComputeTarget(cluster_class="distributed.SSHCluster", cluster_kwargs={"hosts": ["127.0.0.1"] * 2})
-    with pytest.raises(ComputeTargetError, match=r"not encrypted: .*; give it certificates, or allow_insecure=True"):
+    with pytest.raises(ComputeTargetError, match=r"not encrypted: .*; configure certificates, or set allow_insecure=True"):
         workshop.step(compute_target=target, run_max_try=1)()
 
 

@@ -232,7 +232,7 @@ def test_an_object_that_cannot_be_fetched_fails_its_mini_batch_alone(workshop, s
     assert lines(result) == [line for line in EXPECTED if line[3] not in "45"]
     failed = [json.loads(line) for line in Path(result.run_directory, "failed_items.jsonl").read_text().splitlines()]
     assert [(one["path"], one["tries"]) for one in failed] == [(f"{IN}/f004.txt", 2), (f"{IN}/f005.txt", 2)]
-    assert "f004.txt or one of its neighbours could not be fetched" in failed[0]["error"]
+    assert "f004.txt or another object of its mini-batch" in failed[0]["error"]
 
 
 def test_a_store_that_does_not_take_the_result(workshop, s3, capsys):
