@@ -6,6 +6,7 @@ its rows (part, offset, length): the reduction publishes exactly these ranges.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -479,6 +480,8 @@ class _Transaction:
             raise self._wrap(error) from error
 
     def _wrap(self, error: sqlite3.DatabaseError) -> OutputError:
+        if "readonly" in str(error) and all(os.access(path, os.W_OK) for path in (self._path, self._path.parent)):
+            return RunFileError(str(self._path), f"has a damaged header: {error}")
         if isinstance(error, sqlite3.OperationalError):  # a full disk, a deleted folder
             return OutputError(str(self._path), f"cannot be written: {error}")
         return RunFileError(str(self._path), f"cannot be read: {error}")
