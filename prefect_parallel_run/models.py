@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
-def drive_prefix(drive: int) -> str:
+def execution_prefix(drive: int) -> str:
     """Return the prefix of file names that belong to one execution of a run; "" for the first execution.
 
-    >>> drive_prefix(1), drive_prefix(2)
+    >>> execution_prefix(1), execution_prefix(2)
     ('', 'r2.')
     """
     return f"r{drive}." if drive > 1 else ""

@@ -30,7 +30,7 @@ from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.execution.runner import run_step
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.logs import Logger
-from prefect_parallel_run.monitoring.telling import PrefectWatch
+from prefect_parallel_run.monitoring.telling import PrefectListener
 from prefect_parallel_run.monitoring.terminal import with_view
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.inputs import (
@@ -45,7 +45,7 @@ from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.resolve import ResumeRequest, find_existing_runs, has_existing_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.runs.spec import StepSpec, where_it_runs
+from prefect_parallel_run.runs.spec import StepSpec, interpreter_options
 from prefect_parallel_run.task.block_references import resolve_compute_target, resolve_environment_variables
 from prefect_parallel_run.task.caching import Prepared, ReusePolicy, prepared_run, reuse_disabled
 from prefect_parallel_run.task.cancellation import Cancellation, flush_when_detached
@@ -192,7 +192,7 @@ def _prepare(
         arguments=fill_placeholders(script_arguments, folder, datasets, sides),
         allow_reuse=allow_reuse and not reuse_disabled(),
         reuse_for=expiration.total_seconds() if expiration is not None else None,
-        **where_it_runs(config, is_here=isinstance(target, LocalTarget)),
+        **interpreter_options(config, is_here=isinstance(target, LocalTarget)),
         home=home,
         key=machine_key(home),
     )
@@ -219,7 +219,7 @@ def _run(name: str, prepared: Prepared) -> ParallelRunResult:
         raise
     finally:
         if listener.run is not None:
-            listener.reported(f"{prepared.spec.place_of(listener.run)}/{listener.run.report.name}")
+            listener.reported(f"{prepared.spec.location_of(listener.run)}/{listener.run.report.name}")
         listener.finish()
     _pop_resume_request()  # finished: drop the resume entry
     return result
@@ -285,7 +285,7 @@ def _is_worth_a_retry(_task: Task[..., Any], _task_run: TaskRun, state: State[An
     return isinstance(state.data, ComputeTargetError | OSError | asyncio.TimeoutError)
 
 
-class _Listener(PrefectWatch):
+class _Listener(PrefectListener):
     """Remembers the run directory of this task run, so that a retry can resume it."""
 
     run: RunDirectory | None = None

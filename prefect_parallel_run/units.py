@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 MINI_BATCHES = ("mini-batch", "mini-batches")  #: singular and plural for `count`
-TRIES = ("failed attempt", "failed attempts")  #: singular and plural for `count`
+FAILED_ATTEMPTS = ("failed attempt", "failed attempts")  #: singular and plural for `count`
 _SIZE = re.compile(r"([0-9]+)(KB|MB|GB)?", re.IGNORECASE)
 _FACTOR = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 

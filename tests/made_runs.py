@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect_parallel_run.models import PlannedBatch, Receipt
 from prefect_parallel_run.planning.writing import PlanWriter
 from prefect_parallel_run.runs.executions import versions
-from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
+from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 BEGAN = 1_760_000_000.0
@@ -252,10 +252,10 @@ def adjusted(made):
     """Record control commands: a raised limit, a pause, and one that was refused."""
     with Ledger(made.directory.ledger) as ledger:
         orders = [
-            NotedOrder("a", BEGAN + 1, "ann@host/7", '{"limits": {"error_threshold": 20}}', BEGAN + 1, "the limits are …"),
-            NotedOrder("b", BEGAN + 2, "bob@host/8", '{"pause": {}}', BEGAN + 2, "no mini-batch starts"),
-            NotedOrder("c", None, None, "<b>rubbish", None, "not valid JSON"),
+            RecordedCommand("a", BEGAN + 1, "ann@host/7", '{"limits": {"error_threshold": 20}}', BEGAN + 1, "the limits are …"),
+            RecordedCommand("b", BEGAN + 2, "bob@host/8", '{"pause": {}}', BEGAN + 2, "no mini-batch starts"),
+            RecordedCommand("c", None, None, "<b>rubbish", None, "not valid JSON"),
         ]
         metadata = {"adjustments": json.dumps({"error_threshold": {"now": 20, "instead_of": [5]}})}
         for order in orders:
-            ledger.note_order(order, metadata)
+            ledger.record_command(order, metadata)

@@ -163,7 +163,7 @@ class _Finder:
             module.__getattr__ = _absent_from(name)  # type: ignore[method-assign]  # a module is an open namespace
 
 
-def offer_names() -> None:
+def install_import_hook() -> None:
     """Install the import hook."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Dict, Iterator
 
 from .azureml_environment import surround
-from .azureml_import_hook import offer_names
+from .azureml_import_hook import install_import_hook
 from .channel import Channel
 from .context import EntryScript
 from .failure import describe, keep_secret, without_secrets
@@ -132,7 +132,7 @@ def _set_up(settings: Dict[str, Any]) -> None:
     handler.setFormatter(formatter)
     logger.addHandler(handler)
     surround(settings)
-    offer_names()
+    install_import_hook()
 
 
 class _Formatter(logging.Formatter):

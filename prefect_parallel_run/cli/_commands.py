@@ -12,8 +12,8 @@ from typing import Any
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.runs.commands import Order, check
-from prefect_parallel_run.runs.control_files import LineTail, answer_in, append
-from prefect_parallel_run.runs.run_directory import RunDirectory, no_run, place_here
+from prefect_parallel_run.runs.control_files import LineTail, append, find_answer
+from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error
 
 ANSWER_TIMEOUT = 10.0  #: s; a running step answers within about a second
 _POLL_INTERVAL = 0.1  #: s between two checks for the answer
@@ -58,7 +58,7 @@ def send_command(path: str, kind: str, values: dict[str, float], timeout: float 
     answer = None
     while answer is None and time.monotonic() - began < timeout:
         time.sleep(_POLL_INTERVAL)
-        answer = answer_in(answers, order.id)
+        answer = find_answer(answers, order.id)
     if answer is None:
         answer = {"applied": None, "answer": _no_answer_message(directory, timeout)}
     seconds = round(time.monotonic() - began, 2)
@@ -66,13 +66,13 @@ def send_command(path: str, kind: str, values: dict[str, float], timeout: float 
 
 
 def _run_directory(path: str) -> RunDirectory:
-    directory = RunDirectory(place_here(path))
+    directory = RunDirectory(local_run_path(path))
     if directory.description.is_file():
         return directory
     if is_remote(path):
         reason = f"it does not run on this machine, where its working copy would be {directory.path}"
         raise RunNotActiveError(path, f"{reason}; send the command on its flow's machine, with that flow's PREFECT_HOME")
-    raise no_run(path, directory)
+    raise no_run_error(path, directory)
 
 
 def _execution_id(path: str, directory: RunDirectory) -> str:

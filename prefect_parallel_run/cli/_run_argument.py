@@ -64,9 +64,9 @@ def resolve_run(path: str) -> str:
 def raise_if_damaged(path: str) -> None:
     """Raise RunFileError if *path* is a run on this machine with a damaged file."""
     from prefect_parallel_run.runs.integrity import check
-    from prefect_parallel_run.runs.run_directory import RunDirectory, place_here
+    from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path
 
-    directory = RunDirectory(place_here(_newest_run(path) or path))
+    directory = RunDirectory(local_run_path(_newest_run(path) or path))
     if directory.description.exists() and directory.ledger.exists():
         check(directory)
 
@@ -77,12 +77,12 @@ def _newest_run(path: str) -> str | None:
     from prefect_parallel_run.runs.run_directory import FOLDER, runs_below
 
     if is_remote(path):
-        from prefect_parallel_run.runs.copies import names_of_runs
+        from prefect_parallel_run.runs.copies import run_names
 
         output = path.rstrip("/").removesuffix(f"/{FOLDER}")
         if f"/{FOLDER}/" in output:
             return None
-        names = names_of_runs(output)
+        names = run_names(output)
         return f"{output}/{FOLDER}/{names[0]}" if names else None
     folder = Path(path).absolute()
     if (folder / "run.json").exists():

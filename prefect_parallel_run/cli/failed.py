@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_parallel_run.cli._exit_codes import Exit
 from prefect_parallel_run.cli._output import emit, emit_all, emit_array, emit_json, notify
 from prefect_parallel_run.cli._run_argument import add_run_command, open_run
-from prefect_parallel_run.units import MINI_BATCHES, TRIES, count
+from prefect_parallel_run.units import FAILED_ATTEMPTS, MINI_BATCHES, count
 
 if TYPE_CHECKING:
     from prefect_parallel_run.runs.ledger import Ledger
@@ -63,7 +63,7 @@ def _causes(directory: RunDirectory, ledger: Ledger, args: argparse.Namespace) -
         emit_json([cause._asdict() for cause in failures])
         return
     for cause, location in zip(failures, FailureTable(directory).places(failures), strict=True):
-        attempts = f"{count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}"
+        attempts = f"{count(cause.tries, *FAILED_ATTEMPTS)} of {count(cause.mini_batches, *MINI_BATCHES)}"
         details = f"{attempts}, first {cause.first_mini_batch}"
         emit(
             f"{escape_control_chars(cause.error_type)}: {escape_control_chars(cause.error)}"

@@ -48,15 +48,15 @@ def _slots(config: ParallelRunConfig) -> int | None:
     """Return the processes per node; None if only the nodes can determine it."""
     if config.process_count_per_node is not None or config.compute_target != "local":
         return config.process_count_per_node
-    from prefect_parallel_run.compute.here import slots_here
+    from prefect_parallel_run.compute.here import default_local_slots
 
-    return slots_here(config.node_count)
+    return default_local_slots(config.node_count)
 
 
 def _make_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, str]:
     """Plan into a temporary folder."""
     from prefect_parallel_run._threads import Background
-    from prefect_parallel_run.monitoring.plan_summary import figures_of
+    from prefect_parallel_run.monitoring.plan_summary import summarize_plan
     from prefect_parallel_run.planning.inputs import fill_placeholders
     from prefect_parallel_run.planning.plan import Plan
     from prefect_parallel_run.planning.writing import Planning, PlanWriter
@@ -71,15 +71,15 @@ def _make_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig
         partitions, placeholder = f"{folder}/partitions/", "(to be partitioned)/"  # a run would write partitioned tables here
         plan = Plan.open(path)
         planned = (batch._replace(work=batch.work.replace(partitions, placeholder)) for batch in plan.mini_batches())
-        return figures_of(planned, plan.summary.notes), options.config, options.name
+        return summarize_plan(planned, plan.summary.notes), options.config, options.name
 
 
 def _read_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, str]:
     """Read the plan of an existing run, which may still be growing."""
     from prefect_parallel_run.config.model import ParallelRunConfig
-    from prefect_parallel_run.monitoring.plan_summary import figures_of
+    from prefect_parallel_run.monitoring.plan_summary import summarize_plan
     from prefect_parallel_run.planning.plan import Plan
-    from prefect_parallel_run.planning.spool import planned_in
+    from prefect_parallel_run.planning.spool import planned_mini_batches
     from prefect_parallel_run.runs.executions import config_of
 
     if args.input or args.input_list or args.set:
@@ -89,4 +89,4 @@ def _read_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig
     directory = open_run(args.config, metadata_only=True, verify_plan=True)
     config = ParallelRunConfig.model_construct(**config_of(directory))  # not validated: the script may have been deleted
     notes = Plan.open(directory.plan).summary.notes if directory.plan.exists() else ()
-    return figures_of(planned_in(directory.plan, directory.spool), notes), config, directory.run_id
+    return summarize_plan(planned_mini_batches(directory.plan, directory.spool), notes), config, directory.run_id

@@ -49,7 +49,7 @@ def _resume(args: argparse.Namespace) -> int:
     from prefect_parallel_run.execution.resume import spec_of
     from prefect_parallel_run.execution.runner import run_step
     from prefect_parallel_run.monitoring.terminal import with_view
-    from prefect_parallel_run.monitoring.watch import LogWatch
+    from prefect_parallel_run.monitoring.watch import LogListener
     from prefect_parallel_run.output.reduction import reduce
     from prefect_parallel_run.runs.resolve import ResumeRequest
 
@@ -64,7 +64,7 @@ def _resume(args: argparse.Namespace) -> int:
         logger = _logger(spec.config.logging_level)
         view.doing("checking the run, opening the cluster")
         target = target_of(_resolve_target(spec.config.compute_target))
-        listener = with_view(LogWatch(spec.name, logger))
+        listener = with_view(LogListener(spec.name, logger))
         result = run_step(spec, target, listener, lambda: None, reduce, request)
     emit(result.model_dump_json(indent=2) if args.json else str(result))
     return Exit.SUCCESS

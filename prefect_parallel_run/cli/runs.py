@@ -84,11 +84,11 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
 
 def _remote_runs(output: str) -> Iterator[dict[str, Any]]:
     """Yield runs without fetching a ledger; only finished runs have counts."""
-    from prefect_parallel_run.runs.copies import driver_of, names_of_runs
+    from prefect_parallel_run.runs.copies import active_owner, run_names
     from prefect_parallel_run.runs.run_directory import FOLDER, parse_json
     from prefect_parallel_run.storage.objects import read
 
-    for name in names_of_runs(output):
+    for name in run_names(output):
         url = f"{output}/{FOLDER}/{name}"
         description = parse_json(read(f"{url}/run.json"), f"{url}/run.json")
         try:
@@ -96,6 +96,6 @@ def _remote_runs(output: str) -> Iterator[dict[str, Any]]:
             status = "succeeded"
         except FileNotFoundError:
             receipt = {"items": None, "mini_batches": None, "rows": None}
-            status = "unfinished" if driver_of(url) is None else "running"
+            status = "unfinished" if active_owner(url) is None else "running"
         counts = {key: receipt[key] for key in ("items", "mini_batches", "rows")}
         yield {"run": name, "run_directory": url, "created": description.get("created", ""), "status": status, **counts}

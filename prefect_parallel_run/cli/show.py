@@ -53,7 +53,7 @@ def status_reader(path: str) -> Callable[[], RunStatus]:
     if not is_remote(path):
         return lambda: look(directory, time.time())
     from prefect_parallel_run.execution.resume import open_run_directory
-    from prefect_parallel_run.runs.copies import driver_of
+    from prefect_parallel_run.runs.copies import active_owner
 
     url = f"{path.rstrip('/').partition(f'/{FOLDER}')[0]}/{FOLDER}/{directory.run_id}"
     fetched = time.monotonic()
@@ -63,29 +63,29 @@ def status_reader(path: str) -> Callable[[], RunStatus]:
         if time.monotonic() - fetched >= _FETCH_INTERVAL:
             open_run_directory(url, parts=False)
             fetched = time.monotonic()
-        return look(directory, time.time(), driver_of(url))
+        return look(directory, time.time(), active_owner(url))
 
     return read_remote
 
 
 def _print(status: RunStatus, args: argparse.Namespace) -> None:
     from prefect_parallel_run.monitoring.status import as_plain
-    from prefect_parallel_run.monitoring.status_text import standing_lines
+    from prefect_parallel_run.monitoring.status_text import status_lines
 
     if args.json:
         emit_json(as_plain(status))
     else:
-        emit("\n".join(standing_lines(status, time.time())))
+        emit("\n".join(status_lines(status, time.time())))
 
 
 def _redraw(status: RunStatus, read_status: Callable[[], RunStatus], args: argparse.Namespace) -> None:
     """Redraw the status in place while the run executes, then print it in full."""
     from prefect_parallel_run.monitoring.status_line import columns_of, style_of
-    from prefect_parallel_run.monitoring.status_text import standing_lines
+    from prefect_parallel_run.monitoring.status_text import status_lines
 
     drawn = 0
     while status.driver is not None:
-        lines = standing_lines(status, time.time(), columns_of(sys.stdout) - 1, style_of(sys.stdout))
+        lines = status_lines(status, time.time(), columns_of(sys.stdout) - 1, style_of(sys.stdout))
         emit_raw(_cursor_up(drawn) + "\n".join(lines) + "\n")
         drawn = len(lines)
         status = _poll(read_status)
@@ -102,10 +102,10 @@ def _print_periodically(status: RunStatus, read_status: Callable[[], RunStatus],
     """Print a line every 30 s or 5 % while the run executes."""
     from prefect_parallel_run.monitoring.progress import LogThrottle
     from prefect_parallel_run.monitoring.status import as_plain
-    from prefect_parallel_run.monitoring.status_text import standing_line
+    from prefect_parallel_run.monitoring.status_text import status_summary
 
     def print_line() -> None:
-        emit(json.dumps(as_plain(status)) if args.json else standing_line(status))
+        emit(json.dumps(as_plain(status)) if args.json else status_summary(status))
 
     print_line()
     throttle = LogThrottle(time.monotonic())

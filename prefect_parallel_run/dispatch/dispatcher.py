@@ -46,7 +46,7 @@ from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, Li
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.node import LeaseResult
-from prefect_parallel_run.node.rpc import ready_topic, said_topic
+from prefect_parallel_run.node.rpc import ready_topic, script_log_topic
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.planning.plan import PlanReader
 from prefect_parallel_run.runs.failures import first_failure
@@ -133,7 +133,7 @@ class Dispatcher:
             RowsDifferError: The rows of two mini-batches do not fit into one result.
         """
         self._client.subscribe_topic(ready_topic(self._settings.token), self._report_ready)
-        self._client.subscribe_topic(said_topic(self._settings.token), lambda event: self._script_logs.add(event[1]))
+        self._client.subscribe_topic(script_log_topic(self._settings.token), lambda event: self._script_logs.add(event[1]))
         self._nodes.start()
         end_by: float | None = None
         try:
@@ -160,7 +160,7 @@ class Dispatcher:
             self._nodes.remove(end_by)
             if self._client.status == "running":
                 self._client.unsubscribe_topic(ready_topic(self._settings.token))
-                self._client.unsubscribe_topic(said_topic(self._settings.token))
+                self._client.unsubscribe_topic(script_log_topic(self._settings.token))
             self._forward_script_logs()
             if self._script_logs.left_out:
                 self._observer.script_left_out(self._script_logs.left_out)

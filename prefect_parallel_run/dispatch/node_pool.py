@@ -100,12 +100,12 @@ class NodePool:
     def keeps_rows(self, node: str) -> bool:
         """Return whether a node's rows have to be fetched."""
         access = self._access.get(self.address_of(node))
-        return access is not None and access.rows_home
+        return access is not None and access.rows_are_remote
 
     @property
     def keeping_rows(self) -> list[str]:
         """Return the addresses of responsive nodes whose rows and logs have to be fetched."""
-        keeping = [address for address in self._names if address in self._access and self._access[address].rows_home]
+        keeping = [address for address in self._names if address in self._access and self._access[address].rows_are_remote]
         return [address for address in keeping if address not in self._unresponsive]
 
     @property

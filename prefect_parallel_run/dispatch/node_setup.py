@@ -21,7 +21,7 @@ from distributed import Client
 from prefect_parallel_run.dispatch.worker_rpc import ask_worker
 from prefect_parallel_run.errors import ComputeTargetError, InputError, OutputError, ParallelRunError
 from prefect_parallel_run.node.preflight import PreflightRequest, PreflightResult
-from prefect_parallel_run.node.rpc import NodeAccess, open_node, take_bundle, view_node
+from prefect_parallel_run.node.rpc import NodeAccess, check_node, open_node, receive_bundle
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 
 GONE = (OSError, asyncio.TimeoutError, asyncio.CancelledError, FutureCancelledError)  #: errors of calls to a lost worker
@@ -149,7 +149,7 @@ class NodeSetups:
         """Check what a worker can see, and send it the code archive if it needs that."""
         try:
             result = await asyncio.wait_for(
-                ask_worker(self._client, address, view_node, remote_setup.preflight), _PREFLIGHT_TIMEOUT
+                ask_worker(self._client, address, check_node, remote_setup.preflight), _PREFLIGHT_TIMEOUT
             )
         except asyncio.TimeoutError as error:  # the worker is alive: the node pool notices a lost one
             message = f"no preflight answer within {_PREFLIGHT_TIMEOUT:g} s; one of its network mounts may be hanging"
@@ -169,7 +169,7 @@ class NodeSetups:
                     piece = file.read(_PIECE)
                     is_last = offset + len(piece) == size
                     arguments = (self._settings.token, remote_setup.preflight.bundle, offset, piece, is_last)
-                    await ask_worker(self._client, address, take_bundle, *arguments)
+                    await ask_worker(self._client, address, receive_bundle, *arguments)
                 offset += len(piece)
 
 

@@ -13,9 +13,9 @@ from typing import Protocol
 from prefect_parallel_run import units
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.events import Continued, ControlCommand, LimitsChanged, Paused, ProcessesChanged
-from prefect_parallel_run.runs.commands import Order, OrderRefusedError
+from prefect_parallel_run.runs.commands import CommandRejectedError, Order
 from prefect_parallel_run.runs.control_files import LineTail, answer
-from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
+from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
 from prefect_parallel_run.runs.overrides import FACT, Adjustments
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import failure_limits
@@ -74,7 +74,7 @@ class Control:
         for offset, line in self._lines.take():
             try:
                 command = Order.from_line(line)
-            except OrderRefusedError as error:
+            except CommandRejectedError as error:
                 self._reject(error.order or f"line-{offset}", line, str(error))
             else:
                 if command.driver == self._driver and command.id not in self._known:
@@ -130,7 +130,9 @@ class Control:
 
     def _record(self, command: Order, applied_at: float | None, message: str, changes: Mapping[str, str]) -> None:
         self._known.add(command.id)
-        self._ledger.note_order(NotedOrder(command.id, command.at, command.by, command.what, applied_at, message), changes)
+        self._ledger.record_command(
+            RecordedCommand(command.id, command.at, command.by, command.what, applied_at, message), changes
+        )
         self._answer(command.id, message, applied=applied_at is not None)
         self._listener.ordered(str(command), command.by, message)
 
@@ -140,7 +142,7 @@ class Control:
         self._known.add(command_id)
         self._rejected += 1
         text = line[:_MAX_RECORDED].decode("utf-8", "backslashreplace")
-        self._ledger.note_order(NotedOrder(command_id, None, None, text, None, message), {})
+        self._ledger.record_command(RecordedCommand(command_id, None, None, text, None, message), {})
         self._answer(command_id, message, applied=False)
         self._listener.warned(f"rejected a control command: {message}")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.azureml_environment import surround
-from prefect_parallel_run.child.azureml_import_hook import offer_names
+from prefect_parallel_run.child.azureml_import_hook import install_import_hook
 from prefect_parallel_run.child.context import Context, EntryScript
 from prefect_parallel_run.child.encoding import materialise
 from prefect_parallel_run.child.reading import FileList, Reader
 from prefect_parallel_run.child.script import load
 from prefect_parallel_run.errors import NoRunError
-from prefect_parallel_run.monitoring.failure_table import place_of
+from prefect_parallel_run.monitoring.failure_table import location_of
 from prefect_parallel_run.node.prefetch import fetch, is_fetched
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -40,7 +40,7 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
     plan = Plan.open(directory.plan)
     if not 0 <= number < plan.summary.mini_batches:
         raise NoRunError(str(directory.path), f"has no mini-batch {number}; there are {plan.summary.mini_batches}, from 0")
-    offer_names()
+    install_import_hook()
     os.environ.update(spec.config.environment_variables)
     os.environ["AZUREML_BI_OUTPUT_PATH"] = str(spec.output or "")
     EntryScript.output_dir = str(spec.output or "")
@@ -49,7 +49,7 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
     path, source = str(spec.config.script_path), str(spec.config.source_path)
     work = json.loads(plan.works(number, number + 1)[0])
     item_count = count(plan.items(number, number + 1)[0], "item")
-    log(f"mini-batch {number}, {item_count}: {place_of(work)}; run_invocation_timeout does not apply")
+    log(f"mini-batch {number}, {item_count}: {location_of(work)}; run_invocation_timeout does not apply")
     with tempfile.TemporaryDirectory(prefix="parallel_run_replay_") as scratch:
         EntryScript.working_dir = scratch
         EntryScript.agent_name, EntryScript.dir = "replay", os.path.dirname(path)  # noqa: PTH120  a string, as in a child

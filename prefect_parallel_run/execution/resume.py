@@ -17,8 +17,8 @@ from prefect_parallel_run.runs.commands import LIMITS
 from prefect_parallel_run.runs.executions import config_of
 from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.mirror import pull
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, no_run, place_here, prefect_home, workplace
-from prefect_parallel_run.runs.spec import StepSpec, where_it_runs
+from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, local_run_path, no_run_error, prefect_home, workplace
+from prefect_parallel_run.runs.spec import StepSpec, interpreter_options
 
 
 def open_run_directory(location: str, *, parts: bool = True) -> RunDirectory:
@@ -26,12 +26,12 @@ def open_run_directory(location: str, *, parts: bool = True) -> RunDirectory:
 
     A remote one is copied to this machine first, unless its last execution was here; without *parts* only for viewing.
     """
-    directory = RunDirectory(place_here(location))
+    directory = RunDirectory(local_run_path(location))
     if is_remote(location):
         directory.path.parent.mkdir(parents=True, exist_ok=True)
         pull(location.rstrip("/"), directory.path, parts=parts)
     if not directory.description.is_file():
-        raise no_run(location, directory)
+        raise no_run_error(location, directory)
     return directory
 
 
@@ -68,7 +68,7 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
         side_inputs=metadata["side_inputs"],
         arguments=tuple(metadata["arguments"]),
         allow_reuse=True,
-        **where_it_runs(config, is_here=config.compute_target == LOCAL),
+        **interpreter_options(config, is_here=config.compute_target == LOCAL),
         home=home,
         key=machine_key(home),
     )

@@ -21,15 +21,15 @@ from prefect_parallel_run.errors import (
 from prefect_parallel_run.execution.cluster_startup import ClusterStartup
 from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.execution.drive import RunListener, execute
-from prefect_parallel_run.models import drive_prefix
+from prefect_parallel_run.models import execution_prefix
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.create import complete_description, step_of
-from prefect_parallel_run.runs.executions import note_drive_begin, note_drive_end
+from prefect_parallel_run.runs.executions import record_end, record_start
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.mirror import RunMirror, is_copied
+from prefect_parallel_run.runs.mirror import RunMirror, has_complete_copy
 from prefect_parallel_run.runs.overrides import FACT, Adjustments
 from prefect_parallel_run.runs.resolve import (
     ExistingRuns,
@@ -88,9 +88,9 @@ def run_step(
             selection = get_or_create_run(spec, existing_runs or find_existing_runs(spec, check_cancelled), check_cancelled)
         stack.callback(selection.close)
         directory = selection.directory
-        mirror = None if spec.store is None else RunMirror(directory, spec.place_of(directory), listener.warned)
+        mirror = None if spec.store is None else RunMirror(directory, spec.location_of(directory), listener.warned)
         if selection.lock is None:
-            if mirror is not None and not is_copied(directory):
+            if mirror is not None and not has_complete_copy(directory):
                 _complete_copy(mirror, directory, check_cancelled, stack)
             return earlier_result(spec, directory, resume_request)
         check_cancelled = check_cancelled if mirror is None else chain_checks(check_cancelled, mirror.raise_if_lost)
@@ -118,7 +118,7 @@ def run_step(
                     stack.callback(_report_in_time, directory, listener, seconds)  # once the cluster is gone
                 raise
             ledger.note(status="succeeded", reason="", ended_by="")
-            note_drive_end(ledger, "succeeded", "")
+            record_end(ledger, "succeeded", "")
             listener.closed("succeeded", "")
             _report(directory, listener, check_cancelled)
         if mirror is not None:
@@ -159,12 +159,12 @@ def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) ->
     ledger.protect()
     before = ledger.facts()
     execution = int(before.get("drives", "0")) + 1
-    while any(directory.parts.glob(f"{drive_prefix(execution)}node-*")):
+    while any(directory.parts.glob(f"{execution_prefix(execution)}node-*")):
         execution += 1
     attempts = max(spec.config.run_max_try, int(before.get("run_max_try", "0")))
     # A pause ends with its execution, and the reason that the previous one ended is out of date.
     ledger.note(status="running", reason="", ended_by="", drives=str(execution), run_max_try=str(attempts), paused="0")
-    note_drive_begin(ledger, execution, spec.config)
+    record_start(ledger, execution, spec.config)
     return execution
 
 
@@ -259,7 +259,7 @@ def _record_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
     reason = str(error) or type(error).__name__
     with suppress(OutputError):
         ledger.note(status=status, reason=reason, ended_by=type(error).__name__)
-        note_drive_end(ledger, status, reason)
+        record_end(ledger, status, reason)
     return status, reason
 
 
@@ -273,8 +273,8 @@ def _result(
         output=spec.output,
         output_file=receipt["output_file"],
         output_format=spec.result_format,
-        run_directory=spec.place_of(directory),
-        receipt=f"{spec.place_of(directory)}/{directory.receipt.name}",
+        run_directory=spec.location_of(directory),
+        receipt=f"{spec.location_of(directory)}/{directory.receipt.name}",
         mini_batches_total=mini_batches["total"],
         mini_batches_succeeded=mini_batches["succeeded"],
         mini_batches_failed=mini_batches["failed"],

@@ -46,7 +46,7 @@ class FailureTable:
 def _place_in(plan: Plan, items: _Items) -> str:
     number, start, stop = items
     work = json.loads(plan.works(number, number + 1)[0])
-    return escape_control_chars(place_of(work if stop == _ALL else select_items(work, start, stop)))
+    return escape_control_chars(location_of(work if stop == _ALL else select_items(work, start, stop)))
 
 
 def _row(cause: FailureCause, place: str) -> dict[str, Any]:
@@ -63,14 +63,14 @@ def _row(cause: FailureCause, place: str) -> dict[str, Any]:
     }
 
 
-def place_of(work: dict[str, Any]) -> str:
+def location_of(work: dict[str, Any]) -> str:
     """Return the location of the items of a mini-batch as one line.
 
-    >>> place_of({"kind": "files", "root": "/data/", "names": ["a.png", "b.png"]})
+    >>> location_of({"kind": "files", "root": "/data/", "names": ["a.png", "b.png"]})
     '/data/a.png and 1 more'
-    >>> place_of({"kind": "delimited", "path": "/t.csv", "first": 200, "rows": 100})
+    >>> location_of({"kind": "delimited", "path": "/t.csv", "first": 200, "rows": 100})
     '/t.csv, rows 200 to 299'
-    >>> place_of({"kind": "parquet", "path": "/t.parquet", "row_groups": [2, 3], "start": 0, "stop": 10, "rows": 10})
+    >>> location_of({"kind": "parquet", "path": "/t.parquet", "row_groups": [2, 3], "start": 0, "stop": 10, "rows": 10})
     '/t.parquet, rows 0 to 9 from row group 2'
     """
     if work["kind"] == "files":

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from prefect_parallel_run._backoff import BackoffTimer
-from prefect_parallel_run.models import Receipt, Tally, drive_prefix
+from prefect_parallel_run.models import Receipt, Tally, execution_prefix
 from prefect_parallel_run.monitoring import processed
 from prefect_parallel_run.monitoring.overview import CauseCounts, NodeCounts, Overview
 from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
@@ -65,7 +65,7 @@ class RunFiles:
             for cause in causes(ledger, _MAX_CAUSES):
                 example = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)
                 self._causes[cause.fingerprint] = CauseCounts(*example, cause.tries, set(cause.nodes.split(",")))
-        self._progress = _File(run.logs / f"{drive_prefix(self._execution)}{PROGRESS}", warned)
+        self._progress = _File(run.logs / f"{execution_prefix(self._execution)}{PROGRESS}", warned)
         self._progress.append(PROGRESS_HEADER)
         self._timer = BackoffTimer(clock())
         self._next_overview = clock()

@@ -43,7 +43,7 @@ class PlanFigures:
     notes: tuple[str, ...] = ()  #: warnings about the inputs
 
 
-def figures_of(plan: Iterable[MiniBatch], notes: tuple[str, ...] = ()) -> PlanFigures:
+def summarize_plan(plan: Iterable[MiniBatch], notes: tuple[str, ...] = ()) -> PlanFigures:
     """Return the figures of *plan* with the warnings of planning; needs 16 bytes of memory per mini-batch."""
     items, sizes = array("q"), array("q")
     first: list[MiniBatch] = []

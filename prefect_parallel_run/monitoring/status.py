@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.models import Breach, Tally
 from prefect_parallel_run.monitoring.progress import Forecast, forecast
-from prefect_parallel_run.runs.executions import config_in_force, drives
+from prefect_parallel_run.runs.executions import drives, effective_config
 from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
@@ -68,7 +68,7 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
     status = status_of(metadata, is_driven=driver is not None)
     is_growing = driver is not None and not directory.plan.exists()
     tally = replace(tally, is_growing=is_growing, all_scheduled=tally.all_scheduled and not is_growing)
-    config = config_in_force(metadata, _config(directory))
+    config = effective_config(metadata, _config(directory))
     limits = FailureLimits.of(config)
     near = limits.near_breach(tally, isolates=bool(config.get("isolate_failed_items")))
     starts = [row[6] for row in rows if row[6] is not None]

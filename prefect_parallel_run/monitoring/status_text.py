@@ -12,7 +12,7 @@ from prefect_parallel_run.monitoring.bar import Style, clipped, percent_bar
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.monitoring.progress import describe_failures, done_percent, format_percent
 from prefect_parallel_run.monitoring.status import NodeProgress, RunStatus
-from prefect_parallel_run.units import MINI_BATCHES, TRIES, count, format_seconds
+from prefect_parallel_run.units import FAILED_ATTEMPTS, MINI_BATCHES, count, format_seconds
 
 _PLAIN = Style(colours=False, unicode=False)
 _MAX_NODES = 6
@@ -21,7 +21,7 @@ _MIN_TEXT = 10  #: columns
 _MAX_ROWS = 2  #: of a wrapped line
 
 
-def standing_lines(status: RunStatus, now: float, width: int | None = None, style: Style = _PLAIN) -> list[str]:
+def status_lines(status: RunStatus, now: float, width: int | None = None, style: Style = _PLAIN) -> list[str]:
     """Return the status as lines, each at most *width* columns wide.
 
     Args:
@@ -78,7 +78,7 @@ def next_after_limit(limit: str) -> list[tuple[str, str]]:
     ]
 
 
-def standing_line(status: RunStatus) -> str:
+def status_summary(status: RunStatus) -> str:
     """Return state, counts, rate and forecast as one line."""
     tally = status.tally
     line = f"{status.run}: {_state(status)}, {tally.finished} of {tally.planned} mini-batches"
@@ -102,7 +102,7 @@ def _lines(status: RunStatus, now: float, *, has_bar: bool) -> Iterator[str]:
         first_line = escape_control_chars(cause.error).strip().partition("\n")[0]
         example = f"({cause.outcome}, first in mini-batch {cause.first_mini_batch})"
         error = f"{escape_control_chars(cause.error_type)}: {first_line} {example}"
-        yield f"  {count(cause.tries, *TRIES)} of {count(cause.mini_batches, *MINI_BATCHES)}: {error}"
+        yield f"  {count(cause.tries, *FAILED_ATTEMPTS)} of {count(cause.mini_batches, *MINI_BATCHES)}: {error}"
     yield from (f"  next: prefect-parallel-run {command}" for command in _next_commands(status))
 
 

@@ -7,7 +7,7 @@ from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.artifacts import RunArtifacts
 from prefect_parallel_run.monitoring.events import RunEvents
 from prefect_parallel_run.monitoring.logs import Logger
-from prefect_parallel_run.monitoring.watch import LogWatch
+from prefect_parallel_run.monitoring.watch import LogListener
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -17,7 +17,7 @@ _PATIENCE = 10.0  #: s to wait until the last artifacts are sent
 _PATIENCE_IF_CANCELLED = 2.0  #: s, after a cancellation: Ctrl-C may have stopped the server too
 
 
-class PrefectWatch(LogWatch):
+class PrefectListener(LogListener):
     """Reports to the log, the log files, Prefect artifacts and Prefect events."""
 
     def __init__(self, step: str, logger: Logger) -> None:

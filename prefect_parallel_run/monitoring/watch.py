@@ -17,7 +17,7 @@ from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.units import MINI_BATCHES, count
 
 
-class LogWatch(Observer):
+class LogListener(Observer):
     """Logs the events of a run and writes the files in the run directory's ``logs``."""
 
     def __init__(self, step: str, logger: Logger) -> None:

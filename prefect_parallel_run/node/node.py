@@ -60,7 +60,7 @@ class Node:
         marker = f"{_MARKER}={settings.token}.{os.getpid()}.{uuid.uuid4().hex}"  # two nodes may share a process
         interpreter = settings.interpreter or sys.executable
         self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
-        self.settings = settings = _with_local_run_directory(settings, scratch) if settings.rows_home else settings
+        self.settings = settings = _with_local_run_directory(settings, scratch) if settings.rows_are_remote else settings
         environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
         environment[_MARKER] = marker.partition("=")[2]
         self._gpus = gpus = visible_gpus(environment)
@@ -164,7 +164,7 @@ class Node:
             pass  # the run is ending; finished mini-batches are still returned
         else:
             self._slots.release(slot)
-        if not self.settings.rows_home:
+        if not self.settings.rows_are_remote:
             _sync_parts(self.settings, receipts)
         return self._result(receipts)
 
@@ -225,7 +225,7 @@ class Node:
         problems = self._slots.close(graceful=graceful)
         stopping.join()
         self._log.close()
-        if not self.settings.rows_home:
+        if not self.settings.rows_are_remote:
             self.remove()
         return problems
 

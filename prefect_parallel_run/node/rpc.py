@@ -34,7 +34,7 @@ from prefect_parallel_run.node.watchdog import Watchdog
 class NodeAccess(NamedTuple):
     """How a node exchanges files that it does not share with the flow process."""
 
-    rows_home: bool  #: the flow process fetches rows and logs from the node
+    rows_are_remote: bool  #: the flow process fetches rows and logs from the node
     bundled: bool  #: the script is taken from the code archive
 
 
@@ -73,7 +73,7 @@ def prepare_node(settings: NodeSettings) -> None:
             _prepared[settings.token] = _start_node(settings, None, threading.Event())
 
 
-async def view_node(probe: PreflightRequest, dask_worker: Any) -> PreflightResult:
+async def check_node(probe: PreflightRequest, dask_worker: Any) -> PreflightResult:
     """Run the preflight checks on this machine.
 
     Raises:
@@ -83,7 +83,7 @@ async def view_node(probe: PreflightRequest, dask_worker: Any) -> PreflightResul
         return await asyncio.to_thread(run_checks, probe)
 
 
-async def take_bundle(token: str, sha256: str, offset: int, data: bytes, is_last: bool, dask_worker: Any) -> None:
+async def receive_bundle(token: str, sha256: str, offset: int, data: bytes, is_last: bool, dask_worker: Any) -> None:
     """Receive the next piece of a code archive; unpack the archive after the last one.
 
     The received pieces are discarded when neither another piece nor a keep-alive of the flow process arrives.
@@ -131,7 +131,7 @@ async def open_node(settings: NodeSettings, access: NodeAccess | None, dask_work
         node = await asyncio.to_thread(_open_once, dask_worker, adapted, threads, over)
     message = {"node": node.settings.node}
     node.on_slot_ready(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
-    node.on_script_log(lambda batch: dask_worker.log_event(said_topic(token), batch))
+    node.on_script_log(lambda batch: dask_worker.log_event(script_log_topic(token), batch))
     return node.facts
 
 
@@ -140,7 +140,7 @@ def ready_topic(token: str) -> str:
     return f"parallel-run-ready-{token}"
 
 
-def said_topic(token: str) -> str:
+def script_log_topic(token: str) -> str:
     """Return the topic of the Dask events that carry the scripts' log lines."""
     return f"parallel-run-said-{token}"
 
@@ -228,7 +228,7 @@ async def close_node(token: str, graceful: bool, dask_worker: Any) -> ShutdownRe
     if entry is None:
         return ShutdownReport([], [])
     problems = await asyncio.to_thread(entry.node.close, graceful=graceful)
-    if not entry.node.settings.rows_home:
+    if not entry.node.settings.rows_are_remote:
         _remove_entry(dask_worker, token)
     return ShutdownReport(problems, entry.node.recent_logs())
 
@@ -256,7 +256,7 @@ def _with_access(settings: NodeSettings, access: NodeAccess | None) -> NodeSetti
         if folder is None:
             raise FileNotFoundError(f"the unpacked code archive {settings.bundle.sha256} was removed from this node's cache")
         settings = replace(settings, source=str(folder / settings.bundle.source), script=str(folder / settings.bundle.script))
-    return replace(settings, rows_home=access.rows_home)
+    return replace(settings, rows_are_remote=access.rows_are_remote)
 
 
 def _over_on(dask_worker: Any, token: str) -> threading.Event:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.environments import EnvironmentPlan
-from prefect_parallel_run.models import drive_prefix
+from prefect_parallel_run.models import execution_prefix
 
 
 class CodeBundle(NamedTuple):
@@ -32,7 +32,7 @@ class NodeSettings:
     script: str  #: absolute path
     source: str  #: absolute path of the importable folder
     bundle: CodeBundle | None = None  #: contains both, for nodes that cannot read these paths
-    rows_home: bool = False  #: the node cannot see the run directory: rows are fetched from it
+    rows_are_remote: bool = False  #: the node cannot see the run directory: rows are fetched from it
     is_kept: bool = False  #: the worker outlives the flow process: the node needs a watchdog
     arguments: tuple[str, ...]
     output: str  #: folder, or ""
@@ -56,7 +56,7 @@ class NodeSettings:
     @property
     def prefix(self) -> str:
         """Return the prefix of the node's file names in ``logs`` and ``parts``."""
-        return f"{drive_prefix(self.drive)}{self.node}."
+        return f"{execution_prefix(self.drive)}{self.node}."
 
     def to_json(self) -> bytes:
         """Return the settings as one JSON line, for a worker that has not joined its scheduler yet."""

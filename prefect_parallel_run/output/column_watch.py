@@ -15,7 +15,7 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
-class ColumnWatch:
+class ColumnChecker:
     """Checks the columns of every succeeded mini-batch, including those of earlier executions.
 
     Unreadable rows (a network drive may show them late) are left to the reduction, which reads all rows.

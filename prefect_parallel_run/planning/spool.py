@@ -47,7 +47,7 @@ class Spool(PlanReader):
         return _group(os.pread(self._file.fileno(), stop - start, start), length)
 
 
-def planned_in(path: Path, spool: Path) -> Iterator[MiniBatch]:
+def planned_mini_batches(path: Path, spool: Path) -> Iterator[MiniBatch]:
     """Yield the mini-batches of the plan in *path*, or those in its *spool* if planning did not finish."""
     return Plan.open(path).mini_batches() if path.exists() else spooled(spool)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefect_parallel_run.models import MiniBatch
 from prefect_parallel_run.planning.plan import Plan, content
-from prefect_parallel_run.planning.spool import planned_in
+from prefect_parallel_run.planning.spool import planned_mini_batches
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
@@ -20,7 +20,7 @@ def carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger)
     Two mini-batches are equal when input name and items are, including each item's size and time. The new run gets its own
     part files (hard links where the file system allows), so that it does not depend on the old one.
     """
-    old_numbers = {_digest(mini_batch): mini_batch.number for mini_batch in planned_in(old.plan, old.spool)}
+    old_numbers = {_digest(mini_batch): mini_batch.number for mini_batch in planned_mini_batches(old.plan, old.spool)}
     pairs = []
     for mini_batch in plan.mini_batches():
         number = old_numbers.get(_digest(mini_batch))

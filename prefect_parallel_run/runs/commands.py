@@ -32,7 +32,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }  #: by kind of command
 
 
-class OrderRefusedError(ValueError):
+class CommandRejectedError(ValueError):
     """A command is invalid; *order* is its id, if it has one."""
 
     def __init__(self, reason: str, order: str | None = None) -> None:
@@ -75,17 +75,17 @@ class Order:
             OrderRefusedError: The line is not a valid command.
         """
         if len(line) > LONGEST:
-            raise OrderRefusedError(f"expected a command of at most {LONGEST} bytes, got a longer line")
+            raise CommandRejectedError(f"expected a command of at most {LONGEST} bytes, got a longer line")
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
-            raise OrderRefusedError(f"{shown(line)} is not JSON") from None
+            raise CommandRejectedError(f"{shown(line)} is not JSON") from None
         if not isinstance(record, dict) or not (isinstance(record.get("id"), str) and _ID.fullmatch(record["id"])):
-            raise OrderRefusedError(f"{shown(line)} is not a JSON object with an id")
+            raise CommandRejectedError(f"{shown(line)} is not a JSON object with an id")
         try:
             return cls._from_record(record)
         except ValueError as error:
-            raise OrderRefusedError(str(error), record["id"]) from None
+            raise CommandRejectedError(str(error), record["id"]) from None
 
     @classmethod
     def _from_record(cls, record: dict[str, Any]) -> Order:
@@ -104,10 +104,10 @@ class Order:
         return cls(id=record["id"], at=float(record["at"]), by=record["by"], driver=record["driver"], kind=kind, values=values)
 
 
-def in_words(what: str) -> str:
+def describe_command(what: str) -> str:
     """Return a command as people read it, from its form in the ledger; an invalid one is returned as it is.
 
-    >>> in_words('{"limits": {"error_threshold": 10}}'), in_words('{"pause": {}}'), in_words("rubbish")
+    >>> describe_command('{"limits": {"error_threshold": 10}}'), describe_command('{"pause": {}}'), describe_command("rubbish")
     ('limits error_threshold=10', 'pause', 'rubbish')
     """
     try:

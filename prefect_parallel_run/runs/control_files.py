@@ -82,7 +82,7 @@ def answer(path: Path, order: str, *, applied: bool, words: str, at: float) -> N
     append(path, json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n")
 
 
-def answer_in(lines: LineTail, order: str) -> dict[str, Any] | None:
+def find_answer(lines: LineTail, order: str) -> dict[str, Any] | None:
     """Return the answer to a command if the new lines contain it, else None."""
     for _, line in lines.take():
         if order.encode() in line:

@@ -10,13 +10,13 @@ from prefect_parallel_run.runs.run_directory import FOLDER
 from prefect_parallel_run.storage import objects
 
 
-def names_of_runs(output: str) -> list[str]:
+def run_names(output: str) -> list[str]:
     """Return the names of the runs of an output (a URL without a trailing slash), newest first."""
     names = [name.rstrip("/") for name in objects.names_below(f"{output}/{FOLDER}") if name.endswith("/")]
     return sorted(names, key=lambda name: name.rsplit("-", 2)[1:], reverse=True)  # they end in time and token
 
 
-def driver_of(url: str) -> dict[str, Any] | None:
+def active_owner(url: str) -> dict[str, Any] | None:
     """Return ``pid`` and ``host`` of the process that executes the run whose copy is at *url*, or None if its lock is stale."""
     try:
         owner: dict[str, Any] = json.loads(objects.read(f"{url}/lock.json"))

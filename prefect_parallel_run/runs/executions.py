@@ -32,7 +32,7 @@ class Execution(NamedTuple):
     reason: str = ""
 
 
-def note_drive_begin(ledger: Ledger, number: int, config: ParallelRunConfig) -> None:
+def record_start(ledger: Ledger, number: int, config: ParallelRunConfig) -> None:
     """Record the start of the *number*-th execution."""
     record = {
         "began": time.time(),
@@ -43,7 +43,7 @@ def note_drive_begin(ledger: Ledger, number: int, config: ParallelRunConfig) -> 
     ledger.note(**{f"drive.{number}": json.dumps(record)})
 
 
-def note_drive_end(ledger: Ledger, status: str, reason: str) -> None:
+def record_end(ledger: Ledger, status: str, reason: str) -> None:
     """Record how the latest execution ended."""
     number = ledger.facts().get("drives", "0")
     ledger.note(**{f"drive.{number}.end": json.dumps({"ended": time.time(), "status": status, "reason": reason})})
@@ -58,7 +58,7 @@ def drives(facts: Mapping[str, str]) -> list[Execution]:
     ]
 
 
-def config_in_force(facts: Mapping[str, str], first: Mapping[str, Any]) -> dict[str, Any]:
+def effective_config(facts: Mapping[str, str], first: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a run has, or had at its end.
 
     Args:
@@ -75,7 +75,7 @@ def config_of(directory: RunDirectory) -> dict[str, Any]:
     if not directory.ledger.exists():  # planning has not started
         return first
     with Ledger(directory.ledger) as ledger:
-        return config_in_force(ledger.facts(), first)
+        return effective_config(ledger.facts(), first)
 
 
 def versions() -> dict[str, str]:

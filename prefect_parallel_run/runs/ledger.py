@@ -106,7 +106,7 @@ class Place(NamedTuple):
     rows: int
 
 
-class NotedOrder(NamedTuple):
+class RecordedCommand(NamedTuple):
     """A command that a user sent while the run was executing, and its answer."""
 
     id: str
@@ -297,7 +297,7 @@ class Ledger:
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", facts.items())
 
-    def note_order(self, order: NotedOrder, facts: Mapping[str, str]) -> None:
+    def record_command(self, order: RecordedCommand, facts: Mapping[str, str]) -> None:
         """Record a command and the facts that it changes, in one transaction."""
         with self._transaction() as connection:
             connection.execute(_CONTROLS)  # a ledger of an earlier version lacks this table
@@ -343,11 +343,11 @@ class Ledger:
             raise RunFileError(str(self.path), "the facts about the run were altered")
         return facts
 
-    def orders(self) -> list[NotedOrder]:
+    def orders(self) -> list[RecordedCommand]:
         """Return the commands that users sent, in chronological order."""
         if not any(self.rows("SELECT 1 FROM sqlite_master WHERE name='controls'")):
             return []
-        return [NotedOrder(*row) for row in self.rows("SELECT * FROM controls ORDER BY at, id")]
+        return [RecordedCommand(*row) for row in self.rows("SELECT * FROM controls ORDER BY at, id")]
 
     def tally(self) -> Tally:
         """Return the counts over all mini-batches."""

@@ -231,7 +231,7 @@ def is_active(owner: dict[str, Any]) -> bool:
     return bool(owner) and not owner.get("released") and time.time() - owner["at"] < _STALE
 
 
-def is_copied(directory: RunDirectory) -> bool:
+def has_complete_copy(directory: RunDirectory) -> bool:
     """False for a run that this machine executed, whose copy in the store may be incomplete."""
     return not (directory.path / _TOKEN).exists()
 

@@ -14,7 +14,7 @@ from prefect_parallel_run._threads import Background
 from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError, RowsDifferError
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import Planner
-from prefect_parallel_run.planning.spool import planned_in
+from prefect_parallel_run.planning.spool import planned_mini_batches
 from prefect_parallel_run.planning.writing import inputs_sha256
 from prefect_parallel_run.runs.create import CheckCancelled, describe, discard, name_prefix, new_run, plan_whole, planned_run
 from prefect_parallel_run.runs.diff import differences, input_differences, some
@@ -294,7 +294,7 @@ def _complete_plan(directory: RunDirectory, planned: Path) -> bool:
     """Move a complete plan into a run that has only its beginning; False when that beginning differs."""
     with Ledger(directory.ledger) as ledger:
         known = ledger.planned()
-    pairs = zip(planned_in(directory.plan, directory.spool), Plan.open(planned).mini_batches(), strict=False)
+    pairs = zip(planned_mini_batches(directory.plan, directory.spool), Plan.open(planned).mini_batches(), strict=False)
     if sum(before == after for before, after in islice(pairs, known)) < known:
         return False
     planned.replace(directory.plan)

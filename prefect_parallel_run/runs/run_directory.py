@@ -38,7 +38,7 @@ def workplace(output: str | None, home: Path) -> Path:
     return Path(output)
 
 
-def place_here(location: str) -> Path:
+def local_run_path(location: str) -> Path:
     """Return the local path of a run directory given as a path or URL; it need not exist."""
     if not is_remote(location):
         return Path(location).absolute()
@@ -127,7 +127,7 @@ class RunDirectory:
         return RunLock(self._lock)
 
 
-def no_run(location: str, directory: RunDirectory) -> NoRunError:
+def no_run_error(location: str, directory: RunDirectory) -> NoRunError:
     """Return the error for a *location*, as the user wrote it, whose *directory* is not a run directory."""
     reason = "is not a run directory: it has no run.json" if directory.path.exists() else "does not exist"
     return NoRunError(location, reason)

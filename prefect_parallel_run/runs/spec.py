@@ -107,12 +107,12 @@ class StepSpec:
             return None
         return Path(self.result) if self.store is None else directory.path / str(self.config.result_file_name)
 
-    def place_of(self, directory: RunDirectory) -> str:
+    def location_of(self, directory: RunDirectory) -> str:
         """Return the path or URL of a run directory, as users see it."""
         return str(directory.path) if self.store is None else f"{self.store}/{FOLDER}/{directory.run_id}"
 
 
-def where_it_runs(config: ParallelRunConfig, *, is_here: bool) -> dict[str, Any]:
+def interpreter_options(config: ParallelRunConfig, *, is_here: bool) -> dict[str, Any]:
     """Return a StepSpec's ``interpreter`` and ``environment``.
 
     Args:

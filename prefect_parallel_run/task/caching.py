@@ -30,9 +30,9 @@ from prefect.settings import get_current_settings
 
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.execution.runner import earlier_result
-from prefect_parallel_run.monitoring.telling import PrefectWatch
+from prefect_parallel_run.monitoring.telling import PrefectListener
 from prefect_parallel_run.result import ParallelRunResult
-from prefect_parallel_run.runs.mirror import is_copied
+from prefect_parallel_run.runs.mirror import has_complete_copy
 from prefect_parallel_run.runs.resolve import ExistingRuns
 from prefect_parallel_run.runs.spec import StepSpec
 from prefect_parallel_run.task.cancellation import flush_logs_and_events
@@ -49,7 +49,9 @@ class Prepared:
     def reusable_result(self) -> ParallelRunResult | None:
         """Return the result of an earlier run that can be reused, or None."""
         run = self.existing_runs.answer if self.existing_runs is not None else None
-        if run is None or (self.spec.store is not None and not is_copied(run)):  # an incomplete copy must be completed first
+        if run is None or (
+            self.spec.store is not None and not has_complete_copy(run)
+        ):  # an incomplete copy must be completed first
             return None
         return earlier_result(self.spec, run)
 
@@ -99,7 +101,7 @@ class ReusePolicy(CachePolicy):
             outcome.set_exception(error)
             result = None
         if result is not None and _ensure_stored(key := _key(result), result):
-            listener = PrefectWatch(task_ctx.task.name, get_run_logger())
+            listener = PrefectListener(task_ctx.task.name, get_run_logger())
             listener.returned(result)
             listener.finish()
             flush_logs_and_events()

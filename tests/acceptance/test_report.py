@@ -13,7 +13,7 @@ from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.execution import runner
 from prefect_parallel_run.monitoring.report import write_report
-from prefect_parallel_run.monitoring.watch import LogWatch
+from prefect_parallel_run.monitoring.watch import LogListener
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.writing import normalise_inputs
 from prefect_parallel_run.runs.fingerprint import machine_key
@@ -149,7 +149,7 @@ def test_report_of_an_exceeded_limit_starts_with_the_reason(workshop, browser):
     assert "error_threshold" in words.split("Failures")[0]
 
 
-class RunListener(LogWatch):
+class RunListener(LogListener):
     """Records the warnings of a run."""
 
     def __init__(self, began=lambda _: None):

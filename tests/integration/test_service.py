@@ -165,7 +165,7 @@ def test_two_workers_of_a_process_receive_separately(bundle, tmp_path):
         workers = [Worker("a"), Worker("b")]
         for piece in pieces(bundle):
             for worker in workers:
-                await rpc.take_bundle(*piece, worker)
+                await rpc.receive_bundle(*piece, worker)
 
     asyncio.run(run())
     assert unpacked(tmp_path / "cache", bundle.sha256) is not None
@@ -178,7 +178,7 @@ def test_an_archive_without_a_sender_is_discarded(bundle, short):
     async def run():
         worker = Worker()
         first, last = pieces(bundle)
-        await rpc.take_bundle(*first, worker)
+        await rpc.receive_bundle(*first, worker)
         assert len(arriving()) == 1
         watchdog = rpc._incoming[worker]["token"].watchdog
         before = watchdog._last_reset
@@ -186,7 +186,7 @@ def test_an_archive_without_a_sender_is_discarded(bundle, short):
         assert watchdog._last_reset > before
         await until(lambda: not arriving())
         with pytest.raises(RuntimeError, match="a piece at"):
-            await rpc.take_bundle(*last, worker)
+            await rpc.receive_bundle(*last, worker)
         assert arriving() == []
 
     asyncio.run(run())
@@ -205,7 +205,7 @@ def test_disk_errors_name_host_and_path(bench, tmp_path, monkeypatch, bundle):
         with monkeypatch.context() as patch:
             patch.setenv("PREFECT_PARALLEL_RUN_CACHE", str(tmp_path / "file"))
             with pytest.raises(ComputeTargetError, match="/file"):
-                await rpc.take_bundle(*pieces(bundle)[0], worker)
+                await rpc.receive_bundle(*pieces(bundle)[0], worker)
 
     asyncio.run(run())
 
@@ -226,8 +226,8 @@ def test_a_full_disk_is_reported(bundle, monkeypatch):
             with pytest.raises(
                 ComputeTargetError, match=r"tcp://worker: the node \(host .+\) failed: .*No space left on device"
             ):
-                await rpc.take_bundle(*pieces(bundle)[0], worker)
+                await rpc.receive_bundle(*pieces(bundle)[0], worker)
         for piece in pieces(bundle):  # there is room again: nothing is left of the attempt
-            await rpc.take_bundle(*piece, worker)
+            await rpc.receive_bundle(*piece, worker)
 
     asyncio.run(run())

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from prefect_parallel_run.runs.commands import LONGEST
-from prefect_parallel_run.runs.control_files import LineTail, answer, answer_in, append
+from prefect_parallel_run.runs.control_files import LineTail, answer, append, find_answer
 
 
 @pytest.fixture
@@ -87,5 +87,5 @@ def test_an_answer_is_found_by_the_id_of_its_command(path):
     lines = LineTail(path)
     answer(path, "a", applied=True, words="done", at=1.0)
     answer(path, "b", applied=False, words="not a", at=2.0)
-    assert answer_in(lines, "b") == {"id": "b", "applied": False, "answer": "not a", "at": 2.0}
-    assert answer_in(lines, "b") is None
+    assert find_answer(lines, "b") == {"id": "b", "applied": False, "answer": "not a", "at": 2.0}
+    assert find_answer(lines, "b") is None

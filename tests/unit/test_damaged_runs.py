@@ -22,8 +22,8 @@ from prefect_parallel_run.errors import ComputeTargetError, RunFileError
 from prefect_parallel_run.execution import runner as driving
 from prefect_parallel_run.execution.drive import _load_plan
 from prefect_parallel_run.execution.runner import run_step
-from prefect_parallel_run.models import Receipt, drive_prefix
-from prefect_parallel_run.monitoring.watch import LogWatch
+from prefect_parallel_run.models import Receipt, execution_prefix
+from prefect_parallel_run.monitoring.watch import LogListener
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.create import complete_description
@@ -43,7 +43,7 @@ def work_off(directory, ledger, drive, stop_after):
     """Do what a drive does, in this process: every mini-batch returns the names of its files; number 3 fails at first."""
     plan, remainder = _load_plan(directory, None, ledger, lambda: None)
     complete_description(directory, None)
-    part = Part(str(directory.parts / f"{drive_prefix(drive)}node-0.part"))
+    part = Part(str(directory.parts / f"{execution_prefix(drive)}node-0.part"))
     todo = [(number, attempt) for number, attempt, _, _ in remainder.waiting]
     todo += [(number, 1) for first, last in remainder.pending for number in range(first, last)]
     for done, (number, attempt) in enumerate(todo):
@@ -107,7 +107,7 @@ class Workshop:
         self.right = "".join(f"f{number:02d}.txt\n" for number in range(FILES))
 
     def run(self):
-        watch = LogWatch("names", SimpleNamespace(info=ignore, warning=ignore, error=ignore, log=ignore, debug=ignore))
+        watch = LogListener("names", SimpleNamespace(info=ignore, warning=ignore, error=ignore, log=ignore, debug=ignore))
         return run_step(self.spec, LocalTarget(), watch, lambda: None, reduce)
 
     def drive(self, spec, choice, ledger, drive, cluster, watch, check_cancelled, control):

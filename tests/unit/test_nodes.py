@@ -14,7 +14,7 @@ from prefect_parallel_run.dispatch.node_pool import NodePool
 from prefect_parallel_run.dispatch.node_setup import RemoteSetup
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, InputError
 from prefect_parallel_run.node.preflight import PreflightResult
-from prefect_parallel_run.node.rpc import ShutdownReport, close_node, open_node, remove_node, take_bundle, view_node
+from prefect_parallel_run.node.rpc import ShutdownReport, check_node, close_node, open_node, receive_bundle, remove_node
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 
 SETTINGS = NodeSettings(
@@ -71,7 +71,7 @@ class Cluster:
     async def run(self, function, *arguments, workers, asynchronous):
         (address,) = workers
         self.calls.put((address, function, arguments))
-        if function is view_node:
+        if function is check_node:
             return {address: self.views.get(address, SEES_ALL)}
         if function is open_node:
             name = await asyncio.wrap_future(self.openings[address])
@@ -284,7 +284,7 @@ def test_a_worker_without_the_code_receives_it_first(cluster, tmp_path):
     pool = cluster.nodes(remote_setup=remote_setup(tmp_path, (4 << 20) + 5))
     open_nodes(pool, cluster, {"a": None})
     calls = [cluster.calls.get_nowait() for _ in range(4)]
-    assert [function for _, function, _ in calls] == [view_node, take_bundle, take_bundle, open_node]
+    assert [function for _, function, _ in calls] == [check_node, receive_bundle, receive_bundle, open_node]
     assert [(given[2], len(given[3]), given[4]) for _, _, given in calls[1:3]] == [(0, 4 << 20, False), (4 << 20, 5, True)]
     assert calls[3][2][1] == (True, True)
     assert pool.keeping_rows == ["a"]

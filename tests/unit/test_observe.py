@@ -9,7 +9,7 @@ from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.logs import RunLog
 from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressSnapshot, forecast, progress_message
 from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
-from prefect_parallel_run.monitoring.watch import LogWatch
+from prefect_parallel_run.monitoring.watch import LogListener
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -159,5 +159,5 @@ def test_first_log_line_links_a_dashboard_only_if_served(tmp_path, caplog, dashb
     run.make()
     Ledger.create(run.ledger, [2, 2]).close()
     with caplog.at_level(logging.INFO):
-        LogWatch("test", logging.getLogger("test")).began(run, Tally(planned=2, items=4), dashboard)
+        LogListener("test", logging.getLogger("test")).began(run, Tally(planned=2, items=4), dashboard)
     assert caplog.messages[0] == f"test: 2 mini-batches, 4 items; run directory {run.path}{end}"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.runs.commands import LONGEST, Order, OrderRefusedError
+from prefect_parallel_run.runs.commands import LONGEST, CommandRejectedError, Order
 
 ID = "0123456789abcdef" * 2
 
@@ -52,7 +52,7 @@ def test_a_command_survives_the_round_trip_as_a_line(kind, values, message):
 )
 def test_an_unreadable_line_is_rejected_without_an_id(wrong, message):
     """The error quotes only its first part."""
-    with pytest.raises(OrderRefusedError, match=message) as caught:
+    with pytest.raises(CommandRejectedError, match=message) as caught:
         Order.from_line(wrong)
     assert caught.value.order is None
     assert len(str(caught.value)) < 400
@@ -85,7 +85,7 @@ def test_an_unreadable_line_is_rejected_without_an_id(wrong, message):
 )
 def test_an_invalid_command_is_rejected_with_its_id(changes, message):
     """The sender can then be answered with what is expected."""
-    with pytest.raises(OrderRefusedError, match=message) as caught:
+    with pytest.raises(CommandRejectedError, match=message) as caught:
         Order.from_line(line(**changes))
     assert caught.value.order == ID
 
@@ -97,5 +97,5 @@ def test_an_invalid_command_is_rejected_with_its_id(changes, message):
 )
 def test_arbitrary_bytes_raise_only_the_rejection_error(text):
     """Any other error would stop the flow process."""
-    with pytest.raises(OrderRefusedError):
+    with pytest.raises(CommandRejectedError):
         Order.from_line(text)

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from prefect_parallel_run.planning.plan import Group, Plan
-from prefect_parallel_run.planning.spool import Spool, planned_in, spooled
+from prefect_parallel_run.planning.spool import Spool, planned_mini_batches, spooled
 from prefect_parallel_run.planning.writing import Planning, PlanWriter, normalise_inputs, write_plan
 
 
@@ -52,7 +52,7 @@ def test_reported_groups_equal_the_plan(files, tmp_path):
     summary = planning.write(writer, writer.flush)
     assert list(spool.mini_batches()) == list(Plan.open(tmp_path / "plan.parquet").mini_batches())
     assert summary == write_plan(normalise_inputs([files]), 3, tmp_path / "again")
-    assert list(planned_in(tmp_path / "plan.parquet", tmp_path / "none")) == list(spool.mini_batches())
+    assert list(planned_mini_batches(tmp_path / "plan.parquet", tmp_path / "none")) == list(spool.mini_batches())
     spool.close()
 
 

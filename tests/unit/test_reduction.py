@@ -12,8 +12,8 @@ from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.execution.runner import _record_end
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.status import look
-from prefect_parallel_run.monitoring.status_text import standing_lines
-from prefect_parallel_run.output.column_watch import ColumnWatch
+from prefect_parallel_run.monitoring.status_text import status_lines
+from prefect_parallel_run.output.column_watch import ColumnChecker
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
@@ -85,7 +85,7 @@ def test_error_about_differing_columns_names_the_files(tmp_path, row_format, fra
     assert "in run() or with the dataset's column_types" in str(error)
     with Ledger(directory.ledger) as ledger:
         assert _record_end(ledger, error) == ("failed", str(error))
-        lines = standing_lines(look(directory, 2.0), 2.0)
+        lines = status_lines(look(directory, 2.0), 2.0)
         assert "failed (output" in lines[0]
         assert not any("next:" in line for line in lines), "resuming would publish the same rows"
         assert _record_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"
@@ -107,7 +107,7 @@ def test_run_with_differing_columns_is_not_resumed(tmp_path, is_early):
     """The committed rows are checked first."""
     directory = finished_run(tmp_path, [{"v": [1]}, {"v": ["x"]}], "parquet", is_early)
     with Ledger(directory.ledger) as ledger, pytest.raises(RowsDifferError) as caught:
-        ColumnWatch(directory, Plan.open(directory.plan), ledger, "/out/r.parquet")
+        ColumnChecker(directory, Plan.open(directory.plan), ledger, "/out/r.parquet")
     assert str(caught.value).startswith("output /out/r.parquet: column 'v' is large_string in mini-batch 1 and int64 in")
     assert caught.value.files == (f"{tmp_path}/1.csv",)
 
@@ -119,7 +119,7 @@ def test_receipts_are_checked_as_they_arrive(tmp_path):
         ledger_rows = list(ledger.places())
     receipts = [Receipt(number, 1, "succeeded", 1, 1, 0, 1, *location[:-1], 1.0, 0.1) for number, *location in ledger_rows]
     with Ledger.create(tmp_path / "empty.sqlite", []) as ledger:
-        watch = ColumnWatch(directory, Plan.open(directory.plan), ledger, "/out/r.parquet")
+        watch = ColumnChecker(directory, Plan.open(directory.plan), ledger, "/out/r.parquet")
     watch.check(receipts[:2])
     watch.check([receipts[2]._replace(part="late.part"), receipts[2]._replace(offset=1 << 40), receipts[2]._replace(part="")])
     with pytest.raises(RowsDifferError, match="in mini-batch 2 and int64 in mini-batch 0"):

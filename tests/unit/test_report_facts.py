@@ -21,7 +21,7 @@ from prefect_parallel_run.monitoring.report.page import page
 from prefect_parallel_run.monitoring.report.processes import Process, read_processes
 from prefect_parallel_run.monitoring.report.samples import read_progress, read_resources
 from prefect_parallel_run.monitoring.report.summary import limits
-from prefect_parallel_run.runs.executions import drives, note_drive_begin, note_drive_end
+from prefect_parallel_run.runs.executions import drives, record_end, record_start
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -313,13 +313,13 @@ def test_execution_records_versions_and_config_but_no_secret(tmp_path, scripts):
     )
     with Ledger.create(tmp_path / "ledger.sqlite", [1]) as ledger:
         ledger.note(drives="2")
-        note_drive_begin(ledger, 2, config)
+        record_start(ledger, 2, config)
         (started,) = drives(ledger.facts())
         assert (started.number, started.ended, started.config["error_threshold"]) == (2, None, 7)
         assert {"python", "prefect_parallel_run", "prefect", "dask", "distributed", "pandas", "pyarrow"} == set(
             started.versions
         )
-        note_drive_end(ledger, "cancelled", "because")
+        record_end(ledger, "cancelled", "because")
         (ended,) = drives(ledger.facts())
         assert (ended.status, ended.reason) == ("cancelled", "because")
         assert ended.ended >= ended.began > BEGAN

@@ -8,7 +8,7 @@ import pytest
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring import processed
 from prefect_parallel_run.monitoring.log_files import OVERVIEW, PROCESSED, PROGRESS, PROGRESS_HEADER, RunFiles
-from prefect_parallel_run.monitoring.watch import LogWatch
+from prefect_parallel_run.monitoring.watch import LogListener
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -113,7 +113,7 @@ def test_counts_and_overview_are_written_when_due(run):
 
 def test_overview_says_what_holds_a_run(run):
     """A limit or a pause; there is no time to go then."""
-    listener = LogWatch("score", logging.getLogger("test"))
+    listener = LogListener("score", logging.getLogger("test"))
     listener.began(run, Tally(planned=600), "")
 
     def text():
@@ -167,7 +167,7 @@ def test_unwritable_file_is_reported_once_and_abandoned(run):
 
 def test_listener_without_prefect_writes_the_files(run):
     """The command line resumes a run without Prefect."""
-    listener = LogWatch("score", logging.getLogger("test"))
+    listener = LogListener("score", logging.getLogger("test"))
     listener.closed("failed", "before it began")
     assert list(run.logs.iterdir()) == []
     listener.began(run, Tally(planned=6), "")

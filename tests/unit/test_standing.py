@@ -5,7 +5,7 @@ import pytest
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.bar import Style
 from prefect_parallel_run.monitoring.status import as_plain, look
-from prefect_parallel_run.monitoring.status_text import standing_line, standing_lines
+from prefect_parallel_run.monitoring.status_text import status_lines, status_summary
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
@@ -44,7 +44,7 @@ def test_time_to_go_is_beside_the_bar(run):
     """In 80 columns a long line wraps into a second row."""
     write_json(run.description, {"config": {"error_threshold": 100}})
     fail(run, "failed")
-    lines = standing_lines(look(run, NOW), NOW, 79, BAR)
+    lines = status_lines(look(run, NOW), NOW, 79, BAR)
     assert all(len(line) <= 79 for line in lines)
     assert lines[0].startswith("facts-78d693fc5b28-20261125T224333-80d950: running (process ")
     (bar,) = (line for line in lines if "━" in line)
@@ -56,15 +56,15 @@ def test_time_to_go_is_beside_the_bar(run):
     assert "latest result" in joined
     assert "2.0 mini-batches/s recently" in joined
     assert "1 failed attempt of 1 mini-batch: PIL.UnidentifiedImageError: cannot identify image file '/data" in joined
-    assert "54 s to go" in " ".join(standing_lines(look(run, NOW), NOW))
+    assert "54 s to go" in " ".join(status_lines(look(run, NOW), NOW))
 
 
 def test_status_names_the_limit_that_holds_the_run(run):
     """The executing process uses the same counts, pending attempts included; there is no time to go then."""
-    assert "on hold" not in standing_line(look(run, NOW))
+    assert "on hold" not in status_summary(look(run, NOW))
     fail(run, "waiting")
     status = look(run, NOW)
-    for text in (standing_line(status), *(line for line in standing_lines(status, NOW, 79, BAR) if "━" in line)):
+    for text in (status_summary(status), *(line for line in status_lines(status, NOW, 79, BAR) if "━" in line)):
         assert text.endswith("on hold: error_threshold 4 is near")
     plain = as_plain(status)
     assert plain["held"] == {"limit": "error_threshold", "allowed": 4, "actual": 20}
@@ -75,7 +75,7 @@ def test_status_names_the_limit_that_holds_the_run(run):
     with Ledger(run.ledger) as ledger:
         ledger.note(paused="1")
     assert as_plain(look(run, NOW))["remaining_seconds"] is None
-    assert "paused" in standing_line(look(run, NOW))
+    assert "paused" in status_summary(look(run, NOW))
 
 
 def test_status_near_the_end_says_what_it_waits_for(run):
@@ -85,7 +85,7 @@ def test_status_near_the_end_says_what_it_waits_for(run):
         ledger.commit((good._replace(mini_batch=number), "succeeded") for number in range(40, 149))
     status = look(run, NOW)
     expected = "149 of 150 mini-batches (99 %), 7.5 mini-batches/s recently, waiting for 1 mini-batch"
-    assert standing_line(status).endswith(expected)
+    assert status_summary(status).endswith(expected)
     assert (as_plain(status)["waits_for"], as_plain(status)["remaining_seconds"]) == (1, None)
 
 
@@ -100,7 +100,7 @@ def test_status_suggests_commands_for_an_exceeded_limit(tmp_path, run, threshold
     write_json(run.description, {"config": {"error_threshold": threshold}})
     with Ledger(run.ledger) as ledger:
         ledger.note(status="failed", reason="error_threshold exceeded: 20 failed items, 4 allowed")
-    lines = [line.strip() for line in standing_lines(look(run, NOW), NOW)]
+    lines = [line.strip() for line in status_lines(look(run, NOW), NOW)]
     program = "next: prefect-parallel-run"
     expected = [f"{program} failed {run.path}", *(f"{program} resume {run.path} {option}".strip() for option in options)]
     assert [line for line in lines if line.startswith("next")] == expected

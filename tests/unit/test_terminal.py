@@ -12,7 +12,7 @@ from prefect_parallel_run.monitoring.bar import Style, percent_bar, progress_lin
 from prefect_parallel_run.monitoring.progress import ProgressSnapshot
 from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, style_of
 from prefect_parallel_run.monitoring.terminal import RunView, _ViewUpdater, use_view, with_view
-from prefect_parallel_run.monitoring.watch import LogWatch
+from prefect_parallel_run.monitoring.watch import LogListener
 from prefect_parallel_run.node.settings import NodeFacts
 
 from ..terminal import Terminal
@@ -119,7 +119,7 @@ def test_view_and_listener_both_receive_all_events():
         "ended",
     ]
     assert with_view(listener) is listener
-    assert {name for name in vars(_ViewUpdater) if name[0] != "_"} <= set(dir(LogWatch)), "events that the view shows"
+    assert {name for name in vars(_ViewUpdater) if name[0] != "_"} <= set(dir(LogListener)), "events that the view shows"
 
 
 @pytest.fixture

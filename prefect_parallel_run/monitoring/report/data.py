@@ -20,9 +20,9 @@ from prefect_parallel_run.monitoring.report.locations import location_lines
 from prefect_parallel_run.monitoring.report.processes import KILLS, Process, read_processes
 from prefect_parallel_run.monitoring.report.samples import Progress, Resources, read_progress, read_resources
 from prefect_parallel_run.planning.plan import Plan, PlanSummary
-from prefect_parallel_run.runs.executions import Execution, config_in_force, drives
+from prefect_parallel_run.runs.executions import Execution, drives, effective_config
 from prefect_parallel_run.runs.failures import FailedMiniBatch, FailureCause, causes, failed_mini_batches
-from prefect_parallel_run.runs.ledger import Ledger, NotedOrder
+from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 
 _MAX_CAUSES, _MAX_FAILED, _MAX_SLOW = 20, 12, 10
@@ -94,7 +94,7 @@ class ReportData:
     status: str
     reason: str
     config: Mapping[str, Any]  #: in force at the end
-    commands: list[NotedOrder]
+    commands: list[RecordedCommand]
     executions: list[Execution]
     execution_count: int  #: some may lack a record
     tally: Tally
@@ -143,7 +143,7 @@ def collect(directory: RunDirectory, check_cancelled: CheckCancelled) -> ReportD
             directory=os.fspath(directory.path),
             run_id=directory.run_id,
             description=description,
-            config=config_in_force(metadata, description.get("config", {})),
+            config=effective_config(metadata, description.get("config", {})),
             commands=commands,
             status=_status(directory, metadata),
             reason=metadata.get("reason", ""),
@@ -178,7 +178,7 @@ def _timeline(
     directory: RunDirectory,
     ledger: Ledger,
     executions: list[Execution],
-    commands: list[NotedOrder],
+    commands: list[RecordedCommand],
     check_cancelled: CheckCancelled,
 ) -> Timeline | None:
     processes, has_all = read_processes(directory.logs, check_cancelled)

@@ -16,7 +16,7 @@ from prefect_parallel_run.monitoring.report.data import ReportData, SlowAttempt
 from prefect_parallel_run.monitoring.report.format import duration, moment, outcome, tick
 from prefect_parallel_run.monitoring.report.html import Html, el, join
 from prefect_parallel_run.monitoring.report.tables import code_lines, listing, pairs
-from prefect_parallel_run.runs.commands import in_words
+from prefect_parallel_run.runs.commands import describe_command
 from prefect_parallel_run.units import count, format_size
 
 _MAX_PATHS = 12
@@ -207,7 +207,7 @@ def _commands(report: ReportData) -> Html:
             number,
             moment(command.at) if command.at is not None else "",
             command.by or "",
-            el("code", in_words(command.what)),
+            el("code", describe_command(command.what)),
             command.answer if command.applied_at is not None else f"refused: {command.answer}",
         )
         for number, command in list(enumerate(report.commands, 1))[-_MAX_COMMANDS:]

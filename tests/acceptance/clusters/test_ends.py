@@ -58,10 +58,10 @@ class Run:
     def _do(self):
         from prefect_parallel_run.compute.scheduler import SchedulerTarget
         from prefect_parallel_run.execution.runner import run_step
-        from prefect_parallel_run.monitoring.watch import LogWatch
+        from prefect_parallel_run.monitoring.watch import LogListener
         from prefect_parallel_run.output.reduction import reduce
 
-        watch = LogWatch("test", logging.getLogger("test"))
+        watch = LogListener("test", logging.getLogger("test"))
         target = SchedulerTarget(self._target.address, allow_insecure=True)
         try:
             self._outcome.set_result(run_step(self._spec, target, watch, self._check_cancelled, reduce))

@@ -57,7 +57,7 @@ def main():
     from prefect_parallel_run import FileDataset, ParallelRunConfig
     from prefect_parallel_run.compute.local import LocalTarget
     from prefect_parallel_run.execution.runner import run_step
-    from prefect_parallel_run.monitoring.watch import LogWatch
+    from prefect_parallel_run.monitoring.watch import LogListener
     from prefect_parallel_run.output.reduction import reduce
     from prefect_parallel_run.planning.writing import normalise_inputs
     from prefect_parallel_run.runs.fingerprint import machine_key
@@ -90,7 +90,7 @@ def main():
         home=Path(log).parent,
         key=machine_key(Path(log).parent),
     )
-    result = run_step(spec, LocalTarget(), LogWatch("driven", logging.getLogger("driver")), lambda: None, reduce)
+    result = run_step(spec, LocalTarget(), LogListener("driven", logging.getLogger("driver")), lambda: None, reduce)
     print(json.dumps({"boundaries": next(passed) - 1, "result": result.model_dump()}))
 
 

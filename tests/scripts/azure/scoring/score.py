@@ -7,7 +7,7 @@ from pathlib import Path
 
 from azureml.core import Model
 
-from .helpers.text import in_words
+from .helpers.text import describe_command
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 
@@ -26,5 +26,5 @@ def init():
 
 def run(mini_batch):
     kinds = (mini_batch["petal_length"] >= model["border"]).astype(int)
-    mini_batch = mini_batch.assign(kind=[in_words(names, kind) for kind in kinds])
+    mini_batch = mini_batch.assign(kind=[describe_command(names, kind) for kind in kinds])
     return mini_batch[["number", "petal_length", "kind"]]

@@ -1,6 +1,6 @@
 """Words for numbers."""
 
 
-def in_words(names, number):
+def describe_command(names, number):
     """Return the name of a class."""
     return names[number % len(names)]
