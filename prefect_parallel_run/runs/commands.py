@@ -72,7 +72,7 @@ class Order:
         """Return the command that ``to_line`` wrote.
 
         Raises:
-            OrderRefusedError: The line is not a valid command.
+            CommandRejectedError: The line is not a valid command.
         """
         if len(line) > LONGEST:
             raise CommandRejectedError(f"expected a command of at most {LONGEST} bytes, got a longer line")

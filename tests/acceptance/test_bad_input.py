@@ -20,7 +20,7 @@ from prefect_parallel_run import (
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("no_run.py", r"no_run.py: it cannot be imported: .*has no function run"),
+        ("no_run.py", r"no_run.py: it cannot be imported: .*lacks a function run"),
         ("syntax_error.py", r"syntax_error.py: it cannot be imported: SyntaxError[\s\S]*line \d"),
         ("init_raises.py", r"init_raises.py: its init\(\) failed: [\s\S]*Traceback[\s\S]*init_raises.py"),
         ("import_exits.py", r"import_exits.py: its process never became ready: .*exited with status 7"),
@@ -137,7 +137,7 @@ def test_a_wrong_type_says_which(workshop):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["x"], "first is 'x'"),
+        (["x"], "as the first, got 'x'"),
         (["--run_max_try=3"], "--run_max_try is an option"),
         (["-a", "{inputs.no}"], "unknown placeholder"),
     ],

@@ -146,7 +146,7 @@ def bundle(tmp_path):
 
 
 def pieces(bundle):
-    """Arguments of take_bundle, but for the worker."""
+    """Arguments of receive_bundle, but for the worker."""
     data = bundle.path.read_bytes()
     half = len(data) // 2
     return [("token", bundle.sha256, 0, data[:half], False), ("token", bundle.sha256, half, data[half:], True)]

@@ -108,7 +108,7 @@ def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, dr
     assert main(["verify", str(controlled.run)]) == 0
     code, said = controlled.order("pause")
     assert code == 1
-    assert "no process executes it" in said["error"]["message"]
+    assert "already finished" in said["error"]["message"]
 
 
 def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(controlled, driver, workshop, monkeypatch):
