@@ -95,7 +95,7 @@ def test_arguments_that_count_nodes_are_refused(workshop):
     from prefect_parallel_run import ComputeTarget
 
     target = ComputeTarget(cluster_class="distributed.LocalCluster", cluster_kwargs={"n_workers": 3})
-    with pytest.raises(ValueError, match="node_count says how many nodes there are"):
+    with pytest.raises(ValueError, match="must not contain n_workers; set node_count instead"):
         workshop.step(compute_target=target)()
 
 

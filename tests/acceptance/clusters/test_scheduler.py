@@ -90,7 +90,7 @@ def test_fewer_nodes_than_asked(workshop, start_cluster, caplog):
     with caplog.at_level(logging.INFO):
         thread = threading.Thread(target=lambda: found.update(result=step()))
         thread.start()
-        wait_until(lambda: "1 of 2 nodes are there" in caplog.text)
+        wait_until(lambda: "starting with 1 of 2 nodes" in caplog.text)
         cluster.start_worker("late")
         wait_until(lambda: "node-1 opened" in caplog.text)
         gate.touch()
@@ -198,7 +198,7 @@ def test_a_worker_without_our_package_is_told_so(workshop, start_cluster, tmp_pa
         cluster = start_cluster("a")
         with cluster.client() as client:
             client.wait_for_workers(1)
-    with pytest.raises(ComputeTargetError, match="install the version of the flow process there"):
+    with pytest.raises(ComputeTargetError, match="install the flow process's version there"):
         workshop.step(compute_target=cluster.address, run_max_try=1)()
 
 

@@ -23,7 +23,7 @@ def test_jobs_that_wait_in_the_queue_are_not_waited_for_without_end(workshop, qu
     """Three nodes are asked for, the queue has two: those do everything, and the third job goes too."""
     with caplog.at_level(logging.INFO):
         result = workshop.step(compute_target=target, node_count=3, process_count_per_node=1, node_start_timeout=15)()
-    assert "2 of 3 nodes are there" in caplog.text
+    assert "starting with 2 of 3 nodes" in caplog.text
     assert result.rows == 100
     assert workshop.invocations() == [(number, 1) for number in range(10)]
     wait_until(lambda: not queue.jobs())
