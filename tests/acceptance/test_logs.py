@@ -75,7 +75,7 @@ def test_the_files_of_a_run_that_is_gone_on_with_agree_with_its_ledger(workshop)
     assert agree(logs.parent)
     overview = (logs / "job_progress_overview.txt").read_text()
     assert "status  succeeded\n" in overview
-    assert ", drive 2\n" in overview
+    assert ", execution 2\n" in overview
     for prefix in ("", "r2."):
         with (logs / f"{prefix}progress.csv").open(newline="") as file:
             assert int(list(csv.DictReader(file))[-1]["planned"]) == 10
