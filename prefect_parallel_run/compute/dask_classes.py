@@ -100,8 +100,7 @@ def _job_queue(nodes: int, slots: int | None, overrides: Mapping[str, Any]) -> C
 
 def _local_job_queue(nodes: int, slots: int | None, overrides: Mapping[str, Any]) -> ClusterArguments:
     """dask_jobqueue's own LocalCluster, which runs its jobs on this machine."""
-    host = _LOOPBACK
-    defaults = {"scheduler_options": {"host": host}, "worker_extra_args": ["--host", host], "cores": slots or 1}
+    defaults = {"scheduler_options": {"host": _LOOPBACK}, "worker_extra_args": ["--host", _LOOPBACK], "cores": slots or 1}
     return _job_queue(nodes, slots, _merged(defaults, overrides))
 
 

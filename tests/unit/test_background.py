@@ -9,6 +9,19 @@ from prefect_parallel_run._threads import Background
 _BOUND = 60  #: s, generous
 
 
+def until_cancelled(ended):
+    """Return work that runs until it is cancelled, and then sets *ended*."""
+
+    def work(check_cancelled):
+        try:
+            while not ended.wait(0.01):
+                check_cancelled()
+        finally:
+            ended.set()
+
+    return work
+
+
 def test_work_starts_with_start_or_the_first_wait():
     """Not when it is created."""
     ran = []
@@ -26,16 +39,9 @@ def test_ctrl_c_while_the_thread_starts_stops_the_work(monkeypatch):
         start(self)
         raise KeyboardInterrupt
 
-    def work(check_cancelled):
-        try:
-            while not ended.wait(0.01):
-                check_cancelled()
-        finally:
-            ended.set()
-
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Background("work", work).wait(lambda: None)
+        Background("work", until_cancelled(ended)).wait(lambda: None)
     assert ended.wait(_BOUND)
 
 
@@ -43,16 +49,9 @@ def test_an_error_of_check_cancelled_stops_the_work():
     """The waiting thread gets the error."""
     ended = threading.Event()
 
-    def work(check_cancelled):
-        try:
-            while not ended.wait(0.01):
-                check_cancelled()
-        finally:
-            ended.set()
-
     def refuse():
         raise LookupError
 
     with pytest.raises(LookupError):
-        Background("work", work).wait(refuse)
+        Background("work", until_cancelled(ended)).wait(refuse)
     assert ended.wait(_BOUND)
