@@ -1,7 +1,9 @@
 """Another user of the machine, who wants code of his own to run as somebody else.
 
 Reads a JSON object from standard input: ``user``, whose ports are wanted; ``ports``, which of them to attack; ``folder``, where
-code that runs makes a folder. Writes one: ``found``, the ports; ``answers``, what came of each attempt.
+code that runs makes a folder; ``protocols``, those to try; ``patience``, seconds to wait for a connection and for an answer,
+since what does not speak Dask's language at all may never answer.
+Writes one: ``found``, the ports; ``answers``, what came of each attempt.
 Started as root, it gives up all rights before it begins: an interpreter in another user's home could not be started without.
 """
 
@@ -19,7 +21,6 @@ from prefect_parallel_run.compute.certificates import new_credentials
 
 NOBODY = 65534
 LISTENS = "0A"
-PATIENCE = 10  #: s: what does not speak Dask's language at all may never answer
 OPERATIONS = ("run_function", "run")  #: of a scheduler, and of a worker
 
 
@@ -43,22 +44,23 @@ def ways():
     yield "tls", forged
 
 
-async def attempt(address, arguments, operation, folder):
+async def attempt(address, arguments, operation, folder, patience):
     words = {"function": dumps(os.mkdir), "args": dumps((folder,)), "kwargs": dumps({}), "wait": True}
     try:
-        async with rpc(address, connection_args=arguments, timeout=1) as server:
-            return repr(await asyncio.wait_for(getattr(server, operation)(**words), PATIENCE))
+        async with rpc(address, connection_args=arguments, timeout=patience) as server:
+            return repr(await asyncio.wait_for(getattr(server, operation)(**words), patience))
     except Exception as error:  # noqa: BLE001  whatever it is, it is told
         return f"refused: {type(error).__name__}: {error}"
 
 
-async def attack(ports, folder):
+async def attack(ports, folder, protocols, patience):
     attempts = {}
     for port in ports:
         for number, (protocol, arguments) in enumerate(ways()):
-            for operation in OPERATIONS:
+            for operation in OPERATIONS if protocol in protocols else ():
                 key = f"{port}.{number}.{operation}"
-                attempts[key] = attempt(f"{protocol}://127.0.0.1:{port}", arguments, operation, os.path.join(folder, key))
+                address = f"{protocol}://127.0.0.1:{port}"
+                attempts[key] = attempt(address, arguments, operation, os.path.join(folder, key), patience)
     return dict(zip(attempts, await asyncio.gather(*attempts.values()), strict=True))
 
 
@@ -68,5 +70,5 @@ if __name__ == "__main__":
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    found = sorted(set(ports_of(given["user"])))
-    json.dump({"found": found, "answers": asyncio.run(attack(given["ports"], given["folder"]))}, sys.stdout)
+    found = sorted(set(ports_of(given.pop("user"))))
+    json.dump({"found": found, "answers": asyncio.run(attack(**given))}, sys.stdout)

@@ -50,10 +50,10 @@ def port(address):
     return int(address.rpartition(":")[2])
 
 
-def attack(ports, folder):
+def attack(ports, folder, protocols, patience):
     """Have another user attack these ports; return what came of it, and the folders that code made as this user."""
     folder.mkdir()
-    given = {"user": os.getuid(), "ports": sorted(ports), "folder": str(folder)}
+    given = {"user": os.getuid(), "ports": sorted(ports), "folder": str(folder), "protocols": protocols, "patience": patience}
     done = subprocess.run(
         [sys.executable, str(STRANGER)], input=json.dumps(given), capture_output=True, text=True, check=False, timeout=300
     )
@@ -75,7 +75,7 @@ def test_another_user_finds_the_ports_and_is_refused(target, tmp_path):
         info = cluster.client.scheduler_info(n_workers=-1)
         ports = listening() - before
         assert ports >= {port(info["address"]), *map(port, info["workers"])}
-        answers, made = attack(ports, tmp_path / "made")
+        answers, made = attack(ports, tmp_path / "made", ["tcp", "tls"], patience=5)
     assert made == []
     assert all(answer.startswith("refused: ") for answer in answers.values()), answers
 
@@ -86,7 +86,7 @@ def test_the_same_attack_takes_over_a_plain_cluster(tmp_path):
     with ClassTarget(LOCAL_CLASS, {}, allow_insecure=True).open(REQUEST, threading.Event(), Future()) as cluster:
         info = cluster.client.scheduler_info(n_workers=-1)
         scheduler, *workers = [port(info["address"]), *map(port, info["workers"])]
-        _, made = attack({scheduler, *workers}, tmp_path / "made")
+        _, made = attack({scheduler, *workers}, tmp_path / "made", ["tcp"], patience=120)
     assert made == sorted([f"{scheduler}.0.run_function", *(f"{worker}.0.run" for worker in workers)])
 
 

@@ -123,7 +123,7 @@ def test_no_node_and_no_scheduler(workshop, start_cluster, tmp_path):
         ("tcp://192.0.2.7:8786", "is unencrypted and on another host; use tls:// or allow_insecure=True"),
         ("cpu-cluster", "compute_target: expected 'local', an address"),
         ("no_such_package.Cluster", "install the package that provides no_such_package"),
-        ("distributed.NoCluster", "distributed has no NoCluster"),
+        ("distributed.NoCluster", "module distributed has no attribute NoCluster"),
     ],
 )
 def test_targets_that_are_none(workshop, target, words):
