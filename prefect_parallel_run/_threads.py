@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from typing_extensions import Self
@@ -30,7 +31,8 @@ class Background(Generic[T]):
     def __init__(self, name: str, work: Callable[[Callable[[], None]], T]) -> None:
         self._cancelled = threading.Event()
         self._future: Future[T] = Future()
-        self._thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
+        run = partial(_run, lambda: work(self._check_cancelled), self._future)
+        self._thread = threading.Thread(target=run, name=name, daemon=True)
 
     def start(self) -> Self:
         """Start the work without waiting for it."""
@@ -68,25 +70,9 @@ class Background(Generic[T]):
         self._cancelled.set()
         wait_for([self._future], timeout=_STOP_TIMEOUT)
 
-    def _run(self, work: Callable[[Callable[[], None]], T]) -> None:
-        try:
-            self._future.set_result(work(self._check_cancelled))
-        except BaseException as error:  # noqa: BLE001  raised again in the waiting thread
-            self._future.set_exception(error)
-
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise Cancelled
-
-
-def chain_checks(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
-    """Return a cancellation check that calls both checks."""
-
-    def check_cancelled() -> None:
-        first()
-        second()
-
-    return check_cancelled
 
 
 class CallAbandonedError(Exception):
@@ -134,7 +120,17 @@ def call_with_timeout(
     return future.result()
 
 
-def _run(call: Callable[[], T], future: Future[T], undo: Callable[[T], Any]) -> None:
+def chain_checks(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    """Return a cancellation check that calls both checks."""
+
+    def check_cancelled() -> None:
+        first()
+        second()
+
+    return check_cancelled
+
+
+def _run(call: Callable[[], T], future: Future[T], undo: Callable[[T], Any] = lambda _: None) -> None:
     try:
         value = call()
     except BaseException as error:  # noqa: BLE001  passed to the caller through the future
