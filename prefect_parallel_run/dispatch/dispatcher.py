@@ -232,18 +232,9 @@ class Dispatcher:
         """Run the autoscaler."""
         if self._autoscaler is None or self._state.is_paused:  # idle nodes and waiting work say nothing about demand then
             return
-        state = self._state
-        released = self._autoscaler.step(
-            time.monotonic(),
-            backlog=state.backlog,
-            seconds=state.mean_seconds,
-            slots=state.slots,
-            nodes=len(self._nodes.addresses),
-            opening=self._nodes.opening,
-            idle=state.idle_nodes,
-        )
+        released = self._autoscaler.step(time.monotonic(), self._state.demand)
         for node in released:  # first, so that nothing more is sent there
-            self._carry_out(state.handle(NodeLeft(node), time.monotonic()))
+            self._carry_out(self._state.handle(NodeLeft(node), time.monotonic()))
         if released:
             addresses = [self._nodes.address_of(node) for node in released]
             self._nodes.release(released, lambda ended: self._fetch_logs(ended, time.monotonic() + _LOGS_TIMEOUT))

@@ -424,7 +424,7 @@ def test_an_idle_slot_gets_the_unstarted_rest_of_a_lease():
     assert given[0].start == stuck.start + 1
     done = state.handle(LeaseFinished(stuck.id, [receipt(stuck.start)], 1), 7.0)
     assert state.tally.succeeded == 100 - sum(lease.count for lease in state._accounting.leases.values()) - sum(
-        stop - start for start, stop, _ in state._returned
+        stop - start for start, stop, *_ in state._queue._returned
     )
     assert Finish not in kinds(done)
 
