@@ -415,7 +415,7 @@ def test_an_idle_slot_gets_the_unstarted_rest_of_a_lease():
             continue  # queued behind it
         receipts = [receipt(i, seconds=0.001) for i in range(lease.start, lease.stop)]
         todo += leases(state.handle(LeaseFinished(lease.id, receipts, 1), 1.0))
-    assert state.next_due == pytest.approx(1.1) or state.next_due is None
+    assert state.next_due == pytest.approx(1.1)
     asked = recalls(state.handle(Tick(), 5.0))
     assert asked == [(stuck.id, False)]
     assert recalls(state.handle(Tick(), 6.0)) == []  # recalled once, for the one idle slot
