@@ -41,6 +41,7 @@ LOCAL = "local"  #: the compute target that is this machine
 _DEFAULT_FILES = 10
 _DEFAULT_BYTES = 1 << 20
 _DEFAULT_FILE_NAME = "parallel_run_step.txt"
+_DEFAULT_FOR_NONE = {"run_max_try", "run_invocation_timeout", "logging_level", "environment_variables"}
 
 
 class ParallelRunConfig(FormModel):
@@ -243,11 +244,7 @@ class ParallelRunConfig(FormModel):
         """Use the default for fields that Azure allows to be None."""
         if not isinstance(values, dict):
             return values
-        return {
-            key: value
-            for key, value in values.items()
-            if not (value is None and key in ("logging_level", "environment_variables"))
-        }
+        return {key: value for key, value in values.items() if value is not None or key not in _DEFAULT_FOR_NONE}
 
     @field_validator("entry_script", "source_directory", mode="before")
     @classmethod

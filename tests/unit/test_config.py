@@ -80,6 +80,12 @@ def test_models_are_absolute_paths(script, tmp_path, monkeypatch):
     assert make(script, models=None).models == {}
 
 
+@pytest.mark.parametrize("field", ["run_max_try", "run_invocation_timeout", "logging_level", "environment_variables"])
+def test_none_means_the_default_where_azure_allows_it(script, field):
+    """Azure writes None for a field that is not set."""
+    assert make(script, **{field: None}) == make(script)
+
+
 def test_required_fields_are_required():
     """The error names every missing field."""
     with pytest.raises(ValidationError) as caught:
