@@ -80,6 +80,14 @@ def test_models_are_absolute_paths(script, tmp_path, monkeypatch):
     assert make(script, models=None).models == {}
 
 
+def test_partition_keys_may_be_json_in_a_string(script):
+    """A parameter of a flow or pipeline may hold only a string."""
+    assert make(script, partition_keys='["store", "day"]').partition_keys == ["store", "day"]
+    for text in ("store", '"store"', '["a", "a"]', "[]", '["a", 1]', '{"a": 1}', "[" * 100_000):
+        with pytest.raises(ValueError, match=r"partition_keys is .*; expected a list of one or more different key names"):
+            make(script, partition_keys=text)
+
+
 @pytest.mark.parametrize("field", ["run_max_try", "run_invocation_timeout", "logging_level", "environment_variables"])
 def test_none_means_the_default_where_azure_allows_it(script, field):
     """Azure writes None for a field that is not set."""
