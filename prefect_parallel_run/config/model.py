@@ -47,7 +47,7 @@ _DEFAULT_FOR_NONE = {"run_max_try", "run_invocation_timeout", "logging_level", "
 class ParallelRunConfig(FormModel):
     """How a step runs. The field names are those of Azure ML's ParallelRunConfig."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True, title="Settings")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     # In the order of the form: required fields, what a run does, its limits, its output, where it runs, and then fields that
     # are rarely changed. Source: CONTRACT.md 1.

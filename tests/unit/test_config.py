@@ -101,6 +101,17 @@ def test_required_fields_are_required():
     assert set(wrong_fields(caught.value)) == {"entry_script", "error_threshold", "output_action"}
 
 
+def test_an_error_names_the_model_as_python_knows_it(script):
+    """The labels of a form are no names in Python."""
+    for build, name in (
+        (lambda: make(script, node_count=0), "ParallelRunConfig"),
+        (lambda: Environment(python=3), "Environment"),
+        (lambda: ComputeTarget(address="h"), "ComputeTarget"),
+    ):
+        with pytest.raises(ValidationError, match=f"1 validation error for {name}\n"):
+            build()
+
+
 def test_one_error_names_every_wrong_field_and_value(script):
     """Fixing fields one error at a time would be tedious."""
     with pytest.raises(ValidationError) as caught:
