@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect_parallel_run.azureml.arguments import program_arguments
-from prefect_parallel_run.azureml.documents import Section
 from prefect_parallel_run.azureml.environment import job_environment
 from prefect_parallel_run.azureml.expressions import Input
 from prefect_parallel_run.azureml.findings import MigrationFindings
@@ -15,6 +14,7 @@ from prefect_parallel_run.azureml.references import References
 from prefect_parallel_run.azureml.step import source_variable
 from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.config.validation import parse_keys
+from prefect_parallel_run.config.yaml_reader import Section
 
 #: Fields of a job that are converted below or in other modules.
 _READ = {

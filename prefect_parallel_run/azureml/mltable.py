@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from prefect_parallel_run.azureml.documents import Section, read_document
 from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 from prefect_parallel_run.azureml.references import References, is_unresolved
 from prefect_parallel_run.azureml.schema import MLTABLE, READERS, TRANSFORMATIONS, refuse, similar_name, unknown
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.model import wrong_fields
+from prefect_parallel_run.config.yaml_reader import Section, read_document
 from prefect_parallel_run.datasets.base import Dataset, absolute
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.partition_format import PartitionFormat

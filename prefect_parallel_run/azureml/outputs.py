@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from prefect_parallel_run.azureml.documents import Section
 from prefect_parallel_run.azureml.expressions import EXPRESSION, expression
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.references import References, is_unresolved
 from prefect_parallel_run.child.storage import is_remote
+from prefect_parallel_run.config.yaml_reader import Section
 from prefect_parallel_run.datasets.base import absolute
 from prefect_parallel_run.paths import absolute_path
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from prefect_parallel_run.azureml.documents import Section
+from prefect_parallel_run.config.yaml_reader import Section
 
 #: Fields allowed in every job and component, whether or not they have an effect here.
 _DESCRIPTION = {

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.azureml.documents import Section, read_document
 from prefect_parallel_run.azureml.expressions import Data, Input, Values, bound_inputs, expression, merge_component
 from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 from prefect_parallel_run.azureml.job_fields import WHY_LEFT, WHY_SETTING_LEFT, job_fields
@@ -27,6 +26,7 @@ from prefect_parallel_run.azureml.schema import (
 from prefect_parallel_run.azureml.settings import FILE_NAME as SETTINGS_FILE
 from prefect_parallel_run.azureml.settings import source_settings
 from prefect_parallel_run.azureml.step import ImportedStep, step_name
+from prefect_parallel_run.config.yaml_reader import Section, read_document
 from prefect_parallel_run.datasets.base import absolute
 from prefect_parallel_run.units import parse_size
 

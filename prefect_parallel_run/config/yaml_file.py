@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from prefect_parallel_run.config.script_path import find_beside
-from prefect_parallel_run.config.yaml_nodes import UnreadableYamlError, compose
+from prefect_parallel_run.config.yaml_reader import UnreadableYamlError, compose
 
 if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig

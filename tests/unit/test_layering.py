@@ -51,7 +51,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "csv_options",
         "where",
         "script_path",
-        "yaml_nodes",
+        "yaml_reader",
         "yaml_file",
         "model",
     ],

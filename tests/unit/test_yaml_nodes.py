@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run import ParallelRunConfig
-from prefect_parallel_run.azureml.documents import read_document
 from prefect_parallel_run.config.yaml_file import value
-from prefect_parallel_run.config.yaml_nodes import UnreadableYamlError, compose
+from prefect_parallel_run.config.yaml_reader import UnreadableYamlError, compose, read_document
 
 NESTED = {
     "lists": lambda depth: "[" * depth + "]" * depth,
