@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.csv_options import csv_options
-from prefect_parallel_run.config.form_schema import FormModel
 from prefect_parallel_run.config.quoting import is_int, is_number, shown
 from prefect_parallel_run.config.script_path import find_script
 from prefect_parallel_run.config.validation import (

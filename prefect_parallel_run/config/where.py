@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from prefect_parallel_run.config.form_schema import FormModel
+from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.quoting import shown
 from prefect_parallel_run.config.validation import (
     ADDRESS,

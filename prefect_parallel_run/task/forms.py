@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Validat
 from pydantic_core import CoreSchema
 
 from prefect_parallel_run.compute.blocks import DaskComputeTarget
-from prefect_parallel_run.config.form_schema import FormModel
+from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.quoting import shown
 from prefect_parallel_run.config.where import ComputeTarget

@@ -47,7 +47,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
     "config": [
         "quoting",
         "validation",
-        "form_schema",
+        "base",
         "csv_options",
         "where",
         "script_path",
