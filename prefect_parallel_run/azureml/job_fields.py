@@ -11,9 +11,9 @@ from prefect_parallel_run.azureml.expressions import Input
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.outputs import Outputs
 from prefect_parallel_run.azureml.references import References
-from prefect_parallel_run.azureml.step import source_variable
 from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.config.validation import parse_keys
+from prefect_parallel_run.config.yaml_file import referenced_variable
 from prefect_parallel_run.config.yaml_reader import Section
 
 #: Fields of a job that are converted below or in other modules.
@@ -171,7 +171,7 @@ def _variables(section: Section, fields: dict[str, Any], findings: MigrationFind
 def report_variables(variables: Mapping[str, str], findings: MigrationFindings) -> None:
     """Record that the generated Python reads the values of these variables from the environment."""
     for name, text in variables.items():
-        source = source_variable(name, text)
+        source = referenced_variable(text) or name
         why = f"values are secrets, so they are not printed: set {source} before running the generated Python"
         findings.changed(f"environment_variables.{name}", None, f"the environment's {source}", why)
 

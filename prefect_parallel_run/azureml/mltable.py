@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 from prefect_parallel_run.azureml.references import References, is_unresolved
-from prefect_parallel_run.azureml.schema import MLTABLE, READERS, TRANSFORMATIONS, refuse, similar_name, unknown
+from prefect_parallel_run.azureml.schema import MLTABLE, READERS, TRANSFORMATIONS, refuse, unknown
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.config.model import wrong_fields
+from prefect_parallel_run.config.base import similar, wrong_fields
 from prefect_parallel_run.config.yaml_reader import Section, read_document
 from prefect_parallel_run.datasets.base import Dataset, absolute
 from prefect_parallel_run.datasets.files import FileDataset
@@ -179,7 +179,7 @@ def _unknown_in_steps(steps: Iterable[_Step]) -> Iterator[str]:
     """Yield a line for each transformation and each reader option that is unknown to Azure."""
     for step in steps:
         if step.name not in TRANSFORMATIONS:
-            yield f"{step.where}: unknown transformation {step.name!r}{similar_name(step.name, TRANSFORMATIONS)}"
+            yield f"{step.where}: unknown transformation {step.name!r}{similar(step.name, TRANSFORMATIONS)}"
         elif step.name in READERS and isinstance(step.value, Section):
             yield from unknown(step.value, READERS[step.name], f"{step.name}.")
 

@@ -1,4 +1,4 @@
-"""The JSON schema of a model as a form for people to fill in. Pure.
+"""What the configuration's models share: their schema as a form for people to fill in, and errors in plain words. Pure.
 
 Prefect's UI draws a form from the schema, and Prefect's server validates the submitted values with it. An optional field
 would become two tabs, one labelled "None"; here it is one field that may be left empty. If several types make tabs necessary,
@@ -7,13 +7,18 @@ None is the last tab, and the form opens with the first.
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, GetJsonSchemaHandler
+from pydantic import BaseModel, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 _NONE = "Default"  #: label of the tab for None
+_NAME = re.compile(r"\w+")
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class FormModel(BaseModel):
@@ -50,3 +55,54 @@ def make_optional(field: dict[str, Any]) -> None:
             field.setdefault(key, value)
     else:
         field["anyOf"] = [*types, {"type": "null", "title": _NONE}]
+
+
+def problems(error: ValidationError) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    """Yield path and message of each error; a message contains no values except those that a validator of ours shows."""
+    for part in error.errors(include_url=False, include_input=False, include_context=False):
+        is_missing = part["type"] == "missing"
+        yield part["loc"], f"{part['loc'][-1]} is missing" if is_missing else part["msg"].removeprefix("Value error, ")
+
+
+def wrong_fields(error: ValidationError) -> dict[str, str]:
+    """Return the messages of a ValidationError by field name; errors about several fields have an empty name."""
+    return {str(path[0]) if path else "": message for path, message in problems(error)}
+
+
+def build(kind: type[Model], values: Mapping[str, Any], locations: Mapping[str, str], root: str) -> Model:
+    """Return the model of *values*.
+
+    Args:
+        kind: Class of the model.
+        values: Values by field.
+        locations: Source location of each value, for errors.
+        root: Location for a missing field.
+
+    Raises:
+        ValueError: A value is invalid, or a field is unknown or missing; the error names the location and the field.
+    """
+    known = kind.model_fields
+    unknown = [f"{locations[key]}: unknown field {key!r}{similar(key, known)}" for key in values if key not in known]
+    if unknown:
+        raise ValueError("\n".join(unknown))
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        messages = []
+        for path, message in problems(error):
+            names = _NAME.findall(message)
+            # An error about several fields has no field of its own: it is located at the first one that it names.
+            field = str(path[0]) if path else next((name for name in names if name in locations), "")
+            is_named = not path or names[:1] == [field]
+            messages.append(f"{locations.get(field, root)}: {message if is_named else f'{field}: {message}'}")
+        raise ValueError("\n".join(messages)) from None
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the most similar name, or an empty string.
+
+    >>> similar("node_cuont", ["node_count", "min_nodes"])
+    '; did you mean node_count?'
+    """
+    close = difflib.get_close_matches(name, sorted(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -36,6 +34,7 @@ from prefect_parallel_run.config.validation import (
     word,
 )
 from prefect_parallel_run.config.where import ComputeTarget, Environment
+from prefect_parallel_run.config.yaml_file import load, save
 
 LOCAL = "local"  #: the compute target that is this machine
 _DEFAULT_FILES = 10
@@ -321,9 +320,7 @@ class ParallelRunConfig(FormModel):
         Values of ``environment_variables`` are secrets and are not written: the file holds a reference ``${NAME}`` for each,
         which ``load_yaml`` resolves from the environment of the loading process.
         """
-        from prefect_parallel_run.config.yaml_file import save  # noqa: PLC0415  validation does not need yaml
-
-        save(self, Path(path))
+        save(Path(path), self.model_dump(mode="json", exclude_defaults=True))
 
     @classmethod
     def load_yaml(cls, *arguments: Any) -> ParallelRunConfig:
@@ -332,13 +329,6 @@ class ParallelRunConfig(FormModel):
         Raises:
             ValueError: The file is not a configuration; the error names file, line and field.
         """
-        from prefect_parallel_run.config.yaml_file import load  # noqa: PLC0415  validation does not need yaml
-
         if not 1 <= len(arguments) <= 2:
             raise TypeError("load_yaml takes a path, or a workspace and a path")
         return load(cls, Path(arguments[-1]))
-
-
-def wrong_fields(error: ValidationError) -> dict[str, str]:
-    """Return the messages of a ValidationError by field name; errors about several fields have an empty name."""
-    return {str(part["loc"][0]) if part["loc"] else "": part["msg"] for part in json.loads(error.json(include_url=False))}

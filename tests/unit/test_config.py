@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prefect_parallel_run.config.model import ParallelRunConfig, wrong_fields
+from prefect_parallel_run.config.base import wrong_fields
+from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import ComputeTarget, Environment
 from prefect_parallel_run.units import format_size, parse_size
 
