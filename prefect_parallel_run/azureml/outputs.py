@@ -13,7 +13,7 @@ from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.references import References, is_unresolved
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.datasets.base import absolute
-from prefect_parallel_run.paths import absolute_path
+from prefect_parallel_run.storage.paths import absolute_path
 
 
 @dataclass(slots=True)

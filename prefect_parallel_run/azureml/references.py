@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.datasets.base import absolute
-from prefect_parallel_run.paths import absolute_path
+from prefect_parallel_run.storage.paths import absolute_path
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NAME = re.compile(r"azureml:[^/]")

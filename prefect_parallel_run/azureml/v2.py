@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prefect_parallel_run._units import parse_size
 from prefect_parallel_run.azureml.documents import Section, read_document
 from prefect_parallel_run.azureml.expressions import Data, Input, Values, bound_inputs, expression, merge_component
 from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
@@ -28,7 +29,6 @@ from prefect_parallel_run.azureml.settings import FILE_NAME as SETTINGS_FILE
 from prefect_parallel_run.azureml.settings import source_settings
 from prefect_parallel_run.azureml.step import ImportedStep, step_name
 from prefect_parallel_run.datasets.base import absolute
-from prefect_parallel_run.units import parse_size
 
 _WITH_UNIT = re.compile(r"[0-9]+[KMG]B", re.IGNORECASE)
 _READ = {"$schema", "type", "name", "jobs", "inputs", "outputs", "settings", "description"}

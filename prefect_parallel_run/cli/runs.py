@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from prefect_parallel_run._units import count
 from prefect_parallel_run.cli._exit_codes import Exit
 from prefect_parallel_run.cli._output import emit, emit_json
 from prefect_parallel_run.cli._run_argument import add_json
 from prefect_parallel_run.errors import InputError, ParallelRunError
-from prefect_parallel_run.units import count
 
 _COLUMNS = ("status", "created", "mini_batches", "failed_items", "run")
 

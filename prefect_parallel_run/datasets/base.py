@@ -16,8 +16,8 @@ from typing_extensions import Self
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import PlannedBatch
-from prefect_parallel_run.paths import absolute_path
 from prefect_parallel_run.storage.listing import Listing
+from prefect_parallel_run.storage.paths import absolute_path
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

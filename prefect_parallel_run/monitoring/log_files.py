@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from prefect_parallel_run._backoff import BackoffTimer
+from prefect_parallel_run._rate_limit import BackoffTimer
 from prefect_parallel_run.models import Receipt, Tally, execution_prefix
 from prefect_parallel_run.monitoring import processed
 from prefect_parallel_run.monitoring.overview import CauseCounts, NodeCounts, Overview
