@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from prefect_parallel_run._atomic import AtomicFile
 from prefect_parallel_run.config.script_path import find_beside
 from prefect_parallel_run.config.yaml_nodes import UnreadableYamlError, compose
 
@@ -64,9 +65,8 @@ def save(config: ParallelRunConfig, path: Path) -> None:
     if variables:
         values["environment_variables"] = variables
     text = yaml.safe_dump({_ROOT: values}, sort_keys=False, allow_unicode=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with AtomicFile(path, token=str(os.getpid())) as file:
+        file.write(text.encode())
 
 
 def load(

@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.errors import InputError, OutputError
+from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.planning.plan import SCHEMA, SUMMARY, Group, PlanSummary, content
 from prefect_parallel_run.storage.listing import Listing
@@ -141,7 +142,6 @@ class PlanWriter:
 
     def __init__(self, path: Path, grown: Callable[[Group], None] = lambda _: None) -> None:
         self._path, self._grown = path, grown
-        self._temporary = path.with_name(f".{path.name}.tmp")
         self._hash = hashlib.sha256()
         self._group = Group([], [], [], [])
         self._group_bytes = self._reported = 0
@@ -150,12 +150,10 @@ class PlanWriter:
         self._is_closed = True
 
     def __enter__(self) -> PlanWriter:
-        try:
-            self._file = self._temporary.open("wb")
-        except OSError as error:
-            raise self._write_error(error) from error
+        with wrap_disk_errors(self._path):
+            self._target = AtomicFile(self._path, sync=True)
         self._writer = pq.ParquetWriter(
-            self._file,
+            self._target.file,
             SCHEMA,
             compression="zstd",
             use_dictionary=["input"],  # work strings are all different
@@ -169,15 +167,11 @@ class PlanWriter:
         with self._lock, suppress(OSError):  # already closed, or a full disk; must not hide the first error
             self._is_closed = True
             self._writer.close()
-            self._file.close()
             del self._writer  # it keeps the metadata of every group
-        with suppress(OSError):
-            self._temporary.unlink()
-        if isinstance(error, OSError):
-            raise self._write_error(error) from error
-
-    def _write_error(self, error: OSError) -> OutputError:
-        return OutputError(str(self._path), f"cannot be written: {error.strerror or error}")
+        self._target.discard()
+        with wrap_disk_errors(self._path):
+            if isinstance(error, OSError):
+                raise error
 
     def add(self, name: str, cut: PlannedBatch) -> None:
         """Append a mini-batch."""
@@ -205,9 +199,7 @@ class PlanWriter:
         summary = PlanSummary(self._count, self.items, self._size, self._hash.hexdigest(), kind, inputs, notes)
         self._writer.add_key_value_metadata({SUMMARY: json.dumps(summary._asdict()).encode()})
         self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._temporary.replace(self._path)
+        self._target.commit()
         return summary
 
     def _report(self) -> None:

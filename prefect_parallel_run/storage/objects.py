@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from prefect_parallel_run.child.storage import is_remote, open_file, store_of, version_in
 from prefect_parallel_run.errors import OutputError
@@ -158,11 +158,18 @@ def facts(url: str) -> tuple[int, str]:
 
 def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file or object."""
-    total = hashlib.sha256()
     with open_file(str(path)) as file:
-        while block := file.read(_BLOCK):
-            total.update(block)
-    return total.hexdigest()
+        return sha256_of(file)
+
+
+def sha256_of(file: IO[bytes], check_cancelled: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256 of an open file, which stands at its end afterwards; *check_cancelled* is called between blocks."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(_BLOCK):
+        digest.update(block)
+        check_cancelled()
+    return digest.hexdigest()
 
 
 def size_of(path: str) -> int | None:

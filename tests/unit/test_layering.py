@@ -18,6 +18,8 @@ PACKAGE = Path(prefect_parallel_run.__file__).parent
 ORDER = [
     "errors",
     "_units",
+    "_atomic",
+    "_locks",
     "_threads",
     "models",
     "_rate_limit",
