@@ -12,9 +12,14 @@ from typing import Any, Generic, TypeVar
 from typing_extensions import Self
 
 T = TypeVar("T")
+CheckCancelled = Callable[[], None]  #: called regularly during long work; raises when the work is to stop
 _POLL_INTERVAL = 0.1  #: s between two cancellation checks of the waiting thread
 _STOP_TIMEOUT = 5.0  #: s for the work to notice that it was cancelled
 _NEVER = threading.Event()
+
+
+def never_cancelled() -> None:
+    """Let the work run to its end; the default ``check_cancelled``."""
 
 
 class Cancelled(BaseException):
@@ -27,10 +32,10 @@ class Background(Generic[T]):
     *work* receives a callback to call regularly, which raises ``Cancelled`` when the result is no longer needed.
     """
 
-    def __init__(self, name: str, work: Callable[[Callable[[], None]], T]) -> None:
+    def __init__(self, name: str, work: Callable[[CheckCancelled], T]) -> None:
         self._cancelled = threading.Event()
         self._future: Future[T] = Future()
-        self._thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
+        self._thread = _thread(name, lambda: work(self._check_cancelled), self._future)
 
     def start(self) -> Self:
         """Start the work without waiting for it."""
@@ -48,7 +53,7 @@ class Background(Generic[T]):
         self._future.result()
         return True
 
-    def wait(self, check_cancelled: Callable[[], None]) -> T:
+    def wait(self, check_cancelled: CheckCancelled = never_cancelled) -> T:
         """Return the result of the work; it stops when *check_cancelled*, called meanwhile, raises, or on Ctrl-C.
 
         Work that was not started yet starts here, where Ctrl-C cannot leave it running.
@@ -68,18 +73,12 @@ class Background(Generic[T]):
         self._cancelled.set()
         wait_for([self._future], timeout=_STOP_TIMEOUT)
 
-    def _run(self, work: Callable[[Callable[[], None]], T]) -> None:
-        try:
-            self._future.set_result(work(self._check_cancelled))
-        except BaseException as error:  # noqa: BLE001  raised again in the waiting thread
-            self._future.set_exception(error)
-
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise Cancelled
 
 
-def chain_checks(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+def chain_checks(first: CheckCancelled, second: CheckCancelled) -> CheckCancelled:
     """Return a cancellation check that calls both checks."""
 
     def check_cancelled() -> None:
@@ -93,13 +92,13 @@ class CallAbandonedError(Exception):
     """A call has timed out or was cancelled; the argument says which."""
 
 
-def begin(call: Callable[[], T], undo: Callable[[T], Any] = lambda _: None) -> Future[T]:
+def begin(call: Callable[[], T], undo: Callable[[T], Any] = lambda _: None, *, name: str = "call-that-may-hang") -> Future[T]:
     """Start *call* on a daemon thread, which can be left behind if it never returns; return a future of its result.
 
     If the future is cancelled, the thread passes the result of *call* to *undo*.
     """
     future: Future[T] = Future()
-    threading.Thread(target=_run, args=(call, future, undo), name="call-that-may-hang", daemon=True).start()
+    _thread(name, call, future, undo).start()
     return future
 
 
@@ -132,6 +131,10 @@ def call_with_timeout(
         if time.monotonic() >= deadline and future.cancel():  # else it has just returned
             raise CallAbandonedError("cancelled" if cancelled.is_set() else f"no answer within {timeout:g} s")
     return future.result()
+
+
+def _thread(name: str, call: Callable[[], T], future: Future[T], undo: Callable[[T], Any] = lambda _: None) -> threading.Thread:
+    return threading.Thread(target=_run, args=(call, future, undo), name=name, daemon=True)
 
 
 def _run(call: Callable[[], T], future: Future[T], undo: Callable[[T], Any]) -> None:

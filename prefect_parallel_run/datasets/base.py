@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import PlannedBatch
@@ -47,7 +48,7 @@ class Dataset(BaseModel):
         """Return the modules outside the standard library that a process needs to read the items."""
         return ()
 
-    def listing(self, check_cancelled: Callable[[], None] = lambda: None) -> Listing:
+    def listing(self, check_cancelled: CheckCancelled = never_cancelled) -> Listing:
         """Return the files that the paths expand to; *check_cancelled* is called periodically while they are listed."""
         return Listing(self.paths, check_cancelled, of_table=self.kind == "tabular")
 

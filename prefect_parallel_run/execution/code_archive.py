@@ -11,13 +11,13 @@ import stat
 import uuid
 import zipfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from prefect_parallel_run._atomic import AtomicFile
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.runs.fingerprint import source_tree
@@ -46,7 +46,7 @@ class _ChangedError(Exception):
     """The tree changed after it was listed; the argument is a path in it."""
 
 
-def make_bundle(config: ParallelRunConfig, folder: Path, check_cancelled: Callable[[], None] = lambda: None) -> Bundle:
+def make_bundle(config: ParallelRunConfig, folder: Path, check_cancelled: CheckCancelled = never_cancelled) -> Bundle:
     """Write the script's code to ``bundle-<sha256>.zip`` in *folder* and return the bundle.
 
     Args:
@@ -68,7 +68,7 @@ def make_bundle(config: ParallelRunConfig, folder: Path, check_cancelled: Callab
     raise ValueError(f"{_CODE} changed while it was read: {changed}; {_ADVICE}")
 
 
-def _write_bundle(tree: SourceTree, folder: Path, check_cancelled: Callable[[], None]) -> Bundle:
+def _write_bundle(tree: SourceTree, folder: Path, check_cancelled: CheckCancelled) -> Bundle:
     """Write the bundle; raises _ChangedError when the tree changes meanwhile."""
     files = _files(tree)
     try:
@@ -121,7 +121,7 @@ def _check_size(files: list[SourceFile]) -> None:
         raise ValueError(f"{_CODE} has more than {MOST_FILES} files; most of them are in {largest}; {_ADVICE}")
 
 
-def _add_file(archive: zipfile.ZipFile, file: SourceFile, check_cancelled: Callable[[], None]) -> None:
+def _add_file(archive: zipfile.ZipFile, file: SourceFile, check_cancelled: CheckCancelled) -> None:
     member = zipfile.ZipInfo(file.name, _EPOCH)
     member.compress_type = zipfile.ZIP_DEFLATED
     member.create_system = 3  # Unix, so that permissions are kept

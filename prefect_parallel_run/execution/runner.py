@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from prefect_parallel_run._threads import Background, Cancelled, chain_checks
+from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, chain_checks
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.errors import (
     EntryScriptError,
@@ -53,7 +53,7 @@ def run_step(
     spec: StepSpec,
     target: Target,
     listener: RunListener,
-    check_cancelled: Callable[[], None],
+    check_cancelled: CheckCancelled,
     reduce: Callable[[Reduction], dict[str, Any]],
     resume_request: ResumeRequest | None = None,
     existing_runs: ExistingRuns | None = None,
@@ -145,7 +145,7 @@ def _delete_empty_run(directory: RunDirectory, mirror: RunMirror | None, stack: 
         stack.callback(mirror.discard)
 
 
-def _complete_copy(mirror: RunMirror, directory: RunDirectory, check_cancelled: Callable[[], None], stack: ExitStack) -> None:
+def _complete_copy(mirror: RunMirror, directory: RunDirectory, check_cancelled: CheckCancelled, stack: ExitStack) -> None:
     """Complete the remote copy of a finished run, and delete the local one on exit."""
     Background("mirror", mirror.finish).wait(check_cancelled)
     stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
@@ -168,10 +168,10 @@ def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) ->
     return execution
 
 
-def _report(directory: RunDirectory, listener: RunListener, check_cancelled: Callable[[], None]) -> None:
+def _report(directory: RunDirectory, listener: RunListener, check_cancelled: CheckCancelled) -> None:
     """Write report.html; a failure is only a warning."""
 
-    def work(check_cancelled: Callable[[], None]) -> str:
+    def work(check_cancelled: CheckCancelled) -> str:
         try:
             write_report(directory, check_cancelled=check_cancelled)
         except Exception as error:  # noqa: BLE001  any error becomes a warning; the run keeps its own outcome
@@ -198,7 +198,7 @@ def _report_in_time(directory: RunDirectory, listener: RunListener, seconds: flo
 
 
 def _reduction(
-    spec: StepSpec, selection: RunSelection, ledger: Ledger, listener: RunListener, check_cancelled: Callable[[], None]
+    spec: StepSpec, selection: RunSelection, ledger: Ledger, listener: RunListener, check_cancelled: CheckCancelled
 ) -> Reduction:
     """Return the task of the final reduction, after the inputs were verified."""
     if selection.check is not None:

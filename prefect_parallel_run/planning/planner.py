@@ -38,7 +38,7 @@ class Planner:
 
     def summary(self) -> PlanSummary:
         """Wait for the end of planning and return the summary."""
-        return self._work.wait(lambda: None)
+        return self._work.wait()
 
     def take(self) -> list[list[int]]:
         """Return the numbers of items of the mini-batches planned since the last call, in order, one list per group."""

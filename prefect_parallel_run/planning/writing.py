@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.errors import InputError
@@ -74,7 +75,7 @@ class Planning:
     ) -> None:
         self._datasets, self._size, self._keys, self._store = datasets, mini_batch_size, partition_keys, store
 
-    def write(self, writer: PlanWriter, check_cancelled: Callable[[], None] = lambda: None) -> PlanSummary:
+    def write(self, writer: PlanWriter, check_cancelled: CheckCancelled = never_cancelled) -> PlanSummary:
         """Write the plan, all or nothing; memory stays flat.
 
         Args:
@@ -91,7 +92,7 @@ class Planning:
             return writer.finish(self._datasets[0].kind, _together(listings), tuple(notes))
 
     def _add(
-        self, dataset: Dataset, writer: PlanWriter, check_cancelled: Callable[[], None], warn: Callable[[str], None]
+        self, dataset: Dataset, writer: PlanWriter, check_cancelled: CheckCancelled, warn: Callable[[str], None]
     ) -> Listing:
         before, listing = writer.items, dataset.listing(check_cancelled)
         if self._keys is None:
@@ -114,13 +115,13 @@ def write_plan(
     path: Path,
     partition_keys: Sequence[str] | None = None,
     store: Path | None = None,
-    check_cancelled: Callable[[], None] = lambda: None,
+    check_cancelled: CheckCancelled = never_cancelled,
 ) -> PlanSummary:
     """Write the plan of *datasets* to *path*; see Planning for the arguments. *store* is the plan's folder by default."""
     return Planning(datasets, mini_batch_size, partition_keys, store or path.parent).write(PlanWriter(path), check_cancelled)
 
 
-def inputs_sha256(datasets: Sequence[Dataset], check_cancelled: Callable[[], None] = lambda: None) -> str:
+def inputs_sha256(datasets: Sequence[Dataset], check_cancelled: CheckCancelled = never_cancelled) -> str:
     """Return a hash of path, size and version of all files of *datasets*; equals a plan's inputs_sha256 if nothing changed."""
     listings = [dataset.listing(check_cancelled) for dataset in datasets]
     for listing in listings:

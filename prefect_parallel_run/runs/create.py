@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run._atomic import wrap_disk_errors
-from prefect_parallel_run._threads import Background
+from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.planning.writing import PlanWriter
@@ -19,8 +18,6 @@ from prefect_parallel_run.runs.fingerprint import digest, with_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, check_home, write_json
 from prefect_parallel_run.runs.spec import StepSpec
-
-CheckCancelled = Callable[[], None]
 
 
 def name_prefix(spec: StepSpec, now: dict[str, Any]) -> str:

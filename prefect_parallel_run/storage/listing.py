@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.folders import OWN_FOLDER, ListedFile, files_below, folders_below
@@ -33,7 +34,7 @@ class Listing:
     """
 
     def __init__(
-        self, paths: Sequence[str], check_cancelled: Callable[[], None] = lambda: None, *, of_table: bool = False
+        self, paths: Sequence[str], check_cancelled: CheckCancelled = never_cancelled, *, of_table: bool = False
     ) -> None:
         self._paths, self._check_cancelled, self._list = paths, check_cancelled, list_table_files if of_table else list_files
         self.sha256 = ""  #: hash of path, size and version of every file, in order; from the latest complete iteration

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 def write_report(
-    directory: RunDirectory, output: Path | None = None, check_cancelled: Callable[[], None] = lambda: None
+    directory: RunDirectory, output: Path | None = None, check_cancelled: CheckCancelled = never_cancelled
 ) -> Path:
     """Write the report of a run atomically and return its path.
 
