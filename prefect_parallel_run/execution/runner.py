@@ -41,9 +41,10 @@ from prefect_parallel_run.runs.resolve import (
     has_existing_runs,
     resume_run,
 )
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, parse_json, read_json, runs_below
+from prefect_parallel_run.runs.run_directory import RunDirectory, parse_json, read_json, runs_below
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.objects import names_below, read, size_of
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _REPORT_IF_FAILED = 20.0  #: s to write the report of a run that failed
 _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the user does not want to wait
@@ -244,7 +245,7 @@ def _receipts(spec: StepSpec) -> Iterator[tuple[str, dict[str, Any]]]:
             if directory.receipt.exists():
                 yield directory.run_id, read_json(directory.receipt)
         return
-    copies = f"{spec.store}/{FOLDER}"
+    copies = f"{spec.store}/{RUNS_FOLDER}"
     for name in sorted(names_below(copies), key=lambda name: name.rsplit("-", 2)[1:], reverse=True):  # by time
         url = f"{copies}/{name}receipt.json"
         with suppress(FileNotFoundError):  # not finished

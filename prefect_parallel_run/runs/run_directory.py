@@ -18,10 +18,10 @@ from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
 from prefect_parallel_run._locks import open_lock, try_lock
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import NoRunError, PrefectHomeError, RunFileError, RunLockedError
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _LOCK_ATTEMPTS, _LOCK_DELAY = 5, 0.02  #: s between attempts: another process may hold the lock just to read its owner
 _CHECKSUM = "checksum"  #: key in a JSON file: SHA-256 of all other keys
-FOLDER = "_parallel_run"  #: beside the result, holds the run directories
 
 
 def workplace(output: str | None, home: Path) -> Path:
@@ -42,8 +42,8 @@ def local_run_path(location: str) -> Path:
     """Return the local path of a run directory given as a path or URL; it need not exist."""
     if not is_remote(location):
         return Path(location).absolute()
-    output, _, run_id = location.rstrip("/").rpartition(f"/{FOLDER}/")
-    return workplace(output, prefect_home()) / FOLDER / run_id
+    output, _, run_id = location.rstrip("/").rpartition(f"/{RUNS_FOLDER}/")
+    return workplace(output, prefect_home()) / RUNS_FOLDER / run_id
 
 
 def prefect_home() -> Path:

@@ -15,7 +15,8 @@ from itertools import islice
 from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.storage.folders import OWN_FOLDER, ListedFile, files_below, folders_below
+from prefect_parallel_run.storage.folders import ListedFile, files_below, folders_below
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 from prefect_parallel_run.storage.remote_listing import list_store
 
 _NO_DATA = ("_", ".")  #: first characters of files and folders that contain no data of a table
@@ -154,7 +155,7 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _is_input(path: str) -> bool:
-    return os.path.isfile(path) and f"{os.sep}{OWN_FOLDER}{os.sep}" not in path
+    return os.path.isfile(path) and f"{os.sep}{RUNS_FOLDER}{os.sep}" not in path
 
 
 def _stat(path: str) -> ListedFile:
