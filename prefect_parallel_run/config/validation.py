@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, ValidationInfo
 
+from prefect_parallel_run._units import parse_size
 from prefect_parallel_run.config.quoting import is_int, shown
-from prefect_parallel_run.units import parse_size
 
 _FORBIDDEN = r'~"#%&*:<>?/\\{|}\x00-\x1f\x7f'
 _FORBIDDEN_IN_FILE_NAMES = re.compile(f"[{_FORBIDDEN}]")

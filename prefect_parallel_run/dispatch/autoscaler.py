@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
-from prefect_parallel_run.compute.bounded import begin
+from prefect_parallel_run._threads import begin
 from prefect_parallel_run.dispatch.node_count import IDLE_SECONDS, NodeBounds, nodes_wanted
 
 _STEP_INTERVAL = 1.0  #: s between two steps

@@ -12,6 +12,7 @@ from typing import Any
 
 from distributed import Client
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.dispatch.events import Event, NodeJoined, NodeLeft, NodesOpening, Tick
 from prefect_parallel_run.dispatch.node_setup import GONE, NodeSetup, NodeSetups, ReadyNode, RemoteSetup
 from prefect_parallel_run.dispatch.observer import Observer
@@ -54,7 +55,7 @@ class NodePool:
         settings: NodeSettings,
         max_nodes: int,
         observer: Observer,
-        check_cancelled: Callable[[], None],
+        check_cancelled: CheckCancelled,
         discard: Callable[[str], None],
         report: Callable[[Event], None],
         prepared: int = 0,

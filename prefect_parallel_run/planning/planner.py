@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from prefect_parallel_run._atomic import wrap_disk_errors
 from prefect_parallel_run._threads import Background
-from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.planning.plan import Group, PlanSummary
 from prefect_parallel_run.planning.spool import Spool
 from prefect_parallel_run.planning.writing import Planning, PlanWriter
@@ -38,16 +38,14 @@ class Planner:
 
     def summary(self) -> PlanSummary:
         """Wait for the end of planning and return the summary."""
-        return self._work.wait(lambda: None)
+        return self._work.wait()
 
     def take(self) -> list[list[int]]:
         """Return the numbers of items of the mini-batches planned since the last call, in order, one list per group."""
         if time.monotonic() >= self._next_flush:
             self._next_flush = time.monotonic() + _FLUSH_EVERY
-            try:
+            with wrap_disk_errors(self._path.parent):
                 self._writer.flush()
-            except OSError as error:
-                raise OutputError(str(self._path.parent), f"cannot be written: {error.strerror or error}") from error
         groups = []
         while not self._new.empty():
             groups.append(self._new.get())
