@@ -174,6 +174,29 @@ class Child:
             os.kill(self.pid, number)
 
 
+def describe_exit(status: int) -> str:
+    """Describe an exit status.
+
+    >>> describe_exit(3), describe_exit(-9)
+    ('exited with status 3', 'was killed by SIGKILL')
+    """
+    return f"was killed by {death_name(status)}" if status < 0 else f"exited with status {status}"
+
+
+def death_name(status: int) -> str:
+    """Return the short name of an exit status or of the signal behind it.
+
+    >>> death_name(3), death_name(-9)
+    ('exit status 3', 'SIGKILL')
+    """
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
 class _Pipes:
     """The descriptors between a slot and its child; the child's ends are closed here once it has inherited them."""
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prefect_parallel_run._backoff import BackoffTimer
-from prefect_parallel_run.node.child_startup import describe_exit
+from prefect_parallel_run.node.child_process import describe_exit
 from prefect_parallel_run.node.log_files import LogFiles
 from prefect_parallel_run.node.process_log import ProcessLog
 from prefect_parallel_run.node.resource_usage import HEADER, Machine

@@ -12,8 +12,8 @@ from prefect_parallel_run.child.failure import fingerprint
 from prefect_parallel_run.child.retry import STOP
 from prefect_parallel_run.child.shared_memory import IDLE
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.node.child_process import Child
-from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure, death_name, describe_exit
+from prefect_parallel_run.node.child_process import Child, death_name, describe_exit
+from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure
 from prefect_parallel_run.node.process_log import ProcessRecord
 from prefect_parallel_run.node.recall import RecallRequest
 from prefect_parallel_run.node.settings import NodeSettings
