@@ -12,7 +12,7 @@ import time
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.node.child_process import Child, describe_exit
-from prefect_parallel_run.node.process_log import ProcessLog, ProcessRecord
+from prefect_parallel_run.node.node_log import ProcessLog, ProcessRecord
 from prefect_parallel_run.node.settings import NodeSettings
 
 IMPORTING, WAITING, IN_INIT, READY = "importing", "waiting", "in init", "ready"  #: stages of a start
