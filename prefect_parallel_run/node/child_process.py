@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.shared_memory import GIVE_BACK, GO, SIZE, STOP, SharedStatus
-from prefect_parallel_run.node.resource_usage import resident
 
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
 _PIPE_SIZE = 1 << 20  #: bytes of a pipe's buffer, where the system allows it
@@ -137,10 +136,6 @@ class Child:
     def exit_status(self) -> int | None:
         """Return its exit status, or the negative number of the signal that killed it; None while it runs."""
         return self._process.poll()
-
-    def resident(self) -> int:
-        """Return its resident memory, bytes; 0 after it has exited."""
-        return resident(self.pid)
 
     def stacks(self) -> str:
         """Return the stacks of its threads, most recent call first; works even while it is stuck in C code."""

@@ -4,8 +4,7 @@ It writes, beside the files of log_files.py:
 
 ``processes.jsonl``: a line when a child is started, ready or ended, and when the node's reaper is replaced. At most 20,000
 lines, the last of which says that the rest is left out.
-``resources.csv``: resource usage of the machine, in the columns of resource_usage.HEADER; every second at first, then less and
-less often.
+``resources.csv``: resource usage of the machine, in the columns of HEADER; every second at first, then less and less often.
 
 The node's name is the prefix of both names. Errors here do not affect the run: a full disk is logged once and stops the
 writing, but not the rotation.
@@ -24,13 +23,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from prefect_parallel_run._backoff import BackoffTimer
 from prefect_parallel_run.node.child_process import describe_exit
 from prefect_parallel_run.node.log_files import LogFiles
 from prefect_parallel_run.node.log_tail import LogBatch, ScriptLines
-from prefect_parallel_run.node.resource_usage import HEADER, Machine
 from prefect_parallel_run.node.settings import NodeSettings
 
+HEADER = "time,cpu_percent,memory_used,memory_total,processes,processes_memory,disk_free\n"
 MOST_EVENTS = 20_000  #: lines
 _POLL_INTERVAL = 0.25  #: s
 _SHORT_INTERVAL = 0.05  #: s, while the scripts print a lot
@@ -54,7 +55,7 @@ class NodeLog:
         self._process_log, self._files = process_log, LogFiles(folder)
         self._events = f"{folder}/{settings.prefix}processes.jsonl"
         self._samples = f"{folder}/{settings.prefix}resources.csv"
-        self._machine = Machine(folder)
+        self._folder = folder
         self._lines = ScriptLines(settings.node, logging.getLevelName(settings.logging_level))
         self._written = 0  # events
         self._is_writing = True
@@ -86,6 +87,7 @@ class NodeLog:
         return [batch for _, batch in list(self._recent)]
 
     def _run(self) -> None:
+        psutil.cpu_percent()  # on this thread, each call returns the usage since the previous one
         pause = _POLL_INTERVAL
         while not self._is_closed.wait(pause):
             self._files.grown = 0
@@ -150,10 +152,16 @@ class NodeLog:
             self._append(self._events, "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events))
 
     def _sample(self) -> None:
+        """Add a line about the machine; processes that the children have started are not counted."""
+
         def sample() -> None:
             header = "" if Path(self._samples).exists() else HEADER
-            pids = [record.pid for record in self._process_log.living]
-            self._append(self._samples, header + self._machine.sample(time.time(), pids))
+            memory = psutil.virtual_memory()
+            used = memory.total - memory.available  # memory that can be reclaimed is not in use
+            sizes = [record.resident() for record in self._process_log.living]
+            free = psutil.disk_usage(self._folder).free
+            usage = f"{psutil.cpu_percent():.1f},{used},{memory.total},{len(sizes)},{sum(sizes)},{free}"
+            self._append(self._samples, f"{header}{time.time():.3f},{usage}\n")
 
         self._try(sample)
 
@@ -246,6 +254,14 @@ class ProcessRecord:
     def __init__(self, log: ProcessLog, process: str, pid: int, slot: int | None) -> None:
         self._log = log
         self.process, self.pid, self.slot = process, pid, slot
+        self._usage = psutil.Process(pid)
+
+    def resident(self) -> int:
+        """Return its resident memory, bytes; 0 after it has exited."""
+        try:
+            return int(self._usage.memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0
 
     def ready(self, slot: int, import_seconds: float, init_seconds: float) -> None:
         """Record that init() has returned and that the child works in *slot*."""

@@ -259,7 +259,8 @@ class Slot:
             message = f"run() exceeded run_invocation_timeout = {timeout:g} s and its process was killed"
             return _Termination("timed_out", index, "InvocationTimeout", message)
         limit = self._settings.process_memory_limit
-        if limit is not None and (resident := child.resident()) > limit:
+        resident = 0 if limit is None or self._record is None else self._record.resident()
+        if limit is not None and resident > limit:
             message = f"its process used {resident} bytes, over process_memory_limit = {limit}, and was killed"
             return _Termination("out_of_memory", index, "OutOfMemory", message)
         return None

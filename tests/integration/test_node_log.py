@@ -11,8 +11,7 @@ import pytest
 from prefect_parallel_run.node import log_files, node_log
 from prefect_parallel_run.node.log_files import HEAD, MOST
 from prefect_parallel_run.node.node import Node
-from prefect_parallel_run.node.node_log import NodeLog, ProcessLog
-from prefect_parallel_run.node.resource_usage import HEADER
+from prefect_parallel_run.node.node_log import HEADER, NodeLog, ProcessLog
 from prefect_parallel_run.node.slot import Work
 
 from .conftest import wait_until
