@@ -20,8 +20,8 @@ from prefect_parallel_run.dispatch.worker_rpc import call_worker
 from prefect_parallel_run.dispatch.worker_selection import select_workers
 from prefect_parallel_run.dispatch.worker_tracker import WorkerTracker
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, ParallelRunError
+from prefect_parallel_run.node.log_tail import LogBatch
 from prefect_parallel_run.node.rpc import NodeAccess, ShutdownReport, close_node, keep_node, remove_node
-from prefect_parallel_run.node.script_lines import LogBatch
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.watchdog import EVERY
 
