@@ -16,8 +16,7 @@ from prefect_parallel_run.azureml.schema import MLTABLE, READERS, TRANSFORMATION
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.model import wrong_fields
 from prefect_parallel_run.datasets.base import Dataset, absolute
-from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.datasets.partition_format import PartitionFormat
+from prefect_parallel_run.datasets.files import FileDataset, PartitionFormat
 from prefect_parallel_run.datasets.partitions import folder_keys
 from prefect_parallel_run.errors import InputError
 
