@@ -16,8 +16,7 @@ from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.base import similar, wrong_fields
 from prefect_parallel_run.config.yaml_reader import Section, read_document
 from prefect_parallel_run.datasets.base import Dataset
-from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.datasets.partition_format import PartitionFormat
+from prefect_parallel_run.datasets.files import FileDataset, PartitionFormat
 from prefect_parallel_run.datasets.partitions import folder_keys
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.paths import absolute_location

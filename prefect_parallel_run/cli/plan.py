@@ -59,7 +59,7 @@ def _make_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig
     from prefect_parallel_run.monitoring.plan_summary import summarize_plan
     from prefect_parallel_run.planning.inputs import fill_placeholders
     from prefect_parallel_run.planning.plan import Plan
-    from prefect_parallel_run.planning.writing import Planning, PlanWriter
+    from prefect_parallel_run.planning.planner import Planning, PlanWriter
 
     options = read_step_options(args, for_run=False)
     fill_placeholders(options.arguments, options.output, options.inputs, options.side_inputs)
@@ -78,8 +78,7 @@ def _read_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig
     """Read the plan of an existing run, which may still be growing."""
     from prefect_parallel_run.config.model import ParallelRunConfig
     from prefect_parallel_run.monitoring.plan_summary import summarize_plan
-    from prefect_parallel_run.planning.plan import Plan
-    from prefect_parallel_run.planning.spool import planned_mini_batches
+    from prefect_parallel_run.planning.plan import Plan, planned_mini_batches
     from prefect_parallel_run.runs.executions import config_of
 
     if args.input or args.input_list or args.set:

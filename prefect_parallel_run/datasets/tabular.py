@@ -24,7 +24,6 @@ from prefect_parallel_run.datasets.formats.delimited import Delimited, UnknownCo
 from prefect_parallel_run.datasets.formats.json_lines import JsonLines
 from prefect_parallel_run.datasets.formats.orc import Orc
 from prefect_parallel_run.datasets.formats.parquet import Parquet
-from prefect_parallel_run.datasets.formats.text import Compression, Storage, checked_encoding
 from prefect_parallel_run.datasets.input_warnings import InputWarnings
 from prefect_parallel_run.datasets.partitions import (
     ColumnTypesDifferError,
@@ -34,7 +33,7 @@ from prefect_parallel_run.datasets.partitions import (
     keyed_files,
     write_partitions,
 )
-from prefect_parallel_run.datasets.record_ends import UnfinishedRecordError
+from prefect_parallel_run.datasets.text import Compression, Storage, UnfinishedRecordError, checked_encoding
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.storage.listing import Listing

@@ -10,8 +10,7 @@ from typing import Any
 from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
 from prefect_parallel_run.child.row_groups import GROUPS
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.spool import spooled
+from prefect_parallel_run.planning.plan import Plan, spooled
 from prefect_parallel_run.runs.failures import FailedMiniBatch, failed_mini_batches, shortfall
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory

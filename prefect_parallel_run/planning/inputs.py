@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,35 @@ def from_result(value: Any) -> Any:
     if value.output_format == "csv":
         return TabularDataset.from_delimited_files([path], allow_empty=True)
     return TabularDataset.from_json_lines_files([path], allow_empty=True)
+
+
+def normalise_inputs(inputs: Iterable[Any]) -> list[Dataset]:
+    """Return *inputs* as named datasets of one kind; a plain path, folder or glob becomes a FileDataset.
+
+    Inputs without a name are called ``input_0``, ``input_1``, … by their position.
+
+    Raises:
+        InputError: There is no input, the kinds differ, or two inputs have the same name.
+    """
+    datasets: list[Dataset] = []
+    for number, value in enumerate(inputs):
+        if value is None:
+            raise InputError("None", "no input was passed; pass inputs=…")
+        if not isinstance(value, Dataset | str | os.PathLike):
+            raise InputError(repr(value)[:200], "is not an input; pass a FileDataset, a TabularDataset or a path")
+        dataset = value if isinstance(value, Dataset) else FileDataset.from_files(value)
+        datasets.append(dataset if dataset.name is not None else dataset.as_named_input(f"input_{number}"))
+    if not datasets:
+        raise InputError("[]", "no input was passed; pass inputs=…")
+    kinds = {dataset.kind for dataset in datasets}
+    if len(kinds) > 1:
+        inputs_by_kind = ", ".join(f"{dataset.name}: {dataset.kind}" for dataset in datasets)
+        raise InputError(inputs_by_kind, "the inputs of a step must be of one kind, files or tables")
+    names = [str(dataset.name) for dataset in datasets]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(name, "two inputs have this name; names must be unique among inputs and side inputs")
+    return datasets
 
 
 def resolve_output(output: Any, *, required: bool) -> str | None:

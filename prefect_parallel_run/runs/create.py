@@ -11,8 +11,7 @@ from typing import Any
 from prefect_parallel_run._atomic import wrap_disk_errors
 from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.planner import Planner
-from prefect_parallel_run.planning.writing import PlanWriter
+from prefect_parallel_run.planning.planner import Planner, PlanWriter
 from prefect_parallel_run.runs.carry_over import carry_over
 from prefect_parallel_run.runs.fingerprint import digest, with_plan
 from prefect_parallel_run.runs.ledger import Ledger

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect_parallel_run._threads import Background, CheckCancelled, never_cancelled
 from prefect_parallel_run.errors import InputChangedError
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.writing import inputs_sha256
+from prefect_parallel_run.planning.planner import inputs_sha256
 from prefect_parallel_run.runs.diff import input_differences, some
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec

@@ -12,10 +12,8 @@ from typing import Any
 
 from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError, RowsDifferError
-from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.planner import Planner
-from prefect_parallel_run.planning.spool import planned_mini_batches
-from prefect_parallel_run.planning.writing import inputs_sha256
+from prefect_parallel_run.planning.plan import Plan, planned_mini_batches
+from prefect_parallel_run.planning.planner import Planner, inputs_sha256
 from prefect_parallel_run.runs.create import describe, discard, name_prefix, new_run, plan_whole, planned_run
 from prefect_parallel_run.runs.diff import differences, input_differences, some
 from prefect_parallel_run.runs.fingerprint import run_fingerprint

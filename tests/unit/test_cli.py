@@ -33,7 +33,7 @@ from prefect_parallel_run.errors import (
     RunLockedError,
 )
 from prefect_parallel_run.models import PlannedBatch, Receipt
-from prefect_parallel_run.planning.writing import PlanWriter, write_plan
+from prefect_parallel_run.planning.planner import PlanWriter, write_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
@@ -440,8 +440,7 @@ def test_failed_names_the_failing_file_of_a_cause(unfinished, files, capsys):
 
 def test_failed_reads_the_spool_of_an_unfinished_plan(unfinished, capsys):
     """The plan and its spool name the same items."""
-    from prefect_parallel_run.planning.plan import Group, Plan
-    from prefect_parallel_run.planning.spool import Spool
+    from prefect_parallel_run.planning.plan import Group, Plan, Spool
 
     batches = list(Plan.open(unfinished.plan).mini_batches(0, 5))
     spool = Spool(unfinished.spool)

@@ -79,7 +79,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "reuse",
         "resolve",
     ],
-    "planning": ["plan", "spool", "writing", "planner", "inputs"],
+    "planning": ["plan", "planner", "inputs"],
     "execution": [
         "code_archive",
         "code_shipping",
