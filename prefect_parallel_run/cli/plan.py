@@ -48,9 +48,9 @@ def _slots(config: ParallelRunConfig) -> int | None:
     """Return the processes per node; None if only the nodes can determine it."""
     if config.process_count_per_node is not None or config.compute_target != "local":
         return config.process_count_per_node
-    from prefect_parallel_run.compute.here import default_local_slots
+    from prefect_parallel_run.node.gpus import local_slots
 
-    return default_local_slots(config.node_count)
+    return local_slots(config.node_count)
 
 
 def _make_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, str]:

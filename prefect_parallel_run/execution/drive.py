@@ -13,9 +13,8 @@ from typing import Protocol
 from prefect_parallel_run._threads import CheckCancelled, chain_checks
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.config.model import ParallelRunConfig
-from prefect_parallel_run.dispatch.autoscaler import Autoscaler
+from prefect_parallel_run.dispatch.autoscaler import Autoscaler, NodeBounds
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
-from prefect_parallel_run.dispatch.node_count import NodeBounds
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.execution.cluster_startup import ClusterStartup
