@@ -1,35 +1,25 @@
-<<<<<<< /tmp/tmpi952059m/o
 """Cancellation, and work on background threads: work that can be cancelled, and calls that may hang."""
-||||||| /tmp/tmpi952059m/b
-"""Runs work in a background thread that can be cancelled while another thread waits for it."""
-=======
-"""Runs work in background threads: work that can be cancelled, and calls that may hang."""
->>>>>>> /tmp/tmpi952059m/t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future, wait as wait_for
-from typing import Any, Generic, TypeVar
-from typing_extensions import Self
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from typing import Any, Generic, TypeVar
 
+from typing_extensions import Self
 
 T = TypeVar("T")
 CheckCancelled = Callable[[], None]  #: called regularly during long work; raises when the work is to stop
 _POLL_INTERVAL = 0.1  #: s between two cancellation checks of the waiting thread
 _STOP_TIMEOUT = 5.0  #: s for the work to notice that it was cancelled
-<<<<<<< /tmp/tmpi952059m/o
 _NEVER = threading.Event()
 
 
 def never_cancelled() -> None:
     """Let the work run to its end; the default ``check_cancelled``."""
-||||||| /tmp/tmpi952059m/b
-=======
-_NEVER = threading.Event()
->>>>>>> /tmp/tmpi952059m/t
 
 
 class Cancelled(BaseException):
@@ -96,7 +86,6 @@ def chain_checks(first: CheckCancelled, second: CheckCancelled) -> CheckCancelle
         second()
 
     return check_cancelled
-<<<<<<< /tmp/tmpi952059m/o
 
 
 class CallAbandonedError(Exception):
@@ -159,64 +148,3 @@ def _run(call: Callable[[], T], future: Future[T], undo: Callable[[T], Any]) -> 
         future.set_result(value)
     else:
         undo(value)
-||||||| /tmp/tmpi952059m/b
-=======
-
-
-class CallAbandonedError(Exception):
-    """A call has timed out or was cancelled; the argument says which."""
-
-
-def begin(call: Callable[[], T], undo: Callable[[T], Any] = lambda _: None) -> Future[T]:
-    """Start *call* on a daemon thread, which can be left behind if it never returns; return a future of its result.
-
-    If the future is cancelled, the thread passes the result of *call* to *undo*.
-    """
-    future: Future[T] = Future()
-    threading.Thread(target=_run, args=(call, future, undo), name="call-that-may-hang", daemon=True).start()
-    return future
-
-
-def call_with_timeout(
-    call: Callable[[], T],
-    timeout: float,
-    cancelled: threading.Event = _NEVER,
-    *,
-    grace: float = 0.0,
-    undo: Callable[[T], Any] = lambda _: None,
-) -> T:
-    """Return the result of *call*, unless it hangs.
-
-    Args:
-        call: Function to call.
-        timeout: s.
-        cancelled: Ends the wait.
-        grace: s to wait after *cancelled* is set.
-        undo: Called with the result of *call* if it returns after the timeout or cancellation.
-
-    Raises:
-        CallAbandonedError: It has not returned; it continues in the background, and its result is passed to *undo*.
-    """
-    future = begin(call, undo)
-    deadline = time.monotonic() + timeout
-    is_shortened = False
-    while not wait_for([future], timeout=min(_POLL_INTERVAL, max(deadline - time.monotonic(), 0.0))).done:
-        if cancelled.is_set() and not is_shortened:
-            is_shortened, deadline = True, min(deadline, time.monotonic() + grace)
-        if time.monotonic() >= deadline and future.cancel():  # else it has just returned
-            raise CallAbandonedError("cancelled" if cancelled.is_set() else f"no answer within {timeout:g} s")
-    return future.result()
-
-
-def _run(call: Callable[[], T], future: Future[T], undo: Callable[[T], Any]) -> None:
-    try:
-        value = call()
-    except BaseException as error:  # noqa: BLE001  passed to the caller through the future
-        if future.set_running_or_notify_cancel():
-            future.set_exception(error)
-        return
-    if future.set_running_or_notify_cancel():
-        future.set_result(value)
-    else:
-        undo(value)
->>>>>>> /tmp/tmpi952059m/t
