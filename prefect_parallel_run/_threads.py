@@ -1,4 +1,4 @@
-"""Runs work in background threads: work that can be cancelled, and calls that may hang."""
+"""Cancellation, and work on background threads: work that can be cancelled, and calls that may hang."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from typing_extensions import Self
 
 T = TypeVar("T")
+CheckCancelled = Callable[[], None]  #: called regularly during long work; raises when the work is to stop
 _POLL_INTERVAL = 0.1  #: s between two cancellation checks of the waiting thread
 _STOP_TIMEOUT = 5.0  #: s for the work to notice that it was cancelled
 _NEVER = threading.Event()
+
+
+def never_cancelled() -> None:
+    """Let the work run to its end; the default ``check_cancelled``."""
 
 
 class Cancelled(BaseException):
@@ -28,11 +32,10 @@ class Background(Generic[T]):
     *work* receives a callback to call regularly, which raises ``Cancelled`` when the result is no longer needed.
     """
 
-    def __init__(self, name: str, work: Callable[[Callable[[], None]], T]) -> None:
+    def __init__(self, name: str, work: Callable[[CheckCancelled], T]) -> None:
         self._cancelled = threading.Event()
         self._future: Future[T] = Future()
-        run = partial(_run, lambda: work(self._check_cancelled), self._future)
-        self._thread = threading.Thread(target=run, name=name, daemon=True)
+        self._thread = _thread(name, lambda: work(self._check_cancelled), self._future)
 
     def start(self) -> Self:
         """Start the work without waiting for it."""
@@ -50,7 +53,7 @@ class Background(Generic[T]):
         self._future.result()
         return True
 
-    def wait(self, check_cancelled: Callable[[], None]) -> T:
+    def wait(self, check_cancelled: CheckCancelled = never_cancelled) -> T:
         """Return the result of the work; it stops when *check_cancelled*, called meanwhile, raises, or on Ctrl-C.
 
         Work that was not started yet starts here, where Ctrl-C cannot leave it running.
@@ -75,17 +78,27 @@ class Background(Generic[T]):
             raise Cancelled
 
 
+def chain_checks(first: CheckCancelled, second: CheckCancelled) -> CheckCancelled:
+    """Return a cancellation check that calls both checks."""
+
+    def check_cancelled() -> None:
+        first()
+        second()
+
+    return check_cancelled
+
+
 class CallAbandonedError(Exception):
     """A call has timed out or was cancelled; the argument says which."""
 
 
-def begin(call: Callable[[], T], undo: Callable[[T], Any] = lambda _: None) -> Future[T]:
+def begin(call: Callable[[], T], undo: Callable[[T], Any] = lambda _: None, *, name: str = "call-that-may-hang") -> Future[T]:
     """Start *call* on a daemon thread, which can be left behind if it never returns; return a future of its result.
 
     If the future is cancelled, the thread passes the result of *call* to *undo*.
     """
     future: Future[T] = Future()
-    threading.Thread(target=_run, args=(call, future, undo), name="call-that-may-hang", daemon=True).start()
+    _thread(name, call, future, undo).start()
     return future
 
 
@@ -120,17 +133,11 @@ def call_with_timeout(
     return future.result()
 
 
-def chain_checks(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
-    """Return a cancellation check that calls both checks."""
-
-    def check_cancelled() -> None:
-        first()
-        second()
-
-    return check_cancelled
+def _thread(name: str, call: Callable[[], T], future: Future[T], undo: Callable[[T], Any] = lambda _: None) -> threading.Thread:
+    return threading.Thread(target=_run, args=(call, future, undo), name=name, daemon=True)
 
 
-def _run(call: Callable[[], T], future: Future[T], undo: Callable[[T], Any] = lambda _: None) -> None:
+def _run(call: Callable[[], T], future: Future[T], undo: Callable[[T], Any]) -> None:
     try:
         value = call()
     except BaseException as error:  # noqa: BLE001  passed to the caller through the future

@@ -37,10 +37,10 @@ from prefect_parallel_run.planning.inputs import (
     check_arguments,
     fill_placeholders,
     from_result,
+    normalise_inputs,
     resolve_output,
     resolve_side_inputs,
 )
-from prefect_parallel_run.planning.writing import normalise_inputs
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.resolve import ResumeRequest, find_existing_runs, has_existing_runs

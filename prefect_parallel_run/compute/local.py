@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -27,11 +28,12 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from prefect_parallel_run.compute.base import LEASE_KEY, Cluster, Request
 from prefect_parallel_run.compute.certificates import Credentials, new_credentials
-from prefect_parallel_run.compute.connect import wait_for_workers
+from prefect_parallel_run.compute.connect import leave, wait_for_workers
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.gpus import local_slots, node_environment, visible_gpus
 from prefect_parallel_run.node.settings import NodeSettings
 
+_LOGGER = logging.getLogger(__name__)
 _WORKER = Path(__file__).with_name("worker.py")
 _LOOPBACK = "127.0.0.1"
 _CLOSE_TIMEOUT = 5  #: s
@@ -130,11 +132,15 @@ class _LocalCluster(Cluster):
         self._kill_workers()
 
     def close(self) -> None:
-        """Close client, workers and scheduler."""
-        self.client.close(timeout=_CLOSE_TIMEOUT)
-        self.abandon()  # their work is done
-        self._scheduler.close(timeout=_CLOSE_TIMEOUT)
-        self._clean_up()
+        """Close client, workers and scheduler. Their work is done: a timeout of Dask on a busy machine is not an error."""
+        leave(self.client)
+        self.abandon()
+        try:
+            self._scheduler.close(timeout=_CLOSE_TIMEOUT)
+        except (OSError, asyncio.TimeoutError) as error:
+            _LOGGER.debug("closing the scheduler failed: %s: %s", type(error).__name__, error)
+        finally:
+            self._clean_up()
 
     def _kill_workers(self) -> None:
         for worker in self._workers:

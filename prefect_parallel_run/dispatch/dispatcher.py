@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler
 from prefect_parallel_run.dispatch.events import (
@@ -96,7 +97,7 @@ class Dispatcher:
         nodes: NodeSpec,
         run: Run,
         observer: Observer,
-        check_cancelled: Callable[[], None],
+        check_cancelled: CheckCancelled,
         autoscaler: Autoscaler | None = None,
     ) -> None:
         self._client, self._settings = cluster.client, nodes.settings

@@ -10,14 +10,15 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from typing import Any
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.dispatch.events import Event, NodeJoined, NodeLeft, NodesOpening, Tick
 from prefect_parallel_run.dispatch.node_setup import NodeSetup, NodeSetups, NodeSpec, ReadyNode
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.workers import GONE, LiveWorkers, call_worker, host_of, select_workers
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, ParallelRunError
+from prefect_parallel_run.node.log_tail import LogBatch
 from prefect_parallel_run.node.rpc import ShutdownReport, close_node, keep_node, remove_node
-from prefect_parallel_run.node.script_lines import LogBatch
 from prefect_parallel_run.node.watchdog import EVERY
 
 TICK = 0.25  #: s: longest time between two calls of check_cancelled
@@ -43,7 +44,7 @@ class NodePool:
         cluster: Cluster,
         spec: NodeSpec,
         observer: Observer,
-        check_cancelled: Callable[[], None],
+        check_cancelled: CheckCancelled,
         report: Callable[[Event], None],
         on_script_log: Callable[[LogBatch], None] = lambda _: None,
     ) -> None:
