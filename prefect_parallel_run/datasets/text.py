@@ -1,8 +1,8 @@
 """Text files: encoding and compression, the ends of records, and spans of records of about the size of a mini-batch.
 
-Records end exactly where pandas' C parser ends them; numpy finds these bytes. Quotes are tracked by parity: outside quotes their
-number so far is even. That is correct if every quote opens or closes a field or is doubled; any other block (``5" pipe``) is
-scanned state by state instead (child/csv_dialect.py). Escaped bytes are replaced beforehand.
+Records end exactly where pandas' C parser ends them; numpy finds these bytes. Quotes are tracked by parity: outside quotes,
+their number so far is even. That is correct if every quote opens or closes a field or is doubled; any other block
+(``5" pipe``) is scanned state by state instead (child/csv_dialect.py). Escaped bytes are replaced beforehand.
 """
 
 from __future__ import annotations

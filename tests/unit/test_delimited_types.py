@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.datasets import text as module
-from prefect_parallel_run.datasets.delimited_schema import DelimitedTypes
+from prefect_parallel_run.datasets.formats.delimited_types import DelimitedTypes
 
 HOSTILE = [
     " 5",
