@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -45,6 +45,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 class TabularDataset(Dataset):
     """Table files; ``run()`` gets a pandas DataFrame with the file's own columns and an index from 0."""
 
+    kind: ClassVar[Literal["file", "tabular"]] = "tabular"
     format: str = Field(description="Format of the files.", json_schema_extra={"enum": [*FORMATS]})
     delimiter: str = Field(default=",", description="Character between the fields of delimited text.")
     quote: str = Field(default='"', description="Quote character of delimited text; empty: none.")
@@ -196,11 +197,6 @@ class TabularDataset(Dataset):
     def modules(self) -> tuple[str, ...]:
         """Return the modules that a process needs to read the rows."""
         return ("pandas", "pyarrow.compute", *FORMATS[self.format].modules)
-
-    @property
-    def kind(self) -> Literal["file", "tabular"]:
-        """Return "tabular"."""
-        return "tabular"
 
     def cuts(
         self, size: int, listing: Listing | None = None, warn: Callable[[str], None] = ignore_warning

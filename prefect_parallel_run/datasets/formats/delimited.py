@@ -15,7 +15,7 @@ from prefect_parallel_run.child.delimited import likely_delimiter
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.formats import CutFile, Piece, TablePlanner
 from prefect_parallel_run.datasets.formats.delimited_types import DelimitedTypes
-from prefect_parallel_run.datasets.text import EncodingCheck, Records, Storage, all_spans, peek_head, split_head
+from prefect_parallel_run.datasets.text import Records, Storage, all_spans, check_encoding, peek_head, split_head
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.folders import ListedFile
 
@@ -37,13 +37,14 @@ class Delimited(TablePlanner):
                 return CutFile(about, iter(()))
             columns, cells, records = self._columns(head, records, about)
             types = DelimitedTypes(about, columns, self._declared(columns, cells))
-            encoding_check = EncodingCheck(about.get("encoding", "utf-8"))
-            spans = all_spans(_infer_types(encoding_check.passing(records), types), size)
+            warnings: dict[str, str] = {}
+            checked = check_encoding(records, about.get("encoding", "utf-8"), warnings)
+            spans = all_spans(_infer_types(checked, types), size)
         about["types"] = types.types()
         self._check_names(file.path, columns)
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans)
-        messages = {**encoding_check.warnings, **(_warn_of_excel(head) or self._warn_of_delimiter(about.get("columns", ())))}
-        return CutFile(about, pieces, columns=types.columns(), names=columns, warnings=messages)
+        warnings |= _warn_of_excel(head) or self._warn_of_delimiter(about.get("columns", ()))
+        return CutFile(about, pieces, columns=types.columns(), names=columns, warnings=warnings)
 
     def _columns(
         self, head: bytes, records: Iterator[Records], about: dict[str, Any]

@@ -13,7 +13,7 @@ from prefect_parallel_run.child.csv_dialect import Dialect
 from prefect_parallel_run.child.json_lines import record
 from prefect_parallel_run.datasets.formats import CutFile, Piece, TablePlanner
 from prefect_parallel_run.datasets.schema import BOOL, BOOL_OR_NULL, FLOAT, INT, NULL, OTHER, TEXT, Column, together
-from prefect_parallel_run.datasets.text import EncodingCheck, Records, Storage, all_spans
+from prefect_parallel_run.datasets.text import Records, Storage, all_spans, check_encoding
 from prefect_parallel_run.storage.folders import ListedFile
 
 _LARGE = 2**63
@@ -26,15 +26,15 @@ class JsonLines(TablePlanner):
     def cut(self, file: ListedFile, size: int) -> CutFile:
         """Divide *file*, which is read completely, once."""
         by_column: dict[str, set[str]] = {}
-        encoding_check = EncodingCheck("utf-8")
+        warnings: dict[str, str] = {}
         storage = Storage(self._dataset.encoding, self._dataset.compression, is_always_utf8=True)
         with storage.records(file.path, Dialect(), lone_returns=False) as parts:
-            spans = all_spans(_collect_kinds(encoding_check.passing(parts), by_column), size)
+            spans = all_spans(_collect_kinds(check_encoding(parts, "utf-8", warnings), by_column), size)
         types = {name: together_in_json(kinds) for name, kinds in by_column.items()}
         about = {**storage.about(file.path), "columns": list(types), "types": list(types.values())}
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans)
         columns = [Column(name, comparable_kind(kinds)) for name, kinds in by_column.items()]
-        return CutFile(about, pieces, columns=columns, names=list(types) or None, warnings=encoding_check.warnings)
+        return CutFile(about, pieces, columns=columns, names=list(types) or None, warnings=warnings)
 
 
 def _collect_kinds(parts: Iterator[Records], by_column: dict[str, set[str]]) -> Iterator[Records]:
