@@ -23,25 +23,19 @@ A file whose size or version (storage.py) has changed since planning is refused 
 """
 
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from .storage import StoreFailure, check, is_remote
 from .table_formats import TableReader, create_reader
 from .text import BadRecord
 
-__all__ = ["BadRecord", "FileList", "Items", "Reader"]
+__all__ = ["BadRecord", "FileList", "Reader"]
 
 
 class FileList(list):  # type: ignore[type-arg]  # a subscripted base needs Python 3.9's typing at run time
     """A list of paths with the number of its mini-batch."""
 
     task_id: str = ""
-
-
-class Items(NamedTuple):
-    """The items of a mini-batch."""
-
-    value: Any  #: FileList, or DataFrame
 
 
 class Reader:
@@ -51,8 +45,8 @@ class Reader:
         self._kind = ""
         self._table_reader: Optional[TableReader] = None
 
-    def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Items:
-        """Return the items of *work*, or only a *piece* (half-open range) of them.
+    def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Any:
+        """Return the items of *work*, a FileList or a DataFrame, or only a *piece* (half-open range) of them.
 
         Raises:
             InputChanged: A file has changed since planning.
@@ -62,8 +56,8 @@ class Reader:
         if work["kind"] == "files":
             return _files(work if piece is None else _some_files(work, *piece))
         if work["kind"] == "tables":
-            return Items(self._several(work["tables"], piece))
-        return Items(_with_keys(self._table(work, piece), work.get("keys", ())))
+            return self._several(work["tables"], piece)
+        return _with_keys(self._table(work, piece), work.get("keys", ()))
 
     def arrow(self, work: Dict[str, Any], frame: Any) -> Any:
         """Return *frame*, just read for *work*, as an Arrow table; its columns have the types of an Arrow or Parquet file."""
@@ -72,7 +66,7 @@ class Reader:
     def _several(self, tables: List[Dict[str, Any]], piece: Optional[Sequence[int]]) -> Any:
         import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
-        frame = pd.concat([self.read(table).value for table in tables], ignore_index=True)
+        frame = pd.concat([self.read(table) for table in tables], ignore_index=True)
         return frame if piece is None else frame.iloc[piece[0] : piece[1]].reset_index(drop=True)
 
     def _table(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:
@@ -119,7 +113,7 @@ def _timestamp(text: str) -> Any:
     return pd.Timestamp(text)
 
 
-def _files(work: Dict[str, Any]) -> Items:
+def _files(work: Dict[str, Any]) -> FileList:
     root = work["root"]
     paths = FileList([root + name for name in work["names"]])
     stat = os.stat
@@ -131,7 +125,7 @@ def _files(work: Dict[str, Any]) -> Items:
             raise
         if status.st_size != size or status.st_mtime_ns != version:
             check(path, size, version)
-    return Items(paths)
+    return paths
 
 
 def _some_files(work: Dict[str, Any], start: int, stop: int) -> Dict[str, Any]:

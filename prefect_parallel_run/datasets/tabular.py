@@ -253,7 +253,7 @@ class TabularDataset(Dataset):
         for cut in self.cuts(_PARTITIONING_BYTES, warn=warn):
             try:
                 work = json.loads(cut.work)
-                frame = reader.read(work).value
+                frame = reader.read(work)
             except BadRecord as error:
                 raise InputError(", ".join(self.paths), str(error)) from error
             yield frame, reader.arrow(work, frame)

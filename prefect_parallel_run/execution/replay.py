@@ -69,10 +69,10 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
             if is_fetched(work):
                 work = call(fetch, work, Path(scratch, ".fetched"))
             items = Reader().read(work)
-            if isinstance(items.value, FileList):
-                items.value.task_id = str(number)
+            if isinstance(items, FileList):
+                items.task_id = str(number)
             context = Context(number, work["input"], 1, work.get("partition_key_value"))
-            result = materialise(call(script.run, items.value, context))
+            result = materialise(call(script.run, items, context))
             call(script.shutdown)
         finally:
             os.chdir(previous)

@@ -18,7 +18,7 @@ CELL = st.sampled_from(["", "1", "-2", "007", "1.5", "nan", "x", "True", "False"
 
 def frames(dataset, size):
     reader = Reader()
-    return [reader.read(json.loads(cut.work)).value for cut in dataset.as_named_input("t").cuts(size)]
+    return [reader.read(json.loads(cut.work)) for cut in dataset.as_named_input("t").cuts(size)]
 
 
 @given(

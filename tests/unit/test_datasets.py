@@ -27,7 +27,7 @@ def paths_of(dataset, size=3):
 
 def frames_of(dataset, size):
     reader = Reader()
-    return [reader.read(work).value for work in works(dataset, size)]
+    return [reader.read(work) for work in works(dataset, size)]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_file_name_that_is_not_utf8_is_preserved(tmp_path):
     with open(path, "w") as file:
         file.write("x")
     (work,) = works(FileDataset.from_files(tmp_path), 10)
-    (found,) = Reader().read(work).value
+    (found,) = Reader().read(work)
     assert os.fsencode(found) == path
 
 

@@ -56,7 +56,7 @@ def works(kind, path, size):
 
 def frames(kind, path, size):
     reader = Reader()
-    return [reader.read(work).value for work in works(kind, path, size)]
+    return [reader.read(work) for work in works(kind, path, size)]
 
 
 @given(rows=st.integers(0, 200), group=st.integers(1, 90), size=st.integers(1, 5000), kind=st.sampled_from(sorted(WRITERS)))
@@ -132,7 +132,7 @@ def test_a_group_is_decoded_once_for_all_its_mini_batches(tmp_path, monkeypatch,
     original = getattr(owner, method)
     monkeypatch.setattr(owner, method, lambda self, numbers: decoded.append(numbers) or original(self, numbers))
     reader = Reader()
-    assert sum(len(reader.read(work).value) for work in planned) == 10_000
+    assert sum(len(reader.read(work)) for work in planned) == 10_000
     assert len(planned) > 5
     assert len(decoded) == len({tuple(work.get("row_groups", work.get("stripes"))) for work in planned})
 
@@ -173,7 +173,7 @@ def test_an_arrow_stream_is_read_forward(tmp_path):
     planned = works("arrow", path, 1)
     reader = Reader()
     for order in (planned, planned[::-1], planned[::3]):
-        found = [reader.read(work).value for work in order]
+        found = [reader.read(work) for work in order]
         assert [n for frame in found for n in frame["n"]] == [work["batches"][0] * 2 + work["start"] for work in order]
         assert all(frame["c"].tolist() == [f"v{frame['n'].tolist()[0] // 2}"] for frame in found)
         assert len({str(frame["c"].dtype) for frame in found}) == 1

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in cas
 def frames(path, size, **fields):
     dataset = TabularDataset.from_delimited_files(path, **fields).as_named_input("t")
     reader = Reader()
-    return [reader.read(json.loads(cut.work)).value for cut in dataset.cuts(size)]
+    return [reader.read(json.loads(cut.work)) for cut in dataset.cuts(size)]
 
 
 @settings(max_examples=15)
@@ -115,7 +115,7 @@ def test_na_values_make_a_word_a_missing_value(tmp_path):
     dataset = TabularDataset.from_delimited_files(
         tmp_path, delimiter=";", decimal=",", column_types={"amount": "float64"}, na_values=["n.v."]
     )
-    parts = [Reader().read(json.loads(cut.work)).value["amount"] for cut in dataset.cuts(1 << 20, warn=told.append)]
+    parts = [Reader().read(json.loads(cut.work))["amount"] for cut in dataset.cuts(1 << 20, warn=told.append)]
     assert pd.concat(parts).fillna(-1).tolist() == [1.5, 2.5, 3.5, -1]
     assert told == []
 

@@ -23,7 +23,7 @@ def echoed(folder, size):
     """The result of a step over t.parquet whose run() returns its mini-batch, cut to this size."""
     reader, parts = Reader(), Parts(folder, "parquet")
     for number, cut in enumerate(TabularDataset.from_parquet_files(folder / "t.parquet").cuts(size, warn=lambda _: None)):
-        parts.add(number, reader.read(json.loads(cut.work)).value)
+        parts.add(number, reader.read(json.loads(cut.work)))
     parts.publish(folder / "r.parquet")
     return pq.read_table(folder / "r.parquet")
 
@@ -96,7 +96,7 @@ def test_entries_of_a_map_are_a_plain_list_elsewhere(tmp_path):
     """Processes of the script that get them by pickle know nothing of us."""
     pq.write_table(pa.table({"x": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))}), tmp_path / "t.parquet")
     (cut,) = TabularDataset.from_parquet_files(tmp_path / "t.parquet").cuts(1, warn=lambda _: None)
-    entries = Reader().read(json.loads(cut.work)).value["x"][0]
+    entries = Reader().read(json.loads(cut.work))["x"][0]
     assert entries == [("a", 1)]
     assert type(pickle.loads(pickle.dumps(entries))) is list
 

@@ -26,7 +26,7 @@ def frame_of(path, size, part, **fields):
     finally:
         module._BLOCK = saved
     reader = Reader()
-    return pd.concat([reader.read(json.loads(cut.work)).value for cut in cuts], ignore_index=True)
+    return pd.concat([reader.read(json.loads(cut.work)) for cut in cuts], ignore_index=True)
 
 
 def whole_by_pandas(text, header):

@@ -125,7 +125,7 @@ def test_every_record_of_a_quoted_file_is_in_exactly_one_mini_batch(
 
     frames = []
     for cut in dataset.cuts(size):
-        read = Reader().read(json.loads(cut.work)).value
+        read = Reader().read(json.loads(cut.work))
         assert len(read) == cut.items
         frames.append(read)
     whole = pd.read_csv(io.BytesIO(path.read_bytes()), encoding="utf-8-sig", engine="c")

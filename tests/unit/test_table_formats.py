@@ -50,9 +50,9 @@ def test_a_registered_format_is_planned_and_read(words, tmp_path):
     dataset = TabularDataset(paths=[str(tmp_path / "t")], format="words")
     write_plan(normalise_inputs([dataset]), 2, tmp_path / "plan.parquet")
     works = [json.loads(work) for work in Plan.open(tmp_path / "plan.parquet").works(0, 3)]
-    frames = [Reader().read(work).value for work in works]
+    frames = [Reader().read(work) for work in works]
     assert [frame["word"].tolist() for frame in frames] == [["one", "two"], ["three", "four"], ["five"]]
-    assert Reader().read(works[1], [1, 2]).value["word"].tolist() == ["four"]
+    assert Reader().read(works[1], [1, 2])["word"].tolist() == ["four"]
     assert location_of(works[0]) == f"{tmp_path / 't'}, 2 rows"
 
 

@@ -48,13 +48,13 @@ def test_every_encoding_and_compression_gives_the_same_rows(tmp_path, encoding, 
     assert len(planned) > 10
     assert ("stream" in planned[0]) == bool(ending or not (is_transparent(encoding)))
     reader = Reader()
-    in_order = pd.concat([reader.read(work).value for work in planned], ignore_index=True)
+    in_order = pd.concat([reader.read(work) for work in planned], ignore_index=True)
     pd.testing.assert_frame_equal(in_order, frame)
-    backwards = [reader.read(work).value for work in reversed(planned)]
+    backwards = [reader.read(work) for work in reversed(planned)]
     pd.testing.assert_frame_equal(pd.concat(backwards[::-1], ignore_index=True), frame)
-    again = reader.read(planned[3]).value
-    pd.testing.assert_frame_equal(reader.read(planned[3]).value, again)
-    piece = reader.read(planned[3], [1, 2]).value
+    again = reader.read(planned[3])
+    pd.testing.assert_frame_equal(reader.read(planned[3]), again)
+    piece = reader.read(planned[3], [1, 2])
     pd.testing.assert_frame_equal(piece, again[1:2].reset_index(drop=True))
 
 
@@ -66,7 +66,7 @@ def test_json_lines_too(tmp_path, encoding, ending):
     lines = [json.dumps({"n": n, "t": f"é{n}"}, ensure_ascii=False) for n in range(50)]
     path.write_bytes(COMPRESS[ending]("\n".join(lines).encode(encoding)))
     reader = Reader()
-    frames = [reader.read(work).value for work in works(TabularDataset.from_json_lines_files(path, encoding=encoding), 100)]
+    frames = [reader.read(work) for work in works(TabularDataset.from_json_lines_files(path, encoding=encoding), 100)]
     assert len(frames) > 5
     assert pd.concat(frames)["t"].tolist() == [f"é{n}" for n in range(50)]
 
@@ -157,8 +157,8 @@ def test_bytes_that_are_not_in_the_encoding_are_named(tmp_path):
     good, bad = b"t\nabc\n", "é\n".encode("latin-1")
     (tmp_path / "u.csv").write_bytes(good + bad + b"x\n")
     first, second, third = works(TabularDataset.from_delimited_files(tmp_path / "u.csv"), 1)
-    assert Reader().read(first).value["t"].tolist() == ["abc"]
-    assert Reader().read(third).value["t"].tolist() == ["x"]
+    assert Reader().read(first)["t"].tolist() == ["abc"]
+    assert Reader().read(third)["t"].tolist() == ["x"]
     with pytest.raises(BadRecord, match=r"u.csv, 1 records from 2 on: is not UTF-8"):
         Reader().read(second)
     (tmp_path / "w.csv").write_bytes(b"t\nabc\n\x81\n")
@@ -174,7 +174,7 @@ def test_a_mark_that_is_no_mark_is_text(tmp_path):
     """At the start of a mini-batch pandas would take it for the file's own, and drop it."""
     path = tmp_path / "t.csv"
     path.write_text("t\nabc\n\ufeffx\n\ufeffy\n")
-    found = [Reader().read(work).value["t"].tolist() for work in works(TabularDataset.from_delimited_files(path), 1)]
+    found = [Reader().read(work)["t"].tolist() for work in works(TabularDataset.from_delimited_files(path), 1)]
     assert found == [["abc"], ["\ufeffx"], ["\ufeffy"]]
 
 
@@ -184,10 +184,10 @@ def test_compression_can_be_told(tmp_path, compression):
     ending = next(ending for ending, kind in KINDS.items() if kind == compression)
     (tmp_path / "t.data").write_bytes(COMPRESS[ending](b"n\n1\n"))
     (work,) = works(TabularDataset.from_delimited_files(tmp_path / "t.data", compression=compression), 100)
-    assert Reader().read(work).value["n"].tolist() == [1]
+    assert Reader().read(work)["n"].tolist() == [1]
     (tmp_path / f"t{ending}").write_bytes(b"n\n1\n")
     (work,) = works(TabularDataset.from_delimited_files(tmp_path / f"t{ending}", compression=None), 100)
-    assert Reader().read(work).value["n"].tolist() == [1]
+    assert Reader().read(work)["n"].tolist() == [1]
 
 
 def zipped(data):
@@ -227,7 +227,7 @@ def test_names_of_columns_are_no_compression(tmp_path, text):
     """Only what no text begins with is."""
     (tmp_path / "t.csv").write_text(text)
     (work,) = works(TabularDataset.from_delimited_files(tmp_path / "t.csv"), 100)
-    assert ",".join(Reader().read(work).value.columns) == text.partition("\n")[0]
+    assert ",".join(Reader().read(work).columns) == text.partition("\n")[0]
 
 
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz"])
@@ -236,7 +236,7 @@ def test_a_damaged_stream_among_several_is_no_end(tmp_path, ending):
     first, second = COMPRESS[ending](b"n\n1\n"), COMPRESS[ending](b"2\n")
     (tmp_path / f"t{ending}").write_bytes(first + bytes(8) + second + bytes(4))
     (work,) = works(TabularDataset.from_delimited_files(tmp_path / f"t{ending}"), 100)
-    assert Reader().read(work).value["n"].tolist() == [1, 2]
+    assert Reader().read(work)["n"].tolist() == [1, 2]
     (tmp_path / f"t{ending}").write_bytes(first + b"X" + second[1:])
     with pytest.raises(InputError, match=f"has damaged {KINDS[ending]} data"):
         works(TabularDataset.from_delimited_files(tmp_path / f"t{ending}"), 100)
