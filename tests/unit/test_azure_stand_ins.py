@@ -42,7 +42,7 @@ def offered(monkeypatch):
     ],
 )
 def test_missing_names_suggest_an_alternative(offered, module, name, instead):
-    """For any name in these packages."""
+    """This holds for any name in these packages."""
     with pytest.raises(NoAzureError) as caught:
         getattr(offered(module), name)()
     assert str(caught.value).startswith(f"{module}.{name}: there is no Azure ML workspace here")
@@ -50,7 +50,7 @@ def test_missing_names_suggest_an_alternative(offered, module, name, instead):
 
 
 def test_missing_names_are_classes(offered):
-    """For annotations and isinstance(); subclassing and unpickling raise an error that names them."""
+    """Annotations and isinstance() accept them; subclassing and unpickling raise an error that names them."""
     kind = offered("azureml.automl.runtime").Model
     assert not isinstance(1, kind | None)
     with pytest.raises(NoAzureError, match=r"^azureml\.automl\.runtime\.Model\.load: "):
@@ -61,7 +61,7 @@ def test_missing_names_are_classes(offered):
 
 
 def test_every_module_of_azureml_core_can_be_imported(offered):
-    """A script that imports it inside a try goes the same way as in Azure; what azureml-core lacks is missing here too."""
+    """A script that imports it inside a try behaves as in Azure; other modules are missing here too."""
     for name in _CORE_MODULES:
         offered(f"azureml.core.{name}")
         exec(f"from azureml.core import {name}")

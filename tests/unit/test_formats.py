@@ -61,7 +61,7 @@ def frames(kind, path, size):
 
 @given(rows=st.integers(0, 200), group=st.integers(1, 90), size=st.integers(1, 5000), kind=st.sampled_from(sorted(WRITERS)))
 def test_every_row_is_in_exactly_one_mini_batch(rows, group, size, kind, tmp_path_factory):
-    """In order, also inside a group; no frame is empty."""
+    """Rows keep their order, also inside a group; no frame is empty."""
     path = tmp_path_factory.mktemp("g") / "t"
     table = pa.table({"t": [f"row {number}" for number in range(rows)], "n": range(rows)})
     WRITERS[kind](table, str(path), group)
@@ -108,7 +108,7 @@ def test_a_column_has_one_type_in_all_mini_batches(gaps, group, size, kind, tmp_
     assert nullable == {name for name in ("i8", "i64", "u32", "b") if name in names and gaps.get(name)}
 
 
-def test_two_columns_of_one_name(tmp_path):
+def test_columns_of_one_name_are_distinguished(tmp_path):
     """The one with a null is identified by its index, or both count as nullable."""
     table = pa.table([pa.array([1, 2, 3]), pa.array([1, None, 3])], names=["n", "n"])
     for kind in ("parquet", "arrow"):
@@ -137,8 +137,8 @@ def test_a_group_is_decoded_once_for_all_its_mini_batches(tmp_path, monkeypatch,
     assert len(decoded) == len({tuple(work.get("row_groups", work.get("stripes"))) for work in planned})
 
 
-def test_categories(tmp_path):
-    """An Arrow file has one dictionary, so all mini-batches have its categories. Parquet: plain values."""
+def test_categories_are_preserved(tmp_path):
+    """An Arrow file has one dictionary, so all mini-batches have its categories; in Parquet they become plain values."""
     frame = pd.DataFrame({"c": pd.Categorical(["a", "b", None, "c"], categories=["a", "b", "c", "d"])})
     frame.to_feather(tmp_path / "f", chunksize=1)
     found = frames("feather", tmp_path / "f", 1)

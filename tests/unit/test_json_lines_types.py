@@ -32,7 +32,7 @@ def column(kinds):
     blank=st.sampled_from(["", "\n", " \n", "\n\n  "]),
 )
 def test_parts_have_the_types_and_values_of_the_whole(columns, size, part, blank, tmp_path_factory):
-    """However the file is divided; pandas has no type for a column without values."""
+    """The cuts do not matter; pandas has no type for a column without values."""
     rows = [dict(zip("abc", row, strict=False)) for row in zip(*columns, strict=True)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     path = tmp_path_factory.mktemp("t") / "t.jsonl"

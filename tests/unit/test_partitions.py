@@ -17,7 +17,7 @@ from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.datasets.files import PartitionFormat
 from prefect_parallel_run.datasets.partitions import folder_name, values_in_path
 
-# Before version 3 pandas takes texts that end in a null byte for equal to those without it.
+# Before version 3 pandas takes strings that end in a null byte for equal to those without it.
 NULL_BYTE = "" if pd.__version__ >= "3" else "\0"
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=NULL_BYTE), max_size=30)
 
