@@ -48,9 +48,9 @@ def _slots(config: ParallelRunConfig) -> int | None:
     """Return the processes per node; None if only the nodes can determine it."""
     if config.process_count_per_node is not None or config.compute_target != "local":
         return config.process_count_per_node
-    from prefect_parallel_run.compute.here import default_local_slots
+    from prefect_parallel_run.node.gpus import local_slots
 
-    return default_local_slots(config.node_count)
+    return local_slots(config.node_count)
 
 
 def _make_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, str]:
@@ -67,7 +67,7 @@ def _make_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig
     with tempfile.TemporaryDirectory(prefix="parallel_run_plan_") as folder:
         path = Path(folder, "plan.parquet")
         planning = Planning(options.inputs, size, options.config.partition_keys, Path(folder, "partitions"))
-        Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait(lambda: None)
+        Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait()
         partitions, placeholder = f"{folder}/partitions/", "(to be partitioned)/"  # a run would write partitioned tables here
         plan = Plan.open(path)
         planned = (batch._replace(work=batch.work.replace(partitions, placeholder)) for batch in plan.mini_batches())

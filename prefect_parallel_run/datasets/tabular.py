@@ -18,7 +18,7 @@ from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.child.table_formats import FORMATS
 from prefect_parallel_run.child.table_types import GIVEN
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
-from prefect_parallel_run.datasets.base import Dataset, PathLike, absolute, given_paths, ignore_warning, unknown_keys
+from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
 from prefect_parallel_run.datasets.formats import CutFile, create_planner
 from prefect_parallel_run.datasets.partitions import (
     ColumnTypesDifferError,
@@ -34,6 +34,7 @@ from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.storage.folders import ListedFile
 from prefect_parallel_run.storage.listing import Listing
+from prefect_parallel_run.storage.paths import absolute_location
 
 _REFUSED_ELSEWHERE = ("column_types", "na_values", "keep_default_na")  #: fields that other formats refuse instead of ignoring
 _WHOLE = 1 << 62  #: bytes: a mini-batch size larger than any file
@@ -235,7 +236,7 @@ class TabularDataset(Dataset):
         return self._partition(keys, target, ignore_warning)
 
     def _partition(self, keys: Sequence[str], target: PathLike, warn: Callable[[str], None]) -> TabularDataset:
-        path = absolute(target)
+        path = absolute_location(target)
         if is_remote(path):
             raise OutputError(path, "partitions can only be written to a local folder; pass a path")
         try:

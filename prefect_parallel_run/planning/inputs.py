@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.storage import is_remote, store_of
-from prefect_parallel_run.datasets.base import Dataset, absolute
+from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.storage.listing import Listing
 from prefect_parallel_run.storage.objects import wrap_store_errors
+from prefect_parallel_run.storage.paths import absolute_location
 
 _OWN_OPTIONS = frozenset(
     f"--{name}"
@@ -92,7 +93,7 @@ def resolve_output(output: Any, *, required: bool) -> str | None:
             raise OutputError("None", "append_row needs an output folder; pass output=…")
         return None
     try:
-        path = absolute(output)
+        path = absolute_location(output)
     except InputError as error:
         raise OutputError(error.path, error.reason) from None
     if is_remote(path):
@@ -170,7 +171,7 @@ def fill_placeholders(
 
 def _common_path(value: Any) -> str:
     """Return one path or URL for a dataset (its paths' common folder), or for a path."""
-    paths = [absolute(path) for path in ([value] if isinstance(value, str | os.PathLike) else value.paths)]
+    paths = [absolute_location(path) for path in ([value] if isinstance(value, str | os.PathLike) else value.paths)]
     paths = [path.rstrip("/") or "/" for path in paths]
     if len(paths) == 1:
         return paths[0]

@@ -13,7 +13,7 @@ import os
 import struct
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.errors import RunFileError
 from prefect_parallel_run.models import MiniBatch
 
@@ -143,7 +144,7 @@ class Plan(PlanReader):
             (items,) = self._columns(number, "items")
             yield from items
 
-    def content_sha256(self, check_cancelled: Callable[[], None] = lambda: None) -> str:
+    def content_sha256(self, check_cancelled: CheckCancelled = never_cancelled) -> str:
         """Compute the hash of the content; *check_cancelled* is called periodically and may raise to stop."""
         total = hashlib.sha256()
         for number in range(len(self._starts) - 1):
@@ -153,7 +154,7 @@ class Plan(PlanReader):
                 total.update("".join([content(*row) for row in zip(*group, strict=True)]).encode("ascii"))
         return total.hexdigest()
 
-    def problem(self, identity: Mapping[str, object], check_cancelled: Callable[[], None] = lambda: None) -> str:
+    def problem(self, identity: Mapping[str, object], check_cancelled: CheckCancelled = never_cancelled) -> str:
         """Return how the plan differs from the one that a run was started with; "" when it does not.
 
         Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import queue
 import threading
 import time
@@ -17,9 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefect_parallel_run._threads import Background
+from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
+from prefect_parallel_run._threads import Background, CheckCancelled, never_cancelled
 from prefect_parallel_run.datasets.base import Dataset
-from prefect_parallel_run.errors import InputError, OutputError
+from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.planning.plan import SCHEMA, SUMMARY, Group, PlanSummary, Spool, content
 from prefect_parallel_run.storage.listing import Listing
@@ -53,16 +53,14 @@ class Planner:
 
     def summary(self) -> PlanSummary:
         """Wait for the end of planning and return the summary."""
-        return self._work.wait(lambda: None)
+        return self._work.wait()
 
     def take(self) -> list[list[int]]:
         """Return the numbers of items of the mini-batches planned since the last call, in order, one list per group."""
         if time.monotonic() >= self._next_flush:
             self._next_flush = time.monotonic() + _FLUSH_EVERY
-            try:
+            with wrap_disk_errors(self._path.parent):
                 self._writer.flush()
-            except OSError as error:
-                raise OutputError(str(self._path.parent), f"cannot be written: {error.strerror or error}") from error
         groups = []
         while not self._new.empty():
             groups.append(self._new.get())
@@ -96,7 +94,7 @@ class Planning:
     ) -> None:
         self._datasets, self._size, self._keys, self._store = datasets, mini_batch_size, partition_keys, store
 
-    def write(self, writer: PlanWriter, check_cancelled: Callable[[], None] = lambda: None) -> PlanSummary:
+    def write(self, writer: PlanWriter, check_cancelled: CheckCancelled = never_cancelled) -> PlanSummary:
         """Write the plan, all or nothing; memory stays flat.
 
         Args:
@@ -113,7 +111,7 @@ class Planning:
             return writer.finish(self._datasets[0].kind, _together(listings), tuple(notes))
 
     def _add(
-        self, dataset: Dataset, writer: PlanWriter, check_cancelled: Callable[[], None], warn: Callable[[str], None]
+        self, dataset: Dataset, writer: PlanWriter, check_cancelled: CheckCancelled, warn: Callable[[str], None]
     ) -> Listing:
         """Write the mini-batches of *dataset*, and return its listing."""
         before, listing = writer.items, dataset.listing(check_cancelled)
@@ -137,13 +135,13 @@ def write_plan(
     path: Path,
     partition_keys: Sequence[str] | None = None,
     store: Path | None = None,
-    check_cancelled: Callable[[], None] = lambda: None,
+    check_cancelled: CheckCancelled = never_cancelled,
 ) -> PlanSummary:
     """Write the plan of *datasets* to *path*; see Planning for the arguments. *store* is the plan's folder by default."""
     return Planning(datasets, mini_batch_size, partition_keys, store or path.parent).write(PlanWriter(path), check_cancelled)
 
 
-def inputs_sha256(datasets: Sequence[Dataset], check_cancelled: Callable[[], None] = lambda: None) -> str:
+def inputs_sha256(datasets: Sequence[Dataset], check_cancelled: CheckCancelled = never_cancelled) -> str:
     """Return a hash of path, size and version of all files of *datasets*; equals a plan's inputs_sha256 if nothing changed."""
     listings = [dataset.listing(check_cancelled) for dataset in datasets]
     for listing in listings:
@@ -165,7 +163,6 @@ class PlanWriter:
 
     def __init__(self, path: Path, grown: Callable[[Group], None] = lambda _: None) -> None:
         self._path, self._grown = path, grown
-        self._temporary = path.with_name(f".{path.name}.tmp")
         self._hash = hashlib.sha256()
         self._group = Group([], [], [], [])
         self._group_bytes = self._reported = 0
@@ -174,12 +171,10 @@ class PlanWriter:
         self._is_closed = True
 
     def __enter__(self) -> PlanWriter:
-        try:
-            self._file = self._temporary.open("wb")
-        except OSError as error:
-            raise self._write_error(error) from error
+        with wrap_disk_errors(self._path):
+            self._target = AtomicFile(self._path, sync=True)
         self._writer = pq.ParquetWriter(
-            self._file,
+            self._target.file,
             SCHEMA,
             compression="zstd",
             use_dictionary=["input"],  # work strings are all different
@@ -193,15 +188,11 @@ class PlanWriter:
         with self._lock, suppress(OSError):  # already closed, or a full disk; must not hide the first error
             self._is_closed = True
             self._writer.close()
-            self._file.close()
             del self._writer  # it keeps the metadata of every group
-        with suppress(OSError):
-            self._temporary.unlink()
-        if isinstance(error, OSError):
-            raise self._write_error(error) from error
-
-    def _write_error(self, error: OSError) -> OutputError:
-        return OutputError(str(self._path), f"cannot be written: {error.strerror or error}")
+        self._target.discard()
+        with wrap_disk_errors(self._path):
+            if isinstance(error, OSError):
+                raise error
 
     def add(self, name: str, cut: PlannedBatch) -> None:
         """Append a mini-batch."""
@@ -229,9 +220,7 @@ class PlanWriter:
         summary = PlanSummary(self._count, self.items, self._size, self._hash.hexdigest(), kind, inputs, notes)
         self._writer.add_key_value_metadata({SUMMARY: json.dumps(summary._asdict()).encode()})
         self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._temporary.replace(self._path)
+        self._target.commit()
         return summary
 
     def _report(self) -> None:
