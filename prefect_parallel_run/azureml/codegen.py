@@ -20,7 +20,6 @@ from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.environments import without_credentials
 
 _INDENT = "    "
-_TABLES = {"delimited": "from_delimited_files", "parquet": "from_parquet_files", "json_lines": "from_json_lines_files"}
 _WIDTH = 120
 _COMMENT_WIDTH = 100
 _DECIDE = """\
@@ -189,7 +188,7 @@ class _Code:
         values = dataset.model_dump(exclude_defaults=True, exclude={"paths", "name", "format"})
         constructor = "FileDataset.from_files"
         if not isinstance(dataset, FileDataset):
-            constructor = f"TabularDataset.{_TABLES[dataset.model_dump()['format']]}"
+            constructor = f"TabularDataset.from_{dataset.model_dump()['format']}_files"
         call = _call(constructor, [[self._or_decide(path) for path in dataset.paths]], values)
         return call if dataset.name is None else Code(f"{call}.as_named_input({render(dataset.name)})")
 

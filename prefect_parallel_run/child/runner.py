@@ -9,7 +9,7 @@ from .context import Context, EntryScript, current
 from .encoding import WrongType, encode, materialise, row_count
 from .failure import describe, fingerprint
 from .part_file import Part
-from .reading import BadRecord, FileList, Items, Reader
+from .reading import BadRecord, FileList, Reader
 from .retry import RetryDirective, retry_directive
 from .script import Script
 from .shared_memory import GO, STOP, SharedStatus
@@ -112,14 +112,14 @@ class MiniBatchRunner:
         self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]]
     ) -> "tuple[int, str, int, int, int, int]":
         """Return rows, part, offset, header, length and checksum."""
-        items: Items = self._reader.read(work, piece)
-        if isinstance(items.value, FileList):
-            items.value.task_id = str(index)
+        items = self._reader.read(work, piece)
+        if isinstance(items, FileList):
+            items.task_id = str(index)
         current.mini_batch, current.attempt, current.refused = index, attempt, self._refused_at_start
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))
         self._status.begin(index, time.monotonic())  # the time limit applies to run(): reading has had a limit of its own
         try:
-            result = materialise(self._script.run(items.value, context))
+            result = materialise(self._script.run(items, context))
         finally:
             current.mini_batch = None
         if self._part is None:

@@ -13,28 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefect_parallel_run.child.table_formats import FORMATS
 from prefect_parallel_run.cli._output import notify
 
 if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig
     from prefect_parallel_run.datasets.base import Dataset
 
-FORMATS = ("files", "parquet", "delimited", "json-lines", "arrow", "orc")
-_NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.+)", re.DOTALL)
-_FORMATS_OF_OPTION = {
-    "partition_format": ("files",),
-    "delimiter": ("delimited",),
-    "quote": ("delimited",),
-    "escape": ("delimited",),
-    "double_quote": ("delimited",),
-    "header": ("delimited",),
-    "decimal": ("delimited",),
-    "column_types": ("delimited",),
-    "na_values": ("delimited",),
-    "keep_default_na": ("delimited",),
-    "encoding": ("delimited", "json-lines"),
-    "compression": ("delimited", "json-lines"),
+_OPTIONS_OF_FORMAT = {
+    "files": ("partition_format",),
+    **{name.replace("_", "-"): known.options for name, known in FORMATS.items()},
 }
+_NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.+)", re.DOTALL)
+_OPTIONS = [*dict.fromkeys(field for fields in _OPTIONS_OF_FORMAT.values() for field in fields)]
 _OPTION_NAMES = {  #: for fields whose option has another name
     "double_quote": "--no-double-quote",
     "header": "--no-header",
@@ -67,7 +58,7 @@ def add_step_options(command: argparse.ArgumentParser) -> None:
     inputs.add_argument("--input-list", action="append", default=[], metavar="FILE", help=help_text)
     help_text = "a path passed to every process as a whole, not split into mini-batches"
     inputs.add_argument("--side-input", action="append", default=[], metavar="NAME=PATH", help=help_text)
-    inputs.add_argument("--format", choices=FORMATS, default="files", help="format of the inputs (default: files)")
+    inputs.add_argument("--format", choices=_OPTIONS_OF_FORMAT, default="files", help="format of the inputs (default: files)")
     inputs.add_argument(
         "--partition-format", metavar="TEXT", help="pattern for the end of a file's path: {user}/{day:yyyy/MM/dd}/*"
     )
@@ -180,7 +171,9 @@ def _inputs(args: argparse.Namespace) -> Iterator[Dataset]:
 
 
 def _dataset(args: argparse.Namespace, paths: list[str], name: str | None) -> Dataset:
-    options = format_options(args.format, {field: getattr(args, field) for field in _FORMATS_OF_OPTION})
+    options = format_options(
+        args.format, {field: getattr(args, field) for fields in _OPTIONS_OF_FORMAT.values() for field in fields}
+    )
     dataset = _build_dataset(args.format, paths, {**options, "allow_empty": args.allow_empty})
     return dataset if name is None else dataset.as_named_input(name)
 
@@ -189,6 +182,7 @@ def _build_dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Data
     from pydantic import ValidationError
 
     from prefect_parallel_run.config.base import wrong_fields
+    from prefect_parallel_run.datasets.base import given_paths
     from prefect_parallel_run.datasets.files import FileDataset
 
     try:
@@ -196,14 +190,7 @@ def _build_dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Data
             return FileDataset.from_files(paths, **options)
         from prefect_parallel_run.datasets.tabular import TabularDataset
 
-        factories = {
-            "parquet": TabularDataset.from_parquet_files,
-            "delimited": TabularDataset.from_delimited_files,
-            "json-lines": TabularDataset.from_json_lines_files,
-            "arrow": TabularDataset.from_arrow_files,
-            "orc": TabularDataset.from_orc_files,
-        }
-        return factories[kind](paths, **options)
+        return TabularDataset(paths=given_paths(paths), format=kind.replace("-", "_"), **options)
     except ValidationError as error:
         messages = (f"{_option_name(field)}: {message}" for field, message in wrong_fields(error).items())
         raise ValueError("\n".join(messages)) from None
@@ -215,8 +202,8 @@ def format_options(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for field, value in values.items():
         if value is None:
             continue
-        if kind not in _FORMATS_OF_OPTION[field]:
-            formats = " and ".join(_FORMATS_OF_OPTION[field])
+        if field not in _OPTIONS_OF_FORMAT[kind]:
+            formats = " and ".join(name for name, fields in _OPTIONS_OF_FORMAT.items() if field in fields)
             raise ValueError(f"{_option_name(field)} works only with --format {formats}, not with {kind}")
         options[field] = _ESCAPED.get(value, value) if isinstance(value, str) else value
     if options.get("compression") == "none":

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
 
 from prefect.blocks.core import Block
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema
 
+from prefect_parallel_run.child.table_formats import FORMATS, TableFormat
 from prefect_parallel_run.compute.blocks import DaskComputeTarget
 from prefect_parallel_run.config.base import FormModel, Model, problems
 from prefect_parallel_run.config.model import ParallelRunConfig
@@ -94,20 +95,13 @@ class Files(_Input):
 
 
 class _Table(_Input):
+    def dataset(self) -> Dataset:
+        """Return the rows as a dataset; the format has no options."""
+        (field,) = type(self).model_fields.keys() - _Table.model_fields.keys()
+        return self._table(getattr(self, field), format=field.removesuffix("_files"))
+
     def _table(self, paths: Iterable[str], **fields: Any) -> TabularDataset:
         return TabularDataset(paths=given_paths(paths), name=self.name, allow_empty=self.allow_empty, **fields)
-
-
-class ParquetFiles(_Table):
-    """Every row is an item; run() gets a DataFrame. Keys of hive folders (store=1/…) become columns."""
-
-    model_config = ConfigDict(title="Parquet")
-
-    parquet_files: Paths = _paths("Parquet files")
-
-    def dataset(self) -> Dataset:
-        """Return the rows as a dataset."""
-        return self._table(self.parquet_files, format="parquet")
 
 
 class _Text(_Table):
@@ -197,39 +191,22 @@ class JsonLinesFiles(_Text):
         return self._table(self.json_lines_files, format="json_lines", **self._stored)
 
 
-class ArrowFiles(_Table):
-    """Every row is an item; run() gets a DataFrame. Arrow IPC files and streams, and Feather (version 2)."""
-
-    model_config = ConfigDict(title="Arrow")
-
-    arrow_files: Paths = _paths("Arrow files")
-
-    def dataset(self) -> Dataset:
-        """Return the rows as a dataset."""
-        return self._table(self.arrow_files, format="arrow")
+def _without_options(name: str, known: TableFormat) -> type[_Table]:
+    """Return the form of a table format without options."""
+    about = f"Every row is an item; run() gets a DataFrame. {known.about}".rstrip()
+    fields: Any = {f"{name}_files": (Paths, _paths(f"{known.title} files"))}
+    return create_model(f"{name.title()}Files", __base__=_Table, __doc__=about, __cls_kwargs__={"title": known.title}, **fields)
 
 
-class OrcFiles(_Table):
-    """Every row is an item; run() gets a DataFrame."""
-
-    model_config = ConfigDict(title="ORC")
-
-    orc_files: Paths = _paths("ORC files")
-
-    def dataset(self) -> Dataset:
-        """Return the rows as a dataset."""
-        return self._table(self.orc_files, format="orc")
-
-
-Input = Files | ParquetFiles | DelimitedFiles | JsonLinesFiles | ArrowFiles | OrcFiles
-_KINDS: dict[str, type[Input]] = {
+_WITH_OPTIONS: dict[str, type[_Table]] = {"delimited": DelimitedFiles, "json_lines": JsonLinesFiles}
+_KINDS: dict[str, type[_Input]] = {
     "files": Files,
-    "parquet_files": ParquetFiles,
-    "delimited_files": DelimitedFiles,
-    "json_lines_files": JsonLinesFiles,
-    "arrow_files": ArrowFiles,
-    "orc_files": OrcFiles,
+    **{f"{name}_files": _WITH_OPTIONS.get(name) or _without_options(name, known) for name, known in FORMATS.items()},
 }
+if TYPE_CHECKING:
+    Input = _Input
+else:
+    Input = Union[tuple(_KINDS.values())]  # noqa: UP007  of the classes in the registry
 
 
 class SideInput(FormModel):

@@ -58,8 +58,8 @@ def test_objects_are_listed_in_the_order_of_their_names(store):
         ("none/*", []),
     ],
 )
-def test_patterns(store, pattern, found):
-    """One star stays within a segment, two match deeper."""
+def test_one_star_matches_within_a_segment(store, pattern, found):
+    """Two stars match deeper."""
     for name in ("1.csv", "2.csv", "3.txt", "deep/er/4.csv", "deep/5.csv"):
         store.pipe_file(f"/test/in/{name}", b"1")
     assert names(f"{ROOT}/{pattern}") == found
@@ -134,7 +134,7 @@ def test_objects_are_written_atomically_and_read_back(store, tmp_path):
 
 
 def nothing():
-    """A heartbeat."""
+    """Does not cancel."""
 
 
 def make_run(path: Path) -> RunDirectory:
@@ -202,7 +202,7 @@ def test_a_run_is_resumed_from_its_copy(store, tmp_path):
     pull(url, first.path)
     assert part_bytes(first) == {"a.part": b"1" * 10, "r2.part": b"2"}
     (first.parts / "kept").write_bytes(b"")
-    pull(url, second.path)  # was driven here last: stays
+    pull(url, second.path)  # was executed here last: stays
     assert second.path.joinpath("mirror-token").exists()
 
 
