@@ -125,7 +125,7 @@ class ChildFactory:
             OSError: The process could not be started.
         """
         process = f"{self._settings.prefix}{name}"
-        logs = f"{self._settings.run_directory}/logs/{process}"
+        logs = f"{self._settings.run.directory}/logs/{process}"
         scratch = tempfile.mkdtemp(prefix=f"{process}.", dir=self._scratch)
         try:
             child = Child(self.interpreter, self._environment, scratch, f"{logs}.stdout.txt", f"{logs}.stderr.txt")
@@ -133,7 +133,7 @@ class ChildFactory:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         child.send([_line(self._settings.for_child(process=process, scratch=scratch))])
-        return Startup(child, self._process_log.add(process, child.pid, slot), self._settings.init_timeout)
+        return Startup(child, self._process_log.add(process, child.pid, slot), self._settings.limits.init_timeout)
 
 
 def _line(message: Any) -> bytes:

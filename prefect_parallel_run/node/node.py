@@ -55,18 +55,18 @@ class Node:
     def __init__(self, settings: NodeSettings, cores: int | None = None) -> None:
         self._cores = cores or _cores()
         marker = f"{_MARKER}={settings.token}.{os.getpid()}.{uuid.uuid4().hex}"  # two nodes may share a process
-        interpreter = settings.interpreter or sys.executable
+        interpreter = settings.interpreter.path or sys.executable
         self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
-        self.settings = settings = _with_local_run_directory(settings, scratch) if settings.rows_are_remote else settings
-        environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
+        self.settings = settings = _with_local_run_directory(settings, scratch) if settings.node.rows_are_remote else settings
+        environment = {**os.environ, **settings.interpreter.variables, "AZUREML_BI_OUTPUT_PATH": settings.script.output}
         environment[_MARKER] = marker.partition("=")[2]
         self._gpus = gpus = visible_gpus(environment)
-        is_set_by_user = VISIBLE in settings.environment_variables  # for all processes: then none is assigned here
+        is_set_by_user = VISIBLE in settings.interpreter.variables  # for all processes: then none is assigned here
         self._assigned_gpus, self._environment = () if is_set_by_user else gpus, environment
         process_log = ProcessLog()
         factory = ChildFactory(settings, {**environment, **self._variables(0)}, interpreter, scratch, process_log)
-        count = min(settings.slots or default_slots(self._cores, gpus), settings.most_slots)
-        need = StandbyNeed(settings.run_invocation_timeout)
+        count = min(settings.node.slots or default_slots(self._cores, gpus), settings.node.most_slots)
+        need = StandbyNeed(settings.limits.run_invocation_timeout)
         self._standby = StandbyChild(factory if self._are_interchangeable(count) else None, need)
 
         def create(index: int, number: int) -> Slot:
@@ -87,7 +87,7 @@ class Node:
     def facts(self) -> NodeFacts:
         """Return the node's host, cores, slots and GPUs."""
         return NodeFacts(
-            node=self.settings.node,
+            node=self.settings.node.name,
             host=socket.gethostname(),
             pid=os.getpid(),
             cores=self._cores,
@@ -101,7 +101,7 @@ class Node:
         if recall is None:
             return self._result([])
         try:
-            if not self.settings.fetches:
+            if not self.settings.items.fetches:
                 return self._run(recall, works[0].mini_batch, lambda slot, receipts: slot.run(works, receipts, recall))
             files = LeaseFiles(works, self._scratch)
             try:
@@ -161,7 +161,7 @@ class Node:
             pass  # the run is ending; finished mini-batches are still returned
         else:
             self._slots.release(slot)
-        if not self.settings.rows_are_remote:
+        if not self.settings.node.rows_are_remote:
             _sync_parts(self.settings, receipts)
         return self._result(receipts)
 
@@ -176,7 +176,7 @@ class Node:
             waited = time.monotonic() - waiting_since
             finished = len(receipts)
             if fetched.error is not None:
-                receipts.append(fetched.receipt(self.settings.node))
+                receipts.append(fetched.receipt(self.settings.node.name))
             else:
                 slot.run([fetched.work], receipts, recall)
             fetched.remove()
@@ -194,7 +194,7 @@ class Node:
             slots: At least one stays, and there are never more than mini-batches.
             number: Number of the resize; ignored when a later one has already been applied.
         """
-        count = max(1, min(slots, self.settings.most_slots))
+        count = max(1, min(slots, self.settings.node.most_slots))
         if not self._are_interchangeable(count):
             self._standby.stop()
         return self._slots.resize(count, number)
@@ -222,7 +222,7 @@ class Node:
         problems = self._slots.close(graceful=graceful)
         stopping.join()
         self._log.close()
-        if not self.settings.rows_are_remote:
+        if not self.settings.node.rows_are_remote:
             self.remove()
         return problems
 
@@ -241,7 +241,7 @@ class Node:
         """
         if folder not in _READABLE or Path(name).name != name:
             raise ValueError(f"{folder}/{name} is not a file of a run directory")
-        path = Path(self.settings.run_directory, folder, name)
+        path = Path(self.settings.run.directory, folder, name)
         if folder == "logs" and not path.exists():  # removed: only some of very many are kept
             return b""
         with path.open("rb") as file:
@@ -251,7 +251,7 @@ class Node:
     def logs(self) -> dict[str, int]:
         """Return the size of every log that is not empty, bytes by name."""
         sizes: dict[str, int] = {}
-        for path in Path(self.settings.run_directory, "logs").iterdir():
+        for path in Path(self.settings.run.directory, "logs").iterdir():
             with suppress(FileNotFoundError):  # removed: only some of very many are kept
                 if path.is_file():  # a script may create folders there
                     sizes[path.name] = path.stat().st_size
@@ -271,7 +271,7 @@ def _with_local_run_directory(settings: NodeSettings, scratch: str) -> NodeSetti
     run_directory = Path(scratch, "run")
     for folder in _READABLE:
         (run_directory / folder).mkdir(parents=True)
-    return replace(settings, run_directory=str(run_directory))
+    return replace(settings, run=replace(settings.run, directory=str(run_directory)))
 
 
 def _cores() -> int:
@@ -291,7 +291,7 @@ def _with_seconds(receipt: tuple[Any, ...], waited: float) -> tuple[Any, ...]:
 def _sync_parts(settings: NodeSettings, receipts: list[tuple[Any, ...]]) -> None:
     """Sync the rows to disk before their receipts are returned: committed rows must survive a power cut."""
     for name in {receipt[7] for receipt in receipts if receipt[7]}:
-        descriptor = os.open(Path(settings.run_directory, "parts", name), os.O_RDONLY)
+        descriptor = os.open(Path(settings.run.directory, "parts", name), os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -51,12 +51,12 @@ class NodeLog:
     """
 
     def __init__(self, settings: NodeSettings, process_log: ProcessLog) -> None:
-        folder = f"{settings.run_directory}/logs"
+        folder = f"{settings.run.directory}/logs"
         self._process_log, self._files = process_log, LogFiles(folder)
         self._events = f"{folder}/{settings.prefix}processes.jsonl"
         self._samples = f"{folder}/{settings.prefix}resources.csv"
         self._folder = folder
-        self._lines = ScriptLines(settings.node, logging.getLevelName(settings.logging_level))
+        self._lines = ScriptLines(settings.node.name, logging.getLevelName(settings.script.logging_level))
         self._written = 0  # events
         self._is_writing = True
         self._has_logged_error = self._has_logged_replacement = False

@@ -128,7 +128,7 @@ async def open_node(settings: NodeSettings, access: NodeAccess | None, dask_work
     with _wrap_os_errors(dask_worker):
         adapted = _with_access(settings, access)
         node = await asyncio.to_thread(_open_once, dask_worker, adapted, threads, over)
-    message = {"node": node.settings.node}
+    message = {"node": node.settings.node.name}
     node.on_slot_ready(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
     node.on_script_log(lambda batch: dask_worker.log_event(script_log_topic(token), batch))
     return node.facts
@@ -227,7 +227,7 @@ async def close_node(token: str, graceful: bool, dask_worker: Any) -> ShutdownRe
     if entry is None:
         return ShutdownReport([], [])
     problems = await asyncio.to_thread(entry.node.close, graceful=graceful)
-    if not entry.node.settings.rows_are_remote:
+    if not entry.node.settings.node.rows_are_remote:
         _remove_entry(dask_worker, token)
     return ShutdownReport(problems, entry.node.recent_logs())
 
@@ -250,12 +250,14 @@ def _with_access(settings: NodeSettings, access: NodeAccess | None) -> NodeSetti
     """Return *settings* with the paths that fit *access*."""
     if access is None:
         return settings
-    if access.bundled and settings.bundle is not None:
-        folder = unpacked(cache_folder(), settings.bundle.sha256)
+    bundle = settings.script.bundle
+    if access.bundled and bundle is not None:
+        folder = unpacked(cache_folder(), bundle.sha256)
         if folder is None:
-            raise FileNotFoundError(f"the unpacked code archive {settings.bundle.sha256} was removed from this node's cache")
-        settings = replace(settings, source=str(folder / settings.bundle.source), script=str(folder / settings.bundle.script))
-    return replace(settings, rows_are_remote=access.rows_are_remote)
+            raise FileNotFoundError(f"the unpacked code archive {bundle.sha256} was removed from this node's cache")
+        script = replace(settings.script, source=str(folder / bundle.source), path=str(folder / bundle.script))
+        settings = replace(settings, script=script)
+    return settings.with_node(rows_are_remote=access.rows_are_remote)
 
 
 def _over_on(dask_worker: Any, token: str) -> threading.Event:
@@ -291,8 +293,8 @@ def _open_once(dask_worker: Any, settings: NodeSettings, threads: int, over: thr
         _begun.add(token)
         if (node := _prepared.pop(token, None)) is None:
             _close_abandoned(dask_worker, token)  # the flow process lost contact with this node: its work is void
-            node = _start_node(settings, threads if settings.is_kept else None, over)
-        watchdog = Watchdog(lambda: _close_abandoned(dask_worker, token, node)) if settings.is_kept else None
+            node = _start_node(settings, threads if settings.node.is_kept else None, over)
+        watchdog = Watchdog(lambda: _close_abandoned(dask_worker, token, node)) if settings.node.is_kept else None
         with _registry_lock:
             if not over.is_set():
                 _open.setdefault(dask_worker, {})[token] = _Open(node, watchdog, secedes=threads <= 2 * node.facts.slots)
@@ -305,11 +307,9 @@ def _open_once(dask_worker: Any, settings: NodeSettings, threads: int, over: thr
 
 
 def _start_node(settings: NodeSettings, cores: int | None, over: threading.Event) -> Node:
-    if settings.environment is not None:
-        interpreter = built_interpreter(settings.environment, cache_folder(), over)
-    else:
-        interpreter = interpreter_of(settings.interpreter)  # type: ignore[assignment]  # None: the worker's own
-    return Node(replace(settings, interpreter=interpreter), cores)
+    plan, path = settings.interpreter.plan, settings.interpreter.path
+    interpreter = interpreter_of(path) if plan is None else built_interpreter(plan, cache_folder(), over)
+    return Node(replace(settings, interpreter=replace(settings.interpreter, path=interpreter)), cores)
 
 
 def _close_abandoned(dask_worker: Any, token: str, only: Node | None = None) -> None:

@@ -243,7 +243,7 @@ class Slot:
             work.attempt,
         ):
             raise ValueError(f"expected the answer to mini-batch {work.mini_batch}")
-        return (*answer[:_SHORT_ANSWER], self._settings.node, pid, *answer[_SHORT_ANSWER + 2 :])
+        return (*answer[:_SHORT_ANSWER], self._settings.node.name, pid, *answer[_SHORT_ANSWER + 2 :])
 
     def _check_limits(self, child: Child) -> _Termination | None:
         """Return why the child has died or must be killed, or None."""
@@ -254,11 +254,11 @@ class Slot:
         index, started = child.running()
         if index == IDLE:
             return None
-        timeout = self._settings.run_invocation_timeout
+        timeout = self._settings.limits.run_invocation_timeout
         if time.monotonic() - started > timeout:
             message = f"run() exceeded run_invocation_timeout = {timeout:g} s and its process was killed"
             return _Termination("timed_out", index, "InvocationTimeout", message)
-        limit = self._settings.process_memory_limit
+        limit = self._settings.limits.memory
         resident = 0 if limit is None or self._record is None else self._record.resident()
         if limit is not None and resident > limit:
             message = f"its process used {resident} bytes, over process_memory_limit = {limit}, and was killed"
@@ -298,7 +298,7 @@ class Slot:
                 termination.outcome,
                 started=time.time() - seconds,
                 seconds=seconds,
-                node=self._settings.node,
+                node=self._settings.node.name,
                 pid=pid,
                 error_type=termination.error_type,
                 error=termination.error,
@@ -327,7 +327,7 @@ class Slot:
         self._not_before = 0.0
 
     def _await_exit(self, child: Child) -> str:
-        deadline = time.monotonic() + self._settings.init_timeout
+        deadline = time.monotonic() + self._settings.limits.init_timeout
         problem: str | None = None
         while (status := child.exit_status()) is None:
             child.wait(_STARTUP_POLL_INTERVAL)
