@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prefect_parallel_run.node.child_process import Child, describe_exit
 from prefect_parallel_run.node.node_log import ProcessLog, ProcessRecord
@@ -85,15 +86,12 @@ class Startup:
             return None
         if status is not None:
             return StartFailure("start", "ProcessDied", f"its process {describe_exit(status)} before it was ready", "")
-        if self._is_overdue():
+        # The import is timed from the start, init() from the request.
+        since = self._started if self.stage == IMPORTING else self._init_requested
+        if since is not None and time.monotonic() > since + self._init_timeout:
             message = f"import and init() exceeded init_timeout = {self._init_timeout:g} s"
             return StartFailure("start", "InitTimeout", message, self.child.stacks())
         return None
-
-    def _is_overdue(self) -> bool:
-        """True when the import (counted from the start) or init() (counted from the request) takes too long."""
-        since = self._started if self.stage == IMPORTING else self._init_requested
-        return since is not None and time.monotonic() > since + self._init_timeout
 
 
 class ChildFactory:
@@ -102,15 +100,12 @@ class ChildFactory:
     Args:
         settings: Settings of the node.
         environment: Environment variables of the children.
-        interpreter: Path of the children's interpreter.
         scratch: Parent folder of their working directories.
         process_log: Records their start and end.
     """
 
-    def __init__(
-        self, settings: NodeSettings, environment: dict[str, str], interpreter: str, scratch: str, process_log: ProcessLog
-    ) -> None:
-        self.interpreter = interpreter
+    def __init__(self, settings: NodeSettings, environment: dict[str, str], scratch: str, process_log: ProcessLog) -> None:
+        self.interpreter = settings.interpreter.path or sys.executable
         self._settings, self._environment, self._scratch = settings, environment, scratch
         self._process_log = process_log
 
@@ -132,9 +127,6 @@ class ChildFactory:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        child.send([_line(self._settings.for_child(process=process, scratch=scratch))])
+        message = json.dumps(self._settings.for_child(process=process, scratch=scratch), separators=(",", ":"))
+        child.send([message.encode("ascii"), b"\n"])
         return Startup(child, self._process_log.add(process, child.pid, slot), self._settings.limits.init_timeout)
-
-
-def _line(message: Any) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,34 +53,26 @@ class Node:
 
     def __init__(self, settings: NodeSettings, cores: int | None = None) -> None:
         self._cores = cores or _cores()
-        marker = f"{_MARKER}={settings.token}.{os.getpid()}.{uuid.uuid4().hex}"  # two nodes may share a process
-        interpreter = settings.interpreter.path or sys.executable
-        self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
-        self.settings = settings = _with_local_run_directory(settings, scratch) if settings.node.rows_are_remote else settings
-        environment = {**os.environ, **settings.interpreter.variables, "AZUREML_BI_OUTPUT_PATH": settings.script.output}
-        environment[_MARKER] = marker.partition("=")[2]
-        self._gpus = gpus = visible_gpus(environment)
-        is_set_by_user = VISIBLE in settings.interpreter.variables  # for all processes: then none is assigned here
-        self._assigned_gpus, self._environment = () if is_set_by_user else gpus, environment
-        process_log = ProcessLog()
-        factory = ChildFactory(settings, {**environment, **self._variables(0)}, interpreter, scratch, process_log)
-        count = min(settings.node.slots or default_slots(self._cores, gpus), settings.node.most_slots)
-        need = StandbyNeed(settings.limits.run_invocation_timeout)
-        self._standby = StandbyChild(factory if self._are_interchangeable(count) else None, need)
-
-        def create(index: int, number: int) -> Slot:
-            factory = ChildFactory(settings, {**environment, **self._variables(index)}, interpreter, scratch, process_log)
-            slot = Slot(number, settings, factory, self._standby, lambda: self._slots.try_retire(slot))
-            return slot
-
+        self._scratch = tempfile.mkdtemp(prefix="parallel_run_")
+        self.settings = _with_local_run_directory(settings, self._scratch) if settings.node.rows_are_remote else settings
+        marker = f"{settings.token}.{os.getpid()}.{uuid.uuid4().hex}"  # two nodes may share a process
+        variables = settings.interpreter.variables
+        output = {"AZUREML_BI_OUTPUT_PATH": settings.script.output}
+        self._environment = {**os.environ, **variables, **output, _MARKER: marker}
+        self._gpus = visible_gpus(self._environment)
+        self._assigned_gpus = () if VISIBLE in variables else self._gpus  # set by the user: for all processes
+        self._process_log = ProcessLog()
+        count = min(settings.node.slots or default_slots(self._cores, self._gpus), settings.node.most_slots)
+        factory = self._factory(0) if self._are_interchangeable(count) else None
+        self._standby = StandbyChild(factory, StandbyNeed(settings.limits.run_invocation_timeout))
         self._recalls: dict[int, RecallRequest] = {}  # by lease
         self._admitted: set[int] = set()  # leases that have started; the newest of very many
         self._refused: set[int] = set()  # leases that were recalled before they started
         self._lock = threading.Lock()
-        self._guard = Guard(marker, scratch, lambda status: process_log.add_event("guardian_replaced", "guardian", exit=status))
-        self._log = NodeLog(settings, process_log)
+        self._guard = Guard(f"{_MARKER}={marker}", self._scratch, self._record_lost_reaper)
+        self._log = NodeLog(self.settings, self._process_log)
         self._log.start()
-        self._slots = SlotPool(create, count)  # last: its threads use everything above
+        self._slots = SlotPool(self._create_slot, count)  # last: its threads use everything above
 
     @property
     def facts(self) -> NodeFacts:
@@ -95,27 +86,22 @@ class Node:
             gpus=len(self._gpus),
         )
 
+    # Leases
+
     def run(self, lease: int, works: list[Work]) -> LeaseResult:
         """Wait for an idle slot and run *works* there; objects of a store are fetched meanwhile."""
         recall = self._admit(lease)
         if recall is None:
             return self._result([])
         try:
-            if not self.settings.items.fetches:
-                return self._run(recall, works[0].mini_batch, lambda slot, receipts: slot.run(works, receipts, recall))
-            files = LeaseFiles(works, self._scratch)
-            try:
-                return self._run(
-                    recall, works[0].mini_batch, lambda slot, receipts: self._run_fetched(files, slot, receipts, recall)
-                )
-            finally:
-                files.close()
+            with closing(LeaseFiles(works, self._scratch)) if self.settings.items.fetches else nullcontext() as files:
+                return self._result(self._run(works, recall, files))
         finally:
             del self._recalls[lease]
             recall.answer(works[-1].mini_batch + 1)
 
     def recall(self, lease: int, *, at_once: bool) -> Future[int] | None:
-        """RecallRequest the mini-batches of a lease that have not started; None when the lease has finished.
+        """Recall the mini-batches of a lease that have not started; None when the lease has finished.
 
         Returns:
             The number of the first mini-batch that is returned, or one past the last; NOT_BEGUN returns all of them.
@@ -145,14 +131,17 @@ class Node:
             recall = self._recalls[lease] = RecallRequest(lease)
             return recall
 
-    def _run(self, recall: RecallRequest, first: int, do: Callable[[Slot, list[tuple[Any, ...]]], None]) -> LeaseResult:
+    def _run(self, works: list[Work], recall: RecallRequest, files: LeaseFiles | None) -> list[tuple[Any, ...]]:
+        receipts: list[tuple[Any, ...]] = []
         slot = self._slots.acquire(recall)
         if slot is None:  # recalled, or no slot is left, or the node is closing
-            recall.answer(first)
-            return self._result([])
-        receipts: list[tuple[Any, ...]] = []
+            recall.answer(works[0].mini_batch)
+            return receipts
         try:
-            do(slot, receipts)
+            if files is None:
+                slot.run(works, receipts, recall)
+            else:
+                self._run_fetched(files, slot, receipts, recall)
         except SlotUnusableError as error:
             self._slots.mark_failed(slot, error.failure)
         except SlotRetiredError:
@@ -163,7 +152,7 @@ class Node:
             self._slots.release(slot)
         if not self.settings.node.rows_are_remote:
             _sync_parts(self.settings, receipts)
-        return self._result(receipts)
+        return receipts
 
     def _result(self, receipts: list[tuple[Any, ...]]) -> LeaseResult:
         slots, as_of = self._slots.count()
@@ -183,6 +172,12 @@ class Node:
             if len(receipts) > finished:
                 receipts[-1] = _with_seconds(receipts[-1], waited)
             waiting_since = time.monotonic()
+
+    # Slots
+
+    def on_slot_ready(self, callback: Callable[[int], None]) -> None:
+        """Call *callback* with the number of the last resize for every slot that becomes ready, or already is."""
+        self._slots.on_slot_ready(callback)
 
     def resize(self, slots: int, number: int) -> Resized:
         """Start or retire slots until there are *slots*, without waiting for them.
@@ -207,9 +202,18 @@ class Node:
         """Return the environment variables that only the slot at *index* has."""
         return slot_environment(index, self._assigned_gpus, self._environment)
 
-    def on_slot_ready(self, callback: Callable[[int], None]) -> None:
-        """Call *callback* with the number of the last resize for every slot that becomes ready, or already is."""
-        self._slots.on_slot_ready(callback)
+    def _factory(self, index: int) -> ChildFactory:
+        environment = {**self._environment, **self._variables(index)}
+        return ChildFactory(self.settings, environment, self._scratch, self._process_log)
+
+    def _create_slot(self, index: int, number: int) -> Slot:
+        slot = Slot(number, self.settings, self._factory(index), self._standby, lambda: self._slots.try_retire(slot))
+        return slot
+
+    def _record_lost_reaper(self, status: int) -> None:
+        self._process_log.add_event("guardian_replaced", "guardian", exit=status)
+
+    # The end
 
     def close(self, *, graceful: bool) -> list[str]:
         """Stop all children, with shutdown() when *graceful*; return the errors in shutdown().
@@ -229,6 +233,8 @@ class Node:
     def remove(self) -> None:
         """Kill leftover script processes and remove the scratch folder; rows in it have been fetched."""
         self._guard.close()
+
+    # Files and logs
 
     def read(self, folder: str, name: str, offset: int, length: int) -> bytes:
         """Return bytes of a file in the run directory.

@@ -74,10 +74,9 @@ class SlotPool:
         """Record that a slot has no child and cannot start one."""
         with self._lock:
             self._busy.pop(slot, None)
-            index = next((index for index, other in self._active.items() if other is slot), None)
-            if index is None:  # retired: not expected to work
+            if not self._is_active(slot):  # retired: not expected to work
                 return
-            del self._active[index]
+            self._deactivate(slot)
             is_last = not self._active
         self._failures.put(failure)
         if is_last:
@@ -88,7 +87,7 @@ class SlotPool:
         with self._lock:
             if len(self._active) == 1 and self._is_active(slot):
                 return False
-            self._active = {index: other for index, other in self._active.items() if other is not slot}
+            self._deactivate(slot)
             return True
 
     def mark_exited(self, slot: Slot) -> None:
@@ -138,17 +137,22 @@ class SlotPool:
             self._is_closed = True
             slots, leaving = [*self.all], {**self._leaving}
         ready = self.idle.close()
-        stops: list[Callable[[], object]] = [
-            (lambda slot=slot: self._problems.append(slot.shut_down())) if graceful and slot in ready else slot.stop  # type: ignore[misc]
+        threads = [
+            threading.Thread(target=self._close, args=(slot, graceful and slot in ready))
             for slot in slots
             if not graceful or slot not in leaving
         ]
-        threads = [threading.Thread(target=stop) for stop in stops]
         for thread in threads:
             thread.start()
         for thread in (*threads, *leaving.values()):
             thread.join()
         return [problem for problem in self._problems if problem]
+
+    def _close(self, slot: Slot, graceful: bool) -> None:
+        if graceful:
+            self._problems.append(slot.shut_down())
+        else:
+            slot.stop()
 
     # Starting
 
@@ -186,7 +190,7 @@ class SlotPool:
             self._unreported += callback is None
             return lambda: None if callback is None else callback(as_of)
 
-    # Retiring
+    # Retiring; all but _shut_down and _remove are called with the lock held
 
     def _retire(self, index: int) -> None:
         slot = self._active.pop(index)
@@ -199,6 +203,9 @@ class SlotPool:
 
     def _is_active(self, slot: Slot) -> bool:
         return slot in self._active.values()
+
+    def _deactivate(self, slot: Slot) -> None:
+        self._active = {index: other for index, other in self._active.items() if other is not slot}
 
     def _leave(self, slot: Slot) -> None:
         """Shut down the child of a retired slot, on a thread of its own."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -99,9 +98,7 @@ class Bench:
         settings = self.settings(script, *arguments, **changes)
         variables = {**settings.interpreter.variables, "AZUREML_BI_OUTPUT_PATH": settings.script.output}
         environment = {**os.environ, **variables}
-        factory = ChildFactory(
-            settings, environment, changes.get("interpreter") or sys.executable, str(self.folder), ProcessLog()
-        )
+        factory = ChildFactory(settings, environment, str(self.folder), ProcessLog())
         standby = StandbyChild(factory, StandbyNeed(settings.limits.run_invocation_timeout))
         slot = Slot(0, settings, factory, standby)
         self._slots.append(slot)
