@@ -8,7 +8,6 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
@@ -18,7 +17,6 @@ from typing import Any, NamedTuple
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
-from prefect_parallel_run.node.log_tail import LogBatch
 from prefect_parallel_run.node.node_log import NodeLog, ProcessLog
 from prefect_parallel_run.node.prefetch import LeaseFiles
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
@@ -44,12 +42,7 @@ class LeaseResult(NamedTuple):
 
 
 class Node:
-    """The slots of one worker for one run.
-
-    Args:
-        settings: Settings of the node.
-        cores: Cores that belong to the worker; None: all of the machine.
-    """
+    """The slots of one worker, which has *cores* (None: all of the machine), for one run."""
 
     def __init__(self, settings: NodeSettings, cores: int | None = None) -> None:
         self._cores = cores or _cores()
@@ -70,9 +63,9 @@ class Node:
         self._refused: set[int] = set()  # leases that were recalled before they started
         self._lock = threading.Lock()
         self._guard = Guard(f"{_MARKER}={marker}", self._scratch, self._record_lost_reaper)
-        self._log = NodeLog(self.settings, self._process_log)
-        self._log.start()
-        self._slots = SlotPool(self._create_slot, count)  # last: its threads use everything above
+        self.log = NodeLog(self.settings, self._process_log)
+        self.log.start()
+        self.slots = SlotPool(self._create_slot, count)  # last: its threads use everything above
 
     @property
     def facts(self) -> NodeFacts:
@@ -82,7 +75,7 @@ class Node:
             host=socket.gethostname(),
             pid=os.getpid(),
             cores=self._cores,
-            slots=len(self._slots.all),
+            slots=len(self.slots.all),
             gpus=len(self._gpus),
         )
 
@@ -116,7 +109,7 @@ class Node:
                 not_begun.set_result(NOT_BEGUN)
                 return not_begun
         answer = recall.request(at_once=at_once)
-        self._slots.idle.wake()
+        self.slots.wake()
         return answer
 
     def _admit(self, lease: int) -> RecallRequest | None:
@@ -133,7 +126,7 @@ class Node:
 
     def _run(self, works: list[Work], recall: RecallRequest, files: LeaseFiles | None) -> list[tuple[Any, ...]]:
         receipts: list[tuple[Any, ...]] = []
-        slot = self._slots.acquire(recall)
+        slot = self.slots.acquire(recall)
         if slot is None:  # recalled, or no slot is left, or the node is closing
             recall.answer(works[0].mini_batch)
             return receipts
@@ -143,20 +136,20 @@ class Node:
             else:
                 self._run_fetched(files, slot, receipts, recall)
         except SlotUnusableError as error:
-            self._slots.mark_failed(slot, error.failure)
+            self.slots.mark_failed(slot, error.failure)
         except SlotRetiredError:
-            self._slots.mark_exited(slot)
+            self.slots.mark_exited(slot)
         except SlotStoppedError:
             pass  # the run is ending; finished mini-batches are still returned
         else:
-            self._slots.release(slot)
+            self.slots.release(slot)
         if not self.settings.node.rows_are_remote:
             _sync_parts(self.settings, receipts)
         return receipts
 
     def _result(self, receipts: list[tuple[Any, ...]]) -> LeaseResult:
-        slots, as_of = self._slots.count()
-        return LeaseResult(receipts, slots, self._slots.next_failure(), as_of)
+        slots, as_of = self.slots.count()
+        return LeaseResult(receipts, slots, self.slots.next_failure(), as_of)
 
     def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[tuple[Any, ...]], recall: RecallRequest) -> None:
         """Run mini-batches as their files arrive; the wait counts towards each mini-batch's time."""
@@ -175,10 +168,6 @@ class Node:
 
     # Slots
 
-    def on_slot_ready(self, callback: Callable[[int], None]) -> None:
-        """Call *callback* with the number of the last resize for every slot that becomes ready, or already is."""
-        self._slots.on_slot_ready(callback)
-
     def resize(self, slots: int, number: int) -> Resized:
         """Start or retire slots until there are *slots*, without waiting for them.
 
@@ -192,7 +181,7 @@ class Node:
         count = max(1, min(slots, self.settings.node.most_slots))
         if not self._are_interchangeable(count):
             self._standby.stop()
-        return self._slots.resize(count, number)
+        return self.slots.resize(count, number)
 
     def _are_interchangeable(self, count: int) -> bool:
         """True when all *count* slots have the same environment, so that a standby child fits any of them."""
@@ -207,7 +196,7 @@ class Node:
         return ChildFactory(self.settings, environment, self._scratch, self._process_log)
 
     def _create_slot(self, index: int, number: int) -> Slot:
-        slot = Slot(number, self.settings, self._factory(index), self._standby, lambda: self._slots.try_retire(slot))
+        slot = Slot(number, self.settings, self._factory(index), self._standby, lambda: self.slots.try_retire(slot))
         return slot
 
     def _record_lost_reaper(self, status: int) -> None:
@@ -223,9 +212,9 @@ class Node:
         """
         stopping = threading.Thread(target=self._standby.stop)
         stopping.start()
-        problems = self._slots.close(graceful=graceful)
+        problems = self.slots.close(graceful=graceful)
         stopping.join()
-        self._log.close()
+        self.log.close()
         if not self.settings.node.rows_are_remote:
             self.remove()
         return problems
@@ -237,14 +226,7 @@ class Node:
     # Files and logs
 
     def read(self, folder: str, name: str, offset: int, length: int) -> bytes:
-        """Return bytes of a file in the run directory.
-
-        Args:
-            folder: ``parts`` or ``logs``.
-            name: Name of the file.
-            offset: First byte.
-            length: Maximum number of bytes.
-        """
+        """Return up to *length* bytes, from *offset* on, of a file in ``parts`` or ``logs``."""
         if folder not in _READABLE or Path(name).name != name:
             raise ValueError(f"{folder}/{name} is not a file of a run directory")
         path = Path(self.settings.run.directory, folder, name)
@@ -262,14 +244,6 @@ class Node:
                 if path.is_file():  # a script may create folders there
                     sizes[path.name] = path.stat().st_size
         return {name: size for name, size in sizes.items() if size}
-
-    def on_script_log(self, callback: Callable[[LogBatch], None]) -> None:
-        """Call *callback* with the log lines of the scripts."""
-        self._log.on_script_log(callback)
-
-    def recent_logs(self) -> list[LogBatch]:
-        """Return the scripts' latest log lines, which a closed node can no longer publish."""
-        return self._log.recent_logs()
 
 
 def _with_local_run_directory(settings: NodeSettings, scratch: str) -> NodeSettings:

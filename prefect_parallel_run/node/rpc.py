@@ -138,8 +138,8 @@ async def open_node(settings: NodeSettings, access: NodeAccess | None, dask_work
         adapted = _with_access(settings, access)
         node = await asyncio.to_thread(_open_once, dask_worker, adapted, int(dask_worker.state.nthreads), over)
     message = {"node": node.settings.node.name}
-    node.on_slot_ready(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
-    node.on_script_log(lambda batch: dask_worker.log_event(script_log_topic(token), batch))
+    node.slots.on_ready(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
+    node.log.on_script_log(lambda batch: dask_worker.log_event(script_log_topic(token), batch))
     return node.facts
 
 
@@ -232,7 +232,7 @@ async def close_node(token: str, graceful: bool, dask_worker: Any) -> ShutdownRe
     problems = await asyncio.to_thread(entry.node.close, graceful=graceful)
     if not entry.node.settings.node.rows_are_remote:
         _remove_entry(runs, token)
-    return ShutdownReport(problems, entry.node.recent_logs())
+    return ShutdownReport(problems, entry.node.log.recent_logs())
 
 
 async def remove_node(token: str, dask_worker: Any) -> None:
