@@ -27,13 +27,7 @@ _STACK_WAIT = 0.1  #: s for a process to write its stacks
 
 
 class Child:
-    """A running child process.
-
-    Args:
-        interpreter: Path of the interpreter.
-        environment: All environment variables.
-        directory: Working directory, removed by ``close``.
-        stdout, stderr: Files that the output is appended to.
+    """A running child process, in a working *directory* that ``close`` removes; its output is appended to two files.
 
     Raises:
         OSError: The process could not be started; the directory stays.

@@ -30,19 +30,12 @@ class StartFailure(NamedTuple):
 
 
 class Startup:
-    """A child before its first mini-batch. It belongs to one thread at a time.
-
-    Attributes:
-        child: The process.
-        record: Logs the process's start, readiness and end.
-        stage: The stage seen at the last poll.
-        failure: Why the child will never be ready.
-    """
+    """A child before its first mini-batch. It belongs to one thread at a time."""
 
     def __init__(self, child: Child, record: ProcessRecord, init_timeout: float) -> None:
         self.child, self.record, self._init_timeout = child, record, init_timeout
-        self.stage = IMPORTING
-        self.failure: StartFailure | None = None
+        self.stage = IMPORTING  #: seen at the last poll
+        self.failure: StartFailure | None = None  #: why the child will never be ready
         self._started = time.monotonic()
         self._init_requested: float | None = None
         self._reached: dict[str, float] = {}  # when each stage was first seen
@@ -95,14 +88,7 @@ class Startup:
 
 
 class ChildFactory:
-    """Starts the children of a node.
-
-    Args:
-        settings: Settings of the node.
-        environment: Environment variables of the children.
-        scratch: Parent folder of their working directories.
-        process_log: Records their start and end.
-    """
+    """Starts the children of a node, with all variables of *environment*, in new folders in *scratch*."""
 
     def __init__(self, settings: NodeSettings, environment: dict[str, str], scratch: str, process_log: ProcessLog) -> None:
         self.interpreter = settings.interpreter.path or sys.executable
@@ -110,14 +96,9 @@ class ChildFactory:
         self._process_log = process_log
 
     def start(self, name: str, slot: int | None = None) -> Startup:
-        """Start a child that imports the script, without waiting for it.
+        """Start a child for *slot* (None: a standby child) that imports the script, without waiting for it.
 
-        Args:
-            name: Unique on the node; names the child's logs and its part.
-            slot: Slot that the child is started for; None for a standby child.
-
-        Raises:
-            OSError: The process could not be started.
+        Its *name*, unique on the node, is in the names of its logs and its part; raises OSError.
         """
         process = f"{self._settings.prefix}{name}"
         logs = f"{self._settings.run.directory}/logs/{process}"

@@ -17,7 +17,7 @@ import sysconfig
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,7 +116,7 @@ def _build(plan: EnvironmentPlan, base: Base | None, paths: _Paths, lock: int, s
     _remove(paths)
     paths.log.write_bytes(b"")
     try:
-        with Installer(plan, paths.folder, paths.log, lock, stop) as installer:
+        with closing(Installer(plan, paths.folder, paths.log, lock, stop)) as installer:
             interpreter = installer.install(base)
         paths.complete.touch()
     except BaseException as error:

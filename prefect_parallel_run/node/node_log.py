@@ -44,12 +44,7 @@ _REPEATED = 10.0  #: s of published log lines that the shutdown report repeats: 
 
 
 class NodeLog:
-    """Writes the logs of one node.
-
-    Args:
-        settings: Settings of the node.
-        process_log: Events of its children.
-    """
+    """Writes the logs of one node, with the events of its children in *process_log*."""
 
     def __init__(self, settings: NodeSettings, process_log: ProcessLog) -> None:
         self._folder = f"{settings.run.directory}/logs"
@@ -228,13 +223,7 @@ class ProcessLog:
 
 
 class ProcessRecord:
-    """One child.
-
-    Attributes:
-        process: Name of the child and of its files.
-        pid: Process id.
-        slot: Slot that it works in; None while it stands by.
-    """
+    """One child: its name, its process id and its slot, which is None while it stands by."""
 
     def __init__(self, log: ProcessLog, process: str, pid: int, slot: int | None) -> None:
         self._log = log
