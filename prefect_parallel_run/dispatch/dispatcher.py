@@ -115,7 +115,7 @@ class Dispatcher:
             client, settings, max_nodes, observer, check_cancelled, discard, report, prepared, remote_setup, script_logs.add
         )
         self._autoscaler = autoscaler
-        self._remote_files = RemoteFiles(client, settings.token, settings.run_directory)
+        self._remote_files = RemoteFiles(client, settings.token, settings.run.directory)
         self._transport = LeaseTransport(client, settings.token, plan, self._nodes, self._remote_files, report)
         self._commands, self._check_rows = commands, check_rows
         self._lost_nodes: set[str] = set()  # nodes that were reported as lost
@@ -221,7 +221,7 @@ class Dispatcher:
             if isinstance(outcome, LOST):
                 return self._forget(lease.node)
             if isinstance(outcome, OSError):
-                raise OutputError(self._settings.run_directory, f"node {lease.node}: {outcome}") from outcome
+                raise OutputError(self._settings.run.directory, f"node {lease.node}: {outcome}") from outcome
             raise outcome
         self._transport.complete(number)
         if outcome.failure is not None:
@@ -288,7 +288,7 @@ class Dispatcher:
                 case ResumeScheduling():
                     self._observer.held(None)
                 case Abort(breach):
-                    raise LimitExceededError(*breach, self._settings.run_directory, first_failure(self._ledger))
+                    raise LimitExceededError(*breach, self._settings.run.directory, first_failure(self._ledger))
                 case GiveUp(slots_failed):
                     raise self._no_slots_error(slots_failed)
                 case Finish():
@@ -324,7 +324,7 @@ class Dispatcher:
                 "idle": "its process does not stay alive",
             }[failure.stage]
             message = f"{reason}: {failure.error_type}: {failure.error}"
-            return EntryScriptError(self._settings.script, message, failure.traceback)
+            return EntryScriptError(self._settings.script.path, message, failure.traceback)
         return ComputeTargetError("cluster", "all nodes were lost and no new node joined")
 
     def _drain_results(self, end_by: float) -> None:

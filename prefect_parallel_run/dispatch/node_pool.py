@@ -114,7 +114,7 @@ class NodePool:
 
     def start(self) -> None:
         """Start keep-alives to nodes on shared workers."""
-        if self._settings.is_kept:
+        if self._settings.node.is_kept:
             self._client.loop.add_callback(self._send_keep_alives)
 
     def poll(self) -> None:
