@@ -127,7 +127,7 @@ def test_objects_are_written_atomically_and_read_back(store, tmp_path):
     with pytest.raises(FileExistsError):
         objects.write(f"{ROOT}/x", b"2", only_new=True)
     assert objects.read(f"{ROOT}/x") == b"1"
-    assert not objects.exists(f"{ROOT}/none")
+    assert objects.size_and_version(f"{ROOT}/none") is None
     assert objects.size_of(f"{ROOT}/none") is None
     objects.remove_below(f"{ROOT}/deep")
     assert objects.names_below(f"{ROOT}/deep") == {}
