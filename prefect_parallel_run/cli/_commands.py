@@ -11,8 +11,7 @@ from typing import Any
 
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import ParallelRunError
-from prefect_parallel_run.runs.commands import Order, check
-from prefect_parallel_run.runs.control_files import LineTail, append, find_answer
+from prefect_parallel_run.runs.commands import LineTail, Order, append, check, find_answer
 from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error
 
 ANSWER_TIMEOUT = 10.0  #: s; a running step answers within about a second

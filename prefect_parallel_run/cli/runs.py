@@ -85,7 +85,7 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
 
 def _remote_runs(output: str) -> Iterator[dict[str, Any]]:
     """Yield runs without fetching a ledger; only finished runs have counts."""
-    from prefect_parallel_run.runs.copies import active_owner, run_names
+    from prefect_parallel_run.runs.mirror import active_owner, run_names
     from prefect_parallel_run.runs.run_directory import parse_json
     from prefect_parallel_run.storage.objects import read
     from prefect_parallel_run.storage.paths import RUNS_FOLDER

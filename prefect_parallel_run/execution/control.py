@@ -13,10 +13,9 @@ from typing import Protocol
 from prefect_parallel_run import _units
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.events import Continued, ControlCommand, LimitsChanged, Paused, ProcessesChanged
-from prefect_parallel_run.runs.commands import CommandRejectedError, Order
-from prefect_parallel_run.runs.control_files import LineTail, answer
+from prefect_parallel_run.runs.commands import CommandRejectedError, LineTail, Order, answer
+from prefect_parallel_run.runs.executions import FACT, Adjustments
 from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
-from prefect_parallel_run.runs.overrides import FACT, Adjustments
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import failure_limits
 

@@ -27,10 +27,9 @@ from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.create import complete_description, step_of
-from prefect_parallel_run.runs.executions import record_end, record_start
+from prefect_parallel_run.runs.executions import FACT, Adjustments, record_end, record_start
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import RunMirror, has_complete_copy
-from prefect_parallel_run.runs.overrides import FACT, Adjustments
 from prefect_parallel_run.runs.resolve import (
     ExistingRuns,
     ResumeRequest,

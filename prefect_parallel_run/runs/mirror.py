@@ -31,6 +31,7 @@ from prefect_parallel_run.errors import OutputError, RunLockedError
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.storage import objects
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _EVERY = 30.0  #: s between uploads
 _POLL = 0.25  #: s between checks whether the run has ended
@@ -305,3 +306,18 @@ def _copy_ledger(source: Path, target: Path) -> None:
             ledger.backup(copy)
     except sqlite3.Error as error:
         raise OutputError(str(source), f"cannot be copied: {error}") from error
+
+
+def run_names(output: str) -> list[str]:
+    """Return the names of the runs of an output (a URL without a trailing slash), newest first."""
+    names = [name.rstrip("/") for name in objects.names_below(f"{output}/{RUNS_FOLDER}") if name.endswith("/")]
+    return sorted(names, key=lambda name: name.rsplit("-", 2)[1:], reverse=True)  # they end in time and token
+
+
+def active_owner(url: str) -> dict[str, Any] | None:
+    """Return ``pid`` and ``host`` of the process that executes the run whose copy is at *url*, or None if its lock is stale."""
+    try:
+        owner: dict[str, Any] = json.loads(objects.read(f"{url}/lock.json"))
+    except FileNotFoundError:
+        return None
+    return {"pid": owner["pid"], "host": owner["host"]} if is_active(owner) else None

@@ -17,13 +17,12 @@ from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.planning.spool import planned_mini_batches
 from prefect_parallel_run.planning.writing import inputs_sha256
 from prefect_parallel_run.runs.create import describe, discard, name_prefix, new_run, plan_whole, planned_run
-from prefect_parallel_run.runs.diff import differences, input_differences, some
+from prefect_parallel_run.runs.diff import InputCheck, differences, input_differences, some
+from prefect_parallel_run.runs.executions import Adjustments
 from prefect_parallel_run.runs.fingerprint import run_fingerprint
-from prefect_parallel_run.runs.input_verification import InputCheck
 from prefect_parallel_run.runs.integrity import check, check_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import pull_runs
-from prefect_parallel_run.runs.overrides import Adjustments
 from prefect_parallel_run.runs.reuse import breach_of, is_unaltered, may_be_reused
 from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, read_json, runs_below, write_json
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits

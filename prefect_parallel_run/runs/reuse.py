@@ -8,8 +8,8 @@ from typing import Any
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import Breach, Tally
+from prefect_parallel_run.runs.executions import Adjustments
 from prefect_parallel_run.runs.fingerprint import listing_sha256
-from prefect_parallel_run.runs.overrides import Adjustments
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.objects import file_sha256, size_and_version, size_of

@@ -10,11 +10,10 @@ import pytest
 from prefect_parallel_run import ParallelRunConfig
 from prefect_parallel_run.dispatch.events import Continued, LimitsChanged, Paused, ProcessesChanged
 from prefect_parallel_run.execution.control import Control
-from prefect_parallel_run.runs.commands import Order
-from prefect_parallel_run.runs.control_files import append
+from prefect_parallel_run.runs.commands import Order, append
+from prefect_parallel_run.runs.executions import Adjustments
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
-from prefect_parallel_run.runs.overrides import Adjustments
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 

@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from prefect_parallel_run.runs.commands import LONGEST
-from prefect_parallel_run.runs.control_files import LineTail, answer, append, find_answer
+from prefect_parallel_run.runs.commands import LONGEST, LineTail, answer, append, find_answer
 
 
 @pytest.fixture
