@@ -64,7 +64,7 @@ def make_run(
     with Ledger.create(made.directory.ledger, [ITEMS] * mini_batches) as ledger:
         end = _drive(made, ledger, chance, mini_batches, nodes, slots, fail, seconds, logs, drives)
         reason = {"failed": "error_threshold = 5 was exceeded: 40 items failed", "succeeded": ""}.get(status, "stopped")
-        ledger.note(status=status, reason=reason, drives=str(drives), run_max_try="3")
+        ledger.record(status=status, reason=reason, drives=str(drives), run_max_try="3")
         if drives == 1:
             _note_drive(ledger, 1, BEGAN, end, status, reason)
         tally = ledger.tally()
@@ -92,7 +92,7 @@ def _note_drive(ledger, number, began, ended, status, reason):
     config = {"error_threshold": 5, "allowed_failed_count": -1, "allowed_failed_percent": 20.0, "run_max_try": 3}
     begin = {"began": began, "host": "build-7", "versions": versions(), "config": {**CONFIG, **config}}
     end = {"ended": ended + 1.5, "status": status, "reason": reason}
-    ledger.note(**{f"drive.{number}": json.dumps(begin), f"drive.{number}.end": json.dumps(end)})
+    ledger.record(**{f"drive.{number}": json.dumps(begin), f"drive.{number}.end": json.dumps(end)})
 
 
 CONFIG = {

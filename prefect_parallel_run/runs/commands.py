@@ -45,13 +45,13 @@ class CommandRejectedError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Command:
     """A command that a user sends to a running step."""
 
     id: str  #: 32 hexadecimal digits
     at: float  #: Unix time, s
     by: str  #: user@host/process
-    driver: str  #: id of the execution that it is for: a later execution must ignore it
+    execution_id: str  #: id of the execution that it is for: a later execution must ignore it
     kind: str  #: pause, continue, limits, processes
     values: Mapping[str, float] = field(default_factory=dict)  #: for limits and processes, by configuration field
 
@@ -68,11 +68,17 @@ class Order:
 
     def to_line(self) -> bytes:
         """Return the command as one line of JSON."""
-        record = {"id": self.id, "at": self.at, "by": self.by, "driver": self.driver, "order": {self.kind: dict(self.values)}}
+        record = {
+            "id": self.id,
+            "at": self.at,
+            "by": self.by,
+            "driver": self.execution_id,
+            "order": {self.kind: dict(self.values)},
+        }
         return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
 
     @classmethod
-    def from_line(cls, line: bytes) -> Order:
+    def from_line(cls, line: bytes) -> Command:
         """Return the command that ``to_line`` wrote.
 
         Raises:
@@ -92,7 +98,7 @@ class Order:
             raise CommandRejectedError(str(error), record["id"]) from None
 
     @classmethod
-    def _from_record(cls, record: dict[str, Any]) -> Order:
+    def _from_record(cls, record: dict[str, Any]) -> Command:
         if record.keys() != {"id", "at", "by", "driver", "order"}:
             raise ValueError(f"expected the keys id, at, by, driver, order, got {shown(sorted(record))}")
         for name in ("by", "driver"):
@@ -105,7 +111,9 @@ class Order:
         if not (isinstance(order, dict) and len(order) == 1 and all(isinstance(values, dict) for values in order.values())):
             raise ValueError(f"order: expected one of {', '.join(FIELDS)} with its values, got {shown(order)}")
         ((kind, values),) = order.items()
-        return cls(id=record["id"], at=float(record["at"]), by=record["by"], driver=record["driver"], kind=kind, values=values)
+        return cls(
+            id=record["id"], at=float(record["at"]), by=record["by"], execution_id=record["driver"], kind=kind, values=values
+        )
 
 
 def describe_command(what: str) -> str:

@@ -114,7 +114,7 @@ def complete_description(directory: RunDirectory, planner: Planner | None) -> di
 
     They come from *planner* if it has just planned the input: the plan is large, and reading it again takes long.
     """
-    description = directory.facts()
+    description = directory.metadata()
     if "plan_sha256" not in description["identity"]:
         summary = planner.summary() if planner is not None else Plan.open(directory.plan).summary
         description = with_plan(description, summary)

@@ -18,7 +18,7 @@ from prefect_parallel_run.planning.spool import planned_mini_batches
 from prefect_parallel_run.planning.writing import inputs_sha256
 from prefect_parallel_run.runs.create import describe, discard, name_prefix, new_run, plan_whole, planned_run
 from prefect_parallel_run.runs.diff import InputCheck, differences, input_differences, some
-from prefect_parallel_run.runs.executions import Adjustments
+from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.fingerprint import run_fingerprint
 from prefect_parallel_run.runs.integrity import check, check_plan
 from prefect_parallel_run.runs.ledger import Ledger
@@ -151,7 +151,7 @@ def _planned_inputs(directory: RunDirectory) -> str | None:
     """Return the hash of the inputs that a run was planned for; None if planning did not finish."""
     if directory.plan.exists():
         return Plan.open(directory.plan).summary.inputs_sha256
-    sha256: str | None = directory.facts()["identity"].get("inputs_sha256")
+    sha256: str | None = directory.metadata()["identity"].get("inputs_sha256")
     return sha256
 
 
@@ -206,7 +206,7 @@ def _check_partitions(directory: RunDirectory) -> None:
 
 def _differences(old: RunDirectory, now: dict[str, Any], spec: StepSpec) -> tuple[str, ...]:
     """Return all differences; the inputs are compared here only if something else differs, to name all in one error."""
-    changes = list(differences(old.facts(), now))
+    changes = list(differences(old.metadata(), now))
     return some([*changes, *input_differences(Plan.open(old.plan).mini_batches(), spec.datasets)]) if changes else ()
 
 
@@ -269,7 +269,7 @@ def _plan_again(
     old = request.directory
     planned = plan_whole(spec, check_cancelled)
     try:
-        changes = some(chain(differences(old.facts(), now), _input_changes(old, planned, spec)))
+        changes = some(chain(differences(old.metadata(), now), _input_changes(old, planned, spec)))
         if not changes:
             return RunSelection(directory=old, lock=lock)
         _raise_if_changed(old, () if request.accept_changes else changes)
@@ -343,11 +343,11 @@ def _can_resume(directory: RunDirectory, spec: StepSpec) -> bool:
         if spec.config.isolate_failed_items:  # a resume bisects these
             count, items = ledger.isolable()
             tally = replace(tally, failed=tally.failed - count, failed_items=tally.failed_items - items)
-        config = Adjustments.of_ledger(ledger).of(spec.config)
-        facts = ledger.facts()
-        ended_by, is_unfinished = facts.get("ended_by"), tally.finished < tally.planned
+        config = Overrides.of_ledger(ledger).of(spec.config)
+        metadata = ledger.metadata()
+        ended_by, is_unfinished = metadata.get("ended_by"), tally.finished < tally.planned
         may_succeed = ended_by == LimitExceededError.__name__ or (is_unfinished and ended_by != RowsDifferError.__name__)
-        return failure_limits(config).first_breach(tally) is None and (facts.get("status") != "failed" or may_succeed)
+        return failure_limits(config).first_breach(tally) is None and (metadata.get("status") != "failed" or may_succeed)
 
 
 def _can_be_bisected(directory: RunDirectory, spec: StepSpec) -> bool:

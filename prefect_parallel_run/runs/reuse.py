@@ -8,7 +8,7 @@ from typing import Any
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import Breach, Tally
-from prefect_parallel_run.runs.executions import Adjustments
+from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.fingerprint import listing_sha256
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
@@ -33,7 +33,7 @@ def breach_of(receipt: dict[str, Any], spec: StepSpec, given: frozenset[str] = f
         failed_items=receipt["items"]["failed"],
         all_scheduled=True,
     )
-    config = Adjustments.of_receipt(receipt).without(given).of(spec.config)
+    config = Overrides.of_receipt(receipt).without(given).of(spec.config)
     return failure_limits(config).first_breach(tally)
 
 
