@@ -28,6 +28,7 @@ from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.create import complete_description, step_of
 from prefect_parallel_run.runs.executions import METADATA_KEY, Overrides, record_end, record_start
+from prefect_parallel_run.runs.fingerprint import fingerprint_of
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import RunMirror, has_complete_copy
 from prefect_parallel_run.runs.resolve import (
@@ -35,7 +36,6 @@ from prefect_parallel_run.runs.resolve import (
     ResumeRequest,
     RunSelection,
     find_existing_runs,
-    fingerprint_of,
     get_or_create_run,
     has_existing_runs,
     resume_run,

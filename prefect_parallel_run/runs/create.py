@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 import uuid
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def step_of(run_id: str) -> str:
 def discard(planned: Path) -> None:
     """Delete an unused plan and its folder, if they exist."""
     shutil.rmtree(planned.parent, ignore_errors=True)
+
+
+def complete_plan(directory: RunDirectory, planned: Path) -> bool:
+    """Move a complete plan into a run that has only its beginning; False when that beginning differs."""
+    with Ledger(directory.ledger) as ledger:
+        known = ledger.planned()
+    pairs = zip(planned_mini_batches(directory.plan, directory.spool), Plan.open(planned).mini_batches(), strict=False)
+    if sum(before == after for before, after in islice(pairs, known)) < known:
+        return False
+    planned.replace(directory.plan)
+    discard(planned)
+    return True
 
 
 def _check_home(spec: StepSpec) -> None:
@@ -83,7 +96,7 @@ def planned_run(
     plan = Plan.open(directory.plan)
     with Ledger.create(directory.ledger, plan.all_items()) as ledger:
         if carry_over_from is not None:
-            carry_over(carry_over_from, directory, plan, ledger)
+            _carry_over(carry_over_from, directory, plan, ledger)
     write_json(directory.description, describe(spec, with_plan(now, plan.summary)))
     return directory, lock
 
@@ -122,7 +135,7 @@ def complete_description(directory: RunDirectory, planner: Planner | None) -> di
     return description
 
 
-def carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger) -> int:
+def _carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger) -> int:
     """Copy state, attempts and rows of every mini-batch that both plans contain; return how many had been started.
 
     Two mini-batches are equal when input name and items are, including each item's size and time. The new run gets its own

@@ -1,15 +1,17 @@
-"""Decides whether the result of a finished run can be reused: recent enough, unaltered, and its failures within the limits."""
+"""Decides whether an earlier run can be resumed, and whether the result of a finished one can be reused."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.errors import InputError, LimitExceededError, RowsDifferError
 from prefect_parallel_run.models import Breach, Tally
 from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.fingerprint import listing_sha256
+from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.objects import file_sha256, size_and_version, size_of
@@ -52,3 +54,27 @@ def is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
     if is_remote(path):  # an object with the same ETag is unchanged, and need not be read
         return size_and_version(path) == (int(receipt["bytes"]), str(receipt["version"]))
     return size_of(path) == receipt["bytes"] and file_sha256(path) == str(receipt["sha256"])
+
+
+def can_resume(directory: RunDirectory, spec: StepSpec) -> bool:
+    """True for an interrupted run; for a failed one only if its failures are within the present limits."""
+    with Ledger(directory.ledger) as ledger:
+        tally, metadata = ledger.tally(), ledger.metadata()
+        if not directory.plan.exists():  # planning did not finish
+            tally = replace(tally, all_scheduled=False)
+        if spec.config.isolate_failed_items:  # a resume bisects these
+            count, items = ledger.isolable()
+            tally = replace(tally, failed=tally.failed - count, failed_items=tally.failed_items - items)
+    if failure_limits(Overrides.of_metadata(metadata).of(spec.config)).first_breach(tally) is not None:
+        return False
+    ended_by, is_unfinished = metadata.get("ended_by"), tally.finished < tally.planned
+    may_succeed = ended_by == LimitExceededError.__name__ or (is_unfinished and ended_by != RowsDifferError.__name__)
+    return may_succeed or metadata.get("status") != "failed"
+
+
+def can_be_bisected(directory: RunDirectory, spec: StepSpec) -> bool:
+    """True when *spec* isolates failed items and the run has failed mini-batches that were not bisected."""
+    if not spec.config.isolate_failed_items:
+        return False
+    with Ledger(directory.ledger) as ledger:
+        return ledger.isolable()[0] > 0
