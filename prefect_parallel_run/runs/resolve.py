@@ -25,12 +25,12 @@ from prefect_parallel_run.runs.create import (
     plan_whole,
     planned_run,
 )
-from prefect_parallel_run.runs.diff import InputCheck, differences, input_differences, some
+from prefect_parallel_run.runs.comparison import InputCheck, differences, input_differences, some
 from prefect_parallel_run.runs.fingerprint import fingerprint_of
 from prefect_parallel_run.runs.integrity import check, check_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import pull_runs
-from prefect_parallel_run.runs.reuse import breach_of, can_be_bisected, can_resume, is_unaltered, may_be_reused
+from prefect_parallel_run.runs.comparison import breach_of, can_be_bisected, can_resume, is_unaltered, may_be_reused
 from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, read_json, runs_below, write_json
 from prefect_parallel_run.runs.spec import StepSpec
 from prefect_parallel_run.storage.objects import names_below
