@@ -11,7 +11,7 @@ from prefect_parallel_run.models import PlannedBatch, Receipt
 from prefect_parallel_run.planning.writing import PlanWriter
 from prefect_parallel_run.runs.executions import versions
 from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
-from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
 BEGAN = 1_760_000_000.0
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m \u202e & \"'"
@@ -105,7 +105,8 @@ CONFIG = {
 
 
 def _describe(made, status, tally):
-    made.directory.describe(
+    write_json(
+        made.directory.description,
         {
             "step": "score images",
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(BEGAN)),
@@ -117,7 +118,7 @@ def _describe(made, status, tally):
             "side_inputs": {"model": "/models/resnet.pt"},
             "arguments": ["--threshold", "0.5", HOSTILE],
             "home": "/home/me/.prefect",
-        }
+        },
     )
     if status == "succeeded":
         receipt = {"rows": tally.rows, "output_file": "/data/out/parallel_run_step.txt", "bytes": tally.rows * 31}

@@ -75,7 +75,7 @@ class Control:
             try:
                 command = Command.from_line(line)
             except CommandRejectedError as error:
-                self._reject(error.order or f"line-{offset}", line, str(error))
+                self._reject(error.command_id or f"line-{offset}", line, str(error))
             else:
                 if command.execution_id == self._execution_id and command.id not in self._known:
                     self._apply(command)
@@ -148,7 +148,7 @@ class Control:
 
     def _answer(self, command_id: str, message: str, *, applied: bool) -> None:
         with suppress(OSError):  # the ledger has it, and the waiting CLI says so
-            answer(self._directory.answers, command_id, applied=applied, words=message, at=time.time())
+            answer(self._directory.answers, command_id, message, applied=applied, at=time.time())
 
 
 def _describe_limits(config: ParallelRunConfig) -> str:

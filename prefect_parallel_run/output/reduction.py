@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
         }
         if task.target is not None and task.result is not None and is_remote(task.result):
             target, result = task.target, task.result
-            uploading = Background("upload", lambda check_cancelled: upload(target, result, check_cancelled))
+            uploading = Background("upload", partial(upload, target, result))
             receipt["version"] = uploading.wait(task.check_cancelled)
             target.unlink()
         if task.output is not None:

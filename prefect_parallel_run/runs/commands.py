@@ -1,4 +1,9 @@
-"""Commands that users send to a running step: their values, their form as a line, and their validation. Pure."""
+"""Commands that users send to a running step: their values, their validation, and the two files that carry them.
+
+One file in the run directory takes commands, the other returns answers. Every user with write permission there may send
+commands; the flow process reads them and trusts nothing that it reads. Both files are append-only, with one write per line, so
+that several users can send commands concurrently from any host that sees the directory.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +42,11 @@ _BLOCK_SIZE = 64 * 1024  #: bytes per read
 
 
 class CommandRejectedError(ValueError):
-    """A command is invalid; *order* is its id, if it has one."""
+    """A command is invalid; *command_id* is its id, if it has one."""
 
-    def __init__(self, reason: str, order: str | None = None) -> None:
+    def __init__(self, reason: str, command_id: str | None = None) -> None:
         super().__init__(reason)
-        self.order = order
+        self.command_id = command_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,25 +208,25 @@ def append(path: Path, line: bytes) -> None:
         os.close(descriptor)
 
 
-def answer(path: Path, order: str, *, applied: bool, words: str, at: float) -> None:
-    """Append the answer to a command, for the process that waits for it.
+def answer(path: Path, command_id: str, message: str, *, applied: bool, at: float) -> None:
+    """Append the answer to a command to the file of answers, for the process that waits for it.
 
     Args:
         path: The file of answers.
-        order: Id of the command.
+        command_id: Id of the command.
+        message: Message for the user.
         applied: False when it was rejected.
-        words: Message for the user.
         at: Unix time, s.
     """
-    record = {"id": order, "applied": applied, "answer": words, "at": at}
+    record = {"id": command_id, "applied": applied, "answer": message, "at": at}
     append(path, json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n")
 
 
-def find_answer(lines: LineTail, order: str) -> dict[str, Any] | None:
+def find_answer(lines: LineTail, command_id: str) -> dict[str, Any] | None:
     """Return the answer to a command if the new lines contain it, else None."""
     for _, line in lines.take():
-        if order.encode() in line:
+        if command_id.encode() in line:
             record: dict[str, Any] = json.loads(line)
-            if record["id"] == order:
+            if record["id"] == command_id:
                 return record
     return None

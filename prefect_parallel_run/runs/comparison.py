@@ -1,25 +1,22 @@
-"""Lists the differences between a run as it was planned and its present code, configuration and inputs."""
+"""Compares an earlier run with the step of today: what differs, whether it can be resumed, whether its result can be reused."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
+
 from prefect_parallel_run._threads import Background, CheckCancelled, never_cancelled
+from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.datasets.base import Dataset
-from prefect_parallel_run.errors import InputChangedError
-from prefect_parallel_run.models import MiniBatch
+from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError, RowsDifferError
+from prefect_parallel_run.models import Breach, MiniBatch, Tally
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.writing import inputs_sha256
-from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.runs.spec import StepSpec
-import time
-from dataclasses import replace
-from typing import Any
-from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.errors import InputError, LimitExceededError, RowsDifferError
-from prefect_parallel_run.models import Breach, Tally
 from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.fingerprint import listing_sha256
 from prefect_parallel_run.runs.ledger import Ledger
@@ -45,9 +42,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
     if before["arguments"] != after["arguments"]:
         yield f"arguments were {before['arguments']}, are {after['arguments']}"
     yield from _compare_entries("side input", before["side_inputs"], after["side_inputs"])
-    yield from _compare_entries(
-        "model", before.get("models", {}), after.get("models", {})
-    )  # runs of earlier versions have none
+    yield from _compare_entries("model", before.get("models", {}), after.get("models", {}))  # earlier versions had none
     is_comparable = then.get("key_id") == now.get("key_id")  # hashes under the keys of two machines always differ
     if is_comparable and before["environment_variables"] != after["environment_variables"]:
         yield "the values of environment_variables differ"
@@ -107,7 +102,7 @@ class InputCheck:
     def __init__(self, directory: RunDirectory, spec: StepSpec) -> None:
         self._directory, self._datasets = directory, spec.datasets
         self._is_verified = False
-        self._listing = Background("listing", lambda check_cancelled: inputs_sha256(spec.datasets, check_cancelled)).start()
+        self._listing = Background("listing", partial(inputs_sha256, spec.datasets)).start()
 
     def raise_if_failed(self) -> None:
         """Raise InputChangedError, which names every difference, if the listing has ended and differs from the plan."""

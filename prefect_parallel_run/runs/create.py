@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 import uuid
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def plan_whole(spec: StepSpec, check_cancelled: CheckCancelled) -> Path:
     with wrap_disk_errors(spec.runs, "created"):
         folder.mkdir(parents=True)
     path = folder / "plan.parquet"
-    work = Background("planning", lambda check_cancelled: spec.planning.write(PlanWriter(path), check_cancelled))
+    work = Background("planning", partial(spec.planning.write, PlanWriter(path)))
     try:
         work.wait(check_cancelled)
     except BaseException:

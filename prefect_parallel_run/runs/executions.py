@@ -1,4 +1,4 @@
-"""Records the executions of a run in its ledger: times, package versions, configuration and how each ended."""
+"""Records the executions of a run in its ledger: times, versions, configuration, overrides of it, and how each ended."""
 
 from __future__ import annotations
 
@@ -94,9 +94,13 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """New values by configuration field, each with the values that it overrides."""
+    """Limits, and processes per node, that users set while a run was executing.
 
-    changes: Mapping[str, tuple[Any, tuple[Any, ...]]]
+    They belong to the run and outlive its execution: they also apply when the run is resumed or its result reused. An override
+    is dropped when the configuration has a new value: neither the one that the run was started with, nor the one overridden.
+    """
+
+    changes: Mapping[str, tuple[Any, tuple[Any, ...]]]  #: by field: the new value, and those that it overrides
 
     def __bool__(self) -> bool:
         return bool(self.changes)

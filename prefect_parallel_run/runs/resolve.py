@@ -16,6 +16,17 @@ from prefect_parallel_run.errors import InputChangedError, InputError, LimitExce
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.planning.writing import inputs_sha256
+from prefect_parallel_run.runs.comparison import (
+    InputCheck,
+    breach_of,
+    can_be_bisected,
+    can_resume,
+    differences,
+    input_differences,
+    is_unaltered,
+    may_be_reused,
+    some,
+)
 from prefect_parallel_run.runs.create import (
     complete_plan,
     describe,
@@ -25,12 +36,10 @@ from prefect_parallel_run.runs.create import (
     plan_whole,
     planned_run,
 )
-from prefect_parallel_run.runs.comparison import InputCheck, differences, input_differences, some
 from prefect_parallel_run.runs.fingerprint import fingerprint_of
 from prefect_parallel_run.runs.integrity import check, check_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import pull_runs
-from prefect_parallel_run.runs.comparison import breach_of, can_be_bisected, can_resume, is_unaltered, may_be_reused
 from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, read_json, runs_below, write_json
 from prefect_parallel_run.runs.spec import StepSpec
 from prefect_parallel_run.storage.objects import names_below
@@ -101,7 +110,7 @@ def find_existing_runs(spec: StepSpec, check_cancelled: CheckCancelled) -> Exist
     candidates = _candidates(spec, name_prefix(spec, now), check_cancelled)
     if not candidates:
         return ExistingRuns(now=now)
-    inputs = Background("listing", lambda check_cancelled: inputs_sha256(spec.datasets, check_cancelled)).wait(check_cancelled)
+    inputs = Background("listing", partial(inputs_sha256, spec.datasets)).wait(check_cancelled)
     unfinished, unplanned, reusable = [], [], None
     for run in candidates:
         planned_inputs = _planned_inputs(run)
@@ -121,7 +130,7 @@ def _candidates(spec: StepSpec, prefix: str, check_cancelled: CheckCancelled) ->
     """Return the runs that differ at most in their inputs, fetched from the store of the output if it is one."""
     if spec.store is not None:
         copies = f"{spec.store}/{RUNS_FOLDER}"
-        pulling = Background("pulling", lambda check_cancelled: pull_runs(copies, prefix, spec.runs, check_cancelled))
+        pulling = Background("pulling", partial(pull_runs, copies, prefix, spec.runs))
         pulling.wait(check_cancelled)
     return [run for run in runs_below(spec.runs, prefix) if spec.allow_reuse or not run.receipt.exists()]
 

@@ -90,17 +90,9 @@ class RunDirectory:
             for folder in (self.parts, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
 
-    def describe(self, metadata: dict[str, Any]) -> None:
-        """Write run.json atomically."""
-        write_json(self.description, metadata)
-
     def metadata(self) -> dict[str, Any]:
         """Return the content of run.json."""
         return read_json(self.description)
-
-    def is_locked(self) -> bool:
-        """True while a process executes the run."""
-        return self.owner() is not None
 
     def owner(self) -> dict[str, Any] | None:
         """Return ``pid`` and ``host`` of the process that executes the run, and the execution's id; None when there is none.

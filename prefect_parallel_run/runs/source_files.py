@@ -142,7 +142,10 @@ def is_regular(file: SourceFile) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class IgnoreRules:
-    """The rules that apply in one folder of a tree; those of a subfolder take precedence over those of its parents.
+    """The rules that apply in one folder of a tree, with git's semantics; those of a subfolder take precedence.
+
+    No library is used: those available match whole paths, which gives wrong results while walking a tree folder by folder (for
+    example ``*``, ``!*/``, ``!*.py``, a common way to keep only Python files). A test compares the result with git's.
 
     A tree with an .amlignore at its root uses only that file; in any other tree every folder may have a .gitignore.
     """

@@ -14,7 +14,7 @@ from prefect_parallel_run.runs.commands import Command, append
 from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
-from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
 
 class Desk:
@@ -26,7 +26,7 @@ class Desk:
         self.config = ParallelRunConfig(
             source_directory=str(scripts), entry_script="echo.py", error_threshold=5, output_action="append_row"
         )
-        self.directory.describe({"config": self.config.model_dump(mode="json")})
+        write_json(self.directory.description, {"config": self.config.model_dump(mode="json")})
         self.ledger = Ledger.create(self.directory.ledger, [1])
         self.said, self.driver = [], ""
         self.drive()

@@ -54,7 +54,7 @@ def test_an_unreadable_line_is_rejected_without_an_id(wrong, message):
     """The error quotes only its first part."""
     with pytest.raises(CommandRejectedError, match=message) as caught:
         Command.from_line(wrong)
-    assert caught.value.order is None
+    assert caught.value.command_id is None
     assert len(str(caught.value)) < 400
 
 
@@ -87,7 +87,7 @@ def test_an_invalid_command_is_rejected_with_its_id(changes, message):
     """The sender can then be answered with what is expected."""
     with pytest.raises(CommandRejectedError, match=message) as caught:
         Command.from_line(line(**changes))
-    assert caught.value.order == ID
+    assert caught.value.command_id == ID
 
 
 @given(

@@ -24,7 +24,7 @@ from prefect_parallel_run.monitoring.report.summary import limits
 from prefect_parallel_run.runs.executions import record_end, record_start, recorded_executions
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
 from ..made_runs import BEGAN, adjusted, make_run
 
@@ -290,7 +290,10 @@ def test_limits_are_those_of_the_last_execution(tmp_path):
 def test_limits_changed_by_a_command_are_shown(tmp_path):
     """With their initial values; applied commands are on the timeline."""
     made = make_run(tmp_path / "run", 50, fail=0.0)
-    made.directory.describe({**made.directory.metadata(), "config": {"error_threshold": 5, "allowed_failed_percent": 20.0}})
+    write_json(
+        made.directory.description,
+        {**made.directory.metadata(), "config": {"error_threshold": 5, "allowed_failed_percent": 20.0}},
+    )
     adjusted(made)
     facts = collect(made.directory, nothing)
     by_name = {limit.name: limit for limit in limits(facts)}

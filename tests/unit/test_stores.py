@@ -16,7 +16,7 @@ from prefect_parallel_run.node.prefetch import local_name
 from prefect_parallel_run.runs import mirror as module
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import RunMirror, pull, pull_runs
-from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 from prefect_parallel_run.storage import objects
 from prefect_parallel_run.storage.listing import Listing, list_files
 from prefect_parallel_run.storage.remote_listing import find_object
@@ -140,7 +140,7 @@ def nothing():
 def make_run(path: Path) -> RunDirectory:
     directory = RunDirectory(path)
     directory.make()
-    directory.describe({"created": "2024-01-01T00:00:00Z", "identity": {}})
+    write_json(directory.description, {"created": "2024-01-01T00:00:00Z", "identity": {}})
     Ledger.create(directory.ledger, [1] * 50).close()
     return directory
 

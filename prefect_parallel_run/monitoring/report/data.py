@@ -171,7 +171,7 @@ def _plan(directory: RunDirectory) -> Plan | None:
 
 def _status(directory: RunDirectory, metadata: Mapping[str, str]) -> str:
     status = metadata.get("status", "planned")
-    return "interrupted" if status == "running" and not directory.is_locked() else status
+    return "interrupted" if status == "running" and directory.owner() is None else status
 
 
 def _timeline(
