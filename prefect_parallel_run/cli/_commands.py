@@ -11,8 +11,7 @@ from typing import Any
 
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import ParallelRunError
-from prefect_parallel_run.runs.commands import Order, check
-from prefect_parallel_run.runs.control_files import LineTail, append, find_answer
+from prefect_parallel_run.runs.commands import Command, LineTail, append, check, find_answer
 from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error
 
 ANSWER_TIMEOUT = 10.0  #: s; a running step answers within about a second
@@ -51,10 +50,10 @@ def send_command(path: str, kind: str, values: dict[str, float], timeout: float 
     sender = f"{getpass.getuser()}@{socket.gethostname()}/{os.getpid()}"
     check(kind, values)  # report invalid values before anything else
     directory = _run_directory(path)
-    driver = _execution_id(path, directory)
-    order = Order(id=uuid.uuid4().hex, at=time.time(), by=sender, driver=driver, kind=kind, values=values)
+    execution_id = _execution_id(path, directory)
+    order = Command(id=uuid.uuid4().hex, at=time.time(), by=sender, execution_id=execution_id, kind=kind, values=values)
     answers = LineTail(directory.answers)
-    append(directory.orders, order.to_line())
+    append(directory.commands, order.to_line())
     answer = None
     while answer is None and time.monotonic() - began < timeout:
         time.sleep(_POLL_INTERVAL)
@@ -78,7 +77,7 @@ def _run_directory(path: str) -> RunDirectory:
 def _execution_id(path: str, directory: RunDirectory) -> str:
     """Return the id of the execution in progress."""
     deadline = time.monotonic() + 1.0
-    while (owner := directory.driver()) is not None:
+    while (owner := directory.owner()) is not None:
         if owner["driver"]:
             return str(owner["driver"])
         if time.monotonic() > deadline:  # not a start in progress
@@ -94,7 +93,7 @@ def _execution_id(path: str, directory: RunDirectory) -> str:
 
 
 def _no_answer_message(directory: RunDirectory, timeout: float) -> str:
-    if directory.driver() is None:
+    if directory.owner() is None:
         return "the run ended before it could apply the command; nothing has changed"
     message = f"no answer from the run within {timeout:g} s; it applies the command as soon as it can"
     return f"{message}, and writes the answer to {directory.answers}"

@@ -78,7 +78,7 @@ def _newest_run(path: str) -> str | None:
     from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
     if is_remote(path):
-        from prefect_parallel_run.runs.copies import run_names
+        from prefect_parallel_run.runs.mirror import run_names
 
         output = path.rstrip("/").removesuffix(f"/{RUNS_FOLDER}")
         if f"/{RUNS_FOLDER}/" in output:

@@ -76,7 +76,7 @@ def _causes(directory: RunDirectory, ledger: Ledger, args: argparse.Namespace) -
         if cause.traceback:
             emit("  " + escape_control_chars(cause.traceback).rstrip().replace("\n", "\n  "))
     if not failures:
-        metadata = ledger.facts()
+        metadata = ledger.metadata()
         reason = metadata.get("status") == "failed" and metadata.get("reason")
         emit(f"no attempt failed, but the run did: {escape_control_chars(reason)}" if reason else "nothing failed")
 

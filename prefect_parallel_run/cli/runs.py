@@ -71,10 +71,10 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
         identity = {"run": directory.run_id, "run_directory": str(directory.path)}
         try:
             with Ledger(directory.ledger) as ledger:
-                status = status_of(ledger.facts(), is_driven=directory.driver() is not None)
+                status = status_of(ledger.metadata(), is_driven=directory.owner() is not None)
                 yield {
                     **identity,
-                    "created": directory.facts().get("created", ""),
+                    "created": directory.metadata().get("created", ""),
                     "status": status,
                     **ledger.tally().by_outcome(),
                 }
@@ -85,7 +85,7 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
 
 def _remote_runs(output: str) -> Iterator[dict[str, Any]]:
     """Yield runs without fetching a ledger; only finished runs have counts."""
-    from prefect_parallel_run.runs.copies import active_owner, run_names
+    from prefect_parallel_run.runs.mirror import active_owner, run_names
     from prefect_parallel_run.runs.run_directory import parse_json
     from prefect_parallel_run.storage.objects import read
     from prefect_parallel_run.storage.paths import RUNS_FOLDER

@@ -53,7 +53,7 @@ def status_reader(path: str) -> Callable[[], RunStatus]:
     if not is_remote(path):
         return lambda: look(directory, time.time())
     from prefect_parallel_run.execution.resume import open_run_directory
-    from prefect_parallel_run.runs.copies import active_owner
+    from prefect_parallel_run.runs.mirror import active_owner
 
     url = f"{path.rstrip('/').partition(f'/{RUNS_FOLDER}')[0]}/{RUNS_FOLDER}/{directory.run_id}"
     fetched = time.monotonic()

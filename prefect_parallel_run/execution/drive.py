@@ -36,8 +36,8 @@ from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs.commands import PROCESSES
 from prefect_parallel_run.runs.create import complete_description
+from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.overrides import Adjustments
 from prefect_parallel_run.runs.resolve import RunSelection
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
@@ -84,10 +84,10 @@ def execute(
     """Run all mini-batches without a final outcome, including those that are planned meanwhile."""
     if selection.granted == 0:
         listener.warned("nothing to retry: the only failures are rows that run() did not return")
-    adjustments = Adjustments.of_ledger(ledger)
+    adjustments = Overrides.of_ledger(ledger)
     spec = replace(spec, config=adjustments.of(spec.config))
     config, directory, planner = spec.config, selection.directory, selection.planner
-    ledger.exhaust(config.run_max_try, isolate=config.isolate_failed_items)
+    ledger.fail_exhausted(config.run_max_try, isolate=config.isolate_failed_items)
     if planner is not None:
         startup.start()
     plan, pending_work = _load_plan(directory, planner, ledger, check_cancelled)
@@ -163,10 +163,10 @@ def _load_plan(
     """Return the plan and its pending work; with a planner, as soon as there is some."""
     if planner is not None:
         is_growing = _await_plan(planner, ledger, check_cancelled)
-        return planner.plan, ledger.remainder(is_growing=is_growing)
+        return planner.plan, ledger.pending_work(is_growing=is_growing)
     plan = Plan.open(directory.plan)
     ledger.extend(islice(plan.all_items(), ledger.planned(), None))  # the last execution may have ended just after planning
-    return plan, ledger.remainder()
+    return plan, ledger.pending_work()
 
 
 def _scheduling_policy(spec: StepSpec, plan: PlanReader, *, shared_workers: bool) -> SchedulingPolicy:

@@ -46,7 +46,7 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
     Raises:
         ValueError: The script is missing, an override is invalid, or an environment variable of the run is not set.
     """
-    metadata = directory.facts()
+    metadata = directory.metadata()
     output = metadata["output"]
     home = prefect_home() if output is not None and is_remote(output) else Path(metadata["home"])
     expected_folder = workplace(output, home) / RUNS_FOLDER

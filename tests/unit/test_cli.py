@@ -372,13 +372,13 @@ def test_the_plan_of_a_run_shows_its_current_limits(unfinished, capsys):
     """Including those of a resume or of a control command."""
     config = {"error_threshold": 4, "allowed_failed_percent": None, "run_max_try": 3, "run_invocation_timeout": 60.0}
     more = {"allowed_failed_count": None, "node_count": 1, "process_count_per_node": 2, "compute_target": "local"}
-    write_json(unfinished.description, {**unfinished.facts(), "config": {**config, **more}})
+    write_json(unfinished.description, {**unfinished.metadata(), "config": {**config, **more}})
     assert planned(capsys, unfinished.path)["limits"] == {"failed_items": 4, "failed_mini_batches": None}
     with Ledger(unfinished.ledger) as ledger:
         drive = {"began": 1.0, "host": "h", "versions": {}, "config": {"error_threshold": 6, "allowed_failed_count": 2}}
-        ledger.note(**{"drive.1": json.dumps(drive)})
+        ledger.record(**{"drive.1": json.dumps(drive)})
         assert planned(capsys, unfinished.path)["limits"] == {"failed_items": 6, "failed_mini_batches": 2}
-        ledger.note(adjustments=json.dumps({"error_threshold": {"now": -1, "instead_of": [6, 4]}}))
+        ledger.record(adjustments=json.dumps({"error_threshold": {"now": -1, "instead_of": [6, 4]}}))
     assert planned(capsys, unfinished.path)["limits"] == {"failed_items": None, "failed_mini_batches": 2}
 
 
@@ -396,7 +396,7 @@ def unfinished(tmp_path, files):
         bad = Receipt.of_failure(1, 1, "raised", items=10, started=1001.0, seconds=1.0, node="node-1", **error)
         short = good._replace(mini_batch=2, succeeded=8, failed=2, rows=8, started=1002.0)
         ledger.commit([(good, "succeeded"), (bad, "failed"), (short, "succeeded")])
-        ledger.note(status="running", drives="1")
+        ledger.record(status="running", drives="1")
     return directory
 
 
@@ -523,7 +523,7 @@ def test_a_ledger_of_a_newer_version_is_refused(unfinished, capsys):
 
 def test_show_names_the_process_that_executes_a_run(unfinished, capsys):
     """Reading the status neither takes the lock nor delays another process that wants it."""
-    assert unfinished.driver() is None
+    assert unfinished.owner() is None
     with unfinished.lock():
         assert main(["show", str(unfinished.path), "--json"]) == 0
         output = json.loads(capsys.readouterr().out)

@@ -29,7 +29,7 @@ def run(tmp_path):
             (good._replace(mini_batch=number, started=NOW - 20 + number / 2, pid=number % 2), "succeeded")
             for number in range(40)
         )
-        ledger.note(status="running", drives="1")
+        ledger.record(status="running", drives="1")
     with directory.lock():
         yield directory
 
@@ -70,10 +70,10 @@ def test_status_names_the_limit_that_holds_the_run(run):
     assert plain["held"] == {"limit": "error_threshold", "allowed": 4, "actual": 20}
     assert plain["remaining_seconds"] is None
     with Ledger(run.ledger) as ledger:
-        ledger.note(adjustments='{"error_threshold": {"now": 20, "instead_of": [4]}}')
+        ledger.record(adjustments='{"error_threshold": {"now": 20, "instead_of": [4]}}')
     assert as_plain(look(run, NOW))["held"] is None
     with Ledger(run.ledger) as ledger:
-        ledger.note(paused="1")
+        ledger.record(paused="1")
     assert as_plain(look(run, NOW))["remaining_seconds"] is None
     assert "paused" in status_summary(look(run, NOW))
 
@@ -99,7 +99,7 @@ def test_status_suggests_commands_for_an_exceeded_limit(tmp_path, run, threshold
     fail(run, "failed")
     write_json(run.description, {"config": {"error_threshold": threshold}})
     with Ledger(run.ledger) as ledger:
-        ledger.note(status="failed", reason="error_threshold exceeded: 20 failed items, 4 allowed")
+        ledger.record(status="failed", reason="error_threshold exceeded: 20 failed items, 4 allowed")
     lines = [line.strip() for line in status_lines(look(run, NOW), NOW)]
     program = "next: prefect-parallel-run"
     expected = [f"{program} failed {run.path}", *(f"{program} resume {run.path} {option}".strip() for option in options)]
