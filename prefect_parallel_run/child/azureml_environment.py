@@ -4,7 +4,7 @@ import os
 import shutil
 from typing import Any, Dict, Tuple
 
-from .context import current
+from .entry_script import current
 
 _FOLDER = "azureml-models"
 

@@ -5,7 +5,7 @@ import shutil
 from typing import Any, List, NoReturn, Optional, Tuple
 
 from .azureml_errors import ModelNotFoundException, NoAzureError
-from .context import current
+from .entry_script import current
 
 
 class Model:

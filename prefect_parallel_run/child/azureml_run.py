@@ -5,7 +5,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Type
 
 from .azureml_errors import NoAzureError
 from .azureml_model import Model
-from .context import EntryScript, current
+from .entry_script import EntryScript, current
 from .metrics import Metrics
 
 

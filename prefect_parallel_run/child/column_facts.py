@@ -6,8 +6,6 @@ A schema carries them as metadata, so that the columns of all mini-batches can b
 import json
 from typing import Any, Dict, Iterable, Iterator, Set, Tuple
 
-from .leaves import Path, leaves
-
 KEY = b"prefect_parallel_run.facts"  #: key in the schema's metadata; JSON, ``[[path of the column, fact], ...]``
 NEGATIVE = "negative"  #: contains a negative integer
 INEXACT = "inexact"  #: contains an integer beyond 2**53, which a float may not represent
@@ -18,6 +16,8 @@ _MOST = 2**63 - 1
 _EXACT = 2**53
 _NOT_IN_PARQUET = ("dense_union", "sparse_union", "run_end_encoded", "month_day_nano_interval")  #: names of Arrow types
 
+#: Path of values: the column, then fields of structs, ``item`` of lists, ``key`` and ``value`` of maps.
+Path = Tuple[str, ...]
 Fact = Tuple[Path, str]  #: path of the values, and the fact
 
 
@@ -69,3 +69,22 @@ def _of_times(unit: str, least: int, most: int) -> Iterator[str]:
     for finer, parts in _UNITS.items():
         if parts > _UNITS[unit] and size * (parts // _UNITS[unit]) > _MOST:
             yield finer
+
+
+def leaves(array: Any, path: Path = ()) -> Iterator[Tuple[Path, Any]]:
+    """Yield the arrays of values that are not nested, each with its path; a dictionary array gives its categories."""
+    import pyarrow as pa  # noqa: PLC0415  only tables need it
+
+    kind, is_type = array.type, pa.types
+    if is_type.is_dictionary(kind):
+        yield from leaves(array.dictionary, path)
+    elif is_type.is_struct(kind):
+        for field, inner in zip(kind, array.flatten()):
+            yield from leaves(inner, (*path, field.name))
+    elif is_type.is_map(kind):
+        yield from leaves(array.keys, (*path, "key"))
+        yield from leaves(array.items, (*path, "value"))
+    elif hasattr(kind, "value_field"):  # a list of any layout
+        yield from leaves(array.flatten(), (*path, "item"))
+    else:
+        yield path, array

@@ -7,10 +7,10 @@ from types import GeneratorType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .column_facts import facts_of, to_metadata
-from .context import current
+from .entry_script import current
 from .failure import without_secrets
 from .frame_text import delimited
-from .maps import array_of, holds_entries
+from .nested import array_of, holds_entries
 from .structured import with_columns
 
 _ELEMENT = "value"  #: name of the column of plain list elements

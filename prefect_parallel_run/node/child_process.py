@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.child.shared_memory import GIVE_BACK, GO, SIZE, STOP, SharedStatus
+from prefect_parallel_run.child.channel import GIVE_BACK, GO, SIZE, STOP, SharedStatus
 from prefect_parallel_run.node.resource_usage import resident
 
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
@@ -181,7 +181,7 @@ class _Pipes:
         inbox_theirs, self.inbox = os.pipe()
         self.outbox, outbox_theirs = os.pipe()
         self.bell, bell_theirs = os.pipe()
-        lifeline_theirs, lifeline = os.pipe()  # the slot's end stays open and nothing is written to it, see child/lifeline.py
+        lifeline_theirs, lifeline = os.pipe()  # the slot's end stays open and nothing is written to it, see child/main_loop.py
         self.status = _memory()
         self.stacks = _memory()
         os.ftruncate(self.status, SIZE)

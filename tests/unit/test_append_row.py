@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from prefect_parallel_run.child.encoding import encode
-from prefect_parallel_run.child.part_file import Part
+from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.output import parts as module
 from prefect_parallel_run.output.append_row import publish

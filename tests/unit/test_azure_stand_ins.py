@@ -13,7 +13,7 @@ from prefect_parallel_run.child.azureml_errors import AzureMLException, ModelNot
 from prefect_parallel_run.child.azureml_import_hook import _BESIDE_CORE, _CORE_MODULES, _Finder
 from prefect_parallel_run.child.azureml_model import Model
 from prefect_parallel_run.child.azureml_run import Run
-from prefect_parallel_run.child.context import current
+from prefect_parallel_run.child.entry_script import current
 
 
 @pytest.fixture
