@@ -17,6 +17,7 @@ from .azureml_import_hook import install_import_hook
 from .channel import Channel, SharedStatus
 from .entry_script import EntryScript, Script, load
 from .failure import describe, keep_secret, without_secrets
+from .rows import row_format
 from .runner import MiniBatchRunner, Part
 
 _STDERR_END = 2_000  #: bytes
@@ -87,6 +88,7 @@ def _start(channel: Channel, messages: Iterator[Any], settings: Dict[str, Any]) 
     for module in settings["modules"]:  # otherwise the first mini-batch would be slow
         with suppress(ImportError):  # reported by the mini-batch that needs it
             importlib.import_module(module)
+    row_format(settings["format"])
     try:
         script = load(settings["script"], settings["source"], settings["arguments"])
         channel.send(["imported"])

@@ -6,10 +6,10 @@ from typing import Any, Dict, List, Optional
 from zlib import crc32
 
 from .channel import GO, STOP, SharedStatus
-from .encoding import WrongType, encode, materialise, row_count
 from .entry_script import Context, EntryScript, Script, current
 from .failure import RetryDirective, describe, fingerprint, retry_directive
 from .reading import BadRecord, FileList, Items, Reader
+from .rows import WrongType, encode, materialise
 from .storage import InputChanged, StoreFailure
 
 _SUCCEEDED = "succeeded"
@@ -142,7 +142,7 @@ class MiniBatchRunner:
         finally:
             current.mini_batch = None
         if self._part is None:
-            return row_count(result), "", 0, 0, 0, 0
+            return len(result), "", 0, 0, 0, 0
         rows, header, body = encode(result, self._format, self._header, self._options)
         try:
             offset = self._part.append(header, body)

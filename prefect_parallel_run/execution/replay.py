@@ -11,9 +11,9 @@ from typing import Any
 
 from prefect_parallel_run.child.azureml_environment import surround
 from prefect_parallel_run.child.azureml_import_hook import install_import_hook
-from prefect_parallel_run.child.encoding import materialise
 from prefect_parallel_run.child.entry_script import Context, EntryScript, load
 from prefect_parallel_run.child.reading import FileList, Reader
+from prefect_parallel_run.child.rows import materialise
 from prefect_parallel_run.errors import NoRunError
 from prefect_parallel_run.monitoring.failure_table import location_of
 from prefect_parallel_run.node.prefetch import fetch, is_fetched

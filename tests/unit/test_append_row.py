@@ -8,7 +8,7 @@ from zlib import crc32
 import pandas as pd
 import pytest
 
-from prefect_parallel_run.child.encoding import encode
+from prefect_parallel_run.child.rows import encode
 from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.output import parts as module

@@ -16,6 +16,7 @@ from prefect_parallel_run import errors
 
 PACKAGE = Path(prefect_parallel_run.__file__).parent
 ORDER = [
+    "child",
     "errors",
     "units",
     "_threads",
@@ -25,7 +26,6 @@ ORDER = [
     "paths",
     "result",
     "config",
-    "child",
     "environments",
     "storage",
     "datasets",

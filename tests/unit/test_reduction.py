@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.child.encoding import encode
+from prefect_parallel_run.child.rows import encode
 from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.execution.runner import _record_end
