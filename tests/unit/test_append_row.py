@@ -12,8 +12,8 @@ from prefect_parallel_run.child.rows import encode
 from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.output import parts as module
-from prefect_parallel_run.output.append_row import publish
 from prefect_parallel_run.output.parts import PartRange
+from prefect_parallel_run.output.reduction import publish
 from prefect_parallel_run.storage.objects import file_sha256
 
 

@@ -13,7 +13,7 @@ from prefect_parallel_run.execution.runner import _record_end
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.status import look
 from prefect_parallel_run.monitoring.status_text import status_lines
-from prefect_parallel_run.output.column_watch import ColumnChecker
+from prefect_parallel_run.output.columns import ColumnChecker
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
