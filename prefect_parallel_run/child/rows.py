@@ -11,7 +11,7 @@ from .entry_script import current
 from .failure import without_secrets
 
 #: The output formats. NAME is encoded by rows_NAME.py and published by its entry in output/formats/.
-FormatName = Literal["text", "csv", "jsonl", "parquet"]
+FormatName = Literal["text", "csv", "jsonl", "parquet", "orc"]
 FORMATS: Tuple[FormatName, ...] = get_args(FormatName)
 ELEMENT = "value"  #: name of the column of plain list elements
 _QUOTED = 100  #: characters of a returned string, in errors

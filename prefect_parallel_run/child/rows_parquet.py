@@ -1,6 +1,6 @@
 """Rows of a Parquet file: Arrow IPC streams, which are published with one schema for all mini-batches."""
 
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, List, Set, Tuple
 
 from .column_facts import facts_of, to_metadata
 from .nested import array_of, holds_entries
@@ -13,7 +13,8 @@ class Parquet(RowFormat):
     suffix = ".parquet"
     table_format = "parquet"
     file = "a Parquet file"  #: in errors
-    unsupported = ("dense_union", "sparse_union", "run_end_encoded", "month_day_nano_interval")  #: beginnings of Arrow types
+    #: Beginnings of Arrow types that the file cannot hold.
+    unsupported: Tuple[str, ...] = ("dense_union", "sparse_union", "run_end_encoded", "month_day_nano_interval")
 
     def encode(self, value: Any, with_header: bool, options: Dict[str, Any]) -> Encoded:  # noqa: ARG002, D102  inherited
         import pyarrow as pa  # noqa: PLC0415  only this format needs it

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -27,21 +28,31 @@ class Parquet(OutputFormat):
         columns = Columns()
         for part_range in non_empty:
             columns.add(part_range, parts)
-        schema = columns.schema
+        schema = self.storable(columns.schema)
         rows = size = 0
         pending: list[pa.Table] = []
-        with pq.ParquetWriter(sink, schema) as writer:
+        with self.open(sink, schema) as write:
             for part_range in non_empty:
                 table = _fit(read_table(part_range, parts), schema)
                 pending.append(table)
                 size += table.nbytes
                 rows += table.num_rows
                 if size >= _GROUP_BYTES:
-                    writer.write_table(pa.concat_tables(pending).combine_chunks())
+                    write(pa.concat_tables(pending).combine_chunks())
                     pending, size = [], 0
             if pending:
-                writer.write_table(pa.concat_tables(pending).combine_chunks())
+                write(pa.concat_tables(pending).combine_chunks())
         return rows
+
+    def storable(self, schema: pa.Schema) -> pa.Schema:
+        """Return *schema* with types that the file can hold."""
+        return schema
+
+    @contextmanager
+    def open(self, sink: Sink, schema: pa.Schema) -> Iterator[Callable[[pa.Table], object]]:
+        """Open the file; yield a function that writes tables with *schema*."""
+        with pq.ParquetWriter(sink, schema) as writer:
+            yield writer.write_table
 
 
 def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
