@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,16 @@ def at_least(minimum: int) -> BeforeValidator:
 def optional(expected: str, is_valid: Callable[[Any], bool]) -> BeforeValidator:
     """Return a validator that also accepts None."""
     return accept(f"{expected}, or None", lambda value: value is None or is_valid(value))
+
+
+def either(choices: Collection[str]) -> str:
+    """Return *choices* as text.
+
+    >>> either(["text", "csv", "jsonl"])
+    'text, csv or jsonl'
+    """
+    *others, last = choices
+    return f"{', '.join(others)} or {last}"
 
 
 def size(value: Any, info: ValidationInfo) -> Any:

@@ -31,7 +31,8 @@ from prefect_parallel_run.node.settings import (
     RunContext,
     ScriptSettings,
 )
-from prefect_parallel_run.output.column_watch import ColumnChecker
+from prefect_parallel_run.output.columns import ColumnChecker
+from prefect_parallel_run.output.formats import FORMATS
 from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs.commands import PROCESSES
@@ -96,7 +97,7 @@ def execute(
     if not pending_work.tally.is_growing:
         complete_description(directory, planner)
     check_rows = None
-    if config.result_format == "parquet" and spec.result is not None:
+    if spec.result is not None and FORMATS[config.result_format].has_one_schema:
         check_rows = ColumnChecker(directory, plan, ledger, spec.result).check
     settings = _node_settings(spec, directory, execution, pending_work.tally)
     startup.prepare(settings)

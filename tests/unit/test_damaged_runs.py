@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run import FileDataset, ParallelRunConfig
-from prefect_parallel_run.child.part_file import Part
+from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.cli import main
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.errors import ComputeTargetError, RunFileError

@@ -93,7 +93,8 @@ def test_side_inputs_have_names_and_exist(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row_format", "kind"), [("parquet", "tabular"), ("csv", "tabular"), ("jsonl", "tabular"), ("text", "file")]
+    ("row_format", "kind"),
+    [("parquet", "tabular"), ("orc", "tabular"), ("csv", "tabular"), ("jsonl", "tabular"), ("text", "file")],
 )
 def test_a_result_becomes_a_dataset_of_its_output(row_format, kind):
     """It becomes a table if its format has columns."""
