@@ -1,16 +1,17 @@
-"""Converts the fields of a parallel job to those of a ParallelRunConfig."""
+"""Converts the fields of a parallel job to those of a ParallelRunConfig, and its arguments to those of the script."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from prefect_parallel_run.azureml.arguments import program_arguments
 from prefect_parallel_run.azureml.environment import job_environment
-from prefect_parallel_run.azureml.expressions import Input
 from prefect_parallel_run.azureml.findings import MigrationFindings
-from prefect_parallel_run.azureml.outputs import Outputs
-from prefect_parallel_run.azureml.references import References
+from prefect_parallel_run.azureml.job_data import Outputs
+from prefect_parallel_run.azureml.references import EXPRESSION, Data, Input, Literal, Missing, References
+from prefect_parallel_run.azureml.settings import Translation, job_options
 from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.config.validation import parse_keys
 from prefect_parallel_run.config.yaml_file import referenced_variable
@@ -50,6 +51,9 @@ _WHY_RESOURCE_LEFT = {
     "shm_size": "containers are not supported: the script runs in a process of the node",
     "docker_args": "containers are not supported: the script runs in a process of the node",
 }
+_FIELD = "task.program_arguments"
+_OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
+_OURS = re.compile(r"\{(?:output|(?:inputs|side_inputs)\.\w+)\}")
 
 
 def job_fields(
@@ -187,3 +191,66 @@ def _target(section: Section, fields: dict[str, Any], references: References, fi
     else:
         why = "only your Azure workspace can resolve the cluster; another one, such as tls://host:8786"
         findings.changed("compute", compute, "this machine", why, str(compute))
+
+
+class Arguments(NamedTuple):
+    """The arguments of a job, split into the script's and those for Azure's driver."""
+
+    arguments: tuple[str, ...]  #: the script's
+    options: Translation  #: the translated options of Azure's driver
+
+
+def program_arguments(
+    text: str, inputs: Mapping[str, Input], split: str, outputs: Outputs, findings: MigrationFindings
+) -> Arguments:
+    """Return the arguments of a job.
+
+    Args:
+        text: The field's text; a part in ``$[[…]]`` applies only if all inputs in it have values.
+        inputs: The job's inputs, by name.
+        split: Name of the input that is split into mini-batches.
+        outputs: The job's outputs.
+        findings: Receives the differences.
+
+    Raises:
+        ValueError: The text refers to an unknown input or output, has an unclosed quote, or an option with an invalid value.
+    """
+    kept_text = _OPTIONAL.sub(lambda match: match[1] if _have_values(match[1], inputs) else "", text)
+    try:
+        words = shlex.split(_spaceless(kept_text))
+    except ValueError as error:
+        raise ValueError(f"{_FIELD}: {error}: {text!r}") from None
+    for word in words:
+        if ours := _OURS.search(EXPRESSION.sub("", word)):
+            findings.open(_FIELD, word, f"{ours[0]} is a placeholder here: the script would receive a path instead")
+    options, rest = job_options([_substitute(word, inputs, split, outputs) for word in words])
+    return Arguments(tuple(rest), options)
+
+
+def _spaceless(text: str) -> str:
+    """Return *text* without blanks in expressions, so that each stays one word."""
+    return EXPRESSION.sub(lambda match: f"${{{{{match[1]}}}}}", text)
+
+
+def _have_values(text: str, inputs: Mapping[str, Input]) -> bool:
+    names = (match[1].removeprefix("inputs.") for match in EXPRESSION.finditer(text) if match[1].startswith("inputs."))
+    return all(inputs.get(name) is not None for name in names)
+
+
+def _substitute(word: str, inputs: Mapping[str, Input], split: str, outputs: Outputs) -> str:
+    return EXPRESSION.sub(lambda match: _value(match[1], inputs, split, outputs), word)
+
+
+def _value(inside: str, inputs: Mapping[str, Input], split: str, outputs: Outputs) -> str:
+    kind, _, name = inside.partition(".")
+    if kind == "outputs" and name in outputs.places:
+        return outputs.places[name]
+    value = inputs.get(name) if kind == "inputs" else None
+    if isinstance(value, Literal):
+        return value.text
+    if isinstance(value, Missing):
+        return value.reference
+    if isinstance(value, Data):
+        return f"{{{'inputs' if name == split else 'side_inputs'}.{name}}}"
+    known = ", ".join([*(f"inputs.{key}" for key in inputs), *(f"outputs.{key}" for key in outputs.places)]) or "none"
+    raise ValueError(f"{_FIELD}: ${{{{{inside}}}}} is unknown; expected one of: {known}")

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_parallel_run.azureml.findings import Difference, Outcome
+from prefect_parallel_run.azureml.findings import PARALLEL, Difference, Outcome
 from prefect_parallel_run.azureml.mltable import FILE_NAME, load_mltable
 from prefect_parallel_run.azureml.references import References
-from prefect_parallel_run.azureml.schema import PARALLEL
 from prefect_parallel_run.azureml.step import ImportedStep
 from prefect_parallel_run.azureml.v1 import load_v1
 from prefect_parallel_run.azureml.v2 import load_jobs

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
+from prefect_parallel_run.azureml.findings import (
+    MLTABLE,
+    READERS,
+    TRANSFORMATIONS,
+    Difference,
+    MigrationFindings,
+    refuse,
+    unknown,
+)
 from prefect_parallel_run.azureml.references import References, is_unresolved
-from prefect_parallel_run.azureml.schema import MLTABLE, READERS, TRANSFORMATIONS, refuse, unknown
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.base import similar, wrong_fields
 from prefect_parallel_run.config.yaml_reader import Section, read_document

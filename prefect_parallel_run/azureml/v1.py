@@ -12,8 +12,7 @@ from prefect_parallel_run.azureml.settings import FILE_NAME, source_settings
 from prefect_parallel_run.azureml.step import ImportedStep, step_name
 from prefect_parallel_run.config.base import build
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
-from prefect_parallel_run.config.script_path import find_beside
-from prefect_parallel_run.config.validation import names_a_cluster
+from prefect_parallel_run.config.validation import find_beside, names_a_cluster
 from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, ParsedConfig, read_fields
 
 _ENVIRONMENT_WHY = (

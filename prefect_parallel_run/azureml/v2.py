@@ -9,13 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.azureml.expressions import Data, Input, Values, bound_inputs, expression, merge_component
-from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
-from prefect_parallel_run.azureml.job_fields import WHY_LEFT, WHY_SETTING_LEFT, job_fields
-from prefect_parallel_run.azureml.job_inputs import side_inputs, split_dataset, split_input
-from prefect_parallel_run.azureml.outputs import job_outputs
-from prefect_parallel_run.azureml.references import References
-from prefect_parallel_run.azureml.schema import (
+from prefect_parallel_run.azureml.findings import (
+    Difference,
+    MigrationFindings,
     is_parallel,
     refuse,
     split_ignored,
@@ -23,6 +19,9 @@ from prefect_parallel_run.azureml.schema import (
     unknown_in_job,
     unknown_in_pipeline,
 )
+from prefect_parallel_run.azureml.job_data import job_outputs, side_inputs, split_dataset, split_input
+from prefect_parallel_run.azureml.job_fields import WHY_LEFT, WHY_SETTING_LEFT, job_fields
+from prefect_parallel_run.azureml.references import Data, Input, References, Values, bound_inputs, expression, merge_component
 from prefect_parallel_run.azureml.settings import FILE_NAME as SETTINGS_FILE
 from prefect_parallel_run.azureml.settings import source_settings
 from prefect_parallel_run.azureml.step import ImportedStep, step_name

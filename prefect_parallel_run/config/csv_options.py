@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationInfo
 
-from prefect_parallel_run.config.quoting import is_int, shown
+from prefect_parallel_run.units import is_int, shown
 
 
 class _Keyword(NamedTuple):

@@ -16,8 +16,6 @@ from pydantic import (
 
 from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.csv_options import csv_options
-from prefect_parallel_run.config.quoting import is_int, is_number, shown
-from prefect_parallel_run.config.script_path import find_script
 from prefect_parallel_run.config.validation import (
     FILE_NAME,
     LONGEST_FILE_NAME,
@@ -26,6 +24,7 @@ from prefect_parallel_run.config.validation import (
     at_least,
     cluster,
     file_name,
+    find_script,
     keys,
     optional,
     paths_by_name,
@@ -35,6 +34,7 @@ from prefect_parallel_run.config.validation import (
 )
 from prefect_parallel_run.config.where import ComputeTarget, Environment
 from prefect_parallel_run.config.yaml_file import load, save
+from prefect_parallel_run.units import is_int, is_number, shown
 
 LOCAL = "local"  #: the compute target that is this machine
 _DEFAULT_FILES = 10

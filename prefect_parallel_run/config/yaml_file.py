@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from prefect_parallel_run.config.base import Model, build
-from prefect_parallel_run.config.script_path import find_beside
+from prefect_parallel_run.config.validation import find_beside
 from prefect_parallel_run.config.yaml_reader import plain, read_document
 
 _ROOT = "parallel_run_config"
