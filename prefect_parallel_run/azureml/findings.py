@@ -3,82 +3,87 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 from prefect_parallel_run.config.base import similar
 from prefect_parallel_run.config.yaml_reader import Section
 
-#: Fields allowed in every job and component, whether or not they have an effect here.
-_DESCRIPTION = {
-    *("$schema", "type", "name", "version", "display_name", "description", "tags", "properties", "id", "creation_context"),
-    *("is_deterministic", "intellectual_property", "additional_includes"),
-}
-_JOB = {"compute", "experiment_name", "identity", "services", "status", "log_files", "inputs", "outputs"}
-PIPELINE = frozenset(_DESCRIPTION | _JOB | {"jobs", "settings", "component", "schedule"})
-SETTINGS = frozenset(
-    {
-        *("default_datastore", "default_compute", "continue_on_step_failure", "continue_run_on_failed_optional_input"),
-        *("force_rerun", "on_init", "on_finalize"),
-    }
-)
-PARALLEL = frozenset(
-    {
-        *(_DESCRIPTION | _JOB),
-        *("component", "task", "input_data", "mini_batch_size", "partition_keys", "mini_batch_error_threshold"),
-        *("error_threshold", "retry_settings", "resources", "max_concurrency_per_instance", "logging_level"),
-        *("environment_variables", "limits", "queue_settings"),
-    }
-)
-TASK = frozenset({"type", "code", "entry_script", "environment", "program_arguments", "append_row_to", "model", "args"})
-RETRY = frozenset({"timeout", "max_retries"})
-RESOURCES = frozenset(
-    {
-        *("instance_count", "instance_type", "max_instance_count", "properties", "shm_size", "docker_args", "locations"),
-    }
-)
-ENVIRONMENT = frozenset(
-    {
-        *("$schema", "name", "version", "id", "description", "tags", "properties", "creation_context", "conda_file", "image"),
-        *("build", "os_type", "inference_config", "datastore", "path"),
-    }
-)
-INPUT = frozenset(
-    {
-        *("type", "path", "mode", "path_on_compute", "datastore", "value", "default", "optional", "description", "enum"),
-        *("min", "max", "intellectual_property"),
-    }
-)
-OUTPUT = frozenset(
-    {
-        *("type", "path", "mode", "path_on_compute", "name", "version", "description", "early_available"),
-        *("intellectual_property",),
-    }
-)
-MLTABLE = frozenset(
-    {
-        *("$schema", "type", "paths", "transformations", "traits", "metadata", "name", "version", "description", "tags"),
-        *("query_source",),
-    }
-)
-_READER = {"include_path_column", "path_column", "partition_size"}
-READERS = {
-    "read_delimited": frozenset(
-        {*_READER, "delimiter", "encoding", "header", "infer_column_types", "empty_as_string", "support_multi_line"}
+_METADATA = "it is metadata of Azure"
+_TAGS = "ParallelRunStep(…, tags=[…]) gives Prefect's task run tags"
+_NO_CONTAINERS = "containers are not supported: the script runs in a process of the node"
+_NO_QUEUES = "Azure's containers and queues do not apply here"
+_MACHINES = "the compute target determines the machines"
+_TARGET = "the step's compute_target determines where it runs"
+_CATCH = "a failed step raises in the flow: catch the exception to continue"
+#: Fields of every job and component without an equivalent here, and why.
+_LEFT = {
+    "display_name": "the step's name is displayed instead",
+    "experiment_name": "Prefect has flows instead of experiments",
+    "tags": _TAGS,
+    "properties": _TAGS,
+    "identity": "the script runs as the user who runs the flow",
+    "version": "files are not versioned here",
+    "services": "a running step has no services; see Prefect's page and the report",
+    **dict.fromkeys(
+        ("id", "creation_context", "intellectual_property", "additional_includes", "status", "log_files"), _METADATA
     ),
-    "read_parquet": frozenset(_READER),
-    "read_json_lines": frozenset({*_READER, "encoding", "invalid_lines"}),
-    "read_delta_lake": frozenset({*_READER, "timestamp_as_of", "version_as_of"}),
 }
-TRANSFORMATIONS = frozenset(
-    {
-        *READERS,
-        *("filter", "skip", "take", "take_random_sample", "random_split", "select_partitions", "keep_columns", "drop_columns"),
-        *("convert_column_types", "extract_columns_from_partition_format"),
-    }
-)
+PIPELINE_LEFT = {
+    **_LEFT,
+    "compute": _TARGET,
+    "schedule": "a deployment of the flow in Prefect has schedules",
+    "is_deterministic": "it is read from each job of the pipeline",
+    "component": _METADATA,
+}
+PARALLEL_LEFT = {
+    **_LEFT,
+    "limits": "Prefect's timeout_seconds of the flow does this",
+    "queue_settings": "Prefect's work pools and queues do this",
+}
+SETTINGS_LEFT = {
+    "default_compute": _TARGET,
+    "continue_on_step_failure": _CATCH,
+    "continue_run_on_failed_optional_input": _CATCH,
+    "default_datastore": "the step's output determines where outputs are",
+    "on_init": "call it first in the flow",
+    "on_finalize": "a state hook of Prefect's does this: @flow(on_completion=[…], on_failure=[…])",
+}
+TASK_LEFT = dict.fromkeys(("model", "args"), "only scripts can be run here")
+RESOURCES_LEFT = {
+    "properties": _NO_QUEUES,
+    "shm_size": _NO_CONTAINERS,
+    "docker_args": _NO_CONTAINERS,
+    **dict.fromkeys(("instance_type", "max_instance_count", "locations"), _MACHINES),
+}
+ENVIRONMENT_LEFT = {
+    "image": _NO_CONTAINERS,
+    "build": _NO_CONTAINERS,
+    "inference_config": "scripts do not serve requests here",
+    "os_type": "nodes run Linux",
+    **dict.fromkeys(
+        ("id", "description", "tags", "properties", "creation_context", "datastore", "path"), "does not concern packages"
+    ),
+}
+#: All known fields of each section: those above, and those that the other modules convert.
+_COMMON = {"$schema", "type", "name", "description", "inputs", "outputs"}
+_PIPELINE = {*PIPELINE_LEFT, *_COMMON, "jobs", "settings"}
+_SETTINGS = {*SETTINGS_LEFT, "force_rerun"}
+PARALLEL = {
+    *(*PARALLEL_LEFT, *_COMMON, "compute", "component", "is_deterministic", "task", "input_data", "mini_batch_size"),
+    *("partition_keys", "mini_batch_error_threshold", "error_threshold", "retry_settings", "resources", "logging_level"),
+    *("max_concurrency_per_instance", "environment_variables"),
+}
+_TASK = {*TASK_LEFT, "type", "code", "entry_script", "environment", "program_arguments", "append_row_to"}
+_RETRY = {"timeout", "max_retries"}
+_RESOURCES = {*RESOURCES_LEFT, "instance_count"}
+_ENVIRONMENT = {*ENVIRONMENT_LEFT, "$schema", "name", "version", "conda_file"}
+_DATA = {"type", "path", "mode", "path_on_compute", "description", "intellectual_property"}
+_INPUT = {*_DATA, "datastore", "value", "default", "optional", "enum", "min", "max"}
+_OUTPUT = {*_DATA, "name", "version", "early_available"}
+_MAX_CHARACTERS = 120  #: in the displayed value of a field
 
 
 class Outcome(str, Enum):
@@ -124,35 +129,35 @@ class MigrationFindings:
 
     def taken(self, name: str, given: Any, here: str) -> None:
         """Record a field with the same meaning here."""
-        self._add(name, Outcome.TAKEN, given, here, "")
+        self._add(name, Outcome.TAKEN, given, here=here)
 
     def changed(self, name: str, given: Any, here: str, why: str, reference: str = "") -> None:
         """Record a field with a different meaning here; *reference* can be mapped to change that."""
-        self._add(name, Outcome.CHANGED, given, here, why, reference)
+        self._add(name, Outcome.CHANGED, given, here=here, why=why, reference=reference)
 
     def left_out(self, name: str, given: Any, why: str) -> None:
         """Record a field without an equivalent here."""
-        self._add(name, Outcome.LEFT, given, "", why)
+        self._add(name, Outcome.LEFT, given, why=why)
+
+    def left_out_of(self, section: Section, reasons: Mapping[str, str], prefix: str = "") -> None:
+        """Record the fields of *section* without an equivalent here; *prefix* is the path of the section."""
+        for key in sorted(section.keys() & reasons.keys()):
+            self.left_out(f"{prefix}{key}", section[key], reasons[key])
 
     def open(self, name: str, given: Any, why: str, reference: str = "") -> None:
         """Record a field that requires a decision, for example by mapping *reference*."""
-        self._add(name, Outcome.OPEN, given, "", why, reference)
+        self._add(name, Outcome.OPEN, given, why=why, reference=reference)
 
     def open_value(self, name: str, reference: str) -> None:
         """Record an input for a string or number that has no value; the user can map *reference* to one."""
-        why = "no value in this file; provide one"
-        self.differences.append(Difference(field=name, outcome=Outcome.OPEN, why=why, reference=reference, wanted="VALUE"))
+        self._add(name, Outcome.OPEN, None, why="no value in this file; provide one", reference=reference, wanted="VALUE")
 
     def add(self, others: Iterable[Difference], prefix: str = "") -> None:
         """Add differences found elsewhere, with *prefix* before their fields."""
         self.differences += [replace(other, field=f"{prefix}{other.field}") for other in others]
 
-    def _add(self, name: str, outcome: Outcome, given: Any, here: str, why: str, reference: str = "") -> None:
-        given = as_text(given)
-        self.differences.append(Difference(field=name, outcome=outcome, given=given, here=here, why=why, reference=reference))
-
-
-_MAX_CHARACTERS = 120  #: in the displayed value of a field
+    def _add(self, name: str, outcome: Outcome, given: Any, **texts: str) -> None:
+        self.differences.append(Difference(field=name, outcome=outcome, given=as_text(given), **texts))
 
 
 def as_text(value: Any) -> str:
@@ -167,73 +172,48 @@ def as_text(value: Any) -> str:
     return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"
 
 
-def refuse(wrong: Iterable[str]) -> None:
-    """Raise ValueError with the lines in *wrong*, if there are any."""
-    lines = list(wrong)
+def is_parallel(job: Section) -> bool:
+    """True for a parallel job or component, by its type or because it has a task."""
+    return job.get("type", "parallel" if "task" in job else None) == "parallel"
+
+
+def known_fields(job: Section, findings: MigrationFindings) -> Section:
+    """Return *job* without the unknown fields that Azure ignores, which are recorded; the others are refused before."""
+    result = _known_fields(job, PARALLEL, "", findings)
+    for key, known in (("task", _TASK), ("retry_settings", _RETRY), ("resources", _RESOURCES)):
+        if job.get(key) is not None:
+            result[key] = _known_fields(job.section(key), known, f"{key}.", findings)
+    return result
+
+
+def _known_fields(section: Section, known: Collection[str], prefix: str, findings: MigrationFindings) -> Section:
+    kept = Section(section.file)
+    for key, value in section.items():
+        if key in known:
+            kept.set_from(key, value, section)
+        else:
+            findings.left_out(f"{prefix}{key}", value, f"unknown field, which Azure ignores too{similar(key, known)}")
+    return kept
+
+
+def refuse(unknown_fields: Iterable[str]) -> None:
+    """Raise ValueError with a line for each unknown field, if there are any."""
+    lines = list(unknown_fields)
     if lines:
         raise ValueError("\n".join(lines))
 
 
-def unknown(section: Section, known: Iterable[str], prefix: str = "") -> Iterator[str]:
-    """Yield a line for each unknown field of *section*: file, line and the most similar name.
-
-    *prefix* is the path of the section, for the fields' names.
-    """
-    names = set(known)
+def unknown(section: Section, known: Collection[str], prefix: str = "") -> Iterator[str]:
+    """Yield a line for each unknown field of *section*, whose path is *prefix*: file, line and the most similar name."""
     for key in section:
-        if key not in names:
-            yield f"{section.where(key)}: unknown field {f'{prefix}{key}'!r}{similar(key, names)}"
-
-
-def unknown_in_job(job: Section, prefix: str = "") -> Iterator[str]:
-    """Yield a line for each unknown field of a parallel job that Azure refuses: at the top level, and in its resources."""
-    yield from unknown(job, PARALLEL, prefix)
-    yield from unknown(job.section("resources"), RESOURCES, f"{prefix}resources.")
-    yield from unknown_in_component(job, prefix)
-
-
-def unknown_in_component(component: Section, prefix: str = "") -> Iterator[str]:
-    """Yield a line for each unknown field that Azure refuses in a component as well: in its inputs, outputs and environment."""
-    task = component.section("task")
-    if isinstance(task.get("environment"), Section):
-        yield from unknown(task.section("environment"), ENVIRONMENT, f"{prefix}task.environment.")
-    yield from _unknown_in_data(component, prefix)
-
-
-class Ignored(NamedTuple):
-    """A field unknown to Azure's schemas, in a section where Azure ignores such fields."""
-
-    name: str  #: with its section
-    value: object
-    hint: str  #: the most similar name, or empty
-
-
-def split_ignored(job: Section) -> tuple[Section, list[Ignored]]:
-    """Return a job without the fields that Azure ignores, and these fields; refused fields raised an error before."""
-    result, ignored = _split(job, PARALLEL, "")
-    for key, known in (("task", TASK), ("retry_settings", RETRY), ("resources", RESOURCES)):
-        if job.get(key) is not None:
-            kept, others = _split(job.section(key), known, f"{key}.")
-            result[key] = kept
-            ignored += others
-    return result, ignored
-
-
-def _split(section: Section, known: Iterable[str], prefix: str) -> tuple[Section, list[Ignored]]:
-    names = set(known)
-    kept, ignored = Section(section.file), []
-    for key, value in section.items():
-        if key in names:
-            kept.set_from(key, value, section)
-        else:
-            ignored.append(Ignored(f"{prefix}{key}", value, similar(key, names)))
-    return kept, ignored
+        if key not in known:
+            yield f"{section.where(key)}: unknown field {f'{prefix}{key}'!r}{similar(key, known)}"
 
 
 def unknown_in_pipeline(pipeline: Section) -> Iterator[str]:
     """Yield a line for each unknown field of a pipeline job and its parallel jobs; other jobs are not checked."""
-    yield from unknown(pipeline, PIPELINE)
-    yield from unknown(pipeline.section("settings"), SETTINGS, "settings.")
+    yield from unknown(pipeline, _PIPELINE)
+    yield from unknown(pipeline.section("settings"), _SETTINGS, "settings.")
     yield from _unknown_in_data(pipeline)
     jobs = pipeline.section("jobs")
     for name in jobs:
@@ -241,14 +221,23 @@ def unknown_in_pipeline(pipeline: Section) -> Iterator[str]:
             yield from unknown_in_job(jobs.section(name), f"jobs.{name}.")
 
 
-def is_parallel(job: Section) -> bool:
-    """True for a parallel job or component, by its type or because it has a task."""
-    return job.get("type", "parallel" if "task" in job else None) == "parallel"
+def unknown_in_job(job: Section, prefix: str = "") -> Iterator[str]:
+    """Yield a line for each unknown field of a parallel job that Azure refuses: at the top level, and in its resources."""
+    yield from unknown(job, PARALLEL, prefix)
+    yield from unknown(job.section("resources"), _RESOURCES, f"{prefix}resources.")
+    yield from unknown_in_component(job, prefix)
+
+
+def unknown_in_component(component: Section, prefix: str = "") -> Iterator[str]:
+    """Yield a line for each unknown field that Azure refuses in a component as well: in its inputs, outputs and environment."""
+    task = component.section("task")
+    if isinstance(task.get("environment"), Section):
+        yield from unknown(task["environment"], _ENVIRONMENT, f"{prefix}task.environment.")
+    yield from _unknown_in_data(component, prefix)
 
 
 def _unknown_in_data(owner: Section, prefix: str = "") -> Iterator[str]:
-    for kind, known in (("inputs", INPUT), ("outputs", OUTPUT)):
-        entries = owner.section(kind)
-        for name, entry in entries.items():
+    for kind, known in (("inputs", _INPUT), ("outputs", _OUTPUT)):
+        for name, entry in owner.section(kind).items():
             if isinstance(entry, Section):
                 yield from unknown(entry, known, f"{prefix}{kind}.{name}.")

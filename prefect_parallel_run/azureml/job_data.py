@@ -14,6 +14,7 @@ from prefect_parallel_run.azureml.references import (
     Data,
     Input,
     Literal,
+    Migration,
     Missing,
     References,
     expression,
@@ -31,65 +32,61 @@ def split_input(section: Section, inputs: Mapping[str, Input]) -> str:
     inside = expression(section.get("input_data"))
     name = inside.removeprefix("inputs.") if inside is not None else ""
     if not isinstance(inputs.get(name), Data):
-        input_data = section.get("input_data")
-        expected = f"${{{{inputs.NAME}}}} with the name of a data input: {sorted(inputs)}"
-        raise ValueError(f"{section.where('input_data')}: input_data is {input_data!r}; expected {expected}")
+        raise section.error("input_data", f"${{{{inputs.NAME}}}} with the name of a data input: {sorted(inputs)}")
     return name
 
 
-def split_dataset(
-    name: str, value: Input, partition_keys: Collection[str], references: References, findings: MigrationFindings
-) -> Dataset:
+def split_dataset(name: str, value: Input, partition_keys: Collection[str], migration: Migration) -> Dataset:
     """Return the dataset that is split into mini-batches; one with an unresolved location has only a name."""
     if not isinstance(value, Data):
         raise TypeError(f"{name} is not a data input")  # split_input prevents this
     field = f"inputs.{name}"
-    location = references.resolve(value.path, value.folder, f"{field}.path", findings)
-    _report_mode(field, value, findings)
+    location = migration.resolve(value.path, value.folder, f"{field}.path")
+    _report_mode(field, value, migration)
     as_files = value.type != "mltable" or value.mode in ("eval_mount", "eval_download")
     if location is None:
-        return _unresolved_dataset(field, name, value, findings, as_files=as_files)
-    if value.type == "mltable":
-        table = table_at(location, references, as_files=as_files, field=f"{field}.path", partition_keys=partition_keys)
-        findings.taken(f"{field}.type", value.type, f"{type(table.dataset).__name__} of {location}")
-        findings.add(table.differences, f"{field} {FILE_NAME}: ")
-        return table.dataset.as_named_input(_name(name))
-    findings.taken(f"{field}.type", value.type, f"FileDataset of {location}")
-    return FileDataset(paths=[location]).as_named_input(_name(name))
+        dataset = _unresolved_dataset(field, value, migration, as_files=as_files)
+    elif value.type == "mltable":
+        dataset, differences = table_at(location, f"{field}.path", migration.references, partition_keys, as_files=as_files)
+        migration.taken(f"{field}.type", value.type, f"{type(dataset).__name__} of {location}")
+        migration.add(differences, f"{field} {FILE_NAME}: ")
+    else:
+        dataset = FileDataset(paths=[location])
+        migration.taken(f"{field}.type", value.type, f"FileDataset of {location}")
+    return dataset.as_named_input(_name(name))
 
 
-def _unresolved_dataset(field: str, name: str, value: Data, findings: MigrationFindings, *, as_files: bool) -> Dataset:
+def _unresolved_dataset(field: str, value: Data, findings: MigrationFindings, *, as_files: bool) -> Dataset:
     """Return a dataset of the right kind with the reference as its path."""
     if as_files:
         findings.taken(f"{field}.type", value.type, "FileDataset, once its location is known")
-        return FileDataset(paths=[value.path]).as_named_input(_name(name))
+        return FileDataset(paths=[value.path])
     from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
 
     why = f"once its location is known, a file {FILE_NAME} or the extension of its files determines the format"
     findings.changed(f"{field}.type", value.type, "TabularDataset", why)
-    return TabularDataset(paths=[value.path], format="parquet").as_named_input(_name(name))
+    return TabularDataset(paths=[value.path], format="parquet")
 
 
 def _report_mode(field: str, value: Data, findings: MigrationFindings) -> None:
     if value.mode is not None:
-        why = "files are read in place; objects in a store are fetched in advance"
-        findings.left_out(f"{field}.mode", value.mode, why)
+        findings.left_out(f"{field}.mode", value.mode, "files are read in place; objects in a store are fetched in advance")
 
 
-def side_inputs(split: str, inputs: Mapping[str, Input], references: References, findings: MigrationFindings) -> dict[str, str]:
+def side_inputs(split: str, inputs: Mapping[str, Input], migration: Migration) -> dict[str, str]:
     """Return the paths of the other data inputs; literals go into the arguments."""
     paths = {}
     for name, value in inputs.items():
         if isinstance(value, Data) and name != split:
-            location = references.resolve(value.path, value.folder, f"inputs.{name}.path", findings)
-            _report_mode(f"inputs.{name}", value, findings)
+            location = migration.resolve(value.path, value.folder, f"inputs.{name}.path")
+            _report_mode(f"inputs.{name}", value, migration)
             paths[_name(name)] = value.path if location is None else location
             if location is not None:
-                findings.taken(f"inputs.{name}", value.path, f"side input {location}")
+                migration.taken(f"inputs.{name}", value.path, f"side input {location}")
         elif isinstance(value, Literal):
-            findings.taken(f"inputs.{name}", value.text, "a string in the arguments")
+            migration.taken(f"inputs.{name}", value.text, "a string in the arguments")
         elif isinstance(value, Missing):
-            findings.open_value(f"inputs.{name}", value.reference)
+            migration.open_value(f"inputs.{name}", value.reference)
     return paths
 
 
@@ -120,40 +117,33 @@ class Outputs:
         return self.places[name].replace("{output}", self.root)
 
 
-def job_outputs(job: Section, pipeline: Section | None, base: Path, places: References, findings: MigrationFindings) -> Outputs:
-    """Return the outputs of a job.
-
-    Args:
-        job: The job, with its inputs and outputs.
-        pipeline: The job's pipeline, if any.
-        base: Folder for outputs without a path of their own, for which Azure generates one.
-        places: Locations of references.
-        findings: Receives the differences.
+def job_outputs(job: Section, pipeline: Section | None, base: Path, migration: Migration) -> Outputs:
+    """Return the outputs of a job, whose inputs and outputs are resolved; an output without a path of its own is below *base*.
 
     Raises:
         ValueError: append_row_to does not name an output.
     """
-    declared = {name: _Output.of(job.section("outputs"), name, pipeline) for name in job.section("outputs")}
-    references = {name: _reference(name, base.name, is_in_pipeline=pipeline is not None) for name in declared}
+    section = job.section("outputs")
+    declared = {name: _Output.of(section, name, pipeline) for name in section}
+    prefix = "" if pipeline is None else f"parent.jobs.{base.name}."
+    references = {name: f"${{{{{prefix}outputs.{name}}}}}" for name in declared}
     locations = {
-        name: _location(output, [references[name], f"${{{{outputs.{name}}}}}"], places, base)
+        name: _location(output, [references[name], f"${{{{outputs.{name}}}}}"], base, migration.references)
         for name, output in declared.items()
     }
     task = job.section("task")
     appended, suffix = _appended(task, declared)
-    result = Outputs(root=str(base), appends=task.get("append_row_to") is not None)
-    result.files = {name for name, output in declared.items() if output.type == "uri_file"}
+    files = {name for name, output in declared.items() if output.type == "uri_file"}
+    result = Outputs(root=str(base), appends=task.get("append_row_to") is not None, files=files)
     if appended is not None:
         _append_to(result, appended, suffix, locations[appended])
     elif len(locations) == 1:
         ((name, location),) = locations.items()
         result.root = location or result.root
         result.places[name] = "{output}"
-    for name, location in locations.items():
-        if name not in result.places:
-            result.places[name] = location or f"{{output}}/{name}"
     for name, output in declared.items():
-        _report(result, name, output, references[name], findings)
+        result.places.setdefault(name, locations[name] or f"{{output}}/{name}")
+        _report(name, output, result.actual(name), references[name], migration)
     return result
 
 
@@ -176,14 +166,6 @@ class _Output(NamedTuple):
         spec = declared.section(name)
         path = spec.get("path")
         return cls(str(spec.get("type", "uri_folder")), None if path is None else str(path), spec.file.absolute().parent)
-
-
-def _reference(name: str, job: str, *, is_in_pipeline: bool) -> str:
-    return f"${{{{parent.jobs.{job}.outputs.{name}}}}}" if is_in_pipeline else _inside(name)
-
-
-def _inside(name: str) -> str:
-    return f"${{{{outputs.{name}}}}}"
 
 
 def _appended(task: Section, declared: Mapping[str, _Output]) -> tuple[str | None, str]:
@@ -211,11 +193,11 @@ def _append_to(result: Outputs, name: str, suffix: str, location: str | None) ->
         result.places[name] = "{output}"
 
 
-def _location(output: _Output, names: list[str], places: References, base: Path) -> str | None:
+def _location(output: _Output, names: list[str], base: Path, references: References) -> str | None:
     """Return the location of an output from the file or the user; None if only a workspace can resolve it."""
     path = output.path
     for reference in [*names, *([] if path is None else [path])]:
-        known = places.known(reference)
+        known = references.known(reference)
         if known is not None:
             return absolute(known)
     if path is None:
@@ -227,8 +209,7 @@ def _location(output: _Output, names: list[str], places: References, base: Path)
     return f"{base}/{file_name}" if is_file else None
 
 
-def _report(result: Outputs, name: str, output: _Output, reference: str, findings: MigrationFindings) -> None:
-    actual = result.actual(name)
+def _report(name: str, output: _Output, actual: str, reference: str, findings: MigrationFindings) -> None:
     if output.path is not None and not is_unresolved(output.path):
         findings.taken(f"outputs.{name}", output.path, actual)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,11 @@ _READABLE = {"http", "https", "abfs", "abfss", "az", "s3", "gs", "file", "memory
 EXPRESSION = re.compile(r"\$\{\{\s*([^{}]*?)\s*\}\}")
 _OUTER = "parent.inputs"  #: prefix by which a job refers to the inputs of its pipeline
 _LITERALS = {"string", "integer", "number", "boolean"}
-_DATA = {"uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model", "triton_model"}
+DATA_TYPES = {"uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model", "triton_model"}
 
 
 class References:
-    """Resolves references with the locations that the user has provided.
+    """The locations and values that the user has provided for references.
 
     Args:
         places: Path, URL or value by reference; one that ends in ``/`` applies to all references that start with it. An input
@@ -35,19 +36,6 @@ class References:
         self._given = dict(places or {})
         self._places = {_spaceless(text): (text, location) for text, location in self._given.items()}
         self.used: set[str] = set()
-
-    def resolve(self, text: str, folder: Path, field: str, findings: MigrationFindings) -> str | None:
-        """Return the absolute location of *text*, relative to *folder*; None, and an open field, if it cannot be resolved."""
-        known = self.known(text)
-        if known is not None:
-            findings.changed(field, text, absolute(known), mapping_note(known))
-            return absolute(known)
-        if is_unresolved(text):
-            findings.open(field, text, _why(text), text)
-            return None
-        if _SCHEME.match(text):
-            return text
-        return absolute_path(folder / text)
 
     def known(self, text: str) -> str | None:
         """Return the location or value that the user has provided for a reference."""
@@ -65,6 +53,24 @@ class References:
     def unused(self) -> list[str]:
         """Return the provided references that do not occur in the file."""
         return [text for text in self._given if text not in self.used]
+
+
+@dataclass(slots=True, kw_only=True)
+class Migration(MigrationFindings):
+    """What a step or table becomes here: its findings, and the references that the user has mapped."""
+
+    references: References = field(default_factory=References)
+
+    def resolve(self, text: str, folder: Path, name: str) -> str | None:
+        """Return the absolute location of *text*, relative to *folder*; None, and *name* an open field, if it is unknown."""
+        known = self.references.known(text)
+        if known is not None:
+            self.changed(name, text, absolute(known), mapping_note(known))
+            return absolute(known)
+        if is_unresolved(text):
+            self.open(name, text, _why(text), text)
+            return None
+        return text if _SCHEME.match(text) else absolute_path(folder / text)
 
 
 def _names(text: str) -> tuple[str, str]:
@@ -149,7 +155,7 @@ def bound_inputs(job: Section, pipeline: Section | None, references: References)
         ValueError: An input is neither data nor a literal.
     """
     inputs = job.section("inputs")
-    return {name: _with_value(_bound(inputs, name, pipeline), references) for name in inputs}
+    return {name: _with_value(_bound(inputs, name, pipeline, "inputs"), references) for name in inputs}
 
 
 def _with_value(input_value: Input, references: References) -> Input:
@@ -159,13 +165,7 @@ def _with_value(input_value: Input, references: References) -> Input:
 
 
 class Values:
-    """Resolves the expressions in a job's fields.
-
-    Args:
-        inputs: The job's resolved inputs.
-        pipeline: The job's pipeline, if any.
-        references: Values provided by the user.
-    """
+    """Resolves the expressions in a job's fields, from its resolved inputs, its pipeline, and values provided by the user."""
 
     def __init__(self, inputs: Mapping[str, Input], pipeline: Section | None, references: References) -> None:
         self._inputs, self._pipeline, self._references = inputs, pipeline, references
@@ -175,7 +175,7 @@ class Values:
         """Return the input that an expression refers to; None for anything else, or for an input without a value."""
         outer = _parent(f"${{{{{inside}}}}}", self._pipeline)
         if outer is not None:
-            return _with_value(_bound(*outer, None, _OUTER), self._references)
+            return _with_value(_bound(*outer), self._references)
         return self._inputs.get(inside.removeprefix("inputs.")) if inside.startswith("inputs.") else None
 
     def _is_left_out(self, inside: str) -> bool:
@@ -184,15 +184,15 @@ class Values:
         return is_input and self.of(inside) is None
 
     def substitute(self, section: Section, unchanged: Collection[str] = ()) -> Section:
-        """Return *section* with expressions replaced by literals; a field that needs a missing value is left out.
+        """Return *section* with expressions replaced by literals, except in the fields *unchanged*.
 
-        *unchanged* names fields that are copied unchanged.
+        A field that needs a missing value is left out.
         """
         result = Section(section.file)
         for key, value in section.items():
-            result_value = value if key in unchanged else self._substitute(value)
-            if not isinstance(result_value, Missing):
-                result.set_from(key, result_value, section)
+            literal = value if key in unchanged else self._substitute(value)
+            if not isinstance(literal, Missing):
+                result.set_from(key, literal, section)
         return result
 
     def _substitute(self, value: Any) -> Any:
@@ -216,13 +216,13 @@ class Values:
         return value.text if isinstance(value, Literal) else known or match[0]
 
 
-def _bound(inputs: Section, name: str, pipeline: Section | None, scope: str = "inputs") -> Input:
-    """Return one input; the inputs of the pipeline itself use another *scope*, and refer to nothing further."""
+def _bound(inputs: Section, name: str, pipeline: Section | None = None, scope: str = _OUTER) -> Input:
+    """Return one input of a job, or by default of a pipeline itself, whose inputs refer to nothing further."""
     spec = inputs[name]
     parent = _parent(spec if not isinstance(spec, Section) else spec.get("path"), pipeline)
     if parent is not None:
-        input_value = _bound(*parent, None, _OUTER)
-        if isinstance(spec, Section) and isinstance(input_value, Literal) and spec.get("type") in _DATA:
+        input_value = _bound(*parent)
+        if isinstance(spec, Section) and isinstance(input_value, Literal) and spec.get("type") in DATA_TYPES:
             input_value = Data(str(spec["type"]), input_value.text, None, parent[0].file.absolute().parent)
         if isinstance(spec, Section) and isinstance(input_value, Data):  # the job's own type and mode take precedence
             return input_value._replace(type=str(spec.get("type", input_value.type)), mode=spec.get("mode", input_value.mode))
@@ -238,18 +238,15 @@ def _bound(inputs: Section, name: str, pipeline: Section | None, scope: str = "i
 
 def _from_section(reference: str, spec: Section) -> Input:
     """Return an input that is a mapping; *reference* identifies it if it has no value."""
-    kind = str(spec.get("type", "uri_folder"))
+    kind, mode, folder = str(spec.get("type", "uri_folder")), spec.get("mode"), spec.file.absolute().parent
     if spec.get("path") is not None:
-        return Data(kind, str(spec["path"]), spec.get("mode"), spec.file.absolute().parent)
-    for key in ("value", "default"):
-        if spec.get(key) is not None:
-            text = str(spec[key])
-            return Data(kind, text, spec.get("mode"), spec.file.absolute().parent) if kind in _DATA else Literal(text)
+        return Data(kind, str(spec["path"]), mode, folder)
+    value = spec["value"] if spec.get("value") is not None else spec.get("default")
+    if value is not None:
+        return Data(kind, str(value), mode, folder) if kind in DATA_TYPES else Literal(str(value))
     if spec.get("optional") is True:
         return None
-    if kind in _LITERALS:
-        return Missing(reference)
-    return Data(kind, reference, spec.get("mode"), spec.file.absolute().parent)
+    return Missing(reference) if kind in _LITERALS else Data(kind, reference, mode, folder)
 
 
 def _parent(text: Any, pipeline: Section | None) -> tuple[Section, str] | None:
@@ -260,45 +257,3 @@ def _parent(text: Any, pipeline: Section | None) -> tuple[Section, str] | None:
     name = inside.removeprefix(f"{_OUTER}.")
     inputs = pipeline.section("inputs")
     return (inputs, name) if name in inputs else None
-
-
-def merge_component(component: Section, job: Section) -> Section:
-    """Return a component overridden by the job that uses it; inputs and settings are merged one by one."""
-    result = Section(component.file)
-    for source in (component, job):
-        for key, value in source.items():
-            result.set_from(key, _merge(key, result.get(key), value), source)
-    return result
-
-
-def _merge(key: str, base: Any, override: Any) -> Any:
-    if not (isinstance(base, Section) and isinstance(override, Section)):
-        return override
-    if key in ("inputs", "outputs"):
-        return _merge_inputs(base, override)
-    return _merge_sections(base, override) if key in ("resources", "retry_settings", "environment_variables") else override
-
-
-def _merge_sections(base: Section, override: Section) -> Section:
-    result = Section(override.file)
-    for source in (base, override):
-        for key, value in source.items():
-            result.set_from(key, value, source)
-    return result
-
-
-def _merge_inputs(base: Section, override: Section) -> Section:
-    """Return inputs or outputs of a component merged with those of a job; a plain value fills in a declared input."""
-    result = _merge_sections(base, Section(base.file))
-    result.file = override.file
-    for name, value in override.items():
-        declared = base.get(name)
-        if not isinstance(declared, Section) or expression(value) is not None:
-            result.set_from(name, value, override)
-        elif isinstance(value, Section):
-            result.set_from(name, _merge_sections(declared, value), override)
-        elif value is not None:
-            filled_in = Section(override.file)
-            filled_in["path" if declared.get("type") in _DATA else "value"] = value
-            result.set_from(name, _merge_sections(declared, filled_in), override)
-    return result

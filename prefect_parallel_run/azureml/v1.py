@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.azureml.findings import MigrationFindings
-from prefect_parallel_run.azureml.job_fields import report_variables
+from prefect_parallel_run.azureml.job_fields import WHY_NO_TARGET, report_variables
 from prefect_parallel_run.azureml.references import References, mapping_note
 from prefect_parallel_run.azureml.settings import FILE_NAME, source_settings
 from prefect_parallel_run.azureml.step import ImportedStep, step_name
@@ -78,8 +78,7 @@ def _target(target: Any, references: References, findings: MigrationFindings) ->
     if names_a_cluster(target):
         findings.taken("compute_target", target, "the same")
         return target
-    why = "only your Azure workspace can resolve the cluster; another one, such as tls://host:8786"
-    findings.changed("compute_target", target, "this machine", why, target)
+    findings.changed("compute_target", target, "this machine", WHY_NO_TARGET, target)
     return LOCAL
 
 
