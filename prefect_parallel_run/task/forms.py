@@ -47,19 +47,10 @@ class _Input(FormModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    name: str | None = Field(
-        default=None,
-        pattern=_IDENTIFIER,
-        title="Name",
-        description="Name of the input in the script; letters, digits and underscores. Empty: input_0, input_1, …",
-        json_schema_extra={"position": _LAST},
-    )
-    allow_empty: bool = Field(
-        default=False,
-        title="Allow empty",
-        description="Allow an input without items.",
-        json_schema_extra={"position": _LAST},
-    )
+    name: str | None = Field(default=None, pattern=_IDENTIFIER, title="Name", json_schema_extra={"position": _LAST})
+    """Name of the input in the script; letters, digits and underscores. Empty: input_0, input_1, …"""
+    allow_empty: bool = Field(default=False, title="Allow empty", json_schema_extra={"position": _LAST})
+    """Allow an input without items."""
 
     @abstractmethod
     def dataset(self) -> Dataset:
@@ -77,11 +68,8 @@ class Files(_Input):
     model_config = ConfigDict(title="Files")
 
     files: Paths = _paths("files")
-    partition_format: str | None = Field(
-        default=None,
-        title="Partition format",
-        description="For partition keys: pattern for the end of a path, such as {user}/{day:yyyy/MM/dd}/*.wav.",
-    )
+    partition_format: str | None = Field(default=None, title="Partition format")
+    """For partition keys: pattern for the end of a path, such as {user}/{day:yyyy/MM/dd}/*.wav."""
 
     def dataset(self) -> Dataset:
         """Return the files as a dataset."""
@@ -113,19 +101,12 @@ class ParquetFiles(_Table):
 class _Text(_Table):
     """Fields of text files."""
 
-    encoding: str = Field(
-        default="utf-8",
-        min_length=1,
-        title="Encoding",
-        description="Any encoding that Python supports, such as utf-8 or latin-1.",
-        json_schema_extra={"position": _LAST - 1},
-    )
+    encoding: str = Field(default="utf-8", min_length=1, title="Encoding", json_schema_extra={"position": _LAST - 1})
+    """Any encoding that Python supports, such as utf-8 or latin-1."""
     compression: Literal["infer", "gzip", "bz2", "xz", "zstd", "none"] = Field(
-        default="infer",
-        title="Compression",
-        description="infer: from the extension .gz, .bz2, .xz or .zst.",
-        json_schema_extra={"position": _LAST - 1},
+        default="infer", title="Compression", json_schema_extra={"position": _LAST - 1}
     )
+    """infer: from the extension .gz, .bz2, .xz or .zst."""
 
     @property
     def _stored(self) -> dict[str, Any]:
@@ -138,34 +119,24 @@ class DelimitedFiles(_Text):
     model_config = ConfigDict(title="Delimited text")
 
     delimited_files: Paths = _paths("CSV and similar files")
-    delimiter: str = Field(
-        default=",", pattern=r"^(.|\\t)$", title="Delimiter", description=r"Field separator; one character, \t for a tab."
-    )
-    header: bool = Field(default=True, title="Header", description="The first record of each file names the columns.")
-    quote: str = Field(
-        default='"',
-        pattern="^(.|none)$",
-        title="Quote",
-        description="Quote character; or none to read quotes as data.",
-    )
-    double_quote: bool = Field(default=True, title="Doubled quotes", description="Two quotes in a quoted field stand for one.")
-    escape: Character | None = Field(default=None, title="Escape", description="Escape character, such as a backslash.")
-    decimal: Character = Field(default=".", title="Decimal point", description="One character.")
-    column_types: dict[str, Literal["string", "int64", "Int64", "float64", "boolean"]] = Field(
-        default={},
-        title="Column types",
-        description='A JSON object, such as {"id": "string"}: string, int64, Int64, float64 or boolean, as pandas names them.',
-    )
-    na_values: list[str] = Field(
-        default=[],
-        title="Missing values",
-        description="Strings that stand for a missing value, in addition to those of pandas; one per entry.",
-    )
-    keep_default_na: bool = Field(
-        default=True,
-        title="Default missing values",
-        description="Off: NA, null, empty fields and so on are strings; only the strings above stand for a missing value.",
-    )
+    delimiter: str = Field(default=",", pattern=r"^(.|\\t)$", title="Delimiter")
+    r"""Field separator; one character, \t for a tab."""
+    header: bool = Field(default=True, title="Header")
+    """The first record of each file names the columns."""
+    quote: str = Field(default='"', pattern="^(.|none)$", title="Quote")
+    """Quote character; or none to read quotes as data."""
+    double_quote: bool = Field(default=True, title="Doubled quotes")
+    """Two quotes in a quoted field stand for one."""
+    escape: Character | None = Field(default=None, title="Escape")
+    """Escape character, such as a backslash."""
+    decimal: Character = Field(default=".", title="Decimal point")
+    """One character."""
+    column_types: dict[str, Literal["string", "int64", "Int64", "float64", "boolean"]] = Field(default={}, title="Column types")
+    """A JSON object, such as {"id": "string"}: string, int64, Int64, float64 or boolean, as pandas names them."""
+    na_values: list[str] = Field(default=[], title="Missing values")
+    """Strings that stand for a missing value, in addition to those of pandas; one per entry."""
+    keep_default_na: bool = Field(default=True, title="Default missing values")
+    """Off: NA, null, empty fields and so on are strings; only the strings above stand for a missing value."""
 
     def dataset(self) -> Dataset:
         """Return the records as a dataset."""
@@ -237,8 +208,10 @@ class SideInput(FormModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, title="Side input")
 
-    name: str = Field(pattern=_IDENTIFIER, title="Name", description="Arguments refer to it as {side_inputs.NAME}.")
-    path: str = Field(min_length=1, title="Path", description="Path or URL.")
+    name: str = Field(pattern=_IDENTIFIER, title="Name")
+    """Arguments refer to it as {side_inputs.NAME}."""
+    path: str = Field(min_length=1, title="Path")
+    """Path or URL."""
 
 
 class SavedBlock(BaseModel):
