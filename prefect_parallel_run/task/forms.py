@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from prefect.blocks.core import Block
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
@@ -26,7 +26,8 @@ from prefect_parallel_run.units import shown
 
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _LAST = 10  #: position of the fields that all inputs share; the other fields have none and come first
-_TAB, _NO_QUOTES = r"\t", "none"  #: spelling in a form of values that cannot be typed into it
+#: By field: spelling in a form of values that cannot be typed into it.
+_SPELLING: dict[str, dict[str, str | None]] = {"delimiter": {r"\t": "\t"}, "quote": {"none": ""}, "compression": {"none": None}}
 
 Paths = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Character = Annotated[str, Field(min_length=1, max_length=1)]
@@ -52,9 +53,20 @@ class _Input(FormModel):
     allow_empty: bool = Field(default=False, title="Allow empty", json_schema_extra={"position": _LAST})
     """Allow an input without items."""
 
+    @classmethod
+    def key(cls) -> str:
+        """Return the name of the field with the paths, which tells the kinds of input apart."""
+        return next(name for name in cls.model_fields if name.endswith("files"))
+
     @abstractmethod
     def dataset(self) -> Dataset:
         """Return the input as a dataset."""
+
+    def _fields(self) -> dict[str, Any]:
+        """Return the fields of the dataset, which have the same names here."""
+        options = self.model_dump(exclude={self.key()})
+        meant = {name: _SPELLING[name].get(value, value) if name in _SPELLING else value for name, value in options.items()}
+        return {"paths": given_paths(getattr(self, self.key())), **meant}
 
 
 def _paths(kind: str) -> Any:
@@ -73,17 +85,13 @@ class Files(_Input):
 
     def dataset(self) -> Dataset:
         """Return the files as a dataset."""
-        return FileDataset(
-            paths=given_paths(self.files),
-            name=self.name,
-            allow_empty=self.allow_empty,
-            partition_format=self.partition_format,
-        )
+        return FileDataset(**self._fields())
 
 
 class _Table(_Input):
-    def _table(self, paths: Iterable[str], **fields: Any) -> TabularDataset:
-        return TabularDataset(paths=given_paths(paths), name=self.name, allow_empty=self.allow_empty, **fields)
+    def dataset(self) -> Dataset:
+        """Return the rows as a dataset."""
+        return TabularDataset(**self._fields(), format=self.key().removesuffix("_files"))
 
 
 class ParquetFiles(_Table):
@@ -92,10 +100,6 @@ class ParquetFiles(_Table):
     model_config = ConfigDict(title="Parquet")
 
     parquet_files: Paths = _paths("Parquet files")
-
-    def dataset(self) -> Dataset:
-        """Return the rows as a dataset."""
-        return self._table(self.parquet_files, format="parquet")
 
 
 class _Text(_Table):
@@ -107,10 +111,6 @@ class _Text(_Table):
         default="infer", title="Compression", json_schema_extra={"position": _LAST - 1}
     )
     """infer: from the extension .gz, .bz2, .xz or .zst."""
-
-    @property
-    def _stored(self) -> dict[str, Any]:
-        return {"encoding": self.encoding, "compression": None if self.compression == "none" else self.compression}
 
 
 class DelimitedFiles(_Text):
@@ -138,23 +138,6 @@ class DelimitedFiles(_Text):
     keep_default_na: bool = Field(default=True, title="Default missing values")
     """Off: NA, null, empty fields and so on are strings; only the strings above stand for a missing value."""
 
-    def dataset(self) -> Dataset:
-        """Return the records as a dataset."""
-        return self._table(
-            self.delimited_files,
-            format="delimited",
-            delimiter="\t" if self.delimiter == _TAB else self.delimiter,
-            header=self.header,
-            quote="" if self.quote == _NO_QUOTES else self.quote,
-            double_quote=self.double_quote,
-            escape=self.escape,
-            decimal=self.decimal,
-            column_types=dict(self.column_types),
-            na_values=self.na_values,
-            keep_default_na=self.keep_default_na,
-            **self._stored,
-        )
-
 
 class JsonLinesFiles(_Text):
     """Every line, a JSON object, is an item; run() gets a DataFrame."""
@@ -162,10 +145,6 @@ class JsonLinesFiles(_Text):
     model_config = ConfigDict(title="JSON lines")
 
     json_lines_files: Paths = _paths("files with one JSON object per line")
-
-    def dataset(self) -> Dataset:
-        """Return the lines as a dataset."""
-        return self._table(self.json_lines_files, format="json_lines", **self._stored)
 
 
 class ArrowFiles(_Table):
@@ -175,10 +154,6 @@ class ArrowFiles(_Table):
 
     arrow_files: Paths = _paths("Arrow files")
 
-    def dataset(self) -> Dataset:
-        """Return the rows as a dataset."""
-        return self._table(self.arrow_files, format="arrow")
-
 
 class OrcFiles(_Table):
     """Every row is an item; run() gets a DataFrame."""
@@ -187,20 +162,9 @@ class OrcFiles(_Table):
 
     orc_files: Paths = _paths("ORC files")
 
-    def dataset(self) -> Dataset:
-        """Return the rows as a dataset."""
-        return self._table(self.orc_files, format="orc")
-
 
 Input = Files | ParquetFiles | DelimitedFiles | JsonLinesFiles | ArrowFiles | OrcFiles
-_KINDS: dict[str, type[Input]] = {
-    "files": Files,
-    "parquet_files": ParquetFiles,
-    "delimited_files": DelimitedFiles,
-    "json_lines_files": JsonLinesFiles,
-    "arrow_files": ArrowFiles,
-    "orc_files": OrcFiles,
-}
+_KINDS: dict[str, type[Input]] = {kind.key(): kind for kind in get_args(Input)}
 
 
 class SideInput(FormModel):
