@@ -84,12 +84,10 @@ def _target(target: Any, references: References, findings: MigrationFindings) ->
 
 def _anchor(fields: dict[str, Any], folder: Path, findings: MigrationFindings) -> None:
     """Make source_directory, or an entry_script without one, relative to the file's folder if it exists only there."""
-    script, source_directory = fields.get("entry_script"), fields.get("source_directory")
-    if not isinstance(script, str) or not isinstance(source_directory, str | None):
-        return  # validation reports the invalid value with its line
-    fields |= find_beside(script, source_directory, folder)
-    if source_directory is None:
-        return
+    source_directory = fields.get("source_directory")
+    fields |= find_beside(fields, folder)
+    if not isinstance(source_directory, str):
+        return  # validation reports an invalid value with its line
     here = fields["source_directory"]
     if here == source_directory and not _same(source_directory, folder):
         why = f"it is relative to the current folder; another one exists beside the file, in {folder}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -278,14 +278,18 @@ def find_script(entry_script: str, source_directory: str | None) -> Path:
     raise ValueError(f"entry_script is {shown(entry_script)}, which does not exist {where}; expected a file")
 
 
-def find_beside(entry_script: str, source_directory: str | None, folder: Path) -> dict[str, str]:
-    """Return the field whose relative path exists from *folder*, but not from the current folder.
+def find_beside(fields: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Return the code path among *fields* that exists relative to *folder*, but not relative to the current folder.
 
-    The result maps the field's name to its absolute path; it is empty if there is no such field. A source directory counts as
-    existing if it contains the script, since ``./`` exists in every folder. This lets a configuration file that is stored with
-    its code be loaded from anywhere, while paths from the current folder keep precedence.
+    The result maps source_directory or entry_script to its absolute path; it is empty if there is no such field. A source
+    directory counts as existing if it contains the script, since ``./`` exists in every folder. This lets a configuration file
+    that is stored with its code be loaded from anywhere, while paths from the current folder keep precedence. Validation
+    reports paths that are not strings.
     """
-    candidates = list(_candidates(entry_script))
+    script, source_directory = fields.get("entry_script"), fields.get("source_directory") or None
+    if not isinstance(script, str) or not isinstance(source_directory, str | None):
+        return {}
+    candidates = list(_candidates(script.strip()))
     if source_directory is not None:
         here, below = Path(source_directory), folder / source_directory
         has_script = [any((root / candidate).is_file() for candidate in candidates) for root in (here, below)]
@@ -294,8 +298,8 @@ def find_beside(entry_script: str, source_directory: str | None, folder: Path) -
         return {}
     if any(Path(candidate).is_file() for candidate in candidates):
         return {}
-    script = next((folder / candidate for candidate in candidates if (folder / candidate).is_file()), None)
-    return {} if script is None else {"entry_script": absolute_path(script)}
+    path = next((folder / candidate for candidate in candidates if (folder / candidate).is_file()), None)
+    return {} if path is None else {"entry_script": absolute_path(path)}
 
 
 def _candidates(entry_script: str) -> Iterator[str]:
