@@ -48,12 +48,10 @@ ORDER = [
 ]
 INSIDE = {  #: the same within rooms that hold one thing after another
     "config": [
-        "quoting",
         "validation",
         "base",
         "csv_options",
         "where",
-        "script_path",
         "yaml_reader",
         "yaml_file",
         "model",
