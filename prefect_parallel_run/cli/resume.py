@@ -45,7 +45,7 @@ def add_to(commands: Any) -> None:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    from prefect_parallel_run.compute.resolve import target_of
+    from prefect_parallel_run.compute.resolve import resolve_target
     from prefect_parallel_run.execution.resume import spec_of
     from prefect_parallel_run.execution.runner import run_step
     from prefect_parallel_run.monitoring.terminal import with_view
@@ -63,7 +63,7 @@ def _resume(args: argparse.Namespace) -> int:
     with terminal_view(args, spec.name) as view:
         logger = _logger(spec.config.logging_level)
         view.doing("checking the run, opening the cluster")
-        target = target_of(_resolve_target(spec.config.compute_target))
+        target = resolve_target(_resolve_target(spec.config.compute_target))
         listener = with_view(LogListener(spec.name, logger))
         result = run_step(spec, target, listener, lambda: None, reduce, request)
     emit(result.model_dump_json(indent=2) if args.json else str(result))

@@ -14,7 +14,8 @@ from prefect_parallel_run._threads import CheckCancelled, chain_checks
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler, NodeBounds
-from prefect_parallel_run.dispatch.dispatcher import Dispatcher
+from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Run
+from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.execution.cluster_startup import ClusterStartup
@@ -119,23 +120,17 @@ def execute(
             if not cluster.is_here:
                 settings, remote_setup = prepare_remote(spec, directory, settings, plan, check_cancelled)
                 stack.callback(remote_setup.clean_up)
-            Dispatcher(
-                cluster.client,
-                settings,
-                plan,
-                ledger,
-                state,
-                listener,
-                chain_checks(check_cancelled, planning_warnings.log),
-                cluster.discard,
-                max_nodes=config.node_count,
+            run = Run(
+                plan=plan,
+                ledger=ledger,
+                state=state,
                 plan_stream=planner if pending_work.tally.is_growing else None,
-                prepared=cluster.prepared,
-                remote_setup=remote_setup,
-                autoscaler=_autoscaler(config, cluster, listener.warned),
                 commands=control.events,
                 check_rows=check_rows,
-            ).run()
+            )
+            nodes = NodeSpec(settings=settings, at_most=config.node_count, remote=remote_setup)
+            check_run = chain_checks(check_cancelled, planning_warnings.log)
+            Dispatcher(cluster, nodes, run, listener, check_run, _autoscaler(config, cluster, listener.warned)).run()
             planning_warnings.log()  # planning may have ended after the last check
     finally:
         listener.ended(ledger)
