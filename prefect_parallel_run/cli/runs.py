@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.cli._exit_codes import Exit
+import click
+
+from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.cli._output import emit, emit_json
-from prefect_parallel_run.cli._run_argument import add_json
+from prefect_parallel_run.cli._run_command import RunCommand
 from prefect_parallel_run.errors import InputError, ParallelRunError
+from prefect_parallel_run.monitoring.status import status_of
+from prefect_parallel_run.runs.copies import active_owner, run_names
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.run_directory import FOLDER, parse_json, runs_below
+from prefect_parallel_run.storage.objects import read
 from prefect_parallel_run.units import count
 
 _COLUMNS = ("status", "created", "mini_batches", "failed_items", "run")
 
 
-def add_to(commands: Any) -> None:
-    """Add the command."""
-    help_text = "List the runs of an output, newest first: status, creation time, finished mini-batches, failed items."
-    command = commands.add_parser("list", help=help_text, description=help_text)
-    command.add_argument("run_directory", metavar="OUTPUT", help="a step's output folder or URL")
-    add_json(command)
-    command.set_defaults(handler=_list)
+@click.command("list", cls=RunCommand, metavar="OUTPUT")
+def list_runs(run_directory: str, as_json: bool) -> None:
+    """List the runs of an output, newest first: status, creation time, finished mini-batches, failed items.
 
-
-def _list(args: argparse.Namespace) -> int:
-    from prefect_parallel_run.child.storage import is_remote
-    from prefect_parallel_run.runs.run_directory import FOLDER
-
-    output = args.run_directory.rstrip("/").removesuffix(f"/{FOLDER}")
+    OUTPUT is a step's output folder or URL.
+    """
+    output = run_directory.rstrip("/").removesuffix(f"/{FOLDER}")
     runs = list(_remote_runs(output) if is_remote(output) else _local_runs(output))
     if not runs:
-        raise InputError(args.run_directory, "contains no runs; expected a step's output")
-    if args.json:
+        raise InputError(run_directory, "contains no runs; expected a step's output")
+    if as_json:
         emit_json(runs)
     else:
         emit("\n".join(table([[_cell(run, column) for column in _COLUMNS] for run in runs])))
-    return Exit.SUCCESS
 
 
 def table(rows: list[list[str]]) -> list[str]:
@@ -62,10 +60,6 @@ def _cell(run: dict[str, Any], column: str) -> str:
 
 
 def _local_runs(output: str) -> Iterator[dict[str, Any]]:
-    from prefect_parallel_run.monitoring.status import status_of
-    from prefect_parallel_run.runs.ledger import Ledger
-    from prefect_parallel_run.runs.run_directory import FOLDER, runs_below
-
     for directory in runs_below(Path(output).absolute() / FOLDER, ""):
         identity = {"run": directory.run_id, "run_directory": str(directory.path)}
         try:
@@ -84,10 +78,6 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
 
 def _remote_runs(output: str) -> Iterator[dict[str, Any]]:
     """Yield runs without fetching a ledger; only finished runs have counts."""
-    from prefect_parallel_run.runs.copies import active_owner, run_names
-    from prefect_parallel_run.runs.run_directory import FOLDER, parse_json
-    from prefect_parallel_run.storage.objects import read
-
     for name in run_names(output):
         url = f"{output}/{FOLDER}/{name}"
         description = parse_json(read(f"{url}/run.json"), f"{url}/run.json")
