@@ -17,7 +17,7 @@ from prefect_parallel_run.errors import (
     ParallelRunError,
     RowsDifferError,
 )
-from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, style_of
+from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw
 from prefect_parallel_run.monitoring.status_text import next_after_limit
 from prefect_parallel_run.monitoring.terminal import RunView, use_view
 
@@ -35,11 +35,11 @@ def terminal_view(name: str, *, as_json: bool, run_directory: str | None = None)
         as_json: Keep stdout for the result.
         run_directory: The run, if it is known before it executes.
     """
-    view = RunView(name, style_of(sys.stderr))
+    view = RunView(name)
     with ExitStack() as stack:
         stack.enter_context(use_view(view))
         if can_redraw(sys.stderr):
-            stack.enter_context(StatusLine(sys.stderr, view.line))
+            stack.enter_context(StatusLine(sys.stderr, view))
         if as_json:
             stack.enter_context(redirect_stdout(sys.stderr))
         raise_on_sigterm()

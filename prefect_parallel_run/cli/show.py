@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable
 
 import click
+from rich.live import Live
+from rich.text import Text
 
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.cli._command import Exit
-from prefect_parallel_run.cli._output import emit, emit_json, emit_raw
+from prefect_parallel_run.cli._output import emit, emit_json
 from prefect_parallel_run.cli._run_command import RunCommand, open_run, open_run_directory
 from prefect_parallel_run.monitoring.progress import LogThrottle
 from prefect_parallel_run.monitoring.status import RunStatus, as_plain, look
-from prefect_parallel_run.monitoring.status_line import columns_of, style_of
+from prefect_parallel_run.monitoring.status_line import can_redraw, console_of, fit_to_terminal
 from prefect_parallel_run.monitoring.status_text import status_lines, status_summary
 from prefect_parallel_run.runs.copies import active_owner
 from prefect_parallel_run.runs.run_directory import FOLDER
@@ -32,12 +34,12 @@ def show(run_directory: str, follow: bool | None, as_json: bool) -> Exit:
     """Print the progress of a run; at a terminal, follow it while it executes."""
     read_status = status_reader(run_directory)
     status = read_status()
-    can_redraw = sys.stdout.isatty() and not as_json
-    if status.driver is None or not (can_redraw if follow is None else follow):
+    redraws = can_redraw(sys.stdout) and not as_json
+    if status.driver is None or not (redraws if follow is None else follow):
         _print(status, as_json=as_json)
         return Exit.SUCCESS
     try:
-        if can_redraw:
+        if redraws:
             _redraw(status, read_status)
         else:
             _print_periodically(status, read_status, as_json=as_json)
@@ -73,19 +75,17 @@ def _print(status: RunStatus, *, as_json: bool) -> None:
 
 def _redraw(status: RunStatus, read_status: Callable[[], RunStatus]) -> None:
     """Redraw the status in place while the run executes, then print it in full."""
-    drawn = 0
-    while status.driver is not None:
-        lines = status_lines(status, time.time(), columns_of(sys.stdout) - 1, style_of(sys.stdout))
-        emit_raw(_cursor_up(drawn) + "\n".join(lines) + "\n")
-        drawn = len(lines)
-        status = _poll(read_status)
-    emit_raw(_cursor_up(drawn))
+    console = console_of(sys.stdout)
+    with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
+        while status.driver is not None:
+            fit_to_terminal(console)
+            lines = status_lines(status, time.time(), console.width - 1, ascii_only=console.options.ascii_only)
+            text = Text("\n".join(lines))
+            text.highlight_regex("━+|##+", "green")
+            text.highlight_regex("─+", "dim")
+            live.update(text, refresh=True)
+            status = _poll(read_status)
     _print(status, as_json=False)
-
-
-def _cursor_up(lines: int) -> str:
-    """Return the escape codes that move the cursor up and erase everything below."""
-    return f"\x1b[{lines}F\x1b[J" if lines else ""
 
 
 def _print_periodically(status: RunStatus, read_status: Callable[[], RunStatus], *, as_json: bool) -> None:
