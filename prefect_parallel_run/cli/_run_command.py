@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import click
+from rich.console import RenderableType
+from rich.table import Table
 
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.cli._command import RUN_DIR, Command
-from prefect_parallel_run.cli._output import notify
+from prefect_parallel_run.cli._output import emit_raw, notify
 from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.monitoring.status_line import console_of
 from prefect_parallel_run.runs.copies import run_names
 from prefect_parallel_run.runs.integrity import check, check_plan
 from prefect_parallel_run.runs.mirror import pull
@@ -40,6 +44,14 @@ def config_option(name: str) -> click.Option:
     kinds = get_args(hint) or (hint,)
     description = ParallelRunConfig.model_fields[name].description
     return click.Option([f"--{name.replace('_', '-')}"], type=str if str in kinds else kinds[0], help=description)
+
+
+def emit_styled(renderable: RenderableType) -> None:
+    """Print with rich: colours at a terminal; elsewhere plain text, in which every line stays whole for grep."""
+    console = console_of(sys.stdout)
+    with console.capture() as captured:
+        console.print(renderable, soft_wrap=not isinstance(renderable, Table))
+    emit_raw("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
 def open_run(path: str, *, metadata_only: bool = False, verify_plan: bool = False) -> RunDirectory:

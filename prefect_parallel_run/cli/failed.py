@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 
 import click
+from rich.text import Text
 
 from prefect_parallel_run.cli._output import emit, emit_all, emit_array, emit_json, notify
-from prefect_parallel_run.cli._run_command import RunCommand, open_run
+from prefect_parallel_run.cli._run_command import RunCommand, emit_styled, open_run
 from prefect_parallel_run.monitoring.failure_table import FailureTable
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.output.failed_items import failed_items
@@ -55,10 +56,8 @@ def _causes(directory: RunDirectory, ledger: Ledger, *, as_json: bool) -> None:
     for cause, location in zip(failures, FailureTable(directory).places(failures), strict=True):
         attempts = f"{count(cause.tries, *FAILED_ATTEMPTS)} of {count(cause.mini_batches, *MINI_BATCHES)}"
         details = f"{attempts}, first {cause.first_mini_batch}"
-        emit(
-            f"{escape_control_chars(cause.error_type)}: {escape_control_chars(cause.error)}"
-            f" ({cause.outcome}; {details}; on {cause.nodes})"
-        )
+        error = escape_control_chars(f"{cause.error_type}: {cause.error}")
+        emit_styled(Text.assemble((error, "bold red"), f" ({cause.outcome}; {details}; on {cause.nodes})"))
         if cause.failed_items:
             emit(f"  failed permanently: {count(cause.failed_items, 'item')}")
         if location:

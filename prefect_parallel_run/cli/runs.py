@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.table import Table
+from rich.text import Text
 
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.cli._output import emit, emit_json
-from prefect_parallel_run.cli._run_command import RunCommand
+from prefect_parallel_run.cli._output import emit_json
+from prefect_parallel_run.cli._run_command import RunCommand, emit_styled
 from prefect_parallel_run.errors import InputError, ParallelRunError
 from prefect_parallel_run.monitoring.status import status_of
 from prefect_parallel_run.runs.copies import active_owner, run_names
@@ -20,7 +23,7 @@ from prefect_parallel_run.runs.run_directory import FOLDER, parse_json, runs_bel
 from prefect_parallel_run.storage.objects import read
 from prefect_parallel_run.units import count
 
-_COLUMNS = ("status", "created", "mini_batches", "failed_items", "run")
+_STYLES = {"succeeded": "green", "failed": "red", "unreadable": "red", "running": "bold"}  #: by status
 
 
 @click.command("list", cls=RunCommand, metavar="OUTPUT")
@@ -36,27 +39,24 @@ def list_runs(run_directory: str, as_json: bool) -> None:
     if as_json:
         emit_json(runs)
     else:
-        emit("\n".join(table([[_cell(run, column) for column in _COLUMNS] for run in runs])))
+        emit_styled(_table(runs))
 
 
-def table(rows: list[list[str]]) -> list[str]:
-    """Return rows of cells as lines with aligned columns.
-
-    >>> table([["failed", "a"], ["ok", "b"]])
-    ['failed  a', 'ok      b']
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _cell(run: dict[str, Any], column: str) -> str:
-    if column == "mini_batches":
-        counts = run[column]
-        return "" if counts is None else f"{counts['succeeded'] + counts['failed']} of {counts['total']}"
-    if column == "failed_items":
-        failed = run["items"]["failed"] if run["items"] is not None else 0
-        return f"{count(failed, 'item')} failed" if failed else ""
-    return str(run[column])
+def _table(runs: list[dict[str, Any]]) -> Table:
+    """Return a table of the runs, with headings at a terminal."""
+    has_headings = sys.stdout.isatty()
+    suffix = "" if has_headings else " failed"
+    table = Table(box=None, pad_edge=False, show_header=has_headings)
+    for heading in ("status", "created", "mini-batches", "failed"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("run", overflow="fold")
+    for run in runs:
+        batches, items = run["mini_batches"], run["items"]
+        finished = "" if batches is None else f"{batches['succeeded'] + batches['failed']} of {batches['total']}"
+        failures = count(items["failed"], "item") if items is not None and items["failed"] else ""
+        status = Text(run["status"], _STYLES.get(run["status"], ""))
+        table.add_row(status, run["created"], finished, Text(failures and f"{failures}{suffix}", "red"), run["run"])
+    return table
 
 
 def _local_runs(output: str) -> Iterator[dict[str, Any]]:
