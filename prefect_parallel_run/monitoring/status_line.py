@@ -75,15 +75,23 @@ class StatusLine:
                 self._terminal.write(text)
                 self._terminal.flush()
                 return
-            lines, end, unfinished = (self._unfinished + text).rpartition("\n")
-            self._unfinished = unfinished.rpartition("\r")[2]  # as a terminal shows it
-            if end:
-                self._console.out(lines, highlight=False)
+            *lines, self._unfinished = map(_overwritten, (self._unfinished + text).split("\n"))
+            if lines:
+                self._console.out("\n".join(lines), highlight=False)
             self._live.refresh()
 
     def _last_line(self) -> RenderableType:
         fit_to_terminal(self._console)
         return Text.from_ansi(self._unfinished, no_wrap=True) if self._unfinished else self._line
+
+
+def _overwritten(line: str) -> str:
+    r"""Return what a terminal shows of a line: the text after the last carriage return.
+
+    >>> _overwritten("10 %\r20 %"), _overwritten("end\r")
+    ('20 %', 'end')
+    """
+    return line.removesuffix("\r").rpartition("\r")[2]
 
 
 class _StreamAboveLine:

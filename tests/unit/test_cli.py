@@ -547,6 +547,18 @@ def test_an_output_folder_stands_for_its_newest_run(unfinished, capsys):
     assert json.loads(capsys.readouterr().out)[0]["status"] == "unreadable"
 
 
+@pytest.mark.parametrize("command", ["list", "failed", "show"])
+def test_piped_output_is_plain(unfinished, command, capsys, monkeypatch):
+    """No colours, no frames, one row per run: it is read by grep and by scripts."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    assert main([command, str(unfinished.path.parent.parent)]) == 0
+    words = capsys.readouterr().out
+    assert "\x1b" not in words.replace("\\x1b", "")
+    assert not set(words) & set("━─│┃")
+    assert command != "list" or len(words.splitlines()) == 1
+
+
 def test_a_ledger_of_a_newer_version_is_refused(unfinished, capsys):
     """Its contents could be misread."""
     with sqlite3.connect(unfinished.ledger) as connection:

@@ -167,6 +167,29 @@ def test_other_output_appears_above_the_status_line(terminal):
     kept._stream.close()
 
 
+def test_the_status_line_follows_the_width_of_the_terminal(terminal):
+    """It would otherwise wrap, and leave a row behind at every drawing."""
+    with StatusLine(terminal.stream, Line()) as status_line:
+        terminal.wait_for(lambda lines: lines == ["line of 79"])
+        terminal.resize(40, 24)
+        terminal.wait_for(lambda lines: lines == ["line of 39"])
+    terminal.wait_for(lambda lines: lines == [])
+    status_line._terminal.close()
+
+
+def test_a_line_that_overwrites_itself_shows_its_latest_text(terminal):
+    """As other libraries draw their progress."""
+    with StatusLine(terminal.stream, Line()) as status_line:
+        for percent in (10, 20):
+            sys.stderr.write(f"\r{percent} %")
+        terminal.wait_for(lambda lines: lines == ["20 %"])
+        sys.stderr.write("\r30 %\n")
+        terminal.wait_for(lambda lines: lines == ["30 %", "line of 79"])
+        sys.stderr.write("unfinished")
+    terminal.wait_for(lambda lines: lines == ["30 %", "unfinished"])
+    status_line._terminal.close()
+
+
 def test_files_and_dumb_terminals_get_no_status_line(terminal, tmp_path, monkeypatch):
     """Neither can erase a line."""
     monkeypatch.setenv("TERM", "xterm")
