@@ -19,7 +19,8 @@ from prefect_parallel_run.monitoring.status_line import console_of
 from prefect_parallel_run.runs.copies import run_names
 from prefect_parallel_run.runs.integrity import check, check_plan
 from prefect_parallel_run.runs.mirror import pull
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, local_run_path, no_run_error, runs_below
+from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error, runs_below
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 
 class RunCommand(Command):
@@ -105,14 +106,14 @@ def _raise_if_damaged(path: str) -> None:
 def _newest_run(path: str) -> str | None:
     """Return the path or URL of the newest run of an output; None if *path* is not an output."""
     if is_remote(path):
-        output = path.rstrip("/").removesuffix(f"/{FOLDER}")
-        if f"/{FOLDER}/" in output:
+        output = path.rstrip("/").removesuffix(f"/{RUNS_FOLDER}")
+        if f"/{RUNS_FOLDER}/" in output:
             return None
         names = run_names(output)
-        return f"{output}/{FOLDER}/{names[0]}" if names else None
+        return f"{output}/{RUNS_FOLDER}/{names[0]}" if names else None
     folder = Path(path).absolute()
     if (folder / "run.json").exists():
         return None
-    runs = folder if folder.name == FOLDER else folder / FOLDER
+    runs = folder if folder.name == RUNS_FOLDER else folder / RUNS_FOLDER
     newest = next(runs_below(runs, ""), None)
     return None if newest is None else str(newest.path)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import click
 from rich.text import Text
 
+from prefect_parallel_run._units import FAILED_ATTEMPTS, MINI_BATCHES, count
 from prefect_parallel_run.cli._output import emit, emit_all, emit_array, emit_json, notify
 from prefect_parallel_run.cli._run_command import RunCommand, emit_styled, open_run
 from prefect_parallel_run.monitoring.failure_table import FailureTable
@@ -17,7 +18,6 @@ from prefect_parallel_run.output.failed_items import failed_items
 from prefect_parallel_run.runs.failures import causes, failed_mini_batches
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.units import FAILED_ATTEMPTS, MINI_BATCHES, count
 
 _EPILOG = """\
 Feed the failed files into a new run:

@@ -14,13 +14,12 @@ from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.cli._output import emit, emit_json
 from prefect_parallel_run.cli._run_command import open_run
 from prefect_parallel_run.cli.step_options import StepCommand, read_step_options
-from prefect_parallel_run.compute.here import default_local_slots
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.monitoring.plan_summary import PlanFigures, as_plain, plan_lines, summarize_plan
+from prefect_parallel_run.node.gpus import local_slots
 from prefect_parallel_run.planning.inputs import fill_placeholders
-from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.spool import planned_mini_batches
-from prefect_parallel_run.planning.writing import Planning, PlanWriter
+from prefect_parallel_run.planning.plan import Plan, planned_mini_batches
+from prefect_parallel_run.planning.planner import Planning, PlanWriter
 from prefect_parallel_run.runs.executions import config_of
 
 
@@ -43,7 +42,7 @@ def _slots(config: ParallelRunConfig) -> int | None:
     """Return the processes per node; None if only the nodes can determine it."""
     if config.process_count_per_node is not None or config.compute_target != "local":
         return config.process_count_per_node
-    return default_local_slots(config.node_count)
+    return local_slots(config.node_count)
 
 
 def _make_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfig, str]:
@@ -54,7 +53,7 @@ def _make_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
     with tempfile.TemporaryDirectory(prefix="parallel_run_plan_") as folder:
         path = Path(folder, "plan.parquet")
         planning = Planning(options.inputs, size, options.config.partition_keys, Path(folder, "partitions"))
-        Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait(lambda: None)
+        Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait()
         partitions, placeholder = f"{folder}/partitions/", "(to be partitioned)/"  # a run would write partitioned tables here
         plan = Plan.open(path)
         planned = (batch._replace(work=batch.work.replace(partitions, placeholder)) for batch in plan.mini_batches())

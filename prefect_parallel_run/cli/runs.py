@@ -12,6 +12,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from prefect_parallel_run._units import count
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.cli._output import emit_json
 from prefect_parallel_run.cli._run_command import RunCommand, emit_styled
@@ -19,9 +20,9 @@ from prefect_parallel_run.errors import InputError, ParallelRunError
 from prefect_parallel_run.monitoring.status import status_of
 from prefect_parallel_run.runs.copies import active_owner, run_names
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.run_directory import FOLDER, parse_json, runs_below
+from prefect_parallel_run.runs.run_directory import parse_json, runs_below
 from prefect_parallel_run.storage.objects import read
-from prefect_parallel_run.units import count
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _STYLES = {"succeeded": "green", "failed": "red", "unreadable": "red", "running": "bold"}  #: by status
 
@@ -32,7 +33,7 @@ def list_runs(run_directory: str, as_json: bool) -> None:
 
     OUTPUT is a step's output folder or URL.
     """
-    output = run_directory.rstrip("/").removesuffix(f"/{FOLDER}")
+    output = run_directory.rstrip("/").removesuffix(f"/{RUNS_FOLDER}")
     runs = list(_remote_runs(output) if is_remote(output) else _local_runs(output))
     if not runs:
         raise InputError(run_directory, "contains no runs; expected a step's output")
@@ -60,7 +61,7 @@ def _table(runs: list[dict[str, Any]]) -> Table:
 
 
 def _local_runs(output: str) -> Iterator[dict[str, Any]]:
-    for directory in runs_below(Path(output).absolute() / FOLDER, ""):
+    for directory in runs_below(Path(output).absolute() / RUNS_FOLDER, ""):
         identity = {"run": directory.run_id, "run_directory": str(directory.path)}
         try:
             with Ledger(directory.ledger) as ledger:
@@ -79,7 +80,7 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
 def _remote_runs(output: str) -> Iterator[dict[str, Any]]:
     """Yield runs without fetching a ledger; only finished runs have counts."""
     for name in run_names(output):
-        url = f"{output}/{FOLDER}/{name}"
+        url = f"{output}/{RUNS_FOLDER}/{name}"
         description = parse_json(read(f"{url}/run.json"), f"{url}/run.json")
         try:
             receipt = parse_json(read(f"{url}/receipt.json"), f"{url}/receipt.json")

@@ -20,7 +20,7 @@ from prefect_parallel_run.monitoring.status import RunStatus, as_plain, look
 from prefect_parallel_run.monitoring.status_line import can_redraw, console_of, fit_to_terminal
 from prefect_parallel_run.monitoring.status_text import status_lines, status_summary
 from prefect_parallel_run.runs.copies import active_owner
-from prefect_parallel_run.runs.run_directory import FOLDER
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _POLL_INTERVAL = 1.0  #: s between two reads, at least
 _FETCH_INTERVAL = 15.0  #: s between two fetches of a run in a store
@@ -53,7 +53,7 @@ def status_reader(path: str) -> Callable[[], RunStatus]:
     directory = open_run(path, metadata_only=True)
     if not is_remote(path):
         return lambda: look(directory, time.time())
-    url = f"{path.rstrip('/').partition(f'/{FOLDER}')[0]}/{FOLDER}/{directory.run_id}"
+    url = f"{path.rstrip('/').partition(f'/{RUNS_FOLDER}')[0]}/{RUNS_FOLDER}/{directory.run_id}"
     fetched = time.monotonic()
 
     def read_remote() -> RunStatus:

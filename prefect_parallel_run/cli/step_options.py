@@ -17,14 +17,14 @@ from pydantic import ValidationError
 
 from prefect_parallel_run.cli._command import Command
 from prefect_parallel_run.cli._output import notify
-from prefect_parallel_run.config.model import ParallelRunConfig, wrong_fields
+from prefect_parallel_run.config.base import wrong_fields
+from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.yaml_file import load
-from prefect_parallel_run.config.yaml_file import value as yaml_value
+from prefect_parallel_run.config.yaml_reader import read_value
 from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
-from prefect_parallel_run.planning.inputs import check_arguments, resolve_output, resolve_side_inputs
-from prefect_parallel_run.planning.writing import normalise_inputs
+from prefect_parallel_run.planning.inputs import check_arguments, normalise_inputs, resolve_output, resolve_side_inputs
 
 FORMATS = ("files", *(name.replace("_", "-") for name in get_args(TabularDataset.model_fields["format"].annotation)))
 _TEXT = ("delimited", "json-lines")  #: formats
@@ -213,7 +213,7 @@ def _config(path: str, assignments: Sequence[str]) -> ParallelRunConfig:
         field, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set: expected FIELD=VALUE, such as node_count=2, got {assignment!r}")
-        overrides[field] = yaml_value(text, f"--set {field}")
+        overrides[field] = read_value(text, f"--set {field}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         config = load(ParallelRunConfig, Path(path), overrides, "--set")
@@ -248,7 +248,7 @@ def _dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
     except ValidationError as error:
         prefixes = {name: f"{option.opts[0]}: " for name, option in _FORMAT_OPTIONS.items()}
         messages = (f"{prefixes.get(field, '')}{message}" for field, message in wrong_fields(error).items())
-        raise ValueError("\n".join(messages).replace("Value error, ", "")) from None
+        raise ValueError("\n".join(messages)) from None
 
 
 def format_options(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

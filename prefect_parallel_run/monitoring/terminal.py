@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
+from prefect_parallel_run._units import count, format_seconds
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.progress import ProgressSnapshot, describe_near_limit, done_percent, format_percent
 from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.units import count, format_seconds
 
 _WIDEST, _NARROWEST = 40, 8  #: columns of the bar
 _GAP = "  "
