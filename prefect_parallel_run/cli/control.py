@@ -16,8 +16,7 @@ from prefect_parallel_run.cli._command import Exit
 from prefect_parallel_run.cli._output import emit, emit_json
 from prefect_parallel_run.cli._run_command import RunCommand, config_option, resolve_run
 from prefect_parallel_run.errors import ParallelRunError
-from prefect_parallel_run.runs.commands import FIELDS, LIMITS, PROCESSES, Order, check
-from prefect_parallel_run.runs.control_files import LineTail, append, find_answer
+from prefect_parallel_run.runs.commands import FIELDS, LIMITS, PROCESSES, Command, LineTail, append, check, find_answer
 from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error
 
 _EPILOG = """\
@@ -76,18 +75,19 @@ def send_command(path: str, kind: str, values: dict[str, float], timeout: float 
     sender = f"{getpass.getuser()}@{socket.gethostname()}/{os.getpid()}"
     check(kind, values)  # report invalid values before anything else
     directory = _run_directory(path)
-    driver = _execution_id(path, directory)
-    order = Order(id=uuid.uuid4().hex, at=time.time(), by=sender, driver=driver, kind=kind, values=values)
+    execution_id = _execution_id(path, directory)
+    command = Command(id=uuid.uuid4().hex, at=time.time(), by=sender, execution_id=execution_id, kind=kind, values=values)
     answers = LineTail(directory.answers)
-    append(directory.orders, order.to_line())
+    append(directory.commands, command.to_line())
     answer = None
     while answer is None and time.monotonic() - began < timeout:
         time.sleep(_POLL_INTERVAL)
-        answer = find_answer(answers, order.id)
+        answer = find_answer(answers, command.id)
     if answer is None:
         answer = {"applied": None, "answer": _no_answer_message(directory, timeout)}
     seconds = round(time.monotonic() - began, 2)
-    return {"order": str(order), "id": order.id, "applied": answer["applied"], "answer": answer["answer"], "seconds": seconds}
+    outcome = {"applied": answer["applied"], "answer": answer["answer"]}
+    return {"order": str(command), "id": command.id, **outcome, "seconds": seconds}
 
 
 def _run_directory(path: str) -> RunDirectory:
@@ -103,7 +103,7 @@ def _run_directory(path: str) -> RunDirectory:
 def _execution_id(path: str, directory: RunDirectory) -> str:
     """Return the id of the execution in progress."""
     deadline = time.monotonic() + 1.0
-    while (owner := directory.driver()) is not None:
+    while (owner := directory.owner()) is not None:
         if owner["driver"]:
             return str(owner["driver"])
         if time.monotonic() > deadline:  # not a start in progress
@@ -119,7 +119,7 @@ def _execution_id(path: str, directory: RunDirectory) -> str:
 
 
 def _no_answer_message(directory: RunDirectory, timeout: float) -> str:
-    if directory.driver() is None:
+    if directory.owner() is None:
         return "the run ended before it could apply the command; nothing has changed"
     message = f"no answer from the run within {timeout:g} s; it applies the command as soon as it can"
     return f"{message}, and writes the answer to {directory.answers}"

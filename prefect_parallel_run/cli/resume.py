@@ -11,7 +11,7 @@ import click
 from prefect_parallel_run.cli._output import emit
 from prefect_parallel_run.cli._run_command import RunCommand, config_option, open_run
 from prefect_parallel_run.cli._terminal import terminal_view
-from prefect_parallel_run.compute.resolve import target_of
+from prefect_parallel_run.compute.resolve import resolve_target
 from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.execution.resume import spec_of
 from prefect_parallel_run.execution.runner import run_step
@@ -59,7 +59,7 @@ def resume(
     with terminal_view(spec.name, as_json=as_json, run_directory=run_directory) as view:
         logger = _logger(spec.config.logging_level)
         view.doing("checking the run, opening the cluster")
-        target = target_of(_resolve_target(spec.config.compute_target))
+        target = resolve_target(_resolve_target(spec.config.compute_target))
         listener = with_view(LogListener(spec.name, logger))
         result = run_step(spec, target, listener, lambda: None, reduce, request)
     emit(result.model_dump_json(indent=2) if as_json else str(result))

@@ -18,8 +18,8 @@ from prefect_parallel_run.cli._output import emit_json
 from prefect_parallel_run.cli._run_command import RunCommand, emit_styled
 from prefect_parallel_run.errors import InputError, ParallelRunError
 from prefect_parallel_run.monitoring.status import status_of
-from prefect_parallel_run.runs.copies import active_owner, run_names
 from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.mirror import active_owner, run_names
 from prefect_parallel_run.runs.run_directory import parse_json, runs_below
 from prefect_parallel_run.storage.objects import read
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
@@ -65,10 +65,10 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
         identity = {"run": directory.run_id, "run_directory": str(directory.path)}
         try:
             with Ledger(directory.ledger) as ledger:
-                status = status_of(ledger.facts(), is_driven=directory.driver() is not None)
+                status = status_of(ledger.metadata(), is_driven=directory.owner() is not None)
                 yield {
                     **identity,
-                    "created": directory.facts().get("created", ""),
+                    "created": directory.metadata().get("created", ""),
                     "status": status,
                     **ledger.tally().by_outcome(),
                 }

@@ -19,7 +19,7 @@ from prefect_parallel_run.monitoring.progress import LogThrottle
 from prefect_parallel_run.monitoring.status import RunStatus, as_plain, look
 from prefect_parallel_run.monitoring.status_line import can_redraw, console_of, fit_to_terminal
 from prefect_parallel_run.monitoring.status_text import status_lines, status_summary
-from prefect_parallel_run.runs.copies import active_owner
+from prefect_parallel_run.runs.mirror import active_owner
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _POLL_INTERVAL = 1.0  #: s between two reads, at least

@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 from pydantic import ValidationError
 
+from prefect_parallel_run.child.table_formats import FORMATS
 from prefect_parallel_run.cli._command import Command
 from prefect_parallel_run.cli._output import notify
 from prefect_parallel_run.config.base import wrong_fields
@@ -26,30 +27,28 @@ from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.planning.inputs import check_arguments, normalise_inputs, resolve_output, resolve_side_inputs
 
-FORMATS = ("files", *(name.replace("_", "-") for name in get_args(TabularDataset.model_fields["format"].annotation)))
-_TEXT = ("delimited", "json-lines")  #: formats
+_OPTIONS_OF_FORMAT = {
+    "files": ("partition_format",),
+    **{name.replace("_", "-"): known.options for name, known in FORMATS.items()},
+}
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.+)", re.DOTALL)
 _ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: as a shell passes them
 
 
 class InputOption(click.Option):
-    """An option about the inputs; *formats* are those that it works with, all if empty."""
+    """An option about the inputs; ``formats`` are those that it works with, all if empty."""
 
-    def __init__(self, names: str, help_text: str, formats: tuple[str, ...] = (), **settings: Any) -> None:
+    def __init__(self, names: str, help_text: str, **settings: Any) -> None:
         super().__init__(names.split(), help=help_text, **settings)
-        self.formats = formats
+        self.formats = [name for name, fields in _OPTIONS_OF_FORMAT.items() if self.name in fields]
 
 
 def _several_paths(names: str, help_text: str, metavar: str) -> InputOption:
     return InputOption(names, help_text, metavar=metavar, multiple=True)
 
 
-def _of_text(names: str, help_text: str, metavar: str, **settings: Any) -> InputOption:
-    return InputOption(names, help_text, ("delimited",), metavar=metavar, **settings)
-
-
 def _turns_off(names: str, help_text: str) -> InputOption:
-    return InputOption(names, help_text, ("delimited",), flag_value=False, default=None, type=bool)
+    return InputOption(names, help_text, flag_value=False, default=None, type=bool)
 
 
 _INPUT_OPTIONS = [
@@ -58,37 +57,36 @@ _INPUT_OPTIONS = [
     ),
     _several_paths("--input-list", "A file with one path or URL per line (or terminated by NUL); - reads stdin.", "FILE"),
     _several_paths("--side-input", "A path passed to every process as a whole, not split into mini-batches.", "NAME=PATH"),
-    InputOption("--format", "Format of the inputs (default: files).", type=click.Choice(FORMATS), default="files"),
     InputOption(
-        "--partition-format", "Pattern for the end of a file's path: {user}/{day:yyyy/MM/dd}/*", ("files",), metavar="TEXT"
+        "--format", "Format of the inputs (default: files).", type=click.Choice(list(_OPTIONS_OF_FORMAT)), default="files"
     ),
-    _of_text("--delimiter", r"Field separator of delimited text (default: ,); \t is a tab.", "C"),
-    _of_text("--quote", "Quote character (default: \"); '' for none.", "C"),
-    _of_text("--escape", "Escape character.", "C"),
+    InputOption("--partition-format", "Pattern for the end of a file's path: {user}/{day:yyyy/MM/dd}/*", metavar="TEXT"),
+    InputOption("--delimiter", r"Field separator of delimited text (default: ,); \t is a tab.", metavar="C"),
+    InputOption("--quote", "Quote character (default: \"); '' for none.", metavar="C"),
+    InputOption("--escape", "Escape character.", metavar="C"),
     _turns_off("--no-double-quote double_quote", "Two quotes in a quoted field do not stand for one."),
     _turns_off("--no-header header", "The first record is data."),
-    _of_text("--decimal", "Decimal point (default: .).", "C"),
-    _of_text(
+    InputOption("--decimal", "Decimal point (default: .).", metavar="C"),
+    InputOption(
         "--column-type column_types",
         "The type of a column: string, int64, Int64, float64 or boolean; repeat for further columns.",
-        "NAME=TYPE",
+        metavar="NAME=TYPE",
         multiple=True,
     ),
-    _of_text(
+    InputOption(
         "--na-value na_values",
         "A string that stands for a missing value, in addition to those of pandas; can be repeated.",
-        "TEXT",
+        metavar="TEXT",
         multiple=True,
     ),
     _turns_off(
         "--no-default-na keep_default_na",
         "NA, null, an empty field and the like are strings; only --na-value stands for a missing value.",
     ),
-    InputOption("--encoding", "Encoding of delimited text and JSON lines (default: utf-8).", _TEXT, metavar="NAME"),
+    InputOption("--encoding", "Encoding of delimited text and JSON lines (default: utf-8).", metavar="NAME"),
     InputOption(
         "--compression",
         "Compression of delimited text and JSON lines (default: infer).",
-        _TEXT,
         type=click.Choice(["infer", "gzip", "bz2", "xz", "zstd", "none"]),
     ),
     InputOption("--allow-empty", "Allow an input without items.", is_flag=True),
