@@ -19,7 +19,7 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from prefect_parallel_run.azureml.overrides import apply_azure_settings
+from prefect_parallel_run.azureml.settings import apply_azure_settings
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.cluster_class import load_class
 from prefect_parallel_run.compute.local import LocalTarget

@@ -107,7 +107,7 @@ class Dispatcher:
         self._events: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._script_logs = ScriptLogCollector()
         self._nodes = NodePool(cluster, nodes, observer, check_cancelled, self._events.put, self._script_logs.add)
-        self._remote_files = RemoteFiles(self._client, self._nodes.token, self._settings.run_directory)
+        self._remote_files = RemoteFiles(self._client, self._nodes.token, self._settings.run.directory)
         self._transport = LeaseTransport(self._client, run.plan, self._nodes, self._remote_files, self._events.put)
         self._lost_nodes: set[str] = set()  # nodes that were reported as lost
         self._start_failure: StartFailure | None = None
@@ -212,7 +212,7 @@ class Dispatcher:
             if isinstance(outcome, LOST):
                 return self._forget(lease.node)
             if isinstance(outcome, OSError):
-                raise OutputError(self._settings.run_directory, f"node {lease.node}: {outcome}") from outcome
+                raise OutputError(self._settings.run.directory, f"node {lease.node}: {outcome}") from outcome
             raise outcome
         self._transport.complete(number)
         if outcome.failure is not None:
@@ -270,7 +270,7 @@ class Dispatcher:
                 case ResumeScheduling():
                     self._observer.held(None)
                 case Abort(breach):
-                    raise LimitExceededError(*breach, self._settings.run_directory, first_failure(self._ledger))
+                    raise LimitExceededError(*breach, self._settings.run.directory, first_failure(self._ledger))
                 case GiveUp(slots_failed):
                     raise self._no_slots_error(slots_failed)
                 case Finish():
@@ -306,7 +306,7 @@ class Dispatcher:
                 "idle": "its process does not stay alive",
             }[failure.stage]
             message = f"{reason}: {failure.error_type}: {failure.error}"
-            return EntryScriptError(self._settings.script, message, failure.traceback)
+            return EntryScriptError(self._settings.script.path, message, failure.traceback)
         return ComputeTargetError("cluster", "all nodes were lost and no new node joined")
 
     def _drain_results(self, end_by: float) -> None:

@@ -48,7 +48,7 @@ class NodePool:
         report: Callable[[Event], None],
         on_script_log: Callable[[LogBatch], None] = lambda _: None,
     ) -> None:
-        self._client, self._is_kept, self._max_nodes = cluster.client, spec.settings.is_kept, spec.at_most
+        self._client, self._is_kept, self._max_nodes = cluster.client, spec.settings.node.is_kept, spec.at_most
         self._observer, self._check_cancelled, self._report = observer, check_cancelled, report
         self._forward_log = on_script_log
         self._workers = LiveWorkers(cluster.client, cluster.discard, lambda: report(Tick()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
@@ -104,7 +104,7 @@ class NodeSetups:
 
     def set_slots(self, count: int) -> None:
         """Set the number of slots for nodes that are opened from now on."""
-        self._settings = replace(self._settings, slots=count)
+        self._settings = self._settings.with_node(slots=count)
 
     def __len__(self) -> int:
         return len(self._in_progress)
@@ -150,7 +150,7 @@ class NodeSetups:
     async def _open(self, setup: NodeSetup) -> ReadyNode:
         access = None if self._remote is None else await self._prepare(self._remote, setup.address)
         setup.was_offered = True
-        settings = replace(self._settings, node=setup.name)
+        settings = self._settings.with_node(name=setup.name)
         facts = await ask_worker(self._client, setup.address, open_node, settings, access)
         return ReadyNode(setup.address, facts, access)
 

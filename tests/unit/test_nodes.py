@@ -15,30 +15,27 @@ from prefect_parallel_run.dispatch.node_setup import NodeSpec, RemoteSetup
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, InputError
 from prefect_parallel_run.node.preflight import PreflightResult
 from prefect_parallel_run.node.rpc import ShutdownReport, check_node, close_node, open_node, receive_bundle, remove_node
-from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
+from prefect_parallel_run.node.settings import (
+    InterpreterSettings,
+    ItemSettings,
+    NodeFacts,
+    NodeOptions,
+    NodeSettings,
+    ProcessLimits,
+    RowSettings,
+    RunContext,
+    ScriptSettings,
+)
 
 SETTINGS = NodeSettings(
     token="t",
-    drive=1,
-    slots=1,
-    most_slots=1,
-    interpreter=None,
-    script="/s.py",
-    source="/",
-    arguments=(),
-    output="",
-    side_inputs={},
-    environment_variables={},
-    run_directory="/run",
-    modules=(),
-    fetches=False,
-    keep_rows=True,
-    row_format="text",
-    row_header=False,
-    logging_level="INFO",
-    run_invocation_timeout=1.0,
-    init_timeout=1.0,
-    process_memory_limit=None,
+    node=NodeOptions(slots=1, most_slots=1),
+    run=RunContext(drive=1, directory="/run"),
+    interpreter=InterpreterSettings(),
+    script=ScriptSettings(path="/s.py", source="/", logging_level="INFO"),
+    items=ItemSettings(),
+    rows=RowSettings(keep=True, format="text"),
+    limits=ProcessLimits(run_invocation_timeout=1.0, init_timeout=1.0),
 )
 SEES_ALL = PreflightResult(host="h", missing=(), shares=True, sees_script=True, has_bundle=True)
 
@@ -75,7 +72,7 @@ class Cluster:
             return {address: self.views.get(address, SEES_ALL)}
         if function is open_node:
             name = await asyncio.wrap_future(self.openings[address])
-            return {address: facts(name or arguments[0].node)}
+            return {address: facts(name or arguments[0].node.name)}
         return {address: ShutdownReport([], []) if function is close_node else None}
 
     def join(self, *addresses):
