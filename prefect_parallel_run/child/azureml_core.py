@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Dict, List, NoReturn, Optional, Tuple, Type
 
 from .azureml_errors import ModelNotFoundException, NoAzureError
-from .context import EntryScript, current
+from .entry_script import EntryScript, current
 from .metrics import Metrics
 
 

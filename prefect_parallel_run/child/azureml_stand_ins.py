@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from .context import current
+from .entry_script import current
 
 _MODELS = "azureml-models"  #: folder
 #: All names of azureml.exceptions; importing any other, such as Retry, fails as it does in Azure.

@@ -40,7 +40,7 @@ class BadRecord(Exception):  # noqa: N818  its name is shown to the user as the 
 
     def __init__(self, text: str, *, may_pass: bool = False) -> None:
         super().__init__(text)
-        self.code = None if may_pass else "NoRetry"  #: retry.py reads it
+        self.code = None if may_pass else "NoRetry"  #: failure.py reads it
 
 
 class UnreadableText(ValueError):  # noqa: N818  callers replace it by an error that names the file

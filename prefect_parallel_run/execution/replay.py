@@ -11,10 +11,9 @@ from typing import Any
 
 from prefect_parallel_run._units import count
 from prefect_parallel_run.child.azureml_stand_ins import configure_stand_ins
-from prefect_parallel_run.child.context import Context, EntryScript
-from prefect_parallel_run.child.encoding import materialise
+from prefect_parallel_run.child.entry_script import Context, EntryScript, load
 from prefect_parallel_run.child.reading import FileList, Reader
-from prefect_parallel_run.child.script import load
+from prefect_parallel_run.child.rows import materialise
 from prefect_parallel_run.errors import NoRunError
 from prefect_parallel_run.monitoring.failure_table import location_of
 from prefect_parallel_run.node.prefetch import fetch, is_fetched

@@ -12,7 +12,7 @@ from prefect_parallel_run.child import azureml_stand_ins
 from prefect_parallel_run.child.azureml_core import Model, Run
 from prefect_parallel_run.child.azureml_errors import AzureMLException, ModelNotFoundException, NoAzureError
 from prefect_parallel_run.child.azureml_stand_ins import _BESIDE_CORE, _CORE_MODULES, _Finder
-from prefect_parallel_run.child.context import current
+from prefect_parallel_run.child.entry_script import current
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from prefect_parallel_run import InputError, TabularDataset
 from prefect_parallel_run.child.failure import describe
 from prefect_parallel_run.child.reading import BadRecord, Reader
-from prefect_parallel_run.runs.resolve import dataset_fingerprint
+from prefect_parallel_run.runs.fingerprint import dataset_fingerprint
 
 CELL = st.sampled_from(["1", "-7", "007", "2.5", "999", "999.0", "x", "n.v.", "", "NA", "True", "0x1F", "1e5"])
 

@@ -27,7 +27,7 @@ from prefect_parallel_run.planning.inputs import (
     resolve_output,
     resolve_side_inputs,
 )
-from prefect_parallel_run.runs.diff import differences
+from prefect_parallel_run.runs.comparison import differences
 from prefect_parallel_run.runs.fingerprint import digest, machine_key, run_fingerprint
 from prefect_parallel_run.runs.run_directory import RunDirectory, check_home, read_json, runs_below, write_json
 
@@ -93,7 +93,8 @@ def test_side_inputs_have_names_and_exist(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row_format", "kind"), [("parquet", "tabular"), ("csv", "tabular"), ("jsonl", "tabular"), ("text", "file")]
+    ("row_format", "kind"),
+    [("parquet", "tabular"), ("orc", "tabular"), ("csv", "tabular"), ("jsonl", "tabular"), ("text", "file")],
 )
 def test_a_result_becomes_a_dataset_of_its_output(row_format, kind):
     """It becomes a table if its format has columns."""

@@ -16,7 +16,7 @@ from prefect_parallel_run.node.prefetch import local_name
 from prefect_parallel_run.runs import mirror as module
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import RunMirror, pull, pull_runs
-from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 from prefect_parallel_run.storage import objects
 from prefect_parallel_run.storage.listing import Listing, list_files
 from prefect_parallel_run.storage.remote_listing import find_object
@@ -127,7 +127,7 @@ def test_objects_are_written_atomically_and_read_back(store, tmp_path):
     with pytest.raises(FileExistsError):
         objects.write(f"{ROOT}/x", b"2", only_new=True)
     assert objects.read(f"{ROOT}/x") == b"1"
-    assert not objects.exists(f"{ROOT}/none")
+    assert objects.size_and_version(f"{ROOT}/none") is None
     assert objects.size_of(f"{ROOT}/none") is None
     objects.remove_below(f"{ROOT}/deep")
     assert objects.names_below(f"{ROOT}/deep") == {}
@@ -140,7 +140,7 @@ def nothing():
 def make_run(path: Path) -> RunDirectory:
     directory = RunDirectory(path)
     directory.make()
-    directory.describe({"created": "2024-01-01T00:00:00Z", "identity": {}})
+    write_json(directory.description, {"created": "2024-01-01T00:00:00Z", "identity": {}})
     Ledger.create(directory.ledger, [1] * 50).close()
     return directory
 
