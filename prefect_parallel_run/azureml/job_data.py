@@ -22,9 +22,9 @@ from prefect_parallel_run.azureml.references import (
 )
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.yaml_reader import Section
-from prefect_parallel_run.datasets.base import Dataset, absolute
+from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.paths import absolute_path
+from prefect_parallel_run.storage.paths import absolute_location, absolute_path
 
 
 def split_input(section: Section, inputs: Mapping[str, Input]) -> str:
@@ -199,7 +199,7 @@ def _location(output: _Output, names: list[str], base: Path, references: Referen
     for reference in [*names, *([] if path is None else [path])]:
         known = references.known(reference)
         if known is not None:
-            return absolute(known)
+            return absolute_location(known)
     if path is None:
         return None
     if not is_unresolved(path):

@@ -14,11 +14,11 @@ from prefect_parallel_run.azureml.references import Migration, References, is_un
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.base import similar, wrong_fields
 from prefect_parallel_run.config.yaml_reader import Section, plain, read_document
-from prefect_parallel_run.datasets.base import Dataset, absolute
-from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.datasets.partition_format import PartitionFormat
+from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.datasets.files import FileDataset, PartitionFormat
 from prefect_parallel_run.datasets.partitions import folder_keys
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage.paths import absolute_location
 
 if TYPE_CHECKING:
     from prefect_parallel_run.datasets.tabular import TabularDataset
@@ -193,7 +193,7 @@ def _paths(document: Section, migration: Migration) -> list[str]:
         if kind not in ("file", "folder", "pattern") or not isinstance(entry[kind], str):
             raise ValueError(f"{document.where('paths')}: paths has {entry!r}; expected file, folder or pattern with a path")
         location = migration.resolve(entry[kind], folder, f"paths[{number}].{kind}")
-        paths.append(entry[kind] if location is None else absolute(location))
+        paths.append(entry[kind] if location is None else absolute_location(location))
         if kind == "folder" and location is not None and Path(location) in document.file.absolute().parents:
             why = "the folder contains this MLTable file, which would be read too; write a pattern such as ./**/*.csv"
             migration.open(f"paths[{number}].{kind}", entry[kind], why)

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.yaml_reader import Section
-from prefect_parallel_run.datasets.base import absolute
-from prefect_parallel_run.paths import absolute_path
+from prefect_parallel_run.storage.paths import absolute_location, absolute_path
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NAME = re.compile(r"azureml:[^/]")
@@ -65,8 +64,8 @@ class Migration(MigrationFindings):
         """Return the absolute location of *text*, relative to *folder*; None, and *name* an open field, if it is unknown."""
         known = self.references.known(text)
         if known is not None:
-            self.changed(name, text, absolute(known), mapping_note(known))
-            return absolute(known)
+            self.changed(name, text, absolute_location(known), mapping_note(known))
+            return absolute_location(known)
         if is_unresolved(text):
             self.open(name, text, _why(text), text)
             return None
@@ -100,7 +99,7 @@ def is_unresolved(text: str) -> bool:
 
 def mapping_note(location: str) -> str:
     """Return the reason for a mapped location, with a hint if it does not exist: it may be mistyped, or be created later."""
-    path = absolute(location)
+    path = absolute_location(location)
     exists = is_remote(path) or glob.has_magic(path) or Path(path).exists()
     return "as specified" + ("" if exists else f"; {location} does not exist here yet")
 

@@ -116,8 +116,7 @@ def read_step_options(args: argparse.Namespace, *, for_run: bool) -> StepOptions
         ValueError: An option is invalid; says which and what is expected.
         InputError: An input is not of the declared kind.
     """
-    from prefect_parallel_run.planning.inputs import check_arguments, resolve_output, resolve_side_inputs
-    from prefect_parallel_run.planning.writing import normalise_inputs
+    from prefect_parallel_run.planning.inputs import check_arguments, normalise_inputs, resolve_output, resolve_side_inputs
 
     config = _config(args)
     inputs = normalise_inputs(_inputs(args))

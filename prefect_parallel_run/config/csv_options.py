@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationInfo
 
+from prefect_parallel_run._units import is_int, shown
 from prefect_parallel_run.config.validation import invalid
-from prefect_parallel_run.units import is_int, shown
 
 
 class _Keyword(NamedTuple):

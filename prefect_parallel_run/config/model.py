@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from prefect_parallel_run._units import is_number, shown
 from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.csv_options import csv_options
 from prefect_parallel_run.config.validation import (
@@ -39,7 +40,6 @@ from prefect_parallel_run.config.validation import (
 )
 from prefect_parallel_run.config.where import ComputeTarget, Environment
 from prefect_parallel_run.config.yaml_file import load, save
-from prefect_parallel_run.units import is_number, shown
 
 LOCAL = "local"  #: the compute target that is this machine
 _DEFAULT_FILES = 10

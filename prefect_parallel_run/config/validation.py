@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo
 
-from prefect_parallel_run.paths import absolute_path
-from prefect_parallel_run.units import is_int, is_number, parse_size, shown
+from prefect_parallel_run._units import is_int, is_number, parse_size, shown
+from prefect_parallel_run.storage.paths import absolute_path
 
 _FORBIDDEN = r'~"#%&*:<>?/\\{|}\x00-\x1f\x7f'
 _FORBIDDEN_IN_FILE_NAMES = re.compile(f"[{_FORBIDDEN}]")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from prefect_parallel_run._units import shown
 from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.validation import (
     ADDRESS,
@@ -17,7 +18,6 @@ from prefect_parallel_run.config.validation import (
     optional,
     requirement_lines,
 )
-from prefect_parallel_run.units import shown
 
 _CLASS_EXAMPLE = "'dask_jobqueue.SLURMCluster'"
 

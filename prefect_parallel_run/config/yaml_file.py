@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from prefect_parallel_run._atomic import AtomicFile
 from prefect_parallel_run.config.base import Model, build
 from prefect_parallel_run.config.validation import find_beside
 from prefect_parallel_run.config.yaml_reader import plain, read_document
@@ -50,9 +51,8 @@ def save(path: Path, values: Mapping[str, Any]) -> None:
     }
     fields = {**values, "environment_variables": variables} if variables else values
     text = yaml.safe_dump({_ROOT: fields}, sort_keys=False, allow_unicode=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with AtomicFile(path, token=str(os.getpid())) as file:
+        file.write(text.encode())
 
 
 def load(kind: type[Model], path: Path, overrides: Mapping[str, Any] | None = None, where: str = "") -> Model:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefect_parallel_run.units import is_int, is_number, shown
+from prefect_parallel_run._units import is_int, is_number, shown
 
 LONGEST = 4_096  #: bytes per line
 LIMITS = ("error_threshold", "allowed_failed_count", "allowed_failed_percent")

@@ -15,6 +15,7 @@ from prefect.blocks.core import Block
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema
 
+from prefect_parallel_run._units import shown
 from prefect_parallel_run.compute.blocks import DaskComputeTarget
 from prefect_parallel_run.config.base import FormModel, Model, problems
 from prefect_parallel_run.config.model import ParallelRunConfig
@@ -22,7 +23,6 @@ from prefect_parallel_run.config.where import ComputeTarget
 from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
-from prefect_parallel_run.units import shown
 
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _LAST = 10  #: position of the fields that all inputs share; the other fields have none and come first

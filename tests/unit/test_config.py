@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from prefect_parallel_run._units import format_size, parse_size
 from prefect_parallel_run.config.base import wrong_fields
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import ComputeTarget, Environment
-from prefect_parallel_run.units import format_size, parse_size
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "data" / "config_cases.jsonl").read_text().splitlines()]
 
