@@ -5,7 +5,6 @@ Each environment is built at most once, by the first process that needs it, comp
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,11 +15,11 @@ import stat
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from prefect_parallel_run._locks import locked
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.errors import EnvironmentSetupError
 from prefect_parallel_run.node.installers import Base, Installer, base_of, uv_command
@@ -62,6 +61,11 @@ def built_interpreter(plan: EnvironmentPlan, cache: Path, stop: threading.Event)
         EnvironmentSetupError: The build failed (with the end of the installer's output) or was stopped, or the cache is not
             writable. A partial environment is removed.
     """
+
+    def pause() -> None:
+        if stop.wait(_POLL_INTERVAL):
+            raise EnvironmentSetupError(plan.title, "stopped while waiting for another process that builds it")
+
     base = None if plan.conda else base_of(plan.python, plan.title, has_uv=uv_command() is not None)
     paths = _paths(plan, base, cache)
     try:
@@ -69,7 +73,7 @@ def built_interpreter(plan: EnvironmentPlan, cache: Path, stop: threading.Event)
         if (interpreter := paths.interpreter()) is not None:
             return interpreter
         earlier_failure = _read(paths.failure)
-        with _locked(paths.lock, plan, stop) as lock:
+        with locked(paths.lock, pause) as lock:
             if (interpreter := paths.interpreter()) is not None:
                 return interpreter
             failure = _read(paths.failure)
@@ -88,27 +92,6 @@ def _paths(plan: EnvironmentPlan, base: Base | None, cache: Path) -> _Paths:
     folder = cache / "environments" / key
     siblings = [folder.with_suffix(suffix) for suffix in (".lock", ".log", ".failure")]
     return _Paths(folder, folder / "prefect_parallel_run.complete", *siblings)
-
-
-@contextmanager
-def _locked(path: Path, plan: EnvironmentPlan, stop: threading.Event) -> Iterator[int]:
-    """Hold the lock of an environment; yields its descriptor."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        while not _try_lock(descriptor):
-            if stop.wait(_POLL_INTERVAL):
-                raise EnvironmentSetupError(plan.title, "stopped while waiting for another process that builds it")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _build(plan: EnvironmentPlan, base: Base | None, paths: _Paths, lock: int, stop: threading.Event) -> str:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prefect_parallel_run._atomic import sync
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
@@ -271,8 +272,4 @@ def _with_seconds(receipt: tuple[Any, ...], waited: float) -> tuple[Any, ...]:
 def _sync_parts(settings: NodeSettings, receipts: list[tuple[Any, ...]]) -> None:
     """Sync the rows to disk before their receipts are returned: committed rows must survive a power cut."""
     for name in {receipt[7] for receipt in receipts if receipt[7]}:
-        descriptor = os.open(Path(settings.run.directory, "parts", name), os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(Path(settings.run.directory, "parts", name))

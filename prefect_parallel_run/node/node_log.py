@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from prefect_parallel_run._backoff import BackoffTimer
+from prefect_parallel_run._rate_limit import BackoffTimer
 from prefect_parallel_run.node.child_process import describe_exit
 from prefect_parallel_run.node.log_files import LogFiles
 from prefect_parallel_run.node.log_tail import LogBatch, ScriptLines

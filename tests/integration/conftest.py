@@ -25,8 +25,9 @@ from prefect_parallel_run.node.settings import (
 )
 from prefect_parallel_run.node.slot import RecallRequest, Slot, Work
 from prefect_parallel_run.node.standby import StandbyChild, StandbyNeed
+from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
+from prefect_parallel_run.planning.planner import write_plan
 
 CHANGES = {  #: settings that tests call otherwise
     "node": (NodeOptions, "name"),

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from prefect_parallel_run._backoff import BackoffTimer
+from prefect_parallel_run._rate_limit import BackoffTimer
 from prefect_parallel_run.node import log_files
 from prefect_parallel_run.node.log_files import ENDINGS, LogFiles, LogRetention, shorten
 
