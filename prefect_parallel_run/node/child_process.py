@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.child.shared_memory import GIVE_BACK, GO, SIZE, STOP, SharedStatus
+from prefect_parallel_run.child.channel import GIVE_BACK, GO, SIZE, STOP, SharedStatus
 
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
 _PIPE_SIZE = 1 << 20  #: bytes of a pipe's buffer, where the system allows it
@@ -154,7 +154,7 @@ class _Pipes:
         inbox_theirs, self.inbox = os.pipe()
         self.outbox, outbox_theirs = os.pipe()
         self.bell, bell_theirs = os.pipe()
-        lifeline_theirs, lifeline = os.pipe()  # the slot's end stays open and nothing is written to it, see child/lifeline.py
+        lifeline_theirs, lifeline = os.pipe()  # the slot's end stays open and nothing is written to it, see child/main_loop.py
         self.status, self.stacks = (os.memfd_create("prefect_parallel_run") for _ in range(2))  # memory that both share
         os.ftruncate(self.status, SIZE)
         os.pwrite(self.status, b"\xff" * 8, 0)  # IDLE

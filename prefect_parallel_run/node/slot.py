@@ -10,9 +10,8 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.child.failure import fingerprint
-from prefect_parallel_run.child.retry import STOP
-from prefect_parallel_run.child.shared_memory import IDLE
+from prefect_parallel_run.child.channel import IDLE
+from prefect_parallel_run.child.failure import STOP, fingerprint
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_process import Child, death_name, describe_exit
 from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure, Startup

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from prefect_parallel_run import FileDataset
+from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory
 from prefect_parallel_run.node.node_log import ProcessLog
@@ -48,6 +51,20 @@ def wait_until(fact, seconds=60.0):
     while not fact():
         assert time.monotonic() < deadline, "the event did not come"
         time.sleep(0.01)
+
+
+def worker_counts_of_eight(target) -> list[int]:
+    """Open eight clusters of one node at the same time, from threads; return the number of workers of each."""
+    barrier = threading.Barrier(8)
+
+    def open_one(_) -> int:
+        barrier.wait()
+        request = Request(nodes=1, at_least=None, slots=1, timeout=120)
+        with target.open(request, threading.Event(), Future()) as cluster:
+            return len(cluster.client.nthreads())
+
+    with ThreadPoolExecutor(8) as executor:
+        return list(executor.map(open_one, range(8)))
 
 
 class Bench:
