@@ -43,6 +43,7 @@ ORDER = [
     "task",
     "azureml",
     "step",
+    "testing",
     "flows",
     "cli",
 ]
