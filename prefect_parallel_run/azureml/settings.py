@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
+from prefect_parallel_run.child.rows import row_format
 from prefect_parallel_run.config.csv_options import KEYWORDS, check_keywords
 from prefect_parallel_run.config.model import ParallelRunConfig
 
@@ -151,7 +152,7 @@ def source_settings(config: ParallelRunConfig) -> Translation:
         return Translation({}, [])
     findings = MigrationFindings()
     keywords = _keywords(_read(path), findings)
-    if keywords and config.result_format in ("jsonl", "parquet"):
+    if keywords and not row_format(config.result_format).has_csv_options:
         findings.left_out(f"append_row.{_FUNCTION}", json.dumps(keywords), f"rows are written as {config.result_format}")
         return Translation({}, findings.differences)
     fields: dict[str, Any] = {}
@@ -191,8 +192,8 @@ def _header(value: Any, config: ParallelRunConfig, fields: dict[str, Any], findi
     has_header = value is not False
     if "append_row_header" in config.model_fields_set and config.append_row_header != has_header:
         findings.left_out(where, text, f"append_row_header={config.append_row_header} takes precedence")
-    elif config.result_format == "csv" and not has_header:
-        findings.left_out(where, text, "append_row_format='csv' always has a header line")
+    elif row_format(config.result_format).always_has_header and not has_header:
+        findings.left_out(where, text, f"append_row_format={config.result_format!r} always has a header line")
     else:
         fields["append_row_header"] = has_header
         findings.taken(where, text, f"append_row_header={has_header}")

@@ -5,16 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from prefect_parallel_run._units import is_number, shown
+from prefect_parallel_run.child.rows import FORMATS, FormatName, row_format
 from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.csv_options import csv_options
 from prefect_parallel_run.config.validation import (
@@ -27,6 +21,7 @@ from prefect_parallel_run.config.validation import (
     accept,
     at_least,
     cluster,
+    either,
     file_name,
     find_script,
     invalid,
@@ -46,6 +41,7 @@ _DEFAULT_FILES = 10
 _DEFAULT_BYTES = 1 << 20
 _DEFAULT_FILE_NAME = "parallel_run_step.txt"
 _DEFAULT_FOR_NONE = {"run_max_try", "run_invocation_timeout", "logging_level", "environment_variables"}
+_BY_SUFFIX: dict[str, FormatName] = {row_format(name).suffix: name for name in FORMATS if row_format(name).suffix}
 
 
 class ParallelRunConfig(FormModel):
@@ -102,10 +98,13 @@ class ParallelRunConfig(FormModel):
     r"""Name of the result file under the output, without ~ " # % & * : < > ? / \ { | }; empty: parallel_run_step.txt. Only
     for append_row."""
     append_row_format: Annotated[
-        Annotated[Literal["text", "csv", "jsonl", "parquet"], Field(title="Chosen")] | None,
-        optional("text, csv, jsonl or parquet", lambda value: value in ("text", "csv", "jsonl", "parquet")),
-    ] = Field(default=None, title="Result format")
-    """How rows are written; empty: by the file name's extension .jsonl or .parquet, else text."""
+        Annotated[FormatName, Field(title="Chosen")] | None,
+        optional(either(FORMATS), lambda value: value in FORMATS),
+    ] = Field(
+        default=None,
+        title="Result format",
+        description=f"How rows are written; empty: by the file name's extension {either(_BY_SUFFIX)}, else text.",
+    )
     append_row_header: Flag = Field(default=False, title="Header line")
     """Write column names as the first line of a text result."""
     append_row_csv_options: Annotated[dict[str, Any] | None, BeforeValidator(csv_options)] = Field(
@@ -187,7 +186,7 @@ class ParallelRunConfig(FormModel):
         if self.output_action == "summary_only" and self.append_row_file_name is not None:
             name = shown(self.append_row_file_name)
             raise ValueError(f"append_row_file_name is {name}, but output_action is summary_only; expected None")
-        if self.append_row_csv_options is not None and self.result_format not in ("text", "csv"):
+        if self.append_row_csv_options is not None and not row_format(self.result_format).has_csv_options:
             raise ValueError(
                 f"append_row_csv_options is {shown(self.append_row_csv_options)}, but rows are written as {self.result_format};"
                 " expected None"
@@ -218,12 +217,11 @@ class ParallelRunConfig(FormModel):
         return None if self.output_action == "summary_only" else self.append_row_file_name or _DEFAULT_FILE_NAME
 
     @property
-    def result_format(self) -> Literal["text", "csv", "jsonl", "parquet"]:
+    def result_format(self) -> FormatName:
         """Return the format of the result file."""
         if self.append_row_format is not None:
             return self.append_row_format
-        extension = Path(self.append_row_file_name or "").suffix.lower()
-        return "jsonl" if extension == ".jsonl" else "parquet" if extension == ".parquet" else "text"
+        return _BY_SUFFIX.get(Path(self.append_row_file_name or "").suffix.lower(), "text")
 
     def mini_batch_size_for(self, kind: Literal["file", "tabular"]) -> int:
         """Return the files per mini-batch, or for tabular input its approximate bytes of source."""

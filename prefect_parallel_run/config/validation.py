@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +61,16 @@ def optional_at_least(minimum: int) -> BeforeValidator:
 Flag = Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))]
 Seconds = Annotated[float, Field(gt=0), accept("seconds above 0", lambda value: is_number(value) and value > 0)]
 OptionalCount = Annotated[Annotated[int, Field(ge=1)] | None, optional_at_least(1)]
+
+
+def either(choices: Collection[str]) -> str:
+    """Return *choices* as text.
+
+    >>> either(["text", "csv", "jsonl"])
+    'text, csv or jsonl'
+    """
+    *others, last = choices
+    return f"{', '.join(others)} or {last}"
 
 
 def size(value: Any, info: ValidationInfo) -> Any:

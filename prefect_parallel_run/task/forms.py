@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
 
 from prefect.blocks.core import Block
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema
 
 from prefect_parallel_run._units import shown
+from prefect_parallel_run.child.table_formats import FORMATS, TableFormat
 from prefect_parallel_run.compute.blocks import DaskComputeTarget
 from prefect_parallel_run.config.base import FormModel, Model, problems
 from prefect_parallel_run.config.model import ParallelRunConfig
@@ -94,14 +95,6 @@ class _Table(_Input):
         return TabularDataset(**self._fields(), format=self.key().removesuffix("_files"))
 
 
-class ParquetFiles(_Table):
-    """Every row is an item; run() gets a DataFrame. Keys of hive folders (store=1/…) become columns."""
-
-    model_config = ConfigDict(title="Parquet")
-
-    parquet_files: Paths = _paths("Parquet files")
-
-
 class _Text(_Table):
     """Fields of text files."""
 
@@ -147,24 +140,22 @@ class JsonLinesFiles(_Text):
     json_lines_files: Paths = _paths("files with one JSON object per line")
 
 
-class ArrowFiles(_Table):
-    """Every row is an item; run() gets a DataFrame. Arrow IPC files and streams, and Feather (version 2)."""
-
-    model_config = ConfigDict(title="Arrow")
-
-    arrow_files: Paths = _paths("Arrow files")
-
-
-class OrcFiles(_Table):
-    """Every row is an item; run() gets a DataFrame."""
-
-    model_config = ConfigDict(title="ORC")
-
-    orc_files: Paths = _paths("ORC files")
+def _without_options(name: str, known: TableFormat) -> type[_Table]:
+    """Return the form of a table format without options."""
+    about = f"Every row is an item; run() gets a DataFrame. {known.about}".rstrip()
+    fields: Any = {f"{name}_files": (Paths, _paths(f"{known.title} files"))}
+    return create_model(f"{name.title()}Files", __base__=_Table, __doc__=about, __cls_kwargs__={"title": known.title}, **fields)
 
 
-Input = Files | ParquetFiles | DelimitedFiles | JsonLinesFiles | ArrowFiles | OrcFiles
-_KINDS: dict[str, type[Input]] = {kind.key(): kind for kind in get_args(Input)}
+_WITH_OPTIONS: dict[str, type[_Table]] = {"delimited": DelimitedFiles, "json_lines": JsonLinesFiles}
+_KINDS: dict[str, type[_Input]] = {
+    "files": Files,
+    **{f"{name}_files": _WITH_OPTIONS.get(name) or _without_options(name, known) for name, known in FORMATS.items()},
+}
+if TYPE_CHECKING:
+    Input = _Input
+else:
+    Input = Union[tuple(_KINDS.values())]  # noqa: UP007  of the classes in the registry
 
 
 class SideInput(FormModel):

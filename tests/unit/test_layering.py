@@ -13,9 +13,12 @@ import pytest
 
 import prefect_parallel_run
 from prefect_parallel_run import errors
+from prefect_parallel_run.child import rows
+from prefect_parallel_run.output import formats as output_formats
 
 PACKAGE = Path(prefect_parallel_run.__file__).parent
 ORDER = [
+    "child",
     "errors",
     "_units",
     "_atomic",
@@ -57,24 +60,17 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "limits",
         "commands",
         "run_directory",
-        "control_files",
-        "ledger_checks",
+        "ledger_schema",
         "ledger",
-        "overrides",
-        "failures",
         "executions",
+        "failures",
         "mirror",
-        "copies",
-        "ignore_rules",
         "source_files",
-        "fingerprint",
         "spec",
+        "fingerprint",
         "integrity",
-        "diff",
-        "carry_over",
-        "input_verification",
         "create",
-        "reuse",
+        "comparison",
         "resolve",
     ],
     "planning": ["plan", "planner", "inputs"],
@@ -238,3 +234,10 @@ def test_every_module_says_what_it_is():
     assert len(found) > 40
     for _, path in modules():
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_every_output_format_has_both_halves():
+    """The child encodes rows, the reduction publishes them."""
+    assert tuple(output_formats.FORMATS) == rows.FORMATS
+    for name in rows.FORMATS:
+        assert isinstance(rows.row_format(name), rows.RowFormat)
