@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from prefect_parallel_run.models import Lease, Receipt
+from prefect_parallel_run.models import Lease, Outcome, Receipt
 
 _SPLIT = 8  #: a lost lease is returned in this many parts, so that a mini-batch that kills its node is soon alone
 
@@ -50,12 +50,12 @@ def lost_receipt(lease: Lease, items: int) -> Receipt:
     return Receipt.of_failure(
         lease.start,
         lease.attempt,
-        "lost",
+        Outcome.LOST,
         items=items,
         started=0.0,
         seconds=0.0,
         node=lease.node,
         error_type="NodeLost",
         error=f"node {lease.node} was lost while it ran this mini-batch",
-        fingerprint="lost",
+        fingerprint=str(Outcome.LOST),
     )

@@ -54,7 +54,7 @@ from prefect_parallel_run.dispatch.lease_size import LeaseSizer
 from prefect_parallel_run.dispatch.pending_work import is_last, lost_receipt, matching, split, without_last, without_receipt
 from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
 from prefect_parallel_run.dispatch.speculation import StragglerTracker, earliest
-from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, Lease, PendingWork, Receipt, Tally
+from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, Lease, Outcome, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.limits import FailureLimits
 
 _AHEAD_SECONDS = 0.5  #: s: a slot gets a second lease in advance only while mini-batches are shorter than this
@@ -240,7 +240,8 @@ class RunState:
             yield from self._complete_piece(lease, event.receipts)
             return
         if (duplicate := self._stragglers.unlink(lease.id)) is not None:
-            if any(receipt.outcome == "succeeded" for receipt in matching(event.receipts, lease) if is_last(receipt, lease)):
+            last = [receipt.outcome for receipt in matching(event.receipts, lease) if is_last(receipt, lease)]
+            if Outcome.SUCCEEDED in last:
                 yield self._stop_duplicate(duplicate)
             else:
                 lease = without_last(lease)
@@ -280,7 +281,7 @@ class RunState:
         index = receipt.mini_batch
         if self._waiting:
             self._waiting_items -= self._waiting.pop(index, 0)
-        if receipt.outcome == "succeeded":
+        if receipt.outcome == Outcome.SUCCEEDED:
             self._succeeded += 1
             self._succeeded_items += receipt.succeeded
             self._failed_items += receipt.failed
@@ -323,7 +324,7 @@ class RunState:
         self._waiting[index] -= result.decided
         self._waiting_items -= result.decided
         self._failed_items += result.failed
-        if receipt.outcome == "succeeded":
+        if receipt.outcome == Outcome.SUCCEEDED:
             self._succeeded_items += receipt.succeeded
             self._rows += receipt.rows
         if result.state != "isolating":

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from prefect_parallel_run._backoff import BackoffTimer
-from prefect_parallel_run.models import Receipt, Tally, execution_prefix
+from prefect_parallel_run.models import Outcome, Receipt, Tally, execution_prefix
 from prefect_parallel_run.monitoring import processed
 from prefect_parallel_run.monitoring.overview import CauseCounts, NodeCounts, Overview
 from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
@@ -118,7 +118,7 @@ class RunFiles:
     def _count(self, receipt: Receipt) -> None:
         node = self._node(receipt.node)
         node.attempts += 1
-        if receipt.outcome != "succeeded":
+        if receipt.outcome != Outcome.SUCCEEDED:
             node.failed += 1
             self._count_cause(receipt)
 

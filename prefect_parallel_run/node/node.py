@@ -31,7 +31,6 @@ from prefect_parallel_run.node.slot_pool import Resized, SlotPool
 from prefect_parallel_run.node.standby import StandbyChild
 from prefect_parallel_run.node.standby_count import StandbyNeed
 
-_STARTED, _SECONDS = Receipt._fields.index("started"), Receipt._fields.index("seconds")
 _READABLE = ("parts", "logs")  #: folders of a run directory whose files may be read
 _REMEMBERED = 10_000  #: leases
 NOT_BEGUN = -1  #: instead of a mini-batch's number: the lease has not started
@@ -39,12 +38,19 @@ _MARKER = "PREFECT_PARALLEL_RUN_MARKER"
 
 
 class LeaseResult(NamedTuple):
-    """The result of a lease, in plain values."""
+    """The result of a lease."""
 
-    receipts: list[tuple[Any, ...]]  #: one per mini-batch that was run
+    receipts: list[Receipt]  #: one per mini-batch that was run
     slots: int  #: active slots
     failure: StartFailure | None  #: why a slot failed, once per slot
     as_of: int = 0  #: number of the node's last resize
+
+    def __reduce__(self) -> Any:
+        return _lease_result, (list(map(tuple, self.receipts)), *self[1:])
+
+
+def _lease_result(receipts: list[tuple[Any, ...]], *rest: Any) -> LeaseResult:
+    return LeaseResult(Receipt.of_tuples(receipts), *rest)
 
 
 class Node:
@@ -148,12 +154,12 @@ class Node:
             recall = self._recalls[lease] = RecallRequest(lease)
             return recall
 
-    def _run(self, recall: RecallRequest, first: int, do: Callable[[Slot, list[tuple[Any, ...]]], None]) -> LeaseResult:
+    def _run(self, recall: RecallRequest, first: int, do: Callable[[Slot, list[Receipt]], None]) -> LeaseResult:
         slot = self._slots.acquire(recall)
         if slot is None:  # recalled, or no slot is left, or the node is closing
             recall.answer(first)
             return self._result([])
-        receipts: list[tuple[Any, ...]] = []
+        receipts: list[Receipt] = []
         try:
             do(slot, receipts)
         except SlotUnusableError as error:
@@ -168,11 +174,11 @@ class Node:
             _sync_parts(self.settings, receipts)
         return self._result(receipts)
 
-    def _result(self, receipts: list[tuple[Any, ...]]) -> LeaseResult:
+    def _result(self, receipts: list[Receipt]) -> LeaseResult:
         slots, as_of = self._slots.count()
         return LeaseResult(receipts, slots, self._slots.next_failure(), as_of)
 
-    def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[tuple[Any, ...]], recall: RecallRequest) -> None:
+    def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[Receipt], recall: RecallRequest) -> None:
         """Run mini-batches as their files arrive; the wait counts towards each mini-batch's time."""
         waiting_since = time.monotonic()
         for fetched in files.each(slot.raise_if_stopping, recall):
@@ -184,7 +190,8 @@ class Node:
                 slot.run([fetched.work], receipts, recall)
             fetched.remove()
             if len(receipts) > finished:
-                receipts[-1] = _with_seconds(receipts[-1], waited)
+                last = receipts[-1]
+                receipts[-1] = last._replace(started=last.started - waited, seconds=last.seconds + waited)
             waiting_since = time.monotonic()
 
     def resize(self, slots: int, number: int) -> Resized:
@@ -283,17 +290,9 @@ def _cores() -> int:
     return int(CPU_COUNT)
 
 
-def _with_seconds(receipt: tuple[Any, ...], waited: float) -> tuple[Any, ...]:
-    """Return a receipt whose attempt started *waited* seconds earlier."""
-    values = list(receipt)
-    values[_STARTED] -= waited
-    values[_SECONDS] += waited
-    return tuple(values)
-
-
-def _sync_parts(settings: NodeSettings, receipts: list[tuple[Any, ...]]) -> None:
+def _sync_parts(settings: NodeSettings, receipts: list[Receipt]) -> None:
     """Sync the rows to disk before their receipts are returned: committed rows must survive a power cut."""
-    for name in {receipt[7] for receipt in receipts if receipt[7]}:
+    for name in {receipt.part for receipt in receipts if receipt.part}:
         descriptor = os.open(Path(settings.run_directory, "parts", name), os.O_RDONLY)
         try:
             os.fsync(descriptor)

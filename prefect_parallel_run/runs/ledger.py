@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.errors import OutputError, RunFileError
-from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, PendingWork, Receipt, Tally
+from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, Outcome, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.ledger_checks import (
     FILL_CHECKSUMS,
     are_facts_altered,
@@ -84,7 +84,7 @@ _ISOLATED = "stop - start = 1 AND outcome <> 'succeeded'"  #: condition on piece
 _WITHOUT_PIECES = "NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.mini_batch = mini_batches.mini_batch)"
 _LAST_OUTCOME = "(SELECT outcome FROM attempts WHERE attempts.mini_batch = mini_batches.mini_batch AND attempt = attempts)"
 #: Condition on mini-batches: all attempts are used, and bisection may find items that succeed.
-_ISOLABLE = f"state = 'failed' AND items > 1 AND {_WITHOUT_PIECES} AND {_LAST_OUTCOME} NOT IN {NOT_ISOLATED}"
+_ISOLABLE = f"state = 'failed' AND items > 1 AND {_WITHOUT_PIECES} AND {_LAST_OUTCOME} NOT IN {tuple(map(str, NOT_ISOLATED))}"
 _VERSION = 0  #: PRAGMA user_version; raised when a new format cannot be read by earlier versions of this package
 _NO_ERROR = ("", "", "", "")  #: error type, error, traceback and fingerprint of a success
 _BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
@@ -177,12 +177,10 @@ class Ledger:
         """Write receipts, each with the new state of its mini-batch, in one transaction."""
         attempts, states = [], []
         for receipt, state in decided:
-            (index, attempt, outcome, _, succeeded, failed, rows, part, offset, header, length, crc, *rest) = receipt
-            started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
-            failure = _NO_ERROR if outcome == "succeeded" else (*map(_storable, (error_type, error, traceback)), fingerprint)
-            attempts.append((index, attempt, outcome, node, pid, started, seconds, *failure))
-            known_failed = 0 if state == "isolating" else failed
-            states.append((state, attempt, succeeded, known_failed, rows, part, offset, header, length, crc, index))
+            failure = _NO_ERROR if receipt.outcome == Outcome.SUCCEEDED else _failure(receipt)
+            attempts.append((receipt.mini_batch, receipt.attempt, *_execution(receipt), *failure))
+            failed = 0 if state == "isolating" else receipt.failed
+            states.append((state, receipt.attempt, receipt.succeeded, failed, *_location(receipt), receipt.mini_batch))
         with self._transaction() as connection:
             connection.executemany("INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?)", attempts)
             connection.executemany(_DECIDED, states)
@@ -196,19 +194,16 @@ class Ledger:
             failed: Number of items now known to have failed.
             state: State of the mini-batch: isolating, succeeded, failed.
         """
-        (index, _, outcome, _, succeeded, _, rows, part, offset, header, length, crc, *rest) = receipt
-        started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
+        outcome, *execution = _execution(receipt)
+        values = (outcome, receipt.succeeded, failed, *_location(receipt), *execution, *_failure(receipt))
         with self._transaction() as connection:
             connection.execute(
                 "INSERT INTO pieces VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (
-                    *(index, *piece, outcome, succeeded, failed, rows, part, offset, header, length, crc),
-                    *(node, pid, started, seconds, _storable(error_type), _storable(error), _storable(traceback), fingerprint),
-                ),
+                (receipt.mini_batch, *piece, *values),
             )
             connection.execute(
                 "UPDATE mini_batches SET state=?, succeeded=succeeded+?, failed=failed+?, rows=rows+? WHERE mini_batch=?",
-                (state, succeeded, failed, rows, index),
+                (state, receipt.succeeded, failed, receipt.rows, receipt.mini_batch),
             )
 
     def allow_more_attempts(self) -> int:
@@ -448,6 +443,18 @@ class Ledger:
                 raise
             kind = OutputError if "locked" in str(error) else RunFileError
             raise kind(str(self.path), f"cannot be read: {error}") from error
+
+
+def _execution(receipt: Receipt) -> tuple[Any, ...]:
+    return str(receipt.outcome), receipt.node, receipt.pid, receipt.started, receipt.seconds
+
+
+def _location(receipt: Receipt) -> tuple[Any, ...]:
+    return receipt.rows, receipt.part, receipt.offset, receipt.header, receipt.length, receipt.crc
+
+
+def _failure(receipt: Receipt) -> tuple[str, ...]:
+    return (*map(_storable, (receipt.error_type, receipt.error, receipt.traceback)), receipt.fingerprint)
 
 
 def _storable(text: object) -> str:
