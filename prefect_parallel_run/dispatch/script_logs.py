@@ -7,7 +7,7 @@ import queue
 from typing import NamedTuple
 
 from prefect_parallel_run._rate_limit import RateLimiter
-from prefect_parallel_run.node.script_lines import LogBatch
+from prefect_parallel_run.node.log_tail import LogBatch
 
 _MAX_MESSAGES = 1_000  #: messages per run
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 
+from prefect_parallel_run._threads import CheckCancelled, begin
 from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.runs.spec import StepSpec
@@ -37,9 +37,7 @@ class ClusterStartup:
     def start(self) -> Future[Cluster]:
         """Start to open the cluster, unless that has started."""
         if self._opened is None:
-            executor = ThreadPoolExecutor(1, thread_name_prefix="open-cluster")
-            self._opened = executor.submit(self._context.__enter__)
-            executor.shutdown(wait=False)
+            self._opened = begin(self._context.__enter__, name="open-cluster")
         return self._opened
 
     def prepare(self, settings: NodeSettings) -> None:
@@ -47,7 +45,7 @@ class ClusterStartup:
         self.start()
         self._settings.set_result(settings)
 
-    def wait(self, check_cancelled: Callable[[], None]) -> Cluster:
+    def wait(self, check_cancelled: CheckCancelled) -> Cluster:
         """Wait for the open cluster; *check_cancelled* is called meanwhile."""
         opened = self.start()
         while not wait_for([opened], timeout=_POLL_INTERVAL).done:

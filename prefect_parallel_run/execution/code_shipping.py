@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.dispatch.node_setup import RemoteSetup
 from prefect_parallel_run.execution.code_archive import make_bundle
@@ -19,7 +19,7 @@ from prefect_parallel_run.storage.objects import file_sha256
 
 
 def prepare_remote(
-    spec: StepSpec, directory: RunDirectory, settings: NodeSettings, plan: PlanReader, check_cancelled: Callable[[], None]
+    spec: StepSpec, directory: RunDirectory, settings: NodeSettings, plan: PlanReader, check_cancelled: CheckCancelled
 ) -> tuple[NodeSettings, RemoteSetup]:
     """Return settings for nodes that may be on other machines, and what these nodes must check and receive.
 

@@ -10,12 +10,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
-from prefect_parallel_run._threads import chain_checks
+from prefect_parallel_run._threads import CheckCancelled, chain_checks
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.config.model import ParallelRunConfig
-from prefect_parallel_run.dispatch.autoscaler import Autoscaler
+from prefect_parallel_run.dispatch.autoscaler import Autoscaler, NodeBounds
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
-from prefect_parallel_run.dispatch.node_count import NodeBounds
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.execution.cluster_startup import ClusterStartup
@@ -71,7 +70,7 @@ def execute(
     execution: int,
     startup: ClusterStartup,
     listener: RunListener,
-    check_cancelled: Callable[[], None],
+    check_cancelled: CheckCancelled,
     control: Control,
 ) -> None:
     """Run all mini-batches without a final outcome, including those that are planned meanwhile."""
@@ -151,7 +150,7 @@ class _PlanningWarnings:
 
 
 def _load_plan(
-    directory: RunDirectory, planner: Planner | None, ledger: Ledger, check_cancelled: Callable[[], None]
+    directory: RunDirectory, planner: Planner | None, ledger: Ledger, check_cancelled: CheckCancelled
 ) -> tuple[PlanReader, PendingWork]:
     """Return the plan and its pending work; with a planner, as soon as there is some."""
     if planner is not None:
@@ -185,7 +184,7 @@ def _autoscaler(config: ParallelRunConfig, cluster: Cluster, warn: Callable[[str
     return Autoscaler(bounds, cluster.scale, cluster.release, warn)
 
 
-def _await_plan(planner: Planner, ledger: Ledger, check_cancelled: Callable[[], None]) -> bool:
+def _await_plan(planner: Planner, ledger: Ledger, check_cancelled: CheckCancelled) -> bool:
     """Wait for the first mini-batches or the end of planning; return whether more may follow.
 
     Waits a little for a short plan to be complete: the cluster takes longer to open, and few mini-batches need few processes.

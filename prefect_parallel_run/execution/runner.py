@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from prefect_parallel_run._threads import Background, Cancelled, chain_checks
+from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, chain_checks
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.errors import (
     EntryScriptError,
@@ -41,9 +41,10 @@ from prefect_parallel_run.runs.resolve import (
     has_existing_runs,
     resume_run,
 )
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, parse_json, read_json, runs_below
+from prefect_parallel_run.runs.run_directory import RunDirectory, parse_json, read_json, runs_below
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.objects import names_below, read, size_of
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _REPORT_IF_FAILED = 20.0  #: s to write the report of a run that failed
 _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the user does not want to wait
@@ -53,7 +54,7 @@ def run_step(
     spec: StepSpec,
     target: Target,
     listener: RunListener,
-    check_cancelled: Callable[[], None],
+    check_cancelled: CheckCancelled,
     reduce: Callable[[Reduction], dict[str, Any]],
     resume_request: ResumeRequest | None = None,
     existing_runs: ExistingRuns | None = None,
@@ -145,7 +146,7 @@ def _delete_empty_run(directory: RunDirectory, mirror: RunMirror | None, stack: 
         stack.callback(mirror.discard)
 
 
-def _complete_copy(mirror: RunMirror, directory: RunDirectory, check_cancelled: Callable[[], None], stack: ExitStack) -> None:
+def _complete_copy(mirror: RunMirror, directory: RunDirectory, check_cancelled: CheckCancelled, stack: ExitStack) -> None:
     """Complete the remote copy of a finished run, and delete the local one on exit."""
     Background("mirror", mirror.finish).wait(check_cancelled)
     stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
@@ -168,10 +169,10 @@ def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) ->
     return execution
 
 
-def _report(directory: RunDirectory, listener: RunListener, check_cancelled: Callable[[], None]) -> None:
+def _report(directory: RunDirectory, listener: RunListener, check_cancelled: CheckCancelled) -> None:
     """Write report.html; a failure is only a warning."""
 
-    def work(check_cancelled: Callable[[], None]) -> str:
+    def work(check_cancelled: CheckCancelled) -> str:
         try:
             write_report(directory, check_cancelled=check_cancelled)
         except Exception as error:  # noqa: BLE001  any error becomes a warning; the run keeps its own outcome
@@ -198,7 +199,7 @@ def _report_in_time(directory: RunDirectory, listener: RunListener, seconds: flo
 
 
 def _reduction(
-    spec: StepSpec, selection: RunSelection, ledger: Ledger, listener: RunListener, check_cancelled: Callable[[], None]
+    spec: StepSpec, selection: RunSelection, ledger: Ledger, listener: RunListener, check_cancelled: CheckCancelled
 ) -> Reduction:
     """Return the task of the final reduction, after the inputs were verified."""
     if selection.check is not None:
@@ -244,7 +245,7 @@ def _receipts(spec: StepSpec) -> Iterator[tuple[str, dict[str, Any]]]:
             if directory.receipt.exists():
                 yield directory.run_id, read_json(directory.receipt)
         return
-    copies = f"{spec.store}/{FOLDER}"
+    copies = f"{spec.store}/{RUNS_FOLDER}"
     for name in sorted(names_below(copies), key=lambda name: name.rsplit("-", 2)[1:], reverse=True):  # by time
         url = f"{copies}/{name}receipt.json"
         with suppress(FileNotFoundError):  # not finished

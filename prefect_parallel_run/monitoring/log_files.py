@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from prefect_parallel_run._backoff import BackoffTimer
+from prefect_parallel_run._atomic import AtomicFile
+from prefect_parallel_run._rate_limit import BackoffTimer
 from prefect_parallel_run.models import Outcome, Receipt, Tally, execution_prefix
 from prefect_parallel_run.monitoring import processed
 from prefect_parallel_run.monitoring.overview import CauseCounts, NodeCounts, Overview
@@ -182,13 +183,8 @@ class _File:
         """Replace the content atomically by *blocks*."""
 
         def replace() -> None:
-            temporary = self._path.with_name(f".{self._path.name}.tmp")  # the run lock admits one writer
-            try:
-                with temporary.open("wb") as file:
-                    file.writelines(map(_bytes, blocks))
-                temporary.replace(self._path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with AtomicFile(self._path) as file:  # the run lock admits one writer
+                file.writelines(map(_bytes, blocks))
 
         self._try_writing(replace)
 

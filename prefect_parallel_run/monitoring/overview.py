@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from prefect_parallel_run._units import format_seconds
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.monitoring.progress import ProgressSnapshot
-from prefect_parallel_run.units import format_seconds
 
 _MAX_CHARACTERS = 200  #: of an error message
 _MAX_LINES = 50  #: causes, and nodes that were lost or released

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from prefect_parallel_run._units import MINI_BATCHES, count, format_seconds
 from prefect_parallel_run.models import Breach, Tally
-from prefect_parallel_run.units import MINI_BATCHES, count, format_seconds
 
 _EVERY_SECONDS = 30.0
 _EVERY_PERCENT = 5.0

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from prefect_parallel_run._units import count, format_seconds
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.result import ParallelRunResult
-from prefect_parallel_run.units import count, format_seconds
 
 _LIMITS = {  #: the field of the result that each is compared with, and its unit
     "error_threshold": ("items_failed", "failed items"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prefect_parallel_run._units import MINI_BATCHES, count
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.script_logs import ScriptLine
 from prefect_parallel_run.models import Breach, Receipt, Tally
@@ -14,7 +15,6 @@ from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.units import MINI_BATCHES, count
 
 
 class LogListener(Observer):

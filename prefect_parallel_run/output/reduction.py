@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from prefect_parallel_run._threads import Background
+from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
+from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError, RowsDifferError, RunFileError
 from prefect_parallel_run.models import Tally
@@ -52,7 +51,7 @@ class Reduction:
     row_options: Mapping[str, Any] = field(default_factory=dict)  #: options of to_csv that the rows were written with
     identity: dict[str, Any]
     output: str | None  #: folder or URL for the script's own files; None if it writes none
-    check_cancelled: Callable[[], None]  #: called repeatedly; raises to stop
+    check_cancelled: CheckCancelled  #: called repeatedly; raises to stop
     notes: Mapping[str, Any] = field(default_factory=dict)  #: additional entries of the receipt
 
 
@@ -122,19 +121,13 @@ def publish(
         OutputError: The file cannot be written, or a part differs from the ledger.
             An existing file is unchanged in all cases.
     """
-    temporary = target.with_name(f".{target.name}.{token}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file, Parts() as parts:
-            sink = Sink(file.write)
-            rows = FORMATS[row_format].write(ranges, parts, sink, row_options or {})
-            file.flush()
-            os.fsync(file.fileno())
-        size = temporary.stat().st_size
-        temporary.replace(target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise OutputError(str(target), f"cannot be written: {error.strerror or error}") from error
+        with wrap_disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with AtomicFile(target, sync=True, sync_folder=True, token=token) as file, Parts() as parts:
+                sink = Sink(file.write)
+                rows = FORMATS[row_format].write(ranges, parts, sink, row_options or {})
+                size = file.tell()
     except pa.ArrowException as error:
         raise OutputError(str(target), f"cannot be written as {row_format}: {error}") from error
     except RowsDifferError as error:
@@ -143,18 +136,7 @@ def publish(
         raise
     except OutputError as error:
         raise OutputError(str(target), error.reason) from error
-    finally:
-        with suppress(OSError):  # missing after a success; must not hide an earlier error
-            temporary.unlink()
     return Published(size, sink.sha256, rows)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def make_receipt(
@@ -171,7 +153,7 @@ def make_receipt(
     }
 
 
-def _with_cancellation(ranges: Iterator[PartRange], check_cancelled: Callable[[], None]) -> Iterator[PartRange]:
+def _with_cancellation(ranges: Iterator[PartRange], check_cancelled: CheckCancelled) -> Iterator[PartRange]:
     for number, part_range in enumerate(ranges):
         if number % _CHECK_INTERVAL == 0:
             check_cancelled()

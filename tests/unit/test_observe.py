@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from prefect_parallel_run.dispatch.lease_size import LeaseSizer
+from prefect_parallel_run.dispatch.work_queue import LeaseSizer
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.logs import RunLog
 from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressSnapshot, forecast, progress_message

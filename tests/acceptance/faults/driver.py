@@ -59,7 +59,7 @@ def main():
     from prefect_parallel_run.execution.runner import run_step
     from prefect_parallel_run.monitoring.watch import LogListener
     from prefect_parallel_run.output.reduction import reduce
-    from prefect_parallel_run.planning.writing import normalise_inputs
+    from prefect_parallel_run.planning.inputs import normalise_inputs
     from prefect_parallel_run.runs.fingerprint import machine_key
     from prefect_parallel_run.runs.spec import StepSpec
 
