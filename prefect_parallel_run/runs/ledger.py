@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from sys import intern
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -412,7 +413,8 @@ class Ledger:
             " UNION ALL SELECT mini_batch, start, part, offset, header, length, crc, rows FROM pieces"
             "  WHERE outcome='succeeded' AND part <> '' ORDER BY mini_batch, start)"
         )
-        return map(Place._make, self.rows(query))
+        for mini_batch, part, *place in self.rows(query):
+            yield Place(mini_batch, intern(part), *place)  # one string per part: there may be millions of places
 
     def committed_bytes(self) -> dict[str, int]:
         """Return the size of the committed prefix of each part, in bytes: these bytes never change."""
