@@ -12,8 +12,7 @@ import time
 from contextlib import suppress
 from typing import Any, Dict, Iterator
 
-from .azureml_environment import surround
-from .azureml_import_hook import install_import_hook
+from .azureml_stand_ins import configure_stand_ins
 from .channel import Channel, SharedStatus
 from .entry_script import EntryScript, Script, load
 from .failure import describe, keep_secret, without_secrets
@@ -149,8 +148,7 @@ def _set_up(settings: Dict[str, Any]) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logger.addHandler(handler)
-    surround(settings)
-    install_import_hook()
+    configure_stand_ins(settings)
 
 
 class _Formatter(logging.Formatter):

@@ -8,7 +8,7 @@ from zlib import crc32
 from .channel import GO, STOP, SharedStatus
 from .entry_script import Context, EntryScript, Script, current
 from .failure import RetryDirective, describe, fingerprint, retry_directive
-from .reading import BadRecord, FileList, Items, Reader
+from .reading import BadRecord, FileList, Reader
 from .receipt import NO_ROWS, Outcome, Receipt, Rows, success
 from .rows import WrongType, encode, materialise
 from .storage import InputChanged, StoreFailure
@@ -121,14 +121,14 @@ class MiniBatchRunner:
             EntryScript.logger.info("the next mini-batch waits %g s at the script's request", directive.pause)
 
     def _run(self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]]) -> Rows:
-        items: Items = self._reader.read(work, piece)
-        if isinstance(items.value, FileList):
-            items.value.task_id = str(index)
+        items = self._reader.read(work, piece)
+        if isinstance(items, FileList):
+            items.task_id = str(index)
         current.mini_batch, current.attempt, current.refused = index, attempt, self._refused_at_start
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))
         self._status.begin(index, time.monotonic())  # the time limit applies to run(): reading has had a limit of its own
         try:
-            result = materialise(self._script.run(items.value, context))
+            result = materialise(self._script.run(items, context))
         finally:
             current.mini_batch = None
         if self._part is None:

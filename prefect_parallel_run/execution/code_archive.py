@@ -73,7 +73,7 @@ def _write_bundle(tree: SourceTree, folder: Path, check_cancelled: CheckCancelle
     files = _files(tree)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        bundle = AtomicFile(folder / "bundle", token=uuid.uuid4().hex)
+        bundle = AtomicFile(folder / "bundle", token=uuid.uuid4().hex, mode=0o600)  # code may hold secrets
         with bundle as target:
             with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
                 for file in files:

@@ -35,13 +35,13 @@ def prepare_remote(
     preflight = PreflightRequest(
         run_directory=str(directory.path),
         mark=mark,
-        places=(*spec.places, *_first_file(plan, has_any=settings.most_slots > 0)),
-        script=settings.script,
+        places=(*spec.places, *_first_file(plan, has_any=settings.node.most_slots > 0)),
+        script=settings.script.path,
         script_sha256="" if spec.config.source_directory is not None else file_sha256(spec.config.script_path),
         bundle=bundle.sha256,
     )
-    code = CodeBundle(bundle.sha256, bundle.source, bundle.script)
-    return replace(settings, bundle=code, is_kept=True), RemoteSetup(
+    script = replace(settings.script, bundle=CodeBundle(bundle.sha256, bundle.source, bundle.script))
+    return replace(settings, script=script).with_node(is_kept=True), RemoteSetup(
         preflight=preflight, bundle=bundle.path, mark=directory.path / mark
     )
 

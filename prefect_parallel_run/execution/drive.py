@@ -14,22 +14,32 @@ from prefect_parallel_run._threads import CheckCancelled, chain_checks
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler, NodeBounds
-from prefect_parallel_run.dispatch.dispatcher import Dispatcher
+from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Run
+from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.execution.cluster_startup import ClusterStartup
 from prefect_parallel_run.execution.code_shipping import prepare_remote
 from prefect_parallel_run.execution.control import Control, ControlListener
 from prefect_parallel_run.models import PendingWork, Tally
-from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.node.settings import (
+    InterpreterSettings,
+    ItemSettings,
+    NodeOptions,
+    NodeSettings,
+    ProcessLimits,
+    RowSettings,
+    RunContext,
+    ScriptSettings,
+)
 from prefect_parallel_run.output.columns import ColumnChecker
 from prefect_parallel_run.output.formats import FORMATS
 from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs.commands import PROCESSES
 from prefect_parallel_run.runs.create import complete_description
+from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.overrides import Adjustments
 from prefect_parallel_run.runs.resolve import RunSelection
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
@@ -76,10 +86,10 @@ def execute(
     """Run all mini-batches without a final outcome, including those that are planned meanwhile."""
     if selection.granted == 0:
         listener.warned("nothing to retry: the only failures are rows that run() did not return")
-    adjustments = Adjustments.of_ledger(ledger)
+    adjustments = Overrides.of_ledger(ledger)
     spec = replace(spec, config=adjustments.of(spec.config))
     config, directory, planner = spec.config, selection.directory, selection.planner
-    ledger.exhaust(config.run_max_try, isolate=config.isolate_failed_items)
+    ledger.fail_exhausted(config.run_max_try, isolate=config.isolate_failed_items)
     if planner is not None:
         startup.start()
     plan, pending_work = _load_plan(directory, planner, ledger, check_cancelled)
@@ -96,7 +106,7 @@ def execute(
     policy = _scheduling_policy(spec, plan, shared_workers=not cluster.is_here)
     state = RunState(policy, pending_work, lambda index: plan.items(index, index + 1)[0])
     if PROCESSES not in adjustments.changes:  # otherwise a command set them
-        settings = replace(settings, slots=cluster.slots)
+        settings = settings.with_node(slots=cluster.slots)
     listener.began(directory, pending_work.tally, cluster.dashboard)
     if spec.environment is not None:
         listener.noted("building the script's environment on nodes that do not have it cached; this may take minutes")
@@ -110,23 +120,17 @@ def execute(
             if not cluster.is_here:
                 settings, remote_setup = prepare_remote(spec, directory, settings, plan, check_cancelled)
                 stack.callback(remote_setup.clean_up)
-            Dispatcher(
-                cluster.client,
-                settings,
-                plan,
-                ledger,
-                state,
-                listener,
-                chain_checks(check_cancelled, planning_warnings.log),
-                cluster.discard,
-                max_nodes=config.node_count,
+            run = Run(
+                plan=plan,
+                ledger=ledger,
+                state=state,
                 plan_stream=planner if pending_work.tally.is_growing else None,
-                prepared=cluster.prepared,
-                remote_setup=remote_setup,
-                autoscaler=_autoscaler(config, cluster, listener.warned),
                 commands=control.events,
                 check_rows=check_rows,
-            ).run()
+            )
+            nodes = NodeSpec(settings=settings, at_most=config.node_count, remote=remote_setup)
+            check_run = chain_checks(check_cancelled, planning_warnings.log)
+            Dispatcher(cluster, nodes, run, listener, check_run, _autoscaler(config, cluster, listener.warned)).run()
             planning_warnings.log()  # planning may have ended after the last check
     finally:
         listener.ended(ledger)
@@ -155,10 +159,10 @@ def _load_plan(
     """Return the plan and its pending work; with a planner, as soon as there is some."""
     if planner is not None:
         is_growing = _await_plan(planner, ledger, check_cancelled)
-        return planner.plan, ledger.remainder(is_growing=is_growing)
+        return planner.plan, ledger.pending_work(is_growing=is_growing)
     plan = Plan.open(directory.plan)
     ledger.extend(islice(plan.all_items(), ledger.planned(), None))  # the last execution may have ended just after planning
-    return plan, ledger.remainder()
+    return plan, ledger.pending_work()
 
 
 def _scheduling_policy(spec: StepSpec, plan: PlanReader, *, shared_workers: bool) -> SchedulingPolicy:
@@ -204,29 +208,33 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, execution: int, tall
     config = spec.config
     return NodeSettings(
         token=uuid.uuid4().hex,
-        drive=execution,
-        slots=config.process_count_per_node,
-        most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
-        interpreter=spec.interpreter,
-        environment=spec.environment,
-        script=str(config.script_path),
-        source=str(config.source_path),
-        arguments=spec.arguments,
-        output=spec.output or "",
-        side_inputs=dict(spec.side_inputs),
-        models=dict(config.models),
-        step=spec.name,
-        run_id=directory.run_id,
-        environment_variables=dict(config.environment_variables),
-        run_directory=str(directory.path),
-        modules=spec.datasets[0].modules,
-        fetches=spec.fetches,
-        keep_rows=spec.result is not None,
-        row_format=config.result_format,
-        row_header=config.append_row_header,
-        row_options=config.append_row_csv_options or {},
-        logging_level=config.logging_level,
-        run_invocation_timeout=config.run_invocation_timeout,
-        init_timeout=config.init_timeout,
-        process_memory_limit=config.memory_limit_bytes,
+        node=NodeOptions(
+            slots=config.process_count_per_node,
+            most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
+        ),
+        run=RunContext(drive=execution, directory=str(directory.path), run_id=directory.run_id, step=spec.name),
+        interpreter=InterpreterSettings(
+            path=spec.interpreter, plan=spec.environment, variables=dict(config.environment_variables)
+        ),
+        script=ScriptSettings(
+            path=str(config.script_path),
+            source=str(config.source_path),
+            arguments=spec.arguments,
+            output=spec.output or "",
+            side_inputs=dict(spec.side_inputs),
+            models=dict(config.models),
+            logging_level=config.logging_level,
+        ),
+        items=ItemSettings(modules=spec.datasets[0].modules, fetches=spec.fetches),
+        rows=RowSettings(
+            keep=spec.result is not None,
+            format=config.result_format,
+            header=config.append_row_header,
+            csv_options=config.append_row_csv_options or {},
+        ),
+        limits=ProcessLimits(
+            run_invocation_timeout=config.run_invocation_timeout,
+            init_timeout=config.init_timeout,
+            memory=config.memory_limit_bytes,
+        ),
     )

@@ -27,16 +27,15 @@ from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.create import complete_description, step_of
-from prefect_parallel_run.runs.executions import record_end, record_start
+from prefect_parallel_run.runs.executions import METADATA_KEY, Overrides, record_end, record_start
+from prefect_parallel_run.runs.fingerprint import fingerprint_of
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import RunMirror, has_complete_copy
-from prefect_parallel_run.runs.overrides import FACT, Adjustments
 from prefect_parallel_run.runs.resolve import (
     ExistingRuns,
     ResumeRequest,
     RunSelection,
     find_existing_runs,
-    fingerprint_of,
     get_or_create_run,
     has_existing_runs,
     resume_run,
@@ -101,8 +100,8 @@ def run_step(
             try:
                 execution = _begin_execution(directory, ledger, spec)  # before the mirror uploads anything
                 if resume_request is not None and resume_request.given:
-                    Adjustments.of_ledger(ledger).without(resume_request.given).note(ledger)
-                control = Control(directory, selection.lock.driver, ledger, spec.config, listener)
+                    Overrides.of_ledger(ledger).without(resume_request.given).record(ledger)
+                control = Control(directory, selection.lock.execution_id, ledger, spec.config, listener)
                 if mirror is not None:
                     Background("mirror", mirror.begin).wait(check_cancelled)
                 execute(
@@ -118,7 +117,7 @@ def run_step(
                     seconds = _REPORT_IF_FAILED if isinstance(error, Exception) else _REPORT_IF_CANCELLED
                     stack.callback(_report_in_time, directory, listener, seconds)  # once the cluster is gone
                 raise
-            ledger.note(status="succeeded", reason="", ended_by="")
+            ledger.record(status="succeeded", reason="", ended_by="")
             record_end(ledger, "succeeded", "")
             listener.closed("succeeded", "")
             _report(directory, listener, check_cancelled)
@@ -130,7 +129,7 @@ def run_step(
 def _with_adjustments(spec: StepSpec, receipt: dict[str, Any], resume_request: ResumeRequest | None = None) -> StepSpec:
     """Return *spec* with the changes that commands made during the run with this receipt."""
     overrides = resume_request.given if resume_request is not None else ()
-    return replace(spec, config=Adjustments.of_receipt(receipt).without(overrides).of(spec.config))
+    return replace(spec, config=Overrides.of_receipt(receipt).without(overrides).of(spec.config))
 
 
 def earlier_result(spec: StepSpec, directory: RunDirectory, resume_request: ResumeRequest | None = None) -> ParallelRunResult:
@@ -158,13 +157,13 @@ def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) ->
     An execution whose record was lost in a power cut may have left parts. Its number is not reused: a part is written once.
     """
     ledger.protect()
-    before = ledger.facts()
+    before = ledger.metadata()
     execution = int(before.get("drives", "0")) + 1
     while any(directory.parts.glob(f"{execution_prefix(execution)}node-*")):
         execution += 1
     attempts = max(spec.config.run_max_try, int(before.get("run_max_try", "0")))
     # A pause ends with its execution, and the reason that the previous one ended is out of date.
-    ledger.note(status="running", reason="", ended_by="", drives=str(execution), run_max_try=str(attempts), paused="0")
+    ledger.record(status="running", reason="", ended_by="", drives=str(execution), run_max_try=str(attempts), paused="0")
     record_start(ledger, execution, spec.config)
     return execution
 
@@ -205,11 +204,11 @@ def _reduction(
     if selection.check is not None:
         selection.check.wait(check_cancelled)
     _warn_of_replacing(spec, selection.directory, listener)
-    adjustments = Adjustments.of_ledger(ledger)
+    adjustments = Overrides.of_ledger(ledger)
     return Reduction(
         directory=selection.directory,
         limits=failure_limits(adjustments.of(spec.config)),
-        notes={FACT: adjustments.to_facts()} if adjustments else {},
+        notes={METADATA_KEY: adjustments.to_values()} if adjustments else {},
         target=spec.target_of(selection.directory),
         result=spec.result,
         row_format=spec.config.result_format,
@@ -259,7 +258,7 @@ def _record_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
         status = "failed"  # resuming would only fail again
     reason = str(error) or type(error).__name__
     with suppress(OutputError):
-        ledger.note(status=status, reason=reason, ended_by=type(error).__name__)
+        ledger.record(status=status, reason=reason, ended_by=type(error).__name__)
         record_end(ledger, status, reason)
     return status, reason
 

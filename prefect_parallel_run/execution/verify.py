@@ -75,7 +75,7 @@ def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_intact: bool)
         return
     receipt = read_json(directory.receipt)
     tally = ledger.tally()
-    expected = make_receipt(tally, directory.run_id, directory.facts()["identity"], None, None)
+    expected = make_receipt(tally, directory.run_id, directory.metadata()["identity"], None, None)
     for key in ("items", "mini_batches", "rows", "config_sha256", "script_sha256", "plan_sha256"):
         if receipt[key] != expected[key]:
             yield f"{key} is {receipt[key]} in receipt.json, but {expected[key]} in the ledger"
@@ -96,7 +96,7 @@ def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_intact: bool)
 def _assembled_sha256(directory: RunDirectory, ledger: Ledger, receipt: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the committed rows in mini-batch order; only for reproducible formats."""
     sink = Sink(lambda _: None)
-    options = directory.facts()["config"].get("append_row_csv_options") or {}
+    options = directory.metadata()["config"].get("append_row_csv_options") or {}
     with Parts(directory.parts) as parts:
         FORMATS[receipt["format"]].write(ledger.places(), parts, sink, options)
     return sink.sha256
@@ -105,8 +105,8 @@ def _assembled_sha256(directory: RunDirectory, ledger: Ledger, receipt: Mapping[
 def summary(directory: RunDirectory) -> dict[str, object]:
     """Return the state of a run and the counts in its ledger."""
     with Ledger(directory.ledger) as ledger:
-        metadata, tally = ledger.facts(), ledger.tally()
-    status = status_of(metadata, is_driven=directory.driver() is not None)
+        metadata, tally = ledger.metadata(), ledger.tally()
+    status = status_of(metadata, is_driven=directory.owner() is not None)
     return {
         "run": directory.run_id,
         "run_directory": os.fspath(directory.path),

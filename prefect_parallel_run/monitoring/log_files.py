@@ -61,7 +61,7 @@ class RunFiles:
         self._causes: dict[str, CauseCounts] = {}  # by fingerprint
         self._processed, self._overview = _File(run.logs / PROCESSED, warned), _File(run.logs / OVERVIEW, warned)
         with Ledger(run.ledger) as ledger:
-            self._execution = int(ledger.facts().get("drives", "1"))
+            self._execution = int(ledger.metadata().get("drives", "1"))
             self._processed.replace([processed.HEADER, *([] if ledger.is_empty() else processed.rows_in(ledger))])
             for cause in causes(ledger, _MAX_CAUSES):
                 example = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)

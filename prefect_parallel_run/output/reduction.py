@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from prefect_parallel_run.runs.fingerprint import listing_sha256
 from prefect_parallel_run.runs.ledger import Ledger, Place
 from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
-from prefect_parallel_run.storage.objects import facts, upload
+from prefect_parallel_run.storage.objects import upload
 
 _CHECK_INTERVAL = 256  #: mini-batches between two calls of check_cancelled
 
@@ -87,8 +88,8 @@ def reduce(task: Reduction) -> dict[str, Any]:
         }
         if task.target is not None and task.result is not None and is_remote(task.result):
             target, result = task.target, task.result
-            Background("upload", lambda check_cancelled: upload(target, result, check_cancelled)).wait(task.check_cancelled)
-            receipt["version"] = facts(result)[1]
+            uploading = Background("upload", partial(upload, target, result))
+            receipt["version"] = uploading.wait(task.check_cancelled)
             target.unlink()
         if task.output is not None:
             receipt["output_listing"] = listing_sha256(task.output)

@@ -59,13 +59,13 @@ def test_the_first_mini_batch_that_does_not_fit_ends_the_run(workshop, suffix):
     assert not (workshop.output / f"rows.{suffix}").exists()
     (run,) = (workshop.output / "_parallel_run").iterdir()
     with Ledger(run / "ledger.sqlite") as ledger:
-        facts, tally = ledger.facts(), ledger.tally()
+        facts, tally = ledger.metadata(), ledger.tally()
     assert (facts["status"], facts["ended_by"]) == ("failed", "RowsDifferError")
     assert tally.succeeded < 30
     calls = workshop.invocations()
     assert main(["resume", str(run)]) != 0
     with Ledger(run / "ledger.sqlite") as ledger:
-        assert ledger.facts()["reason"] == facts["reason"]
+        assert ledger.metadata()["reason"] == facts["reason"]
     assert workshop.invocations() == calls
     with pytest.raises(RowsDifferError):
         again()

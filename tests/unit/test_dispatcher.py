@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefect_parallel_run.dispatch.dispatcher import Dispatcher
+from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Run
 from prefect_parallel_run.dispatch.events import Commit, CommitPiece, NodeJoined, Tick
+from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.models import Receipt
 
@@ -19,8 +20,10 @@ class ControlListener:
     next_due = None
 
 
-def dispatcher():
-    return Dispatcher(None, SETTINGS, None, None, ControlListener(), ControlListener(), None, None, max_nodes=1)
+def dispatcher(observer=None, **run):
+    cluster = SimpleNamespace(client=None, prepared=0, discard=None)
+    run = Run(**{"plan": None, "ledger": None, "state": ControlListener(), **run})
+    return Dispatcher(cluster, NodeSpec(settings=SETTINGS, at_most=1), run, observer or ControlListener(), None)
 
 
 def test_events_behind_the_one_that_ends_the_run_stay_queued():
@@ -56,9 +59,7 @@ def test_rows_are_checked_after_they_are_committed():
         if receipts[0].mini_batch == 3:
             raise RowsDifferError("", "column 'a'", 3)
 
-    dispatcher_ = Dispatcher(
-        None, SETTINGS, None, Noted(notes), ControlListener(), Noted([]), None, None, max_nodes=1, check_rows=check
-    )
+    dispatcher_ = dispatcher(Noted([]), ledger=Noted(notes), check_rows=check)
     dispatcher_._transport = SimpleNamespace(dated=lambda receipt: receipt)
     receipt = Receipt(0, 1, "succeeded", 2, 2, 0, 2, "p.part", 0, 8, 80, 0, 1.0, 0.1)
     failed = Receipt.of_failure(1, 1, "raised", items=2, started=1.0, seconds=0.1)

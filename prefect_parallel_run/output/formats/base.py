@@ -37,7 +37,7 @@ class OutputFormat(ABC):
 
     Attributes:
         has_one_schema: The columns of all mini-batches must fit into one schema, which is checked during the run.
-        is_reproducible: Equal rows give equal bytes, whatever the versions of the libraries.
+        is_reproducible: Equal rows give equal bytes with every version of the libraries.
     """
 
     has_one_schema = False

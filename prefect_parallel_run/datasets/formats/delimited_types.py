@@ -20,7 +20,6 @@ from pyarrow import csv
 
 from prefect_parallel_run.child.csv_dialect import pandas_options
 from prefect_parallel_run.child.text import BOM
-from prefect_parallel_run.datasets.input_warnings import Column
 from prefect_parallel_run.datasets.schema import (
     BOOL,
     BOOL_OR_NULL,
@@ -29,8 +28,9 @@ from prefect_parallel_run.datasets.schema import (
     NEGATIVE,
     NULL,
     TEXT,
+    UINT,
+    Column,
     is_number,
-    kinds_in_frame,
     together,
 )
 
@@ -153,6 +153,26 @@ class DelimitedTypes:
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # a record with too many fields fails its mini-batch
             frame: pd.DataFrame = pd.read_csv(io.BytesIO(data), **options)
         return frame
+
+
+def kinds_in_frame(frame: pd.DataFrame) -> list[set[str]]:
+    """Return the kinds that pandas inferred for each column of one part of a delimited file."""
+    return [_kinds(frame.iloc[:, index]) for index in range(frame.shape[1])]
+
+
+def _kinds(column: pd.Series) -> set[str]:
+    if column.isna().all():
+        return {NULL}
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return {BOOL}
+    if column.dtype == "uint64":
+        return {UINT}
+    if column.dtype == "int64":
+        return {NEGATIVE if (column < 0).any() else INT}
+    if pd.api.types.is_float_dtype(column.dtype):
+        return {FLOAT}
+    are_booleans = column.dtype == object and all(isinstance(value, bool) for value in column.dropna())
+    return {BOOL_OR_NULL if are_booleans else TEXT}  # integers beyond 64 bits too: only a string keeps every digit
 
 
 def _missing_forms(text: str) -> Iterator[str]:
