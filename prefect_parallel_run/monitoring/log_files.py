@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prefect_parallel_run._atomic import AtomicFile
 from prefect_parallel_run._rate_limit import BackoffTimer
-from prefect_parallel_run.models import Receipt, Tally, execution_prefix
+from prefect_parallel_run.models import Outcome, Receipt, Tally, execution_prefix
 from prefect_parallel_run.monitoring import processed
 from prefect_parallel_run.monitoring.overview import CauseCounts, NodeCounts, Overview
 from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
@@ -119,7 +119,7 @@ class RunFiles:
     def _count(self, receipt: Receipt) -> None:
         node = self._node(receipt.node)
         node.attempts += 1
-        if receipt.outcome != "succeeded":
+        if receipt.outcome != Outcome.SUCCEEDED:
             node.failed += 1
             self._count_cause(receipt)
 

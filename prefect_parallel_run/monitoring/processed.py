@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
 from prefect_parallel_run.models import Receipt
@@ -14,7 +14,7 @@ from prefect_parallel_run.runs.ledger import Ledger
 COLUMNS = ("mini_batch", "attempt", "outcome", "node", "pid", "started", "seconds", "error_type")
 HEADER = ",".join(COLUMNS) + "\n"
 _ROW = "%d,%d,%s,%s,%d,%.6f,%.6f,%s\n"  #: started is Unix time; s
-_values_of = itemgetter(*(Receipt._fields.index(name) for name in COLUMNS))
+_values_of = attrgetter(*COLUMNS)
 _ERROR_TYPE = COLUMNS.index("error_type")
 _BLOCK = 1_000  #: rows per string
 

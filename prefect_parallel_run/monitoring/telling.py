@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect_parallel_run.errors import ParallelRunError
-from prefect_parallel_run.models import Breach, Receipt, Tally
+from prefect_parallel_run.models import Breach, Outcome, Receipt, Tally
 from prefect_parallel_run.monitoring.artifacts import RunArtifacts
 from prefect_parallel_run.monitoring.events import RunEvents
 from prefect_parallel_run.monitoring.logs import Logger
@@ -40,7 +40,7 @@ class PrefectListener(LogListener):
     def isolated(self, receipt: Receipt) -> None:
         """Report an attempt at some items of a mini-batch."""
         super().isolated(receipt)
-        if receipt.outcome != "succeeded":
+        if receipt.outcome != Outcome.SUCCEEDED:
             self._artifacts.tried()
 
     def progressed(self, tally: Tally) -> None:

@@ -26,7 +26,6 @@ ORDER = [
     "_threads",
     "models",
     "_rate_limit",
-    "child",
     "storage",
     "result",
     "config",
