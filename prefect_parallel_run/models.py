@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.receipt import Outcome as Outcome  # noqa: PLC0414  re-exported: values that travel come from here
-from prefect_parallel_run.child.receipt import Receipt as Receipt  # noqa: PLC0414  the same
+from prefect_parallel_run.child.receipt import Receipt as Receipt  # noqa: PLC0414  re-exported like Outcome
 
 
 def execution_prefix(drive: int) -> str:
