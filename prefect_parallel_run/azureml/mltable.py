@@ -13,6 +13,7 @@ from prefect_parallel_run.azureml.findings import Difference, MigrationFindings,
 from prefect_parallel_run.azureml.references import Migration, References, is_unresolved
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.base import similar, wrong_fields
+from prefect_parallel_run.config.validation import either
 from prefect_parallel_run.config.yaml_reader import Section, plain, read_document
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset, PartitionFormat
@@ -279,8 +280,7 @@ def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any],
 def _header(reader: _Step, value: Any, fields: dict[str, Any], findings: MigrationFindings) -> None:
     where = f"{reader.name}.header"
     if not isinstance(value, str) or value not in _HEADERS:
-        *others, last = _HEADERS
-        raise reader.error("header", value, f"{', '.join(others)} or {last}")
+        raise reader.error("header", value, either(_HEADERS))
     has_header, why = _HEADERS[value]
     fields["header"] = has_header
     is_first = value == _FROM_FIRST_FILE
