@@ -1,13 +1,14 @@
 """Bisection: isolates the failing items of a mini-batch that used up its attempts, by halving it. Pure.
 
-Every item is in exactly one piece. A piece is open (to be run), succeeded, or failing (one item that failed). A failed
-piece of several items is replaced by its halves.
+Every item of such a mini-batch is in exactly one piece. A piece is open (to be run: it is queued here, or in a lease),
+succeeded, or failing (one item that failed). A failed piece of several items is replaced by its halves.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from prefect_parallel_run.models import BisectionState, Outcome, Receipt
@@ -30,55 +31,6 @@ class Piece(NamedTuple):
         return Piece(self.start, middle), Piece(middle, self.stop)
 
 
-class Bisection:
-    """Tracks which items of one mini-batch succeeded or failed.
-
-    Args:
-        items: Number of items of the mini-batch, which failed as a whole.
-        known: Pieces that already ran, each with whether it succeeded.
-    """
-
-    def __init__(self, items: int, known: Iterable[tuple[Piece, bool]] = ()) -> None:
-        self._outcomes = {Piece(0, items): False, **dict(known)}
-        self.some_succeeded = any(self._outcomes.values())
-        self._open = set(self._leaves(Piece(0, items)))
-
-    def open_pieces(self) -> list[Piece]:
-        """Return the pieces to run, in order."""
-        return sorted(self._open)
-
-    @property
-    def is_over(self) -> bool:
-        """True when every item has succeeded or failed."""
-        return not self._open
-
-    def record(self, piece: Piece, *, succeeded: bool) -> tuple[Piece, ...]:
-        """Record the outcome of an open piece and return the pieces that replace it.
-
-        >>> bisection = Bisection(4)
-        >>> bisection.open_pieces()
-        [Piece(start=0, stop=2), Piece(start=2, stop=4)]
-        >>> bisection.record(Piece(0, 2), succeeded=True)
-        ()
-        >>> bisection.record(Piece(2, 4), succeeded=False)
-        (Piece(start=2, stop=3), Piece(start=3, stop=4))
-        """
-        self._open.remove(piece)
-        self._outcomes[piece] = succeeded
-        self.some_succeeded |= succeeded
-        halves = () if succeeded or piece.items == 1 else piece.halves()
-        self._open.update(halves)
-        return halves
-
-    def _leaves(self, piece: Piece) -> Iterator[Piece]:
-        """Yield the parts of *piece* that have no outcome yet."""
-        if piece not in self._outcomes:
-            yield piece
-        elif not self._outcomes[piece] and piece.items > 1:
-            for half in piece.halves():
-                yield from self._leaves(half)
-
-
 class BisectionResult(NamedTuple):
     """What the outcome of a piece decides."""
 
@@ -87,8 +39,15 @@ class BisectionResult(NamedTuple):
     state: Literal["isolating", "succeeded", "failed"]  #: state of the mini-batch
 
 
+@dataclass(slots=True)
+class _Bisection:
+    attempt: int  # the last attempt at the whole mini-batch
+    open: set[Piece]
+    some_succeeded: bool
+
+
 class Bisections:
-    """All bisections of a run, and their pieces to run. An open piece is either queued here or in a lease.
+    """All bisections of a run, and their pieces to run.
 
     Args:
         run_max_try: Number of times that a piece loses its node before it counts as failed.
@@ -97,29 +56,35 @@ class Bisections:
 
     def __init__(self, run_max_try: int, resumed: Iterable[BisectionState] = ()) -> None:
         self._run_max_try = run_max_try
-        self._known: dict[int, tuple[int, Bisection]] = {}  # last attempt and bisection, by mini-batch
+        self._unfinished: dict[int, _Bisection] = {}  # by mini-batch
         self._pieces: deque[tuple[int, Piece]] = deque()  # to run
         self._losses: Counter[tuple[int, Piece]] = Counter()  # times that a piece lost its node
         for state in resumed:
-            known = [(Piece(start, stop), succeeded) for start, stop, succeeded in state.pieces]
-            self._add(state.mini_batch, state.attempt, Bisection(state.items, known))
+            outcomes = {Piece(start, stop): succeeded for start, stop, succeeded in state.pieces}
+            self.start(state.mini_batch, state.attempt, state.items, outcomes)
 
     def __len__(self) -> int:
         """Return the number of pieces to run."""
         return len(self._pieces)
 
-    def start(self, index: int, attempt: int, items: int) -> None:
-        """Start to bisect a mini-batch whose last attempt, *attempt*, failed."""
-        self._add(index, attempt, Bisection(items))
+    def start(self, index: int, attempt: int, items: int, outcomes: Mapping[Piece, bool] | None = None) -> None:
+        """Start to bisect a mini-batch.
 
-    def _add(self, index: int, attempt: int, bisection: Bisection) -> None:
-        self._known[index] = (attempt, bisection)
-        self._pieces.extend((index, piece) for piece in bisection.open_pieces())
+        Args:
+            index: Number of the mini-batch.
+            attempt: Its last attempt, which failed.
+            items: Number of its items.
+            outcomes: Whether each piece that already ran succeeded.
+        """
+        outcomes = {**(outcomes or {}), Piece(0, items): False}
+        pieces = sorted(_without_outcome(Piece(0, items), outcomes))
+        self._unfinished[index] = _Bisection(attempt, set(pieces), any(outcomes.values()))
+        self._pieces.extend((index, piece) for piece in pieces)
 
     def pop(self) -> tuple[int, int, Piece]:
         """Return the next piece to run: mini-batch, its last attempt, piece."""
         index, piece = self._pieces.popleft()
-        return index, self._known[index][0], piece
+        return index, self._unfinished[index].attempt, piece
 
     def requeue(self, index: int, piece: Piece) -> None:
         """Queue a piece again that did not run and did not fail."""
@@ -132,12 +97,25 @@ class Bisections:
 
     def record(self, index: int, piece: Piece, receipt: Receipt) -> BisectionResult:
         """Record the outcome of a piece, which decides its items as soon as their outcome is known."""
-        bisection = self._known[index][1]
+        bisection = self._unfinished[index]
+        bisection.open.remove(piece)
         succeeded = receipt.outcome == Outcome.SUCCEEDED
-        self._pieces.extend((index, half) for half in bisection.record(piece, succeeded=succeeded))
+        bisection.some_succeeded |= succeeded
+        if not succeeded and piece.items > 1:
+            bisection.open.update(piece.halves())
+            self._pieces.extend((index, half) for half in piece.halves())
         failed = receipt.failed if succeeded else int(piece.items == 1)
         decided = piece.items if succeeded else failed
-        if not bisection.is_over:
+        if bisection.open:
             return BisectionResult(decided, failed, "isolating")
-        del self._known[index]
+        del self._unfinished[index]
         return BisectionResult(decided, failed, "succeeded" if bisection.some_succeeded else "failed")
+
+
+def _without_outcome(piece: Piece, outcomes: Mapping[Piece, bool]) -> Iterator[Piece]:
+    """Yield the parts of *piece* that have no outcome yet."""
+    if piece not in outcomes:
+        yield piece
+    elif not outcomes[piece] and piece.items > 1:
+        for half in piece.halves():
+            yield from _without_outcome(half, outcomes)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.dispatch.bisection import Bisection, Piece
+from prefect_parallel_run.dispatch.bisection import Bisections, Piece
 from prefect_parallel_run.dispatch.events import (
     Abort,
     Commit,
@@ -24,20 +24,24 @@ from prefect_parallel_run.runs.limits import FailureLimits
 def test_bisection_decides_every_item_exactly_once(items, guilty, data):
     """In any order of answers, and when it is interrupted and resumed at any point."""
     guilty = {item for item in guilty if item < items}
-    bisection = Bisection(items)
-    known = []
-    while not bisection.is_over:
-        piece = data.draw(st.sampled_from(bisection.open_pieces()))
-        succeeded = not guilty & set(range(*piece))
-        bisection.record(piece, succeeded=succeeded)
-        known.append((piece, succeeded))
-        if data.draw(st.booleans()):
-            bisection = Bisection(items, known)
-    good = [item for piece, succeeded in known if succeeded for item in range(*piece)]
-    bad = [piece.start for piece, succeeded in known if not succeeded and piece.items == 1]
+    bisections, to_run, known, results = Bisections(2), [], [], []
+    bisections.start(0, 1, items)
+    while not results or results[-1].state == "isolating":
+        to_run += [bisections.pop()[2] for _ in range(len(bisections))]
+        piece = to_run.pop(data.draw(st.integers(0, len(to_run) - 1)))
+        outcome = "raised" if guilty & set(range(*piece)) else "succeeded"
+        failed = piece.items if outcome == "raised" else 0
+        receipt = Receipt(0, 1, outcome, -1, piece.items - failed, failed, 0, "p", 0, 0, 1, 0, 0.0, 0.1)
+        results.append(bisections.record(0, piece, receipt))
+        known.append((*piece, outcome == "succeeded"))
+        if results[-1].state == "isolating" and data.draw(st.booleans()):
+            bisections, to_run = Bisections(2, [BisectionState(0, 1, items, 0, tuple(known))]), []
+    good = [item for start, stop, succeeded in known if succeeded for item in range(start, stop)]
+    bad = [start for start, stop, succeeded in known if not succeeded and stop - start == 1]
     assert sorted(good + bad) == list(range(items))
     assert set(bad) == guilty
-    assert bisection.some_succeeded == bool(good)
+    assert results[-1].state == ("succeeded" if good else "failed")
+    assert (sum(result.decided for result in results), sum(result.failed for result in results)) == (items, len(guilty))
     assert len(known) <= 2 * items
 
 
