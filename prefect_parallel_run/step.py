@@ -26,12 +26,10 @@ from prefect_parallel_run.compute.enclosing import surrounding_target
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.compute.resolve import described, target_of
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
-from prefect_parallel_run.errors import ComputeTargetError
+from prefect_parallel_run.errors import ComputeTargetError, ParallelRunError
 from prefect_parallel_run.execution.runner import run_step
-from prefect_parallel_run.models import Tally
+from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import Logger
-from prefect_parallel_run.monitoring.telling import PrefectListener
-from prefect_parallel_run.monitoring.terminal import with_view
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.inputs import (
     check_arguments,
@@ -42,10 +40,22 @@ from prefect_parallel_run.planning.inputs import (
 )
 from prefect_parallel_run.planning.writing import normalise_inputs
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.runs.events import (
+    Emit,
+    ReportWritten,
+    RunEvent,
+    RunStarted,
+    StepEnded,
+    StepRaised,
+    StepReturned,
+    Warned,
+    emit_to,
+)
 from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.resolve import ResumeRequest, find_existing_runs, has_existing_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, interpreter_options
+from prefect_parallel_run.storage.objects import size_of
 from prefect_parallel_run.task.block_references import resolve_compute_target, resolve_environment_variables
 from prefect_parallel_run.task.caching import Prepared, ReusePolicy, prepared_run, reuse_disabled
 from prefect_parallel_run.task.cancellation import Cancellation, flush_when_detached
@@ -202,27 +212,39 @@ def _prepare(
 
 
 def _run(name: str, prepared: Prepared) -> ParallelRunResult:
-    listener = _Listener(name, get_run_logger())
+    logger, recorder = get_run_logger(), _RunRecorder()
+    emit = emit_to([recorder, *listeners_of(name, logger, in_prefect=True)])
     try:
         result = run_step(
             prepared.spec,
             prepared.target,
-            with_view(listener),
+            emit,
             Cancellation().raise_if_cancelled,
             _reduction_task(name),
             _pop_resume_request(),
             prepared.existing_runs,
         )
-        listener.returned(result)
+        emit(StepReturned(result))
     except BaseException as error:
-        listener.raised(error)
+        emit(StepRaised(error))
         raise
     finally:
-        if listener.run is not None:
-            listener.reported(f"{prepared.spec.location_of(listener.run)}/{listener.run.report.name}")
-        listener.finish()
+        if recorder.run is not None:
+            _emit_report(f"{prepared.spec.location_of(recorder.run)}/{recorder.run.report.name}", emit)
+        emit(StepEnded())
     _pop_resume_request()  # finished: drop the resume entry
     return result
+
+
+def _emit_report(report: str, emit: Emit) -> None:
+    """Emit the location of the report, a path or URL, if it exists."""
+    try:
+        exists = size_of(report) is not None
+    except ParallelRunError as error:  # an unreachable store must not hide how the step ended
+        emit(Warned(str(error)))
+    else:
+        if exists:
+            emit(ReportWritten(report))
 
 
 _started: dict[UUID, RunDirectory] = {}  # by task run: a retry in this process resumes without listing the inputs again
@@ -285,13 +307,13 @@ def _is_worth_a_retry(_task: Task[..., Any], _task_run: TaskRun, state: State[An
     return isinstance(state.data, ComputeTargetError | OSError | asyncio.TimeoutError)
 
 
-class _Listener(PrefectListener):
-    """Remembers the run directory of this task run, so that a retry can resume it."""
+class _RunRecorder:
+    """A listener that remembers the run directory of this task run, so that a retry can resume it."""
 
     run: RunDirectory | None = None
 
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
-        self.run = run
-        if (task := TaskRunContext.get()) is not None:
-            _started[task.task_run.id] = run
-        super().began(run, tally, dashboard)
+    def handle(self, event: RunEvent) -> None:
+        if isinstance(event, RunStarted):
+            self.run = event.directory
+            if (task := TaskRunContext.get()) is not None:
+                _started[task.task_run.id] = event.directory

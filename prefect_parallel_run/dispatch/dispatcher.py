@@ -38,7 +38,6 @@ from prefect_parallel_run.dispatch.events import (
 from prefect_parallel_run.dispatch.lease_transport import LOST, LeaseTransport, Message
 from prefect_parallel_run.dispatch.node_pool import TICK, NodePool
 from prefect_parallel_run.dispatch.node_setup import RemoteSetup
-from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.row_transfer import RemoteFiles
 from prefect_parallel_run.dispatch.script_logs import ScriptLogCollector
 from prefect_parallel_run.dispatch.state import RunState
@@ -49,6 +48,7 @@ from prefect_parallel_run.node.node import LeaseResult
 from prefect_parallel_run.node.rpc import ready_topic, script_log_topic
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.planning.plan import PlanReader
+from prefect_parallel_run.runs import events
 from prefect_parallel_run.runs.failures import first_failure
 from prefect_parallel_run.runs.ledger import Ledger
 
@@ -74,7 +74,7 @@ class Dispatcher:
         client: Dask client of the cluster.
         settings: Settings that every node receives.
         plan, ledger, state: The run's mini-batches, their records, and the decisions about them.
-        observer: Receives the events of the run.
+        emit: Receives the events of the run.
         check_cancelled: Called about every TICK; raises to stop the run (it was cancelled, the lock was lost).
         discard: Called with the name of an unresponsive worker, to kill it.
         max_nodes: Largest number of nodes to use.
@@ -93,7 +93,7 @@ class Dispatcher:
         plan: PlanReader,
         ledger: Ledger,
         state: RunState,
-        observer: Observer,
+        emit: events.Emit,
         check_cancelled: Callable[[], None],
         discard: Callable[[str], None],
         max_nodes: int,
@@ -105,13 +105,13 @@ class Dispatcher:
         check_rows: Callable[[list[Receipt]], None] | None = None,
     ) -> None:
         self._client, self._settings = client, settings
-        self._ledger, self._state, self._observer = ledger, state, observer
+        self._ledger, self._state, self._emit = ledger, state, emit
         self._check_cancelled, self._plan_stream = check_cancelled, plan_stream
         self._events: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._script_logs = script_logs = ScriptLogCollector()
         report = self._events.put
         self._nodes = NodePool(
-            client, settings, max_nodes, observer, check_cancelled, discard, report, prepared, remote_setup, script_logs.add
+            client, settings, max_nodes, emit, check_cancelled, discard, report, prepared, remote_setup, script_logs.add
         )
         self._autoscaler = autoscaler
         self._remote_files = RemoteFiles(client, settings.token, settings.run_directory)
@@ -143,7 +143,7 @@ class Dispatcher:
                 self._transport.retry_resizes()
                 for event in chain(self._read_plan(), self._read_commands(), self._wait_for_events()):
                     self._carry_out(self._state.handle(event, time.monotonic()))
-                self._observer.progressed(self._state.tally)
+                self._emit(events.Progressed(self._state.tally))
                 self._forward_script_logs()
                 self._check_cancelled()
             self._nodes.close()
@@ -163,7 +163,7 @@ class Dispatcher:
                 self._client.unsubscribe_topic(script_log_topic(self._settings.token))
             self._forward_script_logs()
             if self._script_logs.left_out:
-                self._observer.script_left_out(self._script_logs.left_out)
+                self._emit(events.ScriptLinesDropped(self._script_logs.left_out))
 
     # Events
 
@@ -225,7 +225,7 @@ class Dispatcher:
         self._transport.complete(number)
         if outcome.failure is not None:
             self._start_failure = self._start_failure or outcome.failure
-            self._observer.slot_failed(lease.node, outcome.failure)
+            self._emit(events.SlotFailed(lease.node, outcome.failure))
         return LeaseFinished(number, [Receipt(*receipt) for receipt in outcome.receipts], outcome.slots, outcome.as_of)
 
     def _scale(self) -> None:
@@ -255,13 +255,13 @@ class Dispatcher:
 
     def _forward_script_logs(self) -> None:
         for line in self._script_logs.pop_all():
-            self._observer.script_said(line)
+            self._emit(line)
 
     def _forget(self, node: str) -> NodeLeft:
         self._nodes.forget(node)
         if node not in self._lost_nodes:  # both its leases and the scheduler may report it
             self._lost_nodes.add(node)
-            self._observer.node_left(node)
+            self._emit(events.NodeLost(node))
         self._transport.forget(node)
         return NodeLeft(node)
 
@@ -280,12 +280,12 @@ class Dispatcher:
                     self._commit(decided)
                 case CommitPiece():
                     self._ledger.commit_piece(instruction.receipt, instruction.piece, instruction.failed, instruction.state)
-                    self._observer.isolated(instruction.receipt)
+                    self._emit(events.PieceFinished(instruction.receipt))
                     self._check([instruction.receipt])
                 case PauseScheduling(breach):
-                    self._observer.held(breach)
+                    self._emit(events.SchedulingPaused(breach))
                 case ResumeScheduling():
-                    self._observer.held(None)
+                    self._emit(events.SchedulingResumed())
                 case Abort(breach):
                     raise LimitExceededError(*breach, self._settings.run_directory, first_failure(self._ledger))
                 case GiveUp(slots_failed):
@@ -296,14 +296,14 @@ class Dispatcher:
     def _commit(self, decided: list[tuple[Receipt, str]]) -> None:
         decided = [(self._transport.dated(receipt), state) for receipt, state in decided]
         self._ledger.commit(decided)
-        self._observer.committed([receipt for receipt, _ in decided])
+        self._emit(events.ReceiptsCommitted([receipt for receipt, _ in decided]))
         for receipt, state in decided:
             if receipt.outcome != "succeeded":
-                self._observer.tried(receipt, state)
+                self._emit(events.AttemptFailed(receipt, state))
             elif receipt.rows > receipt.items and not self._warned_of_more_rows:
                 self._warned_of_more_rows = True
                 message = f"run() returned {receipt.rows} rows for {receipt.items} items of mini-batch {receipt.mini_batch}"
-                self._observer.warned(f"{message}; keeping all rows (shown once)")
+                self._emit(events.Warned(f"{message}; keeping all rows (shown once)"))
         self._check([receipt for receipt, _ in decided])
 
     def _check(self, receipts: list[Receipt]) -> None:
@@ -350,4 +350,4 @@ class Dispatcher:
                 timeout = min(_LOGS_TIMEOUT, max(end_by - time.monotonic(), 0.1))
                 self._client.sync(fetch, callback_timeout=timeout)
             except (asyncio.TimeoutError, asyncio.CancelledError, OSError) as error:
-                self._observer.warned(f"some node logs could not be fetched: {type(error).__name__}: {error}")
+                self._emit(events.Warned(f"some node logs could not be fetched: {type(error).__name__}: {error}"))

@@ -14,7 +14,6 @@ from distributed import Client
 
 from prefect_parallel_run.dispatch.events import Event, NodeJoined, NodeLeft, NodesOpening, Tick
 from prefect_parallel_run.dispatch.node_setup import GONE, NodeSetup, NodeSetups, ReadyNode, RemoteSetup
-from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.worker_rpc import call_worker
 from prefect_parallel_run.dispatch.worker_selection import select_workers
 from prefect_parallel_run.dispatch.worker_tracker import WorkerTracker
@@ -23,6 +22,7 @@ from prefect_parallel_run.node.rpc import NodeAccess, ShutdownReport, close_node
 from prefect_parallel_run.node.script_lines import LogBatch
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.watchdog import EVERY
+from prefect_parallel_run.runs import events
 
 TICK = 0.25  #: s: longest time between two calls of check_cancelled
 PATIENCE = 30.0  #: s without a heartbeat after which a node, or the scheduler, counts as lost
@@ -39,7 +39,7 @@ class NodePool:
         client: Dask client of the cluster.
         settings: Settings that every node receives.
         max_nodes: Largest number of nodes to use.
-        observer: Receives the events of nodes.
+        emit: Receives the events of nodes.
         check_cancelled: Called about every TICK while waiting for nodes; raises to stop the run.
         discard: Called with the name of an unresponsive worker, to kill it.
         report: Receives events for RunState.
@@ -53,7 +53,7 @@ class NodePool:
         client: Client,
         settings: NodeSettings,
         max_nodes: int,
-        observer: Observer,
+        emit: events.Emit,
         check_cancelled: Callable[[], None],
         discard: Callable[[str], None],
         report: Callable[[Event], None],
@@ -62,7 +62,7 @@ class NodePool:
         on_script_log: Callable[[LogBatch], None] = lambda _: None,
     ) -> None:
         self._client, self._settings, self._max_nodes = client, settings, max_nodes
-        self._observer, self._check_cancelled, self._discard, self._report = observer, check_cancelled, discard, report
+        self._emit, self._check_cancelled, self._discard, self._report = emit, check_cancelled, discard, report
         self._forward_log = on_script_log
         self._tracker = WorkerTracker(PATIENCE)
         self._workers: dict[str, Any] = {}  # the scheduler's information about live workers, by address
@@ -162,11 +162,11 @@ class NodePool:
             call_worker(self._client, address, close_node, self._settings.token, False)
         for address, answer in self.call(self.addresses, close_node, self._settings.token, True).items():
             if isinstance(answer, BaseException):
-                self._observer.warned(f"lost {self._names[address]} while it ran shutdown() of the entry script")
+                self._emit(events.Warned(f"lost {self._names[address]} while it ran shutdown() of the entry script"))
                 continue
             self._forward_logs(answer)
             for text in answer.problems:
-                self._observer.warned(f"shutdown() of the entry script failed:\n{text}")
+                self._emit(events.Warned(f"shutdown() of the entry script failed:\n{text}"))
 
     def release(self, nodes: Collection[str], fetch_logs: Callable[[Collection[str]], None]) -> None:
         """Close idle nodes after shutdown() of the script; their workers are not used again.
@@ -184,7 +184,7 @@ class NodePool:
         self._excluded.update(addresses)
         for node in nodes:
             self.forget(node)
-            self._observer.node_released(node)
+            self._emit(events.NodeReleased(node))
 
     def stop(self, until: float) -> None:
         """Kill all children; nodes that do not answer in time are left to the cluster's shutdown.
@@ -195,7 +195,7 @@ class NodePool:
         everywhere = sorted({*self._names, *self._cancel_setups()})  # includes nodes that are being opened
         self._unresponsive = self._call_all(close_node, everywhere, min(until, time.monotonic() + _STOP_TIMEOUT), False)
         if self._unresponsive:
-            self._observer.warned(f"some nodes did not stop within {_STOP_TIMEOUT:g} s")
+            self._emit(events.Warned(f"some nodes did not stop within {_STOP_TIMEOUT:g} s"))
 
     def remove(self, until: float) -> None:
         """Delete the local rows of nodes whose rows were fetched; the run is over."""
@@ -300,14 +300,14 @@ class NodePool:
         self._names[setup.address] = outcome.facts.node
         if outcome.access is not None:
             self._access[setup.address] = outcome.access
-        self._observer.node_joined(outcome.facts)
+        self._emit(events.NodeJoined(outcome.facts))
         self._report(NodeJoined(outcome.facts.node, outcome.facts.slots))
         if not self._has_nodes:
             self._has_nodes = True
             available = len(self._names) + len(self._setups)
             if available < self._max_nodes:
                 message = f"starting with {available} of {self._max_nodes} nodes"
-                self._observer.warned(f"{message}; the rest join when they are available")
+                self._emit(events.Warned(f"{message}; the rest join when they are available"))
 
     def _handle_failure(self, setup: NodeSetup, error: BaseException) -> None:
         """Handle a worker that cannot be used: raise if it is one of the first, otherwise log a warning."""
@@ -319,7 +319,7 @@ class NodePool:
         if setup.is_first and not is_gone:
             raise problem
         self._excluded.add(address)
-        self._observer.warned(f"ignoring worker {address}: {problem}")
+        self._emit(events.Warned(f"ignoring worker {address}: {problem}"))
 
     def _cancel_setups(self) -> list[str]:
         """Cancel all setups and return their addresses."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
-from typing import Protocol
 
 from prefect_parallel_run._threads import chain_checks
 from prefect_parallel_run.compute.base import Cluster
@@ -16,11 +15,10 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
 from prefect_parallel_run.dispatch.node_count import NodeBounds
-from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.execution.cluster_startup import ClusterStartup
 from prefect_parallel_run.execution.code_shipping import prepare_remote
-from prefect_parallel_run.execution.control import Control, ControlListener
+from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.models import PendingWork, Tally
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.output.column_watch import ColumnChecker
@@ -28,6 +26,7 @@ from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs.commands import PROCESSES
 from prefect_parallel_run.runs.create import complete_description
+from prefect_parallel_run.runs.events import Emit, ExecutionEnded, Noted, RunStarted, Warned
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.overrides import Adjustments
 from prefect_parallel_run.runs.resolve import RunSelection
@@ -42,40 +41,19 @@ _UNBOUNDED = 1 << 30  #: no upper bound on a node's slots
 _NODE_PATIENCE = 60.0  #: s without any node before the run fails; Prefect's retry then opens a new cluster
 
 
-class RunListener(Observer, ControlListener, Protocol):
-    """Receives all events of a run."""
-
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
-        """The first leases are about to be sent; *tally* is not empty when the run is resumed from its ledger."""
-
-    def noted(self, text: str) -> None:
-        """Something that is not a problem may interest the user."""
-
-    def ended(self, ledger: Ledger) -> None:
-        """The execution ended, successfully or not; the ledger is final."""
-
-    def closed(self, status: str, reason: str) -> None:
-        """The run is over: its result is published, or will not be published.
-
-        Args:
-            status: succeeded, failed, interrupted or cancelled.
-            reason: Why it did not succeed.
-        """
-
-
 def execute(
     spec: StepSpec,
     selection: RunSelection,
     ledger: Ledger,
     execution: int,
     startup: ClusterStartup,
-    listener: RunListener,
+    emit: Emit,
     check_cancelled: Callable[[], None],
     control: Control,
 ) -> None:
     """Run all mini-batches without a final outcome, including those that are planned meanwhile."""
     if selection.granted == 0:
-        listener.warned("nothing to retry: the only failures are rows that run() did not return")
+        emit(Warned("nothing to retry: the only failures are rows that run() did not return"))
     adjustments = Adjustments.of_ledger(ledger)
     spec = replace(spec, config=adjustments.of(spec.config))
     config, directory, planner = spec.config, selection.directory, selection.planner
@@ -97,13 +75,13 @@ def execute(
     state = RunState(policy, pending_work, lambda index: plan.items(index, index + 1)[0])
     if PROCESSES not in adjustments.changes:  # otherwise a command set them
         settings = replace(settings, slots=cluster.slots)
-    listener.began(directory, pending_work.tally, cluster.dashboard)
+    emit(RunStarted(directory, pending_work.tally, cluster.dashboard))
     if spec.environment is not None:
-        listener.noted("building the script's environment on nodes that do not have it cached; this may take minutes")
+        emit(Noted("building the script's environment on nodes that do not have it cached; this may take minutes"))
     check_cancelled = (
         check_cancelled if selection.check is None else chain_checks(check_cancelled, selection.check.raise_if_failed)
     )
-    planning_warnings = _PlanningWarnings(directory, planner, listener.warned)
+    planning_warnings = _PlanningWarnings(directory, planner, emit)
     try:
         with ExitStack() as stack:
             remote_setup = None
@@ -116,27 +94,27 @@ def execute(
                 plan,
                 ledger,
                 state,
-                listener,
+                emit,
                 chain_checks(check_cancelled, planning_warnings.log),
                 cluster.discard,
                 max_nodes=config.node_count,
                 plan_stream=planner if pending_work.tally.is_growing else None,
                 prepared=cluster.prepared,
                 remote_setup=remote_setup,
-                autoscaler=_autoscaler(config, cluster, listener.warned),
+                autoscaler=_autoscaler(config, cluster, emit),
                 commands=control.events,
                 check_rows=check_rows,
             ).run()
             planning_warnings.log()  # planning may have ended after the last check
     finally:
-        listener.ended(ledger)
+        emit(ExecutionEnded(ledger.tally()))
 
 
 class _PlanningWarnings:
     """Logs the warnings of planning once it is complete."""
 
-    def __init__(self, directory: RunDirectory, planner: Planner | None, warn: Callable[[str], None]) -> None:
-        self._directory, self._planner, self._warn = directory, planner, warn
+    def __init__(self, directory: RunDirectory, planner: Planner | None, emit: Emit) -> None:
+        self._directory, self._planner, self._emit = directory, planner, emit
         self._are_logged = False
 
     def log(self) -> None:
@@ -146,7 +124,7 @@ class _PlanningWarnings:
         self._are_logged = True
         summary = Plan.open(self._directory.plan).summary if self._planner is None else self._planner.summary()
         for note in summary.notes:
-            self._warn(note)
+            self._emit(Warned(note))
 
 
 def _load_plan(
@@ -176,12 +154,12 @@ def _scheduling_policy(spec: StepSpec, plan: PlanReader, *, shared_workers: bool
     )
 
 
-def _autoscaler(config: ParallelRunConfig, cluster: Cluster, warn: Callable[[str], None]) -> Autoscaler | None:
+def _autoscaler(config: ParallelRunConfig, cluster: Cluster, emit: Emit) -> Autoscaler | None:
     """Return the autoscaler of a cluster; None for one that cannot grow and shrink."""
     if not cluster.is_elastic:
         return None
     bounds = NodeBounds(at_least=config.min_nodes or config.node_count, at_most=config.node_count)
-    return Autoscaler(bounds, cluster.scale, cluster.release, warn)
+    return Autoscaler(bounds, cluster.scale, cluster.release, lambda text: emit(Warned(text)))
 
 
 def _await_plan(planner: Planner, ledger: Ledger, check_cancelled: Callable[[], None]) -> bool:

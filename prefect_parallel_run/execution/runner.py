@@ -20,13 +20,14 @@ from prefect_parallel_run.errors import (
 )
 from prefect_parallel_run.execution.cluster_startup import ClusterStartup
 from prefect_parallel_run.execution.control import Control
-from prefect_parallel_run.execution.drive import RunListener, execute
+from prefect_parallel_run.execution.drive import execute
 from prefect_parallel_run.models import execution_prefix
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.create import complete_description, step_of
+from prefect_parallel_run.runs.events import Emit, Noted, RunFinished, Warned
 from prefect_parallel_run.runs.executions import record_end, record_start
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import RunMirror, has_complete_copy
@@ -52,7 +53,7 @@ _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the use
 def run_step(
     spec: StepSpec,
     target: Target,
-    listener: RunListener,
+    emit: Emit,
     check_cancelled: Callable[[], None],
     reduce: Callable[[Reduction], dict[str, Any]],
     resume_request: ResumeRequest | None = None,
@@ -66,7 +67,7 @@ def run_step(
     Args:
         spec: Definition of the step.
         target: Where it runs.
-        listener: Receives the events of the run.
+        emit: Receives the events of the run.
         check_cancelled: Called several times a second; raises when the run is cancelled.
         reduce: Performs the final reduction (in Prefect: as a separate task run).
         resume_request: Resume exactly this run directory.
@@ -88,7 +89,9 @@ def run_step(
             selection = get_or_create_run(spec, existing_runs or find_existing_runs(spec, check_cancelled), check_cancelled)
         stack.callback(selection.close)
         directory = selection.directory
-        mirror = None if spec.store is None else RunMirror(directory, spec.location_of(directory), listener.warned)
+        mirror = (
+            None if spec.store is None else RunMirror(directory, spec.location_of(directory), lambda text: emit(Warned(text)))
+        )
         if selection.lock is None:
             if mirror is not None and not has_complete_copy(directory):
                 _complete_copy(mirror, directory, check_cancelled, stack)
@@ -101,26 +104,24 @@ def run_step(
                 execution = _begin_execution(directory, ledger, spec)  # before the mirror uploads anything
                 if resume_request is not None and resume_request.given:
                     Adjustments.of_ledger(ledger).without(resume_request.given).note(ledger)
-                control = Control(directory, selection.lock.driver, ledger, spec.config, listener)
+                control = Control(directory, selection.lock.driver, ledger, spec.config, emit)
                 if mirror is not None:
                     Background("mirror", mirror.begin).wait(check_cancelled)
-                execute(
-                    spec, selection, ledger, execution, cluster, listener, chain_checks(check_cancelled, control.poll), control
-                )
+                execute(spec, selection, ledger, execution, cluster, emit, chain_checks(check_cancelled, control.poll), control)
                 control.close("every mini-batch is done and the result is being assembled")
-                receipt = reduce(_reduction(spec, selection, ledger, listener, chain_checks(check_cancelled, control.poll)))
+                receipt = reduce(_reduction(spec, selection, ledger, emit, chain_checks(check_cancelled, control.poll)))
             except BaseException as error:
-                listener.closed(*_record_end(ledger, error))
+                emit(RunFinished(*_record_end(ledger, error)))
                 if ledger.is_empty() and not directory.plan.exists():
                     _delete_empty_run(directory, mirror, stack)
                 else:
                     seconds = _REPORT_IF_FAILED if isinstance(error, Exception) else _REPORT_IF_CANCELLED
-                    stack.callback(_report_in_time, directory, listener, seconds)  # once the cluster is gone
+                    stack.callback(_report_in_time, directory, emit, seconds)  # once the cluster is gone
                 raise
             ledger.note(status="succeeded", reason="", ended_by="")
             record_end(ledger, "succeeded", "")
-            listener.closed("succeeded", "")
-            _report(directory, listener, check_cancelled)
+            emit(RunFinished("succeeded"))
+            _report(directory, emit, check_cancelled)
         if mirror is not None:
             _complete_copy(mirror, directory, check_cancelled, stack)
         return _result(_with_adjustments(spec, receipt), directory, receipt, time.monotonic() - started, reused=False)
@@ -168,7 +169,7 @@ def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) ->
     return execution
 
 
-def _report(directory: RunDirectory, listener: RunListener, check_cancelled: Callable[[], None]) -> None:
+def _report(directory: RunDirectory, emit: Emit, check_cancelled: Callable[[], None]) -> None:
     """Write report.html; a failure is only a warning."""
 
     def work(check_cancelled: Callable[[], None]) -> str:
@@ -179,10 +180,10 @@ def _report(directory: RunDirectory, listener: RunListener, check_cancelled: Cal
         return ""
 
     if problem := Background("report", work).wait(check_cancelled):
-        listener.warned(f"the report could not be written: {problem}; retry with prefect-parallel-run report {directory.path}")
+        emit(Warned(f"the report could not be written: {problem}; retry with prefect-parallel-run report {directory.path}"))
 
 
-def _report_in_time(directory: RunDirectory, listener: RunListener, seconds: float) -> None:
+def _report_in_time(directory: RunDirectory, emit: Emit, seconds: float) -> None:
     """Write report.html of an unsuccessful run, unless that takes longer than *seconds*."""
     deadline = time.monotonic() + seconds
 
@@ -191,19 +192,19 @@ def _report_in_time(directory: RunDirectory, listener: RunListener, seconds: flo
             raise Cancelled
 
     try:
-        _report(directory, listener, check_cancelled)
+        _report(directory, emit, check_cancelled)
     except Cancelled:
         command = f"prefect-parallel-run report {directory.path}"
-        listener.warned(f"skipped the report, which takes longer than {seconds:g} s; write it with {command}")
+        emit(Warned(f"skipped the report, which takes longer than {seconds:g} s; write it with {command}"))
 
 
 def _reduction(
-    spec: StepSpec, selection: RunSelection, ledger: Ledger, listener: RunListener, check_cancelled: Callable[[], None]
+    spec: StepSpec, selection: RunSelection, ledger: Ledger, emit: Emit, check_cancelled: Callable[[], None]
 ) -> Reduction:
     """Return the task of the final reduction, after the inputs were verified."""
     if selection.check is not None:
         selection.check.wait(check_cancelled)
-    _warn_of_replacing(spec, selection.directory, listener)
+    _warn_of_replacing(spec, selection.directory, emit)
     adjustments = Adjustments.of_ledger(ledger)
     return Reduction(
         directory=selection.directory,
@@ -219,7 +220,7 @@ def _reduction(
     )
 
 
-def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, listener: RunListener) -> None:
+def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, emit: Emit) -> None:
     """Warn when the result file of another step is replaced; log it when it is this step's, of other inputs."""
     if spec.result is None or size_of(spec.result) is None:
         return
@@ -227,9 +228,9 @@ def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, listener: RunLis
     if run_id is None or _base_id(run_id) == _base_id(directory.run_id):
         return
     if step_of(run_id) != step_of(directory.run_id):
-        listener.warned(f"replacing {spec.result}, the result of run {run_id} of another step; give each step its own output")
+        emit(Warned(f"replacing {spec.result}, the result of run {run_id} of another step; give each step its own output"))
     else:
-        listener.noted(f"replacing {spec.result}, the result of run {run_id} of this step")
+        emit(Noted(f"replacing {spec.result}, the result of run {run_id} of this step"))
 
 
 def _base_id(run_id: str) -> str:

@@ -29,12 +29,25 @@ from prefect_parallel_run.monitoring.logs import Logger
 from prefect_parallel_run.monitoring.progress import done_percent, progress_message
 from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
 from prefect_parallel_run.monitoring.summary import Throughput, report_text, summary_of_failure, summary_of_result
-from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.runs.events import (
+    AttemptFailed,
+    ExecutionEnded,
+    PieceFinished,
+    Progressed,
+    ReportWritten,
+    RunEvent,
+    RunStarted,
+    StepEnded,
+    StepRaised,
+    StepReturned,
+)
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _PROGRESS_INTERVAL = 2.0  #: s, the minimum between two updates: Prefect's API is rate-limited
 _TABLE_INTERVAL = 30.0  #: s, the minimum between two updates of the table of failures
+_PATIENCE = 10.0  #: s to wait until the last updates are sent
+_PATIENCE_IF_CANCELLED = 2.0  #: s, after a cancellation: Ctrl-C may have stopped the server too
 _TABLE_SHARE = 0.02  #: of the run time, the maximum spent on that table: reading a million failures takes a while
 
 
@@ -45,24 +58,54 @@ class RunArtifacts:
     that a retry updates the same artifacts; only the background thread reads and writes them.
     """
 
-    def __init__(self, step: str, logger: Logger, clock: Callable[[], float] = time.monotonic) -> None:
-        self._step, self._logger, self._clock = step, logger, clock
+    def __init__(self, step: str, logger: Logger, tracker: ProgressTracker) -> None:
+        self._step, self._logger, self._tracker = step, logger, tracker
         self._key = artifact_key(step)
         self._publisher = BackgroundPublisher("artifacts", self._warn)
         self._ids: dict[str, UUID] = {}
         self._run: RunDirectory | None = None
         self._table: FailureTable | None = None
-        self._has_new_failures = False
+        self._has_new_failures = False  # the table of failures is outdated
         self._dashboard = ""
-        self._next = self._next_table = clock()
-        self._tracker, self._last = ProgressTracker(Tally(), clock), Tally()
+        self._next = self._next_table = time.monotonic()
+        self._last = Tally()
+        self._patience = _PATIENCE
 
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str, tracker: ProgressTracker) -> None:
+    def handle(self, event: RunEvent) -> None:
+        """Update the artifacts that *event* changes."""
+        match event:
+            case RunStarted():
+                self._start(event)
+            case AttemptFailed():
+                self._has_new_failures = True
+            case PieceFinished(receipt) if receipt.outcome != "succeeded":
+                self._has_new_failures = True
+            case Progressed(tally):
+                self._send_due(tally)
+            case ExecutionEnded(tally):
+                self._last, self._dashboard = tally, ""  # the dashboard is closed
+                self._send_progress(tally)
+                self._send_failures()
+            case StepReturned(result):
+                self._summarise(summary_of_result(result, self._throughput()))
+            case StepRaised(error):
+                if self._run is not None:
+                    summary = summary_of_failure(self._step, error, self._last, str(self._run.path), self._throughput())
+                    self._summarise(summary)
+                if not isinstance(error, Exception):
+                    self._patience = _PATIENCE_IF_CANCELLED
+            case ReportWritten(location):
+                self._publish("report", report_text(location), f"Location of the report of {self._step}")
+            case StepEnded():
+                self._finish()
+
+    def _start(self, event: RunStarted) -> None:
         """Create the progress artifact, or reuse that of an earlier attempt of the task."""
-        self._run, self._dashboard, self._tracker, self._last = run, dashboard, tracker, tally
-        self._table = FailureTable(run)
-        self._next = self._next_table = self._clock()
-        self._publisher.submit("begin", partial(self._create_or_reuse, run, done_percent(tally), self._describe(tally)))
+        self._run, self._last, self._dashboard = event.directory, event.tally, event.dashboard
+        self._table = FailureTable(event.directory)
+        self._next = self._next_table = time.monotonic()
+        begin = partial(self._create_or_reuse, event.directory, done_percent(event.tally), self._describe(event.tally))
+        self._publisher.submit("begin", begin)
 
     def _create_or_reuse(self, run: RunDirectory, percent: float, description: str) -> None:
         with Ledger(run.ledger) as ledger:
@@ -71,13 +114,9 @@ class RunArtifacts:
         if "progress" not in self._ids:
             self._create("progress", partial(_create_progress, percent, description))
 
-    def tried(self) -> None:
-        """Record a failed attempt: the table of failures is outdated."""
-        self._has_new_failures = True
-
-    def progressed(self, tally: Tally) -> None:
+    def _send_due(self, tally: Tally) -> None:
         """Update the progress artifact at most every 2 s, and the table of failures at most every 30 s."""
-        now = self._clock()
+        now = time.monotonic()
         if now >= self._next:
             self._next = now + _PROGRESS_INTERVAL
             self._send_progress(tally)
@@ -85,31 +124,11 @@ class RunArtifacts:
             self._next_table = math.inf  # until the table is sent
             self._send_failures()
 
-    def ended(self, ledger: Ledger) -> None:
-        """Send the final counts and the failures by cause; the link to the closed dashboard is removed."""
-        self._last = ledger.tally()
-        self._dashboard = ""
-        self._send_progress(self._last)
-        self._send_failures()
-
-    def returned(self, result: ParallelRunResult) -> None:
-        """Publish the summary of a step with a result, new or reused."""
-        self._summarise(summary_of_result(result, self._throughput()))
-
-    def raised(self, error: BaseException) -> None:
-        """Publish the summary of a run without a result."""
-        if self._run is not None:
-            self._summarise(summary_of_failure(self._step, error, self._last, str(self._run.path), self._throughput()))
-
     def _throughput(self) -> Throughput:
         """Return what this execution finished, without the work of earlier executions."""
         snapshot, before, now = self._tracker.snapshot(self._last), self._tracker.initial_tally, self._last
         items = now.succeeded_items - before.succeeded_items
         return Throughput(snapshot.elapsed, snapshot.active_seconds, snapshot.done, items)
-
-    def reported(self, location: str) -> None:
-        """Publish the location of the written report, a path or URL."""
-        self._publish("report", report_text(location), f"Location of the report of {self._step}")
 
     def _summarise(self, text: str) -> None:
         self._publish("summary", text, f"Summary of {self._step}")
@@ -117,10 +136,10 @@ class RunArtifacts:
     def _publish(self, kind: str, text: str, description: str) -> None:
         self._publisher.submit(kind, lambda: self._call(partial(_create_markdown, text, f"{self._key}-{kind}", description)))
 
-    def finish(self, seconds: float) -> None:
-        """Wait at most *seconds* until all updates are sent."""
-        if not self._publisher.close(seconds):
-            self._warn(f"not all updates were sent within {seconds:g} s")
+    def _finish(self) -> None:
+        """Wait a few seconds until all updates are sent."""
+        if not self._publisher.close(self._patience):
+            self._warn(f"not all updates were sent within {self._patience:g} s")
 
     def _send_progress(self, tally: Tally) -> None:
         percent, description = done_percent(tally), self._describe(tally)
@@ -136,7 +155,7 @@ class RunArtifacts:
         self._publisher.submit("failures", self._update_failures)
 
     def _update_failures(self) -> None:
-        started = self._clock()
+        started = time.monotonic()
         if self._run is not None and self._table is not None and self._run.ledger.exists():
             with Ledger(self._run.ledger) as ledger:
                 rows = self._table.rows(ledger)
@@ -145,7 +164,7 @@ class RunArtifacts:
             elif rows:
                 description = f"Failed attempts of {self._step} by cause; tracebacks are in the log and in the ledger."
                 self._create("failures", partial(_create_table, rows, description))
-        now = self._clock()
+        now = time.monotonic()
         self._next_table = now + max(_TABLE_INTERVAL, (now - started) / _TABLE_SHARE)
 
     def _create(self, kind: str, create: Callable[[str], object]) -> None:

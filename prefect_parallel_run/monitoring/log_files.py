@@ -11,15 +11,27 @@ A file that cannot be written causes one warning and is abandoned; the run conti
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prefect_parallel_run._backoff import BackoffTimer
 from prefect_parallel_run.models import Receipt, Tally, execution_prefix
 from prefect_parallel_run.monitoring import processed
+from prefect_parallel_run.monitoring.logs import Logger, log_warning
 from prefect_parallel_run.monitoring.overview import CauseCounts, NodeCounts, Overview
 from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
-from prefect_parallel_run.node.settings import NodeFacts
+from prefect_parallel_run.runs.events import (
+    ExecutionEnded,
+    NodeJoined,
+    NodeLost,
+    NodeReleased,
+    PieceFinished,
+    Progressed,
+    ReceiptsCommitted,
+    RunEvent,
+    RunFinished,
+    RunStarted,
+)
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -33,84 +45,83 @@ _MAX_CAUSES = 200  #: in the overview; the ledger has all
 
 
 class RunFiles:
-    """The log files of one execution of a run.
+    """Writes the log files of one execution of a run.
 
     Args:
-        run: Its run directory.
         step: Name of the step.
-        tally: Counts at the start of the execution.
-        warned: Called with a warning, once for each file that cannot be written.
+        logger: Receives a warning, once for each file that cannot be written.
         tracker: Progress of the execution.
         clock: Monotonic clock, s.
     """
 
+    _run: RunDirectory  # this and the files are set when the run starts
+    _processed: _File
+    _overview: _File
+    _progress: _File
+
     def __init__(
-        self,
-        run: RunDirectory,
-        step: str,
-        tally: Tally,
-        warned: Callable[[str], None],
-        tracker: ProgressTracker | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, step: str, logger: Logger, tracker: ProgressTracker, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._run, self._step, self._tally, self._clock = run, step, tally, clock
-        self._tracker = tracker or ProgressTracker(tally, clock)
-        self._status = ("running", "")
+        self._step, self._logger, self._tracker, self._clock = step, logger, tracker, clock
+        self._tally, self._status = Tally(), ("running", "")
+        self._execution = 0
         self._nodes: dict[str, NodeCounts] = {}
         self._causes: dict[str, CauseCounts] = {}  # by fingerprint
-        self._processed, self._overview = _File(run.logs / PROCESSED, warned), _File(run.logs / OVERVIEW, warned)
+        self._timer, self._next_overview = BackoffTimer(clock()), clock()
+
+    def handle(self, event: RunEvent) -> None:
+        """Write what *event* changes; nothing before the run starts."""
+        if isinstance(event, RunStarted):
+            self._start(event.directory, event.tally)
+        elif self._execution:
+            self._write(event)
+
+    def _start(self, run: RunDirectory, tally: Tally) -> None:
+        """Open the files; the rows of earlier executions are written again from the ledger."""
+        self._run, self._tally = run, tally
+        self._processed, self._overview = _File(run.logs / PROCESSED, self._logger), _File(run.logs / OVERVIEW, self._logger)
         with Ledger(run.ledger) as ledger:
             self._execution = int(ledger.facts().get("drives", "1"))
             self._processed.replace([processed.HEADER, *([] if ledger.is_empty() else processed.rows_in(ledger))])
             for cause in causes(ledger, _MAX_CAUSES):
                 example = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)
                 self._causes[cause.fingerprint] = CauseCounts(*example, cause.tries, set(cause.nodes.split(",")))
-        self._progress = _File(run.logs / f"{execution_prefix(self._execution)}{PROGRESS}", warned)
+        self._progress = _File(run.logs / f"{execution_prefix(self._execution)}{PROGRESS}", self._logger)
         self._progress.append(PROGRESS_HEADER)
-        self._timer = BackoffTimer(clock())
-        self._next_overview = clock()
+        self._timer, self._next_overview = BackoffTimer(self._clock()), self._clock()
 
-    def node_joined(self, node_info: NodeFacts) -> None:
-        """Record a node that opened."""
-        self._nodes[node_info.node] = NodeCounts(node_info.host, node_info.slots)
+    def _write(self, event: RunEvent) -> None:
+        match event:
+            case NodeJoined(facts):
+                self._nodes[facts.node] = NodeCounts(facts.host, facts.slots)
+            case NodeLost(node):
+                self._node(node).end = "lost"
+            case NodeReleased(node):
+                self._node(node).end = "released"
+            case ReceiptsCommitted(receipts):  # in one write: all of them ran on one node
+                self._processed.append(processed.rows_of(receipts))
+                for receipt in receipts:
+                    self._count(receipt)
+            case PieceFinished(receipt):
+                self._count(receipt)
+            case Progressed(tally):
+                self._tally = tally
+                self._write_due()
+            case ExecutionEnded(tally):
+                self._tally = tally
+                self._write_progress()
+                self._write_overview()
+            case RunFinished(status, reason):
+                self._status = (status, reason)
+                self._write_overview()
 
-    def node_left(self, node: str) -> None:
-        """Record a lost node."""
-        self._node(node).end = "lost"
-
-    def node_released(self, node: str) -> None:
-        """Record a released node."""
-        self._node(node).end = "released"
-
-    def committed(self, receipts: Sequence[Receipt]) -> None:
-        """Write the attempts of one commit in one write; all of them ran on one node."""
-        self._processed.append(processed.rows_of(receipts))
-        for receipt in receipts:
-            self._count(receipt)
-
-    def isolated(self, receipt: Receipt) -> None:
-        """Count an attempt at some items of a mini-batch."""
-        self._count(receipt)
-
-    def progressed(self, tally: Tally) -> None:
-        """Write the counts and the overview when they are due."""
-        self._tally, now = tally, self._clock()
+    def _write_due(self) -> None:
+        now = self._clock()
         if self._timer.is_due(now):
             self._write_progress()
         if now >= self._next_overview:
             self._next_overview = now + _OVERVIEW_INTERVAL
             self._write_overview()
-
-    def ended(self, tally: Tally) -> None:
-        """Write the final counts of the execution."""
-        self._tally = tally
-        self._write_progress()
-        self._write_overview()
-
-    def closed(self, status: str, reason: str) -> None:
-        """Write the final status, after the result was published or given up."""
-        self._status = (status, reason)
-        self._write_overview()
 
     def _node(self, name: str) -> NodeCounts:
         return self._nodes.setdefault(name, NodeCounts())
@@ -165,8 +176,8 @@ class RunFiles:
 class _File:
     """A file that is abandoned with one warning after the first error."""
 
-    def __init__(self, path: Path, warned: Callable[[str], None]) -> None:
-        self._path, self._warned = path, warned
+    def __init__(self, path: Path, logger: Logger) -> None:
+        self._path, self._logger = path, logger
         self._is_writable = True
 
     def append(self, text: str) -> None:
@@ -198,7 +209,7 @@ class _File:
                 write()
             except OSError as error:
                 self._is_writable = False
-                self._warned(f"stopped writing {self._path}: {error.strerror or error}")
+                log_warning(self._logger, f"stopped writing {self._path}: {error.strerror or error}")
 
 
 def _bytes(text: str) -> bytes:

@@ -12,6 +12,7 @@ from prefect_parallel_run.dispatch.events import Continued, LimitsChanged, Pause
 from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.runs.commands import Order
 from prefect_parallel_run.runs.control_files import append
+from prefect_parallel_run.runs.events import CommandHandled, RunContinued, RunPaused, Warned
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.overrides import Adjustments
@@ -35,7 +36,7 @@ class Desk:
     def drive(self, **fields):
         """Start a new execution, possibly with another configuration."""
         self.config, self.driver = self.config.model_copy(update=fields), uuid.uuid4().hex
-        self.control = Control(self.directory, self.driver, self.ledger, self.config, self)
+        self.control = Control(self.directory, self.driver, self.ledger, self.config, self.hear)
 
     def order(self, kind, *, driver=None, **values):
         order = Order(id=uuid.uuid4().hex, at=1.0, by="ann@host/7", driver=driver or self.driver, kind=kind, values=values)
@@ -50,14 +51,14 @@ class Desk:
         lines = self.directory.answers.read_text().splitlines() if self.directory.answers.exists() else []
         return {facts["id"]: (facts["applied"], facts["answer"]) for line in lines if line for facts in [json.loads(line)]}
 
-    def ordered(self, *words):
-        self.said.append(words)
-
-    def paused(self, is_paused):
-        self.said.append(is_paused)
-
-    def warned(self, text):
-        self.said.append(text)
+    def hear(self, event):
+        match event:
+            case CommandHandled(command, sender, answer):
+                self.said.append((command, sender, answer))
+            case RunPaused() | RunContinued():
+                self.said.append(isinstance(event, RunPaused))
+            case Warned(text):
+                self.said.append(text)
 
 
 @pytest.fixture

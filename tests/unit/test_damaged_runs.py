@@ -6,7 +6,6 @@ import shutil
 from contextlib import closing, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from zlib import crc32
 
 import pyarrow.parquet as pq
@@ -23,7 +22,6 @@ from prefect_parallel_run.execution import runner as driving
 from prefect_parallel_run.execution.drive import _load_plan
 from prefect_parallel_run.execution.runner import run_step
 from prefect_parallel_run.models import Receipt, execution_prefix
-from prefect_parallel_run.monitoring.watch import LogListener
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.create import complete_description
@@ -107,8 +105,7 @@ class Workshop:
         self.right = "".join(f"f{number:02d}.txt\n" for number in range(FILES))
 
     def run(self):
-        watch = LogListener("names", SimpleNamespace(info=ignore, warning=ignore, error=ignore, log=ignore, debug=ignore))
-        return run_step(self.spec, LocalTarget(), watch, lambda: None, reduce)
+        return run_step(self.spec, LocalTarget(), ignore, lambda: None, reduce)
 
     def drive(self, spec, choice, ledger, drive, cluster, watch, check_cancelled, control):
         if choice.planner is not None:

@@ -59,6 +59,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "limits",
         "commands",
         "run_directory",
+        "events",
         "control_files",
         "ledger_checks",
         "ledger",
@@ -96,7 +97,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
 HEAVY = {
     "prefect": {
         *("step", "flows", "task", "cli.step_flow", "compute.blocks"),
-        *("monitoring.artifacts", "monitoring.events"),
+        *("monitoring.artifacts", "monitoring.prefect_events"),
     },
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch", "node.rpc"},

@@ -16,6 +16,7 @@ from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupErro
 from prefect_parallel_run.node.preflight import PreflightResult
 from prefect_parallel_run.node.rpc import ShutdownReport, check_node, close_node, open_node, receive_bundle, remove_node
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
+from prefect_parallel_run.runs.events import Warned
 
 SETTINGS = NodeSettings(
     token="t",
@@ -89,10 +90,13 @@ class Cluster:
             self.there.remove(address)
         self.say()
 
+    def emit(self, event):
+        if isinstance(event, Warned):
+            self.warnings.append(event.text)
+
     def nodes(self, wanted=9, prepared=0, remote_setup=None):
-        observer = SimpleNamespace(node_joined=lambda facts: None, warned=self.warnings.append)
         return NodePool(
-            self, SETTINGS, wanted, observer, lambda: None, lambda name: None, self.events.put, prepared, remote_setup
+            self, SETTINGS, wanted, self.emit, lambda: None, lambda name: None, self.events.put, prepared, remote_setup
         )
 
     def close(self):
