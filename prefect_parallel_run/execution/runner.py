@@ -18,9 +18,8 @@ from prefect_parallel_run.errors import (
     OutputError,
     RowsDifferError,
 )
-from prefect_parallel_run.execution.cluster_startup import ClusterStartup
 from prefect_parallel_run.execution.control import Control
-from prefect_parallel_run.execution.drive import execute
+from prefect_parallel_run.execution.execute import ClusterStartup, execute
 from prefect_parallel_run.models import execution_prefix
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import Reduction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect_parallel_run.monitoring.log_files import RunFiles
 from prefect_parallel_run.monitoring.logs import Logger, RunLog
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
+from prefect_parallel_run.monitoring.progress import ProgressTracker
 from prefect_parallel_run.monitoring.terminal import active_views
 from prefect_parallel_run.runs.events import Listener
 

@@ -10,16 +10,19 @@ A file that cannot be written causes one warning and is abandoned; the run conti
 
 from __future__ import annotations
 
+import csv
+import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from prefect_parallel_run._backoff import BackoffTimer
 from prefect_parallel_run.models import Receipt, Tally, execution_prefix
-from prefect_parallel_run.monitoring import processed
-from prefect_parallel_run.monitoring.logs import Logger, log_warning
-from prefect_parallel_run.monitoring.overview import CauseCounts, NodeCounts, Overview
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
+from prefect_parallel_run.monitoring.logs import Logger, escape_control_chars, log_warning
+from prefect_parallel_run.monitoring.progress import ProgressSnapshot, ProgressTracker
 from prefect_parallel_run.runs.events import (
     ExecutionEnded,
     NodeJoined,
@@ -35,6 +38,7 @@ from prefect_parallel_run.runs.events import (
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.units import format_seconds
 
 OVERVIEW, PROCESSED, PROGRESS = "job_progress_overview.txt", "processed_mini-batches.csv", "progress.csv"
 PROGRESS_HEADER = (
@@ -42,6 +46,14 @@ PROGRESS_HEADER = (
 )
 _OVERVIEW_INTERVAL = 5.0  #: s
 _MAX_CAUSES = 200  #: in the overview; the ledger has all
+PROCESSED_COLUMNS = ("mini_batch", "attempt", "outcome", "node", "pid", "started", "seconds", "error_type")
+PROCESSED_HEADER = ",".join(PROCESSED_COLUMNS) + "\n"
+_ROW = "%d,%d,%s,%s,%d,%.6f,%.6f,%s\n"  #: started is Unix time; s
+_values_of = itemgetter(*(Receipt._fields.index(name) for name in PROCESSED_COLUMNS))
+_ERROR_TYPE = PROCESSED_COLUMNS.index("error_type")
+_BLOCK = 1_000  #: rows per string
+_MAX_ERROR = 200  #: of an error message
+_MAX_OVERVIEW_LINES = 50  #: causes, and nodes that were lost or released
 
 
 class RunFiles:
@@ -82,7 +94,7 @@ class RunFiles:
         self._processed, self._overview = _File(run.logs / PROCESSED, self._logger), _File(run.logs / OVERVIEW, self._logger)
         with Ledger(run.ledger) as ledger:
             self._execution = int(ledger.facts().get("drives", "1"))
-            self._processed.replace([processed.HEADER, *([] if ledger.is_empty() else processed.rows_in(ledger))])
+            self._processed.replace([PROCESSED_HEADER, *([] if ledger.is_empty() else _rows_in(ledger))])
             for cause in causes(ledger, _MAX_CAUSES):
                 example = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)
                 self._causes[cause.fingerprint] = CauseCounts(*example, cause.tries, set(cause.nodes.split(",")))
@@ -99,7 +111,7 @@ class RunFiles:
             case NodeReleased(node):
                 self._node(node).end = "released"
             case ReceiptsCommitted(receipts):  # in one write: all of them ran on one node
-                self._processed.append(processed.rows_of(receipts))
+                self._processed.append(_rows_of(receipts))
                 for receipt in receipts:
                     self._count(receipt)
             case PieceFinished(receipt):
@@ -214,3 +226,136 @@ class _File:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
+
+
+def _rows_of(receipts: Iterable[Receipt]) -> str:
+    """Return the rows of *receipts* as one string."""
+    return "".join([_ROW % (_values_of(r) if not r.error_type else _quoted(_values_of(r))) for r in receipts])
+
+
+def _rows_in(ledger: Ledger) -> Iterator[str]:
+    """Yield the rows of all attempts in the ledger, ordered by mini-batch, many rows per string."""
+    query = (
+        "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), COALESCE(pid, 0), started, seconds, error_type"
+        " FROM attempts ORDER BY mini_batch, attempt"
+    )
+    block: list[str] = []
+    for values in ledger.rows(query):
+        block.append(_ROW % (_quoted(values) if values[_ERROR_TYPE] else values))
+        if len(block) == _BLOCK:
+            yield "".join(block)
+            block.clear()
+    yield "".join(block)
+
+
+def _quoted(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return *values* with a quoted error type: its name comes from the script and may contain anything."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow([values[_ERROR_TYPE]])
+    return (*values[:_ERROR_TYPE], buffer.getvalue())
+
+
+@dataclass(slots=True)
+class NodeCounts:
+    """The attempts of one node in this execution."""
+
+    host: str = ""
+    processes: int = 0
+    end: str = ""  #: lost or released; empty while the node is in use
+    attempts: int = 0
+    failed: int = 0  #: attempts
+
+
+@dataclass(slots=True)
+class CauseCounts:
+    """The failed attempts with one cause."""
+
+    outcome: str
+    error_type: str
+    error: str  #: of the first attempt
+    first_mini_batch: int
+    attempts: int = 0
+    nodes: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """The content of the file."""
+
+    run: str
+    step: str
+    status: str
+    reason: str
+    execution: int  #: 1 for the first
+    now: float  #: Unix time, s
+    snapshot: ProgressSnapshot
+    nodes: dict[str, NodeCounts]
+    causes: Sequence[CauseCounts]
+
+    def text(self) -> str:
+        """Return the text of the file."""
+        parts = [self._head(), self._counts(), self._pace()]
+        if self.nodes:
+            parts.append("nodes of this execution\n" + "".join(self._node_lines()))
+        if self.causes:
+            parts.append("failed attempts by cause\n" + "".join(_cause_lines(self.causes)))
+        return "\n".join(parts)
+
+    def _head(self) -> str:
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.now))
+        status = "paused" if self._is_running and self.snapshot.is_paused else self.status
+        if self.reason:
+            status += f": {_one_line(self.reason)}"
+        since = f"{at}, after {format_seconds(self.snapshot.elapsed)}"
+        if self.execution > 1:
+            since += f", execution {self.execution}"
+        return f"run     {self.run}\nstep    {self.step}\nstatus  {status}\nas of   {since}\n"
+
+    def _counts(self) -> str:
+        tally = self.snapshot.tally
+        not_reached = tally.planned - tally.finished - tally.waiting
+        items_not_reached = tally.items - tally.succeeded_items - tally.failed_items - tally.waiting_items
+        rows = [
+            ("", "planned", "succeeded", "failed", "waiting", "not reached"),
+            ("mini-batches", tally.planned, tally.succeeded, tally.failed, tally.waiting, not_reached),
+            ("items", tally.items, tally.succeeded_items, tally.failed_items, tally.waiting_items, items_not_reached),
+        ]
+        lines = [
+            f"{name:<14}" + "".join(f"{value:>14,}" if name else f"{value:>14}" for value in values) for name, *values in rows
+        ]
+        note = ["(the input is still being listed)"] if tally.is_growing else []
+        return "\n".join([*lines, f"{'rows':<14}{'':14}{tally.rows:>14,}", *note]) + "\n"
+
+    def _pace(self) -> str:
+        rate = self.snapshot.rate
+        line = f"rate    {'unknown yet' if rate is None else f'{rate:.1f} mini-batches/s'}\n"
+        return f"{line}to go   {str(self.snapshot.forecast) or 'unknown yet'}\n" if self._is_running else line
+
+    @property
+    def _is_running(self) -> bool:
+        return self.status == "running"
+
+    def _node_lines(self) -> Iterable[str]:
+        ended = [name for name, node in self.nodes.items() if node.end]
+        left_out = set(ended[:-_MAX_OVERVIEW_LINES])
+        if left_out:
+            yield f"  {len(left_out)} more that were lost or released\n"
+        for name, node in sorted(self.nodes.items(), key=lambda entry: (len(entry[0]), entry[0])):
+            if name not in left_out:
+                figures = f"processes: {node.processes}; attempts: {node.attempts:,}, failed: {node.failed:,}"
+                yield f"  {name}: on {node.host}, {figures}{f'; {node.end}' if node.end else ''}\n"
+
+
+def _cause_lines(causes: Sequence[CauseCounts]) -> Iterable[str]:
+    ordered = sorted(causes, key=lambda cause: -cause.attempts)
+    for cause in ordered[:_MAX_OVERVIEW_LINES]:
+        error = _one_line(f"{cause.error_type}: {cause.error}")
+        where = f"first mini-batch {cause.first_mini_batch}, on {', '.join(sorted(cause.nodes)[:3])}"
+        yield f"  {cause.attempts:,}: {error} ({cause.outcome}; {where})\n"
+    if len(ordered) > _MAX_OVERVIEW_LINES:
+        yield f"  and {len(ordered) - _MAX_OVERVIEW_LINES} more causes\n"
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(escape_control_chars(text).split())
+    return line if len(line) <= _MAX_ERROR else f"{line[:_MAX_ERROR]} …"

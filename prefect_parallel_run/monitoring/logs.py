@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prefect_parallel_run.models import Receipt, Tally
-from prefect_parallel_run.monitoring.progress import LogThrottle, progress_message
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
+from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressTracker, progress_message
 from prefect_parallel_run.runs.events import (
     AttemptFailed,
     CommandHandled,

@@ -17,7 +17,7 @@ from prefect_parallel_run.errors import LimitExceededError
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.artifacts import artifact_key
 from prefect_parallel_run.monitoring.logs import Logger, escape_control_chars
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
+from prefect_parallel_run.monitoring.progress import ProgressTracker
 from prefect_parallel_run.runs.events import (
     NodeLost,
     Progressed,

@@ -13,7 +13,7 @@ from typing import cast
 
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.bar import Style, progress_line, waiting_line
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
+from prefect_parallel_run.monitoring.progress import ProgressTracker
 from prefect_parallel_run.runs.events import ExecutionEnded, Progressed, RunEvent, RunStarted
 from prefect_parallel_run.runs.run_directory import RunDirectory
 

@@ -19,7 +19,7 @@ from prefect_parallel_run.cli import main
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.errors import ComputeTargetError, RunFileError
 from prefect_parallel_run.execution import runner as driving
-from prefect_parallel_run.execution.drive import _load_plan
+from prefect_parallel_run.execution.execute import _load_plan
 from prefect_parallel_run.execution.runner import run_step
 from prefect_parallel_run.models import Receipt, execution_prefix
 from prefect_parallel_run.output.reduction import reduce

@@ -1,7 +1,7 @@
 """The warnings that an execution logs in addition to the dispatcher's."""
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.execution.drive import _PlanningWarnings
+from prefect_parallel_run.execution.execute import _PlanningWarnings
 from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
 from prefect_parallel_run.runs.run_directory import RunDirectory
 

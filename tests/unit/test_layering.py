@@ -83,10 +83,8 @@ INSIDE = {  #: the same within rooms that hold one thing after another
     "planning": ["plan", "spool", "writing", "planner", "inputs"],
     "execution": [
         "code_archive",
-        "code_shipping",
         "control",
-        "cluster_startup",
-        "drive",
+        "execute",
         "runner",
         "resume",
         "verify",

@@ -9,8 +9,7 @@ from prefect_parallel_run.dispatch.lease_size import LeaseSizer
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import RunLog
-from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressSnapshot, forecast, progress_message
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
+from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressSnapshot, ProgressTracker, forecast, progress_message
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.events import (
     AttemptFailed,

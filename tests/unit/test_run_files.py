@@ -6,10 +6,17 @@ import logging
 import pytest
 
 from prefect_parallel_run.models import Breach, Receipt, Tally
-from prefect_parallel_run.monitoring import processed
 from prefect_parallel_run.monitoring.listeners import listeners_of
-from prefect_parallel_run.monitoring.log_files import OVERVIEW, PROCESSED, PROGRESS, PROGRESS_HEADER, RunFiles
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
+from prefect_parallel_run.monitoring.log_files import (
+    OVERVIEW,
+    PROCESSED,
+    PROCESSED_COLUMNS,
+    PROCESSED_HEADER,
+    PROGRESS,
+    PROGRESS_HEADER,
+    RunFiles,
+)
+from prefect_parallel_run.monitoring.progress import ProgressTracker
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.events import (
     ExecutionEnded,
@@ -74,9 +81,9 @@ def rows(path):
 
 def attempts(run):
     with Ledger(run.ledger) as ledger:
-        query = f"SELECT {', '.join(processed.COLUMNS)} FROM attempts ORDER BY mini_batch, attempt"
+        query = f"SELECT {', '.join(PROCESSED_COLUMNS)} FROM attempts ORDER BY mini_batch, attempt"
         numbers = ("started", "seconds")
-        attempts = [dict(zip(processed.COLUMNS, values, strict=True)) for values in ledger.rows(query)]
+        attempts = [dict(zip(PROCESSED_COLUMNS, values, strict=True)) for values in ledger.rows(query)]
         return [{name: f"{v:.6f}" if name in numbers else str(v) for name, v in row.items()} for row in attempts]
 
 
@@ -206,5 +213,5 @@ def test_listener_without_prefect_writes_the_files(run):
         emit(ExecutionEnded(ledger.tally()))
     emit(RunFinished("succeeded"))
     assert "status  succeeded\n" in (run.logs / OVERVIEW).read_text()
-    assert (run.logs / PROCESSED).read_text() == processed.HEADER
+    assert (run.logs / PROCESSED).read_text() == PROCESSED_HEADER
     assert len(rows(run.logs / PROGRESS)) == 2

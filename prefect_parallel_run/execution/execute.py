@@ -1,23 +1,25 @@
-"""One execution of a run: opens the nodes and dispatches until every mini-batch has its final outcome."""
+"""One execution of a run: opens the cluster and dispatches until every mini-batch has its final outcome."""
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 
 from prefect_parallel_run._threads import chain_checks
-from prefect_parallel_run.compute.base import Cluster
+from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
 from prefect_parallel_run.dispatch.node_count import NodeBounds
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
-from prefect_parallel_run.execution.cluster_startup import ClusterStartup
-from prefect_parallel_run.execution.code_shipping import prepare_remote
+from prefect_parallel_run.execution.code_archive import prepare_remote
 from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.models import PendingWork, Tally
 from prefect_parallel_run.node.settings import NodeSettings
@@ -39,6 +41,7 @@ _PLANNING_POLL_INTERVAL = 0.02  #: s between two polls of a plan without mini-ba
 _PLANNING_PATIENCE = 0.1  #: s
 _UNBOUNDED = 1 << 30  #: no upper bound on a node's slots
 _NODE_PATIENCE = 60.0  #: s without any node before the run fails; Prefect's retry then opens a new cluster
+_OPENING_POLL_INTERVAL = 0.25  #: s between two cancellation checks while the cluster opens
 
 
 def execute(
@@ -208,3 +211,53 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, execution: int, tall
         init_timeout=config.init_timeout,
         process_memory_limit=config.memory_limit_bytes,
     )
+
+
+class ClusterStartup:
+    """Opens a cluster on demand; on exit it is closed, or abandoned after an error."""
+
+    def __init__(self, target: Target, spec: StepSpec) -> None:
+        config = spec.config
+        self._cancelled = threading.Event()
+        self._settings: Future[NodeSettings] = Future()
+        request = Request(
+            nodes=config.node_count,
+            at_least=config.min_nodes,
+            slots=config.process_count_per_node,
+            timeout=config.node_start_timeout,
+            dashboard=config.dashboard,
+        )
+        self._context = target.open(request, self._cancelled, self._settings)
+        self._opened: Future[Cluster] | None = None
+
+    def __enter__(self) -> ClusterStartup:
+        return self
+
+    def start(self) -> Future[Cluster]:
+        """Start to open the cluster, unless that has started."""
+        if self._opened is None:
+            executor = ThreadPoolExecutor(1, thread_name_prefix="open-cluster")
+            self._opened = executor.submit(self._context.__enter__)
+            executor.shutdown(wait=False)
+        return self._opened
+
+    def prepare(self, settings: NodeSettings) -> None:
+        """Let nodes start their children while the cluster opens."""
+        self.start()
+        self._settings.set_result(settings)
+
+    def wait(self, check_cancelled: Callable[[], None]) -> Cluster:
+        """Wait for the open cluster; *check_cancelled* is called meanwhile."""
+        opened = self.start()
+        while not wait_for([opened], timeout=_OPENING_POLL_INTERVAL).done:
+            check_cancelled()
+        return opened.result()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._cancelled.set()
+        if self._opened is None or self._opened.exception() is not None:
+            return
+        if kind is not None:
+            self._opened.result().abandon()
+        self._context.__exit__(None, None, None)
