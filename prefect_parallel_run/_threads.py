@@ -77,11 +77,11 @@ class Background(Generic[T]):
             raise Cancelled
 
 
-def chain_checks(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
-    """Return a cancellation check that calls both checks."""
+def chain_checks(*checks: Callable[[], None]) -> Callable[[], None]:
+    """Return a cancellation check that calls all *checks*, in order."""
 
     def check_cancelled() -> None:
-        first()
-        second()
+        for check in checks:
+            check()
 
     return check_cancelled

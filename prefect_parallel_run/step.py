@@ -27,7 +27,7 @@ from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.compute.resolve import described, target_of
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.errors import ComputeTargetError, ParallelRunError
-from prefect_parallel_run.execution.runner import run_step
+from prefect_parallel_run.execution.runner import Callbacks, run_step
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import Logger
 from prefect_parallel_run.output.reduction import Reduction, reduce
@@ -215,15 +215,8 @@ def _run(name: str, prepared: Prepared) -> ParallelRunResult:
     logger, recorder = get_run_logger(), _RunRecorder()
     emit = emit_to([recorder, *listeners_of(name, logger, in_prefect=True)])
     try:
-        result = run_step(
-            prepared.spec,
-            prepared.target,
-            emit,
-            Cancellation().raise_if_cancelled,
-            _reduction_task(name),
-            _pop_resume_request(),
-            prepared.existing_runs,
-        )
+        callbacks = Callbacks(reduce=_reduction_task(name), emit=emit, check_cancelled=Cancellation().raise_if_cancelled)
+        result = run_step(prepared.spec, prepared.target, callbacks, _pop_resume_request() or prepared.existing_runs)
         emit(StepReturned(result))
     except BaseException as error:
         emit(StepRaised(error))

@@ -47,7 +47,7 @@ def add_to(commands: Any) -> None:
 def _resume(args: argparse.Namespace) -> int:
     from prefect_parallel_run.compute.resolve import target_of
     from prefect_parallel_run.execution.resume import spec_of
-    from prefect_parallel_run.execution.runner import run_step
+    from prefect_parallel_run.execution.runner import Callbacks, run_step
     from prefect_parallel_run.monitoring.listeners import listeners_of
     from prefect_parallel_run.output.reduction import reduce
     from prefect_parallel_run.runs.events import emit_to
@@ -64,8 +64,8 @@ def _resume(args: argparse.Namespace) -> int:
         logger = _logger(spec.config.logging_level)
         view.doing("checking the run, opening the cluster")
         target = target_of(_resolve_target(spec.config.compute_target))
-        listeners = listeners_of(spec.name, logger, in_prefect=False)
-        result = run_step(spec, target, emit_to(listeners), lambda: None, reduce, request)
+        callbacks = Callbacks(reduce=reduce, emit=emit_to(listeners_of(spec.name, logger, in_prefect=False)))
+        result = run_step(spec, target, callbacks, request)
     emit(result.model_dump_json(indent=2) if args.json else str(result))
     return Exit.SUCCESS
 

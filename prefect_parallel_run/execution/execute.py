@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from prefect_parallel_run._threads import chain_checks
@@ -37,80 +37,150 @@ from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 
 _MAX_LEASE_BYTES = 2_000_000  #: bytes of work descriptions in one message
 _MAX_PER_LEASE = 1_000
+_OPENING_POLL_INTERVAL = 0.25  #: s between two cancellation checks while the cluster opens
 _PLANNING_POLL_INTERVAL = 0.02  #: s between two polls of a plan without mini-batches
 _PLANNING_PATIENCE = 0.1  #: s
 _UNBOUNDED = 1 << 30  #: no upper bound on a node's slots
 _NODE_PATIENCE = 60.0  #: s without any node before the run fails; Prefect's retry then opens a new cluster
-_OPENING_POLL_INTERVAL = 0.25  #: s between two cancellation checks while the cluster opens
 
 
-def execute(
-    spec: StepSpec,
-    selection: RunSelection,
-    ledger: Ledger,
-    execution: int,
-    startup: ClusterStartup,
-    emit: Emit,
-    check_cancelled: Callable[[], None],
-    control: Control,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveRun:
+    """A run that this process executes; it holds the run's lock."""
+
+    spec: StepSpec
+    selection: RunSelection
+    ledger: Ledger
+    execution: int  #: number of this execution, from 1
+    control: Control
+    emit: Emit
+    check_cancelled: Callable[[], None]  #: also applies new control commands
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Return the run directory."""
+        return self.selection.directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """The mini-batches of an execution."""
+
+    plan: PlanReader
+    pending: PendingWork
+    column_checker: ColumnChecker | None  #: for a result whose rows must have the same columns
+
+
+class ClusterStartup:
+    """Opens a cluster in the background, on demand; on exit it is closed, or abandoned after an error."""
+
+    def __init__(self, target: Target, spec: StepSpec) -> None:
+        config = spec.config
+        self._cancelled = threading.Event()
+        self._settings: Future[NodeSettings] = Future()
+        request = Request(
+            nodes=config.node_count,
+            at_least=config.min_nodes,
+            slots=config.process_count_per_node,
+            timeout=config.node_start_timeout,
+            dashboard=config.dashboard,
+        )
+        self._context = target.open(request, self._cancelled, self._settings)
+        self._opened: Future[Cluster] | None = None
+
+    def __enter__(self) -> ClusterStartup:
+        return self
+
+    def start(self) -> Future[Cluster]:
+        """Start to open the cluster, unless that has started."""
+        if self._opened is None:
+            executor = ThreadPoolExecutor(1, thread_name_prefix="open-cluster")
+            self._opened = executor.submit(self._context.__enter__)
+            executor.shutdown(wait=False)
+        return self._opened
+
+    def prepare(self, settings: NodeSettings) -> None:
+        """Let nodes start their children while the cluster opens."""
+        self.start()
+        self._settings.set_result(settings)
+
+    def wait(self, check_cancelled: Callable[[], None]) -> Cluster:
+        """Wait for the open cluster; *check_cancelled* is called meanwhile."""
+        opened = self.start()
+        while not wait_for([opened], timeout=_OPENING_POLL_INTERVAL).done:
+            check_cancelled()
+        return opened.result()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._cancelled.set()
+        if self._opened is None or self._opened.exception() is not None:
+            return
+        if kind is not None:
+            self._opened.result().abandon()
+        self._context.__exit__(None, None, None)
+
+
+def execute(run: ActiveRun, startup: ClusterStartup) -> None:
     """Run all mini-batches without a final outcome, including those that are planned meanwhile."""
-    if selection.granted == 0:
-        emit(Warned("nothing to retry: the only failures are rows that run() did not return"))
-    adjustments = Adjustments.of_ledger(ledger)
-    spec = replace(spec, config=adjustments.of(spec.config))
-    config, directory, planner = spec.config, selection.directory, selection.planner
-    ledger.exhaust(config.run_max_try, isolate=config.isolate_failed_items)
+    if run.selection.granted == 0:
+        run.emit(Warned("nothing to retry: the only failures are rows that run() did not return"))
+    adjustments = Adjustments.of_ledger(run.ledger)
+    run = replace(run, spec=replace(run.spec, config=adjustments.of(run.spec.config)))
+    config, planner = run.spec.config, run.selection.planner
+    run.ledger.exhaust(config.run_max_try, isolate=config.isolate_failed_items)
     if planner is not None:
         startup.start()
-    plan, pending_work = _load_plan(directory, planner, ledger, check_cancelled)
-    if planner is None and pending_work.tally.finished == pending_work.tally.planned:
+    plan, pending = _load_plan(run.directory, planner, run.ledger, run.check_cancelled)
+    if planner is None and pending.tally.finished == pending.tally.planned:
         return  # only the reduction is left
-    if not pending_work.tally.is_growing:
-        complete_description(directory, planner)
-    check_rows = None
-    if config.result_format == "parquet" and spec.result is not None:
-        check_rows = ColumnChecker(directory, plan, ledger, spec.result).check
-    settings = _node_settings(spec, directory, execution, pending_work.tally)
+    if not pending.tally.is_growing:
+        complete_description(run.directory, planner)
+    work = _Work(plan=plan, pending=pending, column_checker=_column_checker(run, plan))
+    settings = _node_settings(run, pending.tally)
     startup.prepare(settings)
-    cluster = startup.wait(check_cancelled)
-    policy = _scheduling_policy(spec, plan, shared_workers=not cluster.is_here)
-    state = RunState(policy, pending_work, lambda index: plan.items(index, index + 1)[0])
+    cluster = startup.wait(run.check_cancelled)
     if PROCESSES not in adjustments.changes:  # otherwise a command set them
         settings = replace(settings, slots=cluster.slots)
-    emit(RunStarted(directory, pending_work.tally, cluster.dashboard))
-    if spec.environment is not None:
-        emit(Noted("building the script's environment on nodes that do not have it cached; this may take minutes"))
-    check_cancelled = (
-        check_cancelled if selection.check is None else chain_checks(check_cancelled, selection.check.raise_if_failed)
-    )
-    planning_warnings = _PlanningWarnings(directory, planner, emit)
+    run.emit(RunStarted(run.directory, pending.tally, cluster.dashboard))
+    if run.spec.environment is not None:
+        run.emit(Noted("building the script's environment on nodes that do not have it cached; this may take minutes"))
     try:
-        with ExitStack() as stack:
-            remote_setup = None
-            if not cluster.is_here:
-                settings, remote_setup = prepare_remote(spec, directory, settings, plan, check_cancelled)
-                stack.callback(remote_setup.clean_up)
-            Dispatcher(
-                cluster.client,
-                settings,
-                plan,
-                ledger,
-                state,
-                emit,
-                chain_checks(check_cancelled, planning_warnings.log),
-                cluster.discard,
-                max_nodes=config.node_count,
-                plan_stream=planner if pending_work.tally.is_growing else None,
-                prepared=cluster.prepared,
-                remote_setup=remote_setup,
-                autoscaler=_autoscaler(config, cluster, emit),
-                commands=control.events,
-                check_rows=check_rows,
-            ).run()
-            planning_warnings.log()  # planning may have ended after the last check
+        _dispatch(run, work, cluster, settings)
     finally:
-        emit(ExecutionEnded(ledger.tally()))
+        run.emit(ExecutionEnded(run.ledger.tally()))
+
+
+def _dispatch(run: ActiveRun, work: _Work, cluster: Cluster, settings: NodeSettings) -> None:
+    """Run the mini-batches on the open cluster."""
+    planner, plan = run.selection.planner, work.plan
+    warnings = _PlanningWarnings(run.directory, planner, run.emit)
+    check = run.selection.check
+    check_cancelled = chain_checks(run.check_cancelled, *([check.raise_if_failed] if check is not None else []))
+    policy = _scheduling_policy(run.spec, plan, shared_workers=not cluster.is_here)
+    with ExitStack() as stack:
+        remote_setup = None
+        if not cluster.is_here:
+            settings, remote_setup = prepare_remote(run.spec, run.directory, settings, plan, check_cancelled)
+            stack.callback(remote_setup.clean_up)
+        Dispatcher(
+            cluster.client,
+            settings,
+            plan,
+            run.ledger,
+            RunState(policy, work.pending, lambda index: plan.items(index, index + 1)[0]),
+            run.emit,
+            chain_checks(check_cancelled, warnings.log),
+            cluster.discard,
+            max_nodes=run.spec.config.node_count,
+            plan_stream=planner if work.pending.tally.is_growing else None,
+            prepared=cluster.prepared,
+            remote_setup=remote_setup,
+            autoscaler=_autoscaler(run.spec.config, cluster, run.emit),
+            commands=run.control.events,
+            check_rows=work.column_checker.check if work.column_checker is not None else None,
+        ).run()
+        warnings.log()  # planning may have ended after the last check
 
 
 class _PlanningWarnings:
@@ -181,11 +251,18 @@ def _await_plan(planner: Planner, ledger: Ledger, check_cancelled: Callable[[], 
         time.sleep(_PLANNING_POLL_INTERVAL)
 
 
-def _node_settings(spec: StepSpec, directory: RunDirectory, execution: int, tally: Tally) -> NodeSettings:
-    config = spec.config
+def _column_checker(run: ActiveRun, plan: PlanReader) -> ColumnChecker | None:
+    """Return the checker for a result whose rows must have the same columns; raises if rows of earlier executions differ."""
+    if run.spec.config.result_format != "parquet" or run.spec.result is None:
+        return None
+    return ColumnChecker(run.directory, plan, run.ledger, run.spec.result)
+
+
+def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
+    spec, config = run.spec, run.spec.config
     return NodeSettings(
         token=uuid.uuid4().hex,
-        drive=execution,
+        drive=run.execution,
         slots=config.process_count_per_node,
         most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
         interpreter=spec.interpreter,
@@ -197,9 +274,9 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, execution: int, tall
         side_inputs=dict(spec.side_inputs),
         models=dict(config.models),
         step=spec.name,
-        run_id=directory.run_id,
+        run_id=run.directory.run_id,
         environment_variables=dict(config.environment_variables),
-        run_directory=str(directory.path),
+        run_directory=str(run.directory.path),
         modules=spec.datasets[0].modules,
         fetches=spec.fetches,
         keep_rows=spec.result is not None,
@@ -211,53 +288,3 @@ def _node_settings(spec: StepSpec, directory: RunDirectory, execution: int, tall
         init_timeout=config.init_timeout,
         process_memory_limit=config.memory_limit_bytes,
     )
-
-
-class ClusterStartup:
-    """Opens a cluster on demand; on exit it is closed, or abandoned after an error."""
-
-    def __init__(self, target: Target, spec: StepSpec) -> None:
-        config = spec.config
-        self._cancelled = threading.Event()
-        self._settings: Future[NodeSettings] = Future()
-        request = Request(
-            nodes=config.node_count,
-            at_least=config.min_nodes,
-            slots=config.process_count_per_node,
-            timeout=config.node_start_timeout,
-            dashboard=config.dashboard,
-        )
-        self._context = target.open(request, self._cancelled, self._settings)
-        self._opened: Future[Cluster] | None = None
-
-    def __enter__(self) -> ClusterStartup:
-        return self
-
-    def start(self) -> Future[Cluster]:
-        """Start to open the cluster, unless that has started."""
-        if self._opened is None:
-            executor = ThreadPoolExecutor(1, thread_name_prefix="open-cluster")
-            self._opened = executor.submit(self._context.__enter__)
-            executor.shutdown(wait=False)
-        return self._opened
-
-    def prepare(self, settings: NodeSettings) -> None:
-        """Let nodes start their children while the cluster opens."""
-        self.start()
-        self._settings.set_result(settings)
-
-    def wait(self, check_cancelled: Callable[[], None]) -> Cluster:
-        """Wait for the open cluster; *check_cancelled* is called meanwhile."""
-        opened = self.start()
-        while not wait_for([opened], timeout=_OPENING_POLL_INTERVAL).done:
-            check_cancelled()
-        return opened.result()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._cancelled.set()
-        if self._opened is None or self._opened.exception() is not None:
-            return
-        if kind is not None:
-            self._opened.result().abandon()
-        self._context.__exit__(None, None, None)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from prefect_parallel_run._threads import Background, Cancelled, chain_checks
@@ -19,7 +19,7 @@ from prefect_parallel_run.errors import (
     RowsDifferError,
 )
 from prefect_parallel_run.execution.control import Control
-from prefect_parallel_run.execution.execute import ClusterStartup, execute
+from prefect_parallel_run.execution.execute import ActiveRun, ClusterStartup, execute
 from prefect_parallel_run.models import execution_prefix
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import Reduction
@@ -49,14 +49,23 @@ _REPORT_IF_FAILED = 20.0  #: s to write the report of a run that failed
 _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the user does not want to wait
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """The functions that a run calls; Prefect's differ from those of the command line.
+
+    Attributes:
+        reduce: Performs the final reduction and returns the receipt (in Prefect: as a separate task run).
+        emit: Receives the events of the run.
+        check_cancelled: Called several times a second; raises when the run is cancelled.
+    """
+
+    reduce: Callable[[Reduction], dict[str, Any]]
+    emit: Emit
+    check_cancelled: Callable[[], None] = lambda: None
+
+
 def run_step(
-    spec: StepSpec,
-    target: Target,
-    emit: Emit,
-    check_cancelled: Callable[[], None],
-    reduce: Callable[[Reduction], dict[str, Any]],
-    resume_request: ResumeRequest | None = None,
-    existing_runs: ExistingRuns | None = None,
+    spec: StepSpec, target: Target, callbacks: Callbacks, earlier: ResumeRequest | ExistingRuns | None = None
 ) -> ParallelRunResult:
     """Run a step and return its result.
 
@@ -66,11 +75,8 @@ def run_step(
     Args:
         spec: Definition of the step.
         target: Where it runs.
-        emit: Receives the events of the run.
-        check_cancelled: Called several times a second; raises when the run is cancelled.
-        reduce: Performs the final reduction (in Prefect: as a separate task run).
-        resume_request: Resume exactly this run directory.
-        existing_runs: Earlier runs of this step, if already known.
+        callbacks: What the run calls.
+        earlier: A request to resume exactly one run directory; or earlier runs of this step, if already known.
 
     Raises:
         InputError: A model of the configuration does not exist.
@@ -79,76 +85,120 @@ def run_step(
     """
     started = time.monotonic()
     check_models(spec.config.models)
-    with ExitStack() as stack, ClusterStartup(target, spec) as cluster:  # the lock outlives the cluster
-        if resume_request is not None:
-            selection = resume_run(spec, fingerprint_of(spec), resume_request, check_cancelled)
-        else:
-            if not (has_existing_runs(spec) if existing_runs is None else existing_runs.reusable):
-                cluster.start()  # opens while script and input are checked
-            selection = get_or_create_run(spec, existing_runs or find_existing_runs(spec, check_cancelled), check_cancelled)
+    given = earlier.given if isinstance(earlier, ResumeRequest) else frozenset()
+    with ExitStack() as stack, ClusterStartup(target, spec) as startup:  # the lock outlives the cluster
+        selection = _select_run(spec, startup, earlier, callbacks.check_cancelled)
         stack.callback(selection.close)
-        directory = selection.directory
-        mirror = (
-            None if spec.store is None else RunMirror(directory, spec.location_of(directory), lambda text: emit(Warned(text)))
-        )
+        runner = _Runner(spec, selection, callbacks, stack)
         if selection.lock is None:
-            if mirror is not None and not has_complete_copy(directory):
-                _complete_copy(mirror, directory, check_cancelled, stack)
-            return earlier_result(spec, directory, resume_request)
-        check_cancelled = check_cancelled if mirror is None else chain_checks(check_cancelled, mirror.raise_if_lost)
-        if mirror is not None:
-            stack.callback(mirror.close)
-        with Ledger(directory.ledger) as ledger:
+            runner.complete_copy(only_if_missing=True)
+            return earlier_result(spec, selection.directory, given)
+        receipt = runner.run(startup, selection.lock.driver, given)
+        runner.complete_copy()
+        seconds = time.monotonic() - started
+        return _result(_with_adjustments(spec, receipt), selection.directory, receipt, seconds, reused=False)
+
+
+def _select_run(
+    spec: StepSpec, startup: ClusterStartup, earlier: ResumeRequest | ExistingRuns | None, check_cancelled: Callable[[], None]
+) -> RunSelection:
+    """Return the run directory to work in, locked unless its result can be returned."""
+    if isinstance(earlier, ResumeRequest):
+        return resume_run(spec, fingerprint_of(spec), earlier, check_cancelled)
+    if not (has_existing_runs(spec) if earlier is None else earlier.reusable):
+        startup.start()  # opens while script and input are checked
+    return get_or_create_run(spec, earlier or find_existing_runs(spec, check_cancelled), check_cancelled)
+
+
+class _Runner:
+    """Executes the selected run of a step, and keeps its remote copy up to date.
+
+    Args:
+        spec: Definition of the step.
+        selection: The run.
+        callbacks: What the run calls.
+        stack: Receives what remains to be done once the cluster is closed.
+    """
+
+    def __init__(self, spec: StepSpec, selection: RunSelection, callbacks: Callbacks, stack: ExitStack) -> None:
+        self._spec, self._selection, self._directory, self._stack = spec, selection, selection.directory, stack
+        self._reduce, self._emit, self._check_cancelled = callbacks.reduce, callbacks.emit, callbacks.check_cancelled
+        self._mirror: RunMirror | None = None
+        if spec.store is not None:
+            location = spec.location_of(self._directory)
+            self._mirror = RunMirror(self._directory, location, lambda text: callbacks.emit(Warned(text)))
+
+    def run(self, startup: ClusterStartup, driver: str, given: frozenset[str]) -> dict[str, Any]:
+        """Execute the run to its end and return the receipt.
+
+        Args:
+            startup: Opens the cluster.
+            driver: Id of the execution, from the run's lock.
+            given: Configuration fields that the user has just set.
+        """
+        if self._mirror is not None:
+            self._stack.callback(self._mirror.close)
+            self._check_cancelled = chain_checks(self._check_cancelled, self._mirror.raise_if_lost)
+        with Ledger(self._directory.ledger) as ledger:
             try:
-                execution = _begin_execution(directory, ledger, spec)  # before the mirror uploads anything
-                if resume_request is not None and resume_request.given:
-                    Adjustments.of_ledger(ledger).without(resume_request.given).note(ledger)
-                control = Control(directory, selection.lock.driver, ledger, spec.config, emit)
-                if mirror is not None:
-                    Background("mirror", mirror.begin).wait(check_cancelled)
-                execute(spec, selection, ledger, execution, cluster, emit, chain_checks(check_cancelled, control.poll), control)
-                control.close("every mini-batch is done and the result is being assembled")
-                receipt = reduce(_reduction(spec, selection, ledger, emit, chain_checks(check_cancelled, control.poll)))
+                receipt = self._execute(ledger, startup, driver, given)
             except BaseException as error:
-                emit(RunFinished(*_record_end(ledger, error)))
-                if ledger.is_empty() and not directory.plan.exists():
-                    _delete_empty_run(directory, mirror, stack)
-                else:
-                    seconds = _REPORT_IF_FAILED if isinstance(error, Exception) else _REPORT_IF_CANCELLED
-                    stack.callback(_report_in_time, directory, emit, seconds)  # once the cluster is gone
+                self._emit(RunFinished(*_record_end(ledger, error)))
+                self._clean_up(ledger, error)
                 raise
             ledger.note(status="succeeded", reason="", ended_by="")
             record_end(ledger, "succeeded", "")
-            emit(RunFinished("succeeded"))
-            _report(directory, emit, check_cancelled)
-        if mirror is not None:
-            _complete_copy(mirror, directory, check_cancelled, stack)
-        return _result(_with_adjustments(spec, receipt), directory, receipt, time.monotonic() - started, reused=False)
+            self._emit(RunFinished("succeeded"))
+            _report(self._directory, self._emit, self._check_cancelled)
+        return receipt
+
+    def complete_copy(self, *, only_if_missing: bool = False) -> None:
+        """Complete the remote copy of a finished run, and delete the local one on exit."""
+        if self._mirror is None or (only_if_missing and has_complete_copy(self._directory)):
+            return
+        Background("mirror", self._mirror.finish).wait(self._check_cancelled)
+        self._stack.callback(shutil.rmtree, self._directory.path, ignore_errors=True)
+
+    def _execute(self, ledger: Ledger, startup: ClusterStartup, driver: str, given: frozenset[str]) -> dict[str, Any]:
+        execution = _begin_execution(self._directory, ledger, self._spec)  # before the mirror uploads anything
+        if given:
+            Adjustments.of_ledger(ledger).without(given).note(ledger)
+        control = Control(self._directory, driver, ledger, self._spec.config, self._emit)
+        if self._mirror is not None:
+            Background("mirror", self._mirror.begin).wait(self._check_cancelled)
+        run = ActiveRun(
+            spec=self._spec,
+            selection=self._selection,
+            ledger=ledger,
+            execution=execution,
+            control=control,
+            emit=self._emit,
+            check_cancelled=chain_checks(self._check_cancelled, control.poll),
+        )
+        execute(run, startup)
+        control.close("every mini-batch is done and the result is being assembled")
+        return self._reduce(_reduction(run))
+
+    def _clean_up(self, ledger: Ledger, error: BaseException) -> None:
+        """Write the report of an unsuccessful run once the cluster is closed; delete a run without plan and attempts."""
+        if not ledger.is_empty() or self._directory.plan.exists():
+            seconds = _REPORT_IF_FAILED if isinstance(error, Exception) else _REPORT_IF_CANCELLED
+            self._stack.callback(_report_in_time, self._directory, self._emit, seconds)
+            return
+        self._stack.callback(shutil.rmtree, self._directory.path, ignore_errors=True)
+        if self._mirror is not None:
+            self._stack.callback(self._mirror.discard)  # locally and in the store
 
 
-def _with_adjustments(spec: StepSpec, receipt: dict[str, Any], resume_request: ResumeRequest | None = None) -> StepSpec:
-    """Return *spec* with the changes that commands made during the run with this receipt."""
-    overrides = resume_request.given if resume_request is not None else ()
-    return replace(spec, config=Adjustments.of_receipt(receipt).without(overrides).of(spec.config))
+def _with_adjustments(spec: StepSpec, receipt: dict[str, Any], given: Collection[str] = ()) -> StepSpec:
+    """Return *spec* with the changes that commands made during the run, except to fields that the user has just set."""
+    return replace(spec, config=Adjustments.of_receipt(receipt).without(given).of(spec.config))
 
 
-def earlier_result(spec: StepSpec, directory: RunDirectory, resume_request: ResumeRequest | None = None) -> ParallelRunResult:
+def earlier_result(spec: StepSpec, directory: RunDirectory, given: Collection[str] = ()) -> ParallelRunResult:
     """Return the result of a finished run as the result of *spec*, with no run time."""
     receipt = read_json(directory.receipt)
-    return _result(_with_adjustments(spec, receipt, resume_request), directory, receipt, 0.0, reused=True)
-
-
-def _delete_empty_run(directory: RunDirectory, mirror: RunMirror | None, stack: ExitStack) -> None:
-    """Delete, on exit, a run directory that has no plan and no attempts, locally and in the store."""
-    stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
-    if mirror is not None:
-        stack.callback(mirror.discard)
-
-
-def _complete_copy(mirror: RunMirror, directory: RunDirectory, check_cancelled: Callable[[], None], stack: ExitStack) -> None:
-    """Complete the remote copy of a finished run, and delete the local one on exit."""
-    Background("mirror", mirror.finish).wait(check_cancelled)
-    stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
+    return _result(_with_adjustments(spec, receipt, given), directory, receipt, 0.0, reused=True)
 
 
 def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) -> int:
@@ -197,25 +247,24 @@ def _report_in_time(directory: RunDirectory, emit: Emit, seconds: float) -> None
         emit(Warned(f"skipped the report, which takes longer than {seconds:g} s; write it with {command}"))
 
 
-def _reduction(
-    spec: StepSpec, selection: RunSelection, ledger: Ledger, emit: Emit, check_cancelled: Callable[[], None]
-) -> Reduction:
+def _reduction(run: ActiveRun) -> Reduction:
     """Return the task of the final reduction, after the inputs were verified."""
+    spec, selection = run.spec, run.selection
     if selection.check is not None:
-        selection.check.wait(check_cancelled)
-    _warn_of_replacing(spec, selection.directory, emit)
-    adjustments = Adjustments.of_ledger(ledger)
+        selection.check.wait(run.check_cancelled)
+    _warn_of_replacing(spec, run.directory, run.emit)
+    adjustments = Adjustments.of_ledger(run.ledger)
     return Reduction(
-        directory=selection.directory,
+        directory=run.directory,
         limits=failure_limits(adjustments.of(spec.config)),
         notes={FACT: adjustments.to_facts()} if adjustments else {},
-        target=spec.target_of(selection.directory),
+        target=spec.target_of(run.directory),
         result=spec.result,
         row_format=spec.config.result_format,
         row_options=spec.config.append_row_csv_options or {},
-        identity=complete_description(selection.directory, selection.planner)["identity"],
+        identity=complete_description(run.directory, selection.planner)["identity"],
         output=spec.output if spec.writes_output else None,
-        check_cancelled=check_cancelled,
+        check_cancelled=run.check_cancelled,
     )
 
 

@@ -177,7 +177,9 @@ def drive(workshop, watch, check_cancelled=lambda: None):
         home=workshop.folder,
         key=machine_key(workshop.folder),
     )
-    return runner.run_step(spec, LocalTarget(), watch.handle, check_cancelled, reduce)
+    return runner.run_step(
+        spec, LocalTarget(), runner.Callbacks(reduce=reduce, emit=watch.handle, check_cancelled=check_cancelled)
+    )
 
 
 def cancelled_soon(watch):

@@ -20,7 +20,7 @@ from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.errors import ComputeTargetError, RunFileError
 from prefect_parallel_run.execution import runner as driving
 from prefect_parallel_run.execution.execute import _load_plan
-from prefect_parallel_run.execution.runner import run_step
+from prefect_parallel_run.execution.runner import Callbacks, run_step
 from prefect_parallel_run.models import Receipt, execution_prefix
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.plan import Plan
@@ -105,14 +105,15 @@ class Workshop:
         self.right = "".join(f"f{number:02d}.txt\n" for number in range(FILES))
 
     def run(self):
-        return run_step(self.spec, LocalTarget(), ignore, lambda: None, reduce)
+        return run_step(self.spec, LocalTarget(), Callbacks(reduce=reduce, emit=ignore))
 
-    def drive(self, spec, choice, ledger, drive, cluster, watch, check_cancelled, control):
-        if choice.planner is not None:
-            while not choice.planner.is_over():
-                choice.planner.take()
-            choice.planner.take()
-        work_off(choice.directory, ledger, drive, self.stop_after)
+    def drive(self, run, startup):
+        planner = run.selection.planner
+        if planner is not None:
+            while not planner.is_over():
+                planner.take()
+            planner.take()
+        work_off(run.directory, run.ledger, run.execution, self.stop_after)
 
     def restore(self):
         shutil.rmtree(self.directory.path)

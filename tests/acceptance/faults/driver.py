@@ -56,7 +56,7 @@ def main():
 
     from prefect_parallel_run import FileDataset, ParallelRunConfig
     from prefect_parallel_run.compute.local import LocalTarget
-    from prefect_parallel_run.execution.runner import run_step
+    from prefect_parallel_run.execution.runner import Callbacks, run_step
     from prefect_parallel_run.monitoring.listeners import listeners_of
     from prefect_parallel_run.output.reduction import reduce
     from prefect_parallel_run.planning.writing import normalise_inputs
@@ -92,7 +92,7 @@ def main():
         key=machine_key(Path(log).parent),
     )
     emit = emit_to(listeners_of("driven", logging.getLogger("driver"), in_prefect=False))
-    result = run_step(spec, LocalTarget(), emit, lambda: None, reduce)
+    result = run_step(spec, LocalTarget(), Callbacks(reduce=reduce, emit=emit))
     print(json.dumps({"boundaries": next(passed) - 1, "result": result.model_dump()}))
 
 
