@@ -95,17 +95,17 @@ class RunArtifacts:
                 self._send_progress(tally)
                 self._send_failures()
             case StepReturned(result):
-                self._summarise(summary_of_result(result, self._throughput()))
+                self._publish("summary", summary_of_result(result, self._throughput()), f"Summary of {self._step}")
             case StepRaised(error):
                 if self._run is not None:
                     summary = summary_of_failure(self._step, error, self._last, str(self._run.path), self._throughput())
-                    self._summarise(summary)
+                    self._publish("summary", summary, f"Summary of {self._step}")
                 if not isinstance(error, Exception):
                     self._patience = _PATIENCE_IF_CANCELLED
             case ReportWritten(location):
                 self._publish("report", report_text(location), f"Location of the report of {self._step}")
-            case StepEnded():
-                self._finish()
+            case StepEnded() if not self._publisher.close(self._patience):
+                self._warn(f"not all updates were sent within {self._patience:g} s")
 
     def _start(self, event: RunStarted) -> None:
         """Create the progress artifact, or reuse that of an earlier attempt of the task."""
@@ -120,7 +120,7 @@ class RunArtifacts:
             metadata = ledger.facts()
         self._ids = {kind: UUID(metadata[_id_key(kind)]) for kind in ("progress", "failures") if _id_key(kind) in metadata}
         if "progress" not in self._ids:
-            self._create("progress", partial(_create_progress, percent, description))
+            self._create("progress", create_progress_artifact, percent, description)
 
     def _send_due(self, tally: Tally) -> None:
         """Update the progress artifact at most every 2 s, and the table of failures at most every 30 s."""
@@ -138,23 +138,15 @@ class RunArtifacts:
         items = now.succeeded_items - before.succeeded_items
         return Throughput(snapshot.elapsed, snapshot.active_seconds, snapshot.done, items)
 
-    def _summarise(self, text: str) -> None:
-        self._publish("summary", text, f"Summary of {self._step}")
-
     def _publish(self, kind: str, text: str, description: str) -> None:
-        self._publisher.submit(kind, lambda: self._call(partial(_create_markdown, text, f"{self._key}-{kind}", description)))
-
-    def _finish(self) -> None:
-        """Wait a few seconds until all updates are sent."""
-        if not self._publisher.close(self._patience):
-            self._warn(f"not all updates were sent within {self._patience:g} s")
+        self._publisher.submit(kind, lambda: self._call(create_markdown_artifact, text, f"{self._key}-{kind}", description))
 
     def _send_progress(self, tally: Tally) -> None:
         percent, description = done_percent(tally), self._describe(tally)
 
         def update() -> None:
             if (progress := self._ids.get("progress")) is not None:
-                self._call(partial(_update_progress, progress, percent, description))
+                self._call(update_progress_artifact, progress, percent, description)
 
         self._publisher.submit("progress", update)
 
@@ -168,15 +160,15 @@ class RunArtifacts:
             with Ledger(self._run.ledger) as ledger:
                 rows = self._table.rows(ledger)
             if rows and (table := self._ids.get("failures")) is not None:
-                self._call(partial(_update_table, table, rows))
+                self._call(_update_table, table, rows)
             elif rows:
                 description = f"Failed attempts of {self._step} by cause; tracebacks are in the log and in the ledger."
-                self._create("failures", partial(_create_table, rows, description))
+                self._create("failures", create_table_artifact, rows, description)
         now = time.monotonic()
         self._next_table = now + max(_TABLE_INTERVAL, (now - started) / _TABLE_SHARE)
 
-    def _create(self, kind: str, create: Callable[[str], object]) -> None:
-        artifact_id = self._call(lambda: create(f"{self._key}-{kind}"))
+    def _create(self, kind: str, create: Callable[..., object], data: object, description: str) -> None:
+        artifact_id = self._call(create, data, f"{self._key}-{kind}", description)
         if isinstance(artifact_id, UUID) and self._run is not None:
             self._ids[kind] = artifact_id
             with Ledger(self._run.ledger) as ledger:
@@ -186,9 +178,10 @@ class RunArtifacts:
         description = f"{self._step}: {progress_message(self._tracker.snapshot(tally))}"
         return f"{description} · [Dask dashboard]({self._dashboard})" if self._dashboard else description
 
-    def _call(self, call: Callable[[], object]) -> object:
+    def _call(self, function: Callable[..., object], *arguments: object) -> object:
+        """Call a function of Prefect; without ``_sync`` it would return a coroutine if the flow is asynchronous."""
         try:
-            return call()
+            return function(*arguments, _sync=True)
         except (httpx.HTTPError, PrefectException) as error:
             self._warn(str(error))
             return None
@@ -202,26 +195,7 @@ def _id_key(kind: str) -> str:
     return f"{kind}_artifact"
 
 
-# Prefect's async_dispatch accepts _sync, which its type hints lack; without it a call inside an event loop returns a coroutine.
-
-
-def _create_progress(percent: float, description: str, key: str) -> object:
-    return create_progress_artifact(percent, key, description, _sync=True)  # type: ignore[call-arg]  # _sync
-
-
-def _update_progress(progress: UUID, percent: float, description: str) -> object:
-    return update_progress_artifact(progress, percent, description, _sync=True)  # type: ignore[call-arg]  # _sync
-
-
-def _create_table(rows: list[dict[str, Any]], description: str, key: str) -> object:
-    return create_table_artifact(rows, key, description, _sync=True)  # type: ignore[call-arg]  # _sync
-
-
-def _create_markdown(text: str, key: str, description: str) -> object:
-    return create_markdown_artifact(text, key, description, _sync=True)  # type: ignore[call-arg]  # _sync
-
-
-def _update_table(artifact: UUID, rows: list[dict[str, Any]]) -> None:
+def _update_table(artifact: UUID, rows: list[dict[str, Any]], *, _sync: bool) -> None:
     client = get_client(sync_client=True)  # shared with the run; not entered: its reference count is not thread-safe
     client.update_artifact(artifact, ArtifactUpdate(data=json.dumps(rows)))
 

@@ -63,41 +63,6 @@ class Forecast(NamedTuple):
         return "" if self.remaining is None else f"{format_seconds(self.remaining)} to go"
 
 
-def forecast(
-    tally: Tally,
-    *,
-    done: int,
-    rate: float | None,
-    active_seconds: float,
-    slots: int,
-    held: Breach | None = None,
-    is_paused: bool = False,
-) -> Forecast:
-    """Return the forecast; it has a time to go only when the rate is known well enough.
-
-    Args:
-        tally: Current counts.
-        done: Mini-batches finished in this execution.
-        rate: Mini-batches per second.
-        active_seconds: Time since the first attempt, without pauses.
-        slots: Running processes; 0 if unknown.
-        held: The limit that is near.
-        is_paused: The run was paused by a control command.
-    """
-    remaining = tally.planned - tally.finished
-    if is_paused:
-        return Forecast(is_paused=True)
-    if held is not None and not tally.all_scheduled:  # otherwise nothing is left to hold back
-        return Forecast(held=held)
-    if tally.is_growing or not remaining:
-        return Forecast()
-    if remaining <= max(slots, 1):  # the rate of the finished ones does not predict the running ones
-        return Forecast(waits_for=remaining)
-    if not rate or done < _MIN_PER_SLOT * max(slots, 1) or active_seconds < _MIN_ACTIVE_SECONDS:
-        return Forecast()
-    return Forecast(remaining=remaining / rate)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressSnapshot:
     """The progress of one execution of a run at one moment."""
@@ -107,8 +72,8 @@ class ProgressSnapshot:
     active_seconds: float  #: since its first attempt started, without pauses
     done: int  #: mini-batches finished in this execution
     slots: int = 0  #: running processes; 0 if unknown
-    held: Breach | None = None
-    is_paused: bool = False
+    held: Breach | None = None  #: the limit that is near
+    is_paused: bool = False  #: by a control command
 
     @property
     def rate(self) -> float | None:
@@ -117,16 +82,23 @@ class ProgressSnapshot:
 
     @property
     def forecast(self) -> Forecast:
-        """Return the forecast from these figures."""
-        return forecast(
-            self.tally,
-            done=self.done,
-            rate=self.rate,
-            active_seconds=self.active_seconds,
-            slots=self.slots,
-            held=self.held,
-            is_paused=self.is_paused,
-        )
+        """Return the forecast at the rate so far."""
+        return self.forecast_at(self.rate)
+
+    def forecast_at(self, rate: float | None) -> Forecast:
+        """Return the forecast; it has a time to go only when the *rate*, mini-batches per second, is known well enough."""
+        remaining, slots = self.tally.planned - self.tally.finished, max(self.slots, 1)
+        if self.is_paused:
+            return Forecast(is_paused=True)
+        if self.held is not None and not self.tally.all_scheduled:  # otherwise nothing is left to hold back
+            return Forecast(held=self.held)
+        if self.tally.is_growing or not remaining:
+            return Forecast()
+        if remaining <= slots:  # the rate of the finished ones does not predict the running ones
+            return Forecast(waits_for=remaining)
+        if not rate or self.done < _MIN_PER_SLOT * slots or self.active_seconds < _MIN_ACTIVE_SECONDS:
+            return Forecast()
+        return Forecast(remaining=remaining / rate)
 
 
 def done_percent(tally: Tally) -> float:

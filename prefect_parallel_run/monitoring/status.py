@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.models import Breach, Tally
-from prefect_parallel_run.monitoring.progress import Forecast, forecast
+from prefect_parallel_run.monitoring.progress import Forecast, ProgressSnapshot
 from prefect_parallel_run.runs.executions import drives, effective_config
 from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
@@ -120,15 +120,16 @@ def _forecast(
     """Return the forecast from the ledger; the process that executes the run uses the same counts and limits."""
     if status not in ("running", "paused"):
         return Forecast()
-    return forecast(
-        tally,
-        done=int(sum(row[2] for row in rows)),
-        rate=rate,
+    snapshot = ProgressSnapshot(
+        tally=tally,
+        elapsed=active_seconds,
         active_seconds=active_seconds,
+        done=int(sum(row[2] for row in rows)),
         slots=sum(row[7] for row in rows),  # processes with a recent result
         held=near,
         is_paused=status == "paused",
     )
+    return snapshot.forecast_at(rate)
 
 
 def _exceeded(limits: FailureLimits, tally: Tally) -> str:

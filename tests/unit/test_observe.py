@@ -9,7 +9,7 @@ from prefect_parallel_run.dispatch.lease_size import LeaseSizer
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import RunLog
-from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressSnapshot, ProgressTracker, forecast, progress_message
+from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressSnapshot, ProgressTracker, progress_message
 from prefect_parallel_run.node.settings import NodeFacts
 from prefect_parallel_run.runs.events import (
     AttemptFailed,
@@ -102,8 +102,8 @@ def test_progress_message_has_counts_rate_and_time_to_go():
 )
 def test_time_to_go_is_given_only_when_it_is_meaningful(tally, figures, expected):
     """Not after the first few, nor while scheduling is on hold, nor while the last mini-batches run."""
-    figures = {"rate": 4.0, "active_seconds": 10.0, "slots": 4, **figures}
-    assert str(forecast(Tally(planned=100, **tally), **figures)) == expected
+    figures = {"elapsed": 10.0, "active_seconds": 10.0, "slots": 4, **figures}
+    assert str(ProgressSnapshot(tally=Tally(planned=100, **tally), **figures).forecast_at(4.0)) == expected
 
 
 def test_active_time_starts_at_first_attempt_and_excludes_pauses():
