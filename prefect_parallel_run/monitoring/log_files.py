@@ -66,56 +66,49 @@ class RunFiles:
         clock: Monotonic clock, s.
     """
 
-    _run: RunDirectory  # this and the files are set when the run starts
-    _processed: _File
-    _overview: _File
-    _progress: _File
+    _processed_file: _File  # this and the others are opened when the run starts
+    _overview_file: _File
+    _progress_file: _File
 
     def __init__(
         self, step: str, logger: Logger, tracker: ProgressTracker, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._step, self._logger, self._tracker, self._clock = step, logger, tracker, clock
-        self._tally, self._status = Tally(), ("running", "")
-        self._execution = 0
-        self._nodes: dict[str, NodeCounts] = {}
-        self._causes: dict[str, CauseCounts] = {}  # by fingerprint
+        self._logger, self._tracker, self._clock = logger, tracker, clock
+        self._tally, self._overview = Tally(), _Overview(step)
         self._timer, self._next_overview = BackoffTimer(clock()), clock()
 
     def handle(self, event: RunEvent) -> None:
         """Write what *event* changes; nothing before the run starts."""
         if isinstance(event, RunStarted):
             self._start(event.directory, event.tally)
-        elif self._execution:
+        elif self._overview.run_id:
             self._write(event)
 
     def _start(self, run: RunDirectory, tally: Tally) -> None:
         """Open the files; the rows of earlier executions are written again from the ledger."""
-        self._run, self._tally = run, tally
-        self._processed, self._overview = _File(run.logs / PROCESSED, self._logger), _File(run.logs / OVERVIEW, self._logger)
+        self._tally = tally
+        self._processed_file, self._overview_file = (_File(run.logs / name, self._logger) for name in (PROCESSED, OVERVIEW))
         with Ledger(run.ledger) as ledger:
-            self._execution = int(ledger.facts().get("drives", "1"))
-            self._processed.replace([PROCESSED_HEADER, *([] if ledger.is_empty() else _rows_in(ledger))])
-            for cause in causes(ledger, _MAX_CAUSES):
-                example = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)
-                self._causes[cause.fingerprint] = CauseCounts(*example, cause.tries, set(cause.nodes.split(",")))
-        self._progress = _File(run.logs / f"{execution_prefix(self._execution)}{PROGRESS}", self._logger)
-        self._progress.append(PROGRESS_HEADER)
+            self._overview.start(run.run_id, ledger)
+            self._processed_file.replace([PROCESSED_HEADER, *([] if ledger.is_empty() else _rows_in(ledger))])
+        self._progress_file = _File(run.logs / f"{execution_prefix(self._overview.execution)}{PROGRESS}", self._logger)
+        self._progress_file.append(PROGRESS_HEADER)
         self._timer, self._next_overview = BackoffTimer(self._clock()), self._clock()
 
     def _write(self, event: RunEvent) -> None:
         match event:
             case NodeJoined(facts):
-                self._nodes[facts.node] = NodeCounts(facts.host, facts.slots)
+                self._overview.nodes[facts.node] = _NodeCounts(facts.host, facts.slots)
             case NodeLost(node):
-                self._node(node).end = "lost"
+                self._overview.node(node).end = "lost"
             case NodeReleased(node):
-                self._node(node).end = "released"
+                self._overview.node(node).end = "released"
             case ReceiptsCommitted(receipts):  # in one write: all of them ran on one node
-                self._processed.append(_rows_of(receipts))
+                self._processed_file.append(_rows_of(receipts))
                 for receipt in receipts:
-                    self._count(receipt)
+                    self._overview.count(receipt)
             case PieceFinished(receipt):
-                self._count(receipt)
+                self._overview.count(receipt)
             case Progressed(tally):
                 self._tally = tally
                 self._write_due()
@@ -124,7 +117,7 @@ class RunFiles:
                 self._write_progress()
                 self._write_overview()
             case RunFinished(status, reason):
-                self._status = (status, reason)
+                self._overview.status, self._overview.reason = status, reason
                 self._write_overview()
 
     def _write_due(self) -> None:
@@ -135,54 +128,16 @@ class RunFiles:
             self._next_overview = now + _OVERVIEW_INTERVAL
             self._write_overview()
 
-    def _node(self, name: str) -> NodeCounts:
-        return self._nodes.setdefault(name, NodeCounts())
-
-    def _count(self, receipt: Receipt) -> None:
-        node = self._node(receipt.node)
-        node.attempts += 1
-        if receipt.outcome != "succeeded":
-            node.failed += 1
-            self._count_cause(receipt)
-
-    def _count_cause(self, receipt: Receipt) -> None:
-        cause = self._causes.get(receipt.fingerprint)
-        if cause is None:
-            if len(self._causes) >= _MAX_CAUSES:
-                return
-            example = (receipt.outcome, receipt.error_type, receipt.error)
-            cause = self._causes[receipt.fingerprint] = CauseCounts(*example, receipt.mini_batch)
-        cause.attempts += 1
-        cause.first_mini_batch = min(cause.first_mini_batch, receipt.mini_batch)
-        cause.nodes.add(receipt.node)
-
     def _write_progress(self) -> None:
         tally = self._tally
+        mini_batches = (tally.planned, tally.finished, tally.succeeded, tally.failed, tally.waiting)
         remaining = self._tracker.snapshot(tally).forecast.remaining
-        counts = (tally.planned, tally.finished, tally.succeeded, tally.failed, tally.waiting)
-        values = (
-            *counts,
-            tally.succeeded_items,
-            tally.failed_items,
-            tally.rows,
-            "" if remaining is None else f"{remaining:.1f}",
-        )
-        self._progress.append(f"{time.time():.3f},{','.join(map(str, values))}\n")
+        values = (*mini_batches, tally.succeeded_items, tally.failed_items, tally.rows)
+        rest = "" if remaining is None else f"{remaining:.1f}"
+        self._progress_file.append(f"{time.time():.3f},{','.join(map(str, values))},{rest}\n")
 
     def _write_overview(self) -> None:
-        status, reason = self._status
-        overview = Overview(
-            run=self._run.run_id,
-            step=self._step,
-            status=status,
-            reason=reason,
-            execution=self._execution,
-            now=time.time(),
-            snapshot=self._tracker.snapshot(self._tally),
-            nodes=self._nodes,
-            causes=list(self._causes.values()),
-        )
-        self._overview.replace([overview.text()])
+        self._overview_file.replace([self._overview.text(self._tracker.snapshot(self._tally), time.time())])
 
 
 class _File:
@@ -256,7 +211,7 @@ def _quoted(values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 @dataclass(slots=True)
-class NodeCounts:
+class _NodeCounts:
     """The attempts of one node in this execution."""
 
     host: str = ""
@@ -267,7 +222,7 @@ class NodeCounts:
 
 
 @dataclass(slots=True)
-class CauseCounts:
+class _CauseCounts:
     """The failed attempts with one cause."""
 
     outcome: str
@@ -278,62 +233,66 @@ class CauseCounts:
     nodes: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overview:
-    """The content of the file."""
+class _Overview:
+    """The content of ``job_progress_overview.txt``."""
 
-    run: str
-    step: str
-    status: str
-    reason: str
-    execution: int  #: 1 for the first
-    now: float  #: Unix time, s
-    snapshot: ProgressSnapshot
-    nodes: dict[str, NodeCounts]
-    causes: Sequence[CauseCounts]
+    def __init__(self, step: str) -> None:
+        self.run_id, self._step, self.execution = "", step, 1
+        self.status, self.reason = "running", ""
+        self.nodes: dict[str, _NodeCounts] = {}
+        self._causes: dict[str, _CauseCounts] = {}  # by fingerprint
 
-    def text(self) -> str:
-        """Return the text of the file."""
-        parts = [self._head(), self._counts(), self._pace()]
+    def start(self, run_id: str, ledger: Ledger) -> None:
+        """Read the number of the execution and the failures of earlier ones."""
+        self.run_id, self.execution = run_id, int(ledger.facts().get("drives", "1"))
+        for cause in causes(ledger, _MAX_CAUSES):
+            example = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)
+            self._causes[cause.fingerprint] = _CauseCounts(*example, cause.tries, set(cause.nodes.split(",")))
+
+    def node(self, name: str) -> _NodeCounts:
+        """Return the counts of a node."""
+        return self.nodes.setdefault(name, _NodeCounts())
+
+    def count(self, receipt: Receipt) -> None:
+        """Count an attempt, and the cause of its failure."""
+        node = self.node(receipt.node)
+        node.attempts += 1
+        if receipt.outcome == "succeeded":
+            return
+        node.failed += 1
+        cause = self._causes.get(receipt.fingerprint)
+        if cause is None:
+            if len(self._causes) >= _MAX_CAUSES:
+                return
+            example = (receipt.outcome, receipt.error_type, receipt.error)
+            cause = self._causes[receipt.fingerprint] = _CauseCounts(*example, receipt.mini_batch)
+        cause.attempts += 1
+        cause.first_mini_batch = min(cause.first_mini_batch, receipt.mini_batch)
+        cause.nodes.add(receipt.node)
+
+    def text(self, snapshot: ProgressSnapshot, now: float) -> str:
+        """Return the text at Unix time *now*, s."""
+        parts = [self._head(snapshot, now), _count_lines(snapshot.tally), self._pace(snapshot)]
         if self.nodes:
             parts.append("nodes of this execution\n" + "".join(self._node_lines()))
-        if self.causes:
-            parts.append("failed attempts by cause\n" + "".join(_cause_lines(self.causes)))
+        if self._causes:
+            parts.append("failed attempts by cause\n" + "".join(_cause_lines(self._causes.values())))
         return "\n".join(parts)
 
-    def _head(self) -> str:
-        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.now))
-        status = "paused" if self._is_running and self.snapshot.is_paused else self.status
+    def _head(self, snapshot: ProgressSnapshot, now: float) -> str:
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+        status = "paused" if self.status == "running" and snapshot.is_paused else self.status
         if self.reason:
             status += f": {_one_line(self.reason)}"
-        since = f"{at}, after {format_seconds(self.snapshot.elapsed)}"
+        since = f"{at}, after {format_seconds(snapshot.elapsed)}"
         if self.execution > 1:
             since += f", execution {self.execution}"
-        return f"run     {self.run}\nstep    {self.step}\nstatus  {status}\nas of   {since}\n"
+        return f"run     {self.run_id}\nstep    {self._step}\nstatus  {status}\nas of   {since}\n"
 
-    def _counts(self) -> str:
-        tally = self.snapshot.tally
-        not_reached = tally.planned - tally.finished - tally.waiting
-        items_not_reached = tally.items - tally.succeeded_items - tally.failed_items - tally.waiting_items
-        rows = [
-            ("", "planned", "succeeded", "failed", "waiting", "not reached"),
-            ("mini-batches", tally.planned, tally.succeeded, tally.failed, tally.waiting, not_reached),
-            ("items", tally.items, tally.succeeded_items, tally.failed_items, tally.waiting_items, items_not_reached),
-        ]
-        lines = [
-            f"{name:<14}" + "".join(f"{value:>14,}" if name else f"{value:>14}" for value in values) for name, *values in rows
-        ]
-        note = ["(the input is still being listed)"] if tally.is_growing else []
-        return "\n".join([*lines, f"{'rows':<14}{'':14}{tally.rows:>14,}", *note]) + "\n"
-
-    def _pace(self) -> str:
-        rate = self.snapshot.rate
+    def _pace(self, snapshot: ProgressSnapshot) -> str:
+        rate = snapshot.rate
         line = f"rate    {'unknown yet' if rate is None else f'{rate:.1f} mini-batches/s'}\n"
-        return f"{line}to go   {str(self.snapshot.forecast) or 'unknown yet'}\n" if self._is_running else line
-
-    @property
-    def _is_running(self) -> bool:
-        return self.status == "running"
+        return f"{line}to go   {str(snapshot.forecast) or 'unknown yet'}\n" if self.status == "running" else line
 
     def _node_lines(self) -> Iterable[str]:
         ended = [name for name, node in self.nodes.items() if node.end]
@@ -346,8 +305,21 @@ class Overview:
                 yield f"  {name}: on {node.host}, {figures}{f'; {node.end}' if node.end else ''}\n"
 
 
-def _cause_lines(causes: Sequence[CauseCounts]) -> Iterable[str]:
-    ordered = sorted(causes, key=lambda cause: -cause.attempts)
+def _count_lines(tally: Tally) -> str:
+    not_reached = tally.planned - tally.finished - tally.waiting
+    items_not_reached = tally.items - tally.succeeded_items - tally.failed_items - tally.waiting_items
+    rows = [
+        ("", "planned", "succeeded", "failed", "waiting", "not reached"),
+        ("mini-batches", tally.planned, tally.succeeded, tally.failed, tally.waiting, not_reached),
+        ("items", tally.items, tally.succeeded_items, tally.failed_items, tally.waiting_items, items_not_reached),
+    ]
+    lines = [f"{name:<14}" + "".join(f"{value:>14,}" if name else f"{value:>14}" for value in values) for name, *values in rows]
+    note = ["(the input is still being listed)"] if tally.is_growing else []
+    return "\n".join([*lines, f"{'rows':<14}{'':14}{tally.rows:>14,}", *note]) + "\n"
+
+
+def _cause_lines(counts: Iterable[_CauseCounts]) -> Iterable[str]:
+    ordered = sorted(counts, key=lambda cause: -cause.attempts)
     for cause in ordered[:_MAX_OVERVIEW_LINES]:
         error = _one_line(f"{cause.error_type}: {cause.error}")
         where = f"first mini-batch {cause.first_mini_batch}, on {', '.join(sorted(cause.nodes)[:3])}"
