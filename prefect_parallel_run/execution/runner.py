@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect_parallel_run._threads import Background, Cancelled, chain_checks
@@ -95,8 +95,7 @@ def run_step(
             return earlier_result(spec, selection.directory, given)
         receipt = runner.run(startup, selection.lock.driver, given)
         runner.complete_copy()
-        seconds = time.monotonic() - started
-        return _result(_with_adjustments(spec, receipt), selection.directory, receipt, seconds, reused=False)
+        return _result(spec, selection.directory, receipt, time.monotonic() - started)
 
 
 def _select_run(
@@ -180,25 +179,19 @@ class _Runner:
         return self._reduce(_reduction(run))
 
     def _clean_up(self, ledger: Ledger, error: BaseException) -> None:
-        """Write the report of an unsuccessful run once the cluster is closed; delete a run without plan and attempts."""
+        """Once the cluster is closed: write the report of the unsuccessful run; delete a run without plan and attempts."""
         if not ledger.is_empty() or self._directory.plan.exists():
             seconds = _REPORT_IF_FAILED if isinstance(error, Exception) else _REPORT_IF_CANCELLED
             self._stack.callback(_report_in_time, self._directory, self._emit, seconds)
             return
         self._stack.callback(shutil.rmtree, self._directory.path, ignore_errors=True)
         if self._mirror is not None:
-            self._stack.callback(self._mirror.discard)  # locally and in the store
-
-
-def _with_adjustments(spec: StepSpec, receipt: dict[str, Any], given: Collection[str] = ()) -> StepSpec:
-    """Return *spec* with the changes that commands made during the run, except to fields that the user has just set."""
-    return replace(spec, config=Adjustments.of_receipt(receipt).without(given).of(spec.config))
+            self._stack.callback(self._mirror.discard)
 
 
 def earlier_result(spec: StepSpec, directory: RunDirectory, given: Collection[str] = ()) -> ParallelRunResult:
-    """Return the result of a finished run as the result of *spec*, with no run time."""
-    receipt = read_json(directory.receipt)
-    return _result(_with_adjustments(spec, receipt, given), directory, receipt, 0.0, reused=True)
+    """Return the result of a finished run as the result of *spec*; *given* are fields that the user has just set."""
+    return _result(spec, directory, read_json(directory.receipt), given=given)
 
 
 def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) -> int:
@@ -313,9 +306,15 @@ def _record_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
 
 
 def _result(
-    spec: StepSpec, directory: RunDirectory, receipt: dict[str, Any], seconds: float, *, reused: bool
+    spec: StepSpec,
+    directory: RunDirectory,
+    receipt: dict[str, Any],
+    seconds: float | None = None,
+    given: Collection[str] = (),
 ) -> ParallelRunResult:
+    """Return the result of a run that took *seconds*; None: it is an earlier one's."""
     items, mini_batches = receipt["items"], receipt["mini_batches"]
+    config = Adjustments.of_receipt(receipt).without(given).of(spec.config)  # as commands changed it
     return ParallelRunResult(
         name=spec.name,
         run_id=directory.run_id,
@@ -331,7 +330,7 @@ def _result(
         items_succeeded=items["succeeded"],
         items_failed=items["failed"],
         rows=receipt["rows"],
-        seconds=seconds,
-        limits=asdict(failure_limits(spec.config)),
-        reused=reused,
+        seconds=seconds or 0.0,
+        limits=asdict(failure_limits(config)),
+        reused=seconds is None,
     )
