@@ -22,9 +22,9 @@ from prefect.settings import get_current_settings
 from prefect_parallel_run.azureml.overrides import apply_azure_settings
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.cluster_class import load_class
-from prefect_parallel_run.compute.enclosing import surrounding_target
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.compute.resolve import described, target_of
+from prefect_parallel_run.compute.scheduler import surrounding_target
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.errors import ComputeTargetError, ParallelRunError
 from prefect_parallel_run.execution.runner import Callbacks, run_step
@@ -35,10 +35,10 @@ from prefect_parallel_run.planning.inputs import (
     check_arguments,
     fill_placeholders,
     from_result,
+    normalise_inputs,
     resolve_output,
     resolve_side_inputs,
 )
-from prefect_parallel_run.planning.writing import normalise_inputs
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.events import (
     Emit,

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from prefect_parallel_run.models import PlannedBatch, Receipt
-from prefect_parallel_run.planning.writing import PlanWriter
+from prefect_parallel_run.planning.planner import PlanWriter
 from prefect_parallel_run.runs.executions import versions
 from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
 from prefect_parallel_run.runs.run_directory import RunDirectory

@@ -11,9 +11,10 @@ from typing import Any
 
 from prefect_parallel_run.azureml.findings import Difference, Outcome
 from prefect_parallel_run.azureml.load import Imported
-from prefect_parallel_run.azureml.step import ImportedStep, source_variable
+from prefect_parallel_run.azureml.step import ImportedStep
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.validation import is_unicode
+from prefect_parallel_run.config.yaml_file import referenced_variable
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.environments import without_credentials
@@ -220,7 +221,7 @@ def _field(key: str, value: Any) -> Any:
             arguments["requirements"] = [without_credentials(line) for line in arguments["requirements"]]
         return _call("Environment", [], arguments)
     if key == "environment_variables":
-        return {name: Code(f"variable({render(source_variable(name, text))})") for name, text in value.items()}
+        return {name: Code(f"variable({render(referenced_variable(text) or name)})") for name, text in value.items()}
     return value
 
 

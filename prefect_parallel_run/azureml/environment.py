@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.azureml.documents import Section, read_document
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.references import References, mapping_note
 from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, CondaDependencies, conda_dependencies
+from prefect_parallel_run.config.yaml_reader import Section, read_document
 
 _FIELD = "task.environment"
 _ELSE = "a virtual environment, or an interpreter"  #: alternatives to map the environment to

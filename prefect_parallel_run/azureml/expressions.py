@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.azureml.documents import Section
 from prefect_parallel_run.azureml.references import References
+from prefect_parallel_run.config.yaml_reader import Section
 
 EXPRESSION = re.compile(r"\$\{\{\s*([^{}]*?)\s*\}\}")
 _OUTER = "parent.inputs"  #: prefix by which a job refers to the inputs of its pipeline

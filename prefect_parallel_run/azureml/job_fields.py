@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect_parallel_run.azureml.arguments import program_arguments
-from prefect_parallel_run.azureml.documents import Section
 from prefect_parallel_run.azureml.environment import job_environment
 from prefect_parallel_run.azureml.expressions import Input
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.outputs import Outputs
 from prefect_parallel_run.azureml.references import References
-from prefect_parallel_run.azureml.step import source_variable
 from prefect_parallel_run.config.model import LOCAL
+from prefect_parallel_run.config.validation import parse_keys
+from prefect_parallel_run.config.yaml_file import referenced_variable
+from prefect_parallel_run.config.yaml_reader import Section
 
 #: Fields of a job that are converted below or in other modules.
 _READ = {
@@ -137,8 +138,11 @@ def _numbers(section: Section, fields: dict[str, Any], findings: MigrationFindin
 def _size(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
     keys, size = section.get("partition_keys"), section.get("mini_batch_size")
     if keys is not None:
-        fields["partition_keys"] = [str(key) for key in keys] if isinstance(keys, list) else keys
-        findings.taken("partition_keys", ", ".join(map(str, fields["partition_keys"])), "the same")
+        keys = parse_keys(keys) if isinstance(keys, str) else keys
+        if not isinstance(keys, list):
+            raise section.error("partition_keys", "a list of key names, or a JSON array of them in a string")
+        fields["partition_keys"] = [str(key) for key in keys]
+        findings.taken("partition_keys", ", ".join(fields["partition_keys"]), "the same")
     if size is not None and keys is not None:
         findings.left_out("mini_batch_size", size, "partition_keys take effect, as in Azure")
     elif size is not None:
@@ -167,7 +171,7 @@ def _variables(section: Section, fields: dict[str, Any], findings: MigrationFind
 def report_variables(variables: Mapping[str, str], findings: MigrationFindings) -> None:
     """Record that the generated Python reads the values of these variables from the environment."""
     for name, text in variables.items():
-        source = source_variable(name, text)
+        source = referenced_variable(text) or name
         why = f"values are secrets, so they are not printed: set {source} before running the generated Python"
         findings.changed(f"environment_variables.{name}", None, f"the environment's {source}", why)
 

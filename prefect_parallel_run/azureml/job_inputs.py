@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from prefect_parallel_run.azureml.documents import Section
 from prefect_parallel_run.azureml.expressions import Data, Input, Literal, Missing, expression
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.mltable import FILE_NAME, table_at
 from prefect_parallel_run.azureml.references import References
+from prefect_parallel_run.config.yaml_reader import Section
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_parallel_run.azureml.documents import Section, read_document
 from prefect_parallel_run.azureml.findings import Difference, Outcome
 from prefect_parallel_run.azureml.mltable import FILE_NAME, load_mltable
 from prefect_parallel_run.azureml.references import References
@@ -16,6 +15,7 @@ from prefect_parallel_run.azureml.step import ImportedStep
 from prefect_parallel_run.azureml.v1 import load_v1
 from prefect_parallel_run.azureml.v2 import load_jobs
 from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.config.yaml_reader import Section, read_document
 from prefect_parallel_run.datasets.base import Dataset
 
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from prefect_parallel_run.azureml.documents import Section, read_document
 from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 from prefect_parallel_run.azureml.references import References, is_unresolved
-from prefect_parallel_run.azureml.schema import MLTABLE, READERS, TRANSFORMATIONS, refuse, similar_name, unknown
+from prefect_parallel_run.azureml.schema import MLTABLE, READERS, TRANSFORMATIONS, refuse, unknown
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.config.model import wrong_fields
-from prefect_parallel_run.datasets.base import Dataset, absolute
-from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.datasets.partition_format import PartitionFormat
+from prefect_parallel_run.config.base import similar, wrong_fields
+from prefect_parallel_run.config.yaml_reader import Section, read_document
+from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.datasets.files import FileDataset, PartitionFormat
 from prefect_parallel_run.datasets.partitions import folder_keys
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage.paths import absolute_location
 
 if TYPE_CHECKING:
     from prefect_parallel_run.datasets.tabular import TabularDataset
@@ -152,7 +152,7 @@ def _paths(document: Section, references: References, findings: MigrationFinding
         if kind not in ("file", "folder", "pattern") or not isinstance(entry[kind], str):
             raise ValueError(f"{document.where('paths')}: paths has {entry!r}; expected file, folder or pattern with a path")
         location = references.resolve(entry[kind], folder, f"paths[{number}].{kind}", findings)
-        paths.append(entry[kind] if location is None else absolute(location))
+        paths.append(entry[kind] if location is None else absolute_location(location))
         if kind == "folder" and location is not None and Path(location) in document.file.absolute().parents:
             why = "the folder contains this MLTable file, which would be read too; write a pattern such as ./**/*.csv"
             findings.open(f"paths[{number}].{kind}", entry[kind], why)
@@ -179,7 +179,7 @@ def _unknown_in_steps(steps: Iterable[_Step]) -> Iterator[str]:
     """Yield a line for each transformation and each reader option that is unknown to Azure."""
     for step in steps:
         if step.name not in TRANSFORMATIONS:
-            yield f"{step.where}: unknown transformation {step.name!r}{similar_name(step.name, TRANSFORMATIONS)}"
+            yield f"{step.where}: unknown transformation {step.name!r}{similar(step.name, TRANSFORMATIONS)}"
         elif step.name in READERS and isinstance(step.value, Section):
             yield from unknown(step.value, READERS[step.name], f"{step.name}.")
 

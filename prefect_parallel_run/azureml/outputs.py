@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from prefect_parallel_run.azureml.documents import Section
 from prefect_parallel_run.azureml.expressions import EXPRESSION, expression
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.references import References, is_unresolved
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.datasets.base import absolute
-from prefect_parallel_run.paths import absolute_path
+from prefect_parallel_run.config.yaml_reader import Section
+from prefect_parallel_run.storage.paths import absolute_location, absolute_path
 
 
 @dataclass(slots=True)
@@ -133,7 +132,7 @@ def _location(output: _Output, names: list[str], places: References, base: Path)
     for reference in [*names, *([] if path is None else [path])]:
         known = places.known(reference)
         if known is not None:
-            return absolute(known)
+            return absolute_location(known)
     if path is None:
         return None
     if not is_unresolved(path):

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.datasets.base import absolute
-from prefect_parallel_run.paths import absolute_path
+from prefect_parallel_run.storage.paths import absolute_location, absolute_path
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NAME = re.compile(r"azureml:[^/]")
@@ -34,8 +33,8 @@ class References:
         """Return the absolute location of *text*, relative to *folder*; None, and an open field, if it cannot be resolved."""
         known = self.known(text)
         if known is not None:
-            findings.changed(field, text, absolute(known), mapping_note(known))
-            return absolute(known)
+            findings.changed(field, text, absolute_location(known), mapping_note(known))
+            return absolute_location(known)
         if is_unresolved(text):
             findings.open(field, text, _why(text), text)
             return None
@@ -88,7 +87,7 @@ def is_unresolved(text: str) -> bool:
 
 def mapping_note(location: str) -> str:
     """Return the reason for a mapped location, with a hint if it does not exist: it may be mistyped, or be created later."""
-    path = absolute(location)
+    path = absolute_location(location)
     exists = is_remote(path) or glob.has_magic(path) or Path(path).exists()
     return "as specified" + ("" if exists else f"; {location} does not exist here yet")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from prefect_parallel_run.azureml.documents import Section
+from prefect_parallel_run.config.base import similar
+from prefect_parallel_run.config.yaml_reader import Section
 
 #: Fields allowed in every job and component, whether or not they have an effect here.
 _DESCRIPTION = {
@@ -93,17 +93,7 @@ def unknown(section: Section, known: Iterable[str], prefix: str = "") -> Iterato
     names = set(known)
     for key in section:
         if key not in names:
-            yield f"{section.where(key)}: unknown field {f'{prefix}{key}'!r}{similar_name(key, names)}"
-
-
-def similar_name(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the most similar name, or an empty string.
-
-    >>> similar_name("mini_batch_error_treshold", PARALLEL)
-    '; did you mean mini_batch_error_threshold?'
-    """
-    close = difflib.get_close_matches(name, sorted(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
+            yield f"{section.where(key)}: unknown field {f'{prefix}{key}'!r}{similar(key, names)}"
 
 
 def unknown_in_job(job: Section, prefix: str = "") -> Iterator[str]:
@@ -147,7 +137,7 @@ def _split(section: Section, known: Iterable[str], prefix: str) -> tuple[Section
         if key in names:
             kept.set_from(key, value, section)
         else:
-            ignored.append(Ignored(f"{prefix}{key}", value, similar_name(key, names)))
+            ignored.append(Ignored(f"{prefix}{key}", value, similar(key, names)))
     return kept, ignored
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from prefect_parallel_run.azureml.findings import Difference, Outcome
-from prefect_parallel_run.config.model import ParallelRunConfig, wrong_fields
+from prefect_parallel_run.config.base import wrong_fields
+from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.config.yaml_file import resolve_variables
 from prefect_parallel_run.datasets.base import Dataset
-
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +48,11 @@ class ImportedStep:
         Raises:
             ValueError: A field is invalid, or a variable is not set.
         """
-        variables = {name: self._variable(name, text) for name, text in self.fields.get("environment_variables", {}).items()}
+        variables = resolve_variables(self.fields.get("environment_variables", {}), str(self.file))
         try:
             return ParallelRunConfig(**{**self.fields, "environment_variables": variables})
         except ValidationError as error:
-            messages = (text.removeprefix("Value error, ") for text in wrong_fields(error).values())
-            raise ValueError(f"{self.file}: {self.name}: {'; '.join(messages)}") from None
+            raise ValueError(f"{self.file}: {self.name}: {'; '.join(wrong_fields(error).values())}") from None
 
     def step_arguments(self, *, accept_open: bool = False) -> dict[str, Any]:
         """Return the arguments for ParallelRunStep.
@@ -82,24 +80,6 @@ class ImportedStep:
         """Create the folders below the output that exist in Azure when a script starts."""
         for folder in self.folders:
             Path(folder).mkdir(parents=True, exist_ok=True)
-
-    def _variable(self, name: str, text: str) -> str:
-        reference = _VARIABLE.fullmatch(text)
-        if reference is None:
-            return text
-        if reference[1] not in os.environ:
-            raise ValueError(f"{self.file}: environment_variables[{name!r}] refers to {reference[1]}, which is not set")
-        return os.environ[reference[1]]
-
-
-def source_variable(name: str, text: str) -> str:
-    """Return the environment variable with the value of a step's variable: the one it refers to, or its own name.
-
-    >>> source_variable("TOKEN", "${MY_TOKEN}"), source_variable("TOKEN", "secret")
-    ('MY_TOKEN', 'TOKEN')
-    """
-    reference = _VARIABLE.fullmatch(text)
-    return reference[1] if reference is not None else name
 
 
 def step_name(text: str) -> str:

@@ -10,10 +10,11 @@ from prefect_parallel_run.azureml.job_fields import report_variables
 from prefect_parallel_run.azureml.references import References, mapping_note
 from prefect_parallel_run.azureml.settings import FILE_NAME, source_settings
 from prefect_parallel_run.azureml.step import ImportedStep, step_name
+from prefect_parallel_run.config.base import build
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.config.script_path import find_beside
 from prefect_parallel_run.config.validation import names_a_cluster
-from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, ParsedConfig, build_config, read_fields
+from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, ParsedConfig, read_fields
 
 _ENVIRONMENT_WHY = (
     "of an environment only name, variables, Python version and pip requirements are taken over; use"
@@ -40,8 +41,7 @@ def load_v1(path: Path, references: References) -> ImportedStep:
         findings.taken(key, values[key], "the same")
     if isinstance(fields.get("environment"), dict):  # not shown: a requirement may contain a password
         findings.taken("environment", fields["environment"].get("name"), "an Environment")
-    locations = {key: f"{path}, line {parsed.lines.get(key, 1)}" for key in fields}
-    config = build_config(ParallelRunConfig, fields, locations, f"{path}, line 1")
+    config = build(ParallelRunConfig, fields, parsed.locations, f"{path}, line 1")
     report_variables(config.environment_variables, findings)
     findings.add(source_settings(config).differences, f"{FILE_NAME} ")
     return ImportedStep(file=path, name=step_name(path.stem), fields=fields, differences=tuple(findings.differences))

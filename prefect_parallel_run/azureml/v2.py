@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.azureml.documents import Section, read_document
+from prefect_parallel_run._units import parse_size
 from prefect_parallel_run.azureml.expressions import Data, Input, Values, bound_inputs, expression, merge_component
 from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 from prefect_parallel_run.azureml.job_fields import WHY_LEFT, WHY_SETTING_LEFT, job_fields
@@ -27,8 +27,8 @@ from prefect_parallel_run.azureml.schema import (
 from prefect_parallel_run.azureml.settings import FILE_NAME as SETTINGS_FILE
 from prefect_parallel_run.azureml.settings import source_settings
 from prefect_parallel_run.azureml.step import ImportedStep, step_name
-from prefect_parallel_run.datasets.base import absolute
-from prefect_parallel_run.units import parse_size
+from prefect_parallel_run.config.yaml_reader import Section, read_document
+from prefect_parallel_run.storage.paths import absolute_location
 
 _WITH_UNIT = re.compile(r"[0-9]+[KMG]B", re.IGNORECASE)
 _READ = {"$schema", "type", "name", "jobs", "inputs", "outputs", "settings", "description"}
@@ -116,7 +116,7 @@ def _with_component(job: Section, name: str, references: References) -> Section:
     if not isinstance(reference, str) or job.get("type") not in (None, "parallel"):
         return job
     known = references.known(reference)
-    path = job.file.absolute().parent / reference.removeprefix("file:") if known is None else Path(absolute(known))
+    path = job.file.absolute().parent / reference.removeprefix("file:") if known is None else Path(absolute_location(known))
     if known is not None and not path.is_file():
         raise job.error("component", f"a file; it is mapped to {str(path)!r}, which is not a file")
     if not path.is_file():

@@ -74,19 +74,20 @@ def raise_if_damaged(path: str) -> None:
 def _newest_run(path: str) -> str | None:
     """Return the path or URL of the newest run of an output; None if *path* is not an output."""
     from prefect_parallel_run.child.storage import is_remote
-    from prefect_parallel_run.runs.run_directory import FOLDER, runs_below
+    from prefect_parallel_run.runs.run_directory import runs_below
+    from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
     if is_remote(path):
         from prefect_parallel_run.runs.copies import run_names
 
-        output = path.rstrip("/").removesuffix(f"/{FOLDER}")
-        if f"/{FOLDER}/" in output:
+        output = path.rstrip("/").removesuffix(f"/{RUNS_FOLDER}")
+        if f"/{RUNS_FOLDER}/" in output:
             return None
         names = run_names(output)
-        return f"{output}/{FOLDER}/{names[0]}" if names else None
+        return f"{output}/{RUNS_FOLDER}/{names[0]}" if names else None
     folder = Path(path).absolute()
     if (folder / "run.json").exists():
         return None
-    runs = folder if folder.name == FOLDER else folder / FOLDER
+    runs = folder if folder.name == RUNS_FOLDER else folder / RUNS_FOLDER
     newest = next(runs_below(runs, ""), None)
     return None if newest is None else str(newest.path)

@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from prefect_parallel_run._units import count
 from prefect_parallel_run.cli._exit_codes import Exit
 from prefect_parallel_run.cli._output import emit_json, emit_raw, notify
 from prefect_parallel_run.cli._run_argument import add_json
-from prefect_parallel_run.units import count
 
 if TYPE_CHECKING:
     from prefect_parallel_run.azureml.findings import Difference

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from prefect_parallel_run._units import FAILED_ATTEMPTS, MINI_BATCHES, count
 from prefect_parallel_run.cli._exit_codes import Exit
 from prefect_parallel_run.cli._output import emit, emit_all, emit_array, emit_json, notify
 from prefect_parallel_run.cli._run_argument import add_run_command, open_run
-from prefect_parallel_run.units import FAILED_ATTEMPTS, MINI_BATCHES, count
 
 if TYPE_CHECKING:
     from prefect_parallel_run.runs.ledger import Ledger

@@ -48,9 +48,9 @@ def _slots(config: ParallelRunConfig) -> int | None:
     """Return the processes per node; None if only the nodes can determine it."""
     if config.process_count_per_node is not None or config.compute_target != "local":
         return config.process_count_per_node
-    from prefect_parallel_run.compute.here import default_local_slots
+    from prefect_parallel_run.node.gpus import local_slots
 
-    return default_local_slots(config.node_count)
+    return local_slots(config.node_count)
 
 
 def _make_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig, str]:
@@ -59,7 +59,7 @@ def _make_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig
     from prefect_parallel_run.monitoring.plan_summary import summarize_plan
     from prefect_parallel_run.planning.inputs import fill_placeholders
     from prefect_parallel_run.planning.plan import Plan
-    from prefect_parallel_run.planning.writing import Planning, PlanWriter
+    from prefect_parallel_run.planning.planner import Planning, PlanWriter
 
     options = read_step_options(args, for_run=False)
     fill_placeholders(options.arguments, options.output, options.inputs, options.side_inputs)
@@ -67,7 +67,7 @@ def _make_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig
     with tempfile.TemporaryDirectory(prefix="parallel_run_plan_") as folder:
         path = Path(folder, "plan.parquet")
         planning = Planning(options.inputs, size, options.config.partition_keys, Path(folder, "partitions"))
-        Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait(lambda: None)
+        Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait()
         partitions, placeholder = f"{folder}/partitions/", "(to be partitioned)/"  # a run would write partitioned tables here
         plan = Plan.open(path)
         planned = (batch._replace(work=batch.work.replace(partitions, placeholder)) for batch in plan.mini_batches())
@@ -78,8 +78,7 @@ def _read_plan(args: argparse.Namespace) -> tuple[PlanFigures, ParallelRunConfig
     """Read the plan of an existing run, which may still be growing."""
     from prefect_parallel_run.config.model import ParallelRunConfig
     from prefect_parallel_run.monitoring.plan_summary import summarize_plan
-    from prefect_parallel_run.planning.plan import Plan
-    from prefect_parallel_run.planning.spool import planned_mini_batches
+    from prefect_parallel_run.planning.plan import Plan, planned_mini_batches
     from prefect_parallel_run.runs.executions import config_of
 
     if args.input or args.input_list or args.set:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from prefect_parallel_run._units import count
 from prefect_parallel_run.cli._exit_codes import Exit
 from prefect_parallel_run.cli._output import emit, emit_json
 from prefect_parallel_run.cli._run_argument import add_json
 from prefect_parallel_run.errors import InputError, ParallelRunError
-from prefect_parallel_run.units import count
 
 _COLUMNS = ("status", "created", "mini_batches", "failed_items", "run")
 
@@ -28,9 +28,9 @@ def add_to(commands: Any) -> None:
 
 def _list(args: argparse.Namespace) -> int:
     from prefect_parallel_run.child.storage import is_remote
-    from prefect_parallel_run.runs.run_directory import FOLDER
+    from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
-    output = args.run_directory.rstrip("/").removesuffix(f"/{FOLDER}")
+    output = args.run_directory.rstrip("/").removesuffix(f"/{RUNS_FOLDER}")
     runs = list(_remote_runs(output) if is_remote(output) else _local_runs(output))
     if not runs:
         raise InputError(args.run_directory, "contains no runs; expected a step's output")
@@ -64,9 +64,10 @@ def _cell(run: dict[str, Any], column: str) -> str:
 def _local_runs(output: str) -> Iterator[dict[str, Any]]:
     from prefect_parallel_run.monitoring.status import status_of
     from prefect_parallel_run.runs.ledger import Ledger
-    from prefect_parallel_run.runs.run_directory import FOLDER, runs_below
+    from prefect_parallel_run.runs.run_directory import runs_below
+    from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
-    for directory in runs_below(Path(output).absolute() / FOLDER, ""):
+    for directory in runs_below(Path(output).absolute() / RUNS_FOLDER, ""):
         identity = {"run": directory.run_id, "run_directory": str(directory.path)}
         try:
             with Ledger(directory.ledger) as ledger:
@@ -85,11 +86,12 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
 def _remote_runs(output: str) -> Iterator[dict[str, Any]]:
     """Yield runs without fetching a ledger; only finished runs have counts."""
     from prefect_parallel_run.runs.copies import active_owner, run_names
-    from prefect_parallel_run.runs.run_directory import FOLDER, parse_json
+    from prefect_parallel_run.runs.run_directory import parse_json
     from prefect_parallel_run.storage.objects import read
+    from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
     for name in run_names(output):
-        url = f"{output}/{FOLDER}/{name}"
+        url = f"{output}/{RUNS_FOLDER}/{name}"
         description = parse_json(read(f"{url}/run.json"), f"{url}/run.json")
         try:
             receipt = parse_json(read(f"{url}/receipt.json"), f"{url}/receipt.json")

@@ -47,7 +47,7 @@ def status_reader(path: str) -> Callable[[], RunStatus]:
     """Return a function that reads the run's current status; for a run in a store, it refreshes the local copy regularly."""
     from prefect_parallel_run.child.storage import is_remote
     from prefect_parallel_run.monitoring.status import look
-    from prefect_parallel_run.runs.run_directory import FOLDER
+    from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
     directory = open_run(path, metadata_only=True)
     if not is_remote(path):
@@ -55,7 +55,7 @@ def status_reader(path: str) -> Callable[[], RunStatus]:
     from prefect_parallel_run.execution.resume import open_run_directory
     from prefect_parallel_run.runs.copies import active_owner
 
-    url = f"{path.rstrip('/').partition(f'/{FOLDER}')[0]}/{FOLDER}/{directory.run_id}"
+    url = f"{path.rstrip('/').partition(f'/{RUNS_FOLDER}')[0]}/{RUNS_FOLDER}/{directory.run_id}"
     fetched = time.monotonic()
 
     def read_remote() -> RunStatus:

@@ -116,8 +116,7 @@ def read_step_options(args: argparse.Namespace, *, for_run: bool) -> StepOptions
         ValueError: An option is invalid; says which and what is expected.
         InputError: An input is not of the declared kind.
     """
-    from prefect_parallel_run.planning.inputs import check_arguments, resolve_output, resolve_side_inputs
-    from prefect_parallel_run.planning.writing import normalise_inputs
+    from prefect_parallel_run.planning.inputs import check_arguments, normalise_inputs, resolve_output, resolve_side_inputs
 
     config = _config(args)
     inputs = normalise_inputs(_inputs(args))
@@ -147,7 +146,8 @@ def step_name(config: str) -> str:
 
 def _config(args: argparse.Namespace) -> ParallelRunConfig:
     from prefect_parallel_run.config.model import ParallelRunConfig
-    from prefect_parallel_run.config.yaml_file import load, value
+    from prefect_parallel_run.config.yaml_file import load
+    from prefect_parallel_run.config.yaml_reader import read_value
 
     if not Path(args.config).is_file():
         raise ValueError(f"{args.config}: configuration file not found")
@@ -156,7 +156,7 @@ def _config(args: argparse.Namespace) -> ParallelRunConfig:
         field, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set: expected FIELD=VALUE, such as node_count=2, got {assignment!r}")
-        overrides[field] = value(text, f"--set {field}")
+        overrides[field] = read_value(text, f"--set {field}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         config = load(ParallelRunConfig, Path(args.config), overrides, "--set")
@@ -188,7 +188,7 @@ def _dataset(args: argparse.Namespace, paths: list[str], name: str | None) -> Da
 def _build_dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
     from pydantic import ValidationError
 
-    from prefect_parallel_run.config.model import wrong_fields
+    from prefect_parallel_run.config.base import wrong_fields
     from prefect_parallel_run.datasets.files import FileDataset
 
     try:
@@ -206,7 +206,7 @@ def _build_dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Data
         return factories[kind](paths, **options)
     except ValidationError as error:
         messages = (f"{_option_name(field)}: {message}" for field, message in wrong_fields(error).items())
-        raise ValueError("\n".join(messages).replace("Value error, ", "")) from None
+        raise ValueError("\n".join(messages)) from None
 
 
 def format_options(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from typing import Any
 
 from distributed import Client, Status
 
+from prefect_parallel_run._threads import CallAbandonedError, call_with_timeout
 from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.bounded import CallAbandonedError, call_with_timeout
 from prefect_parallel_run.compute.certificates import new_credentials
 from prefect_parallel_run.compute.connect import leave, wait_for_workers
 from prefect_parallel_run.compute.dask_classes import ClusterArguments, arguments_for

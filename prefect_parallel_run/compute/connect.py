@@ -11,8 +11,8 @@ from concurrent.futures import CancelledError
 
 from distributed import Client, Security
 
+from prefect_parallel_run._threads import CallAbandonedError, call_with_timeout
 from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.bounded import CallAbandonedError, call_with_timeout
 from prefect_parallel_run.errors import ComputeTargetError
 
 _CONNECT_SLICE = 5.0  #: s of one attempt; cancellation is checked between two attempts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -21,22 +23,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dask.system import CPU_COUNT
 from distributed import Client, Scheduler, SpecCluster
+from distributed.batched import BatchedSend
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 from prefect_parallel_run.compute.base import LEASE_KEY, Request
 from prefect_parallel_run.compute.certificates import Credentials, new_credentials
-from prefect_parallel_run.compute.message_logs import ShortMessageLogs, shorten_message_log
+from prefect_parallel_run.compute.connect import leave
 from prefect_parallel_run.errors import ComputeTargetError
-from prefect_parallel_run.node.gpus import default_slots, node_environment, visible_gpus
+from prefect_parallel_run.node.gpus import local_slots, node_environment, visible_gpus
 from prefect_parallel_run.node.settings import NodeSettings
 
+_LOGGER = logging.getLogger(__name__)
 _WORKER = Path(__file__).with_name("worker.py")
 _LOOPBACK = "127.0.0.1"
 _CLOSE_TIMEOUT = 5  #: s
 _POLL_INTERVAL = 0.25  #: s between two checks for dead workers
 _RESTARTS = 5  #: maximum restarts per worker
 _IMPORTING = threading.Lock()
+_KEPT = 2  #: messages that a message log keeps
 
 
 class LocalTarget:
@@ -46,7 +51,7 @@ class LocalTarget:
     def open(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> Iterator[_LocalCluster]:
         """Open a cluster; its nodes share the machine's GPUs and, unless a number of slots is requested, its cores."""
         nodes, gpus = request.nodes, visible_gpus(os.environ)
-        slots = request.slots or default_slots(max(1, CPU_COUNT // nodes), gpus)
+        slots = request.slots or local_slots(nodes)
         logging.getLogger("distributed").setLevel(logging.ERROR)
         logging.getLogger("distributed.scheduler").addFilter(_is_relevant)
         cluster: _LocalCluster | None = None
@@ -140,11 +145,15 @@ class _LocalCluster:
         self._kill_workers()
 
     def close(self) -> None:
-        """Close client, workers and scheduler."""
-        self.client.close(timeout=_CLOSE_TIMEOUT)
-        self.abandon()  # their work is done
-        self._scheduler.close(timeout=_CLOSE_TIMEOUT)
-        self._clean_up()
+        """Close client, workers and scheduler. Their work is done: a timeout of Dask on a busy machine is not an error."""
+        leave(self.client)
+        self.abandon()
+        try:
+            self._scheduler.close(timeout=_CLOSE_TIMEOUT)
+        except (OSError, asyncio.TimeoutError) as error:
+            _LOGGER.debug("closing the scheduler failed: %s: %s", type(error).__name__, error)
+        finally:
+            self._clean_up()
 
     def _kill_workers(self) -> None:
         for worker in self._workers:
@@ -253,3 +262,24 @@ def _is_relevant(record: logging.LogRecord) -> bool:
     A run that ends before its last node has opened would cause such messages too.
     """
     return LEASE_KEY not in record.getMessage() and not record.getMessage().startswith("broadcast to ")
+
+
+class ShortMessageLogs(SchedulerPlugin):  # type: ignore[misc]  # distributed is typed in part
+    """Shortens the scheduler's message log for a worker as soon as the worker joins, so that leases do not stay in memory.
+
+    For debugging, Dask keeps the last thousand messages of every connection, up to a megabyte each. A lease with all its
+    work is such a message, twice: from the client to the scheduler, and from there to a worker.
+    """
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Called by the scheduler with the address of every new worker."""
+        _shorten(scheduler.stream_comms[worker])
+
+
+def shorten_message_log(client: Client) -> None:
+    """Shorten the log of the messages from *client* to its scheduler."""
+    _shorten(client.scheduler_comm)
+
+
+def _shorten(stream: BatchedSend) -> None:
+    stream.recent_message_log = deque(maxlen=_KEPT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,14 +9,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.csv_options import csv_options
-from prefect_parallel_run.config.form_schema import FormModel
 from prefect_parallel_run.config.quoting import is_int, is_number, shown
 from prefect_parallel_run.config.script_path import find_script
 from prefect_parallel_run.config.validation import (
@@ -36,17 +34,19 @@ from prefect_parallel_run.config.validation import (
     word,
 )
 from prefect_parallel_run.config.where import ComputeTarget, Environment
+from prefect_parallel_run.config.yaml_file import load, save
 
 LOCAL = "local"  #: the compute target that is this machine
 _DEFAULT_FILES = 10
 _DEFAULT_BYTES = 1 << 20
 _DEFAULT_FILE_NAME = "parallel_run_step.txt"
+_DEFAULT_FOR_NONE = {"run_max_try", "run_invocation_timeout", "logging_level", "environment_variables"}
 
 
 class ParallelRunConfig(FormModel):
     """How a step runs. The field names are those of Azure ML's ParallelRunConfig."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True, title="Settings")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     # In the order of the form: required fields, what a run does, its limits, its output, where it runs, and then fields that
     # are rarely changed. Source: CONTRACT.md 1.
@@ -243,11 +243,7 @@ class ParallelRunConfig(FormModel):
         """Use the default for fields that Azure allows to be None."""
         if not isinstance(values, dict):
             return values
-        return {
-            key: value
-            for key, value in values.items()
-            if not (value is None and key in ("logging_level", "environment_variables"))
-        }
+        return {key: value for key, value in values.items() if value is not None or key not in _DEFAULT_FOR_NONE}
 
     @field_validator("entry_script", "source_directory", mode="before")
     @classmethod
@@ -324,9 +320,7 @@ class ParallelRunConfig(FormModel):
         Values of ``environment_variables`` are secrets and are not written: the file holds a reference ``${NAME}`` for each,
         which ``load_yaml`` resolves from the environment of the loading process.
         """
-        from prefect_parallel_run.config.yaml_file import save  # noqa: PLC0415  validation does not need yaml
-
-        save(self, Path(path))
+        save(Path(path), self.model_dump(mode="json", exclude_defaults=True))
 
     @classmethod
     def load_yaml(cls, *arguments: Any) -> ParallelRunConfig:
@@ -335,13 +329,6 @@ class ParallelRunConfig(FormModel):
         Raises:
             ValueError: The file is not a configuration; the error names file, line and field.
         """
-        from prefect_parallel_run.config.yaml_file import load  # noqa: PLC0415  validation does not need yaml
-
         if not 1 <= len(arguments) <= 2:
             raise TypeError("load_yaml takes a path, or a workspace and a path")
         return load(cls, Path(arguments[-1]))
-
-
-def wrong_fields(error: ValidationError) -> dict[str, str]:
-    """Return the messages of a ValidationError by field name; errors about several fields have an empty name."""
-    return {str(part["loc"][0]) if part["loc"] else "": part["msg"] for part in json.loads(error.json(include_url=False))}

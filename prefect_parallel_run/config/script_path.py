@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prefect_parallel_run.config.quoting import shown
-from prefect_parallel_run.paths import absolute_path
+from prefect_parallel_run.storage.paths import absolute_path
 
 
 def find_script(entry_script: str, source_directory: str | None) -> Path:

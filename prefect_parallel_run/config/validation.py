@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, ValidationInfo
 
+from prefect_parallel_run._units import parse_size
 from prefect_parallel_run.config.quoting import is_int, shown
-from prefect_parallel_run.units import parse_size
 
 _FORBIDDEN = r'~"#%&*:<>?/\\{|}\x00-\x1f\x7f'
 _FORBIDDEN_IN_FILE_NAMES = re.compile(f"[{_FORBIDDEN}]")
@@ -133,17 +134,31 @@ def file_name(value: Any, info: ValidationInfo) -> Any:
 
 
 def keys(value: Any, info: ValidationInfo) -> Any:
-    """Return the partition keys."""
-    expected = "a list of one or more different key names, or None"
-    is_valid = value is None or (
-        isinstance(value, list)
-        and value
-        and all(isinstance(key, str) and key for key in value)
-        and len(set(value)) == len(value)
+    """Return the partition keys; a string is a JSON array, since a parameter of a flow or pipeline may hold only a string."""
+    names = parse_keys(value) if isinstance(value, str) else value
+    is_valid = names is None or (
+        isinstance(names, list)
+        and names
+        and all(isinstance(key, str) and key for key in names)
+        and len(set(names)) == len(names)
     )
     if not is_valid:
+        expected = """a list of one or more different key names, or a JSON array of them such as '["store", "day"]', or None"""
         raise ValueError(f"{info.field_name} is {shown(value)}; expected {expected}")
-    return value
+    return names
+
+
+def parse_keys(text: str) -> Any:
+    """Return the value of partition keys that are a JSON array in a string; anything else is returned unchanged.
+
+    >>> parse_keys('["store", "day"]'), parse_keys("store")
+    (['store', 'day'], 'store')
+    """
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return names if isinstance(names, list) else text
 
 
 def requirement_lines(value: Any, info: ValidationInfo) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from prefect_parallel_run.config.form_schema import FormModel
+from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.quoting import shown
 from prefect_parallel_run.config.validation import (
     ADDRESS,
@@ -25,7 +25,9 @@ _CLASS_EXAMPLE = "'dask_jobqueue.SLURMCluster'"
 class Environment(FormModel):
     """Packages that are installed once per node, on top of an interpreter or a conda environment, and cached."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, title="Packages")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, json_schema_extra={"title": "Packages"}
+    )
 
     requirements: Annotated[list[str], BeforeValidator(requirement_lines)] = Field(
         default=[],
@@ -57,7 +59,9 @@ class Environment(FormModel):
 class ComputeTarget(FormModel):
     """A Dask cluster: the address or scheduler file of an existing one, or a class that opens one; exactly one of these."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, title="Cluster")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, json_schema_extra={"title": "Cluster"}
+    )
 
     address: str | None = Field(
         default=None,

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
-from pydantic import ValidationError
 
+from prefect_parallel_run._atomic import AtomicFile
+from prefect_parallel_run.config.base import Model, build
 from prefect_parallel_run.config.script_path import find_beside
-from prefect_parallel_run.config.yaml_nodes import UnreadableYamlError, compose
+from prefect_parallel_run.config.yaml_reader import plain, read_document
 
-if TYPE_CHECKING:
-    from prefect_parallel_run.config.model import ParallelRunConfig
-
-_NAME = re.compile(r"\w+")
 _ROOT = "parallel_run_config"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LATE_REFERENCE = re.compile(r"\{\{\s*prefect\.[^}]*\}\}")
 _OLD_NAMES = {"compute_target_name": "compute_target"}
 _AZURE_ENVIRONMENT = {"python", "environmentVariables", "docker", "spark", "databricks", "r", "inferencingStackVersion"}
 _NAMED_ENVIRONMENT = ("environment_name", "environment_version", "environment_dir_path")
-_AMBIGUOUS = {
-    "tag:yaml.org,2002:int": (re.compile(r"0|[-+]?[1-9][0-9]*"), "a number with a leading zero, a colon or '_'"),
-    "tag:yaml.org,2002:bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), "a word that YAML 1.1 reads as true or false"),
-}
 #: Requirements whose modules the script's process replaces by stand-ins; a model may need other packages of that kind to load.
 _REPLACED = re.compile(
     r"azureml-(core|sdk|defaults|dataset-runtime|dataprep(-native|-rslex)?|telemetry|pipeline(-core|-steps)?|train(-core)?)"
@@ -39,39 +31,31 @@ _REPLACED = re.compile(
 )
 WHY_NO_AZURE = "the script's process has stand-ins for it; add it to requirements if the script needs the real package"
 _CONDA_PYTHON = re.compile(r"python\s*={1,2}\s*(3\.(?:9|[1-9][0-9])(?:\.[0-9]+)?)")  # older versions cannot run the script
-_MAX_BYTES = 1 << 20
 
 
 class ParsedConfig(NamedTuple):
     """The fields of a file as plain values, their lines, and the parts of an Azure environment that do not apply here."""
 
     values: dict[str, Any]
-    lines: dict[str, int]
+    locations: dict[str, str]  #: file and line by field
     left_out: tuple[str, ...] = ()
     azure_packages: tuple[str, ...] = ()  #: Azure packages among its requirements, which are ignored
     named: Mapping[str, Any] = MappingProxyType({})  #: fields that refer to an environment in a workspace or folder
 
 
-def save(config: ParallelRunConfig, path: Path) -> None:
-    """Write *config* to *path* atomically."""
-    values = config.model_dump(mode="json", exclude_defaults=True)
-    values |= {key: getattr(config, key) for key in ("entry_script", "error_threshold", "output_action")}
+def save(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a configuration's fields to *path* atomically; environment variables as references, since they are secrets."""
     variables = {
         name: text if _REFERENCE.fullmatch(text) or _LATE_REFERENCE.fullmatch(text) else f"${{{name}}}"
-        for name, text in config.environment_variables.items()
+        for name, text in values.get("environment_variables", {}).items()
     }
-    values.pop("environment_variables", None)
-    if variables:
-        values["environment_variables"] = variables
-    text = yaml.safe_dump({_ROOT: values}, sort_keys=False, allow_unicode=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    fields = {**values, "environment_variables": variables} if variables else values
+    text = yaml.safe_dump({_ROOT: fields}, sort_keys=False, allow_unicode=True)
+    with AtomicFile(path, token=str(os.getpid())) as file:
+        file.write(text.encode())
 
 
-def load(
-    kind: type[ParallelRunConfig], path: Path, overrides: Mapping[str, Any] | None = None, where: str = ""
-) -> ParallelRunConfig:
+def load(kind: type[Model], path: Path, overrides: Mapping[str, Any] | None = None, where: str = "") -> Model:
     """Return the configuration in *path*, with fields replaced by *overrides*, whose source is *where*.
 
     A relative source directory, or a script without one, is relative to the current folder, or to the file's folder if it
@@ -80,7 +64,7 @@ def load(
     Raises:
         ValueError: The configuration is invalid; names the line, or the field of *overrides*.
     """
-    values, lines, left_out, azure_packages, _ = read_fields(path)
+    values, locations, left_out, azure_packages, _ = read_fields(path)
     if left_out or azure_packages:
         message = f"{path}: ignoring parts of Azure's environment: {', '.join([*left_out, *azure_packages])}"
         reason = f"; {', '.join(azure_packages)}: {WHY_NO_AZURE}" if azure_packages else ""
@@ -88,32 +72,10 @@ def load(
     replaced = {_OLD_NAMES.get(key, key): value for key, value in (overrides or {}).items()}
     values |= replaced
     values |= {key: text for key, text in _code_paths(values, path).items() if key not in replaced}
-    locations = {key: f"{path}, line {lines.get(key, 1)}" for key in values} | dict.fromkeys(replaced, where)
-    values["environment_variables"] = _resolve(values.get("environment_variables"), path, lines)
-    return build_config(kind, values, locations, f"{path}, line 1")
-
-
-def build_config(
-    kind: type[ParallelRunConfig], values: Mapping[str, Any], locations: Mapping[str, str], root: str
-) -> ParallelRunConfig:
-    """Return the validated configuration.
-
-    Args:
-        kind: Class of the configuration.
-        values: Values by field.
-        locations: Source location of each value, for errors.
-        root: Location for a missing field.
-
-    Raises:
-        ValueError: The configuration is invalid; the error names the location and the field.
-    """
-    unknown = [key for key in values if key not in kind.model_fields]
-    if unknown:
-        raise ValueError("\n".join(f"{locations[key]}: unknown field {key!r}{_suggestion(key, kind)}" for key in unknown))
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise ValueError(_with_locations(error, locations, root)) from None
+    locations |= dict.fromkeys(replaced, where)
+    if "environment_variables" in values:
+        values["environment_variables"] = resolve_variables(values["environment_variables"], locations["environment_variables"])
+    return build(kind, values, locations, f"{path}, line 1")
 
 
 def _code_paths(values: Mapping[str, Any], path: Path) -> dict[str, str]:
@@ -130,116 +92,44 @@ def read_fields(path: Path) -> ParsedConfig:
     Raises:
         ValueError: The file is not YAML with the one root key; the error names the line.
     """
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path}: the file has over {_MAX_BYTES} bytes; expected a configuration file")
-    parsed = _read(path)
-    values = {_OLD_NAMES.get(key, key): value for key, value in parsed.values.items()}
-    lines = {_OLD_NAMES.get(key, key): line for key, line in parsed.lines.items()}
+    document = read_document(path, strict=True)
+    if list(document) != [_ROOT]:
+        raise ValueError(f"{path}, line 1: expected one root key, {_ROOT}; got {sorted(document)}")
+    fields = document.section(_ROOT)
+    values = {_OLD_NAMES.get(key, key): plain(value) for key, value in fields.items()}
+    locations = {_OLD_NAMES.get(key, key): fields.where(key) for key in fields}
     is_azure = _is_azure_environment(values.get("environment"))
-    left_out, azure_packages = _convert_azure_environment(values) if is_azure else ([], [])
+    left_out, azure_packages = _convert_azure_environment(values, locations) if is_azure else ([], [])
     named_environment = {key: values.pop(key) for key in _NAMED_ENVIRONMENT if key in values}
     left_out += [f"{key} {value}" for key, value in named_environment.items() if value is not None]
-    return ParsedConfig(values, lines, tuple(left_out), tuple(azure_packages), named_environment)
+    return ParsedConfig(values, locations, tuple(left_out), tuple(azure_packages), named_environment)
 
 
-def value(text: str, where: str) -> Any:
-    """Return *text* parsed as a field's value in such a file; raises ValueError that starts with *where*."""
-    try:
-        node = compose(text, aliases=False)
-    except UnreadableYamlError as error:
-        raise ValueError(f"{where}: {error.reason}") from None
-    return None if node is None else _plain(node, Path(where))
+def resolve_variables(variables: Any, where: str) -> Any:
+    """Return environment variables with each reference ``${NAME}`` replaced from this process's environment.
 
-
-def _suggestion(key: str, kind: type[ParallelRunConfig]) -> str:
-    """Return a hint at the most similar field, or an empty string."""
-    similar = difflib.get_close_matches(key, kind.model_fields, 1)
-    return f"; did you mean {similar[0]}?" if similar else ""
-
-
-def _with_locations(error: ValidationError, locations: Mapping[str, str], root: str) -> str:
-    messages = []
-    for part in error.errors(include_url=False, include_input=False, include_context=False):
-        message = part["msg"].removeprefix("Value error, ")
-        names = _NAME.findall(message)
-        # An error about several fields has no field of its own: it is located at the first one that it names.
-        field = str(part["loc"][0]) if part["loc"] else next((name for name in names if name in locations), "")
-        is_named = not part["loc"] or names[:1] == [field]
-        message = f"{field} is missing" if part["type"] == "missing" else message if is_named else f"{field}: {message}"
-        messages.append(f"{locations.get(field, root)}: {message}")
-    return "\n".join(messages)
-
-
-def _read(path: Path) -> ParsedConfig:
-    """Return the fields under the root key; rejects anchors, tags, duplicate keys and ambiguous YAML 1.1 values."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        document = compose(text, aliases=False)
-    except UnreadableYamlError as error:
-        raise ValueError(f"{path}, {error}") from None
-    root = _entries(document, path) if document is not None else {}
-    if list(root) != [_ROOT]:
-        raise ValueError(f"{path}, line 1: expected one root key, {_ROOT}; got {sorted(map(str, root))}")
-    fields = _entries(root[_ROOT], path)
-    values = {key: _plain(node, path) for key, node in fields.items()}
-    return ParsedConfig(values, {key: _line(node.start_mark) for key, node in fields.items()})
-
-
-def _line(mark: Any) -> int:
-    return int(mark.line) + 1 if mark is not None else 1
-
-
-def _entries(node: yaml.Node, path: Path) -> dict[str, yaml.Node]:
-    if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{path}, line {_line(node.start_mark)}: expected a mapping")
-    entries: dict[str, yaml.Node] = {}
-    for key, value in node.value:
-        line = _line(key.start_mark)
-        if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-            raise ValueError(f"{path}, line {line}: expected a string as key; put it in quotes")
-        if key.value in entries:
-            raise ValueError(f"{path}, line {line}: duplicate key {key.value!r}")
-        entries[key.value] = value
-    return entries
-
-
-def _plain(node: yaml.Node, path: Path) -> Any:
-    """Return a node as plain values."""
-    if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
-        return {key: _plain(value, path) for key, value in _entries(node, path).items()}
-    if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-        return [_plain(value, path) for value in node.value]
-    if isinstance(node, yaml.ScalarNode) and node.tag in {f"tag:yaml.org,2002:{kind}" for kind in _SCALARS}:
-        return _scalar(node, path)
-    raise ValueError(f"{path}, line {_line(node.start_mark)}: unexpected {node.tag}; expected a plain value")
-
-
-_SCALARS = ("str", "int", "float", "bool", "null")
-
-
-def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
-    expected, description = _AMBIGUOUS.get(node.tag, (None, ""))
-    if expected is not None and not expected.fullmatch(node.value):
-        line = _line(node.start_mark)
-        raise ValueError(f"{path}, line {line}: {node.value} is {description}; write it differently, or put it in quotes")
-    if node.tag == "tag:yaml.org,2002:float" and ":" in node.value:
-        line = _line(node.start_mark)
-        raise ValueError(f"{path}, line {line}: {node.value} is a base-60 number in YAML 1.1; put it in quotes")
-    return yaml.SafeLoader("").construct_object(node)
-
-
-def _resolve(variables: Any, path: Path, lines: dict[str, int]) -> Any:
-    """Return environment variables with every ``${NAME}`` replaced from this process's environment."""
+    Raises:
+        ValueError: A variable is not set; the error starts with *where*.
+    """
     if not isinstance(variables, dict):
         return variables
     resolved = {}
     for name, text in variables.items():
-        reference = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
-        if reference is not None and reference[1] not in os.environ:
-            line = lines.get("environment_variables", 1)
-            raise ValueError(f"{path}, line {line}: environment_variables[{name!r}] refers to {reference[1]}, which is not set")
-        resolved[name] = os.environ[reference[1]] if reference is not None else text
+        source = referenced_variable(text)
+        if source is not None and source not in os.environ:
+            raise ValueError(f"{where}: environment_variables[{name!r}] refers to {source}, which is not set")
+        resolved[name] = text if source is None else os.environ[source]
     return resolved
+
+
+def referenced_variable(text: Any) -> str | None:
+    """Return the variable of this process's environment that a value refers to, if any.
+
+    >>> referenced_variable("${MY_TOKEN}"), referenced_variable("secret")
+    ('MY_TOKEN', None)
+    """
+    reference = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
+    return None if reference is None else reference[1]
 
 
 def _is_azure_environment(environment: Any) -> bool:
@@ -249,7 +139,7 @@ def _is_azure_environment(environment: Any) -> bool:
     return isinstance(environment.get("python"), dict) or bool((_AZURE_ENVIRONMENT - {"python"}) & environment.keys())
 
 
-def _convert_azure_environment(values: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _convert_azure_environment(values: dict[str, Any], locations: dict[str, str]) -> tuple[list[str], list[str]]:
     """Convert name, variables, Python version and pip requirements of an Azure environment.
 
     Returns:
@@ -269,6 +159,7 @@ def _convert_azure_environment(values: dict[str, Any]) -> tuple[list[str], list[
     left_out += [f"python.condaDependencies.{key}" for key in conda if key not in ("name", "dependencies")]
     if environment.get("environmentVariables"):
         values["environment_variables"] = {**environment["environmentVariables"], **(values.get("environment_variables") or {})}
+        locations.setdefault("environment_variables", locations["environment"])
     if python.get("userManagedDependencies") is True:  # the packages of the image; here, the installed packages
         values["environment"] = None
         return left_out, []

@@ -8,16 +8,16 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import PlannedBatch
-from prefect_parallel_run.paths import absolute_path
 from prefect_parallel_run.storage.listing import Listing
+from prefect_parallel_run.storage.paths import absolute_location
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -47,7 +47,7 @@ class Dataset(BaseModel):
         """Return the modules outside the standard library that a process needs to read the items."""
         return ()
 
-    def listing(self, check_cancelled: Callable[[], None] = lambda: None) -> Listing:
+    def listing(self, check_cancelled: CheckCancelled = never_cancelled) -> Listing:
         """Return the files that the paths expand to; *check_cancelled* is called periodically while they are listed."""
         return Listing(self.paths, check_cancelled, of_table=self.kind == "tabular")
 
@@ -101,30 +101,8 @@ def given_paths(paths: PathLike | Iterable[PathLike]) -> list[str]:
     several = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not several:
         raise InputError("[]", "no path was passed")
-    resolved = [absolute(path) for path in several]
+    resolved = [absolute_location(path) for path in several]
     stores = {path.partition("://")[0] if is_remote(path) else "" for path in resolved}
     if len(stores) > 1:
         raise InputError(", ".join(resolved), "the paths of a dataset must be all local, or all in one kind of store")
     return resolved
-
-
-def absolute(path: PathLike) -> str:
-    """Return a path as an absolute string; a ``file://`` URL becomes a path, other URLs stay.
-
-    Raises:
-        InputError: A URL contains a password, is a chain of several URLs, or has no path.
-    """
-    text = os.fspath(path)
-    if text.startswith(("file://", "local://")):
-        text = unquote(text.partition("://")[2])
-    if not is_remote(text):
-        return absolute_path(text) if text else ""
-    if urlsplit(text).password is not None:
-        raise InputError(
-            f"{text.partition('://')[0]}://…", "contains a password, which would be stored on disk; set it in the environment"
-        )
-    if "::" in text:
-        raise InputError(text, "is a chain of URLs; pass a single one")
-    if not text.partition("://")[2].strip("/"):
-        raise InputError(text, "has no bucket or path after ://")
-    return text

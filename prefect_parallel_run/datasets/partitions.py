@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prefect_parallel_run._atomic import atomic_folder, wrap_disk_errors
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.storage.folders import ListedFile
 
@@ -135,20 +135,11 @@ def write_partitions(tables: Iterator[tuple[pd.DataFrame, pa.Table]], keys: Sequ
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(str(target), "already exists; pass a folder that is new or empty")
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        writer = _Writer(temporary, keys)
+    with wrap_disk_errors(target), atomic_folder(target, token=uuid.uuid4().hex) as folder:
+        writer = _Writer(folder, keys)
         for frame, table in tables:
             writer.add(frame, table)
         writer.finish()
-        if target.exists():
-            target.rmdir()
-        temporary.replace(target)
-    except OSError as error:
-        raise OutputError(str(target), f"cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class _Writer:

@@ -17,14 +17,13 @@ from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.child.table_types import GIVEN
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
-from prefect_parallel_run.datasets.base import Dataset, PathLike, absolute, given_paths, ignore_warning, unknown_keys
+from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
 from prefect_parallel_run.datasets.formats.arrow import Arrow
 from prefect_parallel_run.datasets.formats.base import Format
 from prefect_parallel_run.datasets.formats.delimited import Delimited, UnknownColumnError
 from prefect_parallel_run.datasets.formats.json_lines import JsonLines
 from prefect_parallel_run.datasets.formats.orc import Orc
 from prefect_parallel_run.datasets.formats.parquet import Parquet
-from prefect_parallel_run.datasets.formats.text import Compression, Storage, checked_encoding
 from prefect_parallel_run.datasets.input_warnings import InputWarnings
 from prefect_parallel_run.datasets.partitions import (
     ColumnTypesDifferError,
@@ -34,10 +33,11 @@ from prefect_parallel_run.datasets.partitions import (
     keyed_files,
     write_partitions,
 )
-from prefect_parallel_run.datasets.record_ends import UnfinishedRecordError
+from prefect_parallel_run.datasets.text import Compression, Storage, UnfinishedRecordError, checked_encoding
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.storage.listing import Listing
+from prefect_parallel_run.storage.paths import absolute_location
 
 _MODULES = {"parquet": ("pyarrow.parquet",), "orc": ("pyarrow.orc",)}
 _WHOLE = 1 << 62  #: bytes: a mini-batch size larger than any file
@@ -237,7 +237,7 @@ class TabularDataset(Dataset):
         return self._partition(keys, target, ignore_warning)
 
     def _partition(self, keys: Sequence[str], target: PathLike, warn: Callable[[str], None]) -> TabularDataset:
-        path = absolute(target)
+        path = absolute_location(target)
         if is_remote(path):
             raise OutputError(path, "partitions can only be written to a local folder; pass a path")
         try:

@@ -5,19 +5,21 @@ A released node has no lease, so nothing that it finished runs again.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
-from prefect_parallel_run.compute.bounded import begin
-from prefect_parallel_run.dispatch.node_count import IDLE_SECONDS, NodeBounds, nodes_wanted
+from prefect_parallel_run._threads import begin
 
 _STEP_INTERVAL = 1.0  #: s between two steps
 _LOST_PATIENCE = 10.0  #: s without any node before they are requested again
 _START_PATIENCE = 60.0  #: s that requested nodes may be missing before they are requested again
 _RETRY_DELAY = 30.0  #: s before a failed request is repeated
+_WORK_PER_SLOT = 30.0  #: s of work per slot that justify a new node; less is done before the node has started
+IDLE_SECONDS = 10.0  #: s without a lease after which a node is released
 
 
 @dataclass(slots=True)
@@ -139,3 +141,30 @@ class Autoscaler:
             self._reported.add(cause)
             error_text = f"{type(error).__name__}: {error}"
             self._warn(f"the cluster could not {purpose}: {error_text}; retrying every {_RETRY_DELAY:g} s (shown once)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeBounds:
+    """Smallest and largest number of nodes of a run."""
+
+    at_least: int
+    at_most: int
+
+
+def nodes_wanted(bounds: NodeBounds, *, backlog: int, seconds: float, slots: float) -> int:
+    """Return the number of nodes that the backlog justifies.
+
+    Args:
+        bounds: Limits of the result.
+        backlog: Mini-batches that are not leased.
+        seconds: Mean duration of a mini-batch; infinite while unknown, which counts one mini-batch per slot.
+        slots: Mean number of slots per node.
+
+    >>> bounds = NodeBounds(at_least=1, at_most=10)
+    >>> [nodes_wanted(bounds, backlog=count, seconds=3.0, slots=2) for count in (0, 30, 100, 1000)]
+    [1, 2, 5, 10]
+    >>> nodes_wanted(bounds, backlog=7, seconds=float("inf"), slots=2)
+    4
+    """
+    per_slot = max(1.0, _WORK_PER_SLOT / max(seconds, 1e-9))
+    return max(bounds.at_least, min(bounds.at_most, math.ceil(backlog / max(slots * per_slot, 1.0))))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from distributed import Client
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler
 from prefect_parallel_run.dispatch.events import (
     Abort,
@@ -94,7 +95,7 @@ class Dispatcher:
         ledger: Ledger,
         state: RunState,
         emit: events.Emit,
-        check_cancelled: Callable[[], None],
+        check_cancelled: CheckCancelled,
         discard: Callable[[str], None],
         max_nodes: int,
         plan_stream: PlanStream | None = None,

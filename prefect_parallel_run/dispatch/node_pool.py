@@ -12,14 +12,13 @@ from typing import Any
 
 from distributed import Client
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.dispatch.events import Event, NodeJoined, NodeLeft, NodesOpening, Tick
 from prefect_parallel_run.dispatch.node_setup import GONE, NodeSetup, NodeSetups, ReadyNode, RemoteSetup
-from prefect_parallel_run.dispatch.worker_rpc import call_worker
-from prefect_parallel_run.dispatch.worker_selection import select_workers
-from prefect_parallel_run.dispatch.worker_tracker import WorkerTracker
+from prefect_parallel_run.dispatch.workers import WorkerTracker, call_worker, select_workers
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, ParallelRunError
+from prefect_parallel_run.node.log_tail import LogBatch
 from prefect_parallel_run.node.rpc import NodeAccess, ShutdownReport, close_node, keep_node, remove_node
-from prefect_parallel_run.node.script_lines import LogBatch
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.watchdog import EVERY
 from prefect_parallel_run.runs import events
@@ -54,7 +53,7 @@ class NodePool:
         settings: NodeSettings,
         max_nodes: int,
         emit: events.Emit,
-        check_cancelled: Callable[[], None],
+        check_cancelled: CheckCancelled,
         discard: Callable[[str], None],
         report: Callable[[Event], None],
         prepared: int = 0,

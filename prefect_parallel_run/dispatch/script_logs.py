@@ -6,7 +6,7 @@ import logging
 import queue
 
 from prefect_parallel_run._rate_limit import RateLimiter
-from prefect_parallel_run.node.script_lines import LogBatch
+from prefect_parallel_run.node.log_tail import LogBatch
 from prefect_parallel_run.runs.events import ScriptLogged
 
 _MAX_MESSAGES = 1_000  #: messages per run

@@ -18,9 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from prefect_parallel_run.dispatch.attempts import should_retry
-from prefect_parallel_run.dispatch.bisection import Piece
-from prefect_parallel_run.dispatch.bisections import Bisections
+from prefect_parallel_run.dispatch.bisection import Bisections, Piece
 from prefect_parallel_run.dispatch.events import (
     Abort,
     Commit,
@@ -50,10 +48,18 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.lease_size import LeaseSizer
-from prefect_parallel_run.dispatch.pending_work import is_last, lost_receipt, matching, split, without_last, without_receipt
 from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
 from prefect_parallel_run.dispatch.speculation import StragglerTracker, earliest
+from prefect_parallel_run.dispatch.work_queue import (
+    LeaseSizer,
+    is_last,
+    lost_receipt,
+    matching,
+    should_retry,
+    split,
+    without_last,
+    without_receipt,
+)
 from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, Lease, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.limits import FailureLimits
 

@@ -6,20 +6,19 @@ Paths in it are relative to the importable folder; ``node/code_archive.py`` unpa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
-import tempfile
+import uuid
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO
 
+from prefect_parallel_run._atomic import AtomicFile
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.node_setup import RemoteSetup
@@ -31,7 +30,7 @@ from prefect_parallel_run.runs.fingerprint import source_tree
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.source_files import MOST_BYTES, MOST_FILES, SourceFile, SourceTree, is_regular
 from prefect_parallel_run.runs.spec import StepSpec
-from prefect_parallel_run.storage.objects import file_sha256
+from prefect_parallel_run.storage.objects import file_sha256, sha256_of
 
 _BLOCK = 1 << 20  #: bytes
 _MAX_READS = 3  #: attempts to read a tree that changes meanwhile
@@ -55,7 +54,7 @@ class _ChangedError(Exception):
     """The tree changed after it was listed; the argument is a path in it."""
 
 
-def make_bundle(config: ParallelRunConfig, folder: Path, check_cancelled: Callable[[], None] = lambda: None) -> Bundle:
+def make_bundle(config: ParallelRunConfig, folder: Path, check_cancelled: CheckCancelled = never_cancelled) -> Bundle:
     """Write the script's code to ``bundle-<sha256>.zip`` in *folder* and return the bundle.
 
     Args:
@@ -77,20 +76,24 @@ def make_bundle(config: ParallelRunConfig, folder: Path, check_cancelled: Callab
     raise ValueError(f"{_CODE} changed while it was read: {changed}; {_ADVICE}")
 
 
-def _write_bundle(tree: SourceTree, folder: Path, check_cancelled: Callable[[], None]) -> Bundle:
+def _write_bundle(tree: SourceTree, folder: Path, check_cancelled: CheckCancelled) -> Bundle:
     """Write the bundle; raises _ChangedError when the tree changes meanwhile."""
     files = _files(tree)
-    with _temporary_file(folder) as (temporary, target):
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in files:
-                _add_file(archive, file, check_cancelled)
-        sha256, size = _sha256(target, check_cancelled), target.tell()
-        target.flush()
-        if changed := {*files} ^ {*_files(tree)}:
-            raise _ChangedError(min(file.path for file in changed))
-        path = temporary.replace(folder / f"bundle-{sha256}.zip")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        bundle = AtomicFile(folder / "bundle", token=uuid.uuid4().hex)
+        with bundle as target:
+            with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+                for file in files:
+                    _add_file(archive, file, check_cancelled)
+            sha256, size = sha256_of(target, check_cancelled), target.tell()
+            if changed := {*files} ^ {*_files(tree)}:
+                raise _ChangedError(min(file.path for file in changed))
+            bundle.path = folder / f"bundle-{sha256}.zip"
+    except OSError as error:
+        raise OutputError(str(folder), f"the script's bundle cannot be written: {error.strerror}") from error
     source, script = (entry.relative_to(tree.top).as_posix() for entry in (tree.folder, tree.script))
-    return Bundle(path, sha256, size, source, script)
+    return Bundle(bundle.path, sha256, size, source, script)
 
 
 def _files(tree: SourceTree) -> list[SourceFile]:
@@ -126,22 +129,7 @@ def _check_size(files: list[SourceFile]) -> None:
         raise ValueError(f"{_CODE} has more than {MOST_FILES} files; most of them are in {largest}; {_ADVICE}")
 
 
-@contextmanager
-def _temporary_file(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Provide a temporary file in *folder*, deleted on exit unless it was renamed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w+b", prefix=".bundle.", suffix=".tmp", dir=folder, delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                yield temporary, file
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(str(folder), f"the script's bundle cannot be written: {error.strerror}") from error
-
-
-def _add_file(archive: zipfile.ZipFile, file: SourceFile, check_cancelled: Callable[[], None]) -> None:
+def _add_file(archive: zipfile.ZipFile, file: SourceFile, check_cancelled: CheckCancelled) -> None:
     member = zipfile.ZipInfo(file.name, _EPOCH)
     member.compress_type = zipfile.ZIP_DEFLATED
     member.create_system = 3  # Unix, so that permissions are kept
@@ -165,18 +153,8 @@ def _open(file: SourceFile) -> IO[bytes]:
         raise _ChangedError(file.path) from error
 
 
-def _sha256(file: IO[bytes], check_cancelled: Callable[[], None]) -> str:
-    """Return the SHA-256 of the whole file; its position is at the end again."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    while block := file.read(_BLOCK):
-        digest.update(block)
-        check_cancelled()
-    return digest.hexdigest()
-
-
 def prepare_remote(
-    spec: StepSpec, directory: RunDirectory, settings: NodeSettings, plan: PlanReader, check_cancelled: Callable[[], None]
+    spec: StepSpec, directory: RunDirectory, settings: NodeSettings, plan: PlanReader, check_cancelled: CheckCancelled
 ) -> tuple[NodeSettings, RemoteSetup]:
     """Return settings for nodes that may be on other machines, and what these nodes must check and receive.
 

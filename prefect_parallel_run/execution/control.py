@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 
-from prefect_parallel_run import units
+from prefect_parallel_run import _units
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.events import Continued, ControlCommand, LimitsChanged, Paused, ProcessesChanged
 from prefect_parallel_run.runs.commands import CommandRejectedError, Order
@@ -103,7 +103,7 @@ class Control:
         adjusted = self._adjustments.of(self._config)
         count = adjusted.process_count_per_node
         if command.kind == "processes" and count is not None:
-            message = f"every node now runs {units.count(count, 'process', 'processes')}"
+            message = f"every node now runs {_units.count(count, 'process', 'processes')}"
             if before is None or before > count:
                 message += "; surplus processes exit after their current mini-batch"
             event: ControlCommand = ProcessesChanged(count)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from prefect_parallel_run._threads import chain_checks
+from prefect_parallel_run._threads import CheckCancelled, begin, chain_checks
 from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.config.model import ParallelRunConfig
-from prefect_parallel_run.dispatch.autoscaler import Autoscaler
+from prefect_parallel_run.dispatch.autoscaler import Autoscaler, NodeBounds
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher
-from prefect_parallel_run.dispatch.node_count import NodeBounds
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.execution.code_archive import prepare_remote
 from prefect_parallel_run.execution.control import Control
@@ -54,7 +52,7 @@ class ActiveRun:
     execution: int  #: number of this execution, from 1
     control: Control
     emit: Emit
-    check_cancelled: Callable[[], None]  #: also applies new control commands
+    check_cancelled: CheckCancelled  #: also applies new control commands
 
     @property
     def directory(self) -> RunDirectory:
@@ -94,9 +92,7 @@ class ClusterStartup:
     def start(self) -> Future[Cluster]:
         """Start to open the cluster, unless that has started."""
         if self._opened is None:
-            executor = ThreadPoolExecutor(1, thread_name_prefix="open-cluster")
-            self._opened = executor.submit(self._context.__enter__)
-            executor.shutdown(wait=False)
+            self._opened = begin(self._context.__enter__, name="open-cluster")
         return self._opened
 
     def prepare(self, settings: NodeSettings) -> None:
@@ -104,7 +100,7 @@ class ClusterStartup:
         self.start()
         self._settings.set_result(settings)
 
-    def wait(self, check_cancelled: Callable[[], None]) -> Cluster:
+    def wait(self, check_cancelled: CheckCancelled) -> Cluster:
         """Wait for the open cluster; *check_cancelled* is called meanwhile."""
         opened = self.start()
         while not wait_for([opened], timeout=_OPENING_POLL_INTERVAL).done:
@@ -201,7 +197,7 @@ class _PlanningWarnings:
 
 
 def _load_plan(
-    directory: RunDirectory, planner: Planner | None, ledger: Ledger, check_cancelled: Callable[[], None]
+    directory: RunDirectory, planner: Planner | None, ledger: Ledger, check_cancelled: CheckCancelled
 ) -> tuple[PlanReader, PendingWork]:
     """Return the plan and its pending work; with a planner, as soon as there is some."""
     if planner is not None:
@@ -235,7 +231,7 @@ def _autoscaler(config: ParallelRunConfig, cluster: Cluster, emit: Emit) -> Auto
     return Autoscaler(bounds, cluster.scale, cluster.release, lambda text: emit(Warned(text)))
 
 
-def _await_plan(planner: Planner, ledger: Ledger, check_cancelled: Callable[[], None]) -> bool:
+def _await_plan(planner: Planner, ledger: Ledger, check_cancelled: CheckCancelled) -> bool:
     """Wait for the first mini-batches or the end of planning; return whether more may follow.
 
     Waits a little for a short plan to be complete: the cluster takes longer to open, and few mini-batches need few processes.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prefect_parallel_run._units import count
 from prefect_parallel_run.child.azureml_environment import surround
 from prefect_parallel_run.child.azureml_import_hook import install_import_hook
 from prefect_parallel_run.child.context import Context, EntryScript
@@ -21,7 +22,6 @@ from prefect_parallel_run.node.prefetch import fetch, is_fetched
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec
-from prefect_parallel_run.units import count
 
 
 def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[..., Any], log: Callable[[str], None]) -> Any:

@@ -17,8 +17,9 @@ from prefect_parallel_run.runs.commands import LIMITS
 from prefect_parallel_run.runs.executions import config_of
 from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.mirror import pull
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, local_run_path, no_run_error, prefect_home, workplace
+from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error, prefect_home, workplace
 from prefect_parallel_run.runs.spec import StepSpec, interpreter_options
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 
 def open_run_directory(location: str, *, parts: bool = True) -> RunDirectory:
@@ -48,7 +49,7 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
     metadata = directory.facts()
     output = metadata["output"]
     home = prefect_home() if output is not None and is_remote(output) else Path(metadata["home"])
-    expected_folder = workplace(output, home) / FOLDER
+    expected_folder = workplace(output, home) / RUNS_FOLDER
     if not expected_folder.is_dir() or not expected_folder.samefile(directory.path.parent):
         raise InputError(str(directory.path), f"belongs in {expected_folder}; move it back or start a new run")
     names = metadata["environment_variables"]

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefect_parallel_run._threads import Background, Cancelled, chain_checks
+from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, chain_checks, never_cancelled
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.errors import (
     EntryScriptError,
@@ -41,9 +41,10 @@ from prefect_parallel_run.runs.resolve import (
     has_existing_runs,
     resume_run,
 )
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, parse_json, read_json, runs_below
+from prefect_parallel_run.runs.run_directory import RunDirectory, parse_json, read_json, runs_below
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.objects import names_below, read, size_of
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _REPORT_IF_FAILED = 20.0  #: s to write the report of a run that failed
 _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the user does not want to wait
@@ -61,7 +62,7 @@ class Callbacks:
 
     reduce: Callable[[Reduction], dict[str, Any]]
     emit: Emit
-    check_cancelled: Callable[[], None] = lambda: None
+    check_cancelled: CheckCancelled = never_cancelled
 
 
 def run_step(
@@ -99,7 +100,7 @@ def run_step(
 
 
 def _select_run(
-    spec: StepSpec, startup: ClusterStartup, earlier: ResumeRequest | ExistingRuns | None, check_cancelled: Callable[[], None]
+    spec: StepSpec, startup: ClusterStartup, earlier: ResumeRequest | ExistingRuns | None, check_cancelled: CheckCancelled
 ) -> RunSelection:
     """Return the run directory to work in, locked unless its result can be returned."""
     if isinstance(earlier, ResumeRequest):
@@ -211,10 +212,10 @@ def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) ->
     return execution
 
 
-def _report(directory: RunDirectory, emit: Emit, check_cancelled: Callable[[], None]) -> None:
+def _report(directory: RunDirectory, emit: Emit, check_cancelled: CheckCancelled) -> None:
     """Write report.html; a failure is only a warning."""
 
-    def work(check_cancelled: Callable[[], None]) -> str:
+    def work(check_cancelled: CheckCancelled) -> str:
         try:
             write_report(directory, check_cancelled=check_cancelled)
         except Exception as error:  # noqa: BLE001  any error becomes a warning; the run keeps its own outcome
@@ -286,7 +287,7 @@ def _receipts(spec: StepSpec) -> Iterator[tuple[str, dict[str, Any]]]:
             if directory.receipt.exists():
                 yield directory.run_id, read_json(directory.receipt)
         return
-    copies = f"{spec.store}/{FOLDER}"
+    copies = f"{spec.store}/{RUNS_FOLDER}"
     for name in sorted(names_below(copies), key=lambda name: name.rsplit("-", 2)[1:], reverse=True):  # by time
         url = f"{copies}/{name}receipt.json"
         with suppress(FileNotFoundError):  # not finished

@@ -23,6 +23,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
+from prefect_parallel_run._units import count, format_seconds
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.background_publisher import BackgroundPublisher
 from prefect_parallel_run.monitoring.failure_table import FailureTable
@@ -43,7 +44,6 @@ from prefect_parallel_run.runs.events import (
 )
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.units import count, format_seconds
 
 _PROGRESS_INTERVAL = 2.0  #: s, the minimum between two updates: Prefect's API is rate-limited
 _TABLE_INTERVAL = 30.0  #: s, the minimum between two updates of the table of failures

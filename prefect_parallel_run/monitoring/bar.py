@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from prefect_parallel_run._units import count, format_seconds
 from prefect_parallel_run.monitoring.progress import ProgressSnapshot, describe_near_limit, done_percent, format_percent
-from prefect_parallel_run.units import count, format_seconds
 
 _WIDEST, _NARROWEST = 40, 8  #: columns of the bar itself
 _GAP = "  "

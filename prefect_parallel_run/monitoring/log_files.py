@@ -19,7 +19,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run._backoff import BackoffTimer
+from prefect_parallel_run._atomic import AtomicFile
+from prefect_parallel_run._rate_limit import BackoffTimer
+from prefect_parallel_run._units import format_seconds
 from prefect_parallel_run.models import Receipt, Tally, execution_prefix
 from prefect_parallel_run.monitoring.logs import Logger, escape_control_chars, log_warning
 from prefect_parallel_run.monitoring.progress import ProgressSnapshot, ProgressTracker
@@ -38,7 +40,6 @@ from prefect_parallel_run.runs.events import (
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.units import format_seconds
 
 OVERVIEW, PROCESSED, PROGRESS = "job_progress_overview.txt", "processed_mini-batches.csv", "progress.csv"
 PROGRESS_HEADER = (
@@ -160,13 +161,8 @@ class _File:
         """Replace the content atomically by *blocks*."""
 
         def replace() -> None:
-            temporary = self._path.with_name(f".{self._path.name}.tmp")  # the run lock admits one writer
-            try:
-                with temporary.open("wb") as file:
-                    file.writelines(map(_bytes, blocks))
-                temporary.replace(self._path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with AtomicFile(self._path) as file:  # the run lock admits one writer
+                file.writelines(map(_bytes, blocks))
 
         self._try_writing(replace)
 

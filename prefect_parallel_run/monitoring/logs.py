@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from prefect_parallel_run._units import MINI_BATCHES, count
 from prefect_parallel_run.models import Receipt, Tally
 from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressTracker, progress_message
 from prefect_parallel_run.runs.events import (
@@ -27,7 +28,6 @@ from prefect_parallel_run.runs.events import (
     StepReturned,
     Warned,
 )
-from prefect_parallel_run.units import MINI_BATCHES, count
 
 if TYPE_CHECKING:
     Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]

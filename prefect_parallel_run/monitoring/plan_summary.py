@@ -11,11 +11,11 @@ from math import floor
 from statistics import median
 from typing import Any, NamedTuple
 
+from prefect_parallel_run._units import MINI_BATCHES, count, format_size
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.models import MiniBatch
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.output.failed_items import source_location
-from prefect_parallel_run.units import MINI_BATCHES, count, format_size
 
 _MINI_BATCHES_SHOWN = 3  #: at either end
 _MAX_PATHS = 3  #: of a mini-batch

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from prefect_parallel_run._units import MINI_BATCHES, count, format_seconds
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.runs.events import (
     NodeJoined,
@@ -20,7 +21,6 @@ from prefect_parallel_run.runs.events import (
     SchedulingPaused,
     SchedulingResumed,
 )
-from prefect_parallel_run.units import MINI_BATCHES, count, format_seconds
 
 _EVERY_SECONDS = 30.0
 _EVERY_PERCENT = 5.0

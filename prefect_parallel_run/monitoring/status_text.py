@@ -7,12 +7,12 @@ import textwrap
 import time
 from collections.abc import Iterator
 
+from prefect_parallel_run._units import FAILED_ATTEMPTS, MINI_BATCHES, count, format_seconds
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.monitoring.bar import Style, clipped, percent_bar
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.monitoring.progress import describe_failures, done_percent, format_percent
 from prefect_parallel_run.monitoring.status import NodeProgress, RunStatus
-from prefect_parallel_run.units import FAILED_ATTEMPTS, MINI_BATCHES, count, format_seconds
 
 _PLAIN = Style(colours=False, unicode=False)
 _MAX_NODES = 6

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.shared_memory import GIVE_BACK, GO, SIZE, STOP, SharedStatus
-from prefect_parallel_run.node.resource_usage import resident
 
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
 _PIPE_SIZE = 1 << 20  #: bytes of a pipe's buffer, where the system allows it
@@ -138,10 +137,6 @@ class Child:
         """Return its exit status, or the negative number of the signal that killed it; None while it runs."""
         return self._process.poll()
 
-    def resident(self) -> int:
-        """Return its resident memory, bytes; 0 after it has exited."""
-        return resident(self.pid)
-
     def stacks(self) -> str:
         """Return the stacks of its threads, most recent call first; works even while it is stuck in C code."""
         before = os.fstat(self._pipes.stacks).st_size
@@ -172,6 +167,29 @@ class Child:
     def _signal(self, number: int) -> None:
         if self._process.poll() is None:
             os.kill(self.pid, number)
+
+
+def describe_exit(status: int) -> str:
+    """Describe an exit status.
+
+    >>> describe_exit(3), describe_exit(-9)
+    ('exited with status 3', 'was killed by SIGKILL')
+    """
+    return f"was killed by {death_name(status)}" if status < 0 else f"exited with status {status}"
+
+
+def death_name(status: int) -> str:
+    """Return the short name of an exit status or of the signal behind it.
+
+    >>> death_name(3), death_name(-9)
+    ('exit status 3', 'SIGKILL')
+    """
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
 
 
 class _Pipes:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import tempfile
 import time
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.node.child_process import Child
-from prefect_parallel_run.node.process_log import ProcessLog, ProcessRecord
+from prefect_parallel_run.node.child_process import Child, describe_exit
+from prefect_parallel_run.node.node_log import ProcessLog, ProcessRecord
 from prefect_parallel_run.node.settings import NodeSettings
 
 IMPORTING, WAITING, IN_INIT, READY = "importing", "waiting", "in init", "ready"  #: stages of a start
@@ -135,29 +134,6 @@ class ChildFactory:
             raise
         child.send([_line(self._settings.for_child(process=process, scratch=scratch))])
         return Startup(child, self._process_log.add(process, child.pid, slot), self._settings.init_timeout)
-
-
-def describe_exit(status: int) -> str:
-    """Describe an exit status.
-
-    >>> describe_exit(3), describe_exit(-9)
-    ('exited with status 3', 'was killed by SIGKILL')
-    """
-    return f"was killed by {death_name(status)}" if status < 0 else f"exited with status {status}"
-
-
-def death_name(status: int) -> str:
-    """Return the short name of an exit status or of the signal behind it.
-
-    >>> death_name(3), death_name(-9)
-    ('exit status 3', 'SIGKILL')
-    """
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
 
 
 def _line(message: Any) -> bytes:

@@ -5,21 +5,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
-import shutil
 import stat
 import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from prefect_parallel_run._atomic import atomic_folder
+from prefect_parallel_run._locks import locked
 from prefect_parallel_run.runs.source_files import MOST_BYTES, MOST_FILES
+from prefect_parallel_run.storage.objects import sha256_of
 
 _BLOCK = 1 << 20  #: bytes
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OverflowError, ValueError)
@@ -109,45 +107,20 @@ def _folder_of(cache: Path, sha256: str) -> Path:
 
 def _unpack(file: IO[bytes], sha256: str, cache: Path) -> Path:
     target, folder = _folder_of(cache, sha256), _archives_folder(cache)
-    with _locked(folder / f"{sha256}.lock"):
+    with locked(folder / f"{sha256}.lock"):
         if target.is_dir():
             return target
-        if _sha256(file) != sha256:
+        if sha256_of(file) != sha256:
             raise BundleRefusedError(f"code archive {sha256} was damaged in transit: its SHA-256 differs")
-        partial = folder / f".{sha256}.partial"
-        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: this one holds the lock
         try:
-            _extract(file, partial)
-            partial.rename(target)
+            with atomic_folder(target) as partial:
+                _extract(file, partial)
         except _BROKEN as error:
             raise BundleRefusedError(f"code archive {sha256} is not a valid zip file: {error}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, which the system releases when its holder dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    file.seek(0)
-    while block := file.read(_BLOCK):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def _extract(file: IO[bytes], folder: Path) -> None:
-    """Extract an archive to *folder*, which must not exist."""
-    folder.mkdir()
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         _check(members)

@@ -1,27 +1,32 @@
-"""Environments of this machine: each is built at most once, by the first process that needs it, completely or not at all."""
+"""The cache folder of a machine, and the environments in it.
+
+Each environment is built at most once, by the first process that needs it, completely or not at all.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import secrets
 import shutil
+import stat
 import sysconfig
+import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from prefect_parallel_run._locks import locked
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.errors import EnvironmentSetupError
-from prefect_parallel_run.node.interpreters import Base, base_of
-from prefect_parallel_run.node.pip_environments import Installer, uv_command
+from prefect_parallel_run.node.installers import Base, Installer, base_of, uv_command
 
 _POLL_INTERVAL = 0.05  #: s, for a lock that another process holds
+_NAME = "prefect_parallel_run"
+_VARIABLE = "PREFECT_PARALLEL_RUN_CACHE"
 
 
 class _Paths(NamedTuple):
@@ -56,6 +61,11 @@ def built_interpreter(plan: EnvironmentPlan, cache: Path, stop: threading.Event)
         EnvironmentSetupError: The build failed (with the end of the installer's output) or was stopped, or the cache is not
             writable. A partial environment is removed.
     """
+
+    def pause() -> None:
+        if stop.wait(_POLL_INTERVAL):
+            raise EnvironmentSetupError(plan.title, "stopped while waiting for another process that builds it")
+
     base = None if plan.conda else base_of(plan.python, plan.title, has_uv=uv_command() is not None)
     paths = _paths(plan, base, cache)
     try:
@@ -63,7 +73,7 @@ def built_interpreter(plan: EnvironmentPlan, cache: Path, stop: threading.Event)
         if (interpreter := paths.interpreter()) is not None:
             return interpreter
         earlier_failure = _read(paths.failure)
-        with _locked(paths.lock, plan, stop) as lock:
+        with locked(paths.lock, pause) as lock:
             if (interpreter := paths.interpreter()) is not None:
                 return interpreter
             failure = _read(paths.failure)
@@ -82,27 +92,6 @@ def _paths(plan: EnvironmentPlan, base: Base | None, cache: Path) -> _Paths:
     folder = cache / "environments" / key
     siblings = [folder.with_suffix(suffix) for suffix in (".lock", ".log", ".failure")]
     return _Paths(folder, folder / "prefect_parallel_run.complete", *siblings)
-
-
-@contextmanager
-def _locked(path: Path, plan: EnvironmentPlan, stop: threading.Event) -> Iterator[int]:
-    """Hold the lock of an environment; yields its descriptor."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        while not _try_lock(descriptor):
-            if stop.wait(_POLL_INTERVAL):
-                raise EnvironmentSetupError(plan.title, "stopped while waiting for another process that builds it")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _build(plan: EnvironmentPlan, base: Base | None, paths: _Paths, lock: int, stop: threading.Event) -> str:
@@ -132,3 +121,42 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
+
+
+def cache_folder() -> Path:
+    """Return this user's cache folder on this machine as an absolute path; it exists, is writable and private.
+
+    It is ``$PREFECT_PARALLEL_RUN_CACHE``; without that ``prefect_parallel_run`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; if
+    that is unusable (in a container without a home, say), a private folder among the temporary files.
+
+    Raises:
+        OSError: None of these folders is usable. Code in the folder runs with the user's rights, so a folder that belongs to
+            another user, or that everyone may write to, is refused.
+    """
+    if path := os.environ.get(_VARIABLE):
+        return _private(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111  Path.expanduser raises without a home
+    try:
+        return _private(_default())
+    except OSError:
+        return _private(Path(tempfile.gettempdir(), f"{_NAME}-{os.getuid()}").absolute())
+
+
+def _default() -> Path:
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111  Path.home raises without a home
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    if not caches.is_absolute():  # the XDG specification forbids relative paths: they would depend on the working directory
+        raise NotADirectoryError(f"the cache folder must be an absolute path, got {caches}")
+    return caches / _NAME
+
+
+def _private(folder: Path) -> Path:
+    """Create *folder* if necessary and return it; raises OSError unless it belongs to this user and is writable."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    link, target = folder.lstat(), folder.stat()  # the link too: in a shared folder, another user could have created it
+    if not os.getuid() == link.st_uid == target.st_uid:
+        raise PermissionError(f"the cache {folder} belongs to another user; set {_VARIABLE} to a folder of your own")
+    if target.st_mode & stat.S_IWOTH:
+        raise PermissionError(f"the cache {folder} is writable by everyone; set {_VARIABLE} to a folder of your own")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"the cache {folder} is not writable; set {_VARIABLE} to a writable folder")
+    return folder

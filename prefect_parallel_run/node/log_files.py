@@ -3,24 +3,32 @@
 A process has three: ``.stdout.txt``, ``.stderr.txt``, and ``.log`` for EntryScript().logger. However much a script prints, and
 however often its process is replaced, a slot of a node has at most the following in ``logs``:
 
-- ``log_rotation.MOST`` bytes in each file of the living process, plus its output between two polls (1/20 s apart while it
+- ``MOST`` bytes in each file of the living process, plus its output between two polls (1/20 s apart while it
   prints a lot),
-- ``log_retention.MOST_BYTES`` in the files of ended processes, ``FIRST`` + ``NEWEST`` of them at most; empty files are removed.
+- ``MOST_BYTES`` in the files of ended processes, ``FIRST`` + ``NEWEST`` of them at most; empty files are removed.
 
 Unused standby children count as one more slot. Files that a script creates in ``logs`` itself are not limited.
+
+A file is cut in place: its beginning and its end stay, with a line between them that says how much was cut. Writers must
+have opened it for appending, so that their next write lands at the new end. Bytes written during the cut may be lost, or end
+up above the line.
 """
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import suppress
-
-from prefect_parallel_run.node.log_retention import LogRetention
-from prefect_parallel_run.node.log_rotation import MOST, ShortenedLog, shorten
+from typing import NamedTuple
 
 ENDINGS = (".stdout.txt", ".stderr.txt", ".log")
+FIRST = 3  #: first processes of a slot, whose files are always kept: they show the first error
+NEWEST = 20  #: newest processes of a slot
+MOST_BYTES = 192 << 20  #: of all their files; the oldest of the newest are removed to stay below it
+MOST = 16 << 20  #: bytes; a longer file is cut
+HEAD = 1 << 20  #: bytes kept of its beginning
+TAIL = 7 << 20  #: bytes kept of its end
 
 
 class LogFiles:
@@ -96,3 +104,90 @@ class LogFiles:
 
     def _paths(self, process: str) -> Iterator[str]:
         return (self.path(process, ending) for ending in ENDINGS)
+
+
+class _Ended(NamedTuple):
+    process: str
+    size: int
+
+
+class LogRetention:
+    """The ended processes of one slot whose log files are kept: the first few and the newest, within a size limit.
+
+    >>> retention = LogRetention()
+    >>> [retention.add(f"p{number}", 10) for number in range(23)][-1], retention.add("p23", 10)
+    ([], ['p3'])
+    """
+
+    def __init__(self) -> None:
+        self._first: list[_Ended] = []
+        self._newest: deque[_Ended] = deque()
+        self._bytes = 0
+
+    def add(self, process: str, size: int) -> list[str]:
+        """Add an ended process, and return the processes whose files should be removed.
+
+        Args:
+            process: Name of the process.
+            size: Total bytes of its files.
+        """
+        self._bytes += size
+        if len(self._first) < FIRST:
+            self._first.append(_Ended(process, size))
+            return []
+        self._newest.append(_Ended(process, size))
+        expired: list[str] = []
+        while len(self._newest) > NEWEST or (self._bytes > MOST_BYTES and len(self._newest) > 1):
+            oldest = self._newest.popleft()
+            self._bytes -= oldest.size
+            expired.append(oldest.process)
+        return expired
+
+
+class ShortenedLog(NamedTuple):
+    """The result of a cut."""
+
+    seen: int  #: size before the cut, bytes
+    end: int  #: size after the cut, bytes: later lines are appended here
+    left_out: int  #: bytes cut from the file so far, by all cuts
+
+
+def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: int = TAIL) -> ShortenedLog | None:
+    """Cut a file; return None when it does not exist or is not longer than *most*.
+
+    Args:
+        path: Path of the file.
+        left_out: Bytes removed by earlier cuts; 0 for none.
+        most: Maximum size, bytes.
+        head: Bytes to keep of its beginning.
+        tail: Bytes to keep of its end.
+
+    Raises:
+        OSError: The file cannot be cut. When the disk is full it is cut, and its end may be lost.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        size = os.fstat(descriptor).st_size
+        if size <= most:
+            return None
+        end = os.pread(descriptor, tail, size - tail)
+        previous_line = len(_line(left_out)) if left_out else 0  # the line of the previous cut is removed by this one
+        left_out += size - head - tail - previous_line
+        os.ftruncate(descriptor, head)
+        _write(descriptor, _line(left_out) + end)
+        return ShortenedLog(size, os.lseek(descriptor, 0, os.SEEK_CUR), left_out)
+    finally:
+        os.close(descriptor)
+
+
+def _line(left_out: int) -> bytes:
+    return f"\n… {left_out} bytes left out here to limit the size of this log file …\n".encode()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

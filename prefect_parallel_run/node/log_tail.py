@@ -1,17 +1,27 @@
-"""Follows a log of EntryScript().logger: joins its lines to records and returns each record once it is complete."""
+"""Follows the logs of EntryScript().logger: joins lines to records, and collects each record once for Prefect's log.
+
+A record is collected when it is complete; the number of records is limited.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+from prefect_parallel_run._rate_limit import RateLimiter
+from prefect_parallel_run.node.log_files import ShortenedLog
 
 _HEADER = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \d+ (Level \d+|\S+) ?")  # written by child/main_loop.py
 _LEVELS = {b"DEBUG": 10, b"INFO": 20, b"WARNING": 30, b"ERROR": 40, b"CRITICAL": 50}
 _LONGEST = 4_000  #: bytes of a record that are returned
 _PIECE = 16 << 10  #: bytes parsed per poll; of further bytes only the lines are counted
 _BLOCK = 1 << 20
+PER_SECOND = 20.0  #: messages of a node
+IN_ALL = 1_000  #: messages of a node
+#: node, number (of the batch, from 1), lines ([level, process, text] each), left_out (lines so far)
+LogBatch = dict[str, Any]
 
 
 class Record(NamedTuple):
@@ -138,3 +148,59 @@ class Tail:
 
 def _level(name: bytes) -> int:
     return int(name[6:]) if name.startswith(b"Level ") else _LEVELS.get(name, logging.INFO)
+
+
+class ScriptLines:
+    """The log lines of one node. It belongs to one thread.
+
+    Args:
+        node: Name of the node.
+        level: Level of the logging module; lower ones are dropped.
+    """
+
+    def __init__(self, node: str, level: int) -> None:
+        self._node, self._level = node, level
+        self._tails: dict[str, Tail] = {}  # by process
+        self._rate_limiter = RateLimiter(PER_SECOND, IN_ALL)
+        self._lines: list[tuple[int, str, str]] = []
+        self._left_out = self._reported_left_out = 0
+        self._number = 0
+
+    def read(self, process: str, path: str, now: float) -> None:
+        """Read the lines that a process has logged since the last call; *now* is monotonic, s."""
+        tail = self._tails.get(process)
+        if tail is None:
+            tail = self._tails[process] = Tail(path)
+        self._add(process, *tail.read(), now)
+
+    def finish(self, process: str, path: str, now: float) -> None:
+        """Read the remaining lines of an ended process."""
+        tail = self._tails.pop(process, None) or Tail(path)
+        self._add(process, *tail.finish(), now)
+
+    def note_cut(self, process: str, cut: ShortenedLog) -> None:
+        """Adjust to a cut of a process's log, made right after it was read."""
+        if (tail := self._tails.get(process)) is not None:
+            tail.note_cut(cut.seen, cut.end)
+
+    def add(self, level: int, text: str) -> None:
+        """Add a message of the node itself."""
+        self._lines.append((level, self._node, text))
+
+    def drain(self) -> LogBatch | None:
+        """Return the lines since the last call, or None."""
+        if not self._lines and self._left_out == self._reported_left_out:
+            return None
+        lines, self._lines, self._reported_left_out = self._lines, [], self._left_out
+        self._number += 1
+        return {"node": self._node, "number": self._number, "lines": lines, "left_out": self._left_out}
+
+    def _add(self, process: str, records: list[Record], skipped: int, now: float) -> None:
+        self._left_out += skipped
+        for record in records:
+            if record.level < self._level:
+                continue
+            if self._rate_limiter.admits(now, is_urgent=record.level >= logging.WARNING):
+                self._lines.append((record.level, process, record.text))
+            else:
+                self._left_out += record.lines

@@ -16,20 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prefect_parallel_run._atomic import sync
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
-from prefect_parallel_run.node.node_log import NodeLog
+from prefect_parallel_run.node.log_tail import LogBatch
+from prefect_parallel_run.node.node_log import NodeLog, ProcessLog
 from prefect_parallel_run.node.prefetch import LeaseFiles
-from prefect_parallel_run.node.process_log import ProcessLog
-from prefect_parallel_run.node.reaper_watch import Guard
-from prefect_parallel_run.node.recall import RecallRequest
-from prefect_parallel_run.node.script_lines import LogBatch
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
-from prefect_parallel_run.node.slot import Slot, SlotRetiredError, SlotStoppedError, SlotUnusableError, Work
+from prefect_parallel_run.node.slot import RecallRequest, Slot, SlotRetiredError, SlotStoppedError, SlotUnusableError, Work
 from prefect_parallel_run.node.slot_pool import Resized, SlotPool
-from prefect_parallel_run.node.standby import StandbyChild
-from prefect_parallel_run.node.standby_count import StandbyNeed
+from prefect_parallel_run.node.standby import StandbyChild, StandbyNeed
+from prefect_parallel_run.node.watchdog import Guard
 
 _STARTED, _SECONDS = Receipt._fields.index("started"), Receipt._fields.index("seconds")
 _READABLE = ("parts", "logs")  #: folders of a run directory whose files may be read
@@ -294,8 +292,4 @@ def _with_seconds(receipt: tuple[Any, ...], waited: float) -> tuple[Any, ...]:
 def _sync_parts(settings: NodeSettings, receipts: list[tuple[Any, ...]]) -> None:
     """Sync the rows to disk before their receipts are returned: committed rows must survive a power cut."""
     for name in {receipt[7] for receipt in receipts if receipt[7]}:
-        descriptor = os.open(Path(settings.run_directory, "parts", name), os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(Path(settings.run_directory, "parts", name))

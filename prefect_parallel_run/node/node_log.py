@@ -4,8 +4,7 @@ It writes, beside the files of log_files.py:
 
 ``processes.jsonl``: a line when a child is started, ready or ended, and when the node's reaper is replaced. At most 20,000
 lines, the last of which says that the rest is left out.
-``resources.csv``: resource usage of the machine, in the columns of resource_usage.HEADER; every second at first, then less and
-less often.
+``resources.csv``: resource usage of the machine, in the columns of HEADER; every second at first, then less and less often.
 
 The node's name is the prefix of both names. Errors here do not affect the run: a full disk is logged once and stops the
 writing, but not the rotation.
@@ -15,20 +14,24 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-from prefect_parallel_run._backoff import BackoffTimer
-from prefect_parallel_run.node.child_startup import describe_exit
+import psutil
+
+from prefect_parallel_run._rate_limit import BackoffTimer
+from prefect_parallel_run.node.child_process import describe_exit
 from prefect_parallel_run.node.log_files import LogFiles
-from prefect_parallel_run.node.process_log import ProcessLog
-from prefect_parallel_run.node.resource_usage import HEADER, Machine
-from prefect_parallel_run.node.script_lines import LogBatch, ScriptLines
+from prefect_parallel_run.node.log_tail import LogBatch, ScriptLines
 from prefect_parallel_run.node.settings import NodeSettings
 
+HEADER = "time,cpu_percent,memory_used,memory_total,processes,processes_memory,disk_free\n"
 MOST_EVENTS = 20_000  #: lines
 _POLL_INTERVAL = 0.25  #: s
 _SHORT_INTERVAL = 0.05  #: s, while the scripts print a lot
@@ -52,7 +55,7 @@ class NodeLog:
         self._process_log, self._files = process_log, LogFiles(folder)
         self._events = f"{folder}/{settings.prefix}processes.jsonl"
         self._samples = f"{folder}/{settings.prefix}resources.csv"
-        self._machine = Machine(folder)
+        self._folder = folder
         self._lines = ScriptLines(settings.node, logging.getLevelName(settings.logging_level))
         self._written = 0  # events
         self._is_writing = True
@@ -84,6 +87,7 @@ class NodeLog:
         return [batch for _, batch in list(self._recent)]
 
     def _run(self) -> None:
+        psutil.cpu_percent()  # on this thread, each call returns the usage since the previous one
         pause = _POLL_INTERVAL
         while not self._is_closed.wait(pause):
             self._files.grown = 0
@@ -148,10 +152,16 @@ class NodeLog:
             self._append(self._events, "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events))
 
     def _sample(self) -> None:
+        """Add a line about the machine; processes that the children have started are not counted."""
+
         def sample() -> None:
             header = "" if Path(self._samples).exists() else HEADER
-            pids = [record.pid for record in self._process_log.living]
-            self._append(self._samples, header + self._machine.sample(time.time(), pids))
+            memory = psutil.virtual_memory()
+            used = memory.total - memory.available  # memory that can be reclaimed is not in use
+            sizes = [record.resident() for record in self._process_log.living]
+            free = psutil.disk_usage(self._folder).free
+            usage = f"{psutil.cpu_percent():.1f},{used},{memory.total},{len(sizes)},{sum(sizes)},{free}"
+            self._append(self._samples, f"{header}{time.time():.3f},{usage}\n")
 
         self._try(sample)
 
@@ -181,3 +191,93 @@ class NodeLog:
             self._recent.append((now, batch))
             if callback is not None:
                 callback(batch)
+
+
+class ProcessLog:
+    """All children of a node. May be used from any thread; never waits for a disk."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._living: dict[str, ProcessRecord] = {}  # by process
+        self._changed = threading.Condition()
+
+    @property
+    def living(self) -> list[ProcessRecord]:
+        """Return the children that have not exited."""
+        with self._changed:
+            return list(self._living.values())
+
+    def add(self, process: str, pid: int, slot: int | None) -> ProcessRecord:
+        """Record a started child.
+
+        Args:
+            process: Name of the child.
+            pid: Process id.
+            slot: Slot that it works in; None for a standby child.
+        """
+        record = ProcessRecord(self, process, pid, slot)
+        with self._changed:
+            self._living[process] = record
+            self.add_event("started", process, pid=pid, slot=slot)
+        return record
+
+    def remove(self, record: ProcessRecord, reason: str, status: int | None) -> None:
+        """Record that a child has exited; only the first call counts."""
+        with self._changed:
+            if self._living.pop(record.process, None) is not None:
+                self.add_event("ended", record.process, slot=record.slot, reason=reason, exit=status)
+            self._changed.notify_all()
+
+    def add_event(self, event: str, process: str, **details: Any) -> None:
+        """Queue an event for writing."""
+        self._events.put({"event": event, "at": time.time(), "process": process, **details})
+
+    def drain(self) -> list[dict[str, Any]]:
+        """Return the events since the last call, in time order."""
+        return sorted((self._events.get_nowait() for _ in range(self._events.qsize())), key=itemgetter("at"))
+
+    def wait_until_all_exited(self, seconds: float) -> None:
+        """Return when every child has exited, or after *seconds*."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._living, seconds)
+
+
+class ProcessRecord:
+    """One child.
+
+    Attributes:
+        process: Name of the child and of its files.
+        pid: Process id.
+        slot: Slot that it works in; None while it stands by.
+    """
+
+    def __init__(self, log: ProcessLog, process: str, pid: int, slot: int | None) -> None:
+        self._log = log
+        self.process, self.pid, self.slot = process, pid, slot
+        self._usage = psutil.Process(pid)
+
+    def resident(self) -> int:
+        """Return its resident memory, bytes; 0 after it has exited."""
+        try:
+            return int(self._usage.memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0
+
+    def ready(self, slot: int, import_seconds: float, init_seconds: float) -> None:
+        """Record that init() has returned and that the child works in *slot*."""
+        self.slot = slot
+        seconds = {"import_seconds": round(import_seconds, 3), "init_seconds": round(init_seconds, 3)}
+        self._log.add_event("ready", self.process, slot=slot, **seconds)
+
+    def files_lost(self, folder: str) -> None:
+        """Record that the child left files in a folder of its working directory, which is deleted."""
+        self._log.add_event("files_lost", self.process, folder=folder)
+
+    def ended(self, reason: str, status: int | None) -> None:
+        """Record the exit; the first reason counts.
+
+        Args:
+            reason: shut_down, stopped, timed_out, out_of_memory, died, start_failed, unneeded or retired.
+            status: Exit status, or the negative number of the signal that killed the child.
+        """
+        self._log.remove(self, reason, status)

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 from prefect_parallel_run.child.failure import fingerprint
 from prefect_parallel_run.child.storage import InputChanged, StoreFailure, check, is_remote, store_of
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.node.recall import RecallRequest
-from prefect_parallel_run.node.slot import Work
+from prefect_parallel_run.node.slot import RecallRequest, Work
 
 _AHEAD = 2  #: mini-batches of a lease whose files are fetched or being fetched before they run
 _POLL_INTERVAL = 0.05  #: s between two checks whether the run has ended

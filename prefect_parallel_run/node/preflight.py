@@ -9,8 +9,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_parallel_run.node.cache import cache_folder
 from prefect_parallel_run.node.code_archive import unpacked
+from prefect_parallel_run.node.environments import cache_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,12 +19,11 @@ from distributed import get_worker, secede
 
 from prefect_parallel_run.environments import interpreter_of
 from prefect_parallel_run.errors import ComputeTargetError
-from prefect_parallel_run.node.cache import cache_folder
 from prefect_parallel_run.node.code_archive import Incoming, unpacked
-from prefect_parallel_run.node.environments import built_interpreter
+from prefect_parallel_run.node.environments import built_interpreter, cache_folder
+from prefect_parallel_run.node.log_tail import LogBatch
 from prefect_parallel_run.node.node import LeaseResult, Node
 from prefect_parallel_run.node.preflight import PreflightRequest, PreflightResult, run_checks
-from prefect_parallel_run.node.script_lines import LogBatch
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Work
 from prefect_parallel_run.node.slot_pool import Resized

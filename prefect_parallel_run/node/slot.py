@@ -6,16 +6,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.failure import fingerprint
 from prefect_parallel_run.child.retry import STOP
 from prefect_parallel_run.child.shared_memory import IDLE
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.node.child_process import Child
-from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure, death_name, describe_exit
-from prefect_parallel_run.node.process_log import ProcessRecord
-from prefect_parallel_run.node.recall import RecallRequest
+from prefect_parallel_run.node.child_process import Child, death_name, describe_exit
+from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure
+from prefect_parallel_run.node.node_log import ProcessRecord
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.standby import StandbyChild
 
@@ -258,7 +259,8 @@ class Slot:
             message = f"run() exceeded run_invocation_timeout = {timeout:g} s and its process was killed"
             return _Termination("timed_out", index, "InvocationTimeout", message)
         limit = self._settings.process_memory_limit
-        if limit is not None and (resident := child.resident()) > limit:
+        resident = 0 if limit is None or self._record is None else self._record.resident()
+        if limit is not None and resident > limit:
             message = f"its process used {resident} bytes, over process_memory_limit = {limit}, and was killed"
             return _Termination("out_of_memory", index, "OutOfMemory", message)
         return None
@@ -355,3 +357,34 @@ def _busy_seconds(child: Child) -> float:
     """Return how long the child's mini-batch has been running, s."""
     index, started = child.running()
     return 0.0 if index == IDLE else time.monotonic() - started
+
+
+class RecallRequest:
+    """A request and its one answer. Any thread may make it; the thread that runs the lease answers."""
+
+    def __init__(self, lease: int = 0) -> None:
+        self.lease = lease
+        self._requested = threading.Event()
+        self._answer: Future[int] = Future()
+        self.is_urgent = False  #: the running mini-batch is no longer needed either
+
+    def request(self, *, at_once: bool) -> Future[int]:
+        """Make the request; the future gives the number of the first returned mini-batch."""
+        self.is_urgent = self.is_urgent or at_once
+        self._requested.set()
+        return self._answer
+
+    @property
+    def is_pending(self) -> bool:
+        """True while the request awaits its answer."""
+        return self._requested.is_set() and not self._answer.done()
+
+    @property
+    def is_answered(self) -> bool:
+        """True once answered: no further mini-batch of the lease may start."""
+        return self._answer.done()
+
+    def answer(self, first: int) -> None:
+        """Return the mini-batches from *first* on: none of them has started or will. Only the first answer counts."""
+        with suppress(InvalidStateError):
+            self._answer.set_result(first)

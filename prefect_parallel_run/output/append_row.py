@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
 from prefect_parallel_run.errors import OutputError, RowsDifferError, RunFileError
 from prefect_parallel_run.output.column_order import Dialect
 from prefect_parallel_run.output.parquet import write_parquet
 from prefect_parallel_run.output.parts import PartRange, Parts
 from prefect_parallel_run.output.text import write_text
-from prefect_parallel_run.storage.objects import file_sha256
+from prefect_parallel_run.storage.objects import sha256_of
 
 
 class Published(NamedTuple):
@@ -44,28 +43,23 @@ def publish(
         OutputError: The file cannot be written, or a part differs from the ledger.
             An existing file is unchanged in all cases.
     """
-    temporary = target.with_name(f".{target.name}.{token}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w+b") as file, Parts() as parts:
-            if row_format == "parquet":
-                rows, sha256 = write_parquet(list(ranges), parts, file), ""
-            else:
-                digest = hashlib.sha256()
+        with wrap_disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with AtomicFile(target, sync=True, sync_folder=True, token=token) as file, Parts() as parts:
+                if row_format == "parquet":
+                    rows = write_parquet(list(ranges), parts, file)
+                    sha256 = sha256_of(file)
+                else:
+                    digest = hashlib.sha256()
 
-                def write(data: bytes | memoryview) -> None:
-                    file.write(data)
-                    digest.update(data)
+                    def write(data: bytes | memoryview) -> None:
+                        file.write(data)
+                        digest.update(data)
 
-                rows = write_text(ranges, parts, Dialect.of(row_format, row_options or {}), write)
-                sha256 = digest.hexdigest()
-            file.flush()
-            os.fsync(file.fileno())
-        size, sha256 = temporary.stat().st_size, sha256 or file_sha256(temporary)
-        temporary.replace(target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise OutputError(str(target), f"cannot be written: {error.strerror or error}") from error
+                    rows = write_text(ranges, parts, Dialect.of(row_format, row_options or {}), write)
+                    sha256 = digest.hexdigest()
+                size = file.tell()
     except pa.ArrowException as error:
         raise OutputError(str(target), f"cannot be written as {row_format}: {error}") from error
     except RowsDifferError as error:
@@ -74,15 +68,4 @@ def publish(
         raise
     except OutputError as error:
         raise OutputError(str(target), error.reason) from error
-    finally:
-        with suppress(OSError):  # missing after a success; must not hide an earlier error
-            temporary.unlink()
     return Published(size, sha256, rows)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
+from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
 from prefect_parallel_run.child.row_groups import GROUPS
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.spool import spooled
+from prefect_parallel_run.planning.plan import Plan, spooled
 from prefect_parallel_run.runs.failures import FailedMiniBatch, failed_mini_batches, shortfall
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -19,16 +18,10 @@ from prefect_parallel_run.runs.run_directory import RunDirectory
 
 def write_failed_items(directory: RunDirectory, ledger: Ledger) -> None:
     """Write failed_items.jsonl: one line per failed file or range of failed rows, with mini-batch, attempts and cause."""
-    temporary = directory.failed_items.with_name(f".{directory.failed_items.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            for line in failed_items(directory, ledger):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(directory.failed_items)
-    except OSError as error:
-        raise OutputError(str(directory.failed_items), f"cannot be written: {error.strerror}") from error
+    path = directory.failed_items
+    with wrap_disk_errors(path), AtomicFile(path, sync=True) as file:
+        for line in failed_items(directory, ledger):
+            file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 
 
 def failed_items(directory: RunDirectory, ledger: Ledger) -> Iterator[dict[str, Any]]:

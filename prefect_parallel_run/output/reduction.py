@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run._threads import Background
+from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError, RowsDifferError
 from prefect_parallel_run.models import Tally
@@ -39,7 +39,7 @@ class Reduction:
     row_options: Mapping[str, Any] = field(default_factory=dict)  #: options of to_csv that the rows were written with
     identity: dict[str, Any]
     output: str | None  #: folder or URL for the script's own files; None if it writes none
-    check_cancelled: Callable[[], None]  #: called repeatedly; raises to stop
+    check_cancelled: CheckCancelled  #: called repeatedly; raises to stop
     notes: Mapping[str, Any] = field(default_factory=dict)  #: additional entries of the receipt
 
 
@@ -120,7 +120,7 @@ def make_receipt(
     }
 
 
-def _with_cancellation(ranges: Iterator[PartRange], check_cancelled: Callable[[], None]) -> Iterator[PartRange]:
+def _with_cancellation(ranges: Iterator[PartRange], check_cancelled: CheckCancelled) -> Iterator[PartRange]:
     for number, part_range in enumerate(ranges):
         if number % _CHECK_INTERVAL == 0:
             check_cancelled()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.storage import is_remote, store_of
-from prefect_parallel_run.datasets.base import Dataset, absolute
+from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.storage.listing import Listing
 from prefect_parallel_run.storage.objects import wrap_store_errors
+from prefect_parallel_run.storage.paths import absolute_location
 
 _OWN_OPTIONS = frozenset(
     f"--{name}"
@@ -54,6 +55,35 @@ def from_result(value: Any) -> Any:
     return TabularDataset.from_json_lines_files([path], allow_empty=True)
 
 
+def normalise_inputs(inputs: Iterable[Any]) -> list[Dataset]:
+    """Return *inputs* as named datasets of one kind; a plain path, folder or glob becomes a FileDataset.
+
+    Inputs without a name are called ``input_0``, ``input_1``, … by their position.
+
+    Raises:
+        InputError: There is no input, the kinds differ, or two inputs have the same name.
+    """
+    datasets: list[Dataset] = []
+    for number, value in enumerate(inputs):
+        if value is None:
+            raise InputError("None", "no input was passed; pass inputs=…")
+        if not isinstance(value, Dataset | str | os.PathLike):
+            raise InputError(repr(value)[:200], "is not an input; pass a FileDataset, a TabularDataset or a path")
+        dataset = value if isinstance(value, Dataset) else FileDataset.from_files(value)
+        datasets.append(dataset if dataset.name is not None else dataset.as_named_input(f"input_{number}"))
+    if not datasets:
+        raise InputError("[]", "no input was passed; pass inputs=…")
+    kinds = {dataset.kind for dataset in datasets}
+    if len(kinds) > 1:
+        inputs_by_kind = ", ".join(f"{dataset.name}: {dataset.kind}" for dataset in datasets)
+        raise InputError(inputs_by_kind, "the inputs of a step must be of one kind, files or tables")
+    names = [str(dataset.name) for dataset in datasets]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(name, "two inputs have this name; names must be unique among inputs and side inputs")
+    return datasets
+
+
 def resolve_output(output: Any, *, required: bool) -> str | None:
     """Return the output as an absolute path or URL; the run creates it."""
     if isinstance(output, ParallelRunResult):
@@ -63,7 +93,7 @@ def resolve_output(output: Any, *, required: bool) -> str | None:
             raise OutputError("None", "append_row needs an output folder; pass output=…")
         return None
     try:
-        path = absolute(output)
+        path = absolute_location(output)
     except InputError as error:
         raise OutputError(error.path, error.reason) from None
     if is_remote(path):
@@ -141,7 +171,7 @@ def fill_placeholders(
 
 def _common_path(value: Any) -> str:
     """Return one path or URL for a dataset (its paths' common folder), or for a path."""
-    paths = [absolute(path) for path in ([value] if isinstance(value, str | os.PathLike) else value.paths)]
+    paths = [absolute_location(path) for path in ([value] if isinstance(value, str | os.PathLike) else value.paths)]
     paths = [path.rstrip("/") or "/" for path in paths]
     if len(paths) == 1:
         return paths[0]

@@ -1,12 +1,19 @@
-"""The plan on disk: every mini-batch of a run, numbered, in plan.parquet. A mini-batch is frozen before it is scheduled."""
+"""The plan of a run on disk: every mini-batch, numbered. A mini-batch is frozen before it is scheduled.
+
+The complete plan is plan.parquet. While it is being written, the mini-batches planned so far are in the spool, which leases are
+created from and which survives a crash: a sequence of groups of mini-batches, each compressed separately. The spool has its own
+format instead of Arrow's, because Arrow's memory pool never releases memory that a thread has used.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import struct
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.errors import RunFileError
 from prefect_parallel_run.models import MiniBatch
 
@@ -28,6 +36,7 @@ SCHEMA = pa.schema(
 )
 SUMMARY = b"prefect_parallel_run"  #: key of the summary in the file's metadata
 _CACHED_GROUPS = 3
+_LENGTHS = struct.Struct("<QQ")  #: header of every group: its compressed and uncompressed size, bytes
 
 
 class PlanSummary(NamedTuple):
@@ -135,7 +144,7 @@ class Plan(PlanReader):
             (items,) = self._columns(number, "items")
             yield from items
 
-    def content_sha256(self, check_cancelled: Callable[[], None] = lambda: None) -> str:
+    def content_sha256(self, check_cancelled: CheckCancelled = never_cancelled) -> str:
         """Compute the hash of the content; *check_cancelled* is called periodically and may raise to stop."""
         total = hashlib.sha256()
         for number in range(len(self._starts) - 1):
@@ -145,7 +154,7 @@ class Plan(PlanReader):
                 total.update("".join([content(*row) for row in zip(*group, strict=True)]).encode("ascii"))
         return total.hexdigest()
 
-    def problem(self, identity: Mapping[str, object], check_cancelled: Callable[[], None] = lambda: None) -> str:
+    def problem(self, identity: Mapping[str, object], check_cancelled: CheckCancelled = never_cancelled) -> str:
         """Return how the plan differs from the one that a run was started with; "" when it does not.
 
         Args:
@@ -187,3 +196,67 @@ class Plan(PlanReader):
         except (OSError, pa.ArrowException, ValueError, TypeError, LookupError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise RunFileError(str(self._path), f"cannot be read as a plan: {reason}") from error
+
+
+class Spool(PlanReader):
+    """An incomplete plan: one thread appends groups while another reads the existing ones."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__([0])
+        self._offsets: list[tuple[int, int, int]] = []  #: for every group: start, stop, uncompressed bytes
+        self._file = path.open("w+b")
+
+    def append(self, group: Group) -> None:
+        """Append a group, which can be read immediately."""
+        text = _text(group)
+        packed = pa.compress(text, codec="zstd", asbytes=True, memory_pool=pa.system_memory_pool())
+        start = self._file.tell() + _LENGTHS.size
+        self._file.write(_LENGTHS.pack(len(packed), len(text)) + packed)
+        self._file.flush()
+        self._offsets.append((start, start + len(packed), len(text)))
+        self._starts.append(self._starts[-1] + len(group.works))  # last: readers rely on it
+
+    def close(self) -> None:
+        """Close the file; the groups can still be read by ``spooled``."""
+        self._file.close()
+
+    def _load(self, number: int) -> Group:
+        start, stop, length = self._offsets[number]
+        return _group(os.pread(self._file.fileno(), stop - start, start), length)
+
+
+def planned_mini_batches(path: Path, spool: Path) -> Iterator[MiniBatch]:
+    """Yield the mini-batches of the plan in *path*, or those in its *spool* if planning did not finish."""
+    return Plan.open(path).mini_batches() if path.exists() else spooled(spool)
+
+
+def spooled(path: Path) -> Iterator[MiniBatch]:
+    """Yield the mini-batches in the spool of an incomplete plan."""
+    count = 0
+    if not path.exists():  # the run ended before planning started
+        return
+    with path.open("rb") as source:
+        while len(lengths := source.read(_LENGTHS.size)) == _LENGTHS.size:
+            stored, length = _LENGTHS.unpack(lengths)
+            if stored > os.fstat(source.fileno()).st_size:  # truncated, or written by an earlier version
+                return
+            try:
+                group = _group(source.read(stored), length)
+                numbered = zip(range(count, count + len(group.works)), *group, strict=True)
+                mini_batches = list(map(MiniBatch._make, numbered))
+            except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError):
+                return  # the process died while writing the last group, which was not scheduled; or the file is damaged
+            yield from mini_batches
+            count += len(group.works)
+
+
+def _text(group: Group) -> bytes:
+    """Serialise a group: a line of JSON with all other fields, and one line per work string, which contains no line ends."""
+    return "\n".join([json.dumps(group[:3]), *group.works]).encode("ascii")
+
+
+def _group(packed: bytes, length: int) -> Group:
+    text = pa.decompress(packed, length, codec="zstd", asbytes=True, memory_pool=pa.system_memory_pool())
+    head, *works = text.decode("ascii").split("\n")
+    inputs, items, sizes = json.loads(head)
+    return Group(inputs, items, sizes, works)

@@ -1,19 +1,34 @@
-"""Plans the input of a run in the background while its first mini-batches run."""
+"""Divides the datasets of a step into mini-batches and freezes them in the plan, before the run or in its background."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import queue
+import threading
 import time
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 
-from prefect_parallel_run._threads import Background
-from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.planning.plan import Group, PlanSummary
-from prefect_parallel_run.planning.spool import Spool
-from prefect_parallel_run.planning.writing import Planning, PlanWriter
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
+from prefect_parallel_run._threads import Background, CheckCancelled, never_cancelled
+from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.models import PlannedBatch
+from prefect_parallel_run.planning.plan import SCHEMA, SUMMARY, Group, PlanSummary, Spool, content
+from prefect_parallel_run.storage.listing import Listing
 
 _FLUSH_EVERY = 0.1  #: s between flushes: a compromise between latency and the size of groups
+_GROUP_ROWS = 1_024  #: maximum mini-batches per row group
+_GROUP_BYTES = 2 << 20  #: approximate bytes of work strings per row group; writing one needs several copies in memory
+_CHECK_EVERY = 64  #: mini-batches between two calls of check_cancelled
+_POOL = pa.system_memory_pool()  # Arrow's own pool keeps several times the size of a plan for every thread that has used it
 
 
 class Planner:
@@ -38,16 +53,14 @@ class Planner:
 
     def summary(self) -> PlanSummary:
         """Wait for the end of planning and return the summary."""
-        return self._work.wait(lambda: None)
+        return self._work.wait()
 
     def take(self) -> list[list[int]]:
         """Return the numbers of items of the mini-batches planned since the last call, in order, one list per group."""
         if time.monotonic() >= self._next_flush:
             self._next_flush = time.monotonic() + _FLUSH_EVERY
-            try:
+            with wrap_disk_errors(self._path.parent):
                 self._writer.flush()
-            except OSError as error:
-                raise OutputError(str(self._path.parent), f"cannot be written: {error.strerror or error}") from error
         groups = []
         while not self._new.empty():
             groups.append(self._new.get())
@@ -64,3 +77,178 @@ class Planner:
     def _append(self, group: Group) -> None:
         self.plan.append(group)
         self._new.put(group.items)
+
+
+class Planning:
+    """The rules by which the datasets of a step are divided into mini-batches.
+
+    Args:
+        datasets: Named datasets of one kind.
+        mini_batch_size: Files, or approximate bytes of source.
+        partition_keys: One mini-batch per combination of these; the size is ignored then.
+        store: Folder for partitioned copies of tables.
+    """
+
+    def __init__(
+        self, datasets: Sequence[Dataset], mini_batch_size: int, partition_keys: Sequence[str] | None, store: Path
+    ) -> None:
+        self._datasets, self._size, self._keys, self._store = datasets, mini_batch_size, partition_keys, store
+
+    def write(self, writer: PlanWriter, check_cancelled: CheckCancelled = never_cancelled) -> PlanSummary:
+        """Write the plan, all or nothing; memory stays flat.
+
+        Args:
+            writer: Receives the mini-batches.
+            check_cancelled: Called periodically; raises when the run is cancelled.
+
+        Raises:
+            InputError: An input is missing, unreadable, or empty without allow_empty.
+            OutputError: The plan cannot be written.
+        """
+        with writer:
+            notes: list[str] = []
+            listings = [self._add(dataset, writer, check_cancelled, notes.append) for dataset in self._datasets]
+            return writer.finish(self._datasets[0].kind, _together(listings), tuple(notes))
+
+    def _add(
+        self, dataset: Dataset, writer: PlanWriter, check_cancelled: CheckCancelled, warn: Callable[[str], None]
+    ) -> Listing:
+        """Write the mini-batches of *dataset*, and return its listing."""
+        before, listing = writer.items, dataset.listing(check_cancelled)
+        if self._keys is None:
+            cuts = dataset.cuts(self._size, listing, warn)
+        else:
+            cuts = dataset.partition_cuts(self._keys, self._store, listing, warn)
+        for number, cut in enumerate(cuts):
+            if number % _CHECK_EVERY == 0:
+                check_cancelled()
+            writer.add(str(dataset.name), cut)
+        if writer.items == before and not dataset.allow_empty:
+            message = "has no items; to accept that, set allow_empty=True, or --allow-empty on the command line"
+            raise InputError(", ".join(dataset.paths), message)
+        return listing
+
+
+def write_plan(
+    datasets: Sequence[Dataset],
+    mini_batch_size: int,
+    path: Path,
+    partition_keys: Sequence[str] | None = None,
+    store: Path | None = None,
+    check_cancelled: CheckCancelled = never_cancelled,
+) -> PlanSummary:
+    """Write the plan of *datasets* to *path*; see Planning for the arguments. *store* is the plan's folder by default."""
+    return Planning(datasets, mini_batch_size, partition_keys, store or path.parent).write(PlanWriter(path), check_cancelled)
+
+
+def inputs_sha256(datasets: Sequence[Dataset], check_cancelled: CheckCancelled = never_cancelled) -> str:
+    """Return a hash of path, size and version of all files of *datasets*; equals a plan's inputs_sha256 if nothing changed."""
+    listings = [dataset.listing(check_cancelled) for dataset in datasets]
+    for listing in listings:
+        listing.exhaust()
+    return _together(listings)
+
+
+def _together(listings: Iterable[Listing]) -> str:
+    return hashlib.sha256("".join(f"{listing.sha256}\n" for listing in listings).encode()).hexdigest()
+
+
+class PlanWriter:
+    """Streams mini-batches into a plan.parquet that is complete or absent.
+
+    Args:
+        path: Path of the plan.
+        grown: Called with groups of new mini-batches, after ``flush`` or when a group is full.
+    """
+
+    def __init__(self, path: Path, grown: Callable[[Group], None] = lambda _: None) -> None:
+        self._path, self._grown = path, grown
+        self._hash = hashlib.sha256()
+        self._group = Group([], [], [], [])
+        self._group_bytes = self._reported = 0
+        self._count = self.items = self._size = 0
+        self._lock = threading.Lock()
+        self._is_closed = True
+
+    def __enter__(self) -> PlanWriter:
+        with wrap_disk_errors(self._path):
+            self._target = AtomicFile(self._path, sync=True)
+        self._writer = pq.ParquetWriter(
+            self._target.file,
+            SCHEMA,
+            compression="zstd",
+            use_dictionary=["input"],  # work strings are all different
+            write_statistics=False,  # would repeat whole work strings in the footer
+            memory_pool=_POOL,
+        )
+        self._is_closed = False
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        with self._lock, suppress(OSError):  # already closed, or a full disk; must not hide the first error
+            self._is_closed = True
+            self._writer.close()
+            del self._writer  # it keeps the metadata of every group
+        self._target.discard()
+        with wrap_disk_errors(self._path):
+            if isinstance(error, OSError):
+                raise error
+
+    def add(self, name: str, cut: PlannedBatch) -> None:
+        """Append a mini-batch."""
+        with self._lock:
+            self._group.inputs.append(name)
+            self._group.items.append(cut.items)
+            self._group.sizes.append(cut.size)
+            self._group.works.append(cut.work)
+            self._count += 1
+            self.items += cut.items
+            self._size += cut.size
+            self._group_bytes += len(cut.work)
+            if len(self._group.works) >= _GROUP_ROWS or self._group_bytes >= _GROUP_BYTES:
+                self._write()
+
+    def flush(self) -> None:
+        """Report the mini-batches so far; may be called from another thread."""
+        with self._lock:
+            self._report()
+
+    def finish(self, kind: str, inputs: str, notes: tuple[str, ...] = ()) -> PlanSummary:
+        """Write the last group and the summary, and return the summary."""
+        with self._lock:
+            self._write()
+        summary = PlanSummary(self._count, self.items, self._size, self._hash.hexdigest(), kind, inputs, notes)
+        self._writer.add_key_value_metadata({SUMMARY: json.dumps(summary._asdict()).encode()})
+        self._writer.close()
+        self._target.commit()
+        return summary
+
+    def _report(self) -> None:
+        group, start = self._group, self._reported
+        new = Group(group.inputs[start:], group.items[start:], group.sizes[start:], group.works[start:])
+        if new.works and not self._is_closed:
+            self._grown(new)
+            self._reported = len(group.works)
+
+    def _write(self) -> None:
+        """Write the group; call it from one thread only, because Arrow keeps memory for every thread that writes."""
+        self._report()
+        group = self._group
+        if group.works:
+            self._hash.update("".join(map(content, group.inputs, group.items, group.works)).encode("ascii"))
+            numbers, inputs = _integers(range(self._count - len(group.works), self._count)), _strings(group.inputs)
+            columns = [numbers, inputs, *map(_integers, (group.items, group.sizes)), _strings(group.works)]
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+        self._group, self._group_bytes, self._reported = Group([], [], [], []), 0, 0
+
+
+def _integers(values: Sequence[int]) -> pa.Array:
+    """Return an Arrow array of *values*; ``pa.array`` would import pandas, which a file step does not need."""
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(array("q", values))])
+
+
+def _strings(values: Sequence[str]) -> pa.Array:
+    """Return an Arrow array of *values*, which must be ASCII."""
+    ends = array("i", accumulate(map(len, values), initial=0))
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer("".join(values).encode("ascii"))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)

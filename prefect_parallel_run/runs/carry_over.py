@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 
 from prefect_parallel_run.models import MiniBatch
-from prefect_parallel_run.planning.plan import Plan, content
-from prefect_parallel_run.planning.spool import planned_mini_batches
+from prefect_parallel_run.planning.plan import Plan, content, planned_mini_batches
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 

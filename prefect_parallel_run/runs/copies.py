@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 from prefect_parallel_run.runs.mirror import is_active
-from prefect_parallel_run.runs.run_directory import FOLDER
 from prefect_parallel_run.storage import objects
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 
 def run_names(output: str) -> list[str]:
     """Return the names of the runs of an output (a URL without a trailing slash), newest first."""
-    names = [name.rstrip("/") for name in objects.names_below(f"{output}/{FOLDER}") if name.endswith("/")]
+    names = [name.rstrip("/") for name in objects.names_below(f"{output}/{RUNS_FOLDER}") if name.endswith("/")]
     return sorted(names, key=lambda name: name.rsplit("-", 2)[1:], reverse=True)  # they end in time and token
 
 

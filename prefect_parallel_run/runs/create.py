@@ -5,22 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run._threads import Background
-from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run._atomic import wrap_disk_errors
+from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.planner import Planner
-from prefect_parallel_run.planning.writing import PlanWriter
+from prefect_parallel_run.planning.planner import Planner, PlanWriter
 from prefect_parallel_run.runs.carry_over import carry_over
 from prefect_parallel_run.runs.fingerprint import digest, with_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, check_home, write_json
 from prefect_parallel_run.runs.spec import StepSpec
-
-CheckCancelled = Callable[[], None]
 
 
 def name_prefix(spec: StepSpec, now: dict[str, Any]) -> str:
@@ -52,10 +48,8 @@ def plan_whole(spec: StepSpec, check_cancelled: CheckCancelled) -> Path:
     """Plan the whole input in a temporary folder and return the plan's path."""
     _check_home(spec)
     folder = spec.runs / f".planning-{uuid.uuid4().hex}"
-    try:
+    with wrap_disk_errors(spec.runs, "created"):
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise OutputError(str(spec.runs), f"cannot be created: {error.strerror}") from error
     path = folder / "plan.parquet"
     work = Background("planning", lambda check_cancelled: spec.planning.write(PlanWriter(path), check_cancelled))
     try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from prefect_parallel_run._units import count
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.units import count
 
 
 class FailureCause(NamedTuple):

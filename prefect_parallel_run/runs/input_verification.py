@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from prefect_parallel_run._threads import Background
+from prefect_parallel_run._threads import Background, CheckCancelled, never_cancelled
 from prefect_parallel_run.errors import InputChangedError
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.writing import inputs_sha256
+from prefect_parallel_run.planning.planner import inputs_sha256
 from prefect_parallel_run.runs.diff import input_differences, some
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec
@@ -24,9 +22,9 @@ class InputCheck:
     def raise_if_failed(self) -> None:
         """Raise InputChangedError, which names every difference, if the listing has ended and differs from the plan."""
         if not self._is_verified and self._listing.is_over():
-            self.wait(lambda: None)
+            self.wait()
 
-    def wait(self, check_cancelled: Callable[[], None]) -> None:
+    def wait(self, check_cancelled: CheckCancelled = never_cancelled) -> None:
         """Return when all inputs are verified; raises InputChangedError."""
         plan = Plan.open(self._directory.plan)
         if self._listing.wait(check_cancelled) != plan.summary.inputs_sha256:

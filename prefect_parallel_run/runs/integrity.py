@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.errors import RunFileError
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-CheckCancelled = Callable[[], None]
 
-
-def check(directory: RunDirectory, check_cancelled: CheckCancelled = lambda: None) -> None:
+def check(directory: RunDirectory, check_cancelled: CheckCancelled = never_cancelled) -> None:
     """Raise RunFileError when run.json, the plan or the ledger is damaged, or they do not match each other.
 
     Args:
@@ -26,7 +25,7 @@ def check(directory: RunDirectory, check_cancelled: CheckCancelled = lambda: Non
             raise RunFileError(str(directory.ledger), reason)
 
 
-def check_plan(directory: RunDirectory, check_cancelled: CheckCancelled = lambda: None) -> None:
+def check_plan(directory: RunDirectory, check_cancelled: CheckCancelled = never_cancelled) -> None:
     """Raise RunFileError when run.json or the plan is damaged, or they do not match."""
     identity = directory.facts()["identity"]
     if directory.plan.exists():

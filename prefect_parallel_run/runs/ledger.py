@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.errors import OutputError, RunFileError
 from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.ledger_checks import (
@@ -309,7 +310,7 @@ class Ledger:
 
     # Reading
 
-    def watch(self, check_cancelled: Callable[[], None]) -> None:
+    def watch(self, check_cancelled: CheckCancelled) -> None:
         """Call *check_cancelled* during long queries; when it raises, the query fails with an sqlite3.OperationalError."""
 
         def is_cancelled() -> bool:

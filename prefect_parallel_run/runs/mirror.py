@@ -26,7 +26,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run._threads import Background, Cancelled
+from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, never_cancelled
 from prefect_parallel_run.errors import OutputError, RunLockedError
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
@@ -42,9 +42,6 @@ _DIGITS = 15  #: digits of the offset in the name of a piece
 _DESCRIPTION, _RECEIPT, _LOCK, _TOKEN = "run.json", "receipt.json", "lock.json", "mirror-token"
 _DIGEST = {_DESCRIPTION, _RECEIPT}  #: files that suffice to decide whether a finished run can be reused
 _WHOLE = _DIGEST | {"plan.parquet", "plan.spool", "ledger.sqlite", "failed_items.jsonl"}
-
-
-CheckCancelled = Callable[[], None]
 
 
 class RunMirror:
@@ -236,7 +233,7 @@ def has_complete_copy(directory: RunDirectory) -> bool:
     return not (directory.path / _TOKEN).exists()
 
 
-def pull_runs(url: str, prefix: str, runs: Path, check_cancelled: CheckCancelled = lambda: None) -> None:
+def pull_runs(url: str, prefix: str, runs: Path, check_cancelled: CheckCancelled = never_cancelled) -> None:
     """Fetch the run directories below *url* whose names begin with *prefix* into *runs*, unless the local ones are newer.
 
     For a finished run only the files that decide about its reuse are fetched, for others all that a resume needs.
@@ -247,7 +244,7 @@ def pull_runs(url: str, prefix: str, runs: Path, check_cancelled: CheckCancelled
 
 
 def pull(
-    url: str, path: Path, check_cancelled: CheckCancelled = lambda: None, *, everything: bool = True, parts: bool = True
+    url: str, path: Path, check_cancelled: CheckCancelled = never_cancelled, *, everything: bool = True, parts: bool = True
 ) -> None:
     """Fetch the run directory at *url* to *path*, unless the local one is the newest; *check_cancelled* may stop it.
 

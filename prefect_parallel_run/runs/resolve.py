@@ -10,13 +10,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run._threads import Background
+from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError, RowsDifferError
-from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.planner import Planner
-from prefect_parallel_run.planning.spool import planned_mini_batches
-from prefect_parallel_run.planning.writing import inputs_sha256
-from prefect_parallel_run.runs.create import CheckCancelled, describe, discard, name_prefix, new_run, plan_whole, planned_run
+from prefect_parallel_run.planning.plan import Plan, planned_mini_batches
+from prefect_parallel_run.planning.planner import Planner, inputs_sha256
+from prefect_parallel_run.runs.create import describe, discard, name_prefix, new_run, plan_whole, planned_run
 from prefect_parallel_run.runs.diff import differences, input_differences, some
 from prefect_parallel_run.runs.fingerprint import run_fingerprint
 from prefect_parallel_run.runs.input_verification import InputCheck
@@ -25,9 +23,10 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import pull_runs
 from prefect_parallel_run.runs.overrides import Adjustments
 from prefect_parallel_run.runs.reuse import breach_of, is_unaltered, may_be_reused
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, RunLock, read_json, runs_below, write_json
+from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, read_json, runs_below, write_json
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.objects import names_below
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _NEWER_DEFAULTS = (("column_types", None), ("na_values", None), ("keep_default_na", True))  #: fields of a dataset
 
@@ -84,7 +83,7 @@ def has_existing_runs(spec: StepSpec) -> bool:
         return False
     if any(runs_below(spec.runs, name)):
         return True
-    return spec.store is not None and any(entry.startswith(name) for entry in names_below(f"{spec.store}/{FOLDER}"))
+    return spec.store is not None and any(entry.startswith(name) for entry in names_below(f"{spec.store}/{RUNS_FOLDER}"))
 
 
 def dataset_fingerprint(fields: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def find_existing_runs(spec: StepSpec, check_cancelled: CheckCancelled) -> Exist
     now = fingerprint_of(spec)
     prefix = name_prefix(spec, now)
     if spec.store is not None:
-        copies = f"{spec.store}/{FOLDER}"
+        copies = f"{spec.store}/{RUNS_FOLDER}"
         Background("pulling", lambda check_cancelled: pull_runs(copies, prefix, spec.runs, check_cancelled)).wait(
             check_cancelled
         )
@@ -196,7 +195,7 @@ def _check_partitions(directory: RunDirectory) -> None:
     """Raise InputError when the run reads a table that was partitioned on another machine's disk."""
     first = next(Plan.open(directory.plan).mini_batches(0, 1), None)
     for table in json.loads(first.work).get("tables", [])[:1] if first is not None else ():
-        if f"/{FOLDER}/partitions/" in table["path"] and not Path(table["path"]).exists():
+        if f"/{RUNS_FOLDER}/partitions/" in table["path"] and not Path(table["path"]).exists():
             message = (
                 "was written on the machine that started the run, for its partition_keys; resume the run there,"
                 " or partition the table with partition_by beforehand"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -11,17 +10,18 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
+from prefect_parallel_run._locks import open_lock, try_lock
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.errors import NoRunError, OutputError, PrefectHomeError, RunFileError, RunLockedError
+from prefect_parallel_run.errors import NoRunError, PrefectHomeError, RunFileError, RunLockedError
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _LOCK_ATTEMPTS, _LOCK_DELAY = 5, 0.02  #: s between attempts: another process may hold the lock just to read its owner
 _CHECKSUM = "checksum"  #: key in a JSON file: SHA-256 of all other keys
-FOLDER = "_parallel_run"  #: beside the result, holds the run directories
 
 
 def workplace(output: str | None, home: Path) -> Path:
@@ -42,8 +42,8 @@ def local_run_path(location: str) -> Path:
     """Return the local path of a run directory given as a path or URL; it need not exist."""
     if not is_remote(location):
         return Path(location).absolute()
-    output, _, run_id = location.rstrip("/").rpartition(f"/{FOLDER}/")
-    return workplace(output, prefect_home()) / FOLDER / run_id
+    output, _, run_id = location.rstrip("/").rpartition(f"/{RUNS_FOLDER}/")
+    return workplace(output, prefect_home()) / RUNS_FOLDER / run_id
 
 
 def prefect_home() -> Path:
@@ -86,11 +86,9 @@ class RunDirectory:
 
     def make(self) -> None:
         """Create the directory and its subfolders."""
-        try:
+        with wrap_disk_errors(self.path, "created"):
             for folder in (self.parts, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(str(self.path), f"cannot be created: {error.strerror}") from error
 
     def describe(self, facts: dict[str, Any]) -> None:
         """Write run.json atomically."""
@@ -114,11 +112,7 @@ class RunDirectory:
         except FileNotFoundError:
             return None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return _owner(descriptor)
-        else:
-            return None
+            return None if try_lock(descriptor, shared=True) else _owner(descriptor)
         finally:
             os.close(descriptor)
 
@@ -138,8 +132,8 @@ class RunLock:
 
     def __init__(self, path: Path) -> None:
         self.driver = uuid.uuid4().hex  #: id of this execution
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if not _try_lock(self._descriptor):
+        self._descriptor = open_lock(path, 0o666)
+        if not _lock(self._descriptor):
             owner = _owner(self._descriptor)
             os.close(self._descriptor)
             raise RunLockedError(str(path.parent), f"process {owner['pid']}", str(owner["host"]))
@@ -160,11 +154,10 @@ class RunLock:
         self.release()
 
 
-def _try_lock(descriptor: int) -> bool:
+def _lock(descriptor: int) -> bool:
     """Lock a file; False when another process holds the lock for longer than reading its owner takes."""
     for _ in range(_LOCK_ATTEMPTS):
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(descriptor):
             return True
         time.sleep(_LOCK_DELAY)
     return False
@@ -189,19 +182,11 @@ def runs_below(home: Path, prefix: str) -> Iterator[RunDirectory]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write *content* with its checksum to a temporary file, sync it, and rename it to *path*."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write *content* with its checksum to *path* atomically, and sync it."""
     checksum = _checksum_of(json.loads(json.dumps(content)))
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            # ASCII only: a path may contain undecodable bytes
-            json.dump({**content, _CHECKSUM: checksum}, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(str(path), f"cannot be written: {error.strerror}") from error
+    text = json.dumps({**content, _CHECKSUM: checksum}, indent=2)  # ASCII only: a path may contain undecodable bytes
+    with wrap_disk_errors(path), AtomicFile(path, sync=True) as file:
+        file.write(f"{text}\n".encode("ascii"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefect_parallel_run.runs.ignore_rules import IgnoreRules
-from prefect_parallel_run.runs.run_directory import FOLDER
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 MOST_FILES = 10_000  #: that are sent to nodes
 MOST_BYTES = 300 << 20  #: their total size before compression
@@ -84,10 +84,10 @@ class SourceTree:
             if self.whole:
                 raise ValueError(f"source_directory cannot be read: {folder}: {error.strerror}") from error
             return  # folders beside a script may belong to other users
-        if not entries.keys().isdisjoint({FOLDER, "pyvenv.cfg"}) and not self.script.is_relative_to(folder):
+        if not entries.keys().isdisjoint({RUNS_FOLDER, "pyvenv.cfg"}) and not self.script.is_relative_to(folder):
             return  # an output, or a virtual environment; the script's own folder is always code
         for name, entry in entries.items():
-            if name.startswith(".") or name in _EXCLUDED or name == FOLDER:
+            if name.startswith(".") or name in _EXCLUDED or name == RUNS_FOLDER:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 below = f"{prefix}{name}/"

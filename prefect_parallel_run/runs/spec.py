@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,10 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import Environment
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.environments import EnvironmentPlan, environment_plan, interpreter_of
-from prefect_parallel_run.planning.writing import Planning
+from prefect_parallel_run.planning.planner import Planning
 from prefect_parallel_run.runs.limits import FailureLimits
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, workplace
+from prefect_parallel_run.runs.run_directory import RunDirectory, workplace
+from prefect_parallel_run.storage.paths import RUNS_FOLDER, literal_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class StepSpec:
     @property
     def places(self) -> tuple[tuple[str, str], ...]:
         """Return the name and path of everything that every node must have on its file systems."""
-        paths = [(str(dataset.name), _literal(path).rstrip("/")) for dataset in self.datasets for path in dataset.paths]
+        paths = [(str(dataset.name), literal_folder(path).rstrip("/")) for dataset in self.datasets for path in dataset.paths]
         paths += [(f"side input {name}", path) for name, path in self.side_inputs.items()]
         paths += [(f"model {name}", path) for name, path in self.config.models.items()]
         if self.output is not None and self.result is None:  # the script writes there itself
@@ -69,7 +69,7 @@ class StepSpec:
     @property
     def runs(self) -> Path:
         """Return the local folder that contains the step's run directories."""
-        return workplace(self.output, self.home) / FOLDER
+        return workplace(self.output, self.home) / RUNS_FOLDER
 
     @property
     def store(self) -> str | None:
@@ -98,7 +98,7 @@ class StepSpec:
     @property
     def writes_into_inputs(self) -> bool:
         """True when files that the script writes to the output may appear among the inputs."""
-        roots = [_literal(path) for dataset in self.datasets for path in dataset.paths]
+        roots = [literal_folder(path) for dataset in self.datasets for path in dataset.paths]
         return self.output is not None and any(f"{self.output}/".startswith(root) for root in roots)
 
     def target_of(self, directory: RunDirectory) -> Path | None:
@@ -109,7 +109,7 @@ class StepSpec:
 
     def location_of(self, directory: RunDirectory) -> str:
         """Return the path or URL of a run directory, as users see it."""
-        return str(directory.path) if self.store is None else f"{self.store}/{FOLDER}/{directory.run_id}"
+        return str(directory.path) if self.store is None else f"{self.store}/{RUNS_FOLDER}/{directory.run_id}"
 
 
 def interpreter_options(config: ParallelRunConfig, *, is_here: bool) -> dict[str, Any]:
@@ -129,12 +129,6 @@ def interpreter_options(config: ParallelRunConfig, *, is_here: bool) -> dict[str
         return {"interpreter": interpreter_of(environment), "environment": None}
     in_home = environment.startswith("~")  # each node expands its own home
     return {"interpreter": environment if in_home else str(Path(environment).absolute()), "environment": None}
-
-
-def _literal(path: str) -> str:
-    """Return the leading folder without wildcards of a path, pattern or URL, with a trailing slash."""
-    magic = re.search(r"[*?\[]", path)
-    return f"{path.rstrip('/')}/" if magic is None else path[: path.rindex("/", 0, magic.start()) + 1]
 
 
 def failure_limits(config: ParallelRunConfig) -> FailureLimits:

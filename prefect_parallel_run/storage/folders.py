@@ -22,8 +22,8 @@ from struct import Struct
 from typing import IO, NamedTuple
 
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
-OWN_FOLDER = "_parallel_run"  #: a run directory inside an input folder must never become input
 _MOST_IN_PROCESS = 4_096  #: files, or names of one folder, that are listed in this process
 _MOST_NAMES = 32_768  #: names of one folder in memory: about 3 MB
 _SPILL_BLOCK = 1 << 11  #: bytes per read from every sorted run of that many names
@@ -147,7 +147,7 @@ def _sorted_names(folder: str, most: int | None) -> Iterable[str]:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     name = entry.name
-                    if name.startswith(".") or name == OWN_FOLDER:
+                    if name.startswith(".") or name == RUNS_FOLDER:
                         continue
                     names.append(f"{name}/" if _is_folder(entry) else name)
                     if most is not None and len(names) > most:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.storage.folders import OWN_FOLDER, ListedFile, files_below, folders_below
+from prefect_parallel_run.storage.folders import ListedFile, files_below, folders_below
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 from prefect_parallel_run.storage.remote_listing import list_store
 
 _NO_DATA = ("_", ".")  #: first characters of files and folders that contain no data of a table
@@ -33,7 +35,7 @@ class Listing:
     """
 
     def __init__(
-        self, paths: Sequence[str], check_cancelled: Callable[[], None] = lambda: None, *, of_table: bool = False
+        self, paths: Sequence[str], check_cancelled: CheckCancelled = never_cancelled, *, of_table: bool = False
     ) -> None:
         self._paths, self._check_cancelled, self._list = paths, check_cancelled, list_table_files if of_table else list_files
         self.sha256 = ""  #: hash of path, size and version of every file, in order; from the latest complete iteration
@@ -153,7 +155,7 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _is_input(path: str) -> bool:
-    return os.path.isfile(path) and f"{os.sep}{OWN_FOLDER}{os.sep}" not in path
+    return os.path.isfile(path) and f"{os.sep}{RUNS_FOLDER}{os.sep}" not in path
 
 
 def _stat(path: str) -> ListedFile:

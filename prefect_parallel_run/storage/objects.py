@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote, open_file, store_of, version_in
 from prefect_parallel_run.errors import OutputError
 
@@ -31,7 +32,7 @@ def wrap_store_errors(url: str, action: str, *expected: type[OSError]) -> Iterat
         raise OutputError(url, f"cannot be {action}: {type(error).__name__}: {error}") from error
 
 
-def upload(local: Path, url: str, check_cancelled: Callable[[], None] = lambda: None) -> None:
+def upload(local: Path, url: str, check_cancelled: CheckCancelled = never_cancelled) -> None:
     """Upload a file to *url* atomically; an existing object is replaced at the very end.
 
     Args:
@@ -62,7 +63,7 @@ def upload(local: Path, url: str, check_cancelled: Callable[[], None] = lambda: 
         raise OutputError(url, f"has {stored} bytes, but {size} were written")
 
 
-def _upload_in_pieces(store: Any, local: Path, name: str, check_cancelled: Callable[[], None]) -> None:
+def _upload_in_pieces(store: Any, local: Path, name: str, check_cancelled: CheckCancelled) -> None:
     """Upload a file in pieces; the object appears after the last one, and not at all when *check_cancelled* raises."""
     block = max(_PIECE, local.stat().st_size // _MOST_PIECES)
     with local.open("rb") as source:
@@ -158,11 +159,18 @@ def facts(url: str) -> tuple[int, str]:
 
 def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file or object."""
-    total = hashlib.sha256()
     with open_file(str(path)) as file:
-        while block := file.read(_BLOCK):
-            total.update(block)
-    return total.hexdigest()
+        return sha256_of(file)
+
+
+def sha256_of(file: IO[bytes], check_cancelled: CheckCancelled = never_cancelled) -> str:
+    """Return the SHA-256 of an open file, which stands at its end afterwards; *check_cancelled* is called between blocks."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(_BLOCK):
+        digest.update(block)
+        check_cancelled()
+    return digest.hexdigest()
 
 
 def size_of(path: str) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.storage import store_of, version_in
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 
 class StoredObject(NamedTuple):
@@ -123,12 +124,11 @@ def _below(location: _Location, start: str, depth: int | None) -> Iterator[Store
     entries = _pages(store, start, depth) if "s3" in protocols else _walk(store, folder, depth)
     for name, info in entries:
         segments = name[len(folder) :].split("/")
-        if name.startswith(start) and not any(segment.startswith(".") or segment == _OWN_FOLDER for segment in segments):
+        if name.startswith(start) and not any(segment.startswith(".") or segment == RUNS_FOLDER for segment in segments):
             yield location.object(name, info)
 
 
 _SPECIAL = ("::", "?versionId=")
-_OWN_FOLDER = "_parallel_run"  # a run directory below an input must never become input
 
 
 def _pages(store: Any, start: str, depth: int | None) -> Iterator[tuple[str, dict[str, Any]]]:

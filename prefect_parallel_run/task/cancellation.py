@@ -66,7 +66,7 @@ class Cancellation:
             return False
         if not self._request.is_over():
             return False
-        answer = self._request.wait(lambda: None)
+        answer = self._request.wait()
         self._request, self._next = None, time.monotonic() + _POLL_INTERVAL
         return answer
 

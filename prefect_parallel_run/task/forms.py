@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
 from prefect.blocks.core import Block
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema
 
 from prefect_parallel_run.compute.blocks import DaskComputeTarget
-from prefect_parallel_run.config.form_schema import FormModel
+from prefect_parallel_run.config.base import FormModel, Model, problems
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.quoting import shown
 from prefect_parallel_run.config.where import ComputeTarget
@@ -28,7 +28,6 @@ _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _LAST = 10  #: position of the fields that all inputs share; the other fields have none and come first
 _TAB, _NO_QUOTES = r"\t", "none"  #: spelling in a form of values that cannot be typed into it
 
-_Model = TypeVar("_Model", bound=BaseModel)
 Paths = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Character = Annotated[str, Field(min_length=1, max_length=1)]
 
@@ -324,15 +323,12 @@ def _mapping(where: str, value: Any, expected: str) -> Mapping[str, Any]:
     return value
 
 
-def _build(kind: type[_Model], where: str, fields: Mapping[str, Any]) -> _Model:
+def _build(kind: type[Model], where: str, fields: Mapping[str, Any]) -> Model:
     """Return a model; errors contain no values except those that its own validators show, which omit secrets."""
     try:
         return kind(**fields)
     except ValidationError as error:
-        parts = error.errors(include_url=False, include_input=False, include_context=False)
-        messages = [
-            f"{'.'.join([where, *map(str, part['loc'])])}: {part['msg'].removeprefix('Value error, ')}" for part in parts
-        ]
+        messages = [f"{'.'.join([where, *map(str, path)])}: {message}" for path, message in problems(error)]
         raise ValueError("\n".join(messages)) from None
 
 

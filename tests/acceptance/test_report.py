@@ -13,7 +13,7 @@ from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.execution import runner
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import reduce
-from prefect_parallel_run.planning.writing import normalise_inputs
+from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.runs.events import RunStarted, Warned
 from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.spec import StepSpec

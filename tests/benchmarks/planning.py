@@ -51,7 +51,8 @@ def list_bare(place: str, _: str) -> dict[str, float]:
 
 def plan(place: str, scratch: str) -> dict[str, float]:
     from prefect_parallel_run import FileDataset
-    from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
+    from prefect_parallel_run.planning.inputs import normalise_inputs
+    from prefect_parallel_run.planning.planner import write_plan
 
     datasets = normalise_inputs([FileDataset.from_files(place)])
     one = normalise_inputs([FileDataset.from_files(__file__)])

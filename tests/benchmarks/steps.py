@@ -163,7 +163,8 @@ def work_over(
 
 def plan_alone(folder: str, times: int) -> float:
     """Return the CPU seconds of planning, and nothing else; called in a flow process."""
-    from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
+    from prefect_parallel_run.planning.inputs import normalise_inputs
+    from prefect_parallel_run.planning.planner import write_plan
 
     place = Path(f"{folder}.plan")
     place.mkdir()

@@ -12,14 +12,13 @@ import pytest
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory
-from prefect_parallel_run.node.process_log import ProcessLog
-from prefect_parallel_run.node.recall import RecallRequest
+from prefect_parallel_run.node.node_log import ProcessLog
 from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.node.slot import Slot, Work
-from prefect_parallel_run.node.standby import StandbyChild
-from prefect_parallel_run.node.standby_count import StandbyNeed
+from prefect_parallel_run.node.slot import RecallRequest, Slot, Work
+from prefect_parallel_run.node.standby import StandbyChild, StandbyNeed
+from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
+from prefect_parallel_run.planning.planner import write_plan
 
 
 def wait_until(fact, seconds=60.0):

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run.node.node import Node
-from prefect_parallel_run.node.recall import RecallRequest
-from prefect_parallel_run.node.slot import SlotRetiredError, SlotUnusableError, Work
+from prefect_parallel_run.node.slot import RecallRequest, SlotRetiredError, SlotUnusableError, Work
 
 from .conftest import wait_until
 from .test_recall import AtWork

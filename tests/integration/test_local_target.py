@@ -1,5 +1,6 @@
 """The local cluster: its nodes may start their children before they have joined it."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -59,6 +60,22 @@ def test_a_worker_that_dies_during_setup_is_replaced(bench):
         worker.stdin.close()
         cluster._workers[0].stdin.close()
         cluster._prepare(bench.settings("counts.py", "--log", str(bench.log)))
+
+
+def test_a_timeout_while_closing_leaves_no_process_and_no_error(monkeypatch):
+    """On a busy machine Dask's client and scheduler may exceed their timeouts; the step has its result by then."""
+
+    def time_out(**_):
+        raise asyncio.TimeoutError
+
+    with LocalTarget().open(request(2, 1), threading.Event(), Future()) as cluster:
+        client, scheduler = cluster.client.close, cluster._scheduler.close
+        monkeypatch.setattr(cluster.client, "close", time_out)
+        monkeypatch.setattr(cluster._scheduler, "close", time_out)
+    assert [worker.poll() for worker in cluster._workers] == [-signal.SIGKILL] * 2
+    assert not os.path.exists(cluster._folder)
+    client()
+    scheduler()
 
 
 def test_eight_clusters_open_at_the_same_time():

@@ -8,12 +8,10 @@ from itertools import chain
 
 import pytest
 
-from prefect_parallel_run.node import log_retention, node_log
-from prefect_parallel_run.node.log_rotation import HEAD, MOST
+from prefect_parallel_run.node import log_files, node_log
+from prefect_parallel_run.node.log_files import HEAD, MOST
 from prefect_parallel_run.node.node import Node
-from prefect_parallel_run.node.node_log import NodeLog
-from prefect_parallel_run.node.process_log import ProcessLog
-from prefect_parallel_run.node.resource_usage import HEADER
+from prefect_parallel_run.node.node_log import HEADER, NodeLog, ProcessLog
 from prefect_parallel_run.node.slot import Work
 
 from .conftest import wait_until
@@ -104,8 +102,8 @@ def test_the_file_of_a_verbose_process_is_cut(bench, files):
 
 def test_repeated_crashes_leave_few_files(bench, files, monkeypatch):
     """Those of the first and the newest processes; empty ones are removed."""
-    monkeypatch.setattr(log_retention, "FIRST", 1)
-    monkeypatch.setattr(log_retention, "NEWEST", 2)
+    monkeypatch.setattr(log_files, "FIRST", 1)
+    monkeypatch.setattr(log_files, "NEWEST", 2)
     node, outcomes = over(bench, files, "talks.py", "--crash")
     assert set(outcomes) == {"died"}
     ended = [event["process"] for event in events(bench) if event["event"] == "ended" and event["slot"] == 0]

@@ -7,10 +7,9 @@ import time
 
 import pytest
 
-from prefect_parallel_run.node.idle import IdleSlots
 from prefect_parallel_run.node.node import NOT_BEGUN, Node
-from prefect_parallel_run.node.recall import RecallRequest
-from prefect_parallel_run.node.slot import Work
+from prefect_parallel_run.node.slot import RecallRequest, Work
+from prefect_parallel_run.node.slot_pool import IdleSlots
 
 from .conftest import wait_until
 

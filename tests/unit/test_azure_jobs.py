@@ -194,6 +194,14 @@ jobs:
     assert (step.inputs.paths, step.undecided) == ([str(tmp_path / "data")], [])
 
 
+def test_partition_keys_can_come_from_an_input(job):
+    """An input holds only a string: a JSON array."""
+    head = HEAD.replace("input_data", "  keys: {type: string}\ninput_data")
+    step = job("partition_keys: ${{inputs.keys}}\n", head=head, references={"${{inputs.keys}}": '["store", "day"]'})
+    assert step.config.partition_keys == ["store", "day"]
+    assert of_field(step, "partition_keys").given == "store, day"
+
+
 def test_an_optional_literal_without_a_value_uses_the_default(job):
     """The field is left out."""
     head = HEAD.replace("input_data", "  n: {type: integer, optional: true}\ninput_data")

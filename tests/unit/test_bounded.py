@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from prefect_parallel_run.compute.bounded import CallAbandonedError, call_with_timeout
+from prefect_parallel_run._threads import CallAbandonedError, call_with_timeout
 
 
 def test_a_result_in_time_is_returned():

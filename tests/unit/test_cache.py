@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from prefect_parallel_run.node.cache import cache_folder
+from prefect_parallel_run.node.environments import cache_folder
 
 
 @pytest.fixture

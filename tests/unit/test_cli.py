@@ -33,9 +33,10 @@ from prefect_parallel_run.errors import (
     RunLockedError,
 )
 from prefect_parallel_run.models import PlannedBatch, Receipt
-from prefect_parallel_run.planning.writing import PlanWriter, write_plan
+from prefect_parallel_run.planning.planner import PlanWriter, write_plan
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, write_json
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 
 @pytest.fixture
@@ -384,7 +385,7 @@ def test_the_plan_of_a_run_shows_its_current_limits(unfinished, capsys):
 @pytest.fixture
 def unfinished(tmp_path, files):
     """An interrupted run: three of ten mini-batches done, one of them failed, one of them with too few rows."""
-    directory = RunDirectory(tmp_path / "out" / FOLDER / "test-abc-20250101T000000-1")
+    directory = RunDirectory(tmp_path / "out" / RUNS_FOLDER / "test-abc-20250101T000000-1")
     directory.make()
     dataset = FileDataset.from_files(files).as_named_input("files")
     write_plan([dataset], 10, directory.plan)
@@ -439,8 +440,7 @@ def test_failed_names_the_failing_file_of_a_cause(unfinished, files, capsys):
 
 def test_failed_reads_the_spool_of_an_unfinished_plan(unfinished, capsys):
     """The plan and its spool name the same items."""
-    from prefect_parallel_run.planning.plan import Group, Plan
-    from prefect_parallel_run.planning.spool import Spool
+    from prefect_parallel_run.planning.plan import Group, Plan, Spool
 
     batches = list(Plan.open(unfinished.plan).mini_batches(0, 5))
     spool = Spool(unfinished.spool)
@@ -500,7 +500,7 @@ def test_show_prints_the_ledger(unfinished, capsys):
 def test_an_output_folder_stands_for_its_newest_run(unfinished, capsys):
     """The command prints which run that is."""
     output = unfinished.path.parent.parent
-    for path in (output, output / FOLDER):
+    for path in (output, output / RUNS_FOLDER):
         assert main(["show", str(path)]) == 0
         printed = capsys.readouterr()
         assert "interrupted" in printed.out

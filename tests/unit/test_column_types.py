@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run.child.reading import Reader
-from prefect_parallel_run.datasets import record_ends
+from prefect_parallel_run.datasets import text as module
 from prefect_parallel_run.datasets.tabular import TabularDataset
 
 CELL = st.sampled_from(["", "1", "-2", "007", "1.5", "nan", "x", "True", "False", "1e3", "2024-01-01", "é"])
@@ -35,11 +35,11 @@ def test_delimited_text_reads_in_parts_as_it_does_as_a_whole(columns, size, part
     path = tmp_path_factory.mktemp("t") / "t.csv"
     path.write_text(text)
     whole = pd.read_csv(io.StringIO(text), header=0 if header else None, low_memory=False)
-    saved, record_ends._BLOCK = record_ends._BLOCK, part
+    saved, module._BLOCK = module._BLOCK, part
     try:
         found = frames(TabularDataset.from_delimited_files([path], header=header), size)
     finally:
-        record_ends._BLOCK = saved
+        module._BLOCK = saved
     assert sum(len(frame) for frame in found) == 12
     for frame in found:
         for place in range(1, whole.shape[1]):
@@ -70,7 +70,7 @@ def test_delimited_text_reads_in_parts_as_it_does_as_a_whole(columns, size, part
 @pytest.mark.parametrize("part", [1, 1 << 20])
 def test_json_lines_keep_one_type(values, dtype, part, tmp_path, monkeypatch):
     """Also where a column is missing from a line."""
-    monkeypatch.setattr(record_ends, "_BLOCK", part)
+    monkeypatch.setattr(module, "_BLOCK", part)
     path = tmp_path / "t.jsonl"
     lines = [{"n": n} if value is None and n == 1 else {"n": n, "v": value} for n, value in enumerate(values)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -130,11 +130,11 @@ def test_unsigned_integers_have_the_type_of_pandas(values, size, part, tmp_path_
     path = tmp_path_factory.mktemp("t") / "t.csv"
     path.write_text("key,id\n" + "".join(f"k,{value}\n" for value in values))
     whole = pd.read_csv(path, low_memory=False)["id"]
-    saved, record_ends._BLOCK = record_ends._BLOCK, part
+    saved, module._BLOCK = module._BLOCK, part
     try:
         found = [frame["id"] for frame in frames(TabularDataset.from_delimited_files([path]), size)]
     finally:
-        record_ends._BLOCK = saved
+        module._BLOCK = saved
     expected = "str" if whole.dtype == "object" else str(whole.dtype)  # of integers beyond 64 bits
     assert {str(column.dtype) for column in found} == {expected}
     # Where it gives up numbers that are too large, pandas leaves a gap as an empty string; here it is a null as elsewhere.
@@ -145,7 +145,7 @@ def test_unsigned_integers_have_the_type_of_pandas(values, size, part, tmp_path_
 @pytest.mark.parametrize("part", [1, 1 << 20])
 def test_unsigned_integers_beside_fractions_are_floats(part, tmp_path, monkeypatch):
     """As in pandas, also where the fraction and the large integer are looked at in different parts."""
-    monkeypatch.setattr(record_ends, "_BLOCK", part)
+    monkeypatch.setattr(module, "_BLOCK", part)
     path = tmp_path / "t.csv"
     path.write_text(f"key,id\nk,{2**63}\nk,\nk,1.5\n")
     found = frames(TabularDataset.from_delimited_files([path]), 1)

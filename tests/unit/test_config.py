@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prefect_parallel_run.config.model import ParallelRunConfig, wrong_fields
+from prefect_parallel_run._units import format_size, parse_size
+from prefect_parallel_run.config.base import wrong_fields
+from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import ComputeTarget, Environment
-from prefect_parallel_run.units import format_size, parse_size
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "data" / "config_cases.jsonl").read_text().splitlines()]
 
@@ -80,11 +81,36 @@ def test_models_are_absolute_paths(script, tmp_path, monkeypatch):
     assert make(script, models=None).models == {}
 
 
+def test_partition_keys_may_be_json_in_a_string(script):
+    """A parameter of a flow or pipeline may hold only a string."""
+    assert make(script, partition_keys='["store", "day"]').partition_keys == ["store", "day"]
+    for text in ("store", '"store"', '["a", "a"]', "[]", '["a", 1]', '{"a": 1}', "[" * 100_000):
+        with pytest.raises(ValueError, match=r"partition_keys is .*; expected a list of one or more different key names"):
+            make(script, partition_keys=text)
+
+
+@pytest.mark.parametrize("field", ["run_max_try", "run_invocation_timeout", "logging_level", "environment_variables"])
+def test_none_means_the_default_where_azure_allows_it(script, field):
+    """Azure writes None for a field that is not set."""
+    assert make(script, **{field: None}) == make(script)
+
+
 def test_required_fields_are_required():
     """The error names every missing field."""
     with pytest.raises(ValidationError) as caught:
         ParallelRunConfig()
     assert set(wrong_fields(caught.value)) == {"entry_script", "error_threshold", "output_action"}
+
+
+def test_an_error_names_the_model_as_python_knows_it(script):
+    """The labels of a form are no names in Python."""
+    for build, name in (
+        (lambda: make(script, node_count=0), "ParallelRunConfig"),
+        (lambda: Environment(python=3), "Environment"),
+        (lambda: ComputeTarget(address="h"), "ComputeTarget"),
+    ):
+        with pytest.raises(ValidationError, match=f"1 validation error for {name}\n"):
+            build()
 
 
 def test_one_error_names_every_wrong_field_and_value(script):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run.child import encoding
 from prefect_parallel_run.child.encoding import encode
-from prefect_parallel_run.config.model import ParallelRunConfig, wrong_fields
+from prefect_parallel_run.config.base import wrong_fields
+from prefect_parallel_run.config.model import ParallelRunConfig
 
 from .test_append_row import Parts
 

@@ -28,8 +28,9 @@ from prefect_parallel_run.runs.create import complete_description
 from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.integrity import check
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, read_json
+from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.runs.spec import StepSpec
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 FILES, EACH = 24, 2
 PAGE = 4096  #: bytes of a page of SQLite's
@@ -97,7 +98,7 @@ class Workshop:
         self.stop_after = 7
         with pytest.raises(ComputeTargetError):
             self.run()
-        (path,) = (self.output / FOLDER).glob("names-*")
+        (path,) = (self.output / RUNS_FOLDER).glob("names-*")
         self.directory, self.kept = RunDirectory(path), folder / "kept"
         shutil.copytree(path, self.kept)
         self.stop_after = -1

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.datasets import record_ends as module
+from prefect_parallel_run.datasets import text as module
 from prefect_parallel_run.datasets.delimited_schema import DelimitedTypes
 
 HOSTILE = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run import InputError, TabularDataset
 from prefect_parallel_run.child.reading import BadRecord, Reader
-from prefect_parallel_run.datasets import record_ends as module
+from prefect_parallel_run.datasets import text as module
 
 CELL = st.sampled_from(["", "1", "-2", "3.5", "x", 'q"q', "a,b", "a;b", "l\nl", "b\\b", "r\r\nr", "é", " 5", "True"])
 

@@ -9,8 +9,9 @@ from pyarrow import orc
 
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.datasets.input_warnings import Column, InputWarnings
+from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
+from prefect_parallel_run.planning.planner import write_plan
 
 
 def doubts_of(dataset):

@@ -2,7 +2,8 @@
 
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.execution.execute import _PlanningWarnings
-from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
+from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.planning.planner import write_plan
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 

@@ -5,8 +5,7 @@ from concurrent.futures import Future
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.dispatch.autoscaler import Autoscaler
-from prefect_parallel_run.dispatch.node_count import IDLE_SECONDS, NodeBounds, nodes_wanted
+from prefect_parallel_run.dispatch.autoscaler import IDLE_SECONDS, Autoscaler, NodeBounds, nodes_wanted
 
 BOUNDS = NodeBounds(at_least=1, at_most=4)
 

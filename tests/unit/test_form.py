@@ -66,6 +66,12 @@ def test_required_fields_come_first():
     assert list(SCHEMA["properties"])[:3] == ["name", "inputs", "output"]
 
 
+def test_models_have_a_label():
+    """It names the tab of a choice."""
+    labels = {name: SCHEMA["definitions"][name]["title"] for name in ("Settings", "Environment", "ComputeTarget")}
+    assert labels == {"Settings": "Settings", "Environment": "Packages", "ComputeTarget": "Cluster"}
+
+
 def test_types_are_what_people_type():
     """Numbers are numbers, choices are selects, a size is a number or a text with a unit."""
     settings = SCHEMA["definitions"]["Settings"]["properties"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run.child.reading import BadRecord, Reader
-from prefect_parallel_run.datasets import record_ends
+from prefect_parallel_run.datasets import text as module
 from prefect_parallel_run.datasets.tabular import TabularDataset
 
 VALUE = st.sampled_from([None, 0, 1, -7, 0.5, True, False, "x", "1", "é", [1, 2], {"k": 1}])
@@ -38,11 +38,11 @@ def test_parts_have_the_types_and_values_of_the_whole(columns, size, part, blank
     path = tmp_path_factory.mktemp("t") / "t.jsonl"
     path.write_text(text + blank)
     whole = pd.read_json(io.StringIO(text), lines=True, dtype=False)
-    saved, record_ends._BLOCK = record_ends._BLOCK, part
+    saved, module._BLOCK = module._BLOCK, part
     try:
         found = frames(path, size)
     finally:
-        record_ends._BLOCK = saved
+        module._BLOCK = saved
     joined = pd.concat(found, ignore_index=True)
     for name in whole.columns[whole.notna().any()]:
         assert {str(frame[name].dtype) for frame in found} == {str(whole[name].dtype)}

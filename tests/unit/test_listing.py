@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import PlannedBatch
-from prefect_parallel_run.paths import absolute_path
-from prefect_parallel_run.planning.spool import Spool
-from prefect_parallel_run.planning.writing import PlanWriter
+from prefect_parallel_run.planning.plan import Spool
+from prefect_parallel_run.planning.planner import PlanWriter
 from prefect_parallel_run.storage import folders as module
 from prefect_parallel_run.storage.listing import Listing, list_files, list_table_files
+from prefect_parallel_run.storage.paths import absolute_path
 
 NAMES = ["b", "a/z", "a.txt", "a/b/c", "a-b", "line\nbreak", "ü", "zz/" + "x" * 200, "a b", os.fsdecode(b"no\xfftext"), "~"]
 

@@ -5,11 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from prefect_parallel_run._backoff import BackoffTimer
-from prefect_parallel_run.node import log_files, log_retention, log_rotation
-from prefect_parallel_run.node.log_files import ENDINGS, LogFiles
-from prefect_parallel_run.node.log_retention import LogRetention
-from prefect_parallel_run.node.log_rotation import shorten
+from prefect_parallel_run._rate_limit import BackoffTimer
+from prefect_parallel_run.node import log_files
+from prefect_parallel_run.node.log_files import ENDINGS, LogFiles, LogRetention, shorten
 
 
 def test_a_cut_keeps_both_ends_and_reports_the_rest(tmp_path):
@@ -49,14 +47,14 @@ def test_retention_keeps_the_first_and_the_newest():
     """Within the size limit, except for the files that are always kept."""
     shelf = LogRetention()
     gone = [name for number in range(100) for name in shelf.add(f"p{number}", 1)]
-    assert gone == [f"p{number}" for number in range(log_retention.FIRST, 100 - log_retention.NEWEST)]
-    shelf, most = LogRetention(), 3 * log_rotation.MOST
+    assert gone == [f"p{number}" for number in range(log_files.FIRST, 100 - log_files.NEWEST)]
+    shelf, most = LogRetention(), 3 * log_files.MOST
     kept = {}
     for number in range(100):
         kept[f"p{number}"] = most
         for name in shelf.add(f"p{number}", most):
             del kept[name]
-        assert sum(kept.values()) <= log_retention.MOST_BYTES
+        assert sum(kept.values()) <= log_files.MOST_BYTES
     assert list(kept) == ["p0", "p1", "p2", "p99"]
 
 
@@ -78,7 +76,7 @@ def test_the_log_files_of_a_node_are_bounded(tmp_path, small):
         files.shorten(process)
         files.retire(process, 0)
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert len(left) == 2 * (log_retention.FIRST + log_retention.NEWEST)
+    assert len(left) == 2 * (log_files.FIRST + log_files.NEWEST)
     assert not [name for name in left if name.endswith(".stderr.txt")]
     assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000
     assert {f"node-0.0.{number}.log" for number in (0, 1, 2, 40, 59)} <= set(left)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_parallel_run.dispatch.lease_size import LeaseSizer
+from prefect_parallel_run.dispatch.work_queue import LeaseSizer
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import RunLog

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run import FileDataset, InputError, OutputError, TabularDataset
 from prefect_parallel_run.child.reading import Reader
-from prefect_parallel_run.datasets.partition_format import PartitionFormat
+from prefect_parallel_run.datasets.files import PartitionFormat
 from prefect_parallel_run.datasets.partitions import folder_name, values_in_path
 
 # Before version 3 pandas takes texts that end in a null byte for equal to those without it.

@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 
-from prefect_parallel_run.planning.plan import Group, Plan
-from prefect_parallel_run.planning.spool import Spool, planned_mini_batches, spooled
-from prefect_parallel_run.planning.writing import Planning, PlanWriter, normalise_inputs, write_plan
+from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.planning.plan import Group, Plan, Spool, planned_mini_batches, spooled
+from prefect_parallel_run.planning.planner import Planning, PlanWriter, write_plan
 
 
 def group(start, stop):

@@ -4,9 +4,10 @@ import pytest
 
 from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.errors import InputError, OutputError
-from prefect_parallel_run.planning import writing as module
+from prefect_parallel_run.planning import planner as module
+from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
+from prefect_parallel_run.planning.planner import write_plan
 
 
 def test_a_plan_reads_back_what_was_written(files, tmp_path, monkeypatch):

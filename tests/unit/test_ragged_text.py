@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.child.csv_dialect import Dialect, fields_of_first, records
 from prefect_parallel_run.child.reading import BadRecord, Reader
-from prefect_parallel_run.datasets import record_ends
+from prefect_parallel_run.datasets import text as module
 
 CELL = st.sampled_from(["", "1", "-2", "1.5", "x", "NA", '"a\nb"', '","', "True"])
 RECORD = st.lists(CELL, min_size=1, max_size=4).filter(lambda cells: cells != [""])  # a blank line is no record
@@ -20,11 +20,11 @@ RECORD = st.lists(CELL, min_size=1, max_size=4).filter(lambda cells: cells != ["
 
 def frame_of(path, size, part, **fields):
     """Return all rows of the file, read in mini-batches of *size* bytes and planned in parts of *part* bytes."""
-    saved, record_ends._BLOCK = record_ends._BLOCK, part
+    saved, module._BLOCK = module._BLOCK, part
     try:
         cuts = list(TabularDataset.from_delimited_files([path], **fields).as_named_input("t").cuts(size))
     finally:
-        record_ends._BLOCK = saved
+        module._BLOCK = saved
     reader = Reader()
     return pd.concat([reader.read(json.loads(cut.work)).value for cut in cuts], ignore_index=True)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run.child.csv_dialect import FIELD, QUOTED, START, Dialect, records
 from prefect_parallel_run.child.reading import Reader
-from prefect_parallel_run.datasets import record_ends as module
-from prefect_parallel_run.datasets.record_ends import UnfinishedRecordError, record_ends
+from prefect_parallel_run.datasets import text as module
 from prefect_parallel_run.datasets.tabular import TabularDataset
+from prefect_parallel_run.datasets.text import UnfinishedRecordError, record_ends
 from prefect_parallel_run.errors import InputError
 
 QUOTED_TEXT = Dialect(quote=b'"')

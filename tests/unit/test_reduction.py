@@ -15,8 +15,9 @@ from prefect_parallel_run.monitoring.status import look
 from prefect_parallel_run.monitoring.status_text import status_lines
 from prefect_parallel_run.output.column_watch import ColumnChecker
 from prefect_parallel_run.output.reduction import Reduction, reduce
+from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.writing import normalise_inputs, write_plan
+from prefect_parallel_run.planning.planner import write_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory

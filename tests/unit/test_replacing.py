@@ -6,7 +6,8 @@ import pytest
 
 from prefect_parallel_run.execution.runner import _warn_of_replacing
 from prefect_parallel_run.runs.events import Noted, Warned
-from prefect_parallel_run.runs.run_directory import FOLDER, RunDirectory, write_json
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 TOKEN = "20261125T224333-80d950"
 
@@ -24,7 +25,7 @@ def test_only_replacing_another_steps_result_is_a_warning(tmp_path, earlier, sai
     """A step that runs on new inputs is expected to replace its own result."""
     result = tmp_path / "facts.csv"
     result.touch()
-    spec = SimpleNamespace(result=str(result), store=None, runs=tmp_path / FOLDER)
+    spec = SimpleNamespace(result=str(result), store=None, runs=tmp_path / RUNS_FOLDER)
     if earlier is not None:
         before = RunDirectory(spec.runs / f"{earlier}-{TOKEN}")
         before.make()

@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run import ParallelRunConfig
-from prefect_parallel_run.azureml.documents import read_document
-from prefect_parallel_run.config.yaml_file import value
-from prefect_parallel_run.config.yaml_nodes import UnreadableYamlError, compose
+from prefect_parallel_run.config.yaml_reader import UnreadableYamlError, compose, read_document, read_value
 
 NESTED = {
     "lists": lambda depth: "[" * depth + "]" * depth,
@@ -66,7 +64,7 @@ def test_every_file_is_read_that_way(tmp_path):
         with pytest.raises(ValueError, match=r"deep\.yml, line .*: mappings and lists are nested in more than 100 levels"):
             read_document(path)
         with pytest.raises(ValueError, match="--set x: mappings and lists are nested in more than 100 levels"):
-            value(nested, "--set x")
+            read_value(nested, "--set x")
     path.write_text(CHAIN)
     with pytest.raises(ValueError, match=r"deep\.yml, line 100: mappings and lists are nested"):
         read_document(path)

@@ -16,9 +16,7 @@ from prefect_parallel_run.child.delimited import likely_delimiter
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.delimited_schema import DelimitedTypes
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
-from prefect_parallel_run.datasets.formats.text import EncodingCheck, Storage
-from prefect_parallel_run.datasets.record_ends import Records
-from prefect_parallel_run.datasets.text_splitting import all_spans, peek_head, split_head
+from prefect_parallel_run.datasets.text import EncodingCheck, Records, Storage, all_spans, peek_head, split_head
 from prefect_parallel_run.storage.folders import ListedFile
 
 _LONGEST_NAME = 60  #: characters of a column's name in a message

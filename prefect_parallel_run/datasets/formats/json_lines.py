@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 from prefect_parallel_run.child.csv_dialect import Dialect
 from prefect_parallel_run.datasets.formats.base import CutFile, Piece
-from prefect_parallel_run.datasets.formats.text import EncodingCheck, Storage
 from prefect_parallel_run.datasets.input_warnings import Column
-from prefect_parallel_run.datasets.record_ends import Records
 from prefect_parallel_run.datasets.schema import NULL, comparable_kind, kinds_in_lines, together_in_json
-from prefect_parallel_run.datasets.text_splitting import all_spans
+from prefect_parallel_run.datasets.text import EncodingCheck, Records, Storage, all_spans
 from prefect_parallel_run.storage.folders import ListedFile
 
 

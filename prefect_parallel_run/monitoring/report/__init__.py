@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
 def write_report(
-    directory: RunDirectory, output: Path | None = None, check_cancelled: Callable[[], None] = lambda: None
+    directory: RunDirectory, output: Path | None = None, check_cancelled: CheckCancelled = never_cancelled
 ) -> Path:
     """Write the report of a run atomically and return its path.
 
@@ -29,11 +29,6 @@ def write_report(
 
     target = directory.report if output is None else output
     text = page(collect(directory, check_cancelled), time.time())
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(str(target), f"cannot be written: {error.strerror}") from error
+    with wrap_disk_errors(target), AtomicFile(target) as file:
+        file.write(text.encode())
     return target

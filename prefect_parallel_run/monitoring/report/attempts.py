@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, Floats, spread
 from prefect_parallel_run.monitoring.report.lanes import Lanes, ProcessWork
 from prefect_parallel_run.runs.ledger import Ledger
@@ -74,7 +75,7 @@ def process_work(ledger: Ledger, begins: Sequence[float] = ()) -> list[ProcessWo
     return [ProcessWork(*row) for row in rows]
 
 
-def read_attempts(ledger: Ledger, axis: Axis | None, lanes: Lanes, count: int, check_cancelled: Callable[[], None]) -> Attempts:
+def read_attempts(ledger: Ledger, axis: Axis | None, lanes: Lanes, count: int, check_cancelled: CheckCancelled) -> Attempts:
     """Return the attempts of a run.
 
     Args:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.report.attempts import FATAL, Attempts, process_work, read_attempts
@@ -26,7 +27,6 @@ from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 
 _MAX_CAUSES, _MAX_FAILED, _MAX_SLOW = 20, 12, 10
-CheckCancelled = Callable[[], None]
 
 
 class FailureGroup(NamedTuple):

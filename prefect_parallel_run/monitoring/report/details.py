@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from prefect_parallel_run._units import count, format_size
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.monitoring.report.attempts import Attempts, Column, columns, quantile
 from prefect_parallel_run.monitoring.report.bars import distribution
@@ -17,7 +18,6 @@ from prefect_parallel_run.monitoring.report.format import duration, moment, outc
 from prefect_parallel_run.monitoring.report.html import Html, el, join
 from prefect_parallel_run.monitoring.report.tables import code_lines, listing, pairs
 from prefect_parallel_run.runs.commands import describe_command
-from prefect_parallel_run.units import count, format_size
 
 _MAX_PATHS = 12
 _MAX_COMMANDS = 50

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from prefect_parallel_run._units import count
 from prefect_parallel_run.monitoring.report.data import Failed, FailureGroup, ReportData
 from prefect_parallel_run.monitoring.report.format import moment, outcome
 from prefect_parallel_run.monitoring.report.html import Html, el
 from prefect_parallel_run.monitoring.report.tables import code_lines, listing
-from prefect_parallel_run.units import count
 
 _MAX_ERROR = 600  #: characters of an error message
 _MAX_TRACEBACK = 4_000  #: characters; both ends are kept, because the last line names the error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime, timezone
 
-from prefect_parallel_run.units import format_seconds, format_size
+from prefect_parallel_run._units import format_seconds, format_size
 
 STATUS = {  #: symbol and label of a status, so that nothing depends on colour
     "succeeded": ("✓", "Succeeded"),

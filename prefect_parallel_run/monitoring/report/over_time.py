@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prefect_parallel_run._units import count, format_size
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, Floats
 from prefect_parallel_run.monitoring.report.bars import columns_over_time
 from prefect_parallel_run.monitoring.report.charts import Line, level, line_track, most_of, track
@@ -16,7 +17,6 @@ from prefect_parallel_run.monitoring.report.html import Html, el, join
 from prefect_parallel_run.monitoring.report.samples import Curve, Progress, Resources
 from prefect_parallel_run.monitoring.report.tables import listing
 from prefect_parallel_run.monitoring.report.timeline import describe_lanes, payload, timeline
-from prefect_parallel_run.units import count, format_size
 
 _MIN_PER_COLUMN = 12  #: attempts on average; with fewer, columns vary by chance
 _MAX_PEAKS = 12

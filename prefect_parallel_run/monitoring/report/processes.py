@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from prefect_parallel_run._threads import CheckCancelled
 
 _NAME = re.compile(r"(?:r(\d+)\.)?(.+)\.processes\.jsonl")
 _MAX_PROCESSES = 50_000  #: to read: a script that crashes in every mini-batch starts one for each
@@ -33,7 +35,7 @@ class Process:
     exit: int | None = None
 
 
-def read_processes(logs: Path, check_cancelled: Callable[[], None]) -> tuple[list[Process], bool]:
+def read_processes(logs: Path, check_cancelled: CheckCancelled) -> tuple[list[Process], bool]:
     """Return the processes of a run, and whether the list is complete."""
     processes: list[Process] = []
     is_complete = True

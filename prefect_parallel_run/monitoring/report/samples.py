@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, Floats
 
 _RESOURCES = re.compile(r"(?:r(\d+)\.)?(.+)\.resources\.csv")
@@ -59,7 +60,7 @@ class Progress(NamedTuple):
     remaining_seconds: float | None
 
 
-def read_resources(logs: Path, axis: Axis, check_cancelled: Callable[[], None]) -> Resources | None:
+def read_resources(logs: Path, axis: Axis, check_cancelled: CheckCancelled) -> Resources | None:
     """Return the resource use of the nodes; None without measurements."""
     files = [(path, match[2]) for path in _sorted(logs) if (match := _RESOURCES.fullmatch(path.name))]
     totals = [_Band() for _ in range(3)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from prefect_parallel_run._units import count
 from prefect_parallel_run.monitoring.report.attempts import Segment
 from prefect_parallel_run.monitoring.report.axis import BINS, Floats
 from prefect_parallel_run.monitoring.report.charts import (
@@ -23,7 +24,6 @@ from prefect_parallel_run.monitoring.report.charts import (
 from prefect_parallel_run.monitoring.report.data import ProcessSpan, Timeline
 from prefect_parallel_run.monitoring.report.format import duration, outcome
 from prefect_parallel_run.monitoring.report.html import Html, el, join
-from prefect_parallel_run.units import count
 
 _HEIGHT = 20  #: px, of a lane and its inner drawing
 _MAX_LETTERS = 600  #: kills to show as letters; more would overlap

@@ -26,7 +26,7 @@ class Run:
 
     def __init__(self, workshop, cluster, **fields):
         from prefect_parallel_run import FileDataset
-        from prefect_parallel_run.planning.writing import normalise_inputs
+        from prefect_parallel_run.planning.inputs import normalise_inputs
         from prefect_parallel_run.runs.fingerprint import machine_key
         from prefect_parallel_run.runs.spec import StepSpec
 

@@ -1,20 +1,26 @@
-"""Finds the ends of records in a text file exactly as pandas' C parser does, at the speed of numpy.
+"""Text files: encoding and compression, the ends of records, and spans of records of about the size of a mini-batch.
 
-Quotes are tracked by parity: outside quotes their number so far is even. That is correct if every quote opens or closes a
-field or is doubled; any other block (``5" pipe``) is scanned state by state instead (child/csv_dialect.py). Escaped bytes are
-replaced beforehand.
+Records end exactly where pandas' C parser ends them; numpy finds these bytes. Quotes are tracked by parity: outside quotes
+their number so far is even. That is correct if every quote opens or closes a field or is doubled; any other block (``5" pipe``)
+is scanned state by state instead (child/csv_dialect.py). Escaped bytes are replaced beforehand.
 """
 
 from __future__ import annotations
 
+import codecs
+from array import array
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from prefect_parallel_run.child.csv_dialect import ESCAPED, FIELD, QUOTED, START, Dialect, scan
-from prefect_parallel_run.child.text import BOM
+from prefect_parallel_run.child.storage import open_file
+from prefect_parallel_run.child.text import BOM, TextStream, check_compression, is_transparent, not_encoded
 
 _BLOCK = 1 << 24  #: bytes read at a time
 _NEWLINE, _RETURN = 0x0A, 0x0D
@@ -23,6 +29,8 @@ _LONGEST = 1 << 30  #: bytes of a record; a longer one means that a quote is mis
 
 Positions = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
+Compression = Literal["infer", "gzip", "bz2", "xz", "zstd"] | None
+_ENDINGS: dict[str, Literal["gzip", "bz2", "xz", "zstd"]] = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 
 
 class Records(NamedTuple):
@@ -188,3 +196,136 @@ def _filled(data: bytes, ends: Positions, dialect: Dialect) -> npt.NDArray[np.bo
     for index in np.flatnonzero(np.isin(first, np.frombuffer(dialect.blanks, dtype=np.uint8))):
         filled[index] = bool(data[starts[index] : ends[index]].strip(ignored))
     return np.asarray(filled, dtype=np.bool_)
+
+
+class Span(NamedTuple):
+    """Consecutive records."""
+
+    start: int  #: offset in the text, bytes
+    stop: int
+    rows: int  #: number of records, without blank lines
+    first: int  #: number of the first record in the file, from 1
+
+
+def split_head(parts: Iterator[Records]) -> tuple[bytes | None, Iterator[Records]]:
+    """Return the first record that is not blank (None without one), and the records after it."""
+    for part in parts:
+        filled = part.filled.nonzero()[0]
+        if len(filled):
+            number = int(filled[0])
+            begin = part.start if number == 0 else int(part.ends[number - 1])
+            head = part.data[begin - part.start : int(part.ends[number]) - part.start]
+            rest = part.after(number + 1)
+            return head, chain([rest] if len(rest.ends) else [], parts)
+    return None, iter(())
+
+
+def peek_head(parts: Iterator[Records]) -> tuple[bytes | None, Iterator[Records]]:
+    """Return the first record that is not blank (None without one), and all records."""
+    blank: list[Records] = []
+    for part in parts:
+        head, _ = split_head(iter([part]))
+        if head is not None:
+            return head, chain(blank, [part], parts)
+        blank.append(part)
+    return None, iter(blank)
+
+
+def spans(parts: Iterator[Records], size: int) -> Iterator[Span]:
+    """Yield spans of about *size* bytes, each with at least one record."""
+    rows, first = 0, 1
+    start = stop = None
+    for part in parts:
+        start = part.start if start is None else start
+        done = 0  # records of this part that are in a span
+        while done < len(part.ends):
+            index = min(max(int(part.ends.searchsorted(start + size)), done), len(part.ends) - 1)
+            rows += int(part.filled[done : index + 1].sum())
+            stop, done = int(part.ends[index]), index + 1
+            if stop - start >= size:
+                if rows:
+                    yield Span(start, stop, rows, first)
+                start, first, rows = stop, first + rows, 0
+    if rows and start is not None and stop is not None:
+        yield Span(start, stop, rows, first)
+
+
+def all_spans(parts: Iterator[Records], size: int) -> Iterator[Span]:
+    """Return the spans of all *parts* as an iterator, after consuming *parts*; a span takes 32 bytes of memory."""
+    fields = array("q")
+    for span in spans(parts, size):
+        fields.extend(span)
+    return (Span(*fields[index : index + 4]) for index in range(0, len(fields), 4))
+
+
+def checked_encoding(name: str) -> str:
+    """Return *name*; raises ValueError when it is not a text encoding."""
+    try:
+        "a".encode(name)
+    except (LookupError, UnicodeError, ValueError):
+        expected = "an encoding that Python knows, such as 'utf-8' or 'latin-1'"
+        raise ValueError(f"encoding: expected {expected}, got {name!r}") from None
+    return name
+
+
+class EncodingCheck:
+    """Checks that records are valid in their encoding, and keeps a warning about the first that are not."""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+        self.warnings: dict[str, str] = {}  #: at most one, by category
+
+    def passing(self, parts: Iterator[Records]) -> Iterator[Records]:
+        """Yield *parts*, checking each."""
+        for part in parts:
+            if not self.warnings and not part.data.isascii():
+                self._decode(part.data)
+            yield part
+
+    def _decode(self, data: bytes) -> None:
+        try:
+            data.decode(self._encoding)
+        except UnicodeDecodeError as error:
+            self.warnings["encoding"] = f"{not_encoded(self._encoding, error)} The mini-batches with such records will fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Encoding and compression of text files."""
+
+    encoding: str = "utf-8"
+    compression: Compression = "infer"
+    is_always_utf8: bool = False  #: slices must be UTF-8 (JSON lines): text in another encoding is read as a stream
+
+    def about(self, path: str) -> dict[str, Any]:
+        """Return the fields of a mini-batch's work about encoding and compression; none for plain UTF-8."""
+        compression = self._compression(path)
+        if compression is not None or not self._can_slice():
+            return {"stream": {"compression": compression, "encoding": self.encoding}}
+        return {} if self._is_utf8() else {"encoding": self.encoding}
+
+    @contextmanager
+    def records(self, path: str, dialect: Dialect, *, lone_returns: bool = True) -> Iterator[Iterator[Records]]:
+        """Open the file at *path* and return its records."""
+        stream = self.about(path).get("stream")
+        if stream is None:
+            with open_file(path) as file:
+                check_compression(file, None)
+                yield record_ends(file, dialect, lone_returns=lone_returns, has_mark=self._is_utf8())
+            return
+        text = TextStream(path, stream["compression"], stream["encoding"])
+        try:
+            yield record_ends(text, dialect, lone_returns=lone_returns, has_mark=False)
+        finally:
+            text.close()
+
+    def _compression(self, path: str) -> Literal["gzip", "bz2", "xz", "zstd"] | None:
+        if self.compression != "infer":
+            return self.compression
+        return next((kind for ending, kind in _ENDINGS.items() if path.lower().endswith(ending)), None)
+
+    def _is_utf8(self) -> bool:
+        return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig")
+
+    def _can_slice(self) -> bool:
+        return self._is_utf8() or (is_transparent(self.encoding) and not self.is_always_utf8)

@@ -1,8 +1,12 @@
-"""Runs the installers of an environment: uv, or venv and pip, or conda. Keeps their output; none outlives this process."""
+"""Finds the base interpreter of an environment, and runs its installers: uv, or venv and pip, or conda.
+
+The installers' output is kept; none of them outlives this process.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -12,14 +16,15 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
-from prefect_parallel_run.environments import EnvironmentPlan, without_credentials
+from prefect_parallel_run.environments import EnvironmentPlan, interpreter_of, without_credentials
 from prefect_parallel_run.errors import EnvironmentSetupError
-from prefect_parallel_run.node.interpreters import OLDEST, Base, version_of
-from prefect_parallel_run.node.reaper_watch import Guard
+from prefect_parallel_run.node.watchdog import Guard
 
 _MARKER = "PREFECT_PARALLEL_RUN_BUILD"
 _MISLEADING = {  # these would have the installers use or fill another environment
@@ -42,6 +47,10 @@ _LONGEST = 3600.0  #: s for an environment; an installer must not hang forever
 _BLOCK = 1 << 16
 _MOST_LINES, _MOST_CHARACTERS = 30, 3000  #: of an installer's output, in errors
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+OLDEST = (3, 9)  #: oldest version that a child can run on
+_PYENV = "~/.pyenv/versions"
+_PRINT_VERSION = "import json, sys; print(json.dumps([*sys.version_info[:3]]))"
+_PATIENCE = 60.0  #: s for an interpreter to print its version
 
 
 class Installer:
@@ -184,3 +193,71 @@ def _output_end(log: Path, begin: int) -> str:
         text = _CONTROL.sub("", file.read().decode("utf-8", "replace").replace("\r", "\n"))
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return without_credentials("\n".join(lines[-_MOST_LINES:])[-_MOST_CHARACTERS:]) or "it printed nothing"
+
+
+class Base(NamedTuple):
+    """A base interpreter."""
+
+    python: str  #: its path; or a version that only uv could find or download
+    version: str  #: such as 3.11.7, as precise as known
+
+
+def base_of(python: str | None, title: str, *, has_uv: bool) -> Base:
+    """Return the base interpreter of an environment.
+
+    Args:
+        python: A version (``3.11``, ``3.11.7``), a path, or None: the interpreter of this process.
+        title: Name of the environment, for errors.
+        has_uv: A version that is not found is left to uv, which searches more locations and can download one.
+
+    Raises:
+        EnvironmentSetupError: It does not exist or is too old; the error lists the searched locations.
+    """
+    if python is None:
+        return Base(sys.executable, ".".join(map(str, sys.version_info[:3])))
+    if "/" in python:
+        path = str(interpreter_of(python))
+        version = version_of(path)
+        if version is None or version < OLDEST:
+            problem = "does not print its version" if version is None else f"is Python {_dotted(version)}"
+            raise EnvironmentSetupError(
+                title, f"{path} {problem}; expected an interpreter of Python {_dotted(OLDEST)} or later"
+            )
+        return Base(path, _dotted(version))
+    wanted = tuple(map(int, python.split(".")))
+    searched: list[str] = []
+    for location, candidate in _candidates(python):
+        searched.append(location)
+        version = version_of(candidate) if candidate is not None else None
+        if candidate is not None and version is not None and version[: len(wanted)] == wanted:
+            return Base(candidate, _dotted(version))
+    if has_uv:
+        return Base(python, python)
+    raise EnvironmentSetupError(
+        title, f"there is no Python {python}; looked for {', '.join(searched)}, and for uv, which could download it"
+    )
+
+
+def version_of(python: str) -> tuple[int, ...] | None:
+    """Return the version that an interpreter reports; None when it does not run, such as a shim without an interpreter."""
+    try:
+        completed = subprocess.run(
+            [python, "-I", "-S", "-c", _PRINT_VERSION], capture_output=True, timeout=_PATIENCE, check=True
+        )
+        return tuple(json.loads(completed.stdout))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def _candidates(python: str) -> Iterator[tuple[str, str | None]]:
+    """Yield every location where *python* (a version) is searched, and the interpreter found there."""
+    program = f"python{'.'.join(python.split('.')[:2])}"
+    yield f"{program} on PATH", shutil.which(program)
+    folder = Path(_PYENV).expanduser()
+    installed = [path for path in folder.glob(f"{python}*") if re.fullmatch(rf"{re.escape(python)}(\.\d+)?", path.name)]
+    newest = max(installed, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
+    yield f"{_PYENV}/{python}", None if newest is None else str(newest / "bin" / "python")
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
