@@ -17,8 +17,8 @@ _HOME = {
     "DaskComputeTarget": "compute.blocks",
     "FileDataset": "datasets.files",
     "TabularDataset": "datasets.tabular",
-    "EntryScript": "child.context",
-    "NoRetry": "child.context",
+    "EntryScript": "child.entry_script",
+    "NoRetry": "child.entry_script",
     "ParallelRunStep": "step",
     "ParallelRunResult": "result",
     "ParallelRunError": "errors",
@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from prefect_parallel_run.child.context import EntryScript, NoRetry
+    from prefect_parallel_run.child.entry_script import EntryScript, NoRetry
     from prefect_parallel_run.compute.blocks import DaskComputeTarget
     from prefect_parallel_run.config.model import ParallelRunConfig
     from prefect_parallel_run.config.where import ComputeTarget, Environment

@@ -21,13 +21,16 @@ class AtomicFile:
         sync_folder: Sync the folder after that: after a power cut the file is the new one.
         token: Part of the temporary name that tells apart those who may write at the same time. The next writer with the same
             token replaces the temporary file of a killed process.
+        mode: Permissions of the file, before the process's umask.
     """
 
-    def __init__(self, path: Path, *, sync: bool = False, sync_folder: bool = False, token: str = "") -> None:
+    def __init__(
+        self, path: Path, *, sync: bool = False, sync_folder: bool = False, token: str = "", mode: int = 0o666
+    ) -> None:
         self.path = path
         self._sync, self._sync_folder = sync, sync_folder
         self._temporary = _temporary(path, token)
-        self.file: BinaryIO = self._temporary.open("w+b")
+        self.file: BinaryIO = os.fdopen(os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, mode), "w+b")
 
     def commit(self) -> None:
         """Replace the file at ``path``."""

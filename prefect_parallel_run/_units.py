@@ -1,13 +1,15 @@
-"""Parses and formats sizes, durations and counts. Pure."""
+"""Parses, tests and formats plain values: sizes, durations, counts, values in errors. Pure, and quick to import."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 MINI_BATCHES = ("mini-batch", "mini-batches")  #: singular and plural for `count`
 FAILED_ATTEMPTS = ("failed attempt", "failed attempts")  #: singular and plural for `count`
 _SIZE = re.compile(r"([0-9]+)(KB|MB|GB)?", re.IGNORECASE)
 _FACTOR = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+_MAX_SHOWN = 200  #: characters of an invalid value in an error
 
 
 def parse_size(text: str) -> int:
@@ -57,3 +59,19 @@ def count(number: float, one: str = "", many: str = "") -> str:
     """
     digits = f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
     return f"{digits} {one if number == 1 else many or one + 's'}" if one else digits
+
+
+def shown(value: Any) -> str:
+    """Return a value for an error message, truncated."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def is_int(value: Any) -> bool:
+    """True for an integer that is not a boolean."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """True for a finite number."""
+    return (is_int(value) or isinstance(value, float)) and value == value and abs(value) != float("inf")  # noqa: PLR0124  false for NaN

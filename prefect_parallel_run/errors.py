@@ -19,6 +19,25 @@ def _first(files: tuple[str, ...]) -> str:
     return ", ".join(files[:_MAX_FILES]) + (f" and {more} more" if more > 0 else "")
 
 
+def _with_failure(message: str, example: str, run_directory: str) -> str:
+    if example:
+        message += f"; first failure: {example}"
+    return f"{message}; details and logs: {run_directory}" if run_directory else message
+
+
+class _PathError(ParallelRunError):
+    """Something is wrong with *path*; ``_kind`` is the noun in front of it."""
+
+    _kind = ""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self._kind} {self.path}: {self.reason}"
+
+
 class LimitExceededError(ParallelRunError):
     """More failures than a limit of the configuration allows.
 
@@ -40,11 +59,7 @@ class LimitExceededError(ParallelRunError):
             self.limit, "% of the mini-batches failed"
         )
         message = f"{self.limit} exceeded: {self.actual:g} {unit}, {self.allowed:g} allowed"
-        if self.example:
-            message += f"; first failure: {self.example}"
-        if self.run_directory:
-            message += f"; details and logs: {self.run_directory}"
-        return message
+        return _with_failure(message, self.example, self.run_directory)
 
 
 class EntryScriptError(ParallelRunError):
@@ -59,22 +74,16 @@ class EntryScriptError(ParallelRunError):
         return f"{message}\n{self.details}" if self.details else message
 
 
-class InputError(ParallelRunError):
+class InputError(_PathError):
     """An input is missing, empty, unreadable or of the wrong kind; *path* is the file or pattern."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"input {self.path}: {self.reason}"
+    _kind = "input"
 
 
 class NoRunError(InputError):
     """The run does not exist, or lacks the mini-batch; *path* is its directory."""
 
-    def __str__(self) -> str:
-        return f"run {self.path}: {self.reason}"
+    _kind = "run"
 
 
 class InputChangedError(ParallelRunError):
@@ -88,23 +97,19 @@ class InputChangedError(ParallelRunError):
         return f"run {self.run_directory} was planned for a different input or script: " + "; ".join(self.changes)
 
 
-class OutputError(ParallelRunError):
+class OutputError(_PathError):
     """The output cannot be written, or differs from the ledger."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"output {self.path}: {self.reason}"
+    _kind = "output"
 
 
 class RunFileError(OutputError):
     """A file of a run directory cannot be read, or has been altered; *path* is the file."""
 
+    _kind = "run file"
+
     def __str__(self) -> str:
-        advice = "restore the run directory from a copy, or delete it and start a new run"
-        return f"run file {self.path}: {self.reason}; {advice}"
+        return f"{super().__str__()}; restore the run directory from a copy, or delete it and start a new run"
 
 
 class RowsDifferError(OutputError):
@@ -158,11 +163,7 @@ class NothingSucceededError(ParallelRunError):
 
     def __str__(self) -> str:
         message = f"none of {self.items} items succeeded; nothing to publish"
-        if self.example:
-            message += f"; first failure: {self.example}"
-        if self.run_directory:
-            message += f"; details and logs: {self.run_directory}"
-        return message
+        return _with_failure(message, self.example, self.run_directory)
 
 
 class ComputeTargetError(ParallelRunError):
@@ -176,12 +177,8 @@ class ComputeTargetError(ParallelRunError):
         return f"compute target {self.target}: {self.reason}"
 
 
-class PrefectHomeError(ParallelRunError):
+class PrefectHomeError(_PathError):
     """Prefect's home, ``PREFECT_HOME``, is not writable; *path* is that folder."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
 
     def __str__(self) -> str:
         return (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_parallel_run.child.rows import FormatName
 
 
 class ParallelRunResult(BaseModel):
@@ -16,7 +16,7 @@ class ParallelRunResult(BaseModel):
     run_id: str = Field(description="Name of the run and of its run directory.")
     output: str | None = Field(description="Output folder, or its URL; None for a summary_only step without one.")
     output_file: str | None = Field(description="The one result file; None for summary_only.")
-    output_format: Literal["text", "csv", "jsonl", "parquet"] | None = Field(description="Format of its rows.")
+    output_format: FormatName | None = Field(description="Format of its rows.")
     run_directory: str = Field(description="Folder or URL with plan, ledger, logs, parts and receipt.")
     receipt: str = Field(description="Path of receipt.json.")
     mini_batches_total: int

@@ -19,12 +19,12 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from prefect_parallel_run.azureml.overrides import apply_azure_settings
+from prefect_parallel_run.azureml.settings import apply_azure_settings
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.cluster_class import load_class
 from prefect_parallel_run.compute.local import LocalTarget
-from prefect_parallel_run.compute.resolve import described, target_of
-from prefect_parallel_run.compute.scheduler import surrounding_target
+from prefect_parallel_run.compute.resolve import parse_target, resolve_target
+from prefect_parallel_run.compute.scheduler import enclosing_target
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.errors import ComputeTargetError, ParallelRunError
 from prefect_parallel_run.execution.runner import Callbacks, run_step
@@ -260,7 +260,7 @@ def _check_target(config: ParallelRunConfig) -> None:
     compute_target = config.compute_target
     if isinstance(compute_target, str) and (compute_target == LOCAL or "{{" in compute_target):
         return
-    target = described(compute_target) if isinstance(compute_target, str) else compute_target
+    target = parse_target(compute_target) if isinstance(compute_target, str) else compute_target
     if target.cluster_class is not None:
         load_class(target.cluster_class)
 
@@ -269,12 +269,12 @@ def _target(config: ParallelRunConfig, logger: Logger) -> Target:
     """Return the compute target; ``local`` inside a Dask cluster means that cluster."""
     if config.compute_target == LOCAL:
         flow_run = FlowRunContext.get()
-        enclosing = surrounding_target(flow_run.task_runner if flow_run is not None else None)
+        enclosing = enclosing_target(flow_run.task_runner if flow_run is not None else None)
         if enclosing is not None:
             enclosing.secede()
             logger.info("using the enclosing Dask cluster at %s", enclosing.address, extra={"action": "surrounded"})
             return enclosing
-    return target_of(resolve_compute_target(config.compute_target))
+    return resolve_target(resolve_compute_target(config.compute_target))
 
 
 def _reduction_task(name: str) -> Callable[[Reduction], dict[str, Any]]:

@@ -11,7 +11,7 @@ from prefect_parallel_run.models import PlannedBatch, Receipt
 from prefect_parallel_run.planning.planner import PlanWriter
 from prefect_parallel_run.runs.executions import versions
 from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
-from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
 BEGAN = 1_760_000_000.0
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m \u202e & \"'"
@@ -64,7 +64,7 @@ def make_run(
     with Ledger.create(made.directory.ledger, [ITEMS] * mini_batches) as ledger:
         end = _drive(made, ledger, chance, mini_batches, nodes, slots, fail, seconds, logs, drives)
         reason = {"failed": "error_threshold = 5 was exceeded: 40 items failed", "succeeded": ""}.get(status, "stopped")
-        ledger.note(status=status, reason=reason, drives=str(drives), run_max_try="3")
+        ledger.record(status=status, reason=reason, drives=str(drives), run_max_try="3")
         if drives == 1:
             _note_drive(ledger, 1, BEGAN, end, status, reason)
         tally = ledger.tally()
@@ -92,7 +92,7 @@ def _note_drive(ledger, number, began, ended, status, reason):
     config = {"error_threshold": 5, "allowed_failed_count": -1, "allowed_failed_percent": 20.0, "run_max_try": 3}
     begin = {"began": began, "host": "build-7", "versions": versions(), "config": {**CONFIG, **config}}
     end = {"ended": ended + 1.5, "status": status, "reason": reason}
-    ledger.note(**{f"drive.{number}": json.dumps(begin), f"drive.{number}.end": json.dumps(end)})
+    ledger.record(**{f"drive.{number}": json.dumps(begin), f"drive.{number}.end": json.dumps(end)})
 
 
 CONFIG = {
@@ -105,7 +105,8 @@ CONFIG = {
 
 
 def _describe(made, status, tally):
-    made.directory.describe(
+    write_json(
+        made.directory.description,
         {
             "step": "score images",
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(BEGAN)),
@@ -117,7 +118,7 @@ def _describe(made, status, tally):
             "side_inputs": {"model": "/models/resnet.pt"},
             "arguments": ["--threshold", "0.5", HOSTILE],
             "home": "/home/me/.prefect",
-        }
+        },
     )
     if status == "succeeded":
         receipt = {"rows": tally.rows, "output_file": "/data/out/parallel_run_step.txt", "bytes": tally.rows * 31}

@@ -18,12 +18,18 @@ class Terminal:
 
     def __init__(self, columns: int = 80, rows: int = 24) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.stream = os.fdopen(slave, "w", encoding="utf-8")
         self._screen, self._changed = pyte.HistoryScreen(columns, rows, history=1000), threading.Condition()
+        self.resize(columns, rows)
         self._feed = pyte.ByteStream(self._screen)
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of the terminal."""
+        with self._changed:
+            self._screen.resize(rows, columns)
+            fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def _read(self) -> None:
         while True:

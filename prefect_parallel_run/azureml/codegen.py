@@ -16,13 +16,12 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.validation import is_unicode
 from prefect_parallel_run.config.yaml_file import referenced_variable
 from prefect_parallel_run.datasets.base import Dataset
-from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.environments import without_credentials
 
 _INDENT = "    "
-_TABLES = {"delimited": "from_delimited_files", "parquet": "from_parquet_files", "json_lines": "from_json_lines_files"}
 _WIDTH = 120
 _COMMENT_WIDTH = 100
+_ORDER = (Outcome.CHANGED, Outcome.LEFT, Outcome.TAKEN)  #: fields that differ come first
 _DECIDE = """\
 def decide(what):
     raise NotImplementedError(f"to be decided: {what}")
@@ -51,12 +50,12 @@ def python_source(imported: Imported) -> str:
     body: list[str] = []
     if imported.dataset is not None:
         code = _Code(imported.undecided)
-        assignment = f"dataset = {render(code.dataset(imported.dataset))}"
-        body += [*code.decisions(), assignment]
+        call = code.dataset(imported.dataset)
+        body += [*code.decisions(), f"dataset = {call}"]
     for step, name in zip(imported.steps, names, strict=True):
         code = _Code(step.undecided)
-        assignment = f"{name} = {render(code.step(step))}"
-        body += [*code.decisions(), assignment, ""]
+        call = code.step(step)
+        body += [*code.decisions(), f"{name} = {call}", ""]
     if imported.steps:
         body += ["", *_flow(imported, names)]
     if any("://***@" in line for line in body):
@@ -69,36 +68,20 @@ def python_source(imported: Imported) -> str:
 
 def _comments(imported: Imported) -> Iterator[str]:
     yield f"# From {_one_line(str(imported.file))}, imported from Azure ML."
-    undecided = imported.undecided
-    if undecided:
-        yield "# To be decided before it is run; until then the calls of decide() below raise:"
-        for difference in undecided:
-            yield from _comment(difference.for_command())
-    for title, differences in [("", imported.differences), *((step.name, step.differences) for step in imported.steps)]:
-        yield from _list(title, [difference for difference in differences if difference.outcome is not Outcome.OPEN])
+    yield from _list("To be decided before it is run; until then the calls of decide() below raise", imported.undecided)
+    for title, differences in [("the file", imported.differences), *((step.name, step.differences) for step in imported.steps)]:
+        decided = [difference for difference in differences if difference.outcome is not Outcome.OPEN]
+        yield from _list(title, sorted(decided, key=lambda difference: _ORDER.index(difference.outcome)))
     yield ""
 
 
-def _list(title: str, differences: list[Difference]) -> Iterator[str]:
-    """Yield the fields of a section: first those that differ, then those that are the same."""
-    order = (Outcome.CHANGED, Outcome.LEFT, Outcome.TAKEN)
+def _list(title: str, differences: Iterable[Difference]) -> Iterator[str]:
+    """Yield a comment on each of *differences*; a long word, such as a path, is not broken."""
+    wrapper = textwrap.TextWrapper(_COMMENT_WIDTH, "#   ", "#     ", break_long_words=False, break_on_hyphens=False)
     if differences:
-        yield f"# {title or 'the file'}:"
-    for difference in sorted(differences, key=lambda difference: order.index(difference.outcome)):
-        yield from _comment(difference.for_command())
-
-
-def _comment(text: str) -> Iterator[str]:
-    """Yield an entry of a list as comment lines; a long word, such as a path, is not broken."""
-    first, then = "#   ", "#     "
-    yield from textwrap.wrap(
-        _one_line(text),
-        _COMMENT_WIDTH,
-        initial_indent=first,
-        subsequent_indent=then,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        yield f"# {title}:"
+    for difference in differences:
+        yield from wrapper.wrap(_one_line(difference.for_command()))
 
 
 def _one_line(text: str) -> str:
@@ -186,10 +169,9 @@ class _Code:
 
     def dataset(self, dataset: Dataset) -> Code:
         """Return the call that creates a dataset."""
-        values = dataset.model_dump(exclude_defaults=True, exclude={"paths", "name", "format"})
-        constructor = "FileDataset.from_files"
-        if not isinstance(dataset, FileDataset):
-            constructor = f"TabularDataset.{_TABLES[dataset.model_dump()['format']]}"
+        values = dataset.model_dump(exclude_defaults=True, exclude={"paths", "name"})
+        kind = values.pop("format", None)
+        constructor = "FileDataset.from_files" if kind is None else f"TabularDataset.from_{kind}_files"
         call = _call(constructor, [[self._or_decide(path) for path in dataset.paths]], values)
         return call if dataset.name is None else Code(f"{call}.as_named_input({render(dataset.name)})")
 

@@ -1,12 +1,89 @@
-"""Findings of a migration: each field of an Azure file is taken over, changed, left out, or open. Pure."""
+"""The fields of Azure's files: which exist, and what becomes of each here. Pure."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
+
+from prefect_parallel_run.config.base import similar
+from prefect_parallel_run.config.yaml_reader import Section
+
+_METADATA = "it is metadata of Azure"
+_TAGS = "ParallelRunStep(…, tags=[…]) gives Prefect's task run tags"
+_NO_CONTAINERS = "containers are not supported: the script runs in a process of the node"
+_NO_QUEUES = "Azure's containers and queues do not apply here"
+_MACHINES = "the compute target determines the machines"
+_TARGET = "the step's compute_target determines where it runs"
+_CATCH = "a failed step raises in the flow: catch the exception to continue"
+#: Fields of every job and component without an equivalent here, and why.
+_LEFT = {
+    "display_name": "the step's name is displayed instead",
+    "experiment_name": "Prefect has flows instead of experiments",
+    "tags": _TAGS,
+    "properties": _TAGS,
+    "identity": "the script runs as the user who runs the flow",
+    "version": "files are not versioned here",
+    "services": "a running step has no services; see Prefect's page and the report",
+    **dict.fromkeys(
+        ("id", "creation_context", "intellectual_property", "additional_includes", "status", "log_files"), _METADATA
+    ),
+}
+PIPELINE_LEFT = {
+    **_LEFT,
+    "compute": _TARGET,
+    "schedule": "a deployment of the flow in Prefect has schedules",
+    "is_deterministic": "it is read from each job of the pipeline",
+    "component": _METADATA,
+}
+PARALLEL_LEFT = {
+    **_LEFT,
+    "limits": "Prefect's timeout_seconds of the flow does this",
+    "queue_settings": "Prefect's work pools and queues do this",
+}
+SETTINGS_LEFT = {
+    "default_compute": _TARGET,
+    "continue_on_step_failure": _CATCH,
+    "continue_run_on_failed_optional_input": _CATCH,
+    "default_datastore": "the step's output determines where outputs are",
+    "on_init": "call it first in the flow",
+    "on_finalize": "a state hook of Prefect's does this: @flow(on_completion=[…], on_failure=[…])",
+}
+TASK_LEFT = dict.fromkeys(("model", "args"), "only scripts can be run here")
+RESOURCES_LEFT = {
+    "properties": _NO_QUEUES,
+    "shm_size": _NO_CONTAINERS,
+    "docker_args": _NO_CONTAINERS,
+    **dict.fromkeys(("instance_type", "max_instance_count", "locations"), _MACHINES),
+}
+ENVIRONMENT_LEFT = {
+    "image": _NO_CONTAINERS,
+    "build": _NO_CONTAINERS,
+    "inference_config": "scripts do not serve requests here",
+    "os_type": "nodes run Linux",
+    **dict.fromkeys(
+        ("id", "description", "tags", "properties", "creation_context", "datastore", "path"), "does not concern packages"
+    ),
+}
+#: All known fields of each section: those above, and those that the other modules convert.
+_COMMON = {"$schema", "type", "name", "description", "inputs", "outputs"}
+_PIPELINE = {*PIPELINE_LEFT, *_COMMON, "jobs", "settings"}
+_SETTINGS = {*SETTINGS_LEFT, "force_rerun"}
+PARALLEL = {
+    *(*PARALLEL_LEFT, *_COMMON, "compute", "component", "is_deterministic", "task", "input_data", "mini_batch_size"),
+    *("partition_keys", "mini_batch_error_threshold", "error_threshold", "retry_settings", "resources", "logging_level"),
+    *("max_concurrency_per_instance", "environment_variables"),
+}
+_TASK = {*TASK_LEFT, "type", "code", "entry_script", "environment", "program_arguments", "append_row_to"}
+_RETRY = {"timeout", "max_retries"}
+_RESOURCES = {*RESOURCES_LEFT, "instance_count"}
+_ENVIRONMENT = {*ENVIRONMENT_LEFT, "$schema", "name", "version", "conda_file"}
+_DATA = {"type", "path", "mode", "path_on_compute", "description", "intellectual_property"}
+_INPUT = {*_DATA, "datastore", "value", "default", "optional", "enum", "min", "max"}
+_OUTPUT = {*_DATA, "name", "version", "early_available"}
+_MAX_CHARACTERS = 120  #: in the displayed value of a field
 
 
 class Outcome(str, Enum):
@@ -52,35 +129,35 @@ class MigrationFindings:
 
     def taken(self, name: str, given: Any, here: str) -> None:
         """Record a field with the same meaning here."""
-        self._add(name, Outcome.TAKEN, given, here, "")
+        self._add(name, Outcome.TAKEN, given, here=here)
 
     def changed(self, name: str, given: Any, here: str, why: str, reference: str = "") -> None:
         """Record a field with a different meaning here; *reference* can be mapped to change that."""
-        self._add(name, Outcome.CHANGED, given, here, why, reference)
+        self._add(name, Outcome.CHANGED, given, here=here, why=why, reference=reference)
 
     def left_out(self, name: str, given: Any, why: str) -> None:
         """Record a field without an equivalent here."""
-        self._add(name, Outcome.LEFT, given, "", why)
+        self._add(name, Outcome.LEFT, given, why=why)
+
+    def left_out_of(self, section: Section, reasons: Mapping[str, str], prefix: str = "") -> None:
+        """Record the fields of *section* without an equivalent here; *prefix* is the path of the section."""
+        for key in sorted(section.keys() & reasons.keys()):
+            self.left_out(f"{prefix}{key}", section[key], reasons[key])
 
     def open(self, name: str, given: Any, why: str, reference: str = "") -> None:
         """Record a field that requires a decision, for example by mapping *reference*."""
-        self._add(name, Outcome.OPEN, given, "", why, reference)
+        self._add(name, Outcome.OPEN, given, why=why, reference=reference)
 
     def open_value(self, name: str, reference: str) -> None:
         """Record an input for a string or number that has no value; the user can map *reference* to one."""
-        why = "no value in this file; provide one"
-        self.differences.append(Difference(field=name, outcome=Outcome.OPEN, why=why, reference=reference, wanted="VALUE"))
+        self._add(name, Outcome.OPEN, None, why="no value in this file; provide one", reference=reference, wanted="VALUE")
 
     def add(self, others: Iterable[Difference], prefix: str = "") -> None:
         """Add differences found elsewhere, with *prefix* before their fields."""
         self.differences += [replace(other, field=f"{prefix}{other.field}") for other in others]
 
-    def _add(self, name: str, outcome: Outcome, given: Any, here: str, why: str, reference: str = "") -> None:
-        given = as_text(given)
-        self.differences.append(Difference(field=name, outcome=outcome, given=given, here=here, why=why, reference=reference))
-
-
-_MAX_CHARACTERS = 120  #: in the displayed value of a field
+    def _add(self, name: str, outcome: Outcome, given: Any, **texts: str) -> None:
+        self.differences.append(Difference(field=name, outcome=outcome, given=as_text(given), **texts))
 
 
 def as_text(value: Any) -> str:
@@ -93,3 +170,74 @@ def as_text(value: Any) -> str:
         return ""
     text = str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())
     return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"
+
+
+def is_parallel(job: Section) -> bool:
+    """True for a parallel job or component, by its type or because it has a task."""
+    return job.get("type", "parallel" if "task" in job else None) == "parallel"
+
+
+def known_fields(job: Section, findings: MigrationFindings) -> Section:
+    """Return *job* without the unknown fields that Azure ignores, which are recorded; the others are refused before."""
+    result = _known_fields(job, PARALLEL, "", findings)
+    for key, known in (("task", _TASK), ("retry_settings", _RETRY), ("resources", _RESOURCES)):
+        if job.get(key) is not None:
+            result[key] = _known_fields(job.section(key), known, f"{key}.", findings)
+    return result
+
+
+def _known_fields(section: Section, known: Collection[str], prefix: str, findings: MigrationFindings) -> Section:
+    kept = Section(section.file)
+    for key, value in section.items():
+        if key in known:
+            kept.set_from(key, value, section)
+        else:
+            findings.left_out(f"{prefix}{key}", value, f"unknown field, which Azure ignores too{similar(key, known)}")
+    return kept
+
+
+def refuse(unknown_fields: Iterable[str]) -> None:
+    """Raise ValueError with a line for each unknown field, if there are any."""
+    lines = list(unknown_fields)
+    if lines:
+        raise ValueError("\n".join(lines))
+
+
+def unknown(section: Section, known: Collection[str], prefix: str = "") -> Iterator[str]:
+    """Yield a line for each unknown field of *section*, whose path is *prefix*: file, line and the most similar name."""
+    for key in section:
+        if key not in known:
+            yield f"{section.where(key)}: unknown field {f'{prefix}{key}'!r}{similar(key, known)}"
+
+
+def unknown_in_pipeline(pipeline: Section) -> Iterator[str]:
+    """Yield a line for each unknown field of a pipeline job and its parallel jobs; other jobs are not checked."""
+    yield from unknown(pipeline, _PIPELINE)
+    yield from unknown(pipeline.section("settings"), _SETTINGS, "settings.")
+    yield from _unknown_in_data(pipeline)
+    jobs = pipeline.section("jobs")
+    for name in jobs:
+        if is_parallel(jobs.section(name)):
+            yield from unknown_in_job(jobs.section(name), f"jobs.{name}.")
+
+
+def unknown_in_job(job: Section, prefix: str = "") -> Iterator[str]:
+    """Yield a line for each unknown field of a parallel job that Azure refuses: at the top level, and in its resources."""
+    yield from unknown(job, PARALLEL, prefix)
+    yield from unknown(job.section("resources"), _RESOURCES, f"{prefix}resources.")
+    yield from unknown_in_component(job, prefix)
+
+
+def unknown_in_component(component: Section, prefix: str = "") -> Iterator[str]:
+    """Yield a line for each unknown field that Azure refuses in a component as well: in its inputs, outputs and environment."""
+    task = component.section("task")
+    if isinstance(task.get("environment"), Section):
+        yield from unknown(task["environment"], _ENVIRONMENT, f"{prefix}task.environment.")
+    yield from _unknown_in_data(component, prefix)
+
+
+def _unknown_in_data(owner: Section, prefix: str = "") -> Iterator[str]:
+    for kind, known in (("inputs", _INPUT), ("outputs", _OUTPUT)):
+        for name, entry in owner.section(kind).items():
+            if isinstance(entry, Section):
+                yield from unknown(entry, known, f"{prefix}{kind}.{name}.")

@@ -1,138 +1,108 @@
-"""Converts the fields of a parallel job to those of a ParallelRunConfig."""
+"""Converts the fields of a parallel job to those of a ParallelRunConfig, and its arguments to those of the script."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from prefect_parallel_run.azureml.arguments import program_arguments
 from prefect_parallel_run.azureml.environment import job_environment
-from prefect_parallel_run.azureml.expressions import Input
-from prefect_parallel_run.azureml.findings import MigrationFindings
-from prefect_parallel_run.azureml.outputs import Outputs
-from prefect_parallel_run.azureml.references import References
+from prefect_parallel_run.azureml.findings import PARALLEL_LEFT, RESOURCES_LEFT, TASK_LEFT, MigrationFindings
+from prefect_parallel_run.azureml.job_data import Outputs
+from prefect_parallel_run.azureml.references import EXPRESSION, Data, Input, Literal, Migration, Missing
+from prefect_parallel_run.azureml.settings import Translation, job_options
 from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.config.validation import parse_keys
 from prefect_parallel_run.config.yaml_file import referenced_variable
 from prefect_parallel_run.config.yaml_reader import Section
 
-#: Fields of a job that are converted below or in other modules.
-_READ = {
-    *("$schema", "type", "name", "component", "task", "inputs", "outputs", "input_data", "compute", "description"),
-    *("mini_batch_size", "partition_keys", "mini_batch_error_threshold", "error_threshold", "retry_settings", "resources"),
-    *("max_concurrency_per_instance", "logging_level", "environment_variables", "is_deterministic"),
-}
-_TASK_READ = {"type", "code", "entry_script", "environment", "program_arguments", "append_row_to"}
-#: Reasons why fields of a job or pipeline are left out.
-WHY_LEFT = {
-    "display_name": "the step's name is displayed instead",
-    "experiment_name": "Prefect has flows instead of experiments",
-    "tags": "ParallelRunStep(…, tags=[…]) gives Prefect's task run tags",
-    "identity": "the script runs as the user who runs the flow",
-    "limits": "Prefect's timeout_seconds of the flow does this",
-    "version": "files are not versioned here",
-    "properties": "ParallelRunStep(…, tags=[…]) gives Prefect's task run tags",
-    "services": "a running step has no services; see Prefect's page and the report",
-    "queue_settings": "Prefect's work pools and queues do this",
-    "compute": "the step's compute_target determines where it runs",
-    "schedule": "a deployment of the flow in Prefect has schedules",
-    "is_deterministic": "it is read from each job of the pipeline",
-}
-WHY_SETTING_LEFT = {
-    "continue_on_step_failure": "a failed step raises in the flow: catch the exception to continue",
-    "continue_run_on_failed_optional_input": "a failed step raises in the flow: catch the exception to continue",
-    "default_datastore": "the step's output determines where outputs are",
-    "on_init": "call it first in the flow",
-    "on_finalize": "a state hook of Prefect's does this: @flow(on_completion=[…], on_failure=[…])",
-}
-_WHY_RESOURCE_LEFT = {
-    "properties": "Azure's containers and queues do not apply here",
-    "shm_size": "containers are not supported: the script runs in a process of the node",
-    "docker_args": "containers are not supported: the script runs in a process of the node",
-}
+WHY_NO_TARGET = "only your Azure workspace can resolve the cluster; another one, such as tls://host:8786"
+_ARGUMENTS = "task.program_arguments"
+_OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
+_PLACEHOLDER = re.compile(r"\{(?:output|(?:inputs|side_inputs)\.\w+)\}")
+#: Numbers of a job: section, field, and the field here.
+_NUMBERS = (
+    ("", "error_threshold", "error_threshold"),
+    ("", "mini_batch_error_threshold", "allowed_failed_count"),
+    ("", "max_concurrency_per_instance", "process_count_per_node"),
+    ("resources", "instance_count", "node_count"),
+    ("retry_settings", "timeout", "run_invocation_timeout"),
+    ("retry_settings", "max_retries", "run_max_try"),
+)
 
 
 def job_fields(
-    section: Section,
-    inputs: Mapping[str, Input],
-    split: str,
-    outputs: Outputs,
-    references: References,
-    findings: MigrationFindings,
+    section: Section, inputs: Mapping[str, Input], split: str, outputs: Outputs, migration: Migration
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the fields of the configuration, and the script's arguments."""
     task = section.section("task")
     fields: dict[str, Any] = {"output_action": "append_row" if outputs.appends else "summary_only"}
-    findings.taken("input_data", section.get("input_data"), f"inputs: {split}")
-    findings.taken("task.append_row_to", task.get("append_row_to"), f"output_action={fields['output_action']!r}")
+    migration.taken("input_data", section.get("input_data"), f"inputs: {split}")
+    migration.taken("task.append_row_to", task.get("append_row_to"), f"output_action={fields['output_action']!r}")
     if outputs.append_row_file_name is not None:
         fields["append_row_file_name"] = outputs.append_row_file_name
-    _script(task, fields, references, findings)
-    environment = job_environment(task, references, findings)
+    _script(task, fields, migration)
+    environment = job_environment(task, migration)
     if environment is not None:
         fields["environment"] = environment
-    _numbers(section, fields, findings)
-    _variables(section, fields, findings)
-    _target(section, fields, references, findings)
-    arguments_text = str(task.get("program_arguments") or "")
-    program = program_arguments(arguments_text, inputs, split, outputs, findings)
-    for key in sorted(fields.keys() & program.options.fields.keys()):
-        if fields[key] != program.options.fields[key]:
+    _numbers(section, fields, migration)
+    _texts(section, fields, migration)
+    _size(section, fields, migration)
+    _target(section, fields, migration)
+    options, arguments = program_arguments(str(task.get("program_arguments") or ""), inputs, split, outputs, migration)
+    for key in sorted(fields.keys() & options.fields.keys()):
+        if fields[key] != options.fields[key]:
             why = "program_arguments take precedence: they come last on the command line of Azure's driver"
-            findings.changed(key, fields[key], f"{key}={program.options.fields[key]!r}", why)
-    fields |= program.options.fields
-    findings.add(program.options.differences, "task.program_arguments ")
-    fields.setdefault("error_threshold", -1)  # as in Azure
-    for key in sorted(section.keys() - _READ):
-        findings.left_out(key, section[key], WHY_LEFT.get(key, "it is metadata of Azure"))
-    for key in sorted(task.keys() - _TASK_READ):
-        findings.left_out(f"task.{key}", task[key], "only scripts can be run here")
-    return fields, program.arguments
+            migration.changed(key, fields[key], f"{key}={options.fields[key]!r}", why)
+    migration.add(options.differences, f"{_ARGUMENTS} ")
+    migration.left_out_of(section, PARALLEL_LEFT)
+    migration.left_out_of(task, TASK_LEFT, "task.")
+    return {"error_threshold": -1, **fields, **options.fields}, arguments  # -1: as in Azure
 
 
-def _script(task: Section, fields: dict[str, Any], references: References, findings: MigrationFindings) -> None:
-    script = task.get("entry_script")
+def _script(task: Section, fields: dict[str, Any], migration: Migration) -> None:
+    script, code = task.get("entry_script"), task.get("code")
     if not isinstance(script, str):
-        raise ValueError(f"{task.where('entry_script')}: entry_script is {script!r}; expected a path below code")
+        raise task.error("entry_script", "a path below code")
     folder = task.file.absolute().parent
-    code = task.get("code")
     if code is None:
         fields["entry_script"] = str(folder / script)
-        findings.taken("task.entry_script", script, fields["entry_script"])
+        migration.taken("task.entry_script", script, fields["entry_script"])
         return
-    location = references.resolve(str(code), folder, "task.code", findings)
+    location = migration.resolve(str(code), folder, "task.code")
     fields["entry_script"] = script
-    findings.taken("task.entry_script", script, f"entry_script={script!r}")
+    migration.taken("task.entry_script", script, f"entry_script={script!r}")
     if location is not None:
         fields["source_directory"] = location
-        findings.taken("task.code", code, f"source_directory={location!r}")
+        migration.taken("task.code", code, f"source_directory={location!r}")
 
 
 def _numbers(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
-    """Convert numbers and other fields with a direct equivalent."""
-    retry, resources = section.section("retry_settings"), section.section("resources")
-    for owner, prefix, key, field in (
-        (section, "", "error_threshold", "error_threshold"),
-        (section, "", "mini_batch_error_threshold", "allowed_failed_count"),
-        (section, "", "max_concurrency_per_instance", "process_count_per_node"),
-        (resources, "resources.", "instance_count", "node_count"),
-        (retry, "retry_settings.", "timeout", "run_invocation_timeout"),
-        (retry, "retry_settings.", "max_retries", "run_max_try"),
-    ):
-        value = _number(owner, key)
-        if value is not None:
-            fields[field] = value + (key == "max_retries")
-            findings.taken(f"{prefix}{key}", value, f"{field}={fields[field]}")
-    for key in sorted(resources.keys() - {"instance_count"}):
-        why = _WHY_RESOURCE_LEFT.get(key, "the compute target determines the machines")
-        findings.left_out(f"resources.{key}", resources[key], why)
+    for name, key, field in _NUMBERS:
+        owner = section.section(name) if name else section
+        if owner.get(key) is None:
+            continue
+        try:
+            value = int(str(owner[key]))
+        except ValueError:
+            raise owner.error(key, "an integer") from None
+        fields[field] = value + (key == "max_retries")
+        findings.taken(f"{name}.{key}" if name else key, value, f"{field}={fields[field]}")
+    findings.left_out_of(section.section("resources"), RESOURCES_LEFT, "resources.")
+
+
+def _texts(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
     if section.get("logging_level") is not None:
         fields["logging_level"] = str(section["logging_level"])
         findings.taken("logging_level", fields["logging_level"], "the same")
     if section.get("description") is not None:
         fields["description"] = str(section["description"]).strip()
         findings.taken("description", None, "the same")
-    _size(section, fields, findings)
+    variables = {name: "" if value is None else str(value) for name, value in section.section("environment_variables").items()}
+    report_variables(variables, findings)
+    if variables:
+        fields["environment_variables"] = variables
 
 
 def _size(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
@@ -149,25 +119,6 @@ def _size(section: Section, fields: dict[str, Any], findings: MigrationFindings)
         fields["mini_batch_size"] = str(size).replace(" ", "")  # reported later, when the unit is known
 
 
-def _number(owner: Section, key: str) -> int | None:
-    value = owner.get(key)
-    if value is None:
-        return None
-    try:
-        number = int(str(value))
-    except ValueError:
-        raise owner.error(key, "an integer") from None
-    return number
-
-
-def _variables(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
-    values = section.section("environment_variables")
-    variables = {name: "" if value is None else str(value) for name, value in values.items()}
-    report_variables(variables, findings)
-    if variables:
-        fields["environment_variables"] = variables
-
-
 def report_variables(variables: Mapping[str, str], findings: MigrationFindings) -> None:
     """Record that the generated Python reads the values of these variables from the environment."""
     for name, text in variables.items():
@@ -176,14 +127,61 @@ def report_variables(variables: Mapping[str, str], findings: MigrationFindings) 
         findings.changed(f"environment_variables.{name}", None, f"the environment's {source}", why)
 
 
-def _target(section: Section, fields: dict[str, Any], references: References, findings: MigrationFindings) -> None:
+def _target(section: Section, fields: dict[str, Any], migration: Migration) -> None:
     compute = section.get("compute")
     if compute is None or compute == LOCAL:
         return
-    known = references.known(str(compute))
+    known = migration.references.known(str(compute))
     if known is not None:
         fields["compute_target"] = known
-        findings.changed("compute", compute, known, "as specified")
+        migration.changed("compute", compute, known, "as specified")
     else:
-        why = "only your Azure workspace can resolve the cluster; another one, such as tls://host:8786"
-        findings.changed("compute", compute, "this machine", why, str(compute))
+        migration.changed("compute", compute, "this machine", WHY_NO_TARGET, str(compute))
+
+
+def program_arguments(
+    text: str, inputs: Mapping[str, Input], split: str, outputs: Outputs, findings: MigrationFindings
+) -> tuple[Translation, tuple[str, ...]]:
+    """Return the options for Azure's driver in a job's arguments, translated, and the script's arguments.
+
+    Args:
+        text: The field's text; a part in ``$[[…]]`` applies only if all inputs in it have values.
+        inputs: The job's inputs, by name.
+        split: Name of the input that is split into mini-batches.
+        outputs: The job's outputs.
+        findings: Receives the differences.
+
+    Raises:
+        ValueError: The text refers to an unknown input or output, has an unclosed quote, or an option with an invalid value.
+    """
+    text = _OPTIONAL.sub(lambda match: match[1] if _have_values(match[1], inputs) else "", text)
+    try:  # without blanks in expressions, each stays one word
+        words = shlex.split(EXPRESSION.sub(lambda match: f"${{{{{match[1]}}}}}", text))
+    except ValueError as error:
+        raise ValueError(f"{_ARGUMENTS}: {error}: {text!r}") from None
+    for word in words:
+        if ours := _PLACEHOLDER.search(EXPRESSION.sub("", word)):
+            findings.open(_ARGUMENTS, word, f"{ours[0]} is a placeholder here: the script would receive a path instead")
+    arguments = [EXPRESSION.sub(lambda match: _value(match[1], inputs, split, outputs), word) for word in words]
+    options, rest = job_options(arguments)
+    return options, tuple(rest)
+
+
+def _have_values(text: str, inputs: Mapping[str, Input]) -> bool:
+    names = (match[1].removeprefix("inputs.") for match in EXPRESSION.finditer(text) if match[1].startswith("inputs."))
+    return all(inputs.get(name) is not None for name in names)
+
+
+def _value(inside: str, inputs: Mapping[str, Input], split: str, outputs: Outputs) -> str:
+    kind, _, name = inside.partition(".")
+    if kind == "outputs" and name in outputs.places:
+        return outputs.places[name]
+    value = inputs.get(name) if kind == "inputs" else None
+    if isinstance(value, Literal):
+        return value.text
+    if isinstance(value, Missing):
+        return value.reference
+    if isinstance(value, Data):
+        return f"{{{'inputs' if name == split else 'side_inputs'}.{name}}}"
+    known = ", ".join([*(f"inputs.{key}" for key in inputs), *(f"outputs.{key}" for key in outputs.places)]) or "none"
+    raise ValueError(f"{_ARGUMENTS}: ${{{{{inside}}}}} is unknown; expected one of: {known}")

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_parallel_run.azureml.findings import Difference, Outcome
+from prefect_parallel_run.azureml.findings import PARALLEL, Difference, Outcome
 from prefect_parallel_run.azureml.mltable import FILE_NAME, load_mltable
 from prefect_parallel_run.azureml.references import References
-from prefect_parallel_run.azureml.schema import PARALLEL
 from prefect_parallel_run.azureml.step import ImportedStep
 from prefect_parallel_run.azureml.v1 import load_v1
 from prefect_parallel_run.azureml.v2 import load_jobs
@@ -56,23 +55,20 @@ def load(path: str | os.PathLike[str], references: Mapping[str, str] | None = No
     return imported
 
 
+def _load(file: Path, references: References) -> Imported:
+    if file.is_dir() and not (file / FILE_NAME).is_file():
+        raise ValueError(f"{file}: the folder lacks a file {FILE_NAME}; expected a YAML file, or a folder with {FILE_NAME}")
+    document = Section(file) if file.is_dir() or file.name == FILE_NAME else read_document(file)
+    if "parallel_run_config" in document or _is_without_root_key(document):
+        return Imported(file=file, steps=(load_v1(file, references),))
+    if not document or document.get("type") == "mltable" or "paths" in document:
+        table = load_mltable(file, references)
+        return Imported(file=file, dataset=table.dataset, differences=tuple(table.differences))
+    steps, differences = load_jobs(document, references)
+    return Imported(file=file, steps=tuple(steps), differences=tuple(differences))
+
+
 def _is_without_root_key(document: Section) -> bool:
     """True for the fields of a ParallelRunConfig at the top level; the reader of version 1 reports the missing root key."""
     only = {*ParallelRunConfig.model_fields, "compute_target_name"} - PARALLEL
     return bool(only & document.keys()) and not {"type", "task", "jobs"} & document.keys()
-
-
-def _load(file: Path, references: References) -> Imported:
-    if file.is_dir() and not (file / FILE_NAME).is_file():
-        raise ValueError(f"{file}: the folder lacks a file {FILE_NAME}; expected a YAML file, or a folder with {FILE_NAME}")
-    if file.is_dir() or file.name == FILE_NAME:
-        table = load_mltable(file, references)
-        return Imported(file=file, dataset=table.dataset, differences=tuple(table.differences))
-    document = read_document(file)
-    if "parallel_run_config" in document or _is_without_root_key(document):
-        return Imported(file=file, steps=(load_v1(file, references),))
-    if document.get("type") == "mltable" or "paths" in document:
-        table = load_mltable(file, references)
-        return Imported(file=file, dataset=table.dataset, differences=tuple(table.differences))
-    jobs = load_jobs(file, references, document)
-    return Imported(file=file, steps=tuple(jobs.steps), differences=tuple(jobs.differences))

@@ -76,11 +76,6 @@ class ImportedStep:
             "allow_reuse": self.allow_reuse,
         }
 
-    def make_folders(self) -> None:
-        """Create the folders below the output that exist in Azure when a script starts."""
-        for folder in self.folders:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-
 
 def step_name(text: str) -> str:
     """Return a valid step name.

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.azureml.findings import MigrationFindings
-from prefect_parallel_run.azureml.job_fields import report_variables
+from prefect_parallel_run.azureml.job_fields import WHY_NO_TARGET, report_variables
 from prefect_parallel_run.azureml.references import References, mapping_note
 from prefect_parallel_run.azureml.settings import FILE_NAME, source_settings
 from prefect_parallel_run.azureml.step import ImportedStep, step_name
 from prefect_parallel_run.config.base import build
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
-from prefect_parallel_run.config.script_path import find_beside
-from prefect_parallel_run.config.validation import names_a_cluster
+from prefect_parallel_run.config.validation import find_beside, names_a_cluster
 from prefect_parallel_run.config.yaml_file import WHY_NO_AZURE, ParsedConfig, read_fields
 
 _ENVIRONMENT_WHY = (
@@ -79,19 +78,16 @@ def _target(target: Any, references: References, findings: MigrationFindings) ->
     if names_a_cluster(target):
         findings.taken("compute_target", target, "the same")
         return target
-    why = "only your Azure workspace can resolve the cluster; another one, such as tls://host:8786"
-    findings.changed("compute_target", target, "this machine", why, target)
+    findings.changed("compute_target", target, "this machine", WHY_NO_TARGET, target)
     return LOCAL
 
 
 def _anchor(fields: dict[str, Any], folder: Path, findings: MigrationFindings) -> None:
     """Make source_directory, or an entry_script without one, relative to the file's folder if it exists only there."""
-    script, source_directory = fields.get("entry_script"), fields.get("source_directory")
-    if not isinstance(script, str) or not isinstance(source_directory, str | None):
-        return  # validation reports the invalid value with its line
-    fields |= find_beside(script, source_directory, folder)
-    if source_directory is None:
-        return
+    source_directory = fields.get("source_directory")
+    fields |= find_beside(fields, folder)
+    if not isinstance(source_directory, str):
+        return  # validation reports an invalid value with its line
     here = fields["source_directory"]
     if here == source_directory and not _same(source_directory, folder):
         why = f"it is relative to the current folder; another one exists beside the file, in {folder}"

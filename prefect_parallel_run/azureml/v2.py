@@ -10,19 +10,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect_parallel_run._units import parse_size
-from prefect_parallel_run.azureml.expressions import Data, Input, Values, bound_inputs, expression, merge_component
-from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
-from prefect_parallel_run.azureml.job_fields import WHY_LEFT, WHY_SETTING_LEFT, job_fields
-from prefect_parallel_run.azureml.job_inputs import side_inputs, split_dataset, split_input
-from prefect_parallel_run.azureml.outputs import job_outputs
-from prefect_parallel_run.azureml.references import References
-from prefect_parallel_run.azureml.schema import (
+from prefect_parallel_run.azureml.findings import (
+    PIPELINE_LEFT,
+    SETTINGS_LEFT,
+    Difference,
+    MigrationFindings,
+    Outcome,
     is_parallel,
+    known_fields,
     refuse,
-    split_ignored,
     unknown_in_component,
     unknown_in_job,
     unknown_in_pipeline,
+)
+from prefect_parallel_run.azureml.job_data import job_outputs, side_inputs, split_dataset, split_input
+from prefect_parallel_run.azureml.job_fields import job_fields
+from prefect_parallel_run.azureml.references import (
+    DATA_TYPES,
+    Data,
+    Input,
+    Migration,
+    References,
+    Values,
+    bound_inputs,
+    expression,
 )
 from prefect_parallel_run.azureml.settings import FILE_NAME as SETTINGS_FILE
 from prefect_parallel_run.azureml.settings import source_settings
@@ -31,7 +42,6 @@ from prefect_parallel_run.config.yaml_reader import Section, read_document
 from prefect_parallel_run.storage.paths import absolute_location
 
 _WITH_UNIT = re.compile(r"[0-9]+[KMG]B", re.IGNORECASE)
-_READ = {"$schema", "type", "name", "jobs", "inputs", "outputs", "settings", "description"}
 
 
 class Job(NamedTuple):
@@ -40,31 +50,22 @@ class Job(NamedTuple):
     name: str
     section: Section
     pipeline: Section | None
-    prefix: str  #: path of its fields in the file
 
 
-class Jobs(NamedTuple):
-    """The steps of a file, and the differences of the rest of the file."""
-
-    steps: list[ImportedStep]
-    differences: list[Difference]
-
-
-def load_jobs(path: Path, references: References, document: Section | None = None) -> Jobs:
-    """Return every parallel job in *path* as a step; paths are relative to the file that contains them.
+def load_jobs(document: Section, references: References) -> tuple[list[ImportedStep], list[Difference]]:
+    """Return every parallel job in a file as a step, and the differences of the rest of the file.
 
     Raises:
         ValueError: There is no parallel job, or one is not supported; the error names file, line and field.
     """
-    document = document or read_document(path)
     findings = MigrationFindings()
     jobs = list(_jobs(document, references, findings))
     if not jobs:
-        raise ValueError(f"{path}: expected a job of type parallel, found none")
-    steps: list[ImportedStep] = []
+        raise ValueError(f"{document.file}: expected a job of type parallel, found none")
+    steps: dict[str, ImportedStep] = {}
     for job in _ordered(jobs):
-        steps.append(_step(path, job, references, {step.name: step for step in steps}))
-    return Jobs(steps, findings.differences)
+        steps[job.name] = _step(document.file, job, references, steps)
+    return list(steps.values()), findings.differences
 
 
 def _jobs(document: Section, references: References, findings: MigrationFindings) -> Iterator[Job]:
@@ -73,21 +74,16 @@ def _jobs(document: Section, references: References, findings: MigrationFindings
             raise ValueError(f"{document.file}, line 1: not a parallel job: expected `type: parallel` with a `task`")
         is_job = "paralleljob" in str(document.get("$schema")).lower()  # Azure treats any other file as a component
         refuse(unknown_in_job(document) if is_job else unknown_in_component(document))
-        yield Job(step_name(str(document.get("name") or document.file.stem)), document, None, "")
+        yield Job(step_name(str(document.get("name") or document.file.stem)), document, None)
         return
     refuse(unknown_in_pipeline(document))
+    findings.left_out_of(document, PIPELINE_LEFT)
+    findings.left_out_of(document.section("settings"), SETTINGS_LEFT, "settings.")
     jobs = document.section("jobs")
-    for key in sorted(document.keys() - _READ):
-        findings.left_out(key, document[key], WHY_LEFT.get(key, "it is metadata of Azure"))
-    for key, value in document.section("settings").items():
-        if key != "force_rerun":
-            findings.left_out(
-                f"settings.{key}", value, WHY_SETTING_LEFT.get(key, "the step's compute_target determines where it runs")
-            )
     for name in jobs:
         job = _with_component(jobs.section(name), name, references)
         if is_parallel(job):
-            yield Job(step_name(name), job, document, f"jobs.{name}.")
+            yield Job(step_name(name), job, document)
         else:
             findings.left_out(f"jobs.{name}", f"of type {job.get('type')}", "convert it to a separate task in the flow")
 
@@ -120,66 +116,102 @@ def _with_component(job: Section, name: str, references: References) -> Section:
     if known is not None and not path.is_file():
         raise job.error("component", f"a file; it is mapped to {str(path)!r}, which is not a file")
     if not path.is_file():
-        expected = "a YAML file; map a component of your workspace to a file: --map "
-        raise job.error(
-            "component", f"{expected}{shlex.quote(f'{reference}=FILE')}, in Python references={{{reference!r}: FILE}}"
-        )
+        how = f"--map {shlex.quote(f'{reference}=FILE')}, in Python references={{{reference!r}: FILE}}"
+        raise job.error("component", f"a YAML file; map a component of your workspace to a file: {how}")
     component = read_document(path)
-    if is_parallel(component):
-        refuse(
-            [*unknown_in_job(job, f"jobs.{name}."), *unknown_in_component(component)]
-        )  # a job may take its type from its component
-    return merge_component(component, job)
+    if is_parallel(component):  # a job may take its type from its component
+        refuse([*unknown_in_job(job, f"jobs.{name}."), *unknown_in_component(component)])
+    return _merge_component(component, job)
+
+
+def _merge_component(component: Section, job: Section) -> Section:
+    """Return a component overridden by the job that uses it; inputs and settings are merged one by one."""
+    merged = {}
+    for key in component.keys() & job.keys():
+        base, override = component[key], job[key]
+        if isinstance(base, Section) and isinstance(override, Section):
+            if key in ("inputs", "outputs"):
+                merged[key] = _merge_data(base, override)
+            elif key in ("resources", "retry_settings", "environment_variables"):
+                merged[key] = _merge(base, override)
+    result = _merge(component, job)
+    result.update(merged)
+    result.file = component.file
+    return result
+
+
+def _merge(base: Section, override: Section) -> Section:
+    result = Section(override.file)
+    for source in (base, override):
+        for key, value in source.items():
+            result.set_from(key, value, source)
+    return result
+
+
+def _merge_data(base: Section, override: Section) -> Section:
+    """Return inputs or outputs of a component merged with those of a job; a plain value fills in a declared input."""
+    result = _merge(base, Section(override.file))
+    for name, value in override.items():
+        declared = base.get(name)
+        if not isinstance(declared, Section) or expression(value) is not None:
+            result.set_from(name, value, override)
+        elif isinstance(value, Section):
+            result.set_from(name, _merge(declared, value), override)
+        elif value is not None:
+            filled_in = Section(override.file)
+            filled_in["path" if declared.get("type") in DATA_TYPES else "value"] = value
+            result.set_from(name, _merge(declared, filled_in), override)
+    return result
 
 
 def _step(path: Path, job: Job, references: References, before: Mapping[str, ImportedStep]) -> ImportedStep:
-    findings = MigrationFindings()
+    migration = Migration(references=references)
     inputs = {
         name: _follow_output(value, before) for name, value in bound_inputs(job.section, job.pipeline, references).items()
     }
     split = split_input(job.section, inputs)
-    section = _substitute(job, Values(inputs, job.pipeline, references), findings)
-    task = section.section("task")
-    if task.get("type", "run_function") not in ("run_function", "function"):
-        raise task.error("type", "run_function")
-    base = path.absolute().parent / "outputs" / job.name
-    outputs = job_outputs(section, job.pipeline, base, references, findings)
-    fields, arguments = job_fields(section, inputs, split, outputs, references, findings)
-    keys = fields.get("partition_keys") or ()
-    dataset = split_dataset(split, inputs[split], keys, references, findings)
-    _report_size(section.get("mini_batch_size"), fields, dataset.kind, findings)
-    sides = side_inputs(split, inputs, references, findings)
-    force = job.pipeline is not None and job.pipeline.section("settings").get("force_rerun") is True
+    section = _substitute(job, Values(inputs, job.pipeline, references), migration)
+    outputs = job_outputs(section, job.pipeline, path.absolute().parent / "outputs" / job.name, migration)
+    fields, arguments = job_fields(section, inputs, split, outputs, migration)
+    dataset = split_dataset(split, inputs[split], fields.get("partition_keys") or (), migration)
+    _report_size(section.get("mini_batch_size"), fields, dataset.kind, migration)
+    step = ImportedStep(
+        file=path,
+        name=job.name,
+        fields=fields,
+        inputs=dataset,
+        output=outputs.root,
+        side_inputs=side_inputs(split, inputs, migration),
+        arguments=arguments,
+        allow_reuse=_allow_reuse(section, job.pipeline, migration),
+        places={name: outputs.actual(name) for name in outputs.places},
+        folders=outputs.folders(),
+    )
+    if not any(difference.field == "task.code" and difference.outcome is Outcome.OPEN for difference in migration.differences):
+        plain = replace(step, fields={key: value for key, value in fields.items() if key != "environment_variables"})
+        migration.add(source_settings(plain.config).differences, f"{SETTINGS_FILE} ")
+    return replace(step, differences=tuple(migration.differences))
+
+
+def _allow_reuse(section: Section, pipeline: Section | None, findings: MigrationFindings) -> bool:
+    force = pipeline is not None and pipeline.section("settings").get("force_rerun") is True
     allow_reuse = not force and section.get("is_deterministic") is not False
     if "is_deterministic" in section or force:
         findings.taken("settings.force_rerun" if force else "is_deterministic", None, f"allow_reuse={allow_reuse}")
-    return _with_settings(
-        ImportedStep(
-            file=path,
-            name=job.name,
-            fields=fields,
-            inputs=dataset,
-            output=outputs.root,
-            side_inputs=sides,
-            arguments=arguments,
-            allow_reuse=allow_reuse,
-            places={name: outputs.actual(name) for name in outputs.places},
-            folders=outputs.folders(),
-            differences=tuple(findings.differences),
-        )
-    )
+    return allow_reuse
 
 
 def _substitute(job: Job, values: Values, findings: MigrationFindings) -> Section:
     """Return a job's fields with literals filled in; a missing value becomes a required decision."""
-    known, ignored = split_ignored(job.section)
-    for field in ignored:
-        findings.left_out(field.name, field.value, f"unknown field, which Azure ignores too{field.hint}")
+    known = known_fields(job.section, findings)
     section = values.substitute(known, ("inputs", "outputs", "input_data", "task"))
     section.set_from("task", values.substitute(known.section("task"), ("program_arguments", "append_row_to")), known)
     for inside, reference in values.missing.items():
         if inside.startswith("parent."):  # the job's own are reported with its inputs
             findings.open_value(inside, reference)
+    task = section.section("task")
+    if task.get("type", "run_function") not in ("run_function", "function"):
+        raise task.error("type", "run_function")
     return section
 
 
@@ -195,17 +227,6 @@ def _report_size(size_given: Any, fields: Mapping[str, Any], kind: str, findings
         findings.changed("mini_batch_size", size, f"{parse_size(str(size))} files", why)
     elif size_given is not None:
         findings.taken("mini_batch_size", size_given, f"mini_batch_size={size!r}")
-
-
-def _with_settings(step: ImportedStep) -> ImportedStep:
-    """Return the step with the differences of its settings file; raises ValueError for an invalid field."""
-    if any(difference.field == "task.code" for difference in step.undecided):
-        return step
-    fields = {key: value for key, value in step.fields.items() if key != "environment_variables"}
-    plain = ImportedStep(file=step.file, name=step.name, fields=fields)
-    findings = MigrationFindings(list(step.differences))
-    findings.add(source_settings(plain.config).differences, f"{SETTINGS_FILE} ")
-    return replace(step, differences=tuple(findings.differences))
 
 
 def _follow_output(value: Input, before: Mapping[str, ImportedStep]) -> Input:

@@ -2,8 +2,8 @@
 
 from typing import Any, Dict, NoReturn, Optional
 
-from .context import current
-from .retry import CODES
+from .entry_script import current
+from .failure import CODES
 
 _INSTEAD = {
     "Dataset": "the step's inputs are passed to run(), side_inputs are paths in EntryScript().side_inputs",
@@ -108,7 +108,7 @@ class ModelNotFoundException(AzureMLException):
 
 
 class ParallelRunException(AzureMLException):
-    """Raised by run() to control what happens after this failed attempt; child/retry.py reads it.
+    """Raised by run() to control what happens after this failed attempt; child/failure.py reads it.
 
     Args:
         exception_message: The error message.

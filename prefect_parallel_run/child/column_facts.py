@@ -4,9 +4,7 @@ A schema carries them as metadata, so that the columns of all mini-batches can b
 """
 
 import json
-from typing import Any, Dict, Iterable, Iterator, Set, Tuple
-
-from .leaves import Path, leaves
+from typing import Any, Callable, Dict, Iterable, Iterator, Set, Tuple
 
 KEY = b"prefect_parallel_run.facts"  #: key in the schema's metadata; JSON, ``[[path of the column, fact], ...]``
 NEGATIVE = "negative"  #: contains a negative integer
@@ -16,20 +14,20 @@ HUGE = "huge"  #: contains an integer beyond 2**63 - 1
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _MOST = 2**63 - 1
 _EXACT = 2**53
-_NOT_IN_PARQUET = ("dense_union", "sparse_union", "run_end_encoded", "month_day_nano_interval")  #: names of Arrow types
 
+#: Path of values: the column, then fields of structs, ``item`` of lists, ``key`` and ``value`` of maps.
+Path = Tuple[str, ...]
 Fact = Tuple[Path, str]  #: path of the values, and the fact
 
 
-def facts_of(table: Any) -> Set[Fact]:
-    """Return the facts of a pyarrow.Table; raises ValueError for a column of a type that a Parquet file cannot hold."""
+def facts_of(table: Any, check: Callable[[str, Any, Set[str]], None] = lambda *_: None) -> Set[Fact]:
+    """Return the facts of a pyarrow.Table; call *check* with column, type and facts of all values that are not nested."""
     facts: Set[Fact] = set()
     for name, column in zip(table.schema.names, table.columns):
         for path, array in (leaf for chunk in column.chunks for leaf in leaves(chunk, (name,))):
-            if str(array.type).startswith(_NOT_IN_PARQUET):
-                problem = f"column {name!r} has values of type {array.type}, which a Parquet file cannot hold"
-                raise ValueError(f"{problem}; return values of another type")
-            facts.update((path, fact) for fact in _facts(array))
+            own = set(_facts(array))
+            check(name, array.type, own)
+            facts.update((path, fact) for fact in own)
     return facts
 
 
@@ -69,3 +67,22 @@ def _of_times(unit: str, least: int, most: int) -> Iterator[str]:
     for finer, parts in _UNITS.items():
         if parts > _UNITS[unit] and size * (parts // _UNITS[unit]) > _MOST:
             yield finer
+
+
+def leaves(array: Any, path: Path = ()) -> Iterator[Tuple[Path, Any]]:
+    """Yield the arrays of values that are not nested, each with its path; a dictionary array gives its categories."""
+    import pyarrow as pa  # noqa: PLC0415  only tables need it
+
+    kind, is_type = array.type, pa.types
+    if is_type.is_dictionary(kind):
+        yield from leaves(array.dictionary, path)
+    elif is_type.is_struct(kind):
+        for field, inner in zip(kind, array.flatten()):
+            yield from leaves(inner, (*path, field.name))
+    elif is_type.is_map(kind):
+        yield from leaves(array.keys, (*path, "key"))
+        yield from leaves(array.items, (*path, "value"))
+    elif hasattr(kind, "value_field"):  # a list of any layout
+        yield from leaves(array.flatten(), (*path, "item"))
+    else:
+        yield path, array

@@ -6,57 +6,58 @@ from typing import Any, Dict, NoReturn, Sequence
 
 from .csv_dialect import dialect_of, fields_of_first, pandas_options, records
 from .table_types import GIVEN, of_one_type
-from .text import BOM, BadRecord, not_encoded
+from .text import BOM, BadRecord, TextReader, location, not_encoded
 
 _OTHER_DELIMITERS = ";\t|"
 _BOOLEAN = re.compile(rb"(?i)true|false")
 _LONGEST_HEADER = 60  #: characters of a header that an error shows
 
 
-def read_records(work: Dict[str, Any], data: bytes) -> Any:
-    """Return the records in *data*."""
-    import warnings  # noqa: PLC0415  only tables need it
+class DelimitedReader(TextReader):
+    """Reads records as pandas.read_csv does."""
 
+    def frame(self, work: Dict[str, Any], data: bytes) -> Any:
+        """Return the records."""
+        import warnings  # noqa: PLC0415  only tables need it
+
+        import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+
+        options = _options(work)
+        if fields_of_first(data, dialect_of(work)) > len(options["names"]):  # pandas would take its number of columns from it
+            _raise_for_record(work, data, "the first record has too many fields")
+        if data.startswith(BOM) and options["encoding"] == "utf-8":
+            data = b"\n" + data  # the file's own mark was removed before: this one is text
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                warnings.simplefilter("ignore", RuntimeWarning)  # from numpy, for a cast that pandas then refuses
+                return of_one_type(_without_extra(work, data, _read(data, options)), work["types"])
+        except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+            _raise_for_record(work, data, str(error))
+        except UnicodeDecodeError as error:
+            raise BadRecord(f"{location(work)}: {not_encoded(options['encoding'], error)}") from None
+        except (ValueError, TypeError, OverflowError):
+            _raise_for_value(work, data, options)
+            raise
+
+    def part(self, work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
+        """Return records."""
+        spans = list(records(data, dialect_of(work)))[start:stop]
+        return b"".join(data[begin:end] for begin, end, _ in spans)
+
+
+def _options(work: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the options of pandas.read_csv for a mini-batch."""
     import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
-    names = work.get("columns", range(len(work["types"])))
-    allowed = work.get("fields", len(names))
-    options = {**pandas_options(work), "header": None, "names": names, "index_col": False}
-    declared = {name: kind for name, kind in zip(names, work["types"]) if kind in GIVEN}
     # Only strings need their type in advance: "007" looks like a number within this mini-batch.
     text = pd.api.types.pandas_dtype(str)  # looked up once, not for every column
-    options["dtype"] = {**{name: text for name, kind in zip(names, work["types"]) if kind == "text"}, **declared}
-    if allowed > len(names):
+    names = work.get("columns", range(len(work["types"])))
+    dtype = {name: text if kind == "text" else kind for name, kind in zip(names, work["types"]) if kind in ("text", *GIVEN)}
+    if work.get("fields", len(names)) > len(names):
         extra = " ".join(names) + " "  # no other column can have this name
-        options["names"] = [*names, extra]
-        options["dtype"][extra] = text
-    if fields_of_first(data, dialect_of(work)) > allowed:  # pandas would take its number of columns from this record
-        _raise_for_record(work, data, "the first record has too many fields")
-    if data.startswith(BOM) and options["encoding"] == "utf-8":
-        data = b"\n" + data  # the file's own mark was removed before: this one is text
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            warnings.simplefilter("ignore", RuntimeWarning)  # from numpy, for a cast that pandas then refuses
-            return of_one_type(_without_extra(work, data, _read(data, options)), work["types"])
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        _raise_for_record(work, data, str(error))
-    except UnicodeDecodeError as error:
-        raise BadRecord(f"{location(work)}: {not_encoded(options['encoding'], error)}") from None
-    except (ValueError, TypeError, OverflowError):
-        _raise_for_value(work, data, options, declared)
-        raise
-
-
-def some_records(work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
-    """Return the bytes of records *start* to *stop* of *data*; other records may be broken."""
-    spans = list(records(data, dialect_of(work)))[start:stop]
-    return b"".join(data[begin:end] for begin, end, _ in spans)
-
-
-def location(work: Dict[str, Any]) -> str:
-    """Describe the location of a mini-batch's records, for errors."""
-    return f"{work['path']}, {work['rows']} records from {work['first']} on"
+        names, dtype[extra] = [*names, extra], text
+    return {**pandas_options(work), "header": None, "names": names, "index_col": False, "dtype": dtype}
 
 
 def likely_delimiter(columns: Sequence[str], delimiter: str) -> str:
@@ -90,8 +91,9 @@ def _raise_for_record(work: Dict[str, Any], data: bytes, reason: str, position: 
     raise BadRecord(f"{location(work)}: {reason}")
 
 
-def _raise_for_value(work: Dict[str, Any], data: bytes, options: Dict[str, Any], declared: Dict[Any, str]) -> None:
+def _raise_for_value(work: Dict[str, Any], data: bytes, options: Dict[str, Any]) -> None:
     """Raise BadRecord for the first record with a value that does not fit the dataset's type for its column."""
+    declared = {name: kind for name, kind in zip(options["names"], work["types"]) if kind in GIVEN}
     if _fits(data, options, declared):
         return
     spans = list(records(data, dialect_of(work)))

@@ -1,19 +1,26 @@
-"""Describes an exception as text: its type, message, the script's part of the traceback, and a fingerprint of the cause."""
+"""Describes an exception of the script as text, without secrets, and reads its requests: no retry, a pause, another process.
+
+Azure's ParallelRunException has the requests in ``code`` and ``delay_seconds``. It is recognised by its name: the script raises
+the real one if azureml-core is installed, else the stand-in (azureml_errors.py).
+"""
 
 import hashlib
 import json
 import os
 import traceback
-from typing import Iterable, Iterator, List, NamedTuple, Set
+from typing import Any, Iterable, Iterator, List, NamedTuple, Set
 
 from .pandas_advice import pandas_advice
-from .retry import retry_directive
 
 _OWN_MODULES = f"{__package__}."  #: error types of these modules are shown without the module
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
 _LONGEST_TEXT = 4_000  #: characters of an exception's text that are kept
 _LONGEST_TRACEBACK = 20_000
 _SHORTEST_SECRET = 4  #: characters
+RESTART, STOP = "restart", "stop"  #: exit with or without a replacement
+CODES = ("Retry.NoRetry", "Retry.Sleep", "Retry.RestartProcess", "Retry.StopProcess")
+_LONGEST_PAUSE = 1e9  #: s
+_LEAVES = {"Retry.RestartProcess": RESTART, "Retry.StopProcess": STOP}
 
 
 class Failure(NamedTuple):
@@ -129,3 +136,31 @@ def _shorten(text: str, longest: int) -> str:
         return text
     half = longest // 2
     return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+class RetryDirective(NamedTuple):
+    """The requests of a script."""
+
+    final: bool = False  #: another attempt cannot help
+    leave: str = ""  #: RESTART or STOP: this process exits once it has answered
+    pause: float = 0.0  #: s until the next mini-batch of this process, or of its replacement
+
+
+def retry_directive(error: BaseException) -> RetryDirective:
+    """Return the requests of *error*: NoRetry by a class or ``code`` of that name, the others by Azure's exception only."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    code = getattr(error, "code", None)
+    code = getattr(code, "name", code)
+    is_final = "NoRetry" in kinds or (isinstance(code, str) and code in ("NoRetry", "Retry.NoRetry"))
+    if "ParallelRunException" not in kinds:
+        return RetryDirective(is_final)
+    return RetryDirective(is_final, _LEAVES.get(str(code), ""), _seconds(getattr(error, "delay_seconds", 0)))
+
+
+def _seconds(value: Any) -> float:
+    """Return a number of seconds, 0 for an invalid value."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return min(max(seconds, 0.0), _LONGEST_PAUSE) if seconds == seconds else 0.0  # noqa: PLR0124  NaN

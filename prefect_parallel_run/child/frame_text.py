@@ -1,17 +1,49 @@
-"""Writes a DataFrame as delimited text with Arrow, column by column: the same bytes as pandas, but faster.
+"""Writes a DataFrame as delimited text: the bytes of pandas, but where possible faster, with Arrow, column by column.
 
 pandas passes every value to Python's csv module, one or two microseconds a row. Here a column of numbers, booleans or strings
 becomes a column of fields, and the fields are joined in one call. Values that might not give the same bytes are left to pandas.
 """
 
 import re
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
+from .rows import Encoded, to_utf8
+
+MANY_ROWS = 100  #: from this number on Arrow is faster than pandas
+_PLAIN_SEPARATORS = " ,;\t|"  #: never part of a number or boolean, so that only strings may need quotes
+_DIALECT = {"quoting", "quotechar", "doublequote", "escapechar"}  #: options that change how a field is quoted
 #: Column types that Arrow and pandas treat alike; the values of object and category columns are checked too.
 _KNOWN = {f"{kind}{bits}" for kind in ("int", "uint", "Int", "UInt") for bits in (8, 16, 32, 64)}
 _KNOWN |= {"bool", "boolean", "str", "string", "object", "category"}
 #: Above 0.0001 and below this, every version of numpy and Arrow writes floats without an exponent.
 _PLAIN_BELOW = {"float64": 1e10, "float32": 1e6}
+
+
+def encode_frame(frame: Any, keywords: Dict[str, Any], with_header: bool) -> Encoded:
+    """Return a DataFrame as pandas writes it with these options; by default without index, minimally quoted, in UTF-8."""
+    if not frame.shape[1]:
+        return Encoded(len(frame), b"", b"\n" * len(frame))
+    options = {"index": False, **keywords, "lineterminator": "\n"}
+    encoding, names = options.pop("encoding", ""), options.pop("header", True)
+    header = frame.iloc[:0].to_csv(header=names, **options) if with_header else ""
+    is_plain = keywords.keys() == {"sep"} and keywords["sep"] in _PLAIN_SEPARATORS
+    body = delimited(frame, keywords["sep"]) if is_plain and len(frame) >= MANY_ROWS else None
+    if body is not None:
+        return Encoded(len(frame), to_utf8(header), body)
+    text = frame.to_csv(header=False, **options)
+    if "\r" in text and not _DIALECT & keywords.keys():
+        # pandas does not quote it, and a reader would mistake it for the end of a row
+        text = with_unix_line_ends(frame.to_csv(header=False, **{**options, "lineterminator": "\r\n"}))
+    if encoding:
+        return Encoded(len(frame), header.encode(encoding), text.encode(encoding))
+    return Encoded(len(frame), to_utf8(header), to_utf8(text))
+
+
+def with_unix_line_ends(text: str) -> str:
+    """Return text whose rows end in a newline instead of a carriage return and a newline, with unchanged fields."""
+    parts = text.split('"')
+    parts[::2] = [part.replace("\r\n", "\n") for part in parts[::2]]
+    return '"'.join(parts)
 
 
 def delimited(frame: Any, separator: str) -> Optional[bytes]:
@@ -99,7 +131,7 @@ def _floats(column: Any) -> Any:
 
 def _quoted(text: Any, separator: str) -> Any:
     """Quote the fields that contain a separator, a quote or a newline; return None if one contains a carriage return, which
-    encoding.py treats specially, or a null byte, which versions of Python treat differently.
+    encode_frame treats specially, or a null byte, which versions of Python treat differently.
     """
     import numpy as np  # noqa: PLC0415  comes with pandas
     import pyarrow.compute as pc  # noqa: PLC0415  the caller made sure of it

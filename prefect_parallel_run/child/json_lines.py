@@ -3,29 +3,35 @@
 import json
 from typing import Any, Dict, List
 
-from .delimited import location
 from .table_types import column_of
-from .text import BadRecord, not_encoded
+from .text import BadRecord, TextReader, location, not_encoded
 
 
-def read_lines(work: Dict[str, Any], data: bytes) -> Any:
-    """Return the objects in *data* as a DataFrame."""
-    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+class JsonLinesReader(TextReader):
+    """Reads one object per line."""
 
-    rows: List[Dict[str, Any]] = []
-    for line in data.split(b"\n"):
-        if not line.strip():
-            continue
+    def frame(self, work: Dict[str, Any], data: bytes) -> Any:
+        """Return the objects."""
+        import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
+
+        rows: List[Dict[str, Any]] = []
+        for line in data.split(b"\n"):
+            if not line.strip():
+                continue
+            try:
+                rows.append(record(line))
+            except ValueError as error:
+                raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: {error}") from None
+        missing, types = float("nan"), dict(zip(work["columns"], work["types"]))
         try:
-            rows.append(record(line))
-        except ValueError as error:
-            raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: {error}") from None
-    missing, names = float("nan"), work["columns"]
-    try:
-        columns = {name: column_of([row.get(name, missing) for row in rows], kind) for name, kind in zip(names, work["types"])}
-    except (ValueError, TypeError, OverflowError) as error:
-        raise BadRecord(f"{location(work)}: {type(error).__name__}: {error}") from None
-    return pd.DataFrame(columns, columns=names, index=pd.RangeIndex(len(rows)))
+            columns = {name: column_of([row.get(name, missing) for row in rows], kind) for name, kind in types.items()}
+        except (ValueError, TypeError, OverflowError) as error:
+            raise BadRecord(f"{location(work)}: {type(error).__name__}: {error}") from None
+        return pd.DataFrame(columns, columns=work["columns"], index=pd.RangeIndex(len(rows)))
+
+    def part(self, _work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
+        """Return lines."""
+        return b"\n".join([line for line in data.split(b"\n") if line.strip()][start:stop])
 
 
 def record(line: bytes) -> Dict[str, Any]:
@@ -50,8 +56,3 @@ def record(line: bytes) -> Dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"a {type(row).__name__}, not an object")  # noqa: TRY004  one error for all broken records
     return row
-
-
-def some_lines(_work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
-    """Return the bytes of lines *start* to *stop* of *data*, without blank ones; other lines may be broken."""
-    return b"\n".join([line for line in data.split(b"\n") if line.strip()][start:stop])

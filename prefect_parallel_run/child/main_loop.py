@@ -1,32 +1,30 @@
 """Main loop of a child: set up the process, import the script, call init(), run mini-batches, call shutdown()."""
 
 import faulthandler
+import fcntl
 import importlib
 import logging
 import os
+import select
 import signal
 import sys
 import time
 from contextlib import suppress
 from typing import Any, Dict, Iterator
 
-from .azureml_environment import surround
-from .azureml_import_hook import install_import_hook
-from .channel import Channel
-from .context import EntryScript
+from .azureml_stand_ins import configure_stand_ins
+from .channel import Channel, SharedStatus
+from .entry_script import EntryScript, Script, load
 from .failure import describe, keep_secret, without_secrets
-from .lifeline import hold
-from .part_file import Part
-from .runner import MiniBatchRunner
-from .script import Script, load
-from .shared_memory import SharedStatus
+from .rows import row_format
+from .runner import MiniBatchRunner, Part
 
 _STDERR_END = 2_000  #: bytes
 
 
 def main(inbox: int, outbox: int, bell: int, lifeline: int, status: int, stacks: int) -> None:
     """Serve the slot at the other end of these descriptors until it sends shutdown or closes its end."""
-    hold(lifeline)
+    _exit_with_slot(lifeline)
     channel = Channel(inbox, outbox, bell)
     for descriptor in (status, stacks):
         os.set_inheritable(descriptor, False)
@@ -46,6 +44,24 @@ def main(inbox: int, outbox: int, bell: int, lifeline: int, status: int, stacks:
         channel.send(["bye", problem])
         channel.ring()
     else:  # the slot has exited and so has the run: the script's work no longer counts
+        os._exit(0)
+
+
+def _exit_with_slot(descriptor: int) -> None:
+    """Have the kernel kill this process when the slot's process exits and so closes its end of the pipe, even during run().
+
+    It backs up the node's reaper, which may be killed too. prctl(PR_SET_PDEATHSIG) is not suitable: it sends its signal when
+    the *thread* that started this process ends, which is soon after the start; and ctypes, which it needs, costs 10 ms of every
+    process's start.
+    """
+    os.set_inheritable(descriptor, False)
+    if hasattr(fcntl, "F_SETSIG"):  # Linux
+        fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+    closed = select.poll()
+    closed.register(descriptor, 0)
+    if closed.poll(0):  # the slot's process had exited before the signal was set up
         os._exit(0)
 
 
@@ -71,6 +87,7 @@ def _start(channel: Channel, messages: Iterator[Any], settings: Dict[str, Any]) 
     for module in settings["modules"]:  # otherwise the first mini-batch would be slow
         with suppress(ImportError):  # reported by the mini-batch that needs it
             importlib.import_module(module)
+    row_format(settings["format"])
     try:
         script = load(settings["script"], settings["source"], settings["arguments"])
         channel.send(["imported"])
@@ -131,8 +148,7 @@ def _set_up(settings: Dict[str, Any]) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logger.addHandler(handler)
-    surround(settings)
-    install_import_hook()
+    configure_stand_ins(settings)
 
 
 class _Formatter(logging.Formatter):

@@ -4,9 +4,9 @@ import json
 import time
 from typing import Any, Dict
 
-from .context import EntryScript, current
-from .encoding import plain, without_nan
+from .entry_script import EntryScript, current
 from .failure import without_secrets
+from .rows_jsonl import plain, without_nan
 
 _MOST_BYTES = 10_000_000  #: of one process
 _LONGEST_IN_LOG = 200  #: characters

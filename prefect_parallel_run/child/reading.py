@@ -23,17 +23,13 @@ A file whose size or version (storage.py) has changed since planning is refused 
 """
 
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
-from .delimited import location, read_records, some_records
-from .json_lines import read_lines, some_lines
-from .row_groups import GROUPS, RowGroups
 from .storage import StoreFailure, check, is_remote
-from .text import BadRecord, TextReader
+from .table_formats import TableReader, create_reader
+from .text import BadRecord
 
-__all__ = ["BadRecord", "FileList", "Items", "Reader"]
-
-_TEXT_FORMATS = {"delimited": (read_records, some_records), "json_lines": (read_lines, some_lines)}
+__all__ = ["BadRecord", "FileList", "Reader"]
 
 
 class FileList(list):  # type: ignore[type-arg]  # a subscripted base needs Python 3.9's typing at run time
@@ -42,20 +38,15 @@ class FileList(list):  # type: ignore[type-arg]  # a subscripted base needs Pyth
     task_id: str = ""
 
 
-class Items(NamedTuple):
-    """The items of a mini-batch."""
-
-    value: Any  #: FileList, or DataFrame
-
-
 class Reader:
-    """Reads mini-batches; keeps the last decoded data, because the next mini-batch probably needs it too."""
+    """Reads mini-batches; keeps the reader of the last table, which may hold data that the next mini-batch needs too."""
 
     def __init__(self) -> None:
-        self._groups, self._texts = RowGroups(), TextReader()
+        self._kind = ""
+        self._table_reader: Optional[TableReader] = None
 
-    def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Items:
-        """Return the items of *work*, or only a *piece* (half-open range) of them.
+    def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Any:
+        """Return the items of *work*, a FileList or a DataFrame, or only a *piece* (half-open range) of them.
 
         Raises:
             InputChanged: A file has changed since planning.
@@ -65,33 +56,26 @@ class Reader:
         if work["kind"] == "files":
             return _files(work if piece is None else _some_files(work, *piece))
         if work["kind"] == "tables":
-            return Items(self._several(work["tables"], piece))
-        return Items(_with_keys(self._table_from(work, piece), work.get("keys", ())))
+            return self._several(work["tables"], piece)
+        return _with_keys(self._table(work, piece), work.get("keys", ()))
 
     def arrow(self, work: Dict[str, Any], frame: Any) -> Any:
         """Return *frame*, just read for *work*, as an Arrow table; its columns have the types of an Arrow or Parquet file."""
-        import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
-
-        if work["kind"] not in GROUPS:
-            return pa.Table.from_pandas(frame, preserve_index=False)
-        table = self._groups.rows(work)
-        for key, _, _ in work.get("keys", ()):
-            table = table.drop_columns([key]) if key in table.column_names else table
-            table = table.append_column(key, pa.array(frame[key], from_pandas=True))
-        return table
+        return self._reader_of(work["kind"]).arrow(work, frame)
 
     def _several(self, tables: List[Dict[str, Any]], piece: Optional[Sequence[int]]) -> Any:
         import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
-        frame = pd.concat([self.read(table).value for table in tables], ignore_index=True)
+        frame = pd.concat([self.read(table) for table in tables], ignore_index=True)
         return frame if piece is None else frame.iloc[piece[0] : piece[1]].reset_index(drop=True)
 
-    def _table_from(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:
+    def _table(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:
         """Return the rows of *work*. Checks the version afterwards: a file that still has it had it during the read."""
+        reader = self._reader_of(work["kind"])
         is_far = is_remote(work["path"])
-        is_cached = is_far and self._groups.holds(work)  # and was checked when it was read
+        is_cached = is_far and reader.holds(work)  # and was checked when it was read
         try:
-            frame = self._table(work, piece)
+            frame = reader.read(work, piece)
         except Exception as error:
             self._check(work)
             if is_far and isinstance(error, OSError):
@@ -101,25 +85,17 @@ class Reader:
             self._check(work)
         return frame
 
+    def _reader_of(self, kind: str) -> TableReader:
+        if self._table_reader is None or self._kind != kind:
+            self._kind, self._table_reader = kind, create_reader(kind)
+        return self._table_reader
+
     def _check(self, work: Dict[str, Any]) -> None:
         try:
             check(work["path"], work["size"], work["version"])
         except BaseException:
-            self._groups, self._texts = RowGroups(), TextReader()  # cached data may be of another version
+            self._table_reader = None  # what it holds may be of another version
             raise
-
-    def _table(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:
-        if work["kind"] in GROUPS:
-            return self._groups.frame(work if piece is None else _some_rows(work, *piece))
-        read, some = _TEXT_FORMATS[work["kind"]]
-        data = self._texts.read(work)
-        if piece is not None:
-            work = {**work, "rows": piece[1] - piece[0], "first": work["first"] + piece[0]}
-            data = some(work, data, *piece)
-        frame = read(work, data)
-        if len(frame) != work["rows"]:
-            raise BadRecord(f"{location(work)}: expected {work['rows']} rows as planned, read {len(frame)}")
-        return frame
 
 
 def _with_keys(frame: Any, keys: Sequence[Sequence[Any]]) -> Any:
@@ -137,7 +113,7 @@ def _timestamp(text: str) -> Any:
     return pd.Timestamp(text)
 
 
-def _files(work: Dict[str, Any]) -> Items:
+def _files(work: Dict[str, Any]) -> FileList:
     root = work["root"]
     paths = FileList([root + name for name in work["names"]])
     stat = os.stat
@@ -149,12 +125,8 @@ def _files(work: Dict[str, Any]) -> Items:
             raise
         if status.st_size != size or status.st_mtime_ns != version:
             check(path, size, version)
-    return Items(paths)
+    return paths
 
 
 def _some_files(work: Dict[str, Any], start: int, stop: int) -> Dict[str, Any]:
     return {**work, **{key: work[key][start:stop] for key in ("names", "sizes", "versions")}}
-
-
-def _some_rows(work: Dict[str, Any], start: int, stop: int) -> Dict[str, Any]:
-    return {**work, "start": work["start"] + start, "stop": work["start"] + stop, "rows": stop - start}

@@ -5,18 +5,37 @@ import time
 from typing import Any, Dict, List, Optional
 from zlib import crc32
 
-from .context import Context, EntryScript, current
-from .encoding import WrongType, encode, materialise, row_count
-from .failure import describe, fingerprint
-from .part_file import Part
-from .reading import BadRecord, FileList, Items, Reader
-from .retry import RetryDirective, retry_directive
-from .script import Script
-from .shared_memory import GO, STOP, SharedStatus
+from .channel import GO, STOP, SharedStatus
+from .entry_script import Context, EntryScript, Script, current
+from .failure import RetryDirective, describe, fingerprint, retry_directive
+from .reading import BadRecord, FileList, Reader
+from .rows import WrongType, encode, materialise
 from .storage import InputChanged, StoreFailure
 
 _SUCCEEDED = "succeeded"
 _POLL_INTERVAL = 0.02  #: s between two reads of the command during a pause
+
+
+class Part:
+    """The file that a process appends its rows to, created on first use. A range of it counts once its receipt is committed."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = os.path.basename(path)
+        self._descriptor = -1
+        self._end = 0
+
+    def append(self, header: bytes, body: bytes) -> int:
+        """Append both and return their offset. After an error, the next call writes at the same offset."""
+        if self._descriptor < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+            self._descriptor = os.open(self.path, flags, 0o666)
+        data = header + body if header else body
+        offset, written = self._end, 0
+        while written < len(data):
+            written += os.pwrite(self._descriptor, data[written:] if written else data, offset + written)
+        self._end += len(data)
+        return offset
 
 
 class MiniBatchRunner:
@@ -46,7 +65,7 @@ class MiniBatchRunner:
         self._wait()
         started, began = time.time(), time.monotonic()
         self._status.begin(index, began)
-        command = self._status.command  # after begin(), see shared_memory.py
+        command = self._status.command  # after begin(), see channel.py
         if command == STOP:  # the result would be lost: the slot is about to kill this process
             os._exit(1)
         if command != GO:
@@ -112,18 +131,18 @@ class MiniBatchRunner:
         self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]]
     ) -> "tuple[int, str, int, int, int, int]":
         """Return rows, part, offset, header, length and checksum."""
-        items: Items = self._reader.read(work, piece)
-        if isinstance(items.value, FileList):
-            items.value.task_id = str(index)
+        items = self._reader.read(work, piece)
+        if isinstance(items, FileList):
+            items.task_id = str(index)
         current.mini_batch, current.attempt, current.refused = index, attempt, self._refused_at_start
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))
         self._status.begin(index, time.monotonic())  # the time limit applies to run(): reading has had a limit of its own
         try:
-            result = materialise(self._script.run(items.value, context))
+            result = materialise(self._script.run(items, context))
         finally:
             current.mini_batch = None
         if self._part is None:
-            return row_count(result), "", 0, 0, 0, 0
+            return len(result), "", 0, 0, 0, 0
         rows, header, body = encode(result, self._format, self._header, self._options)
         try:
             offset = self._part.append(header, body)

@@ -7,10 +7,12 @@ The last stream stays open, so that the next mini-batch reads only its own bytes
 
 import codecs
 import zlib
+from abc import abstractmethod
 from functools import lru_cache
-from typing import Any, Callable, Dict, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Type
 
 from .storage import open_file, read_range
+from .table_formats import TableReader
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20  #: bytes read at a time
@@ -38,7 +40,7 @@ class BadRecord(Exception):  # noqa: N818  its name is shown to the user as the 
 
     def __init__(self, text: str, *, may_pass: bool = False) -> None:
         super().__init__(text)
-        self.code = None if may_pass else "NoRetry"  #: retry.py reads it
+        self.code = None if may_pass else "NoRetry"  #: failure.py reads it
 
 
 class UnreadableText(ValueError):  # noqa: N818  callers replace it by an error that names the file
@@ -51,6 +53,11 @@ def not_encoded(encoding: str, error: UnicodeError) -> str:
     if isinstance(error, UnicodeDecodeError):  # its position would be relative to some part of the text
         reason = f"byte 0x{error.object[error.start]:02x}: {error.reason}"
     return f"is not {encoding.upper()}: {reason}; check the dataset's encoding"
+
+
+def location(work: Dict[str, Any]) -> str:
+    """Describe the location of a mini-batch's records, for errors."""
+    return f"{work['path']}, {work['rows']} records from {work['first']} on"
 
 
 def check_compression(file: Any, compression: Optional[str]) -> None:
@@ -209,7 +216,7 @@ class _Streams:
         return data
 
 
-class TextReader:
+class TextReader(TableReader):
     """Reads slices of text files; keeps the last stream open, and its last slice for another attempt at the mini-batch."""
 
     def __init__(self) -> None:
@@ -217,7 +224,26 @@ class TextReader:
         self._stream: Optional[TextStream] = None
         self._last: Tuple[int, int, bytes] = (0, 0, b"")
 
-    def read(self, work: Dict[str, Any]) -> bytes:
+    def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Any:
+        """Return the records."""
+        data = self._text(work)
+        if piece is not None:
+            work = {**work, "rows": piece[1] - piece[0], "first": work["first"] + piece[0]}
+            data = self.part(work, data, *piece)
+        frame = self.frame(work, data)
+        if len(frame) != work["rows"]:
+            raise BadRecord(f"{location(work)}: expected {work['rows']} rows as planned, read {len(frame)}")
+        return frame
+
+    @abstractmethod
+    def frame(self, work: Dict[str, Any], data: bytes) -> Any:
+        """Return the records in *data*, the text of a mini-batch, as a DataFrame."""
+
+    @abstractmethod
+    def part(self, work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
+        """Return the bytes of records *start* to *stop* of *data*, without blank ones; other records may be broken."""
+
+    def _text(self, work: Dict[str, Any]) -> bytes:
         """Return the text of a mini-batch: raw bytes, or UTF-8 if the file is read as a stream."""
         start, stop = work["start"], work["stop"]
         stream = work.get("stream")

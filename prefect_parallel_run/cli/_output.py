@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from prefect_parallel_run.cli._exit_codes import BrokenOutputError
-
 PROGRAM = "prefect-parallel-run"
+
+
+class BrokenOutputError(Exception):
+    """Broken pipe: the reader of stdout has exited."""
 
 
 def emit(text: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from typing import TYPE_CHECKING
 
+from prefect_parallel_run.cli._command import suggest_after_error
 from prefect_parallel_run.cli._output import command
 from prefect_parallel_run.errors import (
     ComputeTargetError,
@@ -18,36 +17,38 @@ from prefect_parallel_run.errors import (
     ParallelRunError,
     RowsDifferError,
 )
-
-if TYPE_CHECKING:
-    from prefect_parallel_run.monitoring.terminal import RunView
+from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw
+from prefect_parallel_run.monitoring.status_text import next_after_limit
+from prefect_parallel_run.monitoring.terminal import RunView, use_view
 
 Suggestion = tuple[str, str]  #: a command line, and its effect
 
 
 @contextmanager
-def terminal_view(args: argparse.Namespace, name: str) -> Iterator[RunView]:
+def terminal_view(name: str, *, as_json: bool, run_directory: str | None = None) -> Iterator[RunView]:
     """Show the run that executes in this block: as a status line if stderr is a terminal. SIGTERM acts like Ctrl-C.
 
-    If the block raises, ``args.next`` receives the suggested next steps. With --json, nothing in it reaches stdout.
-    """
-    from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, style_of
-    from prefect_parallel_run.monitoring.terminal import RunView, use_view
+    If the block raises, the command suggests next steps. With *as_json*, nothing in the block reaches stdout.
 
-    view = RunView(name, style_of(sys.stderr))
+    Args:
+        name: Name of the step.
+        as_json: Keep stdout for the result.
+        run_directory: The run, if it is known before it executes.
+    """
+    view = RunView(name)
     with ExitStack() as stack:
         stack.enter_context(use_view(view))
         if can_redraw(sys.stderr):
-            stack.enter_context(StatusLine(sys.stderr, view.line))
-        if args.json:
+            stack.enter_context(StatusLine(sys.stderr, view))
+        if as_json:
             stack.enter_context(redirect_stdout(sys.stderr))
         raise_on_sigterm()
         try:
             yield view
         except BaseException as error:
-            path = str(view.directory.path) if view.directory is not None else args.run_path
+            path = str(view.directory.path) if view.directory is not None else run_directory
             if path is not None:
-                args.next = next_steps(error, path)
+                suggest_after_error(next_steps(error, path))
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(
                     "cancelled" + ("; completed mini-batches are kept" if path is not None else "")
@@ -59,8 +60,6 @@ def next_steps(error: BaseException, path: str) -> list[Suggestion]:
     """Return the suggested next steps after *error* ended the run in *path*."""
     resume = command("resume", path)
     if isinstance(error, LimitExceededError):
-        from prefect_parallel_run.monitoring.status_text import next_after_limit
-
         options = [(f"{resume} {option}", effect) for option, effect in next_after_limit(error.limit)]
         return [(command("failed", path), "list failures by cause"), *options]
     if isinstance(error, RowsDifferError):  # resume would keep the completed mini-batches even after the script is fixed

@@ -1,104 +1,75 @@
-"""The program: assembles the commands, runs one, and reports its errors."""
+"""The program: its commands, each loaded when it is used, and ``--help``."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import sqlite3
+import pkgutil
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
-from prefect_parallel_run.cli._exit_codes import BrokenOutputError, Exit, exit_code_of, table
-from prefect_parallel_run.cli._output import PROGRAM, emit_json, notify, suggest
-from prefect_parallel_run.cli.step_options import split_arguments
-from prefect_parallel_run.errors import ParallelRunError
+import click
 
-#: Modules of this package with a function ``add_to(commands)`` that adds one command or more, in the order of --help. It calls
-#: ``commands.add_parser(…)`` and ``set_defaults(handler=…)`` with a function from the parsed options to an exit code.
-COMMANDS = ("run", "plan", "show", "runs", "failed", "control", "resume", "replay", "verify", "report", "azure_import")
+from prefect_parallel_run.cli._command import MEANING, RUN_DIR, Exit
+from prefect_parallel_run.cli._output import PROGRAM, close_stdout, notify
 
-_DESCRIPTION = "Parallel batch processing as a Prefect task: run a script over a large input; inspect, resume and verify runs."
-_EPILOG = f"""\
-RUN_DIR is <output>/_parallel_run/<run> as a path or URL; an output folder stands for its newest run.
-With --json, stdout has exactly one JSON document; an error is {{"error": {{"type", "message", …}}, "next": […]}}.
+#: The commands in the order of --help: module of this package and function, and a short help.
+COMMANDS = {
+    "run": ("run:run", "Run a step as a Prefect flow run."),
+    "plan": ("plan:plan", "Print what a run would do, without running anything."),
+    "show": ("show:show", "Print the progress of a run; follow it while it executes."),
+    "list": ("runs:list_runs", "List the runs of an output, newest first."),
+    "failed": ("failed:failed", "Print failures by cause, or the failed items."),
+    "control": ("control:control", "Pause a running step, or change its limits or processes."),
+    "resume": ("resume:resume", "Resume a run; completed mini-batches do not run again."),
+    "replay": ("replay:replay", "Run one mini-batch in the foreground."),
+    "verify": ("verify:verify", "Check a run against its plan, ledger, parts and result."),
+    "report": ("report:report", "Write a run's report.html again."),
+    "import": ("azure_import:import_file", "Convert an Azure ML file to Python code."),
+}
 
-exit codes:
-{table()}
-"""
+
+class Program(click.Group):
+    """Loads the module of a command when the command is used; ``--help`` loads none."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Return a command; a usage error for an unknown one."""
+        if cmd_name not in COMMANDS:
+            ctx.fail(f"{cmd_name!r} is not a command; expected one of {', '.join(COMMANDS)}")
+        return cast("click.Command", pkgutil.resolve_name(f"{__package__}.{COMMANDS[cmd_name][0]}"))
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with their short help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short_help) for name, (_, short_help) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what RUN_DIR, --json and the exit codes mean."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(f"{code:>3}", meaning) for code, meaning in MEANING.items()])
+        super().format_epilog(ctx, formatter)
+
+
+program = Program(
+    help="Parallel batch processing as a Prefect task: run a script over a large input; inspect, resume and verify runs.",
+    epilog=f"{RUN_DIR}\n\nWith --json, stdout has exactly one JSON document; an error is"
+    ' {"error": {"type", "message", …}, "next": […]}.',
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
-    own_arguments, script_arguments = split_arguments(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser()
-    args = parser.parse_args(own_arguments)
-    if script_arguments and not hasattr(args, "config"):
-        parser.error("arguments after -- are only for the commands run and plan, which pass them to the script")
-    args.next, args.run_path, args.arguments = [], None, script_arguments
+    """Run the command line and return the exit code; raise SystemExit after ``--help`` and for a usage error."""
     try:
-        return int(_run_command(args))
-    except (KeyboardInterrupt, BrokenOutputError, ParallelRunError, sqlite3.Error, OSError, ValueError) as error:
-        code = exit_code_of(error)
-        if code is None:
-            raise
-        if code is not Exit.BROKEN_PIPE:
-            _report_error(error, args)
-        return int(code)
-
-
-def _run_command(args: argparse.Namespace) -> int:
-    """Run a command; report a damaged file of its run directory instead of the error that it caused."""
-    try:
-        return int(args.handler(args))
-    except (sqlite3.Error, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        if hasattr(args, "run_directory"):
-            # Late: this imports Arrow, which a successful command may not need.
-            importlib.import_module("prefect_parallel_run.cli._run_argument").raise_if_damaged(args.run_directory)
-        raise
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser with all commands."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        importlib.import_module(f"prefect_parallel_run.cli.{name}").add_to(commands)
-    return parser
-
-
-def _report_error(error: BaseException, args: argparse.Namespace) -> None:
-    """Print the error on stderr, and with --json also as JSON on stdout."""
-    message = _message(error, args)
-    notify(message)
-    if args.next:
-        suggest(*args.next)
-    if getattr(args, "json", False):
-        kind = "Cancelled" if isinstance(error, KeyboardInterrupt) else type(error).__name__
-        try:
-            emit_json(
-                {"error": {"type": kind, "message": message, **_attributes(error)}, "next": [line for line, _ in args.next]}
-            )
-        except BrokenOutputError:
-            return
-
-
-def _message(error: BaseException, args: argparse.Namespace) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return str(error) or "cancelled"
-    if isinstance(error, ParallelRunError):
-        return f"{type(error).__name__}: {error}"
-    path = getattr(args, "run_directory", "")
-    if isinstance(error, sqlite3.Error):
-        return f"{path}: the ledger cannot be read: {error}"
-    if isinstance(error, OSError):
-        path = str(error.filename or path)
-        return f"{path}: {error.strerror or error}" if path and error.strerror else str(error)
-    return str(error)
-
-
-def _attributes(error: BaseException) -> dict[str, Any]:
-    """Return the attributes of an error of this package, for --json."""
-    return dict(vars(error)) if isinstance(error, ParallelRunError) else {}
+        with program.make_context(PROGRAM, list(sys.argv[1:] if arguments is None else arguments)) as context:
+            return int(program.invoke(context))
+    except click.exceptions.Exit as end:  # --help
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # during the import of a command's modules
+        notify("cancelled")
+        return Exit.CANCELLED
+    except BrokenPipeError:  # --help | head
+        close_stdout()
+        return Exit.BROKEN_PIPE

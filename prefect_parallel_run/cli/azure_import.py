@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import click
 
 from prefect_parallel_run._units import count
-from prefect_parallel_run.cli._exit_codes import Exit
+from prefect_parallel_run.azureml.codegen import python_source
+from prefect_parallel_run.azureml.findings import Difference
+from prefect_parallel_run.azureml.load import Imported, load
+from prefect_parallel_run.cli._command import Command, Exit
 from prefect_parallel_run.cli._output import emit_json, emit_raw, notify
-from prefect_parallel_run.cli._run_argument import add_json
 
-if TYPE_CHECKING:
-    from prefect_parallel_run.azureml.findings import Difference
-    from prefect_parallel_run.azureml.load import Imported
-
-_DESCRIPTION = "Convert an Azure ML file to Python code and list what differs."
+_MAP = (
+    "Path, URL or compute target for a name that only the Azure workspace can resolve, or an input's value, such as"
+    " azureml:iris:1=/data/iris or '${{inputs.level}}=3'; can be repeated."
+)
 
 
-def add_to(commands: Any) -> None:
-    """Add the command."""
-    command = commands.add_parser("import", help=_DESCRIPTION, description=_DESCRIPTION)
-    file_help = "ParallelRunConfig YAML (version 1), pipeline job, parallel job or component (version 2), or MLTable file"
-    command.add_argument("file", help=file_help)
-    map_help = (
-        "path, URL or compute target for a name that only the Azure workspace can resolve, or an input's value, such as"
-        " azureml:iris:1=/data/iris or '${{inputs.level}}=3'"
-    )
-    command.add_argument("--map", action="append", default=[], metavar="REFERENCE=PLACE", help=map_help)
-    add_json(command)
-    command.set_defaults(handler=_import)
+@click.command("import", cls=Command)
+@click.argument("file")
+@click.option("--map", "mappings", multiple=True, metavar="REFERENCE=PLACE", help=_MAP)
+def import_file(file: str, mappings: tuple[str, ...], as_json: bool) -> Exit:
+    """Convert an Azure ML file to Python code and list what differs.
 
-
-def _import(args: argparse.Namespace) -> int:
-    from prefect_parallel_run.azureml.codegen import python_source
-    from prefect_parallel_run.azureml.load import load
-
+    FILE is a ParallelRunConfig YAML (version 1), a pipeline job, parallel job or component (version 2), or an MLTable file.
+    """
     try:
-        imported = load(args.file, dict(map(_parse_mapping, args.map)))
+        imported = load(file, dict(map(_parse_mapping, mappings)))
     except OSError as error:
-        raise ValueError(f"{error.filename or args.file}: cannot read it: {error.strerror}") from None
+        raise ValueError(f"{error.filename or file}: cannot read it: {error.strerror}") from None
     source = python_source(imported)
-    if args.json:
+    if as_json:
         emit_json(_as_json(imported, source))
     else:
         emit_raw(source)

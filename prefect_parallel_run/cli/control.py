@@ -2,45 +2,124 @@
 
 from __future__ import annotations
 
-import argparse
+import getpass
+import os
+import socket
+import time
+import uuid
 from typing import Any
 
-from prefect_parallel_run.cli._exit_codes import Exit
+import click
+
+from prefect_parallel_run.child.storage import is_remote
+from prefect_parallel_run.cli._command import Exit
 from prefect_parallel_run.cli._output import emit, emit_json
-from prefect_parallel_run.cli._run_argument import add_run_command, resolve_run
-from prefect_parallel_run.runs.commands import FIELDS, PROCESSES
+from prefect_parallel_run.cli._run_command import RunCommand, config_option, resolve_run
+from prefect_parallel_run.errors import ParallelRunError
+from prefect_parallel_run.runs.commands import FIELDS, LIMITS, PROCESSES, Command, LineTail, append, check, find_answer
+from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error
+
+_EPILOG = """\
+\b
+pause        start no further mini-batch; running ones continue
+continue     start mini-batches again
+limits       change the failure limits in the options from now on
+processes N  change the number of processes per node to N"""
+ANSWER_TIMEOUT = 10.0  #: s; a running step answers within about a second
+_POLL_INTERVAL = 0.1  #: s between two checks for the answer
 
 
-def add_to(commands: Any) -> None:
-    """Add the command."""
-    help_text = "Pause a running step, or change its limits or its number of processes."
-    command = add_run_command(commands, "control", _control, help_text)
-    kinds = command.add_subparsers(dest="kind", required=True, metavar="COMMAND")
-
-    def kind(name: str, help_text: str) -> argparse.ArgumentParser:
-        parser = kinds.add_parser(name, help=help_text, description=help_text)
-        parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
-        return parser
-
-    kind("pause", "Start no further mini-batch; running ones continue.")
-    kind("continue", "Start mini-batches again.")
-    limits = kind("limits", "Change the failure limits from now on.")
-    limits.add_argument("--error-threshold", type=int, metavar="N", help="failed items allowed; -1 for no limit")
-    limits.add_argument("--allowed-failed-count", type=int, metavar="N", help="failed mini-batches allowed; -1 for no limit")
-    limits.add_argument(
-        "--allowed-failed-percent", type=float, metavar="X", help="percentage of failed mini-batches allowed; 100 for no limit"
-    )
-    kind("processes", "Change the number of processes per node.").add_argument(PROCESSES, type=int, metavar="N")
-
-
-def _control(args: argparse.Namespace) -> int:
-    """Send the command; succeed only if it was applied."""
-    from prefect_parallel_run.cli._commands import send_command
-
-    values = {name: value for name in FIELDS[args.kind] if (value := getattr(args, name)) is not None}
-    answer = send_command(resolve_run(args.run_directory), args.kind, values)
-    if args.json:
+@click.command(cls=RunCommand, epilog=_EPILOG, params=[config_option(name) for name in LIMITS])
+@click.argument("kind", type=click.Choice(list(FIELDS)))
+@click.argument("processes", type=int, required=False, metavar="[N]")
+def control(run_directory: str, kind: str, processes: int | None, as_json: bool, **limits: float | None) -> Exit:
+    """Pause a running step, or change its limits or its number of processes. Succeeds only if the step applied the command."""
+    values = {name: value for name, value in {**limits, PROCESSES: processes}.items() if value is not None}
+    answer = send_command(resolve_run(run_directory), kind, values)
+    if as_json:
         emit_json(answer)
     else:
         emit(answer["answer"])
     return Exit.SUCCESS if answer["applied"] else Exit.FAILED
+
+
+class RunNotActiveError(ParallelRunError):
+    """A control command was sent to a run that cannot receive it; *reason* says what to do."""
+
+    def __init__(self, run_directory: str, reason: str) -> None:
+        super().__init__(run_directory, reason)
+        self.run_directory, self.reason = run_directory, reason
+
+    def __str__(self) -> str:
+        return f"run {self.run_directory}: {self.reason}"
+
+
+def send_command(path: str, kind: str, values: dict[str, float], timeout: float = ANSWER_TIMEOUT) -> dict[str, Any]:
+    """Send a control command to a run and return its answer.
+
+    Args:
+        path: Path or URL of the run directory.
+        kind: pause, continue, limits or processes.
+        values: New values by configuration field, for limits and processes.
+        timeout: s to wait for the answer.
+
+    Returns:
+        ``order``, ``id``, ``applied`` (None: not answered yet), ``answer`` (a sentence) and ``seconds``.
+
+    Raises:
+        ValueError: The command or one of its values is invalid.
+        NoRunError: The run directory does not exist.
+        RunNotActiveError: No process executes the run, or it executes on another machine.
+    """
+    began = time.monotonic()
+    sender = f"{getpass.getuser()}@{socket.gethostname()}/{os.getpid()}"
+    check(kind, values)  # report invalid values before anything else
+    directory = _run_directory(path)
+    execution_id = _execution_id(path, directory)
+    command = Command(id=uuid.uuid4().hex, at=time.time(), by=sender, execution_id=execution_id, kind=kind, values=values)
+    answers = LineTail(directory.answers)
+    append(directory.commands, command.to_line())
+    answer = None
+    while answer is None and time.monotonic() - began < timeout:
+        time.sleep(_POLL_INTERVAL)
+        answer = find_answer(answers, command.id)
+    if answer is None:
+        answer = {"applied": None, "answer": _no_answer_message(directory, timeout)}
+    seconds = round(time.monotonic() - began, 2)
+    outcome = {"applied": answer["applied"], "answer": answer["answer"]}
+    return {"order": str(command), "id": command.id, **outcome, "seconds": seconds}
+
+
+def _run_directory(path: str) -> RunDirectory:
+    directory = RunDirectory(local_run_path(path))
+    if directory.description.is_file():
+        return directory
+    if is_remote(path):
+        reason = f"it does not run on this machine, where its working copy would be {directory.path}"
+        raise RunNotActiveError(path, f"{reason}; send the command on its flow's machine, with that flow's PREFECT_HOME")
+    raise no_run_error(path, directory)
+
+
+def _execution_id(path: str, directory: RunDirectory) -> str:
+    """Return the id of the execution in progress."""
+    deadline = time.monotonic() + 1.0
+    while (owner := directory.owner()) is not None:
+        if owner["driver"]:
+            return str(owner["driver"])
+        if time.monotonic() > deadline:  # not a start in progress
+            raise RunNotActiveError(
+                path,
+                f"it is executed by process {owner['pid']} on {owner['host']}, whose earlier version cannot receive commands",
+            )
+        time.sleep(_POLL_INTERVAL)
+    if directory.receipt.exists():
+        raise RunNotActiveError(path, "already finished; there is nothing to control")
+    reason = "no process executes it; to continue it, also with other limits or processes, use"
+    raise RunNotActiveError(path, f"{reason} prefect-parallel-run resume {path}")
+
+
+def _no_answer_message(directory: RunDirectory, timeout: float) -> str:
+    if directory.owner() is None:
+        return "the run ended before it could apply the command; nothing has changed"
+    message = f"no answer from the run within {timeout:g} s; it applies the command as soon as it can"
+    return f"{message}, and writes the answer to {directory.answers}"

@@ -2,72 +2,67 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
-from collections.abc import Callable
 from typing import Any
 
-from prefect_parallel_run.cli._exit_codes import Exit
+import click
+
 from prefect_parallel_run.cli._output import emit
-from prefect_parallel_run.cli._run_argument import add_run_command, open_run
+from prefect_parallel_run.cli._run_command import RunCommand, config_option, open_run
 from prefect_parallel_run.cli._terminal import terminal_view
+from prefect_parallel_run.compute.resolve import resolve_target
+from prefect_parallel_run.config.model import LOCAL
+from prefect_parallel_run.execution.resume import spec_of
+from prefect_parallel_run.execution.runner import Callbacks, run_step
+from prefect_parallel_run.monitoring.listeners import listeners_of
+from prefect_parallel_run.output.reduction import reduce
+from prefect_parallel_run.runs.events import emit_to
+from prefect_parallel_run.runs.resolve import ResumeRequest
 
-_OVERRIDES: dict[str, Callable[[str], Any]] = {
-    "error_threshold": int,
-    "allowed_failed_count": int,
-    "allowed_failed_percent": float,
-    "run_max_try": int,
-    "run_invocation_timeout": float,
-    "init_timeout": float,
-    "retry_delay_seconds": float,
-    "compute_target": str,
-    "node_count": int,
-    "node_start_timeout": float,
-    "min_nodes": int,
-    "process_count_per_node": int,
-    "process_memory_limit": str,
-}
-
-
-def add_to(commands: Any) -> None:
-    """Add the command."""
-    help_text = "Resume a run from its ledger; completed mini-batches do not run again."
-    command = add_run_command(commands, "resume", _resume, help_text)
-    for name, kind in _OVERRIDES.items():
-        command.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper(), help=f"override {name}")
-    retry_failed = "give failed mini-batches, and items isolated as failing, a new set of attempts"
-    command.add_argument("--retry-failed", action="store_true", help=retry_failed)
-    isolate = "find the failing items of failed mini-batches, and keep the rows of the others"
-    command.add_argument("--isolate-failed-items", action="store_const", const=True, help=isolate)
-    accept_changes = "keep completed mini-batches, and plan again where inputs, script or arguments have changed"
-    command.add_argument("--accept-changes", action="store_true", help=accept_changes)
+_OVERRIDES = (  #: fields of the configuration that do not affect the result
+    "error_threshold",
+    "allowed_failed_count",
+    "allowed_failed_percent",
+    "run_max_try",
+    "run_invocation_timeout",
+    "init_timeout",
+    "retry_delay_seconds",
+    "compute_target",
+    "node_count",
+    "node_start_timeout",
+    "min_nodes",
+    "process_count_per_node",
+    "process_memory_limit",
+)
+_RETRY_FAILED = "Give failed mini-batches, and items isolated as failing, a new set of attempts."
+_ISOLATE = "Find the failing items of failed mini-batches, and keep the rows of the others."
+_ACCEPT_CHANGES = "Keep completed mini-batches, and plan again where inputs, script or arguments have changed."
 
 
-def _resume(args: argparse.Namespace) -> int:
-    from prefect_parallel_run.compute.resolve import target_of
-    from prefect_parallel_run.execution.resume import spec_of
-    from prefect_parallel_run.execution.runner import Callbacks, run_step
-    from prefect_parallel_run.monitoring.listeners import listeners_of
-    from prefect_parallel_run.output.reduction import reduce
-    from prefect_parallel_run.runs.events import emit_to
-    from prefect_parallel_run.runs.resolve import ResumeRequest
-
-    directory = open_run(args.run_directory)
-    args.run_path = args.run_directory
-    overrides = {name: value for name in (*_OVERRIDES, "isolate_failed_items") if (value := getattr(args, name)) is not None}
+@click.command(cls=RunCommand, params=[config_option(name) for name in _OVERRIDES])
+@click.option("--retry-failed", is_flag=True, help=_RETRY_FAILED)
+@click.option("--isolate-failed-items", is_flag=True, help=_ISOLATE)
+@click.option("--accept-changes", is_flag=True, help=_ACCEPT_CHANGES)
+def resume(
+    run_directory: str, retry_failed: bool, isolate_failed_items: bool, accept_changes: bool, as_json: bool, **fields: Any
+) -> None:
+    """Resume a run from its ledger; completed mini-batches do not run again. The options replace the run's configuration."""
+    directory = open_run(run_directory)
+    overrides = {name: value for name, value in fields.items() if value is not None}
+    if isolate_failed_items:
+        overrides["isolate_failed_items"] = True
     spec = spec_of(directory, overrides)
     request = ResumeRequest(
-        directory=directory, accept_changes=args.accept_changes, retry_failed=args.retry_failed, given=frozenset(overrides)
+        directory=directory, accept_changes=accept_changes, retry_failed=retry_failed, given=frozenset(overrides)
     )
-    with terminal_view(args, spec.name) as view:
+    with terminal_view(spec.name, as_json=as_json, run_directory=run_directory) as view:
         logger = _logger(spec.config.logging_level)
         view.doing("checking the run, opening the cluster")
-        target = target_of(_resolve_target(spec.config.compute_target))
+        target = resolve_target(_resolve_target(spec.config.compute_target))
         callbacks = Callbacks(reduce=reduce, emit=emit_to(listeners_of(spec.name, logger, in_prefect=False)))
         result = run_step(spec, target, callbacks, request)
-    emit(result.model_dump_json(indent=2) if args.json else str(result))
-    return Exit.SUCCESS
+    emit(result.model_dump_json(indent=2) if as_json else str(result))
 
 
 def _logger(level: str) -> logging.Logger:
@@ -79,9 +74,9 @@ def _logger(level: str) -> logging.Logger:
 
 
 def _resolve_target(target: Any) -> Any:
-    """Return a run's compute target with its references resolved; imports Prefect only if there can be any."""
-    if target == "local":
+    """Return a run's compute target with its references resolved."""
+    if target == LOCAL:
         return target
-    from prefect_parallel_run.task.block_references import resolve_compute_target
+    from prefect_parallel_run.task import block_references  # noqa: PLC0415  Prefect takes seconds, and few targets need it
 
-    return resolve_compute_target(target)
+    return block_references.resolve_compute_target(target)

@@ -2,79 +2,73 @@
 
 from __future__ import annotations
 
-import argparse
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+from rich.table import Table
+from rich.text import Text
+
 from prefect_parallel_run._units import count
-from prefect_parallel_run.cli._exit_codes import Exit
-from prefect_parallel_run.cli._output import emit, emit_json
-from prefect_parallel_run.cli._run_argument import add_json
+from prefect_parallel_run.child.storage import is_remote
+from prefect_parallel_run.cli._output import emit_json
+from prefect_parallel_run.cli._run_command import RunCommand, emit_styled
 from prefect_parallel_run.errors import InputError, ParallelRunError
+from prefect_parallel_run.monitoring.status import status_of
+from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.mirror import active_owner, run_names
+from prefect_parallel_run.runs.run_directory import parse_json, runs_below
+from prefect_parallel_run.storage.objects import read
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
-_COLUMNS = ("status", "created", "mini_batches", "failed_items", "run")
-
-
-def add_to(commands: Any) -> None:
-    """Add the command."""
-    help_text = "List the runs of an output, newest first: status, creation time, finished mini-batches, failed items."
-    command = commands.add_parser("list", help=help_text, description=help_text)
-    command.add_argument("run_directory", metavar="OUTPUT", help="a step's output folder or URL")
-    add_json(command)
-    command.set_defaults(handler=_list)
+_STYLES = {"succeeded": "green", "failed": "red", "unreadable": "red", "running": "bold"}  #: by status
 
 
-def _list(args: argparse.Namespace) -> int:
-    from prefect_parallel_run.child.storage import is_remote
-    from prefect_parallel_run.storage.paths import RUNS_FOLDER
+@click.command("list", cls=RunCommand, metavar="OUTPUT")
+def list_runs(run_directory: str, as_json: bool) -> None:
+    """List the runs of an output, newest first: status, creation time, finished mini-batches, failed items.
 
-    output = args.run_directory.rstrip("/").removesuffix(f"/{RUNS_FOLDER}")
+    OUTPUT is a step's output folder or URL.
+    """
+    output = run_directory.rstrip("/").removesuffix(f"/{RUNS_FOLDER}")
     runs = list(_remote_runs(output) if is_remote(output) else _local_runs(output))
     if not runs:
-        raise InputError(args.run_directory, "contains no runs; expected a step's output")
-    if args.json:
+        raise InputError(run_directory, "contains no runs; expected a step's output")
+    if as_json:
         emit_json(runs)
     else:
-        emit("\n".join(table([[_cell(run, column) for column in _COLUMNS] for run in runs])))
-    return Exit.SUCCESS
+        emit_styled(_table(runs))
 
 
-def table(rows: list[list[str]]) -> list[str]:
-    """Return rows of cells as lines with aligned columns.
-
-    >>> table([["failed", "a"], ["ok", "b"]])
-    ['failed  a', 'ok      b']
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _cell(run: dict[str, Any], column: str) -> str:
-    if column == "mini_batches":
-        counts = run[column]
-        return "" if counts is None else f"{counts['succeeded'] + counts['failed']} of {counts['total']}"
-    if column == "failed_items":
-        failed = run["items"]["failed"] if run["items"] is not None else 0
-        return f"{count(failed, 'item')} failed" if failed else ""
-    return str(run[column])
+def _table(runs: list[dict[str, Any]]) -> Table:
+    """Return a table of the runs, with headings at a terminal."""
+    has_headings = sys.stdout.isatty()
+    suffix = "" if has_headings else " failed"
+    table = Table(box=None, pad_edge=False, show_header=has_headings)
+    for heading in ("status", "created", "mini-batches", "failed"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("run", overflow="fold")
+    for run in runs:
+        batches, items = run["mini_batches"], run["items"]
+        finished = "" if batches is None else f"{batches['succeeded'] + batches['failed']} of {batches['total']}"
+        failures = count(items["failed"], "item") if items is not None and items["failed"] else ""
+        status = Text(run["status"], _STYLES.get(run["status"], ""))
+        table.add_row(status, run["created"], finished, Text(failures and f"{failures}{suffix}", "red"), run["run"])
+    return table
 
 
 def _local_runs(output: str) -> Iterator[dict[str, Any]]:
-    from prefect_parallel_run.monitoring.status import status_of
-    from prefect_parallel_run.runs.ledger import Ledger
-    from prefect_parallel_run.runs.run_directory import runs_below
-    from prefect_parallel_run.storage.paths import RUNS_FOLDER
-
     for directory in runs_below(Path(output).absolute() / RUNS_FOLDER, ""):
         identity = {"run": directory.run_id, "run_directory": str(directory.path)}
         try:
             with Ledger(directory.ledger) as ledger:
-                status = status_of(ledger.facts(), is_driven=directory.driver() is not None)
+                status = status_of(ledger.metadata(), is_driven=directory.owner() is not None)
                 yield {
                     **identity,
-                    "created": directory.facts().get("created", ""),
+                    "created": directory.metadata().get("created", ""),
                     "status": status,
                     **ledger.tally().by_outcome(),
                 }
@@ -85,11 +79,6 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
 
 def _remote_runs(output: str) -> Iterator[dict[str, Any]]:
     """Yield runs without fetching a ledger; only finished runs have counts."""
-    from prefect_parallel_run.runs.copies import active_owner, run_names
-    from prefect_parallel_run.runs.run_directory import parse_json
-    from prefect_parallel_run.storage.objects import read
-    from prefect_parallel_run.storage.paths import RUNS_FOLDER
-
     for name in run_names(output):
         url = f"{output}/{RUNS_FOLDER}/{name}"
         description = parse_json(read(f"{url}/run.json"), f"{url}/run.json")

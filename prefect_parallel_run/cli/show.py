@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
-from prefect_parallel_run.cli._exit_codes import Exit
-from prefect_parallel_run.cli._output import emit, emit_json, emit_raw
-from prefect_parallel_run.cli._run_argument import add_run_command, open_run
+import click
+from rich.live import Live
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from prefect_parallel_run.monitoring.status import RunStatus
+from prefect_parallel_run.child.storage import is_remote
+from prefect_parallel_run.cli._command import Exit
+from prefect_parallel_run.cli._output import emit, emit_json
+from prefect_parallel_run.cli._run_command import RunCommand, open_run, open_run_directory
+from prefect_parallel_run.monitoring.progress import LogThrottle
+from prefect_parallel_run.monitoring.status import RunStatus, as_plain, look
+from prefect_parallel_run.monitoring.status_line import can_redraw, console_of, fit_to_terminal
+from prefect_parallel_run.monitoring.status_text import status_lines, status_summary
+from prefect_parallel_run.runs.mirror import active_owner
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _POLL_INTERVAL = 1.0  #: s between two reads, at least
 _FETCH_INTERVAL = 15.0  #: s between two fetches of a run in a store
 _IDLE_FACTOR = 5  #: pause that many times as long as a read takes: a ledger of millions is not read all the time
+_FOLLOW = "Keep printing until the run ends (default: at a terminal); with --json, one line of JSON each time."
 
 
-def add_to(commands: Any) -> None:
-    """Add the command."""
-    help_text = "Print the progress of a run; at a terminal, follow it while it executes."
-    command = add_run_command(commands, "show", _show, help_text)
-    follow = "keep printing until the run ends (default: at a terminal); with --json, one line of JSON each time"
-    command.add_argument("-f", "--follow", action=argparse.BooleanOptionalAction, help=follow)
-
-
-def _show(args: argparse.Namespace) -> int:
-    read_status = status_reader(args.run_directory)
+@click.command(cls=RunCommand)
+@click.option("-f", "--follow/--no-follow", default=None, help=_FOLLOW)
+def show(run_directory: str, follow: bool | None, as_json: bool) -> Exit:
+    """Print the progress of a run; at a terminal, follow it while it executes."""
+    read_status = status_reader(run_directory)
     status = read_status()
-    can_redraw = sys.stdout.isatty() and not args.json
-    if status.driver is None or not (can_redraw if args.follow is None else args.follow):
-        _print(status, args)
+    redraws = can_redraw(sys.stdout) and not as_json
+    if status.driver is None or not (redraws if follow is None else follow):
+        _print(status, as_json=as_json)
         return Exit.SUCCESS
     try:
-        (_redraw if can_redraw else _print_periodically)(status, read_status, args)
+        if redraws:
+            _redraw(status, read_status)
+        else:
+            _print_periodically(status, read_status, as_json=as_json)
     except KeyboardInterrupt:  # Ctrl-C stops only this command
         return Exit.CANCELLED
     return Exit.SUCCESS
@@ -45,16 +50,9 @@ def _show(args: argparse.Namespace) -> int:
 
 def status_reader(path: str) -> Callable[[], RunStatus]:
     """Return a function that reads the run's current status; for a run in a store, it refreshes the local copy regularly."""
-    from prefect_parallel_run.child.storage import is_remote
-    from prefect_parallel_run.monitoring.status import look
-    from prefect_parallel_run.storage.paths import RUNS_FOLDER
-
     directory = open_run(path, metadata_only=True)
     if not is_remote(path):
         return lambda: look(directory, time.time())
-    from prefect_parallel_run.execution.resume import open_run_directory
-    from prefect_parallel_run.runs.copies import active_owner
-
     url = f"{path.rstrip('/').partition(f'/{RUNS_FOLDER}')[0]}/{RUNS_FOLDER}/{directory.run_id}"
     fetched = time.monotonic()
 
@@ -68,44 +66,33 @@ def status_reader(path: str) -> Callable[[], RunStatus]:
     return read_remote
 
 
-def _print(status: RunStatus, args: argparse.Namespace) -> None:
-    from prefect_parallel_run.monitoring.status import as_plain
-    from prefect_parallel_run.monitoring.status_text import status_lines
-
-    if args.json:
+def _print(status: RunStatus, *, as_json: bool) -> None:
+    if as_json:
         emit_json(as_plain(status))
     else:
         emit("\n".join(status_lines(status, time.time())))
 
 
-def _redraw(status: RunStatus, read_status: Callable[[], RunStatus], args: argparse.Namespace) -> None:
+def _redraw(status: RunStatus, read_status: Callable[[], RunStatus]) -> None:
     """Redraw the status in place while the run executes, then print it in full."""
-    from prefect_parallel_run.monitoring.status_line import columns_of, style_of
-    from prefect_parallel_run.monitoring.status_text import status_lines
-
-    drawn = 0
-    while status.driver is not None:
-        lines = status_lines(status, time.time(), columns_of(sys.stdout) - 1, style_of(sys.stdout))
-        emit_raw(_cursor_up(drawn) + "\n".join(lines) + "\n")
-        drawn = len(lines)
-        status = _poll(read_status)
-    emit_raw(_cursor_up(drawn))
-    _print(status, args)
-
-
-def _cursor_up(lines: int) -> str:
-    """Return the escape codes that move the cursor up and erase everything below."""
-    return f"\x1b[{lines}F\x1b[J" if lines else ""
+    console = console_of(sys.stdout)
+    with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
+        while status.driver is not None:
+            fit_to_terminal(console)
+            lines = status_lines(status, time.time(), console.width - 1, ascii_only=console.options.ascii_only)
+            text = Text("\n".join(lines))
+            text.highlight_regex("━+|##+", "green")
+            text.highlight_regex("─+", "dim")
+            live.update(text, refresh=True)
+            status = _poll(read_status)
+    _print(status, as_json=False)
 
 
-def _print_periodically(status: RunStatus, read_status: Callable[[], RunStatus], args: argparse.Namespace) -> None:
+def _print_periodically(status: RunStatus, read_status: Callable[[], RunStatus], *, as_json: bool) -> None:
     """Print a line every 30 s or 5 % while the run executes."""
-    from prefect_parallel_run.monitoring.progress import LogThrottle
-    from prefect_parallel_run.monitoring.status import as_plain
-    from prefect_parallel_run.monitoring.status_text import status_summary
 
     def print_line() -> None:
-        emit(json.dumps(as_plain(status)) if args.json else status_summary(status))
+        emit(json.dumps(as_plain(status)) if as_json else status_summary(status))
 
     print_line()
     throttle = LogThrottle(time.monotonic())

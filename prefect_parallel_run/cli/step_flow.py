@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
 import httpx
@@ -13,28 +14,39 @@ from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from prefect_parallel_run.cli._output import notify
+from prefect_parallel_run.cli.step_options import StepOptions
+from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.run_directory import check_home
 from prefect_parallel_run.step import ParallelRunStep
 
 FLOW_NAME = "prefect-parallel-run"
+_MAX_LISTED_PATHS = 20  #: input paths shown on Prefect's page of the flow run
 _RETRIES = 2  #: retries per Prefect API call, about 6 s; the default of five takes a minute per call when the server is down
 
 
-def run_in_flow(step: ParallelRunStep, config: str, inputs: Sequence[str], output: str | None) -> ParallelRunResult:
-    """Run a step in its own flow run and return the result.
+def run_in_flow(options: StepOptions, config: str) -> ParallelRunResult:
+    """Run a step in a flow run of its own, which has the step's name, and return the result.
 
     Args:
-        step: The step; the flow run takes its name.
-        config: The configuration file; this and the following are parameters of the flow run, for display only.
-        inputs: Input paths, for display.
-        output: Folder or URL, for display.
+        options: The step.
+        config: The configuration file, which Prefect shows as a parameter of the flow run.
 
     Raises:
         KeyboardInterrupt: The run was cancelled by Ctrl-C or SIGTERM.
         ConnectionError: Prefect's API is unreachable, or its embedded server does not start.
         PrefectHomeError: The embedded server cannot create its database in Prefect's home.
     """
+    _shorten_tracebacks()
+    step = ParallelRunStep(
+        options.name,
+        options.config,
+        inputs=options.inputs,
+        output=options.output,
+        side_inputs=dict(options.side_inputs) or None,
+        arguments=options.arguments,
+        allow_reuse=options.allow_reuse,
+    )
     results: list[ParallelRunResult] = []
 
     def run_step(config: str, inputs: list[str], output: str | None) -> ParallelRunResult:  # noqa: ARG001  shown as the flow run's parameters
@@ -45,7 +57,7 @@ def run_in_flow(step: ParallelRunStep, config: str, inputs: Sequence[str], outpu
     _connect()
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _RETRIES}):
-            return flow(config=config, inputs=list(inputs), output=output)
+            return flow(config=config, inputs=_preview_paths(options), output=options.output)
     except TerminationSignal:  # Prefect converts SIGTERM to this
         raise KeyboardInterrupt from None
     except httpx.HTTPError as error:
@@ -73,3 +85,23 @@ def _connect() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if failure is not None:
         raise ConnectionError(f"cannot reach Prefect's API: {failure}") from failure
+
+
+def _preview_paths(options: StepOptions) -> list[str]:
+    paths = [path for dataset in options.inputs for path in dataset.paths]
+    more = [f"… and {len(paths) - _MAX_LISTED_PATHS} more"] if len(paths) > _MAX_LISTED_PATHS else []
+    return [path.encode("utf-8", "backslashreplace").decode() for path in paths[:_MAX_LISTED_PATHS]] + more
+
+
+def _shorten_tracebacks() -> None:
+    """Hide, on this console only, the tracebacks of errors whose message is complete."""
+    for handler in {*logging.getLogger("prefect").handlers, *logging.getLogger().handlers}:
+        if getattr(handler, "stream", None) is sys.stderr:
+            handler.addFilter(_remove_traceback)
+
+
+def _remove_traceback(record: logging.LogRecord) -> bool:
+    """Remove the traceback of this package's errors; Prefect's API handlers have already received the record."""
+    if record.exc_info and isinstance(record.exc_info, tuple) and isinstance(record.exc_info[1], ParallelRunError):
+        record.exc_info = record.exc_text = None
+    return True

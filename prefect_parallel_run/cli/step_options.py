@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import os
 import re
@@ -11,38 +10,120 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import click
+from pydantic import ValidationError
+
+from prefect_parallel_run.child.table_formats import FORMATS
+from prefect_parallel_run.cli._command import Command
 from prefect_parallel_run.cli._output import notify
+from prefect_parallel_run.config.base import wrong_fields
+from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.config.yaml_file import load
+from prefect_parallel_run.config.yaml_reader import read_value
+from prefect_parallel_run.datasets.base import Dataset, given_paths
+from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.datasets.tabular import TabularDataset
+from prefect_parallel_run.planning.inputs import check_arguments, normalise_inputs, resolve_output, resolve_side_inputs
 
-if TYPE_CHECKING:
-    from prefect_parallel_run.config.model import ParallelRunConfig
-    from prefect_parallel_run.datasets.base import Dataset
-
-FORMATS = ("files", "parquet", "delimited", "json-lines", "arrow", "orc")
+_OPTIONS_OF_FORMAT = {
+    "files": ("partition_format",),
+    **{name.replace("_", "-"): known.options for name, known in FORMATS.items()},
+}
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.+)", re.DOTALL)
-_FORMATS_OF_OPTION = {
-    "partition_format": ("files",),
-    "delimiter": ("delimited",),
-    "quote": ("delimited",),
-    "escape": ("delimited",),
-    "double_quote": ("delimited",),
-    "header": ("delimited",),
-    "decimal": ("delimited",),
-    "column_types": ("delimited",),
-    "na_values": ("delimited",),
-    "keep_default_na": ("delimited",),
-    "encoding": ("delimited", "json-lines"),
-    "compression": ("delimited", "json-lines"),
-}
-_OPTION_NAMES = {  #: for fields whose option has another name
-    "double_quote": "--no-double-quote",
-    "header": "--no-header",
-    "column_types": "--column-type",
-    "na_values": "--na-value",
-    "keep_default_na": "--no-default-na",
-}
 _ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: as a shell passes them
+
+
+class InputOption(click.Option):
+    """An option about the inputs; ``formats`` are those that it works with, all if empty."""
+
+    def __init__(self, names: str, help_text: str, **settings: Any) -> None:
+        super().__init__(names.split(), help=help_text, **settings)
+        self.formats = [name for name, fields in _OPTIONS_OF_FORMAT.items() if self.name in fields]
+
+
+def _several_paths(names: str, help_text: str, metavar: str) -> InputOption:
+    return InputOption(names, help_text, metavar=metavar, multiple=True)
+
+
+def _turns_off(names: str, help_text: str) -> InputOption:
+    return InputOption(names, help_text, flag_value=False, default=None, type=bool)
+
+
+_INPUT_OPTIONS = [
+    _several_paths(
+        "--input", "A path, folder, glob or URL, or several that form one input; repeat for further inputs.", "[NAME=]PATH..."
+    ),
+    _several_paths("--input-list", "A file with one path or URL per line (or terminated by NUL); - reads stdin.", "FILE"),
+    _several_paths("--side-input", "A path passed to every process as a whole, not split into mini-batches.", "NAME=PATH"),
+    InputOption(
+        "--format", "Format of the inputs (default: files).", type=click.Choice(list(_OPTIONS_OF_FORMAT)), default="files"
+    ),
+    InputOption("--partition-format", "Pattern for the end of a file's path: {user}/{day:yyyy/MM/dd}/*", metavar="TEXT"),
+    InputOption("--delimiter", r"Field separator of delimited text (default: ,); \t is a tab.", metavar="C"),
+    InputOption("--quote", "Quote character (default: \"); '' for none.", metavar="C"),
+    InputOption("--escape", "Escape character.", metavar="C"),
+    _turns_off("--no-double-quote double_quote", "Two quotes in a quoted field do not stand for one."),
+    _turns_off("--no-header header", "The first record is data."),
+    InputOption("--decimal", "Decimal point (default: .).", metavar="C"),
+    InputOption(
+        "--column-type column_types",
+        "The type of a column: string, int64, Int64, float64 or boolean; repeat for further columns.",
+        metavar="NAME=TYPE",
+        multiple=True,
+    ),
+    InputOption(
+        "--na-value na_values",
+        "A string that stands for a missing value, in addition to those of pandas; can be repeated.",
+        metavar="TEXT",
+        multiple=True,
+    ),
+    _turns_off(
+        "--no-default-na keep_default_na",
+        "NA, null, an empty field and the like are strings; only --na-value stands for a missing value.",
+    ),
+    InputOption("--encoding", "Encoding of delimited text and JSON lines (default: utf-8).", metavar="NAME"),
+    InputOption(
+        "--compression",
+        "Compression of delimited text and JSON lines (default: infer).",
+        type=click.Choice(["infer", "gzip", "bz2", "xz", "zstd", "none"]),
+    ),
+    InputOption("--allow-empty", "Allow an input without items.", is_flag=True),
+]
+_FORMAT_OPTIONS = {str(option.name): option for option in _INPUT_OPTIONS if option.formats}
+_STEP_OPTIONS = [
+    click.Option(["--output"], metavar="PATH", help="Folder or URL for the result; required for append_row."),
+    click.Option(["--name"], help="Name of the step (default: that of CONFIG)."),
+    click.Option(
+        ["--set"], multiple=True, metavar="FIELD=VALUE", help="Override a field of CONFIG, written as in YAML; can be repeated."
+    ),
+]
+
+
+class StepCommand(Command):
+    """A command with the options of a step; arguments after ``--`` on the command line belong to the script."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params = [*_INPUT_OPTIONS, *_STEP_OPTIONS, *self.params]
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the parts of the usage line."""
+        return [*super().collect_usage_pieces(ctx), "[-- ARGUMENTS]"]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments of the command line."""
+        own_arguments, ctx.params["arguments"] = split_arguments(args)
+        return super().parse_args(ctx, join_inputs(own_arguments))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of the inputs, then the others."""
+        for title, is_about_inputs in (("Inputs", True), ("Options", False)):
+            options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+            records = [option.get_help_record(ctx) for option in options if isinstance(option, InputOption) is is_about_inputs]
+            with formatter.section(title):
+                formatter.write_dl([record for record in records if record is not None])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,43 +139,23 @@ class StepOptions:
     allow_reuse: bool
 
 
-def add_step_options(command: argparse.ArgumentParser) -> None:
-    """Add the options; arguments after ``--`` on the command line belong to the script."""
-    inputs = command.add_argument_group("inputs")
-    help_text = "a path, folder, glob or URL, or several that form one input; repeat for further inputs"
-    inputs.add_argument("--input", action="append", nargs="+", default=[], metavar="[NAME=]PATH", help=help_text)
-    help_text = "a file with one path or URL per line (or terminated by NUL); - reads stdin"
-    inputs.add_argument("--input-list", action="append", default=[], metavar="FILE", help=help_text)
-    help_text = "a path passed to every process as a whole, not split into mini-batches"
-    inputs.add_argument("--side-input", action="append", default=[], metavar="NAME=PATH", help=help_text)
-    inputs.add_argument("--format", choices=FORMATS, default="files", help="format of the inputs (default: files)")
-    inputs.add_argument(
-        "--partition-format", metavar="TEXT", help="pattern for the end of a file's path: {user}/{day:yyyy/MM/dd}/*"
-    )
-    inputs.add_argument("--delimiter", metavar="C", help=r"field separator of delimited text (default: ,); \t is a tab")
-    inputs.add_argument("--quote", metavar="C", help="quote character (default: \"); '' for none")
-    inputs.add_argument("--escape", metavar="C", help="escape character")
-    help_text = "two quotes in a quoted field do not stand for one"
-    inputs.add_argument("--no-double-quote", dest="double_quote", action="store_false", default=None, help=help_text)
-    inputs.add_argument("--no-header", dest="header", action="store_false", default=None, help="the first record is data")
-    inputs.add_argument("--decimal", metavar="C", help="decimal point (default: .)")
-    help_text = "the type of a column: string, int64, Int64, float64 or boolean; repeat for further columns"
-    inputs.add_argument("--column-type", dest="column_types", action="append", metavar="NAME=TYPE", help=help_text)
-    help_text = "a string that stands for a missing value, in addition to those of pandas; can be repeated"
-    inputs.add_argument("--na-value", dest="na_values", action="append", metavar="TEXT", help=help_text)
-    help_text = "NA, null, an empty field and the like are strings; only --na-value stands for a missing value"
-    inputs.add_argument("--no-default-na", dest="keep_default_na", action="store_false", default=None, help=help_text)
-    inputs.add_argument("--encoding", metavar="NAME", help="encoding of delimited text and JSON lines (default: utf-8)")
-    inputs.add_argument(
-        "--compression",
-        choices=("infer", "gzip", "bz2", "xz", "zstd", "none"),
-        help="compression of delimited text and JSON lines (default: infer)",
-    )
-    inputs.add_argument("--allow-empty", action="store_true", help="allow an input without items")
-    command.add_argument("--output", metavar="PATH", help="folder or URL for the result; required for append_row")
-    command.add_argument("--name", help="name of the step (default: that of CONFIG)")
-    help_text = "override a field of CONFIG, written as in YAML; can be repeated"
-    command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=help_text)
+def join_inputs(arguments: Sequence[str]) -> list[str]:
+    r"""Join the paths after each ``--input`` with NUL to one value: an option of click cannot take any number of values.
+
+    >>> join_inputs(["--input", "a", "b", "--input", "c", "--name", "n"])
+    ['--input', 'a\x00b', '--input', 'c', '--name', 'n']
+    """
+    joined: list[str] = []
+    is_input = False
+    for argument in arguments:
+        is_option = argument.startswith("-") and argument != "-"
+        if is_option:
+            is_input = argument == "--input"
+        if is_input and not is_option and joined[-1] != "--input":
+            joined[-1] += f"\0{argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -109,28 +170,26 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(arguments[:index]), list(arguments[index + 1 :])
 
 
-def read_step_options(args: argparse.Namespace, *, for_run: bool) -> StepOptions:
-    """Return the values of the options; *for_run* also requires those that only a run needs.
+def read_step_options(values: Mapping[str, Any], *, for_run: bool) -> StepOptions:
+    """Return the step that the options describe; *for_run* also requires those that only a run needs.
 
     Raises:
         ValueError: An option is invalid; says which and what is expected.
         InputError: An input is not of the declared kind.
     """
-    from prefect_parallel_run.planning.inputs import check_arguments, normalise_inputs, resolve_output, resolve_side_inputs
-
-    config = _config(args)
-    inputs = normalise_inputs(_inputs(args))
-    if for_run and config.result_file_name is not None and args.output is None:
+    config = _config(values["config"], values["set"])
+    inputs = normalise_inputs(_inputs(values))
+    if for_run and config.result_file_name is not None and values["output"] is None:
         raise ValueError("--output is missing: output_action append_row needs a folder or URL for the result")
     names = [str(dataset.name) for dataset in inputs]
     return StepOptions(
-        name=args.name or step_name(args.config),
+        name=values["name"] or step_name(values["config"]),
         config=config,
         inputs=inputs,
-        output=resolve_output(args.output, required=False),
-        side_inputs=resolve_side_inputs(dict(_side_inputs(args.side_input)), names),
-        arguments=list(check_arguments(args.arguments)),
-        allow_reuse=not getattr(args, "no_reuse", False),
+        output=resolve_output(values["output"], required=False),
+        side_inputs=resolve_side_inputs(dict(_side_inputs(values["side_input"])), names),
+        arguments=list(check_arguments(values["arguments"])),
+        allow_reuse=not values.get("no_reuse", False),
     )
 
 
@@ -144,68 +203,49 @@ def step_name(config: str) -> str:
     return name[:100] or "parallel-run"
 
 
-def _config(args: argparse.Namespace) -> ParallelRunConfig:
-    from prefect_parallel_run.config.model import ParallelRunConfig
-    from prefect_parallel_run.config.yaml_file import load
-    from prefect_parallel_run.config.yaml_reader import read_value
-
-    if not Path(args.config).is_file():
-        raise ValueError(f"{args.config}: configuration file not found")
+def _config(path: str, assignments: Sequence[str]) -> ParallelRunConfig:
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: configuration file not found")
     overrides = {}
-    for assignment in args.set:
+    for assignment in assignments:
         field, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set: expected FIELD=VALUE, such as node_count=2, got {assignment!r}")
         overrides[field] = read_value(text, f"--set {field}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        config = load(ParallelRunConfig, Path(args.config), overrides, "--set")
+        config = load(ParallelRunConfig, Path(path), overrides, "--set")
     for warning in caught:  # only the message, without the source line
         notify(str(warning.message))
     return config
 
 
-def _inputs(args: argparse.Namespace) -> Iterator[Dataset]:
+def _inputs(values: Mapping[str, Any]) -> Iterator[Dataset]:
     """Yield the inputs in the order of their options."""
-    if not args.input and not args.input_list:
+    if not values["input"] and not values["input_list"]:
         raise ValueError("no input; pass --input or --input-list")
-    for paths in args.input:
-        name, first = split_name(paths[0])
-        yield _dataset(args, [first, *paths[1:]], name)
-    for path in args.input_list:
-        paths = paths_in(_read(path))
+    options = format_options(values["format"], {field: values[field] for field in _FORMAT_OPTIONS})
+    options["allow_empty"] = values["allow_empty"]
+    for joined in values["input"]:
+        first, *others = joined.split("\0")
+        name, path = split_name(first)
+        dataset = _dataset(values["format"], [path, *others], options)
+        yield dataset if name is None else dataset.as_named_input(name)
+    for file in values["input_list"]:
+        paths = paths_in(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
         if not paths:
-            raise ValueError(f"--input-list {path}: contains no paths")
-        yield _dataset(args, paths, None)
+            raise ValueError(f"--input-list {file}: contains no paths")
+        yield _dataset(values["format"], paths, options)
 
 
-def _dataset(args: argparse.Namespace, paths: list[str], name: str | None) -> Dataset:
-    options = format_options(args.format, {field: getattr(args, field) for field in _FORMATS_OF_OPTION})
-    dataset = _build_dataset(args.format, paths, {**options, "allow_empty": args.allow_empty})
-    return dataset if name is None else dataset.as_named_input(name)
-
-
-def _build_dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
-    from pydantic import ValidationError
-
-    from prefect_parallel_run.config.base import wrong_fields
-    from prefect_parallel_run.datasets.files import FileDataset
-
+def _dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
     try:
         if kind == "files":
-            return FileDataset.from_files(paths, **options)
-        from prefect_parallel_run.datasets.tabular import TabularDataset
-
-        factories = {
-            "parquet": TabularDataset.from_parquet_files,
-            "delimited": TabularDataset.from_delimited_files,
-            "json-lines": TabularDataset.from_json_lines_files,
-            "arrow": TabularDataset.from_arrow_files,
-            "orc": TabularDataset.from_orc_files,
-        }
-        return factories[kind](paths, **options)
+            return FileDataset(paths=given_paths(paths), **options)
+        return TabularDataset(paths=given_paths(paths), format=kind.replace("-", "_"), **options)
     except ValidationError as error:
-        messages = (f"{_option_name(field)}: {message}" for field, message in wrong_fields(error).items())
+        prefixes = {name: f"{option.opts[0]}: " for name, option in _FORMAT_OPTIONS.items()}
+        messages = (f"{prefixes.get(field, '')}{message}" for field, message in wrong_fields(error).items())
         raise ValueError("\n".join(messages)) from None
 
 
@@ -213,21 +253,17 @@ def format_options(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are set, in the form the dataset takes; raises ValueError for one of another format."""
     options: dict[str, Any] = {}
     for field, value in values.items():
-        if value is None:
+        if value is None or value == ():
             continue
-        if kind not in _FORMATS_OF_OPTION[field]:
-            formats = " and ".join(_FORMATS_OF_OPTION[field])
-            raise ValueError(f"{_option_name(field)} works only with --format {formats}, not with {kind}")
-        options[field] = _ESCAPED.get(value, value) if isinstance(value, str) else value
+        option = _FORMAT_OPTIONS[field]
+        if kind not in option.formats:
+            raise ValueError(f"{option.opts[0]} works only with --format {' and '.join(option.formats)}, not with {kind}")
+        options[field] = _ESCAPED.get(value, value) if isinstance(value, str) else list(value) if option.multiple else value
     if options.get("compression") == "none":
         options["compression"] = None
     if "column_types" in options:
         options["column_types"] = dict(map(_name_and_type, options["column_types"]))
     return options
-
-
-def _option_name(field: str) -> str:
-    return _OPTION_NAMES.get(field, f"--{field.replace('_', '-')}")
 
 
 def _name_and_type(text: str) -> tuple[str, str]:
@@ -255,10 +291,6 @@ def _side_inputs(options: Sequence[str]) -> Iterator[tuple[str, str]]:
         if match is None:
             raise ValueError(f"--side-input: expected NAME=PATH, got {option!r}")
         yield match[1], match[2]
-
-
-def _read(path: str) -> bytes:
-    return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
 
 
 def paths_in(data: bytes) -> list[str]:

@@ -1,4 +1,4 @@
-"""The protocols of compute targets and their clusters."""
+"""What compute targets and their clusters have in common."""
 
 from __future__ import annotations
 
@@ -32,32 +32,17 @@ class Request:
         return self.nodes if self.at_least is None else self.at_least
 
 
-class Cluster(Protocol):
-    """An open Dask cluster."""
+class Cluster:
+    """An open Dask cluster. This class is one that outlives the step: its workers are used, but neither added nor stopped."""
 
-    @property
-    def client(self) -> Client:
-        """Return a client of the cluster's scheduler."""
+    prepared = 0  #: number of nodes, named from ``node-0`` on, that received the settings before they joined the scheduler
+    is_here = False  #: all nodes are processes on this machine, with its files and this interpreter
+    is_elastic = False  #: ``scale`` adds nodes and ``release`` removes them
 
-    @property
-    def dashboard(self) -> str:
-        """Return the address of the Dask dashboard, or an empty string."""
-
-    @property
-    def slots(self) -> int | None:
-        """Return the number of child processes per node; None: one per core of the node."""
-
-    @property
-    def prepared(self) -> int:
-        """Return the number of nodes, named from ``node-0`` on, that received the settings before they joined the scheduler."""
-
-    @property
-    def is_here(self) -> bool:
-        """True when all nodes are processes on this machine, with its files and this interpreter."""
-
-    @property
-    def is_elastic(self) -> bool:
-        """True when ``scale`` adds nodes and ``release`` removes them."""
+    def __init__(self, client: Client, slots: int | None) -> None:
+        self.client = client
+        self.slots = slots  #: child processes per node; None: one per core of the node
+        self.dashboard: str = client.dashboard_link or ""  #: address of the Dask dashboard
 
     def scale(self, nodes: int) -> None:
         """Request *nodes* nodes in total, without waiting for them.
@@ -69,10 +54,10 @@ class Cluster(Protocol):
         """Stop the workers with these addresses; they must be idle."""
 
     def discard(self, worker: str) -> None:
-        """Kill the unresponsive worker with this name, if the cluster was opened for the step; it may be replaced."""
+        """Kill the unresponsive worker with this name, unless the cluster itself detects lost workers."""
 
     def abandon(self) -> None:
-        """Kill the workers, if the cluster was opened for the step; called when their work is no longer needed."""
+        """Kill the workers now if closing the cluster would wait for them; called when their work is no longer needed."""
 
 
 class Target(Protocol):

@@ -19,9 +19,9 @@ from typing import Any
 from distributed import Client, Status
 
 from prefect_parallel_run._threads import CallAbandonedError, call_with_timeout
-from prefect_parallel_run.compute.base import Request
+from prefect_parallel_run.compute.base import Cluster, Request
 from prefect_parallel_run.compute.certificates import new_credentials
-from prefect_parallel_run.compute.connect import leave, wait_for_workers
+from prefect_parallel_run.compute.connect import leave, wait_for_workers, worker_count
 from prefect_parallel_run.compute.dask_classes import ClusterArguments, arguments_for
 from prefect_parallel_run.compute.local import import_dashboard
 from prefect_parallel_run.compute.scheduler import is_encrypted
@@ -75,7 +75,7 @@ class ClassTarget:
             stack.callback(leave, client)
             if not is_encrypted(str(client.scheduler.address)):
                 self._refuse_plain(f"the connection to its scheduler at {client.scheduler.address} is not encrypted")
-            wait_for_workers(self._name, client, request, cancelled)
+            wait_for_workers(self._name, request, cancelled, lambda: worker_count(self._name, client, cancelled))
             yield ManagedCluster(cluster, client, request.slots, is_elastic=plan.scales_by != "fixed")
 
     def _create(self, plan: ClusterArguments, stack: ExitStack, cancelled: threading.Event) -> Any:
@@ -114,15 +114,12 @@ class ClassTarget:
             raise ComputeTargetError(self._name, f"cannot open the cluster: {type(error).__name__}: {error}") from error
 
 
-class ManagedCluster:
-    """A cluster that was opened for the step and is closed with it."""
-
-    prepared = 0
-    is_here = False
+class ManagedCluster(Cluster):
+    """A cluster that was opened for the step and is closed with it. It detects lost workers itself."""
 
     def __init__(self, cluster: Any, client: Client, slots: int | None, *, is_elastic: bool) -> None:
-        self._cluster, self.client, self.slots, self.is_elastic = cluster, client, slots, is_elastic
-        self.dashboard: str = client.dashboard_link or ""
+        super().__init__(client, slots)
+        self._cluster, self.is_elastic = cluster, is_elastic
 
     def scale(self, nodes: int) -> None:
         """Request *nodes* nodes, without waiting for them; raises any exception of the cluster."""
@@ -136,12 +133,6 @@ class ManagedCluster:
             self._cluster.sync(self._cluster.scale_down, names)
         else:  # the scheduler chooses idle workers
             self._cluster.scale(len(known) - len(names))
-
-    def discard(self, worker: str) -> None:
-        """Do nothing: the cluster itself detects lost workers."""
-
-    def abandon(self) -> None:
-        """Do nothing: the cluster is closed right after this."""
 
 
 def load_class(dotted: str) -> Any:

@@ -15,12 +15,11 @@ from prefect_parallel_run._threads import CallAbandonedError, call_with_timeout
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.errors import ComputeTargetError
 
-_CONNECT_SLICE = 5.0  #: s of one attempt; cancellation is checked between two attempts
+_CONNECT_SLICE = 5.0  #: s of one attempt; errors that another attempt cannot fix are reported after the first
 _CONNECT_TIMEOUT = 30.0  #: s
 _ANSWER_TIMEOUT = 30.0  #: s for a scheduler to answer
 _LEAVE_TIMEOUT = 2.0  #: s for the client to close
 _LOGGER = logging.getLogger(__name__)
-_POLL_INTERVAL = 0.1  #: s
 
 
 def connect(target: str, address: str, security: Security | None, cancelled: threading.Event) -> Client:
@@ -36,7 +35,7 @@ def connect(target: str, address: str, security: Security | None, cancelled: thr
         ComputeTargetError: The scheduler does not answer, or refuses the connection.
     """
     deadline = time.monotonic() + _CONNECT_TIMEOUT
-    while True:
+    while not cancelled.is_set():
         try:
             # A stopped or hanging scheduler accepts the connection and never answers.
             return call_with_timeout(
@@ -52,8 +51,7 @@ def connect(target: str, address: str, security: Security | None, cancelled: thr
                 raise ComputeTargetError(target, f"no scheduler answers at {address}: {_cause(error)}") from error
         except (ValueError, TypeError, RuntimeError) as error:  # an address or certificates that Dask cannot use
             raise ComputeTargetError(target, f"{address}: {error}") from error
-        if cancelled.is_set():
-            raise ComputeTargetError(target, "cancelled")
+    raise ComputeTargetError(target, "cancelled")
 
 
 def leave(client: Client) -> None:
@@ -65,35 +63,32 @@ def leave(client: Client) -> None:
 
 
 def wait_for_workers(
-    target: str, client: Client, request: Request, cancelled: threading.Event, check: Callable[[], None] = lambda: None
+    target: str, request: Request, cancelled: threading.Event, count: Callable[[], int], interval: float = 0.1
 ) -> None:
     """Wait for the first workers of *request*; at its timeout, return if there is at least one.
 
     Args:
-        target: The user's name for it, for errors.
-        client: Client of the scheduler.
+        target: The user's name for the cluster, for errors.
         request: Number of workers, and timeout.
         cancelled: Ends the wait.
-        check: Called repeatedly; may raise ComputeTargetError when no worker can join any more.
+        count: Returns the number of workers; may raise ComputeTargetError when none can join any more.
+        interval: s between two calls of *count*.
 
     Raises:
-        ComputeTargetError: There is no worker at the timeout, or the scheduler does not answer.
+        ComputeTargetError: There is no worker at the timeout, or the wait was cancelled.
     """
     deadline = time.monotonic() + request.timeout
-    while (count := worker_count(target, client, cancelled)) < request.first:
-        if cancelled.is_set():
-            raise ComputeTargetError(target, "cancelled")
-        check()
+    while (workers := count()) < request.first:
         if time.monotonic() > deadline:
-            if count:
+            if workers:
                 return
-            message = f"no worker joined within node_start_timeout = {request.timeout:g} s"
-            raise ComputeTargetError(target, message)
-        time.sleep(_POLL_INTERVAL)
+            raise ComputeTargetError(target, f"no worker joined within node_start_timeout = {request.timeout:g} s")
+        if cancelled.wait(interval):
+            raise ComputeTargetError(target, "cancelled")
 
 
 def worker_count(target: str, client: Client, cancelled: threading.Event) -> int:
-    """Return the number of the scheduler's workers; arguments and errors are those of ``wait_for_workers``."""
+    """Return the number of the scheduler's workers; raises ComputeTargetError when it does not answer."""
     try:
         return len(call_with_timeout(client.nthreads, _ANSWER_TIMEOUT, cancelled))
     except (CallAbandonedError, OSError, asyncio.TimeoutError, CancelledError) as error:
@@ -102,10 +97,8 @@ def worker_count(target: str, client: Client, cancelled: threading.Event) -> int
 
 def _is_final(error: BaseException) -> bool:
     """True for errors that a second attempt cannot fix: missing or refused certificates."""
-    text = _cause(error)
-    if isinstance(error, FileNotFoundError | PermissionError):
-        return True
-    return "certificate" in text.lower() or "ssl" in text.lower()
+    text = _cause(error).lower()
+    return isinstance(error, FileNotFoundError | PermissionError) or "certificate" in text or "ssl" in text
 
 
 def _cause(error: BaseException) -> str:

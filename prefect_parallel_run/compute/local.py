@@ -14,12 +14,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +25,9 @@ from distributed import Client, Scheduler, SpecCluster
 from distributed.batched import BatchedSend
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from prefect_parallel_run.compute.base import LEASE_KEY, Request
+from prefect_parallel_run.compute.base import LEASE_KEY, Cluster, Request
 from prefect_parallel_run.compute.certificates import Credentials, new_credentials
-from prefect_parallel_run.compute.connect import leave
+from prefect_parallel_run.compute.connect import leave, wait_for_workers
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.gpus import local_slots, node_environment, visible_gpus
 from prefect_parallel_run.node.settings import NodeSettings
@@ -50,37 +48,28 @@ class LocalTarget:
     @contextmanager
     def open(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> Iterator[_LocalCluster]:
         """Open a cluster; its nodes share the machine's GPUs and, unless a number of slots is requested, its cores."""
-        nodes, gpus = request.nodes, visible_gpus(os.environ)
-        slots = request.slots or local_slots(nodes)
         logging.getLogger("distributed").setLevel(logging.ERROR)
         logging.getLogger("distributed.scheduler").addFilter(_is_relevant)
-        cluster: _LocalCluster | None = None
-        try:
-            if request.dashboard:
-                import_dashboard()
-            cluster = _LocalCluster(nodes, slots, gpus, dashboard=request.dashboard)
-            cluster.wait_for_workers(request, cancelled, settings)
-        except BaseException as error:
-            if cluster is not None:
-                cluster.close()
-            if isinstance(error, OSError | TimeoutError | RuntimeError):
+        with ExitStack() as stack:
+            try:
+                if request.dashboard:
+                    import_dashboard()
+                cluster = _LocalCluster(request.nodes, request.slots or local_slots(request.nodes), dashboard=request.dashboard)
+                stack.callback(cluster.close)
+                cluster.wait_for_first(request, cancelled, settings)
+            except (OSError, RuntimeError) as error:
                 raise ComputeTargetError("local", f"{type(error).__name__}: {error}") from error
-            raise
-        try:
             yield cluster
-        finally:
-            cluster.close()
 
 
-class _LocalCluster:
+class _LocalCluster(Cluster):
     """A scheduler in this process, and workers that are restarted when they die."""
 
     is_here = True
-    is_elastic = False
+    slots: int
 
-    def __init__(self, nodes: int, slots: int, gpus: tuple[str, ...], *, dashboard: bool) -> None:
-        self.slots = slots
-        self.prepared = 0
+    def __init__(self, nodes: int, slots: int, *, dashboard: bool) -> None:
+        self.slots, gpus = slots, visible_gpus(os.environ)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the cluster
         self._folder = tempfile.mkdtemp(prefix="parallel_run_workers_")
         self._closing = threading.Event()
@@ -89,12 +78,12 @@ class _LocalCluster:
         self._restarts = [0] * nodes
         try:
             credentials = new_credentials()
-            self._scheduler, self.client = _open_scheduler(credentials, dashboard=dashboard)
+            self._scheduler, client = _open_scheduler(credentials, dashboard=dashboard)
         except BaseException:
             self._kill_workers()
             self._clean_up()
             raise
-        self.dashboard: str = self._scheduler.dashboard_link if dashboard else ""
+        super().__init__(client, slots)
         connection = {
             "address": self._scheduler.scheduler_address,
             "certificate": credentials.certificate,
@@ -106,32 +95,29 @@ class _LocalCluster:
         self._monitor = threading.Thread(target=self._restart_dead_workers, name="restart-workers", daemon=True)
         self._monitor.start()
 
-    def wait_for_workers(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> None:
-        """Wait for the first workers; at the timeout, return if there is one. Send *settings* to them meanwhile.
+    def wait_for_first(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> None:
+        """Wait for the first workers, and send *settings* to them meanwhile.
 
         Raises:
-            RuntimeError, TimeoutError: No worker stays alive, or none joined in time.
+            ComputeTargetError: No worker stays alive, or none joined in time.
         """
-        deadline = time.monotonic() + request.timeout
-        while (count := len(self._scheduler.scheduler.workers)) < request.first:  # read in this process, without messages
-            workers = zip(self._workers, self._restarts, strict=True)
-            if all(restarts >= _RESTARTS and worker.poll() is not None for worker, restarts in workers):
-                raise RuntimeError(f"no worker stays alive:\n{self._error_output()}")
-            if settings.done() and not self.prepared:
-                self._prepare(settings.result())
-            if cancelled.is_set():
-                raise RuntimeError("cancelled")
-            if time.monotonic() > deadline:
-                if count:
-                    return
-                raise TimeoutError(f"no worker joined within node_start_timeout = {request.timeout:g} s")
-            time.sleep(0.02)
 
-    def scale(self, nodes: int) -> None:
-        """Do nothing: all nodes are started when the cluster opens."""
+        def count() -> int:
+            joined = len(self._scheduler.scheduler.workers)  # read in this process, without messages
+            if joined < request.first:
+                self._check_restarts()
+                if settings.done() and not self.prepared:
+                    self._prepare(settings.result())
+            return joined
 
-    def release(self, workers: Collection[str]) -> None:
-        """Do nothing: idle workers cost nothing."""
+        wait_for_workers("local", request, cancelled, count, interval=0.02)
+
+    def _check_restarts(self) -> None:
+        workers = zip(self._workers, self._restarts, strict=True)
+        if all(restarts >= _RESTARTS and worker.poll() is not None for worker, restarts in workers):
+            size = os.fstat(self._errors.fileno()).st_size
+            output = os.pread(self._errors.fileno(), 2_000, max(size - 2_000, 0)).decode("utf-8", "replace")
+            raise ComputeTargetError("local", f"no worker stays alive:\n{output}")
 
     def discard(self, worker: str) -> None:
         """Kill a worker; the monitor thread starts a replacement."""
@@ -170,7 +156,7 @@ class _LocalCluster:
     def _prepare(self, settings: NodeSettings) -> None:
         """Send the settings, so that the nodes start their children before the workers have joined the scheduler."""
         for number, worker in enumerate(self._workers):
-            _send_line(worker, replace(settings, node=f"node-{number}", slots=settings.slots or self.slots).to_json())
+            _send_line(worker, settings.with_node(name=f"node-{number}", slots=settings.node.slots or self.slots).to_json())
         self.prepared = len(self._workers)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
@@ -194,16 +180,28 @@ class _LocalCluster:
                     self._workers[number] = self._start(number)
                     _send_line(self._workers[number], self._first_line)
 
-    def _error_output(self) -> str:
-        size = os.fstat(self._errors.fileno()).st_size
-        return os.pread(self._errors.fileno(), 2_000, max(size - 2_000, 0)).decode("utf-8", "replace")
-
 
 class _PrivateScheduler(Scheduler):  # type: ignore[misc]  # distributed is typed in part
     """A scheduler without HTTP pages, which every user of the machine could read."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """Do not start the HTTP server."""
+
+
+class _ShortMessageLogs(SchedulerPlugin):  # type: ignore[misc]  # distributed is typed in part
+    """Shortens the scheduler's message log for a worker as soon as the worker joins, so that leases do not stay in memory.
+
+    For debugging, Dask keeps the last thousand messages of every connection, up to a megabyte each. A lease with all its
+    work is such a message, twice: from the client to the scheduler, and from there to a worker.
+    """
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Called by the scheduler with the address of every new worker."""
+        _shorten_message_log(scheduler.stream_comms[worker])
+
+
+def _shorten_message_log(stream: BatchedSend) -> None:
+    stream.recent_message_log = deque(maxlen=_KEPT)
 
 
 def _open_scheduler(credentials: Credentials, *, dashboard: bool) -> tuple[SpecCluster, Client]:
@@ -217,7 +215,7 @@ def _open_scheduler(credentials: Credentials, *, dashboard: bool) -> tuple[SpecC
         "dashboard": dashboard,
         "dashboard_address": f"{_LOOPBACK}:0",
         "allowed_failures": 0,  # attempts are counted by the dispatcher, not by Dask
-        "plugins": [ShortMessageLogs()],
+        "plugins": [_ShortMessageLogs()],
     }
     scheduler = {"cls": Scheduler if dashboard else _PrivateScheduler, "options": options}
     cluster = SpecCluster(workers={}, scheduler=scheduler, security=security, silence_logs=logging.ERROR, asynchronous=False)
@@ -226,7 +224,7 @@ def _open_scheduler(credentials: Credentials, *, dashboard: bool) -> tuple[SpecC
     except BaseException:
         cluster.close(timeout=_CLOSE_TIMEOUT)
         raise
-    shorten_message_log(client)
+    _shorten_message_log(client.scheduler_comm)
     return cluster, client
 
 
@@ -262,24 +260,3 @@ def _is_relevant(record: logging.LogRecord) -> bool:
     A run that ends before its last node has opened would cause such messages too.
     """
     return LEASE_KEY not in record.getMessage() and not record.getMessage().startswith("broadcast to ")
-
-
-class ShortMessageLogs(SchedulerPlugin):  # type: ignore[misc]  # distributed is typed in part
-    """Shortens the scheduler's message log for a worker as soon as the worker joins, so that leases do not stay in memory.
-
-    For debugging, Dask keeps the last thousand messages of every connection, up to a megabyte each. A lease with all its
-    work is such a message, twice: from the client to the scheduler, and from there to a worker.
-    """
-
-    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """Called by the scheduler with the address of every new worker."""
-        _shorten(scheduler.stream_comms[worker])
-
-
-def shorten_message_log(client: Client) -> None:
-    """Shorten the log of the messages from *client* to its scheduler."""
-    _shorten(client.scheduler_comm)
-
-
-def _shorten(stream: BatchedSend) -> None:
-    stream.recent_message_log = deque(maxlen=_KEPT)

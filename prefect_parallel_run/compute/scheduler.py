@@ -1,4 +1,7 @@
-"""A running Dask scheduler, by address or scheduler file. Its workers, settings and other users' work are not touched."""
+"""A running Dask scheduler, by address or scheduler file, or the one that the step itself runs in.
+
+Its workers, settings and other users' work are not touched.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,17 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from distributed import Client, Security, get_worker, secede
+from distributed import Security, get_worker, secede
 
-from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.connect import connect, leave, wait_for_workers
+from prefect_parallel_run.compute.base import Cluster, Request
+from prefect_parallel_run.compute.connect import connect, leave, wait_for_workers, worker_count
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.settings import NodeSettings
 
@@ -45,7 +48,7 @@ class SchedulerTarget:
         security: Security | None = None,
         allow_insecure: bool = False,
     ) -> None:
-        self._address, self._file, self._security = address, file, security
+        self.address, self._file, self._security = address, file, security
         self._allow_insecure = allow_insecure
         if address is not None:
             refuse_insecure(address, allow_insecure)
@@ -56,15 +59,16 @@ class SchedulerTarget:
         request: Request,
         cancelled: threading.Event,
         settings: Future[NodeSettings],  # noqa: ARG002  shared workers receive the settings after they are selected
-    ) -> Iterator[ExistingCluster]:
+    ) -> Iterator[Cluster]:
         """Use the scheduler's workers; see Target."""
         logging.getLogger("distributed").setLevel(logging.ERROR)
-        address = self._address or self._address_in_file()
+        address = self.address or self._address_in_file()
+        target = str(self._file or address)
         refuse_insecure(address, self._allow_insecure)
-        client = connect(str(self._file or address), address, self._security, cancelled)
+        client = connect(target, address, self._security, cancelled)
         try:
-            wait_for_workers(str(self._file or address), client, request, cancelled)
-            yield ExistingCluster(client, request.slots)
+            wait_for_workers(target, request, cancelled, lambda: worker_count(target, client, cancelled))
+            yield Cluster(client, request.slots)
         finally:
             leave(client)
 
@@ -78,28 +82,39 @@ class SchedulerTarget:
         return str(address)
 
 
-class ExistingCluster:
-    """A cluster that outlives the step. Its workers are used, never stopped."""
+class EnclosingClusterTarget(SchedulerTarget):
+    """The workers of the cluster that the step was submitted to, or that its flow has opened.
 
-    prepared = 0
-    is_here = False
-    is_elastic = False
+    Args:
+        address: Address of the scheduler.
+        security: Certificates of the scheduler.
+        is_inside: The step itself runs in a task of this cluster, and must not block a worker thread.
+    """
 
-    def __init__(self, client: Client, slots: int | None) -> None:
-        self.client, self.slots = client, slots
-        self.dashboard: str = client.dashboard_link or ""
+    def __init__(self, address: str, security: Security | None, *, is_inside: bool) -> None:
+        super().__init__(address, security=security, allow_insecure=True)  # this process already uses that connection
+        self._is_inside = is_inside
 
-    def scale(self, nodes: int) -> None:
-        """Do nothing: the number of workers is not for the step to change."""
+    def secede(self) -> None:
+        """Release the worker's thread for other tasks; must be called by the step's thread."""
+        if self._is_inside:
+            secede()
 
-    def release(self, workers: Collection[str]) -> None:
-        """Do nothing: the step did not start the workers."""
 
-    def discard(self, worker: str) -> None:
-        """Do nothing: the step did not start the worker."""
+def enclosing_target(task_runner: Any) -> EnclosingClusterTarget | None:
+    """Return the cluster of the calling thread, or None.
 
-    def abandon(self) -> None:
-        """Do nothing: the step did not start the workers, and its work there has been stopped."""
+    Args:
+        task_runner: Task runner of the flow that calls the step; only a DaskTaskRunner has a cluster.
+    """
+    try:
+        worker = get_worker()
+    except ValueError:
+        client = getattr(task_runner, "_client", None) if type(task_runner).__name__ == "DaskTaskRunner" else None
+        if client is None or client.scheduler is None:
+            return None
+        return EnclosingClusterTarget(str(client.scheduler.address), client.security, is_inside=False)
+    return EnclosingClusterTarget(str(worker.scheduler.address), worker.security, is_inside=True)
 
 
 def refuse_insecure(address: str, allow_insecure: bool) -> None:
@@ -145,47 +160,3 @@ def _is_own(address: str) -> bool:
         except OSError:
             return False
     return True
-
-
-class EnclosingClusterTarget:
-    """The workers of the cluster that the step was submitted to, or that its flow has opened.
-
-    Args:
-        address: Address of the scheduler.
-        security: Certificates of the scheduler.
-        is_inside: The step itself runs in a task of this cluster, and must not block a worker thread.
-    """
-
-    def __init__(self, address: str, security: Security | None, *, is_inside: bool) -> None:
-        self._scheduler = SchedulerTarget(
-            address, security=security, allow_insecure=True
-        )  # this process already uses that connection
-        self._is_inside = is_inside
-        self.address = address
-
-    @contextmanager
-    def open(self, request: Request, cancelled: threading.Event, settings: Future[NodeSettings]) -> Iterator[ExistingCluster]:
-        """Use the cluster's workers; see Target."""
-        with self._scheduler.open(request, cancelled, settings) as cluster:
-            yield cluster
-
-    def secede(self) -> None:
-        """Release the worker's thread for other tasks; must be called by the step's thread."""
-        if self._is_inside:
-            secede()
-
-
-def surrounding_target(task_runner: Any) -> EnclosingClusterTarget | None:
-    """Return the cluster of the calling thread, or None.
-
-    Args:
-        task_runner: Task runner of the flow that calls the step; only a DaskTaskRunner has a cluster.
-    """
-    try:
-        worker = get_worker()
-    except ValueError:
-        client = getattr(task_runner, "_client", None) if type(task_runner).__name__ == "DaskTaskRunner" else None
-        if client is None or client.scheduler is None:
-            return None
-        return EnclosingClusterTarget(str(client.scheduler.address), client.security, is_inside=False)
-    return EnclosingClusterTarget(str(worker.scheduler.address), worker.security, is_inside=True)

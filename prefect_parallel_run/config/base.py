@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, GetJsonSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -22,7 +22,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class FormModel(BaseModel):
-    """A model that people fill in as a form; its schema does not affect validation in Python."""
+    """A model that people fill in as a form, with each field's docstring as its help text."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -30,6 +32,8 @@ class FormModel(BaseModel):
         schema = handler(core_schema)
         for field in handler.resolve_ref_schema(schema).get("properties", {}).values():
             make_optional(field)
+            if "description" in field:
+                field["description"] = " ".join(field["description"].split())
         return schema
 
 

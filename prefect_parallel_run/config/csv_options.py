@@ -7,20 +7,13 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationInfo
 
-from prefect_parallel_run.config.quoting import is_int, shown
+from prefect_parallel_run._units import is_int, shown
+from prefect_parallel_run.config.validation import invalid
 
 
 class _Keyword(NamedTuple):
     is_valid: Callable[[Any], bool]
     expected: str
-
-
-def _is_character(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 1 and value not in "\r\n\0"
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and "\0" not in value
 
 
 def _is_float_format(value: Any) -> bool:
@@ -42,27 +35,31 @@ def _are_strings(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
 
 
-def _is_boolean(value: Any) -> bool:
-    return isinstance(value, bool)
+def _text(expected: str) -> _Keyword:
+    return _Keyword(lambda value: isinstance(value, str) and "\0" not in value, expected)
 
 
-_CHARACTER = "one character other than a newline"
-_BOOLEAN = "true or false"
-_STRINGS = "a list of strings"
+_CHARACTER = _Keyword(
+    lambda value: isinstance(value, str) and len(value) == 1 and value not in "\r\n\0", "one character other than a newline"
+)
+_BOOLEAN = _Keyword(lambda value: isinstance(value, bool), "true or false")
+_STRINGS = _Keyword(_are_strings, "a list of strings")
 KEYWORDS: dict[str, _Keyword] = {
-    "sep": _Keyword(_is_character, _CHARACTER),
-    "na_rep": _Keyword(_is_text, "a string"),
+    "sep": _CHARACTER,
+    "na_rep": _text("a string"),
     "float_format": _Keyword(_is_float_format, "a format for one number, such as '%.3f'"),
-    "date_format": _Keyword(_is_text, "a format for dates, such as '%Y-%m-%d'"),
-    "decimal": _Keyword(_is_character, _CHARACTER),
-    "columns": _Keyword(_are_strings, _STRINGS),
-    "header": _Keyword(_are_strings, f"{_STRINGS}, the names in the header line; append_row_header turns the line on or off"),
-    "index": _Keyword(_is_boolean, _BOOLEAN),
-    "index_label": _Keyword(_is_text, "a string"),
+    "date_format": _text("a format for dates, such as '%Y-%m-%d'"),
+    "decimal": _CHARACTER,
+    "columns": _STRINGS,
+    "header": _Keyword(
+        _are_strings, "a list of strings, the names in the header line; append_row_header turns the line on or off"
+    ),
+    "index": _BOOLEAN,
+    "index_label": _text("a string"),
     "quoting": _Keyword(lambda value: is_int(value) and 0 <= value <= 3, "0 (minimal), 1 (all), 2 (not numbers) or 3 (none)"),
-    "quotechar": _Keyword(_is_character, _CHARACTER),
-    "doublequote": _Keyword(_is_boolean, _BOOLEAN),
-    "escapechar": _Keyword(_is_character, _CHARACTER),
+    "quotechar": _CHARACTER,
+    "doublequote": _BOOLEAN,
+    "escapechar": _CHARACTER,
     "encoding": _Keyword(_is_encoding, "a Python encoding without a byte order mark"),
 }
 
@@ -72,7 +69,7 @@ def csv_options(value: Any, info: ValidationInfo) -> Any:
     if value is None or value == {}:
         return None
     if not isinstance(value, dict):
-        raise ValueError(f"{info.field_name} is {shown(value)}; expected a mapping of keywords of to_csv, or None")
+        raise invalid(info, value, "a mapping of keywords of to_csv, or None")
     return check_keywords(value, str(info.field_name))
 
 

@@ -5,29 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from prefect_parallel_run._units import is_number, shown
+from prefect_parallel_run.child.rows import FORMATS, FormatName, row_format
 from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.csv_options import csv_options
-from prefect_parallel_run.config.quoting import is_int, is_number, shown
-from prefect_parallel_run.config.script_path import find_script
 from prefect_parallel_run.config.validation import (
     FILE_NAME,
     LONGEST_FILE_NAME,
     SIZE,
+    Flag,
+    OptionalCount,
+    Seconds,
     accept,
     at_least,
     cluster,
+    either,
     file_name,
+    find_script,
+    invalid,
     keys,
     optional,
+    optional_at_least,
     paths_by_name,
     size,
     variables,
@@ -41,6 +41,7 @@ _DEFAULT_FILES = 10
 _DEFAULT_BYTES = 1 << 20
 _DEFAULT_FILE_NAME = "parallel_run_step.txt"
 _DEFAULT_FOR_NONE = {"run_max_try", "run_invocation_timeout", "logging_level", "environment_variables"}
+_BY_SUFFIX: dict[str, FormatName] = {row_format(name).suffix: name for name in FORMATS if row_format(name).suffix}
 
 
 class ParallelRunConfig(FormModel):
@@ -49,193 +50,108 @@ class ParallelRunConfig(FormModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     # In the order of the form: required fields, what a run does, its limits, its output, where it runs, and then fields that
-    # are rarely changed. Source: CONTRACT.md 1.
-    entry_script: str = Field(
-        title="Entry script",
-        min_length=1,
-        description="Path of the script, relative to the source directory if there is one; a dotted name also works.",
-    )
-    error_threshold: Annotated[int, at_least(-1)] = Field(
-        title="Error threshold",
-        ge=-1,
-        description="Failed items (rows of a table, files) allowed over the whole input; -1 for no limit.",
-    )
+    # are rarely changed. The text below a field is its help text. Source: CONTRACT.md 1.
+    entry_script: str = Field(title="Entry script", min_length=1)
+    """Path of the script, relative to the source directory if there is one; a dotted name also works."""
+    error_threshold: Annotated[int, at_least(-1)] = Field(title="Error threshold", ge=-1)
+    """Failed items (rows of a table, files) allowed over the whole input; -1 for no limit."""
     output_action: Annotated[Literal["append_row", "summary_only"], word("append_row", "summary_only")] = Field(
-        title="Output action",
-        description="append_row publishes every returned row in one file; summary_only counts them.",
+        title="Output action"
     )
-    source_directory: str | None = Field(
-        default=None,
-        title="Source directory",
-        description="Folder that is copied to the nodes with the script, and importable there; empty: the script's folder.",
-    )
+    """append_row publishes every returned row in one file; summary_only counts them."""
+    source_directory: str | None = Field(default=None, title="Source directory")
+    """Folder that is copied to the nodes with the script, and importable there; empty: the script's folder."""
     mini_batch_size: Annotated[
         Annotated[int, Field(title="Number", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
         BeforeValidator(size),
-    ] = Field(
-        default=None,
-        title="Mini-batch size",
-        description="Files per run() (default 10), or approximate bytes of a table (default 1 MB); such as 5 or 10MB.",
-    )
+    ] = Field(default=None, title="Mini-batch size")
+    """Files per run() (default 10), or approximate bytes of a table (default 1 MB); such as 5 or 10MB."""
     partition_keys: Annotated[
         Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None, BeforeValidator(keys)
-    ] = Field(
-        default=None,
-        title="Partition keys",
-        description="One mini-batch per existing combination of these keys; excludes a mini-batch size.",
-    )
-    node_count: Annotated[int, at_least(1)] = Field(
-        default=1, ge=1, title="Nodes", description="Nodes used; a node is one Dask worker process."
-    )
-    process_count_per_node: Annotated[
-        Annotated[int, Field(ge=1)] | None,
-        optional("an integer, 1 or more", lambda value: is_int(value) and value >= 1),
-    ] = Field(
-        default=None,
-        title="Processes per node",
-        description="Processes per node that run the script; empty: 1 on a node with a GPU, else one per core.",
-    )
+    ] = Field(default=None, title="Partition keys")
+    """One mini-batch per existing combination of these keys; excludes a mini-batch size."""
+    node_count: Annotated[int, at_least(1)] = Field(default=1, ge=1, title="Nodes")
+    """Nodes used; a node is one Dask worker process."""
+    process_count_per_node: OptionalCount = Field(default=None, title="Processes per node")
+    """Processes per node that run the script; empty: 1 on a node with a GPU, else one per core."""
     compute_target: Annotated[
-        Annotated[str, Field(title="Name or address", min_length=1)] | ComputeTarget,
-        BeforeValidator(cluster),
-    ] = Field(
-        default="local",
-        title="Compute target",
-        description=(
-            "Where to run: local (this machine), the address or scheduler file of an existing Dask cluster, a cluster class,"
-            " or a saved block as {{ prefect.blocks.dask-compute-target.NAME }}."
-        ),
+        Annotated[str, Field(title="Name or address", min_length=1)] | ComputeTarget, BeforeValidator(cluster)
+    ] = Field(default="local", title="Compute target")
+    """Where to run: local (this machine), the address or scheduler file of an existing Dask cluster, a cluster class, or a
+    saved block as {{ prefect.blocks.dask-compute-target.NAME }}."""
+    run_invocation_timeout: Seconds = Field(default=60, title="Timeout of run(), s")
+    """Seconds for one call of run(); a process that exceeds it is killed and replaced."""
+    run_max_try: Annotated[int, at_least(1)] = Field(default=3, ge=1, title="Attempts")
+    """Attempts per mini-batch, including the first."""
+    allowed_failed_count: Annotated[Annotated[int, Field(ge=-1)] | None, optional_at_least(-1)] = Field(
+        default=None, title="Allowed failed mini-batches"
     )
-    run_invocation_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
-        default=60,
-        gt=0,
-        title="Timeout of run(), s",
-        description="Seconds for one call of run(); a process that exceeds it is killed and replaced.",
-    )
-    run_max_try: Annotated[int, at_least(1)] = Field(
-        default=3, ge=1, title="Attempts", description="Attempts per mini-batch, including the first."
-    )
-    allowed_failed_count: Annotated[
-        Annotated[int, Field(ge=-1)] | None,
-        optional("an integer, -1 or more", lambda value: is_int(value) and value >= -1),
-    ] = Field(
-        default=None,
-        title="Allowed failed mini-batches",
-        description="Failed mini-batches allowed; -1 or empty for no limit.",
-    )
+    """Failed mini-batches allowed; -1 or empty for no limit."""
     allowed_failed_percent: Annotated[
         Annotated[float, Field(ge=0, le=100)] | None,
         optional("a number from 0 to 100", lambda value: is_number(value) and 0 <= value <= 100),
-    ] = Field(
-        default=None,
-        title="Allowed failed mini-batches, %",
-        description="Percentage of the planned mini-batches that may fail; 100 or empty for no limit.",
-    )
+    ] = Field(default=None, title="Allowed failed mini-batches, %")
+    """Percentage of the planned mini-batches that may fail; 100 or empty for no limit."""
     append_row_file_name: Annotated[
         Annotated[str, Field(pattern=FILE_NAME, max_length=LONGEST_FILE_NAME)] | None, BeforeValidator(file_name)
-    ] = Field(
-        default=None,
-        title="Result file",
-        description=(
-            'Name of the result file under the output, without ~ " # % & * : < > ? / \\ { | }; empty: parallel_run_step.txt.'
-            " Only for append_row."
-        ),
-    )
+    ] = Field(default=None, title="Result file")
+    r"""Name of the result file under the output, without ~ " # % & * : < > ? / \ { | }; empty: parallel_run_step.txt. Only
+    for append_row."""
     append_row_format: Annotated[
-        Annotated[Literal["text", "csv", "jsonl", "parquet"], Field(title="Chosen")] | None,
-        optional("text, csv, jsonl or parquet", lambda value: value in ("text", "csv", "jsonl", "parquet")),
+        Annotated[FormatName, Field(title="Chosen")] | None,
+        optional(either(FORMATS), lambda value: value in FORMATS),
     ] = Field(
         default=None,
         title="Result format",
-        description="How rows are written; empty: by the file name's extension .jsonl or .parquet, else text.",
+        description=f"How rows are written; empty: by the file name's extension {either(_BY_SUFFIX)}, else text.",
     )
-    append_row_header: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
-        default=False, title="Header line", description="Write column names as the first line of a text result."
-    )
+    append_row_header: Flag = Field(default=False, title="Header line")
+    """Write column names as the first line of a text result."""
     append_row_csv_options: Annotated[dict[str, Any] | None, BeforeValidator(csv_options)] = Field(
-        default=None,
-        title="Options of to_csv",
-        description="Keywords of pandas.DataFrame.to_csv for text and csv results, such as sep, na_rep, float_format.",
+        default=None, title="Options of to_csv"
     )
+    """Keywords of pandas.DataFrame.to_csv for text and csv results, such as sep, na_rep, float_format."""
     environment: Annotated[
         Annotated[str, Field(title="Path", min_length=1)] | Environment | None,
         optional("a path, or an Environment", lambda value: isinstance(value, str | Environment | dict)),
-    ] = Field(
-        default=None,
-        title="Environment",
-        description=(
-            "Where the script runs; empty: this interpreter. Or the path of another interpreter or a virtual environment, or"
-            " packages to install."
-        ),
-    )
+    ] = Field(default=None, title="Environment")
+    """Where the script runs; empty: this interpreter. Or the path of another interpreter or a virtual environment, or
+    packages to install."""
     environment_variables: Annotated[dict[str, str], BeforeValidator(variables)] = Field(
-        default={},
-        repr=False,
-        title="Environment variables",
-        description=(
-            'Set for the script before it is imported; a JSON object such as {"TOKEN": "{{ prefect.blocks.secret.NAME }}"}.'
-            " References to secret blocks are resolved when the step runs; values typed here are visible to everybody in"
-            " Prefect."
-        ),
+        default={}, repr=False, title="Environment variables"
     )
-    description: str | None = Field(default=None, title="Description", description="Display text.")
+    """Set for the script before it is imported; a JSON object such as {"TOKEN": "{{ prefect.blocks.secret.NAME }}"}.
+    References to secret blocks are resolved when the step runs; values typed here are visible to everybody in Prefect."""
+    description: str | None = Field(default=None, title="Description")
+    """Display text."""
     logging_level: Annotated[Literal["WARNING", "INFO", "DEBUG"], word("WARNING", "INFO", "DEBUG")] = Field(
-        default="INFO", title="Logging level", description="Level of the package's log lines and of EntryScript().logger."
+        default="INFO", title="Logging level"
     )
-    node_start_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
-        default=120,
-        gt=0,
-        title="Wait for nodes, s",
-        description="Seconds to wait for all nodes; then the step starts with the available ones, and the rest join later.",
-    )
-    min_nodes: Annotated[
-        Annotated[int, Field(ge=1)] | None,
-        optional("an integer, 1 or more", lambda value: is_int(value) and value >= 1),
-    ] = Field(
-        default=None,
-        title="Minimum nodes",
-        description=(
-            "Nodes to start with, at most the number of nodes above; a cluster opened for the step grows to that number while"
-            " work waits, and shrinks again. Empty: all nodes."
-        ),
-    )
-    models: Annotated[dict[str, str], BeforeValidator(paths_by_name)] = Field(
-        default={},
-        title="Models",
-        description="Paths by name: the results of Azure's Model.get_model_path(name) in the script, and AZUREML_MODEL_DIR.",
-    )
-    init_timeout: Annotated[float, accept("seconds above 0", lambda value: is_number(value) and value > 0)] = Field(
-        default=600,
-        gt=0,
-        title="Timeout of init(), s",
-        description="Seconds for one process to import the script and run init().",
-    )
+    """Level of the package's log lines and of EntryScript().logger."""
+    node_start_timeout: Seconds = Field(default=120, title="Wait for nodes, s")
+    """Seconds to wait for all nodes; then the step starts with the available ones, and the rest join later."""
+    min_nodes: OptionalCount = Field(default=None, title="Minimum nodes")
+    """Nodes to start with, at most the number of nodes above; a cluster opened for the step grows to that number while work
+    waits, and shrinks again. Empty: all nodes."""
+    models: Annotated[dict[str, str], BeforeValidator(paths_by_name)] = Field(default={}, title="Models")
+    """Paths by name: the results of Azure's Model.get_model_path(name) in the script, and AZUREML_MODEL_DIR."""
+    init_timeout: Seconds = Field(default=600, title="Timeout of init(), s")
+    """Seconds for one process to import the script and run init()."""
     retry_delay_seconds: Annotated[float, accept("seconds, 0 or more", lambda value: is_number(value) and value >= 0)] = Field(
-        default=0, ge=0, title="Pause before a retry, s", description="Seconds before the next attempt at a mini-batch."
+        default=0, ge=0, title="Pause before a retry, s"
     )
+    """Seconds before the next attempt at a mini-batch."""
     process_memory_limit: Annotated[
         Annotated[int, Field(title="Bytes", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
         BeforeValidator(size),
-    ] = Field(
-        default=None,
-        title="Memory limit per process",
-        description="Bytes, or a size such as 4GB; a process over it is killed and its attempt fails. Empty: no limit.",
-    )
-    isolate_failed_items: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
-        default=False,
-        title="Isolate failed items",
-        description="Halve a mini-batch that has used up its attempts until the failing items are isolated.",
-    )
-    speculative_execution: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
-        default=False,
-        title="Speculative execution",
-        description="Near the end, run a mini-batch a second time if its node is much slower than another.",
-    )
-    dashboard: Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))] = Field(
-        default=False,
-        title="Dask dashboard",
-        description="Serve the Dask dashboard of a local cluster while the step runs; requires bokeh. It has no password.",
-    )
+    ] = Field(default=None, title="Memory limit per process")
+    """Bytes, or a size such as 4GB; a process over it is killed and its attempt fails. Empty: no limit."""
+    isolate_failed_items: Flag = Field(default=False, title="Isolate failed items")
+    """Halve a mini-batch that has used up its attempts until the failing items are isolated."""
+    speculative_execution: Flag = Field(default=False, title="Speculative execution")
+    """Near the end, run a mini-batch a second time if its node is much slower than another."""
+    dashboard: Flag = Field(default=False, title="Dask dashboard")
+    """Serve the Dask dashboard of a local cluster while the step runs; requires bokeh. It has no password."""
 
     @model_validator(mode="before")
     @classmethod
@@ -253,7 +169,7 @@ class ParallelRunConfig(FormModel):
         if isinstance(value, Path):
             value = str(value)
         if not isinstance(value, str) or not value.strip() or "\0" in value:
-            raise ValueError(f"{info.field_name} is {shown(value)}; expected an existing path")
+            raise invalid(info, value, "an existing path")
         return value.strip() if info.field_name == "entry_script" else value
 
     @field_validator("description", mode="before")
@@ -270,7 +186,7 @@ class ParallelRunConfig(FormModel):
         if self.output_action == "summary_only" and self.append_row_file_name is not None:
             name = shown(self.append_row_file_name)
             raise ValueError(f"append_row_file_name is {name}, but output_action is summary_only; expected None")
-        if self.append_row_csv_options is not None and self.result_format not in ("text", "csv"):
+        if self.append_row_csv_options is not None and not row_format(self.result_format).has_csv_options:
             raise ValueError(
                 f"append_row_csv_options is {shown(self.append_row_csv_options)}, but rows are written as {self.result_format};"
                 " expected None"
@@ -301,12 +217,11 @@ class ParallelRunConfig(FormModel):
         return None if self.output_action == "summary_only" else self.append_row_file_name or _DEFAULT_FILE_NAME
 
     @property
-    def result_format(self) -> Literal["text", "csv", "jsonl", "parquet"]:
+    def result_format(self) -> FormatName:
         """Return the format of the result file."""
         if self.append_row_format is not None:
             return self.append_row_format
-        extension = Path(self.append_row_file_name or "").suffix.lower()
-        return "jsonl" if extension == ".jsonl" else "parquet" if extension == ".parquet" else "text"
+        return _BY_SUFFIX.get(Path(self.append_row_file_name or "").suffix.lower(), "text")
 
     def mini_batch_size_for(self, kind: Literal["file", "tabular"]) -> int:
         """Return the files per mini-batch, or for tabular input its approximate bytes of source."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo
 
-from prefect_parallel_run._units import parse_size
-from prefect_parallel_run.config.quoting import is_int, shown
+from prefect_parallel_run._units import is_int, is_number, parse_size, shown
+from prefect_parallel_run.storage.paths import absolute_path
 
 _FORBIDDEN = r'~"#%&*:<>?/\\{|}\x00-\x1f\x7f'
 _FORBIDDEN_IN_FILE_NAMES = re.compile(f"[{_FORBIDDEN}]")
@@ -27,15 +27,25 @@ SIZE = r"^0*[1-9][0-9]*([KkMmGg][Bb])?$"
 FILE_NAME = rf"^(\.{{3,}}|\.*[^.{_FORBIDDEN}][^{_FORBIDDEN}]*)$"
 
 
+def invalid(info: ValidationInfo, value: Any, expected: str) -> ValueError:
+    """Return the error for an invalid value of a field."""
+    return ValueError(f"{info.field_name} is {shown(value)}; expected {expected}")
+
+
 def accept(expected: str, is_valid: Callable[[Any], bool]) -> BeforeValidator:
     """Return a validator that rejects a value with an error that says what is expected; nothing is converted."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
         if not is_valid(value):
-            raise ValueError(f"{info.field_name} is {shown(value)}; expected {expected}")
+            raise invalid(info, value, expected)
         return value
 
     return BeforeValidator(check)
+
+
+def optional(expected: str, is_valid: Callable[[Any], bool]) -> BeforeValidator:
+    """Return a validator that also accepts None."""
+    return accept(f"{expected}, or None", lambda value: value is None or is_valid(value))
 
 
 def at_least(minimum: int) -> BeforeValidator:
@@ -43,9 +53,24 @@ def at_least(minimum: int) -> BeforeValidator:
     return accept(f"an integer, {minimum} or more", lambda value: is_int(value) and value >= minimum)
 
 
-def optional(expected: str, is_valid: Callable[[Any], bool]) -> BeforeValidator:
-    """Return a validator that also accepts None."""
-    return accept(f"{expected}, or None", lambda value: value is None or is_valid(value))
+def optional_at_least(minimum: int) -> BeforeValidator:
+    """Return a validator of None and of integers from *minimum* on."""
+    return optional(f"an integer, {minimum} or more", lambda value: is_int(value) and value >= minimum)
+
+
+Flag = Annotated[bool, accept("true or false", lambda value: isinstance(value, bool))]
+Seconds = Annotated[float, Field(gt=0), accept("seconds above 0", lambda value: is_number(value) and value > 0)]
+OptionalCount = Annotated[Annotated[int, Field(ge=1)] | None, optional_at_least(1)]
+
+
+def either(choices: Collection[str]) -> str:
+    """Return *choices* as text.
+
+    >>> either(["text", "csv", "jsonl"])
+    'text, csv or jsonl'
+    """
+    *others, last = choices
+    return f"{', '.join(others)} or {last}"
 
 
 def size(value: Any, info: ValidationInfo) -> Any:
@@ -58,7 +83,7 @@ def size(value: Any, info: ValidationInfo) -> Any:
         except ValueError:
             number = 0
     if number is not None and not (is_int(number) and number > 0):
-        raise ValueError(f"{info.field_name} is {shown(value)}; expected {expected}")
+        raise invalid(info, value, expected)
     return number
 
 
@@ -69,7 +94,7 @@ def word(*words: str) -> BeforeValidator:
         for word in words:
             if isinstance(value, str) and value.lower() == word.lower():
                 return word
-        raise ValueError(f"{info.field_name} is {shown(value)}; expected {', '.join(words)}, in any case")
+        raise invalid(info, value, f"{', '.join(words)}, in any case")
 
     return BeforeValidator(check)
 
@@ -112,7 +137,7 @@ def cluster(value: Any, info: ValidationInfo) -> Any:
     is_valid = (isinstance(value, str) and value.strip()) or isinstance(value, BaseModel | dict)
     if not is_valid:
         expected = "'local', an address, a scheduler file, a cluster class, a ComputeTarget or a block that holds one"
-        raise ValueError(f"{info.field_name} is {shown(value)}; expected {expected}")
+        raise invalid(info, value, expected)
     return value
 
 
@@ -130,7 +155,7 @@ def file_name(value: Any, info: ValidationInfo) -> Any:
             expected = f"a file name of at most {LONGEST_FILE_NAME} bytes"
         else:
             return value
-    raise ValueError(f"{info.field_name} is {shown(value)}; expected {expected}, or None")
+    raise invalid(info, value, f"{expected}, or None")
 
 
 def keys(value: Any, info: ValidationInfo) -> Any:
@@ -144,7 +169,7 @@ def keys(value: Any, info: ValidationInfo) -> Any:
     )
     if not is_valid:
         expected = """a list of one or more different key names, or a JSON array of them such as '["store", "day"]', or None"""
-        raise ValueError(f"{info.field_name} is {shown(value)}; expected {expected}")
+        raise invalid(info, value, expected)
     return names
 
 
@@ -164,7 +189,7 @@ def parse_keys(text: str) -> Any:
 def requirement_lines(value: Any, info: ValidationInfo) -> Any:
     """Return the requirements for pip, one requirement or option per entry."""
     if not isinstance(value, list):
-        raise ValueError(f"{info.field_name} is {shown(value)}; expected a list of strings")
+        raise invalid(info, value, "a list of strings")
     for line in value:
         if not isinstance(line, str) or not line.strip() or _CONTROL.search(line) or not is_unicode(line):
             expected = "non-empty strings without newlines and control characters"
@@ -187,7 +212,7 @@ def interpreter(value: Any, info: ValidationInfo) -> Any:
         if "/" in value:
             return value if value.startswith("~") else str(Path(value).absolute())
     expected = "a version from 3.9 on as a string, such as '3.11' or '3.11.7', a path of an interpreter with a '/', or None"
-    raise ValueError(f"{info.field_name} is {shown(value)}; expected {expected}")
+    raise invalid(info, value, expected)
 
 
 def file_to_read(value: Any, info: ValidationInfo) -> Any:
@@ -198,7 +223,7 @@ def file_to_read(value: Any, info: ValidationInfo) -> Any:
         path = Path(value).absolute()
         if path.is_file():
             return str(path)
-    raise ValueError(f"{info.field_name} is {shown(value)}; expected an existing file, or None")
+    raise invalid(info, value, "an existing file, or None")
 
 
 def paths_by_name(value: Any, info: ValidationInfo) -> Any:
@@ -207,7 +232,7 @@ def paths_by_name(value: Any, info: ValidationInfo) -> Any:
         return {}
     expected = "a mapping of names (letters, digits, '_', '.', '-'; NAME or NAME:VERSION) to paths"
     if not isinstance(value, dict):
-        raise ValueError(f"{info.field_name} is {shown(value)}; expected {expected}")
+        raise invalid(info, value, expected)
     models = {}
     for name, model in value.items():
         if not isinstance(name, str) or not _MODEL.fullmatch(name):
@@ -237,3 +262,57 @@ def variables(value: Any) -> Any:
         if not isinstance(text, str) or "\0" in text:
             raise ValueError(f"environment_variables[{key!r}] is a {type(text).__name__}; expected a string")
     return value
+
+
+def find_script(entry_script: str, source_directory: str | None) -> Path:
+    """Return the script's absolute path with symbolic links resolved.
+
+    Args:
+        entry_script: Path or dotted name, relative to *source_directory* or else to the current folder.
+        source_directory: Folder that must contain the script.
+
+    Raises:
+        ValueError: The script does not exist, or lies outside.
+    """
+    folder = Path(source_directory).resolve() if source_directory is not None else None
+    for candidate in _candidates(entry_script):
+        path = ((folder or Path.cwd()) / candidate).resolve()
+        if path.is_file():
+            if folder is not None and not path.is_relative_to(folder):
+                raise ValueError(
+                    f"entry_script is {shown(entry_script)}, which is outside source_directory"
+                    f" {str(folder)!r}; expected a script inside it"
+                )
+            return path
+    where = f"in source_directory {str(folder)!r}" if folder is not None else f"in {str(Path.cwd())!r}"
+    raise ValueError(f"entry_script is {shown(entry_script)}, which does not exist {where}; expected a file")
+
+
+def find_beside(fields: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Return the code path among *fields* that exists relative to *folder*, but not relative to the current folder.
+
+    The result maps source_directory or entry_script to its absolute path; it is empty if there is no such field. A source
+    directory counts as existing if it contains the script, since ``./`` exists in every folder. This lets a configuration file
+    that is stored with its code be loaded from anywhere, while paths from the current folder keep precedence. Validation
+    reports paths that are not strings.
+    """
+    script, source_directory = fields.get("entry_script"), fields.get("source_directory") or None
+    if not isinstance(script, str) or not isinstance(source_directory, str | None):
+        return {}
+    candidates = list(_candidates(script.strip()))
+    if source_directory is not None:
+        here, below = Path(source_directory), folder / source_directory
+        has_script = [any((root / candidate).is_file() for candidate in candidates) for root in (here, below)]
+        if has_script == [False, True] or (not any(has_script) and not here.exists() and below.is_dir()):
+            return {"source_directory": absolute_path(below)}
+        return {}
+    if any(Path(candidate).is_file() for candidate in candidates):
+        return {}
+    path = next((folder / candidate for candidate in candidates if (folder / candidate).is_file()), None)
+    return {} if path is None else {"entry_script": absolute_path(path)}
+
+
+def _candidates(entry_script: str) -> Iterator[str]:
+    yield entry_script
+    if all(part.isidentifier() for part in entry_script.split(".")):
+        yield f"{entry_script.replace('.', '/')}.py"

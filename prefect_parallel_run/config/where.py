@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from prefect_parallel_run._units import shown
 from prefect_parallel_run.config.base import FormModel
-from prefect_parallel_run.config.quoting import shown
 from prefect_parallel_run.config.validation import (
     ADDRESS,
     file_to_read,
@@ -29,24 +29,14 @@ class Environment(FormModel):
         frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, json_schema_extra={"title": "Packages"}
     )
 
-    requirements: Annotated[list[str], BeforeValidator(requirement_lines)] = Field(
-        default=[],
-        title="Requirements",
-        description="Packages in pip's syntax, such as numpy==2.2; lines of a requirements file, one per entry.",
-    )
-    python: Annotated[str | None, BeforeValidator(interpreter)] = Field(
-        default=None,
-        title="Python",
-        description="Base interpreter: a version such as 3.11, or a path; empty: the one that runs the Dask worker.",
-    )
-    conda_file: Annotated[str | None, BeforeValidator(file_to_read)] = Field(
-        default=None,
-        title="Conda file",
-        description="Environment file for conda; it determines the Python version, so it excludes the field above.",
-    )
-    name: Annotated[str | None, optional("a string", lambda value: isinstance(value, str))] = Field(
-        default=None, title="Name", description="Display text."
-    )
+    requirements: Annotated[list[str], BeforeValidator(requirement_lines)] = Field(default=[], title="Requirements")
+    """Packages in pip's syntax, such as numpy==2.2; lines of a requirements file, one per entry."""
+    python: Annotated[str | None, BeforeValidator(interpreter)] = Field(default=None, title="Python")
+    """Base interpreter: a version such as 3.11, or a path; empty: the one that runs the Dask worker."""
+    conda_file: Annotated[str | None, BeforeValidator(file_to_read)] = Field(default=None, title="Conda file")
+    """Environment file for conda; it determines the Python version, so it excludes the field above."""
+    name: Annotated[str | None, optional("a string", lambda value: isinstance(value, str))] = Field(default=None, title="Name")
+    """Display text."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Environment:
@@ -63,40 +53,23 @@ class ComputeTarget(FormModel):
         frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, json_schema_extra={"title": "Cluster"}
     )
 
-    address: str | None = Field(
-        default=None,
-        title="Address",
-        description="Address of a running scheduler, such as tls://host:8786 or tcp://127.0.0.1:8786.",
-    )
-    scheduler_file: str | None = Field(
-        default=None, title="Scheduler file", description="Path of the file written by a running scheduler."
-    )
-    cluster_class: str | None = Field(
-        default=None,
-        title="Cluster class",
-        description="Dotted name of a Dask cluster class to open for the step, such as dask_jobqueue.SLURMCluster.",
-    )
-    cluster_kwargs: dict[str, Any] = Field(
-        default={},
-        repr=False,
-        title="Arguments of the cluster class",
-        description=(
-            'A JSON object, such as {"queue": "normal"}. Store passwords in a Prefect secret and refer to it as'
-            ' "{{ prefect.blocks.secret.NAME }}".'
-        ),
-    )
-    allow_insecure: bool = Field(
-        default=False,
-        title="Allow insecure",
-        description="Accept connections without TLS: a tcp:// scheduler on another host, or a cluster class without TLS.",
-    )
-    tls_ca_file: str | None = Field(
-        default=None, title="TLS: authority", description="Certificate authority of a tls:// scheduler; path of a PEM file."
-    )
-    tls_cert_file: str | None = Field(
-        default=None, title="TLS: certificate", description="Client certificate for a tls:// scheduler; path of a PEM file."
-    )
-    tls_key_file: str | None = Field(default=None, title="TLS: key", description="The certificate's key; path of a PEM file.")
+    address: str | None = Field(default=None, title="Address")
+    """Address of a running scheduler, such as tls://host:8786 or tcp://127.0.0.1:8786."""
+    scheduler_file: str | None = Field(default=None, title="Scheduler file")
+    """Path of the file written by a running scheduler."""
+    cluster_class: str | None = Field(default=None, title="Cluster class")
+    """Dotted name of a Dask cluster class to open for the step, such as dask_jobqueue.SLURMCluster."""
+    cluster_kwargs: dict[str, Any] = Field(default={}, repr=False, title="Arguments of the cluster class")
+    """A JSON object, such as {"queue": "normal"}. Store passwords in a Prefect secret and refer to it as "{{
+    prefect.blocks.secret.NAME }}"."""
+    allow_insecure: bool = Field(default=False, title="Allow insecure")
+    """Accept connections without TLS: a tcp:// scheduler on another host, or a cluster class without TLS."""
+    tls_ca_file: str | None = Field(default=None, title="TLS: authority")
+    """Certificate authority of a tls:// scheduler; path of a PEM file."""
+    tls_cert_file: str | None = Field(default=None, title="TLS: certificate")
+    """Client certificate for a tls:// scheduler; path of a PEM file."""
+    tls_key_file: str | None = Field(default=None, title="TLS: key")
+    """The certificate's key; path of a PEM file."""
 
     @field_validator("cluster_kwargs")
     @classmethod

@@ -14,7 +14,7 @@ import yaml
 
 from prefect_parallel_run._atomic import AtomicFile
 from prefect_parallel_run.config.base import Model, build
-from prefect_parallel_run.config.script_path import find_beside
+from prefect_parallel_run.config.validation import find_beside
 from prefect_parallel_run.config.yaml_reader import plain, read_document
 
 _ROOT = "parallel_run_config"
@@ -71,19 +71,11 @@ def load(kind: type[Model], path: Path, overrides: Mapping[str, Any] | None = No
         warnings.warn(message + reason, stacklevel=3)
     replaced = {_OLD_NAMES.get(key, key): value for key, value in (overrides or {}).items()}
     values |= replaced
-    values |= {key: text for key, text in _code_paths(values, path).items() if key not in replaced}
+    values |= {key: text for key, text in find_beside(values, path.absolute().parent).items() if key not in replaced}
     locations |= dict.fromkeys(replaced, where)
     if "environment_variables" in values:
         values["environment_variables"] = resolve_variables(values["environment_variables"], locations["environment_variables"])
     return build(kind, values, locations, f"{path}, line 1")
-
-
-def _code_paths(values: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """Return the code path that exists only from the file's folder; validation reports paths that are not strings."""
-    script, folder = values.get("entry_script"), values.get("source_directory")
-    if not isinstance(script, str) or not isinstance(folder, str | None):
-        return {}
-    return find_beside(script.strip(), folder or None, path.absolute().parent)
 
 
 def read_fields(path: Path) -> ParsedConfig:

@@ -7,7 +7,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
@@ -32,15 +32,11 @@ class Dataset(BaseModel):
     """Named paths; a value that Prefect can show, store as JSON, and read from a form."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: ClassVar[Literal["file", "tabular"]]  #: of an item: a file, or a row of a table
 
     paths: list[str] = Field(description="Paths, folders or globs.")
     name: str | None = Field(default=None, description="Name of the input, as the script sees it.")
     allow_empty: bool = Field(default=False, description="Accept an input without items.")
-
-    @property
-    @abstractmethod
-    def kind(self) -> Literal["file", "tabular"]:
-        """Return the kind of an item: "file", or "tabular" for a row of a table."""
 
     @property
     def modules(self) -> tuple[str, ...]:

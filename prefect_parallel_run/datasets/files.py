@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -32,6 +32,7 @@ _DIGITS = {"yyyy": 4}
 class FileDataset(Dataset):
     """Files; ``run()`` gets a list of their absolute paths."""
 
+    kind: ClassVar[Literal["file", "tabular"]] = "file"
     partition_format: str | None = Field(
         default=None, description="Keys in the last segments of a path, such as {user}/{day:yyyy/MM/dd}/*."
     )
@@ -56,11 +57,6 @@ class FileDataset(Dataset):
             allow_empty: Accept an input without files.
         """
         return cls(paths=given_paths(paths), partition_format=partition_format, allow_empty=allow_empty)
-
-    @property
-    def kind(self) -> Literal["file", "tabular"]:
-        """Return "file"."""
-        return "file"
 
     def cuts(
         self,

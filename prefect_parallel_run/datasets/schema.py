@@ -1,129 +1,31 @@
-"""Infers the column types of a table once for a whole file, so that all its mini-batches have the same types. Pure.
+"""The column types of a table, the same in all its mini-batches, and how the columns of its files differ. Pure.
 
-They are the types that pandas infers when it reads the file in one piece: a column of integers with a missing value contains
-floats in all mini-batches, and a column with one word in it contains strings in all of them.
+The types are those that pandas infers when it reads a file in one piece: a column of integers with a missing value contains
+floats in all mini-batches, and a column with one word in it contains strings in all of them. Differences between files are not
+errors, but they may spoil the result; planning warns about them.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json as pa_json
-
-from prefect_parallel_run.child.json_lines import record
-
-_LARGE = 2**63
-_HALVES = rb"\ud"  #: start of an escaped surrogate; Arrow does not check that its other half follows
 INT, FLOAT, BOOL, BOOL_OR_NULL, TEXT, NULL, OTHER = "int", "float", "bool", "bool_or_null", "text", "null", "other"
 UINT = "uint"  #: nonnegative integers, some of them too large for a signed 64-bit integer
 NEGATIVE = "negative"  #: signed 64-bit integers, some of them negative; only of a part: the column's type is INT
-
-
-def kinds_in_frame(frame: pd.DataFrame) -> list[set[str]]:
-    """Return the kinds that pandas inferred for each column of one part of a delimited file."""
-    return [_kinds(frame.iloc[:, index]) for index in range(frame.shape[1])]
-
-
-def _kinds(column: pd.Series) -> set[str]:
-    if column.isna().all():
-        return {NULL}
-    if pd.api.types.is_bool_dtype(column.dtype):
-        return {BOOL}
-    if column.dtype == "uint64":
-        return {UINT}
-    if column.dtype == "int64":
-        return {NEGATIVE if (column < 0).any() else INT}
-    if pd.api.types.is_float_dtype(column.dtype):
-        return {FLOAT}
-    are_booleans = column.dtype == object and all(isinstance(value, bool) for value in column.dropna())
-    return {BOOL_OR_NULL if are_booleans else TEXT}  # integers beyond 64 bits too: only a string keeps every digit
-
-
-def kinds_in_lines(data: bytes) -> tuple[int, dict[str, set[str]]]:
-    """Return the number of records in JSON lines, and the kinds in each column; skips broken records."""
-    try:
-        data.decode()
-        table = None if _HALVES in data.lower() else pa_json.read_json(io.BytesIO(data))
-    except (UnicodeDecodeError, pa.ArrowException):  # a broken line, two types in a column, a repeated key
-        table = None
-    if table is None or any(map(_has_large, table.columns)):
-        rows = list(_objects(data))
-        return len(rows), _kinds_in_rows(rows)
-    return len(table), _kinds_in_table(table)
-
-
-def _has_large(column: pa.ChunkedArray) -> bool:
-    """True when a float may be an integer of more than 64 bits, for which Arrow has no other type."""
-    return pa.types.is_floating(column.type) and bool(pc.any(pc.greater_equal(pc.abs(column), float(_LARGE))).as_py())
-
-
-def _objects(data: bytes) -> Iterator[dict[str, object]]:
-    for line in data.split(b"\n"):
-        try:
-            yield record(line)
-        except ValueError:  # a blank line, or a broken record: the mini-batch that reads it fails
-            continue
-
-
-def _kinds_in_table(table: pa.Table) -> dict[str, set[str]]:
-    """Return the kinds that Arrow inferred for each column; a null is a kind of its own."""
-    by_column: dict[str, set[str]] = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        kinds = {_json_kind(column.type)} if column.null_count < len(column) else set()
-        by_column[name] = kinds | ({NULL} if column.null_count else set())
-    return by_column
-
-
-def _json_kind(kind: pa.DataType) -> str:
-    if pa.types.is_integer(kind):
-        return INT
-    if pa.types.is_floating(kind):
-        return FLOAT
-    if pa.types.is_boolean(kind):
-        return BOOL
-    return OTHER if pa.types.is_nested(kind) else TEXT
-
-
-def _kinds_in_rows(rows: Iterable[Mapping[str, object]]) -> dict[str, set[str]]:
-    """Return the kinds in each column of objects that Python has parsed."""
-    by_column: dict[str, set[str]] = {}
-    counts: dict[str, int] = {}
-    total = 0
-    for row in rows:
-        total += 1
-        for name, value in row.items():
-            by_column.setdefault(name, set()).add(_kind_of(value))
-            counts[name] = counts.get(name, 0) + 1
-    return {name: kinds | ({NULL} if counts[name] < total else set()) for name, kinds in by_column.items()}
-
-
-def _kind_of(value: object) -> str:
-    """Return the kind of a value that Python has parsed; an integer of more than 64 bits remains a Python object."""
-    if type(value) is int and not -_LARGE <= value < _LARGE:
-        return OTHER
-    names = {int: INT, float: FLOAT, bool: BOOL, str: TEXT, type(None): NULL}
-    return names.get(type(value), OTHER)
-
-
-def together_in_json(kinds: Iterable[str]) -> str:
-    """Return the type of a JSON column with all these *kinds*: values of several kinds are not converted.
-
-    >>> together_in_json(["int", "text"]), together_in_json(["int", "bool"]), together_in_json(["int", "float", "null"])
-    ('other', 'other', 'float')
-    """
-    distinct = set(kinds)
-    families = [distinct & {INT, FLOAT}, distinct & {BOOL, BOOL_OR_NULL}, distinct & {TEXT}]
-    return OTHER if sum(map(bool, families)) > 1 else together(distinct)
-
-
-def comparable_kind(kinds: Iterable[str]) -> str:
-    """Return the type of a JSON column for the comparison of files: NULL for a column without values."""
-    distinct = set(kinds)
-    return NULL if distinct <= {NULL} else together_in_json(distinct)
+_MOST_COLUMNS = 10  #: columns with a warning of their own
+_MOST_NAMES = 5  #: column names per message
+_LONGEST_VALUE = 40  #: characters of a value or name in a message
+_KIND_NAMES = {
+    INT: "integers",
+    UINT: "unsigned 64-bit integers",
+    FLOAT: "floats, or integers with missing values",
+    BOOL: "booleans",
+    BOOL_OR_NULL: "booleans with missing values",
+    TEXT: "strings",
+    NULL: "no values",
+    OTHER: "values of several types",
+}
 
 
 def together(kinds: Iterable[str]) -> str:
@@ -158,3 +60,98 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+class Column(NamedTuple):
+    """The type of a column in one file."""
+
+    name: str
+    kind: str  #: one of the kinds in schema.py
+    example: str | None = None  #: in a column of strings and numbers, the first string that is not a number
+
+
+class InputWarnings:
+    """Compares the columns of a dataset's files and collects other anomalies.
+
+    Args:
+        warn: Called with each warning; only with the first one of a category.
+        may_lack_header: The first record of each file names its columns; if it is data, that row is lost.
+    """
+
+    def __init__(self, warn: Callable[[str], None], *, may_lack_header: bool = False) -> None:
+        self._warn, self._may_lack_header = warn, may_lack_header
+        self._first: tuple[str, Sequence[str]] | None = None
+        self._kinds: dict[str, dict[str, tuple[str, str | None]]] = {}
+        self._categories: set[str] = set()
+
+    def add_file(self, path: str, warnings: Mapping[str, str]) -> None:
+        """Report the warnings about a file, which are messages by category."""
+        for category, message in warnings.items():
+            if category not in self._categories:
+                self._categories.add(category)
+                self._warn(f"{path} {message}")
+
+    def add_names(self, path: str, names: Sequence[str]) -> None:
+        """Compare the names and order of the columns of one more file with those of the first file."""
+        if self._first is None:
+            self._first = path, names
+        first_path, first = self._first
+        if names == first:
+            return
+        extra = [name for name in names if name not in set(first)]
+        missing = [name for name in first if name not in set(names)]
+        if self._may_lack_header and len(extra) == len(names):
+            data = first_path if _has_number(first) and not _has_number(names) else path
+            columns = f"has the columns {_shown_names(names)}, but {first_path}, the first file, has {_shown_names(first)}"
+            hint = f"if {data} lacks a header, its first row is used as one and lost: add a header to it"
+            self.add_file(path, {"header": f"{columns}; {hint}"})
+        elif sorted(names) == sorted(first):
+            expected, actual = next((a, b) for a, b in zip(first, names, strict=True) if a != b)
+            difference = f"has the columns of {first_path}, the first file, in a different order"
+            example = f"{_shown_name(actual)} instead of {_shown_name(expected)}"
+            effect = "run() gets them in the order of each file, and a text result has no names"
+            self.add_file(path, {"order": f"{difference}: {example}; {effect}"})
+        else:
+            lacks = f"lacks {_shown_names(missing)}" if missing else ""
+            has = f"has the additional {_shown_names(extra)}" if extra else ""
+            difference = " and ".join(filter(None, (lacks, has))) or "has one of them more than once"
+            message = f"has different columns than {first_path}, the first file: it {difference}"
+            self.add_file(path, {"names": f"{message}; run() gets the columns of each file"})
+
+    def add_columns(self, path: str, columns: Iterable[Column]) -> None:
+        """Record the column types of one more file."""
+        for column in columns:
+            self._kinds.setdefault(column.name, {}).setdefault(column.kind, (path, column.example))
+
+    def finish(self) -> None:
+        """Warn about columns whose types differ between files, once every file is known."""
+        differing = [(name, kinds) for name, kinds in self._kinds.items() if len(kinds) > 1]
+        for name, kinds in differing[:_MOST_COLUMNS]:
+            types = ", ".join(f"{_KIND_NAMES[kind]} in {path}{_shown(example)}" for kind, (path, example) in kinds.items())
+            self._warn(f"column {name!r}: {types}; rows of different files have different types; set one with column_types")
+        if len(differing) > _MOST_COLUMNS:
+            self._warn(f"{len(differing) - _MOST_COLUMNS} more columns have different types in different files")
+
+
+def _shown(example: str | None) -> str:
+    if example is None:
+        return ""
+    return f" (the first that is not a number: {example[:_LONGEST_VALUE]!r})"
+
+
+def _has_number(names: Sequence[str]) -> bool:
+    return any(is_number(name) for name in names)
+
+
+def _shown_names(names: Sequence[str]) -> str:
+    """Return the first few *names* as one string.
+
+    >>> print(_shown_names(["a", "b"]), _shown_names(list("abcdefg")))
+    'a', 'b' 'a', 'b', 'c', 'd', 'e' and 2 more
+    """
+    shown = ", ".join(map(_shown_name, names[:_MOST_NAMES]))
+    return f"{shown} and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else shown
+
+
+def _shown_name(name: str) -> str:
+    return repr(name if len(name) <= _LONGEST_VALUE else f"{name[: _LONGEST_VALUE - 1]}…")

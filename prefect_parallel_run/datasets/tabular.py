@@ -1,4 +1,4 @@
-"""TabularDataset: every row is an item. formats/ has one module per file format."""
+"""TabularDataset: every row is an item. child/table_formats.py lists the formats of the files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -15,16 +15,11 @@ from typing_extensions import Self
 
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.storage import is_remote
+from prefect_parallel_run.child.table_formats import FORMATS
 from prefect_parallel_run.child.table_types import GIVEN
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
-from prefect_parallel_run.datasets.formats.arrow import Arrow
-from prefect_parallel_run.datasets.formats.base import Format
-from prefect_parallel_run.datasets.formats.delimited import Delimited, UnknownColumnError
-from prefect_parallel_run.datasets.formats.json_lines import JsonLines
-from prefect_parallel_run.datasets.formats.orc import Orc
-from prefect_parallel_run.datasets.formats.parquet import Parquet
-from prefect_parallel_run.datasets.input_warnings import InputWarnings
+from prefect_parallel_run.datasets.formats import CutFile, create_planner
 from prefect_parallel_run.datasets.partitions import (
     ColumnTypesDifferError,
     KeyValue,
@@ -33,22 +28,26 @@ from prefect_parallel_run.datasets.partitions import (
     keyed_files,
     write_partitions,
 )
-from prefect_parallel_run.datasets.text import Compression, Storage, UnfinishedRecordError, checked_encoding
+from prefect_parallel_run.datasets.schema import InputWarnings
+from prefect_parallel_run.datasets.text import Compression, UnfinishedRecordError, checked_encoding
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.models import PlannedBatch
+from prefect_parallel_run.storage.folders import ListedFile
 from prefect_parallel_run.storage.listing import Listing
 from prefect_parallel_run.storage.paths import absolute_location
 
-_MODULES = {"parquet": ("pyarrow.parquet",), "orc": ("pyarrow.orc",)}
+_REFUSED_ELSEWHERE = ("column_types", "na_values", "keep_default_na")  #: fields that other formats refuse instead of ignoring
 _WHOLE = 1 << 62  #: bytes: a mini-batch size larger than any file
 _PARTITIONING_BYTES = 32 << 20  #: bytes of source per read while a table is partitioned
+_UNREADABLE = (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeError, UnfinishedRecordError, UnreadableText)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class TabularDataset(Dataset):
     """Table files; ``run()`` gets a pandas DataFrame with the file's own columns and an index from 0."""
 
-    format: Literal["parquet", "arrow", "orc", "delimited", "json_lines"] = Field(description="Format of the files.")
+    kind: ClassVar[Literal["file", "tabular"]] = "tabular"
+    format: str = Field(description="Format of the files.", json_schema_extra={"enum": [*FORMATS]})
     delimiter: str = Field(default=",", description="Character between the fields of delimited text.")
     quote: str = Field(default='"', description="Quote character of delimited text; empty: none.")
     escape: str | None = Field(default=None, description="Escape character of delimited text.")
@@ -60,6 +59,13 @@ class TabularDataset(Dataset):
     keep_default_na: bool = Field(default=True, description="Parse pandas' own missing values, such as NA, as missing.")
     encoding: str = Field(default="utf-8", description="Encoding of delimited text and JSON lines.")
     compression: Compression = Field(default="infer", description="Compression of text; infer: by .gz, .bz2, .xz or .zst.")
+
+    @field_validator("format")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in FORMATS:
+            raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {value!r}")
+        return value
 
     @field_validator("delimiter", "quote", "escape", "decimal")
     @classmethod
@@ -92,13 +98,11 @@ class TabularDataset(Dataset):
 
     @model_validator(mode="after")
     def _are_consistent(self) -> Self:
-        for field in ("column_types", "na_values"):
-            if getattr(self, field) is not None and self.format != "delimited":
-                raise ValueError(
-                    f"{field}: expected None, since the files are not delimited text, got {getattr(self, field)!r}"
-                )
-        if not self.keep_default_na and self.format != "delimited":
-            raise ValueError("keep_default_na: expected True, since the files are not delimited text, got False")
+        for field in _REFUSED_ELSEWHERE:
+            value, default = getattr(self, field), type(self).model_fields[field].default
+            if value != default and field not in FORMATS[self.format].options:
+                titles = " or ".join(known.title.lower() for known in FORMATS.values() if field in known.options)
+                raise ValueError(f"{field}: expected {default}, since the files are not {titles}, got {value!r}")
         fields: dict[str, str] = {}
         for field in ("delimiter", "quote", "escape", "decimal"):
             value = getattr(self, field)
@@ -193,12 +197,7 @@ class TabularDataset(Dataset):
     @property
     def modules(self) -> tuple[str, ...]:
         """Return the modules that a process needs to read the rows."""
-        return ("pandas", "pyarrow.compute", *_MODULES.get(self.format, ()))
-
-    @property
-    def kind(self) -> Literal["file", "tabular"]:
-        """Return "tabular"."""
-        return "tabular"
+        return ("pandas", "pyarrow.compute", *FORMATS[self.format].modules)
 
     def cuts(
         self, size: int, listing: Listing | None = None, warn: Callable[[str], None] = ignore_warning
@@ -255,7 +254,7 @@ class TabularDataset(Dataset):
         for cut in self.cuts(_PARTITIONING_BYTES, warn=warn):
             try:
                 work = json.loads(cut.work)
-                frame = reader.read(work).value
+                frame = reader.read(work)
             except BadRecord as error:
                 raise InputError(", ".join(self.paths), str(error)) from error
             yield frame, reader.arrow(work, frame)
@@ -291,56 +290,41 @@ class TabularDataset(Dataset):
     def _keyed_cuts(
         self, size: int, listing: Listing, warn: Callable[[str], None]
     ) -> Iterator[tuple[PlannedBatch, list[KeyValue]]]:
-        has_header = self.format == "delimited" and self.header
-        file_format, warnings = self._format(), InputWarnings(warn, may_lack_header=has_header)
-        for file, keys in keyed_files(listing):
+        """Yield the mini-batches, each with the keys of its file's folders."""
+        has_header = "header" in FORMATS[self.format].options and self.header
+        planner, warnings = create_planner(self), InputWarnings(warn, may_lack_header=has_header)
+        for file, folder_values in keyed_files(listing):
             if file.size == 0:
                 continue  # an empty part, or a marker such as _SUCCESS
-            about: dict[str, Any] = {
-                "input": self.name,
-                "kind": self.format,
-                "path": file.path,
-                "size": file.size,
-                "version": file.version,
-            }
             try:
-                cut = file_format.cut(file, size)
-                values = (cut.keys or keys) if keys else []
-                about |= {**({"keys": [list(pair) for pair in values]} if values else {}), **cut.about}
-                warnings.add_file(file.path, cut.warnings)
-                warnings.add_columns(file.path, cut.columns)
-                if cut.names is not None:
-                    from_folders = {pair.key for pair in values}  # these columns always come last
-                    warnings.add_names(file.path, [name for name in cut.names if name not in from_folders])
+                cut = planner.cut(file, size)
+                keys = (cut.keys or folder_values) if folder_values else []
+                _warn_of(warnings, file, cut, keys)
+                about = self._about(file, keys) | cut.about
                 for rows, source_bytes, where in cut.pieces:
-                    yield PlannedBatch(rows, source_bytes, _encode({**about, **where})), values
-            except (UnfinishedRecordError, UnknownColumnError) as error:
-                raise InputError(file.path, str(error)) from None
-            except UnicodeError as error:
-                raise InputError(file.path, not_encoded(self.encoding, error)) from error
-            except (OSError, pa.ArrowException, pd.errors.ParserError, UnreadableText) as error:
-                raise InputError(file.path, f"cannot be read as {self.format}: {error}") from error
+                    yield PlannedBatch(rows, source_bytes, _encode({**about, **where})), keys
+            except _UNREADABLE as error:
+                raise InputError(file.path, self._problem(error)) from error
         warnings.finish()
 
-    def _format(self) -> Format:
-        """Return the format object for the fields of this dataset."""
-        storage = Storage(self.encoding, self.compression, is_always_utf8=self.format == "json_lines")
-        formats: dict[str, Callable[[], Format]] = {
-            "parquet": Parquet,
-            "arrow": Arrow,
-            "orc": Orc,
-            "json_lines": lambda: JsonLines(storage=storage),
-            "delimited": lambda: Delimited(
-                delimiter=self.delimiter,
-                quote=self.quote,
-                escape=self.escape,
-                double_quote=self.double_quote,
-                decimal=self.decimal,
-                na_values=self.na_values,
-                keep_default_na=self.keep_default_na,
-                column_types=self.column_types or {},
-                header=self.header,
-                storage=storage,
-            ),
-        }
-        return formats[self.format]()
+    def _about(self, file: ListedFile, keys: list[KeyValue]) -> dict[str, Any]:
+        """Return the fields of a work that all formats have."""
+        path, size, version = file
+        work = {"input": self.name, "kind": self.format, "path": path, "size": size, "version": version}
+        return {**work, "keys": [list(pair) for pair in keys]} if keys else work
+
+    def _problem(self, error: Exception) -> str:
+        """Return why a file cannot be planned, as a sentence about it."""
+        if isinstance(error, UnfinishedRecordError):
+            return str(error)
+        if isinstance(error, UnicodeError):
+            return not_encoded(self.encoding, error)
+        return f"cannot be read as {self.format}: {error}"
+
+
+def _warn_of(warnings: InputWarnings, file: ListedFile, cut: CutFile, keys: list[KeyValue]) -> None:
+    warnings.add_file(file.path, cut.warnings)
+    warnings.add_columns(file.path, cut.columns)
+    if cut.names is not None:
+        from_folders = {pair.key for pair in keys}  # these columns always come last
+        warnings.add_names(file.path, [name for name in cut.names if name not in from_folders])

@@ -1,8 +1,8 @@
 """Text files: encoding and compression, the ends of records, and spans of records of about the size of a mini-batch.
 
-Records end exactly where pandas' C parser ends them; numpy finds these bytes. Quotes are tracked by parity: outside quotes
-their number so far is even. That is correct if every quote opens or closes a field or is doubled; any other block (``5" pipe``)
-is scanned state by state instead (child/csv_dialect.py). Escaped bytes are replaced beforehand.
+Records end exactly where pandas' C parser ends them; numpy finds these bytes. Quotes are tracked by parity: outside quotes,
+their number so far is even. That is correct if every quote opens or closes a field or is doubled; any other block
+(``5" pipe``) is scanned state by state instead (child/csv_dialect.py). Escaped bytes are replaced beforehand.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, NamedTuple, Protocol
@@ -26,6 +26,8 @@ _BLOCK = 1 << 24  #: bytes read at a time
 _NEWLINE, _RETURN = 0x0A, 0x0D
 _NEUTRAL = 0xFF  #: not a delimiter, quote or line end
 _LONGEST = 1 << 30  #: bytes of a record; a longer one means that a quote is missing
+
+_UNFINISHED = {QUOTED: "ends inside a quoted field; a closing quote is missing", ESCAPED: "ends with an escape character"}
 
 Positions = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -79,7 +81,8 @@ def record_ends(source: Source, dialect: Dialect, *, lone_returns: bool = True, 
         ends = breaks + 1
         whole = int(ends[-1]) if len(ends) else 0
         if is_last:
-            _check_end(state)
+            if state in _UNFINISHED:
+                raise UnfinishedRecordError(_UNFINISHED[state])
             if whole < len(block) or (pending and not whole):
                 ends, whole = np.append(ends, len(block)), len(block)
         if not len(ends):
@@ -92,13 +95,6 @@ def record_ends(source: Source, dialect: Dialect, *, lone_returns: bool = True, 
         yield Records(begin, ends + begin, _filled(data, ends, dialect), data)
         pending = [block[whole:]] if whole < len(block) else []
         begin = offset + whole
-
-
-def _check_end(state: int) -> None:
-    if state == QUOTED:
-        raise UnfinishedRecordError("ends inside a quoted field; a closing quote is missing")
-    if state == ESCAPED:
-        raise UnfinishedRecordError("ends with an escape character")
 
 
 def _blocks(source: Source, *, has_mark: bool, lone_returns: bool) -> Iterator[tuple[int, bytes, bool]]:
@@ -268,25 +264,15 @@ def checked_encoding(name: str) -> str:
     return name
 
 
-class EncodingCheck:
-    """Checks that records are valid in their encoding, and keeps a warning about the first that are not."""
-
-    def __init__(self, encoding: str) -> None:
-        self._encoding = encoding
-        self.warnings: dict[str, str] = {}  #: at most one, by category
-
-    def passing(self, parts: Iterator[Records]) -> Iterator[Records]:
-        """Yield *parts*, checking each."""
-        for part in parts:
-            if not self.warnings and not part.data.isascii():
-                self._decode(part.data)
-            yield part
-
-    def _decode(self, data: bytes) -> None:
-        try:
-            data.decode(self._encoding)
-        except UnicodeDecodeError as error:
-            self.warnings["encoding"] = f"{not_encoded(self._encoding, error)} The mini-batches with such records will fail"
+def check_encoding(parts: Iterator[Records], encoding: str, warnings: dict[str, str]) -> Iterator[Records]:
+    """Yield *parts*; add to *warnings* a message about the first records that are not valid in *encoding*."""
+    for part in parts:
+        if not warnings and not part.data.isascii():
+            try:
+                part.data.decode(encoding)
+            except UnicodeDecodeError as error:
+                warnings["encoding"] = f"{not_encoded(encoding, error)} The mini-batches with such records will fail"
+        yield part
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,12 +298,9 @@ class Storage:
             with open_file(path) as file:
                 check_compression(file, None)
                 yield record_ends(file, dialect, lone_returns=lone_returns, has_mark=self._is_utf8())
-            return
-        text = TextStream(path, stream["compression"], stream["encoding"])
-        try:
-            yield record_ends(text, dialect, lone_returns=lone_returns, has_mark=False)
-        finally:
-            text.close()
+        else:
+            with closing(TextStream(path, stream["compression"], stream["encoding"])) as text:
+                yield record_ends(text, dialect, lone_returns=lone_returns, has_mark=False)
 
     def _compression(self, path: str) -> Literal["gzip", "bz2", "xz", "zstd"] | None:
         if self.compression != "infer":

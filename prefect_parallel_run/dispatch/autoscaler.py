@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from prefect_parallel_run._threads import begin
+from prefect_parallel_run.dispatch.state import Demand
 
 _STEP_INTERVAL = 1.0  #: s between two steps
 _LOST_PATIENCE = 10.0  #: s without any node before they are requested again
@@ -20,6 +21,14 @@ _START_PATIENCE = 60.0  #: s that requested nodes may be missing before they are
 _RETRY_DELAY = 30.0  #: s before a failed request is repeated
 _WORK_PER_SLOT = 30.0  #: s of work per slot that justify a new node; less is done before the node has started
 IDLE_SECONDS = 10.0  #: s without a lease after which a node is released
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeBounds:
+    """Smallest and largest number of nodes of a run."""
+
+    at_least: int
+    at_most: int
 
 
 @dataclass(slots=True)
@@ -62,22 +71,10 @@ class Autoscaler:
         self._retry_at = float("-inf")  # earliest time of the next request after a failed one
         self._next_step = float("-inf")
 
-    def step(
-        self, now: float, *, backlog: int, seconds: float, slots: int, nodes: int, idle: Collection[str], opening: int = 0
-    ) -> list[str]:
-        """Request more nodes when they are needed, and return the nodes to release.
-
-        Args:
-            now: Monotonic clock, s.
-            backlog: Mini-batches that are not leased.
-            seconds: Mean duration of a mini-batch.
-            slots: Slots of all nodes.
-            nodes: Number of open nodes.
-            idle: Names of open nodes without a lease.
-            opening: Number of available nodes that are being opened.
-        """
-        if not nodes:
-            self._wait_for_nodes(now, has_work=backlog > 0, opening=opening)
+    def step(self, now: float, demand: Demand) -> list[str]:
+        """Request more nodes when they are needed, and return the names of nodes to release; *now*: monotonic clock, s."""
+        if not demand.nodes:
+            self._wait_for_nodes(now, demand)
             return []
         if now < self._next_step:
             return []
@@ -85,26 +82,31 @@ class Autoscaler:
         self._read_answer(now)
         if self._leaving:
             self._send(_Request("stop workers", workers=tuple(self._leaving)), now)
-        wanted = nodes_wanted(self._bounds, backlog=backlog, seconds=seconds, slots=slots / nodes)
-        if wanted > max(self._requested, nodes + opening):
+        wanted, available = nodes_wanted(self._bounds, demand), demand.nodes + demand.opening
+        if wanted > max(self._requested, available):
             self._request_nodes(wanted, now)
-        elif nodes + opening >= self._requested or self._requested_at is None:
+        elif available >= self._requested or self._requested_at is None:
             self._requested_at = now
-        elif backlog and now - self._requested_at > _START_PATIENCE:  # nodes were lost; not every cluster replaces them
+        elif demand.backlog and now - self._requested_at > _START_PATIENCE:  # lost nodes; not every cluster replaces them
             self._request_nodes(self._requested, now)
-        self._idle_since = {node: self._idle_since.get(node, now) for node in idle}
-        releasable = [node for node, since in self._idle_since.items() if now - since >= IDLE_SECONDS] if not backlog else []
-        leaving = releasable[: max(0, nodes - self._bounds.at_least)]
+        return self._nodes_to_release(now, demand)
+
+    def _nodes_to_release(self, now: float, demand: Demand) -> list[str]:
+        self._idle_since = {node: self._idle_since.get(node, now) for node in demand.idle}
+        if demand.backlog:
+            return []
+        releasable = [node for node, since in self._idle_since.items() if now - since >= IDLE_SECONDS]
+        leaving = releasable[: max(0, demand.nodes - self._bounds.at_least)]
         if leaving:
-            self._requested = nodes - len(leaving)
+            self._requested = demand.nodes - len(leaving)
         return leaving
 
-    def _wait_for_nodes(self, now: float, *, has_work: bool, opening: int) -> None:
+    def _wait_for_nodes(self, now: float, demand: Demand) -> None:
         """Request nodes again when all are lost. The first new node is considered immediately, before durations are known."""
         self._read_answer(now)
-        if opening:
+        if demand.opening:
             self._requested_at = now  # if these are lost too, the wait starts again
-        elif has_work and self._requested_at is not None and now - self._requested_at > _LOST_PATIENCE:
+        elif demand.backlog and self._requested_at is not None and now - self._requested_at > _LOST_PATIENCE:
             self._request_nodes(self._requested, now)
 
     def release(self, workers: Collection[str]) -> None:
@@ -143,28 +145,15 @@ class Autoscaler:
             self._warn(f"the cluster could not {purpose}: {error_text}; retrying every {_RETRY_DELAY:g} s (shown once)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeBounds:
-    """Smallest and largest number of nodes of a run."""
-
-    at_least: int
-    at_most: int
-
-
-def nodes_wanted(bounds: NodeBounds, *, backlog: int, seconds: float, slots: float) -> int:
-    """Return the number of nodes that the backlog justifies.
-
-    Args:
-        bounds: Limits of the result.
-        backlog: Mini-batches that are not leased.
-        seconds: Mean duration of a mini-batch; infinite while unknown, which counts one mini-batch per slot.
-        slots: Mean number of slots per node.
+def nodes_wanted(bounds: NodeBounds, demand: Demand) -> int:
+    """Return the number of nodes that the backlog justifies; an unknown duration counts one mini-batch per slot.
 
     >>> bounds = NodeBounds(at_least=1, at_most=10)
-    >>> [nodes_wanted(bounds, backlog=count, seconds=3.0, slots=2) for count in (0, 30, 100, 1000)]
+    >>> [nodes_wanted(bounds, Demand(backlog=count, seconds=3.0, slots=2, nodes=1)) for count in (0, 30, 100, 1000)]
     [1, 2, 5, 10]
-    >>> nodes_wanted(bounds, backlog=7, seconds=float("inf"), slots=2)
+    >>> nodes_wanted(bounds, Demand(backlog=7, seconds=float("inf"), slots=2, nodes=1))
     4
     """
-    per_slot = max(1.0, _WORK_PER_SLOT / max(seconds, 1e-9))
-    return max(bounds.at_least, min(bounds.at_most, math.ceil(backlog / max(slots * per_slot, 1.0))))
+    per_slot = max(1.0, _WORK_PER_SLOT / max(demand.seconds, 1e-9))
+    slots = demand.slots / demand.nodes
+    return max(bounds.at_least, min(bounds.at_most, math.ceil(demand.backlog / max(slots * per_slot, 1.0))))

@@ -88,13 +88,21 @@ class BisectionResult(NamedTuple):
 
 
 class Bisections:
-    """All bisections of a run. A piece that loses its node *run_max_try* times counts as failed."""
+    """All bisections of a run, and their pieces to run. An open piece is either queued here or in a lease.
 
-    def __init__(self, run_max_try: int) -> None:
+    Args:
+        run_max_try: Number of times that a piece loses its node before it counts as failed.
+        resumed: Bisections to resume, with the outcomes that the ledger holds.
+    """
+
+    def __init__(self, run_max_try: int, resumed: Iterable[BisectionState] = ()) -> None:
         self._run_max_try = run_max_try
         self._known: dict[int, tuple[int, Bisection]] = {}  # last attempt and bisection, by mini-batch
         self._pieces: deque[tuple[int, Piece]] = deque()  # to run
         self._losses: Counter[tuple[int, Piece]] = Counter()  # times that a piece lost its node
+        for state in resumed:
+            known = [(Piece(start, stop), succeeded) for start, stop, succeeded in state.pieces]
+            self._add(state.mini_batch, state.attempt, Bisection(state.items, known))
 
     def __len__(self) -> int:
         """Return the number of pieces to run."""
@@ -103,11 +111,6 @@ class Bisections:
     def start(self, index: int, attempt: int, items: int) -> None:
         """Start to bisect a mini-batch whose last attempt, *attempt*, failed."""
         self._add(index, attempt, Bisection(items))
-
-    def resume(self, state: BisectionState) -> None:
-        """Resume a bisection from the outcomes that the ledger holds."""
-        known = [(Piece(start, stop), succeeded) for start, stop, succeeded in state.pieces]
-        self._add(state.mini_batch, state.attempt, Bisection(state.items, known))
 
     def _add(self, index: int, attempt: int, bisection: Bisection) -> None:
         self._known[index] = (attempt, bisection)

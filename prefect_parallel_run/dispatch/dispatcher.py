@@ -7,12 +7,12 @@ import queue
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
-from distributed import Client
-
 from prefect_parallel_run._threads import CheckCancelled
+from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler
 from prefect_parallel_run.dispatch.events import (
     Abort,
@@ -38,7 +38,7 @@ from prefect_parallel_run.dispatch.events import (
 )
 from prefect_parallel_run.dispatch.lease_transport import LOST, LeaseTransport, Message
 from prefect_parallel_run.dispatch.node_pool import TICK, NodePool
-from prefect_parallel_run.dispatch.node_setup import RemoteSetup
+from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.dispatch.row_transfer import RemoteFiles
 from prefect_parallel_run.dispatch.script_logs import ScriptLogCollector
 from prefect_parallel_run.dispatch.state import RunState
@@ -47,7 +47,6 @@ from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.node import LeaseResult
 from prefect_parallel_run.node.rpc import ready_topic, script_log_topic
-from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.planning.plan import PlanReader
 from prefect_parallel_run.runs import events
 from prefect_parallel_run.runs.failures import first_failure
@@ -68,56 +67,48 @@ class PlanStream(Protocol):
         """Return the item counts of the mini-batches planned since the last call, in order, one list per group."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What a run consists of: its mini-batches, their records, and the decisions about them."""
+
+    plan: PlanReader
+    ledger: Ledger
+    state: RunState
+    plan_stream: PlanStream | None = None  #: further mini-batches of a plan that is not complete yet
+    commands: Callable[[], Iterable[ControlCommand]] = tuple  #: polled every tick; yields new control commands
+    check_rows: Callable[[list[Receipt]], None] | None = None  #: given committed receipts, raises if their rows differ
+
+
 class Dispatcher:
     """Executes one run on an open cluster.
 
     Args:
-        client: Dask client of the cluster.
-        settings: Settings that every node receives.
-        plan, ledger, state: The run's mini-batches, their records, and the decisions about them.
+        cluster: The open cluster.
+        nodes: The nodes to open there.
+        run: The run to execute.
         emit: Receives the events of the run.
         check_cancelled: Called about every TICK; raises to stop the run (it was cancelled, the lock was lost).
-        discard: Called with the name of an unresponsive worker, to kill it.
-        max_nodes: Largest number of nodes to use.
-        plan_stream: Further mini-batches of a plan that is not complete yet.
-        prepared: Number of nodes that already have a name, from ``node-0`` on.
-        remote_setup: What nodes on other machines need; None for processes of this machine.
         autoscaler: Scales the cluster; None for a cluster of fixed size.
-        commands: Polled every tick; yields new control commands.
-        check_rows: Called with committed receipts of successful attempts; raises when their rows cannot be in one result.
     """
 
     def __init__(
         self,
-        client: Client,
-        settings: NodeSettings,
-        plan: PlanReader,
-        ledger: Ledger,
-        state: RunState,
+        cluster: Cluster,
+        nodes: NodeSpec,
+        run: Run,
         emit: events.Emit,
         check_cancelled: CheckCancelled,
-        discard: Callable[[str], None],
-        max_nodes: int,
-        plan_stream: PlanStream | None = None,
-        prepared: int = 0,
-        remote_setup: RemoteSetup | None = None,
         autoscaler: Autoscaler | None = None,
-        commands: Callable[[], Iterable[ControlCommand]] = tuple,
-        check_rows: Callable[[list[Receipt]], None] | None = None,
     ) -> None:
-        self._client, self._settings = client, settings
-        self._ledger, self._state, self._emit = ledger, state, emit
-        self._check_cancelled, self._plan_stream = check_cancelled, plan_stream
+        self._client, self._settings = cluster.client, nodes.settings
+        self._ledger, self._state, self._emit = run.ledger, run.state, emit
+        self._plan_stream, self._commands, self._check_rows = run.plan_stream, run.commands, run.check_rows
+        self._check_cancelled, self._autoscaler = check_cancelled, autoscaler
         self._events: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._script_logs = script_logs = ScriptLogCollector()
-        report = self._events.put
-        self._nodes = NodePool(
-            client, settings, max_nodes, emit, check_cancelled, discard, report, prepared, remote_setup, script_logs.add
-        )
-        self._autoscaler = autoscaler
-        self._remote_files = RemoteFiles(client, settings.token, settings.run_directory)
-        self._transport = LeaseTransport(client, settings.token, plan, self._nodes, self._remote_files, report)
-        self._commands, self._check_rows = commands, check_rows
+        self._script_logs = ScriptLogCollector()
+        self._nodes = NodePool(cluster, nodes, emit, check_cancelled, self._events.put, self._script_logs.add)
+        self._remote_files = RemoteFiles(self._client, self._nodes.token, self._settings.run.directory)
+        self._transport = LeaseTransport(self._client, run.plan, self._nodes, self._remote_files, self._events.put)
         self._lost_nodes: set[str] = set()  # nodes that were reported as lost
         self._start_failure: StartFailure | None = None
         self._finished = False
@@ -221,7 +212,7 @@ class Dispatcher:
             if isinstance(outcome, LOST):
                 return self._forget(lease.node)
             if isinstance(outcome, OSError):
-                raise OutputError(self._settings.run_directory, f"node {lease.node}: {outcome}") from outcome
+                raise OutputError(self._settings.run.directory, f"node {lease.node}: {outcome}") from outcome
             raise outcome
         self._transport.complete(number)
         if outcome.failure is not None:
@@ -233,18 +224,9 @@ class Dispatcher:
         """Run the autoscaler."""
         if self._autoscaler is None or self._state.is_paused:  # idle nodes and waiting work say nothing about demand then
             return
-        state = self._state
-        released = self._autoscaler.step(
-            time.monotonic(),
-            backlog=state.backlog,
-            seconds=state.mean_seconds,
-            slots=state.slots,
-            nodes=len(self._nodes.addresses),
-            opening=self._nodes.opening,
-            idle=state.idle_nodes,
-        )
+        released = self._autoscaler.step(time.monotonic(), self._state.demand)
         for node in released:  # first, so that nothing more is sent there
-            self._carry_out(state.handle(NodeLeft(node), time.monotonic()))
+            self._carry_out(self._state.handle(NodeLeft(node), time.monotonic()))
         if released:
             addresses = [self._nodes.address_of(node) for node in released]
             self._nodes.release(released, lambda ended: self._fetch_logs(ended, time.monotonic() + _LOGS_TIMEOUT))
@@ -288,7 +270,7 @@ class Dispatcher:
                 case ResumeScheduling():
                     self._emit(events.SchedulingResumed())
                 case Abort(breach):
-                    raise LimitExceededError(*breach, self._settings.run_directory, first_failure(self._ledger))
+                    raise LimitExceededError(*breach, self._settings.run.directory, first_failure(self._ledger))
                 case GiveUp(slots_failed):
                     raise self._no_slots_error(slots_failed)
                 case Finish():
@@ -324,7 +306,7 @@ class Dispatcher:
                 "idle": "its process does not stay alive",
             }[failure.stage]
             message = f"{reason}: {failure.error_type}: {failure.error}"
-            return EntryScriptError(self._settings.script, message, failure.traceback)
+            return EntryScriptError(self._settings.script.path, message, failure.traceback)
         return ComputeTargetError("cluster", "all nodes were lost and no new node joined")
 
     def _drain_results(self, end_by: float) -> None:

@@ -21,7 +21,6 @@ from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.dispatch.events import Event, LeaseShortened, NodeResized, Resize
 from prefect_parallel_run.dispatch.node_pool import NodePool
 from prefect_parallel_run.dispatch.row_transfer import RemoteFiles, TransferError
-from prefect_parallel_run.dispatch.workers import call_worker
 from prefect_parallel_run.models import Lease, Receipt
 from prefect_parallel_run.node.node import NOT_BEGUN, LeaseResult
 from prefect_parallel_run.node.rpc import NodeClosedError, recall_lease, resize_node, run_lease
@@ -44,7 +43,6 @@ class LeaseTransport:
 
     Args:
         client: Dask client of the cluster.
-        token: Identifies the run on the nodes.
         plan: Mini-batches that leases refer to.
         nodes: Open nodes.
         remote_files: Fetches the rows of nodes that keep them locally.
@@ -52,15 +50,9 @@ class LeaseTransport:
     """
 
     def __init__(
-        self,
-        client: Client,
-        token: str,
-        plan: PlanReader,
-        nodes: NodePool,
-        remote_files: RemoteFiles,
-        report: Callable[[Message], None],
+        self, client: Client, plan: PlanReader, nodes: NodePool, remote_files: RemoteFiles, report: Callable[[Message], None]
     ) -> None:
-        self._client, self._token, self._plan, self._nodes = client, token, plan, nodes
+        self._client, self._plan, self._nodes = client, plan, nodes
         self._remote_files, self._report = remote_files, report
         self._sent: dict[int, _Sent] = {}
         self._lost_at: dict[tuple[int, int], float] = {}  # when a lost attempt had been sent
@@ -102,13 +94,13 @@ class LeaseTransport:
         address = self._nodes.address_of(lease.node)
         future = self._client.submit(
             run_lease,
-            self._token,
+            self._nodes.token,
             lease.id,
             lease.start,
             lease.attempt,
             works,
             lease.piece,
-            key=f"{LEASE_KEY}{self._token}-{lease.id}",
+            key=f"{LEASE_KEY}{self._nodes.token}-{lease.id}",
             workers=[address],
             allow_other_workers=False,
             retries=0,
@@ -142,8 +134,7 @@ class LeaseTransport:
         sent = self._sent.get(number)
         if sent is None:  # its result has arrived and is handled next
             return
-        address = self._nodes.address_of(sent.lease.node)
-        call = call_worker(self._client, address, recall_lease, self._token, number, at_once)
+        call = self._nodes.start_call(sent.lease.node, recall_lease, number, at_once)
         call.add_done_callback(lambda done: self._report_recalled(number, sent.lease.start, done))
 
     def _report_recalled(self, number: int, start: int, done: ThreadFuture[int | None]) -> None:
@@ -161,8 +152,7 @@ class LeaseTransport:
 
     def resize(self, resize: Resize) -> None:
         """Make a node add or retire slots; the answer arrives as an event."""
-        address = self._nodes.address_of(resize.node)
-        call = call_worker(self._client, address, resize_node, self._token, resize.slots, resize.number)
+        call = self._nodes.start_call(resize.node, resize_node, resize.slots, resize.number)
         call.add_done_callback(lambda done: self._report_resized(resize, done))
 
     def _report_resized(self, resize: Resize, done: ThreadFuture[Resized]) -> None:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError as FutureCancelledError
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from distributed import Client
-
+from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.dispatch.workers import ask_worker
 from prefect_parallel_run.errors import ComputeTargetError, InputError, OutputError, ParallelRunError
 from prefect_parallel_run.node.preflight import PreflightRequest, PreflightResult
 from prefect_parallel_run.node.rpc import NodeAccess, check_node, open_node, receive_bundle
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 
-GONE = (OSError, asyncio.TimeoutError, asyncio.CancelledError, FutureCancelledError)  #: errors of calls to a lost worker
 _PIECE = 4 << 20  #: bytes of a code archive in one message
 _PIECES = 8  #: such messages in flight at a time
 _PREFLIGHT_TIMEOUT = 60.0  #: s for a worker to answer the preflight check
@@ -44,11 +41,26 @@ class RemoteSetup:
             path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
+    """The nodes of a run: how many, and what each of them receives."""
+
+    settings: NodeSettings
+    at_most: int
+    remote: RemoteSetup | None = None  #: None: all nodes are processes of this machine
+
+
 class ReadyNode(NamedTuple):
     """An open node."""
 
+    address: str
     facts: NodeFacts
     access: NodeAccess | None  #: None: it runs on this machine
+
+    @property
+    def keeps_rows(self) -> bool:
+        """True when the rows and logs of the node have to be fetched."""
+        return self.access is not None and self.access.rows_are_remote
 
 
 @dataclass(slots=True)
@@ -70,7 +82,7 @@ class NodeSetup:
         """Return the open node, or the error."""
         try:
             return self.future.exception() or self.future.result()
-        except FutureCancelledError as error:
+        except CancelledError as error:
             return error
 
 
@@ -78,25 +90,21 @@ class NodeSetups:
     """The setups in progress, each with its own node name.
 
     Args:
-        client: Dask client of the cluster.
-        settings: Settings that every node receives.
-        prepared: Number of nodes that already have a name, from ``node-0`` on.
-        remote_setup: What nodes on other machines need; None for processes of this machine.
+        cluster: The open cluster.
+        spec: The nodes to open.
         wake: Called when a setup has ended, on the client's thread.
     """
 
-    def __init__(
-        self, client: Client, settings: NodeSettings, prepared: int, remote_setup: RemoteSetup | None, wake: Callable[[], None]
-    ) -> None:
-        self._client, self._settings, self._remote_setup, self._wake = client, settings, remote_setup, wake
-        self._numbers = count(prepared)
+    def __init__(self, cluster: Cluster, spec: NodeSpec, wake: Callable[[], None]) -> None:
+        self._client, self._settings, self._remote, self._wake = cluster.client, spec.settings, spec.remote, wake
+        self._numbers = count(cluster.prepared)
         self._unused_numbers: list[int] = []  # a heap of numbers that were offered but not adopted
         self._in_progress: dict[str, NodeSetup] = {}  # by address
         self._pieces = asyncio.Semaphore(_PIECES)
 
     def set_slots(self, count: int) -> None:
         """Set the number of slots for nodes that are opened from now on."""
-        self._settings = replace(self._settings, slots=count)
+        self._settings = self._settings.with_node(slots=count)
 
     def __len__(self) -> int:
         return len(self._in_progress)
@@ -140,35 +148,34 @@ class NodeSetups:
     # On the client's loop
 
     async def _open(self, setup: NodeSetup) -> ReadyNode:
-        access = None if self._remote_setup is None else await self._prepare(self._remote_setup, setup.address)
+        access = None if self._remote is None else await self._prepare(self._remote, setup.address)
         setup.was_offered = True
-        settings = replace(self._settings, node=setup.name)
-        return ReadyNode(await ask_worker(self._client, setup.address, open_node, settings, access), access)
+        settings = self._settings.with_node(name=setup.name)
+        facts = await ask_worker(self._client, setup.address, open_node, settings, access)
+        return ReadyNode(setup.address, facts, access)
 
-    async def _prepare(self, remote_setup: RemoteSetup, address: str) -> NodeAccess:
+    async def _prepare(self, remote: RemoteSetup, address: str) -> NodeAccess:
         """Check what a worker can see, and send it the code archive if it needs that."""
         try:
-            result = await asyncio.wait_for(
-                ask_worker(self._client, address, check_node, remote_setup.preflight), _PREFLIGHT_TIMEOUT
-            )
+            result = await asyncio.wait_for(ask_worker(self._client, address, check_node, remote.preflight), _PREFLIGHT_TIMEOUT)
         except asyncio.TimeoutError as error:  # the worker is alive: the node pool notices a lost one
             message = f"no preflight answer within {_PREFLIGHT_TIMEOUT:g} s; one of its network mounts may be hanging"
             raise ComputeTargetError(address, message) from error
         if (problem := access_error(address, result)) is not None:
             raise problem
         if not (result.sees_script or result.has_bundle):
-            await self._send_archive(remote_setup, address)
+            await self._send_archive(remote, address)
         return NodeAccess(not result.shares, not result.sees_script)
 
-    async def _send_archive(self, remote_setup: RemoteSetup, address: str) -> None:
+    async def _send_archive(self, remote: RemoteSetup, address: str) -> None:
         """Send the code archive in pieces."""
-        size, offset = remote_setup.bundle.stat().st_size, 0
-        with remote_setup.bundle.open("rb") as file:
+        size, offset = remote.bundle.stat().st_size, 0
+        with remote.bundle.open("rb") as file:
             while offset < size:
                 async with self._pieces:
                     piece = file.read(_PIECE)
                     is_last = offset + len(piece) == size
-                    arguments = (self._settings.token, remote_setup.preflight.bundle, offset, piece, is_last)
+                    arguments = (self._settings.token, remote.preflight.bundle, offset, piece, is_last)
                     await ask_worker(self._client, address, receive_bundle, *arguments)
                 offset += len(piece)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from distributed import Client
 
+from prefect_parallel_run.dispatch.workers import ask_worker
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.rpc import list_logs, read_file
 
@@ -73,8 +74,7 @@ class RemoteFiles:
 
     async def _call(self, address: str, function: Any, *arguments: Any) -> Any:
         try:
-            answers = await self._client.run(function, self._token, *arguments, workers=[address], asynchronous=True)
-            return answers[address]
+            return await ask_worker(self._client, address, function, self._token, *arguments)
         except (Exception, asyncio.CancelledError) as error:  # comms raise various errors; the files are then unreachable
             raise TransferError(f"{type(error).__name__}: {error}") from error
 

@@ -1,9 +1,9 @@
 """The state of a run: takes events, returns instructions. Pure: no clock, no files, no cluster.
 
-Every planned mini-batch is in exactly bisection of: pending (never leased), returned (leased, but did not run),
-leased, waiting (between two attempts, or under bisection), succeeded, failed. Only ``handle`` moves it, and only a receipt
-of an unfinished lease decides anything: a late receipt is ignored, so nothing is ever decided twice. While the plan is
-growing, new mini-batches are appended.
+Every planned mini-batch is in exactly one of: new (never leased), returned (leased, but did not run), leased, waiting
+(between two attempts, or under bisection), succeeded, failed. Only ``handle`` moves it, and only a receipt of an unfinished
+lease decides anything: a late receipt is ignored, so nothing is ever decided twice. While the plan is growing, new
+mini-batches are appended.
 
 A mini-batch may be the last of two unfinished leases (speculative_execution). They count as one attempt: the first success
 decides it and removes it from the other lease; a failure only removes it from the failed lease.
@@ -13,8 +13,6 @@ While the run is paused nothing is handed out, and leases are recalled: they kee
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -48,19 +46,20 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
+from prefect_parallel_run.dispatch.progress import Progress
 from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
 from prefect_parallel_run.dispatch.speculation import StragglerTracker, earliest
 from prefect_parallel_run.dispatch.work_queue import (
     LeaseSizer,
-    is_last,
+    Work,
+    WorkQueue,
     lost_receipt,
     matching,
-    should_retry,
     split,
     without_last,
     without_receipt,
 )
-from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, Lease, PendingWork, Receipt, Tally
+from prefect_parallel_run.models import NOT_ISOLATED, Lease, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.limits import FailureLimits
 
 _AHEAD_SECONDS = 0.5  #: s: a slot gets a second lease in advance only while mini-batches are shorter than this
@@ -81,6 +80,18 @@ class SchedulingPolicy:
     isolate: bool = False  #: bisect a mini-batch whose attempts are used up
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What the number of nodes depends on."""
+
+    backlog: int  #: mini-batches that are not leased
+    seconds: float  #: mean duration of a mini-batch; infinite while unknown
+    slots: int  #: of all nodes
+    nodes: int  #: open nodes
+    opening: int = 0  #: available nodes that are being opened
+    idle: tuple[str, ...] = ()  #: names of open nodes without a lease
+
+
 class RunState:
     """Decides what a run does next.
 
@@ -92,94 +103,49 @@ class RunState:
 
     def __init__(self, policy: SchedulingPolicy, pending_work: PendingWork, items_of: Callable[[int], int]) -> None:
         self._policy, self._items_of = policy, items_of
-        self._planned, self._items = pending_work.tally.planned, pending_work.tally.items
-        self._succeeded, self._succeeded_items = pending_work.tally.succeeded, pending_work.tally.succeeded_items
-        self._failed, self._failed_items = pending_work.tally.failed, pending_work.tally.failed_items
-        self._rows = pending_work.tally.rows
-        self._is_growing = pending_work.tally.is_growing
-        self._pending = deque(pending_work.pending)
-        self._pending_count = sum(stop - start for start, stop in pending_work.pending)
-        self._returned: deque[tuple[int, int, int]] = deque()  # start, stop, attempt
-        self._due: list[tuple[float, int, int]] = [(0.0, index, attempt) for index, attempt, *_ in pending_work.waiting]
-        heapq.heapify(self._due)
-        self._waiting = {index: items for index, _, items, _ in pending_work.waiting}
+        self._progress = Progress(pending_work)
+        self._sizer = LeaseSizer(policy.max_per_lease)
+        self._bisections = Bisections(policy.run_max_try, pending_work.isolating)
+        self._queue = WorkQueue(pending_work, self._bisections, self._sizer)
         self._extra_attempts = {index: extra for index, _, _, extra in pending_work.waiting if extra}
-        self._waiting_items = sum(self._waiting.values())
-        self._bisections = Bisections(policy.run_max_try)
-        for bisection in pending_work.isolating:
-            self._resume_bisection(bisection)
         self._accounting = SlotAccounting()
+        self._stragglers = StragglerTracker()
         self._last_lease = 0
         self._now = float("-inf")
-        self._stragglers = StragglerTracker()
-        self._sizer = LeaseSizer(policy.max_per_lease)
         self._is_holding = False
-        self._paused = False
         self._processes: int | None = None  # per node, once a user has changed it
         self._resizes = 0
-        self._ended = False
+        self._has_ended = False
         self._opening = 0  # number of nodes that are being opened
         self._nodeless_since: float | None = None
+        self.is_paused = False  #: by a user
 
     @property
     def tally(self) -> Tally:
         """Return the counts so far."""
-        return Tally(
-            planned=self._planned,
-            succeeded=self._succeeded,
-            failed=self._failed,
-            waiting=len(self._waiting),
-            items=self._items,
-            succeeded_items=self._succeeded_items,
-            failed_items=self._failed_items,
-            waiting_items=self._waiting_items,
-            rows=self._rows,
-            all_scheduled=self._pending_count == 0 and not self._is_growing,
-            is_growing=self._is_growing,
-        )
+        return self._progress.tally(has_new=self._queue.has_new)
 
     @property
     def next_due(self) -> float | None:
         """Return when something is due without an event (a retry, a slow lease), or None."""
-        due = self._due[0][0] if self._due else None
-        if due is not None and due <= self._now:  # it waits for a slot, not for a time
-            due = None
-        return earliest([due, self._stragglers.next_check])
+        return earliest([self._queue.next_due(self._now), self._stragglers.next_check])
 
     @property
-    def backlog(self) -> int:
-        """Return the number of mini-batches and pieces that are not leased."""
-        return (
-            self._pending_count
-            + len(self._due)
-            + len(self._bisections)
-            + sum(stop - start for start, stop, _ in self._returned)
+    def demand(self) -> Demand:
+        """Return what the number of nodes depends on; means nothing while the run is paused."""
+        return Demand(
+            backlog=self._queue.backlog,
+            seconds=self._sizer.mean,
+            slots=self._accounting.slots,
+            nodes=len(self._accounting.nodes),
+            opening=self._opening,
+            idle=tuple(self._accounting.idle_nodes),
         )
-
-    @property
-    def slots(self) -> int:
-        """Return the number of slots of all nodes."""
-        return self._accounting.slots
-
-    @property
-    def is_paused(self) -> bool:
-        """True while a user has paused the run."""
-        return self._paused
-
-    @property
-    def mean_seconds(self) -> float:
-        """Return the mean duration of a mini-batch in s; infinite before the first lease ends."""
-        return self._sizer.mean
-
-    @property
-    def idle_nodes(self) -> list[str]:
-        """Return the names of nodes without a lease."""
-        return self._accounting.idle_nodes
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Apply *event* at *now* (monotonic clock, s) and return the resulting instructions, in order."""
         self._now = now
-        if self._ended:  # leases that finished before they were stopped still count
+        if self._has_ended:  # leases that finished before they were stopped still count
             return list(self._complete_lease(event, now)) if isinstance(event, LeaseFinished) else []
         instructions: list[Instruction] = []
         match event:
@@ -200,17 +166,21 @@ class RunState:
             case PlanGrew(items):
                 self._grow(items)
             case PlanEnded():
-                self._is_growing = False
+                self._progress.is_growing = False
             case Paused() | Continued() | LimitsChanged() | ProcessesChanged():
                 instructions += self._apply_command(event)
             case Tick():
                 pass
         return [*instructions, *self._next_instructions(now)]
 
+    def stop(self) -> None:
+        """Stop handing out leases; receipts that still arrive count."""
+        self._has_ended = True
+
     def _apply_command(self, command: ControlCommand) -> Iterator[Instruction]:
         match command:
             case Paused() | Continued():
-                self._paused = isinstance(command, Paused)
+                self.is_paused = isinstance(command, Paused)
             case LimitsChanged(limits):
                 self._policy = replace(self._policy, limits=limits)
             case ProcessesChanged(count):
@@ -218,17 +188,11 @@ class RunState:
                 for node in self._accounting.nodes:
                     yield Resize(node, count, self._resizes)
 
-    def stop(self) -> None:
-        """Stop handing out leases; receipts that still arrive count."""
-        self._ended = True
-
     def _grow(self, items: list[int]) -> None:
-        start, self._planned = self._planned, self._planned + len(items)
-        if self._pending and self._pending[-1][1] == start:
-            start = self._pending.pop()[0]
-        self._pending.append((start, self._planned))
-        self._pending_count += len(items)
-        self._items += sum(items)
+        start = self._progress.planned
+        self._progress.planned += len(items)
+        self._progress.items += sum(items)
+        self._queue.add_new(start, self._progress.planned)
 
     def _join(self, name: str, slots: int) -> Iterator[Instruction]:
         self._accounting.add_node(name, slots)
@@ -245,16 +209,18 @@ class RunState:
         if lease.piece is not None:
             yield from self._complete_piece(lease, event.receipts)
             return
-        if (duplicate := self._stragglers.unlink(lease.id)) is not None:
-            if any(receipt.outcome == "succeeded" for receipt in matching(event.receipts, lease) if is_last(receipt, lease)):
-                yield self._stop_duplicate(duplicate)
-            else:
-                lease = without_last(lease)
         receipts = {receipt.mini_batch: self._with_items(receipt) for receipt in matching(event.receipts, lease)}
+        if (duplicate := self._stragglers.unlink(lease.id)) is not None:
+            last = lease.stop - 1
+            if last in receipts and receipts[last].outcome == "succeeded":
+                yield self._stop_duplicate(duplicate)
+            else:  # the duplicate continues the attempt
+                lease = without_last(lease)
+                receipts.pop(last, None)
         if receipts:
             self._sizer.record(len(receipts), sum(receipt.seconds for receipt in receipts.values()))
             yield Commit([(receipt, self._record(receipt, now)) for receipt in receipts.values()])
-        self._returned.extend(without_receipt(lease, receipts))
+        self._queue.add_returned(without_receipt(lease, receipts))
 
     def _stop_duplicate(self, number: int) -> Recall:
         """Stop a lease whose last mini-batch, the only one that it still runs, was decided by its duplicate."""
@@ -270,7 +236,7 @@ class RunState:
             if lease.piece is not None:
                 self._bisections.requeue(lease.start, Piece(*lease.piece))
             else:
-                self._returned.append((stop, lease.stop, lease.attempt))
+                self._queue.add_returned([Work(stop, lease.stop, lease.attempt)])
             self._accounting.replace_lease(replace(lease, stop=stop))
         self._stragglers.record_returned(number, now, is_known=stop is not None)
 
@@ -283,70 +249,44 @@ class RunState:
 
     def _record(self, receipt: Receipt, now: float) -> str:
         """Record a receipt and return the new state of its mini-batch."""
-        index = receipt.mini_batch
-        if self._waiting:
-            self._waiting_items -= self._waiting.pop(index, 0)
+        index, attempt = receipt.mini_batch, receipt.attempt
+        state = "failed"
         if receipt.outcome == "succeeded":
-            self._succeeded += 1
-            self._succeeded_items += receipt.succeeded
-            self._failed_items += receipt.failed
-            self._rows += receipt.rows
-            return "succeeded"
-        if should_retry(receipt, self._policy.run_max_try + self._extra_attempts.get(index, 0)):
-            self._waiting[index] = receipt.items
-            self._waiting_items += receipt.items
-            heapq.heappush(self._due, (now + self._policy.retry_delay, index, receipt.attempt + 1))
-            return "waiting"
-        if self._policy.isolate and receipt.items > 1 and receipt.outcome not in NOT_ISOLATED:
-            self._bisections.start(index, receipt.attempt, receipt.items)
-            self._waiting[index] = receipt.items
-            self._waiting_items += receipt.items
-            return "isolating"
-        self._failed += 1
-        self._failed_items += receipt.items
-        return "failed"
+            state = "succeeded"
+        elif not receipt.final and attempt < self._policy.run_max_try + self._extra_attempts.get(index, 0):
+            state = "waiting"
+            self._queue.add_retry(index, attempt + 1, now + self._policy.retry_delay)
+        elif self._policy.isolate and receipt.items > 1 and receipt.outcome not in NOT_ISOLATED:
+            state = "isolating"
+            self._bisections.start(index, attempt, receipt.items)
+        self._progress.record(receipt, state)
+        return state
 
     # Bisection
-
-    def _resume_bisection(self, bisection: BisectionState) -> None:
-        self._bisections.resume(bisection)
-        self._waiting[bisection.mini_batch] = bisection.undecided
-        self._waiting_items += bisection.undecided
 
     def _complete_piece(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[Instruction]:
         if not lease.count:  # recalled, and its piece was queued again
             return
-        index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
-        receipt = next(iter(matching(receipts, lease)), None)
+        receipt = next(matching(receipts, lease), None)
         if receipt is None:  # did not run, not charged
-            self._bisections.requeue(index, piece)
+            self._bisections.requeue(lease.start, _piece(lease))
         else:
-            yield self._record_piece(index, piece, receipt)
+            yield self._record_piece(_piece(lease), receipt)
 
-    def _record_piece(self, index: int, piece: Piece, receipt: Receipt) -> CommitPiece:
-        """Record the outcome of a piece."""
-        result = self._bisections.record(index, piece, receipt)
-        self._waiting[index] -= result.decided
-        self._waiting_items -= result.decided
-        self._failed_items += result.failed
-        if receipt.outcome == "succeeded":
-            self._succeeded_items += receipt.succeeded
-            self._rows += receipt.rows
-        if result.state != "isolating":
-            del self._waiting[index]
-            self._succeeded += result.state == "succeeded"
-            self._failed += result.state == "failed"
+    def _record_piece(self, piece: Piece, receipt: Receipt) -> CommitPiece:
+        result = self._bisections.record(receipt.mini_batch, piece, receipt)
+        self._progress.record_piece(receipt, result)
         return CommitPiece(receipt, piece, result.failed, result.state)
 
     def _requeue_piece(self, lease: Lease) -> Iterator[Instruction]:
         """Queue a piece that lost its node; a piece that keeps killing its node counts as failed."""
         if not lease.count:
             return
-        index, piece = lease.start, Piece(*(lease.piece or (0, 0)))
-        if self._bisections.record_loss(index, piece):
-            yield self._record_piece(index, piece, lost_receipt(lease, piece.items))
+        piece = _piece(lease)
+        if self._bisections.record_loss(lease.start, piece):
+            yield self._record_piece(piece, lost_receipt(lease, piece.items))
         else:
-            self._bisections.requeue(index, piece)
+            self._bisections.requeue(lease.start, piece)
 
     def _remove_node(self, name: str, now: float) -> Iterator[Instruction]:
         """Queue the leases of a lost node again. A lease of one running mini-batch is charged an attempt."""
@@ -362,7 +302,7 @@ class RunState:
                 receipt = lost_receipt(lease, self._items_of(lease.start))
                 charged.append((receipt, self._record(receipt, now)))
             elif lease.count:
-                self._returned.extend(split(lease, started=has_started))
+                self._queue.add_returned(split(lease, started=has_started))
         if charged:
             yield Commit(charged)
 
@@ -370,23 +310,27 @@ class RunState:
 
     def _next_instructions(self, now: float) -> Iterator[Instruction]:
         tally = self.tally
-        breach = self._policy.limits.first_breach(tally)
-        if breach is not None:
-            self._ended = True
-            yield Abort(breach)
-        elif tally.finished == tally.planned and not self._is_growing:
-            self._ended = True
-            yield Finish()
-        elif self._has_no_slots(now):
-            self._ended = True
-            yield GiveUp(slots_failed=bool(self._accounting.nodes))
+        if (end := self._end(tally, now)) is not None:
+            self._has_ended = True
+            yield end
+            return
+        yield from self._hold_or_release(tally)
+        if self.is_paused:  # leases return what they have not started; running mini-batches continue
+            for lease in self._stragglers.to_recall_while_paused(self._accounting.leases.values(), now):
+                yield Recall(lease.id, at_once=False)
         else:
-            yield from self._hold_or_release(tally)
-            if self._paused:
-                yield from self._recall_leases(now)
-            else:
-                yield from self._hand_out(now)
-                yield from self._rebalance(now)
+            yield from self._hand_out(now)
+            yield from self._rebalance(now)
+
+    def _end(self, tally: Tally, now: float) -> Abort | Finish | GiveUp | None:
+        """Return how the run ends, or None."""
+        if (breach := self._policy.limits.first_breach(tally)) is not None:
+            return Abort(breach)
+        if tally.finished == tally.planned and not tally.is_growing:
+            return Finish()
+        if self._has_no_slots(now):
+            return GiveUp(slots_failed=bool(self._accounting.nodes))
+        return None
 
     def _has_no_slots(self, now: float) -> bool:
         """Return whether no slot is usable: immediately if all nodes failed to start the script, else after node_patience.
@@ -411,23 +355,26 @@ class RunState:
         self._is_holding = breach is not None
 
     def _hand_out(self, now: float) -> Iterator[Instruction]:
-        while (name := self._least_loaded_node()) is not None and (lease := self._next_lease(name, now)) is not None:
-            yield self._send(lease, now)
+        """Lease work to the nodes with the fewest leases per slot, until every node has enough."""
+        enough = 2 if self._policy.fetches or self._sizer.mean < _AHEAD_SECONDS else 1  # leases per slot
+        while (least := self._accounting.least_loaded()) is not None and least[0] < enough:
+            work = self._queue.pop(now, self._accounting.slots, is_holding=self._is_holding)
+            if work is None:
+                return
+            yield self._send(least[1], work, now)
 
-    def _send(self, lease: Lease, now: float) -> SubmitLease:
+    def _send(self, node: str, work: Work, now: float) -> SubmitLease:
+        self._last_lease += 1
+        start, stop, attempt, piece = work
+        lease = Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt, piece=piece)
         self._accounting.add_lease(lease)
         self._stragglers.record_sent(lease, now)
         return SubmitLease(lease)
 
-    def _recall_leases(self, now: float) -> Iterator[Instruction]:
-        """Recall what leases have not started; running mini-batches continue."""
-        for lease in self._stragglers.to_recall_while_paused(self._accounting.leases.values(), now):
-            yield Recall(lease.id, at_once=False)
-
     def _rebalance(self, now: float) -> Iterator[Instruction]:
         """With nothing left to hand out, rebalance work from busy to idle slots."""
         self._stragglers.next_check = None
-        if self._pending or self._returned or self._is_holding or self._is_growing:
+        if self._queue.has_ranges or self._is_holding or self._progress.is_growing:
             return
         free = self._accounting.free()
         if not free:
@@ -451,46 +398,10 @@ class RunState:
                 slow = self._stragglers.slowest(others, self._sizer.mean, now)
                 if slow is None:
                     break
-                copy = self._lease(name, slow.stop - 1, slow.stop, slow.attempt)
-                self._stragglers.link(slow, copy)
-                yield self._send(copy, now)
+                copy = self._send(name, Work(slow.stop - 1, slow.stop, slow.attempt), now)
+                self._stragglers.link(slow, copy.lease)
+                yield copy
 
-    def _least_loaded_node(self) -> str | None:
-        """Return the node with the fewest leases per slot, or None when every node has enough."""
-        ahead = 2 if self._policy.fetches or self._sizer.mean < _AHEAD_SECONDS else 1
-        load, name = self._accounting.least_loaded() or (ahead, None)
-        return name if load < ahead else None
 
-    def _next_lease(self, node: str, now: float) -> Lease | None:
-        """Return the next lease for *node*: due retries, then pieces, then returned and new mini-batches."""
-        if self._due and self._due[0][0] <= now:
-            _, index, attempt = heapq.heappop(self._due)
-            return self._lease(node, index, index + 1, attempt)
-        if self._bisections:
-            index, attempt, piece = self._bisections.pop()
-            return self._lease(node, index, index + 1, attempt, piece)
-        for _ in range(len(self._returned)):
-            start, stop, attempt = self._returned.popleft()
-            if attempt > 1 or not self._is_holding:
-                cut = self._cut(start, stop, stop - start)
-                if cut < stop:
-                    self._returned.appendleft((cut, stop, attempt))
-                return self._lease(node, start, cut, attempt)
-            self._returned.append((start, stop, attempt))
-        if self._pending and not self._is_holding:
-            start, stop = self._pending.popleft()
-            cut = self._cut(start, stop, 0)
-            if cut < stop:
-                self._pending.appendleft((cut, stop))
-            self._pending_count -= cut - start
-            return self._lease(node, start, cut, 1)
-        return None
-
-    def _cut(self, start: int, stop: int, more: int) -> int:
-        """Return the end of a lease that starts at *start*; *more* mini-batches are unleased in addition to the queues."""
-        remaining = more + self._pending_count + sum(stop - start for start, stop, _ in self._returned)
-        return min(stop, start + self._sizer.size(remaining, self._accounting.slots))
-
-    def _lease(self, node: str, start: int, stop: int, attempt: int, piece: Piece | None = None) -> Lease:
-        self._last_lease += 1
-        return Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt, piece=piece)
+def _piece(lease: Lease) -> Piece:
+    return Piece(*(lease.piece or (0, 0)))

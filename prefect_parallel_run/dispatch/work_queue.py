@@ -1,11 +1,15 @@
-"""What becomes a lease: its size, and what is left of it when it ends or is lost. Pure."""
+"""The work that is not leased: its order, how much of it goes into the next lease, and what a lease returns to it. Pure."""
 
 from __future__ import annotations
 
+import heapq
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
-from prefect_parallel_run.models import Lease, Receipt
+from prefect_parallel_run.dispatch.bisection import Bisections, Piece
+from prefect_parallel_run.models import Lease, PendingWork, Receipt
 
 _TARGET = 0.5  #: s of work in a lease: makes Dask's few ms per task negligible, and a lost lease is cheap
 _MAX_PER_SECOND = 500  #: leases per second over all slots that a Dask scheduler handles without becoming the bottleneck
@@ -16,8 +20,20 @@ _SHARE = 3  #: near the end, the next lease is 1/_SHARE of a slot's share of the
 _SPLIT = 8  #: a lost lease is returned in this many parts, so that a mini-batch that kills its node is soon alone
 
 
+class Work(NamedTuple):
+    """What a lease consists of: consecutive mini-batches of one attempt, or a piece of one mini-batch."""
+
+    start: int
+    stop: int
+    attempt: int
+    piece: Piece | None = None
+
+
 class LeaseSizer:
-    """Tracks how long mini-batches take and computes the size of the next lease."""
+    """Tracks how long mini-batches take and computes the size of the next lease.
+
+    A lease is about half a second of work: one mini-batch at the start, few near the end.
+    """
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size  #: mini-batches that fit into one message
@@ -45,6 +61,92 @@ class LeaseSizer:
         return max(1, min(target, self._largest * _GROWTH, fair_share, self._max_size, remaining))
 
 
+class WorkQueue:
+    """The mini-batches and pieces that are not leased.
+
+    They are leased in this order: due retries, pieces under bisection, mini-batches that a lease returned, new ones.
+    """
+
+    def __init__(self, pending_work: PendingWork, bisections: Bisections, sizer: LeaseSizer) -> None:
+        self._bisections, self._sizer = bisections, sizer
+        self._new = deque(Work(start, stop, attempt=1) for start, stop in pending_work.pending)
+        self._new_count = sum(stop - start for start, stop in pending_work.pending)
+        self._returned: deque[Work] = deque()
+        self._due = [(0.0, index, attempt) for index, attempt, *_ in pending_work.waiting]
+        heapq.heapify(self._due)
+
+    @property
+    def has_new(self) -> bool:
+        """True while a mini-batch has never been leased."""
+        return self._new_count > 0
+
+    @property
+    def has_ranges(self) -> bool:
+        """True while mini-batches are new or returned."""
+        return bool(self._new or self._returned)
+
+    @property
+    def backlog(self) -> int:
+        """Return the number of mini-batches and pieces."""
+        return self._in_ranges() + len(self._due) + len(self._bisections)
+
+    def _in_ranges(self) -> int:
+        return self._new_count + sum(stop - start for start, stop, *_ in self._returned)
+
+    def next_due(self, now: float) -> float | None:
+        """Return the time of the next retry; None if there is none, or if it waits for a slot and not for a time."""
+        return self._due[0][0] if self._due and self._due[0][0] > now else None
+
+    def add_new(self, start: int, stop: int) -> None:
+        """Add mini-batches that were planned."""
+        self._new_count += stop - start
+        if self._new and self._new[-1].stop == start:
+            start = self._new.pop().start
+        self._new.append(Work(start, stop, attempt=1))
+
+    def add_retry(self, index: int, attempt: int, due: float) -> None:
+        """Add the retry of a mini-batch."""
+        heapq.heappush(self._due, (due, index, attempt))
+
+    def add_returned(self, works: Iterable[Work]) -> None:
+        """Add mini-batches that were leased, but did not run."""
+        self._returned.extend(works)
+
+    def pop(self, now: float, slots: int, *, is_holding: bool) -> Work | None:
+        """Return the work of the next lease, or None.
+
+        Args:
+            now: Monotonic clock, s.
+            slots: Slots of all nodes.
+            is_holding: First attempts are held back.
+        """
+        if self._due and self._due[0][0] <= now:
+            _, index, attempt = heapq.heappop(self._due)
+            return Work(index, index + 1, attempt)
+        if self._bisections:
+            index, attempt, piece = self._bisections.pop()
+            return Work(index, index + 1, attempt, piece)
+        for _ in range(len(self._returned)):
+            if not is_holding or self._returned[0].attempt > 1:
+                return self._take(self._returned, slots)
+            self._returned.rotate(-1)
+        if self._new and not is_holding:
+            work = self._take(self._new, slots)
+            self._new_count -= work.stop - work.start
+            return work
+        return None
+
+    def _take(self, works: deque[Work], slots: int) -> Work:
+        """Remove and return the beginning of the first of *works*."""
+        first = works[0]
+        stop = min(first.stop, first.start + self._sizer.size(self._in_ranges(), slots))
+        if stop < first.stop:
+            works[0] = first._replace(start=stop)
+        else:
+            works.popleft()
+        return first._replace(stop=stop)
+
+
 def matching(receipts: Iterable[Receipt], lease: Lease) -> Iterator[Receipt]:
     """Yield the receipts that match the mini-batches and the attempt of a lease."""
     for receipt in receipts:
@@ -52,20 +154,15 @@ def matching(receipts: Iterable[Receipt], lease: Lease) -> Iterator[Receipt]:
             yield receipt
 
 
-def without_receipt(lease: Lease, receipts: dict[int, Receipt]) -> Iterator[tuple[int, int, int]]:
-    """Yield the ranges of a lease that lack a receipt."""
+def without_receipt(lease: Lease, receipts: dict[int, Receipt]) -> Iterator[Work]:
+    """Yield the mini-batches of a lease that lack a receipt."""
     if len(receipts) == lease.count:
         return
     start = lease.start
     for index in [*sorted(receipts), lease.stop]:
         if index > start:
-            yield start, index, lease.attempt
+            yield Work(start, index, lease.attempt)
         start = index + 1
-
-
-def is_last(receipt: Receipt, lease: Lease) -> bool:
-    """Return whether a receipt is for the last mini-batch of a lease."""
-    return receipt.mini_batch == lease.stop - 1
 
 
 def without_last(lease: Lease) -> Lease:
@@ -73,11 +170,11 @@ def without_last(lease: Lease) -> Lease:
     return replace(lease, stop=lease.stop - 1)
 
 
-def split(lease: Lease, *, started: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield the ranges to lease again after a loss; a lease that had not started stays whole."""
+def split(lease: Lease, *, started: bool) -> Iterator[Work]:
+    """Yield the work to lease again after a loss; a lease that had not started stays whole."""
     step = max(1, -(-lease.count // _SPLIT)) if started else lease.count
     for start in range(lease.start, lease.stop, step):
-        yield start, min(start + step, lease.stop), lease.attempt
+        yield Work(start, min(start + step, lease.stop), lease.attempt)
 
 
 def lost_receipt(lease: Lease, items: int) -> Receipt:
@@ -94,16 +191,3 @@ def lost_receipt(lease: Lease, items: int) -> Receipt:
         error=f"node {lease.node} was lost while it ran this mini-batch",
         fingerprint="lost",
     )
-
-
-def should_retry(receipt: Receipt, run_max_try: int) -> bool:
-    """Return whether a mini-batch is retried after a failed attempt.
-
-    ``run_max_try`` counts attempts, including the first; a final receipt (NoRetry, changed input) rules out a retry.
-
-    >>> from prefect_parallel_run.models import Receipt
-    >>> second = Receipt(7, 2, "raised", 10, 0, 10, 0, "", 0, 0, 0, 0, 0.0, 0.1)
-    >>> should_retry(second, 3), should_retry(second, 2), should_retry(second._replace(final=True), 3)
-    (True, False, False)
-    """
-    return receipt.attempt < run_max_try and not receipt.final

@@ -3,17 +3,112 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from distributed import Client
 
+from prefect_parallel_run.errors import ComputeTargetError
+
+GONE = (OSError, asyncio.TimeoutError, asyncio.CancelledError, FutureCancelledError)  #: errors of calls to a lost worker
+_PATIENCE = 30.0  #: s without a heartbeat after which a worker counts as lost, or without an answer of the scheduler
+_QUERY_INTERVAL = 1.0  #: s between two queries of the scheduler
+
+
+async def ask_worker(client: Client, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the result of *function* on a worker; raises its error, or that of the connection."""
+    answers = await client.run(function, *arguments, workers=[address], asynchronous=True)
+    return next(iter(answers.values()))
+
+
+def call_worker(client: Client, address: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Start a call and return its future, which a thread can wait for or abandon.
+
+    It also carries errors of the function or of the connection.
+    """
+    done: Future[Any] = Future()
+
+    async def call() -> None:
+        outcome: Any
+        try:
+            outcome = await ask_worker(client, address, function, *arguments)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  passed to the dispatcher's thread
+            outcome = error
+        if done.set_running_or_notify_cancel():
+            if isinstance(outcome, BaseException):
+                done.set_exception(outcome)
+            else:
+                done.set_result(outcome)
+
+    client.loop.add_callback(call)
+    return done
+
+
+class LiveWorkers:
+    """The live workers of a cluster, from periodic queries of its scheduler.
+
+    Args:
+        client: Dask client of the cluster.
+        discard: Called with the name of an unresponsive worker, to kill it.
+        wake: Called, on the client's thread, when the scheduler has answered.
+    """
+
+    def __init__(self, client: Client, discard: Callable[[str], None], wake: Callable[[], None]) -> None:
+        self._client, self._discard, self._wake = client, discard, wake
+        self._tracker = WorkerTracker(_PATIENCE)
+        self._query: Future[Any] | None = None  # pending query of the scheduler
+        self._queried_at = 0.0
+        self._next_query = 0.0
+        self.info: dict[str, Any] = {}  #: the scheduler's information about live workers, by address
+
+    def poll(self) -> list[str] | None:
+        """Update the workers and return the addresses of lost ones; None until the scheduler answers a query.
+
+        Never waits: if the scheduler is slow, the run continues with its current nodes.
+
+        Raises:
+            ComputeTargetError: The scheduler is lost.
+        """
+        now = time.monotonic()
+        if self._query is None:
+            if now >= self._next_query:
+                self._query, self._queried_at = self._ask_scheduler(), now
+                self._query.add_done_callback(lambda _: self._wake())
+            return None
+        if not self._query.done():
+            if now - self._queried_at > _PATIENCE:
+                self._query.cancel()
+                raise ComputeTargetError("scheduler", f"no answer for {_PATIENCE:g} s")
+            return None
+        answered, self._query = self._query, None
+        self._next_query = now + _QUERY_INTERVAL
+        try:
+            return self._update(answered.result()["workers"], now)
+        except GONE as error:
+            raise ComputeTargetError("scheduler", f"no answer: {error or type(error).__name__}") from error
+
+    def _ask_scheduler(self) -> Future[Any]:
+        scheduler = self._client.scheduler
+        if scheduler is None:  # the client closed because it lost its scheduler
+            raise ComputeTargetError("scheduler", "lost the connection to it")
+        return asyncio.run_coroutine_threadsafe(scheduler.identity(), self._client.loop.asyncio_loop)
+
+    def _update(self, workers: dict[str, Any], now: float) -> list[str]:
+        changes = self._tracker.update({address: float(worker["last_seen"]) for address, worker in workers.items()}, now)
+        lost = [*changes.gone, *changes.silent]
+        self.info = {address: workers[address] for address in {*self.info, *changes.new}.difference(lost)}
+        for address in changes.silent:
+            self._discard(str(workers[address]["name"]))
+        return lost
+
 
 class Changes(NamedTuple):
-    """Changes since the last update, as sorted addresses."""
+    """Changes of the workers since the last update, as sorted addresses."""
 
     new: list[str]  #: new, or alive again
     gone: list[str]  #: no longer listed by the scheduler
@@ -28,7 +123,7 @@ class _Worker:
 
 
 class WorkerTracker:
-    """Tracks the workers of a scheduler by their heartbeats.
+    """Tracks workers by their heartbeats. Pure.
 
     Args:
         patience: Seconds without a heartbeat after which a worker counts as lost.
@@ -54,11 +149,8 @@ class WorkerTracker:
         new, silent = [], []
         for address, last_seen in heartbeats.items():
             worker = self._workers.get(address)
-            if worker is None:
-                new.append(address)
-                self._workers[address] = _Worker(last_seen, now)
-            elif last_seen != worker.last_seen:
-                if worker.is_silent:
+            if worker is None or last_seen != worker.last_seen:
+                if worker is None or worker.is_silent:
                     new.append(address)
                 self._workers[address] = _Worker(last_seen, now)
             elif not worker.is_silent and now - worker.since > self._patience:
@@ -68,7 +160,7 @@ class WorkerTracker:
 
 
 def select_workers(workers: Mapping[str, Mapping[str, Any]], used: Iterable[str], count: int) -> list[str]:
-    """Return the addresses of up to *count* workers, spread over hosts, least busy first.
+    """Return the addresses of up to *count* workers, spread over hosts, least busy first. Pure.
 
     Args:
         workers: The scheduler's information about available workers, by address.
@@ -86,45 +178,19 @@ def select_workers(workers: Mapping[str, Mapping[str, Any]], used: Iterable[str]
     on_host = Counter(used)
     remaining = dict(workers)
     chosen: list[str] = []
+
+    def rank(address: str) -> tuple[int, int, str]:
+        metrics = remaining[address].get("metrics") or {}
+        queued = int(metrics.get("executing", 0)) + int(metrics.get("ready", 0))
+        return on_host[host_of(remaining[address])], queued, address
+
     while remaining and len(chosen) < count:
-        best = min(
-            remaining, key=lambda address: (on_host[_host(remaining[address])], _queued_tasks(remaining[address]), address)
-        )
-        on_host[_host(remaining.pop(best))] += 1
+        best = min(remaining, key=rank)
+        on_host[host_of(remaining.pop(best))] += 1
         chosen.append(best)
     return chosen
 
 
-def _host(worker: Mapping[str, Any]) -> str:
+def host_of(worker: Mapping[str, Any]) -> str:
+    """Return the host of a worker from the scheduler's information about it."""
     return str(worker.get("host", ""))
-
-
-def _queued_tasks(worker: Mapping[str, Any]) -> int:
-    metrics = worker.get("metrics") or {}
-    return int(metrics.get("executing", 0)) + int(metrics.get("ready", 0))
-
-
-async def ask_worker(client: Client, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the result of *function* on a worker; raises its error, or that of the connection."""
-    answers = await client.run(function, *arguments, workers=[address], asynchronous=True)
-    return next(iter(answers.values()))
-
-
-def call_worker(client: Client, address: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    """Start a call and return its future, which also carries errors of the function or of the connection."""
-    done: Future[Any] = Future()
-
-    async def call() -> None:
-        outcome: Any
-        try:
-            outcome = await ask_worker(client, address, function, *arguments)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  passed to the dispatcher's thread
-            outcome = error
-        if done.set_running_or_notify_cancel():
-            if isinstance(outcome, BaseException):
-                done.set_exception(outcome)
-            else:
-                done.set_result(outcome)
-
-    client.loop.add_callback(call)
-    return done

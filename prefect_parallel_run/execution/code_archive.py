@@ -81,7 +81,7 @@ def _write_bundle(tree: SourceTree, folder: Path, check_cancelled: CheckCancelle
     files = _files(tree)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        bundle = AtomicFile(folder / "bundle", token=uuid.uuid4().hex)
+        bundle = AtomicFile(folder / "bundle", token=uuid.uuid4().hex, mode=0o600)  # code may hold secrets
         with bundle as target:
             with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
                 for file in files:
@@ -170,13 +170,13 @@ def prepare_remote(
     preflight = PreflightRequest(
         run_directory=str(directory.path),
         mark=mark,
-        places=(*spec.places, *_first_file(plan, has_any=settings.most_slots > 0)),
-        script=settings.script,
+        places=(*spec.places, *_first_file(plan, has_any=settings.node.most_slots > 0)),
+        script=settings.script.path,
         script_sha256="" if spec.config.source_directory is not None else file_sha256(spec.config.script_path),
         bundle=bundle.sha256,
     )
-    code = CodeBundle(bundle.sha256, bundle.source, bundle.script)
-    return replace(settings, bundle=code, is_kept=True), RemoteSetup(
+    script = replace(settings.script, bundle=CodeBundle(bundle.sha256, bundle.source, bundle.script))
+    return replace(settings, script=script).with_node(is_kept=True), RemoteSetup(
         preflight=preflight, bundle=bundle.path, mark=directory.path / mark
     )
 

@@ -12,11 +12,10 @@ from dataclasses import asdict
 from prefect_parallel_run import _units
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.events import Continued, ControlCommand, LimitsChanged, Paused, ProcessesChanged
-from prefect_parallel_run.runs.commands import CommandRejectedError, Order
-from prefect_parallel_run.runs.control_files import LineTail, answer
+from prefect_parallel_run.runs.commands import Command, CommandRejectedError, LineTail, answer
 from prefect_parallel_run.runs.events import CommandHandled, Emit, RunContinued, RunPaused, Warned
+from prefect_parallel_run.runs.executions import METADATA_KEY, Overrides
 from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
-from prefect_parallel_run.runs.overrides import FACT, Adjustments
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import failure_limits
 
@@ -33,17 +32,20 @@ class Control:
 
     Args:
         directory: Run directory, which contains the commands file.
-        driver: Id of the execution.
+        execution_id: Id of the execution.
         ledger: Records commands and their effects.
         config: The step's configuration, without changes by commands.
         emit: Receives the events of commands.
     """
 
-    def __init__(self, directory: RunDirectory, driver: str, ledger: Ledger, config: ParallelRunConfig, emit: Emit) -> None:
-        self._directory, self._driver, self._ledger, self._config, self._emit = directory, driver, ledger, config, emit
-        self._lines = LineTail(directory.orders)
-        self._known = {command.id for command in ledger.orders()}
-        self._adjustments = Adjustments.of_ledger(ledger)
+    def __init__(
+        self, directory: RunDirectory, execution_id: str, ledger: Ledger, config: ParallelRunConfig, emit: Emit
+    ) -> None:
+        self._directory, self._execution_id, self._ledger = directory, execution_id, ledger
+        self._config, self._emit = config, emit
+        self._lines = LineTail(directory.commands)
+        self._known = {command.id for command in ledger.commands()}
+        self._adjustments = Overrides.of_ledger(ledger)
         self._is_paused = False
         self._closed_reason = ""  # why no command can be applied any more
         self._rejected = 0
@@ -58,11 +60,11 @@ class Control:
         self._next_poll = now + _POLL_INTERVAL
         for offset, line in self._lines.take():
             try:
-                command = Order.from_line(line)
+                command = Command.from_line(line)
             except CommandRejectedError as error:
-                self._reject(error.order or f"line-{offset}", line, str(error))
+                self._reject(error.command_id or f"line-{offset}", line, str(error))
             else:
-                if command.driver == self._driver and command.id not in self._known:
+                if command.execution_id == self._execution_id and command.id not in self._known:
                     self._apply(command)
 
     def events(self) -> Iterator[ControlCommand]:
@@ -75,7 +77,7 @@ class Control:
         """Reject all further commands, for the given reason."""
         self._closed_reason = reason
 
-    def _apply(self, command: Order) -> None:
+    def _apply(self, command: Command) -> None:
         if self._closed_reason:
             self._record(command, None, self._closed_reason, {})
         elif command.kind in ("pause", "continue"):
@@ -83,7 +85,7 @@ class Control:
         else:
             self._adjust(command)
 
-    def _pause_or_continue(self, command: Order) -> None:
+    def _pause_or_continue(self, command: Command) -> None:
         is_pause = command.kind == "pause"
         if is_pause == self._is_paused:
             self._record(command, time.time(), "already paused" if is_pause else "not paused", {})
@@ -95,9 +97,9 @@ class Control:
         self._events.append(Paused() if is_pause else Continued())
         self._emit(RunPaused() if is_pause else RunContinued())
 
-    def _adjust(self, command: Order) -> None:
+    def _adjust(self, command: Command) -> None:
         config = self._config.model_dump(include=set(command.values))
-        original = {name: self._directory.facts()["config"].get(name) for name in command.values}
+        original = {name: self._directory.metadata()["config"].get(name) for name in command.values}
         before = self._adjustments.of(self._config).process_count_per_node
         self._adjustments = self._adjustments.with_values(command.values, config, original)
         adjusted = self._adjustments.of(self._config)
@@ -110,10 +112,10 @@ class Control:
         else:
             message = "limits are now " + _describe_limits(adjusted)
             event = LimitsChanged(failure_limits(adjusted))
-        self._record(command, time.time(), message, {FACT: json.dumps(self._adjustments.to_facts())})
+        self._record(command, time.time(), message, {METADATA_KEY: json.dumps(self._adjustments.to_values())})
         self._events.append(event)
 
-    def _record(self, command: Order, applied_at: float | None, message: str, changes: Mapping[str, str]) -> None:
+    def _record(self, command: Command, applied_at: float | None, message: str, changes: Mapping[str, str]) -> None:
         self._known.add(command.id)
         self._ledger.record_command(
             RecordedCommand(command.id, command.at, command.by, command.what, applied_at, message), changes
@@ -133,7 +135,7 @@ class Control:
 
     def _answer(self, command_id: str, message: str, *, applied: bool) -> None:
         with suppress(OSError):  # the ledger has it, and the waiting CLI says so
-            answer(self._directory.answers, command_id, applied=applied, words=message, at=time.time())
+            answer(self._directory.answers, command_id, message, applied=applied, at=time.time())
 
 
 def _describe_limits(config: ParallelRunConfig) -> str:

@@ -15,20 +15,31 @@ from prefect_parallel_run._threads import CheckCancelled, begin, chain_checks
 from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler, NodeBounds
-from prefect_parallel_run.dispatch.dispatcher import Dispatcher
+from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Run
+from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.execution.code_archive import prepare_remote
 from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.models import PendingWork, Tally
-from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.output.column_watch import ColumnChecker
+from prefect_parallel_run.node.settings import (
+    InterpreterSettings,
+    ItemSettings,
+    NodeOptions,
+    NodeSettings,
+    ProcessLimits,
+    RowSettings,
+    RunContext,
+    ScriptSettings,
+)
+from prefect_parallel_run.output.columns import ColumnChecker
+from prefect_parallel_run.output.formats import FORMATS
 from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs.commands import PROCESSES
 from prefect_parallel_run.runs.create import complete_description
 from prefect_parallel_run.runs.events import Emit, ExecutionEnded, Noted, RunStarted, Warned
+from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.overrides import Adjustments
 from prefect_parallel_run.runs.resolve import RunSelection
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
@@ -121,10 +132,10 @@ def execute(run: ActiveRun, startup: ClusterStartup) -> None:
     """Run all mini-batches without a final outcome, including those that are planned meanwhile."""
     if run.selection.granted == 0:
         run.emit(Warned("nothing to retry: the only failures are rows that run() did not return"))
-    adjustments = Adjustments.of_ledger(run.ledger)
+    adjustments = Overrides.of_ledger(run.ledger)
     run = replace(run, spec=replace(run.spec, config=adjustments.of(run.spec.config)))
     config, planner = run.spec.config, run.selection.planner
-    run.ledger.exhaust(config.run_max_try, isolate=config.isolate_failed_items)
+    run.ledger.fail_exhausted(config.run_max_try, isolate=config.isolate_failed_items)
     if planner is not None:
         startup.start()
     plan, pending = _load_plan(run.directory, planner, run.ledger, run.check_cancelled)
@@ -137,7 +148,7 @@ def execute(run: ActiveRun, startup: ClusterStartup) -> None:
     startup.prepare(settings)
     cluster = startup.wait(run.check_cancelled)
     if PROCESSES not in adjustments.changes:  # otherwise a command set them
-        settings = replace(settings, slots=cluster.slots)
+        settings = settings.with_node(slots=cluster.slots)
     run.emit(RunStarted(run.directory, pending.tally, cluster.dashboard))
     if run.spec.environment is not None:
         run.emit(Noted("building the script's environment on nodes that do not have it cached; this may take minutes"))
@@ -159,23 +170,17 @@ def _dispatch(run: ActiveRun, work: _Work, cluster: Cluster, settings: NodeSetti
         if not cluster.is_here:
             settings, remote_setup = prepare_remote(run.spec, run.directory, settings, plan, check_cancelled)
             stack.callback(remote_setup.clean_up)
-        Dispatcher(
-            cluster.client,
-            settings,
-            plan,
-            run.ledger,
-            RunState(policy, work.pending, lambda index: plan.items(index, index + 1)[0]),
-            run.emit,
-            chain_checks(check_cancelled, warnings.log),
-            cluster.discard,
-            max_nodes=run.spec.config.node_count,
+        dispatched = Run(
+            plan=plan,
+            ledger=run.ledger,
+            state=RunState(policy, work.pending, lambda index: plan.items(index, index + 1)[0]),
             plan_stream=planner if work.pending.tally.is_growing else None,
-            prepared=cluster.prepared,
-            remote_setup=remote_setup,
-            autoscaler=_autoscaler(run.spec.config, cluster, run.emit),
             commands=run.control.events,
             check_rows=work.column_checker.check if work.column_checker is not None else None,
-        ).run()
+        )
+        nodes = NodeSpec(settings=settings, at_most=run.spec.config.node_count, remote=remote_setup)
+        autoscaler = _autoscaler(run.spec.config, cluster, run.emit)
+        Dispatcher(cluster, nodes, dispatched, run.emit, chain_checks(check_cancelled, warnings.log), autoscaler).run()
         warnings.log()  # planning may have ended after the last check
 
 
@@ -202,10 +207,10 @@ def _load_plan(
     """Return the plan and its pending work; with a planner, as soon as there is some."""
     if planner is not None:
         is_growing = _await_plan(planner, ledger, check_cancelled)
-        return planner.plan, ledger.remainder(is_growing=is_growing)
+        return planner.plan, ledger.pending_work(is_growing=is_growing)
     plan = Plan.open(directory.plan)
     ledger.extend(islice(plan.all_items(), ledger.planned(), None))  # the last execution may have ended just after planning
-    return plan, ledger.remainder()
+    return plan, ledger.pending_work()
 
 
 def _scheduling_policy(spec: StepSpec, plan: PlanReader, *, shared_workers: bool) -> SchedulingPolicy:
@@ -249,7 +254,7 @@ def _await_plan(planner: Planner, ledger: Ledger, check_cancelled: CheckCancelle
 
 def _column_checker(run: ActiveRun, plan: PlanReader) -> ColumnChecker | None:
     """Return the checker for a result whose rows must have the same columns; raises if rows of earlier executions differ."""
-    if run.spec.config.result_format != "parquet" or run.spec.result is None:
+    if run.spec.result is None or not FORMATS[run.spec.config.result_format].has_one_schema:
         return None
     return ColumnChecker(run.directory, plan, run.ledger, run.spec.result)
 
@@ -258,29 +263,33 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
     spec, config = run.spec, run.spec.config
     return NodeSettings(
         token=uuid.uuid4().hex,
-        drive=run.execution,
-        slots=config.process_count_per_node,
-        most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
-        interpreter=spec.interpreter,
-        environment=spec.environment,
-        script=str(config.script_path),
-        source=str(config.source_path),
-        arguments=spec.arguments,
-        output=spec.output or "",
-        side_inputs=dict(spec.side_inputs),
-        models=dict(config.models),
-        step=spec.name,
-        run_id=run.directory.run_id,
-        environment_variables=dict(config.environment_variables),
-        run_directory=str(run.directory.path),
-        modules=spec.datasets[0].modules,
-        fetches=spec.fetches,
-        keep_rows=spec.result is not None,
-        row_format=config.result_format,
-        row_header=config.append_row_header,
-        row_options=config.append_row_csv_options or {},
-        logging_level=config.logging_level,
-        run_invocation_timeout=config.run_invocation_timeout,
-        init_timeout=config.init_timeout,
-        process_memory_limit=config.memory_limit_bytes,
+        node=NodeOptions(
+            slots=config.process_count_per_node,
+            most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
+        ),
+        run=RunContext(drive=run.execution, directory=str(run.directory.path), run_id=run.directory.run_id, step=spec.name),
+        interpreter=InterpreterSettings(
+            path=spec.interpreter, plan=spec.environment, variables=dict(config.environment_variables)
+        ),
+        script=ScriptSettings(
+            path=str(config.script_path),
+            source=str(config.source_path),
+            arguments=spec.arguments,
+            output=spec.output or "",
+            side_inputs=dict(spec.side_inputs),
+            models=dict(config.models),
+            logging_level=config.logging_level,
+        ),
+        items=ItemSettings(modules=spec.datasets[0].modules, fetches=spec.fetches),
+        rows=RowSettings(
+            keep=spec.result is not None,
+            format=config.result_format,
+            header=config.append_row_header,
+            csv_options=config.append_row_csv_options or {},
+        ),
+        limits=ProcessLimits(
+            run_invocation_timeout=config.run_invocation_timeout,
+            init_timeout=config.init_timeout,
+            memory=config.memory_limit_bytes,
+        ),
     )

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run._units import count
-from prefect_parallel_run.child.azureml_environment import surround
-from prefect_parallel_run.child.azureml_import_hook import install_import_hook
-from prefect_parallel_run.child.context import Context, EntryScript
-from prefect_parallel_run.child.encoding import materialise
+from prefect_parallel_run.child.azureml_stand_ins import configure_stand_ins
+from prefect_parallel_run.child.entry_script import Context, EntryScript, load
 from prefect_parallel_run.child.reading import FileList, Reader
-from prefect_parallel_run.child.script import load
+from prefect_parallel_run.child.rows import materialise
 from prefect_parallel_run.errors import NoRunError
 from prefect_parallel_run.monitoring.failure_table import location_of
 from prefect_parallel_run.node.prefetch import fetch, is_fetched
@@ -40,7 +38,6 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
     plan = Plan.open(directory.plan)
     if not 0 <= number < plan.summary.mini_batches:
         raise NoRunError(str(directory.path), f"has no mini-batch {number}; there are {plan.summary.mini_batches}, from 0")
-    install_import_hook()
     os.environ.update(spec.config.environment_variables)
     os.environ["AZUREML_BI_OUTPUT_PATH"] = str(spec.output or "")
     EntryScript.output_dir = str(spec.output or "")
@@ -53,7 +50,7 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
     with tempfile.TemporaryDirectory(prefix="parallel_run_replay_") as scratch:
         EntryScript.working_dir = scratch
         EntryScript.agent_name, EntryScript.dir = "replay", os.path.dirname(path)  # noqa: PTH120  a string, as in a child
-        surround(
+        configure_stand_ins(
             {
                 "step": spec.name,
                 "run_id": directory.run_id,
@@ -71,10 +68,10 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
             if is_fetched(work):
                 work = call(fetch, work, Path(scratch, ".fetched"))
             items = Reader().read(work)
-            if isinstance(items.value, FileList):
-                items.value.task_id = str(number)
+            if isinstance(items, FileList):
+                items.task_id = str(number)
             context = Context(number, work["input"], 1, work.get("partition_key_value"))
-            result = materialise(call(script.run, items.value, context))
+            result = materialise(call(script.run, items, context))
             call(script.shutdown)
         finally:
             os.chdir(previous)

@@ -16,24 +16,9 @@ from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.runs.commands import LIMITS
 from prefect_parallel_run.runs.executions import config_of
 from prefect_parallel_run.runs.fingerprint import machine_key
-from prefect_parallel_run.runs.mirror import pull
-from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error, prefect_home, workplace
+from prefect_parallel_run.runs.run_directory import RunDirectory, prefect_home, workplace
 from prefect_parallel_run.runs.spec import StepSpec, interpreter_options
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
-
-
-def open_run_directory(location: str, *, parts: bool = True) -> RunDirectory:
-    """Return the run directory at a path or URL; raises NoRunError when there is none.
-
-    A remote one is copied to this machine first, unless its last execution was here; without *parts* only for viewing.
-    """
-    directory = RunDirectory(local_run_path(location))
-    if is_remote(location):
-        directory.path.parent.mkdir(parents=True, exist_ok=True)
-        pull(location.rstrip("/"), directory.path, parts=parts)
-    if not directory.description.is_file():
-        raise no_run_error(location, directory)
-    return directory
 
 
 def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
@@ -46,7 +31,7 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
     Raises:
         ValueError: The script is missing, an override is invalid, or an environment variable of the run is not set.
     """
-    metadata = directory.facts()
+    metadata = directory.metadata()
     output = metadata["output"]
     home = prefect_home() if output is not None and is_remote(output) else Path(metadata["home"])
     expected_folder = workplace(output, home) / RUNS_FOLDER

@@ -27,16 +27,15 @@ from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.create import complete_description, step_of
 from prefect_parallel_run.runs.events import Emit, Noted, RunFinished, Warned
-from prefect_parallel_run.runs.executions import record_end, record_start
+from prefect_parallel_run.runs.executions import METADATA_KEY, Overrides, record_end, record_start
+from prefect_parallel_run.runs.fingerprint import fingerprint_of
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import RunMirror, has_complete_copy
-from prefect_parallel_run.runs.overrides import FACT, Adjustments
 from prefect_parallel_run.runs.resolve import (
     ExistingRuns,
     ResumeRequest,
     RunSelection,
     find_existing_runs,
-    fingerprint_of,
     get_or_create_run,
     has_existing_runs,
     resume_run,
@@ -94,7 +93,7 @@ def run_step(
         if selection.lock is None:
             runner.complete_copy(only_if_missing=True)
             return earlier_result(spec, selection.directory, given)
-        receipt = runner.run(startup, selection.lock.driver, given)
+        receipt = runner.run(startup, selection.lock.execution_id, given)
         runner.complete_copy()
         return _result(spec, selection.directory, receipt, time.monotonic() - started)
 
@@ -128,12 +127,12 @@ class _Runner:
             location = spec.location_of(self._directory)
             self._mirror = RunMirror(self._directory, location, lambda text: callbacks.emit(Warned(text)))
 
-    def run(self, startup: ClusterStartup, driver: str, given: frozenset[str]) -> dict[str, Any]:
+    def run(self, startup: ClusterStartup, execution_id: str, given: frozenset[str]) -> dict[str, Any]:
         """Execute the run to its end and return the receipt.
 
         Args:
             startup: Opens the cluster.
-            driver: Id of the execution, from the run's lock.
+            execution_id: Id of the execution, from the run's lock.
             given: Configuration fields that the user has just set.
         """
         if self._mirror is not None:
@@ -141,12 +140,12 @@ class _Runner:
             self._check_cancelled = chain_checks(self._check_cancelled, self._mirror.raise_if_lost)
         with Ledger(self._directory.ledger) as ledger:
             try:
-                receipt = self._execute(ledger, startup, driver, given)
+                receipt = self._execute(ledger, startup, execution_id, given)
             except BaseException as error:
                 self._emit(RunFinished(*_record_end(ledger, error)))
                 self._clean_up(ledger, error)
                 raise
-            ledger.note(status="succeeded", reason="", ended_by="")
+            ledger.record(status="succeeded", reason="", ended_by="")
             record_end(ledger, "succeeded", "")
             self._emit(RunFinished("succeeded"))
             _report(self._directory, self._emit, self._check_cancelled)
@@ -159,11 +158,11 @@ class _Runner:
         Background("mirror", self._mirror.finish).wait(self._check_cancelled)
         self._stack.callback(shutil.rmtree, self._directory.path, ignore_errors=True)
 
-    def _execute(self, ledger: Ledger, startup: ClusterStartup, driver: str, given: frozenset[str]) -> dict[str, Any]:
+    def _execute(self, ledger: Ledger, startup: ClusterStartup, execution_id: str, given: frozenset[str]) -> dict[str, Any]:
         execution = _begin_execution(self._directory, ledger, self._spec)  # before the mirror uploads anything
         if given:
-            Adjustments.of_ledger(ledger).without(given).note(ledger)
-        control = Control(self._directory, driver, ledger, self._spec.config, self._emit)
+            Overrides.of_ledger(ledger).without(given).record(ledger)
+        control = Control(self._directory, execution_id, ledger, self._spec.config, self._emit)
         if self._mirror is not None:
             Background("mirror", self._mirror.begin).wait(self._check_cancelled)
         run = ActiveRun(
@@ -201,13 +200,13 @@ def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) ->
     An execution whose record was lost in a power cut may have left parts. Its number is not reused: a part is written once.
     """
     ledger.protect()
-    before = ledger.facts()
+    before = ledger.metadata()
     execution = int(before.get("drives", "0")) + 1
     while any(directory.parts.glob(f"{execution_prefix(execution)}node-*")):
         execution += 1
     attempts = max(spec.config.run_max_try, int(before.get("run_max_try", "0")))
     # A pause ends with its execution, and the reason that the previous one ended is out of date.
-    ledger.note(status="running", reason="", ended_by="", drives=str(execution), run_max_try=str(attempts), paused="0")
+    ledger.record(status="running", reason="", ended_by="", drives=str(execution), run_max_try=str(attempts), paused="0")
     record_start(ledger, execution, spec.config)
     return execution
 
@@ -247,11 +246,11 @@ def _reduction(run: ActiveRun) -> Reduction:
     if selection.check is not None:
         selection.check.wait(run.check_cancelled)
     _warn_of_replacing(spec, run.directory, run.emit)
-    adjustments = Adjustments.of_ledger(run.ledger)
+    adjustments = Overrides.of_ledger(run.ledger)
     return Reduction(
         directory=run.directory,
         limits=failure_limits(adjustments.of(spec.config)),
-        notes={FACT: adjustments.to_facts()} if adjustments else {},
+        notes={METADATA_KEY: adjustments.to_values()} if adjustments else {},
         target=spec.target_of(run.directory),
         result=spec.result,
         row_format=spec.config.result_format,
@@ -301,7 +300,7 @@ def _record_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
         status = "failed"  # resuming would only fail again
     reason = str(error) or type(error).__name__
     with suppress(OutputError):
-        ledger.note(status=status, reason=reason, ended_by=type(error).__name__)
+        ledger.record(status=status, reason=reason, ended_by=type(error).__name__)
         record_end(ledger, status, reason)
     return status, reason
 
@@ -315,7 +314,7 @@ def _result(
 ) -> ParallelRunResult:
     """Return the result of a run that took *seconds*; None: it is an earlier one's."""
     items, mini_batches = receipt["items"], receipt["mini_batches"]
-    config = Adjustments.of_receipt(receipt).without(given).of(spec.config)  # as commands changed it
+    config = Overrides.of_receipt(receipt).without(given).of(spec.config)  # as commands changed it
     return ParallelRunResult(
         name=spec.name,
         run_id=directory.run_id,

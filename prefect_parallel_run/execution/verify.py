@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 from prefect_parallel_run.errors import OutputError, RunFileError
 from prefect_parallel_run.monitoring.status import status_of
-from prefect_parallel_run.output.column_order import Dialect
-from prefect_parallel_run.output.parts import PartRange, Parts
-from prefect_parallel_run.output.reduction import make_receipt, part_ranges
-from prefect_parallel_run.output.text import write_text
+from prefect_parallel_run.output.formats import FORMATS
+from prefect_parallel_run.output.formats.base import Sink
+from prefect_parallel_run.output.parts import PartRange, Parts, part_ranges
+from prefect_parallel_run.output.reduction import make_receipt
 from prefect_parallel_run.runs.integrity import check_plan, ledger_problems
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
@@ -58,7 +57,7 @@ _TOO_MANY_ATTEMPTS = (
 
 def _parts(directory: RunDirectory, ledger: Ledger) -> Iterator[str]:
     """Yield problems of the committed ranges, which must exist unaltered and must not overlap."""
-    ranges = sorted(part_ranges(directory, ledger), key=lambda part_range: (part_range.part, part_range.offset))
+    ranges = sorted(part_ranges(directory.parts, ledger.places()), key=lambda part_range: (part_range.part, part_range.offset))
     previous: PartRange | None = None
     with Parts() as parts:
         for part_range in ranges:
@@ -80,7 +79,7 @@ def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_intact: bool)
         return
     receipt = read_json(directory.receipt)
     tally = ledger.tally()
-    expected = make_receipt(tally, directory.run_id, directory.facts()["identity"], None, None)
+    expected = make_receipt(tally, directory.run_id, directory.metadata()["identity"], None, None)
     for key in ("items", "mini_batches", "rows", "config_sha256", "script_sha256", "plan_sha256"):
         if receipt[key] != expected[key]:
             yield f"{key} is {receipt[key]} in receipt.json, but {expected[key]} in the ledger"
@@ -92,26 +91,26 @@ def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_intact: bool)
             yield f"{path} was changed after it was published: its size or SHA-256 differs"
         elif (
             parts_are_intact
-            and receipt["format"] != "parquet"
+            and FORMATS[receipt["format"]].is_reproducible
             and receipt["sha256"] != _assembled_sha256(directory, ledger, receipt)
         ):
             yield f"{path} differs from the rows in the parts of the run"
 
 
 def _assembled_sha256(directory: RunDirectory, ledger: Ledger, receipt: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the committed rows in mini-batch order; only for text formats."""
-    digest = hashlib.sha256()
-    options = directory.facts()["config"].get("append_row_csv_options") or {}
+    """Return the SHA-256 of the committed rows in mini-batch order; only for reproducible formats."""
+    sink = Sink(lambda _: None)
+    options = directory.metadata()["config"].get("append_row_csv_options") or {}
     with Parts() as parts:
-        write_text(part_ranges(directory, ledger), parts, Dialect.of(receipt["format"], options), digest.update)
-    return digest.hexdigest()
+        FORMATS[receipt["format"]].write(part_ranges(directory.parts, ledger.places()), parts, sink, options)
+    return sink.sha256
 
 
 def summary(directory: RunDirectory) -> dict[str, object]:
     """Return the state of a run and the counts in its ledger."""
     with Ledger(directory.ledger) as ledger:
-        metadata, tally = ledger.facts(), ledger.tally()
-    status = status_of(metadata, is_driven=directory.driver() is not None)
+        metadata, tally = ledger.metadata(), ledger.tally()
+    status = status_of(metadata, is_driven=directory.owner() is not None)
     return {
         "run": directory.run_id,
         "run_directory": os.fspath(directory.path),

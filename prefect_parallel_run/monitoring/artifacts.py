@@ -117,7 +117,7 @@ class RunArtifacts:
 
     def _create_or_reuse(self, run: RunDirectory, percent: float, description: str) -> None:
         with Ledger(run.ledger) as ledger:
-            metadata = ledger.facts()
+            metadata = ledger.metadata()
         self._ids = {kind: UUID(metadata[_id_key(kind)]) for kind in ("progress", "failures") if _id_key(kind) in metadata}
         if "progress" not in self._ids:
             self._create("progress", create_progress_artifact, percent, description)
@@ -172,7 +172,7 @@ class RunArtifacts:
         if isinstance(artifact_id, UUID) and self._run is not None:
             self._ids[kind] = artifact_id
             with Ledger(self._run.ledger) as ledger:
-                ledger.note(**{_id_key(kind): str(artifact_id)})
+                ledger.record(**{_id_key(kind): str(artifact_id)})
 
     def _describe(self, tally: Tally) -> str:
         description = f"{self._step}: {progress_message(self._tracker.snapshot(tally))}"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from prefect_parallel_run.child.row_groups import GROUPS
+from prefect_parallel_run.child.table_formats import groups_of
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.output.failed_items import select_items
 from prefect_parallel_run.planning.plan import Plan
@@ -77,11 +77,12 @@ def location_of(work: dict[str, Any]) -> str:
         return _first_of([work["root"] + name for name in work["names"]])
     if work["kind"] == "tables":
         return _first_of(sorted({table["path"] for table in work["tables"]}))
-    if work["kind"] in GROUPS:
-        group = GROUPS[work["kind"]]
-        unit = {"batches": "batch"}.get(group, group[:-1].replace("_", " "))
-        return f"{work['path']}, rows {work['start']} to {work['stop'] - 1} from {unit} {work[group][0]}"
-    return f"{work['path']}, rows {work['first']} to {work['first'] + work['rows'] - 1}"
+    groups, group = groups_of(work)
+    if groups:
+        return f"{work['path']}, rows {work['start']} to {work['stop'] - 1} from {group} {work[groups][0]}"
+    if "first" in work:
+        return f"{work['path']}, rows {work['first']} to {work['first'] + work['rows'] - 1}"
+    return f"{work['path']}, {work['rows']} rows"
 
 
 def _first_of(paths: list[str]) -> str:

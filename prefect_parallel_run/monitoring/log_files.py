@@ -240,7 +240,7 @@ class _Overview:
 
     def start(self, run_id: str, ledger: Ledger) -> None:
         """Read the number of the execution and the failures of earlier ones."""
-        self.run_id, self.execution = run_id, int(ledger.facts().get("drives", "1"))
+        self.run_id, self.execution = run_id, int(ledger.metadata().get("drives", "1"))
         for cause in causes(ledger, _MAX_CAUSES):
             example = (cause.outcome, cause.error_type, cause.error, cause.first_mini_batch)
             self._causes[cause.fingerprint] = _CauseCounts(*example, cause.tries, set(cause.nodes.split(",")))

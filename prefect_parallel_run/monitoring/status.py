@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.progress import Forecast, ProgressSnapshot
-from prefect_parallel_run.runs.executions import drives, effective_config
+from prefect_parallel_run.runs.executions import effective_config, recorded_executions
 from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
@@ -58,9 +58,9 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
         now: Unix time, s.
         driver: Process that executes it on another machine, if known.
     """
-    driver = directory.driver() or driver
+    driver = directory.owner() or driver
     with Ledger(directory.ledger) as ledger:
-        metadata, tally = ledger.facts(), ledger.tally()
+        metadata, tally = ledger.metadata(), ledger.tally()
         active_since = _active_since(metadata)
         since = max(now - _RATE_WINDOW, active_since)
         nodes = [_NodeRow(*row) for row in ledger.rows(_NODES, since, since, since)]
@@ -125,13 +125,13 @@ _NODES = (
 
 def _active_since(metadata: Mapping[str, str]) -> float:
     """Return the Unix time of the latest start of an execution or end of a pause; 0 if unknown."""
-    executions = drives(metadata)
+    executions = recorded_executions(metadata)
     return max(executions[-1].began if executions else 0.0, float(metadata.get("continued", 0.0)))
 
 
 def _config(directory: RunDirectory) -> dict[str, Any]:
     """Return the configuration at the start of the run."""
-    config: dict[str, Any] = directory.facts().get("config", {}) if directory.description.exists() else {}
+    config: dict[str, Any] = directory.metadata().get("config", {}) if directory.description.exists() else {}
     return config
 
 

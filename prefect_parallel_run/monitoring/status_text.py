@@ -9,26 +9,25 @@ from collections.abc import Iterator
 
 from prefect_parallel_run._units import FAILED_ATTEMPTS, MINI_BATCHES, count, format_seconds
 from prefect_parallel_run.errors import RowsDifferError
-from prefect_parallel_run.monitoring.bar import Style, clipped, percent_bar
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.monitoring.progress import describe_failures, done_percent, format_percent
 from prefect_parallel_run.monitoring.status import NodeProgress, RunStatus
+from prefect_parallel_run.monitoring.terminal import clipped, percent_bar
 
-_PLAIN = Style(colours=False, unicode=False)
 _MAX_NODES = 6
 _BAR = 40  #: columns
 _MIN_TEXT = 10  #: columns
 _MAX_ROWS = 2  #: of a wrapped line
 
 
-def status_lines(status: RunStatus, now: float, width: int | None = None, style: Style = _PLAIN) -> list[str]:
+def status_lines(status: RunStatus, now: float, width: int | None = None, *, ascii_only: bool = False) -> list[str]:
     """Return the status as lines, each at most *width* columns wide.
 
     Args:
         status: Status to show.
         now: Unix time, s.
         width: Columns; None for no limit and no bar.
-        style: What the terminal supports.
+        ascii_only: The terminal shows no other characters.
     """
     has_bar = width is not None and not status.tally.is_growing
     lines = [line for line in _lines(status, now, has_bar=has_bar) if line]
@@ -36,15 +35,15 @@ def status_lines(status: RunStatus, now: float, width: int | None = None, style:
         return lines
     rows = [row for line in lines for row in wrapped(line, width)]
     if has_bar:
-        rows.insert(len(wrapped(lines[0], width)), _bar_line(status, width, style))
+        rows.insert(len(wrapped(lines[0], width)), _bar_line(status, width, ascii_only=ascii_only))
     return rows
 
 
-def _bar_line(status: RunStatus, width: int, style: Style) -> str:
+def _bar_line(status: RunStatus, width: int, *, ascii_only: bool) -> str:
     """Return the bar, the percentage and the forecast."""
     text = "  ".join(filter(None, (format_percent(status.tally), str(status.forecast))))
     text = clipped(text, width - _MIN_TEXT)
-    bar = percent_bar(done_percent(status.tally), max(min(_BAR, width - len(text) - 3), 1), style)
+    bar = percent_bar(done_percent(status.tally), max(min(_BAR, width - len(text) - 3), 1), ascii_only=ascii_only)
     return f"  {bar} {text}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -10,15 +9,14 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.child.shared_memory import GIVE_BACK, GO, SIZE, STOP, SharedStatus
+from prefect_parallel_run.child.channel import GIVE_BACK, GO, SIZE, STOP, SharedStatus
 
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
 _PIPE_SIZE = 1 << 20  #: bytes of a pipe's buffer, where the system allows it
@@ -29,13 +27,7 @@ _STACK_WAIT = 0.1  #: s for a process to write its stacks
 
 
 class Child:
-    """A running child process.
-
-    Args:
-        interpreter: Path of the interpreter.
-        environment: All environment variables.
-        directory: Working directory, removed by ``close``.
-        stdout, stderr: Files that the output is appended to.
+    """A running child process, in a working *directory* that ``close`` removes; its output is appended to two files.
 
     Raises:
         OSError: The process could not be started; the directory stays.
@@ -91,29 +83,19 @@ class Child:
     def wait(self, seconds: float) -> None:
         """Return when the child has run out of work or has exited, or after *seconds*."""
         if self._bell.poll(seconds * 1000):
-            try:
-                closed = not os.read(self._pipes.bell, _BLOCK)
-            except BlockingIOError:
-                closed = False
-            if closed:  # it is exiting: its exit status follows within moments
-                time.sleep(0.001)
+            with suppress(BlockingIOError):
+                if not os.read(self._pipes.bell, _BLOCK):  # it is exiting: its exit status follows within moments
+                    time.sleep(0.001)
 
     def answers(self) -> list[Any]:
         """Return the messages received so far; raises ValueError for bytes that are not JSON lines."""
         blocks = [self._partial_line]
-        while True:
-            try:
-                block = os.read(self._pipes.outbox, _BLOCK)
-            except BlockingIOError:
-                break
-            if not block:
-                break
-            blocks.append(block)
+        with suppress(BlockingIOError):
+            while block := os.read(self._pipes.outbox, _BLOCK):
+                blocks.append(block)
         lines, newline, self._partial_line = b"".join(blocks).rpartition(b"\n")
-        if not newline:
-            return []
-        messages = json.loads(b"[" + lines.replace(b"\n", b",") + b"]")
-        return messages if isinstance(messages, list) else []
+        messages: list[Any] = json.loads(b"[" + lines.replace(b"\n", b",") + b"]") if newline else []
+        return messages
 
     def running(self) -> tuple[int, float]:
         """Return the running mini-batch (or IDLE) and when it started (monotonic clock)."""
@@ -139,10 +121,10 @@ class Child:
 
     def stacks(self) -> str:
         """Return the stacks of its threads, most recent call first; works even while it is stuck in C code."""
-        before = os.fstat(self._pipes.stacks).st_size
-        self._signal(signal.SIGUSR2)
+        size = before = os.fstat(self._pipes.stacks).st_size
+        if self._process.poll() is None:
+            os.kill(self.pid, signal.SIGUSR2)
         deadline = time.monotonic() + _STACK_WAIT
-        size = before
         while time.monotonic() < deadline and (size == before or size != os.fstat(self._pipes.stacks).st_size):
             size = os.fstat(self._pipes.stacks).st_size
             time.sleep(0.005)
@@ -150,7 +132,7 @@ class Child:
 
     def kill(self) -> None:
         """Kill it and every process in its session."""
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
@@ -164,9 +146,36 @@ class Child:
         self._pipes.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _signal(self, number: int) -> None:
-        if self._process.poll() is None:
-            os.kill(self.pid, number)
+
+class _Pipes:
+    """The descriptors between a slot and its child; the child's ends are closed here once it has inherited them."""
+
+    def __init__(self) -> None:
+        inbox_theirs, self.inbox = os.pipe()
+        self.outbox, outbox_theirs = os.pipe()
+        self.bell, bell_theirs = os.pipe()
+        lifeline_theirs, lifeline = os.pipe()  # the slot's end stays open and nothing is written to it, see child/main_loop.py
+        self.status, self.stacks = (os.memfd_create("prefect_parallel_run") for _ in range(2))  # memory that both share
+        os.ftruncate(self.status, SIZE)
+        os.pwrite(self.status, b"\xff" * 8, 0)  # IDLE
+        self.theirs = (inbox_theirs, outbox_theirs, bell_theirs, lifeline_theirs, self.status, self.stacks)
+        for descriptor in (self.inbox, self.outbox, self.bell):
+            os.set_blocking(descriptor, False)
+        for descriptor in (self.inbox, self.outbox):
+            with suppress(OSError):  # over the user's limit: the default size works too, with more wake-ups
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        self._open = {*self.theirs, self.inbox, self.outbox, self.bell, lifeline}
+
+    def close_child_ends(self) -> None:
+        """Close the child's ends of the pipes in this process."""
+        for descriptor in self.theirs[:4]:
+            os.close(descriptor)
+            self._open.discard(descriptor)
+
+    def close(self) -> None:
+        """Close every descriptor that is still open."""
+        while self._open:
+            os.close(self._open.pop())
 
 
 def describe_exit(status: int) -> str:
@@ -190,51 +199,3 @@ def death_name(status: int) -> str:
         return signal.Signals(-status).name
     except ValueError:
         return f"signal {-status}"
-
-
-class _Pipes:
-    """The descriptors between a slot and its child; the child's ends are closed here once it has inherited them."""
-
-    def __init__(self) -> None:
-        inbox_theirs, self.inbox = os.pipe()
-        self.outbox, outbox_theirs = os.pipe()
-        self.bell, bell_theirs = os.pipe()
-        lifeline_theirs, lifeline = os.pipe()  # the slot's end stays open and nothing is written to it, see child/lifeline.py
-        self.status = _memory()
-        self.stacks = _memory()
-        os.ftruncate(self.status, SIZE)
-        os.pwrite(self.status, b"\xff" * 8, 0)  # IDLE
-        self.theirs = (inbox_theirs, outbox_theirs, bell_theirs, lifeline_theirs, self.status, self.stacks)
-        for descriptor in (self.inbox, self.outbox, self.bell):
-            os.set_blocking(descriptor, False)
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
-            for descriptor in (self.inbox, self.outbox):
-                _widen(descriptor)
-        self._open = {*self.theirs, self.inbox, self.outbox, self.bell, lifeline}
-
-    def close_child_ends(self) -> None:
-        """Close the child's ends of the pipes in this process."""
-        for descriptor in self.theirs[:4]:
-            os.close(descriptor)
-            self._open.discard(descriptor)
-
-    def close(self) -> None:
-        """Close every descriptor that is still open."""
-        while self._open:
-            os.close(self._open.pop())
-
-
-def _widen(descriptor: int) -> None:
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-    except OSError:  # over the user's limit: the default size works too, with more wake-ups
-        return
-
-
-def _memory() -> int:
-    """Return a descriptor of memory that two processes can share."""
-    if sys.platform == "linux":
-        return os.memfd_create("prefect_parallel_run")
-    descriptor, path = tempfile.mkstemp()
-    Path(path).unlink()
-    return descriptor

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prefect_parallel_run.node.child_process import Child, describe_exit
 from prefect_parallel_run.node.node_log import ProcessLog, ProcessRecord
@@ -29,19 +30,12 @@ class StartFailure(NamedTuple):
 
 
 class Startup:
-    """A child before its first mini-batch. It belongs to one thread at a time.
-
-    Attributes:
-        child: The process.
-        record: Logs the process's start, readiness and end.
-        stage: The stage seen at the last poll.
-        failure: Why the child will never be ready.
-    """
+    """A child before its first mini-batch. It belongs to one thread at a time."""
 
     def __init__(self, child: Child, record: ProcessRecord, init_timeout: float) -> None:
         self.child, self.record, self._init_timeout = child, record, init_timeout
-        self.stage = IMPORTING
-        self.failure: StartFailure | None = None
+        self.stage = IMPORTING  #: seen at the last poll
+        self.failure: StartFailure | None = None  #: why the child will never be ready
         self._started = time.monotonic()
         self._init_requested: float | None = None
         self._reached: dict[str, float] = {}  # when each stage was first seen
@@ -85,56 +79,35 @@ class Startup:
             return None
         if status is not None:
             return StartFailure("start", "ProcessDied", f"its process {describe_exit(status)} before it was ready", "")
-        if self._is_overdue():
+        # The import is timed from the start, init() from the request.
+        since = self._started if self.stage == IMPORTING else self._init_requested
+        if since is not None and time.monotonic() > since + self._init_timeout:
             message = f"import and init() exceeded init_timeout = {self._init_timeout:g} s"
             return StartFailure("start", "InitTimeout", message, self.child.stacks())
         return None
 
-    def _is_overdue(self) -> bool:
-        """True when the import (counted from the start) or init() (counted from the request) takes too long."""
-        since = self._started if self.stage == IMPORTING else self._init_requested
-        return since is not None and time.monotonic() > since + self._init_timeout
-
 
 class ChildFactory:
-    """Starts the children of a node.
+    """Starts the children of a node, with all variables of *environment*, in new folders in *scratch*."""
 
-    Args:
-        settings: Settings of the node.
-        environment: Environment variables of the children.
-        interpreter: Path of the children's interpreter.
-        scratch: Parent folder of their working directories.
-        process_log: Records their start and end.
-    """
-
-    def __init__(
-        self, settings: NodeSettings, environment: dict[str, str], interpreter: str, scratch: str, process_log: ProcessLog
-    ) -> None:
-        self.interpreter = interpreter
+    def __init__(self, settings: NodeSettings, environment: dict[str, str], scratch: str, process_log: ProcessLog) -> None:
+        self.interpreter = settings.interpreter.path or sys.executable
         self._settings, self._environment, self._scratch = settings, environment, scratch
         self._process_log = process_log
 
     def start(self, name: str, slot: int | None = None) -> Startup:
-        """Start a child that imports the script, without waiting for it.
+        """Start a child for *slot* (None: a standby child) that imports the script, without waiting for it.
 
-        Args:
-            name: Unique on the node; names the child's logs and its part.
-            slot: Slot that the child is started for; None for a standby child.
-
-        Raises:
-            OSError: The process could not be started.
+        Its *name*, unique on the node, is in the names of its logs and its part; raises OSError.
         """
         process = f"{self._settings.prefix}{name}"
-        logs = f"{self._settings.run_directory}/logs/{process}"
+        logs = f"{self._settings.run.directory}/logs/{process}"
         scratch = tempfile.mkdtemp(prefix=f"{process}.", dir=self._scratch)
         try:
             child = Child(self.interpreter, self._environment, scratch, f"{logs}.stdout.txt", f"{logs}.stderr.txt")
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        child.send([_line(self._settings.for_child(process=process, scratch=scratch))])
-        return Startup(child, self._process_log.add(process, child.pid, slot), self._settings.init_timeout)
-
-
-def _line(message: Any) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+        message = json.dumps(self._settings.for_child(process=process, scratch=scratch), separators=(",", ":"))
+        child.send([message.encode("ascii"), b"\n"])
+        return Startup(child, self._process_log.add(process, child.pid, slot), self._settings.limits.init_timeout)

@@ -15,7 +15,7 @@ import stat
 import sysconfig
 import tempfile
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,7 +99,7 @@ def _build(plan: EnvironmentPlan, base: Base | None, paths: _Paths, lock: int, s
     _remove(paths)
     paths.log.write_bytes(b"")
     try:
-        with Installer(plan, paths.folder, paths.log, lock, stop) as installer:
+        with closing(Installer(plan, paths.folder, paths.log, lock, stop)) as installer:
             interpreter = installer.install(base)
         paths.complete.touch()
     except BaseException as error:

@@ -19,11 +19,11 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from prefect_parallel_run.environments import EnvironmentPlan, interpreter_of, without_credentials
 from prefect_parallel_run.errors import EnvironmentSetupError
+from prefect_parallel_run.node.child_process import describe_exit
 from prefect_parallel_run.node.watchdog import Guard
 
 _MARKER = "PREFECT_PARALLEL_RUN_BUILD"
@@ -54,9 +54,7 @@ _PATIENCE = 60.0  #: s for an interpreter to print its version
 
 
 class Installer:
-    """Installs one environment, as a context manager that removes temporary files and kills leftover processes.
-
-    If this process dies, a reaper process kills the installer and removes its temporary files.
+    """Installs one environment. If this process dies, a reaper kills the installer and removes its temporary files.
 
     Args:
         plan: The environment to install.
@@ -68,24 +66,19 @@ class Installer:
 
     def __init__(self, plan: EnvironmentPlan, folder: Path, log: Path, lock: int, stop: threading.Event) -> None:
         self._plan, self._folder, self._log, self._lock, self._stop = plan, folder, log, lock, stop
-
-    def __enter__(self) -> Installer:
         self._deadline = time.monotonic() + _LONGEST
         self._scratch = Path(tempfile.mkdtemp(prefix="parallel_run_build_"))
         mark = f"{os.getpid()}.{self._scratch.name}"
         inherited = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
         self._environment = {**inherited, **_QUIET, "TMPDIR": str(self._scratch), _MARKER: mark}
         self._guard = Guard(f"{_MARKER}={mark}", str(self._scratch))
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
-        self._guard.close()  # kills leftover processes and removes the scratch folder
+    def close(self) -> None:
+        """Kill leftover processes and remove temporary files."""
+        self._guard.close()
 
     def install(self, base: Base | None) -> str:
-        """Install everything; return the path of the environment's interpreter.
-
-        Args:
-            base: The base interpreter; None for conda, which installs one.
+        """Install everything; *base* is None for conda, which installs its own. Return the path of the new interpreter.
 
         Raises:
             EnvironmentSetupError: An installer failed, is missing, or was stopped.
@@ -101,8 +94,8 @@ class Installer:
             self._install_requirements(str(interpreter))
         version = version_of(str(interpreter))
         if version is None or version < OLDEST:
-            installed = "no working Python" if version is None else f"Python {'.'.join(map(str, version))}"
-            raise self._error(f"{installed} was installed; expected Python {'.'.join(map(str, OLDEST))} or later")
+            installed = "no working Python" if version is None else f"Python {_dotted(version)}"
+            raise self._error(f"{installed} was installed; expected Python {_dotted(OLDEST)} or later")
         return str(interpreter)
 
     def _install_conda(self) -> None:
@@ -116,13 +109,10 @@ class Installer:
     def _install_requirements(self, interpreter: str) -> None:
         file = self._scratch / "requirements.txt"
         file.write_text("".join(f"{line}\n" for line in self._plan.requirements), encoding="utf-8")
-        uv = uv_command()
-        pip = (
-            [interpreter, "-m", "pip", "install", "--no-input"]
-            if uv is None
-            else [*uv, "pip", "install", "--python", interpreter]
-        )
-        self._run([*pip, "-r", str(file)])
+        command = [interpreter, "-m", "pip", "install", "--no-input"]
+        if (uv := uv_command()) is not None:
+            command = [*uv, "pip", "install", "--python", interpreter]
+        self._run([*command, "-r", str(file)])
 
     def _run(self, command: list[str]) -> None:
         """Run an installer; raises EnvironmentSetupError with the end of its output when it fails."""
@@ -143,8 +133,7 @@ class Installer:
                 raise self._error(f"cannot run {command[0]}: {error.strerror}") from error
         status = self._wait(process, command, begin)
         if status != 0:
-            problem = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-            raise self._error(f"{_display_name(command)} {problem}:\n{_output_end(self._log, begin)}")
+            raise self._error(f"{_display_name(command)} {describe_exit(status)}:\n{_output_end(self._log, begin)}")
 
     def _wait(self, process: subprocess.Popen[bytes], command: list[str], begin: int) -> int:
         """Return the installer's exit status; kill it and its child processes once it is stopped or takes too long."""
@@ -214,7 +203,7 @@ def base_of(python: str | None, title: str, *, has_uv: bool) -> Base:
         EnvironmentSetupError: It does not exist or is too old; the error lists the searched locations.
     """
     if python is None:
-        return Base(sys.executable, ".".join(map(str, sys.version_info[:3])))
+        return Base(sys.executable, _dotted(sys.version_info[:3]))
     if "/" in python:
         path = str(interpreter_of(python))
         version = version_of(path)

@@ -32,11 +32,7 @@ TAIL = 7 << 20  #: bytes kept of its end
 
 
 class LogFiles:
-    """The log files of one node.
-
-    Args:
-        folder: Folder of the files.
-    """
+    """The log files of one node, all in *folder*."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -77,12 +73,7 @@ class LogFiles:
             self.shorten(process)
 
     def retire(self, process: str, slot: int | None) -> None:
-        """Remove the empty files of an ended process, and all files of older ones when there are too many.
-
-        Args:
-            process: Name of the process.
-            slot: Slot that it worked in; None for an unused standby child.
-        """
+        """Remove the empty files of an ended process of *slot* (None: an unused standby child), and those of surplus ones."""
         self._ended.add(process)
         size = 0
         for path in self._paths(process):
@@ -106,11 +97,6 @@ class LogFiles:
         return (self.path(process, ending) for ending in ENDINGS)
 
 
-class _Ended(NamedTuple):
-    process: str
-    size: int
-
-
 class LogRetention:
     """The ended processes of one slot whose log files are kept: the first few and the newest, within a size limit.
 
@@ -120,27 +106,20 @@ class LogRetention:
     """
 
     def __init__(self) -> None:
-        self._first: list[_Ended] = []
-        self._newest: deque[_Ended] = deque()
-        self._bytes = 0
+        self._newest: deque[tuple[str, int]] = deque()  # process, size
+        self._count = self._bytes = 0
 
     def add(self, process: str, size: int) -> list[str]:
-        """Add an ended process, and return the processes whose files should be removed.
-
-        Args:
-            process: Name of the process.
-            size: Total bytes of its files.
-        """
+        """Add an ended process with *size* bytes of files, and return the processes whose files should be removed."""
         self._bytes += size
-        if len(self._first) < FIRST:
-            self._first.append(_Ended(process, size))
-            return []
-        self._newest.append(_Ended(process, size))
+        self._count += 1
+        if self._count > FIRST:
+            self._newest.append((process, size))
         expired: list[str] = []
         while len(self._newest) > NEWEST or (self._bytes > MOST_BYTES and len(self._newest) > 1):
-            oldest = self._newest.popleft()
-            self._bytes -= oldest.size
-            expired.append(oldest.process)
+            oldest, oldest_size = self._newest.popleft()
+            self._bytes -= oldest_size
+            expired.append(oldest)
         return expired
 
 
@@ -153,14 +132,14 @@ class ShortenedLog(NamedTuple):
 
 
 def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: int = TAIL) -> ShortenedLog | None:
-    """Cut a file; return None when it does not exist or is not longer than *most*.
+    """Cut a file to *head* and *tail* bytes; return None when it does not exist or is not longer than *most* bytes.
 
     Args:
         path: Path of the file.
         left_out: Bytes removed by earlier cuts; 0 for none.
-        most: Maximum size, bytes.
-        head: Bytes to keep of its beginning.
-        tail: Bytes to keep of its end.
+        most: Maximum size.
+        head: Kept of its beginning.
+        tail: Kept of its end.
 
     Raises:
         OSError: The file cannot be cut. When the disk is full it is cut, and its end may be lost.
@@ -177,7 +156,9 @@ def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: 
         previous_line = len(_line(left_out)) if left_out else 0  # the line of the previous cut is removed by this one
         left_out += size - head - tail - previous_line
         os.ftruncate(descriptor, head)
-        _write(descriptor, _line(left_out) + end)
+        rest = memoryview(_line(left_out) + end)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
         return ShortenedLog(size, os.lseek(descriptor, 0, os.SEEK_CUR), left_out)
     finally:
         os.close(descriptor)
@@ -185,9 +166,3 @@ def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: 
 
 def _line(left_out: int) -> bytes:
     return f"\n… {left_out} bytes left out here to limit the size of this log file …\n".encode()
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

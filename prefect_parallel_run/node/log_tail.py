@@ -151,12 +151,7 @@ def _level(name: bytes) -> int:
 
 
 class ScriptLines:
-    """The log lines of one node. It belongs to one thread.
-
-    Args:
-        node: Name of the node.
-        level: Level of the logging module; lower ones are dropped.
-    """
+    """The log lines of one node, from *level* on. It belongs to one thread."""
 
     def __init__(self, node: str, level: int) -> None:
         self._node, self._level = node, level
@@ -168,9 +163,7 @@ class ScriptLines:
 
     def read(self, process: str, path: str, now: float) -> None:
         """Read the lines that a process has logged since the last call; *now* is monotonic, s."""
-        tail = self._tails.get(process)
-        if tail is None:
-            tail = self._tails[process] = Tail(path)
+        tail = self._tails.setdefault(process, Tail(path))
         self._add(process, *tail.read(), now)
 
     def finish(self, process: str, path: str, now: float) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +18,6 @@ from prefect_parallel_run._atomic import sync
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
-from prefect_parallel_run.node.log_tail import LogBatch
 from prefect_parallel_run.node.node_log import NodeLog, ProcessLog
 from prefect_parallel_run.node.prefetch import LeaseFiles
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
@@ -46,55 +43,44 @@ class LeaseResult(NamedTuple):
 
 
 class Node:
-    """The slots of one worker for one run.
-
-    Args:
-        settings: Settings of the node.
-        cores: Cores that belong to the worker; None: all of the machine.
-    """
+    """The slots of one worker, which has *cores* (None: all of the machine), for one run."""
 
     def __init__(self, settings: NodeSettings, cores: int | None = None) -> None:
         self._cores = cores or _cores()
-        marker = f"{_MARKER}={settings.token}.{os.getpid()}.{uuid.uuid4().hex}"  # two nodes may share a process
-        interpreter = settings.interpreter or sys.executable
-        self._scratch = scratch = tempfile.mkdtemp(prefix="parallel_run_")
-        self.settings = settings = _with_local_run_directory(settings, scratch) if settings.rows_are_remote else settings
-        environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
-        environment[_MARKER] = marker.partition("=")[2]
-        self._gpus = gpus = visible_gpus(environment)
-        is_set_by_user = VISIBLE in settings.environment_variables  # for all processes: then none is assigned here
-        self._assigned_gpus, self._environment = () if is_set_by_user else gpus, environment
-        process_log = ProcessLog()
-        factory = ChildFactory(settings, {**environment, **self._variables(0)}, interpreter, scratch, process_log)
-        count = min(settings.slots or default_slots(self._cores, gpus), settings.most_slots)
-        need = StandbyNeed(settings.run_invocation_timeout)
-        self._standby = StandbyChild(factory if self._are_interchangeable(count) else None, need)
-
-        def create(index: int, number: int) -> Slot:
-            factory = ChildFactory(settings, {**environment, **self._variables(index)}, interpreter, scratch, process_log)
-            slot = Slot(number, settings, factory, self._standby, lambda: self._slots.try_retire(slot))
-            return slot
-
+        self._scratch = tempfile.mkdtemp(prefix="parallel_run_")
+        self.settings = _with_local_run_directory(settings, self._scratch) if settings.node.rows_are_remote else settings
+        marker = f"{settings.token}.{os.getpid()}.{uuid.uuid4().hex}"  # two nodes may share a process
+        variables = settings.interpreter.variables
+        output = {"AZUREML_BI_OUTPUT_PATH": settings.script.output}
+        self._environment = {**os.environ, **variables, **output, _MARKER: marker}
+        self._gpus = visible_gpus(self._environment)
+        self._assigned_gpus = () if VISIBLE in variables else self._gpus  # set by the user: for all processes
+        self._process_log = ProcessLog()
+        count = min(settings.node.slots or default_slots(self._cores, self._gpus), settings.node.most_slots)
+        factory = self._factory(0) if self._are_interchangeable(count) else None
+        self._standby = StandbyChild(factory, StandbyNeed(settings.limits.run_invocation_timeout))
         self._recalls: dict[int, RecallRequest] = {}  # by lease
         self._admitted: set[int] = set()  # leases that have started; the newest of very many
         self._refused: set[int] = set()  # leases that were recalled before they started
         self._lock = threading.Lock()
-        self._guard = Guard(marker, scratch, lambda status: process_log.add_event("guardian_replaced", "guardian", exit=status))
-        self._log = NodeLog(settings, process_log)
-        self._log.start()
-        self._slots = SlotPool(create, count)  # last: its threads use everything above
+        self._guard = Guard(f"{_MARKER}={marker}", self._scratch, self._record_lost_reaper)
+        self.log = NodeLog(self.settings, self._process_log)
+        self.log.start()
+        self.slots = SlotPool(self._create_slot, count)  # last: its threads use everything above
 
     @property
     def facts(self) -> NodeFacts:
         """Return the node's host, cores, slots and GPUs."""
         return NodeFacts(
-            node=self.settings.node,
+            node=self.settings.node.name,
             host=socket.gethostname(),
             pid=os.getpid(),
             cores=self._cores,
-            slots=len(self._slots.all),
+            slots=len(self.slots.all),
             gpus=len(self._gpus),
         )
+
+    # Leases
 
     def run(self, lease: int, works: list[Work]) -> LeaseResult:
         """Wait for an idle slot and run *works* there; objects of a store are fetched meanwhile."""
@@ -102,21 +88,14 @@ class Node:
         if recall is None:
             return self._result([])
         try:
-            if not self.settings.fetches:
-                return self._run(recall, works[0].mini_batch, lambda slot, receipts: slot.run(works, receipts, recall))
-            files = LeaseFiles(works, self._scratch)
-            try:
-                return self._run(
-                    recall, works[0].mini_batch, lambda slot, receipts: self._run_fetched(files, slot, receipts, recall)
-                )
-            finally:
-                files.close()
+            with closing(LeaseFiles(works, self._scratch)) if self.settings.items.fetches else nullcontext() as files:
+                return self._result(self._run(works, recall, files))
         finally:
             del self._recalls[lease]
             recall.answer(works[-1].mini_batch + 1)
 
     def recall(self, lease: int, *, at_once: bool) -> Future[int] | None:
-        """RecallRequest the mini-batches of a lease that have not started; None when the lease has finished.
+        """Recall the mini-batches of a lease that have not started; None when the lease has finished.
 
         Returns:
             The number of the first mini-batch that is returned, or one past the last; NOT_BEGUN returns all of them.
@@ -131,7 +110,7 @@ class Node:
                 not_begun.set_result(NOT_BEGUN)
                 return not_begun
         answer = recall.request(at_once=at_once)
-        self._slots.idle.wake()
+        self.slots.wake()
         return answer
 
     def _admit(self, lease: int) -> RecallRequest | None:
@@ -146,29 +125,32 @@ class Node:
             recall = self._recalls[lease] = RecallRequest(lease)
             return recall
 
-    def _run(self, recall: RecallRequest, first: int, do: Callable[[Slot, list[tuple[Any, ...]]], None]) -> LeaseResult:
-        slot = self._slots.acquire(recall)
-        if slot is None:  # recalled, or no slot is left, or the node is closing
-            recall.answer(first)
-            return self._result([])
+    def _run(self, works: list[Work], recall: RecallRequest, files: LeaseFiles | None) -> list[tuple[Any, ...]]:
         receipts: list[tuple[Any, ...]] = []
+        slot = self.slots.acquire(recall)
+        if slot is None:  # recalled, or no slot is left, or the node is closing
+            recall.answer(works[0].mini_batch)
+            return receipts
         try:
-            do(slot, receipts)
+            if files is None:
+                slot.run(works, receipts, recall)
+            else:
+                self._run_fetched(files, slot, receipts, recall)
         except SlotUnusableError as error:
-            self._slots.mark_failed(slot, error.failure)
+            self.slots.mark_failed(slot, error.failure)
         except SlotRetiredError:
-            self._slots.mark_exited(slot)
+            self.slots.mark_exited(slot)
         except SlotStoppedError:
             pass  # the run is ending; finished mini-batches are still returned
         else:
-            self._slots.release(slot)
-        if not self.settings.rows_are_remote:
+            self.slots.release(slot)
+        if not self.settings.node.rows_are_remote:
             _sync_parts(self.settings, receipts)
-        return self._result(receipts)
+        return receipts
 
     def _result(self, receipts: list[tuple[Any, ...]]) -> LeaseResult:
-        slots, as_of = self._slots.count()
-        return LeaseResult(receipts, slots, self._slots.next_failure(), as_of)
+        slots, as_of = self.slots.count()
+        return LeaseResult(receipts, slots, self.slots.next_failure(), as_of)
 
     def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[tuple[Any, ...]], recall: RecallRequest) -> None:
         """Run mini-batches as their files arrive; the wait counts towards each mini-batch's time."""
@@ -177,13 +159,15 @@ class Node:
             waited = time.monotonic() - waiting_since
             finished = len(receipts)
             if fetched.error is not None:
-                receipts.append(fetched.receipt(self.settings.node))
+                receipts.append(fetched.receipt(self.settings.node.name))
             else:
                 slot.run([fetched.work], receipts, recall)
             fetched.remove()
             if len(receipts) > finished:
                 receipts[-1] = _with_seconds(receipts[-1], waited)
             waiting_since = time.monotonic()
+
+    # Slots
 
     def resize(self, slots: int, number: int) -> Resized:
         """Start or retire slots until there are *slots*, without waiting for them.
@@ -195,10 +179,10 @@ class Node:
             slots: At least one stays, and there are never more than mini-batches.
             number: Number of the resize; ignored when a later one has already been applied.
         """
-        count = max(1, min(slots, self.settings.most_slots))
+        count = max(1, min(slots, self.settings.node.most_slots))
         if not self._are_interchangeable(count):
             self._standby.stop()
-        return self._slots.resize(count, number)
+        return self.slots.resize(count, number)
 
     def _are_interchangeable(self, count: int) -> bool:
         """True when all *count* slots have the same environment, so that a standby child fits any of them."""
@@ -208,9 +192,18 @@ class Node:
         """Return the environment variables that only the slot at *index* has."""
         return slot_environment(index, self._assigned_gpus, self._environment)
 
-    def on_slot_ready(self, callback: Callable[[int], None]) -> None:
-        """Call *callback* with the number of the last resize for every slot that becomes ready, or already is."""
-        self._slots.on_slot_ready(callback)
+    def _factory(self, index: int) -> ChildFactory:
+        environment = {**self._environment, **self._variables(index)}
+        return ChildFactory(self.settings, environment, self._scratch, self._process_log)
+
+    def _create_slot(self, index: int, number: int) -> Slot:
+        slot = Slot(number, self.settings, self._factory(index), self._standby, lambda: self.slots.try_retire(slot))
+        return slot
+
+    def _record_lost_reaper(self, status: int) -> None:
+        self._process_log.add_event("guardian_replaced", "guardian", exit=status)
+
+    # The end
 
     def close(self, *, graceful: bool) -> list[str]:
         """Stop all children, with shutdown() when *graceful*; return the errors in shutdown().
@@ -220,10 +213,10 @@ class Node:
         """
         stopping = threading.Thread(target=self._standby.stop)
         stopping.start()
-        problems = self._slots.close(graceful=graceful)
+        problems = self.slots.close(graceful=graceful)
         stopping.join()
-        self._log.close()
-        if not self.settings.rows_are_remote:
+        self.log.close()
+        if not self.settings.node.rows_are_remote:
             self.remove()
         return problems
 
@@ -231,18 +224,13 @@ class Node:
         """Kill leftover script processes and remove the scratch folder; rows in it have been fetched."""
         self._guard.close()
 
-    def read(self, folder: str, name: str, offset: int, length: int) -> bytes:
-        """Return bytes of a file in the run directory.
+    # Files and logs
 
-        Args:
-            folder: ``parts`` or ``logs``.
-            name: Name of the file.
-            offset: First byte.
-            length: Maximum number of bytes.
-        """
+    def read(self, folder: str, name: str, offset: int, length: int) -> bytes:
+        """Return up to *length* bytes, from *offset* on, of a file in ``parts`` or ``logs``."""
         if folder not in _READABLE or Path(name).name != name:
             raise ValueError(f"{folder}/{name} is not a file of a run directory")
-        path = Path(self.settings.run_directory, folder, name)
+        path = Path(self.settings.run.directory, folder, name)
         if folder == "logs" and not path.exists():  # removed: only some of very many are kept
             return b""
         with path.open("rb") as file:
@@ -252,19 +240,11 @@ class Node:
     def logs(self) -> dict[str, int]:
         """Return the size of every log that is not empty, bytes by name."""
         sizes: dict[str, int] = {}
-        for path in Path(self.settings.run_directory, "logs").iterdir():
+        for path in Path(self.settings.run.directory, "logs").iterdir():
             with suppress(FileNotFoundError):  # removed: only some of very many are kept
                 if path.is_file():  # a script may create folders there
                     sizes[path.name] = path.stat().st_size
         return {name: size for name, size in sizes.items() if size}
-
-    def on_script_log(self, callback: Callable[[LogBatch], None]) -> None:
-        """Call *callback* with the log lines of the scripts."""
-        self._log.on_script_log(callback)
-
-    def recent_logs(self) -> list[LogBatch]:
-        """Return the scripts' latest log lines, which a closed node can no longer publish."""
-        return self._log.recent_logs()
 
 
 def _with_local_run_directory(settings: NodeSettings, scratch: str) -> NodeSettings:
@@ -272,7 +252,7 @@ def _with_local_run_directory(settings: NodeSettings, scratch: str) -> NodeSetti
     run_directory = Path(scratch, "run")
     for folder in _READABLE:
         (run_directory / folder).mkdir(parents=True)
-    return replace(settings, run_directory=str(run_directory))
+    return replace(settings, run=replace(settings.run, directory=str(run_directory)))
 
 
 def _cores() -> int:
@@ -292,4 +272,4 @@ def _with_seconds(receipt: tuple[Any, ...], waited: float) -> tuple[Any, ...]:
 def _sync_parts(settings: NodeSettings, receipts: list[tuple[Any, ...]]) -> None:
     """Sync the rows to disk before their receipts are returned: committed rows must survive a power cut."""
     for name in {receipt[7] for receipt in receipts if receipt[7]}:
-        sync(Path(settings.run_directory, "parts", name))
+        sync(Path(settings.run.directory, "parts", name))

@@ -18,7 +18,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -43,24 +44,17 @@ _REPEATED = 10.0  #: s of published log lines that the shutdown report repeats: 
 
 
 class NodeLog:
-    """Writes the logs of one node.
-
-    Args:
-        settings: Settings of the node.
-        process_log: Events of its children.
-    """
+    """Writes the logs of one node, with the events of its children in *process_log*."""
 
     def __init__(self, settings: NodeSettings, process_log: ProcessLog) -> None:
-        folder = f"{settings.run_directory}/logs"
-        self._process_log, self._files = process_log, LogFiles(folder)
-        self._events = f"{folder}/{settings.prefix}processes.jsonl"
-        self._samples = f"{folder}/{settings.prefix}resources.csv"
-        self._folder = folder
-        self._lines = ScriptLines(settings.node, logging.getLevelName(settings.logging_level))
+        self._folder = f"{settings.run.directory}/logs"
+        self._process_log, self._files = process_log, LogFiles(self._folder)
+        self._events = f"{self._folder}/{settings.prefix}processes.jsonl"
+        self._samples = f"{self._folder}/{settings.prefix}resources.csv"
+        self._lines = ScriptLines(settings.node.name, logging.getLevelName(settings.script.logging_level))
         self._written = 0  # events
         self._is_writing = True
-        self._has_logged_error = self._has_logged_replacement = False
-        self._reported_losses: set[str] = set()  # folders
+        self._warned: set[str] = set()  # of what a warning was logged
         self._sample_timer = BackoffTimer(time.monotonic() + 1.0)
         self._next_ended_poll = 0.0  # monotonic clock, s
         self._callback: Callable[[LogBatch], None] | None = None
@@ -87,7 +81,7 @@ class NodeLog:
         return [batch for _, batch in list(self._recent)]
 
     def _run(self) -> None:
-        psutil.cpu_percent()  # on this thread, each call returns the usage since the previous one
+        psutil.cpu_percent()  # the next call on this thread returns the usage since this one
         pause = _POLL_INTERVAL
         while not self._is_closed.wait(pause):
             self._files.grown = 0
@@ -101,87 +95,79 @@ class NodeLog:
 
     def _poll(self, now: float) -> None:
         events = self._process_log.drain()
-        if events:
-            self._try(lambda: self._write(events))
+        with self._warning_of_errors():
+            self._write(events)
         for event in events:
-            if event["event"] == "files_lost":
-                self._warn_of_lost_files(event["folder"])
-            if event["event"] == "guardian_replaced":
-                self._warn_of_replacement(event["exit"])
-            if event["event"] == "ended":
-                self._try(lambda event=event: self._finish_process(event["process"], event["slot"], now))  # type: ignore[misc]
+            self._handle(event, now)
         for record in self._process_log.living:
-            self._try(lambda process=record.process: self._poll_process(process, now))  # type: ignore[misc]
+            with self._warning_of_errors():
+                self._lines.read(record.process, self._files.path(record.process, ".log"), now)
+                if (cut := self._files.shorten(record.process)) is not None:
+                    self._lines.note_cut(record.process, cut)
         if now >= self._next_ended_poll:
             self._next_ended_poll = now + _ENDED_INTERVAL
-            self._try(self._files.shorten_ended)
+            with self._warning_of_errors():
+                self._files.shorten_ended()
         if self._sample_timer.is_due(now):
             self._sample()
 
-    def _poll_process(self, process: str, now: float) -> None:
-        self._lines.read(process, self._files.path(process, ".log"), now)
-        if (cut := self._files.shorten(process)) is not None:
-            self._lines.note_cut(process, cut)
+    def _handle(self, event: dict[str, Any], now: float) -> None:
+        match event["event"]:
+            case "files_lost":  # Azure would keep them
+                place = f"./{event['folder']} of its working directory, which is deleted with its process"
+                advice = "write files to keep to {output} or EntryScript().output_dir"
+                self._warn_once(place, f"the script left files in {place}: {advice}")
+            case "guardian_replaced":
+                reaper = "its reaper, the process that kills its children when this worker exits,"
+                self._warn_once("reaper", f"{reaper} {describe_exit(event['exit'])}; it was replaced")
+            case "ended":
+                with self._warning_of_errors():
+                    self._lines.finish(event["process"], self._files.path(event["process"], ".log"), now)
+                    self._files.shorten(event["process"])
+                    self._files.retire(event["process"], event["slot"])
 
-    def _finish_process(self, process: str, slot: int | None, now: float) -> None:
-        self._lines.finish(process, self._files.path(process, ".log"), now)
-        self._files.shorten(process)
-        self._files.retire(process, slot)
-
-    def _warn_of_lost_files(self, folder: str) -> None:
-        """Warn, once per folder, that files of the script were deleted that Azure would keep."""
-        if folder not in self._reported_losses:
-            self._reported_losses.add(folder)
-            message = f"the script left files in ./{folder} of its working directory, which is deleted with its process"
-            self._lines.add(logging.WARNING, f"{message}: write files to keep to {{output}} or EntryScript().output_dir")
-
-    def _warn_of_replacement(self, status: int) -> None:
-        """Warn, once, that the reaper was lost."""
-        if not self._has_logged_replacement:
-            self._has_logged_replacement = True
-            message = f"its reaper, the process that kills its children when this worker exits, {describe_exit(status)}"
-            self._lines.add(logging.WARNING, f"{message}; it was replaced")
-
-    def _write(self, events: list[dict[str, object]]) -> None:
+    def _write(self, events: list[dict[str, Any]]) -> None:
         remaining = MOST_EVENTS - self._written
         if len(events) >= remaining > 0:
             reason = f"at most {MOST_EVENTS} lines are written"
             events = [*events[: remaining - 1], {"event": "left_out", "at": time.time(), "reason": reason}]
         self._written += len(events)
-        if remaining > 0:
+        if events and remaining > 0:
             self._append(self._events, "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events))
 
     def _sample(self) -> None:
-        """Add a line about the machine; processes that the children have started are not counted."""
-
-        def sample() -> None:
-            header = "" if Path(self._samples).exists() else HEADER
-            memory = psutil.virtual_memory()
-            used = memory.total - memory.available  # memory that can be reclaimed is not in use
-            sizes = [record.resident() for record in self._process_log.living]
+        """Add a line about the machine; child processes of the children are not counted."""
+        memory = psutil.virtual_memory()
+        used = memory.total - memory.available  # memory that can be reclaimed is not in use
+        sizes = [record.resident() for record in self._process_log.living]
+        header = "" if Path(self._samples).exists() else HEADER
+        with self._warning_of_errors():
             free = psutil.disk_usage(self._folder).free
             usage = f"{psutil.cpu_percent():.1f},{used},{memory.total},{len(sizes)},{sum(sizes)},{free}"
             self._append(self._samples, f"{header}{time.time():.3f},{usage}\n")
 
-        self._try(sample)
-
     def _append(self, path: str, text: str) -> None:
-        if self._is_writing:
-            try:
-                with open(path, "ab", buffering=0) as file:  # noqa: PTH123  unbuffered, so that each line is one write
-                    file.write(text.encode())
-            except OSError:
-                self._is_writing = False
-                raise
-
-    def _try(self, action: Callable[[], None]) -> None:
-        """Call *action*; log its first OSError only."""
+        if not self._is_writing:
+            return
         try:
-            action()
+            with open(path, "ab", buffering=0) as file:  # noqa: PTH123  unbuffered, so that each line is one write
+                file.write(text.encode())
+        except OSError:
+            self._is_writing = False
+            raise
+
+    @contextmanager
+    def _warning_of_errors(self) -> Iterator[None]:
+        """Log an OSError instead of raising it; only the first."""
+        try:
+            yield
         except OSError as error:
-            if not self._has_logged_error:
-                self._has_logged_error = True
-                self._lines.add(logging.WARNING, f"its logs are incomplete: {error}")
+            self._warn_once("logs", f"its logs are incomplete: {error}")
+
+    def _warn_once(self, about: str, text: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            self._lines.add(logging.WARNING, text)
 
     def _publish(self, callback: Callable[[LogBatch], None] | None) -> None:
         now = time.monotonic()
@@ -194,7 +180,7 @@ class NodeLog:
 
 
 class ProcessLog:
-    """All children of a node. May be used from any thread; never waits for a disk."""
+    """Records when a node's children start, become ready and exit, and why. Thread-safe; never waits for a disk."""
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -208,13 +194,7 @@ class ProcessLog:
             return list(self._living.values())
 
     def add(self, process: str, pid: int, slot: int | None) -> ProcessRecord:
-        """Record a started child.
-
-        Args:
-            process: Name of the child.
-            pid: Process id.
-            slot: Slot that it works in; None for a standby child.
-        """
+        """Record that the child called *process* was started, in *slot* or (None) as a standby child."""
         record = ProcessRecord(self, process, pid, slot)
         with self._changed:
             self._living[process] = record
@@ -243,13 +223,7 @@ class ProcessLog:
 
 
 class ProcessRecord:
-    """One child.
-
-    Attributes:
-        process: Name of the child and of its files.
-        pid: Process id.
-        slot: Slot that it works in; None while it stands by.
-    """
+    """One child: its name, its process id and its slot, which is None while it stands by."""
 
     def __init__(self, log: ProcessLog, process: str, pid: int, slot: int | None) -> None:
         self._log = log

@@ -61,17 +61,13 @@ class Fetched(NamedTuple):
 
 
 class LeaseFiles:
-    """Fetches the files of a lease's mini-batches, in order, from its creation on.
-
-    Args:
-        works: The mini-batches.
-        scratch: Folder for the files.
-    """
+    """Fetches the files of a lease's mini-batches to *scratch*, in order, from its creation on."""
 
     def __init__(self, works: Sequence[Work], scratch: str) -> None:
         self._works = works
         self._scratch = Path(tempfile.mkdtemp(prefix="fetched.", dir=scratch))
-        self._ready: queue.Queue[Fetched] = queue.Queue(maxsize=_AHEAD - 1)  # one more is being fetched
+        self._ready: queue.SimpleQueue[Fetched] = queue.SimpleQueue()
+        self._room = threading.Semaphore(_AHEAD)
         self._closed = threading.Event()
         threading.Thread(target=self._fetch, name="fetch", daemon=True).start()
 
@@ -92,28 +88,29 @@ class LeaseFiles:
     def close(self) -> None:
         """Stop fetching, and remove the files."""
         self._closed.set()
+        self._room.release()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _next(self, raise_if_stopping: Callable[[], None], recall: RecallRequest) -> Fetched | None:
         while not recall.is_pending and not recall.is_answered:
             try:
-                return self._ready.get(timeout=_POLL_INTERVAL)
+                fetched = self._ready.get(timeout=_POLL_INTERVAL)
             except queue.Empty:
                 raise_if_stopping()
+            else:
+                self._room.release()
+                return fetched
         return None
 
     def _fetch(self) -> None:
         for number, work in enumerate(self._works):
-            fetched = _fetched(work, self._scratch / str(number))
-            while not self._closed.is_set():
-                try:
-                    self._ready.put(fetched, timeout=_POLL_INTERVAL)
-                except queue.Full:
-                    continue
-                break
+            self._room.acquire()
             if self._closed.is_set():
-                fetched.remove()
                 return
+            fetched = _fetched(work, self._scratch / str(number))
+            self._ready.put(fetched)
+            if self._closed.is_set():  # close() may have removed the folder while this one was fetched
+                fetched.remove()
 
 
 def _fetched(work: Work, folder: Path) -> Fetched:
@@ -150,12 +147,7 @@ def fetch(items: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _copy(items: dict[str, Any], paths: list[Path]) -> dict[str, list[int]]:
-    """Fetch objects to *paths*, and return sizes and versions of the copies.
-
-    Raises:
-        InputChanged: An object has changed since planning.
-        StoreFailure: The store failed to return an object.
-    """
+    """Fetch objects to *paths*, and return sizes and versions of the copies."""
     urls = [items["root"] + name for name in items["names"]]
     try:
         store = store_of(urls[0])[0]

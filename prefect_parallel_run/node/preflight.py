@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import uuid
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from prefect_parallel_run.node.code_archive import unpacked
 from prefect_parallel_run.node.environments import cache_folder
+from prefect_parallel_run.storage.objects import file_sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ def _sees_script(probe: PreflightRequest) -> bool:
     if not probe.script_sha256:
         return False
     try:
-        return hashlib.sha256(Path(probe.script).read_bytes()).hexdigest() == probe.script_sha256
+        return file_sha256(probe.script) == probe.script_sha256
     except OSError:
         return False
 

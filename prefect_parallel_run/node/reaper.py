@@ -1,6 +1,6 @@
 """Kills every process of a node when its Dask worker has exited or was killed.
 
-``start`` runs this file as a separate program, with the marker of the node's children and their scratch folder as its
+watchdog.py runs this file as a separate program, with the marker of the node's children and their scratch folder as its
 arguments. It waits until the worker's end of its standard input closes, then kills every process that has the marker in its
 environment, and every process in the same session: children that are stuck in C code or ignore SIGTERM, and the processes that
 they started. Then it removes the scratch folder. It imports the standard library only.
@@ -15,25 +15,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import subprocess
 
 _PATIENCE = 5.0  #: s of scanning again for processes that were started during a scan
-
-
-def start(marker: str, scratch: str) -> subprocess.Popen[bytes]:
-    """Start a reaper; it kills once its standard input is closed, which happens also when this process dies."""
-    import subprocess  # noqa: PLC0415  the program itself does not need it, and starts in half the time
-
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, marker, scratch],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def marked(marker: bytes) -> Iterator[int]:

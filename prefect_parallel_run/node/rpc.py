@@ -44,6 +44,10 @@ class ShutdownReport(NamedTuple):
     said: list[LogBatch]  #: the scripts' latest log lines; some of them were published before
 
 
+class NodeClosedError(RuntimeError):
+    """A message was sent to a worker where its run has no open node."""
+
+
 class _Open(NamedTuple):
     node: Node
     watchdog: Watchdog | None
@@ -55,10 +59,16 @@ class _Arriving(NamedTuple):
     watchdog: Watchdog
 
 
-# Keyed by the worker too, because several workers may share a process.
-_open: WeakKeyDictionary[Any, dict[str, _Open]] = WeakKeyDictionary()  # open nodes, by worker, then token
-_over: WeakKeyDictionary[Any, dict[str, threading.Event]] = WeakKeyDictionary()  # same keys; set once the run has ended here
-_incoming: WeakKeyDictionary[Any, dict[str, _Arriving]] = WeakKeyDictionary()  # same keys; code archives being received
+class _Runs:
+    """The runs on one Dask worker, by token."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, _Open] = {}
+        self.over: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # set once the run has ended here
+        self.arriving: dict[str, _Arriving] = {}  # code archives being received
+
+
+_workers: WeakKeyDictionary[Any, _Runs] = WeakKeyDictionary()  # several workers may share a process
 _begun: set[str] = set()  # tokens of runs that have opened their nodes: settings that arrive later prepare nothing
 _prepared: dict[str, Node] = {}  # nodes that no run has opened yet
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by token: one caller opens, the others wait
@@ -91,22 +101,22 @@ async def receive_bundle(token: str, sha256: str, offset: int, data: bytes, is_l
         BundleRefusedError: The archive is incomplete, damaged or unsafe.
         ComputeTargetError: The disk refuses it.
     """
-    arrivals = _incoming.setdefault(dask_worker, {})
+    runs = _runs_on(dask_worker)
     with _wrap_os_errors(dask_worker):
-        if (arriving := arrivals.get(token)) is None:
+        if (arriving := runs.arriving.get(token)) is None:
             incoming = Incoming(cache_folder(), sha256)
-            watchdog = Watchdog(lambda: dask_worker.loop.add_callback(_discard_archive, arrivals, token, incoming))
-            arriving = arrivals[token] = _Arriving(incoming, watchdog)
+            watchdog = Watchdog(lambda: dask_worker.loop.add_callback(_discard_archive, runs, token, incoming))
+            arriving = runs.arriving[token] = _Arriving(incoming, watchdog)
         arriving.watchdog.reset()
         try:
             arriving.incoming.write(offset, data)
             if is_last:
                 arriving.watchdog.stop()
-                del arrivals[token]
+                del runs.arriving[token]
                 with arriving.incoming:
                     await asyncio.to_thread(arriving.incoming.unpack)
         except BaseException:
-            _discard_archive(arrivals, token, arriving.incoming)
+            _discard_archive(runs, token, arriving.incoming)
             raise
 
 
@@ -123,14 +133,13 @@ async def open_node(settings: NodeSettings, access: NodeAccess | None, dask_work
         ComputeTargetError: The disk refuses the node's files, or the run has ended.
     """
     token = settings.token
-    threads = int(dask_worker.state.nthreads)
-    over = _over_on(dask_worker, token)
+    over = _runs_on(dask_worker).over[token]
     with _wrap_os_errors(dask_worker):
         adapted = _with_access(settings, access)
-        node = await asyncio.to_thread(_open_once, dask_worker, adapted, threads, over)
-    message = {"node": node.settings.node}
-    node.on_slot_ready(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
-    node.on_script_log(lambda batch: dask_worker.log_event(script_log_topic(token), batch))
+        node = await asyncio.to_thread(_open_once, dask_worker, adapted, int(dask_worker.state.nthreads), over)
+    message = {"node": node.settings.node.name}
+    node.slots.on_ready(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
+    node.log.on_script_log(lambda batch: dask_worker.log_event(script_log_topic(token), batch))
     return node.facts
 
 
@@ -157,9 +166,7 @@ def run_lease(
         works: The ``work`` values of the plan, one per line.
         piece: Only these items (half-open range) of the one mini-batch.
     """
-    entry = _nodes_on(get_worker()).get(token)
-    if entry is None:  # the worker was restarted under the same address: its predecessor's node is lost
-        raise NodeClosedError(token)
+    entry = _open_entry(get_worker(), token)  # a worker that was restarted under the same address has no node
     if entry.secedes:
         secede()
     only = b"" if piece is None else b",[%d,%d]" % piece
@@ -175,7 +182,7 @@ async def recall_lease(token: str, lease: int, at_once: bool, dask_worker: Any) 
         The number of the first mini-batch that is returned, or one past the last; NOT_BEGUN returns all of them; None when
         the lease is no longer on this node.
     """
-    entry = _nodes_on(dask_worker).get(token)
+    entry = _runs_on(dask_worker).open.get(token)
     answer = entry.node.recall(lease, at_once=at_once) if entry is not None else None
     if answer is None:
         return None
@@ -184,34 +191,29 @@ async def recall_lease(token: str, lease: int, at_once: bool, dask_worker: Any) 
 
 async def resize_node(token: str, slots: int, number: int, dask_worker: Any) -> Resized:
     """Start more slots on this node, or retire some; see ``Node.resize``."""
-    entry = _nodes_on(dask_worker).get(token)
-    if entry is None:
-        raise NodeClosedError(token)
+    entry = _open_entry(dask_worker, token)
     # From now on leases release their threads: the leases before this occupy all but one of them at most.
-    _nodes_on(dask_worker)[token] = entry._replace(secedes=True)
+    _runs_on(dask_worker).open[token] = entry._replace(secedes=True)
     return await asyncio.to_thread(entry.node.resize, slots, number)
 
 
 def keep_node(token: str, dask_worker: Any) -> None:
     """Receive a keep-alive of the flow process."""
-    if (arriving := _incoming.get(dask_worker, {}).get(token)) is not None:
-        arriving.watchdog.reset()
-    entry = _nodes_on(dask_worker).get(token)
-    if entry is not None and entry.watchdog is not None:
-        entry.watchdog.reset()
+    runs = _runs_on(dask_worker)
+    entries: tuple[_Arriving | _Open | None, ...] = (runs.arriving.get(token), runs.open.get(token))
+    for entry in entries:
+        if entry is not None and entry.watchdog is not None:
+            entry.watchdog.reset()
 
 
 async def read_file(token: str, folder: str, name: str, offset: int, length: int, dask_worker: Any) -> bytes:
     """Return bytes of a part or a log that is on the node's own disk."""
-    entry = _nodes_on(dask_worker).get(token)
-    if entry is None:
-        raise NodeClosedError(token)
-    return await asyncio.to_thread(entry.node.read, folder, name, offset, length)
+    return await asyncio.to_thread(_open_entry(dask_worker, token).node.read, folder, name, offset, length)
 
 
 def list_logs(token: str, dask_worker: Any) -> dict[str, int]:
     """Return the size of every log, bytes by name."""
-    entry = _nodes_on(dask_worker).get(token)
+    entry = _runs_on(dask_worker).open.get(token)
     return {} if entry is None else entry.node.logs()
 
 
@@ -220,46 +222,48 @@ async def close_node(token: str, graceful: bool, dask_worker: Any) -> ShutdownRe
 
     A node with rows on its own disk keeps them until ``remove_node``.
     """
+    runs = _runs_on(dask_worker)
     with _registry_lock:
-        _over_on(dask_worker, token).set()
-        entry = _nodes_on(dask_worker).get(token)
-    _discard_archive(_incoming.get(dask_worker, {}), token)
+        runs.over[token].set()
+        entry = runs.open.get(token)
+    _discard_archive(runs, token)
     if entry is None:
         return ShutdownReport([], [])
     problems = await asyncio.to_thread(entry.node.close, graceful=graceful)
-    if not entry.node.settings.rows_are_remote:
-        _remove_entry(dask_worker, token)
-    return ShutdownReport(problems, entry.node.recent_logs())
+    if not entry.node.settings.node.rows_are_remote:
+        _remove_entry(runs, token)
+    return ShutdownReport(problems, entry.node.log.recent_logs())
 
 
 async def remove_node(token: str, dask_worker: Any) -> None:
     """Remove the files that ``close_node`` has left."""
-    if (entry := _remove_entry(dask_worker, token)) is not None:
+    if (entry := _remove_entry(_runs_on(dask_worker), token)) is not None:
         await asyncio.to_thread(entry.node.remove)
 
 
-class NodeClosedError(RuntimeError):
-    """A lease was sent to a worker where its run has no open node."""
+def _runs_on(dask_worker: Any) -> _Runs:
+    return _workers.setdefault(dask_worker, _Runs())
 
 
-def _nodes_on(dask_worker: Any) -> dict[str, _Open]:
-    return _open.get(dask_worker, {})
+def _open_entry(dask_worker: Any, token: str) -> _Open:
+    entry = _runs_on(dask_worker).open.get(token)
+    if entry is None:
+        raise NodeClosedError(token)
+    return entry
 
 
 def _with_access(settings: NodeSettings, access: NodeAccess | None) -> NodeSettings:
     """Return *settings* with the paths that fit *access*."""
     if access is None:
         return settings
-    if access.bundled and settings.bundle is not None:
-        folder = unpacked(cache_folder(), settings.bundle.sha256)
+    bundle = settings.script.bundle
+    if access.bundled and bundle is not None:
+        folder = unpacked(cache_folder(), bundle.sha256)
         if folder is None:
-            raise FileNotFoundError(f"the unpacked code archive {settings.bundle.sha256} was removed from this node's cache")
-        settings = replace(settings, source=str(folder / settings.bundle.source), script=str(folder / settings.bundle.script))
-    return replace(settings, rows_are_remote=access.rows_are_remote)
-
-
-def _over_on(dask_worker: Any, token: str) -> threading.Event:
-    return _over.setdefault(dask_worker, {}).setdefault(token, threading.Event())
+            raise FileNotFoundError(f"the unpacked code archive {bundle.sha256} was removed from this node's cache")
+        script = replace(settings.script, source=str(folder / bundle.source), path=str(folder / bundle.script))
+        settings = replace(settings, script=script)
+    return settings.with_node(rows_are_remote=access.rows_are_remote)
 
 
 @contextmanager
@@ -272,11 +276,11 @@ def _wrap_os_errors(dask_worker: Any) -> Iterator[None]:
         raise ComputeTargetError(dask_worker.address, f"the node (host {socket.gethostname()}) failed: {reason}") from error
 
 
-def _discard_archive(arrivals: dict[str, _Arriving], token: str, only: Incoming | None = None) -> None:
+def _discard_archive(runs: _Runs, token: str, only: Incoming | None = None) -> None:
     """Discard a partly received code archive and its file."""
-    arriving = arrivals.get(token)
+    arriving = runs.arriving.get(token)
     if arriving is not None and only in (None, arriving.incoming):
-        del arrivals[token]
+        del runs.arriving[token]
         arriving.watchdog.stop()
         arriving.incoming.close()
 
@@ -286,16 +290,16 @@ def _open_once(dask_worker: Any, settings: NodeSettings, threads: int, over: thr
 
     A flow process that missed the answer may ask twice, and its run may end while the node is being created.
     """
-    token = settings.token
+    token, runs, is_kept = settings.token, _runs_on(dask_worker), settings.node.is_kept
     with _locks[token]:
         _begun.add(token)
         if (node := _prepared.pop(token, None)) is None:
-            _close_abandoned(dask_worker, token)  # the flow process lost contact with this node: its work is void
-            node = _start_node(settings, threads if settings.is_kept else None, over)
-        watchdog = Watchdog(lambda: _close_abandoned(dask_worker, token, node)) if settings.is_kept else None
+            _close_abandoned(runs, token)  # the flow process lost contact with this node: its work is void
+            node = _start_node(settings, threads if is_kept else None, over)
+        watchdog = Watchdog(lambda: _close_abandoned(runs, token, node)) if is_kept else None
         with _registry_lock:
             if not over.is_set():
-                _open.setdefault(dask_worker, {})[token] = _Open(node, watchdog, secedes=threads <= 2 * node.facts.slots)
+                runs.open[token] = _Open(node, watchdog, secedes=threads <= 2 * node.facts.slots)
                 return node
     if watchdog is not None:
         watchdog.stop()
@@ -305,26 +309,24 @@ def _open_once(dask_worker: Any, settings: NodeSettings, threads: int, over: thr
 
 
 def _start_node(settings: NodeSettings, cores: int | None, over: threading.Event) -> Node:
-    if settings.environment is not None:
-        interpreter = built_interpreter(settings.environment, cache_folder(), over)
-    else:
-        interpreter = interpreter_of(settings.interpreter)  # type: ignore[assignment]  # None: the worker's own
-    return Node(replace(settings, interpreter=interpreter), cores)
+    plan, path = settings.interpreter.plan, settings.interpreter.path
+    interpreter = interpreter_of(path) if plan is None else built_interpreter(plan, cache_folder(), over)
+    return Node(replace(settings, interpreter=replace(settings.interpreter, path=interpreter)), cores)
 
 
-def _close_abandoned(dask_worker: Any, token: str, only: Node | None = None) -> None:
+def _close_abandoned(runs: _Runs, token: str, only: Node | None = None) -> None:
     """Close an abandoned node; does nothing if it was already replaced."""
-    if (entry := _remove_entry(dask_worker, token, only)) is not None:
+    if (entry := _remove_entry(runs, token, only)) is not None:
         entry.node.close(graceful=False)
         entry.node.remove()
 
 
-def _remove_entry(dask_worker: Any, token: str, only: Node | None = None) -> _Open | None:
+def _remove_entry(runs: _Runs, token: str, only: Node | None = None) -> _Open | None:
     with _registry_lock:
-        entry = _nodes_on(dask_worker).get(token)
+        entry = runs.open.get(token)
         if entry is None or (only is not None and entry.node is not only):
             return None
-        del _open[dask_worker][token]
+        del runs.open[token]
     if entry.watchdog is not None:
         entry.watchdog.stop()
     return entry

@@ -1,13 +1,17 @@
-"""The settings that a node receives when a run opens there."""
+"""The settings that a node receives when a run opens there, grouped by what they are about."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.models import execution_prefix
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 class CodeBundle(NamedTuple):
@@ -19,44 +23,97 @@ class CodeBundle(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """The node itself: the only settings in which the nodes of a run differ."""
+
+    name: str = ""  #: in ledger and logs
+    slots: int | None = None  #: child processes; None: 1 if the node has a GPU, else one per core
+    most_slots: int  #: never more than there are mini-batches
+    rows_are_remote: bool = False  #: the node cannot see the run directory: rows are fetched from it
+    is_kept: bool = False  #: the worker outlives the flow process: the node needs a watchdog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """The run and this execution of it."""
+
+    drive: int  #: number of this execution, from 1; keeps file names unique
+    directory: str
+    run_id: str = ""  #: name of the run directory
+    step: str = ""  #: name of the step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterpreterSettings:
+    """The interpreter of the children, and its environment variables."""
+
+    path: str | None = None  #: of an interpreter or a virtual environment; None: the worker's own
+    plan: EnvironmentPlan | None = None  #: built on the node, instead of path
+    variables: dict[str, str] = field(default_factory=dict, repr=False)  #: secrets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptSettings:
+    """The entry script and its inputs other than mini-batches."""
+
+    path: str  #: absolute
+    source: str  #: absolute path of the importable folder
+    bundle: CodeBundle | None = None  #: contains both, for nodes that cannot read these paths
+    arguments: tuple[str, ...] = ()
+    output: str = ""  #: folder, or ""
+    side_inputs: dict[str, str] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)  #: path by name
+    logging_level: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemSettings:
+    """How children read the items of a mini-batch."""
+
+    modules: tuple[str, ...] = ()  #: needed to read the items; imported while a child starts
+    fetches: bool = False  #: items are objects of a store, which are fetched to the node's disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSettings:
+    """How children write rows."""
+
+    keep: bool  #: append_row
+    format: str
+    header: bool = False
+    csv_options: dict[str, Any] = field(default_factory=dict)  #: keywords of to_csv
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessLimits:
+    """The limits of a child."""
+
+    run_invocation_timeout: float  #: s
+    init_timeout: float  #: s
+    memory: int | None = None  #: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
     """All settings of a node; sent once, outside any Dask task, so that no task key exposes them."""
 
     token: str  #: identifies this execution of the run; leases of other executions are refused
-    node: str = ""  #: the node's name in ledger and logs
-    drive: int  #: number of this execution, from 1; keeps file names unique
-    slots: int | None  #: child processes; None: 1 if the node has a GPU, else one per core
-    most_slots: int  #: never more than there are mini-batches
-    interpreter: str | None  #: path of an interpreter or a virtual environment; None: the worker's own
-    environment: EnvironmentPlan | None = None  #: built on the node, instead of interpreter
-    script: str  #: absolute path
-    source: str  #: absolute path of the importable folder
-    bundle: CodeBundle | None = None  #: contains both, for nodes that cannot read these paths
-    rows_are_remote: bool = False  #: the node cannot see the run directory: rows are fetched from it
-    is_kept: bool = False  #: the worker outlives the flow process: the node needs a watchdog
-    arguments: tuple[str, ...]
-    output: str  #: folder, or ""
-    side_inputs: dict[str, str]
-    models: dict[str, str] = field(default_factory=dict)  #: path by name
-    step: str = ""  #: name of the step
-    run_id: str = ""  #: name of the run directory
-    environment_variables: dict[str, str] = field(repr=False)  #: secrets
-    run_directory: str
-    modules: tuple[str, ...]  #: needed to read the items; imported while a child starts
-    fetches: bool  #: items are objects of a store, which are fetched to the node's disk
-    keep_rows: bool  #: append_row
-    row_format: str
-    row_header: bool
-    row_options: dict[str, Any] = field(default_factory=dict)  #: keywords of to_csv
-    logging_level: str
-    run_invocation_timeout: float  #: s
-    init_timeout: float  #: s
-    process_memory_limit: int | None  #: bytes
+    node: NodeOptions
+    run: RunContext
+    interpreter: InterpreterSettings
+    script: ScriptSettings
+    items: ItemSettings
+    rows: RowSettings
+    limits: ProcessLimits
 
     @property
     def prefix(self) -> str:
         """Return the prefix of the node's file names in ``logs`` and ``parts``."""
-        return f"{execution_prefix(self.drive)}{self.node}."
+        return f"{execution_prefix(self.run.drive)}{self.node.name}."
+
+    def with_node(self, **changes: Any) -> NodeSettings:
+        """Return these settings with other values in ``node``."""
+        return replace(self, node=replace(self.node, **changes))
 
     def to_json(self) -> bytes:
         """Return the settings as one JSON line, for a worker that has not joined its scheduler yet."""
@@ -65,37 +122,40 @@ class NodeSettings:
     @classmethod
     def from_json(cls, line: bytes) -> NodeSettings:
         """Return the settings that ``to_json`` wrote."""
-        fields: dict[str, Any] = json.loads(line)
-        if (environment := fields["environment"]) is not None:
-            fields["environment"] = EnvironmentPlan(**{**environment, "requirements": tuple(environment["requirements"])})
-        for key in ("arguments", "modules"):
-            fields[key] = tuple(fields[key])
-        return cls(**fields)
+        return _adapter().validate_python(json.loads(line))
 
     def for_child(self, *, process: str, scratch: str) -> dict[str, Any]:
         """Return the first message for the child called *process*."""
+        logs = f"{self.run.directory}/logs"
         return {
-            "script": self.script,
-            "source": self.source,
-            "arguments": list(self.arguments),
-            "output": self.output,
-            "side_inputs": self.side_inputs,
-            "models": self.models,
-            "step": self.step,
-            "run_id": self.run_id,
+            "script": self.script.path,
+            "source": self.script.source,
+            "arguments": list(self.script.arguments),
+            "output": self.script.output,
+            "side_inputs": self.script.side_inputs,
+            "models": self.script.models,
+            "step": self.run.step,
+            "run_id": self.run.run_id,
             "process": process,
             "scratch": scratch,
-            "log_dir": f"{self.run_directory}/logs",
-            "log_file": f"{self.run_directory}/logs/{process}.log",
-            "metrics_file": f"{self.run_directory}/logs/{process}.metrics.jsonl",
-            "logging_level": self.logging_level,
-            "part": f"{self.run_directory}/parts/{process}.part" if self.keep_rows else "",
-            "format": self.row_format,
-            "header": self.row_header,
-            "csv_options": self.row_options,
-            "modules": list(self.modules),
-            "secrets": sorted(self.environment_variables),  # names only; the values are in the child's environment
+            "log_dir": logs,
+            "log_file": f"{logs}/{process}.log",
+            "metrics_file": f"{logs}/{process}.metrics.jsonl",
+            "logging_level": self.script.logging_level,
+            "part": f"{self.run.directory}/parts/{process}.part" if self.rows.keep else "",
+            "format": self.rows.format,
+            "header": self.rows.header,
+            "csv_options": self.rows.csv_options,
+            "modules": list(self.items.modules),
+            "secrets": sorted(self.interpreter.variables),  # names only; the values are in the child's environment
         }
+
+
+@cache
+def _adapter() -> TypeAdapter[NodeSettings]:
+    from pydantic import TypeAdapter  # noqa: PLC0415  only nodes of a local cluster receive their settings as JSON
+
+    return TypeAdapter(NodeSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

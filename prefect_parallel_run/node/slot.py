@@ -10,12 +10,11 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.child.failure import fingerprint
-from prefect_parallel_run.child.retry import STOP
-from prefect_parallel_run.child.shared_memory import IDLE
+from prefect_parallel_run.child.channel import IDLE
+from prefect_parallel_run.child.failure import STOP, fingerprint
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_process import Child, death_name, describe_exit
-from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure
+from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure, Startup
 from prefect_parallel_run.node.node_log import ProcessRecord
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.standby import StandbyChild
@@ -62,14 +61,9 @@ class _Termination(NamedTuple):
 
 
 class Slot:
-    """Owns at most one child at a time.
+    """Owns at most one child at a time: the node's standby child, or one that *factory* starts.
 
-    Args:
-        number: Number of the slot on its node.
-        settings: Settings of the node.
-        factory: Starts the children.
-        standby: May hold a child that is already started.
-        may_retire: Called when the script asks for one process less; returns False when this slot is needed.
+    When the script asks for one process less, *may_retire* returns False if this slot is needed.
     """
 
     def __init__(
@@ -95,15 +89,16 @@ class Slot:
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # between the thread in run() and the one in stop()
 
-    def start(self) -> None:
+    def start(self) -> Child:
         """Start a child and wait for its init(); raises SlotUnusableError."""
-        failure = self._try_start()
-        for _ in range(_MAX_FAILED_STARTS - 1 if self._started > 1 else 0):
-            if failure is None:
-                break
-            failure = self._try_start()
-        if failure is not None:
-            raise SlotUnusableError(failure)
+        remaining = _MAX_FAILED_STARTS if self._started else 1
+        while True:
+            remaining -= 1
+            try:
+                return self._try_start()
+            except SlotUnusableError:
+                if not remaining:
+                    raise
 
     def run(self, works: Sequence[Work], receipts: list[tuple[Any, ...]], recall: RecallRequest) -> None:
         """Run mini-batches in order and append one receipt (a tuple in the order of records.Receipt) for each.
@@ -118,11 +113,14 @@ class Slot:
         """
         self._recall, self._pending, self._stop = recall, deque(works), works[-1].mini_batch + 1
         while self._pending:
-            if self._child is None:
-                self.start()
-                self._restore_pause()
+            child = self._child
+            if child is None:
+                child = self.start()
+                if self._not_before > time.monotonic():  # its predecessor's script asked for a pause
+                    child.send([b'["sleep",%r]\n' % self._not_before])
+                self._not_before = 0.0
             if self._pending:  # not recalled while the child started
-                self._run_pending(receipts)
+                self._run_pending(child, receipts)
 
     def shut_down(self, reason: str = "shut_down") -> str:
         """Have the child call shutdown() and exit, for *reason*; return the error in shutdown(), or an empty string."""
@@ -150,18 +148,29 @@ class Slot:
 
     # Starting
 
-    def _try_start(self) -> StartFailure | None:
+    def _try_start(self) -> Child:
         self.raise_if_stopping()
         self._started += 1
-        startup = self._standby.acquire()
-        if startup is None:
-            try:
-                startup = self._factory.start(f"{self._number}.{self._started}", self._number)
-            except OSError as error:
-                return StartFailure("spawn", type(error).__name__, f"{self._factory.interpreter}: {error}", "")
-            startup.call_init()
+        try:
+            startup = self._standby.acquire() or self._start_child()
+        except OSError as error:
+            failure = StartFailure("spawn", type(error).__name__, f"{self._factory.interpreter}: {error}", "")
+            raise SlotUnusableError(failure) from error
         with self._lock:
             self._child, self._record = startup.child, startup.record
+        self._await_ready(startup)
+        if startup.failure is not None:
+            self._discard_child("start_failed")
+            raise SlotUnusableError(startup.failure)
+        startup.mark_ready(self._number)
+        return startup.child
+
+    def _start_child(self) -> Startup:
+        startup = self._factory.start(f"{self._number}.{self._started}", self._number)
+        startup.call_init()
+        return startup
+
+    def _await_ready(self, startup: Startup) -> None:
         is_done = False
         while not is_done:
             is_done = startup.poll(_STARTUP_POLL_INTERVAL)
@@ -169,18 +178,11 @@ class Slot:
             if self._recall.is_pending:
                 self._answer_recall(0)
                 self._recalled.clear()  # no child has received them
-        if startup.failure is not None:
-            self._discard_child("start_failed")
-        else:
-            startup.mark_ready(self._number)
-        return startup.failure
 
     # Working
 
-    def _run_pending(self, receipts: list[tuple[Any, ...]]) -> None:
+    def _run_pending(self, child: Child, receipts: list[tuple[Any, ...]]) -> None:
         """Run the pending mini-batches until all are answered or the child has exited; each answer removes one."""
-        child = self._child
-        assert child is not None  # noqa: S101  for the type checker: run() has just started it
         child.send([work.line for work in self._pending])
         while self._pending or self._recalled:
             self._standby.maintain(_busy_seconds(child))  # first of all: the next child may die immediately
@@ -243,7 +245,7 @@ class Slot:
             work.attempt,
         ):
             raise ValueError(f"expected the answer to mini-batch {work.mini_batch}")
-        return (*answer[:_SHORT_ANSWER], self._settings.node, pid, *answer[_SHORT_ANSWER + 2 :])
+        return (*answer[:_SHORT_ANSWER], self._settings.node.name, pid, *answer[_SHORT_ANSWER + 2 :])
 
     def _check_limits(self, child: Child) -> _Termination | None:
         """Return why the child has died or must be killed, or None."""
@@ -254,11 +256,11 @@ class Slot:
         index, started = child.running()
         if index == IDLE:
             return None
-        timeout = self._settings.run_invocation_timeout
+        timeout = self._settings.limits.run_invocation_timeout
         if time.monotonic() - started > timeout:
             message = f"run() exceeded run_invocation_timeout = {timeout:g} s and its process was killed"
             return _Termination("timed_out", index, "InvocationTimeout", message)
-        limit = self._settings.process_memory_limit
+        limit = self._settings.limits.memory
         resident = 0 if limit is None or self._record is None else self._record.resident()
         if limit is not None and resident > limit:
             message = f"its process used {resident} bytes, over process_memory_limit = {limit}, and was killed"
@@ -298,7 +300,7 @@ class Slot:
                 termination.outcome,
                 started=time.time() - seconds,
                 seconds=seconds,
-                node=self._settings.node,
+                node=self._settings.node.name,
                 pid=pid,
                 error_type=termination.error_type,
                 error=termination.error,
@@ -320,14 +322,8 @@ class Slot:
         if retires:
             raise SlotRetiredError
 
-    def _restore_pause(self) -> None:
-        """Have a new child wait until the time that its predecessor's script asked for."""
-        if self._child is not None and self._not_before > time.monotonic():
-            self._child.send([b'["sleep",%r]\n' % self._not_before])
-        self._not_before = 0.0
-
     def _await_exit(self, child: Child) -> str:
-        deadline = time.monotonic() + self._settings.init_timeout
+        deadline = time.monotonic() + self._settings.limits.init_timeout
         problem: str | None = None
         while (status := child.exit_status()) is None:
             child.wait(_STARTUP_POLL_INTERVAL)

@@ -27,11 +27,8 @@ class SlotPool:
     """The slots of one node.
 
     Every slot is starting, idle, busy, leaving or gone. Active slots have an index, from 0; a retired or failed slot has lost
-    its index and gets no more leases.
-
-    Args:
-        create: Creates the slot for an index, with a number that is never reused, so that file names stay unique.
-        count: Initial number of slots.
+    its index and gets no more leases. *create* receives the slot's index, and a number that is never used again, so that file
+    names stay unique.
     """
 
     def __init__(self, create: Callable[[int, int], Slot], count: int) -> None:
@@ -39,6 +36,8 @@ class SlotPool:
         self.all: list[Slot] = []  #: slots that have, or may have, a child
         self._active: dict[int, Slot] = {}  # by index
         self._ready: set[Slot] = set()  # slots whose first child has started
+        self._idle: deque[Slot] = deque()
+        self._waiting: deque[RecallRequest] = deque()  # recall requests of the leases that wait for a slot, in order
         self._busy: dict[Slot, RecallRequest] = {}  # recall request of the slot's lease
         self._leaving: dict[Slot, threading.Thread] = {}  # slots in shutdown()
         self._problems: list[str] = []  # errors in shutdown()
@@ -46,27 +45,35 @@ class SlotPool:
         self._next_number = self._as_of = 0
         self._ready_callback: Callable[[int], None] | None = None
         self._unreported = 0  # slots that became ready before there was a callback
-        self._is_closed = False
-        self._lock = threading.Lock()  # for all of this; acquired before the lock of the idle slots
-        self.idle = IdleSlots()
+        self._is_closed = False  # no slot is left, or the node is closing
+        self._lock = threading.Condition()  # for all of this
         self._start([self._add(index) for index in range(count)])
 
     def acquire(self, recall: RecallRequest) -> Slot | None:
         """Wait for an idle slot and return it; None when the lease is recalled or no slot is left."""
-        while (slot := self.idle.acquire(recall)) is not None:
-            with self._lock:
-                if self._is_active(slot):
-                    self._busy[slot] = recall
-                    return slot
-                self._leave(slot)  # it was retired while it was being acquired
-        return None
+        with self._lock:
+            self._waiting.append(recall)
+            self._lock.wait_for(lambda: self._is_closed or recall.is_pending or (self._idle and self._waiting[0] is recall))
+            self._waiting.remove(recall)
+            self._lock.notify_all()  # another lease may be first now
+            if self._is_closed or recall.is_pending:
+                return None
+            slot = self._idle.popleft()
+            self._busy[slot] = recall
+            return slot
+
+    def wake(self) -> None:
+        """Have the waiting leases check their recall requests."""
+        with self._lock:
+            self._lock.notify_all()
 
     def release(self, slot: Slot) -> None:
         """Return a slot after its lease: it becomes idle, or shuts down if it was retired."""
         with self._lock:
             self._busy.pop(slot, None)
             if self._is_active(slot):
-                self.idle.put(slot)
+                self._idle.append(slot)
+                self._lock.notify_all()
             else:
                 self._leave(slot)
 
@@ -74,21 +81,20 @@ class SlotPool:
         """Record that a slot has no child and cannot start one."""
         with self._lock:
             self._busy.pop(slot, None)
-            index = next((index for index, other in self._active.items() if other is slot), None)
-            if index is None:  # retired: not expected to work
+            if not self._is_active(slot):  # retired: not expected to work
                 return
-            del self._active[index]
-            is_last = not self._active
-        self._failures.put(failure)
-        if is_last:
-            self.idle.close()
+            self._deactivate(slot)
+            self._failures.put(failure)
+            if not self._active:
+                self._is_closed = True
+                self._lock.notify_all()
 
     def try_retire(self, slot: Slot) -> bool:
         """Retire a slot whose script asks for one process less; return False for the last one, which is needed."""
         with self._lock:
             if len(self._active) == 1 and self._is_active(slot):
                 return False
-            self._active = {index: other for index, other in self._active.items() if other is not slot}
+            self._deactivate(slot)
             return True
 
     def mark_exited(self, slot: Slot) -> None:
@@ -125,7 +131,7 @@ class SlotPool:
         self._start(fresh)
         return resized
 
-    def on_slot_ready(self, callback: Callable[[int], None]) -> None:
+    def on_ready(self, callback: Callable[[int], None]) -> None:
         """Call *callback* with the number of the last resize for every slot that becomes ready, or already is."""
         with self._lock:
             self._ready_callback, unreported = callback, self._unreported
@@ -136,19 +142,24 @@ class SlotPool:
         """Stop all children, with shutdown() when *graceful*; return the errors in shutdown(), also of retired slots."""
         with self._lock:
             self._is_closed = True
-            slots, leaving = [*self.all], {**self._leaving}
-        ready = self.idle.close()
-        stops: list[Callable[[], object]] = [
-            (lambda slot=slot: self._problems.append(slot.shut_down())) if graceful and slot in ready else slot.stop  # type: ignore[misc]
+            self._lock.notify_all()
+            slots, leaving, ready = [*self.all], {**self._leaving}, {*self._idle}
+        threads = [
+            threading.Thread(target=self._close, args=(slot, graceful and slot in ready))
             for slot in slots
             if not graceful or slot not in leaving
         ]
-        threads = [threading.Thread(target=stop) for stop in stops]
         for thread in threads:
             thread.start()
         for thread in (*threads, *leaving.values()):
             thread.join()
         return [problem for problem in self._problems if problem]
+
+    def _close(self, slot: Slot, graceful: bool) -> None:
+        if graceful:
+            self._problems.append(slot.shut_down())
+        else:
+            slot.stop()
 
     # Starting
 
@@ -186,11 +197,12 @@ class SlotPool:
             self._unreported += callback is None
             return lambda: None if callback is None else callback(as_of)
 
-    # Retiring
+    # Retiring; all but _shut_down and _remove are called with the lock held
 
     def _retire(self, index: int) -> None:
         slot = self._active.pop(index)
-        if self.idle.remove(slot):
+        if slot in self._idle:
+            self._idle.remove(slot)
             self._leave(slot)
         elif slot not in self._ready:
             slot.stop()
@@ -199,6 +211,9 @@ class SlotPool:
 
     def _is_active(self, slot: Slot) -> bool:
         return slot in self._active.values()
+
+    def _deactivate(self, slot: Slot) -> None:
+        self._active = {index: other for index, other in self._active.items() if other is not slot}
 
     def _leave(self, slot: Slot) -> None:
         """Shut down the child of a retired slot, on a thread of its own."""
@@ -216,53 +231,3 @@ class SlotPool:
             self.all.remove(slot)
             self._ready.discard(slot)
             self._leaving.pop(slot, None)
-
-
-class IdleSlots:
-    """A queue of slots, served to leases in order of arrival.
-
-    A waiting lease gets None when no slot is left or when the lease is recalled.
-    """
-
-    def __init__(self) -> None:
-        self._slots: deque[Slot] = deque()
-        self._waiting: deque[RecallRequest] = deque()  # recall requests of the waiting leases
-        self._is_closed = False
-        self._change = threading.Condition()
-
-    def put(self, slot: Slot) -> None:
-        """Add a slot."""
-        with self._change:
-            self._slots.append(slot)
-            self._change.notify_all()
-
-    def acquire(self, recall: RecallRequest) -> Slot | None:
-        """Wait for a slot and return it; None once the queue is closed, or when *recall* is requested first."""
-        with self._change:
-            self._waiting.append(recall)
-            self._change.wait_for(lambda: self._is_closed or recall.is_pending or (self._slots and self._waiting[0] is recall))
-            is_served = bool(self._slots) and not recall.is_pending
-            self._waiting.remove(recall)
-            self._change.notify_all()  # another lease may be first now
-            return self._slots.popleft() if is_served else None
-
-    def remove(self, slot: Slot) -> bool:
-        """Remove a slot; return False when it is not idle."""
-        with self._change:
-            if is_idle := slot in self._slots:
-                self._slots.remove(slot)
-            return is_idle
-
-    def wake(self) -> None:
-        """Have the waiting leases check their recall requests."""
-        with self._change:
-            self._change.notify_all()
-
-    def close(self) -> list[Slot]:
-        """Close the queue and return its slots; slots that are put later are never served."""
-        with self._change:
-            slots = list(self._slots)
-            self._slots.clear()
-            self._is_closed = True
-            self._change.notify_all()
-        return slots

@@ -23,10 +23,8 @@ class StandbyChild:
     The slots maintain it while they watch their children: it has no thread of its own. Failures of an unused standby child
     are ignored: the slot that needs a child then starts one, and reports its failure.
 
-    Args:
-        factory: Starts the node's children; None when they differ (each has its own GPU) and there is never a standby child.
-            One whose import has initialised its GPU would be useless to most slots, and hold memory of that GPU.
-        need: Decides when there should be one.
+    Without *factory* there is never a standby child: the children differ, each has its own GPU. One whose import has
+    initialised its GPU would be useless to most slots, and hold memory of that GPU.
     """
 
     def __init__(self, factory: ChildFactory | None, need: StandbyNeed) -> None:
@@ -44,8 +42,7 @@ class StandbyChild:
     def maintain(self, seconds: float) -> None:
         """Start a standby child when one is needed, and discard one that has failed.
 
-        Args:
-            seconds: How long the caller's mini-batch has been running.
+        The caller's mini-batch has been running for *seconds*.
         """
         if self._factory is None:
             return
@@ -115,20 +112,10 @@ class StandbyNeed:
     None is needed at first: most runs never lose a child, and a standby child costs the memory of the script's imports. So
     the first child that crashes is replaced by one that is started only then; for a timeout, the standby child is ready.
 
-    >>> need = StandbyNeed(run_invocation_timeout=60.0)
-    >>> need.mini_batch_has_run(29.0)
-    >>> need.is_needed
-    False
-    >>> need.mini_batch_has_run(30.0)
-    >>> need.is_needed
-    True
-
-    Args:
-        run_invocation_timeout: s.
     """
 
     def __init__(self, run_invocation_timeout: float) -> None:
-        self._soon = _SOON * run_invocation_timeout
+        self._soon = _SOON * run_invocation_timeout  # s
         self._is_needed = self._has_failed = False
 
     @property

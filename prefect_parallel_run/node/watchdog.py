@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,12 +24,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 10.0  #: s
 
 
 class Watchdog:
-    """Calls *on_timeout*, once, after *patience* seconds without ``reset``.
-
-    Args:
-        on_timeout: Closes the node; called on the watchdog's thread.
-        patience: Seconds.
-    """
+    """Calls *on_timeout*, once and on a thread of its own, after *patience* seconds without ``reset``."""
 
     def __init__(self, on_timeout: Callable[[], None], patience: float = PATIENCE) -> None:
         self._on_timeout, self._patience = on_timeout, patience
@@ -40,7 +37,7 @@ class Watchdog:
         self._last_reset = time.monotonic()
 
     def stop(self) -> None:
-        """Stop watching; the node was closed in the usual way."""
+        """Stop watching."""
         self._stopped.set()
 
     def _watch(self) -> None:
@@ -50,24 +47,18 @@ class Watchdog:
                 return
 
 
-def _ignore(_: int) -> None:
-    """Ignore the exit status of a lost reaper."""
-
-
 class Guard:
     """Keeps a reaper running, and watches it on a thread of its own, which sleeps until the reaper exits.
 
-    Args:
-        marker: Environment entry of the processes to kill, ``NAME=value``.
-        scratch: Folder to remove afterwards.
-        on_replaced: Called with the exit status of a lost reaper, once its replacement runs.
+    The reaper kills the processes with *marker* (``NAME=value``) in their environment, and removes the folder *scratch*.
+    *on_replaced* is called with the exit status of a lost reaper, once its replacement runs.
     """
 
-    def __init__(self, marker: str, scratch: str, on_replaced: Callable[[int], None] = _ignore) -> None:
+    def __init__(self, marker: str, scratch: str, on_replaced: Callable[[int], None] = lambda _: None) -> None:
         self._marker, self._scratch, self._on_replaced = marker, scratch, on_replaced
         self._is_closed = threading.Event()
         self._lock = threading.Lock()  # for the current reaper
-        self._reaper = reaper.start(marker, scratch)
+        self._reaper = self._start_reaper()
         self._thread = threading.Thread(target=self._watch, name="watch-reaper", daemon=True)
         self._thread.start()
 
@@ -94,8 +85,18 @@ class Guard:
             reaper.kill_marked(os.fsencode(self._marker))
             shutil.rmtree(self._scratch, ignore_errors=True)
 
+    def _start_reaper(self) -> subprocess.Popen[bytes]:
+        """Start a reaper; it kills once its standard input is closed, which happens also when this process dies."""
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", reaper.__file__, self._marker, self._scratch],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
     def _replace(self) -> None:
-        replacement = reaper.start(self._marker, self._scratch)
+        replacement = self._start_reaper()
         with self._lock:
             self._close_stdin()  # it has exited: this closes its pipe
             self._reaper = replacement

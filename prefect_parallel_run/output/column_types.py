@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from prefect_parallel_run.child.column_facts import HUGE, INEXACT, KEY, NEGATIVE, Fact, to_metadata
-from prefect_parallel_run.child.leaves import Path
+from prefect_parallel_run.child.column_facts import HUGE, INEXACT, KEY, NEGATIVE, Fact, Path, to_metadata
 
 _UNITS = ("s", "ms", "us", "ns")
 _INTEGER_DIGITS = 20  #: of any 64-bit integer

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 from prefect_parallel_run.child.column_facts import facts_of, to_metadata
 from prefect_parallel_run.errors import OutputError, RowsDifferError
+from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.output.column_types import Conflict, Facts, facts_in, unify
-from prefect_parallel_run.output.parts import PartRange, Parts
+from prefect_parallel_run.output.failed_items import source_location
+from prefect_parallel_run.output.parts import PartRange, Parts, part_ranges
+from prefect_parallel_run.planning.plan import PlanReader
+from prefect_parallel_run.runs.ledger import Ledger, Place
+from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _MAX_HEADERS = 1_000  #: serialized schemas to remember
 
@@ -73,6 +81,60 @@ class Columns:
             reason = f"column {name!r} is {now} in mini-batch {mini_batch} and {before} in mini-batch {other}"
             reason += "; no type holds the values of both without loss"
         return RowsDifferError("", reason, mini_batch, other=other)
+
+
+class ColumnChecker:
+    """Checks during a run that the rows of every succeeded mini-batch fit into one file, including those of earlier executions.
+
+    Unreadable rows (a network drive may show them late) are left to the reduction, which reads all rows.
+
+    Args:
+        directory: Run directory.
+        plan: Plan of the run.
+        ledger: Ledger of the run.
+        result: The result file.
+
+    Raises:
+        RowsDifferError: The columns of the rows in the ledger differ.
+    """
+
+    def __init__(self, directory: RunDirectory, plan: PlanReader, ledger: Ledger, result: str) -> None:
+        self._folder, self._plan, self._result = directory.parts, plan, result
+        self._columns = Columns()
+        self._check(ledger.places())
+
+    def check(self, receipts: Iterable[Receipt]) -> None:
+        """Check committed receipts.
+
+        Raises:
+            RowsDifferError: The columns of a receipt differ from the earlier ones; names column, mini-batches and files.
+        """
+        self._check(receipt for receipt in receipts if receipt.part)
+
+    def _check(self, rows: Iterable[Receipt | Place]) -> None:
+        with Parts() as parts:
+            for part_range in part_ranges(self._folder, rows):
+                try:
+                    if part_range.rows:
+                        self._columns.add(part_range, parts)
+                except RowsDifferError as error:
+                    raise add_files(error, self._plan, self._result) from None
+                except (OutputError, OSError):
+                    continue
+
+
+def add_files(error: RowsDifferError, plan: PlanReader, result: str) -> RowsDifferError:
+    """Return the error with the result file and the input files of both mini-batches."""
+    files, other_files = (_files(plan, number) for number in (error.mini_batch, error.other))
+    return RowsDifferError(result, error.reason, error.mini_batch, files, error.other, other_files)
+
+
+def _files(plan: PlanReader, mini_batch: int | None) -> tuple[str, ...]:
+    """Return the input files of a mini-batch."""
+    if mini_batch is None:
+        return ()
+    location = source_location(json.loads(plan.works(mini_batch, mini_batch + 1)[0]))
+    return tuple(location["paths"] if "paths" in location else [location["path"]])
 
 
 def _schema(part_range: PartRange, header: bytes, parts: Parts) -> pa.Schema:

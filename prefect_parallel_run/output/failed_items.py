@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
-from prefect_parallel_run.child.row_groups import GROUPS
+from prefect_parallel_run.child.table_formats import groups_of
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.planning.plan import Plan, spooled
 from prefect_parallel_run.runs.failures import FailedMiniBatch, failed_mini_batches, shortfall
@@ -82,7 +82,7 @@ def select_items(work: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
     selected = {**work, "rows": stop - start, "items": [start, stop]}
     if "first" in work:
         selected["first"] = work["first"] + start
-    if work["kind"] in GROUPS:
+    if groups_of(work)[0]:
         selected |= {"start": work["start"] + start, "stop": work["start"] + stop}
     return selected
 
@@ -94,7 +94,7 @@ def source_location(work: dict[str, Any]) -> dict[str, Any]:
     if work["kind"] == "tables":
         location = {"paths": sorted({table["path"] for table in work["tables"]}), "rows": work["rows"]}
         return {**location, **{key: work[key] for key in ("items",) if key in work}}
-    keys = ("path", "rows", "first", "row_groups", "batches", "stripes", "start", "stop", "items")
+    keys = ("path", "rows", "first", groups_of(work)[0], "start", "stop", "items")
     location = {key: work[key] for key in keys if key in work}
     if "first" in location:
         location["first_record"] = location.pop("first")

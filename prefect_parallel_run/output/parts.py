@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
 from prefect_parallel_run.errors import OutputError
+from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.runs.ledger import Place
 
 _BLOCK = 256 << 10  #: bytes read and written at a time: fits into the cache of a processor
 _MAX_OPEN = 128  #: part files kept open
@@ -26,6 +28,14 @@ class PartRange(NamedTuple):
     length: int  #: bytes, including the header
     crc: int  #: CRC-32 of these bytes
     rows: int
+
+
+def part_ranges(folder: Path, rows: Iterable[Place | Receipt]) -> Iterator[PartRange]:
+    """Yield the ranges of committed rows in the part files of *folder*."""
+    paths: dict[str, Path] = {}  # one object per part, shared by millions of ranges
+    for row in rows:
+        path = paths.get(row.part) or paths.setdefault(row.part, folder / row.part)
+        yield PartRange(row.mini_batch, path, row.offset, row.header, row.length, row.crc, row.rows)
 
 
 class Parts:

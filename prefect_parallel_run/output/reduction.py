@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pyarrow as pa
+
+from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
 from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError, RowsDifferError
+from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError, RowsDifferError, RunFileError
 from prefect_parallel_run.models import Tally
-from prefect_parallel_run.output.append_row import Published, publish
-from prefect_parallel_run.output.failed_items import source_location, write_failed_items
-from prefect_parallel_run.output.parts import PartRange
-from prefect_parallel_run.planning.plan import Plan, PlanReader
+from prefect_parallel_run.output.columns import add_files
+from prefect_parallel_run.output.failed_items import write_failed_items
+from prefect_parallel_run.output.formats import FORMATS
+from prefect_parallel_run.output.formats.base import Sink
+from prefect_parallel_run.output.parts import PartRange, Parts, part_ranges
+from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.failures import first_failure
 from prefect_parallel_run.runs.fingerprint import listing_sha256
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
-from prefect_parallel_run.storage.objects import facts, upload
+from prefect_parallel_run.storage.objects import upload
 
 _CHECK_INTERVAL = 256  #: mini-batches between two calls of check_cancelled
+
+
+class Published(NamedTuple):
+    """Size, checksum and rows of a result file."""
+
+    bytes: int
+    sha256: str
+    rows: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +88,8 @@ def reduce(task: Reduction) -> dict[str, Any]:
         }
         if task.target is not None and task.result is not None and is_remote(task.result):
             target, result = task.target, task.result
-            Background("upload", lambda check_cancelled: upload(target, result, check_cancelled)).wait(task.check_cancelled)
-            receipt["version"] = facts(result)[1]
+            uploading = Background("upload", partial(upload, target, result))
+            receipt["version"] = uploading.wait(task.check_cancelled)
             target.unlink()
         if task.output is not None:
             receipt["output_listing"] = listing_sha256(task.output)
@@ -85,25 +98,46 @@ def reduce(task: Reduction) -> dict[str, Any]:
 
 
 def _publish(task: Reduction, target: Path, ledger: Ledger) -> Published:
-    ranges = _with_cancellation(part_ranges(task.directory, ledger), task.check_cancelled)
+    ranges = _with_cancellation(part_ranges(task.directory.parts, ledger.places()), task.check_cancelled)
     try:
         return publish(ranges, target, task.row_format, task.directory.run_id, task.row_options)
     except RowsDifferError as error:
         raise add_files(error, Plan.open(task.directory.plan), error.path or str(task.result)) from None
 
 
-def add_files(error: RowsDifferError, plan: PlanReader, result: str) -> RowsDifferError:
-    """Return the error with the result file and the input files of both mini-batches."""
-    files, other_files = (_files(plan, number) for number in (error.mini_batch, error.other))
-    return RowsDifferError(result, error.reason, error.mini_batch, files, error.other, other_files)
+def publish(
+    ranges: Iterable[PartRange], target: Path, row_format: str, token: str, row_options: Mapping[str, Any] | None = None
+) -> Published:
+    """Write *ranges* in order to a temporary file beside *target*, and rename it when it is complete.
 
+    Args:
+        ranges: Rows of all succeeded mini-batches.
+        target: The result file; an existing file is replaced at the very end.
+        row_format: The format that the rows were encoded in.
+        token: Part of the temporary file's name, unique to the run.
+        row_options: Options of pandas.DataFrame.to_csv that the rows were written with.
 
-def _files(plan: PlanReader, mini_batch: int | None) -> tuple[str, ...]:
-    """Return the input files of a mini-batch."""
-    if mini_batch is None:
-        return ()
-    location = source_location(json.loads(plan.works(mini_batch, mini_batch + 1)[0]))
-    return tuple(location["paths"] if "paths" in location else [location["path"]])
+    Raises:
+        RowsDifferError: The columns of two mini-batches differ.
+        OutputError: The file cannot be written, or a part differs from the ledger.
+            An existing file is unchanged in all cases.
+    """
+    try:
+        with wrap_disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with AtomicFile(target, sync=True, sync_folder=True, token=token) as file, Parts() as parts:
+                sink = Sink(file.write)
+                rows = FORMATS[row_format].write(ranges, parts, sink, row_options or {})
+                size = file.tell()
+    except pa.ArrowException as error:
+        raise OutputError(str(target), f"cannot be written as {row_format}: {error}") from error
+    except RowsDifferError as error:
+        raise RowsDifferError(str(target), error.reason, error.mini_batch, other=error.other) from error
+    except RunFileError:
+        raise
+    except OutputError as error:
+        raise OutputError(str(target), error.reason) from error
+    return Published(size, sink.sha256, rows)
 
 
 def make_receipt(
@@ -125,11 +159,3 @@ def _with_cancellation(ranges: Iterator[PartRange], check_cancelled: CheckCancel
         if number % _CHECK_INTERVAL == 0:
             check_cancelled()
         yield part_range
-
-
-def part_ranges(directory: RunDirectory, ledger: Ledger) -> Iterator[PartRange]:
-    """Yield the ranges of the committed rows in mini-batch order."""
-    paths: dict[str, Path] = {}  # one object per part, shared by millions of ranges
-    for mini_batch, part, *location in ledger.places():
-        path = paths.get(part) or paths.setdefault(part, directory.parts / part)
-        yield PartRange(mini_batch, path, *location)

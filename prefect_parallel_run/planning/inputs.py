@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefect_parallel_run.child.rows import row_format
 from prefect_parallel_run.child.storage import is_remote, store_of
-from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.result import ParallelRunResult
@@ -44,15 +45,12 @@ def from_result(value: Any) -> Any:
     path = value.place
     if path is None:
         raise InputError(value.name, "this step has no output to read; set output in that step")
-    if value.output_format not in ("parquet", "csv", "jsonl"):
+    table_format = row_format(value.output_format).table_format if value.output_format is not None else ""
+    if not table_format:
         return FileDataset.from_files([path], allow_empty=True)
     from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  imports pandas, which a file step does not need
 
-    if value.output_format == "parquet":
-        return TabularDataset.from_parquet_files([path], allow_empty=True)
-    if value.output_format == "csv":
-        return TabularDataset.from_delimited_files([path], allow_empty=True)
-    return TabularDataset.from_json_lines_files([path], allow_empty=True)
+    return TabularDataset.model_validate({"paths": given_paths([path]), "format": table_format, "allow_empty": True})
 
 
 def normalise_inputs(inputs: Iterable[Any]) -> list[Dataset]:

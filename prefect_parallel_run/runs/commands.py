@@ -1,14 +1,22 @@
-"""Commands that users send to a running step: their values, their form as a line, and their validation. Pure."""
+"""Commands that users send to a running step: their values, their validation, and the two files that carry them.
+
+One file in the run directory takes commands, the other returns answers. Every user with write permission there may send
+commands; the flow process reads them and trusts nothing that it reads. Both files are append-only, with one write per line, so
+that several users can send commands concurrently from any host that sees the directory.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.config.quoting import is_int, is_number, shown
+from prefect_parallel_run._units import is_int, is_number, shown
 
 LONGEST = 4_096  #: bytes per line
 LIMITS = ("error_threshold", "allowed_failed_count", "allowed_failed_percent")
@@ -30,24 +38,25 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "limits": LIMITS,
     "processes": (PROCESSES,),
 }  #: by kind of command
+_BLOCK_SIZE = 64 * 1024  #: bytes per read
 
 
 class CommandRejectedError(ValueError):
-    """A command is invalid; *order* is its id, if it has one."""
+    """A command is invalid; *command_id* is its id, if it has one."""
 
-    def __init__(self, reason: str, order: str | None = None) -> None:
+    def __init__(self, reason: str, command_id: str | None = None) -> None:
         super().__init__(reason)
-        self.order = order
+        self.command_id = command_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Command:
     """A command that a user sends to a running step."""
 
     id: str  #: 32 hexadecimal digits
     at: float  #: Unix time, s
     by: str  #: user@host/process
-    driver: str  #: id of the execution that it is for: a later execution must ignore it
+    execution_id: str  #: id of the execution that it is for: a later execution must ignore it
     kind: str  #: pause, continue, limits, processes
     values: Mapping[str, float] = field(default_factory=dict)  #: for limits and processes, by configuration field
 
@@ -64,11 +73,17 @@ class Order:
 
     def to_line(self) -> bytes:
         """Return the command as one line of JSON."""
-        record = {"id": self.id, "at": self.at, "by": self.by, "driver": self.driver, "order": {self.kind: dict(self.values)}}
+        record = {
+            "id": self.id,
+            "at": self.at,
+            "by": self.by,
+            "driver": self.execution_id,
+            "order": {self.kind: dict(self.values)},
+        }
         return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
 
     @classmethod
-    def from_line(cls, line: bytes) -> Order:
+    def from_line(cls, line: bytes) -> Command:
         """Return the command that ``to_line`` wrote.
 
         Raises:
@@ -88,7 +103,7 @@ class Order:
             raise CommandRejectedError(str(error), record["id"]) from None
 
     @classmethod
-    def _from_record(cls, record: dict[str, Any]) -> Order:
+    def _from_record(cls, record: dict[str, Any]) -> Command:
         if record.keys() != {"id", "at", "by", "driver", "order"}:
             raise ValueError(f"expected the keys id, at, by, driver, order, got {shown(sorted(record))}")
         for name in ("by", "driver"):
@@ -101,7 +116,9 @@ class Order:
         if not (isinstance(order, dict) and len(order) == 1 and all(isinstance(values, dict) for values in order.values())):
             raise ValueError(f"order: expected one of {', '.join(FIELDS)} with its values, got {shown(order)}")
         ((kind, values),) = order.items()
-        return cls(id=record["id"], at=float(record["at"]), by=record["by"], driver=record["driver"], kind=kind, values=values)
+        return cls(
+            id=record["id"], at=float(record["at"]), by=record["by"], execution_id=record["driver"], kind=kind, values=values
+        )
 
 
 def describe_command(what: str) -> str:
@@ -140,3 +157,76 @@ def check(kind: str, values: Mapping[str, Any]) -> None:
         expected, is_valid = _EXPECTED[name]
         if not is_valid(value):
             raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
+
+
+class LineTail:
+    """Yields lines appended to a file since the last read; none while it is missing or not a regular file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._in_long_line = False  # whose first part has been yielded
+
+    def take(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the offset of each new line, and the line; only the first part of an overlong line."""
+        chunk = self._read()
+        offset, self._offset = self._offset, self._offset + len(chunk)
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            if line.strip() and not self._in_long_line:
+                yield offset, line[: LONGEST + 1]
+            self._in_long_line = False
+            offset += len(line) + 1
+        if len(rest) <= LONGEST:  # it may be incomplete
+            self._offset -= len(rest)
+        elif not self._in_long_line:
+            self._in_long_line = True
+            yield offset, rest[: LONGEST + 1]
+
+    def _read(self) -> bytes:
+        try:
+            status = self._path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size == self._offset:
+                return b""
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # missing, or not readable for this user
+            return b""
+        try:
+            if status.st_size < self._offset:  # it was truncated
+                self._offset, self._in_long_line = 0, False
+            return os.pread(descriptor, _BLOCK_SIZE, self._offset)
+        finally:
+            os.close(descriptor)
+
+
+def append(path: Path, line: bytes) -> None:
+    """Append a line in one write; a line break comes first, in case another writer left an incomplete line."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(descriptor, b"\n" + line)
+    finally:
+        os.close(descriptor)
+
+
+def answer(path: Path, command_id: str, message: str, *, applied: bool, at: float) -> None:
+    """Append the answer to a command to the file of answers, for the process that waits for it.
+
+    Args:
+        path: The file of answers.
+        command_id: Id of the command.
+        message: Message for the user.
+        applied: False when it was rejected.
+        at: Unix time, s.
+    """
+    record = {"id": command_id, "applied": applied, "answer": message, "at": at}
+    append(path, json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n")
+
+
+def find_answer(lines: LineTail, command_id: str) -> dict[str, Any] | None:
+    """Return the answer to a command if the new lines contain it, else None."""
+    for _, line in lines.take():
+        if command_id.encode() in line:
+            record: dict[str, Any] = json.loads(line)
+            if record["id"] == command_id:
+                return record
+    return None

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import time
 import uuid
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run._atomic import wrap_disk_errors
 from prefect_parallel_run._threads import Background, CheckCancelled
-from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.models import MiniBatch
+from prefect_parallel_run.planning.plan import Plan, content, planned_mini_batches
 from prefect_parallel_run.planning.planner import Planner, PlanWriter
-from prefect_parallel_run.runs.carry_over import carry_over
 from prefect_parallel_run.runs.fingerprint import digest, with_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, check_home, write_json
@@ -38,6 +42,18 @@ def discard(planned: Path) -> None:
     shutil.rmtree(planned.parent, ignore_errors=True)
 
 
+def complete_plan(directory: RunDirectory, planned: Path) -> bool:
+    """Move a complete plan into a run that has only its beginning; False when that beginning differs."""
+    with Ledger(directory.ledger) as ledger:
+        known = ledger.planned()
+    pairs = zip(planned_mini_batches(directory.plan, directory.spool), Plan.open(planned).mini_batches(), strict=False)
+    if sum(before == after for before, after in islice(pairs, known)) < known:
+        return False
+    planned.replace(directory.plan)
+    discard(planned)
+    return True
+
+
 def _check_home(spec: StepSpec) -> None:
     """Raise PrefectHomeError when the run directory belongs in Prefect's home and that is not writable."""
     if spec.output is None or spec.store is not None:
@@ -51,7 +67,7 @@ def plan_whole(spec: StepSpec, check_cancelled: CheckCancelled) -> Path:
     with wrap_disk_errors(spec.runs, "created"):
         folder.mkdir(parents=True)
     path = folder / "plan.parquet"
-    work = Background("planning", lambda check_cancelled: spec.planning.write(PlanWriter(path), check_cancelled))
+    work = Background("planning", partial(spec.planning.write, PlanWriter(path)))
     try:
         work.wait(check_cancelled)
     except BaseException:
@@ -79,7 +95,7 @@ def planned_run(
     plan = Plan.open(directory.plan)
     with Ledger.create(directory.ledger, plan.all_items()) as ledger:
         if carry_over_from is not None:
-            carry_over(carry_over_from, directory, plan, ledger)
+            _carry_over(carry_over_from, directory, plan, ledger)
     write_json(directory.description, describe(spec, with_plan(now, plan.summary)))
     return directory, lock
 
@@ -110,9 +126,39 @@ def complete_description(directory: RunDirectory, planner: Planner | None) -> di
 
     They come from *planner* if it has just planned the input: the plan is large, and reading it again takes long.
     """
-    description = directory.facts()
+    description = directory.metadata()
     if "plan_sha256" not in description["identity"]:
         summary = planner.summary() if planner is not None else Plan.open(directory.plan).summary
         description = with_plan(description, summary)
         write_json(directory.description, description)
     return description
+
+
+def _carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger) -> int:
+    """Copy state, attempts and rows of every mini-batch that both plans contain; return how many had been started.
+
+    Two mini-batches are equal when input name and items are, including each item's size and time. The new run gets its own
+    part files (hard links where the file system allows), so that it does not depend on the old one.
+    """
+    old_numbers = {_digest(mini_batch): mini_batch.number for mini_batch in planned_mini_batches(old.plan, old.spool)}
+    pairs = []
+    for mini_batch in plan.mini_batches():
+        number = old_numbers.get(_digest(mini_batch))
+        if number is not None:
+            pairs.append((number, mini_batch.number))
+    prefix = f"{hashlib.sha256(old.run_id.encode()).hexdigest()[:6]}."
+    for part in old.parts.iterdir():
+        _link(part, new.parts / f"{prefix}{part.name}")
+    return ledger.copy_from(old.ledger, pairs, prefix)
+
+
+def _digest(mini_batch: MiniBatch) -> bytes:
+    text = content(mini_batch.input_name, mini_batch.items, mini_batch.work)
+    return hashlib.blake2b(text.encode("ascii"), digest_size=16).digest()
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)

@@ -17,6 +17,7 @@ from prefect_parallel_run.environments import environment_plan
 from prefect_parallel_run.errors import PrefectHomeError
 from prefect_parallel_run.planning.plan import PlanSummary
 from prefect_parallel_run.runs.source_files import SourceTree
+from prefect_parallel_run.runs.spec import StepSpec
 from prefect_parallel_run.storage.listing import Listing
 from prefect_parallel_run.storage.remote_listing import find_object
 
@@ -32,6 +33,7 @@ _RESULT_FIELDS = (
     "append_row_csv_options",
 )
 _IGNORED_DEFAULTS = {"append_row_csv_options": None}  #: values that do not count: earlier versions lacked these fields
+_NEWER_DEFAULTS = (("column_types", None), ("na_values", None), ("keep_default_na", True))  #: the same for a dataset
 
 
 def run_fingerprint(
@@ -59,7 +61,7 @@ def run_fingerprint(
     variables = config.environment_variables
     text = json.dumps(variables, sort_keys=True)
     parts = {
-        "config_sha256": _sha256(json.dumps(fields, sort_keys=True)),
+        "config_sha256": digest(fields),
         "script_sha256": _script_sha256(code),
         "inputs": inputs,
         "arguments": arguments,
@@ -69,6 +71,22 @@ def run_fingerprint(
     if config.models:  # without models, the fingerprint equals that of earlier versions
         parts["models"] = {name: _file_version(path) for name, path in config.models.items()}
     return {"identity": parts, "code": code, "shaping": fields, "key_id": hashlib.sha256(key).hexdigest()[:12]}
+
+
+def fingerprint_of(spec: StepSpec) -> dict[str, Any]:
+    """Return the fingerprint of *spec* without the contents of its inputs."""
+    return run_fingerprint(
+        spec.config,
+        inputs=[dataset_fingerprint(fields) for fields in spec.inputs],
+        arguments=list(spec.arguments),
+        side_inputs=dict(spec.side_inputs),
+        key=spec.key,
+    )
+
+
+def dataset_fingerprint(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dataset that affect its items, without the defaults of fields that earlier versions lacked."""
+    return {key: value for key, value in fields.items() if key != "allow_empty" and (key, value) not in _NEWER_DEFAULTS}
 
 
 def with_plan(fingerprint: dict[str, Any], summary: PlanSummary) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -18,59 +19,16 @@ from typing import Any, NamedTuple
 from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.errors import OutputError, RunFileError
 from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, PendingWork, Receipt, Tally
-from prefect_parallel_run.runs.ledger_checks import (
+from prefect_parallel_run.runs.ledger_schema import (
+    COMMANDS_TABLE,
     FILL_CHECKSUMS,
-    are_facts_altered,
-    ledger_problems,
+    TABLES,
+    VERSION,
+    is_metadata_altered,
     protections,
     updated_checksum,
 )
 
-_CONTROLS = """
-CREATE TABLE IF NOT EXISTS controls (  -- commands that users sent while the run was executing
-    id TEXT PRIMARY KEY,
-    at REAL,                        -- Unix time, s
-    by TEXT,                        -- user@host/process
-    what TEXT NOT NULL,             -- JSON, or the first part of an invalid command
-    applied_at REAL,                -- Unix time, s, NULL when it was rejected
-    answer TEXT NOT NULL
-) WITHOUT ROWID
-"""
-_SCHEMA = f"""
-CREATE TABLE mini_batches (
-    mini_batch INTEGER PRIMARY KEY,
-    state TEXT NOT NULL,            -- planned, waiting (for a retry), isolating (failing items), succeeded, failed
-    attempts INTEGER NOT NULL,      -- attempts used
-    items INTEGER NOT NULL,
-    succeeded INTEGER NOT NULL,     -- items
-    failed INTEGER NOT NULL,        -- items
-    rows INTEGER NOT NULL,
-    part TEXT, offset INTEGER, header INTEGER, length INTEGER, crc INTEGER,  -- range of its rows, once succeeded
-    granted INTEGER NOT NULL DEFAULT 0  -- attempts that no longer count: a user allowed new ones
-);
-CREATE TABLE attempts (
-    mini_batch INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    outcome TEXT NOT NULL,
-    node TEXT, pid INTEGER,
-    started REAL,                   -- Unix time, s
-    seconds REAL,
-    error_type TEXT, error TEXT, traceback TEXT, fingerprint TEXT,
-    PRIMARY KEY (mini_batch, attempt)
-) WITHOUT ROWID;
-CREATE TABLE pieces (               -- of mini-batches that were bisected to isolate failing items
-    mini_batch INTEGER NOT NULL,
-    start INTEGER NOT NULL, stop INTEGER NOT NULL,  -- half-open range of item indices in the mini-batch
-    outcome TEXT NOT NULL,
-    succeeded INTEGER NOT NULL, failed INTEGER NOT NULL, rows INTEGER NOT NULL,
-    part TEXT, offset INTEGER, header INTEGER, length INTEGER, crc INTEGER,
-    node TEXT, pid INTEGER, started REAL, seconds REAL,
-    error_type TEXT, error TEXT, traceback TEXT, fingerprint TEXT,
-    PRIMARY KEY (mini_batch, start, stop)
-) WITHOUT ROWID;
-CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT);
-{_CONTROLS};
-"""
 _PLANNED = (
     "INSERT INTO mini_batches (mini_batch, state, attempts, items, succeeded, failed, rows, granted)"
     " VALUES (?, 'planned', 0, ?, 0, 0, 0, 0)"
@@ -86,7 +44,6 @@ _WITHOUT_PIECES = "NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.mini_batch = mi
 _LAST_OUTCOME = "(SELECT outcome FROM attempts WHERE attempts.mini_batch = mini_batches.mini_batch AND attempt = attempts)"
 #: Condition on mini-batches: all attempts are used, and bisection may find items that succeed.
 _ISOLABLE = f"state = 'failed' AND items > 1 AND {_WITHOUT_PIECES} AND {_LAST_OUTCOME} NOT IN {NOT_ISOLATED}"
-_VERSION = 0  #: PRAGMA user_version; raised when a new format cannot be read by earlier versions of this package
 _NO_ERROR = ("", "", "", "")  #: error type, error, traceback and fingerprint of a success
 _BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
 _CHECK_EVERY = 200_000  #: steps of SQLite's machine, some milliseconds
@@ -134,17 +91,17 @@ class Ledger:
         except _UNREADABLE as error:
             self._connection.close()
             raise RunFileError(str(path), f"cannot be read as a ledger: {error}") from error
-        if version > _VERSION:
+        if version > VERSION:
             self._connection.close()
             message = "was written by a newer version of prefect_parallel_run; use that version"
-            raise OutputError(str(path), f"{message} (ledger format {version}; this version reads up to {_VERSION})")
+            raise OutputError(str(path), f"{message} (ledger format {version}; this version reads up to {VERSION})")
 
     @classmethod
     def create(cls, path: Path, items: Iterable[int]) -> Ledger:
         """Create the ledger of a new run, with one row per mini-batch; *items* are their numbers of items, in plan order."""
         ledger = cls(path, create=True)
         with ledger._transaction() as connection:
-            for statement in _SCHEMA.split(";"):
+            for statement in TABLES.split(";"):
                 connection.execute(statement)
             for statement in protections(ledger.rows):
                 connection.execute(statement)
@@ -178,12 +135,10 @@ class Ledger:
         """Write receipts, each with the new state of its mini-batch, in one transaction."""
         attempts, states = [], []
         for receipt, state in decided:
-            (index, attempt, outcome, _, succeeded, failed, rows, part, offset, header, length, crc, *rest) = receipt
-            started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
-            failure = _NO_ERROR if outcome == "succeeded" else (*map(_storable, (error_type, error, traceback)), fingerprint)
-            attempts.append((index, attempt, outcome, node, pid, started, seconds, *failure))
-            known_failed = 0 if state == "isolating" else failed
-            states.append((state, attempt, succeeded, known_failed, rows, part, offset, header, length, crc, index))
+            failure = _NO_ERROR if receipt.outcome == "succeeded" else _failure_of(receipt)
+            attempts.append((*_attempt_of(receipt), *failure))
+            failed = 0 if state == "isolating" else receipt.failed
+            states.append((state, receipt.attempt, receipt.succeeded, failed, *_range_of(receipt), receipt.mini_batch))
         with self._transaction() as connection:
             connection.executemany("INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?)", attempts)
             connection.executemany(_DECIDED, states)
@@ -197,19 +152,13 @@ class Ledger:
             failed: Number of items now known to have failed.
             state: State of the mini-batch: isolating, succeeded, failed.
         """
-        (index, _, outcome, _, succeeded, _, rows, part, offset, header, length, crc, *rest) = receipt
-        started, seconds, node, pid, error_type, error, traceback, fingerprint, _ = rest
+        index, _, outcome, *process = _attempt_of(receipt)
+        values = (index, *piece, outcome, receipt.succeeded, failed, *_range_of(receipt), *process, *_failure_of(receipt))
         with self._transaction() as connection:
-            connection.execute(
-                "INSERT INTO pieces VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (
-                    *(index, *piece, outcome, succeeded, failed, rows, part, offset, header, length, crc),
-                    *(node, pid, started, seconds, _storable(error_type), _storable(error), _storable(traceback), fingerprint),
-                ),
-            )
+            connection.execute(f"INSERT INTO pieces VALUES ({','.join('?' * len(values))})", values)
             connection.execute(
                 "UPDATE mini_batches SET state=?, succeeded=succeeded+?, failed=failed+?, rows=rows+? WHERE mini_batch=?",
-                (state, succeeded, failed, rows, index),
+                (state, receipt.succeeded, failed, receipt.rows, index),
             )
 
     def allow_more_attempts(self) -> int:
@@ -272,7 +221,7 @@ class Ledger:
             self._connection.execute("DETACH DATABASE other")
         return copied
 
-    def exhaust(self, run_max_try: int, *, isolate: bool) -> None:
+    def fail_exhausted(self, run_max_try: int, *, isolate: bool) -> None:
         """Fail waiting mini-batches that have used *run_max_try* attempts, which may have been lowered meanwhile.
 
         With *isolate*, mini-batches that failed as a whole are bisected.
@@ -293,17 +242,17 @@ class Ledger:
         count, items = self._row(query)
         return int(count), int(items)
 
-    def note(self, **facts: str) -> None:
-        """Record facts about the run: its status, its start, the number of executions."""
+    def record(self, **metadata: str) -> None:
+        """Record metadata of the run: its status, its start, the number of executions."""
         with self._transaction() as connection:
-            connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", facts.items())
+            connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", metadata.items())
 
-    def record_command(self, order: RecordedCommand, facts: Mapping[str, str]) -> None:
-        """Record a command and the facts that it changes, in one transaction."""
+    def record_command(self, command: RecordedCommand, metadata: Mapping[str, str]) -> None:
+        """Record a command and the metadata that it changes, in one transaction."""
         with self._transaction() as connection:
-            connection.execute(_CONTROLS)  # a ledger of an earlier version lacks this table
-            connection.execute("INSERT INTO controls VALUES (?,?,?,?,?,?)", order)
-            connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", facts.items())
+            connection.execute(COMMANDS_TABLE)  # a ledger of an earlier version lacks this table
+            connection.execute("INSERT INTO controls VALUES (?,?,?,?,?,?)", command)
+            connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", metadata.items())
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._connection, self.path)
@@ -322,13 +271,6 @@ class Ledger:
 
         self._connection.set_progress_handler(is_cancelled, _CHECK_EVERY)
 
-    def problems(self) -> Iterator[str]:
-        """Yield the problems in the ledger that can be detected without the plan."""
-        try:
-            yield from ledger_problems(self.rows)
-        except RunFileError as error:
-            yield error.reason
-
     def planned(self) -> int:
         """Return the number of mini-batches planned so far."""
         return int(self._row("SELECT COALESCE(MAX(mini_batch), -1) + 1 FROM mini_batches")[0])
@@ -337,14 +279,14 @@ class Ledger:
         """True when there has been no attempt yet."""
         return not any(self.rows("SELECT 1 FROM attempts LIMIT 1"))
 
-    def facts(self) -> dict[str, str]:
-        """Return the recorded facts; raises RunFileError when they were altered."""
-        facts = dict(self.rows("SELECT key, value FROM run"))
-        if are_facts_altered(self.rows):
+    def metadata(self) -> dict[str, str]:
+        """Return the recorded metadata; raises RunFileError when it was altered."""
+        metadata = dict(self.rows("SELECT key, value FROM run"))
+        if is_metadata_altered(self.rows):
             raise RunFileError(str(self.path), "the facts about the run were altered")
-        return facts
+        return metadata
 
-    def orders(self) -> list[RecordedCommand]:
+    def commands(self) -> list[RecordedCommand]:
         """Return the commands that users sent, in chronological order."""
         if not any(self.rows("SELECT 1 FROM sqlite_master WHERE name='controls'")):
             return []
@@ -373,7 +315,7 @@ class Ledger:
             all_scheduled=untouched == 0,
         )
 
-    def remainder(self, *, is_growing: bool = False) -> PendingWork:
+    def pending_work(self, *, is_growing: bool = False) -> PendingWork:
         """Return the pending work; *is_growing* means that planning continues."""
         waiting = self.rows(
             "SELECT mini_batch, attempts + 1, items, granted FROM mini_batches WHERE state='waiting' ORDER BY mini_batch"
@@ -449,6 +391,14 @@ class Ledger:
                 raise
             kind = OutputError if "locked" in str(error) else RunFileError
             raise kind(str(self.path), f"cannot be read: {error}") from error
+
+
+_attempt_of = attrgetter("mini_batch", "attempt", "outcome", "node", "pid", "started", "seconds")
+_range_of = attrgetter("rows", "part", "offset", "header", "length", "crc")
+
+
+def _failure_of(receipt: Receipt) -> tuple[str, str, str, str]:
+    return _storable(receipt.error_type), _storable(receipt.error), _storable(receipt.traceback), receipt.fingerprint
 
 
 def _storable(text: object) -> str:

@@ -31,6 +31,7 @@ from prefect_parallel_run.errors import OutputError, RunLockedError
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.storage import objects
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _EVERY = 30.0  #: s between uploads
 _POLL = 0.25  #: s between checks whether the run has ended
@@ -89,7 +90,7 @@ class RunMirror:
         if self._directory.path.exists():
             self._push_for_some_seconds()
         with suppress(OutputError, FileNotFoundError):  # the run's own error matters more; after finish() all is uploaded
-            if self._owner().get("token") == self._token:
+            if _read_owner(self._url).get("token") == self._token:
                 objects.write(f"{self._url}/{_LOCK}", json.dumps({"token": self._token, "released": True}).encode())
 
     def discard(self) -> None:
@@ -112,17 +113,10 @@ class RunMirror:
         with suppress(OutputError, RunLockedError, OSError, Cancelled):  # a partial upload is consistent
             Background("mirror", lambda _: self._push(check_cancelled, is_last=True)).wait(check_cancelled)
 
-    def _owner(self) -> dict[str, Any]:
-        try:
-            owner: dict[str, Any] = json.loads(objects.read(f"{self._url}/{_LOCK}"))
-        except FileNotFoundError:
-            return {}
-        return owner
-
     def _claim(self) -> None:
-        owner = self._owner()
+        owner = _read_owner(self._url)
         is_ours = owner.get("host") == socket.gethostname() and owner.get("path") == str(self._directory.path)
-        if is_active(owner) and not is_ours:
+        if _is_active(owner) and not is_ours:
             raise RunLockedError(self._url, f"process {owner['pid']}", owner["host"])
         with (self._directory.path / _TOKEN).open("a") as file:  # first: if we die here, the older tokens stay valid
             file.write(f"{self._token}\n")
@@ -134,7 +128,7 @@ class RunMirror:
         self._raise_if_taken()  # race: of two processes that found a free lock, the last writer owns it
 
     def _raise_if_taken(self) -> None:
-        owner = self._owner()
+        owner = _read_owner(self._url)
         if owner.get("token") != self._token:
             self._lost = RunLockedError(self._url, f"process {owner.get('pid', '?')}", str(owner.get("host", "?")))
             raise self._lost
@@ -223,7 +217,16 @@ class RunMirror:
         return sizes
 
 
-def is_active(owner: dict[str, Any]) -> bool:
+def _read_owner(url: str) -> dict[str, Any]:
+    """Return the content of lock.json in the copy at *url*; empty if there is none."""
+    try:
+        owner: dict[str, Any] = json.loads(objects.read(f"{url}/{_LOCK}"))
+    except FileNotFoundError:
+        return {}
+    return owner
+
+
+def _is_active(owner: dict[str, Any]) -> bool:
     """True when the owner in a lock.json has not released the lock and has renewed it recently."""
     return bool(owner) and not owner.get("released") and time.time() - owner["at"] < _STALE
 
@@ -293,9 +296,9 @@ def _is_newest(url: str, path: Path) -> bool:
     """True when the copy at *url* was made from the run directory in *path*."""
     try:
         tokens = (path / _TOKEN).read_text().split()
-        return json.loads(objects.read(f"{url}/{_LOCK}"))["token"] in tokens
     except FileNotFoundError:
         return False
+    return _read_owner(url).get("token") in tokens
 
 
 def _copy_ledger(source: Path, target: Path) -> None:
@@ -305,3 +308,15 @@ def _copy_ledger(source: Path, target: Path) -> None:
             ledger.backup(copy)
     except sqlite3.Error as error:
         raise OutputError(str(source), f"cannot be copied: {error}") from error
+
+
+def run_names(output: str) -> list[str]:
+    """Return the names of the runs of an output (a URL without a trailing slash), newest first."""
+    names = [name.rstrip("/") for name in objects.names_below(f"{output}/{RUNS_FOLDER}") if name.endswith("/")]
+    return sorted(names, key=lambda name: name.rsplit("-", 2)[1:], reverse=True)  # they end in time and token
+
+
+def active_owner(url: str) -> dict[str, Any] | None:
+    """Return ``pid`` and ``host`` of the process that executes the run whose copy is at *url*, or None if its lock is stale."""
+    owner = _read_owner(url)
+    return {"pid": owner["pid"], "host": owner["host"]} if _is_active(owner) else None

@@ -75,7 +75,7 @@ class RunDirectory:
         self.receipt = path / "receipt.json"
         self.report = path / "report.html"
         self.description = path / "run.json"
-        self.orders = path / "control.jsonl"  #: commands that users send while the run executes
+        self.commands = path / "control.jsonl"  #: commands that users send while the run executes
         self.answers = path / "control.answers.jsonl"
         self._lock = path / "lock"
 
@@ -90,19 +90,11 @@ class RunDirectory:
             for folder in (self.parts, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
 
-    def describe(self, facts: dict[str, Any]) -> None:
-        """Write run.json atomically."""
-        write_json(self.description, facts)
-
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return the content of run.json."""
         return read_json(self.description)
 
-    def is_locked(self) -> bool:
-        """True while a process executes the run."""
-        return self.driver() is not None
-
-    def driver(self) -> dict[str, Any] | None:
+    def owner(self) -> dict[str, Any] | None:
         """Return ``pid`` and ``host`` of the process that executes the run, and the execution's id; None when there is none.
 
         The lock is held only for an instant; a process that wants to execute the run waits for that.
@@ -131,13 +123,13 @@ class RunLock:
     """A file lock that the operating system releases when its owner dies, even when killed."""
 
     def __init__(self, path: Path) -> None:
-        self.driver = uuid.uuid4().hex  #: id of this execution
+        self.execution_id = uuid.uuid4().hex  #: id of this execution
         self._descriptor = open_lock(path, 0o666)
         if not _lock(self._descriptor):
             owner = _owner(self._descriptor)
             os.close(self._descriptor)
             raise RunLockedError(str(path.parent), f"process {owner['pid']}", str(owner["host"]))
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "driver": self.driver}
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "driver": self.execution_id}
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(owner).encode(), 0)
 

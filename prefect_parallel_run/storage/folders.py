@@ -44,9 +44,9 @@ Identity = tuple[int, int]  #: device and inode of a folder
 
 
 class ListedFile(NamedTuple):
-    """A file as it was listed."""
+    """A file or object as it was listed."""
 
-    path: str
+    path: str  #: or URL
     size: int  #: bytes
     version: int | str  #: modification time, ns; for an object its ETag
 

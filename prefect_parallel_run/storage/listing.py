@@ -126,7 +126,7 @@ def _delta_error(folder: str) -> InputError:
 def _matches(path: str) -> Generator[ListedFile, None, None]:
     """Yield the files that one path expands to, sorted, each once."""
     if is_remote(path):
-        yield from map(ListedFile._make, list_store(path))
+        yield from list_store(path)
     elif os.path.isdir(path):
         yield from files_below(os.path.join(path, ""))
     elif os.path.exists(path):

@@ -32,8 +32,8 @@ def wrap_store_errors(url: str, action: str, *expected: type[OSError]) -> Iterat
         raise OutputError(url, f"cannot be {action}: {type(error).__name__}: {error}") from error
 
 
-def upload(local: Path, url: str, check_cancelled: CheckCancelled = never_cancelled) -> None:
-    """Upload a file to *url* atomically; an existing object is replaced at the very end.
+def upload(local: Path, url: str, check_cancelled: CheckCancelled = never_cancelled) -> str:
+    """Upload a file to *url* atomically, and return its version; an existing object is replaced at the very end.
 
     Args:
         local: The file, which must not change meanwhile.
@@ -58,9 +58,10 @@ def upload(local: Path, url: str, check_cancelled: CheckCancelled = never_cancel
                 if store.exists(temporary):
                     store.rm(temporary)
                 raise
-        stored = facts(url)[0]
+    stored, version = size_and_version(url) or ("no", "")
     if stored != size:
         raise OutputError(url, f"has {stored} bytes, but {size} were written")
+    return version
 
 
 def _upload_in_pieces(store: Any, local: Path, name: str, check_cancelled: CheckCancelled) -> None:
@@ -135,26 +136,14 @@ def remove_below(url: str) -> None:
 
 def size_and_version(url: str) -> tuple[int, str] | None:
     """Return size and version of an object; None if it does not exist."""
-    try:
-        return facts(url)
-    except FileNotFoundError:
-        return None
-
-
-def exists(url: str) -> bool:
-    """True when *url* is an object."""
-    return size_and_version(url) is not None
-
-
-def facts(url: str) -> tuple[int, str]:
-    """Return size and version of an object; raises FileNotFoundError if it does not exist."""
-    with wrap_store_errors(url, "inspected", FileNotFoundError):
+    with wrap_store_errors(url, "inspected"):
         store, name = store_of(url)
         store.invalidate_cache()
-        info = store.info(name)
-        if info["type"] == "directory":
-            raise FileNotFoundError(url)
-        return info["size"], version_in(info)
+        try:
+            info = store.info(name)
+        except FileNotFoundError:
+            return None
+        return None if info["type"] == "directory" else (info["size"], version_in(info))
 
 
 def file_sha256(path: str | Path) -> str:
@@ -182,6 +171,10 @@ def size_of(path: str) -> int | None:
     return local.stat().st_size if local.is_file() else None
 
 
+def protocols(store: Any) -> tuple[str, ...]:
+    """Return the schemes of a store's URLs."""
+    return (store.protocol,) if isinstance(store.protocol, str) else tuple(store.protocol)
+
+
 def _has_atomic_uploads(store: Any) -> bool:
-    protocols = {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
-    return bool(protocols & _ATOMIC_UPLOADS)
+    return not _ATOMIC_UPLOADS.isdisjoint(protocols(store))

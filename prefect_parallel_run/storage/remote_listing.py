@@ -10,18 +10,12 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.storage import store_of, version_in
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage.folders import ListedFile
+from prefect_parallel_run.storage.objects import protocols
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 
-class StoredObject(NamedTuple):
-    """An object as it was listed."""
-
-    url: str
-    size: int  #: bytes
-    version: str  #: ETag, or the store's equivalent
-
-
-def list_store(url: str) -> Iterator[StoredObject]:
+def list_store(url: str) -> Iterator[ListedFile]:
     """Yield the object at *url*, all objects below it, or those that match a pattern with ``*``, ``?``, ``[…]``.
 
     Raises:
@@ -38,7 +32,7 @@ def list_store(url: str) -> Iterator[StoredObject]:
             yield from _all_below(location, exists=info is not None)
 
 
-def find_object(url: str) -> StoredObject | None:
+def find_object(url: str) -> ListedFile | None:
     """Return the object at *url*, or None; raises InputError when the store reports an error."""
     with _wrap_store_errors(url):
         location = _Location.parse(url)
@@ -83,7 +77,7 @@ class _Location(NamedTuple):
             return None
         return info
 
-    def object(self, name: str, info: dict[str, Any]) -> StoredObject:
+    def object(self, name: str, info: dict[str, Any]) -> ListedFile:
         """Return an object; raises InputError when its URL is ambiguous, or its store gives no version."""
         url = f"{self.prefix}{name}" if self.prefix else str(self.store.unstrip_protocol(name))
         version = version_in(info)
@@ -91,10 +85,10 @@ class _Location(NamedTuple):
             raise InputError(url, f"has one of {', '.join(_SPECIAL)} in its name, which the store's library interprets")
         if info["size"] is None or not version:
             raise InputError(url, "cannot be checked for changes: its store gives no size, or neither ETag nor time")
-        return StoredObject(url, info["size"], version)
+        return ListedFile(url, info["size"], version)
 
 
-def _all_below(location: _Location, *, exists: bool) -> Iterator[StoredObject]:
+def _all_below(location: _Location, *, exists: bool) -> Iterator[ListedFile]:
     """Yield the objects below a folder; raises InputError when the folder does not exist."""
     for stored in _below(location, f"{location.name}/", depth=None):
         exists = True
@@ -103,7 +97,7 @@ def _all_below(location: _Location, *, exists: bool) -> Iterator[StoredObject]:
         raise InputError(f"{location.prefix}{location.name}", "does not exist")
 
 
-def _matching(location: _Location) -> Iterator[StoredObject]:
+def _matching(location: _Location) -> Iterator[ListedFile]:
     from fsspec.utils import glob_translate  # noqa: PLC0415  only patterns need it
 
     pattern = location.name
@@ -112,16 +106,15 @@ def _matching(location: _Location) -> Iterator[StoredObject]:
     literal = pattern[: magic.start()] if magic else pattern
     depth = None if "**" in pattern else pattern.count("/") - literal.count("/")
     for stored in _below(location, literal, depth):
-        if matches(stored.url[len(location.prefix) :]):
+        if matches(stored.path[len(location.prefix) :]):
             yield stored
 
 
-def _below(location: _Location, start: str, depth: int | None) -> Iterator[StoredObject]:
+def _below(location: _Location, start: str, depth: int | None) -> Iterator[ListedFile]:
     """Yield the objects whose names begin with *start*, at most *depth* folders below its last slash; skips hidden ones."""
     folder = start[: start.rindex("/") + 1]
     store = location.store
-    protocols = (store.protocol,) if isinstance(store.protocol, str) else store.protocol
-    entries = _pages(store, start, depth) if "s3" in protocols else _walk(store, folder, depth)
+    entries = _pages(store, start, depth) if "s3" in protocols(store) else _walk(store, folder, depth)
     for name, info in entries:
         segments = name[len(folder) :].split("/")
         if name.startswith(start) and not any(segment.startswith(".") or segment == RUNS_FOLDER for segment in segments):

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
 
 from prefect.blocks.core import Block
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema
 
+from prefect_parallel_run._units import shown
+from prefect_parallel_run.child.table_formats import FORMATS, TableFormat
 from prefect_parallel_run.compute.blocks import DaskComputeTarget
 from prefect_parallel_run.config.base import FormModel, Model, problems
 from prefect_parallel_run.config.model import ParallelRunConfig
-from prefect_parallel_run.config.quoting import shown
 from prefect_parallel_run.config.where import ComputeTarget
 from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
@@ -26,7 +27,8 @@ from prefect_parallel_run.datasets.tabular import TabularDataset
 
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _LAST = 10  #: position of the fields that all inputs share; the other fields have none and come first
-_TAB, _NO_QUOTES = r"\t", "none"  #: spelling in a form of values that cannot be typed into it
+#: By field: spelling in a form of values that cannot be typed into it.
+_SPELLING: dict[str, dict[str, str | None]] = {"delimiter": {r"\t": "\t"}, "quote": {"none": ""}, "compression": {"none": None}}
 
 Paths = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Character = Annotated[str, Field(min_length=1, max_length=1)]
@@ -47,23 +49,25 @@ class _Input(FormModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    name: str | None = Field(
-        default=None,
-        pattern=_IDENTIFIER,
-        title="Name",
-        description="Name of the input in the script; letters, digits and underscores. Empty: input_0, input_1, …",
-        json_schema_extra={"position": _LAST},
-    )
-    allow_empty: bool = Field(
-        default=False,
-        title="Allow empty",
-        description="Allow an input without items.",
-        json_schema_extra={"position": _LAST},
-    )
+    name: str | None = Field(default=None, pattern=_IDENTIFIER, title="Name", json_schema_extra={"position": _LAST})
+    """Name of the input in the script; letters, digits and underscores. Empty: input_0, input_1, …"""
+    allow_empty: bool = Field(default=False, title="Allow empty", json_schema_extra={"position": _LAST})
+    """Allow an input without items."""
+
+    @classmethod
+    def key(cls) -> str:
+        """Return the name of the field with the paths, which tells the kinds of input apart."""
+        return next(name for name in cls.model_fields if name.endswith("files"))
 
     @abstractmethod
     def dataset(self) -> Dataset:
         """Return the input as a dataset."""
+
+    def _fields(self) -> dict[str, Any]:
+        """Return the fields of the dataset, which have the same names here."""
+        options = self.model_dump(exclude={self.key()})
+        meant = {name: _SPELLING[name].get(value, value) if name in _SPELLING else value for name, value in options.items()}
+        return {"paths": given_paths(getattr(self, self.key())), **meant}
 
 
 def _paths(kind: str) -> Any:
@@ -77,59 +81,29 @@ class Files(_Input):
     model_config = ConfigDict(title="Files")
 
     files: Paths = _paths("files")
-    partition_format: str | None = Field(
-        default=None,
-        title="Partition format",
-        description="For partition keys: pattern for the end of a path, such as {user}/{day:yyyy/MM/dd}/*.wav.",
-    )
+    partition_format: str | None = Field(default=None, title="Partition format")
+    """For partition keys: pattern for the end of a path, such as {user}/{day:yyyy/MM/dd}/*.wav."""
 
     def dataset(self) -> Dataset:
         """Return the files as a dataset."""
-        return FileDataset(
-            paths=given_paths(self.files),
-            name=self.name,
-            allow_empty=self.allow_empty,
-            partition_format=self.partition_format,
-        )
+        return FileDataset(**self._fields())
 
 
 class _Table(_Input):
-    def _table(self, paths: Iterable[str], **fields: Any) -> TabularDataset:
-        return TabularDataset(paths=given_paths(paths), name=self.name, allow_empty=self.allow_empty, **fields)
-
-
-class ParquetFiles(_Table):
-    """Every row is an item; run() gets a DataFrame. Keys of hive folders (store=1/…) become columns."""
-
-    model_config = ConfigDict(title="Parquet")
-
-    parquet_files: Paths = _paths("Parquet files")
-
     def dataset(self) -> Dataset:
         """Return the rows as a dataset."""
-        return self._table(self.parquet_files, format="parquet")
+        return TabularDataset(**self._fields(), format=self.key().removesuffix("_files"))
 
 
 class _Text(_Table):
     """Fields of text files."""
 
-    encoding: str = Field(
-        default="utf-8",
-        min_length=1,
-        title="Encoding",
-        description="Any encoding that Python supports, such as utf-8 or latin-1.",
-        json_schema_extra={"position": _LAST - 1},
-    )
+    encoding: str = Field(default="utf-8", min_length=1, title="Encoding", json_schema_extra={"position": _LAST - 1})
+    """Any encoding that Python supports, such as utf-8 or latin-1."""
     compression: Literal["infer", "gzip", "bz2", "xz", "zstd", "none"] = Field(
-        default="infer",
-        title="Compression",
-        description="infer: from the extension .gz, .bz2, .xz or .zst.",
-        json_schema_extra={"position": _LAST - 1},
+        default="infer", title="Compression", json_schema_extra={"position": _LAST - 1}
     )
-
-    @property
-    def _stored(self) -> dict[str, Any]:
-        return {"encoding": self.encoding, "compression": None if self.compression == "none" else self.compression}
+    """infer: from the extension .gz, .bz2, .xz or .zst."""
 
 
 class DelimitedFiles(_Text):
@@ -138,51 +112,24 @@ class DelimitedFiles(_Text):
     model_config = ConfigDict(title="Delimited text")
 
     delimited_files: Paths = _paths("CSV and similar files")
-    delimiter: str = Field(
-        default=",", pattern=r"^(.|\\t)$", title="Delimiter", description=r"Field separator; one character, \t for a tab."
-    )
-    header: bool = Field(default=True, title="Header", description="The first record of each file names the columns.")
-    quote: str = Field(
-        default='"',
-        pattern="^(.|none)$",
-        title="Quote",
-        description="Quote character; or none to read quotes as data.",
-    )
-    double_quote: bool = Field(default=True, title="Doubled quotes", description="Two quotes in a quoted field stand for one.")
-    escape: Character | None = Field(default=None, title="Escape", description="Escape character, such as a backslash.")
-    decimal: Character = Field(default=".", title="Decimal point", description="One character.")
-    column_types: dict[str, Literal["string", "int64", "Int64", "float64", "boolean"]] = Field(
-        default={},
-        title="Column types",
-        description='A JSON object, such as {"id": "string"}: string, int64, Int64, float64 or boolean, as pandas names them.',
-    )
-    na_values: list[str] = Field(
-        default=[],
-        title="Missing values",
-        description="Strings that stand for a missing value, in addition to those of pandas; one per entry.",
-    )
-    keep_default_na: bool = Field(
-        default=True,
-        title="Default missing values",
-        description="Off: NA, null, empty fields and so on are strings; only the strings above stand for a missing value.",
-    )
-
-    def dataset(self) -> Dataset:
-        """Return the records as a dataset."""
-        return self._table(
-            self.delimited_files,
-            format="delimited",
-            delimiter="\t" if self.delimiter == _TAB else self.delimiter,
-            header=self.header,
-            quote="" if self.quote == _NO_QUOTES else self.quote,
-            double_quote=self.double_quote,
-            escape=self.escape,
-            decimal=self.decimal,
-            column_types=dict(self.column_types),
-            na_values=self.na_values,
-            keep_default_na=self.keep_default_na,
-            **self._stored,
-        )
+    delimiter: str = Field(default=",", pattern=r"^(.|\\t)$", title="Delimiter")
+    r"""Field separator; one character, \t for a tab."""
+    header: bool = Field(default=True, title="Header")
+    """The first record of each file names the columns."""
+    quote: str = Field(default='"', pattern="^(.|none)$", title="Quote")
+    """Quote character; or none to read quotes as data."""
+    double_quote: bool = Field(default=True, title="Doubled quotes")
+    """Two quotes in a quoted field stand for one."""
+    escape: Character | None = Field(default=None, title="Escape")
+    """Escape character, such as a backslash."""
+    decimal: Character = Field(default=".", title="Decimal point")
+    """One character."""
+    column_types: dict[str, Literal["string", "int64", "Int64", "float64", "boolean"]] = Field(default={}, title="Column types")
+    """A JSON object, such as {"id": "string"}: string, int64, Int64, float64 or boolean, as pandas names them."""
+    na_values: list[str] = Field(default=[], title="Missing values")
+    """Strings that stand for a missing value, in addition to those of pandas; one per entry."""
+    keep_default_na: bool = Field(default=True, title="Default missing values")
+    """Off: NA, null, empty fields and so on are strings; only the strings above stand for a missing value."""
 
 
 class JsonLinesFiles(_Text):
@@ -192,44 +139,23 @@ class JsonLinesFiles(_Text):
 
     json_lines_files: Paths = _paths("files with one JSON object per line")
 
-    def dataset(self) -> Dataset:
-        """Return the lines as a dataset."""
-        return self._table(self.json_lines_files, format="json_lines", **self._stored)
+
+def _without_options(name: str, known: TableFormat) -> type[_Table]:
+    """Return the form of a table format without options."""
+    about = f"Every row is an item; run() gets a DataFrame. {known.about}".rstrip()
+    fields: Any = {f"{name}_files": (Paths, _paths(f"{known.title} files"))}
+    return create_model(f"{name.title()}Files", __base__=_Table, __doc__=about, __cls_kwargs__={"title": known.title}, **fields)
 
 
-class ArrowFiles(_Table):
-    """Every row is an item; run() gets a DataFrame. Arrow IPC files and streams, and Feather (version 2)."""
-
-    model_config = ConfigDict(title="Arrow")
-
-    arrow_files: Paths = _paths("Arrow files")
-
-    def dataset(self) -> Dataset:
-        """Return the rows as a dataset."""
-        return self._table(self.arrow_files, format="arrow")
-
-
-class OrcFiles(_Table):
-    """Every row is an item; run() gets a DataFrame."""
-
-    model_config = ConfigDict(title="ORC")
-
-    orc_files: Paths = _paths("ORC files")
-
-    def dataset(self) -> Dataset:
-        """Return the rows as a dataset."""
-        return self._table(self.orc_files, format="orc")
-
-
-Input = Files | ParquetFiles | DelimitedFiles | JsonLinesFiles | ArrowFiles | OrcFiles
-_KINDS: dict[str, type[Input]] = {
+_WITH_OPTIONS: dict[str, type[_Table]] = {"delimited": DelimitedFiles, "json_lines": JsonLinesFiles}
+_KINDS: dict[str, type[_Input]] = {
     "files": Files,
-    "parquet_files": ParquetFiles,
-    "delimited_files": DelimitedFiles,
-    "json_lines_files": JsonLinesFiles,
-    "arrow_files": ArrowFiles,
-    "orc_files": OrcFiles,
+    **{f"{name}_files": _WITH_OPTIONS.get(name) or _without_options(name, known) for name, known in FORMATS.items()},
 }
+if TYPE_CHECKING:
+    Input = _Input
+else:
+    Input = Union[tuple(_KINDS.values())]  # noqa: UP007  of the classes in the registry
 
 
 class SideInput(FormModel):
@@ -237,8 +163,10 @@ class SideInput(FormModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, title="Side input")
 
-    name: str = Field(pattern=_IDENTIFIER, title="Name", description="Arguments refer to it as {side_inputs.NAME}.")
-    path: str = Field(min_length=1, title="Path", description="Path or URL.")
+    name: str = Field(pattern=_IDENTIFIER, title="Name")
+    """Arguments refer to it as {side_inputs.NAME}."""
+    path: str = Field(min_length=1, title="Path")
+    """Path or URL."""
 
 
 class SavedBlock(BaseModel):

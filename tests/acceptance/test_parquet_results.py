@@ -1,4 +1,4 @@
-"""One Parquet file from mini-batches whose values look different to Arrow."""
+"""One Parquet or ORC file from mini-batches whose values look different to Arrow."""
 
 import pickle
 from decimal import Decimal
@@ -6,13 +6,16 @@ from decimal import Decimal
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
 from prefect_parallel_run import FileDataset, RowsDifferError
 from prefect_parallel_run.cli import main
 from prefect_parallel_run.runs.ledger import Ledger
 
+READERS = {"parquet": pq.read_table, "orc": lambda path: orc.ORCFile(path).read()}
 
-def step(workshop, results, gate):
+
+def step(workshop, results, gate, suffix):
     """A step whose run() returns *results*; mini-batch *gate* never ends."""
     folder = workshop.folder / "results"
     folder.mkdir()
@@ -21,12 +24,13 @@ def step(workshop, results, gate):
     return workshop.step(
         *("unpickles.py", "--log", workshop.log, "--gate", gate, "--open", workshop.folder / "gate"),
         inputs=FileDataset.from_files(folder),
-        append_row_file_name="rows.parquet",
+        append_row_file_name=f"rows.{suffix}",
         mini_batch_size=1,
     )
 
 
-def test_columns_that_look_different_in_every_mini_batch(workshop):
+@pytest.mark.parametrize("suffix", READERS)
+def test_columns_that_look_different_in_every_mini_batch(workshop, suffix):
     """Decimals, empty lists, null fields, a gap, units of time, categories: every value comes out as it went in."""
     rows = [
         {
@@ -41,26 +45,27 @@ def test_columns_that_look_different_in_every_mini_batch(workshop):
         for row in range(100)
     ]
     frames = [pd.DataFrame(rows[start : start + 100]).astype({"kind": "category"}) for start in range(0, 400, 100)]
-    result = step(workshop, frames, -1)()
-    assert pq.read_table(result.output_file).to_pylist() == rows
+    result = step(workshop, frames, -1, suffix)()
+    assert READERS[suffix](result.output_file).to_pylist() == rows
 
 
-def test_the_first_mini_batch_that_does_not_fit_ends_the_run(workshop):
+@pytest.mark.parametrize("suffix", READERS)
+def test_the_first_mini_batch_that_does_not_fit_ends_the_run(workshop, suffix):
     """While others still run; resume ends the same way without running any, the same step begins a new run."""
-    again = step(workshop, [[{"x": 1}], [{"x": "word"}], *([{"x": 2}] for _ in range(28))], 29)
+    again = step(workshop, [[{"x": 1}], [{"x": "word"}], *([{"x": 2}] for _ in range(28))], 29, suffix)
     with pytest.raises(RowsDifferError, match=r"column 'x' is \w+ in mini-batch \d+ and \w+ in mini-batch \d+; no") as caught:
         again()
     assert f"mini-batch 1 reads {workshop.folder}/results/001.pickle" in str(caught.value)
-    assert not (workshop.output / "rows.parquet").exists()
+    assert not (workshop.output / f"rows.{suffix}").exists()
     (run,) = (workshop.output / "_parallel_run").iterdir()
     with Ledger(run / "ledger.sqlite") as ledger:
-        facts, tally = ledger.facts(), ledger.tally()
+        facts, tally = ledger.metadata(), ledger.tally()
     assert (facts["status"], facts["ended_by"]) == ("failed", "RowsDifferError")
     assert tally.succeeded < 30
     calls = workshop.invocations()
     assert main(["resume", str(run)]) != 0
     with Ledger(run / "ledger.sqlite") as ledger:
-        assert ledger.facts()["reason"] == facts["reason"]
+        assert ledger.metadata()["reason"] == facts["reason"]
     assert workshop.invocations() == calls
     with pytest.raises(RowsDifferError):
         again()

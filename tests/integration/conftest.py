@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import os
-import sys
+import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from prefect_parallel_run import FileDataset
+from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory
 from prefect_parallel_run.node.node_log import ProcessLog
-from prefect_parallel_run.node.settings import NodeSettings
+from prefect_parallel_run.node.settings import (
+    InterpreterSettings,
+    ItemSettings,
+    NodeOptions,
+    NodeSettings,
+    ProcessLimits,
+    RowSettings,
+    RunContext,
+    ScriptSettings,
+)
 from prefect_parallel_run.node.slot import RecallRequest, Slot, Work
 from prefect_parallel_run.node.standby import StandbyChild, StandbyNeed
 from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import write_plan
+
+CHANGES = {  #: settings that tests call otherwise
+    "node": (NodeOptions, "name"),
+    "interpreter": (InterpreterSettings, "path"),
+    "environment": (InterpreterSettings, "plan"),
+    "environment_variables": (InterpreterSettings, "variables"),
+    "keep_rows": (RowSettings, "keep"),
+    "row_format": (RowSettings, "format"),
+    "row_header": (RowSettings, "header"),
+    "row_options": (RowSettings, "csv_options"),
+    "process_memory_limit": (ProcessLimits, "memory"),
+}
 
 
 def wait_until(fact, seconds=60.0):
@@ -27,6 +51,20 @@ def wait_until(fact, seconds=60.0):
     while not fact():
         assert time.monotonic() < deadline, "the event did not come"
         time.sleep(0.01)
+
+
+def worker_counts_of_eight(target) -> list[int]:
+    """Open eight clusters of one node at the same time, from threads; return the number of workers of each."""
+    barrier = threading.Barrier(8)
+
+    def open_one(_) -> int:
+        barrier.wait()
+        request = Request(nodes=1, at_least=None, slots=1, timeout=120)
+        with target.open(request, threading.Event(), Future()) as cluster:
+            return len(cluster.client.nthreads())
+
+    with ThreadPoolExecutor(8) as executor:
+        return list(executor.map(open_one, range(8)))
 
 
 class Bench:
@@ -48,39 +86,38 @@ class Bench:
 
     def settings(self, script: str, *arguments: str, **changes) -> NodeSettings:
         path = Path(script) if "/" in script else self.scripts / script
-        given = {
-            "token": "token",
-            "node": "node-0",
-            "drive": 1,
-            "slots": 1,
-            "most_slots": 1,
-            "interpreter": None,
-            "script": str(path),
-            "source": str(changes.pop("source", path.parent)),
-            "arguments": arguments,
-            "output": str(self.folder / "out"),
-            "side_inputs": {},
-            "environment_variables": {},
-            "run_directory": str(self.run),
-            "modules": (),
-            "fetches": False,
-            "keep_rows": True,
-            "row_format": "text",
-            "row_header": False,
-            "logging_level": "INFO",
-            "run_invocation_timeout": 60.0,
-            "init_timeout": 60.0,
-            "process_memory_limit": None,
+        groups: dict[type, dict[str, object]] = {
+            NodeOptions: {"name": "node-0", "slots": 1, "most_slots": 1},
+            RunContext: {"drive": 1, "directory": str(self.run)},
+            InterpreterSettings: {},
+            ScriptSettings: {
+                "path": str(path),
+                "source": str(changes.pop("source", path.parent)),
+                "arguments": arguments,
+                "output": str(self.folder / "out"),
+                "logging_level": "INFO",
+            },
+            ItemSettings: {},
+            RowSettings: {"keep": True, "format": "text"},
+            ProcessLimits: {"run_invocation_timeout": 60.0, "init_timeout": 60.0},
         }
-        return NodeSettings(**{**given, **changes})
+        token = changes.pop("token", "token")
+        for name, value in changes.items():
+            group, field = CHANGES.get(name) or next(
+                (kind, name) for kind in groups if name in (field.name for field in fields(kind))
+            )
+            groups[group][field] = value
+        node, run, interpreter, script, items, rows, limits = (kind(**values) for kind, values in groups.items())
+        return NodeSettings(
+            token=token, node=node, run=run, interpreter=interpreter, script=script, items=items, rows=rows, limits=limits
+        )
 
     def slot(self, script: str, *arguments: str, **changes) -> Slot:
         settings = self.settings(script, *arguments, **changes)
-        environment = {**os.environ, **settings.environment_variables, "AZUREML_BI_OUTPUT_PATH": settings.output}
-        factory = ChildFactory(
-            settings, environment, changes.get("interpreter") or sys.executable, str(self.folder), ProcessLog()
-        )
-        standby = StandbyChild(factory, StandbyNeed(settings.run_invocation_timeout))
+        variables = {**settings.interpreter.variables, "AZUREML_BI_OUTPUT_PATH": settings.script.output}
+        environment = {**os.environ, **variables}
+        factory = ChildFactory(settings, environment, str(self.folder), ProcessLog())
+        standby = StandbyChild(factory, StandbyNeed(settings.limits.run_invocation_timeout))
         slot = Slot(0, settings, factory, standby)
         self._slots.append(slot)
         self._standbys.append(standby)

@@ -140,7 +140,7 @@ def test_a_user_set_variable_has_precedence(nvidia_smi, node, begun, chosen, slo
     assert made.facts.slots == (slots or min(made.facts.cores, 9))
     assert made._standby._factory is not None
     wait_until(lambda: len(begun()) == made.facts.slots)
-    given = variables(made._slots.all[0]._child)
+    given = variables(made.slots.all[0]._child)
     assert f"CUDA_VISIBLE_DEVICES={chosen}".encode() in given
     assert not any(variable.startswith(b"CUDA_DEVICE_ORDER") for variable in given)
 

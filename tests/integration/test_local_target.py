@@ -13,9 +13,8 @@ import pytest
 
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.compute.local import LocalTarget
-from prefect_parallel_run.errors import ComputeTargetError
 
-from .conftest import wait_until
+from .conftest import wait_until, worker_counts_of_eight
 
 
 def request(nodes, slots):
@@ -80,23 +79,7 @@ def test_a_timeout_while_closing_leaves_no_process_and_no_error(monkeypatch):
 
 def test_eight_clusters_open_at_the_same_time():
     """Steps that are submitted together: Dask's late imports must not race."""
-    barrier = threading.Barrier(8)
-    workers, errors = [], []
-
-    def open_one():
-        barrier.wait()
-        try:
-            with LocalTarget().open(request(1, 1), threading.Event(), Future()) as cluster:
-                workers.append(len(cluster.client.nthreads()))
-        except ComputeTargetError as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=open_one) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (workers, errors) == ([1] * 8, [])
+    assert worker_counts_of_eight(LocalTarget()) == [1] * 8
 
 
 def test_no_dashboard_is_served_unless_asked_for():

@@ -23,7 +23,7 @@ def over(bench, files, script, *arguments, graceful=True, listen=None, size=10, 
     node = Node(bench.settings(script, *arguments, **changes))
     try:
         if listen is not None:
-            node.on_script_log(listen)
+            node.log.on_script_log(listen)
         outcomes = [receipt[2] for work in works for receipt in node.run(work.mini_batch, [work]).receipts]
     finally:
         node.close(graceful=graceful)
@@ -121,7 +121,7 @@ def test_script_logs_are_published_once_and_complete(bench, files):
     changes = {"environment_variables": {"TOKEN_FOR_TEST": "very-secret"}}
     node, outcomes = over(bench, files, "talks.py", listen=heard.append, size=25, **changes)
     assert outcomes == ["succeeded"] * 4
-    said = {parcel["number"]: parcel for parcel in [*heard, *node.recent_logs()]}
+    said = {parcel["number"]: parcel for parcel in [*heard, *node.log.recent_logs()]}
     assert sorted(said) == list(range(1, len(said) + 1))
     lines = told(said[number] for number in sorted(said))
     assert {process for _, process, _ in lines} == {"node-0.0.1"}
@@ -141,8 +141,8 @@ def test_a_full_disk_stops_the_logs_and_not_the_node(bench, files):
     (bench.run / "logs" / "node-0.processes.jsonl").symlink_to("/dev/full")
     node, outcomes = over(bench, files, "counts.py", "--log", str(bench.log))
     assert outcomes == ["succeeded"] * 10
-    assert told(node.recent_logs()) == [(30, "node-0", "its logs are incomplete: [Errno 28] No space left on device")]
-    assert not node._log._thread.is_alive()
+    assert told(node.log.recent_logs()) == [(30, "node-0", "its logs are incomplete: [Errno 28] No space left on device")]
+    assert not node.log._thread.is_alive()
 
 
 def test_resource_usage_is_sampled(bench, files):
@@ -191,7 +191,7 @@ def test_deleted_files_that_azure_would_keep_are_logged(bench, files, tmp_path):
     )
     node, outcomes = over(bench, files, str(script), slots=2, most_slots=2)
     assert set(outcomes) == {"succeeded"}
-    ((level, process, text),) = told(node.recent_logs())
+    ((level, process, text),) = told(node.log.recent_logs())
     assert (level, process) == (30, "node-0")
     assert "left files in ./outputs of its working directory" in text
     assert "EntryScript().output_dir" in text

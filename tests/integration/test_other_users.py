@@ -18,7 +18,7 @@ from prefect_parallel_run.compute.cluster_class import ClassTarget
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.errors import ComputeTargetError
 
-from .conftest import wait_until
+from .conftest import wait_until, worker_counts_of_eight
 
 STRANGER = Path(__file__).with_name("stranger.py")
 REQUEST = Request(nodes=2, at_least=None, slots=1, timeout=120)
@@ -131,21 +131,4 @@ def test_a_class_that_opens_a_plain_scheduler_is_refused(tmp_path, monkeypatch):
 
 def test_eight_clusters_of_a_class_open_at_once_from_threads():
     """Steps that are submitted together open theirs together; what a scheduler imports late must not race."""
-    barrier = threading.Barrier(8)
-    workers, errors = [], []
-
-    def open_one():
-        barrier.wait()
-        request = Request(nodes=1, at_least=None, slots=1, timeout=120)
-        try:
-            with ClassTarget(LOCAL_CLASS, {"processes": False}).open(request, threading.Event(), Future()) as cluster:
-                workers.append(len(cluster.client.nthreads()))
-        except ComputeTargetError as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=open_one) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (workers, errors) == ([1] * 8, [])
+    assert worker_counts_of_eight(ClassTarget(LOCAL_CLASS, {"processes": False})) == [1] * 8

@@ -4,12 +4,13 @@ import os
 import random
 import threading
 import time
+from unittest.mock import Mock
 
 import pytest
 
 from prefect_parallel_run.node.node import NOT_BEGUN, Node
 from prefect_parallel_run.node.slot import RecallRequest, Work
-from prefect_parallel_run.node.slot_pool import IdleSlots
+from prefect_parallel_run.node.slot_pool import SlotPool
 
 from .conftest import wait_until
 
@@ -155,22 +156,22 @@ def test_an_unstarted_lease_is_returned_completely(bench, files):
 
 def test_leases_get_slots_in_order_of_arrival():
     """A lost node is judged by that order: the first leases were running."""
-    idle, served = IdleSlots(), []
+    pool, served = SlotPool(lambda index, number: Mock(), 1), []
 
     def wait(number):
-        slot = idle.acquire(RecallRequest())
+        slot = pool.acquire(RecallRequest())
         served.append(number)
-        idle.put(slot)
+        pool.release(slot)
 
     for _ in range(30):
         served.clear()
+        slot = pool.acquire(RecallRequest())
         threads = []
         for number in range(4):
             threads.append(threading.Thread(target=wait, args=(number,)))
             threads[-1].start()
-            wait_until(lambda number=number: len(idle._waiting) == number + 1)
-        idle.put(object())
+            wait_until(lambda number=number: len(pool._waiting) == number + 1)
+        pool.release(slot)
         for thread in threads:
             thread.join(20)
         assert served == [0, 1, 2, 3]
-        idle._slots.clear()

@@ -26,7 +26,7 @@ class Resizable:
     def open(self, script, *arguments, **changes):
         settings = self.bench.settings(script, *arguments, **{"token": f"resize-{os.getpid()}", "most_slots": 99, **changes})
         self.node = Node(settings)
-        self.node.on_slot_ready(self.ready.append)
+        self.node.slots.on_ready(self.ready.append)
         return self.node
 
     def lives(self, *arguments, **changes):
@@ -93,10 +93,10 @@ def test_a_retired_slot_returns_the_rest_of_its_lease(made):
     wait_until(lambda: len(made.ready) == 2)
     made.lease(1, 6, 10)
     wait_until(lambda: (6, 1) in made.noted("run"))
-    (busy,) = node._slots._busy
-    place = next(place for place, slot in node._slots._active.items() if slot is busy)
+    (busy,) = node.slots._busy
+    place = next(place for place, slot in node.slots._active.items() if slot is busy)
     if place == 0:  # have it be the one that goes
-        places = node._slots._active
+        places = node.slots._active
         places[0], places[1] = places[1], places[0]
     assert node.resize(1, 1) == (1, 1, 1, (1,))
     assert node.recall(1, at_once=False).result(20) == 7
@@ -128,10 +128,10 @@ def test_a_starting_slot_retires_without_waiting(made):
 def test_a_failed_slot_is_replaced(made):
     """The requested number of processes is restored."""
     node = made.lives("--imports", "ok,raise,ok", slots=2)
-    wait_until(lambda: node._slots.count() == (1, 0) and len(made.ready) == 1)
+    wait_until(lambda: node.slots.count() == (1, 0) and len(made.ready) == 1)
     assert node.resize(2, 1) == (2, 1, 1, ())
     wait_until(lambda: len(made.ready) == 2)
-    assert node._slots.next_failure().stage == "import"
+    assert node.slots.next_failure().stage == "import"
 
 
 def test_slots_are_limited_by_the_mini_batches(made):
@@ -144,7 +144,7 @@ def test_slots_are_limited_by_the_mini_batches(made):
 def test_a_failed_node_is_not_revived(made):
     """It has reported the failure; other nodes may work."""
     node = made.lives("--imports", "raise", slots=1)
-    wait_until(lambda: node._slots.count() == (0, 0))
+    wait_until(lambda: node.slots.count() == (0, 0))
     assert node.resize(3, 1) == (0, 0, 1, ())
     assert node.run(1, [Work(0, 1, b"")]).slots == 0
 
@@ -156,7 +156,7 @@ def test_errors_of_retired_slots_are_reported(made):
     node = made.open(str(script), slots=2)
     wait_until(lambda: len(made.ready) == 2)
     node.resize(1, 1)
-    wait_until(lambda: len(node._slots.all) == 1)
+    wait_until(lambda: len(node.slots.all) == 1)
     problems = node.close(graceful=True)
     assert len(problems) == 2
     assert all("no more" in problem for problem in problems)

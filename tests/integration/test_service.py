@@ -73,12 +73,12 @@ def test_opening_a_node_twice_keeps_one(bench, short):
         worker = Worker()
         await asyncio.gather(*(rpc.open_node(settings, None, worker) for _ in range(2)))
         assert len(nodes()) == 1
-        first = rpc._nodes_on(worker)["token"].node
+        first = rpc._runs_on(worker).open["token"].node
         await rpc.open_node(settings, None, worker)
         assert len(nodes()) == 1
-        rpc._close_abandoned(worker, "token", first)  # as the watchdog of a replaced node would
+        rpc._close_abandoned(rpc._runs_on(worker), "token", first)  # as the watchdog of a replaced node would
         assert len(nodes()) == 1
-        await until(lambda: not rpc._nodes_on(worker))  # without keep-alives, its watchdog closes it
+        await until(lambda: not rpc._runs_on(worker).open)  # without keep-alives, its watchdog closes it
 
     asyncio.run(run())
 
@@ -180,7 +180,7 @@ def test_an_archive_without_a_sender_is_discarded(bundle, short):
         first, last = pieces(bundle)
         await rpc.receive_bundle(*first, worker)
         assert len(arriving()) == 1
-        watchdog = rpc._incoming[worker]["token"].watchdog
+        watchdog = rpc._runs_on(worker).arriving["token"].watchdog
         before = watchdog._last_reset
         rpc.keep_node("token", worker)
         assert watchdog._last_reset > before

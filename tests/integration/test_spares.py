@@ -262,7 +262,7 @@ def test_slots_share_one_standby_child(bench, files, lives):
     killer = threading.Thread(target=kill)
     leases = [threading.Thread(target=lease, args=(range(start, start + 5),)) for start in range(0, 100, 5)]
     try:
-        wait_until(lambda: len(node._slots.idle._slots) == 3)
+        wait_until(lambda: len(node.slots._idle) == 3)
         killer.start()
         for thread in leases:
             thread.start()

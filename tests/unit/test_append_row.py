@@ -8,12 +8,12 @@ from zlib import crc32
 import pandas as pd
 import pytest
 
-from prefect_parallel_run.child.encoding import encode
-from prefect_parallel_run.child.part_file import Part
+from prefect_parallel_run.child.rows import FORMATS, encode
+from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.output import parts as module
-from prefect_parallel_run.output.append_row import publish
 from prefect_parallel_run.output.parts import PartRange
+from prefect_parallel_run.output.reduction import publish
 from prefect_parallel_run.storage.objects import file_sha256
 
 
@@ -122,7 +122,7 @@ def test_parquet_error_names_the_differing_column(tmp_path, frame, expected):
         parts.publish(tmp_path / "r.parquet")
 
 
-@pytest.mark.parametrize("row_format", ["text", "csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("row_format", FORMATS)
 def test_result_without_rows_is_an_empty_file(tmp_path, row_format):
     """An input that may be empty has an existing, empty result."""
     assert publish([], tmp_path / "r", row_format, "t").rows == 0
@@ -146,7 +146,7 @@ def test_truncated_or_missing_part_is_an_error(tmp_path, row_format):
     assert not list(tmp_path.glob(".r*"))
 
 
-@pytest.mark.parametrize("row_format", ["text", "csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("row_format", FORMATS)
 @pytest.mark.parametrize("at", [3, -2])
 def test_altered_part_is_an_error(tmp_path, row_format, at):
     """One byte is enough; nothing is published."""

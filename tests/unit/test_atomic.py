@@ -62,6 +62,13 @@ def test_what_is_synced_is_what_the_writer_asks_for(tmp_path, monkeypatch, optio
     assert synced == expected
 
 
+def test_a_private_file_is_never_readable_by_others(tmp_path):
+    """Neither the temporary file nor the final one."""
+    with AtomicFile(tmp_path / "a", mode=0o600) as file:
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_folder_appears_at_the_end_of_the_block(tmp_path, exists):
     """An empty folder is replaced."""

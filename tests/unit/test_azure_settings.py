@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from prefect_parallel_run.azureml.options import job_options, runtime_options
-from prefect_parallel_run.azureml.overrides import apply_azure_settings
+from prefect_parallel_run.azureml.settings import apply_azure_settings, job_options, runtime_options
 from prefect_parallel_run.config.model import ParallelRunConfig
 
 WITHOUT_EFFECT = [

@@ -1,6 +1,5 @@
 """The Python printed by the command ``import`` runs, and is equivalent to the file."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.azureml.codegen import python_source, render
 from prefect_parallel_run.azureml.load import Imported, load
 from prefect_parallel_run.azureml.step import ImportedStep
-from prefect_parallel_run.cli.azure_import import add_to
+from prefect_parallel_run.cli import main
 
 DATA = Path(__file__).parent / "data" / "azure"
 FILES = ["iris/pipeline.yml", "sales/pipeline.yml", "digits/pipeline.yml", "digits/component.yml", "version_1.yml"]
@@ -106,10 +105,7 @@ def test_datasets_of_all_kinds(dataset):
 
 
 def command(*arguments):
-    parser = argparse.ArgumentParser()
-    add_to(parser.add_subparsers())
-    args = parser.parse_args(["import", *map(str, arguments)])
-    return args.handler(args)
+    return main(["import", *map(str, arguments)])
 
 
 def test_the_command_prints_python_with_the_differences_in_front(capsys):
@@ -154,11 +150,10 @@ def _of(found, field):
         ((DATA / "none.yml",), "none.yml: cannot read it: No such file or directory"),
     ],
 )
-def test_usage_errors_of_the_command(arguments, message):
-    """They are ValueErrors, which have an exit code."""
-    with pytest.raises(ValueError) as caught:
-        command(*arguments)
-    assert message in str(caught.value)
+def test_usage_errors_of_the_command(arguments, message, capsys):
+    """One line, and an exit code of their own."""
+    assert command(*arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["in"], ["in", "out", "more"]])

@@ -8,12 +8,11 @@ from unittest.mock import patch
 
 import pytest
 
-from prefect_parallel_run.child import azureml_environment
+from prefect_parallel_run.child import azureml_stand_ins
+from prefect_parallel_run.child.azureml_core import Model, Run
 from prefect_parallel_run.child.azureml_errors import AzureMLException, ModelNotFoundException, NoAzureError
-from prefect_parallel_run.child.azureml_import_hook import _BESIDE_CORE, _CORE_MODULES, _Finder
-from prefect_parallel_run.child.azureml_model import Model
-from prefect_parallel_run.child.azureml_run import Run
-from prefect_parallel_run.child.context import current
+from prefect_parallel_run.child.azureml_stand_ins import _BESIDE_CORE, _CORE_MODULES, _Finder
+from prefect_parallel_run.child.entry_script import current
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def offered(monkeypatch):
     ],
 )
 def test_missing_names_suggest_an_alternative(offered, module, name, instead):
-    """For any name in these packages."""
+    """This holds for any name in these packages."""
     with pytest.raises(NoAzureError) as caught:
         getattr(offered(module), name)()
     assert str(caught.value).startswith(f"{module}.{name}: there is no Azure ML workspace here")
@@ -51,7 +50,7 @@ def test_missing_names_suggest_an_alternative(offered, module, name, instead):
 
 
 def test_missing_names_are_classes(offered):
-    """For annotations and isinstance(); subclassing and unpickling raise an error that names them."""
+    """Annotations and isinstance() accept them; subclassing and unpickling raise an error that names them."""
     kind = offered("azureml.automl.runtime").Model
     assert not isinstance(1, kind | None)
     with pytest.raises(NoAzureError, match=r"^azureml\.automl\.runtime\.Model\.load: "):
@@ -62,7 +61,7 @@ def test_missing_names_are_classes(offered):
 
 
 def test_every_module_of_azureml_core_can_be_imported(offered):
-    """A script that imports it inside a try goes the same way as in Azure; what azureml-core lacks is missing here too."""
+    """A script that imports it inside a try behaves as in Azure; other modules are missing here too."""
     for name in _CORE_MODULES:
         offered(f"azureml.core.{name}")
         exec(f"from azureml.core import {name}")
@@ -148,7 +147,7 @@ def test_models_are_real_files_in_their_folder(tmp_path, monkeypatch, has_links)
     (model / "link.pkl").symlink_to("data/model.pkl")
     (model / "again").symlink_to(model)
     (tmp_path / "latest").symlink_to(model)
-    root = azureml_environment._lay_out_models({"forest": str(tmp_path / "latest")}, str(tmp_path / "scratch"))
+    root = azureml_stand_ins._lay_out_models({"forest": str(tmp_path / "latest")}, str(tmp_path / "scratch"))
     found = {path for path in Path(root).rglob("*") if path.is_file()}
     assert {path.relative_to(root).as_posix() for path in found} == {"latest/data/model.pkl", "latest/link.pkl"}
     assert all(path.read_text() == "x" and path.resolve().is_relative_to(Path(root).resolve()) for path in found)

@@ -1,6 +1,5 @@
 """The command line on plain values: options, exit codes and output."""
 
-import argparse
 import fcntl
 import json
 import os
@@ -13,9 +12,10 @@ import pytest
 
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.cli._exit_codes import MEANING, BrokenOutputError, Exit, exit_code_of
-from prefect_parallel_run.cli._output import emit_array
+from prefect_parallel_run.cli._command import MEANING, Exit, exit_code_of
+from prefect_parallel_run.cli._output import BrokenOutputError, emit_array
 from prefect_parallel_run.cli._terminal import next_steps
+from prefect_parallel_run.cli.app import COMMANDS, program
 from prefect_parallel_run.cli.step_options import (
     format_options,
     paths_in,
@@ -55,14 +55,10 @@ def config(tmp_path, scripts):
     return path
 
 
-def parse(command, *words, **known):
-    """The options of a command as the parser makes them."""
-    from prefect_parallel_run.cli.app import build_parser
-
-    own, script_arguments = split_arguments([command, *map(str, words)])
-    parsed = build_parser().parse_args(own)
-    parsed.arguments = script_arguments
-    return argparse.Namespace(**{**vars(parsed), **known})
+def parse(command, *words):
+    """The values of a command's options."""
+    with program.make_context("prefect-parallel-run", [command]) as context:
+        return program.get_command(context, command).make_context(command, list(map(str, words)), parent=context).params
 
 
 @pytest.mark.parametrize(
@@ -93,8 +89,46 @@ def test_help_lists_exit_codes_and_commands(capsys):
     words = capsys.readouterr().out
     assert all(f"{code:>5}  {meaning}"[:60] in words for code, meaning in MEANING.items())
     assert all(
-        f"    {name} " in words for name in ("run", "plan", "show", "list", "failed", "resume", "replay", "verify", "report")
+        f"\n  {name} " in words for name in ("run", "plan", "show", "list", "failed", "resume", "replay", "verify", "report")
     )
+    assert all(f"\n  {name} " in words for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    """Under its name in the registry, in 80 columns, with --json."""
+    with pytest.raises(SystemExit) as ended:
+        main([name, "-h"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"Usage: prefect-parallel-run {name} [OPTIONS] ")
+    assert any("--json" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu"], "'rnu' is not a command; expected one of run, plan, show, list, "),
+        (["show"], "Missing argument 'RUN_DIR'"),
+        (["replay", "x"], "Missing option '--mini-batch'"),
+        (["replay", "x", "--mini-batch", "one"], "'--mini-batch': 'one' is not a valid integer"),
+        (["resume", "x", "--allowed-failed-percent", "all"], "'--allowed-failed-percent': 'all' is not a valid float"),
+        (["control", "x", "stop"], "'stop' is not one of 'pause', 'continue', 'limits', 'processes'"),
+        (["plan", "c.yml", "--format", "xml"], "'xml' is not one of 'files', 'parquet', "),
+        (["plan", "c.yml", "--inptu", "x"], "No such option"),
+        (["failed", "x", "--items", "--mini-batches"], "--items and --mini-batches exclude each other"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else None,
+)
+def test_a_wrong_option_is_named_with_its_value(arguments, message, capsys):
+    """And with what is expected; exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert message in output.err
 
 
 def test_options_become_a_step(config, files, tmp_path):
@@ -372,13 +406,13 @@ def test_the_plan_of_a_run_shows_its_current_limits(unfinished, capsys):
     """Including those of a resume or of a control command."""
     config = {"error_threshold": 4, "allowed_failed_percent": None, "run_max_try": 3, "run_invocation_timeout": 60.0}
     more = {"allowed_failed_count": None, "node_count": 1, "process_count_per_node": 2, "compute_target": "local"}
-    write_json(unfinished.description, {**unfinished.facts(), "config": {**config, **more}})
+    write_json(unfinished.description, {**unfinished.metadata(), "config": {**config, **more}})
     assert planned(capsys, unfinished.path)["limits"] == {"failed_items": 4, "failed_mini_batches": None}
     with Ledger(unfinished.ledger) as ledger:
         drive = {"began": 1.0, "host": "h", "versions": {}, "config": {"error_threshold": 6, "allowed_failed_count": 2}}
-        ledger.note(**{"drive.1": json.dumps(drive)})
+        ledger.record(**{"drive.1": json.dumps(drive)})
         assert planned(capsys, unfinished.path)["limits"] == {"failed_items": 6, "failed_mini_batches": 2}
-        ledger.note(adjustments=json.dumps({"error_threshold": {"now": -1, "instead_of": [6, 4]}}))
+        ledger.record(adjustments=json.dumps({"error_threshold": {"now": -1, "instead_of": [6, 4]}}))
     assert planned(capsys, unfinished.path)["limits"] == {"failed_items": None, "failed_mini_batches": 2}
 
 
@@ -396,7 +430,7 @@ def unfinished(tmp_path, files):
         bad = Receipt.of_failure(1, 1, "raised", items=10, started=1001.0, seconds=1.0, node="node-1", **error)
         short = good._replace(mini_batch=2, succeeded=8, failed=2, rows=8, started=1002.0)
         ledger.commit([(good, "succeeded"), (bad, "failed"), (short, "succeeded")])
-        ledger.note(status="running", drives="1")
+        ledger.record(status="running", drives="1")
     return directory
 
 
@@ -513,6 +547,18 @@ def test_an_output_folder_stands_for_its_newest_run(unfinished, capsys):
     assert json.loads(capsys.readouterr().out)[0]["status"] == "unreadable"
 
 
+@pytest.mark.parametrize("command", ["list", "failed", "show"])
+def test_piped_output_is_plain(unfinished, command, capsys, monkeypatch):
+    """No colours, no frames, one row per run: it is read by grep and by scripts."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    assert main([command, str(unfinished.path.parent.parent)]) == 0
+    words = capsys.readouterr().out
+    assert "\x1b" not in words.replace("\\x1b", "")
+    assert not set(words) & set("━─│┃")
+    assert command != "list" or len(words.splitlines()) == 1
+
+
 def test_a_ledger_of_a_newer_version_is_refused(unfinished, capsys):
     """Its contents could be misread."""
     with sqlite3.connect(unfinished.ledger) as connection:
@@ -523,7 +569,7 @@ def test_a_ledger_of_a_newer_version_is_refused(unfinished, capsys):
 
 def test_show_names_the_process_that_executes_a_run(unfinished, capsys):
     """Reading the status neither takes the lock nor delays another process that wants it."""
-    assert unfinished.driver() is None
+    assert unfinished.owner() is None
     with unfinished.lock():
         assert main(["show", str(unfinished.path), "--json"]) == 0
         output = json.loads(capsys.readouterr().out)

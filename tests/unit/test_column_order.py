@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run.errors import RowsDifferError
-from prefect_parallel_run.output.column_order import Dialect, reorder_columns
+from prefect_parallel_run.output.formats.text import Dialect, reorder_columns
 
 from .test_append_row import Parts
 

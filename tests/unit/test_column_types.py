@@ -18,7 +18,7 @@ CELL = st.sampled_from(["", "1", "-2", "007", "1.5", "nan", "x", "True", "False"
 
 def frames(dataset, size):
     reader = Reader()
-    return [reader.read(json.loads(cut.work)).value for cut in dataset.as_named_input("t").cuts(size)]
+    return [reader.read(json.loads(cut.work)) for cut in dataset.as_named_input("t").cuts(size)]
 
 
 @given(
@@ -27,8 +27,8 @@ def frames(dataset, size):
     part=st.integers(1, 60),
     header=st.booleans(),
 )
-def test_delimited_text_reads_in_parts_as_it_does_as_a_whole(columns, size, part, header, tmp_path_factory):
-    """Types and values, wherever it is cut, and however it is looked at while it is planned."""
+def test_delimited_parts_equal_the_whole_file(columns, size, part, header, tmp_path_factory):
+    """Types and values do not depend on the cuts, or on the blocks that planning reads."""
     rows = [["k", *row] for row in zip(*columns, strict=True)]
     names = ["key", *(f"c{number}" for number in range(len(columns)))]
     text = pd.DataFrame(rows, columns=names).to_csv(index=False, header=header)
@@ -68,8 +68,8 @@ def test_delimited_text_reads_in_parts_as_it_does_as_a_whole(columns, size, part
     ],
 )
 @pytest.mark.parametrize("part", [1, 1 << 20])
-def test_json_lines_keep_one_type(values, dtype, part, tmp_path, monkeypatch):
-    """Also where a column is missing from a line."""
+def test_a_json_column_has_one_type_in_all_parts(values, dtype, part, tmp_path, monkeypatch):
+    """A line may lack the column."""
     monkeypatch.setattr(module, "_BLOCK", part)
     path = tmp_path / "t.jsonl"
     lines = [{"n": n} if value is None and n == 1 else {"n": n, "v": value} for n, value in enumerate(values)]
@@ -84,8 +84,8 @@ def test_json_lines_keep_one_type(values, dtype, part, tmp_path, monkeypatch):
         assert value is None or frame["v"].tolist() == [value]
 
 
-def test_json_lines_of_any_shape(tmp_path):
-    """Two types in a column, nested values, dates and a broken line: read as Python reads them."""
+def test_json_lines_of_any_shape_are_read_as_python_does(tmp_path):
+    """They include two types in a column, nested values, dates and a broken line."""
     path = tmp_path / "t.jsonl"
     path.write_text('{"a": 1, "d": "2024-01-31"}\n{"a": "x", "b": {"c": [1]}}\n{"b": [2]}\n')
     found = frames(TabularDataset.from_json_lines_files([path]), 1)
@@ -96,8 +96,8 @@ def test_json_lines_of_any_shape(tmp_path):
     assert found[2]["b"].tolist() == [[2]]
 
 
-def test_numbers_without_a_gap_stay_whole(tmp_path):
-    """A column that is whole in every mini-batch and has one gap in the file holds fractions everywhere."""
+def test_one_missing_value_makes_all_parts_floats(tmp_path):
+    """Integers in a column without missing values stay integers."""
     path = tmp_path / "t.csv"
     values = [str(number) for number in range(1000)]
     values[700] = ""
@@ -110,7 +110,7 @@ def test_numbers_without_a_gap_stay_whole(tmp_path):
 
 
 def test_numbers_beyond_64_bits_keep_every_digit(tmp_path):
-    """As texts, in every mini-batch."""
+    """They are strings in every mini-batch."""
     path = tmp_path / "t.csv"
     path.write_text("id\n1\n18446744073709551616\n3\n")
     found = pd.concat(frames(TabularDataset.from_delimited_files([path]), 1))
@@ -138,13 +138,13 @@ def test_unsigned_integers_have_the_type_of_pandas(values, size, part, tmp_path_
     expected = "str" if whole.dtype == "object" else str(whole.dtype)  # of integers beyond 64 bits
     assert {str(column.dtype) for column in found} == {expected}
     # Where it gives up numbers that are too large, pandas leaves a gap as an empty string; here it is a null as elsewhere.
-    texts = [value for value in whole.dropna().astype(str) if value]
-    assert pd.concat(found).dropna().astype(str).tolist() == texts
+    strings = [value for value in whole.dropna().astype(str) if value]
+    assert pd.concat(found).dropna().astype(str).tolist() == strings
 
 
 @pytest.mark.parametrize("part", [1, 1 << 20])
-def test_unsigned_integers_beside_fractions_are_floats(part, tmp_path, monkeypatch):
-    """As in pandas, also where the fraction and the large integer are looked at in different parts."""
+def test_unsigned_integers_beside_floats_are_floats(part, tmp_path, monkeypatch):
+    """So they are in pandas; the float and the large integer may be in different blocks."""
     monkeypatch.setattr(module, "_BLOCK", part)
     path = tmp_path / "t.csv"
     path.write_text(f"key,id\nk,{2**63}\nk,\nk,1.5\n")
@@ -153,8 +153,8 @@ def test_unsigned_integers_beside_fractions_are_floats(part, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("header", [True, False])
-def test_thousands_of_columns_cost_no_series_each(header, tmp_path, monkeypatch):
-    """Planning and reading wide text take time by its bytes and pandas' own work, not by ours per column."""
+def test_wide_text_creates_no_series_per_column(header, tmp_path, monkeypatch):
+    """The time for thousands of columns depends on the bytes, not on work per column."""
     path = tmp_path / "t.csv"
     width = 300
     names = ",".join(f"c{number}" for number in range(width)) + "\n"

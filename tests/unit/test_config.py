@@ -187,6 +187,7 @@ def test_summary_only_rejects_a_file_name(script):
     [
         ({"append_row_file_name": "a.jsonl"}, "jsonl"),
         ({"append_row_file_name": "a.PARQUET"}, "parquet"),
+        ({"append_row_file_name": "a.orc"}, "orc"),
         ({"append_row_file_name": "a.csv"}, "text"),
         ({"append_row_file_name": "a.jsonl", "append_row_format": "csv"}, "csv"),
     ],

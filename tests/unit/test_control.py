@@ -10,13 +10,12 @@ import pytest
 from prefect_parallel_run import ParallelRunConfig
 from prefect_parallel_run.dispatch.events import Continued, LimitsChanged, Paused, ProcessesChanged
 from prefect_parallel_run.execution.control import Control
-from prefect_parallel_run.runs.commands import Order
-from prefect_parallel_run.runs.control_files import append
+from prefect_parallel_run.runs.commands import Command, append
 from prefect_parallel_run.runs.events import CommandHandled, RunContinued, RunPaused, Warned
+from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
-from prefect_parallel_run.runs.overrides import Adjustments
-from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
 
 class Desk:
@@ -28,7 +27,7 @@ class Desk:
         self.config = ParallelRunConfig(
             source_directory=str(scripts), entry_script="echo.py", error_threshold=5, output_action="append_row"
         )
-        self.directory.describe({"config": self.config.model_dump(mode="json")})
+        write_json(self.directory.description, {"config": self.config.model_dump(mode="json")})
         self.ledger = Ledger.create(self.directory.ledger, [1])
         self.said, self.driver = [], ""
         self.drive()
@@ -39,8 +38,10 @@ class Desk:
         self.control = Control(self.directory, self.driver, self.ledger, self.config, self.hear)
 
     def order(self, kind, *, driver=None, **values):
-        order = Order(id=uuid.uuid4().hex, at=1.0, by="ann@host/7", driver=driver or self.driver, kind=kind, values=values)
-        append(self.directory.orders, order.to_line())
+        order = Command(
+            id=uuid.uuid4().hex, at=1.0, by="ann@host/7", execution_id=driver or self.driver, kind=kind, values=values
+        )
+        append(self.directory.commands, order.to_line())
         return order
 
     def look(self):
@@ -80,11 +81,11 @@ def test_pause_and_continue_are_applied_recorded_and_acknowledged(desk):
         again.id: True,
         go_on.id: True,
     }
-    noted = {order.id: order for order in desk.ledger.orders()}
+    noted = {order.id: order for order in desk.ledger.commands()}
     assert json.loads(noted[pause.id].what) == {"pause": {}}
     assert (noted[pause.id].at, noted[pause.id].by) == (1.0, "ann@host/7")
     assert noted[pause.id].applied_at > 1.0
-    assert desk.ledger.facts()["paused"] == "0"
+    assert desk.ledger.metadata()["paused"] == "0"
 
 
 def test_changed_limits_outlive_the_execution(desk):
@@ -95,7 +96,7 @@ def test_changed_limits_outlive_the_execution(desk):
     assert desk.look() == [LimitsChanged(FailureLimits(allowed_failed_count=2))]
     desk.drive()
     assert desk.look() == []
-    adjusted = Adjustments.of_ledger(desk.ledger).of(desk.config)
+    adjusted = Overrides.of_ledger(desk.ledger).of(desk.config)
     assert (adjusted.error_threshold, adjusted.allowed_failed_count) == (-1, 2)
     desk.order("limits", error_threshold=7)
     assert desk.look() == [LimitsChanged(FailureLimits(error_threshold=7, allowed_failed_count=2))]
@@ -106,7 +107,7 @@ def test_an_edited_configuration_overrides_commands(desk):
     desk.drive(error_threshold=6)  # the flow has been edited
     desk.order("limits", error_threshold=9)
     desk.look()
-    adjustments = Adjustments.of_ledger(desk.ledger)
+    adjustments = Overrides.of_ledger(desk.ledger)
     for field, holds in ((5, 9), (6, 9), (7, 7)):
         assert adjustments.of(desk.config.model_copy(update={"error_threshold": field})).error_threshold == holds
     assert not adjustments.without({"error_threshold"})
@@ -131,7 +132,7 @@ def test_a_changed_number_of_processes_outlives_the_execution(desk):
     """It applies to this execution and the next."""
     desk.order("processes", process_count_per_node=3)
     assert desk.look() == [ProcessesChanged(3)]
-    assert Adjustments.of_ledger(desk.ledger).of(desk.config).process_count_per_node == 3
+    assert Overrides.of_ledger(desk.ledger).of(desk.config).process_count_per_node == 3
 
 
 def test_a_command_for_another_execution_is_ignored(desk):
@@ -142,27 +143,27 @@ def test_a_command_for_another_execution_is_ignored(desk):
     assert left.id not in desk.answers()
     assert desk.order("pause").id
     assert desk.look() == [Paused()]
-    assert done.id not in {order.id for order in desk.ledger.orders()}
+    assert done.id not in {order.id for order in desk.ledger.commands()}
 
 
 def test_a_repeated_command_is_applied_once(desk):
     """Its id identifies it."""
     line = desk.order("pause").to_line()
     for _ in range(3):
-        append(desk.directory.orders, line)
+        append(desk.directory.commands, line)
     assert desk.look() == [Paused()]
-    assert len(desk.ledger.orders()) == 1
+    assert len(desk.ledger.commands()) == 1
 
 
 def test_invalid_commands_are_rejected_and_recorded(desk):
     """One with an id is acknowledged; others are recorded by their offset, once, and only up to a number."""
     wrong = {"id": uuid.uuid4().hex, "at": 1, "by": "x", "driver": "y", "order": {"processes": {"process_count_per_node": 0}}}
-    append(desk.directory.orders, json.dumps(wrong).encode() + b"\n")
-    append(desk.directory.orders, b"\xff\x00rubbish\n" * 500)
+    append(desk.directory.commands, json.dumps(wrong).encode() + b"\n")
+    append(desk.directory.commands, b"\xff\x00rubbish\n" * 500)
     assert desk.look() == []
     applied, words = desk.answers()[wrong["id"]]
     assert (applied, words) == (False, "process_count_per_node: expected an integer from 1 to 1024, got 0")
-    orders = desk.ledger.orders()
+    orders = desk.ledger.commands()
     assert len(orders) == 100
     assert {order.applied_at for order in orders} == {None}
     desk.order("pause")
@@ -175,7 +176,7 @@ def test_a_command_that_is_too_late_is_rejected(desk):
     order = desk.order("pause")
     assert desk.look() == []
     assert desk.answers() == {order.id: (False, "it is over")}
-    assert desk.ledger.orders()[0].applied_at is None
+    assert desk.ledger.commands()[0].applied_at is None
 
 
 def test_commands_are_acknowledged_before_the_cluster_is_open(desk):
@@ -190,8 +191,8 @@ def test_a_ledger_of_an_earlier_version_gets_the_controls_table(desk):
     """Such a ledger lacks it."""
     with closing(sqlite3.connect(desk.directory.ledger, isolation_level=None)) as connection:
         connection.execute("DROP TABLE controls")
-    assert desk.ledger.orders() == []
+    assert desk.ledger.commands() == []
     desk.drive()
     desk.order("pause")
     assert desk.look() == [Paused()]
-    assert len(desk.ledger.orders()) == 1
+    assert len(desk.ledger.commands()) == 1

@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from prefect_parallel_run.runs.commands import LONGEST
-from prefect_parallel_run.runs.control_files import LineTail, answer, append, find_answer
+from prefect_parallel_run.runs.commands import LONGEST, LineTail, answer, append, find_answer
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def test_only_regular_files_are_read(path, tmp_path):
 def test_an_answer_is_found_by_the_id_of_its_command(path):
     """The file contains answers to other commands too."""
     lines = LineTail(path)
-    answer(path, "a", applied=True, words="done", at=1.0)
-    answer(path, "b", applied=False, words="not a", at=2.0)
+    answer(path, "a", "done", applied=True, at=1.0)
+    answer(path, "b", "not a", applied=False, at=2.0)
     assert find_answer(lines, "b") == {"id": "b", "applied": False, "answer": "not a", "at": 2.0}
     assert find_answer(lines, "b") is None

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run import FileDataset, ParallelRunConfig
-from prefect_parallel_run.child.part_file import Part
+from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.cli import main
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.errors import ComputeTargetError, RunFileError
@@ -28,7 +28,7 @@ from prefect_parallel_run.runs.create import complete_description
 from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.integrity import check
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
+from prefect_parallel_run.runs.run_directory import RunDirectory, read_json, write_json
 from prefect_parallel_run.runs.spec import StepSpec
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
@@ -240,7 +240,7 @@ def test_a_plan_of_another_run_is_rejected(workshop, tmp_path):
     workshop.restore()
     description = read_json(workshop.directory.description)
     description["identity"]["plan_sha256"] = "0" * 64
-    workshop.directory.describe(dict(description))
+    write_json(workshop.directory.description, dict(description))
     code, told = workshop.resume()
     assert code == 1
     assert "plan.parquet: is not the plan that the run was started with" in told

@@ -27,7 +27,7 @@ def paths_of(dataset, size=3):
 
 def frames_of(dataset, size):
     reader = Reader()
-    return [reader.read(work).value for work in works(dataset, size)]
+    return [reader.read(work) for work in works(dataset, size)]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_file_name_that_is_not_utf8_is_preserved(tmp_path):
     with open(path, "w") as file:
         file.write("x")
     (work,) = works(FileDataset.from_files(tmp_path), 10)
-    (found,) = Reader().read(work).value
+    (found,) = Reader().read(work)
     assert os.fsencode(found) == path
 
 
@@ -95,7 +95,7 @@ def test_every_file_is_in_exactly_one_mini_batch(count, size, tmp_path_factory):
 
 
 def test_a_changed_file_is_detected_with_the_reason(files):
-    """By size, by time, and when it was deleted."""
+    """Its size or time changed, or it was deleted."""
     (work,) = works(FileDataset.from_files(files / "f001.txt"), 1)
     Reader().read(work)
     os.utime(files / "f001.txt", (1, 1))
@@ -186,7 +186,7 @@ def test_a_bad_json_line_is_named(tmp_path, line, words):
 @pytest.mark.parametrize("position", [0, 3, 7])
 @pytest.mark.parametrize("size", [4, 1 << 20])
 def test_a_record_with_too_many_fields_is_named(tmp_path, position, size):
-    """At any position in its mini-batch; pandas alone would shift or drop columns."""
+    """Its position does not matter; pandas alone would shift or drop columns."""
     path = tmp_path / "t.csv"
     lines = [f"{number},x" for number in range(8)]
     lines[position] += ",extra"
@@ -232,7 +232,7 @@ def test_without_a_header_columns_are_numbered(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "a,b\n", "\n\n", "a,b"])
 def test_a_file_without_records_has_no_mini_batch(tmp_path, text):
-    """Among other files it is not an error."""
+    """It is not an error among other files."""
     (tmp_path / "1.csv").write_text(text)
     (tmp_path / "2.csv").write_text("a,b\n1,2\n")
     assert [len(frame) for frame in frames_of(TabularDataset.from_delimited_files(tmp_path), 100)] == [1]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.datasets import text as module
-from prefect_parallel_run.datasets.delimited_schema import DelimitedTypes
+from prefect_parallel_run.datasets.formats.delimited_types import DelimitedTypes
 
 HOSTILE = [
     " 5",
@@ -141,7 +141,7 @@ def verdicts(dialect, columns, data, rows, *, quickly, monkeypatch):
 @example(columns=[[value, "1", "-", "1.5"] for value in HOSTILE], decimal=".", keep=False)
 @example(columns=[[value, "", "1", "2"] for value in HOSTILE], decimal=".", keep=False)
 def test_inferred_types_equal_those_of_pandas(columns, decimal, keep):
-    """For each block, and for all blocks together."""
+    """This holds for each block, and for all blocks together."""
     rows = ["k;" + ";".join(row) + "\n" for row in zip(*columns, strict=True)]
     parts = ["".join(rows[:2]).encode(), "".join(rows[2:]).encode()]
     names = ["key", *(f"c{number}" for number in range(len(columns)))]
@@ -154,8 +154,8 @@ def test_inferred_types_equal_those_of_pandas(columns, decimal, keep):
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_inferred_type_of_a_single_value(value, monkeypatch):
-    """Alone in its column, and with a missing value, number, boolean or word."""
+def test_a_single_value_has_the_type_of_pandas(value, monkeypatch):
+    """It is alone in its column, or beside a missing value, number, boolean or word."""
     for others in (["1", "2"], ["", ""], ["1.5", "x"], ["True", "False"], ["1", ""]):
         data = "".join(f"k;{one}\n" for one in (value, *others)).encode()
         quick = verdicts(AS_GIVEN, ["key", "c"], [data], 3, quickly=True, monkeypatch=monkeypatch)

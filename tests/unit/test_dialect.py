@@ -45,7 +45,7 @@ def test_parts_in_any_dialect_equal_the_whole(
         module._BLOCK = saved
     reader = Reader()
     try:
-        found = [reader.read(work).value for work in works]
+        found = [reader.read(work) for work in works]
     except BadRecord:
         assume(False)
     for place in range(whole.shape[1]):
@@ -66,10 +66,10 @@ def test_a_piece_of_a_mini_batch_respects_the_dialect(tmp_path):
     (cut,) = dataset.cuts(1 << 20)
     work = json.loads(cut.work)
     texts = ["x\ny", "p\nq", "r;s", "t';u"]
-    assert Reader().read(work).value["b"].tolist() == texts
+    assert Reader().read(work)["b"].tolist() == texts
     for start in range(4):
         for stop in range(start + 1, 5):
-            assert Reader().read(work, [start, stop]).value["b"].tolist() == texts[start:stop]
+            assert Reader().read(work, [start, stop])["b"].tolist() == texts[start:stop]
 
 
 def test_a_record_with_too_many_fields_is_named_in_any_dialect(tmp_path):
@@ -86,7 +86,7 @@ def test_a_decimal_comma_applies_to_every_mini_batch(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a;b\n1,5;1\n2;2\n-0,25;3\n")
     cuts = TabularDataset.from_delimited_files(path, delimiter=";", decimal=",").as_named_input("t").cuts(1)
-    frames = [Reader().read(json.loads(cut.work)).value for cut in cuts]
+    frames = [Reader().read(json.loads(cut.work)) for cut in cuts]
     assert [frame["a"].tolist() for frame in frames] == [[1.5], [2.0], [-0.25]]
     assert {str(frame["b"].dtype) for frame in frames} == {"int64"}
 

@@ -5,23 +5,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefect_parallel_run.dispatch.dispatcher import Dispatcher
+from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Run
 from prefect_parallel_run.dispatch.events import Commit, CommitPiece, NodeJoined, Tick
+from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.models import Receipt
 
-SETTINGS = SimpleNamespace(token="t", run_directory="/run", is_kept=False)
-
-
-STATE = SimpleNamespace(next_due=None)
+SETTINGS = SimpleNamespace(token="t", node=SimpleNamespace(is_kept=False), run=SimpleNamespace(directory="/run"))
 
 
 def ignore(event):
     """Receive events of the run."""
 
 
-def dispatcher():
-    return Dispatcher(None, SETTINGS, None, None, STATE, ignore, None, None, max_nodes=1)
+def dispatcher(**run):
+    cluster = SimpleNamespace(client=None, prepared=0, discard=None)
+    run = Run(**{"plan": None, "ledger": None, "state": SimpleNamespace(next_due=None), **run})
+    return Dispatcher(cluster, NodeSpec(settings=SETTINGS, at_most=1), run, ignore, None)
 
 
 def test_events_behind_the_one_that_ends_the_run_stay_queued():
@@ -57,7 +57,7 @@ def test_rows_are_checked_after_they_are_committed():
         if receipts[0].mini_batch == 3:
             raise RowsDifferError("", "column 'a'", 3)
 
-    dispatcher_ = Dispatcher(None, SETTINGS, None, Noted(notes), STATE, ignore, None, None, max_nodes=1, check_rows=check)
+    dispatcher_ = dispatcher(ledger=Noted(notes), check_rows=check)
     dispatcher_._transport = SimpleNamespace(dated=lambda receipt: receipt)
     receipt = Receipt(0, 1, "succeeded", 2, 2, 0, 2, "p.part", 0, 8, 80, 0, 1.0, 0.1)
     failed = Receipt.of_failure(1, 1, "raised", items=2, started=1.0, seconds=0.1)

@@ -8,16 +8,16 @@ import pytest
 from pyarrow import orc
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.datasets.input_warnings import Column, InputWarnings
+from prefect_parallel_run.datasets.schema import Column, InputWarnings
 from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import write_plan
 
 
-def doubts_of(dataset):
-    told = []
-    list(dataset.as_named_input("t").cuts(1 << 20, warn=told.append))
-    return told
+def warnings_of(dataset):
+    warnings = []
+    list(dataset.as_named_input("t").cuts(1 << 20, warn=warnings.append))
+    return warnings
 
 
 def test_a_column_of_two_types_is_reported_with_the_first_files(tmp_path):
@@ -25,19 +25,19 @@ def test_a_column_of_two_types_is_reported_with_the_first_files(tmp_path):
     for name, values in {"a": "1,50\n2,50", "b": "3,50\nn.v.", "c": "4,5\nx", "d": "5,5\n6,5"}.items():
         rows = "".join(f"{number};{value}\n" for number, value in enumerate(values.split("\n")))
         (tmp_path / f"{name}.csv").write_text(f"id;amount\n{rows}")
-    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, delimiter=";", decimal=","))
-    assert told.startswith(
+    (warning,) = warnings_of(TabularDataset.from_delimited_files(tmp_path, delimiter=";", decimal=","))
+    assert warning.startswith(
         f"column 'amount': floats, or integers with missing values in {tmp_path}/a.csv, strings in {tmp_path}/b.csv"
     )
-    assert "'n.v.'" in told
-    assert "c.csv" not in told
+    assert "'n.v.'" in warning
+    assert "c.csv" not in warning
 
 
 def test_files_of_the_same_types_raise_no_warning(tmp_path):
     """Text in another alphabet does not raise one either."""
     for name in "ab":
         (tmp_path / f"{name}.csv").write_text("n,t,e,d\n1,ü,,2024-01-01\n2,12a,,2024-01-02\n")
-    assert doubts_of(TabularDataset.from_delimited_files(tmp_path)) == []
+    assert warnings_of(TabularDataset.from_delimited_files(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -56,52 +56,52 @@ def test_the_warning_names_both_types(tmp_path, first, second, words):
     """The types may come from pandas instead of Arrow."""
     (tmp_path / "a.csv").write_text(f"v\n{first}")
     (tmp_path / "b.csv").write_text(f"v\n{second}")
-    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
-    assert words.format(a=tmp_path / "a.csv", b=tmp_path / "b.csv") in told
+    (warning,) = warnings_of(TabularDataset.from_delimited_files(tmp_path))
+    assert words.format(a=tmp_path / "a.csv", b=tmp_path / "b.csv") in warning
 
 
 def test_json_lines_and_files_without_a_header_are_compared_too(tmp_path):
     """By names of the columns, or by their numbers."""
     (tmp_path / "a.jsonl").write_text('{"v": 1}\n')
     (tmp_path / "b.jsonl").write_text('{"v": "x"}\n')
-    (told,) = doubts_of(TabularDataset.from_json_lines_files(tmp_path))
-    assert told.startswith(f"column 'v': integers in {tmp_path}/a.jsonl, strings in {tmp_path}/b.jsonl;")
+    (warning,) = warnings_of(TabularDataset.from_json_lines_files(tmp_path))
+    assert warning.startswith(f"column 'v': integers in {tmp_path}/a.jsonl, strings in {tmp_path}/b.jsonl;")
     (tmp_path / "a.jsonl").write_text("1,1\n")
     (tmp_path / "b.jsonl").write_text("2,x\n")
-    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, header=False))
-    assert told.startswith("column '1': ")
+    (warning,) = warnings_of(TabularDataset.from_delimited_files(tmp_path, header=False))
+    assert warning.startswith("column '1': ")
 
 
 def test_warnings_about_many_columns_are_limited():
     """A table may have thousands of columns."""
-    told = []
-    doubts = InputWarnings(told.append)
+    warnings = []
+    input_warnings = InputWarnings(warnings.append)
     for path, kind in (("a", "int"), ("b", "text")):
-        doubts.add_columns(path, [Column(f"c{number}", kind) for number in range(12)])
-    doubts.finish()
-    assert len(told) == 11
-    assert told[-1] == "2 more columns have different types in different files"
+        input_warnings.add_columns(path, [Column(f"c{number}", kind) for number in range(12)])
+    input_warnings.finish()
+    assert len(warnings) == 11
+    assert warnings[-1] == "2 more columns have different types in different files"
 
 
 def test_a_wrong_delimiter_raises_a_warning(tmp_path):
     """It does not fail: run() would get one column. There is one warning, and none with the right delimiter."""
     for name in "ab":
         (tmp_path / f"{name}.csv").write_text("id;amount\n1;x\n")
-    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
-    assert told == f"{tmp_path}/a.csv has one column, 'id;amount' (delimiter ','); is the delimiter ';'?"
-    assert doubts_of(TabularDataset.from_delimited_files(tmp_path, delimiter=";")) == []
+    (warning,) = warnings_of(TabularDataset.from_delimited_files(tmp_path))
+    assert warning == f"{tmp_path}/a.csv has one column, 'id;amount' (delimiter ','); is the delimiter ';'?"
+    assert warnings_of(TabularDataset.from_delimited_files(tmp_path, delimiter=";")) == []
 
 
 @pytest.mark.parametrize("rows", [b"1,x\n2,M\xfcller\n", b"x,1\n" * 5 + b"M\xfcller,y\n"], ids=["the last", "of texts only"])
 def test_bytes_in_another_encoding_raise_a_warning(tmp_path, rows):
     """Planning reads the text for its types, so that the user learns of it before mini-batches fail."""
     (tmp_path / "a.csv").write_bytes(b"n,t\n" + rows)
-    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
-    assert "a.csv is not UTF-8: byte 0xfc: invalid start byte; check the dataset's encoding" in told
-    assert doubts_of(TabularDataset.from_delimited_files(tmp_path, encoding="latin-1")) == []
+    (warning,) = warnings_of(TabularDataset.from_delimited_files(tmp_path))
+    assert "a.csv is not UTF-8: byte 0xfc: invalid start byte; check the dataset's encoding" in warning
+    assert warnings_of(TabularDataset.from_delimited_files(tmp_path, encoding="latin-1")) == []
     (tmp_path / "a.csv").write_bytes(b'{"t": "M\xfcller"}\n')
-    (told,) = doubts_of(TabularDataset.from_json_lines_files(tmp_path))
-    assert "is not UTF-8: byte 0xfc" in told
+    (warning,) = warnings_of(TabularDataset.from_json_lines_files(tmp_path))
+    assert "is not UTF-8: byte 0xfc" in warning
 
 
 def test_a_plan_stores_the_warnings(tmp_path):
@@ -147,13 +147,13 @@ READ = {
 def test_different_names_and_order_raise_one_warning_each(tmp_path, kind):
     """In every format, naming the first such file: in a text result the values would be swapped."""
     files = [written(tmp_path, kind, list(names)) for names in ("abc", "abc", "acb", "bca", "abd", "ab")]
-    order, names = doubts_of(READ[kind](files))
+    order, names = warnings_of(READ[kind](files))
     start = f"{files[2]} has the columns of {files[0]}, the first file, in a different order: 'c' instead of 'b';"
     assert order.startswith(start)
     assert names.startswith(
         f"{files[4]} has different columns than {files[0]}, the first file: it lacks 'c' and has the additional 'd';"
     )
-    assert doubts_of(READ[kind](files[:2])) == []
+    assert warnings_of(READ[kind](files[:2])) == []
 
 
 @pytest.mark.parametrize("files", [("id,price\n1,10\n", "3,30\n4,40\n"), ("3,30\n4,40\n", "id,price\n1,10\n")])
@@ -162,25 +162,25 @@ def test_a_file_without_a_header_raises_a_warning(tmp_path, files):
     for name, text in zip("ab", files, strict=True):
         (tmp_path / f"{name}.csv").write_text(text)
     lacking = tmp_path / f"{'ab'[[text[0] for text in files].index('3')]}.csv"
-    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
-    assert told.startswith(f"{tmp_path}/b.csv has the columns ")
-    assert f"if {lacking} lacks a header, its first row is used as one and lost" in told
+    (warning,) = warnings_of(TabularDataset.from_delimited_files(tmp_path))
+    assert warning.startswith(f"{tmp_path}/b.csv has the columns ")
+    assert f"if {lacking} lacks a header, its first row is used as one and lost" in warning
 
 
 def test_a_file_without_a_second_row_may_lack_a_header_too(tmp_path):
     """All its data is lost."""
     (tmp_path / "a.csv").write_text("id,name\n1,x\n")
     (tmp_path / "b.csv").write_text("y,z\n")
-    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path))
-    assert "b.csv lacks a header" in told
+    (warning,) = warnings_of(TabularDataset.from_delimited_files(tmp_path))
+    assert "b.csv lacks a header" in warning
 
 
 def test_without_headers_the_number_of_columns_is_compared(tmp_path):
     """The first record of each file counts."""
     (tmp_path / "a.csv").write_text("1,2\n")
     (tmp_path / "b.csv").write_text("1,2,3\n")
-    (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, header=False))
-    assert told.startswith(
+    (warning,) = warnings_of(TabularDataset.from_delimited_files(tmp_path, header=False))
+    assert warning.startswith(
         f"{tmp_path}/b.csv has different columns than {tmp_path}/a.csv, the first file: it has the additional '2';"
     )
 
@@ -190,15 +190,15 @@ def test_columns_from_folders_do_not_affect_the_order(tmp_path):
     for day, names in ((1, "ab"), (2, ["day", "a", "b"])):
         (tmp_path / f"day={day}").mkdir()
         written(tmp_path / f"day={day}", "parquet", list(names))
-    assert doubts_of(TabularDataset.from_parquet_files(tmp_path)) == []
+    assert warnings_of(TabularDataset.from_parquet_files(tmp_path)) == []
 
 
 def test_long_lists_of_names_are_shortened(tmp_path):
     """A message must not list a thousand columns."""
     files = [written(tmp_path, "csv", [f"{letter}{number}" for number in range(1000)]) for letter in "ab"]
-    (told,) = doubts_of(TabularDataset.from_delimited_files(files))
-    assert "has the columns 'b0', 'b1', 'b2', 'b3', 'b4' and 995 more, but" in told
-    assert len(told) < 1000
+    (warning,) = warnings_of(TabularDataset.from_delimited_files(files))
+    assert "has the columns 'b0', 'b1', 'b2', 'b3', 'b4' and 995 more, but" in warning
+    assert len(warning) < 1000
 
 
 @pytest.mark.parametrize("header", [True, False])
@@ -207,6 +207,6 @@ def test_a_separator_line_for_excel_raises_a_warning(tmp_path, line, delimiter, 
     """pandas reads it as a record: with the right delimiter all other records would have too many fields."""
     (tmp_path / "a.csv").write_bytes(f"{line}\r\nid{delimiter}n\r\n1{delimiter}2\r\n".encode())
     for given in (delimiter, ","):
-        (told,) = doubts_of(TabularDataset.from_delimited_files(tmp_path, delimiter=given, header=header))
-        assert told.startswith(f"{tmp_path}/a.csv begins with the line {line!r}, which names the delimiter for Excel;")
-        assert told.endswith(f"remove that line and pass delimiter={delimiter!r}")
+        (warning,) = warnings_of(TabularDataset.from_delimited_files(tmp_path, delimiter=given, header=header))
+        assert warning.startswith(f"{tmp_path}/a.csv begins with the line {line!r}, which names the delimiter for Excel;")
+        assert warning.endswith(f"remove that line and pass delimiter={delimiter!r}")

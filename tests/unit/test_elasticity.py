@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run.dispatch.autoscaler import IDLE_SECONDS, Autoscaler, NodeBounds, nodes_wanted
+from prefect_parallel_run.dispatch.state import Demand
 
 BOUNDS = NodeBounds(at_least=1, at_most=4)
 
@@ -29,7 +30,7 @@ def elastic(bounds, scale=lambda nodes: None, release=lambda workers: None, warn
 def test_the_number_of_nodes_stays_within_its_bounds(backlog, seconds, slots, least, more):
     """For any backlog and duration."""
     bounds = NodeBounds(at_least=least, at_most=least + more)
-    assert least <= nodes_wanted(bounds, backlog=backlog, seconds=seconds, slots=slots) <= least + more
+    assert least <= nodes_wanted(bounds, Demand(backlog=backlog, seconds=seconds, slots=slots, nodes=1)) <= least + more
 
 
 def test_nodes_are_requested_once_and_released_when_idle():
@@ -37,19 +38,19 @@ def test_nodes_are_requested_once_and_released_when_idle():
     asked = []
     autoscaler = elastic(BOUNDS, asked.append)
     facts = {"seconds": 10.0, "slots": 1}
-    assert autoscaler.step(0.0, backlog=100, nodes=1, idle=[], **facts) == []
-    assert autoscaler.step(2.0, backlog=99, nodes=1, idle=[], **facts) == []
+    assert autoscaler.step(0.0, Demand(backlog=100, nodes=1, idle=[], **facts)) == []
+    assert autoscaler.step(2.0, Demand(backlog=99, nodes=1, idle=[], **facts)) == []
     assert asked == [4]
     facts["slots"] = 4
-    assert autoscaler.step(4.0, backlog=10, nodes=4, idle=[], **facts) == []
+    assert autoscaler.step(4.0, Demand(backlog=10, nodes=4, idle=[], **facts)) == []
     everybody = ["a", "b", "c", "d"]
-    assert autoscaler.step(6.0, backlog=0, nodes=4, idle=everybody[:3], **facts) == []
-    assert autoscaler.step(7.0, backlog=0, nodes=4, idle=everybody[1:3], **facts) == []  # "a" was busy again
-    assert autoscaler.step(6.0 + IDLE_SECONDS, backlog=0, nodes=4, idle=everybody, **facts) == ["b", "c"]
+    assert autoscaler.step(6.0, Demand(backlog=0, nodes=4, idle=everybody[:3], **facts)) == []
+    assert autoscaler.step(7.0, Demand(backlog=0, nodes=4, idle=everybody[1:3], **facts)) == []  # "a" was busy again
+    assert autoscaler.step(6.0 + IDLE_SECONDS, Demand(backlog=0, nodes=4, idle=everybody, **facts)) == ["b", "c"]
     facts["slots"] = 2
-    assert autoscaler.step(60.0, backlog=0, nodes=2, idle=["a", "d"], **facts) == ["a"]
-    assert autoscaler.step(90.0, backlog=0, nodes=1, idle=["d"], slots=1, seconds=10.0) == []
-    assert autoscaler.step(92.0, backlog=100, nodes=1, idle=[], slots=1, seconds=10.0) == []
+    assert autoscaler.step(60.0, Demand(backlog=0, nodes=2, idle=["a", "d"], **facts)) == ["a"]
+    assert autoscaler.step(90.0, Demand(backlog=0, nodes=1, idle=["d"], slots=1, seconds=10.0)) == []
+    assert autoscaler.step(92.0, Demand(backlog=100, nodes=1, idle=[], slots=1, seconds=10.0)) == []
     assert asked == [4, 4]
 
 
@@ -59,7 +60,7 @@ def test_lost_nodes_are_requested_again():
     autoscaler = elastic(NodeBounds(at_least=4, at_most=4), asked.append)
     facts = {"seconds": 10.0, "slots": 4, "idle": [], "backlog": 100}
     for now, nodes in ((0.0, 4), (50.0, 4), (60.0, 3), (105.0, 3), (115.0, 3), (130.0, 3), (200.0, 4), (210.0, 3)):
-        assert autoscaler.step(now, nodes=nodes, **facts) == []
+        assert autoscaler.step(now, Demand(nodes=nodes, **facts)) == []
     assert asked == [4]
 
 
@@ -67,7 +68,7 @@ def test_idle_nodes_are_kept_while_mini_batches_are_held_back():
     """They will run these mini-batches."""
     autoscaler = elastic(BOUNDS)
     for now in (0.0, 100.0):
-        assert autoscaler.step(now, backlog=5, seconds=1.0, slots=2, nodes=2, idle=["a", "b"]) == []
+        assert autoscaler.step(now, Demand(backlog=5, seconds=1.0, slots=2, nodes=2, idle=["a", "b"])) == []
 
 
 def test_nodes_that_are_being_opened_are_not_requested_again():
@@ -76,9 +77,9 @@ def test_nodes_that_are_being_opened_are_not_requested_again():
     autoscaler = elastic(NodeBounds(at_least=4, at_most=4), asked.append)
     facts = {"seconds": 10.0, "idle": [], "backlog": 100}
     for now, nodes, opening in ((0.0, 0, 4), (100.0, 0, 4), (101.0, 1, 3), (300.0, 1, 3), (301.0, 4, 0), (302.0, 1, 0)):
-        assert autoscaler.step(now, nodes=nodes, opening=opening, slots=nodes, **facts) == []
+        assert autoscaler.step(now, Demand(nodes=nodes, opening=opening, slots=nodes, **facts)) == []
     assert asked == []
-    autoscaler.step(400.0, nodes=1, opening=0, slots=1, **facts)
+    autoscaler.step(400.0, Demand(nodes=1, opening=0, slots=1, **facts))
     assert asked == [4]
 
 
@@ -95,7 +96,7 @@ def test_a_failed_request_is_repeated_later():
     autoscaler = elastic(BOUNDS, scale, warned=warnings.append)
     facts = {"seconds": 10.0, "slots": 1, "nodes": 1, "idle": [], "backlog": 100}
     for now in (0.0, 2.0, 29.0, 31.0, 62.0, 63.0, 93.0, 95.0):
-        assert autoscaler.step(now, **facts) == []
+        assert autoscaler.step(now, Demand(**facts)) == []
     assert asked == [4, 4, 4, 4]
     assert [warning.partition(";")[0] for warning in warnings] == [
         "the cluster could not start nodes: OSError: queue full, job 17",
@@ -115,14 +116,14 @@ def test_workers_that_cannot_be_stopped_now_are_stopped_later():
 
     autoscaler = elastic(BOUNDS, release=release, warned=warnings.append)
     facts = {"backlog": 0, "seconds": 1.0, "slots": 2, "nodes": 2, "idle": []}
-    autoscaler.step(0.0, **facts)
+    autoscaler.step(0.0, Demand(**facts))
     autoscaler.release(["a"])
-    autoscaler.step(2.0, **facts)
+    autoscaler.step(2.0, Demand(**facts))
     autoscaler.release(["b"])
-    autoscaler.step(4.0, **facts)
+    autoscaler.step(4.0, Demand(**facts))
     assert ended == []
-    autoscaler.step(33.0, **facts)
-    autoscaler.step(64.0, **facts)
+    autoscaler.step(33.0, Demand(**facts))
+    autoscaler.step(64.0, Demand(**facts))
     assert ended == [["a", "b"]]
     assert len(warnings) == 1
 
@@ -132,9 +133,9 @@ def test_the_first_node_is_considered_immediately():
     asked = []
     autoscaler = elastic(BOUNDS, asked.append)
     facts = {"backlog": 100, "seconds": float("inf"), "idle": []}
-    assert autoscaler.step(0.0, nodes=0, slots=0, opening=1, **facts) == []
+    assert autoscaler.step(0.0, Demand(nodes=0, slots=0, opening=1, **facts)) == []
     assert asked == []
-    assert autoscaler.step(0.3, nodes=1, slots=1, **facts) == []
+    assert autoscaler.step(0.3, Demand(nodes=1, slots=1, **facts)) == []
     assert asked == [4]
 
 
@@ -150,11 +151,11 @@ def test_a_slow_cluster_delays_nothing():
     asked, ended = [], []
     autoscaler = elastic(BOUNDS, asked.append, ended.append, begin=begin)
     facts = {"seconds": 10.0, "slots": 1, "nodes": 1, "idle": [], "backlog": 100}
-    autoscaler.step(0.0, **facts)
+    autoscaler.step(0.0, Demand(**facts))
     autoscaler.release(["a"])
-    autoscaler.step(100.0, **facts)
+    autoscaler.step(100.0, Demand(**facts))
     assert (asked, ended) == ([4], [])
     answers[0].set_result(None)
-    autoscaler.step(102.0, **facts)
-    autoscaler.step(104.0, **facts)
+    autoscaler.step(102.0, Demand(**facts))
+    autoscaler.step(104.0, Demand(**facts))
     assert (asked, ended) == ([4], [("a",)])

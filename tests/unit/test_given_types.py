@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from prefect_parallel_run import InputError, TabularDataset
 from prefect_parallel_run.child.failure import describe
 from prefect_parallel_run.child.reading import BadRecord, Reader
-from prefect_parallel_run.runs.resolve import dataset_fingerprint
+from prefect_parallel_run.runs.fingerprint import dataset_fingerprint
 
 CELL = st.sampled_from(["1", "-7", "007", "2.5", "999", "999.0", "x", "n.v.", "", "NA", "True", "0x1F", "1e5"])
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in cas
 def frames(path, size, **fields):
     dataset = TabularDataset.from_delimited_files(path, **fields).as_named_input("t")
     reader = Reader()
-    return [reader.read(json.loads(cut.work)).value for cut in dataset.cuts(size)]
+    return [reader.read(json.loads(cut.work)) for cut in dataset.cuts(size)]
 
 
 @settings(max_examples=15)
@@ -51,7 +51,7 @@ def frames(path, size, **fields):
     size=1,
 )
 def test_parts_equal_what_pandas_reads_from_the_whole(columns, kinds, na_values, keep, header, size, tmp_path_factory):
-    """With equal dtype and na_values: the same values and types, or an error if pandas raises one."""
+    """With the same dtype and na_values, values and types are equal, or pandas raises an error too."""
     path = tmp_path_factory.mktemp("g") / "t.csv"
     names = ["k", *(f"c{number}" for number in range(len(columns)))]
     lines = [",".join(row) for row in zip(*columns, strict=True)]
@@ -94,7 +94,7 @@ def test_parts_equal_what_pandas_reads_from_the_whole(columns, kinds, na_values,
 )
 @pytest.mark.parametrize("position", [0, 4, 8])
 def test_a_value_of_another_type_is_named(tmp_path, kind, value, shown, position):
-    """With file, record, column and value, at any position; it is not retried."""
+    """The error has file, record, column and value; it is not retried."""
     path = tmp_path / "t.csv"
     values = ["1"] * 9
     values[position] = value
@@ -111,13 +111,13 @@ def test_na_values_make_a_word_a_missing_value(tmp_path):
     """The column has one type in all files."""
     (tmp_path / "a.csv").write_text("id;amount\n1;1,50\n2;2,50\n")
     (tmp_path / "b.csv").write_text("id;amount\n3;3,50\n4;n.v.\n")
-    told = []
+    warnings = []
     dataset = TabularDataset.from_delimited_files(
         tmp_path, delimiter=";", decimal=",", column_types={"amount": "float64"}, na_values=["n.v."]
     )
-    parts = [Reader().read(json.loads(cut.work)).value["amount"] for cut in dataset.cuts(1 << 20, warn=told.append)]
+    parts = [Reader().read(json.loads(cut.work))["amount"] for cut in dataset.cuts(1 << 20, warn=warnings.append)]
     assert pd.concat(parts).fillna(-1).tolist() == [1.5, 2.5, 3.5, -1]
-    assert told == []
+    assert warnings == []
 
 
 def test_keep_default_na_false_keeps_the_string_na(tmp_path):

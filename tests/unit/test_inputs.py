@@ -27,7 +27,7 @@ from prefect_parallel_run.planning.inputs import (
     resolve_output,
     resolve_side_inputs,
 )
-from prefect_parallel_run.runs.diff import differences
+from prefect_parallel_run.runs.comparison import differences
 from prefect_parallel_run.runs.fingerprint import digest, machine_key, run_fingerprint
 from prefect_parallel_run.runs.run_directory import RunDirectory, check_home, read_json, runs_below, write_json
 
@@ -67,8 +67,8 @@ def test_placeholders_are_replaced_anywhere_in_an_argument():
         fill_placeholders(["{output}"], None, [data], {})
 
 
-def test_output(tmp_path):
-    """An output is a local folder."""
+def test_an_output_is_a_folder(tmp_path):
+    """A file is refused."""
     assert resolve_output(f"file://{tmp_path}", required=True) == str(tmp_path)
     assert resolve_output(None, required=False) is None
     with pytest.raises(OutputError, match="needs an output folder"):
@@ -78,8 +78,8 @@ def test_output(tmp_path):
         resolve_output("nowhere://x", required=True)
 
 
-def test_side_inputs(tmp_path):
-    """They are a mapping, or named datasets, and must exist."""
+def test_side_inputs_have_names_and_exist(tmp_path):
+    """They are a mapping, or named datasets."""
     (tmp_path / "m").write_text("")
     named = FileDataset.from_files(tmp_path / "m").as_named_input("n")
     assert resolve_side_inputs({"m": tmp_path / "m"}, []) == {"m": str(tmp_path / "m")}
@@ -93,7 +93,8 @@ def test_side_inputs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row_format", "kind"), [("parquet", "tabular"), ("csv", "tabular"), ("jsonl", "tabular"), ("text", "file")]
+    ("row_format", "kind"),
+    [("parquet", "tabular"), ("orc", "tabular"), ("csv", "tabular"), ("jsonl", "tabular"), ("text", "file")],
 )
 def test_a_result_becomes_a_dataset_of_its_output(row_format, kind):
     """It becomes a table if its format has columns."""
@@ -233,7 +234,7 @@ def test_the_machine_key_is_created_once_and_is_private(tmp_path):
 
 
 @pytest.fixture
-def nobody():
+def unprivileged():
     """Have this process be a user who may write only where all may."""
     user = os.geteuid()
     folder = tempfile.mkdtemp(dir="/tmp")  # that user cannot enter pytest's folders
@@ -246,9 +247,9 @@ def nobody():
 
 
 @pytest.mark.parametrize("home", [".", "new/home"])
-def test_a_read_only_home_is_named(nobody, home):
+def test_a_read_only_home_is_named(unprivileged, home):
     """The error also names the variable to change."""
-    home = nobody / home
+    home = unprivileged / home
     for use in (machine_key, check_home):
         with pytest.raises(PrefectHomeError) as caught:
             use(home)

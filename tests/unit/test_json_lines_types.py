@@ -18,7 +18,7 @@ VALUE = st.sampled_from([None, 0, 1, -7, 0.5, True, False, "x", "1", "é", [1, 2
 def frames(path, size):
     reader = Reader()
     cuts = TabularDataset.from_json_lines_files([path]).as_named_input("t").cuts(size)
-    return [reader.read(json.loads(cut.work)).value for cut in cuts]
+    return [reader.read(json.loads(cut.work)) for cut in cuts]
 
 
 def column(kinds):
@@ -32,7 +32,7 @@ def column(kinds):
     blank=st.sampled_from(["", "\n", " \n", "\n\n  "]),
 )
 def test_parts_have_the_types_and_values_of_the_whole(columns, size, part, blank, tmp_path_factory):
-    """However the file is divided; pandas has no type for a column without values."""
+    """The cuts do not matter; pandas has no type for a column without values."""
     rows = [dict(zip("abc", row, strict=False)) for row in zip(*columns, strict=True)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     path = tmp_path_factory.mktemp("t") / "t.jsonl"
@@ -73,4 +73,4 @@ def test_a_broken_record_is_named_and_not_retried(tmp_path, line, reason):
     with pytest.raises(BadRecord, match=rf"t\.jsonl, record 3: .*{reason}") as caught:
         Reader().read(work)
     assert caught.value.code == "NoRetry"
-    assert Reader().read(work, [3, 4]).value["a"].tolist() == ["😀"]
+    assert Reader().read(work, [3, 4])["a"].tolist() == ["😀"]

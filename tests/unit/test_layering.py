@@ -13,9 +13,12 @@ import pytest
 
 import prefect_parallel_run
 from prefect_parallel_run import errors
+from prefect_parallel_run.child import rows
+from prefect_parallel_run.output import formats as output_formats
 
 PACKAGE = Path(prefect_parallel_run.__file__).parent
 ORDER = [
+    "child",
     "errors",
     "_units",
     "_atomic",
@@ -45,12 +48,10 @@ ORDER = [
 ]
 INSIDE = {  #: the same within rooms that hold one thing after another
     "config": [
-        "quoting",
         "validation",
         "base",
         "csv_options",
         "where",
-        "script_path",
         "yaml_reader",
         "yaml_file",
         "model",
@@ -60,24 +61,17 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "commands",
         "run_directory",
         "events",
-        "control_files",
-        "ledger_checks",
+        "ledger_schema",
         "ledger",
-        "overrides",
-        "failures",
         "executions",
+        "failures",
         "mirror",
-        "copies",
-        "ignore_rules",
         "source_files",
-        "fingerprint",
         "spec",
+        "fingerprint",
         "integrity",
-        "diff",
-        "carry_over",
-        "input_verification",
         "create",
-        "reuse",
+        "comparison",
         "resolve",
     ],
     "planning": ["plan", "planner", "inputs"],
@@ -239,3 +233,10 @@ def test_every_module_says_what_it_is():
     assert len(found) > 40
     for _, path in modules():
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_every_output_format_has_both_halves():
+    """The child encodes rows, the reduction publishes them."""
+    assert tuple(output_formats.FORMATS) == rows.FORMATS
+    for name in rows.FORMATS:
+        assert isinstance(rows.row_format(name), rows.RowFormat)

@@ -42,7 +42,7 @@ def ledger(tmp_path):
 
 def test_in_a_new_ledger_every_mini_batch_is_planned(ledger):
     """There is one row per mini-batch."""
-    remainder = ledger.remainder()
+    remainder = ledger.pending_work()
     assert remainder.pending == ((0, 6),)
     assert remainder.waiting == ()
     assert (remainder.tally.planned, remainder.tally.items, remainder.tally.finished) == (6, 60, 0)
@@ -54,7 +54,7 @@ def test_pending_work_is_what_lacks_a_final_outcome(ledger):
     ledger.commit(
         [(receipt(1), "succeeded"), (receipt(3, outcome="raised"), "waiting"), (receipt(5, outcome="died"), "failed")]
     )
-    remainder = ledger.remainder()
+    remainder = ledger.pending_work()
     assert remainder.pending == ((0, 1), (2, 3), (4, 5))
     assert remainder.waiting == ((3, 2, 10, 0),)
     tally = remainder.tally
@@ -77,7 +77,7 @@ def test_a_lease_is_committed_whole_or_not_at_all(ledger):
     with pytest.raises(sqlite3.IntegrityError):
         ledger.commit([(receipt(1), "succeeded"), (receipt(0), "succeeded")])
     assert ledger.tally().succeeded == 1
-    assert ledger.remainder().pending == ((1, 6),)
+    assert ledger.pending_work().pending == ((1, 6),)
 
 
 def test_places_are_in_mini_batch_order_for_any_commit_order(ledger):
@@ -94,7 +94,7 @@ def test_a_ledger_grows_with_its_plan(tmp_path):
         ledger.commit([(receipt(1), "succeeded")])
         ledger.extend([5])
         assert (ledger.planned(), ledger.is_empty()) == (3, False)
-        left = ledger.remainder(is_growing=True)
+        left = ledger.pending_work(is_growing=True)
         assert left.pending == ((0, 1), (2, 3))
         assert (left.tally.items, left.tally.succeeded, left.tally.is_growing) == (25, 1, True)
 
@@ -152,10 +152,10 @@ def test_committed_rows_survive_reopening(tmp_path):
     """They also survive when the ledger was not closed."""
     first = Ledger.create(tmp_path / "l.sqlite", [1, 1])
     first.commit([(receipt(0, items=1), "succeeded")])
-    first.note(status="running", drives="1")
+    first.record(status="running", drives="1")
     with Ledger(tmp_path / "l.sqlite") as second:
         assert second.tally().succeeded == 1
-        assert second.facts() == {"status": "running", "drives": "1"}
+        assert second.metadata() == {"status": "running", "drives": "1"}
     first.close()
 
 

@@ -11,35 +11,32 @@ import pytest
 
 from prefect_parallel_run.dispatch.events import NodeJoined, NodeLeft, NodesOpening, Tick
 from prefect_parallel_run.dispatch.node_pool import NodePool
-from prefect_parallel_run.dispatch.node_setup import RemoteSetup
+from prefect_parallel_run.dispatch.node_setup import NodeSpec, RemoteSetup
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, InputError
 from prefect_parallel_run.node.preflight import PreflightResult
 from prefect_parallel_run.node.rpc import ShutdownReport, check_node, close_node, open_node, receive_bundle, remove_node
-from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
+from prefect_parallel_run.node.settings import (
+    InterpreterSettings,
+    ItemSettings,
+    NodeFacts,
+    NodeOptions,
+    NodeSettings,
+    ProcessLimits,
+    RowSettings,
+    RunContext,
+    ScriptSettings,
+)
 from prefect_parallel_run.runs.events import Warned
 
 SETTINGS = NodeSettings(
     token="t",
-    drive=1,
-    slots=1,
-    most_slots=1,
-    interpreter=None,
-    script="/s.py",
-    source="/",
-    arguments=(),
-    output="",
-    side_inputs={},
-    environment_variables={},
-    run_directory="/run",
-    modules=(),
-    fetches=False,
-    keep_rows=True,
-    row_format="text",
-    row_header=False,
-    logging_level="INFO",
-    run_invocation_timeout=1.0,
-    init_timeout=1.0,
-    process_memory_limit=None,
+    node=NodeOptions(slots=1, most_slots=1),
+    run=RunContext(drive=1, directory="/run"),
+    interpreter=InterpreterSettings(),
+    script=ScriptSettings(path="/s.py", source="/", logging_level="INFO"),
+    items=ItemSettings(),
+    rows=RowSettings(keep=True, format="text"),
+    limits=ProcessLimits(run_invocation_timeout=1.0, init_timeout=1.0),
 )
 SEES_ALL = PreflightResult(host="h", missing=(), shares=True, sees_script=True, has_bundle=True)
 
@@ -76,7 +73,7 @@ class Cluster:
             return {address: self.views.get(address, SEES_ALL)}
         if function is open_node:
             name = await asyncio.wrap_future(self.openings[address])
-            return {address: facts(name or arguments[0].node)}
+            return {address: facts(name or arguments[0].node.name)}
         return {address: ShutdownReport([], []) if function is close_node else None}
 
     def join(self, *addresses):
@@ -95,9 +92,9 @@ class Cluster:
             self.warnings.append(event.text)
 
     def nodes(self, wanted=9, prepared=0, remote_setup=None):
-        return NodePool(
-            self, SETTINGS, wanted, self.emit, lambda: None, lambda name: None, self.events.put, prepared, remote_setup
-        )
+        cluster = SimpleNamespace(client=self, prepared=prepared, discard=lambda name: None)
+        spec = NodeSpec(settings=SETTINGS, at_most=wanted, remote=remote_setup)
+        return NodePool(cluster, spec, self.emit, lambda: None, self.events.put)
 
     def close(self):
         loop = self.loop.asyncio_loop
@@ -125,7 +122,7 @@ def cluster():
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """Query the scheduler at every poll."""
-    monkeypatch.setattr("prefect_parallel_run.dispatch.node_pool._QUERY_INTERVAL", 0.0)
+    monkeypatch.setattr("prefect_parallel_run.dispatch.workers._QUERY_INTERVAL", 0.0)
 
 
 def facts(node):
@@ -201,10 +198,10 @@ def test_a_slow_setup_does_not_delay_other_nodes(cluster):
     poll_until(pool, cluster, NodeJoined("node-0", 1))
     cluster.join("more")
     poll_until(pool, cluster, NodesOpening(1))
-    while "more" not in pool._workers:
+    while "more" not in pool._workers.info:
         assert cluster.events.get(timeout=30) == Tick()
         pool.poll()
-    assert (pool.addresses, pool.opening) == (["fast"], 1)
+    assert (pool.addresses, len(pool._setups)) == (["fast"], 1)
     finish(cluster, "slow")
     poll_until(pool, cluster, NodeJoined("node-1", 1))
     assert cluster.warnings == []
@@ -322,7 +319,7 @@ def test_the_end_of_a_run_cancels_setups(cluster, how):
     else:
         pool.close()
     pool.remove(time.monotonic() + 30)
-    assert pool.opening == 0
+    assert len(pool._setups) == 0
     seen = []
     while not {("b", close_node), ("b", remove_node)} <= set(seen):
         address, function, _ = cluster.calls.get(timeout=30)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.runs.commands import LONGEST, CommandRejectedError, Order
+from prefect_parallel_run.runs.commands import LONGEST, Command, CommandRejectedError
 
 ID = "0123456789abcdef" * 2
 
@@ -31,8 +31,8 @@ def line(**changes):
 )
 def test_a_command_survives_the_round_trip_as_a_line(kind, values, message):
     """Its text form names kind and values."""
-    order = Order(id=ID, at=1.5, by="ann@host/7", driver="d", kind=kind, values=values)
-    assert Order.from_line(order.to_line()) == order
+    order = Command(id=ID, at=1.5, by="ann@host/7", execution_id="d", kind=kind, values=values)
+    assert Command.from_line(order.to_line()) == order
     assert str(order) == message
     assert json.loads(order.what) == {kind: values}
 
@@ -53,8 +53,8 @@ def test_a_command_survives_the_round_trip_as_a_line(kind, values, message):
 def test_an_unreadable_line_is_rejected_without_an_id(wrong, message):
     """The error quotes only its first part."""
     with pytest.raises(CommandRejectedError, match=message) as caught:
-        Order.from_line(wrong)
-    assert caught.value.order is None
+        Command.from_line(wrong)
+    assert caught.value.command_id is None
     assert len(str(caught.value)) < 400
 
 
@@ -86,8 +86,8 @@ def test_an_unreadable_line_is_rejected_without_an_id(wrong, message):
 def test_an_invalid_command_is_rejected_with_its_id(changes, message):
     """The sender can then be answered with what is expected."""
     with pytest.raises(CommandRejectedError, match=message) as caught:
-        Order.from_line(line(**changes))
-    assert caught.value.order == ID
+        Command.from_line(line(**changes))
+    assert caught.value.command_id == ID
 
 
 @given(
@@ -98,4 +98,4 @@ def test_an_invalid_command_is_rejected_with_its_id(changes, message):
 def test_arbitrary_bytes_raise_only_the_rejection_error(text):
     """Any other error would stop the flow process."""
     with pytest.raises(CommandRejectedError):
-        Order.from_line(text)
+        Command.from_line(text)

@@ -23,7 +23,7 @@ def echoed(folder, size):
     """The result of a step over t.parquet whose run() returns its mini-batch, cut to this size."""
     reader, parts = Reader(), Parts(folder, "parquet")
     for number, cut in enumerate(TabularDataset.from_parquet_files(folder / "t.parquet").cuts(size, warn=lambda _: None)):
-        parts.add(number, reader.read(json.loads(cut.work)).value)
+        parts.add(number, reader.read(json.loads(cut.work)))
     parts.publish(folder / "r.parquet")
     return pq.read_table(folder / "r.parquet")
 
@@ -62,8 +62,8 @@ def tables(draw):
 
 @settings(max_examples=400, deadline=None)
 @given(tables(), st.integers(1, 8), st.sampled_from([1, 40, 200, 1 << 20]))
-def test_every_type_comes_out_as_it_went_in(tmp_path_factory, table, rows_per_group, size):
-    """Whatever the type, the gaps and the size of mini-batches."""
+def test_every_type_is_written_as_it_was_read(tmp_path_factory, table, rows_per_group, size):
+    """Nulls and the size of mini-batches do not matter."""
     folder = tmp_path_factory.mktemp("echo")
     pq.write_table(table, folder / "t.parquet", row_group_size=rows_per_group)
     found = echoed(folder, size)
@@ -92,17 +92,17 @@ def test_integers_beside_a_null_stay_integers(tmp_path, kind, values, size):
     assert "int64" in str(found.schema.field("x").type)
 
 
-def test_entries_of_a_map_are_a_plain_list_elsewhere(tmp_path):
-    """Processes of the script that get them by pickle know nothing of us."""
+def test_pickled_entries_of_a_map_are_a_plain_list(tmp_path):
+    """Processes of the script may not have this package."""
     pq.write_table(pa.table({"x": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))}), tmp_path / "t.parquet")
     (cut,) = TabularDataset.from_parquet_files(tmp_path / "t.parquet").cuts(1, warn=lambda _: None)
-    entries = Reader().read(json.loads(cut.work)).value["x"][0]
+    entries = Reader().read(json.loads(cut.work))["x"][0]
     assert entries == [("a", 1)]
     assert type(pickle.loads(pickle.dumps(entries))) is list
 
 
-def test_layouts_that_pyarrow_does_not_convert(tmp_path):
-    """As views, in which newer writers leave strings."""
+def test_view_types_are_read_and_written(tmp_path):
+    """pyarrow does not convert them; newer writers use them for strings."""
     kinds = {"s": pa.list_(pa.string_view()), "b": pa.list_(pa.binary(2)), "l": pa.list_view(pa.binary_view())}
     values = {"s": [["a", None], None], "b": [[b"ab"], []], "l": [[b"a"], None]}
     table = pa.table({name: pa.array(values[name], kind) for name, kind in kinds.items()})
@@ -111,7 +111,7 @@ def test_layouts_that_pyarrow_does_not_convert(tmp_path):
 
 
 def test_integers_beyond_int64_are_written(tmp_path):
-    """Wherever they stand; Arrow by itself takes every integer for an int64."""
+    """They may be nested; Arrow by itself takes every integer for an int64."""
     rows = [{"a": [2**63], "b": {"c": 2**64 - 1}, "d": 2**63, "e": ("x", "y")}, {"a": None, "b": None, "d": None, "e": ()}]
     parts = Parts(tmp_path, "parquet")
     parts.add(0, rows)

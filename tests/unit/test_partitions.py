@@ -17,7 +17,7 @@ from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.datasets.files import PartitionFormat
 from prefect_parallel_run.datasets.partitions import folder_name, values_in_path
 
-# Before version 3 pandas takes texts that end in a null byte for equal to those without it.
+# Before version 3 pandas takes strings that end in a null byte for equal to those without it.
 NULL_BYTE = "" if pd.__version__ >= "3" else "\0"
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=NULL_BYTE), max_size=30)
 
@@ -26,7 +26,7 @@ def read(cuts):
     """Partition values and frame of every mini-batch."""
     reader = Reader()
     works = [json.loads(cut.work) for cut in cuts]
-    return [(work["partition_key_value"], reader.read(work).value) for work in works]
+    return [(work["partition_key_value"], reader.read(work)) for work in works]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_hive_folders_of_other_writers(tmp_path):
     assert [values for values, _ in found] == [{"brand": "a b"}, {"brand": None}]
     assert [part["store"].tolist() for _, part in found] == [[1, 1, 2, 2], [10, 10]]
     reader = Reader()
-    frames = [reader.read(json.loads(cut.work)).value for cut in dataset.cuts(1 << 20)]
+    frames = [reader.read(json.loads(cut.work)) for cut in dataset.cuts(1 << 20)]
     assert [list(frame.columns) for frame in frames] == [["x", "store", "brand"]] * 3
     with pytest.raises(
         InputError, match=r"partition_keys: expected some of \['store', 'brand'\], the folder keys of this input, got \['x'\]"

@@ -15,7 +15,7 @@ from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.datasets import text as module
 
 CELL = st.sampled_from(["", "1", "-2", "1.5", "x", "NA", '"a\nb"', '","', "True"])
-RECORD = st.lists(CELL, min_size=1, max_size=4).filter(lambda cells: cells != [""])  # a blank line is no record
+RECORD = st.lists(CELL, min_size=1, max_size=4).filter(lambda cells: cells != [""])  # a blank line is not a record
 
 
 def frame_of(path, size, part, **fields):
@@ -26,7 +26,7 @@ def frame_of(path, size, part, **fields):
     finally:
         module._BLOCK = saved
     reader = Reader()
-    return pd.concat([reader.read(json.loads(cut.work)).value for cut in cuts], ignore_index=True)
+    return pd.concat([reader.read(json.loads(cut.work)) for cut in cuts], ignore_index=True)
 
 
 def whole_by_pandas(text, header):
@@ -51,8 +51,8 @@ def whole_by_pandas(text, header):
 @example(lines=[["1", "2", "", ""], ["3"]], last_newline=False, sizes=(1, 1 << 20), part=1)
 @example(lines=[["1", "2", "3", ""], ["3", "", "", "x"]], last_newline=False, sizes=(1, 1 << 20), part=1)
 @example(lines=[["1", "2", "3", "NA"], ["3"]], last_newline=False, sizes=(1, 1 << 20), part=1)
-def test_the_frame_does_not_depend_on_the_cut(header, lines, last_newline, sizes, part, tmp_path_factory):
-    """It is that of pandas; a record with too many fields is an error in every cut where pandas has one."""
+def test_rows_do_not_depend_on_the_cuts(header, lines, last_newline, sizes, part, tmp_path_factory):
+    """They are those of pandas; a record with too many fields is an error wherever pandas raises one."""
     text = ("a,b,c\n" if header else "") + "\n".join(map(",".join, lines)) + ("\n" if last_newline else "")
     path = tmp_path_factory.mktemp("t") / "t.csv"
     path.write_text(text)
@@ -78,15 +78,15 @@ def test_the_frame_does_not_depend_on_the_cut(header, lines, last_newline, sizes
     ("header", "said"), [("", "the file's first record has 2 fields"), ("a,b\n", "the header has 2 columns")]
 )
 def test_a_record_with_too_many_fields_is_named(tmp_path, header, said, size):
-    """Also where it is the first of its mini-batch, and where its further field is empty as in no other record."""
+    """It may be the first of its mini-batch, and its extra field may be empty."""
     for long in ("3,4,5", "3,4,", "3,4,,"):
         (tmp_path / "t.csv").write_text(f"{header}1,2\n{long}\n5,6\n")
         with pytest.raises(BadRecord, match=rf"t.csv, record 2 has {long.count(',') + 1} fields, but {said}"):
             frame_of(tmp_path / "t.csv", size, 1 << 20, header=bool(header))
 
 
-def test_a_delimiter_behind_every_record_is_no_column(tmp_path):
-    """As in pandas; what then stands behind it in one record is not dropped without a word."""
+def test_a_trailing_delimiter_is_not_a_column(tmp_path):
+    """So it is in pandas; a value behind it in one record is an error, not dropped."""
     path = tmp_path / "t.csv"
     path.write_text("a,b\n1,2,\n3,4\n5,6,\n")
     for size in (1, 1 << 20):
@@ -99,14 +99,14 @@ def test_a_delimiter_behind_every_record_is_no_column(tmp_path):
 
 
 @given(st.text(st.sampled_from('a,;"\\\n\r '), max_size=12), st.sampled_from(["", "\n", "\r\n", "  \n"]))
-def test_the_first_record_is_counted_as_all_are(text, front):
-    """By a short way where the line has neither quotes nor escapes."""
+def test_fields_of_the_first_record_are_counted_like_others(text, front):
+    """A line without quotes and escapes is counted faster."""
     data = (front + text).encode()
     for dialect in (Dialect(b",", b'"'), Dialect(b";", b"", b"\\"), Dialect(b",", b'"', b"\\", double_quote=False)):
         assert fields_of_first(data, dialect) == next((fields for _, _, fields in records(data, dialect)), 0)
 
 
 def test_the_first_record_may_be_long():
-    """It is looked for in more and more of the data."""
+    """The part of the data that is searched for its end grows."""
     fields = ['"' + "x" * random.Random(7).randrange(100) + '\n"' for _ in range(1000)]
     assert fields_of_first(b"\n \n" + ",".join(fields).encode() + b"\n1,2\n" * 10, Dialect(b",", b'"')) == 1000

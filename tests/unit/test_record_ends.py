@@ -1,4 +1,4 @@
-"""Records end where pandas ends them, whatever the file contains."""
+"""Records end where pandas ends them, with any content."""
 
 import io
 import re
@@ -24,7 +24,7 @@ LOST_BY_PANDAS = re.compile(r"(^|[\r\n])[ \t]*\r," if pd.__version__ >= "3" else
 
 
 def pandas_rows(text, **options):
-    """Rows of the whole file as pandas reads them, as texts; None when pandas refuses it."""
+    """Rows of the whole file as pandas reads them, as strings; None when pandas refuses it."""
     wide = [f"c{number}" for number in range(62)]
     try:
         frame = pd.read_csv(
@@ -91,7 +91,7 @@ def test_records_end_where_pandas_ends_them(text, dialect, block):
 
 @given(text=HOSTILE, dialect=DIALECTS)
 def test_parity_and_state_machine_agree(text, dialect):
-    """From any state in which a block can start, if parity may be used."""
+    """They agree from any state in which a block can start, if parity is allowed."""
     block = text.encode()
     for state in (START, FIELD, *([QUOTED] if dialect.quote else [])):
         quick = module._breaks(block, state, dialect)
@@ -111,10 +111,8 @@ def test_parity_and_state_machine_agree(text, dialect):
     bom=st.booleans(),
     last_newline=st.booleans(),
 )
-def test_every_record_of_a_quoted_file_is_in_exactly_one_mini_batch(
-    rows, size, terminator, bom, last_newline, tmp_path_factory
-):
-    """In order, with the planned number of rows, for any text and any mini-batch size."""
+def test_every_quoted_record_is_in_exactly_one_mini_batch(rows, size, terminator, bom, last_newline, tmp_path_factory):
+    """Records keep their order; each mini-batch has the planned number of rows, for any text and size."""
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     frame = pd.DataFrame(rows, columns=["a", "b", "c"])
     text = frame.to_csv(index=False, lineterminator=terminator, quoting=1)
@@ -125,7 +123,7 @@ def test_every_record_of_a_quoted_file_is_in_exactly_one_mini_batch(
 
     frames = []
     for cut in dataset.cuts(size):
-        read = Reader().read(json.loads(cut.work)).value
+        read = Reader().read(json.loads(cut.work))
         assert len(read) == cut.items
         frames.append(read)
     whole = pd.read_csv(io.BytesIO(path.read_bytes()), encoding="utf-8-sig", engine="c")

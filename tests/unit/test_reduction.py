@@ -6,14 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.child.encoding import encode
-from prefect_parallel_run.child.part_file import Part
+from prefect_parallel_run.child.rows import encode
+from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.execution.runner import _record_end
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.status import look
 from prefect_parallel_run.monitoring.status_text import status_lines
-from prefect_parallel_run.output.column_watch import ColumnChecker
+from prefect_parallel_run.output.columns import ColumnChecker
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan

@@ -21,10 +21,10 @@ from prefect_parallel_run.monitoring.report.page import page
 from prefect_parallel_run.monitoring.report.processes import Process, read_processes
 from prefect_parallel_run.monitoring.report.samples import read_progress, read_resources
 from prefect_parallel_run.monitoring.report.summary import limits
-from prefect_parallel_run.runs.executions import drives, record_end, record_start
+from prefect_parallel_run.runs.executions import record_end, record_start, recorded_executions
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
 from ..made_runs import BEGAN, adjusted, make_run
 
@@ -290,7 +290,10 @@ def test_limits_are_those_of_the_last_execution(tmp_path):
 def test_limits_changed_by_a_command_are_shown(tmp_path):
     """With their initial values; applied commands are on the timeline."""
     made = make_run(tmp_path / "run", 50, fail=0.0)
-    made.directory.describe({**made.directory.facts(), "config": {"error_threshold": 5, "allowed_failed_percent": 20.0}})
+    write_json(
+        made.directory.description,
+        {**made.directory.metadata(), "config": {"error_threshold": 5, "allowed_failed_percent": 20.0}},
+    )
     adjusted(made)
     facts = collect(made.directory, nothing)
     by_name = {limit.name: limit for limit in limits(facts)}
@@ -312,18 +315,18 @@ def test_execution_records_versions_and_config_but_no_secret(tmp_path, scripts):
         environment_variables={"TOKEN": "hunter2-hunter2"},
     )
     with Ledger.create(tmp_path / "ledger.sqlite", [1]) as ledger:
-        ledger.note(drives="2")
+        ledger.record(drives="2")
         record_start(ledger, 2, config)
-        (started,) = drives(ledger.facts())
+        (started,) = recorded_executions(ledger.metadata())
         assert (started.number, started.ended, started.config["error_threshold"]) == (2, None, 7)
         assert {"python", "prefect_parallel_run", "prefect", "dask", "distributed", "pandas", "pyarrow"} == set(
             started.versions
         )
         record_end(ledger, "cancelled", "because")
-        (ended,) = drives(ledger.facts())
+        (ended,) = recorded_executions(ledger.metadata())
         assert (ended.status, ended.reason) == ("cancelled", "because")
         assert ended.ended >= ended.began > BEGAN
-        assert "hunter2" not in json.dumps(ledger.facts())
+        assert "hunter2" not in json.dumps(ledger.metadata())
 
 
 @pytest.mark.parametrize(

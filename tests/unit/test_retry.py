@@ -5,8 +5,8 @@ import enum
 import pytest
 
 from prefect_parallel_run.child.azureml_errors import ParallelRunException
-from prefect_parallel_run.child.context import NoRetry
-from prefect_parallel_run.child.retry import RESTART, STOP, RetryDirective, retry_directive
+from prefect_parallel_run.child.entry_script import NoRetry
+from prefect_parallel_run.child.failure import RESTART, STOP, RetryDirective, retry_directive
 
 
 class Code(enum.Enum):

@@ -50,7 +50,7 @@ def run(tmp_path):
     directory = RunDirectory(tmp_path / "score-1")
     directory.make()
     with Ledger.create(directory.ledger, [10] * 6) as ledger:
-        ledger.note(drives="1", status="running")
+        ledger.record(drives="1", status="running")
     return directory
 
 
@@ -103,7 +103,7 @@ def test_resumed_run_rewrites_the_rows_from_the_ledger(run):
     with (run.logs / PROCESSED).open("a") as file:
         file.write("5,1,succeeded,never committed\n2,1,torn of")
     with Ledger(run.ledger) as ledger:
-        ledger.note(drives="2")
+        ledger.record(drives="2")
     emit = files_of(run, Tally(planned=6, succeeded=1))
     assert rows(run.logs / PROCESSED) == attempts(run)
     commit(run, emit, receipt(3))

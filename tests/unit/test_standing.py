@@ -3,7 +3,6 @@
 import pytest
 
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.monitoring.bar import Style
 from prefect_parallel_run.monitoring.status import as_plain, look
 from prefect_parallel_run.monitoring.status_text import status_lines, status_summary
 from prefect_parallel_run.runs.ledger import Ledger
@@ -13,7 +12,6 @@ NOW = 1_700_000_000.0
 ERROR = (
     "cannot identify image file '/data/photos/a rather long folder/of many/img_000123.jpg', nor what else it may be: give up"
 )
-BAR = Style(colours=False, unicode=True)
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def run(tmp_path):
             (good._replace(mini_batch=number, started=NOW - 20 + number / 2, pid=number % 2), "succeeded")
             for number in range(40)
         )
-        ledger.note(status="running", drives="1")
+        ledger.record(status="running", drives="1")
     with directory.lock():
         yield directory
 
@@ -44,7 +42,7 @@ def test_time_to_go_is_beside_the_bar(run):
     """In 80 columns a long line wraps into a second row."""
     write_json(run.description, {"config": {"error_threshold": 100}})
     fail(run, "failed")
-    lines = status_lines(look(run, NOW), NOW, 79, BAR)
+    lines = status_lines(look(run, NOW), NOW, 79)
     assert all(len(line) <= 79 for line in lines)
     assert lines[0].startswith("facts-78d693fc5b28-20261125T224333-80d950: running (process ")
     (bar,) = (line for line in lines if "━" in line)
@@ -64,16 +62,16 @@ def test_status_names_the_limit_that_holds_the_run(run):
     assert "on hold" not in status_summary(look(run, NOW))
     fail(run, "waiting")
     status = look(run, NOW)
-    for text in (status_summary(status), *(line for line in status_lines(status, NOW, 79, BAR) if "━" in line)):
+    for text in (status_summary(status), *(line for line in status_lines(status, NOW, 79) if "━" in line)):
         assert text.endswith("on hold: error_threshold 4 is near")
     plain = as_plain(status)
     assert plain["held"] == {"limit": "error_threshold", "allowed": 4, "actual": 20}
     assert plain["remaining_seconds"] is None
     with Ledger(run.ledger) as ledger:
-        ledger.note(adjustments='{"error_threshold": {"now": 20, "instead_of": [4]}}')
+        ledger.record(adjustments='{"error_threshold": {"now": 20, "instead_of": [4]}}')
     assert as_plain(look(run, NOW))["held"] is None
     with Ledger(run.ledger) as ledger:
-        ledger.note(paused="1")
+        ledger.record(paused="1")
     assert as_plain(look(run, NOW))["remaining_seconds"] is None
     assert "paused" in status_summary(look(run, NOW))
 
@@ -99,7 +97,7 @@ def test_status_suggests_commands_for_an_exceeded_limit(tmp_path, run, threshold
     fail(run, "failed")
     write_json(run.description, {"config": {"error_threshold": threshold}})
     with Ledger(run.ledger) as ledger:
-        ledger.note(status="failed", reason="error_threshold exceeded: 20 failed items, 4 allowed")
+        ledger.record(status="failed", reason="error_threshold exceeded: 20 failed items, 4 allowed")
     lines = [line.strip() for line in status_lines(look(run, NOW), NOW)]
     program = "next: prefect-parallel-run"
     expected = [f"{program} failed {run.path}", *(f"{program} resume {run.path} {option}".strip() for option in options)]

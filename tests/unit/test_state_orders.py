@@ -139,10 +139,10 @@ def test_current_and_later_nodes_are_resized():
     assert of(Resize, state.handle(NodeJoined("b", 1), 0.0)) == [Resize("b", 3, 1)]
     assert of(Resize, state.handle(NodeJoined("c", 3), 0.0)) == []
     assert {instruction.node for instruction in of(Resize, state.handle(ProcessesChanged(2), 0.0))} == {"a", "b", "c"}
-    assert state.slots == 5  # what they have, not what they were asked for
+    assert state.demand.slots == 5  # what they have, not what they were asked for
     more = leases(state.handle(NodeResized("a", 3, 1, 1), 0.0))
     assert [lease.node for lease in more] == ["a", "a"]
-    assert state.slots == 7
+    assert state.demand.slots == 7
 
 
 def test_reports_from_before_a_resize_are_ignored():
@@ -155,11 +155,11 @@ def test_reports_from_before_a_resize_are_ignored():
     more = leases(state.handle(NodeResized("a", 3, 1, 1), 0.0))
     assert state._accounting._nodes["a"].ready == 2
     state.handle(answer(first, slots=1, as_of=0), 0.0)
-    assert state.slots == 3
+    assert state.demand.slots == 3
     state.handle(answer(more[0], slots=2, as_of=1), 0.0)  # one was given up since
-    assert state.slots == 2
+    assert state.demand.slots == 2
     state.handle(NodeResized("a", 9, 9, 1), 0.0)
-    assert state.slots == 2
+    assert state.demand.slots == 2
     state.handle(SlotReady("a", 0), 0.0)
     assert state._accounting._nodes["a"].ready == 2
 
@@ -212,7 +212,7 @@ class Play:
                         self.decided[tried.mini_batch] = where
             elif isinstance(instruction, Finish | Abort):
                 self.end = instruction
-        assert self.state.slots == sum(slots for slots, _ in self.slots.values()) or self.resizes
+        assert self.state.demand.slots == sum(slots for slots, _ in self.slots.values()) or self.resizes
 
     def draw(self, strategy):
         return self.data.draw(strategy)

@@ -16,7 +16,7 @@ from prefect_parallel_run.node.prefetch import local_name
 from prefect_parallel_run.runs import mirror as module
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import RunMirror, pull, pull_runs
-from prefect_parallel_run.runs.run_directory import RunDirectory
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 from prefect_parallel_run.storage import objects
 from prefect_parallel_run.storage.listing import Listing, list_files
 from prefect_parallel_run.storage.remote_listing import find_object
@@ -58,8 +58,8 @@ def test_objects_are_listed_in_the_order_of_their_names(store):
         ("none/*", []),
     ],
 )
-def test_patterns(store, pattern, found):
-    """One star stays within a segment, two match deeper."""
+def test_one_star_matches_within_a_segment(store, pattern, found):
+    """Two stars match deeper."""
     for name in ("1.csv", "2.csv", "3.txt", "deep/er/4.csv", "deep/5.csv"):
         store.pipe_file(f"/test/in/{name}", b"1")
     assert names(f"{ROOT}/{pattern}") == found
@@ -127,20 +127,20 @@ def test_objects_are_written_atomically_and_read_back(store, tmp_path):
     with pytest.raises(FileExistsError):
         objects.write(f"{ROOT}/x", b"2", only_new=True)
     assert objects.read(f"{ROOT}/x") == b"1"
-    assert not objects.exists(f"{ROOT}/none")
+    assert objects.size_and_version(f"{ROOT}/none") is None
     assert objects.size_of(f"{ROOT}/none") is None
     objects.remove_below(f"{ROOT}/deep")
     assert objects.names_below(f"{ROOT}/deep") == {}
 
 
 def nothing():
-    """A heartbeat."""
+    """Does not cancel."""
 
 
 def make_run(path: Path) -> RunDirectory:
     directory = RunDirectory(path)
     directory.make()
-    directory.describe({"created": "2024-01-01T00:00:00Z", "identity": {}})
+    write_json(directory.description, {"created": "2024-01-01T00:00:00Z", "identity": {}})
     Ledger.create(directory.ledger, [1] * 50).close()
     return directory
 
@@ -202,7 +202,7 @@ def test_a_run_is_resumed_from_its_copy(store, tmp_path):
     pull(url, first.path)
     assert part_bytes(first) == {"a.part": b"1" * 10, "r2.part": b"2"}
     (first.parts / "kept").write_bytes(b"")
-    pull(url, second.path)  # was driven here last: stays
+    pull(url, second.path)  # was executed here last: stays
     assert second.path.joinpath("mirror-token").exists()
 
 

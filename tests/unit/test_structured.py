@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.child.encoding import encode
+from prefect_parallel_run.child.rows import encode
 
 ARRAY = np.array([(2**60 + 1, 0.1, "x y"), (-3, np.nan, "z")], dtype=[("a", ">i8"), ("b", "<f4"), ("c", "U3")])
 FORMATS = ["text", "csv", "jsonl", "parquet"]

@@ -99,6 +99,25 @@ def test_invalid_yaml_is_an_error_with_its_line(text, message):
         compose(text, aliases=True)
 
 
+@pytest.mark.parametrize("text", ["!!int 'x'", "!!float x", "!!bool maybe"])
+def test_a_tag_before_another_value_is_an_error_with_its_line(tmp_path, text):
+    """PyYAML would raise an error without file and line."""
+    path = tmp_path / "a.yml"
+    path.write_text(f"parallel_run_config:\n  description: {text}\n")
+    for read in (ParallelRunConfig.load_yaml, read_document):
+        with pytest.raises(ValueError, match=r"a\.yml, line 2: "):
+            read(path)
+
+
+def test_other_encodings_are_errors_with_the_file(tmp_path):
+    """Files are UTF-8."""
+    path = tmp_path / "a.yml"
+    path.write_bytes("parallel_run_config: {description: é}\n".encode("latin-1"))
+    for read in (ParallelRunConfig.load_yaml, read_document):
+        with pytest.raises(ValueError, match=r"a\.yml, line 1: not YAML: "):
+            read(path)
+
+
 def test_an_empty_document_has_no_node():
     """Nor has one with only comments."""
     assert compose("# nothing\n", aliases=True) is None

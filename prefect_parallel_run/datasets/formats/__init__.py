@@ -1,1 +1,53 @@
-"""File formats of tables: one module per format divides a file into mini-batches."""
+"""The planning half of the table formats, which child/table_formats.py lists: divides files into pieces, one per mini-batch."""
+
+from __future__ import annotations
+
+import importlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prefect_parallel_run.child.table_formats import FORMATS
+from prefect_parallel_run.datasets.partitions import KeyValue
+from prefect_parallel_run.datasets.schema import Column
+from prefect_parallel_run.storage.folders import ListedFile
+
+if TYPE_CHECKING:
+    from prefect_parallel_run.datasets.tabular import TabularDataset
+
+
+class Piece(NamedTuple):
+    """The rows of one mini-batch."""
+
+    rows: int
+    size: int  #: bytes of source
+    where: dict[str, Any]  #: fields of its work that differ between the pieces of a file
+
+
+class CutFile(NamedTuple):
+    """A file divided into pieces."""
+
+    about: dict[str, Any]  #: fields of the work of all its mini-batches: dialect, columns, types
+    pieces: Iterator[Piece]  #: in order, each with at least one row
+    keys: list[KeyValue] | None = None  #: partition keys in the file's metadata
+    columns: Sequence[Column] = ()  #: columns whose types were inferred
+    names: Sequence[str] | None = None  #: column names in order, numbers without a header; None when unknown
+    warnings: Mapping[str, str] = {}  #: messages about the file, by category
+
+
+class TablePlanner:
+    """Divides the files of one dataset, whose fields are the options of its format."""
+
+    def __init__(self, dataset: TabularDataset) -> None:
+        self._dataset = dataset
+
+    @abstractmethod
+    def cut(self, file: ListedFile, size: int) -> CutFile:
+        """Divide *file* into pieces of about *size* bytes; raises when it cannot be read, here or while iterating over them."""
+
+
+def create_planner(dataset: TabularDataset) -> TablePlanner:
+    """Return the planner of the dataset's format."""
+    module, _, planner = FORMATS[dataset.format].planner.partition(".")
+    created: TablePlanner = getattr(importlib.import_module(f"{__name__}.{module}"), planner)(dataset)
+    return created

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -14,9 +13,10 @@ import pandas as pd
 from prefect_parallel_run.child.csv_dialect import dialect_of, fields_of_first, pandas_options
 from prefect_parallel_run.child.delimited import likely_delimiter
 from prefect_parallel_run.child.text import BOM
-from prefect_parallel_run.datasets.delimited_schema import DelimitedTypes
-from prefect_parallel_run.datasets.formats.base import CutFile, Piece
-from prefect_parallel_run.datasets.text import EncodingCheck, Records, Storage, all_spans, peek_head, split_head
+from prefect_parallel_run.datasets.formats import CutFile, Piece, TablePlanner
+from prefect_parallel_run.datasets.formats.delimited_types import DelimitedTypes
+from prefect_parallel_run.datasets.text import Records, Storage, all_spans, check_encoding, peek_head, split_head
+from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.folders import ListedFile
 
 _LONGEST_NAME = 60  #: characters of a column's name in a message
@@ -24,92 +24,83 @@ _EXCEL = re.compile(rb'"?[sS][eE][pP]=([ -~\t])"?')
 _DEFAULTS: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": ".", "na_values": None, "keep_default_na": True}
 
 
-class UnknownColumnError(ValueError):
-    """A file lacks a column that column_types names."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delimited:
-    """Delimited text of one dialect."""
-
-    delimiter: str
-    quote: str
-    escape: str | None
-    double_quote: bool
-    decimal: str
-    na_values: list[str] | None = None
-    keep_default_na: bool = True
-    column_types: Mapping[str, str]  #: by column name, or number without a header
-    header: bool
-    storage: Storage
+class Delimited(TablePlanner):
+    """Divides delimited text of one dialect."""
 
     def cut(self, file: ListedFile, size: int) -> CutFile:
         """Divide *file*, which is read completely, once."""
-        about = {**self._dialect(), **self.storage.about(file.path)}
-        with self.storage.records(file.path, dialect_of(about)) as parts:
-            head, records = split_head(parts) if self.header else peek_head(parts)
+        storage = Storage(self._dataset.encoding, self._dataset.compression)
+        about = {**self._dialect(), **storage.about(file.path)}
+        with storage.records(file.path, dialect_of(about)) as parts:
+            head, records = split_head(parts) if self._dataset.header else peek_head(parts)
             if head is None:
                 return CutFile(about, iter(()))
-            if self.header:
-                columns = about["columns"] = self._columns(head, about)
-                declared = self._declared(columns, self._cells(head, about)) if self.column_types else {}
-                first, records = peek_head(records)
-                # With a delimiter after every last field pandas reads an extra column, and drops it when it is empty.
-                if first is not None and fields_of_first(first, dialect_of(about)) == len(columns) + 1:
-                    about["fields"] = len(columns) + 1
-            else:
-                columns = [str(number) for number in range(fields_of_first(head, dialect_of(about)))]
-                declared = self._declared(columns, columns)
-            types = DelimitedTypes(about, columns, declared)
-            encoding_check = EncodingCheck(about.get("encoding", "utf-8"))
-            spans = all_spans(_infer_types(encoding_check.passing(records), types), size)
+            columns, cells, records = self._columns(head, records, about)
+            types = DelimitedTypes(about, columns, self._declared(columns, cells))
+            warnings: dict[str, str] = {}
+            checked = check_encoding(records, about.get("encoding", "utf-8"), warnings)
+            spans = all_spans(_infer_types(checked, types), size)
         about["types"] = types.types()
-        self._check_names(columns)
+        self._check_names(file.path, columns)
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans)
-        messages = {**encoding_check.warnings, **(_warn_of_excel(head) or self._warn_of_delimiter(about.get("columns", ())))}
-        return CutFile(about, pieces, columns=types.columns(), names=columns, warnings=messages)
+        warnings |= _warn_of_excel(head) or self._warn_of_delimiter(about.get("columns", ()))
+        return CutFile(about, pieces, columns=types.columns(), names=columns, warnings=warnings)
+
+    def _columns(
+        self, head: bytes, records: Iterator[Records], about: dict[str, Any]
+    ) -> tuple[list[str], list[str], Iterator[Records]]:
+        """Return the columns, as pandas names and as the file spells them, and the records; add the columns to *about*."""
+        dialect = dialect_of(about)
+        if not self._dataset.header:
+            columns = [str(number) for number in range(fields_of_first(head, dialect))]
+            return columns, columns, records
+        columns = about["columns"] = _names(head, about)
+        first, records = peek_head(records)
+        # With a delimiter after every last field pandas reads an extra column, and drops it when it is empty.
+        if first is not None and fields_of_first(first, dialect) == len(columns) + 1:
+            about["fields"] = len(columns) + 1
+        return columns, _cells(head, about) if self._dataset.column_types else columns, records
 
     def _warn_of_delimiter(self, columns: Sequence[str]) -> dict[str, str]:
-        likely = likely_delimiter(columns, self.delimiter)
+        delimiter = self._dataset.delimiter
+        likely = likely_delimiter(columns, delimiter)
         if not likely:
             return {}
         column = columns[0][:_LONGEST_NAME]
-        return {"delimiter": f"has one column, {column!r} (delimiter {self.delimiter!r}); is the delimiter {likely!r}?"}
+        return {"delimiter": f"has one column, {column!r} (delimiter {delimiter!r}); is the delimiter {likely!r}?"}
 
     def _dialect(self) -> dict[str, Any]:
-        changed = {name: getattr(self, name) for name, default in _DEFAULTS.items() if getattr(self, name) != default}
-        return {"delimiter": self.delimiter, "quote": self.quote, **changed}
-
-    @staticmethod
-    def _columns(head: bytes, about: dict[str, Any]) -> list[str]:
-        """Return the names in a header as pandas reads them (it numbers repeated names)."""
-        marks = [about["delimiter"], about["quote"], about.get("escape"), about.get("decimal")]
-        row = next(
-            digit for digit in "01234" if digit not in marks
-        )  # without a row pandas would return a Series for every name
-        frame = pd.read_csv(
-            _without_mark(head.rstrip(b"\r\n") + f"\n{row}\n".encode()), index_col=False, **pandas_options(about)
-        )
-        return [str(name) for name in frame.columns]
-
-    @staticmethod
-    def _cells(head: bytes, about: dict[str, Any]) -> list[str]:
-        """Return the fields of a header as they are written."""
-        options = {**pandas_options(about), "na_values": None, "keep_default_na": False}
-        frame = pd.read_csv(_without_mark(head), header=None, dtype=str, index_col=False, **options)
-        return [str(cell) for cell in frame.iloc[0]]
+        options = {name: getattr(self._dataset, name) for name in _DEFAULTS}
+        changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+        return {"delimiter": self._dataset.delimiter, "quote": self._dataset.quote, **changed}
 
     def _declared(self, columns: Sequence[str], cells: Sequence[str]) -> dict[int, str]:
         """Return the types in column_types, by column index; a repeated name's applies to all its columns, as in pandas."""
-        kinds = [self.column_types.get(name, self.column_types.get(cell)) for name, cell in zip(columns, cells, strict=True)]
+        given = self._dataset.column_types or {}
+        kinds = [given.get(name, given.get(cell)) for name, cell in zip(columns, cells, strict=True)]
         return {index: kind for index, kind in enumerate(kinds) if kind is not None}
 
-    def _check_names(self, columns: Sequence[str]) -> None:
-        for name in self.column_types:
+    def _check_names(self, path: str, columns: Sequence[str]) -> None:
+        for name in self._dataset.column_types or ():
             if name not in columns:
-                raise UnknownColumnError(
-                    f"lacks the column {name!r}, which column_types names; its columns are {list(columns)}"
-                )
+                reason = f"lacks the column {name!r}, which column_types names; its columns are {list(columns)}"
+                raise InputError(path, reason)
+
+
+def _names(head: bytes, about: dict[str, Any]) -> list[str]:
+    """Return the names in a header as pandas reads them (it numbers repeated names)."""
+    marks = [about["delimiter"], about["quote"], about.get("escape"), about.get("decimal")]
+    row = next(digit for digit in "01234" if digit not in marks)  # without one pandas would return a Series for every name
+    table = head.rstrip(b"\r\n") + f"\n{row}\n".encode()
+    frame = pd.read_csv(_without_mark(table), index_col=False, **pandas_options(about))
+    return [str(name) for name in frame.columns]
+
+
+def _cells(head: bytes, about: dict[str, Any]) -> list[str]:
+    """Return the fields of a header as they are written."""
+    options = {**pandas_options(about), "na_values": None, "keep_default_na": False}
+    frame = pd.read_csv(_without_mark(head), header=None, dtype=str, index_col=False, **options)
+    return [str(cell) for cell in frame.iloc[0]]
 
 
 def _warn_of_excel(head: bytes) -> dict[str, str]:

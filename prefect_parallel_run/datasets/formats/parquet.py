@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefect_parallel_run.child.storage import open_file
-from prefect_parallel_run.datasets.formats.base import CutFile
+from prefect_parallel_run.datasets.formats import CutFile, TablePlanner
 from prefect_parallel_run.datasets.formats.row_groups import Group, about_gaps, changed_by_gaps, pieces
 from prefect_parallel_run.datasets.partitions import stored_values
 from prefect_parallel_run.errors import InputError
@@ -18,8 +18,8 @@ from prefect_parallel_run.storage.folders import ListedFile
 _EXACT = 2**53  #: the largest integer up to which float64 holds every integer
 
 
-class Parquet:
-    """Parquet files."""
+class Parquet(TablePlanner):
+    """Divides Parquet files."""
 
     def cut(self, file: ListedFile, size: int) -> CutFile:
         """Divide *file*, by its footer alone if that has the counts of nulls; columns of INT96 timestamps are read."""

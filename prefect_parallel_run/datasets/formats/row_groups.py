@@ -1,16 +1,84 @@
-"""Divides files with groups of rows (row groups, record batches, stripes); finds columns that nulls affect. Pure."""
+"""Arrow and ORC files; how groups of rows become pieces, and which columns have a pandas type that depends on nulls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
+from pyarrow import orc
 
-from prefect_parallel_run.child.row_groups import GROUPS
+from prefect_parallel_run.child.storage import open_file
+from prefect_parallel_run.child.table_formats import FORMATS
 from prefect_parallel_run.child.table_types import extension_types
-from prefect_parallel_run.datasets.formats.base import Piece
+from prefect_parallel_run.datasets.formats import CutFile, Piece, TablePlanner
+from prefect_parallel_run.storage.folders import ListedFile
+
+_MAGIC = b"ARROW1"  #: first bytes of an Arrow file; a stream has others
+
+
+class Arrow(TablePlanner):
+    """Divides Arrow IPC files (Feather version 2 included) and IPC streams at and inside record batches."""
+
+    def cut(self, file: ListedFile, size: int) -> CutFile:
+        """Divide *file*; reads only columns whose type depends on nulls (without any, one column to count rows)."""
+        counts: list[int] = []
+        gaps: set[int] = set()
+        names: list[str] | None = None
+        indices: list[int] = []
+        with open_file(file.path) as source:
+            is_stream = source.read(len(_MAGIC)) != _MAGIC
+            source.seek(0)
+            for schema, batch in _batches_of_stream(source) if is_stream else _batches_of_file(source):
+                if names is None:
+                    names, indices = schema.names, changed_by_gaps(schema)
+                counts.append(batch.num_rows)
+                gaps.update(index for index, column in zip(indices, batch.columns, strict=False) if column.null_count)
+        about = {**about_gaps(gaps), **({"is_stream": True} if is_stream else {})}
+        return CutFile(about, pieces("arrow", allocate_bytes(counts, file.size), size), names=names)
+
+
+def _batches_of_file(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
+    """Yield the file's schema with every batch, reduced to the columns that nulls affect (without any, to one column)."""
+    with pa.ipc.open_file(source) as whole:
+        schema = whole.schema
+        included = changed_by_gaps(schema) or [0][: len(schema)]
+    with pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=included)) as narrow:
+        for number in range(narrow.num_record_batches):
+            yield schema, narrow.get_batch(number)
+
+
+def _batches_of_stream(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
+    """Yield the schema with every reduced batch of a stream, which has to be read completely."""
+    with pa.ipc.open_stream(source) as stream:
+        indices = changed_by_gaps(stream.schema)
+        for batch in stream:
+            yield stream.schema, batch.select(indices)
+
+
+class Orc(TablePlanner):
+    """Divides ORC files at and inside stripes."""
+
+    def cut(self, file: ListedFile, size: int) -> CutFile:
+        """Divide *file*; reads only columns whose type depends on nulls (without any, one column to count rows)."""
+        with open_file(file.path) as source:
+            orc_file = orc.ORCFile(source)
+            indices = changed_by_gaps(orc_file.schema)
+            columns = [orc_file.schema.field(index).name for index in indices] or _narrowest(orc_file.schema)
+            counts: list[int] = []
+            gaps: set[int] = set()
+            for number in range(orc_file.nstripes):
+                stripe = orc_file.read_stripe(number, columns=columns)
+                counts.append(stripe.num_rows)
+                gaps.update(index for index in indices if stripe.column(orc_file.schema.field(index).name).null_count)
+        return CutFile(about_gaps(gaps), pieces("orc", allocate_bytes(counts, file.size), size), names=orc_file.schema.names)
+
+
+def _narrowest(schema: pa.Schema) -> list[str]:
+    """Return the name of a column of numbers, or else of any column."""
+    by_width = sorted(schema, key=lambda field: pa.types.is_nested(field.type) * 2 + (not pa.types.is_primitive(field.type)))
+    return [field.name for field in by_width[:1]]
 
 
 class Group(NamedTuple):
@@ -45,7 +113,7 @@ def _inside(kind: str, group: Group, size: int) -> Iterator[Piece]:
 
 
 def _piece(kind: str, numbers: list[int], start: int, stop: int, size: int) -> Piece:
-    where = {GROUPS[kind]: numbers, "start": start, "stop": stop, "rows": stop - start}
+    where = {FORMATS[kind].groups: numbers, "start": start, "stop": stop, "rows": stop - start}
     return Piece(stop - start, size, where)
 
 

@@ -21,7 +21,7 @@ from prefect_parallel_run.monitoring.report.locations import location_lines
 from prefect_parallel_run.monitoring.report.processes import KILLS, Process, read_processes
 from prefect_parallel_run.monitoring.report.samples import Progress, Resources, read_progress, read_resources
 from prefect_parallel_run.planning.plan import Plan, PlanSummary
-from prefect_parallel_run.runs.executions import Execution, drives, effective_config
+from prefect_parallel_run.runs.executions import Execution, effective_config, recorded_executions
 from prefect_parallel_run.runs.failures import FailedMiniBatch, FailureCause, causes, failed_mini_batches
 from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
@@ -134,11 +134,11 @@ def collect(directory: RunDirectory, check_cancelled: CheckCancelled) -> ReportD
     plan = _plan(directory)
     with Ledger(directory.ledger) as ledger:
         ledger.watch(check_cancelled)
-        metadata = ledger.facts()
-        executions = drives(metadata)
-        commands = ledger.orders()
+        metadata = ledger.metadata()
+        executions = recorded_executions(metadata)
+        commands = ledger.commands()
         timeline = _timeline(directory, ledger, executions, commands, check_cancelled)
-        description = directory.facts() if directory.description.exists() else {}
+        description = directory.metadata() if directory.description.exists() else {}
         return ReportData(
             directory=os.fspath(directory.path),
             run_id=directory.run_id,
@@ -171,7 +171,7 @@ def _plan(directory: RunDirectory) -> Plan | None:
 
 def _status(directory: RunDirectory, metadata: Mapping[str, str]) -> str:
     status = metadata.get("status", "planned")
-    return "interrupted" if status == "running" and not directory.is_locked() else status
+    return "interrupted" if status == "running" and directory.owner() is None else status
 
 
 def _timeline(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_GROUPS = {"row_groups": "row group", "batches": "batch", "stripes": "stripe"}
+from prefect_parallel_run.child.table_formats import groups_of
 
 
 def location_lines(work: Mapping[str, Any], piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
@@ -30,10 +30,10 @@ def _table(work: Mapping[str, Any], piece: tuple[int, int] | None) -> str:
     start, stop = piece or (0, int(work["rows"]))
     if "first" in work:
         return f"{work['path']}, {_range('record', work['first'] + start, work['first'] + stop)}"
-    for key, unit in _GROUPS.items():
-        if work.get(key):
-            rows = _range("row", work["start"] + start, work["start"] + stop)
-            return f"{work['path']}, {rows} counted from {unit} {min(work[key])}"
+    groups, group = groups_of(work)
+    if work.get(groups):
+        rows = _range("row", work["start"] + start, work["start"] + stop)
+        return f"{work['path']}, {rows} counted from {group} {min(work[groups])}"
     return f"{work['path']}, {stop - start:,} rows"
 
 

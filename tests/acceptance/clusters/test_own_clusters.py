@@ -116,8 +116,11 @@ def test_a_cluster_grows_and_shrinks(workshop, caplog):
     with caplog.at_level(logging.INFO):
         thread = threading.Thread(target=lambda: found.update(result=step()))
         thread.start()
-        wait_until(lambda: "released idle node" in caplog.text, 120)
+        wait_until(lambda: caplog.text.count("released idle node") == 2, 120)
         gate.touch()
         thread.join(120)
     assert len(names(found["result"])) == 100
     assert verified(found["result"])
+    joined = [record.args[0] for record in caplog.records if getattr(record, "action", "") == "node_joined"]
+    assert sorted(joined) == ["node-0", "node-1", "node-2"]
+    assert workshop.invocations() == [(number, 1) for number in range(100)]

@@ -264,21 +264,31 @@ def test_a_flow_process_that_dies_leaves_nothing_on_the_workers(workshop, start_
 
 
 def test_the_cluster_around_a_step_is_used(workshop):
-    """Submitted to Dask, or called in a flow that has a DaskTaskRunner."""
+    """Submitted to Dask, or called in a flow that has a DaskTaskRunner: its workers start the children."""
     from prefect import flow
+    from prefect.context import FlowRunContext
     from prefect_dask import DaskTaskRunner
 
-    step = workshop.step(node_count=2, process_count_per_node=1)
-    other = workshop.step(node_count=2, process_count_per_node=1, name="other", output=workshop.folder / "other")
+    script = workshop.folder / "parents.py"
+    script.write_text(
+        "import os\ndef run(mini_batch):\n    return [f'{os.path.basename(p)} {os.getppid()}' for p in mini_batch]\n"
+    )
+    options = {"node_count": 2, "process_count_per_node": 1, "source_directory": str(workshop.folder)}
+    step = workshop.step(script.name, **options)
+    other = workshop.step(script.name, name="other", output=workshop.folder / "other", **options)
     quiet = {"dashboard_address": "127.0.0.1:0", "n_workers": 2, "threads_per_worker": 1}
 
     @flow(task_runner=DaskTaskRunner(cluster_kwargs=quiet))
     def composed():
+        workers = FlowRunContext.get().task_runner.client.run(os.getpid).values()
         submitted = step.submit()
-        return submitted.result(), other()
+        return submitted.result(), other(), set(workers)
 
-    for result in composed():
-        assert names(result) == EXPECTED
+    *results, workers = composed()
+    for result in results:
+        rows = [line.split() for line in Path(result.output_file).read_text().splitlines()]
+        assert [name for name, _ in rows] == EXPECTED
+        assert {int(parent) for _, parent in rows} <= workers
         assert verified(result)
         nodes = json.loads(Path(result.run_directory, "receipt.json").read_text())
         assert nodes["items"]["succeeded"] == 100

@@ -1,0 +1,229 @@
+"""The user's entry script: the names that it may import, and its import as a module with three functions."""
+
+import importlib
+import importlib.util
+import inspect
+import logging
+import os
+import sys
+from types import ModuleType
+from typing import Any, Callable, Dict, List, Optional
+
+
+class NoRetry(Exception):  # noqa: N818  the name is the contract's
+    """Raised by an entry script when another attempt cannot help: the mini-batch fails immediately."""
+
+
+class Context:
+    """The second argument of run(mini_batch, context).
+
+    Attributes:
+        minibatch_index: Number of the mini-batch in the plan, from 0.
+        dataset: Name of the mini-batch's input.
+        partition_key_value: Its partition keys and their values, in the order of ``partition_keys``; None without keys.
+        try_number: Number of the attempt, from 1.
+        retry_count: Number of earlier attempts.
+    """
+
+    __slots__ = ("dataset", "minibatch_index", "partition_key_value", "try_number")
+
+    def __init__(
+        self, minibatch_index: int, dataset: str, try_number: int, partition_key_value: Optional[Dict[str, Any]]
+    ) -> None:
+        self.minibatch_index = minibatch_index
+        self.dataset = dataset
+        self.try_number = try_number
+        self.partition_key_value = partition_key_value
+
+    @property
+    def retry_count(self) -> int:
+        """Number of earlier attempts."""
+        return self.try_number - 1
+
+    def __repr__(self) -> str:
+        return f"Context(minibatch_index={self.minibatch_index}, dataset={self.dataset!r}, try_number={self.try_number})"
+
+
+class ScriptLogger(logging.Logger):
+    """A logger that logging.config cannot disable, as it does with every logger that it does not configure.
+
+    It passes its records to the root logger's handlers as long as ``propagate`` is true, like any other logger.
+    """
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  logging's name
+        """Return whether records of *level* are written, without logging's cache, which the root logger would not clear."""
+        return not self.disabled and level > logging.root.manager.disable and level >= self.getEffectiveLevel()
+
+    def __reduce__(self) -> Any:  # as in logging: another process has a logger of this name
+        return logging.getLogger, (self.name,)
+
+    def __deepcopy__(self, _: Any) -> "ScriptLogger":
+        return self
+
+
+_LOGGERS = logging.Manager(logging.root)  # separate: logging.config iterates over the root logger's manager
+_LOGGERS.setLoggerClass(ScriptLogger)
+
+
+class EntryScript:
+    """The environment of the script; a singleton. Source: CONTRACT.md 4.
+
+    Attributes:
+        agent_name: Name of this process, as in the names of its logs.
+        dir: Folder of the entry script.
+        logger: Writes to this process's entry-script log in ``log_dir``, from ``logging_level`` on.
+        log_dir: Folder for logs of this run.
+        working_dir: Private working directory of this process, deleted when it exits.
+        output_dir: The step's output.
+        side_inputs: Side inputs by name.
+    """
+
+    agent_name: str = ""
+    dir: str = ""
+    logger: logging.Logger = _LOGGERS.getLogger("prefect_parallel_run.entry_script")
+    log_dir: str = ""
+    working_dir: str = ""
+    output_dir: str = ""
+    side_inputs: Dict[str, str] = {}  # noqa: RUF012  one per process, set once by the child
+
+    _instance: "Optional[EntryScript]" = None
+
+    def __new__(cls, *_: Any, **__: Any) -> "EntryScript":
+        """Return the only instance. Azure's class accepts a logging level; here, the step sets it."""
+        if EntryScript._instance is None:
+            EntryScript._instance = super().__new__(cls)
+        return EntryScript._instance
+
+
+class Current:
+    """The current work of this process, for the stand-ins for Azure's classes.
+
+    Attributes:
+        step: Name of the step.
+        run_id: Name of the run directory.
+        models: Paths by name.
+        metrics_file: Path of the metrics file.
+        mini_batch, attempt: Numbers of the running mini-batch and attempt; None and 0 outside run().
+        refused: Message of the last NoAzureError, even if the script caught it; "" for none.
+    """
+
+    def __init__(self) -> None:
+        self.step = self.run_id = self.metrics_file = ""
+        self.models: Dict[str, str] = {}
+        self.mini_batch: Optional[int] = None
+        self.attempt = 0
+        self.refused = ""
+
+
+current = Current()
+
+
+class NotAnEntryScript(Exception):  # noqa: N818  its name is shown to the user as the error's type
+    """The script has no run function that can be called with a mini-batch."""
+
+
+class Script:
+    """An imported entry script."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._init = _function(module, "init")
+        self._shutdown = _function(module, "shutdown")
+        run = _function(module, "run")
+        if run is None:
+            raise NotAnEntryScript("it lacks a function run(mini_batch)")
+        self._run = run
+        self._wants_context = _wants_context(run)
+
+    def init(self) -> None:
+        """Call the script's init(), if it has one."""
+        if self._init is not None:
+            self._init()
+
+    def run(self, mini_batch: Any, context: Any) -> Any:
+        """Call run() with or without the context, by its signature."""
+        if self._wants_context:
+            return self._run(mini_batch, context)
+        return self._run(mini_batch)
+
+    def shutdown(self) -> None:
+        """Call the script's shutdown(), if it has one."""
+        if self._shutdown is not None:
+            self._shutdown()
+
+
+def load(path: str, source: str, arguments: List[str]) -> Script:
+    """Import the script at *path* as a module and return it.
+
+    Sets ``sys.argv`` first and makes its folder and *source* importable. A script in a package (or in a sub-folder of *source*)
+    gets a dotted name, so that its relative imports work.
+    """
+    folder = os.path.dirname(path)
+    top, name = _module_name(path, source)
+    for entry in dict.fromkeys((top, source, folder)):
+        if entry not in sys.path:
+            sys.path.insert(0, entry)
+    sys.argv = [path, *arguments]
+    return Script(_import(name, path))
+
+
+def _module_name(path: str, source: str) -> "tuple[str, str]":
+    """Return the folder to import from and the dotted name of the script below it."""
+    stem = os.path.splitext(os.path.basename(path))[0].replace(".", "_")  # a dot would separate packages
+    parts, folder = [stem], os.path.dirname(path)
+    below_source = os.path.join(source, "")
+    while os.path.exists(os.path.join(folder, "__init__.py")) or folder.startswith(below_source):
+        folder, package = os.path.split(folder)
+        parts.insert(0, package)
+    if all(part.isidentifier() for part in parts[:-1]):
+        return folder, ".".join(parts)
+    return os.path.dirname(path), stem
+
+
+def _import(name: str, path: str) -> ModuleType:
+    """Import the file *path* under *name*; a name that is taken (json, random, …) gets a prefix instead."""
+    parent = name.rpartition(".")[0]
+    if parent:
+        importlib.import_module(parent)
+    while _is_taken(name, path):
+        name = f"{parent}{'.' if parent else ''}entry_script_{name.rpartition('.')[2]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise NotAnEntryScript(f"{os.path.basename(path)} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _is_taken(name: str, path: str) -> bool:
+    """Return whether *name* belongs to another module: one that is imported, or that the script could import later."""
+    if name in sys.modules or name in sys.builtin_module_names:
+        return True
+    if os.path.basename(path) == f"{name.rpartition('.')[2]}.py":
+        return False
+    try:
+        return importlib.util.find_spec(name) is not None  # score_v2.py beside score.v2.py
+    except ModuleNotFoundError:  # the parent is a module, not a package: no other module can have this name
+        return False
+
+
+def _function(module: ModuleType, name: str) -> Optional[Callable[..., Any]]:
+    value = getattr(module, name, None)
+    if value is None or callable(value):
+        return value
+    raise NotAnEntryScript(f"its {name} is a {type(value).__name__}, not a function")
+
+
+def _wants_context(run: Callable[..., Any]) -> bool:
+    """True when run() has a required second positional parameter, or one called context."""
+    try:
+        parameters = list(inspect.signature(run).parameters.values())
+    except ValueError:  # a builtin without a signature
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not positional and not any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        raise NotAnEntryScript("its run() takes no argument; it is called with a mini-batch")
+    needed = [p for p in positional if p.default is p.empty]
+    if len(needed) > 2:
+        raise NotAnEntryScript(f"its run() needs {len(needed)} arguments; it is called with a mini-batch and a context")
+    return len(positional) > 1 and (len(needed) == 2 or positional[1].name == "context")

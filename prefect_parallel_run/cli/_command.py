@@ -1,0 +1,112 @@
+"""A command of the program: its exit code, and its errors as a message and as JSON."""
+
+from __future__ import annotations
+
+import sqlite3
+from enum import IntEnum
+from typing import Any
+
+import click
+
+from prefect_parallel_run.cli._output import BrokenOutputError, emit_json, notify, suggest
+from prefect_parallel_run.errors import ParallelRunError, RunLockedError
+
+RUN_DIR = "RUN_DIR is <output>/_parallel_run/<run> as a path or URL; an output folder stands for its newest run."
+_NEXT_STEPS = "prefect_parallel_run.next_steps"  #: key in the context of a command
+
+
+class Exit(IntEnum):
+    """The exit code of a command."""
+
+    SUCCESS = 0
+    FAILED = 1
+    USAGE_ERROR = 2
+    RUN_LOCKED = 3
+    CANCELLED = 130
+    BROKEN_PIPE = 141
+
+
+MEANING = {
+    Exit.SUCCESS: "success",
+    Exit.FAILED: "the run failed (limit exceeded, no successes, lost cluster or disk), or the check found a problem",
+    Exit.USAGE_ERROR: "usage error: an invalid option, configuration file or field",
+    Exit.RUN_LOCKED: "run is locked by another process",
+    Exit.CANCELLED: "cancelled by Ctrl-C or SIGTERM; continue with resume",
+    Exit.BROKEN_PIPE: "broken pipe: the reader of the output exited (| head)",
+}
+_CODES: dict[type[BaseException], Exit] = {  #: the first class that matches
+    KeyboardInterrupt: Exit.CANCELLED,
+    BrokenOutputError: Exit.BROKEN_PIPE,
+    RunLockedError: Exit.RUN_LOCKED,
+    ParallelRunError: Exit.FAILED,
+    sqlite3.Error: Exit.FAILED,
+    OSError: Exit.FAILED,
+    ValueError: Exit.USAGE_ERROR,
+}
+
+
+def exit_code_of(error: BaseException) -> Exit | None:
+    """Return the exit code for an error; None for an unexpected one, a bug, whose traceback must be shown."""
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
+
+
+class Command(click.Command):
+    """A command with ``--json`` whose function returns an exit code, or None for success."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print only JSON on stdout."))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments of the command line."""
+        if "--" in args:
+            ctx.fail("arguments after -- are only for the commands run and plan, which pass them to the script")
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Return the exit code, also of an error, which is reported."""
+        try:
+            return self.execute(ctx) or Exit.SUCCESS
+        except tuple(_CODES) as error:
+            code = exit_code_of(error)
+            if code is not Exit.BROKEN_PIPE:
+                _report(error, ctx)
+            return code
+
+    def execute(self, ctx: click.Context) -> Any:
+        """Call the function of the command."""
+        return super().invoke(ctx)
+
+
+def suggest_after_error(commands: list[tuple[str, str]]) -> None:
+    """Suggest next steps below the error that ends this command: pairs of a command line and its effect."""
+    click.get_current_context().meta[_NEXT_STEPS] = commands
+
+
+def _report(error: BaseException, ctx: click.Context) -> None:
+    """Print the error on stderr, and with --json also as JSON on stdout."""
+    message = _message(error, str(ctx.params.get("run_directory", "")))
+    next_steps = ctx.meta.get(_NEXT_STEPS, [])
+    notify(message)
+    if next_steps:
+        suggest(*next_steps)
+    if ctx.params["as_json"]:
+        kind = "Cancelled" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+        attributes = vars(error) if isinstance(error, ParallelRunError) else {}
+        try:
+            emit_json({"error": {"type": kind, "message": message, **attributes}, "next": [line for line, _ in next_steps]})
+        except BrokenOutputError:
+            return
+
+
+def _message(error: BaseException, path: str) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "cancelled"
+    if isinstance(error, ParallelRunError):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, sqlite3.Error):
+        return f"{path}: the ledger cannot be read: {error}"
+    if isinstance(error, OSError):
+        path = str(error.filename or path)
+        return f"{path}: {error.strerror or error}" if path and error.strerror else str(error)
+    return str(error)

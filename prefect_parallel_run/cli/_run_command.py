@@ -1,0 +1,118 @@
+"""Commands about one run: RUN_DIR, which is a run directory or an output folder, and fields of its configuration."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import click
+from rich.console import RenderableType
+from rich.table import Table
+
+from prefect_parallel_run.child.storage import is_remote
+from prefect_parallel_run.cli._command import RUN_DIR, Command
+from prefect_parallel_run.cli._output import emit_raw, notify
+from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.monitoring.status_line import console_of
+from prefect_parallel_run.runs.integrity import check, check_plan
+from prefect_parallel_run.runs.mirror import pull, run_names
+from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error, runs_below
+from prefect_parallel_run.storage.paths import RUNS_FOLDER
+
+
+class RunCommand(Command):
+    """A command whose first argument is RUN_DIR; reports a damaged file of the run instead of the error that it caused."""
+
+    def __init__(self, *arguments: Any, metavar: str = "RUN_DIR", epilog: str = "", **options: Any) -> None:
+        super().__init__(*arguments, epilog=f"{RUN_DIR}\n\n{epilog}" if metavar == "RUN_DIR" else epilog, **options)
+        self.params.insert(0, click.Argument(["run_directory"], metavar=metavar))
+
+    def execute(self, ctx: click.Context) -> Any:
+        """Call the function of the command."""
+        try:
+            return super().execute(ctx)
+        except (sqlite3.Error, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            _raise_if_damaged(ctx.params["run_directory"])
+            raise
+
+
+def config_option(name: str) -> click.Option:
+    """Return an option that overrides a field of the configuration, with the field's type and description."""
+    hint = get_type_hints(ParallelRunConfig)[name]
+    kinds = get_args(hint) or (hint,)
+    description = ParallelRunConfig.model_fields[name].description
+    return click.Option([f"--{name.replace('_', '-')}"], type=str if str in kinds else kinds[0], help=description)
+
+
+def emit_styled(renderable: RenderableType) -> None:
+    """Print with rich: colours at a terminal; elsewhere plain text, in which every line stays whole for grep."""
+    console = console_of(sys.stdout)
+    with console.capture() as captured:
+        console.print(renderable, soft_wrap=not isinstance(renderable, Table))
+    emit_raw("\n".join(line.rstrip() for line in captured.get().split("\n")))
+
+
+def open_run(path: str, *, metadata_only: bool = False, verify_plan: bool = False) -> RunDirectory:
+    """Return the run directory that *path* stands for; see :func:`resolve_run`.
+
+    Args:
+        path: The RUN_DIR of the command line.
+        metadata_only: Do not fetch the rows of a run in a store.
+        verify_plan: Compare the plan with its hash before anything reads it.
+
+    Raises:
+        NoRunError: The run does not exist.
+        RunFileError: The plan is damaged or belongs to another run.
+    """
+    directory = open_run_directory(resolve_run(path), parts=not metadata_only)
+    if verify_plan:
+        check_plan(directory)
+    return directory
+
+
+def open_run_directory(location: str, *, parts: bool = True) -> RunDirectory:
+    """Return the run directory at a path or URL; raises NoRunError when there is none.
+
+    A remote one is copied to this machine first, unless its last execution was here; without *parts* only for viewing.
+    """
+    directory = RunDirectory(local_run_path(location))
+    if is_remote(location):
+        directory.path.parent.mkdir(parents=True, exist_ok=True)
+        pull(location.rstrip("/"), directory.path, parts=parts)
+    if not directory.description.is_file():
+        raise no_run_error(location, directory)
+    return directory
+
+
+def resolve_run(path: str) -> str:
+    """Return the path or URL of the run that *path* stands for; print it if it is the newest run of an output."""
+    newest = _newest_run(path)
+    if newest is None:
+        return path
+    notify(f"the newest run of {path}: {newest}")
+    return newest
+
+
+def _raise_if_damaged(path: str) -> None:
+    """Raise RunFileError if *path* is a run on this machine with a damaged file."""
+    directory = RunDirectory(local_run_path(_newest_run(path) or path))
+    if directory.description.exists() and directory.ledger.exists():
+        check(directory)
+
+
+def _newest_run(path: str) -> str | None:
+    """Return the path or URL of the newest run of an output; None if *path* is not an output."""
+    if is_remote(path):
+        output = path.rstrip("/").removesuffix(f"/{RUNS_FOLDER}")
+        if f"/{RUNS_FOLDER}/" in output:
+            return None
+        names = run_names(output)
+        return f"{output}/{RUNS_FOLDER}/{names[0]}" if names else None
+    folder = Path(path).absolute()
+    if (folder / "run.json").exists():
+        return None
+    runs = folder if folder.name == RUNS_FOLDER else folder / RUNS_FOLDER
+    newest = next(runs_below(runs, ""), None)
+    return None if newest is None else str(newest.path)

@@ -1,0 +1,148 @@
+"""Text formats: the header of the first mini-batch that has one, then all rows, byte by byte or with reordered fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from prefect_parallel_run.errors import RowsDifferError
+from prefect_parallel_run.output.formats.base import OutputFormat, Sink
+from prefect_parallel_run.output.parts import PartRange, Parts
+
+_NO_QUOTES = 3  #: csv.QUOTE_NONE
+_MAX_ADJACENT = 1_024  #: ranges in one read
+
+
+class Text(OutputFormat):
+    """One header, if there is any, and then all rows.
+
+    Args:
+        separator: Separates the columns, unless an option says otherwise.
+    """
+
+    def __init__(self, separator: str) -> None:
+        self._separator = separator
+
+    def write(self, ranges: Iterable[PartRange], parts: Parts, sink: Sink, options: Mapping[str, Any]) -> int:
+        """Write rows with another column order than the first header in its order; for the rest see OutputFormat."""
+        dialect = Dialect.of(self._separator, options)
+        rows = header_of = 0
+        header: bytes | None = None
+        for group in _adjacent(ranges):
+            rows += sum(part_range.rows for part_range in group)
+            first = group[0]
+            own_header = parts.head(first) if first.header else header
+            if header is None and own_header is not None:
+                sink.write(own_header)
+                header, header_of = own_header, first.mini_batch
+            if own_header == header:
+                parts.copy(group, sink.write, first.header)
+            else:
+                sink.write(_reordered(first, header or b"", header_of, parts, dialect))
+        return rows
+
+
+def _reordered(part_range: PartRange, expected: bytes, header_of: int, parts: Parts, dialect: Dialect) -> bytes:
+    """Return the rows of a range in the column order of *expected*; raises RowsDifferError if the columns differ."""
+    data = parts.read(part_range)
+    header, rows = data[: part_range.header], data[part_range.header :]
+    ordered_rows = reorder_columns(rows, header, expected, dialect)
+    if ordered_rows is None:
+        reason = f"mini-batch {part_range.mini_batch} {_difference(expected, header)}"
+        raise RowsDifferError("", reason, part_range.mini_batch, other=header_of)
+    return ordered_rows
+
+
+def _adjacent(ranges: Iterable[PartRange]) -> Iterator[list[PartRange]]:
+    """Yield groups of ranges that are adjacent in one part, so that one read covers many small ones.
+
+    A range with a header forms its own group: its header must be compared and skipped.
+    """
+    group: list[PartRange] = []
+    for part_range in ranges:
+        if group and not (
+            part_range.part is group[-1].part  # one object per part: part_ranges
+            and part_range.offset == group[-1].offset + group[-1].length
+            and not part_range.header
+            and not group[0].header
+            and len(group) < _MAX_ADJACENT
+        ):
+            yield group
+            group = []
+        group.append(part_range)
+    if group:
+        yield group
+
+
+def _difference(header: bytes, own_header: bytes) -> str:
+    """Return how the columns of a mini-batch differ from the header."""
+    before, now = header.decode("utf-8", "replace").rstrip("\n"), own_header.decode("utf-8", "replace").rstrip("\n")
+    for number, (expected, actual) in enumerate(zip(before.split(","), now.split(","), strict=False), 1):
+        if expected != actual:
+            return f"has column {actual!r} where earlier mini-batches have {expected!r} (column {number})"
+    return f"has the columns {now!r} where earlier mini-batches have {before!r}"
+
+
+class Dialect(NamedTuple):
+    """The dialect of delimited rows."""
+
+    separator: str
+    quote: str = '"'  #: empty if fields are never quoted
+    escape: str = ""
+    encoding: str = "utf-8"
+
+    @classmethod
+    def of(cls, separator: str, options: Mapping[str, Any]) -> Dialect:
+        """Return the dialect of pandas.DataFrame.to_csv with *options*, by default with *separator*."""
+        return cls(
+            options.get("sep", separator),
+            "" if options.get("quoting") == _NO_QUOTES else options.get("quotechar", '"'),
+            options.get("escapechar", ""),
+            options.get("encoding") or "utf-8",
+        )
+
+
+def reorder_columns(rows: bytes, header: bytes, expected: bytes, dialect: Dialect) -> bytes | None:
+    r"""Return *rows*, whose columns *header* names, in the order of the header *expected*.
+
+    None if the headers do not have the same unique names, or if the rows cannot be parsed.
+
+    >>> reorder_columns(b'1,"x,y"\n2,z\n', b"a,b\n", b"b,a\n", Dialect(","))
+    b'"x,y",1\nz,2\n'
+    """
+    names, order = (_fields(line, dialect) for line in (header, expected))
+    if len(set(names)) < len(names) or sorted(names) != sorted(order):
+        return None
+    field = _field(dialect)
+    row = re.compile(re.escape(dialect.separator).join(f"({field})" for _ in names) + "\n")
+    positions = [names.index(name) + 1 for name in order]
+    text, end, lines = _decoded(rows, dialect), 0, []
+    for match in row.finditer(text):
+        if match.start() != end:
+            return None
+        end = match.end()
+        lines.append(dialect.separator.join(match.group(*positions)))
+    if end != len(text):
+        return None
+    return "".join(f"{line}\n" for line in lines).encode(dialect.encoding, "surrogateescape")
+
+
+def _fields(line: bytes, dialect: Dialect) -> list[str]:
+    """Return the fields of one row."""
+    separator, field = re.escape(dialect.separator), _field(dialect)
+    return [match[1] for match in re.finditer(f"({field})(?:{separator}|\n)", _decoded(line, dialect))]
+
+
+def _field(dialect: Dialect) -> str:
+    """Return a regular expression for one field, quoted or not."""
+    separator, quote, escape = map(re.escape, dialect[:3])
+    escaped = f"{escape}[\\s\\S]|" if escape else ""
+    plain = f"(?:{escaped}[^{separator}{escape}\n])*"
+    if not quote:
+        return plain
+    return f"{quote}(?:{escaped}{quote}{quote}|[^{quote}{escape}])*{quote}|(?!{quote}){plain}"
+
+
+def _decoded(data: bytes, dialect: Dialect) -> str:
+    return data.decode(dialect.encoding, "surrogateescape")
