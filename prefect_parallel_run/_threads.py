@@ -78,12 +78,12 @@ class Background(Generic[T]):
             raise Cancelled
 
 
-def chain_checks(first: CheckCancelled, second: CheckCancelled) -> CheckCancelled:
-    """Return a cancellation check that calls both checks."""
+def chain_checks(*checks: CheckCancelled) -> CheckCancelled:
+    """Return a cancellation check that calls all *checks*, in order."""
 
     def check_cancelled() -> None:
-        first()
-        second()
+        for check in checks:
+            check()
 
     return check_cancelled
 

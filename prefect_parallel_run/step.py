@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,12 +26,10 @@ from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.compute.resolve import parse_target, resolve_target
 from prefect_parallel_run.compute.scheduler import enclosing_target
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
-from prefect_parallel_run.errors import ComputeTargetError
-from prefect_parallel_run.execution.runner import run_step
-from prefect_parallel_run.models import Tally
+from prefect_parallel_run.errors import ComputeTargetError, ParallelRunError
+from prefect_parallel_run.execution.runner import Callbacks, run_step
+from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import Logger
-from prefect_parallel_run.monitoring.telling import PrefectListener
-from prefect_parallel_run.monitoring.terminal import with_view
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.inputs import (
     check_arguments,
@@ -42,10 +40,22 @@ from prefect_parallel_run.planning.inputs import (
     resolve_side_inputs,
 )
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.runs.events import (
+    Emit,
+    ReportWritten,
+    RunEvent,
+    RunStarted,
+    StepEnded,
+    StepRaised,
+    StepReturned,
+    Warned,
+    emit_to,
+)
 from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.resolve import ResumeRequest, find_existing_runs, has_existing_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, interpreter_options
+from prefect_parallel_run.storage.objects import size_of
 from prefect_parallel_run.task.block_references import resolve_compute_target, resolve_environment_variables
 from prefect_parallel_run.task.caching import Prepared, ReusePolicy, prepared_run, reuse_disabled
 from prefect_parallel_run.task.cancellation import Cancellation, flush_when_detached
@@ -107,7 +117,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         }
         self._task_options = task_options
         is_ours = not (_OWN_CACHING & task_options.keys())  # otherwise only the user's policy applies
-        prepare = partial(_prepare, name, parallel_run_config, allow_reuse=allow_reuse and is_ours)
+        prepare = _Preparation(name, parallel_run_config, allow_reuse and is_ours)
         caching: dict[str, Any] = {"cache_policy": NO_CACHE}  # Prefect's default key ignores the configuration
         if not is_ours:
             caching = {}
@@ -121,7 +131,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             **task_options,
         }
         super().__init__(
-            fn=_function(name, parallel_run_config, self._defaults, prepare),
+            fn=_function(prepare, self._defaults),
             name=name,
             retries=parallel_run_config.run_max_try - 1,
             **options,
@@ -136,9 +146,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         return f"ParallelRunStep(name={self.name!r}, parallel_run_config={self.parallel_run_config!r})"
 
 
-def _function(
-    name: str, config: ParallelRunConfig, defaults: Mapping[str, Any], prepare: Callable[..., Prepared]
-) -> Callable[..., ParallelRunResult]:
+def _function(prepare: _Preparation, defaults: Mapping[str, Any]) -> Callable[..., ParallelRunResult]:
     """Return the function that Prefect runs; the step's own values are the defaults of its parameters.
 
     As defaults they are parameters of the task run like those of a call, so Prefect waits for futures among them.
@@ -146,7 +154,7 @@ def _function(
 
     def parallel_run_step(inputs: Any, output: Any, side_inputs: Any, arguments: Any) -> ParallelRunResult:
         with flush_when_detached():
-            return _run(name, prepared_run() or prepare(inputs, output, side_inputs, arguments, find_existing=False))
+            return _run(prepare.name, prepared_run() or prepare(inputs, output, side_inputs, arguments, find_existing=False))
 
     parameters = [
         inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=defaults[key], annotation=Any)
@@ -154,75 +162,87 @@ def _function(
     ]
     signature = inspect.Signature(parameters, return_annotation=ParallelRunResult)
     parallel_run_step.__signature__ = signature  # type: ignore[attr-defined]  # functions accept attributes
-    parallel_run_step.__doc__ = config.description
+    parallel_run_step.__doc__ = prepare.config.description
     return parallel_run_step
 
 
-def _prepare(
-    name: str,
-    config: ParallelRunConfig,
-    inputs: Any,
-    output: Any,
-    side_inputs: Any,
-    arguments: Any,
-    *,
-    allow_reuse: bool,
-    find_existing: bool = True,
-) -> Prepared:
-    """Return the resolved parameters of a run; with *find_existing*, also its existing runs if there can be any."""
-    values = inputs if isinstance(inputs, list | tuple) else [inputs]
-    datasets = normalise_inputs([from_result(value) for value in values])
-    folder = resolve_output(output, required=config.result_file_name is not None)
-    sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
-    home = Path(get_current_settings().home)
-    logger = get_run_logger()
-    target = _target(config, logger)
-    script_arguments = check_arguments(arguments)
-    config, differences = apply_azure_settings(resolve_environment_variables(config), script_arguments)
-    for difference in differences:
-        logger.warning("%s", difference, extra={"action": "azure"})
+@dataclass(frozen=True, slots=True)
+class _Preparation:
+    """Resolves the parameters of a call; Prefect needs them for the cache key, before the step runs."""
+
+    name: str
+    config: ParallelRunConfig
+    allow_reuse: bool
+
+    def __call__(self, inputs: Any, output: Any, side_inputs: Any, arguments: Any, *, find_existing: bool = True) -> Prepared:
+        """Return the resolved parameters; with *find_existing*, also the existing runs if there can be any."""
+        values = inputs if isinstance(inputs, list | tuple) else [inputs]
+        datasets = normalise_inputs([from_result(value) for value in values])
+        folder = resolve_output(output, required=self.config.result_file_name is not None)
+        sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
+        home = Path(get_current_settings().home)
+        target = _target(self.config, get_run_logger())
+        script_arguments = check_arguments(arguments)
+        config = self._resolved_config(script_arguments)
+        spec = StepSpec(
+            name=self.name,
+            config=config,
+            datasets=datasets,
+            output=folder,
+            side_inputs=sides,
+            arguments=fill_placeholders(script_arguments, folder, datasets, sides),
+            allow_reuse=self.allow_reuse and not reuse_disabled(),
+            reuse_for=_cache_seconds(),
+            **interpreter_options(config, is_here=isinstance(target, LocalTarget)),
+            home=home,
+            key=machine_key(home),
+        )
+        check_cancelled = Cancellation().raise_if_cancelled
+        existing_runs = find_existing_runs(spec, check_cancelled) if find_existing and has_existing_runs(spec) else None
+        return Prepared(spec=spec, target=target, existing_runs=existing_runs)
+
+    def _resolved_config(self, script_arguments: Sequence[str]) -> ParallelRunConfig:
+        """Return the configuration with block references and Azure ML's settings resolved."""
+        config, differences = apply_azure_settings(resolve_environment_variables(self.config), script_arguments)
+        for difference in differences:
+            get_run_logger().warning("%s", difference, extra={"action": "azure"})
+        return config
+
+
+def _cache_seconds() -> float | None:
+    """Return how long Prefect may reuse a result, s; None for no limit."""
     task = TaskRunContext.get()
     expiration = task.task.cache_expiration if task is not None else None
-    spec = StepSpec(
-        name=name,
-        config=config,
-        datasets=datasets,
-        output=folder,
-        side_inputs=sides,
-        arguments=fill_placeholders(script_arguments, folder, datasets, sides),
-        allow_reuse=allow_reuse and not reuse_disabled(),
-        reuse_for=expiration.total_seconds() if expiration is not None else None,
-        **interpreter_options(config, is_here=isinstance(target, LocalTarget)),
-        home=home,
-        key=machine_key(home),
-    )
-    check_cancelled = Cancellation().raise_if_cancelled
-    existing_runs = find_existing_runs(spec, check_cancelled) if find_existing and has_existing_runs(spec) else None
-    return Prepared(spec=spec, target=target, existing_runs=existing_runs)
+    return expiration.total_seconds() if expiration is not None else None
 
 
 def _run(name: str, prepared: Prepared) -> ParallelRunResult:
-    listener = _Listener(name, get_run_logger())
+    logger, recorder = get_run_logger(), _RunRecorder()
+    emit = emit_to([recorder, *listeners_of(name, logger, in_prefect=True)])
     try:
-        result = run_step(
-            prepared.spec,
-            prepared.target,
-            with_view(listener),
-            Cancellation().raise_if_cancelled,
-            _reduction_task(name),
-            _pop_resume_request(),
-            prepared.existing_runs,
-        )
-        listener.returned(result)
+        callbacks = Callbacks(reduce=_reduction_task(name), emit=emit, check_cancelled=Cancellation().raise_if_cancelled)
+        result = run_step(prepared.spec, prepared.target, callbacks, _pop_resume_request() or prepared.existing_runs)
+        emit(StepReturned(result))
     except BaseException as error:
-        listener.raised(error)
+        emit(StepRaised(error))
         raise
     finally:
-        if listener.run is not None:
-            listener.reported(f"{prepared.spec.location_of(listener.run)}/{listener.run.report.name}")
-        listener.finish()
+        if recorder.run is not None:
+            _emit_report(f"{prepared.spec.location_of(recorder.run)}/{recorder.run.report.name}", emit)
+        emit(StepEnded())
     _pop_resume_request()  # finished: drop the resume entry
     return result
+
+
+def _emit_report(report: str, emit: Emit) -> None:
+    """Emit the location of the report, a path or URL, if it exists."""
+    try:
+        exists = size_of(report) is not None
+    except ParallelRunError as error:  # an unreachable store must not hide how the step ended
+        emit(Warned(str(error)))
+    else:
+        if exists:
+            emit(ReportWritten(report))
 
 
 _started: dict[UUID, RunDirectory] = {}  # by task run: a retry in this process resumes without listing the inputs again
@@ -285,13 +305,13 @@ def _is_worth_a_retry(_task: Task[..., Any], _task_run: TaskRun, state: State[An
     return isinstance(state.data, ComputeTargetError | OSError | asyncio.TimeoutError)
 
 
-class _Listener(PrefectListener):
-    """Remembers the run directory of this task run, so that a retry can resume it."""
+class _RunRecorder:
+    """A listener that remembers the run directory of this task run, so that a retry can resume it."""
 
     run: RunDirectory | None = None
 
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
-        self.run = run
-        if (task := TaskRunContext.get()) is not None:
-            _started[task.task_run.id] = run
-        super().began(run, tally, dashboard)
+    def handle(self, event: RunEvent) -> None:
+        if isinstance(event, RunStarted):
+            self.run = event.directory
+            if (task := TaskRunContext.get()) is not None:
+                _started[task.task_run.id] = event.directory

@@ -14,10 +14,10 @@ from prefect_parallel_run.cli._terminal import terminal_view
 from prefect_parallel_run.compute.resolve import resolve_target
 from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.execution.resume import spec_of
-from prefect_parallel_run.execution.runner import run_step
-from prefect_parallel_run.monitoring.terminal import with_view
-from prefect_parallel_run.monitoring.watch import LogListener
+from prefect_parallel_run.execution.runner import Callbacks, run_step
+from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.output.reduction import reduce
+from prefect_parallel_run.runs.events import emit_to
 from prefect_parallel_run.runs.resolve import ResumeRequest
 
 _OVERRIDES = (  #: fields of the configuration that do not affect the result
@@ -60,8 +60,8 @@ def resume(
         logger = _logger(spec.config.logging_level)
         view.doing("checking the run, opening the cluster")
         target = resolve_target(_resolve_target(spec.config.compute_target))
-        listener = with_view(LogListener(spec.name, logger))
-        result = run_step(spec, target, listener, lambda: None, reduce, request)
+        callbacks = Callbacks(reduce=reduce, emit=emit_to(listeners_of(spec.name, logger, in_prefect=False)))
+        result = run_step(spec, target, callbacks, request)
     emit(result.model_dump_json(indent=2) if as_json else str(result))
 
 

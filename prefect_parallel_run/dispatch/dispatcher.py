@@ -39,7 +39,6 @@ from prefect_parallel_run.dispatch.events import (
 from prefect_parallel_run.dispatch.lease_transport import LOST, LeaseTransport, Message
 from prefect_parallel_run.dispatch.node_pool import TICK, NodePool
 from prefect_parallel_run.dispatch.node_setup import NodeSpec
-from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.row_transfer import RemoteFiles
 from prefect_parallel_run.dispatch.script_logs import ScriptLogCollector
 from prefect_parallel_run.dispatch.state import RunState
@@ -49,6 +48,7 @@ from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.node import LeaseResult
 from prefect_parallel_run.node.rpc import ready_topic, script_log_topic
 from prefect_parallel_run.planning.plan import PlanReader
+from prefect_parallel_run.runs import events
 from prefect_parallel_run.runs.failures import first_failure
 from prefect_parallel_run.runs.ledger import Ledger
 
@@ -86,7 +86,7 @@ class Dispatcher:
         cluster: The open cluster.
         nodes: The nodes to open there.
         run: The run to execute.
-        observer: Receives the events of the run.
+        emit: Receives the events of the run.
         check_cancelled: Called about every TICK; raises to stop the run (it was cancelled, the lock was lost).
         autoscaler: Scales the cluster; None for a cluster of fixed size.
     """
@@ -96,17 +96,17 @@ class Dispatcher:
         cluster: Cluster,
         nodes: NodeSpec,
         run: Run,
-        observer: Observer,
+        emit: events.Emit,
         check_cancelled: CheckCancelled,
         autoscaler: Autoscaler | None = None,
     ) -> None:
         self._client, self._settings = cluster.client, nodes.settings
-        self._ledger, self._state, self._observer = run.ledger, run.state, observer
+        self._ledger, self._state, self._emit = run.ledger, run.state, emit
         self._plan_stream, self._commands, self._check_rows = run.plan_stream, run.commands, run.check_rows
         self._check_cancelled, self._autoscaler = check_cancelled, autoscaler
         self._events: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._script_logs = ScriptLogCollector()
-        self._nodes = NodePool(cluster, nodes, observer, check_cancelled, self._events.put, self._script_logs.add)
+        self._nodes = NodePool(cluster, nodes, emit, check_cancelled, self._events.put, self._script_logs.add)
         self._remote_files = RemoteFiles(self._client, self._nodes.token, self._settings.run.directory)
         self._transport = LeaseTransport(self._client, run.plan, self._nodes, self._remote_files, self._events.put)
         self._lost_nodes: set[str] = set()  # nodes that were reported as lost
@@ -135,7 +135,7 @@ class Dispatcher:
                 self._transport.retry_resizes()
                 for event in chain(self._read_plan(), self._read_commands(), self._wait_for_events()):
                     self._carry_out(self._state.handle(event, time.monotonic()))
-                self._observer.progressed(self._state.tally)
+                self._emit(events.Progressed(self._state.tally))
                 self._forward_script_logs()
                 self._check_cancelled()
             self._nodes.close()
@@ -155,7 +155,7 @@ class Dispatcher:
                 self._client.unsubscribe_topic(script_log_topic(self._settings.token))
             self._forward_script_logs()
             if self._script_logs.left_out:
-                self._observer.script_left_out(self._script_logs.left_out)
+                self._emit(events.ScriptLinesDropped(self._script_logs.left_out))
 
     # Events
 
@@ -217,7 +217,7 @@ class Dispatcher:
         self._transport.complete(number)
         if outcome.failure is not None:
             self._start_failure = self._start_failure or outcome.failure
-            self._observer.slot_failed(lease.node, outcome.failure)
+            self._emit(events.SlotFailed(lease.node, outcome.failure))
         return LeaseFinished(number, outcome.receipts, outcome.slots, outcome.as_of)
 
     def _scale(self) -> None:
@@ -238,13 +238,13 @@ class Dispatcher:
 
     def _forward_script_logs(self) -> None:
         for line in self._script_logs.pop_all():
-            self._observer.script_said(line)
+            self._emit(line)
 
     def _forget(self, node: str) -> NodeLeft:
         self._nodes.forget(node)
         if node not in self._lost_nodes:  # both its leases and the scheduler may report it
             self._lost_nodes.add(node)
-            self._observer.node_left(node)
+            self._emit(events.NodeLost(node))
         self._transport.forget(node)
         return NodeLeft(node)
 
@@ -263,12 +263,12 @@ class Dispatcher:
                     self._commit(decided)
                 case CommitPiece():
                     self._ledger.commit_piece(instruction.receipt, instruction.piece, instruction.failed, instruction.state)
-                    self._observer.isolated(instruction.receipt)
+                    self._emit(events.PieceFinished(instruction.receipt))
                     self._check([instruction.receipt])
                 case PauseScheduling(breach):
-                    self._observer.held(breach)
+                    self._emit(events.SchedulingPaused(breach))
                 case ResumeScheduling():
-                    self._observer.held(None)
+                    self._emit(events.SchedulingResumed())
                 case Abort(breach):
                     raise LimitExceededError(*breach, self._settings.run.directory, first_failure(self._ledger))
                 case GiveUp(slots_failed):
@@ -279,14 +279,14 @@ class Dispatcher:
     def _commit(self, decided: list[tuple[Receipt, str]]) -> None:
         decided = [(self._transport.dated(receipt), state) for receipt, state in decided]
         self._ledger.commit(decided)
-        self._observer.committed([receipt for receipt, _ in decided])
+        self._emit(events.ReceiptsCommitted([receipt for receipt, _ in decided]))
         for receipt, state in decided:
             if receipt.outcome != Outcome.SUCCEEDED:
-                self._observer.tried(receipt, state)
+                self._emit(events.AttemptFailed(receipt, state))
             elif receipt.rows > receipt.items and not self._warned_of_more_rows:
                 self._warned_of_more_rows = True
                 message = f"run() returned {receipt.rows} rows for {receipt.items} items of mini-batch {receipt.mini_batch}"
-                self._observer.warned(f"{message}; keeping all rows (shown once)")
+                self._emit(events.Warned(f"{message}; keeping all rows (shown once)"))
         self._check([receipt for receipt, _ in decided])
 
     def _check(self, receipts: list[Receipt]) -> None:
@@ -334,4 +334,4 @@ class Dispatcher:
                 timeout = min(_LOGS_TIMEOUT, max(end_by - time.monotonic(), 0.1))
                 self._client.sync(fetch, callback_timeout=timeout)
             except (asyncio.TimeoutError, asyncio.CancelledError, OSError) as error:
-                self._observer.warned(f"some node logs could not be fetched: {type(error).__name__}: {error}")
+                self._emit(events.Warned(f"some node logs could not be fetched: {type(error).__name__}: {error}"))

@@ -14,12 +14,12 @@ from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.dispatch.events import Event, NodeJoined, NodeLeft, NodesOpening, Tick
 from prefect_parallel_run.dispatch.node_setup import NodeSetup, NodeSetups, NodeSpec, ReadyNode
-from prefect_parallel_run.dispatch.observer import Observer
 from prefect_parallel_run.dispatch.workers import GONE, LiveWorkers, call_worker, host_of, select_workers
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, ParallelRunError
 from prefect_parallel_run.node.log_tail import LogBatch
 from prefect_parallel_run.node.rpc import ShutdownReport, close_node, keep_node, remove_node
 from prefect_parallel_run.node.watchdog import EVERY
+from prefect_parallel_run.runs import events
 
 TICK = 0.25  #: s: longest time between two calls of check_cancelled
 _STOP_TIMEOUT = 3.0  #: s for nodes to stop their children, or to delete their files, at the end of a run
@@ -33,7 +33,7 @@ class NodePool:
     Args:
         cluster: The open cluster.
         spec: The nodes to open.
-        observer: Receives the events of nodes.
+        emit: Receives the events of nodes.
         check_cancelled: Called about every TICK while waiting for nodes; raises to stop the run.
         report: Receives events for RunState.
         on_script_log: Receives the last script logs of a node, on any thread.
@@ -43,13 +43,13 @@ class NodePool:
         self,
         cluster: Cluster,
         spec: NodeSpec,
-        observer: Observer,
+        emit: events.Emit,
         check_cancelled: CheckCancelled,
         report: Callable[[Event], None],
         on_script_log: Callable[[LogBatch], None] = lambda _: None,
     ) -> None:
         self._client, self._is_kept, self._max_nodes = cluster.client, spec.settings.node.is_kept, spec.at_most
-        self._observer, self._check_cancelled, self._report = observer, check_cancelled, report
+        self._emit, self._check_cancelled, self._report = emit, check_cancelled, report
         self._forward_log = on_script_log
         self._workers = LiveWorkers(cluster.client, cluster.discard, lambda: report(Tick()))
         self._setups = NodeSetups(cluster, spec, lambda: report(Tick()))
@@ -134,11 +134,11 @@ class NodePool:
             self._start_call(address, close_node, False)  # not awaited: these are not needed any more
         for address, answer in self._close(self.addresses).items():
             if isinstance(answer, BaseException):
-                self._observer.warned(f"lost {self._names[address]} while it ran shutdown() of the entry script")
+                self._emit(events.Warned(f"lost {self._names[address]} while it ran shutdown() of the entry script"))
                 continue
             self._forward_logs(answer)
             for text in answer.problems:
-                self._observer.warned(f"shutdown() of the entry script failed:\n{text}")
+                self._emit(events.Warned(f"shutdown() of the entry script failed:\n{text}"))
 
     def release(self, nodes: Collection[str], fetch_logs: Callable[[Collection[str]], None]) -> None:
         """Close idle nodes after shutdown() of the script; their workers are not used again.
@@ -156,7 +156,7 @@ class NodePool:
         self._excluded.update(addresses)
         for node in nodes:
             self.forget(node)
-            self._observer.node_released(node)
+            self._emit(events.NodeReleased(node))
 
     def stop(self, until: float) -> None:
         """Kill all children; nodes that do not answer in time are left to the cluster's shutdown.
@@ -167,7 +167,7 @@ class NodePool:
         everywhere = sorted({*self._names, *self._cancel_setups()})  # includes nodes that are being opened
         self._unresponsive = self._call_all(close_node, everywhere, min(until, time.monotonic() + _STOP_TIMEOUT), False)
         if self._unresponsive:
-            self._observer.warned(f"some nodes did not stop within {_STOP_TIMEOUT:g} s")
+            self._emit(events.Warned(f"some nodes did not stop within {_STOP_TIMEOUT:g} s"))
 
     def remove(self, until: float) -> None:
         """Delete the local rows of nodes whose rows were fetched; the run is over."""
@@ -231,14 +231,14 @@ class NodePool:
     def _add(self, node: ReadyNode) -> None:
         self._nodes[node.facts.node] = node
         self._names[node.address] = node.facts.node
-        self._observer.node_joined(node.facts)
+        self._emit(events.NodeJoined(node.facts))
         self._report(NodeJoined(node.facts.node, node.facts.slots))
         if not self._has_nodes:
             self._has_nodes = True
             available = len(self._names) + len(self._setups)
             if available < self._max_nodes:
                 message = f"starting with {available} of {self._max_nodes} nodes"
-                self._observer.warned(f"{message}; the rest join when they are available")
+                self._emit(events.Warned(f"{message}; the rest join when they are available"))
 
     def _drop(self, lost: Collection[str]) -> None:
         """Handle the loss of workers, by address."""
@@ -258,7 +258,7 @@ class NodePool:
         if setup.is_first and not is_gone:
             raise problem
         self._excluded.add(address)
-        self._observer.warned(f"ignoring worker {address}: {problem}")
+        self._emit(events.Warned(f"ignoring worker {address}: {problem}"))
 
     def _cancel_setups(self) -> list[str]:
         """Cancel all setups and return their addresses."""

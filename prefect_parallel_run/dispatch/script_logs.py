@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import logging
 import queue
-from typing import NamedTuple
 
 from prefect_parallel_run._rate_limit import RateLimiter
 from prefect_parallel_run.node.log_tail import LogBatch
+from prefect_parallel_run.runs.events import ScriptLogged
 
 _MAX_MESSAGES = 1_000  #: messages per run
-
-
-class ScriptLine(NamedTuple):
-    """A log message of an entry script; it may span several lines."""
-
-    level: int  #: numeric level of the logging module
-    process: str
-    text: str
 
 
 class ScriptLogCollector:
@@ -34,16 +26,16 @@ class ScriptLogCollector:
         """Add a batch of a node; may be called from any thread."""
         self._batches.put(batch)
 
-    def pop_all(self) -> list[ScriptLine]:
+    def pop_all(self) -> list[ScriptLogged]:
         """Return the messages to forward now; called from the thread that forwards them."""
-        lines: list[ScriptLine] = []
+        lines: list[ScriptLogged] = []
         for _ in range(self._batches.qsize()):
             batch = self._batches.get_nowait()
             node = batch["node"]
             if batch["number"] <= self._last.get(node, 0):
                 continue
             self._last[node], self._left_out_by_node[node] = batch["number"], batch["left_out"]
-            for line in (ScriptLine(*fields) for fields in batch["lines"]):
+            for line in (ScriptLogged(*fields) for fields in batch["lines"]):
                 if self._rate_limiter.admits(0.0, is_urgent=line.level >= logging.WARNING):
                     lines.append(line)
                 else:

@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Protocol
 
 from prefect_parallel_run import _units
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.events import Continued, ControlCommand, LimitsChanged, Paused, ProcessesChanged
 from prefect_parallel_run.runs.commands import Command, CommandRejectedError, LineTail, answer
+from prefect_parallel_run.runs.events import CommandHandled, Emit, RunContinued, RunPaused, Warned
 from prefect_parallel_run.runs.executions import METADATA_KEY, Overrides
 from prefect_parallel_run.runs.ledger import Ledger, RecordedCommand
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -22,19 +22,6 @@ from prefect_parallel_run.runs.spec import failure_limits
 _POLL_INTERVAL = 0.5  #: s between two reads of the commands file
 _MAX_REJECTED = 100  #: rejected commands to record per execution, so that garbage in the file does not fill the ledger
 _MAX_RECORDED = 200  #: bytes to record of an invalid line
-
-
-class ControlListener(Protocol):
-    """Receives the events of control commands."""
-
-    def ordered(self, order: str, by: str, answer: str) -> None:
-        """A user's command was applied or rejected."""
-
-    def paused(self, is_paused: bool) -> None:
-        """A user paused the run, or continued it."""
-
-    def warned(self, text: str) -> None:
-        """A problem that does not end the run should be shown to the user."""
 
 
 class Control:
@@ -48,14 +35,14 @@ class Control:
         execution_id: Id of the execution.
         ledger: Records commands and their effects.
         config: The step's configuration, without changes by commands.
-        listener: Receives the events of commands.
+        emit: Receives the events of commands.
     """
 
     def __init__(
-        self, directory: RunDirectory, execution_id: str, ledger: Ledger, config: ParallelRunConfig, listener: ControlListener
+        self, directory: RunDirectory, execution_id: str, ledger: Ledger, config: ParallelRunConfig, emit: Emit
     ) -> None:
         self._directory, self._execution_id, self._ledger = directory, execution_id, ledger
-        self._config, self._listener = config, listener
+        self._config, self._emit = config, emit
         self._lines = LineTail(directory.commands)
         self._known = {command.id for command in ledger.commands()}
         self._adjustments = Overrides.of_ledger(ledger)
@@ -108,7 +95,7 @@ class Control:
         now = time.time()
         self._record(command, now, message, {"paused": "1"} if is_pause else {"paused": "0", "continued": str(now)})
         self._events.append(Paused() if is_pause else Continued())
-        self._listener.paused(is_pause)
+        self._emit(RunPaused() if is_pause else RunContinued())
 
     def _adjust(self, command: Command) -> None:
         config = self._config.model_dump(include=set(command.values))
@@ -134,7 +121,7 @@ class Control:
             RecordedCommand(command.id, command.at, command.by, command.what, applied_at, message), changes
         )
         self._answer(command.id, message, applied=applied_at is not None)
-        self._listener.ordered(str(command), command.by, message)
+        self._emit(CommandHandled(str(command), command.by, message))
 
     def _reject(self, command_id: str, line: bytes, message: str) -> None:
         if command_id in self._known or self._rejected >= _MAX_REJECTED:
@@ -144,7 +131,7 @@ class Control:
         text = line[:_MAX_RECORDED].decode("utf-8", "backslashreplace")
         self._ledger.record_command(RecordedCommand(command_id, None, None, text, None, message), {})
         self._answer(command_id, message, applied=False)
-        self._listener.warned(f"rejected a control command: {message}")
+        self._emit(Warned(f"rejected a control command: {message}"))
 
     def _answer(self, command_id: str, message: str, *, applied: bool) -> None:
         with suppress(OSError):  # the ledger has it, and the waiting CLI says so

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, chain_checks
+from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, chain_checks, never_cancelled
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.errors import (
     EntryScriptError,
@@ -18,15 +18,15 @@ from prefect_parallel_run.errors import (
     OutputError,
     RowsDifferError,
 )
-from prefect_parallel_run.execution.cluster_startup import ClusterStartup
 from prefect_parallel_run.execution.control import Control
-from prefect_parallel_run.execution.drive import RunListener, execute
+from prefect_parallel_run.execution.execute import ActiveRun, ClusterStartup, execute
 from prefect_parallel_run.models import execution_prefix
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import Reduction
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.create import complete_description, step_of
+from prefect_parallel_run.runs.events import Emit, Noted, RunFinished, Warned
 from prefect_parallel_run.runs.executions import METADATA_KEY, Overrides, record_end, record_start
 from prefect_parallel_run.runs.fingerprint import fingerprint_of
 from prefect_parallel_run.runs.ledger import Ledger
@@ -49,14 +49,23 @@ _REPORT_IF_FAILED = 20.0  #: s to write the report of a run that failed
 _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the user does not want to wait
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """The functions that a run calls; Prefect's differ from those of the command line.
+
+    Attributes:
+        reduce: Performs the final reduction and returns the receipt (in Prefect: as a separate task run).
+        emit: Receives the events of the run.
+        check_cancelled: Called several times a second; raises when the run is cancelled.
+    """
+
+    reduce: Callable[[Reduction], dict[str, Any]]
+    emit: Emit
+    check_cancelled: CheckCancelled = never_cancelled
+
+
 def run_step(
-    spec: StepSpec,
-    target: Target,
-    listener: RunListener,
-    check_cancelled: CheckCancelled,
-    reduce: Callable[[Reduction], dict[str, Any]],
-    resume_request: ResumeRequest | None = None,
-    existing_runs: ExistingRuns | None = None,
+    spec: StepSpec, target: Target, callbacks: Callbacks, earlier: ResumeRequest | ExistingRuns | None = None
 ) -> ParallelRunResult:
     """Run a step and return its result.
 
@@ -66,11 +75,8 @@ def run_step(
     Args:
         spec: Definition of the step.
         target: Where it runs.
-        listener: Receives the events of the run.
-        check_cancelled: Called several times a second; raises when the run is cancelled.
-        reduce: Performs the final reduction (in Prefect: as a separate task run).
-        resume_request: Resume exactly this run directory.
-        existing_runs: Earlier runs of this step, if already known.
+        callbacks: What the run calls.
+        earlier: A request to resume exactly one run directory; or earlier runs of this step, if already known.
 
     Raises:
         InputError: A model of the configuration does not exist.
@@ -79,76 +85,113 @@ def run_step(
     """
     started = time.monotonic()
     check_models(spec.config.models)
-    with ExitStack() as stack, ClusterStartup(target, spec) as cluster:  # the lock outlives the cluster
-        if resume_request is not None:
-            selection = resume_run(spec, fingerprint_of(spec), resume_request, check_cancelled)
-        else:
-            if not (has_existing_runs(spec) if existing_runs is None else existing_runs.reusable):
-                cluster.start()  # opens while script and input are checked
-            selection = get_or_create_run(spec, existing_runs or find_existing_runs(spec, check_cancelled), check_cancelled)
+    given = earlier.given if isinstance(earlier, ResumeRequest) else frozenset()
+    with ExitStack() as stack, ClusterStartup(target, spec) as startup:  # the lock outlives the cluster
+        selection = _select_run(spec, startup, earlier, callbacks.check_cancelled)
         stack.callback(selection.close)
-        directory = selection.directory
-        mirror = None if spec.store is None else RunMirror(directory, spec.location_of(directory), listener.warned)
+        runner = _Runner(spec, selection, callbacks, stack)
         if selection.lock is None:
-            if mirror is not None and not has_complete_copy(directory):
-                _complete_copy(mirror, directory, check_cancelled, stack)
-            return earlier_result(spec, directory, resume_request)
-        check_cancelled = check_cancelled if mirror is None else chain_checks(check_cancelled, mirror.raise_if_lost)
-        if mirror is not None:
-            stack.callback(mirror.close)
-        with Ledger(directory.ledger) as ledger:
+            runner.complete_copy(only_if_missing=True)
+            return earlier_result(spec, selection.directory, given)
+        receipt = runner.run(startup, selection.lock.execution_id, given)
+        runner.complete_copy()
+        return _result(spec, selection.directory, receipt, time.monotonic() - started)
+
+
+def _select_run(
+    spec: StepSpec, startup: ClusterStartup, earlier: ResumeRequest | ExistingRuns | None, check_cancelled: CheckCancelled
+) -> RunSelection:
+    """Return the run directory to work in, locked unless its result can be returned."""
+    if isinstance(earlier, ResumeRequest):
+        return resume_run(spec, fingerprint_of(spec), earlier, check_cancelled)
+    if not (has_existing_runs(spec) if earlier is None else earlier.reusable):
+        startup.start()  # opens while script and input are checked
+    return get_or_create_run(spec, earlier or find_existing_runs(spec, check_cancelled), check_cancelled)
+
+
+class _Runner:
+    """Executes the selected run of a step, and keeps its remote copy up to date.
+
+    Args:
+        spec: Definition of the step.
+        selection: The run.
+        callbacks: What the run calls.
+        stack: Receives what remains to be done once the cluster is closed.
+    """
+
+    def __init__(self, spec: StepSpec, selection: RunSelection, callbacks: Callbacks, stack: ExitStack) -> None:
+        self._spec, self._selection, self._directory, self._stack = spec, selection, selection.directory, stack
+        self._reduce, self._emit, self._check_cancelled = callbacks.reduce, callbacks.emit, callbacks.check_cancelled
+        self._mirror: RunMirror | None = None
+        if spec.store is not None:
+            location = spec.location_of(self._directory)
+            self._mirror = RunMirror(self._directory, location, lambda text: callbacks.emit(Warned(text)))
+
+    def run(self, startup: ClusterStartup, execution_id: str, given: frozenset[str]) -> dict[str, Any]:
+        """Execute the run to its end and return the receipt.
+
+        Args:
+            startup: Opens the cluster.
+            execution_id: Id of the execution, from the run's lock.
+            given: Configuration fields that the user has just set.
+        """
+        if self._mirror is not None:
+            self._stack.callback(self._mirror.close)
+            self._check_cancelled = chain_checks(self._check_cancelled, self._mirror.raise_if_lost)
+        with Ledger(self._directory.ledger) as ledger:
             try:
-                execution = _begin_execution(directory, ledger, spec)  # before the mirror uploads anything
-                if resume_request is not None and resume_request.given:
-                    Overrides.of_ledger(ledger).without(resume_request.given).record(ledger)
-                control = Control(directory, selection.lock.execution_id, ledger, spec.config, listener)
-                if mirror is not None:
-                    Background("mirror", mirror.begin).wait(check_cancelled)
-                execute(
-                    spec, selection, ledger, execution, cluster, listener, chain_checks(check_cancelled, control.poll), control
-                )
-                control.close("every mini-batch is done and the result is being assembled")
-                receipt = reduce(_reduction(spec, selection, ledger, listener, chain_checks(check_cancelled, control.poll)))
+                receipt = self._execute(ledger, startup, execution_id, given)
             except BaseException as error:
-                listener.closed(*_record_end(ledger, error))
-                if ledger.is_empty() and not directory.plan.exists():
-                    _delete_empty_run(directory, mirror, stack)
-                else:
-                    seconds = _REPORT_IF_FAILED if isinstance(error, Exception) else _REPORT_IF_CANCELLED
-                    stack.callback(_report_in_time, directory, listener, seconds)  # once the cluster is gone
+                self._emit(RunFinished(*_record_end(ledger, error)))
+                self._clean_up(ledger, error)
                 raise
             ledger.record(status="succeeded", reason="", ended_by="")
             record_end(ledger, "succeeded", "")
-            listener.closed("succeeded", "")
-            _report(directory, listener, check_cancelled)
-        if mirror is not None:
-            _complete_copy(mirror, directory, check_cancelled, stack)
-        return _result(_with_adjustments(spec, receipt), directory, receipt, time.monotonic() - started, reused=False)
+            self._emit(RunFinished("succeeded"))
+            _report(self._directory, self._emit, self._check_cancelled)
+        return receipt
+
+    def complete_copy(self, *, only_if_missing: bool = False) -> None:
+        """Complete the remote copy of a finished run, and delete the local one on exit."""
+        if self._mirror is None or (only_if_missing and has_complete_copy(self._directory)):
+            return
+        Background("mirror", self._mirror.finish).wait(self._check_cancelled)
+        self._stack.callback(shutil.rmtree, self._directory.path, ignore_errors=True)
+
+    def _execute(self, ledger: Ledger, startup: ClusterStartup, execution_id: str, given: frozenset[str]) -> dict[str, Any]:
+        execution = _begin_execution(self._directory, ledger, self._spec)  # before the mirror uploads anything
+        if given:
+            Overrides.of_ledger(ledger).without(given).record(ledger)
+        control = Control(self._directory, execution_id, ledger, self._spec.config, self._emit)
+        if self._mirror is not None:
+            Background("mirror", self._mirror.begin).wait(self._check_cancelled)
+        run = ActiveRun(
+            spec=self._spec,
+            selection=self._selection,
+            ledger=ledger,
+            execution=execution,
+            control=control,
+            emit=self._emit,
+            check_cancelled=chain_checks(self._check_cancelled, control.poll),
+        )
+        execute(run, startup)
+        control.close("every mini-batch is done and the result is being assembled")
+        return self._reduce(_reduction(run))
+
+    def _clean_up(self, ledger: Ledger, error: BaseException) -> None:
+        """Once the cluster is closed: write the report of the unsuccessful run; delete a run without plan and attempts."""
+        if not ledger.is_empty() or self._directory.plan.exists():
+            seconds = _REPORT_IF_FAILED if isinstance(error, Exception) else _REPORT_IF_CANCELLED
+            self._stack.callback(_report_in_time, self._directory, self._emit, seconds)
+            return
+        self._stack.callback(shutil.rmtree, self._directory.path, ignore_errors=True)
+        if self._mirror is not None:
+            self._stack.callback(self._mirror.discard)
 
 
-def _with_adjustments(spec: StepSpec, receipt: dict[str, Any], resume_request: ResumeRequest | None = None) -> StepSpec:
-    """Return *spec* with the changes that commands made during the run with this receipt."""
-    overrides = resume_request.given if resume_request is not None else ()
-    return replace(spec, config=Overrides.of_receipt(receipt).without(overrides).of(spec.config))
-
-
-def earlier_result(spec: StepSpec, directory: RunDirectory, resume_request: ResumeRequest | None = None) -> ParallelRunResult:
-    """Return the result of a finished run as the result of *spec*, with no run time."""
-    receipt = read_json(directory.receipt)
-    return _result(_with_adjustments(spec, receipt, resume_request), directory, receipt, 0.0, reused=True)
-
-
-def _delete_empty_run(directory: RunDirectory, mirror: RunMirror | None, stack: ExitStack) -> None:
-    """Delete, on exit, a run directory that has no plan and no attempts, locally and in the store."""
-    stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
-    if mirror is not None:
-        stack.callback(mirror.discard)
-
-
-def _complete_copy(mirror: RunMirror, directory: RunDirectory, check_cancelled: CheckCancelled, stack: ExitStack) -> None:
-    """Complete the remote copy of a finished run, and delete the local one on exit."""
-    Background("mirror", mirror.finish).wait(check_cancelled)
-    stack.callback(shutil.rmtree, directory.path, ignore_errors=True)
+def earlier_result(spec: StepSpec, directory: RunDirectory, given: Collection[str] = ()) -> ParallelRunResult:
+    """Return the result of a finished run as the result of *spec*; *given* are fields that the user has just set."""
+    return _result(spec, directory, read_json(directory.receipt), given=given)
 
 
 def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) -> int:
@@ -168,7 +211,7 @@ def _begin_execution(directory: RunDirectory, ledger: Ledger, spec: StepSpec) ->
     return execution
 
 
-def _report(directory: RunDirectory, listener: RunListener, check_cancelled: CheckCancelled) -> None:
+def _report(directory: RunDirectory, emit: Emit, check_cancelled: CheckCancelled) -> None:
     """Write report.html; a failure is only a warning."""
 
     def work(check_cancelled: CheckCancelled) -> str:
@@ -179,10 +222,10 @@ def _report(directory: RunDirectory, listener: RunListener, check_cancelled: Che
         return ""
 
     if problem := Background("report", work).wait(check_cancelled):
-        listener.warned(f"the report could not be written: {problem}; retry with prefect-parallel-run report {directory.path}")
+        emit(Warned(f"the report could not be written: {problem}; retry with prefect-parallel-run report {directory.path}"))
 
 
-def _report_in_time(directory: RunDirectory, listener: RunListener, seconds: float) -> None:
+def _report_in_time(directory: RunDirectory, emit: Emit, seconds: float) -> None:
     """Write report.html of an unsuccessful run, unless that takes longer than *seconds*."""
     deadline = time.monotonic() + seconds
 
@@ -191,35 +234,34 @@ def _report_in_time(directory: RunDirectory, listener: RunListener, seconds: flo
             raise Cancelled
 
     try:
-        _report(directory, listener, check_cancelled)
+        _report(directory, emit, check_cancelled)
     except Cancelled:
         command = f"prefect-parallel-run report {directory.path}"
-        listener.warned(f"skipped the report, which takes longer than {seconds:g} s; write it with {command}")
+        emit(Warned(f"skipped the report, which takes longer than {seconds:g} s; write it with {command}"))
 
 
-def _reduction(
-    spec: StepSpec, selection: RunSelection, ledger: Ledger, listener: RunListener, check_cancelled: CheckCancelled
-) -> Reduction:
+def _reduction(run: ActiveRun) -> Reduction:
     """Return the task of the final reduction, after the inputs were verified."""
+    spec, selection = run.spec, run.selection
     if selection.check is not None:
-        selection.check.wait(check_cancelled)
-    _warn_of_replacing(spec, selection.directory, listener)
-    adjustments = Overrides.of_ledger(ledger)
+        selection.check.wait(run.check_cancelled)
+    _warn_of_replacing(spec, run.directory, run.emit)
+    adjustments = Overrides.of_ledger(run.ledger)
     return Reduction(
-        directory=selection.directory,
+        directory=run.directory,
         limits=failure_limits(adjustments.of(spec.config)),
         notes={METADATA_KEY: adjustments.to_values()} if adjustments else {},
-        target=spec.target_of(selection.directory),
+        target=spec.target_of(run.directory),
         result=spec.result,
         row_format=spec.config.result_format,
         row_options=spec.config.append_row_csv_options or {},
-        identity=complete_description(selection.directory, selection.planner)["identity"],
+        identity=complete_description(run.directory, selection.planner)["identity"],
         output=spec.output if spec.writes_output else None,
-        check_cancelled=check_cancelled,
+        check_cancelled=run.check_cancelled,
     )
 
 
-def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, listener: RunListener) -> None:
+def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, emit: Emit) -> None:
     """Warn when the result file of another step is replaced; log it when it is this step's, of other inputs."""
     if spec.result is None or size_of(spec.result) is None:
         return
@@ -227,9 +269,9 @@ def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, listener: RunLis
     if run_id is None or _base_id(run_id) == _base_id(directory.run_id):
         return
     if step_of(run_id) != step_of(directory.run_id):
-        listener.warned(f"replacing {spec.result}, the result of run {run_id} of another step; give each step its own output")
+        emit(Warned(f"replacing {spec.result}, the result of run {run_id} of another step; give each step its own output"))
     else:
-        listener.noted(f"replacing {spec.result}, the result of run {run_id} of this step")
+        emit(Noted(f"replacing {spec.result}, the result of run {run_id} of this step"))
 
 
 def _base_id(run_id: str) -> str:
@@ -264,9 +306,15 @@ def _record_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
 
 
 def _result(
-    spec: StepSpec, directory: RunDirectory, receipt: dict[str, Any], seconds: float, *, reused: bool
+    spec: StepSpec,
+    directory: RunDirectory,
+    receipt: dict[str, Any],
+    seconds: float | None = None,
+    given: Collection[str] = (),
 ) -> ParallelRunResult:
+    """Return the result of a run that took *seconds*; None: it is an earlier one's."""
     items, mini_batches = receipt["items"], receipt["mini_batches"]
+    config = Overrides.of_receipt(receipt).without(given).of(spec.config)  # as commands changed it
     return ParallelRunResult(
         name=spec.name,
         run_id=directory.run_id,
@@ -282,7 +330,7 @@ def _result(
         items_succeeded=items["succeeded"],
         items_failed=items["failed"],
         rows=receipt["rows"],
-        seconds=seconds,
-        limits=asdict(failure_limits(spec.config)),
-        reused=reused,
+        seconds=seconds or 0.0,
+        limits=asdict(failure_limits(config)),
+        reused=seconds is None,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import httpx
@@ -22,20 +23,40 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
+from prefect_parallel_run._units import count, format_seconds
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.background_publisher import BackgroundPublisher
 from prefect_parallel_run.monitoring.failure_table import FailureTable
-from prefect_parallel_run.monitoring.logs import Logger
-from prefect_parallel_run.monitoring.progress import done_percent, progress_message
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
-from prefect_parallel_run.monitoring.summary import Throughput, report_text, summary_of_failure, summary_of_result
+from prefect_parallel_run.monitoring.logs import Logger, escape_control_chars
+from prefect_parallel_run.monitoring.progress import ProgressTracker, done_percent, progress_message
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.runs.events import (
+    AttemptFailed,
+    ExecutionEnded,
+    PieceFinished,
+    Progressed,
+    ReportWritten,
+    RunEvent,
+    RunStarted,
+    StepEnded,
+    StepRaised,
+    StepReturned,
+)
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _PROGRESS_INTERVAL = 2.0  #: s, the minimum between two updates: Prefect's API is rate-limited
 _TABLE_INTERVAL = 30.0  #: s, the minimum between two updates of the table of failures
+_PATIENCE = 10.0  #: s to wait until the last updates are sent
+_PATIENCE_IF_CANCELLED = 2.0  #: s, after a cancellation: Ctrl-C may have stopped the server too
 _TABLE_SHARE = 0.02  #: of the run time, the maximum spent on that table: reading a million failures takes a while
+_LIMITS = {  #: the field of the result that each is compared with, and its unit
+    "error_threshold": ("items_failed", "failed items"),
+    "allowed_failed_count": ("mini_batches_failed", "failed mini-batches"),
+    "allowed_failed_percent": ("mini_batches_failed", "% failed mini-batches"),
+}
+_MIN_ACTIVE_SECONDS = 1.0  #: a shorter time gives no meaningful rate
+_MAX_CHARACTERS = 1_000  #: of an error message
 
 
 class RunArtifacts:
@@ -45,39 +66,65 @@ class RunArtifacts:
     that a retry updates the same artifacts; only the background thread reads and writes them.
     """
 
-    def __init__(self, step: str, logger: Logger, clock: Callable[[], float] = time.monotonic) -> None:
-        self._step, self._logger, self._clock = step, logger, clock
+    def __init__(self, step: str, logger: Logger, tracker: ProgressTracker) -> None:
+        self._step, self._logger, self._tracker = step, logger, tracker
         self._key = artifact_key(step)
         self._publisher = BackgroundPublisher("artifacts", self._warn)
         self._ids: dict[str, UUID] = {}
         self._run: RunDirectory | None = None
         self._table: FailureTable | None = None
-        self._has_new_failures = False
+        self._has_new_failures = False  # the table of failures is outdated
         self._dashboard = ""
-        self._next = self._next_table = clock()
-        self._tracker, self._last = ProgressTracker(Tally(), clock), Tally()
+        self._next = self._next_table = time.monotonic()
+        self._last = Tally()
+        self._patience = _PATIENCE
 
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str, tracker: ProgressTracker) -> None:
+    def handle(self, event: RunEvent) -> None:
+        """Update the artifacts that *event* changes."""
+        match event:
+            case RunStarted():
+                self._start(event)
+            case AttemptFailed():
+                self._has_new_failures = True
+            case PieceFinished(receipt) if receipt.outcome != "succeeded":
+                self._has_new_failures = True
+            case Progressed(tally):
+                self._send_due(tally)
+            case ExecutionEnded(tally):
+                self._last, self._dashboard = tally, ""  # the dashboard is closed
+                self._send_progress(tally)
+                self._send_failures()
+            case StepReturned(result):
+                self._publish("summary", summary_of_result(result, self._throughput()), f"Summary of {self._step}")
+            case StepRaised(error):
+                if self._run is not None:
+                    summary = summary_of_failure(self._step, error, self._last, str(self._run.path), self._throughput())
+                    self._publish("summary", summary, f"Summary of {self._step}")
+                if not isinstance(error, Exception):
+                    self._patience = _PATIENCE_IF_CANCELLED
+            case ReportWritten(location):
+                self._publish("report", report_text(location), f"Location of the report of {self._step}")
+            case StepEnded() if not self._publisher.close(self._patience):
+                self._warn(f"not all updates were sent within {self._patience:g} s")
+
+    def _start(self, event: RunStarted) -> None:
         """Create the progress artifact, or reuse that of an earlier attempt of the task."""
-        self._run, self._dashboard, self._tracker, self._last = run, dashboard, tracker, tally
-        self._table = FailureTable(run)
-        self._next = self._next_table = self._clock()
-        self._publisher.submit("begin", partial(self._create_or_reuse, run, done_percent(tally), self._describe(tally)))
+        self._run, self._last, self._dashboard = event.directory, event.tally, event.dashboard
+        self._table = FailureTable(event.directory)
+        self._next = self._next_table = time.monotonic()
+        begin = partial(self._create_or_reuse, event.directory, done_percent(event.tally), self._describe(event.tally))
+        self._publisher.submit("begin", begin)
 
     def _create_or_reuse(self, run: RunDirectory, percent: float, description: str) -> None:
         with Ledger(run.ledger) as ledger:
             metadata = ledger.metadata()
         self._ids = {kind: UUID(metadata[_id_key(kind)]) for kind in ("progress", "failures") if _id_key(kind) in metadata}
         if "progress" not in self._ids:
-            self._create("progress", partial(_create_progress, percent, description))
+            self._create("progress", create_progress_artifact, percent, description)
 
-    def tried(self) -> None:
-        """Record a failed attempt: the table of failures is outdated."""
-        self._has_new_failures = True
-
-    def progressed(self, tally: Tally) -> None:
+    def _send_due(self, tally: Tally) -> None:
         """Update the progress artifact at most every 2 s, and the table of failures at most every 30 s."""
-        now = self._clock()
+        now = time.monotonic()
         if now >= self._next:
             self._next = now + _PROGRESS_INTERVAL
             self._send_progress(tally)
@@ -85,49 +132,21 @@ class RunArtifacts:
             self._next_table = math.inf  # until the table is sent
             self._send_failures()
 
-    def ended(self, ledger: Ledger) -> None:
-        """Send the final counts and the failures by cause; the link to the closed dashboard is removed."""
-        self._last = ledger.tally()
-        self._dashboard = ""
-        self._send_progress(self._last)
-        self._send_failures()
-
-    def returned(self, result: ParallelRunResult) -> None:
-        """Publish the summary of a step with a result, new or reused."""
-        self._summarise(summary_of_result(result, self._throughput()))
-
-    def raised(self, error: BaseException) -> None:
-        """Publish the summary of a run without a result."""
-        if self._run is not None:
-            self._summarise(summary_of_failure(self._step, error, self._last, str(self._run.path), self._throughput()))
-
     def _throughput(self) -> Throughput:
         """Return what this execution finished, without the work of earlier executions."""
         snapshot, before, now = self._tracker.snapshot(self._last), self._tracker.initial_tally, self._last
         items = now.succeeded_items - before.succeeded_items
         return Throughput(snapshot.elapsed, snapshot.active_seconds, snapshot.done, items)
 
-    def reported(self, location: str) -> None:
-        """Publish the location of the written report, a path or URL."""
-        self._publish("report", report_text(location), f"Location of the report of {self._step}")
-
-    def _summarise(self, text: str) -> None:
-        self._publish("summary", text, f"Summary of {self._step}")
-
     def _publish(self, kind: str, text: str, description: str) -> None:
-        self._publisher.submit(kind, lambda: self._call(partial(_create_markdown, text, f"{self._key}-{kind}", description)))
-
-    def finish(self, seconds: float) -> None:
-        """Wait at most *seconds* until all updates are sent."""
-        if not self._publisher.close(seconds):
-            self._warn(f"not all updates were sent within {seconds:g} s")
+        self._publisher.submit(kind, lambda: self._call(create_markdown_artifact, text, f"{self._key}-{kind}", description))
 
     def _send_progress(self, tally: Tally) -> None:
         percent, description = done_percent(tally), self._describe(tally)
 
         def update() -> None:
             if (progress := self._ids.get("progress")) is not None:
-                self._call(partial(_update_progress, progress, percent, description))
+                self._call(update_progress_artifact, progress, percent, description)
 
         self._publisher.submit("progress", update)
 
@@ -136,20 +155,20 @@ class RunArtifacts:
         self._publisher.submit("failures", self._update_failures)
 
     def _update_failures(self) -> None:
-        started = self._clock()
+        started = time.monotonic()
         if self._run is not None and self._table is not None and self._run.ledger.exists():
             with Ledger(self._run.ledger) as ledger:
                 rows = self._table.rows(ledger)
             if rows and (table := self._ids.get("failures")) is not None:
-                self._call(partial(_update_table, table, rows))
+                self._call(_update_table, table, rows)
             elif rows:
                 description = f"Failed attempts of {self._step} by cause; tracebacks are in the log and in the ledger."
-                self._create("failures", partial(_create_table, rows, description))
-        now = self._clock()
+                self._create("failures", create_table_artifact, rows, description)
+        now = time.monotonic()
         self._next_table = now + max(_TABLE_INTERVAL, (now - started) / _TABLE_SHARE)
 
-    def _create(self, kind: str, create: Callable[[str], object]) -> None:
-        artifact_id = self._call(lambda: create(f"{self._key}-{kind}"))
+    def _create(self, kind: str, create: Callable[..., object], data: object, description: str) -> None:
+        artifact_id = self._call(create, data, f"{self._key}-{kind}", description)
         if isinstance(artifact_id, UUID) and self._run is not None:
             self._ids[kind] = artifact_id
             with Ledger(self._run.ledger) as ledger:
@@ -159,9 +178,10 @@ class RunArtifacts:
         description = f"{self._step}: {progress_message(self._tracker.snapshot(tally))}"
         return f"{description} · [Dask dashboard]({self._dashboard})" if self._dashboard else description
 
-    def _call(self, call: Callable[[], object]) -> object:
+    def _call(self, function: Callable[..., object], *arguments: object) -> object:
+        """Call a function of Prefect; without ``_sync`` it would return a coroutine if the flow is asynchronous."""
         try:
-            return call()
+            return function(*arguments, _sync=True)
         except (httpx.HTTPError, PrefectException) as error:
             self._warn(str(error))
             return None
@@ -175,26 +195,7 @@ def _id_key(kind: str) -> str:
     return f"{kind}_artifact"
 
 
-# Prefect's async_dispatch accepts _sync, which its type hints lack; without it a call inside an event loop returns a coroutine.
-
-
-def _create_progress(percent: float, description: str, key: str) -> object:
-    return create_progress_artifact(percent, key, description, _sync=True)  # type: ignore[call-arg]  # _sync
-
-
-def _update_progress(progress: UUID, percent: float, description: str) -> object:
-    return update_progress_artifact(progress, percent, description, _sync=True)  # type: ignore[call-arg]  # _sync
-
-
-def _create_table(rows: list[dict[str, Any]], description: str, key: str) -> object:
-    return create_table_artifact(rows, key, description, _sync=True)  # type: ignore[call-arg]  # _sync
-
-
-def _create_markdown(text: str, key: str, description: str) -> object:
-    return create_markdown_artifact(text, key, description, _sync=True)  # type: ignore[call-arg]  # _sync
-
-
-def _update_table(artifact: UUID, rows: list[dict[str, Any]]) -> None:
+def _update_table(artifact: UUID, rows: list[dict[str, Any]], *, _sync: bool) -> None:
     client = get_client(sync_client=True)  # shared with the run; not entered: its reference count is not thread-safe
     client.update_artifact(artifact, ArtifactUpdate(data=json.dumps(rows)))
 
@@ -206,3 +207,87 @@ def artifact_key(step: str) -> str:
     'score-images-v2'
     """
     return re.sub(r"[^a-z0-9]+", "-", step.lower()).strip("-") or "step"
+
+
+class Throughput(NamedTuple):
+    """The finished work of one execution of a run."""
+
+    seconds: float  #: of the whole execution
+    active_seconds: float  #: since the first attempt, without pauses
+    mini_batches: int
+    items: int  #: that succeeded
+
+
+def summary_of_result(result: ParallelRunResult, throughput: Throughput) -> str:
+    """Return the summary of a step with a result; *throughput* is empty for a reused result."""
+    outcome = "Reused: this is the result of an earlier run; nothing ran" if result.reused else "Succeeded"
+    if result.items_failed:
+        outcome += f"; {count(result.items_failed, 'item')} failed, within the limits"
+    rows = [
+        ("mini-batches", result.mini_batches_total, result.mini_batches_succeeded, result.mini_batches_failed),
+        ("items", result.items_total, result.items_succeeded, result.items_failed),
+    ]
+    rate = "" if result.reused else _rate(result.seconds, throughput)
+    lines = [f"# {result.name}", f"**{outcome}**", _table(rows), f"{count(result.rows, 'row')}{rate}", *_limits(result)]
+    return "\n\n".join([*lines, *_locations(result.run_directory, result.output_file or result.output)]) + "\n"
+
+
+def summary_of_failure(step: str, error: BaseException, tally: Tally, run_directory: str, throughput: Throughput) -> str:
+    """Return the summary of a run without a result.
+
+    Args:
+        step: Name of the step.
+        error: The reason; not an Exception if the run was cancelled.
+        tally: Final counts.
+        run_directory: Path.
+        throughput: Work of this execution.
+    """
+    is_failure = isinstance(error, Exception)
+    outcome = "Failed" if is_failure else "Cancelled; finished mini-batches are kept"
+    reason = escape_control_chars(f"{type(error).__name__}: {error}")[:_MAX_CHARACTERS]
+    reason = reason.replace("`", "'")  # a backtick would end the code block
+    rows = [
+        ("mini-batches", tally.planned, tally.succeeded, tally.failed),
+        ("items", tally.items, tally.succeeded_items, tally.failed_items),
+    ]
+    rows_and_rate = f"{count(tally.rows, 'row')}{_rate(throughput.seconds, throughput)}"
+    lines = [f"# {step}", f"**{outcome}**", *([f"```\n{reason}\n```"] if is_failure else []), _table(rows), rows_and_rate]
+    return "\n\n".join([*lines, *_locations(run_directory, None)]) + "\n"
+
+
+def report_text(location: str) -> str:
+    """Return how to open a report at a path or URL. Browsers do not follow links from a web page to a local file."""
+    command = f"prefect-parallel-run report {shlex.quote(location.rpartition('/')[0])} --open"
+    link = f"[report.html]({location})" if location.startswith(("http://", "https://")) else f"`{location}`"
+    return f"{link}: one file that opens in any browser.\n\n```\n{command}\n```\n"
+
+
+def _table(rows: list[tuple[str, int, int, int]]) -> str:
+    lines = [f"| {name} | {a:,} | {b:,} | {c:,} | {a - b - c:,} |" for name, a, b, c in rows]
+    return "\n".join(["| | total | succeeded | failed | not reached |", "|---|---|---|---|---|", *lines])
+
+
+def _rate(seconds: float, throughput: Throughput) -> str:
+    duration, active = f" · {format_seconds(seconds)}", throughput.active_seconds
+    if not throughput.mini_batches or active < _MIN_ACTIVE_SECONDS:  # too little for a rate
+        return duration
+    return f"{duration} · {throughput.mini_batches / active:,.1f} mini-batches/s · {throughput.items / active:,.1f} items/s"
+
+
+def _limits(result: ParallelRunResult) -> Iterator[str]:
+    lines = []
+    for name, allowed in result.limits.items():
+        field, unit = _LIMITS[name]
+        actual = getattr(result, field)
+        if name == "allowed_failed_percent":
+            actual = 100 * actual / max(result.mini_batches_total, 1)
+        if allowed is not None:
+            lines.append(f"| `{name}` | {allowed:,g} | {actual:,g} {unit} |")
+    if lines:
+        yield "\n".join(["| limit | allowed | actual |", "|---|---|---|", *lines])
+
+
+def _locations(run_directory: str, output: str | None) -> Iterator[str]:
+    if output is not None:
+        yield f"Result: `{output}`"
+    yield f"Run directory: `{run_directory}`"

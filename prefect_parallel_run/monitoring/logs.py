@@ -7,12 +7,27 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from prefect_parallel_run.dispatch.script_logs import ScriptLine
-from prefect_parallel_run.models import Breach, Receipt, Tally
-from prefect_parallel_run.monitoring.progress import LogThrottle, progress_message
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
-from prefect_parallel_run.node.child_startup import StartFailure
-from prefect_parallel_run.node.settings import NodeFacts
+from prefect_parallel_run._units import MINI_BATCHES, count
+from prefect_parallel_run.models import Receipt, Tally
+from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressTracker, progress_message
+from prefect_parallel_run.runs.events import (
+    AttemptFailed,
+    CommandHandled,
+    NodeJoined,
+    NodeLost,
+    NodeReleased,
+    Noted,
+    Progressed,
+    RunEvent,
+    RunStarted,
+    SchedulingPaused,
+    SchedulingResumed,
+    ScriptLinesDropped,
+    ScriptLogged,
+    SlotFailed,
+    StepReturned,
+    Warned,
+)
 
 if TYPE_CHECKING:
     Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -26,34 +41,72 @@ class RunLog:
     """Logs the events of one run."""
 
     def __init__(
-        self, logger: Logger, tracker: ProgressTracker | None = None, clock: Callable[[], float] = time.monotonic
+        self, step: str, logger: Logger, tracker: ProgressTracker, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._logger, self._clock = logger, clock
-        self._tracker = tracker or ProgressTracker(Tally(), clock)
+        self._step, self._logger, self._tracker, self._clock = step, logger, tracker, clock
         self._throttle = LogThrottle(clock())
         self._causes: set[str] = set()
 
-    def node_joined(self, node_info: NodeFacts) -> None:
-        """Log a node that opened."""
-        message = "%s opened on %s; processes: %d, cores: %d, GPUs: %d"
-        counts = (node_info.slots, node_info.cores, node_info.gpus)
-        self._logger.info(message, node_info.node, node_info.host, *counts, extra={"action": "node_joined"})
+    def handle(self, event: RunEvent) -> None:
+        """Log *event*, if it is worth a line."""
+        match event:
+            case RunStarted():
+                self._log_start(event)
+            case StepReturned(result):
+                self._info("reused" if result.reused else "ended", "%s", result)
+            case Progressed(tally):
+                self._log_progress(tally)
+            case AttemptFailed(receipt, state):
+                self._log_failure(receipt, state)
+            case NodeJoined() | NodeLost() | NodeReleased() | SlotFailed():
+                self._log_node(event)
+            case SchedulingPaused(breach):
+                message = (
+                    "%s = %g would be exceeded if the pending attempts failed: no new mini-batch starts until they are done"
+                )
+                self._warning("held", message, breach.limit, breach.allowed)
+            case SchedulingResumed():
+                self._info("released", "resumed scheduling of new mini-batches")
+            case ScriptLogged(level, process, text):
+                self._logger.log(level, "%s: %s", process, escape_control_chars(text), extra={"action": "script_said"})
+            case ScriptLinesDropped(lines):
+                message = "%d more lines logged by the entry script are in logs/*.log of the run directory"
+                self._info("script_left_out", message, lines)
+            case CommandHandled(command, sender, answer):
+                names = (escape_control_chars(sender), escape_control_chars(command))
+                self._info("ordered", "%s sent the command %s: %s", *names, answer)
+            case Noted(text):
+                self._info("noted", "%s", escape_control_chars(text))
+            case Warned(text):
+                log_warning(self._logger, text)
 
-    def node_left(self, node: str) -> None:
-        """Log a lost node."""
-        self._logger.warning("lost %s; its mini-batches were rescheduled", node, extra={"action": "node_left"})
+    def _log_start(self, event: RunStarted) -> None:
+        """Log the planned mini-batches and those already finished."""
+        tally = event.tally
+        self._throttle = LogThrottle(self._clock())
+        link = f"; Dask dashboard {event.dashboard}" if event.dashboard else ""
+        suffix = " so far, the input is still being listed" if tally.is_growing else ""
+        counts = (count(tally.planned, *MINI_BATCHES), count(tally.items, "item"), suffix)
+        self._info("began", "%s: %s, %s%s; run directory %s%s", self._step, *counts, event.directory.path, link)
+        if tally.finished or tally.waiting:
+            message = "resuming: %d of %d mini-batches already finished, %d awaiting retry"
+            self._info("resumed", message, tally.finished, tally.planned, tally.waiting)
 
-    def node_released(self, node: str) -> None:
-        """Log a node that was idle and was released."""
-        self._logger.info("released idle node %s", node, extra={"action": "node_released"})
+    def _log_node(self, event: NodeJoined | NodeLost | NodeReleased | SlotFailed) -> None:
+        match event:
+            case NodeJoined(facts):
+                message = "%s opened on %s; processes: %d, cores: %d, GPUs: %d"
+                self._info("node_joined", message, facts.node, facts.host, facts.slots, facts.cores, facts.gpus)
+            case NodeLost(node):
+                self._warning("node_left", "lost %s; its mini-batches were rescheduled", node)
+            case NodeReleased(node):
+                self._info("node_released", "released idle node %s", node)
+            case SlotFailed(node, failure):
+                error = escape_control_chars(f"{failure.error_type}: {failure.error}\n{failure.traceback}".rstrip())
+                message = "a process on %s could not start the entry script (%s): %s"
+                self._warning("slot_failed", message, node, failure.stage, error)
 
-    def slot_failed(self, node: str, failure: StartFailure) -> None:
-        """Log a process that could not start."""
-        error = escape_control_chars(f"{failure.error_type}: {failure.error}\n{failure.traceback}".rstrip())
-        message = "a process on %s could not start the entry script (%s): %s"
-        self._logger.warning(message, node, failure.stage, error, extra={"action": "slot_failed"})
-
-    def tried(self, receipt: Receipt, state: str) -> None:
+    def _log_failure(self, receipt: Receipt, state: str) -> None:
         """Log the first failure of each cause; a million failures of one cause are one line."""
         if receipt.fingerprint in self._causes or len(self._causes) >= _MAX_CAUSES:
             return
@@ -72,46 +125,22 @@ class RunLog:
             extra={"action": "attempt_failed", "mini_batch": receipt.mini_batch, "attempt": receipt.attempt},
         )
 
-    def progressed(self, tally: Tally) -> None:
+    def _log_progress(self, tally: Tally) -> None:
         """Log the counts every 30 s or 5 %."""
         snapshot = self._tracker.snapshot(tally)
         if not snapshot.is_paused and self._throttle.is_due(tally, self._clock()):  # a paused run makes no progress
-            self._logger.info("%s", progress_message(snapshot), extra={"action": "progress"})
+            self._info("progress", "%s", progress_message(snapshot))
 
-    def held(self, breach: Breach | None) -> None:
-        """Log that scheduling pauses near a limit, or resumes for None."""
-        if breach is None:
-            self._logger.info("resumed scheduling of new mini-batches", extra={"action": "released"})
-        else:
-            message = "%s = %g would be exceeded if the pending attempts failed: no new mini-batch starts until they are done"
-            self._logger.warning(message, breach.limit, breach.allowed, extra={"action": "held"})
+    def _info(self, action: str, message: str, *values: object) -> None:
+        self._logger.info(message, *values, extra={"action": action})
 
-    def script_said(self, line: ScriptLine) -> None:
-        """Log a line of the entry script at its own level."""
-        self._logger.log(line.level, "%s: %s", line.process, escape_control_chars(line.text), extra={"action": "script_said"})
+    def _warning(self, action: str, message: str, *values: object) -> None:
+        self._logger.warning(message, *values, extra={"action": action})
 
-    def script_left_out(self, lines: int) -> None:
-        """Log how many lines of the entry script were left out, and where they are."""
-        message = "%d more lines logged by the entry script are in logs/*.log of the run directory"
-        self._logger.info(message, lines, extra={"action": "script_left_out"})
 
-    def ordered(self, order: str, by: str, answer: str) -> None:
-        """Log a control command, who sent it, and its result."""
-        self._logger.info(
-            "%s sent the command %s: %s",
-            escape_control_chars(by),
-            escape_control_chars(order),
-            answer,
-            extra={"action": "ordered"},
-        )
-
-    def noted(self, text: str) -> None:
-        """Log *text* as information."""
-        self._logger.info("%s", escape_control_chars(text), extra={"action": "noted"})
-
-    def warned(self, text: str) -> None:
-        """Log *text* as a warning."""
-        self._logger.warning("%s", escape_control_chars(text), extra={"action": "warning"})
+def log_warning(logger: Logger, text: str) -> None:
+    """Log a problem that does not end the run."""
+    logger.warning("%s", escape_control_chars(text), extra={"action": "warning"})
 
 
 def escape_control_chars(text: str) -> str:

@@ -1,12 +1,26 @@
-"""Progress of a run: counts, forecast, when to log it, and its wording. Pure."""
+"""Progress of a run, from its events: counts, rate, forecast, when to log it, and its wording."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from prefect_parallel_run._units import MINI_BATCHES, count, format_seconds
-from prefect_parallel_run.models import Breach, Tally
+from prefect_parallel_run.models import Breach, Receipt, Tally
+from prefect_parallel_run.runs.events import (
+    NodeJoined,
+    NodeLost,
+    NodeReleased,
+    ReceiptsCommitted,
+    RunContinued,
+    RunEvent,
+    RunPaused,
+    RunStarted,
+    SchedulingPaused,
+    SchedulingResumed,
+)
 
 _EVERY_SECONDS = 30.0
 _EVERY_PERCENT = 5.0
@@ -49,41 +63,6 @@ class Forecast(NamedTuple):
         return "" if self.remaining is None else f"{format_seconds(self.remaining)} to go"
 
 
-def forecast(
-    tally: Tally,
-    *,
-    done: int,
-    rate: float | None,
-    active_seconds: float,
-    slots: int,
-    held: Breach | None = None,
-    is_paused: bool = False,
-) -> Forecast:
-    """Return the forecast; it has a time to go only when the rate is known well enough.
-
-    Args:
-        tally: Current counts.
-        done: Mini-batches finished in this execution.
-        rate: Mini-batches per second.
-        active_seconds: Time since the first attempt, without pauses.
-        slots: Running processes; 0 if unknown.
-        held: The limit that is near.
-        is_paused: The run was paused by a control command.
-    """
-    remaining = tally.planned - tally.finished
-    if is_paused:
-        return Forecast(is_paused=True)
-    if held is not None and not tally.all_scheduled:  # otherwise nothing is left to hold back
-        return Forecast(held=held)
-    if tally.is_growing or not remaining:
-        return Forecast()
-    if remaining <= max(slots, 1):  # the rate of the finished ones does not predict the running ones
-        return Forecast(waits_for=remaining)
-    if not rate or done < _MIN_PER_SLOT * max(slots, 1) or active_seconds < _MIN_ACTIVE_SECONDS:
-        return Forecast()
-    return Forecast(remaining=remaining / rate)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressSnapshot:
     """The progress of one execution of a run at one moment."""
@@ -93,8 +72,8 @@ class ProgressSnapshot:
     active_seconds: float  #: since its first attempt started, without pauses
     done: int  #: mini-batches finished in this execution
     slots: int = 0  #: running processes; 0 if unknown
-    held: Breach | None = None
-    is_paused: bool = False
+    held: Breach | None = None  #: the limit that is near
+    is_paused: bool = False  #: by a control command
 
     @property
     def rate(self) -> float | None:
@@ -103,16 +82,23 @@ class ProgressSnapshot:
 
     @property
     def forecast(self) -> Forecast:
-        """Return the forecast from these figures."""
-        return forecast(
-            self.tally,
-            done=self.done,
-            rate=self.rate,
-            active_seconds=self.active_seconds,
-            slots=self.slots,
-            held=self.held,
-            is_paused=self.is_paused,
-        )
+        """Return the forecast at the rate so far."""
+        return self.forecast_at(self.rate)
+
+    def forecast_at(self, rate: float | None) -> Forecast:
+        """Return the forecast; it has a time to go only when the *rate*, mini-batches per second, is known well enough."""
+        remaining, slots = self.tally.planned - self.tally.finished, max(self.slots, 1)
+        if self.is_paused:
+            return Forecast(is_paused=True)
+        if self.held is not None and not self.tally.all_scheduled:  # otherwise nothing is left to hold back
+            return Forecast(held=self.held)
+        if self.tally.is_growing or not remaining:
+            return Forecast()
+        if remaining <= slots:  # the rate of the finished ones does not predict the running ones
+            return Forecast(waits_for=remaining)
+        if not rate or self.done < _MIN_PER_SLOT * slots or self.active_seconds < _MIN_ACTIVE_SECONDS:
+            return Forecast()
+        return Forecast(remaining=remaining / rate)
 
 
 def done_percent(tally: Tally) -> float:
@@ -156,3 +142,65 @@ def progress_message(snapshot: ProgressSnapshot) -> str:
         message += f", {snapshot.rate:.1f} mini-batches/s"
     outlook = str(snapshot.forecast)
     return f"{message}, {outlook}" if outlook else message
+
+
+class ProgressTracker:
+    """Listens to events and returns a snapshot of the progress at any time.
+
+    Active time starts with the first attempt, not with the start of processes, and excludes pauses.
+
+    Args:
+        clock: Monotonic, s.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.initial_tally = Tally()  #: counts at the start of the execution
+        self._clock = clock
+        self._started = self._work_started = clock()
+        self._has_results = False
+        self._slots: dict[str, int] = {}  # by node
+        self._held: Breach | None = None
+        self._paused_since: float | None = None
+        self._paused_for = 0.0  # s, since the first attempt
+
+    def handle(self, event: RunEvent) -> None:
+        """Record what changes counts, rate or forecast."""
+        match event:
+            case RunStarted(tally=tally):
+                self.initial_tally = tally
+                self._started = self._work_started = self._clock()
+            case NodeJoined(facts):
+                self._slots[facts.node] = facts.slots
+            case NodeLost(node) | NodeReleased(node):
+                self._slots.pop(node, None)
+            case ReceiptsCommitted(receipts) if not self._has_results:
+                self._start_work(receipts)
+            case SchedulingPaused(breach):
+                self._held = breach
+            case SchedulingResumed():
+                self._held = None
+            case RunPaused():
+                self._paused_since = self._clock()
+            case RunContinued() if self._paused_since is not None:
+                self._paused_for += self._clock() - self._paused_since
+                self._paused_since = None
+
+    def _start_work(self, receipts: Sequence[Receipt]) -> None:
+        """Start the active time before the first attempts; they ran one after another in one slot."""
+        self._has_results = True
+        self._work_started = max(self._started, self._clock() - sum(receipt.seconds for receipt in receipts))
+        self._paused_for = 0.0
+
+    def snapshot(self, tally: Tally) -> ProgressSnapshot:
+        """Return the progress now, with the counts in *tally*."""
+        now = self._clock()
+        until = now if self._paused_since is None else self._paused_since
+        return ProgressSnapshot(
+            tally=tally,
+            elapsed=now - self._started,
+            active_seconds=max(until - self._work_started - self._paused_for, 0.0),
+            done=tally.finished - self.initial_tally.finished,
+            slots=sum(self._slots.values()),
+            held=self._held,
+            is_paused=self._paused_since is not None,
+        )

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.models import Breach, Tally
-from prefect_parallel_run.monitoring.progress import Forecast, forecast
+from prefect_parallel_run.models import Tally
+from prefect_parallel_run.monitoring.progress import Forecast, ProgressSnapshot
 from prefect_parallel_run.runs.executions import effective_config, recorded_executions
 from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
@@ -63,34 +63,55 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
         metadata, tally = ledger.metadata(), ledger.tally()
         active_since = _active_since(metadata)
         since = max(now - _RATE_WINDOW, active_since)
-        rows = list(ledger.rows(_NODES, since, since, since))
+        nodes = [_NodeRow(*row) for row in ledger.rows(_NODES, since, since, since)]
         failures = tuple(causes(ledger, _MAX_CAUSES))
     status = status_of(metadata, is_driven=driver is not None)
+    has_ended = status not in ("running", "paused")
     is_growing = driver is not None and not directory.plan.exists()
     tally = replace(tally, is_growing=is_growing, all_scheduled=tally.all_scheduled and not is_growing)
     config = effective_config(metadata, _config(directory))
     limits = FailureLimits.of(config)
-    near = limits.near_breach(tally, isolates=bool(config.get("isolate_failed_items")))
-    starts = [row[6] for row in rows if row[6] is not None]
-    rate = sum(row[5] for row in rows) / max(now - max(min(starts), active_since), _MIN_RATE_SECONDS) if starts else 0.0
-    began = min((row[3] for row in rows if row[3] is not None), default=None)
+    rate = _rate(nodes, now, active_since)
+    began = min((node.began for node in nodes if node.began is not None), default=None)
+    snapshot = ProgressSnapshot(  # the process that executes the run uses the same counts and limits
+        tally=tally,
+        elapsed=now - (began or now),
+        active_seconds=now - (began or now),
+        done=int(sum(node.succeeded for node in nodes)),
+        slots=sum(node.recent_processes for node in nodes),
+        held=limits.near_breach(tally, isolates=bool(config.get("isolate_failed_items"))),
+        is_paused=status == "paused",
+    )
     return RunStatus(
         run=directory.run_id,
         run_directory=os.fspath(directory.path),
         status=status,
-        reason=metadata.get("reason", "") if status not in ("running", "paused") else "",
-        ended_by=metadata.get("ended_by", "") if status not in ("running", "paused") else "",
+        reason=metadata.get("reason", "") if has_ended else "",
+        ended_by=metadata.get("ended_by", "") if has_ended else "",
         driver=driver,
         tally=tally,
         executions=int(metadata.get("drives", "0")),
         began=began,
-        last=max((row[4] for row in rows if row[4] is not None), default=None),
+        last=max((node.last for node in nodes if node.last is not None), default=None),
         rate=rate if driver is not None else None,
-        forecast=_forecast(status, near, tally, rate, rows, now - (began or now)),
+        forecast=Forecast() if has_ended else snapshot.forecast_at(rate),
         exceeded=_exceeded(limits, tally) if status == "failed" else "",
-        nodes=tuple(NodeProgress(row[0] or "?", row[1], int(row[2]), row[4] or 0.0) for row in rows),
+        nodes=tuple(NodeProgress(node.name or "?", node.tries, int(node.succeeded), node.last or 0.0) for node in nodes),
         causes=failures,
     )
+
+
+class _NodeRow(NamedTuple):
+    """The attempts of one node in the ledger; times are Unix times, s."""
+
+    name: str | None
+    tries: int
+    succeeded: float
+    began: float | None
+    last: float | None  #: its latest result
+    recent: float  #: mini-batches that succeeded recently
+    recent_since: float | None  #: start of the first of these attempts
+    recent_processes: int  #: processes with a recent result
 
 
 _NODES = (
@@ -114,21 +135,11 @@ def _config(directory: RunDirectory) -> dict[str, Any]:
     return config
 
 
-def _forecast(
-    status: str, near: Breach | None, tally: Tally, rate: float, rows: list[tuple[Any, ...]], active_seconds: float
-) -> Forecast:
-    """Return the forecast from the ledger; the process that executes the run uses the same counts and limits."""
-    if status not in ("running", "paused"):
-        return Forecast()
-    return forecast(
-        tally,
-        done=int(sum(row[2] for row in rows)),
-        rate=rate,
-        active_seconds=active_seconds,
-        slots=sum(row[7] for row in rows),  # processes with a recent result
-        held=near,
-        is_paused=status == "paused",
-    )
+def _rate(nodes: list[_NodeRow], now: float, active_since: float) -> float:
+    """Return how many mini-batches per second succeeded recently."""
+    starts = [node.recent_since for node in nodes if node.recent_since is not None]
+    seconds = now - max(min(starts, default=now), active_since)
+    return sum(node.recent for node in nodes) / max(seconds, _MIN_RATE_SECONDS) if starts else 0.0
 
 
 def _exceeded(limits: FailureLimits, tally: Tally) -> str:

@@ -1,7 +1,6 @@
 """Shows a run of this process on one line of a terminal: its current phase, then bar, counts, rate, failures, time to go.
 
-The command line activates a view before the step runs; the step's listener then updates it, wherever in Prefect the step runs.
-Without an active view the listener works as usual.
+The command line activates a view before the step runs; it is then a listener of the run, wherever in Prefect the step runs.
 """
 
 from __future__ import annotations
@@ -10,22 +9,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
 
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from prefect_parallel_run._units import count, format_seconds
-from prefect_parallel_run.models import Breach, Receipt, Tally
-from prefect_parallel_run.monitoring.progress import ProgressSnapshot, describe_near_limit, done_percent, format_percent
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
-from prefect_parallel_run.node.settings import NodeFacts
-from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.models import Tally
+from prefect_parallel_run.monitoring.progress import (
+    ProgressSnapshot,
+    ProgressTracker,
+    describe_near_limit,
+    done_percent,
+    format_percent,
+)
+from prefect_parallel_run.runs.events import ExecutionEnded, Progressed, RunEvent, RunStarted
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _WIDEST, _NARROWEST = 40, 8  #: columns of the bar
 _GAP = "  "
-L = TypeVar("L")
 _view: ContextVar[RunView | None] = ContextVar("prefect_parallel_run_view", default=None)
 
 
@@ -42,19 +44,22 @@ class RunView:
         self._clock = clock
         self._phase, self._since = "starting", clock()
         self._tally: Tally | None = None
-        self.tracker = ProgressTracker(Tally(), clock)  #: progress of the execution
+        self._tracker = ProgressTracker(clock)
 
     def doing(self, phase: str) -> None:
         """Show *phase* and the seconds since this call, until there are counts."""
         self._phase, self._since, self._tally = phase, self._clock(), None
 
-    def began(self, directory: RunDirectory, tally: Tally) -> None:
-        """Show counts from now on."""
-        self.directory, self.tracker, self._tally = directory, ProgressTracker(tally, self._clock), tally
-
-    def progressed(self, tally: Tally) -> None:
-        """Update the counts."""
-        self._tally = tally
+    def handle(self, event: RunEvent) -> None:
+        """Update counts and phase."""
+        self._tracker.handle(event)
+        match event:
+            case RunStarted(directory, tally):
+                self.directory, self._tally = directory, tally
+            case Progressed(tally):
+                self._tally = tally
+            case ExecutionEnded():
+                self.doing("finishing")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         yield self.line(options.max_width - 1, ascii_only=options.ascii_only)  # some terminals wrap after the last column
@@ -63,7 +68,7 @@ class RunView:
         """Return the current line, at most *width* columns wide."""
         if self._tally is None:
             return waiting_line(self.name, self._phase, self._clock() - self._since, width)
-        return progress_line(self.name, self.tracker.snapshot(self._tally), width, ascii_only=ascii_only)
+        return progress_line(self.name, self._tracker.snapshot(self._tally), width, ascii_only=ascii_only)
 
 
 @contextmanager
@@ -76,56 +81,10 @@ def use_view(view: RunView) -> Iterator[None]:
         _view.reset(token)
 
 
-def with_view(listener: L) -> L:
-    """Return a listener that also updates the view of this context; without a view, *listener* itself."""
+def active_views() -> list[RunView]:
+    """Return the view of this context, if there is one."""
     view = _view.get()
-    return listener if view is None else cast("L", _ViewUpdater(listener, view))
-
-
-class _ViewUpdater:
-    """Forwards all events to a listener and updates a view with those that it shows."""
-
-    def __init__(self, listener: Any, view: RunView) -> None:
-        self._listener, self._view = listener, view
-
-    def began(self, run: RunDirectory, tally: Tally, dashboard: str) -> None:
-        self._view.began(run, tally)
-        self._listener.began(run, tally, dashboard)
-
-    def progressed(self, tally: Tally) -> None:
-        self._view.progressed(tally)
-        self._listener.progressed(tally)
-
-    def node_joined(self, node_info: NodeFacts) -> None:
-        self._view.tracker.node_joined(node_info)
-        self._listener.node_joined(node_info)
-
-    def node_left(self, node: str) -> None:
-        self._view.tracker.node_removed(node)
-        self._listener.node_left(node)
-
-    def node_released(self, node: str) -> None:
-        self._view.tracker.node_removed(node)
-        self._listener.node_released(node)
-
-    def committed(self, receipts: Sequence[Receipt]) -> None:
-        self._view.tracker.committed(receipts)
-        self._listener.committed(receipts)
-
-    def held(self, breach: Breach | None) -> None:
-        self._view.tracker.held(breach)
-        self._listener.held(breach)
-
-    def paused(self, is_paused: bool) -> None:
-        self._view.tracker.paused(is_paused)
-        self._listener.paused(is_paused)
-
-    def ended(self, ledger: Ledger) -> None:
-        self._view.doing("finishing")
-        self._listener.ended(ledger)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._listener, name)
+    return [] if view is None else [view]
 
 
 class _Part(NamedTuple):

@@ -30,8 +30,9 @@ from prefect.settings import get_current_settings
 
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.execution.runner import earlier_result
-from prefect_parallel_run.monitoring.telling import PrefectListener
+from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.runs.events import StepEnded, StepReturned, emit_to
 from prefect_parallel_run.runs.mirror import has_complete_copy
 from prefect_parallel_run.runs.resolve import ExistingRuns
 from prefect_parallel_run.runs.spec import StepSpec
@@ -101,9 +102,9 @@ class ReusePolicy(CachePolicy):
             outcome.set_exception(error)
             result = None
         if result is not None and _ensure_stored(key := _key(result), result):
-            listener = PrefectListener(task_ctx.task.name, get_run_logger())
-            listener.returned(result)
-            listener.finish()
+            emit = emit_to(listeners_of(task_ctx.task.name, get_run_logger(), in_prefect=True))
+            emit(StepReturned(result))
+            emit(StepEnded())
             flush_logs_and_events()
             return key
         _prepared.set((task_ctx.task_run.id, outcome))  # the run follows in the same context

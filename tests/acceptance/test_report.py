@@ -1,7 +1,6 @@
 """report.html in a real browser, for a run with failures, a timeout and a retry, and for 100,000 mini-batches."""
 
 import json
-import logging
 import threading
 import time
 from pathlib import Path
@@ -13,9 +12,9 @@ from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.execution import runner
 from prefect_parallel_run.monitoring.report import write_report
-from prefect_parallel_run.monitoring.watch import LogListener
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.runs.events import RunStarted, Warned
 from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.spec import StepSpec
 
@@ -149,18 +148,18 @@ def test_report_of_an_exceeded_limit_starts_with_the_reason(workshop, browser):
     assert "error_threshold" in words.split("Failures")[0]
 
 
-class RunListener(LogListener):
+class RunListener:
     """Records the warnings of a run."""
 
     def __init__(self, began=lambda _: None):
-        super().__init__("watched", logging.getLogger("test"))
         self.warnings, self._on_begin = [], began
 
-    def began(self, directory, tally, dashboard):
-        self._on_begin(directory)
-
-    def warned(self, text):
-        self.warnings.append(text)
+    def handle(self, event):
+        match event:
+            case RunStarted(directory):
+                self._on_begin(directory)
+            case Warned(text):
+                self.warnings.append(text)
 
 
 def drive(workshop, watch, check_cancelled=lambda: None):
@@ -178,7 +177,9 @@ def drive(workshop, watch, check_cancelled=lambda: None):
         home=workshop.folder,
         key=machine_key(workshop.folder),
     )
-    return runner.run_step(spec, LocalTarget(), watch, check_cancelled, reduce)
+    return runner.run_step(
+        spec, LocalTarget(), runner.Callbacks(reduce=reduce, emit=watch.handle, check_cancelled=check_cancelled)
+    )
 
 
 def cancelled_soon(watch):

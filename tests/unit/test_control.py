@@ -11,6 +11,7 @@ from prefect_parallel_run import ParallelRunConfig
 from prefect_parallel_run.dispatch.events import Continued, LimitsChanged, Paused, ProcessesChanged
 from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.runs.commands import Command, append
+from prefect_parallel_run.runs.events import CommandHandled, RunContinued, RunPaused, Warned
 from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.limits import FailureLimits
@@ -34,7 +35,7 @@ class Desk:
     def drive(self, **fields):
         """Start a new execution, possibly with another configuration."""
         self.config, self.driver = self.config.model_copy(update=fields), uuid.uuid4().hex
-        self.control = Control(self.directory, self.driver, self.ledger, self.config, self)
+        self.control = Control(self.directory, self.driver, self.ledger, self.config, self.hear)
 
     def order(self, kind, *, driver=None, **values):
         order = Command(
@@ -51,14 +52,14 @@ class Desk:
         lines = self.directory.answers.read_text().splitlines() if self.directory.answers.exists() else []
         return {facts["id"]: (facts["applied"], facts["answer"]) for line in lines if line for facts in [json.loads(line)]}
 
-    def ordered(self, *words):
-        self.said.append(words)
-
-    def paused(self, is_paused):
-        self.said.append(is_paused)
-
-    def warned(self, text):
-        self.said.append(text)
+    def hear(self, event):
+        match event:
+            case CommandHandled(command, sender, answer):
+                self.said.append((command, sender, answer))
+            case RunPaused() | RunContinued():
+                self.said.append(isinstance(event, RunPaused))
+            case Warned(text):
+                self.said.append(text)
 
 
 @pytest.fixture

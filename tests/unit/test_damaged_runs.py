@@ -6,7 +6,6 @@ import shutil
 from contextlib import closing, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from zlib import crc32
 
 import pyarrow.parquet as pq
@@ -20,10 +19,9 @@ from prefect_parallel_run.cli import main
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.errors import ComputeTargetError, RunFileError
 from prefect_parallel_run.execution import runner as driving
-from prefect_parallel_run.execution.drive import _load_plan
-from prefect_parallel_run.execution.runner import run_step
+from prefect_parallel_run.execution.execute import _load_plan
+from prefect_parallel_run.execution.runner import Callbacks, run_step
 from prefect_parallel_run.models import Receipt, execution_prefix
-from prefect_parallel_run.monitoring.watch import LogListener
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.create import complete_description
@@ -108,15 +106,15 @@ class Workshop:
         self.right = "".join(f"f{number:02d}.txt\n" for number in range(FILES))
 
     def run(self):
-        watch = LogListener("names", SimpleNamespace(info=ignore, warning=ignore, error=ignore, log=ignore, debug=ignore))
-        return run_step(self.spec, LocalTarget(), watch, lambda: None, reduce)
+        return run_step(self.spec, LocalTarget(), Callbacks(reduce=reduce, emit=ignore))
 
-    def drive(self, spec, choice, ledger, drive, cluster, watch, check_cancelled, control):
-        if choice.planner is not None:
-            while not choice.planner.is_over():
-                choice.planner.take()
-            choice.planner.take()
-        work_off(choice.directory, ledger, drive, self.stop_after)
+    def drive(self, run, startup):
+        planner = run.selection.planner
+        if planner is not None:
+            while not planner.is_over():
+                planner.take()
+            planner.take()
+        work_off(run.directory, run.ledger, run.execution, self.stop_after)
 
     def restore(self):
         shutil.rmtree(self.directory.path)

@@ -14,16 +14,14 @@ from prefect_parallel_run.models import Receipt
 SETTINGS = SimpleNamespace(token="t", run=SimpleNamespace(directory="/run"), node=SimpleNamespace(is_kept=False))
 
 
-class ControlListener:
-    """An observer without events, and a state without due times."""
-
-    next_due = None
+def ignore(event):
+    """Receive events of the run."""
 
 
-def dispatcher(observer=None, **run):
+def dispatcher(**run):
     cluster = SimpleNamespace(client=None, prepared=0, discard=None)
-    run = Run(**{"plan": None, "ledger": None, "state": ControlListener(), **run})
-    return Dispatcher(cluster, NodeSpec(settings=SETTINGS, at_most=1), run, observer or ControlListener(), None)
+    run = Run(**{"plan": None, "ledger": None, "state": SimpleNamespace(next_due=None), **run})
+    return Dispatcher(cluster, NodeSpec(settings=SETTINGS, at_most=1), run, ignore, None)
 
 
 def test_events_behind_the_one_that_ends_the_run_stay_queued():
@@ -41,7 +39,7 @@ def test_events_behind_the_one_that_ends_the_run_stay_queued():
 
 
 class Noted:
-    """A ledger and an observer that record the calls they receive."""
+    """A ledger that records the calls it receives."""
 
     def __init__(self, notes):
         self.notes = notes
@@ -59,7 +57,7 @@ def test_rows_are_checked_after_they_are_committed():
         if receipts[0].mini_batch == 3:
             raise RowsDifferError("", "column 'a'", 3)
 
-    dispatcher_ = dispatcher(Noted([]), ledger=Noted(notes), check_rows=check)
+    dispatcher_ = dispatcher(ledger=Noted(notes), check_rows=check)
     dispatcher_._transport = SimpleNamespace(dated=lambda receipt: receipt)
     receipt = Receipt(0, 1, "succeeded", 2, 2, 0, 2, "p.part", 0, 8, 80, 0, 1.0, 0.1)
     failed = Receipt.of_failure(1, 1, "raised", items=2, started=1.0, seconds=0.1)

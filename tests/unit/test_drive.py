@@ -1,7 +1,7 @@
 """The warnings that an execution logs in addition to the dispatcher's."""
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.execution.drive import _PlanningWarnings
+from prefect_parallel_run.execution.execute import _PlanningWarnings
 from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.planner import write_plan
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -24,7 +24,11 @@ def test_planning_warnings_are_logged_once_planning_is_complete(tmp_path):
     directory.make()
     summary = write_plan(normalise_inputs([TabularDataset.from_delimited_files(tmp_path / "t.csv")]), 10, directory.plan)
     logged, planner = [], Planner(summary)
-    notes = _PlanningWarnings(directory, planner, logged.append)
+
+    def emit(event):
+        logged.append(event.text)
+
+    notes = _PlanningWarnings(directory, planner, emit)
     notes.log()
     assert logged == []
     planner.over = True
@@ -32,5 +36,5 @@ def test_planning_warnings_are_logged_once_planning_is_complete(tmp_path):
     notes.log()
     assert logged == list(summary.notes)
     assert len(logged) == 1
-    _PlanningWarnings(directory, None, logged.append).log()
+    _PlanningWarnings(directory, None, emit).log()
     assert logged[1:] == list(summary.notes)

@@ -60,6 +60,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "limits",
         "commands",
         "run_directory",
+        "events",
         "ledger_schema",
         "ledger",
         "executions",
@@ -76,10 +77,8 @@ INSIDE = {  #: the same within rooms that hold one thing after another
     "planning": ["plan", "planner", "inputs"],
     "execution": [
         "code_archive",
-        "code_shipping",
         "control",
-        "cluster_startup",
-        "drive",
+        "execute",
         "runner",
         "resume",
         "verify",
@@ -90,7 +89,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
 HEAVY = {
     "prefect": {
         *("step", "flows", "task", "cli.step_flow", "compute.blocks"),
-        *("monitoring.artifacts", "monitoring.events"),
+        *("monitoring.artifacts", "monitoring.prefect_events"),
     },
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch", "node.rpc"},

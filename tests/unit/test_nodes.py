@@ -26,6 +26,7 @@ from prefect_parallel_run.node.settings import (
     RunContext,
     ScriptSettings,
 )
+from prefect_parallel_run.runs.events import Warned
 
 SETTINGS = NodeSettings(
     token="t",
@@ -86,11 +87,14 @@ class Cluster:
             self.there.remove(address)
         self.say()
 
+    def emit(self, event):
+        if isinstance(event, Warned):
+            self.warnings.append(event.text)
+
     def nodes(self, wanted=9, prepared=0, remote_setup=None):
-        observer = SimpleNamespace(node_joined=lambda facts: None, warned=self.warnings.append)
         cluster = SimpleNamespace(client=self, prepared=prepared, discard=lambda name: None)
         spec = NodeSpec(settings=SETTINGS, at_most=wanted, remote=remote_setup)
-        return NodePool(cluster, spec, observer, lambda: None, self.events.put)
+        return NodePool(cluster, spec, self.emit, lambda: None, self.events.put)
 
     def close(self):
         loop = self.loop.asyncio_loop

@@ -1,16 +1,28 @@
 """The log lines of a run: content, frequency and wording."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from prefect_parallel_run.dispatch.work_queue import LeaseSizer
 from prefect_parallel_run.models import Breach, Receipt, Tally
+from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import RunLog
-from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressSnapshot, forecast, progress_message
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
-from prefect_parallel_run.monitoring.watch import LogListener
+from prefect_parallel_run.monitoring.progress import LogThrottle, ProgressSnapshot, ProgressTracker, progress_message
 from prefect_parallel_run.node.settings import NodeFacts
+from prefect_parallel_run.runs.events import (
+    AttemptFailed,
+    NodeJoined,
+    NodeLost,
+    ReceiptsCommitted,
+    RunContinued,
+    RunPaused,
+    RunStarted,
+    SchedulingPaused,
+    SchedulingResumed,
+    emit_to,
+)
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
@@ -28,16 +40,14 @@ def failed(index, fingerprint="f1", error="bad"):
 def log(caplog):
     caplog.set_level(logging.DEBUG)
     now = [0.0]
-    run_log = RunLog(logging.getLogger("test"), clock=lambda: now[0])
-    run_log.now = now
-    return run_log
+    return RunLog("test", logging.getLogger("test"), ProgressTracker(), clock=lambda: now[0])
 
 
 def test_first_failure_of_each_cause_is_logged_with_traceback(log, caplog):
     """A million failures of one cause are one line."""
     for index in range(5):
-        log.tried(failed(index), "waiting")
-    log.tried(failed(9, "f2", "worse \x1b[2J"), "failed")
+        log.handle(AttemptFailed(failed(index), "waiting"))
+    log.handle(AttemptFailed(failed(9, "f2", "worse \x1b[2J"), "failed"))
     assert len(caplog.records) == 2
     assert "mini-batch 0 failed at attempt 1 on node-0 (raised), it will be retried: ValueError: bad" in caplog.text
     assert "Traceback" in caplog.text
@@ -49,7 +59,7 @@ def test_first_failure_of_each_cause_is_logged_with_traceback(log, caplog):
 def test_number_of_logged_causes_is_bounded(log, caplog):
     """Errors whose fingerprints all differ do not flood the log."""
     for index in range(1000):
-        log.tried(failed(index, f"f{index}"), "waiting")
+        log.handle(AttemptFailed(failed(index, f"f{index}"), "waiting"))
     assert len(caplog.records) == 20
 
 
@@ -92,36 +102,37 @@ def test_progress_message_has_counts_rate_and_time_to_go():
 )
 def test_time_to_go_is_given_only_when_it_is_meaningful(tally, figures, expected):
     """Not after the first few, nor while scheduling is on hold, nor while the last mini-batches run."""
-    figures = {"rate": 4.0, "active_seconds": 10.0, "slots": 4, **figures}
-    assert str(forecast(Tally(planned=100, **tally), **figures)) == expected
+    figures = {"elapsed": 10.0, "active_seconds": 10.0, "slots": 4, **figures}
+    assert str(ProgressSnapshot(tally=Tally(planned=100, **tally), **figures).forecast_at(4.0)) == expected
 
 
 def test_active_time_starts_at_first_attempt_and_excludes_pauses():
     """Earlier executions, the start of processes and pauses do not affect the rate."""
     now = [100.0]
-    tracker = ProgressTracker(Tally(planned=60, succeeded=20), lambda: now[0])
-    tracker.node_joined(NodeFacts(node="node-0", host="h", pid=1, cores=2, slots=2))
+    tracker = ProgressTracker(lambda: now[0])
+    tracker.handle(RunStarted(RunDirectory(Path("run")), Tally(planned=60, succeeded=20)))
+    tracker.handle(NodeJoined(NodeFacts(node="node-0", host="h", pid=1, cores=2, slots=2)))
     now[0] = 110.0
-    tracker.committed([failed(20), failed(21)])  # each took 0.1 s
-    tracker.committed([failed(22)])
+    tracker.handle(ReceiptsCommitted([failed(20), failed(21)]))  # each took 0.1 s
+    tracker.handle(ReceiptsCommitted([failed(22)]))
     now[0] = 112.8
-    tracker.paused(True)
+    tracker.handle(RunPaused())
     now[0] = 150.0
     assert str(tracker.snapshot(Tally(planned=60, succeeded=26)).forecast) == "paused"
-    tracker.paused(False)
+    tracker.handle(RunContinued())
     now[0] = 151.0
     snapshot = tracker.snapshot(Tally(planned=60, succeeded=28))
     assert (snapshot.elapsed, snapshot.done, snapshot.slots) == (51.0, 8, 2)
     assert snapshot.active_seconds == pytest.approx(4.0)
     assert str(snapshot.forecast) == "16 s to go"
-    tracker.node_removed("node-0")
+    tracker.handle(NodeLost("node-0"))
     assert tracker.snapshot(Tally(planned=60, succeeded=28)).slots == 0
 
 
 def test_hold_and_its_end_are_logged(log, caplog):
     """The message names the limit that is near."""
-    log.held(Breach("error_threshold", 3, 5))
-    log.held(None)
+    log.handle(SchedulingPaused(Breach("error_threshold", 3, 5)))
+    log.handle(SchedulingResumed())
     assert "error_threshold = 3 would be exceeded" in caplog.text
     assert "resumed scheduling" in caplog.text
 
@@ -159,5 +170,6 @@ def test_first_log_line_links_a_dashboard_only_if_served(tmp_path, caplog, dashb
     run.make()
     Ledger.create(run.ledger, [2, 2]).close()
     with caplog.at_level(logging.INFO):
-        LogListener("test", logging.getLogger("test")).began(run, Tally(planned=2, items=4), dashboard)
+        emit = emit_to(listeners_of("test", logging.getLogger("test"), in_prefect=False))
+        emit(RunStarted(run, Tally(planned=2, items=4), dashboard))
     assert caplog.messages[0] == f"test: 2 mini-batches, 4 items; run directory {run.path}{end}"

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from prefect_parallel_run.execution.runner import _warn_of_replacing
+from prefect_parallel_run.runs.events import Noted, Warned
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
@@ -14,9 +15,9 @@ TOKEN = "20261125T224333-80d950"
 @pytest.mark.parametrize(
     ("earlier", "said"),
     [
-        ("facts-bbbbbbbbbbbb", ["noted"]),  # other inputs, or another configuration
+        ("facts-bbbbbbbbbbbb", [Noted]),  # other inputs, or another configuration
         ("facts-aaaaaaaaaaaa", []),
-        ("other-facts-aaaaaaaaaaaa", ["warned"]),
+        ("other-facts-aaaaaaaaaaaa", [Warned]),
         (None, []),
     ],
 )
@@ -31,9 +32,6 @@ def test_only_replacing_another_steps_result_is_a_warning(tmp_path, earlier, sai
         write_json(before.description, {})
         write_json(before.receipt, {"output_file": spec.result})
     messages = []
-    watch = SimpleNamespace(
-        warned=lambda text: messages.append(("warned", text)), noted=lambda text: messages.append(("noted", text))
-    )
-    _warn_of_replacing(spec, RunDirectory(spec.runs / f"facts-aaaaaaaaaaaa-{TOKEN}"), watch)
-    assert [kind for kind, _ in messages] == said
-    assert all(f"the result of run {earlier}-{TOKEN}" in text for _, text in messages)
+    _warn_of_replacing(spec, RunDirectory(spec.runs / f"facts-aaaaaaaaaaaa-{TOKEN}"), messages.append)
+    assert [type(event) for event in messages] == said
+    assert all(f"the result of run {earlier}-{TOKEN}" in event.text for event in messages)

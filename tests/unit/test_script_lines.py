@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run._rate_limit import RateLimiter
-from prefect_parallel_run.dispatch.script_logs import ScriptLine, ScriptLogCollector
+from prefect_parallel_run.dispatch.script_logs import ScriptLogCollector
 from prefect_parallel_run.node.log_files import shorten
 from prefect_parallel_run.node.log_tail import IN_ALL, PER_SECOND, Record, Records, ScriptLines, Tail
+from prefect_parallel_run.runs.events import ScriptLogged
 
 
 def line(text, level="INFO"):
@@ -166,7 +167,7 @@ def test_a_run_tells_a_thousand_messages_at_most():
     for node in range(100):
         hearing.add(said(f"node-{node}", 1, *["two\nlines"] * 20))
     told = hearing.pop_all()
-    assert told[0] == ScriptLine(20, "node-0.0.1", "two\nlines")
+    assert told[0] == ScriptLogged(20, "node-0.0.1", "two\nlines")
     assert len(told) == 750
     assert hearing.left_out == 2 * (2_000 - 750)
     hearing.add({**said("node-0", 2), "lines": [[40, "node-0.0.1", "error"]] * 300})

@@ -4,7 +4,7 @@ import pytest
 
 from prefect_parallel_run.errors import LimitExceededError
 from prefect_parallel_run.models import Tally
-from prefect_parallel_run.monitoring.summary import Throughput, report_text, summary_of_failure, summary_of_result
+from prefect_parallel_run.monitoring.artifacts import Throughput, report_text, summary_of_failure, summary_of_result
 from prefect_parallel_run.result import ParallelRunResult
 
 

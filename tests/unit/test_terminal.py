@@ -1,5 +1,6 @@
 """The status line of a terminal: its content, and that other output does not garble it."""
 
+import logging
 import os
 import re
 import subprocess
@@ -10,19 +11,30 @@ import pytest
 from rich.console import Console
 
 from prefect_parallel_run.models import Breach, Tally
+from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.progress import ProgressSnapshot
 from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, console_of
 from prefect_parallel_run.monitoring.terminal import (
     RunView,
-    _ViewUpdater,
+    active_views,
     percent_bar,
     progress_line,
     use_view,
     waiting_line,
-    with_view,
 )
-from prefect_parallel_run.monitoring.watch import LogListener
 from prefect_parallel_run.node.settings import NodeFacts
+from prefect_parallel_run.runs.events import (
+    AttemptFailed,
+    ExecutionEnded,
+    NodeJoined,
+    Progressed,
+    RunContinued,
+    RunPaused,
+    RunStarted,
+    SchedulingPaused,
+    SchedulingResumed,
+    emit_to,
+)
 
 from ..terminal import Terminal
 
@@ -79,57 +91,53 @@ def test_bar_is_full_only_at_100_percent():
     assert percent_bar(0, 10).plain == "─" * 10
 
 
-class Recorder:
-    """A listener that records all events, including events that the view does not know."""
-
-    def __init__(self):
-        self.events = []
-
-    def __getattr__(self, name):
-        return lambda *arguments: self.events.append((name, *arguments))
-
-
-def test_view_and_listener_both_receive_all_events():
-    """Including events of later versions; without a view the listener is unchanged."""
-    listener, now = Recorder(), [0.0]
-    assert with_view(listener) is listener
+def test_view_shows_the_events_of_a_run():
+    """Other events do not change it; only runs of its own context update it."""
+    now = [0.0]
+    assert active_views() == []
     view = RunView("s", lambda: now[0])
     view.doing("starting Prefect")
     now[0] = 2.0
     assert view.line(80).plain == "s  starting Prefect  2.0 s"
     with use_view(view):
-        updater = with_view(listener)
-        updater.began("directory", Tally(planned=10), "dashboard")
-        updater.node_joined(NodeFacts(node="node-0", host="h", pid=1, cores=2, slots=5))
-        now[0] = 4.0
-        updater.progressed(Tally(planned=10, succeeded=5))
-        assert " 50 %  5 of 10 mini-batches" in view.line(80).plain
-        assert "waiting for 5 mini-batches" in view.line(120).plain
-        updater.held(Breach("error_threshold", 1, 2))
-        assert "on hold" in view.line(120).plain
-        updater.paused(True)
-        assert "paused" in view.line(120).plain
-        updater.paused(False)
-        updater.held(None)
-        updater.tried("receipt", "failed")
-        updater.something_new(1, 2)
-        updater.ended("ledger")
+        assert listeners_of("s", logging.getLogger("test"), in_prefect=False)[0] is view
+        emit = emit_to(active_views())
+    emit(RunStarted("directory", Tally(planned=10), "dashboard"))
+    emit(NodeJoined(NodeFacts(node="node-0", host="h", pid=1, cores=2, slots=5)))
+    now[0] = 4.0
+    emit(Progressed(Tally(planned=10, succeeded=5)))
+    assert " 50 %  5 of 10 mini-batches" in view.line(80).plain
+    assert "waiting for 5 mini-batches" in view.line(120).plain
+    emit(SchedulingPaused(Breach("error_threshold", 1, 2)))
+    assert "on hold" in view.line(120).plain
+    emit(RunPaused())
+    assert "paused" in view.line(120).plain
+    emit(RunContinued())
+    emit(SchedulingResumed())
+    before = view.line(120).plain
+    emit(AttemptFailed("receipt", "failed"))
+    assert view.line(120).plain == before
+    emit(ExecutionEnded(Tally(planned=10)))
     assert view.directory == "directory"
     assert view.line(80).plain == "s  finishing  0.0 s"
-    assert [name for name, *_ in listener.events] == [
-        "began",
-        "node_joined",
-        "progressed",
-        "held",
-        "paused",
-        "paused",
-        "held",
-        "tried",
-        "something_new",
-        "ended",
-    ]
-    assert with_view(listener) is listener
-    assert {name for name in vars(_ViewUpdater) if name[0] != "_"} <= set(dir(LogListener)), "events that the view shows"
+    assert active_views() == []
+
+
+def test_every_listener_receives_every_event_in_order():
+    """Whoever comes first acts first: the tracker before those that read it."""
+    received = []
+
+    class Recorder:
+        def __init__(self, name):
+            self.name = name
+
+        def handle(self, event):
+            received.append((self.name, event))
+
+    emit = emit_to([Recorder("a"), Recorder("b")])
+    emit(RunPaused())
+    emit(RunContinued())
+    assert received == [("a", RunPaused()), ("b", RunPaused()), ("a", RunContinued()), ("b", RunContinued())]
 
 
 @pytest.fixture

@@ -57,14 +57,16 @@ class Run:
 
     def _do(self):
         from prefect_parallel_run.compute.scheduler import SchedulerTarget
-        from prefect_parallel_run.execution.runner import run_step
-        from prefect_parallel_run.monitoring.watch import LogListener
+        from prefect_parallel_run.execution.runner import Callbacks, run_step
+        from prefect_parallel_run.monitoring.listeners import listeners_of
         from prefect_parallel_run.output.reduction import reduce
+        from prefect_parallel_run.runs.events import emit_to
 
-        watch = LogListener("test", logging.getLogger("test"))
+        emit = emit_to(listeners_of("test", logging.getLogger("test"), in_prefect=False))
+        callbacks = Callbacks(reduce=reduce, emit=emit, check_cancelled=self._check_cancelled)
         target = SchedulerTarget(self._target.address, allow_insecure=True)
         try:
-            self._outcome.set_result(run_step(self._spec, target, watch, self._check_cancelled, reduce))
+            self._outcome.set_result(run_step(self._spec, target, callbacks))
         except BaseException as error:  # noqa: BLE001  handed to the test
             self._outcome.set_exception(error)
 

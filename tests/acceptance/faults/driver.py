@@ -56,10 +56,11 @@ def main():
 
     from prefect_parallel_run import FileDataset, ParallelRunConfig
     from prefect_parallel_run.compute.local import LocalTarget
-    from prefect_parallel_run.execution.runner import run_step
-    from prefect_parallel_run.monitoring.watch import LogListener
+    from prefect_parallel_run.execution.runner import Callbacks, run_step
+    from prefect_parallel_run.monitoring.listeners import listeners_of
     from prefect_parallel_run.output.reduction import reduce
     from prefect_parallel_run.planning.inputs import normalise_inputs
+    from prefect_parallel_run.runs.events import emit_to
     from prefect_parallel_run.runs.fingerprint import machine_key
     from prefect_parallel_run.runs.spec import StepSpec
 
@@ -90,7 +91,8 @@ def main():
         home=Path(log).parent,
         key=machine_key(Path(log).parent),
     )
-    result = run_step(spec, LocalTarget(), LogListener("driven", logging.getLogger("driver")), lambda: None, reduce)
+    emit = emit_to(listeners_of("driven", logging.getLogger("driver"), in_prefect=False))
+    result = run_step(spec, LocalTarget(), Callbacks(reduce=reduce, emit=emit))
     print(json.dumps({"boundaries": next(passed) - 1, "result": result.model_dump()}))
 
 

@@ -8,64 +8,64 @@ error messages, as the log does, but no values of environment variables. All eve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 
 from prefect_parallel_run.errors import LimitExceededError
-from prefect_parallel_run.models import Breach, Tally
+from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.artifacts import artifact_key
 from prefect_parallel_run.monitoring.logs import Logger, escape_control_chars
-from prefect_parallel_run.monitoring.progress_tracker import ProgressTracker
-from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.monitoring.progress import ProgressTracker
+from prefect_parallel_run.runs.events import (
+    NodeLost,
+    Progressed,
+    RunEvent,
+    RunStarted,
+    SchedulingPaused,
+    SchedulingResumed,
+    StepRaised,
+    StepReturned,
+)
 
 PREFIX = "prefect-parallel-run.step"
 _PROGRESS_INTERVAL = 60.0  #: s
 _MAX_CHARACTERS = 1_000  #: of an error message
 
 
-class RunEvents:
-    """Emits the events of one run."""
+class PrefectEvents:
+    """Emits the Prefect events of one run."""
 
-    def __init__(self, step: str, logger: Logger, clock: Callable[[], float] = time.monotonic) -> None:
-        self._logger, self._clock = logger, clock
+    def __init__(self, step: str, logger: Logger, tracker: ProgressTracker) -> None:
+        self._logger, self._tracker = logger, tracker
         self._resource = {"prefect.resource.id": f"{PREFIX}.{artifact_key(step)}", "prefect.resource.name": step}
-        self._next = clock()
-        self._tracker = ProgressTracker(Tally(), clock)
+        self._next = time.monotonic()
         self._run_id = ""
 
-    def began(self, run_id: str, tally: Tally, tracker: ProgressTracker) -> None:
-        """Emit *started*, or *resumed* when an earlier execution finished or attempted mini-batches."""
-        self._run_id, self._tracker = run_id, tracker
-        self._next = self._clock() + _PROGRESS_INTERVAL
-        self._emit("resumed" if tally.finished or tally.waiting else "started", **_counts(tally))
+    def handle(self, event: RunEvent) -> None:
+        """Emit the Prefect event for *event*, if there is one."""
+        match event:
+            case RunStarted(directory, tally):
+                self._run_id = directory.run_id
+                self._next = time.monotonic() + _PROGRESS_INTERVAL
+                self._emit("resumed" if tally.finished or tally.waiting else "started", **_counts(tally))
+            case Progressed(tally) if (now := time.monotonic()) >= self._next:
+                self._next = now + _PROGRESS_INTERVAL
+                remaining = self._tracker.snapshot(tally).forecast.remaining
+                self._emit("progressed", **_counts(tally), remaining_seconds=remaining)
+            case NodeLost(node):
+                self._emit("node-lost", node=node)
+            case SchedulingPaused(breach):
+                self._emit("held", **breach._asdict())
+            case SchedulingResumed():
+                self._emit("released")
+            case StepReturned(result):
+                self._emit("reused" if result.reused else "finished", **result.model_dump(mode="json"))
+            case StepRaised(error):
+                self._emit_failure(error)
 
-    def progressed(self, tally: Tally) -> None:
-        """Emit *progressed* at most once a minute."""
-        now = self._clock()
-        if now >= self._next:
-            self._next = now + _PROGRESS_INTERVAL
-            remaining = self._tracker.snapshot(tally).forecast.remaining
-            self._emit("progressed", **_counts(tally), remaining_seconds=remaining)
-
-    def node_left(self, node: str) -> None:
-        """Emit *node-lost*."""
-        self._emit("node-lost", node=node)
-
-    def held(self, breach: Breach | None) -> None:
-        """Emit *held* with the limit that is near, or *released* for None."""
-        if breach is None:
-            self._emit("released")
-        else:
-            self._emit("held", **breach._asdict())
-
-    def ended(self, result: ParallelRunResult) -> None:
-        """Emit *finished*, or *reused* for the result of an earlier run."""
-        self._emit("reused" if result.reused else "finished", **result.model_dump(mode="json"))
-
-    def failed(self, error: BaseException) -> None:
+    def _emit_failure(self, error: BaseException) -> None:
         """Emit *failed* (after *limit-exceeded* for an exceeded limit) or *cancelled*."""
         if isinstance(error, LimitExceededError):
             figures = {"limit": error.limit, "allowed": error.allowed, "actual": error.actual}
