@@ -22,7 +22,7 @@ from typing import Any
 from prefect_parallel_run._atomic import AtomicFile
 from prefect_parallel_run._rate_limit import BackoffTimer
 from prefect_parallel_run._units import format_seconds
-from prefect_parallel_run.models import Receipt, Tally, execution_prefix
+from prefect_parallel_run.models import Outcome, Receipt, Tally, execution_prefix
 from prefect_parallel_run.monitoring.logs import Logger, escape_control_chars, log_warning
 from prefect_parallel_run.monitoring.progress import ProgressSnapshot, ProgressTracker
 from prefect_parallel_run.runs.events import (
@@ -253,7 +253,7 @@ class _Overview:
         """Count an attempt, and the cause of its failure."""
         node = self.node(receipt.node)
         node.attempts += 1
-        if receipt.outcome == "succeeded":
+        if receipt.outcome == Outcome.SUCCEEDED:
             return
         node.failed += 1
         cause = self._causes.get(receipt.fingerprint)
