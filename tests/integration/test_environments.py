@@ -56,7 +56,7 @@ def imports(interpreter, *names):
     ).stdout.strip()
 
 
-def installers(cache):
+def running_installers(cache):
     """Ids of processes that were started to install something into *cache*, and that still live."""
     found = []
     for process in _other_processes():
@@ -88,7 +88,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(installers, "uv_command", lambda: None)
     monkeypatch.setattr(environments, "uv_command", lambda: None)
     yield tmp_path / "cache"
-    wait_until(lambda: not installers(tmp_path / "cache"))
+    wait_until(lambda: not running_installers(tmp_path / "cache"))
     wait_until(lambda: not list((tmp_path / "temporary").iterdir()))
 
 
@@ -250,7 +250,7 @@ def test_a_killed_build_is_not_complete(gate, cache, start):
     builder = start()
     wait_until(lambda: len(gate.called()) == 2)
     builder.kill()
-    wait_until(lambda: not installers(cache))
+    wait_until(lambda: not running_installers(cache))
     assert left_in(cache), "half of it is there"
     gate.open()
     assert imports(build(SIX, cache), "six").startswith(str(cache))
@@ -297,13 +297,13 @@ def test_stop_kills_pip(cache):
         plan = EnvironmentPlan(requirements=(f"--index-url http://127.0.0.1:{index.getsockname()[1]}/simple", "six"))
         asked = pool.submit(build, plan, cache, stop)
         assert accepted.wait(60)
-        assert installers(cache)
+        assert running_installers(cache)
         stop.set()
         error = asked.exception(timeout=60)
         connection.result().close()
     assert isinstance(error, EnvironmentSetupError)
     assert "the build was stopped" in str(error)
-    assert not installers(cache)
+    assert not running_installers(cache)
     assert not left_in(cache)
 
 
@@ -390,4 +390,4 @@ def test_a_hanging_installer_is_stopped(tmp_path, monkeypatch):
     cache.mkdir()
     with pytest.raises(EnvironmentSetupError, match=r"(?s)uv venv .* took over .* min:\nwaiting for a lock"):
         build(SIX, cache)
-    assert installers(cache) == []
+    assert running_installers(cache) == []
