@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from prefect_parallel_run.child.receipt import Outcome as Outcome  # noqa: PLC0414  re-exported: values that travel come from here
+from prefect_parallel_run.child.receipt import Receipt as Receipt  # noqa: PLC0414  re-exported like Outcome
+
 
 def execution_prefix(drive: int) -> str:
     """Return the prefix of file names that belong to one execution of a run; "" for the first execution.
@@ -54,46 +57,7 @@ class Lease:
         return self.stop - self.start
 
 
-NOT_ISOLATED = ("input_changed", "unwritable")  #: outcomes that bisection cannot attribute to items
-
-
-class Receipt(NamedTuple):
-    """The record of one attempt at a mini-batch. A child sends the fields up to ``seconds``, in this order.
-
-    outcome: ``succeeded``, ``raised``, ``wrong_type``, ``input_changed``, ``timed_out``, ``died``, ``lost``,
-    ``out_of_memory``, ``unwritable``.
-    """
-
-    mini_batch: int
-    attempt: int  #: from 1
-    outcome: str
-    items: int  #: items in the mini-batch
-    succeeded: int
-    failed: int
-    rows: int  #: rows returned; may exceed items
-    part: str  #: name of the part file; "" when no rows were kept
-    offset: int  #: start of the mini-batch's bytes in the part
-    header: int  #: bytes of the header line, or of the schema of Parquet rows, before the rows
-    length: int  #: bytes, header included
-    crc: int  #: CRC-32 of these bytes
-    started: float  #: Unix time, s
-    seconds: float
-    node: str = ""
-    pid: int = 0
-    error_type: str = ""
-    error: str = ""  #: the exception's message
-    traceback: str = ""
-    fingerprint: str = ""  #: equal for failures of one cause
-    final: bool = False  #: the script rejected further attempts
-
-    @classmethod
-    def of_failure(cls, mini_batch: int, attempt: int, outcome: str, *, items: int = -1, **fields: Any) -> Receipt:
-        """Return the receipt of an attempt without rows; *fields* are those from ``started`` on.
-
-        If *items* is unknown (-1), the number is in the plan.
-        """
-        no_rows = {"rows": 0, "part": "", "offset": 0, "header": 0, "length": 0, "crc": 0}
-        return cls(mini_batch, attempt, outcome, items, succeeded=0, failed=items, **{**no_rows, **fields})
+NOT_ISOLATED = (Outcome.INPUT_CHANGED, Outcome.UNWRITABLE)  #: bisection cannot attribute these to items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,8 +156,8 @@ class MigrationFindings:
         """Add differences found elsewhere, with *prefix* before their fields."""
         self.differences += [replace(other, field=f"{prefix}{other.field}") for other in others]
 
-    def _add(self, name: str, outcome: Outcome, given: Any, **texts: str) -> None:
-        self.differences.append(Difference(field=name, outcome=outcome, given=as_text(given), **texts))
+    def _add(self, name: str, outcome: Outcome, given: Any, **details: str) -> None:
+        self.differences.append(Difference(field=name, outcome=outcome, given=as_text(given), **details))
 
 
 def as_text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The inputs and outputs of a parallel job: what is split, what every process reads, and one folder for what it writes."""
+"""The inputs and outputs of a parallel job: the data that is split, side inputs, and one folder for all outputs."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class References:
 
 @dataclass(slots=True, kw_only=True)
 class Migration(MigrationFindings):
-    """What a step or table becomes here: its findings, and the references that the user has mapped."""
+    """The conversion of a step or table: its findings, and the references that the user has mapped."""
 
     references: References = field(default_factory=References)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.job_fields import WHY_NO_TARGET, report_variables
-from prefect_parallel_run.azureml.references import References, mapping_note
+from prefect_parallel_run.azureml.references import Migration, References, mapping_note
 from prefect_parallel_run.azureml.settings import FILE_NAME, source_settings
 from prefect_parallel_run.azureml.step import ImportedStep, step_name
 from prefect_parallel_run.config.base import build
@@ -30,55 +30,55 @@ def load_v1(path: Path, references: References) -> ImportedStep:
     """
     parsed = read_fields(path)
     values = parsed.values
-    findings = MigrationFindings()
-    findings.left_out("inputs, side_inputs, arguments, output", None, _WITHOUT_INPUTS)
-    _environment(parsed, references, findings)
+    migration = Migration(references=references)
+    migration.left_out("inputs, side_inputs, arguments, output", None, _WITHOUT_INPUTS)
+    _environment(parsed, migration)
     fields = {key: value for key, value in values.items() if value is not None}
-    fields["compute_target"] = _target(fields.get("compute_target"), references, findings)
-    _anchor(fields, path.absolute().parent, findings)
+    fields["compute_target"] = _target(fields.get("compute_target"), migration)
+    _anchor(fields, path.absolute().parent, migration)
     for key in sorted(fields.keys() - {"compute_target", "source_directory", "environment", "environment_variables"}):
-        findings.taken(key, values[key], "the same")
+        migration.taken(key, values[key], "the same")
     if isinstance(fields.get("environment"), dict):  # not shown: a requirement may contain a password
-        findings.taken("environment", fields["environment"].get("name"), "an Environment")
+        migration.taken("environment", fields["environment"].get("name"), "an Environment")
     config = build(ParallelRunConfig, fields, parsed.locations, f"{path}, line 1")
-    report_variables(config.environment_variables, findings)
-    findings.add(source_settings(config).differences, f"{FILE_NAME} ")
-    return ImportedStep(file=path, name=step_name(path.stem), fields=fields, differences=tuple(findings.differences))
+    report_variables(config.environment_variables, migration)
+    migration.add(source_settings(config).differences, f"{FILE_NAME} ")
+    return ImportedStep(file=path, name=step_name(path.stem), fields=fields, differences=tuple(migration.differences))
 
 
-def _environment(parsed: ParsedConfig, references: References, findings: MigrationFindings) -> None:
+def _environment(parsed: ParsedConfig, migration: Migration) -> None:
     """Set the environment to the location that the user has provided, or record what is left out of it."""
     environment = parsed.values.get("environment")
     name = parsed.named.get("environment_name") or (environment.get("name") if isinstance(environment, dict) else None)
-    location = None if name is None else references.known(str(name)) or references.known(f"azureml:{name}")
+    location = None if name is None else migration.references.known(str(name)) or migration.references.known(f"azureml:{name}")
     if location is not None:
         parsed.values["environment"] = location
-        findings.changed("environment", name, location, mapping_note(location))
+        migration.changed("environment", name, location, mapping_note(location))
         return
     if left := [entry for entry in parsed.left_out if entry.partition(" ")[0] not in parsed.named]:
-        findings.left_out(f"environment: {', '.join(left)}", None, _ENVIRONMENT_WHY)
+        migration.left_out(f"environment: {', '.join(left)}", None, _ENVIRONMENT_WHY)
     if parsed.azure_packages:
-        findings.left_out(f"environment: {', '.join(parsed.azure_packages)}", None, WHY_NO_AZURE)
+        migration.left_out(f"environment: {', '.join(parsed.azure_packages)}", None, WHY_NO_AZURE)
     for key, value in parsed.named.items():
         if value is not None:
             why = "only your Azure workspace can resolve it; a virtual environment, or an interpreter"
             if key == "environment_dir_path":
                 why = "list its packages with Environment(requirements=[…]) or Environment(conda_file=…)"
-            findings.left_out(key, value, why)
+            migration.left_out(key, value, why)
 
 
-def _target(target: Any, references: References, findings: MigrationFindings) -> Any:
+def _target(target: Any, migration: Migration) -> Any:
     """Return the compute target: the one that the user has provided, an address or class unchanged, else this machine."""
     if not isinstance(target, str) or target == LOCAL:
         return LOCAL if target is None else target
-    known = references.known(target) or references.known(f"azureml:{target}")
+    known = migration.references.known(target) or migration.references.known(f"azureml:{target}")
     if known is not None:
-        findings.changed("compute_target", target, known, "as specified")
+        migration.changed("compute_target", target, known, "as specified")
         return known
     if names_a_cluster(target):
-        findings.taken("compute_target", target, "the same")
+        migration.taken("compute_target", target, "the same")
         return target
-    findings.changed("compute_target", target, "this machine", WHY_NO_TARGET, target)
+    migration.changed("compute_target", target, "this machine", WHY_NO_TARGET, target)
     return LOCAL
 
 

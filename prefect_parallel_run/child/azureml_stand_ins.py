@@ -38,8 +38,8 @@ _PROVIDED: Dict[str, Dict[str, Tuple[str, ...]]] = {
     "azureml.core.experiment": {"azureml_core": ("Experiment",)},
     "azureml.exceptions": {"azureml_errors": AZURES_EXCEPTIONS},
     "azureml_user": {},
-    "azureml_user.parallel_run": {"context": ("EntryScript",)},
-    "prefect_parallel_run": {"context": ("EntryScript", "NoRetry")},
+    "azureml_user.parallel_run": {"entry_script": ("EntryScript",)},
+    "prefect_parallel_run": {"entry_script": ("EntryScript", "NoRetry")},
 }
 _CORE, _EXCEPTIONS = "azureml.core", "azureml.exceptions"
 _CORE_PACKAGES = ("compute", "image", "webservice")  #: of azureml.core, with any submodule

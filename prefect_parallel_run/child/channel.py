@@ -4,7 +4,7 @@ To the child: one settings object, ``"init"`` to call init() (a standby child wa
 ``[mini_batch, attempt, work]`` per mini-batch, then ``"shutdown"``. ``["sleep", until]`` delays the mini-batches after it
 (monotonic clock, s).
 From the child: ``["imported"]``, ``["init"]`` and ``["ready"]``, or ``["start_failed", stage, type, text, traceback]`` instead
-of the first that it did not reach; one receipt (a list in the order of models.Receipt) or ``["back", mini_batch]`` (recalled)
+of the first that it did not reach; one receipt (receipt.py) or ``["back", mini_batch]`` (recalled)
 per mini-batch, and ``["bye", problem]`` after shutdown(). ``["leave", how, not_before]`` after a receipt announces that the
 process exits at its script's request (failure.py).
 An answer is written before the next mini-batch starts, so that a crash never loses a finished one. The *bell* is rung when

@@ -2,17 +2,17 @@
 
 import os
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 from zlib import crc32
 
 from .channel import GO, STOP, SharedStatus
 from .entry_script import Context, EntryScript, Script, current
 from .failure import RetryDirective, describe, fingerprint, retry_directive
 from .reading import BadRecord, FileList, Reader
+from .receipt import NO_ROWS, Outcome, Receipt, Rows, success
 from .rows import WrongType, encode, materialise
 from .storage import InputChanged, StoreFailure
 
-_SUCCEEDED = "succeeded"
 _POLL_INTERVAL = 0.02  #: s between two reads of the command during a pause
 
 
@@ -57,8 +57,8 @@ class MiniBatchRunner:
         self.leaving = ""
         self.not_before = 0.0
 
-    def attempt(self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]] = None) -> List[Any]:
-        """Run one mini-batch and return its receipt, in the order of models.Receipt; return ["back", index] if it was recalled.
+    def attempt(self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]] = None) -> Sequence[Any]:
+        """Run one mini-batch and return its receipt, or ["back", index] if it was recalled.
 
         With a *piece* (a half-open range), run only these of its items.
         """
@@ -72,46 +72,39 @@ class MiniBatchRunner:
             return ["back", index]
         start, stop = piece or (0, len(work["names"]) if "names" in work else work["rows"])
         items = stop - start
-        outcome, failure, written = _SUCCEEDED, None, (0, "", 0, 0, 0, 0)
+        outcome, failure, rows = Outcome.RAISED, None, NO_ROWS
         try:
-            written = self._run(index, attempt, work, piece)
+            rows = self._run(index, attempt, work, piece)
         except InputChanged as error:
-            outcome, failure = "input_changed", describe(error)._replace(final=True)  # the plan is frozen
+            outcome, failure = Outcome.INPUT_CHANGED, describe(error)._replace(final=True)  # the plan is frozen
         except WrongType as error:
             cause = fingerprint("WrongType", error.found, error.refused)  # without a string's text, which may name the items
-            outcome, failure = "wrong_type", describe(error)._replace(traceback="", fingerprint=cause)
+            outcome, failure = Outcome.WRONG_TYPE, describe(error)._replace(traceback="", fingerprint=cause)
         except OutputFailure as error:
-            outcome, failure = "unwritable", describe(error)
+            outcome, failure = Outcome.UNWRITABLE, describe(error)
         except (BadRecord, StoreFailure) as error:
-            outcome, failure = "raised", describe(error)._replace(traceback="")
+            failure = describe(error)._replace(traceback="")
         except BaseException as error:  # noqa: BLE001  any exception of the script, SystemExit too, is the attempt's outcome
-            outcome, failure = "raised", describe(error)
+            failure = describe(error)
             self._apply(retry_directive(error))
         if os.getpid() != self._process:
             os._exit(0)  # the script forked and the fork returned from run() too: only one process may answer
-        succeeded = min(written[0], items) if failure is None else 0
-        receipt = [
+        seconds = time.monotonic() - began
+        if failure is None:
+            return success(index, attempt, items, rows, started, seconds)
+        return Receipt.of_failure(
             index,
             attempt,
             outcome,
-            items,
-            succeeded,
-            items - succeeded,
-            *written,
-            started,
-            time.monotonic() - began,
-        ]
-        if failure is not None:
-            receipt += [
-                "",
-                self._process,
-                failure.type,
-                failure.text,
-                failure.traceback,
-                failure.fingerprint,
-                failure.final,
-            ]
-        return receipt
+            items=items,
+            started=started,
+            seconds=seconds,
+            error_type=failure.type,
+            error=failure.text,
+            traceback=failure.traceback,
+            fingerprint=failure.fingerprint,
+            final=failure.final,
+        )
 
     def _wait(self) -> None:
         """Wait for the pause that the script asked for. A command interrupts it; the next mini-batch waits for the rest."""
@@ -127,10 +120,7 @@ class MiniBatchRunner:
             self.not_before = time.monotonic() + directive.pause
             EntryScript.logger.info("the next mini-batch waits %g s at the script's request", directive.pause)
 
-    def _run(
-        self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]]
-    ) -> "tuple[int, str, int, int, int, int]":
-        """Return rows, part, offset, header, length and checksum."""
+    def _run(self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]]) -> Rows:
         items = self._reader.read(work, piece)
         if isinstance(items, FileList):
             items.task_id = str(index)
@@ -142,7 +132,7 @@ class MiniBatchRunner:
         finally:
             current.mini_batch = None
         if self._part is None:
-            return len(result), "", 0, 0, 0, 0
+            return (len(result), *NO_ROWS[1:])
         rows, header, body = encode(result, self._format, self._header, self._options)
         try:
             offset = self._part.append(header, body)

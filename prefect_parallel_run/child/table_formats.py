@@ -2,7 +2,7 @@
 
 A new format takes three steps:
 
-1. In ``datasets/formats/``, a ``TablePlanner``: its ``cut`` recognises a file, finds the names and types of its columns, and
+1. In ``datasets/formats/``, a ``TablePlanner``: its ``plan`` recognises a file, finds the names and types of its columns, and
    divides its rows into pieces. Each piece becomes the ``work`` of a mini-batch.
 2. In this folder, a ``TableReader``: it returns the rows of such a work as a DataFrame. All mini-batches of a file must have
    the same columns and types, so what only the whole file shows (a null, a word in a column of numbers) has to be in the work.

@@ -1,4 +1,4 @@
-"""What the configuration's models share: their schema as a form for people to fill in, and errors in plain words. Pure.
+"""The base of the configuration's models: their schema as a form for people to fill in, and their errors. Pure.
 
 Prefect's UI draws a form from the schema, and Prefect's server validates the submitted values with it. An optional field
 would become two tabs, one labelled "None"; here it is one field that may be left empty. If several types make tabs necessary,

@@ -19,7 +19,7 @@ from prefect_parallel_run.child.table_formats import FORMATS
 from prefect_parallel_run.child.table_types import GIVEN
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
-from prefect_parallel_run.datasets.formats import CutFile, create_planner
+from prefect_parallel_run.datasets.formats import FilePlan, create_planner
 from prefect_parallel_run.datasets.partitions import (
     ColumnTypesDifferError,
     KeyValue,
@@ -203,8 +203,8 @@ class TabularDataset(Dataset):
         self, size: int, listing: Listing | None = None, warn: Callable[[str], None] = ignore_warning
     ) -> Iterator[PlannedBatch]:
         """Yield mini-batches of about *size* bytes of source, each from one file. Keys of hive folders become columns."""
-        for cut, _ in self._keyed_cuts(size, listing or self.listing(), warn):
-            yield cut
+        for batch, _ in self._keyed_cuts(size, listing or self.listing(), warn):
+            yield batch
 
     def partition_cuts(
         self, keys: Sequence[str], store: Path, listing: Listing | None = None, warn: Callable[[str], None] = ignore_warning
@@ -251,9 +251,9 @@ class TabularDataset(Dataset):
     def _tables(self, warn: Callable[[str], None]) -> Iterator[tuple[pd.DataFrame, pa.Table]]:
         """Yield the rows as the frame that run() would get, and as an Arrow table."""
         reader = Reader()
-        for cut in self.cuts(_PARTITIONING_BYTES, warn=warn):
+        for batch in self.cuts(_PARTITIONING_BYTES, warn=warn):
             try:
-                work = json.loads(cut.work)
+                work = json.loads(batch.work)
                 frame = reader.read(work)
             except BadRecord as error:
                 raise InputError(", ".join(self.paths), str(error)) from error
@@ -277,15 +277,15 @@ class TabularDataset(Dataset):
 
     def _grouped(self, keys: Sequence[str], listing: Listing, warn: Callable[[str], None]) -> Iterator[PlannedBatch]:
         groups: dict[tuple[Scalar, ...], list[PlannedBatch]] = {}
-        for cut, values in self._keyed_cuts(_WHOLE, listing, warn):
+        for batch, values in self._keyed_cuts(_WHOLE, listing, warn):
             by_key = {pair.key: pair.value for pair in values}
-            groups.setdefault(tuple(by_key[key] for key in keys), []).append(cut)
-        for combination, cuts in groups.items():
-            rows = sum(cut.items for cut in cuts)
-            about: dict[str, Any] = {"input": self.name, "kind": "tables", "rows": rows}
-            head = _encode({**about, "partition_key_value": dict(zip(keys, combination, strict=True))})
-            work = f'{head[:-1]},"tables":[{",".join(cut.work for cut in cuts)}]}}'
-            yield PlannedBatch(rows, sum(cut.size for cut in cuts), work)
+            groups.setdefault(tuple(by_key[key] for key in keys), []).append(batch)
+        for combination, batches in groups.items():
+            rows = sum(batch.items for batch in batches)
+            shared = {"input": self.name, "kind": "tables", "rows": rows}
+            head = _encode({**shared, "partition_key_value": dict(zip(keys, combination, strict=True))})
+            work = f'{head[:-1]},"tables":[{",".join(batch.work for batch in batches)}]}}'
+            yield PlannedBatch(rows, sum(batch.size for batch in batches), work)
 
     def _keyed_cuts(
         self, size: int, listing: Listing, warn: Callable[[str], None]
@@ -297,17 +297,17 @@ class TabularDataset(Dataset):
             if file.size == 0:
                 continue  # an empty part, or a marker such as _SUCCESS
             try:
-                cut = planner.cut(file, size)
-                keys = (cut.keys or folder_values) if folder_values else []
-                _warn_of(warnings, file, cut, keys)
-                about = self._about(file, keys) | cut.about
-                for rows, source_bytes, where in cut.pieces:
-                    yield PlannedBatch(rows, source_bytes, _encode({**about, **where})), keys
+                plan = planner.plan(file, size)
+                keys = (plan.keys or folder_values) if folder_values else []
+                _warn_of(warnings, file, plan, keys)
+                work = self._work(file, keys) | plan.work
+                for rows, source_bytes, piece in plan.pieces:
+                    yield PlannedBatch(rows, source_bytes, _encode({**work, **piece})), keys
             except _UNREADABLE as error:
                 raise InputError(file.path, self._problem(error)) from error
         warnings.finish()
 
-    def _about(self, file: ListedFile, keys: list[KeyValue]) -> dict[str, Any]:
+    def _work(self, file: ListedFile, keys: list[KeyValue]) -> dict[str, Any]:
         """Return the fields of a work that all formats have."""
         path, size, version = file
         work = {"input": self.name, "kind": self.format, "path": path, "size": size, "version": version}
@@ -322,9 +322,9 @@ class TabularDataset(Dataset):
         return f"cannot be read as {self.format}: {error}"
 
 
-def _warn_of(warnings: InputWarnings, file: ListedFile, cut: CutFile, keys: list[KeyValue]) -> None:
-    warnings.add_file(file.path, cut.warnings)
-    warnings.add_columns(file.path, cut.columns)
-    if cut.names is not None:
+def _warn_of(warnings: InputWarnings, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:
+    warnings.add_file(file.path, plan.warnings)
+    warnings.add_columns(file.path, plan.columns)
+    if plan.names is not None:
         from_folders = {pair.key for pair in keys}  # these columns always come last
-        warnings.add_names(file.path, [name for name in cut.names if name not in from_folders])
+        warnings.add_names(file.path, [name for name in plan.names if name not in from_folders])

@@ -283,7 +283,7 @@ class Storage:
     compression: Compression = "infer"
     is_always_utf8: bool = False  #: slices must be UTF-8 (JSON lines): text in another encoding is read as a stream
 
-    def about(self, path: str) -> dict[str, Any]:
+    def fields(self, path: str) -> dict[str, Any]:
         """Return the fields of a mini-batch's work about encoding and compression; none for plain UTF-8."""
         compression = self._compression(path)
         if compression is not None or not self._can_slice():
@@ -293,7 +293,7 @@ class Storage:
     @contextmanager
     def records(self, path: str, dialect: Dialect, *, lone_returns: bool = True) -> Iterator[Iterator[Records]]:
         """Open the file at *path* and return its records."""
-        stream = self.about(path).get("stream")
+        stream = self.fields(path).get("stream")
         if stream is None:
             with open_file(path) as file:
                 check_compression(file, None)

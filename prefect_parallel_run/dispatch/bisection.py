@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from prefect_parallel_run.models import BisectionState, Receipt
+from prefect_parallel_run.models import BisectionState, Outcome, Receipt
 
 
 class Piece(NamedTuple):
@@ -133,7 +133,7 @@ class Bisections:
     def record(self, index: int, piece: Piece, receipt: Receipt) -> BisectionResult:
         """Record the outcome of a piece, which decides its items as soon as their outcome is known."""
         bisection = self._known[index][1]
-        succeeded = receipt.outcome == "succeeded"
+        succeeded = receipt.outcome == Outcome.SUCCEEDED
         self._pieces.extend((index, half) for half in bisection.record(piece, succeeded=succeeded))
         failed = receipt.failed if succeeded else int(piece.items == 1)
         decided = piece.items if succeeded else failed

@@ -43,7 +43,7 @@ from prefect_parallel_run.dispatch.row_transfer import RemoteFiles
 from prefect_parallel_run.dispatch.script_logs import ScriptLogCollector
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
-from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.models import Outcome, Receipt
 from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.node import LeaseResult
 from prefect_parallel_run.node.rpc import ready_topic, script_log_topic
@@ -218,7 +218,7 @@ class Dispatcher:
         if outcome.failure is not None:
             self._start_failure = self._start_failure or outcome.failure
             self._emit(events.SlotFailed(lease.node, outcome.failure))
-        return LeaseFinished(number, [Receipt(*receipt) for receipt in outcome.receipts], outcome.slots, outcome.as_of)
+        return LeaseFinished(number, outcome.receipts, outcome.slots, outcome.as_of)
 
     def _scale(self) -> None:
         """Run the autoscaler."""
@@ -281,7 +281,7 @@ class Dispatcher:
         self._ledger.commit(decided)
         self._emit(events.ReceiptsCommitted([receipt for receipt, _ in decided]))
         for receipt, state in decided:
-            if receipt.outcome != "succeeded":
+            if receipt.outcome != Outcome.SUCCEEDED:
                 self._emit(events.AttemptFailed(receipt, state))
             elif receipt.rows > receipt.items and not self._warned_of_more_rows:
                 self._warned_of_more_rows = True
@@ -290,7 +290,8 @@ class Dispatcher:
         self._check([receipt for receipt, _ in decided])
 
     def _check(self, receipts: list[Receipt]) -> None:
-        if self._check_rows is not None and (succeeded := [receipt for receipt in receipts if receipt.outcome == "succeeded"]):
+        succeeded = [receipt for receipt in receipts if receipt.outcome == Outcome.SUCCEEDED]
+        if self._check_rows is not None and succeeded:
             self._check_rows(succeeded)
 
     # Ends

@@ -21,7 +21,7 @@ from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.dispatch.events import Event, LeaseShortened, NodeResized, Resize
 from prefect_parallel_run.dispatch.node_pool import NodePool
 from prefect_parallel_run.dispatch.row_transfer import RemoteFiles, TransferError
-from prefect_parallel_run.models import Lease, Receipt
+from prefect_parallel_run.models import Lease, Outcome, Receipt
 from prefect_parallel_run.node.node import NOT_BEGUN, LeaseResult
 from prefect_parallel_run.node.rpc import NodeClosedError, recall_lease, resize_node, run_lease
 from prefect_parallel_run.node.slot_pool import Resized
@@ -81,7 +81,7 @@ class LeaseTransport:
 
     def dated(self, receipt: Receipt) -> Receipt:
         """Return a receipt unchanged, but date a lost attempt from its submission, since its start is unknown."""
-        if receipt.outcome != "lost":
+        if receipt.outcome != Outcome.LOST:
             return receipt
         at = self._lost_at.pop((receipt.mini_batch, receipt.attempt), time.time())
         return receipt._replace(started=at, seconds=max(time.time() - at, 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect_parallel_run.dispatch.bisection import BisectionResult
-from prefect_parallel_run.models import PendingWork, Receipt, Tally
+from prefect_parallel_run.models import Outcome, PendingWork, Receipt, Tally
 
 
 class Progress:
@@ -57,7 +57,7 @@ class Progress:
         self._waiting[index] -= result.decided
         self._waiting_items -= result.decided
         self.failed_items += result.failed
-        if receipt.outcome == "succeeded":
+        if receipt.outcome == Outcome.SUCCEEDED:
             self.succeeded_items += receipt.succeeded
             self.rows += receipt.rows
         if result.state != "isolating":

@@ -21,7 +21,6 @@ from prefect_parallel_run.node.rpc import list_logs, read_file
 _PIECE = 4 << 20  #: bytes in one message
 _MAX_LOG = 1 << 20  #: bytes to fetch from the end of a process log
 _SHORT_FILES = (".processes.jsonl", ".resources.csv")  #: short files that the node itself writes
-_PART, _OFFSET, _LENGTH = (Receipt._fields.index(name) for name in ("part", "offset", "length"))
 
 
 class TransferError(Exception):
@@ -40,7 +39,7 @@ class RemoteFiles:
     def __init__(self, client: Client, token: str, run_directory: str) -> None:
         self._client, self._token, self._folder = client, token, Path(run_directory)
 
-    async def fetch_rows(self, address: str, receipts: Iterable[tuple[Any, ...]]) -> None:
+    async def fetch_rows(self, address: str, receipts: Iterable[Receipt]) -> None:
         """Copy the rows of *receipts* into local part files and sync them to disk.
 
         Raises:
@@ -79,17 +78,17 @@ class RemoteFiles:
             raise TransferError(f"{type(error).__name__}: {error}") from error
 
 
-def spans(receipts: Iterable[tuple[Any, ...]]) -> dict[str, tuple[int, int]]:
+def spans(receipts: Iterable[Receipt]) -> dict[str, tuple[int, int]]:
     """Return the half-open byte range that holds the rows of *receipts*, by part file.
 
     One process at a time runs a lease, so these ranges contain no committed rows of other leases.
     """
     ranges: dict[str, tuple[int, int]] = {}
     for receipt in receipts:
-        part, offset, length = receipt[_PART], receipt[_OFFSET], receipt[_LENGTH]
-        if part and length:
-            start, stop = ranges.get(part, (offset, offset))
-            ranges[part] = min(start, offset), max(stop, offset + length)
+        if receipt.part and receipt.length:
+            offset = receipt.offset
+            start, stop = ranges.get(receipt.part, (offset, offset))
+            ranges[receipt.part] = min(start, offset), max(stop, offset + receipt.length)
     return ranges
 
 

@@ -59,7 +59,7 @@ from prefect_parallel_run.dispatch.work_queue import (
     without_last,
     without_receipt,
 )
-from prefect_parallel_run.models import NOT_ISOLATED, Lease, PendingWork, Receipt, Tally
+from prefect_parallel_run.models import NOT_ISOLATED, Lease, Outcome, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.limits import FailureLimits
 
 _AHEAD_SECONDS = 0.5  #: s: a slot gets a second lease in advance only while mini-batches are shorter than this
@@ -212,7 +212,7 @@ class RunState:
         receipts = {receipt.mini_batch: self._with_items(receipt) for receipt in matching(event.receipts, lease)}
         if (duplicate := self._stragglers.unlink(lease.id)) is not None:
             last = lease.stop - 1
-            if last in receipts and receipts[last].outcome == "succeeded":
+            if last in receipts and receipts[last].outcome == Outcome.SUCCEEDED:
                 yield self._stop_duplicate(duplicate)
             else:  # the duplicate continues the attempt
                 lease = without_last(lease)
@@ -251,7 +251,7 @@ class RunState:
         """Record a receipt and return the new state of its mini-batch."""
         index, attempt = receipt.mini_batch, receipt.attempt
         state = "failed"
-        if receipt.outcome == "succeeded":
+        if receipt.outcome == Outcome.SUCCEEDED:
             state = "succeeded"
         elif not receipt.final and attempt < self._policy.run_max_try + self._extra_attempts.get(index, 0):
             state = "waiting"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from prefect_parallel_run.dispatch.bisection import Bisections, Piece
-from prefect_parallel_run.models import Lease, PendingWork, Receipt
+from prefect_parallel_run.models import Lease, Outcome, PendingWork, Receipt
 
 _TARGET = 0.5  #: s of work in a lease: makes Dask's few ms per task negligible, and a lost lease is cheap
 _MAX_PER_SECOND = 500  #: leases per second over all slots that a Dask scheduler handles without becoming the bottleneck
@@ -182,12 +182,12 @@ def lost_receipt(lease: Lease, items: int) -> Receipt:
     return Receipt.of_failure(
         lease.start,
         lease.attempt,
-        "lost",
+        Outcome.LOST,
         items=items,
         started=0.0,
         seconds=0.0,
         node=lease.node,
         error_type="NodeLost",
         error=f"node {lease.node} was lost while it ran this mini-batch",
-        fingerprint="lost",
+        fingerprint=str(Outcome.LOST),
     )

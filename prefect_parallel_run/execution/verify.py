@@ -11,10 +11,10 @@ from prefect_parallel_run.errors import OutputError, RunFileError
 from prefect_parallel_run.monitoring.status import status_of
 from prefect_parallel_run.output.formats import FORMATS
 from prefect_parallel_run.output.formats.base import Sink
-from prefect_parallel_run.output.parts import PartRange, Parts, part_ranges
+from prefect_parallel_run.output.parts import Parts
 from prefect_parallel_run.output.reduction import make_receipt
 from prefect_parallel_run.runs.integrity import check_plan, ledger_problems
-from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.ledger import Ledger, Place
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.storage.objects import file_sha256, size_of
 
@@ -57,19 +57,15 @@ _TOO_MANY_ATTEMPTS = (
 
 def _parts(directory: RunDirectory, ledger: Ledger) -> Iterator[str]:
     """Yield problems of the committed ranges, which must exist unaltered and must not overlap."""
-    ranges = sorted(part_ranges(directory.parts, ledger.places()), key=lambda part_range: (part_range.part, part_range.offset))
-    previous: PartRange | None = None
-    with Parts() as parts:
-        for part_range in ranges:
-            if (
-                previous is not None
-                and previous.part == part_range.part
-                and part_range.offset < previous.offset + previous.length
-            ):
-                yield f"mini-batches {previous.mini_batch} and {part_range.mini_batch} overlap in {part_range.part.name}"
-            previous = part_range
+    ranges = sorted(ledger.places(), key=lambda place: (place.part, place.offset))
+    previous: Place | None = None
+    with Parts(directory.parts) as parts:
+        for place in ranges:
+            if previous is not None and previous.part == place.part and place.offset < previous.offset + previous.length:
+                yield f"mini-batches {previous.mini_batch} and {place.mini_batch} overlap in {place.part}"
+            previous = place
             try:
-                parts.copy([part_range], lambda _: None)
+                parts.copy([place], lambda _: None)
             except OutputError as error:
                 yield error.reason
 
@@ -101,8 +97,8 @@ def _assembled_sha256(directory: RunDirectory, ledger: Ledger, receipt: Mapping[
     """Return the SHA-256 of the committed rows in mini-batch order; only for reproducible formats."""
     sink = Sink(lambda _: None)
     options = directory.metadata()["config"].get("append_row_csv_options") or {}
-    with Parts() as parts:
-        FORMATS[receipt["format"]].write(part_ranges(directory.parts, ledger.places()), parts, sink, options)
+    with Parts(directory.parts) as parts:
+        FORMATS[receipt["format"]].write(ledger.places(), parts, sink, options)
     return sink.sha256
 
 

@@ -24,7 +24,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
 from prefect_parallel_run._units import count, format_seconds
-from prefect_parallel_run.models import Tally
+from prefect_parallel_run.models import Outcome, Tally
 from prefect_parallel_run.monitoring.background_publisher import BackgroundPublisher
 from prefect_parallel_run.monitoring.failure_table import FailureTable
 from prefect_parallel_run.monitoring.logs import Logger, escape_control_chars
@@ -86,7 +86,7 @@ class RunArtifacts:
                 self._start(event)
             case AttemptFailed():
                 self._has_new_failures = True
-            case PieceFinished(receipt) if receipt.outcome != "succeeded":
+            case PieceFinished(receipt) if receipt.outcome != Outcome.SUCCEEDED:
                 self._has_new_failures = True
             case Progressed(tally):
                 self._send_due(tally)

@@ -15,14 +15,14 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run._atomic import AtomicFile
 from prefect_parallel_run._rate_limit import BackoffTimer
 from prefect_parallel_run._units import format_seconds
-from prefect_parallel_run.models import Receipt, Tally, execution_prefix
+from prefect_parallel_run.models import Outcome, Receipt, Tally, execution_prefix
 from prefect_parallel_run.monitoring.logs import Logger, escape_control_chars, log_warning
 from prefect_parallel_run.monitoring.progress import ProgressSnapshot, ProgressTracker
 from prefect_parallel_run.runs.events import (
@@ -50,7 +50,7 @@ _MAX_CAUSES = 200  #: in the overview; the ledger has all
 PROCESSED_COLUMNS = ("mini_batch", "attempt", "outcome", "node", "pid", "started", "seconds", "error_type")
 PROCESSED_HEADER = ",".join(PROCESSED_COLUMNS) + "\n"
 _ROW = "%d,%d,%s,%s,%d,%.6f,%.6f,%s\n"  #: started is Unix time; s
-_values_of = itemgetter(*(Receipt._fields.index(name) for name in PROCESSED_COLUMNS))
+_values_of = attrgetter(*PROCESSED_COLUMNS)
 _ERROR_TYPE = PROCESSED_COLUMNS.index("error_type")
 _BLOCK = 1_000  #: rows per string
 _MAX_ERROR = 200  #: of an error message
@@ -253,7 +253,7 @@ class _Overview:
         """Count an attempt, and the cause of its failure."""
         node = self.node(receipt.node)
         node.attempts += 1
-        if receipt.outcome == "succeeded":
+        if receipt.outcome == Outcome.SUCCEEDED:
             return
         node.failed += 1
         cause = self._causes.get(receipt.fingerprint)

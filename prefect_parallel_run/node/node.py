@@ -26,7 +26,6 @@ from prefect_parallel_run.node.slot_pool import Resized, SlotPool
 from prefect_parallel_run.node.standby import StandbyChild, StandbyNeed
 from prefect_parallel_run.node.watchdog import Guard
 
-_STARTED, _SECONDS = Receipt._fields.index("started"), Receipt._fields.index("seconds")
 _READABLE = ("parts", "logs")  #: folders of a run directory whose files may be read
 _REMEMBERED = 10_000  #: leases
 NOT_BEGUN = -1  #: instead of a mini-batch's number: the lease has not started
@@ -34,12 +33,19 @@ _MARKER = "PREFECT_PARALLEL_RUN_MARKER"
 
 
 class LeaseResult(NamedTuple):
-    """The result of a lease, in plain values."""
+    """The result of a lease."""
 
-    receipts: list[tuple[Any, ...]]  #: one per mini-batch that was run
+    receipts: list[Receipt]  #: one per mini-batch that was run
     slots: int  #: active slots
     failure: StartFailure | None  #: why a slot failed, once per slot
     as_of: int = 0  #: number of the node's last resize
+
+    def __reduce__(self) -> Any:
+        return _lease_result, (list(map(tuple, self.receipts)), *self[1:])
+
+
+def _lease_result(receipts: list[tuple[Any, ...]], *rest: Any) -> LeaseResult:
+    return LeaseResult(Receipt.of_tuples(receipts), *rest)
 
 
 class Node:
@@ -125,8 +131,8 @@ class Node:
             recall = self._recalls[lease] = RecallRequest(lease)
             return recall
 
-    def _run(self, works: list[Work], recall: RecallRequest, files: LeaseFiles | None) -> list[tuple[Any, ...]]:
-        receipts: list[tuple[Any, ...]] = []
+    def _run(self, works: list[Work], recall: RecallRequest, files: LeaseFiles | None) -> list[Receipt]:
+        receipts: list[Receipt] = []
         slot = self.slots.acquire(recall)
         if slot is None:  # recalled, or no slot is left, or the node is closing
             recall.answer(works[0].mini_batch)
@@ -148,11 +154,11 @@ class Node:
             _sync_parts(self.settings, receipts)
         return receipts
 
-    def _result(self, receipts: list[tuple[Any, ...]]) -> LeaseResult:
+    def _result(self, receipts: list[Receipt]) -> LeaseResult:
         slots, as_of = self.slots.count()
         return LeaseResult(receipts, slots, self.slots.next_failure(), as_of)
 
-    def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[tuple[Any, ...]], recall: RecallRequest) -> None:
+    def _run_fetched(self, files: LeaseFiles, slot: Slot, receipts: list[Receipt], recall: RecallRequest) -> None:
         """Run mini-batches as their files arrive; the wait counts towards each mini-batch's time."""
         waiting_since = time.monotonic()
         for fetched in files.each(slot.raise_if_stopping, recall):
@@ -164,7 +170,8 @@ class Node:
                 slot.run([fetched.work], receipts, recall)
             fetched.remove()
             if len(receipts) > finished:
-                receipts[-1] = _with_seconds(receipts[-1], waited)
+                last = receipts[-1]
+                receipts[-1] = last._replace(started=last.started - waited, seconds=last.seconds + waited)
             waiting_since = time.monotonic()
 
     # Slots
@@ -261,15 +268,7 @@ def _cores() -> int:
     return int(CPU_COUNT)
 
 
-def _with_seconds(receipt: tuple[Any, ...], waited: float) -> tuple[Any, ...]:
-    """Return a receipt whose attempt started *waited* seconds earlier."""
-    values = list(receipt)
-    values[_STARTED] -= waited
-    values[_SECONDS] += waited
-    return tuple(values)
-
-
-def _sync_parts(settings: NodeSettings, receipts: list[tuple[Any, ...]]) -> None:
+def _sync_parts(settings: NodeSettings, receipts: list[Receipt]) -> None:
     """Sync the rows to disk before their receipts are returned: committed rows must survive a power cut."""
-    for name in {receipt[7] for receipt in receipts if receipt[7]}:
+    for name in {receipt.part for receipt in receipts if receipt.part}:
         sync(Path(settings.run.directory, "parts", name))

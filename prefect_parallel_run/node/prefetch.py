@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.failure import fingerprint
 from prefect_parallel_run.child.storage import InputChanged, StoreFailure, check, is_remote, store_of
-from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.models import Outcome, Receipt
 from prefect_parallel_run.node.slot import RecallRequest, Work
 
 _AHEAD = 2  #: mini-batches of a lease whose files are fetched or being fetched before they run
@@ -35,24 +35,22 @@ class Fetched(NamedTuple):
     folder: Path
     error: InputChanged | StoreFailure | None
 
-    def receipt(self, node: str) -> tuple[Any, ...]:
+    def receipt(self, node: str) -> Receipt:
         """Return the receipt of a mini-batch that cannot be run."""
         changed = isinstance(self.error, InputChanged)  # the plan is frozen: another attempt cannot help
         error_type = type(self.error).__name__
-        return tuple(
-            Receipt.of_failure(
-                self.work.mini_batch,
-                self.work.attempt,
-                "input_changed" if changed else "raised",
-                started=time.time(),
-                seconds=0.0,
-                node=node,
-                pid=os.getpid(),
-                error_type=error_type,
-                error=str(self.error),
-                fingerprint=fingerprint(error_type),
-                final=changed,
-            )
+        return Receipt.of_failure(
+            self.work.mini_batch,
+            self.work.attempt,
+            Outcome.INPUT_CHANGED if changed else Outcome.RAISED,
+            started=time.time(),
+            seconds=0.0,
+            node=node,
+            pid=os.getpid(),
+            error_type=error_type,
+            error=str(self.error),
+            fingerprint=fingerprint(error_type),
+            final=changed,
         )
 
     def remove(self) -> None:

@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prefect_parallel_run.child.channel import IDLE
 from prefect_parallel_run.child.failure import STOP, fingerprint
-from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.models import Outcome, Receipt
 from prefect_parallel_run.node.child_process import Child, death_name, describe_exit
 from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure, Startup
 from prefect_parallel_run.node.node_log import ProcessRecord
@@ -23,8 +23,6 @@ _POLL_INTERVAL = 0.02  #: s, for a busy child
 _STARTUP_POLL_INTERVAL = 0.005  #: s, for a child that is starting
 _MAX_FAILED_STARTS = 3  #: in a row, before the slot fails; a slot's very first start is not retried
 _EXIT_GRACE = 5.0  #: s for the interpreter to exit after shutdown() has returned
-_ANSWER_FIELDS = len(Receipt._fields)
-_SHORT_ANSWER = Receipt._fields.index("node")  #: fields in the answer of a mini-batch that succeeded
 
 
 class SlotUnusableError(Exception):
@@ -54,7 +52,7 @@ class Work(NamedTuple):
 class _Termination(NamedTuple):
     """Why a child must be killed, or has died."""
 
-    outcome: str
+    outcome: Outcome
     mini_batch: int  #: the one that was running; IDLE when it must be read again, after the child has exited
     error_type: str
     error: str
@@ -100,8 +98,8 @@ class Slot:
                 if not remaining:
                     raise
 
-    def run(self, works: Sequence[Work], receipts: list[tuple[Any, ...]], recall: RecallRequest) -> None:
-        """Run mini-batches in order and append one receipt (a tuple in the order of records.Receipt) for each.
+    def run(self, works: Sequence[Work], receipts: list[Receipt], recall: RecallRequest) -> None:
+        """Run mini-batches in order and append one receipt for each.
 
         Receipts are appended to the caller's list, so that finished mini-batches count even when the slot fails or is stopped.
         Once *recall* is requested, the running mini-batch is the last one.
@@ -181,7 +179,7 @@ class Slot:
 
     # Working
 
-    def _run_pending(self, child: Child, receipts: list[tuple[Any, ...]]) -> None:
+    def _run_pending(self, child: Child, receipts: list[Receipt]) -> None:
         """Run the pending mini-batches until all are answered or the child has exited; each answer removes one."""
         child.send([work.line for work in self._pending])
         while self._pending or self._recalled:
@@ -203,7 +201,7 @@ class Slot:
                 self._answer_recall(int(bool(self._pending) and self._pending[0].mini_batch == started))
         child.resume()
 
-    def _collect_answers(self, child: Child, receipts: list[tuple[Any, ...]]) -> _Termination | None:
+    def _collect_answers(self, child: Child, receipts: list[Receipt]) -> _Termination | None:
         """Move answered mini-batches to *receipts*; return a termination when the answers are invalid."""
         try:
             for answer in child.answers():
@@ -215,8 +213,9 @@ class Slot:
                     receipts.append(self._receipt(answer, self._pending[0], child.pid))
                     self._pending.popleft()
                 self._idle_deaths = 0
-        except (ValueError, IndexError, TypeError) as error:
-            return _Termination("died", IDLE, "ProtocolError", f"the process wrote invalid data to its answer pipe: {error}")
+        except (ValueError, LookupError, TypeError) as error:
+            message = f"the process wrote invalid data to its answer pipe: {error}"
+            return _Termination(Outcome.DIED, IDLE, "ProtocolError", message)
         return None
 
     def _accept_returned(self, mini_batch: int) -> None:
@@ -239,74 +238,70 @@ class Slot:
         self._pending.clear()
         self._discard_child("unneeded")
 
-    def _receipt(self, answer: Any, work: Work, pid: int) -> tuple[Any, ...]:
-        if len(answer) not in (_SHORT_ANSWER, _ANSWER_FIELDS) or (answer[0], answer[1]) != (
-            work.mini_batch,
-            work.attempt,
-        ):
+    def _receipt(self, answer: Sequence[object], work: Work, pid: int) -> Receipt:
+        receipt = Receipt.of_answer(answer, self._settings.node.name, pid)
+        if (receipt.mini_batch, receipt.attempt) != (work.mini_batch, work.attempt):
             raise ValueError(f"expected the answer to mini-batch {work.mini_batch}")
-        return (*answer[:_SHORT_ANSWER], self._settings.node.name, pid, *answer[_SHORT_ANSWER + 2 :])
+        return receipt
 
     def _check_limits(self, child: Child) -> _Termination | None:
         """Return why the child has died or must be killed, or None."""
         status = child.exit_status()
         if status is not None:
             message = "its process was killed" if status < 0 else "its process exited"  # the error type names the signal
-            return _Termination("died", IDLE, death_name(status), message)
+            return _Termination(Outcome.DIED, IDLE, death_name(status), message)
         index, started = child.running()
         if index == IDLE:
             return None
         timeout = self._settings.limits.run_invocation_timeout
         if time.monotonic() - started > timeout:
             message = f"run() exceeded run_invocation_timeout = {timeout:g} s and its process was killed"
-            return _Termination("timed_out", index, "InvocationTimeout", message)
+            return _Termination(Outcome.TIMED_OUT, index, "InvocationTimeout", message)
         limit = self._settings.limits.memory
         resident = 0 if limit is None or self._record is None else self._record.resident()
         if limit is not None and resident > limit:
             message = f"its process used {resident} bytes, over process_memory_limit = {limit}, and was killed"
-            return _Termination("out_of_memory", index, "OutOfMemory", message)
+            return _Termination(Outcome.OUT_OF_MEMORY, index, "OutOfMemory", message)
         return None
 
-    def _terminate(self, child: Child, termination: _Termination, receipts: list[tuple[Any, ...]]) -> bool:
+    def _terminate(self, child: Child, termination: _Termination, receipts: list[Receipt]) -> bool:
         """Kill the child and charge the running mini-batch an attempt; return False if that one has just finished."""
         self._collect_answers(child, receipts)  # mini-batches finished meanwhile count
         if self._exit_request:  # the child exited as it had announced
             return False
         running, started = child.running()
-        if termination.outcome != "died" and running != termination.mini_batch:
+        if termination.outcome != Outcome.DIED and running != termination.mini_batch:
             return False
         child.stop_reading()
         # Reading the stacks may wake the child from the call it hangs in: its answers no longer count from here on.
-        stacks = child.stacks() if termination.outcome == "timed_out" else ""
+        stacks = child.stacks() if termination.outcome == Outcome.TIMED_OUT else ""
         child.kill()
         if self._pending and self._pending[0].mini_batch == running:
             receipts.append(self._failure_receipt(self._pending.popleft(), termination, stacks, started, child.pid))
             self._idle_deaths = 0
         else:
             self._idle_deaths += 1
-        self._discard_child(termination.outcome)
+        self._discard_child(str(termination.outcome))
         self._standby.child_ended()
         if self._idle_deaths >= _MAX_FAILED_STARTS:
             message = f"while it waited for work {termination.error}"
             raise SlotUnusableError(StartFailure("idle", termination.error_type, message, ""))
         return True
 
-    def _failure_receipt(self, work: Work, termination: _Termination, stacks: str, began: float, pid: int) -> tuple[Any, ...]:
+    def _failure_receipt(self, work: Work, termination: _Termination, stacks: str, began: float, pid: int) -> Receipt:
         seconds = max(time.monotonic() - began, 0.0)
-        return tuple(
-            Receipt.of_failure(
-                work.mini_batch,
-                work.attempt,
-                termination.outcome,
-                started=time.time() - seconds,
-                seconds=seconds,
-                node=self._settings.node.name,
-                pid=pid,
-                error_type=termination.error_type,
-                error=termination.error,
-                traceback=stacks,
-                fingerprint=fingerprint(termination.outcome, termination.error_type),
-            )
+        return Receipt.of_failure(
+            work.mini_batch,
+            work.attempt,
+            termination.outcome,
+            started=time.time() - seconds,
+            seconds=seconds,
+            node=self._settings.node.name,
+            pid=pid,
+            error_type=termination.error_type,
+            error=termination.error,
+            traceback=stacks,
+            fingerprint=fingerprint(termination.outcome, termination.error_type),
         )
 
     # Ending

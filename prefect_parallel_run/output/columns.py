@@ -12,9 +12,9 @@ from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.output.column_types import Conflict, Facts, facts_in, unify
 from prefect_parallel_run.output.failed_items import source_location
-from prefect_parallel_run.output.parts import PartRange, Parts, part_ranges
+from prefect_parallel_run.output.parts import Parts, StoredRows
 from prefect_parallel_run.planning.plan import PlanReader
-from prefect_parallel_run.runs.ledger import Ledger, Place
+from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _MAX_HEADERS = 1_000  #: serialized schemas to remember
@@ -35,20 +35,20 @@ class Columns:
         """Return the schema that holds the rows of all mini-batches without loss."""
         return pa.schema([]) if self._unified is None else self._unified.remove_metadata()
 
-    def add(self, part_range: PartRange, parts: Parts) -> None:
+    def add(self, place: StoredRows, parts: Parts) -> None:
         """Include the schema of a range.
 
         Raises:
             RowsDifferError: Its columns differ from those of an earlier mini-batch; names column and mini-batches.
             OutputError: The part no longer holds the rows.
         """
-        header = parts.head(part_range)
+        header = parts.head(place)
         if header in self._headers:
             return
-        schema = _schema(part_range, header, parts)
+        schema = _schema(place, header, parts)
         types, facts = schema.remove_metadata(), facts_in(schema)
         if types not in self._types or not facts <= self._facts:
-            self._unify(part_range, schema, parts)
+            self._unify(place, schema, parts)
             self._types.add(types)
             self._facts |= facts
         if header:
@@ -56,14 +56,14 @@ class Columns:
                 self._headers.clear()
             self._headers.add(header)
 
-    def _unify(self, part_range: PartRange, schema: pa.Schema, parts: Parts) -> None:
+    def _unify(self, place: StoredRows, schema: pa.Schema, parts: Parts) -> None:
         unified = unify(schema if self._unified is None else self._unified, schema)
         if isinstance(unified, Conflict):
-            parts.read(part_range)  # raises when the part was altered
-            raise self._differs(part_range.mini_batch, schema, unified)
+            parts.read(place)  # raises when the part was altered
+            raise self._differs(place.mini_batch, schema, unified)
         if self._unified is None or not unified.equals(self._unified, check_metadata=True):
             self._unified = unified
-            self._steps.append((part_range.mini_batch, schema))
+            self._steps.append((place.mini_batch, schema))
 
     def _differs(self, mini_batch: int, schema: pa.Schema, conflict: Conflict) -> RowsDifferError:
         name, before, now = conflict
@@ -111,12 +111,12 @@ class ColumnChecker:
         """
         self._check(receipt for receipt in receipts if receipt.part)
 
-    def _check(self, rows: Iterable[Receipt | Place]) -> None:
-        with Parts() as parts:
-            for part_range in part_ranges(self._folder, rows):
+    def _check(self, rows: Iterable[StoredRows]) -> None:
+        with Parts(self._folder) as parts:
+            for place in rows:
                 try:
-                    if part_range.rows:
-                        self._columns.add(part_range, parts)
+                    if place.rows:
+                        self._columns.add(place, parts)
                 except RowsDifferError as error:
                     raise add_files(error, self._plan, self._result) from None
                 except (OutputError, OSError):
@@ -137,28 +137,28 @@ def _files(plan: PlanReader, mini_batch: int | None) -> tuple[str, ...]:
     return tuple(location["paths"] if "paths" in location else [location["path"]])
 
 
-def _schema(part_range: PartRange, header: bytes, parts: Parts) -> pa.Schema:
+def _schema(place: StoredRows, header: bytes, parts: Parts) -> pa.Schema:
     """Return the schema of a range with its column facts."""
     if not header:  # written by an earlier version without column facts
-        table = read_table(part_range, parts)
+        table = read_table(place, parts)
         return table.schema.with_metadata(to_metadata(facts_of(table)))
     try:
         return pa.ipc.read_schema(pa.py_buffer(header))
     except (pa.ArrowException, OSError) as error:
-        parts.read(part_range)  # raises when the part was altered
-        raise _altered(part_range, error) from error
+        parts.read(place)  # raises when the part was altered
+        raise _altered(place, parts, error) from error
 
 
-def read_table(part_range: PartRange, parts: Parts) -> pa.Table:
+def read_table(place: StoredRows, parts: Parts) -> pa.Table:
     """Return the rows of a range; raises OutputError if the part no longer holds them."""
-    data = parts.read(part_range)
+    data = parts.read(place)
     try:
         with pa.ipc.open_stream(data) as stream:
             return stream.read_all()
     except pa.ArrowException as error:
-        raise _altered(part_range, error) from error
+        raise _altered(place, parts, error) from error
 
 
-def _altered(part_range: PartRange, error: Exception) -> OutputError:
-    reason = f"{part_range.part.name} no longer holds the rows of mini-batch {part_range.mini_batch}: {error}"
-    return OutputError(str(part_range.part), reason)
+def _altered(place: StoredRows, parts: Parts, error: Exception) -> OutputError:
+    reason = f"{place.part} no longer holds the rows of mini-batch {place.mini_batch}: {error}"
+    return OutputError(parts.path(place), reason)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from zlib import crc32
 
 from prefect_parallel_run.errors import OutputError
@@ -17,32 +16,15 @@ from prefect_parallel_run.runs.ledger import Place
 _BLOCK = 256 << 10  #: bytes read and written at a time: fits into the cache of a processor
 _MAX_OPEN = 128  #: part files kept open
 
-
-class PartRange(NamedTuple):
-    """The location of the rows of one mini-batch."""
-
-    mini_batch: int
-    part: Path
-    offset: int
-    header: int  #: bytes of the header line, or of the schema of Parquet rows, at the start
-    length: int  #: bytes, including the header
-    crc: int  #: CRC-32 of these bytes
-    rows: int
-
-
-def part_ranges(folder: Path, rows: Iterable[Place | Receipt]) -> Iterator[PartRange]:
-    """Yield the ranges of committed rows in the part files of *folder*."""
-    paths: dict[str, Path] = {}  # one object per part, shared by millions of ranges
-    for row in rows:
-        path = paths.get(row.part) or paths.setdefault(row.part, folder / row.part)
-        yield PartRange(row.mini_batch, path, row.offset, row.header, row.length, row.crc, row.rows)
+StoredRows = Place | Receipt  #: both say where the rows of a mini-batch are
 
 
 class Parts:
-    """Part files, opened on demand; the least recently used are closed."""
+    """The part files in *folder*, opened on demand; the least recently used are closed."""
 
-    def __init__(self) -> None:
-        self._open: OrderedDict[Path, int] = OrderedDict()
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: OrderedDict[str, int] = OrderedDict()
         self._buffer = memoryview(bytearray(_BLOCK))
 
     def __enter__(self) -> Parts:
@@ -52,7 +34,7 @@ class Parts:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def copy(self, ranges: Sequence[PartRange], write: Callable[[memoryview], object], skip: int = 0) -> None:
+    def copy(self, ranges: Sequence[StoredRows], write: Callable[[memoryview], object], skip: int = 0) -> None:
         """Pass the bytes of *ranges*, which are adjacent in one part, to *write*, without the first *skip* bytes.
 
         The memoryview passed to *write* is valid only during the call.
@@ -63,48 +45,52 @@ class Parts:
         first = ranges[0]
         descriptor = self._descriptor(first)
         offset, end = first.offset, ranges[-1].offset + ranges[-1].length
-        check = _Check(ranges)
+        check = _Check(ranges, self.path(first))
         while offset < end:
             length = os.preadv(descriptor, [self._buffer[: end - offset]], offset)
             if not length:
-                reason = f"{first.part.name} ends at byte {offset}, before the end of the rows of mini-batch {check.mini_batch}"
-                raise OutputError(str(first.part), reason)
+                reason = f"{first.part} ends at byte {offset}, before the end of the rows of mini-batch {check.mini_batch}"
+                raise OutputError(self.path(first), reason)
             view = self._buffer[:length]
             check.update(view)
             write(view[skip:])
             skip = max(skip - length, 0)
             offset += length
 
-    def read(self, part_range: PartRange) -> bytes:
+    def read(self, place: StoredRows) -> bytes:
         """Return the bytes of a range."""
         buffer = io.BytesIO()
-        self.copy([part_range], buffer.write)
+        self.copy([place], buffer.write)
         return buffer.getvalue()
 
-    def head(self, part_range: PartRange) -> bytes:
+    def head(self, place: StoredRows) -> bytes:
         """Return the header of a range without verifying the checksum."""
-        return os.pread(self._descriptor(part_range), part_range.header, part_range.offset)
+        return os.pread(self._descriptor(place), place.header, place.offset)
 
-    def _descriptor(self, part_range: PartRange) -> int:
-        descriptor = self._open.pop(part_range.part, None)
+    def path(self, place: StoredRows) -> str:
+        """Return the path of the part file with the rows."""
+        return str(self._folder / place.part)
+
+    def _descriptor(self, place: StoredRows) -> int:
+        descriptor = self._open.pop(place.part, None)
         if descriptor is None:
             if len(self._open) >= _MAX_OPEN:
                 os.close(self._open.popitem(last=False)[1])
             try:
-                descriptor = os.open(part_range.part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = os.open(self.path(place), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError as error:
-                name = part_range.part.name
-                reason = f"{name} with the rows of mini-batch {part_range.mini_batch} cannot be read: {error.strerror}"
-                raise OutputError(str(part_range.part), reason) from error
-        self._open[part_range.part] = descriptor  # now the most recently used
+                reason = f"{place.part} with the rows of mini-batch {place.mini_batch} cannot be read: {error.strerror}"
+                raise OutputError(self.path(place), reason) from error
+        self._open[place.part] = descriptor  # now the most recently used
         return descriptor
 
 
 class _Check:
     """Verifies the checksums of adjacent ranges block by block."""
 
-    def __init__(self, ranges: Sequence[PartRange]) -> None:
-        self._ranges = iter([part_range for part_range in ranges if part_range.length])
+    def __init__(self, ranges: Sequence[StoredRows], path: str) -> None:
+        self._path = path
+        self._ranges = iter([place for place in ranges if place.length])
         self._remaining = self._crc = 0
         self._next()
 
@@ -123,9 +109,10 @@ class _Check:
             position += len(piece)
             if not self._remaining:
                 if self._crc != self._current.crc:
-                    part = self._current.part
-                    reason = f"{part.name} was altered: the checksum of the rows of mini-batch {self.mini_batch} differs"
-                    raise OutputError(str(part), reason)
+                    reason = (
+                        f"{self._current.part} was altered: the checksum of the rows of mini-batch {self.mini_batch} differs"
+                    )
+                    raise OutputError(self._path, reason)
                 self._next()
 
     def _next(self) -> None:

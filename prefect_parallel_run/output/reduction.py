@@ -20,11 +20,11 @@ from prefect_parallel_run.output.columns import add_files
 from prefect_parallel_run.output.failed_items import write_failed_items
 from prefect_parallel_run.output.formats import FORMATS
 from prefect_parallel_run.output.formats.base import Sink
-from prefect_parallel_run.output.parts import PartRange, Parts, part_ranges
+from prefect_parallel_run.output.parts import Parts, StoredRows
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.failures import first_failure
 from prefect_parallel_run.runs.fingerprint import listing_sha256
-from prefect_parallel_run.runs.ledger import Ledger
+from prefect_parallel_run.runs.ledger import Ledger, Place
 from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 from prefect_parallel_run.storage.objects import upload
@@ -98,20 +98,27 @@ def reduce(task: Reduction) -> dict[str, Any]:
 
 
 def _publish(task: Reduction, target: Path, ledger: Ledger) -> Published:
-    ranges = _with_cancellation(part_ranges(task.directory.parts, ledger.places()), task.check_cancelled)
+    places = _with_cancellation(ledger.places(), task.check_cancelled)
     try:
-        return publish(ranges, target, task.row_format, task.directory.run_id, task.row_options)
+        with Parts(task.directory.parts) as parts:
+            return publish(places, parts, target, task.row_format, task.directory.run_id, task.row_options)
     except RowsDifferError as error:
         raise add_files(error, Plan.open(task.directory.plan), error.path or str(task.result)) from None
 
 
 def publish(
-    ranges: Iterable[PartRange], target: Path, row_format: str, token: str, row_options: Mapping[str, Any] | None = None
+    places: Iterable[StoredRows],
+    parts: Parts,
+    target: Path,
+    row_format: str,
+    token: str,
+    row_options: Mapping[str, Any] | None = None,
 ) -> Published:
-    """Write *ranges* in order to a temporary file beside *target*, and rename it when it is complete.
+    """Write the rows at *places* in order to a temporary file beside *target*, and rename it when it is complete.
 
     Args:
-        ranges: Rows of all succeeded mini-batches.
+        places: Rows of all succeeded mini-batches.
+        parts: The part files with the rows.
         target: The result file; an existing file is replaced at the very end.
         row_format: The format that the rows were encoded in.
         token: Part of the temporary file's name, unique to the run.
@@ -125,9 +132,9 @@ def publish(
     try:
         with wrap_disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with AtomicFile(target, sync=True, sync_folder=True, token=token) as file, Parts() as parts:
+            with AtomicFile(target, sync=True, sync_folder=True, token=token) as file:
                 sink = Sink(file.write)
-                rows = FORMATS[row_format].write(ranges, parts, sink, row_options or {})
+                rows = FORMATS[row_format].write(places, parts, sink, row_options or {})
                 size = file.tell()
     except pa.ArrowException as error:
         raise OutputError(str(target), f"cannot be written as {row_format}: {error}") from error
@@ -154,8 +161,8 @@ def make_receipt(
     }
 
 
-def _with_cancellation(ranges: Iterator[PartRange], check_cancelled: CheckCancelled) -> Iterator[PartRange]:
-    for number, part_range in enumerate(ranges):
+def _with_cancellation(places: Iterator[Place], check_cancelled: CheckCancelled) -> Iterator[Place]:
+    for number, place in enumerate(places):
         if number % _CHECK_INTERVAL == 0:
             check_cancelled()
-        yield part_range
+        yield place

@@ -116,13 +116,13 @@ class Planning:
         """Write the mini-batches of *dataset*, and return its listing."""
         before, listing = writer.items, dataset.listing(check_cancelled)
         if self._keys is None:
-            cuts = dataset.cuts(self._size, listing, warn)
+            batches = dataset.cuts(self._size, listing, warn)
         else:
-            cuts = dataset.partition_cuts(self._keys, self._store, listing, warn)
-        for number, cut in enumerate(cuts):
+            batches = dataset.partition_cuts(self._keys, self._store, listing, warn)
+        for number, batch in enumerate(batches):
             if number % _CHECK_EVERY == 0:
                 check_cancelled()
-            writer.add(str(dataset.name), cut)
+            writer.add(str(dataset.name), batch)
         if writer.items == before and not dataset.allow_empty:
             message = "has no items; to accept that, set allow_empty=True, or --allow-empty on the command line"
             raise InputError(", ".join(dataset.paths), message)
@@ -194,17 +194,17 @@ class PlanWriter:
             if isinstance(error, OSError):
                 raise error
 
-    def add(self, name: str, cut: PlannedBatch) -> None:
+    def add(self, name: str, batch: PlannedBatch) -> None:
         """Append a mini-batch."""
         with self._lock:
             self._group.inputs.append(name)
-            self._group.items.append(cut.items)
-            self._group.sizes.append(cut.size)
-            self._group.works.append(cut.work)
+            self._group.items.append(batch.items)
+            self._group.sizes.append(batch.size)
+            self._group.works.append(batch.work)
             self._count += 1
-            self.items += cut.items
-            self._size += cut.size
-            self._group_bytes += len(cut.work)
+            self.items += batch.items
+            self._size += batch.size
+            self._group_bytes += len(batch.work)
             if len(self._group.works) >= _GROUP_ROWS or self._group_bytes >= _GROUP_BYTES:
                 self._write()
 

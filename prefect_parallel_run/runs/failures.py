@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from prefect_parallel_run._units import count
+from prefect_parallel_run.models import Outcome
 from prefect_parallel_run.runs.ledger import Ledger
 
 
@@ -132,7 +133,7 @@ def _failed_pieces(ledger: Ledger, whole: FailedMiniBatch) -> list[FailedMiniBat
     )
     return [
         whole._replace(
-            state="succeeded" if outcome == "succeeded" else "failed",
+            state="succeeded" if outcome == Outcome.SUCCEEDED else "failed",
             attempts=whole.attempts + piece_attempts,
             items=stop - start,
             failed=failed,

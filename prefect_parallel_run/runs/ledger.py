@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
+from sys import intern
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.errors import OutputError, RunFileError
-from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, PendingWork, Receipt, Tally
+from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, Outcome, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.ledger_schema import (
     COMMANDS_TABLE,
     FILL_CHECKSUMS,
@@ -43,7 +44,7 @@ _ISOLATED = "stop - start = 1 AND outcome <> 'succeeded'"  #: condition on piece
 _WITHOUT_PIECES = "NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.mini_batch = mini_batches.mini_batch)"
 _LAST_OUTCOME = "(SELECT outcome FROM attempts WHERE attempts.mini_batch = mini_batches.mini_batch AND attempt = attempts)"
 #: Condition on mini-batches: all attempts are used, and bisection may find items that succeed.
-_ISOLABLE = f"state = 'failed' AND items > 1 AND {_WITHOUT_PIECES} AND {_LAST_OUTCOME} NOT IN {NOT_ISOLATED}"
+_ISOLABLE = f"state = 'failed' AND items > 1 AND {_WITHOUT_PIECES} AND {_LAST_OUTCOME} NOT IN {tuple(map(str, NOT_ISOLATED))}"
 _NO_ERROR = ("", "", "", "")  #: error type, error, traceback and fingerprint of a success
 _BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
 _CHECK_EVERY = 200_000  #: steps of SQLite's machine, some milliseconds
@@ -135,7 +136,7 @@ class Ledger:
         """Write receipts, each with the new state of its mini-batch, in one transaction."""
         attempts, states = [], []
         for receipt, state in decided:
-            failure = _NO_ERROR if receipt.outcome == "succeeded" else _failure_of(receipt)
+            failure = _NO_ERROR if receipt.outcome == Outcome.SUCCEEDED else _failure_of(receipt)
             attempts.append((*_attempt_of(receipt), *failure))
             failed = 0 if state == "isolating" else receipt.failed
             states.append((state, receipt.attempt, receipt.succeeded, failed, *_range_of(receipt), receipt.mini_batch))
@@ -359,7 +360,8 @@ class Ledger:
             " UNION ALL SELECT mini_batch, start, part, offset, header, length, crc, rows FROM pieces"
             "  WHERE outcome='succeeded' AND part <> '' ORDER BY mini_batch, start)"
         )
-        return map(Place._make, self.rows(query))
+        for mini_batch, part, *place in self.rows(query):
+            yield Place(mini_batch, intern(part), *place)  # one string per part: there may be millions of places
 
     def committed_bytes(self) -> dict[str, int]:
         """Return the size of the committed prefix of each part, in bytes: these bytes never change."""

@@ -56,7 +56,7 @@ class _Input(FormModel):
 
     @classmethod
     def key(cls) -> str:
-        """Return the name of the field with the paths, which tells the kinds of input apart."""
+        """Return the name of the field with the paths, which identifies the kind of an input."""
         return next(name for name in cls.model_fields if name.endswith("files"))
 
     @abstractmethod

@@ -9,6 +9,7 @@ import pytest
 
 from prefect_parallel_run import FileDataset, OutputError, TabularDataset
 from prefect_parallel_run.child.rows import FORMATS
+from prefect_parallel_run.testing import run_script
 
 HOSTILE = ["plain", "with space", 'a "quote"', "new\nline", "comma, here", "tab\there", "ünïcode ☃ 漢字", "", " lead", "'"]
 
@@ -29,6 +30,15 @@ def dataset(folder, kind):
         "csv": lambda: TabularDataset.from_delimited_files([str(folder / "t.csv")]),
         "jsonl": lambda: TabularDataset.from_json_lines_files([str(folder / "t.jsonl")]),
     }[kind]()
+
+
+def test_run_script_returns_what_a_step_publishes(workshop):
+    """Users test their entry script with it."""
+    result = workshop.step("short.py", mini_batch_size=10)()
+    paths = sorted(map(str, workshop.files.iterdir()))
+    alone = run_script(workshop.scripts / "short.py", paths, mini_batch_size=10)
+    assert b"".join(alone.encoded) == Path(result.output_file).read_bytes()
+    assert (alone.items, alone.succeeded, alone.failed) == (100, result.items_succeeded, result.items_failed)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])

@@ -12,8 +12,8 @@ from prefect_parallel_run.child.rows import FORMATS, encode
 from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.output import parts as module
-from prefect_parallel_run.output.parts import PartRange
 from prefect_parallel_run.output.reduction import publish
+from prefect_parallel_run.runs.ledger import Place
 from prefect_parallel_run.storage.objects import file_sha256
 
 
@@ -28,13 +28,14 @@ class Parts:
         file = self.parts.setdefault(part, Part(str(self.folder / f"{part}.part")))
         rows, header, body = encode(value, self.row_format, self.header, self.options)
         offset = file.append(header, body)
-        path = self.folder / f"{part}.part"
-        self.ranges[mini_batch] = PartRange(
-            mini_batch, path, offset, len(header), len(header) + len(body), crc32(header + body), rows
+        self.ranges[mini_batch] = Place(
+            mini_batch, f"{part}.part", offset, len(header), len(header) + len(body), crc32(header + body), rows
         )
 
     def publish(self, target):
-        return publish((self.ranges[number] for number in sorted(self.ranges)), target, self.row_format, "t", self.options)
+        places = (self.ranges[number] for number in sorted(self.ranges))
+        with module.Parts(self.folder) as parts:
+            return publish(places, parts, target, self.row_format, "t", self.options)
 
 
 def test_rows_are_in_mini_batch_order(tmp_path):
@@ -125,7 +126,7 @@ def test_parquet_error_names_the_differing_column(tmp_path, frame, expected):
 @pytest.mark.parametrize("row_format", FORMATS)
 def test_result_without_rows_is_an_empty_file(tmp_path, row_format):
     """An input that may be empty has an existing, empty result."""
-    assert publish([], tmp_path / "r", row_format, "t").rows == 0
+    assert publish([], module.Parts(tmp_path), tmp_path / "r", row_format, "t").rows == 0
     assert (tmp_path / "r").exists()
 
 
@@ -165,7 +166,7 @@ def test_error_names_an_unwritable_output(tmp_path):
     """A file exists in place of the folder."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file/out/r"):
-        publish([], tmp_path / "file" / "out" / "r", "text", "t")
+        publish([], module.Parts(tmp_path), tmp_path / "file" / "out" / "r", "text", "t")
 
 
 def test_json_lines_have_one_object_per_line(tmp_path):

@@ -152,3 +152,11 @@ def test_models_are_real_files_in_their_folder(tmp_path, monkeypatch, has_links)
     assert {path.relative_to(root).as_posix() for path in found} == {"latest/data/model.pkl", "latest/link.pkl"}
     assert all(path.read_text() == "x" and path.resolve().is_relative_to(Path(root).resolve()) for path in found)
     assert all((path.stat().st_ino == (model / "data" / "model.pkl").stat().st_ino) is has_links for path in found)
+
+
+def test_stand_ins_have_the_names_that_the_hook_promises():
+    """The hook refers to modules by name, and imports them only when a script does."""
+    for module, providers in azureml_stand_ins._PROVIDED.items():
+        for provider, names in providers.items():
+            stand_in = importlib.import_module(f"prefect_parallel_run.child.{provider}")
+            assert [name for name in names if not hasattr(stand_in, name)] == [], module

@@ -11,7 +11,7 @@ from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.models import Receipt
 
-SETTINGS = SimpleNamespace(token="t", node=SimpleNamespace(is_kept=False), run=SimpleNamespace(directory="/run"))
+SETTINGS = SimpleNamespace(token="t", run=SimpleNamespace(directory="/run"), node=SimpleNamespace(is_kept=False))
 
 
 def ignore(event):

@@ -197,7 +197,7 @@ def test_a_file_deleted_after_listing_raises_oserror(tmp_path, kind):
     (file,) = list_files([str(tmp_path)])
     (tmp_path / "t").unlink()
     with pytest.raises(FileNotFoundError, match="t"):
-        create_planner(dataset(kind, tmp_path)).cut(file, 10)
+        create_planner(dataset(kind, tmp_path)).plan(file, 10)
 
 
 @pytest.mark.parametrize("make", ["from_parquet_files", "from_arrow_files", "from_orc_files", "from_delimited_files"])

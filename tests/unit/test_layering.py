@@ -26,7 +26,6 @@ ORDER = [
     "_threads",
     "models",
     "_rate_limit",
-    "child",
     "storage",
     "result",
     "config",
@@ -43,6 +42,7 @@ ORDER = [
     "task",
     "azureml",
     "step",
+    "testing",
     "flows",
     "cli",
 ]

@@ -12,7 +12,7 @@ from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.child.table_formats import FORMATS, TableFormat, TableReader, create_reader
 from prefect_parallel_run.cli.step_options import format_options
-from prefect_parallel_run.datasets.formats import CutFile, Piece, TablePlanner, create_planner
+from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner, create_planner
 from prefect_parallel_run.monitoring.failure_table import location_of
 from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan
@@ -23,10 +23,10 @@ from prefect_parallel_run.task import forms
 class Words(TablePlanner):
     """Divides a text at blanks; the mini-batch size is a number of words."""
 
-    def cut(self, file, size):
+    def plan(self, file, size):
         words = Path(file.path).read_text().split()
         parts = [words[start : start + size] for start in range(0, len(words), size)]
-        return CutFile({}, (Piece(len(part), 0, {"words": part, "rows": len(part)}) for part in parts), names=["word"])
+        return FilePlan({}, (Piece(len(part), 0, {"words": part, "rows": len(part)}) for part in parts), names=["word"])
 
 
 class WordsReader(TableReader):

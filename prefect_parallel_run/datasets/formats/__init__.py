@@ -21,13 +21,13 @@ class Piece(NamedTuple):
 
     rows: int
     size: int  #: bytes of source
-    where: dict[str, Any]  #: fields of its work that differ between the pieces of a file
+    work: dict[str, Any]  #: the fields of its work that differ between the pieces of a file
 
 
-class CutFile(NamedTuple):
+class FilePlan(NamedTuple):
     """A file divided into pieces."""
 
-    about: dict[str, Any]  #: fields of the work of all its mini-batches: dialect, columns, types
+    work: dict[str, Any]  #: the fields of a work that all its mini-batches share: dialect, columns, types
     pieces: Iterator[Piece]  #: in order, each with at least one row
     keys: list[KeyValue] | None = None  #: partition keys in the file's metadata
     columns: Sequence[Column] = ()  #: columns whose types were inferred
@@ -42,7 +42,7 @@ class TablePlanner:
         self._dataset = dataset
 
     @abstractmethod
-    def cut(self, file: ListedFile, size: int) -> CutFile:
+    def plan(self, file: ListedFile, size: int) -> FilePlan:
         """Divide *file* into pieces of about *size* bytes; raises when it cannot be read, here or while iterating over them."""
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from prefect_parallel_run.child.csv_dialect import dialect_of, fields_of_first, pandas_options
 from prefect_parallel_run.child.delimited import likely_delimiter
 from prefect_parallel_run.child.text import BOM
-from prefect_parallel_run.datasets.formats import CutFile, Piece, TablePlanner
+from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner
 from prefect_parallel_run.datasets.formats.delimited_types import DelimitedTypes
 from prefect_parallel_run.datasets.text import Records, Storage, all_spans, check_encoding, peek_head, split_head
 from prefect_parallel_run.errors import InputError
@@ -27,39 +27,39 @@ _DEFAULTS: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": ".
 class Delimited(TablePlanner):
     """Divides delimited text of one dialect."""
 
-    def cut(self, file: ListedFile, size: int) -> CutFile:
+    def plan(self, file: ListedFile, size: int) -> FilePlan:
         """Divide *file*, which is read completely, once."""
         storage = Storage(self._dataset.encoding, self._dataset.compression)
-        about = {**self._dialect(), **storage.about(file.path)}
-        with storage.records(file.path, dialect_of(about)) as parts:
+        work = {**self._dialect(), **storage.fields(file.path)}
+        with storage.records(file.path, dialect_of(work)) as parts:
             head, records = split_head(parts) if self._dataset.header else peek_head(parts)
             if head is None:
-                return CutFile(about, iter(()))
-            columns, cells, records = self._columns(head, records, about)
-            types = DelimitedTypes(about, columns, self._declared(columns, cells))
+                return FilePlan(work, iter(()))
+            columns, cells, records = self._columns(head, records, work)
+            types = DelimitedTypes(work, columns, self._declared(columns, cells))
             warnings: dict[str, str] = {}
-            checked = check_encoding(records, about.get("encoding", "utf-8"), warnings)
+            checked = check_encoding(records, work.get("encoding", "utf-8"), warnings)
             spans = all_spans(_infer_types(checked, types), size)
-        about["types"] = types.types()
+        work["types"] = types.types()
         self._check_names(file.path, columns)
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans)
-        warnings |= _warn_of_excel(head) or self._warn_of_delimiter(about.get("columns", ()))
-        return CutFile(about, pieces, columns=types.columns(), names=columns, warnings=warnings)
+        warnings |= _warn_of_excel(head) or self._warn_of_delimiter(work.get("columns", ()))
+        return FilePlan(work, pieces, columns=types.columns(), names=columns, warnings=warnings)
 
     def _columns(
-        self, head: bytes, records: Iterator[Records], about: dict[str, Any]
+        self, head: bytes, records: Iterator[Records], work: dict[str, Any]
     ) -> tuple[list[str], list[str], Iterator[Records]]:
-        """Return the columns, as pandas names and as the file spells them, and the records; add the columns to *about*."""
-        dialect = dialect_of(about)
+        """Return the columns, as pandas names and as the file spells them, and the records; add the columns to *work*."""
+        dialect = dialect_of(work)
         if not self._dataset.header:
             columns = [str(number) for number in range(fields_of_first(head, dialect))]
             return columns, columns, records
-        columns = about["columns"] = _names(head, about)
+        columns = work["columns"] = _names(head, work)
         first, records = peek_head(records)
         # With a delimiter after every last field pandas reads an extra column, and drops it when it is empty.
         if first is not None and fields_of_first(first, dialect) == len(columns) + 1:
-            about["fields"] = len(columns) + 1
-        return columns, _cells(head, about) if self._dataset.column_types else columns, records
+            work["fields"] = len(columns) + 1
+        return columns, _cells(head, work) if self._dataset.column_types else columns, records
 
     def _warn_of_delimiter(self, columns: Sequence[str]) -> dict[str, str]:
         delimiter = self._dataset.delimiter
@@ -87,24 +87,24 @@ class Delimited(TablePlanner):
                 raise InputError(path, reason)
 
 
-def _names(head: bytes, about: dict[str, Any]) -> list[str]:
+def _names(head: bytes, work: dict[str, Any]) -> list[str]:
     """Return the names in a header as pandas reads them (it numbers repeated names)."""
-    marks = [about["delimiter"], about["quote"], about.get("escape"), about.get("decimal")]
+    marks = [work["delimiter"], work["quote"], work.get("escape"), work.get("decimal")]
     row = next(digit for digit in "01234" if digit not in marks)  # without one pandas would return a Series for every name
     table = head.rstrip(b"\r\n") + f"\n{row}\n".encode()
-    frame = pd.read_csv(_without_mark(table), index_col=False, **pandas_options(about))
+    frame = pd.read_csv(_without_mark(table), index_col=False, **pandas_options(work))
     return [str(name) for name in frame.columns]
 
 
-def _cells(head: bytes, about: dict[str, Any]) -> list[str]:
+def _cells(head: bytes, work: dict[str, Any]) -> list[str]:
     """Return the fields of a header as they are written."""
-    options = {**pandas_options(about), "na_values": None, "keep_default_na": False}
+    options = {**pandas_options(work), "na_values": None, "keep_default_na": False}
     frame = pd.read_csv(_without_mark(head), header=None, dtype=str, index_col=False, **options)
     return [str(cell) for cell in frame.iloc[0]]
 
 
 def _warn_of_excel(head: bytes) -> dict[str, str]:
-    """Return a warning about a first line that names the delimiter; Excel reads such a line and shows no row for it.
+    """Return a warning work a first line that names the delimiter; Excel reads such a line and shows no row for it.
 
     >>> _warn_of_excel(b"sep=;")["sep"][:59]
     "begins with the line 'sep=;', which names the delimiter for"

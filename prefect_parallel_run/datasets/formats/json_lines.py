@@ -11,7 +11,7 @@ import pyarrow.json as pa_json
 
 from prefect_parallel_run.child.csv_dialect import Dialect
 from prefect_parallel_run.child.json_lines import record
-from prefect_parallel_run.datasets.formats import CutFile, Piece, TablePlanner
+from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner
 from prefect_parallel_run.datasets.schema import BOOL, BOOL_OR_NULL, FLOAT, INT, NULL, OTHER, TEXT, Column, together
 from prefect_parallel_run.datasets.text import Records, Storage, all_spans, check_encoding
 from prefect_parallel_run.storage.folders import ListedFile
@@ -23,7 +23,7 @@ _HALVES = rb"\ud"  #: start of an escaped surrogate; Arrow does not check that i
 class JsonLines(TablePlanner):
     """Divides files with one JSON object per line."""
 
-    def cut(self, file: ListedFile, size: int) -> CutFile:
+    def plan(self, file: ListedFile, size: int) -> FilePlan:
         """Divide *file*, which is read completely, once."""
         by_column: dict[str, set[str]] = {}
         warnings: dict[str, str] = {}
@@ -31,10 +31,10 @@ class JsonLines(TablePlanner):
         with storage.records(file.path, Dialect(), lone_returns=False) as parts:
             spans = all_spans(_collect_kinds(check_encoding(parts, "utf-8", warnings), by_column), size)
         types = {name: together_in_json(kinds) for name, kinds in by_column.items()}
-        about = {**storage.about(file.path), "columns": list(types), "types": list(types.values())}
+        work = {**storage.fields(file.path), "columns": list(types), "types": list(types.values())}
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans)
         columns = [Column(name, comparable_kind(kinds)) for name, kinds in by_column.items()]
-        return CutFile(about, pieces, columns=columns, names=list(types) or None, warnings=warnings)
+        return FilePlan(work, pieces, columns=columns, names=list(types) or None, warnings=warnings)
 
 
 def _collect_kinds(parts: Iterator[Records], by_column: dict[str, set[str]]) -> Iterator[Records]:

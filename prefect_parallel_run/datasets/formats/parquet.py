@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefect_parallel_run.child.storage import open_file
-from prefect_parallel_run.datasets.formats import CutFile, TablePlanner
-from prefect_parallel_run.datasets.formats.row_groups import Group, about_gaps, changed_by_gaps, pieces
+from prefect_parallel_run.datasets.formats import FilePlan, TablePlanner
+from prefect_parallel_run.datasets.formats.row_groups import Group, changed_by_nulls, nullable_field, pieces
 from prefect_parallel_run.datasets.partitions import stored_values
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.folders import ListedFile
@@ -21,25 +21,25 @@ _EXACT = 2**53  #: the largest integer up to which float64 holds every integer
 class Parquet(TablePlanner):
     """Divides Parquet files."""
 
-    def cut(self, file: ListedFile, size: int) -> CutFile:
+    def plan(self, file: ListedFile, size: int) -> FilePlan:
         """Divide *file*, by its footer alone if that has the counts of nulls; columns of INT96 timestamps are read."""
         with open_file(file.path) as source, pq.ParquetFile(source) as parquet:
             metadata = parquet.metadata
-            gaps = list(_gaps(parquet))
-            messages = {f"large integers in {name}": _rounded(name) for name in _large(parquet, gaps)}
+            nulls = list(_with_nulls(parquet))
+            messages = {f"large integers in {name}": _rounded(name) for name in _large(parquet, nulls)}
             unit = _int96_unit(parquet, file)
             names = parquet.schema_arrow.names
-        about = {**about_gaps(gaps), **({"int96_unit": unit} if unit else {})}
+        work = {**nullable_field(nulls), **({"int96_unit": unit} if unit else {})}
         numbered = enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
         groups = (Group(number, group.num_rows, group.total_byte_size) for number, group in numbered)
-        return CutFile(about, pieces("parquet", groups, size), stored_values(metadata.metadata), names=names, warnings=messages)
+        return FilePlan(work, pieces("parquet", groups, size), stored_values(metadata.metadata), names=names, warnings=messages)
 
 
-def _gaps(parquet: pq.ParquetFile) -> Iterator[int]:
+def _with_nulls(parquet: pq.ParquetFile) -> Iterator[int]:
     """Yield the indices of columns that contain a null which changes their pandas type."""
     metadata, schema = parquet.metadata, parquet.schema_arrow
     leaves = _leaves(parquet)
-    for index in changed_by_gaps(schema):
+    for index in changed_by_nulls(schema):
         name = schema.field(index).name
         if any(_has_nulls(parquet, group, name, leaves[name]) for group in range(metadata.num_row_groups)):
             yield index
@@ -53,10 +53,10 @@ def _leaves(parquet: pq.ParquetFile) -> dict[str, list[int]]:
     return leaves
 
 
-def _large(parquet: pq.ParquetFile, gaps: Iterable[int]) -> Iterator[str]:
-    """Yield the names of the columns at *gaps* with integers that a float64 cannot represent exactly."""
+def _large(parquet: pq.ParquetFile, nulls: Iterable[int]) -> Iterator[str]:
+    """Yield the names of the columns at *nulls* with integers that a float64 cannot represent exactly."""
     leaves, groups = _leaves(parquet), range(parquet.metadata.num_row_groups)
-    for position in gaps:
+    for position in nulls:
         field = parquet.schema_arrow.field(position)
         is_wide = pa.types.is_integer(field.type) and field.type.bit_width == 64
         if is_wide and any(_has_large(parquet, group, field.name, leaves[field.name]) for group in groups):

@@ -12,7 +12,7 @@ from pyarrow import orc
 from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.child.table_formats import FORMATS
 from prefect_parallel_run.child.table_types import extension_types
-from prefect_parallel_run.datasets.formats import CutFile, Piece, TablePlanner
+from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner
 from prefect_parallel_run.storage.folders import ListedFile
 
 _MAGIC = b"ARROW1"  #: first bytes of an Arrow file; a stream has others
@@ -21,10 +21,10 @@ _MAGIC = b"ARROW1"  #: first bytes of an Arrow file; a stream has others
 class Arrow(TablePlanner):
     """Divides Arrow IPC files (Feather version 2 included) and IPC streams at and inside record batches."""
 
-    def cut(self, file: ListedFile, size: int) -> CutFile:
+    def plan(self, file: ListedFile, size: int) -> FilePlan:
         """Divide *file*; reads only columns whose type depends on nulls (without any, one column to count rows)."""
         counts: list[int] = []
-        gaps: set[int] = set()
+        nulls: set[int] = set()
         names: list[str] | None = None
         indices: list[int] = []
         with open_file(file.path) as source:
@@ -32,18 +32,18 @@ class Arrow(TablePlanner):
             source.seek(0)
             for schema, batch in _batches_of_stream(source) if is_stream else _batches_of_file(source):
                 if names is None:
-                    names, indices = schema.names, changed_by_gaps(schema)
+                    names, indices = schema.names, changed_by_nulls(schema)
                 counts.append(batch.num_rows)
-                gaps.update(index for index, column in zip(indices, batch.columns, strict=False) if column.null_count)
-        about = {**about_gaps(gaps), **({"is_stream": True} if is_stream else {})}
-        return CutFile(about, pieces("arrow", allocate_bytes(counts, file.size), size), names=names)
+                nulls.update(index for index, column in zip(indices, batch.columns, strict=False) if column.null_count)
+        work = {**nullable_field(nulls), **({"is_stream": True} if is_stream else {})}
+        return FilePlan(work, pieces("arrow", allocate_bytes(counts, file.size), size), names=names)
 
 
 def _batches_of_file(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
     """Yield the file's schema with every batch, reduced to the columns that nulls affect (without any, to one column)."""
     with pa.ipc.open_file(source) as whole:
         schema = whole.schema
-        included = changed_by_gaps(schema) or [0][: len(schema)]
+        included = changed_by_nulls(schema) or [0][: len(schema)]
     with pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=included)) as narrow:
         for number in range(narrow.num_record_batches):
             yield schema, narrow.get_batch(number)
@@ -52,7 +52,7 @@ def _batches_of_file(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBat
 def _batches_of_stream(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
     """Yield the schema with every reduced batch of a stream, which has to be read completely."""
     with pa.ipc.open_stream(source) as stream:
-        indices = changed_by_gaps(stream.schema)
+        indices = changed_by_nulls(stream.schema)
         for batch in stream:
             yield stream.schema, batch.select(indices)
 
@@ -60,19 +60,21 @@ def _batches_of_stream(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordB
 class Orc(TablePlanner):
     """Divides ORC files at and inside stripes."""
 
-    def cut(self, file: ListedFile, size: int) -> CutFile:
+    def plan(self, file: ListedFile, size: int) -> FilePlan:
         """Divide *file*; reads only columns whose type depends on nulls (without any, one column to count rows)."""
         with open_file(file.path) as source:
             orc_file = orc.ORCFile(source)
-            indices = changed_by_gaps(orc_file.schema)
+            indices = changed_by_nulls(orc_file.schema)
             columns = [orc_file.schema.field(index).name for index in indices] or _narrowest(orc_file.schema)
             counts: list[int] = []
-            gaps: set[int] = set()
+            nulls: set[int] = set()
             for number in range(orc_file.nstripes):
                 stripe = orc_file.read_stripe(number, columns=columns)
                 counts.append(stripe.num_rows)
-                gaps.update(index for index in indices if stripe.column(orc_file.schema.field(index).name).null_count)
-        return CutFile(about_gaps(gaps), pieces("orc", allocate_bytes(counts, file.size), size), names=orc_file.schema.names)
+                nulls.update(index for index in indices if stripe.column(orc_file.schema.field(index).name).null_count)
+        return FilePlan(
+            nullable_field(nulls), pieces("orc", allocate_bytes(counts, file.size), size), names=orc_file.schema.names
+        )
 
 
 def _narrowest(schema: pa.Schema) -> list[str]:
@@ -113,8 +115,8 @@ def _inside(kind: str, group: Group, size: int) -> Iterator[Piece]:
 
 
 def _piece(kind: str, numbers: list[int], start: int, stop: int, size: int) -> Piece:
-    where = {FORMATS[kind].groups: numbers, "start": start, "stop": stop, "rows": stop - start}
-    return Piece(stop - start, size, where)
+    work = {FORMATS[kind].groups: numbers, "start": start, "stop": stop, "rows": stop - start}
+    return Piece(stop - start, size, work)
 
 
 def allocate_bytes(counts: Sequence[int], size: int) -> list[Group]:
@@ -127,7 +129,7 @@ def allocate_bytes(counts: Sequence[int], size: int) -> list[Group]:
     return [Group(number, rows, size * rows // total) for number, rows in enumerate(counts)]
 
 
-def changed_by_gaps(schema: pa.Schema) -> list[int]:
+def changed_by_nulls(schema: pa.Schema) -> list[int]:
     """Return the indices of integer and boolean columns whose pandas type depends on nulls: not of pandas' nullable types."""
     nullable_types = extension_types(schema)
     return [
@@ -139,7 +141,7 @@ def changed_by_gaps(schema: pa.Schema) -> list[int]:
     ]
 
 
-def about_gaps(indices: Iterable[int]) -> dict[str, list[int]]:
+def nullable_field(indices: Iterable[int]) -> dict[str, list[int]]:
     """Return the fields of a mini-batch's work for the columns at *indices*, which contain a null somewhere in the file."""
     nullable = sorted(indices)
     return {"nullable": nullable} if nullable else {}

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from prefect_parallel_run._threads import CheckCancelled
+from prefect_parallel_run.models import Outcome
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, Floats, spread
 from prefect_parallel_run.monitoring.report.lanes import Lanes, ProcessWork
 from prefect_parallel_run.runs.ledger import Ledger
 
 Counts = npt.NDArray[np.int64]
-FATAL = ("timed_out", "out_of_memory", "died", "lost")  #: outcomes that end the process
+FATAL = (Outcome.TIMED_OUT, Outcome.OUT_OF_MEMORY, Outcome.DIED, Outcome.LOST)  #: outcomes that end the process
 MAX_SEGMENTS = 2_500  #: attempts to draw one by one
 _MAX_EXECUTIONS = 100  #: the latest ones, in which equal pids are distinguished
 _BLOCK = 5_000  #: attempts at a time
@@ -129,7 +130,7 @@ def _add(
     lane = np.asarray(lane_numbers, dtype=np.int64)
     begins, durations = np.asarray(started, dtype=np.float64), np.asarray(seconds, dtype=np.float64)
     starts, stops = axis.positions(begins), axis.positions(begins + durations)
-    is_good = np.asarray([outcome == "succeeded" for outcome in outcomes])
+    is_good = np.asarray([outcome == Outcome.SUCCEEDED for outcome in outcomes])
     attempts.busy += spread(axis, lane, starts, stops, len(lanes.lanes))
     ends = lane * BINS + axis.bins(stops)
     attempts.succeeded += _counts(ends[is_good], attempts.succeeded.shape)

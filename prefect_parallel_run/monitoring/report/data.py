@@ -13,7 +13,7 @@ import numpy as np
 
 from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.errors import OutputError
-from prefect_parallel_run.models import Tally
+from prefect_parallel_run.models import Outcome, Tally
 from prefect_parallel_run.monitoring.report.attempts import FATAL, Attempts, process_work, read_attempts
 from prefect_parallel_run.monitoring.report.axis import Axis, Floats, spread
 from prefect_parallel_run.monitoring.report.lanes import Lanes, assign_lanes
@@ -255,7 +255,7 @@ def _kills(axis: Axis, lanes: Lanes, attempts: Attempts, processes: Iterable[Pro
             key = lane, int(axis.bins(axis.positions([process.ended]))[0]), process.reason
             kills[key] = kills.get(key, 0) + 1
     for (lane, position, outcome), count in attempts.fatal.items():
-        if outcome in FATAL and (outcome == "lost" or lane not in logged):
+        if outcome in FATAL and (outcome == Outcome.LOST or lane not in logged):
             kills[lane, position, outcome] = kills.get((lane, position, outcome), 0) + count
     return kills
 

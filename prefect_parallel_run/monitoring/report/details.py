@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect_parallel_run._units import count, format_size
 from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.models import Outcome
 from prefect_parallel_run.monitoring.report.attempts import Attempts, Column, columns, quantile
 from prefect_parallel_run.monitoring.report.bars import distribution
 from prefect_parallel_run.monitoring.report.charts import legend
@@ -90,7 +91,7 @@ def _slowest(slowest: list[SlowAttempt]) -> Html | None:
             duration(slow.seconds),
             slow.mini_batch,
             slow.attempt or "some items",
-            outcome(slow.outcome) if slow.outcome == "succeeded" else f"✕ {outcome(slow.outcome)}",
+            outcome(slow.outcome) if slow.outcome == Outcome.SUCCEEDED else f"✕ {outcome(slow.outcome)}",
             count(slow.items),
             slow.node,
             code_lines(slow.inputs),

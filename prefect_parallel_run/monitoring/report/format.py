@@ -6,6 +6,7 @@ import math
 from datetime import datetime, timezone
 
 from prefect_parallel_run._units import format_seconds, format_size
+from prefect_parallel_run.models import Outcome
 
 STATUS = {  #: symbol and label of a status, so that nothing depends on colour
     "succeeded": ("✓", "Succeeded"),
@@ -15,16 +16,16 @@ STATUS = {  #: symbol and label of a status, so that nothing depends on colour
     "running": ("▶", "Still running"),
     "planned": ("…", "Not started"),
 }
-OUTCOMES = {
-    "succeeded": "succeeded",
-    "raised": "raised an exception",
-    "wrong_type": "returned a wrong type",
-    "input_changed": "its input changed",
-    "timed_out": "timed out",
-    "died": "its process died",
-    "lost": "lost with its node",
-    "out_of_memory": "out of memory",
-    "unwritable": "its rows could not be written",
+OUTCOMES: dict[str, str] = {
+    Outcome.SUCCEEDED: "succeeded",
+    Outcome.RAISED: "raised an exception",
+    Outcome.WRONG_TYPE: "returned a wrong type",
+    Outcome.INPUT_CHANGED: "its input changed",
+    Outcome.TIMED_OUT: "timed out",
+    Outcome.DIED: "its process died",
+    Outcome.LOST: "lost with its node",
+    Outcome.OUT_OF_MEMORY: "out of memory",
+    Outcome.UNWRITABLE: "its rows could not be written",
     "start_failed": "a process could not start",
     "too_few_rows": "returned too few rows",
 }

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run._threads import CheckCancelled
+from prefect_parallel_run.models import Outcome
 
 _NAME = re.compile(r"(?:r(\d+)\.)?(.+)\.processes\.jsonl")
 _MAX_PROCESSES = 50_000  #: to read: a script that crashes in every mini-batch starts one for each
-KILLS = ("timed_out", "out_of_memory", "died", "start_failed")  #: reasons of unexpected ends
+KILLS = (Outcome.TIMED_OUT, Outcome.OUT_OF_MEMORY, Outcome.DIED, "start_failed")  #: reasons of unexpected ends
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prefect_parallel_run._units import count
+from prefect_parallel_run.models import Outcome
 from prefect_parallel_run.monitoring.report.attempts import Segment
 from prefect_parallel_run.monitoring.report.axis import BINS, Floats
 from prefect_parallel_run.monitoring.report.charts import (
@@ -28,7 +29,7 @@ from prefect_parallel_run.monitoring.report.html import Html, el, join
 _HEIGHT = 20  #: px, of a lane and its inner drawing
 _MAX_LETTERS = 600  #: kills to show as letters; more would overlap
 _MIN_WIDTH = 0.0012  #: share of the width, so that a short attempt is visible
-LETTERS = {"timed_out": "T", "out_of_memory": "M", "died": "D", "lost": "L", "start_failed": "S"}
+LETTERS = {Outcome.TIMED_OUT: "T", Outcome.OUT_OF_MEMORY: "M", Outcome.DIED: "D", Outcome.LOST: "L", "start_failed": "S"}
 
 
 def timeline(data: Timeline) -> Html:
@@ -86,7 +87,7 @@ def payload(data: Timeline) -> dict[str, Any]:
         lanes.append(entry)
     return {
         "outcomes": [outcome(name) for name in names],
-        "good": names.index("succeeded") if "succeeded" in names else -1,
+        "good": names.index(Outcome.SUCCEEDED) if Outcome.SUCCEEDED in names else -1,
         "reasons": [_reason(name) for name in LETTERS],
         "lanes": lanes,
     }
@@ -97,7 +98,7 @@ def _individual(data: Timeline, lane: int, segments: list[Segment]) -> list[Html
     shapes = [_rectangle(data, span, "idle", 6, 8) for span in data.lifetimes if span.lane == lane]
     shapes += [_rectangle(data, span, "start", 4, 12) for span in data.starts if span.lane == lane]
     for segment in segments:
-        kind = "ok" if segment.outcome == "succeeded" else "bad"
+        kind = "ok" if segment.outcome == Outcome.SUCCEEDED else "bad"
         span = ProcessSpan(lane, segment.begins, segment.begins + segment.seconds)
         shapes.append(_rectangle(data, span, kind if not segment.piece else f"{kind} piece", 3, 14))
         if segment.attempt > 1 and not segment.piece:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from prefect_parallel_run.output.parts import PartRange, Parts
+from prefect_parallel_run.output.parts import Parts, StoredRows
 
 
 class Sink(io.RawIOBase):
@@ -44,11 +44,11 @@ class OutputFormat(ABC):
     is_reproducible = True
 
     @abstractmethod
-    def write(self, ranges: Iterable[PartRange], parts: Parts, sink: Sink, options: Mapping[str, Any]) -> int:
-        """Write the rows of *ranges*, in order, and return their number.
+    def write(self, places: Iterable[StoredRows], parts: Parts, sink: Sink, options: Mapping[str, Any]) -> int:
+        """Write the rows at *places*, in order, and return their number.
 
         Args:
-            ranges: Rows of all succeeded mini-batches.
+            places: Rows of all succeeded mini-batches.
             parts: The part files with the rows.
             sink: The result file.
             options: Options of pandas.DataFrame.to_csv that the rows were written with.

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from prefect_parallel_run.output.column_types import fit
 from prefect_parallel_run.output.columns import Columns, read_table
 from prefect_parallel_run.output.formats.base import OutputFormat, Sink
-from prefect_parallel_run.output.parts import PartRange, Parts
+from prefect_parallel_run.output.parts import Parts, StoredRows
 
 _GROUP_BYTES = 64 << 20  #: approximate size of a row group
 
@@ -23,17 +23,17 @@ class Parquet(OutputFormat):
     has_one_schema = True
     is_reproducible = False
 
-    def write(self, ranges: Iterable[PartRange], parts: Parts, sink: Sink, options: Mapping[str, Any]) -> int:  # noqa: ARG002, D102  inherited
-        non_empty = [part_range for part_range in ranges if part_range.rows]
+    def write(self, places: Iterable[StoredRows], parts: Parts, sink: Sink, options: Mapping[str, Any]) -> int:  # noqa: ARG002, D102  inherited
+        non_empty = [place for place in places if place.rows]
         columns = Columns()
-        for part_range in non_empty:
-            columns.add(part_range, parts)
+        for place in non_empty:
+            columns.add(place, parts)
         schema = self.storable(columns.schema)
         rows = size = 0
         pending: list[pa.Table] = []
         with self.open(sink, schema) as write:
-            for part_range in non_empty:
-                table = _fit(read_table(part_range, parts), schema)
+            for place in non_empty:
+                table = _fit(read_table(place, parts), schema)
                 pending.append(table)
                 size += table.nbytes
                 rows += table.num_rows

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.output.formats.base import OutputFormat, Sink
-from prefect_parallel_run.output.parts import PartRange, Parts
+from prefect_parallel_run.output.parts import Parts, StoredRows
 
 _NO_QUOTES = 3  #: csv.QUOTE_NONE
 _MAX_ADJACENT = 1_024  #: ranges in one read
@@ -24,13 +24,13 @@ class Text(OutputFormat):
     def __init__(self, separator: str) -> None:
         self._separator = separator
 
-    def write(self, ranges: Iterable[PartRange], parts: Parts, sink: Sink, options: Mapping[str, Any]) -> int:
+    def write(self, places: Iterable[StoredRows], parts: Parts, sink: Sink, options: Mapping[str, Any]) -> int:
         """Write rows with another column order than the first header in its order; for the rest see OutputFormat."""
         dialect = Dialect.of(self._separator, options)
         rows = header_of = 0
         header: bytes | None = None
-        for group in _adjacent(ranges):
-            rows += sum(part_range.rows for part_range in group)
+        for group in _adjacent(places):
+            rows += sum(place.rows for place in group)
             first = group[0]
             own_header = parts.head(first) if first.header else header
             if header is None and own_header is not None:
@@ -43,34 +43,34 @@ class Text(OutputFormat):
         return rows
 
 
-def _reordered(part_range: PartRange, expected: bytes, header_of: int, parts: Parts, dialect: Dialect) -> bytes:
+def _reordered(place: StoredRows, expected: bytes, header_of: int, parts: Parts, dialect: Dialect) -> bytes:
     """Return the rows of a range in the column order of *expected*; raises RowsDifferError if the columns differ."""
-    data = parts.read(part_range)
-    header, rows = data[: part_range.header], data[part_range.header :]
+    data = parts.read(place)
+    header, rows = data[: place.header], data[place.header :]
     ordered_rows = reorder_columns(rows, header, expected, dialect)
     if ordered_rows is None:
-        reason = f"mini-batch {part_range.mini_batch} {_difference(expected, header)}"
-        raise RowsDifferError("", reason, part_range.mini_batch, other=header_of)
+        reason = f"mini-batch {place.mini_batch} {_difference(expected, header)}"
+        raise RowsDifferError("", reason, place.mini_batch, other=header_of)
     return ordered_rows
 
 
-def _adjacent(ranges: Iterable[PartRange]) -> Iterator[list[PartRange]]:
+def _adjacent(places: Iterable[StoredRows]) -> Iterator[list[StoredRows]]:
     """Yield groups of ranges that are adjacent in one part, so that one read covers many small ones.
 
     A range with a header forms its own group: its header must be compared and skipped.
     """
-    group: list[PartRange] = []
-    for part_range in ranges:
+    group: list[StoredRows] = []
+    for place in places:
         if group and not (
-            part_range.part is group[-1].part  # one object per part: part_ranges
-            and part_range.offset == group[-1].offset + group[-1].length
-            and not part_range.header
+            place.part == group[-1].part
+            and place.offset == group[-1].offset + group[-1].length
+            and not place.header
             and not group[0].header
             and len(group) < _MAX_ADJACENT
         ):
             yield group
             group = []
-        group.append(part_range)
+        group.append(place)
     if group:
         yield group
 

@@ -1,0 +1,134 @@
+"""Runs an entry script in this process, to test it without a cluster, a child process or Prefect."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefect_parallel_run.child.entry_script import Context, EntryScript, Script, load
+from prefect_parallel_run.child.rows import FORMATS, FormatName, encode, has_columns, materialise, to_frame
+from prefect_parallel_run.errors import InputError
+
+
+class ScriptResult(NamedTuple):
+    """What a step would make of the results of an entry script."""
+
+    rows: list[Any]  #: in order; a row of a DataFrame, or of an array with two dimensions, is a dict
+    encoded: list[bytes]  #: by mini-batch: the rows in the result file, without a header line
+    items: int
+    succeeded: int  #: items; every returned row stands for one item that succeeded
+    failed: int  #: items without a row
+
+
+def run_script(
+    script: str | os.PathLike[str],
+    items: Any,
+    *,
+    arguments: Sequence[str] = (),
+    mini_batch_size: int | None = None,
+    append_row_format: FormatName = "text",
+    append_row_csv_options: Mapping[str, Any] | None = None,
+    side_inputs: Mapping[str, str] | None = None,
+    output: str = "",
+) -> ScriptResult:
+    """Call ``init()``, ``run()`` for each mini-batch and ``shutdown()`` of a script in this process.
+
+    Exceptions of the script reach the caller: nothing is retried, and no timeout or memory limit applies. ``sys.argv``,
+    ``sys.path`` and the attributes of ``EntryScript`` are as before afterwards, and modules from the script's folder are
+    imported again by the next call.
+
+    Args:
+        script: Path of the entry script; its folder is the source directory.
+        items: A list of paths for a script of files; a DataFrame for a script of tables.
+        arguments: Arguments of the script.
+        mini_batch_size: Items per mini-batch; None: all items are one mini-batch.
+        append_row_format: Format that the rows are encoded in, as a step would.
+        append_row_csv_options: Options of ``pandas.DataFrame.to_csv``, for ``text`` and ``csv``.
+        side_inputs: Paths by name, for ``EntryScript().side_inputs``.
+        output: The step's output, for ``EntryScript().output_dir``.
+
+    Returns:
+        Rows and counts. A mini-batch for which ``run()`` returns fewer rows than items has failed items.
+
+    Raises:
+        InputError: The script does not exist.
+        ValueError: *mini_batch_size* is not positive, or *append_row_format* is unknown.
+        NotAnEntryScript: The script lacks a function ``run`` that can be called with a mini-batch.
+        WrongType: ``run()`` returned a value without rows.
+
+    Example:
+        ::
+
+            result = run_script("score.py", ["a.jpg", "b.jpg"])
+            assert result.rows == ["a.jpg 7", "b.jpg 3"]
+            assert result.failed == 0
+    """
+    path = Path(script).absolute()
+    if not path.is_file():
+        raise InputError(str(path), "does not exist; expected the path of an entry script")
+    if mini_batch_size is not None and mini_batch_size < 1:
+        raise ValueError(f"mini_batch_size: expected a positive integer or None, got {mini_batch_size}")
+    if append_row_format not in FORMATS:
+        raise ValueError(f"append_row_format: expected one of {', '.join(FORMATS)}, got {append_row_format!r}")
+    rows: list[Any] = []
+    encoded: list[bytes] = []
+    succeeded = 0
+    with _as_in_a_child(path, dict(side_inputs or {}), output):
+        module = load(str(path), str(path.parent), [str(argument) for argument in arguments])
+        module.init()
+        for index, mini_batch in enumerate(_mini_batches(items, mini_batch_size)):
+            value = _run(module, index, mini_batch)
+            result = encode(value, append_row_format, False, dict(append_row_csv_options or {}))
+            rows += _rows_of(value)
+            encoded.append(result.body)
+            succeeded += min(result.rows, len(mini_batch))
+        module.shutdown()
+    return ScriptResult(rows, encoded, len(items), succeeded, len(items) - succeeded)
+
+
+def _run(module: Script, index: int, mini_batch: Any) -> Any:
+    return materialise(module.run(mini_batch, Context(index, "input_0", 1, None)))
+
+
+def _mini_batches(items: Any, size: int | None) -> Iterator[Any]:
+    size = size or max(len(items), 1)
+    for start in range(0, len(items), size):
+        if isinstance(items, list | tuple):
+            yield list(items[start : start + size])
+        else:  # a DataFrame; a step numbers the rows of every mini-batch from 0
+            yield items.iloc[start : start + size].reset_index(drop=True)
+
+
+def _rows_of(value: Any) -> list[Any]:
+    if has_columns(value):
+        rows: list[Any] = to_frame(value).to_dict("records")
+        return rows
+    return list(value) if isinstance(value, list | tuple) else list(value.tolist())
+
+
+@contextmanager
+def _as_in_a_child(script: Path, side_inputs: dict[str, str], output: str) -> Iterator[None]:
+    """Set what a child sets for its script, and restore it afterwards."""
+    argv, path, modules = sys.argv, sys.path[:], set(sys.modules)
+    attributes = {"agent_name": "test", "dir": str(script.parent), "output_dir": output, "side_inputs": side_inputs}
+    before = {name: getattr(EntryScript, name) for name in attributes}
+    for name, value in attributes.items():
+        setattr(EntryScript, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(EntryScript, name, value)
+        sys.argv, sys.path[:] = argv, path
+        for name in set(sys.modules) - modules:
+            if _is_below(sys.modules[name], script.parent):  # libraries stay: many cannot be imported twice
+                del sys.modules[name]
+
+
+def _is_below(module: Any, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).is_relative_to(folder)

@@ -1,0 +1,116 @@
+"""run_script: what users test an entry script with."""
+
+import sys
+
+import pandas as pd
+import pytest
+
+from prefect_parallel_run import EntryScript, InputError
+from prefect_parallel_run.testing import run_script
+
+
+@pytest.fixture
+def script(tmp_path):
+    def write(text):
+        path = tmp_path / "score.py"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_rows_and_counts_are_those_of_a_step(script):
+    """The second mini-batch returns one row for two items."""
+    path = script("def run(mini_batch):\n    return [name.upper() for name in mini_batch if name != 'd']\n")
+    result = run_script(path, ["a", "b", "c", "d"], mini_batch_size=2)
+    assert result == (["A", "B", "C"], [b"A\nB\n", b"C\n"], 4, 3, 1)
+
+
+def test_more_rows_than_items_do_not_add_successes(script):
+    path = script("def run(mini_batch):\n    return [1, 2, 3]\n")
+    result = run_script(path, ["a", "b"])
+    assert (result.rows, result.succeeded, result.failed) == ([1, 2, 3], 2, 0)
+
+
+def test_init_and_shutdown_are_called_once_in_order(script):
+    path = script(
+        "calls = []\n"
+        "def init():\n    calls.append('init')\n"
+        "def run(mini_batch, context):\n    calls.append(context.minibatch_index)\n    return calls[:]\n"
+        "def shutdown():\n    raise RuntimeError(calls)\n"
+    )
+    with pytest.raises(RuntimeError, match=r"\['init', 0, 1, 2\]"):
+        run_script(path, ["a", "b", "c"], mini_batch_size=1)
+
+
+def test_a_table_arrives_in_parts_with_rows_numbered_from_0(script):
+    path = script("def run(df):\n    return df.assign(first=df.index[0])\n")
+    result = run_script(path, pd.DataFrame({"a": [1, 2, 3]}), mini_batch_size=2, append_row_format="jsonl")
+    assert result.rows == [{"a": 1, "first": 0}, {"a": 2, "first": 0}, {"a": 3, "first": 0}]
+    assert b"".join(result.encoded) == b'{"a":1,"first":0}\n{"a":2,"first":0}\n{"a":3,"first":0}\n'
+
+
+@pytest.mark.parametrize("value", ["np.array([1, 2])", "pd.Series([1, 2])", "(1, 2)", "(number for number in (1, 2))"])
+def test_every_kind_of_result_has_rows(script, value):
+    path = script(f"import numpy as np, pandas as pd\ndef run(mini_batch):\n    return {value}\n")
+    assert run_script(path, ["a", "b"]).rows == [1, 2]
+
+
+def test_a_two_dimensional_array_has_columns(script):
+    path = script("import numpy as np\ndef run(mini_batch):\n    return np.array([[1, 2], [3, 4]])\n")
+    assert run_script(path, ["a", "b"]).rows == [{0: 1, 1: 2}, {0: 3, 1: 4}]
+
+
+def test_arguments_and_the_environment_reach_the_script_and_are_restored(script, tmp_path):
+    (tmp_path / "beside.py").write_text("NAME = 'beside'\n")
+    path = script(
+        "import sys\nimport beside\nfrom prefect_parallel_run import EntryScript\n"
+        "def run(mini_batch):\n"
+        "    here = EntryScript()\n"
+        "    return [sys.argv[1:], beside.NAME, here.side_inputs['model'], here.output_dir]\n"
+    )
+    argv, paths = sys.argv, sys.path[:]
+    result = run_script(path, ["a"], arguments=["--n", "1"], side_inputs={"model": "m.bin"}, output="out")
+    assert result.rows == [["--n", "1"], "beside", "m.bin", "out"]
+    assert (sys.argv, sys.path) == (argv, paths)
+    assert not {"score", "beside"} & set(sys.modules)
+    assert (EntryScript.side_inputs, EntryScript.output_dir) == ({}, "")
+
+
+def test_each_call_imports_the_script_again(script):
+    run_script(script("def run(mini_batch):\n    return [1]\n"), ["a"])
+    assert run_script(script("def run(mini_batch):\n    return [2 + 40]\n"), ["a"]).rows == [42]
+
+
+def test_an_empty_input_calls_only_init_and_shutdown(script):
+    path = script("def run(mini_batch):\n    raise AssertionError\n")
+    assert run_script(path, []) == ([], [], 0, 0, 0)
+
+
+def test_errors_of_the_script_reach_the_test(script):
+    path = script("def run(mini_batch):\n    return 1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        run_script(path, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def run(mini_batch):\n    return 'text'\n", "run() returned str 'text'; return a list"),
+        ("def score(mini_batch):\n    return []\n", "it lacks a function run(mini_batch)"),
+    ],
+)
+def test_what_a_step_would_refuse_is_refused(script, text, message):
+    with pytest.raises(Exception) as error:
+        run_script(script(text), ["a"])
+    assert message in str(error.value)
+
+
+def test_wrong_arguments_are_named(script, tmp_path):
+    path = script("def run(mini_batch):\n    return mini_batch\n")
+    with pytest.raises(InputError, match=r"none\.py: does not exist"):
+        run_script(tmp_path / "none.py", ["a"])
+    with pytest.raises(ValueError, match="mini_batch_size: expected a positive integer or None, got 0"):
+        run_script(path, ["a"], mini_batch_size=0)
+    with pytest.raises(ValueError, match="append_row_format: expected one of text, csv, jsonl, parquet, orc, got 'xml'"):
+        run_script(path, ["a"], append_row_format="xml")
