@@ -15,7 +15,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ _MAX_CAUSES = 200  #: in the overview; the ledger has all
 PROCESSED_COLUMNS = ("mini_batch", "attempt", "outcome", "node", "pid", "started", "seconds", "error_type")
 PROCESSED_HEADER = ",".join(PROCESSED_COLUMNS) + "\n"
 _ROW = "%d,%d,%s,%s,%d,%.6f,%.6f,%s\n"  #: started is Unix time; s
-_values_of = itemgetter(*(Receipt._fields.index(name) for name in PROCESSED_COLUMNS))
+_values_of = attrgetter(*PROCESSED_COLUMNS)
 _ERROR_TYPE = PROCESSED_COLUMNS.index("error_type")
 _BLOCK = 1_000  #: rows per string
 _MAX_ERROR = 200  #: of an error message
