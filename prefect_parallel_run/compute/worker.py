@@ -48,6 +48,8 @@ def _work(scheduler: SimpleQueue[bytes], name: str, threads: int, folder: str) -
     import dask.config  # noqa: PLC0415  seconds of import: the thread that follows the parent must run first
     from distributed import Worker  # noqa: PLC0415  seconds of import
 
+    # The first call needs rpc. Imported before this worker joins: children of settings that have arrived then start first.
+    import prefect_parallel_run.node.rpc  # noqa: F401, PLC0415  imports distributed
     from prefect_parallel_run.compute.certificates import Credentials  # noqa: PLC0415  imports distributed
 
     class PrivateWorker(Worker):  # type: ignore[misc]  # distributed is typed in part
