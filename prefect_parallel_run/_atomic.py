@@ -16,11 +16,11 @@ class AtomicFile:
     """A temporary file that replaces *path* on ``commit``. A ``with`` block commits it, unless the block raises.
 
     Args:
-        path: The file; readers see its earlier content until the end. May be changed until then.
+        path: The final path; readers see the old content until ``commit``. The attribute may be changed before that.
         sync: Sync the content before it is renamed: after a power cut the file is complete, whether old or new.
         sync_folder: Sync the folder after that: after a power cut the file is the new one.
-        token: Part of the temporary name that tells apart those who may write at the same time. The next writer with the same
-            token replaces the temporary file of a killed process.
+        token: Part of the temporary name, so that concurrent writers do not collide. The next writer with the same token
+            replaces the temporary file of a killed process.
         mode: Permissions of the file, before the process's umask.
     """
 

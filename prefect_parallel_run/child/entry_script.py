@@ -66,7 +66,7 @@ _LOGGERS.setLoggerClass(ScriptLogger)
 
 
 class EntryScript:
-    """The environment of the script; a singleton. Source: CONTRACT.md 4.
+    """The environment of the script; a singleton.
 
     Attributes:
         agent_name: Name of this process, as in the names of its logs.

@@ -1,17 +1,17 @@
-"""The table formats: an entry each, for the half that plans and the half that reads.
+"""Registry of table formats. Each entry names a planner and a reader.
 
 A new format takes three steps:
 
-1. In ``datasets/formats/``, a ``TablePlanner``: its ``plan`` recognises a file, finds the names and types of its columns, and
+1. In ``datasets/formats/``, a ``TablePlanner``: its ``plan`` recognizes a file, finds the names and types of its columns, and
    divides its rows into pieces. Each piece becomes the ``work`` of a mini-batch.
-2. In this folder, a ``TableReader``: it returns the rows of such a work as a DataFrame. All mini-batches of a file must have
+2. In this folder, a ``TableReader``: it returns the rows of a ``work`` as a DataFrame. All mini-batches of a file must have
    the same columns and types, so what only the whole file shows (a null, a word in a column of numbers) has to be in the work.
 3. An entry in FORMATS. The checks of TabularDataset, the command line and the form of the ready-made flows follow it. A
    ``from_NAME_files`` of TabularDataset is for users who write Python.
 """
 
 import importlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, cast
 
 
@@ -56,7 +56,7 @@ FORMATS: Dict[str, TableFormat] = {
 }
 
 
-class TableReader:
+class TableReader(ABC):
     """Reads mini-batches of one format; may keep what it has decoded, because the next mini-batch probably needs it too."""
 
     @abstractmethod

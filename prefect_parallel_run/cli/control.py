@@ -106,10 +106,11 @@ def _execution_id(path: str, directory: RunDirectory) -> str:
     while (owner := directory.owner()) is not None:
         if owner["driver"]:
             return str(owner["driver"])
-        if time.monotonic() > deadline:  # not a start in progress
+        if time.monotonic() > deadline:  # not just starting: a new execution writes its id within a second
             raise RunNotActiveError(
                 path,
-                f"it is executed by process {owner['pid']} on {owner['host']}, whose earlier version cannot receive commands",
+                f"it is executed by process {owner['pid']} on {owner['host']},"
+                " whose version of prefect_parallel_run cannot receive commands",
             )
         time.sleep(_POLL_INTERVAL)
     if directory.receipt.exists():

@@ -32,11 +32,11 @@ _OPTIONS_OF_FORMAT = {
     **{name.replace("_", "-"): known.options for name, known in FORMATS.items()},
 }
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.+)", re.DOTALL)
-_ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: as a shell passes them
+_ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: escapes typed on the command line, and what they mean
 
 
 class InputOption(click.Option):
-    """An option about the inputs; ``formats`` are those that it works with, all if empty."""
+    """An option about the inputs; ``formats`` are the input formats that it applies to, all if empty."""
 
     def __init__(self, names: str, help_text: str, **settings: Any) -> None:
         super().__init__(names.split(), help=help_text, **settings)

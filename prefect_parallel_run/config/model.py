@@ -50,7 +50,7 @@ class ParallelRunConfig(FormModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     # In the order of the form: required fields, what a run does, its limits, its output, where it runs, and then fields that
-    # are rarely changed. The text below a field is its help text. Source: CONTRACT.md 1.
+    # are rarely changed. The text below a field is its help text.
     entry_script: str = Field(title="Entry script", min_length=1)
     """Path of the script, relative to the source directory if there is one; a dotted name also works."""
     error_threshold: Annotated[int, at_least(-1)] = Field(title="Error threshold", ge=-1)

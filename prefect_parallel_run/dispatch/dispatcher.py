@@ -202,7 +202,12 @@ class Dispatcher:
         return self._forget(message.node) if isinstance(message, NodeLeft) else message
 
     def _lease_event(self, number: int, outcome: LeaseResult | BaseException) -> Event:
-        """Return the event for a lease that ended."""
+        """Return the event for a lease that ended.
+
+        Raises:
+            ComputeTargetError: The connection to the scheduler was lost.
+            OutputError: The node could not write to its disk.
+        """
         lease = self._transport.lease(number)
         if lease is None:  # its node was lost meanwhile
             return Tick()

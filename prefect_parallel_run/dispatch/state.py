@@ -2,8 +2,8 @@
 
 Every planned mini-batch is in exactly one of: new (never leased), returned (leased, but did not run), leased, waiting
 (between two attempts, or under bisection), succeeded, failed. Only ``handle`` moves it, and only a receipt of an unfinished
-lease decides anything: a late receipt is ignored, so nothing is ever decided twice. While the plan is growing, new
-mini-batches are appended.
+lease, or the loss of its node, decides anything: a late receipt is ignored, so nothing is ever decided twice. While the plan
+is growing, new mini-batches are appended.
 
 A mini-batch may be the last of two unfinished leases (speculative_execution). They count as one attempt: the first success
 decides it and removes it from the other lease; a failure only removes it from the failed lease.

@@ -81,7 +81,7 @@ class _Work:
 
 
 class ClusterStartup:
-    """Opens a cluster in the background, on demand; on exit it is closed, or abandoned after an error."""
+    """Opens a cluster in the background, on demand. On exit, closes it; after an error, kills its workers first."""
 
     def __init__(self, target: Target, spec: StepSpec) -> None:
         config = spec.config
@@ -101,7 +101,7 @@ class ClusterStartup:
         return self
 
     def start(self) -> Future[Cluster]:
-        """Start to open the cluster, unless that has started."""
+        """Start opening the cluster if it is not already opening."""
         if self._opened is None:
             self._opened = begin(self._context.__enter__, name="open-cluster")
         return self._opened

@@ -262,7 +262,7 @@ def _reduction(run: ActiveRun) -> Reduction:
 
 
 def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, emit: Emit) -> None:
-    """Warn when the result file of another step is replaced; log it when it is this step's, of other inputs."""
+    """Warn if the result file of another step will be replaced; note it if it is of this step, with another fingerprint."""
     if spec.result is None or size_of(spec.result) is None:
         return
     run_id = next((run_id for run_id, receipt in _receipts(spec) if receipt["output_file"] == spec.result), None)
@@ -297,7 +297,7 @@ def _record_end(ledger: Ledger, error: BaseException) -> tuple[str, str]:
     """Record and return how and why a run ended. If recording fails too, the original error wins."""
     status = "interrupted" if isinstance(error, Exception) else "cancelled"
     if isinstance(error, LimitExceededError | NothingSucceededError | EntryScriptError | RowsDifferError):
-        status = "failed"  # resuming would only fail again
+        status = "failed"  # it would fail again unless script, input or limits change
     reason = str(error) or type(error).__name__
     with suppress(OutputError):
         ledger.record(status=status, reason=reason, ended_by=type(error).__name__)
@@ -312,7 +312,7 @@ def _result(
     seconds: float | None = None,
     given: Collection[str] = (),
 ) -> ParallelRunResult:
-    """Return the result of a run that took *seconds*; None: it is an earlier one's."""
+    """Return the result of a run that took *seconds*; None if an earlier result is reused."""
     items, mini_batches = receipt["items"], receipt["mini_batches"]
     config = Overrides.of_receipt(receipt).without(given).of(spec.config)  # as commands changed it
     return ParallelRunResult(

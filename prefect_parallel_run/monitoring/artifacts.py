@@ -60,10 +60,11 @@ _MAX_CHARACTERS = 1_000  #: of an error message
 
 
 class RunArtifacts:
-    """Keeps the artifacts of one run up to date. An unreachable server causes a warning and never delays the run.
+    """Keeps the artifacts of one run up to date. An unreachable server causes a warning, and a few seconds' wait at the end.
 
-    Descriptions are computed by the caller's thread and sent by a background thread. The ledger stores the artifact ids, so
-    that a retry updates the same artifacts; only the background thread reads and writes them.
+    Progress and summary are computed on the caller's thread. A background thread computes the table of failures, and sends
+    everything. The ledger stores the artifact ids, so that a retry updates the same artifacts; only the background thread reads
+    and writes them.
     """
 
     def __init__(self, step: str, logger: Logger, tracker: ProgressTracker) -> None:
@@ -156,16 +157,18 @@ class RunArtifacts:
 
     def _update_failures(self) -> None:
         started = time.monotonic()
-        if self._run is not None and self._table is not None and self._run.ledger.exists():
-            with Ledger(self._run.ledger) as ledger:
-                rows = self._table.rows(ledger)
-            if rows and (table := self._ids.get("failures")) is not None:
-                self._call(_update_table, table, rows)
-            elif rows:
-                description = f"Failed attempts of {self._step} by cause; tracebacks are in the log and in the ledger."
-                self._create("failures", create_table_artifact, rows, description)
-        now = time.monotonic()
-        self._next_table = now + max(_TABLE_INTERVAL, (now - started) / _TABLE_SHARE)
+        try:
+            if self._run is not None and self._table is not None and self._run.ledger.exists():
+                with Ledger(self._run.ledger) as ledger:
+                    rows = self._table.rows(ledger)
+                if rows and (table := self._ids.get("failures")) is not None:
+                    self._call(_update_table, table, rows)
+                elif rows:
+                    description = f"Failed attempts of {self._step} by cause; tracebacks are in the log and in the ledger."
+                    self._create("failures", create_table_artifact, rows, description)
+        finally:
+            now = time.monotonic()
+            self._next_table = now + max(_TABLE_INTERVAL, (now - started) / _TABLE_SHARE)
 
     def _create(self, kind: str, create: Callable[..., object], data: object, description: str) -> None:
         artifact_id = self._call(create, data, f"{self._key}-{kind}", description)

@@ -24,7 +24,7 @@ class CodeBundle(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOptions:
-    """The node itself: the only settings in which the nodes of a run differ."""
+    """Options of the node itself; ``name`` and ``rows_are_remote`` are set for each node."""
 
     name: str = ""  #: in ledger and logs
     slots: int | None = None  #: child processes; None: 1 if the node has a GPU, else one per core
@@ -95,7 +95,7 @@ class ProcessLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """All settings of a node; sent once, outside any Dask task, so that no task key exposes them."""
+    """All settings of a node. They are never part of a Dask task, so that no task key exposes them."""
 
     token: str  #: identifies this execution of the run; leases of other executions are refused
     node: NodeOptions

@@ -1,7 +1,8 @@
 """The events of a run, and the listeners that receive them. A listener is an object with one method, ``handle``.
 
-The runner and the dispatcher emit events in the flow process. Log, log files, terminal, Prefect events and artifacts listen; a
-listener ignores the events that it does not know. ``monitoring/listeners.py`` lists the listeners.
+The step, the runner, the dispatcher and the control commands emit events, in the flow process. Log, log files, terminal,
+Prefect events and artifacts listen; a listener ignores the events that it does not know. ``monitoring/listeners.py`` lists
+the listeners, except the step's own recorder.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class NodeReleased(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class SlotFailed(RunEvent):
-    """A slot gave up on starting its process."""
+    """A slot is unusable: its process cannot be started, or does not stay alive."""
 
     node: str
     failure: StartFailure
@@ -142,7 +143,7 @@ class SlotFailed(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class ReceiptsCommitted(RunEvent):
-    """Attempts of one lease, failed ones included, were written to the ledger in one commit."""
+    """Attempts, including failed ones, were written to the ledger in one transaction."""
 
     receipts: Sequence[Receipt]
 

@@ -50,7 +50,6 @@ class FailureLimits:
 
         The run does not abort yet, since their next attempt may succeed: it waits for them. With bisection, each counts as one
         failed item, because bisection rarely finds that all items fail.
-        Source: CONTRACT.md 5.
         """
         items = min(tally.waiting_items, tally.waiting) if isolates else tally.waiting_items
         failed, failed_items = tally.failed + tally.waiting, tally.failed_items + items

@@ -7,7 +7,6 @@ unchanged and whether its failures are within the limits, and any difference mak
 is new, Prefect stores this run's result under it, and the run receives what has been prepared.
 
 Keys of equal steps that run at the same time differ, or have equal records, so no isolation is needed.
-Source: CONTRACT.md 2, allow_reuse.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ In the main thread of the flow's process, SIGTERM and Ctrl-C arrive as exception
 block the flow process until that is killed, or continue in a process of Dask, Ray or a pool. Two things reveal the
 cancellation: the state of its flow run, which the API sets to Cancelling first, and the flow's task runner, whose block exits
 with an exception if the main thread received a signal.
-Source: CONTRACT.md 8.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +35,7 @@ class FilePlan(NamedTuple):
     warnings: Mapping[str, str] = {}  #: messages about the file, by category
 
 
-class TablePlanner:
+class TablePlanner(ABC):
     """Divides the files of one dataset, whose fields are the options of its format."""
 
     def __init__(self, dataset: TabularDataset) -> None:

@@ -33,7 +33,7 @@ class Sink(io.RawIOBase):
 
 
 class OutputFormat(ABC):
-    """The publishing half of an output format; child/rows.py has the half that encodes rows.
+    """Assembles committed rows into one result file; RowFormat in child/rows.py encodes them.
 
     Attributes:
         has_one_schema: The columns of all mini-batches must fit into one schema, which is checked during the run.
