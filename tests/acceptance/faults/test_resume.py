@@ -137,10 +137,11 @@ def test_a_killed_guardian_is_replaced_and_the_run_resumes_right(driver, worksho
         wait_until(lambda: [one.pid for one in guardians() if one.pid != before.pid])
         done = len(workshop.invocations())
         wait_until(lambda: len(workshop.invocations()) > done)
+        (log,) = (driver.runs[0] / "logs").glob("*processes.jsonl")
+        wait_until(lambda: "guardian_replaced" in log.read_text())  # written a moment after it happened
         process.kill()
         process.communicate()
     wait_until(lambda: not ours(), 30)
-    (log,) = (driver.runs[0] / "logs").glob("*processes.jsonl")
     events = [json.loads(line) for line in log.read_text().splitlines()]
     assert [event["exit"] for event in events if event["event"] == "guardian_replaced"] == [-signal.SIGKILL]
     assert driver.run(seconds=0.1)[0] == 0

@@ -11,7 +11,7 @@ from prefect_parallel_run import FileDataset, ParallelRunConfig, TabularDataset
 from prefect_parallel_run.flows import parallel_run, parallel_run_from_yaml
 from prefect_parallel_run.task.forms import configuration, dataset, side_inputs_by_name
 
-CASES = [json.loads(line) for line in (Path(__file__).parent / "data" / "config_cases.jsonl").read_text().splitlines()]
+CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "data" / "config_cases.jsonl").read_text().splitlines()]
 SCHEMA = parameter_schema(parallel_run).model_dump_for_openapi()
 OURS = {
     name: made for name, made in SCHEMA["definitions"].items() if name != "DaskComputeTarget"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run import InputError, TabularDataset
 from prefect_parallel_run.child import text as module
+from prefect_parallel_run.child.delimited import DelimitedReader
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.text import TextStream, is_transparent
 
@@ -148,7 +149,7 @@ def test_damaged_compressed_text_is_retried(tmp_path):
         work["stream"]["compression"] = "gzip" if ending else None
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(BadRecord, match=r"t\.csv") as caught:
-            module.TextReader().read(work)
+            DelimitedReader().read(work)
         assert caught.value.code == code
 
 

@@ -14,7 +14,7 @@ from prefect_parallel_run.azureml.codegen import python_source
 from prefect_parallel_run.azureml.findings import Outcome
 from prefect_parallel_run.azureml.load import load
 
-DATA = Path(__file__).parent / "data" / "azure"
+DATA = Path(__file__).parents[1] / "data" / "azure"
 LEFT = Outcome.LEFT
 HEAD = """\
 $schema: https://azuremlschemas.azureedge.net/latest/parallelJob.schema.json

@@ -36,7 +36,7 @@ from prefect_parallel_run.runs.events import (
     emit_to,
 )
 
-from ..terminal import Terminal
+from ...terminal import Terminal
 
 HALF = Tally(planned=1000, succeeded=415, failed=5, waiting=2, items=10_000, succeeded_items=4150, failed_items=50)
 

@@ -14,7 +14,7 @@ from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.child.rows import encode
 from prefect_parallel_run.errors import OutputError, RowsDifferError
 
-from .test_append_row import Parts
+from .test_publication import Parts
 
 
 def read_back(path):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.child.reading import Reader
 
-from .test_append_row import Parts
-from .test_column_unification import KINDS, value
+from .test_column_types import KINDS, value
+from .test_publication import Parts
 
 
 def echoed(folder, size):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.node.settings import CodeBundle, NodeSettings
 
-from .test_nodes import SETTINGS
+from ..dispatch.test_node_pool import SETTINGS
 
 
 def test_settings_survive_json():

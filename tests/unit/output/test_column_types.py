@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from prefect_parallel_run.child.column_facts import facts_of, to_metadata
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.output.column_types import Conflict, fit, unify
-from tests.unit.test_append_row import Parts
+
+from .test_publication import Parts
 
 _LEAVES = [
     *(pa.null(), pa.bool_(), pa.string(), pa.large_string(), pa.string_view()),

@@ -16,7 +16,7 @@ from prefect_parallel_run.monitoring.report.page import _text, page
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-from ..made_runs import HOSTILE, adjusted, make_run
+from ...made_runs import HOSTILE, adjusted, make_run
 
 VOID = {"meta", "br"}
 SHAPES = {"rect", "path", "line", "circle"}

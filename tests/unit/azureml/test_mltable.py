@@ -12,7 +12,7 @@ from prefect_parallel_run.azureml.load import load
 from prefect_parallel_run.azureml.mltable import load_mltable
 from prefect_parallel_run.datasets.base import ignore_warning
 
-DATA = Path(__file__).parent / "data" / "azure"
+DATA = Path(__file__).parents[1] / "data" / "azure"
 
 
 @pytest.fixture

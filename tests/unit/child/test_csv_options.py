@@ -11,7 +11,7 @@ from prefect_parallel_run.child.rows import encode
 from prefect_parallel_run.config.base import wrong_fields
 from prefect_parallel_run.config.model import ParallelRunConfig
 
-from .test_append_row import Parts
+from ..output.test_publication import Parts
 
 FRAME = pd.DataFrame(
     {

@@ -13,7 +13,7 @@ from prefect_parallel_run.azureml.load import Imported, load
 from prefect_parallel_run.azureml.step import ImportedStep
 from prefect_parallel_run.cli import main
 
-DATA = Path(__file__).parent / "data" / "azure"
+DATA = Path(__file__).parents[1] / "data" / "azure"
 FILES = ["iris/pipeline.yml", "sales/pipeline.yml", "digits/pipeline.yml", "digits/component.yml", "version_1.yml"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.output.formats.text import Dialect, reorder_columns
 
-from .test_append_row import Parts
+from .test_publication import Parts
 
 OPTIONS = [
     {},

@@ -13,7 +13,7 @@ from prefect_parallel_run.config.base import wrong_fields
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import ComputeTarget, Environment
 
-CASES = [json.loads(line) for line in (Path(__file__).parent / "data" / "config_cases.jsonl").read_text().splitlines()]
+CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "data" / "config_cases.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture

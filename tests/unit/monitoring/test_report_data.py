@@ -26,7 +26,7 @@ from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
-from ..made_runs import BEGAN, adjusted, make_run
+from ...made_runs import BEGAN, adjusted, make_run
 
 LOST = "INSERT INTO attempts VALUES (?, ?, 'lost', 'node-0', 0, 0.0, 0.0, 'NodeLost', 'x', '', 'l')"
 times = st.floats(0, 1e5)
