@@ -16,7 +16,6 @@ from prefect_parallel_run.cli._command import RUN_DIR, Command
 from prefect_parallel_run.cli._output import emit_raw, notify
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.monitoring.status_line import console_of
-from prefect_parallel_run.runs.integrity import check, check_plan
 from prefect_parallel_run.runs.mirror import pull, run_names
 from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error, runs_below
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
@@ -68,6 +67,8 @@ def open_run(path: str, *, metadata_only: bool = False, verify_plan: bool = Fals
     """
     directory = open_run_directory(resolve_run(path), parts=not metadata_only)
     if verify_plan:
+        from prefect_parallel_run.runs.integrity import check_plan  # noqa: PLC0415  pyarrow: 0.3 s that few commands need
+
         check_plan(directory)
     return directory
 
@@ -99,6 +100,8 @@ def _raise_if_damaged(path: str) -> None:
     """Raise RunFileError if *path* is a run on this machine with a damaged file."""
     directory = RunDirectory(local_run_path(_newest_run(path) or path))
     if directory.description.exists() and directory.ledger.exists():
+        from prefect_parallel_run.runs.integrity import check  # noqa: PLC0415  pyarrow: 0.3 s that only a failure needs
+
         check(directory)
 
 
