@@ -218,7 +218,7 @@ def _open_scheduler(credentials: Credentials, *, dashboard: bool) -> tuple[SpecC
         "plugins": [_ShortMessageLogs()],
     }
     scheduler = {"cls": Scheduler if dashboard else _PrivateScheduler, "options": options}
-    cluster = SpecCluster(workers={}, scheduler=scheduler, security=security, silence_logs=logging.ERROR, asynchronous=False)
+    cluster = SpecCluster(workers={}, scheduler=scheduler, security=security, asynchronous=False)
     try:
         client = Client(cluster, asynchronous=False, set_as_default=False)
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -66,6 +67,8 @@ def prefect_server(tmp_path_factory):
     from prefect.testing.utilities import prefect_test_harness
 
     setup_logging()  # the first run of a process would, and take caplog's handler away from its test
+    for name in ("distributed", "bokeh"):  # Dask, if imported before Prefect, stops their propagation; caplog then adds its
+        logging.getLogger(name).propagate = True  # handler to them, and an open LocalCluster silences it
 
     heartbeat = getattr(prefect.settings, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", None)  # not in the oldest Prefect
     quiet = {} if heartbeat is None else {heartbeat: None}

@@ -137,7 +137,9 @@ def test_errors_come_from_the_run_and_survive_the_storage(workshop, storage):
     fails()
     with get_client(sync_client=True) as client:
         runs = FlowRunFilter(id=FlowRunFilterId(any_=[states[0].state_details.flow_run_id]))
-        ended = wait_until(lambda: [run.state for run in client.read_task_runs(flow_run_filter=runs) if run.state.is_failed()])
+        ended = wait_until(
+            lambda: [run.state for run in client.read_task_runs(flow_run_filter=runs) if run.state and run.state.is_failed()]
+        )
     for state in (*states, *ended):
         with pytest.raises(InputError, match="does not exist"):
             state.result()

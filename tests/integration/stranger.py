@@ -5,16 +5,17 @@ code that runs makes a folder; ``protocols``, those to try; ``patience``, second
 since what does not speak Dask's language at all may never answer.
 Writes one: ``found``, the ports; ``answers``, what came of each attempt.
 Started as root, it gives up all rights before it begins: an interpreter in another user's home could not be started without.
+What is imported at the first connection could not be read from there afterwards, so it first attacks a server of its own.
 """
 
 import asyncio
-import encodings.idna  # noqa: F401  Python imports it for the first host name, when we may no longer read it
 import json
 import os
 import ssl
 import sys
 
 from distributed import rpc
+from distributed.core import Server
 from distributed.protocol.pickle import dumps
 
 from prefect_parallel_run.compute.certificates import new_credentials
@@ -64,9 +65,18 @@ async def attack(ports, folder, protocols, patience):
     return dict(zip(attempts, await asyncio.gather(*attempts.values()), strict=True))
 
 
+async def rehearse():
+    """Have everything imported that an attack needs."""
+    server = Server({})
+    await server.listen("tcp://127.0.0.1:0")
+    port = int(server.address.rpartition(":")[2])
+    await attack(ports=[port], folder="", protocols=["tcp", "tls"], patience=5)
+    await server.close()
+
+
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    list(ways())  # while all can be imported
+    asyncio.run(rehearse())
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)

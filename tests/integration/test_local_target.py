@@ -1,6 +1,7 @@
 """The local cluster: its nodes may start their children before they have joined it."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -75,6 +76,18 @@ def test_a_timeout_while_closing_leaves_no_process_and_no_error(monkeypatch):
     assert not os.path.exists(cluster._folder)
     client()
     scheduler()
+
+
+def test_a_users_handlers_keep_their_level():
+    """A handler on Dask's logger may serve other loggers too; Dask's ``silence_logs`` would lower what it shows."""
+    handler, logger = logging.StreamHandler(), logging.getLogger("distributed")
+    handler.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        with LocalTarget().open(request(1, 1), threading.Event(), Future()):
+            assert handler.level == logging.INFO
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_eight_clusters_open_at_the_same_time():

@@ -60,6 +60,7 @@ def attack(ports, folder, protocols, patience):
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert ports <= set(said["found"])
+    assert not [answer for answer in said["answers"].values() if "ModuleNotFoundError" in answer]  # it was able to attack
     return said["answers"], sorted(path.name for path in folder.iterdir())
 
 
@@ -86,8 +87,8 @@ def test_the_same_attack_takes_over_a_plain_cluster(tmp_path):
     with ClassTarget(LOCAL_CLASS, {}, allow_insecure=True).open(REQUEST, threading.Event(), Future()) as cluster:
         info = cluster.client.scheduler_info(n_workers=-1)
         scheduler, *workers = [port(info["address"]), *map(port, info["workers"])]
-        _, made = attack({scheduler, *workers}, tmp_path / "made", ["tcp"], patience=120)
-    assert made == sorted([f"{scheduler}.0.run_function", *(f"{worker}.0.run" for worker in workers)])
+        answers, made = attack({scheduler, *workers}, tmp_path / "made", ["tcp"], patience=120)
+    assert made == sorted([f"{scheduler}.0.run_function", *(f"{worker}.0.run" for worker in workers)]), answers
 
 
 def test_a_local_cluster_listens_for_scheduler_and_workers_only(bench):
