@@ -57,7 +57,6 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "model",
     ],
     "runs": [
-        "limits",
         "commands",
         "run_directory",
         "events",

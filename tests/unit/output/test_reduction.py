@@ -10,7 +10,7 @@ from prefect_parallel_run.child.rows import encode
 from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.execution.runner import _record_end
-from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.models import FailureLimits, Receipt
 from prefect_parallel_run.monitoring.status import look
 from prefect_parallel_run.monitoring.status_text import status_lines
 from prefect_parallel_run.output.columns import ColumnChecker
@@ -19,7 +19,6 @@ from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import write_plan
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
