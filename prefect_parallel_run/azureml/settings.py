@@ -22,7 +22,7 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 FILE_NAME = "parallel_run_step.settings.json"
 _FUNCTION = "pandas.DataFrame.to_csv"
 _MAX_BYTES = 1 << 20
-#: Values of keywords that match the behaviour here anyway.
+#: Values of keywords that match the behavior here anyway.
 _SAME: dict[str, tuple[Any, ...]] = {
     "mode": ("a", "w"),
     "lineterminator": (None, "\n"),

@@ -46,7 +46,7 @@ def config_option(name: str) -> click.Option:
 
 
 def emit_styled(renderable: RenderableType) -> None:
-    """Print with rich: colours at a terminal; elsewhere plain text, in which every line stays whole for grep."""
+    """Print with rich: colors at a terminal; elsewhere plain text, in which every line stays whole for grep."""
     console = console_of(sys.stdout)
     with console.capture() as captured:
         console.print(renderable, soft_wrap=not isinstance(renderable, Table))

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from prefect_parallel_run.child.table_formats import FORMATS
+from prefect_parallel_run.child.table_formats import TABLE_FORMATS
 from prefect_parallel_run.cli._command import Command
 from prefect_parallel_run.cli._output import notify
 from prefect_parallel_run.config.base import wrong_fields
@@ -25,11 +25,11 @@ from prefect_parallel_run.config.yaml_reader import read_value
 from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
-from prefect_parallel_run.planning.inputs import check_arguments, normalise_inputs, resolve_output, resolve_side_inputs
+from prefect_parallel_run.planning.inputs import check_arguments, normalize_inputs, resolve_output, resolve_side_inputs
 
 _OPTIONS_OF_FORMAT = {
     "files": ("partition_format",),
-    **{name.replace("_", "-"): known.options for name, known in FORMATS.items()},
+    **{name.replace("_", "-"): known.options for name, known in TABLE_FORMATS.items()},
 }
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.+)", re.DOTALL)
 _ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: escapes typed on the command line, and what they mean
@@ -178,7 +178,7 @@ def read_step_options(values: Mapping[str, Any], *, for_run: bool) -> StepOption
         InputError: An input is not of the declared kind.
     """
     config = _config(values["config"], values["set"])
-    inputs = normalise_inputs(_inputs(values))
+    inputs = normalize_inputs(_inputs(values))
     if for_run and config.result_file_name is not None and values["output"] is None:
         raise ValueError("--output is missing: output_action append_row needs a folder or URL for the result")
     names = [str(dataset.name) for dataset in inputs]

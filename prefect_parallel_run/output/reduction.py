@@ -18,7 +18,7 @@ from prefect_parallel_run.errors import LimitExceededError, NothingSucceededErro
 from prefect_parallel_run.models import FailureLimits, Tally
 from prefect_parallel_run.output.columns import add_files
 from prefect_parallel_run.output.failed_items import write_failed_items
-from prefect_parallel_run.output.formats import FORMATS
+from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.output.formats.base import Sink
 from prefect_parallel_run.output.parts import Parts, StoredRows
 from prefect_parallel_run.planning.plan import Plan
@@ -133,7 +133,7 @@ def publish(
             target.parent.mkdir(parents=True, exist_ok=True)
             with AtomicFile(target, sync=True, sync_folder=True, token=token) as file:
                 sink = Sink(file.write)
-                rows = FORMATS[row_format].write(places, parts, sink, row_options or {})
+                rows = OUTPUT_FORMATS[row_format].write(places, parts, sink, row_options or {})
                 size = file.tell()
     except pa.ArrowException as error:
         raise OutputError(str(target), f"cannot be written as {row_format}: {error}") from error

@@ -233,6 +233,6 @@ def test_every_module_says_what_it_is():
 
 def test_every_output_format_has_both_halves():
     """The child encodes rows, the reduction publishes them."""
-    assert tuple(output_formats.FORMATS) == rows.FORMATS
-    for name in rows.FORMATS:
+    assert tuple(output_formats.OUTPUT_FORMATS) == rows.ROW_FORMATS
+    for name in rows.ROW_FORMATS:
         assert isinstance(rows.row_format(name), rows.RowFormat)
