@@ -12,8 +12,7 @@ from typing import Any
 import click
 
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.cli._command import Exit
-from prefect_parallel_run.cli._output import emit, emit_json
+from prefect_parallel_run.cli._command import Exit, emit, emit_json
 from prefect_parallel_run.cli._run_command import RunCommand, config_option, resolve_run
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.runs.commands import FIELDS, LIMITS, PROCESSES, Command, LineTail, append, check, find_answer

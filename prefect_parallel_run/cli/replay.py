@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from prefect_parallel_run.cli._command import Exit
-from prefect_parallel_run.cli._output import emit, emit_json, notify
+from prefect_parallel_run.cli._command import Exit, emit, emit_json, notify
 from prefect_parallel_run.cli._run_command import RunCommand, open_run
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.execution.replay import replay as run_mini_batch

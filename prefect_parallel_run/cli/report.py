@@ -1,4 +1,4 @@
-"""``report``: writes a run's report as one HTML page."""
+"""``report``: writes a run's report as one HTML page. ``verify``: recomputes its receipt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from prefect_parallel_run.cli._output import emit, emit_json
+from prefect_parallel_run.cli._command import Exit, emit, emit_json
 from prefect_parallel_run.cli._run_command import RunCommand, open_run
+from prefect_parallel_run.execution.verify import problems, summary
 from prefect_parallel_run.monitoring.report import write_report
 
 
@@ -25,3 +26,15 @@ def report(run_directory: str, output: str | None, open_page: bool, as_json: boo
         emit_json({"run": directory.run_id, "report": str(page)})
     else:
         emit(str(page))
+
+
+@click.command(cls=RunCommand)
+def verify(run_directory: str, as_json: bool) -> Exit:
+    """Recompute a run's receipt from plan, ledger, parts and result. Exit code 1 if there is a problem."""
+    directory = open_run(run_directory)
+    found = list(problems(directory))
+    if as_json:
+        emit_json({**summary(directory), "problems": found})
+    else:
+        emit("\n".join(found) or f"{directory.run_id}: plan, ledger, parts and result agree")
+    return Exit.FAILED if found else Exit.SUCCESS

@@ -16,8 +16,7 @@ import click
 from pydantic import ValidationError
 
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS
-from prefect_parallel_run.cli._command import Command
-from prefect_parallel_run.cli._output import notify
+from prefect_parallel_run.cli._command import Command, notify
 from prefect_parallel_run.config.base import wrong_fields
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.yaml_file import load

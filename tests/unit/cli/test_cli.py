@@ -12,9 +12,8 @@ import pytest
 
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.cli._command import MEANING, Exit, exit_code_of
-from prefect_parallel_run.cli._output import BrokenOutputError, emit_array
-from prefect_parallel_run.cli._terminal import next_steps
+from prefect_parallel_run.cli._command import MEANING, BrokenOutputError, Exit, emit_array, exit_code_of
+from prefect_parallel_run.cli._run_command import next_steps
 from prefect_parallel_run.cli.app import COMMANDS, program
 from prefect_parallel_run.cli.step_options import (
     format_options,
