@@ -148,9 +148,14 @@ def _encode(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
 
 
+def emit_result(text: str, document: Any, *, as_json: bool) -> None:
+    """Print a result as *text*, or as indented JSON."""
+    emit(json.dumps(document, indent=2) if as_json else text)
+
+
 def emit_json(value: Any) -> None:
     """Print *value* as indented JSON."""
-    emit(json.dumps(value, indent=2))
+    emit_result("", value, as_json=True)
 
 
 def emit_all(lines: Iterable[str], end: str = "\n") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sqlite3
 import sys
@@ -17,7 +18,6 @@ from rich.table import Table
 
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.cli._command import RUN_DIR, Command, command, emit_raw, notify, suggest_after_error
-from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.errors import (
     ComputeTargetError,
     InputChangedError,
@@ -32,6 +32,7 @@ from prefect_parallel_run.runs.mirror import pull, run_names
 from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error, runs_below
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
+_ABOUT_EMPTY = re.compile(r" or empty|[;.] [Ee]mpty: [^.;]*")  #: applies to a field of a form, not to an option
 Suggestion = tuple[str, str]  #: a command line, and its effect
 
 
@@ -53,9 +54,11 @@ class RunCommand(Command):
 
 def config_option(name: str) -> click.Option:
     """Return an option that overrides a field of the configuration, with the field's type and description."""
+    from prefect_parallel_run.config.model import ParallelRunConfig  # noqa: PLC0415  pydantic: 0.2 s that few commands need
+
     hint = get_type_hints(ParallelRunConfig)[name]
     kinds = get_args(hint) or (hint,)
-    description = ParallelRunConfig.model_fields[name].description
+    description = _ABOUT_EMPTY.sub("", str(ParallelRunConfig.model_fields[name].description))
     return click.Option([f"--{name.replace('_', '-')}"], type=str if str in kinds else kinds[0], help=description)
 
 

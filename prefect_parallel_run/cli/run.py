@@ -14,9 +14,9 @@ import click
 from prefect_parallel_run._threads import Background
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.cli._command import command as command_line
-from prefect_parallel_run.cli._command import emit, emit_json, notify, suggest
+from prefect_parallel_run.cli._command import emit, emit_result, notify, suggest
 from prefect_parallel_run.cli._run_command import open_run, terminal_view
-from prefect_parallel_run.cli.step_options import StepCommand, StepOptions, read_step_options
+from prefect_parallel_run.cli.step_options import StepCommand, read_step_options
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.config.validation import names_a_cluster
 from prefect_parallel_run.monitoring.plan_summary import PlanFigures, as_plain, plan_lines, summarize_plan
@@ -39,7 +39,8 @@ def run(*, as_json: bool, **values: Any) -> None:
     """
     options = read_step_options(values, for_run=True)
     check_target(options.config)
-    check_inputs(options)
+    for dataset in options.inputs:
+        next(iter(dataset.listing()), None)  # raises InputError for an input that does not exist, before anything is started
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", _SERVER_PATIENCE)
     with terminal_view(options.name, as_json=as_json) as view:
         view.doing("starting Prefect")
@@ -51,13 +52,6 @@ def run(*, as_json: bool, **values: Any) -> None:
     if result.items_failed and not as_json:
         notify("some items failed, within the limits:")
         suggest((command_line("failed", result.run_directory), "list failures by cause"))
-
-
-def check_inputs(options: StepOptions) -> None:
-    """Raise InputError for an input that does not exist, before anything is started."""
-    for dataset in options.inputs:
-        for _ in dataset.listing():
-            break
 
 
 def check_target(config: ParallelRunConfig) -> None:
@@ -77,10 +71,9 @@ def plan(*, as_json: bool, **values: Any) -> None:
     """
     is_run = is_remote(values["config"]) or Path(values["config"]).is_dir()
     figures, config, name = _read_plan(values) if is_run else _make_plan(values)
-    if as_json:
-        emit_json({"name": name, **as_plain(figures, config, _slots(config))})
-    else:
-        emit("\n".join([f"{name}:", *plan_lines(figures, config, _slots(config))]))
+    slots = _slots(config)
+    text = "\n".join([f"{name}:", *plan_lines(figures, config, slots)])
+    emit_result(text, {"name": name, **as_plain(figures, config, slots)}, as_json=as_json)
 
 
 def _slots(config: ParallelRunConfig) -> int | None:

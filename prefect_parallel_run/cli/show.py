@@ -17,7 +17,7 @@ from rich.text import Text
 
 from prefect_parallel_run._units import count
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.cli._command import Exit, emit, emit_json
+from prefect_parallel_run.cli._command import Exit, emit, emit_json, emit_result
 from prefect_parallel_run.cli._run_command import RunCommand, emit_styled, open_run, open_run_directory
 from prefect_parallel_run.errors import InputError, ParallelRunError
 from prefect_parallel_run.monitoring.progress import LogThrottle
@@ -76,10 +76,7 @@ def status_reader(path: str) -> Callable[[], RunStatus]:
 
 
 def _print(status: RunStatus, *, as_json: bool) -> None:
-    if as_json:
-        emit_json(as_plain(status))
-    else:
-        emit("\n".join(status_lines(status, time.time())))
+    emit_result("\n".join(status_lines(status, time.time())), as_plain(status), as_json=as_json)
 
 
 def _redraw(status: RunStatus, read_status: Callable[[], RunStatus]) -> None:
@@ -160,12 +157,8 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
         try:
             with Ledger(directory.ledger) as ledger:
                 status = status_of(ledger.metadata(), is_driven=directory.owner() is not None)
-                yield {
-                    **identity,
-                    "created": directory.metadata().get("created", ""),
-                    "status": status,
-                    **ledger.tally().by_outcome(),
-                }
+                created = directory.metadata().get("created", "")
+                yield {**identity, "created": created, "status": status, **ledger.tally().by_outcome()}
         except (ParallelRunError, sqlite3.Error, ValueError) as error:
             no_counts = {"items": None, "mini_batches": None, "rows": None}
             yield {**identity, "created": "", "status": "unreadable", "reason": str(error), **no_counts}

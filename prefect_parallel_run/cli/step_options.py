@@ -223,7 +223,7 @@ def _inputs(values: Mapping[str, Any]) -> Iterator[Dataset]:
     """Yield the inputs in the order of their options."""
     if not values["input"] and not values["input_list"]:
         raise ValueError("no input; pass --input or --input-list")
-    options = format_options(values["format"], {field: values[field] for field in _FORMAT_OPTIONS})
+    options = dataset_options(values["format"], {field: values[field] for field in _FORMAT_OPTIONS})
     options["allow_empty"] = values["allow_empty"]
     for joined in values["input"]:
         first, *others = joined.split("\0")
@@ -248,7 +248,7 @@ def _dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
         raise ValueError("\n".join(messages)) from None
 
 
-def format_options(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_options(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are set, in the form the dataset takes; raises ValueError for one of another format."""
     options: dict[str, Any] = {}
     for field, value in values.items():

@@ -11,7 +11,7 @@ import pytest
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS, TableFormat, TableReader, create_reader
-from prefect_parallel_run.cli.step_options import format_options
+from prefect_parallel_run.cli.step_options import dataset_options
 from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner, create_planner
 from prefect_parallel_run.monitoring.failure_table import location_of
 from prefect_parallel_run.planning.inputs import normalize_inputs
@@ -78,4 +78,4 @@ def test_forms_and_command_line_follow_the_registry(name):
     for option in TABLE_FORMATS[name].options:
         kind = forms._KINDS[f"{name}_files"]
         assert option in kind.model_fields
-        assert format_options(name.replace("_", "-"), {option: "a=b" if option != "column_types" else ["a=b"]})
+        assert dataset_options(name.replace("_", "-"), {option: "a=b" if option != "column_types" else ["a=b"]})
