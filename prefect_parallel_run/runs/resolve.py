@@ -15,19 +15,19 @@ from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.errors import InputChangedError, InputError, LimitExceededError
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import Planner, inputs_sha256
-from prefect_parallel_run.runs.comparison import (
+from prefect_parallel_run.runs.create import complete_plan, describe, discard, name_prefix, new_run, plan_whole, planned_run
+from prefect_parallel_run.runs.fingerprint import (
     InputCheck,
     breach_of,
     can_be_bisected,
     can_resume,
     differences,
+    fingerprint_of,
     input_differences,
     is_unaltered,
     may_be_reused,
     some,
 )
-from prefect_parallel_run.runs.create import complete_plan, describe, discard, name_prefix, new_run, plan_whole, planned_run
-from prefect_parallel_run.runs.fingerprint import fingerprint_of
 from prefect_parallel_run.runs.integrity import check, check_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import pull_runs

@@ -71,7 +71,6 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "fingerprint",
         "integrity",
         "create",
-        "comparison",
         "resolve",
     ],
     "planning": ["plan", "planner", "inputs"],
