@@ -70,7 +70,6 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "spec",
         "fingerprint",
         "integrity",
-        "create",
         "resolve",
     ],
     "planning": ["plan", "planner", "inputs"],
