@@ -31,8 +31,7 @@ from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.runs.source_files import SourceTree
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.listing import Listing
-from prefect_parallel_run.storage.objects import file_sha256, size_and_version, size_of
-from prefect_parallel_run.storage.remote_listing import find_object
+from prefect_parallel_run.storage.objects import file_sha256, find_object, size_and_version, size_of
 
 _RESULT_FIELDS = (
     "entry_script",
