@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_v
 from prefect_parallel_run._units import is_number, shown
 from prefect_parallel_run.child.rows import ROW_FORMATS, FormatName, row_format
 from prefect_parallel_run.config.base import FormModel
-from prefect_parallel_run.config.csv_options import csv_options
 from prefect_parallel_run.config.validation import (
     FILE_NAME,
     LONGEST_FILE_NAME,
@@ -21,6 +20,7 @@ from prefect_parallel_run.config.validation import (
     accept,
     at_least,
     cluster,
+    csv_options,
     either,
     file_name,
     find_script,

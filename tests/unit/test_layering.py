@@ -51,7 +51,6 @@ INSIDE = {  #: the same within rooms that hold one thing after another
     "config": [
         "validation",
         "base",
-        "csv_options",
         "where",
         "yaml_reader",
         "yaml_file",
