@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.models import Tally
+from prefect_parallel_run.models import FailureLimits, Tally
 from prefect_parallel_run.monitoring.progress import Forecast, ProgressSnapshot
 from prefect_parallel_run.runs.executions import effective_config, recorded_executions
 from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _RATE_WINDOW = 60.0  #: s over which the rate is measured

@@ -143,7 +143,7 @@ class _FdCapture:
 
 
 def console_of(stream: TextIO) -> Console:
-    """Return a console for *stream*: colours only at a terminal without ``NO_COLOR``, no wrapping anywhere else."""
+    """Return a console for *stream*: colors only at a terminal without ``NO_COLOR``, no wrapping anywhere else."""
     is_terminal = can_redraw(stream)
     console = Console(
         file=stream,

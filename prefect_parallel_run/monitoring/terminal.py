@@ -96,7 +96,7 @@ class _Part(NamedTuple):
 
 
 def progress_line(name: str, snapshot: ProgressSnapshot, width: int, *, ascii_only: bool = False) -> Text:
-    """Return the line, at most *width* columns wide; it reads the same without colours.
+    """Return the line, at most *width* columns wide; it reads the same without colors.
 
     Args:
         name: Name of the step.

@@ -24,7 +24,7 @@ class StandbyChild:
     are ignored: the slot that needs a child then starts one, and reports its failure.
 
     Without *factory* there is never a standby child: the children differ, each has its own GPU. One whose import has
-    initialised its GPU would be useless to most slots, and hold memory of that GPU.
+    initialized its GPU would be useless to most slots, and hold memory of that GPU.
     """
 
     def __init__(self, factory: ChildFactory | None, need: StandbyNeed) -> None:

@@ -7,13 +7,12 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from prefect_parallel_run._units import count, format_size
-from prefect_parallel_run.models import Tally
+from prefect_parallel_run.models import FailureLimits, Tally
 from prefect_parallel_run.monitoring.report.bars import stacked_bar
 from prefect_parallel_run.monitoring.report.charts import legend, percent
 from prefect_parallel_run.monitoring.report.data import ReportData
 from prefect_parallel_run.monitoring.report.format import STATUS, duration, moment, rate
 from prefect_parallel_run.monitoring.report.html import Html, el, join
-from prefect_parallel_run.runs.limits import FailureLimits
 
 _PARTS = (("ok", "succeeded"), ("bad", "failed"), ("waiting", "awaiting retry"), ("rest", "not reached"))
 
