@@ -12,8 +12,7 @@ from prefect_parallel_run._units import count, format_size
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.models import Outcome
 from prefect_parallel_run.monitoring.report.attempts import Attempts, Column, columns, quantile
-from prefect_parallel_run.monitoring.report.bars import distribution
-from prefect_parallel_run.monitoring.report.charts import legend
+from prefect_parallel_run.monitoring.report.charts import distribution, legend
 from prefect_parallel_run.monitoring.report.data import ReportData, SlowAttempt
 from prefect_parallel_run.monitoring.report.format import duration, moment, outcome, tick
 from prefect_parallel_run.monitoring.report.html import Html, el, join

@@ -16,8 +16,8 @@ from prefect_parallel_run.monitoring.report.details import configuration, durati
 from prefect_parallel_run.monitoring.report.failures import failures
 from prefect_parallel_run.monitoring.report.format import STATUS, moment
 from prefect_parallel_run.monitoring.report.html import Html, el, embedded, join
-from prefect_parallel_run.monitoring.report.over_time import over_time
 from prefect_parallel_run.monitoring.report.summary import counts, head, limits_section, result_line
+from prefect_parallel_run.monitoring.report.timeline import over_time
 
 
 def page(report: ReportData, now: float) -> str:

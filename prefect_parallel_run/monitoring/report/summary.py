@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from prefect_parallel_run._units import count, format_size
 from prefect_parallel_run.models import Tally
-from prefect_parallel_run.monitoring.report.bars import stacked_bar
-from prefect_parallel_run.monitoring.report.charts import legend, percent
+from prefect_parallel_run.monitoring.report.charts import legend, percent, stacked_bar
 from prefect_parallel_run.monitoring.report.data import ReportData
 from prefect_parallel_run.monitoring.report.format import STATUS, duration, moment, rate
 from prefect_parallel_run.monitoring.report.html import Html, el, join

@@ -14,12 +14,10 @@ from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.report.attempts import MAX_SEGMENTS, columns, quantile
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, spread
-from prefect_parallel_run.monitoring.report.data import collect
+from prefect_parallel_run.monitoring.report.data import collect, location_lines
 from prefect_parallel_run.monitoring.report.lanes import ProcessWork, assign_lanes
-from prefect_parallel_run.monitoring.report.locations import location_lines
+from prefect_parallel_run.monitoring.report.log_readers import Process, read_processes, read_progress, read_resources
 from prefect_parallel_run.monitoring.report.page import page
-from prefect_parallel_run.monitoring.report.processes import Process, read_processes
-from prefect_parallel_run.monitoring.report.samples import read_progress, read_resources
 from prefect_parallel_run.monitoring.report.summary import limits
 from prefect_parallel_run.runs.executions import record_end, record_start, recorded_executions
 from prefect_parallel_run.runs.failures import causes

@@ -11,8 +11,8 @@ import pytest
 from prefect_parallel_run.cli import main
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.monitoring.report.data import collect
-from prefect_parallel_run.monitoring.report.over_time import over_time
 from prefect_parallel_run.monitoring.report.page import _text, page
+from prefect_parallel_run.monitoring.report.timeline import over_time
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
