@@ -266,11 +266,11 @@ def columns_over_time(good: Floats, bad: Floats, width: int, most: float) -> lis
 
 def stacked_bar(parts: Sequence[tuple[str, int]], label: str) -> Html:
     """Return a horizontal bar with a share for each part; a part is a CSS class and a number."""
-    total = sum(size for _, size in parts)
+    total = sum(number for _, number in parts)
     shapes, position = [], 0.0
-    for kind, size in parts:
-        share = size / total if total else 0.0
-        if size:
+    for kind, number in parts:
+        share = number / total if total else 0.0
+        if number:
             width = max(share, 0.004)  # one failure among a million stays visible
             shapes.append(el("rect", x=percent(min(position, 1 - width)), width=percent(width), height="100%", class_=kind))
         position += share
@@ -295,10 +295,8 @@ def distribution(
         scale = (height - roof) / most
         for value, floor, kind in ((good, 0, "ok column"), (bad, good, "bad column")):
             if value:
-                size = max(value * scale, 1.5)
-                shapes.append(
-                    el("rect", **position, y=f"{height - floor * scale - size:.2f}", height=f"{size:.2f}", class_=kind)
-                )
+                top = max(value * scale, 1.5)
+                shapes.append(el("rect", **position, y=f"{height - floor * scale - top:.2f}", height=f"{top:.2f}", class_=kind))
     for number, (share, label) in enumerate(marks):
         anchor = "end" if share > 0.7 else "start"
         at, y = percent(share), 10 + 11 * (number % 3)
