@@ -131,6 +131,11 @@ class Curve:
     mean: Floats
     high: Floats
 
+    @property
+    def is_band(self) -> bool:
+        """Return whether the nodes differ."""
+        return bool(np.nanmax(self.high - self.low) > 0)
+
 
 class Peak(NamedTuple):
     """The peak values of one node."""

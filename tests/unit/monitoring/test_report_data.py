@@ -17,8 +17,7 @@ from prefect_parallel_run.monitoring.report.axis import BINS, Axis, spread
 from prefect_parallel_run.monitoring.report.data import collect, location_lines
 from prefect_parallel_run.monitoring.report.lanes import ProcessWork, assign_lanes
 from prefect_parallel_run.monitoring.report.log_readers import Process, read_processes, read_progress, read_resources
-from prefect_parallel_run.monitoring.report.page import page
-from prefect_parallel_run.monitoring.report.summary import limits
+from prefect_parallel_run.monitoring.report.page import limits, page
 from prefect_parallel_run.runs.executions import record_end, record_start, recorded_executions
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
