@@ -19,13 +19,17 @@ from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.models import Outcome
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, Floats
 
-_NAME = re.compile(r"(?:r(\d+)\.)?(.+)\.processes\.jsonl")
 _MAX_PROCESSES = 50_000  #: to read: a script that crashes in every mini-batch starts one for each
 KILLS = (Outcome.TIMED_OUT, Outcome.OUT_OF_MEMORY, Outcome.DIED, "start_failed")  #: reasons of unexpected ends
-_RESOURCES = re.compile(r"(?:r(\d+)\.)?(.+)\.resources\.csv")
-_PROGRESS = re.compile(r"(?:r(\d+)\.)?progress\.csv")
 _FIELDS = ("time", "cpu_percent", "memory_used", "memory_total", "processes", "processes_memory", "disk_free")
 _MAX_FILES = 300  #: resource files to read
+
+
+class ProcessEnd(NamedTuple):
+    """The end of a process."""
+
+    at: float  #: Unix time, s
+    reason: str
 
 
 @dataclass(slots=True)
@@ -34,31 +38,21 @@ class Process:
 
     execution: int
     node: str
-    name: str
     pid: int
     started: float
     slot: int | None = None
-    is_standby: bool = False  #: started in advance; got its slot later
+    setup_began: float | None = None  #: a standby child imports the script while it has no slot: then the start of init()
     ready: float | None = None
-    import_seconds: float = 0.0
-    init_seconds: float = 0.0
-    ended: float | None = None
-    reason: str = ""
-    exit: int | None = None
+    end: ProcessEnd | None = None
 
 
 def read_processes(logs: Path, check_cancelled: CheckCancelled) -> tuple[list[Process], bool]:
     """Return the processes of a run, and whether the list is complete."""
     processes: list[Process] = []
     is_complete = True
-    if not logs.is_dir():
-        return processes, True
-    for path in sorted(logs.iterdir()):
-        match = _NAME.fullmatch(path.name)
-        if match is None:
-            continue
+    for path, execution, node in _files(logs, "processes.jsonl"):
         check_cancelled()
-        for process in _processes(path, int(match[1] or 1), match[2]):
+        for process in _processes(path, execution, node):
             if process is None:
                 is_complete = False
             elif len(processes) >= _MAX_PROCESSES:
@@ -68,19 +62,37 @@ def read_processes(logs: Path, check_cancelled: CheckCancelled) -> tuple[list[Pr
     return processes, is_complete
 
 
+def _files(logs: Path, kind: str) -> Iterator[tuple[Path, int, str]]:
+    """Yield the files of one kind, with the number of the execution and the node."""
+    name = re.compile(rf"(?:r(\d+)\.)?(?:(.+)\.)?{re.escape(kind)}")
+    for path in sorted(logs.iterdir()) if logs.is_dir() else []:
+        if match := name.fullmatch(path.name):
+            yield path, int(match[1] or 1), match[2] or ""
+
+
 def _processes(path: Path, execution: int, node: str) -> Iterator[Process | None]:
     """Yield the processes of one file, each when its record is complete; None where the node left some out."""
     alive: dict[str, Process] = {}
     for event in _events(path):
-        if event.get("event") == "left_out":
-            yield None
-            continue
         try:
-            ended = _apply(alive, execution, node, event)
+            name, kind, at = str(event.get("process")), event["event"], float(event["at"])
+            slot = None if event.get("slot") is None else int(event["slot"])
+            if kind == "left_out":
+                yield None
+            elif kind == "started":
+                began = None if slot is None else at
+                alive[name] = Process(execution, node, int(event["pid"]), at, slot, began)
+            elif (process := alive.get(name)) is not None:
+                process.slot = process.slot if slot is None else slot
+                if kind == "ready":
+                    process.ready = at
+                    if process.setup_began is None:
+                        process.setup_began = at - float(event.get("init_seconds") or 0.0)
+                elif kind == "ended":
+                    process.end = ProcessEnd(at, str(event.get("reason", "")))
+                    yield alive.pop(name)
         except (KeyError, TypeError, ValueError):  # written by another version
             continue
-        if ended is not None:
-            yield ended
     yield from alive.values()
 
 
@@ -93,34 +105,6 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(event, dict):
                 yield event
-
-
-def _apply(alive: dict[str, Process], execution: int, node: str, event: dict[str, Any]) -> Process | None:
-    """Apply an event to its process; return the process if it ended."""
-    kind, name, at = event["event"], str(event["process"]), float(event["at"])
-    if kind == "started":
-        alive[name] = Process(execution, node, name, int(event["pid"]), at, _slot(event), is_standby=_slot(event) is None)
-        return None
-    process = alive.get(name)
-    if process is None:
-        return None
-    slot = _slot(event)
-    process.slot = process.slot if slot is None else slot
-    if kind == "ready":
-        process.ready = at
-        process.import_seconds = float(event.get("import_seconds") or 0.0)
-        process.init_seconds = float(event.get("init_seconds") or 0.0)
-    elif kind == "ended":
-        exit_status = event.get("exit")
-        process.ended, process.reason = at, str(event.get("reason", ""))
-        process.exit = None if exit_status is None else int(exit_status)
-        return alive.pop(name)
-    return None
-
-
-def _slot(event: dict[str, Any]) -> int | None:
-    slot = event.get("slot")
-    return None if slot is None else int(slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +154,10 @@ class Progress(NamedTuple):
 
 def read_resources(logs: Path, axis: Axis, check_cancelled: CheckCancelled) -> Resources | None:
     """Return the resource use of the nodes; None without measurements."""
-    files = [(path, match[2]) for path in _sorted(logs) if (match := _RESOURCES.fullmatch(path.name))]
+    files = list(_files(logs, "resources.csv"))
     totals = [_Band() for _ in range(3)]
     peaks: dict[str, Peak] = {}
-    for path, node in files[:_MAX_FILES]:
+    for path, _, node in files[:_MAX_FILES]:
         check_cancelled()
         table = np.asarray(list(_numbers(path, _FIELDS)), dtype=np.float64).reshape(-1, len(_FIELDS))
         if not len(table):
@@ -187,21 +171,20 @@ def read_resources(logs: Path, axis: Axis, check_cancelled: CheckCancelled) -> R
         return None
     cpu, memory, processes = (band.curve() for band in totals)
     order = sorted(peaks.values(), key=lambda peak: -peak.memory_used / max(peak.memory_total, 1))
-    return Resources(cpu, memory, processes, order, len({node for _, node in files}))
+    return Resources(cpu, memory, processes, order, len({node for _, _, node in files}))
 
 
 def read_progress(logs: Path) -> dict[int, list[Progress]]:
     """Return the lines of the progress file of each execution."""
+    fields = ("time", "planned", "finished", "remaining_seconds")
     progress = {}
-    for path in _sorted(logs):
-        if match := _PROGRESS.fullmatch(path.name):
-            fields = ("time", "planned", "finished", "remaining_seconds")
-            lines = [
-                Progress(time, int(planned), int(finished), None if remaining != remaining else remaining)  # noqa: PLR0124  NaN
-                for time, planned, finished, remaining in _numbers(path, fields)
-            ]
-            if lines:
-                progress[int(match[1] or 1)] = lines
+    for path, execution, _ in _files(logs, "progress.csv"):
+        lines = [
+            Progress(time, int(planned), int(finished), None if np.isnan(remaining) else remaining)
+            for time, planned, finished, remaining in _numbers(path, fields)
+        ]
+        if lines:
+            progress[execution] = lines
     return progress
 
 
@@ -238,10 +221,6 @@ def _merge(first: Peak | None, second: Peak) -> Peak:
         return second
     used, total, processes, cpu = map(max, first[1:5], second[1:5])
     return Peak(first.node, used, total, processes, cpu, min(first.disk_free, second.disk_free))
-
-
-def _sorted(logs: Path) -> list[Path]:
-    return sorted(logs.iterdir()) if logs.is_dir() else []
 
 
 def _numbers(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[float, ...]]:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from prefect_parallel_run._units import MINI_BATCHES, count, format_size
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.models import Outcome
 from prefect_parallel_run.monitoring.logs import escape_control_chars
-from prefect_parallel_run.monitoring.report.attempts import Attempts, Column, columns, quantile
+from prefect_parallel_run.monitoring.report.attempts import Column, Durations, columns
 from prefect_parallel_run.monitoring.report.charts import distribution, percent, stacked_bar
 from prefect_parallel_run.monitoring.report.data import ReportData
 from prefect_parallel_run.monitoring.report.format import STATUS, duration, moment, outcome, rate, share_label, tick
@@ -61,6 +62,7 @@ def page(report: ReportData, now: float) -> str:
             **_results(report),
             **_durations(report),
             **_configuration(report),
+            causes=report.failures.causes,
             failed=_failed(report),
             peaks=None if report.resources is None else _peaks(report.resources),
             executions=_executions(report),
@@ -120,19 +122,19 @@ class Figure(NamedTuple):
 
 
 def _head(report: ReportData) -> dict[str, Any]:
-    symbol, label = STATUS.get(report.status, ("?", report.status))
-    kind = report.status if report.status in STATUS else "planned"
+    symbol, label = STATUS.get(report.run.status, ("?", report.run.status))
+    kind = report.run.status if report.run.status in STATUS else "planned"
     failed = report.tally.failed_items
-    tolerated = f"{count(failed, 'item')} failed, as the limits allow." if failed and report.status == "succeeded" else ""
-    locations = [("run directory", report.directory)]
-    if report.receipt is not None and report.receipt.get("output_file"):
-        locations.insert(0, ("result", report.receipt["output_file"]))
-    elif report.description.get("output"):
-        locations.insert(0, ("output", report.description["output"]))
+    tolerated = f"{count(failed, 'item')} failed, as the limits allow." if failed and report.run.status == "succeeded" else ""
+    locations = [("run directory", os.fspath(report.run.directory.path))]
+    if report.run.receipt is not None and report.run.receipt.get("output_file"):
+        locations.insert(0, ("result", report.run.receipt["output_file"]))
+    elif report.run.description.get("output"):
+        locations.insert(0, ("output", report.run.description["output"]))
     return {
-        "step": report.description.get("step", report.run_id),
-        "status": {"symbol": symbol, "label": label, "kind": kind, "note": report.reason or tolerated},
-        "description": report.description.get("config", {}).get("description"),
+        "step": report.run.description.get("step", report.run.directory.run_id),
+        "status": {"symbol": symbol, "label": label, "kind": kind, "note": report.run.reason or tolerated},
+        "description": report.run.first_config.get("description"),
         "key_figures": list(_key_figures(report)),
         "locations": locations,
     }
@@ -144,7 +146,7 @@ def _key_figures(report: ReportData) -> Iterator[Figure]:
         yield Figure("duration", duration(seconds), _phases(report))
     yield Figure("mini-batches", count(tally.finished), f"of {count(tally.planned)} finished")
     yield Figure("items", count(tally.succeeded_items), f"of {count(tally.items)} succeeded")
-    yield Figure("rows", count(tally.rows), _result_size(report.receipt))
+    yield Figure("rows", count(tally.rows), _result_size(report.run.receipt))
     if report.timeline is not None and seconds:
         lanes, busy = report.timeline.lanes, float(report.timeline.attempts.busy.sum())
         share = 100 * busy / (report.timeline.axis.seconds * lanes.total)
@@ -154,23 +156,23 @@ def _key_figures(report: ReportData) -> Iterator[Figure]:
         where = f"on {count(lanes.nodes, 'node')}; {share:.0f} % of their time in run()"
         yield Figure("ran on", count(lanes.total, "slot"), where)
     if report.began is not None:
-        last = "" if report.ended is None or report.status == "running" else f"to {moment(report.ended)}"
+        last = "" if report.ended is None or report.run.status == "running" else f"to {moment(report.ended)}"
         yield Figure("time", moment(report.began), last)
-    if report.execution_count > 1:
-        yield Figure("executions", count(report.execution_count), "resumed from the ledger")
+    if report.history.count > 1:
+        yield Figure("executions", count(report.history.count), "resumed from the ledger")
 
 
 def _execution_seconds(report: ReportData) -> float | None:
     """Return the duration of all executions, without the pauses between them."""
-    seconds = [record.ended - record.began for record in report.executions if record.ended]
-    if seconds and len(seconds) == len(report.executions) == report.execution_count:
+    seconds = [record.ended - record.began for record in report.history.executions if record.ended]
+    if seconds and len(seconds) == len(report.history.executions) == report.history.count:
         return sum(seconds)
     return report.timeline.axis.seconds if report.timeline is not None else None
 
 
 def _phases(report: ReportData) -> str:
     """Return the time before the first and after the last mini-batch of a run with one execution."""
-    if report.timeline is None or len(report.executions) != 1 or report.executions[0].ended is None:
+    if report.timeline is None or len(report.history.executions) != 1 or report.history.executions[0].ended is None:
         return ""
     segments = report.timeline.attempts.segments
     if not segments:
@@ -231,8 +233,8 @@ class Limit(NamedTuple):
 
 def limits(report: ReportData) -> list[Limit]:
     """Return the limits in force at the end, in field order."""
-    tally, first = report.tally, report.description.get("config", {})
-    current, initial = (asdict(FailureLimits.of(config)) for config in (report.config, first))
+    tally, first = report.tally, report.run.first_config
+    current, initial = (asdict(FailureLimits.of(config)) for config in (report.history.config, first))
 
     def limit(name: str, actual: float) -> Limit:
         now, then = current[name], initial[name]
@@ -281,10 +283,10 @@ def _shortened(text: str, max_length: int) -> str:
 
 
 def _failed(report: ReportData) -> Table | None:
-    if not report.failed:
+    if not report.failures.mini_batches:
         return None
     total, rows = report.tally.failed, []
-    for failed, inputs in report.failed:
+    for failed, inputs in report.failures.mini_batches:
         if failed.state == "succeeded":
             reason = f"returned {failed.items - failed.failed} rows for {failed.items} items"
         else:
@@ -312,8 +314,8 @@ def _peaks(resources: Resources) -> Table:
 def _durations(report: ReportData) -> dict[str, Any]:
     if report.timeline is None or not report.timeline.attempts.dated:
         return {"durations": None}
-    attempts = report.timeline.attempts
-    histogram, marks = columns(attempts.durations), _quantiles(attempts)
+    durations = report.timeline.attempts.durations
+    histogram, marks = columns(durations.counts), _quantiles(durations)
     chart = distribution(
         [(column.succeeded, column.failed) for column in histogram],
         [(_position(histogram, seconds), f"{name} {duration(seconds)}") for name, seconds in marks[1:4]],
@@ -324,12 +326,11 @@ def _durations(report: ReportData) -> dict[str, Any]:
     return {"durations": chart, "quantiles": figures, "slowest": _slowest(report)}
 
 
-def _quantiles(attempts: Attempts) -> list[tuple[str, float]]:
-    good = attempts.durations[0]
-    if not good.any():
+def _quantiles(durations: Durations) -> list[tuple[str, float]]:
+    if not durations.counts[0].any():
         return []
-    between = [(name, min(max(quantile(good, share), attempts.shortest), attempts.longest)) for name, share in _QUANTILES]
-    return [("shortest", attempts.shortest), *between, ("longest", attempts.longest)]
+    between = [(name, durations.quantile(share)) for name, share in _QUANTILES]
+    return [("shortest", durations.shortest), *between, ("longest", durations.longest)]
 
 
 def _position(histogram: list[Column], seconds: float) -> float:
@@ -361,7 +362,7 @@ def _slowest(report: ReportData) -> Table | None:
 
 
 def _configuration(report: ReportData) -> dict[str, Any]:
-    description = report.description
+    description = report.run.description
     inputs = [
         {
             "name": dataset.get("name") or "unnamed",
@@ -377,7 +378,7 @@ def _configuration(report: ReportData) -> dict[str, Any]:
         "inputs": inputs,
         "side_inputs": description.get("side_inputs", {}).items(),
         "arguments": shlex.join(description.get("arguments", [])),
-        "settings": list(_settings(report.config, description.get("config", {}))),
+        "settings": list(_settings(report.history.config, report.run.first_config)),
         "variables": ", ".join(description.get("environment_variables", [])),
     }
 
@@ -398,7 +399,7 @@ def _plain(value: Any) -> str:
 
 
 def _versions(report: ReportData) -> list[tuple[str, str]]:
-    records = [record.versions for record in report.executions]
+    records = [record.versions for record in report.history.executions]
     names = sorted({name for record in records for name in record}, key=lambda name: (name != "python", name))
     return [(name, _changes([record.get(name, "-") for record in records])) for name in names]
 
@@ -414,7 +415,7 @@ def _changes(values: list[str]) -> str:
 
 def _executions(report: ReportData) -> Table | None:
     rows = []
-    for record in report.executions:
+    for record in report.history.executions:
         status = record.status or "ended without a record"
         reason = f": {record.reason[:300]}" if record.reason else ""
         seconds = duration(record.ended - record.began) if record.ended else ""
@@ -426,11 +427,11 @@ def _executions(report: ReportData) -> Table | None:
 def _commands(report: ReportData) -> Table | None:
     """Return the control commands of the run; the timeline has the numbers of the applied ones."""
     rows = []
-    for number, command in list(enumerate(report.commands, 1))[-_MAX_COMMANDS:]:
+    for number, command in list(enumerate(report.history.commands, 1))[-_MAX_COMMANDS:]:
         answer = command.answer if command.applied_at is not None else f"refused: {command.answer}"
         at = moment(command.at) if command.at is not None else ""
         rows.append((number, at, command.by or "", [describe_command(command.what)], answer))
-    more = len(report.commands) - len(rows)
+    more = len(report.history.commands) - len(rows)
     caption = "Control commands" + (f"; the first {more:,} are in the ledger's table controls" if more else "")
     heads = ("number", "time", "sent by", "command", "result")
     return Table(caption, heads, rows, heads[:1]) if rows else None

@@ -142,8 +142,8 @@ def _lane_figures(data: Timeline) -> dict[str, Any]:
 
 def _individual(data: Timeline, lane: int, segments: list[Segment]) -> list[Markup]:
     """Return a lane with one shape per attempt: failed attempts are hatched, retries have a cap."""
-    shapes = [_rectangle(data, span, "idle", 6, 8) for span in data.lifetimes if span.lane == lane]
-    shapes += [_rectangle(data, span, "start", 4, 12) for span in data.starts if span.lane == lane]
+    shapes = [_rectangle(data, span, "idle", 6, 8) for span in data.processes.lifetimes if span.lane == lane]
+    shapes += [_rectangle(data, span, "start", 4, 12) for span in data.processes.starts if span.lane == lane]
     for segment in segments:
         kind = "ok" if segment.outcome == Outcome.SUCCEEDED else "bad"
         span = ProcessSpan(lane, segment.begins, segment.begins + segment.seconds)
@@ -164,8 +164,8 @@ def _aggregated(data: Timeline, lane: int) -> list[Markup]:
     """Return a lane with the shares of busy, starting and idle time, bottom up; failures hang from above."""
     attempts = data.attempts
     busy = attempts.busy[lane]
-    starting = busy + data.starting[lane]
-    idle = np.maximum(data.alive[lane] + data.starting[lane], starting)
+    starting = busy + data.processes.starting[lane]
+    idle = np.maximum(data.processes.ready[lane] + data.processes.starting[lane], starting)
     paths = [
         element("path", d=steps(_shares(data, seconds, lane, _HEIGHT).tolist(), _HEIGHT), class_=kind)
         for seconds, kind in ((idle, "idle"), (starting, "start-area"), (busy, "ok"))
@@ -226,7 +226,7 @@ def _legend(data: Timeline) -> list[tuple[str, str]]:
         entries = [("ok", "succeeded"), ("bad", "failed"), ("again", "later attempt")]
     else:
         entries = [("ok", "share of time busy"), ("hanging", "failed attempts, from above")]
-    if data.processes:
+    if data.processes.count:
         entries += [("start" if data.attempts.segments is not None else "start-area", "import and init()"), ("idle", "idle")]
     if data.commands:
         entries.append(("ordered-key", "control command, numbered as in the table below"))
@@ -253,9 +253,9 @@ def _describe(data: Timeline) -> str:
     text = f"{where}, {kind}; {drawn}."
     if attempts.undated:
         text += f" {count(attempts.undated, 'attempt')} without a known time are not shown."
-    if not data.processes:
+    if not data.processes.count:
         text += " Process logs are missing: idle time and starts are unknown."
-    elif not data.has_all_processes:
+    elif not data.processes.is_complete:
         text += " There were too many processes to record them all: some idle time and starts are missing."
     return text
 
@@ -319,7 +319,7 @@ def _eta(report: ReportData, axis: Axis) -> Track | None:
     scale = Scale(1.1 * max(min(most_of(forecast), 3 * actual if actual else np.inf), actual or 0.0, 0.1), "seconds")
     clipped = np.minimum(forecast, scale.most)
     shapes = curve_shapes(axis, Curve(clipped, clipped, clipped), scale.most)
-    title = "Forecast of the duration of the last execution" if report.execution_count > 1 else "Forecast of the duration"
+    title = "Forecast of the duration of the last execution" if report.history.count > 1 else "Forecast of the duration"
     if actual:
         title += f"; dashed: the actual duration, {duration(actual)}"
         shapes.append(scale.level(actual))
