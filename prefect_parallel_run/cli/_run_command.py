@@ -15,7 +15,7 @@ from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.cli._command import RUN_DIR, Command
 from prefect_parallel_run.cli._output import emit_raw, notify
 from prefect_parallel_run.config.model import ParallelRunConfig
-from prefect_parallel_run.monitoring.status_line import console_of
+from prefect_parallel_run.monitoring.terminal import console_of
 from prefect_parallel_run.runs.mirror import pull, run_names
 from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error, runs_below
 from prefect_parallel_run.storage.paths import RUNS_FOLDER

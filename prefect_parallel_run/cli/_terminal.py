@@ -17,9 +17,8 @@ from prefect_parallel_run.errors import (
     ParallelRunError,
     RowsDifferError,
 )
-from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw
-from prefect_parallel_run.monitoring.status_text import next_after_limit
-from prefect_parallel_run.monitoring.terminal import RunView, use_view
+from prefect_parallel_run.monitoring.status import next_after_limit
+from prefect_parallel_run.monitoring.terminal import RunView, StatusLine, can_redraw, use_view
 
 Suggestion = tuple[str, str]  #: a command line, and its effect
 

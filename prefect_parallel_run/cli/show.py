@@ -16,9 +16,8 @@ from prefect_parallel_run.cli._command import Exit
 from prefect_parallel_run.cli._output import emit, emit_json
 from prefect_parallel_run.cli._run_command import RunCommand, open_run, open_run_directory
 from prefect_parallel_run.monitoring.progress import LogThrottle
-from prefect_parallel_run.monitoring.status import RunStatus, as_plain, look
-from prefect_parallel_run.monitoring.status_line import can_redraw, console_of, fit_to_terminal
-from prefect_parallel_run.monitoring.status_text import status_lines, status_summary
+from prefect_parallel_run.monitoring.status import RunStatus, as_plain, look, status_lines, status_summary
+from prefect_parallel_run.monitoring.terminal import can_redraw, console_of, fit_to_terminal
 from prefect_parallel_run.runs.mirror import active_owner
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 

@@ -3,8 +3,7 @@
 import pytest
 
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.monitoring.status import as_plain, look
-from prefect_parallel_run.monitoring.status_text import status_lines, status_summary
+from prefect_parallel_run.monitoring.status import as_plain, look, status_lines, status_summary
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 

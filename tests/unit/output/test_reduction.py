@@ -11,8 +11,7 @@ from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.execution.runner import _record_end
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.monitoring.status import look
-from prefect_parallel_run.monitoring.status_text import status_lines
+from prefect_parallel_run.monitoring.status import look, status_lines
 from prefect_parallel_run.output.columns import ColumnChecker
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.inputs import normalise_inputs
