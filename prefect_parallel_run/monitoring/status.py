@@ -64,7 +64,7 @@ class RunStatus:
     causes: tuple[FailureCause, ...]  #: the most frequent
 
 
-def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None = None) -> RunStatus:
+def read_status(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None = None) -> RunStatus:
     """Return the status of the run in *directory*.
 
     Args:
