@@ -90,6 +90,7 @@ HEAVY = {
     },
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch", "node.rpc"},
+    "jinja2": {"monitoring.report.page"},
 }
 STANDARD_LIBRARY_PLUS = {"numpy", "pandas", "pyarrow", "fsspec"}  # inside functions: for tables, and for stores
 

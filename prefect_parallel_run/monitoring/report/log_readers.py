@@ -1,23 +1,110 @@
-"""Reads the measurements of a run: logs/*.resources.csv of the nodes, logs/*progress.csv of the flow process."""
+"""Reads what a run left in its folder of logs; missing files and unreadable lines are skipped.
+
+``*.processes.jsonl`` and ``*.resources.csv`` come from the nodes, ``*progress.csv`` from the flow process.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from prefect_parallel_run._threads import CheckCancelled
+from prefect_parallel_run.models import Outcome
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, Floats
 
-_RESOURCES = re.compile(r"(?:r(\d+)\.)?(.+)\.resources\.csv")
-_PROGRESS = re.compile(r"(?:r(\d+)\.)?progress\.csv")
+_MAX_PROCESSES = 50_000  #: to read: a script that crashes in every mini-batch starts one for each
+KILLS = (Outcome.TIMED_OUT, Outcome.OUT_OF_MEMORY, Outcome.DIED, "start_failed")  #: reasons of unexpected ends
 _FIELDS = ("time", "cpu_percent", "memory_used", "memory_total", "processes", "processes_memory", "disk_free")
 _MAX_FILES = 300  #: resource files to read
+
+
+class ProcessEnd(NamedTuple):
+    """The end of a process."""
+
+    at: float  #: Unix time, s
+    reason: str
+
+
+@dataclass(slots=True)
+class Process:
+    """The lifetime of one process; times are Unix times in s, None if unknown."""
+
+    execution: int
+    node: str
+    pid: int
+    started: float
+    slot: int | None = None
+    setup_began: float | None = None  #: a standby child imports the script while it has no slot: then the start of init()
+    ready: float | None = None
+    end: ProcessEnd | None = None
+
+
+def read_processes(logs: Path, check_cancelled: CheckCancelled) -> tuple[list[Process], bool]:
+    """Return the processes of a run, and whether the list is complete."""
+    processes: list[Process] = []
+    is_complete = True
+    for path, execution, node in _files(logs, "processes.jsonl"):
+        check_cancelled()
+        for process in _processes(path, execution, node):
+            if process is None:
+                is_complete = False
+            elif len(processes) >= _MAX_PROCESSES:
+                return processes, False
+            else:
+                processes.append(process)
+    return processes, is_complete
+
+
+def _files(logs: Path, kind: str) -> Iterator[tuple[Path, int, str]]:
+    """Yield the files of one kind, with the number of the execution and the node."""
+    name = re.compile(rf"(?:r(\d+)\.)?(?:(.+)\.)?{re.escape(kind)}")
+    for path in sorted(logs.iterdir()) if logs.is_dir() else []:
+        if match := name.fullmatch(path.name):
+            yield path, int(match[1] or 1), match[2] or ""
+
+
+def _processes(path: Path, execution: int, node: str) -> Iterator[Process | None]:
+    """Yield the processes of one file, each when its record is complete; None where the node left some out."""
+    alive: dict[str, Process] = {}
+    for event in _events(path):
+        try:
+            name, kind, at = str(event.get("process")), event["event"], float(event["at"])
+            slot = None if event.get("slot") is None else int(event["slot"])
+            if kind == "left_out":
+                yield None
+            elif kind == "started":
+                began = None if slot is None else at
+                alive[name] = Process(execution, node, int(event["pid"]), at, slot, began)
+            elif (process := alive.get(name)) is not None:
+                process.slot = process.slot if slot is None else slot
+                if kind == "ready":
+                    process.ready = at
+                    if process.setup_began is None:
+                        process.setup_began = at - float(event.get("init_seconds") or 0.0)
+                elif kind == "ended":
+                    process.end = ProcessEnd(at, str(event.get("reason", "")))
+                    yield alive.pop(name)
+        except (KeyError, TypeError, ValueError):  # written by another version
+            continue
+    yield from alive.values()
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except ValueError:  # the node was lost while it wrote the line
+                continue
+            if isinstance(event, dict):
+                yield event
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +114,11 @@ class Curve:
     low: Floats
     mean: Floats
     high: Floats
+
+    @property
+    def is_band(self) -> bool:
+        """Return whether the nodes differ."""
+        return bool(np.nanmax(self.high - self.low) > 0)
 
 
 class Peak(NamedTuple):
@@ -62,10 +154,10 @@ class Progress(NamedTuple):
 
 def read_resources(logs: Path, axis: Axis, check_cancelled: CheckCancelled) -> Resources | None:
     """Return the resource use of the nodes; None without measurements."""
-    files = [(path, match[2]) for path in _sorted(logs) if (match := _RESOURCES.fullmatch(path.name))]
+    files = list(_files(logs, "resources.csv"))
     totals = [_Band() for _ in range(3)]
     peaks: dict[str, Peak] = {}
-    for path, node in files[:_MAX_FILES]:
+    for path, _, node in files[:_MAX_FILES]:
         check_cancelled()
         table = np.asarray(list(_numbers(path, _FIELDS)), dtype=np.float64).reshape(-1, len(_FIELDS))
         if not len(table):
@@ -79,21 +171,20 @@ def read_resources(logs: Path, axis: Axis, check_cancelled: CheckCancelled) -> R
         return None
     cpu, memory, processes = (band.curve() for band in totals)
     order = sorted(peaks.values(), key=lambda peak: -peak.memory_used / max(peak.memory_total, 1))
-    return Resources(cpu, memory, processes, order, len({node for _, node in files}))
+    return Resources(cpu, memory, processes, order, len({node for _, _, node in files}))
 
 
 def read_progress(logs: Path) -> dict[int, list[Progress]]:
     """Return the lines of the progress file of each execution."""
+    fields = ("time", "planned", "finished", "remaining_seconds")
     progress = {}
-    for path in _sorted(logs):
-        if match := _PROGRESS.fullmatch(path.name):
-            fields = ("time", "planned", "finished", "remaining_seconds")
-            lines = [
-                Progress(time, int(planned), int(finished), None if remaining != remaining else remaining)  # noqa: PLR0124  NaN
-                for time, planned, finished, remaining in _numbers(path, fields)
-            ]
-            if lines:
-                progress[int(match[1] or 1)] = lines
+    for path, execution, _ in _files(logs, "progress.csv"):
+        lines = [
+            Progress(time, int(planned), int(finished), None if np.isnan(remaining) else remaining)
+            for time, planned, finished, remaining in _numbers(path, fields)
+        ]
+        if lines:
+            progress[execution] = lines
     return progress
 
 
@@ -130,10 +221,6 @@ def _merge(first: Peak | None, second: Peak) -> Peak:
         return second
     used, total, processes, cpu = map(max, first[1:5], second[1:5])
     return Peak(first.node, used, total, processes, cpu, min(first.disk_free, second.disk_free))
-
-
-def _sorted(logs: Path) -> list[Path]:
-    return sorted(logs.iterdir()) if logs.is_dir() else []
 
 
 def _numbers(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[float, ...]]:
