@@ -65,7 +65,7 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
         identity = {"run": directory.run_id, "run_directory": str(directory.path)}
         try:
             with Ledger(directory.ledger) as ledger:
-                status = status_of(ledger.metadata(), is_driven=directory.owner() is not None)
+                status = status_of(ledger.metadata(), has_owner=directory.owner() is not None)
                 yield {
                     **identity,
                     "created": directory.metadata().get("created", ""),

@@ -35,7 +35,7 @@ def show(run_directory: str, follow: bool | None, as_json: bool) -> Exit:
     read_status = status_reader(run_directory)
     status = read_status()
     redraws = can_redraw(sys.stdout) and not as_json
-    if status.driver is None or not (redraws if follow is None else follow):
+    if status.owner is None or not (redraws if follow is None else follow):
         _print(status, as_json=as_json)
         return Exit.SUCCESS
     try:
@@ -77,7 +77,7 @@ def _redraw(status: RunStatus, read_status: Callable[[], RunStatus]) -> None:
     """Redraw the status in place while the run executes, then print it in full."""
     console = console_of(sys.stdout)
     with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
-        while status.driver is not None:
+        while status.owner is not None:
             fit_to_terminal(console)
             lines = status_lines(status, time.time(), console.width - 1, ascii_only=console.options.ascii_only)
             text = Text("\n".join(lines))
@@ -96,9 +96,9 @@ def _print_periodically(status: RunStatus, read_status: Callable[[], RunStatus],
 
     print_line()
     throttle = LogThrottle(time.monotonic())
-    while status.driver is not None:
+    while status.owner is not None:
         status = _poll(read_status)
-        if status.driver is not None and throttle.is_due(status.tally, time.monotonic()):
+        if status.owner is not None and throttle.is_due(status.tally, time.monotonic()):
             print_line()
     print_line()
 

@@ -68,7 +68,7 @@ class PlanStream(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class DispatchInputs:
     """What a run consists of: its mini-batches, their records, and the decisions about them."""
 
     plan: PlanReader
@@ -95,7 +95,7 @@ class Dispatcher:
         self,
         cluster: Cluster,
         nodes: NodeSpec,
-        run: Run,
+        run: DispatchInputs,
         emit: events.Emit,
         check_cancelled: CheckCancelled,
         autoscaler: Autoscaler | None = None,

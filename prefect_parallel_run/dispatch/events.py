@@ -9,7 +9,7 @@ from prefect_parallel_run.runs.limits import FailureLimits
 
 
 @dataclass(frozen=True, slots=True)
-class NodeJoined:
+class NodeOpened:
     """A node accepts leases."""
 
     node: str
@@ -112,7 +112,7 @@ class Tick:
 
 
 ControlCommand = Paused | Continued | LimitsChanged | ProcessesChanged
-NodeEvent = NodeJoined | SlotReady | NodeLeft | NodesOpening | NodeResized
+NodeEvent = NodeOpened | SlotReady | NodeLeft | NodesOpening | NodeResized
 Event = NodeEvent | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | ControlCommand | Tick
 
 

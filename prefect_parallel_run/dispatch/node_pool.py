@@ -12,7 +12,7 @@ from typing import Any
 
 from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.compute.base import Cluster
-from prefect_parallel_run.dispatch.events import Event, NodeJoined, NodeLeft, NodesOpening, Tick
+from prefect_parallel_run.dispatch.events import Event, NodeLeft, NodeOpened, NodesOpening, Tick
 from prefect_parallel_run.dispatch.node_setup import NodeSetup, NodeSetups, NodeSpec, ReadyNode
 from prefect_parallel_run.dispatch.workers import GONE, LiveWorkers, call_worker, host_of, select_workers
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, ParallelRunError
@@ -232,7 +232,7 @@ class NodePool:
         self._nodes[node.facts.node] = node
         self._names[node.address] = node.facts.node
         self._emit(events.NodeJoined(node.facts))
-        self._report(NodeJoined(node.facts.node, node.facts.slots))
+        self._report(NodeOpened(node.facts.node, node.facts.slots))
         if not self._has_nodes:
             self._has_nodes = True
             available = len(self._names) + len(self._setups)

@@ -15,7 +15,7 @@ from prefect_parallel_run._threads import CheckCancelled, begin, chain_checks
 from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler, NodeBounds
-from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Run
+from prefect_parallel_run.dispatch.dispatcher import Dispatcher, DispatchInputs
 from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.execution.code_archive import prepare_remote
@@ -170,7 +170,7 @@ def _dispatch(run: ActiveRun, work: _Work, cluster: Cluster, settings: NodeSetti
         if not cluster.is_here:
             settings, remote_setup = prepare_remote(run.spec, run.directory, settings, plan, check_cancelled)
             stack.callback(remote_setup.clean_up)
-        dispatched = Run(
+        dispatched = DispatchInputs(
             plan=plan,
             ledger=run.ledger,
             state=RunState(policy, work.pending, lambda index: plan.items(index, index + 1)[0]),
@@ -267,7 +267,7 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
             slots=config.process_count_per_node,
             most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
         ),
-        run=RunContext(drive=run.execution, directory=str(run.directory.path), run_id=run.directory.run_id, step=spec.name),
+        run=RunContext(execution=run.execution, directory=str(run.directory.path), run_id=run.directory.run_id, step=spec.name),
         interpreter=InterpreterSettings(
             path=spec.interpreter, plan=spec.environment, variables=dict(config.environment_variables)
         ),

@@ -38,7 +38,7 @@ class RunStatus:
     status: str  #: planned, running, paused, succeeded, failed, cancelled, interrupted
     reason: str  #: why it ended without success
     ended_by: str = ""  #: the class of the error that ended it
-    driver: Mapping[str, Any] | None  #: pid and host of the process that executes it
+    owner: Mapping[str, Any] | None  #: pid and host of the process that executes it
     tally: Tally
     executions: int
     began: float | None  #: Unix time of the first attempt, s
@@ -50,24 +50,24 @@ class RunStatus:
     causes: tuple[FailureCause, ...]  #: the most frequent
 
 
-def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None = None) -> RunStatus:
+def look(directory: RunDirectory, now: float, owner: Mapping[str, Any] | None = None) -> RunStatus:
     """Return the status of the run in *directory*.
 
     Args:
         directory: The run directory.
         now: Unix time, s.
-        driver: Process that executes it on another machine, if known.
+        owner: Process that executes it on another machine, if known.
     """
-    driver = directory.owner() or driver
+    owner = directory.owner() or owner
     with Ledger(directory.ledger) as ledger:
         metadata, tally = ledger.metadata(), ledger.tally()
         active_since = _active_since(metadata)
         since = max(now - _RATE_WINDOW, active_since)
         nodes = [_NodeRow(*row) for row in ledger.rows(_NODES, since, since, since)]
         failures = tuple(causes(ledger, _MAX_CAUSES))
-    status = status_of(metadata, is_driven=driver is not None)
+    status = status_of(metadata, has_owner=owner is not None)
     has_ended = status not in ("running", "paused")
-    is_growing = driver is not None and not directory.plan.exists()
+    is_growing = owner is not None and not directory.plan.exists()
     tally = replace(tally, is_growing=is_growing, all_scheduled=tally.all_scheduled and not is_growing)
     config = effective_config(metadata, _config(directory))
     limits = FailureLimits.of(config)
@@ -88,12 +88,12 @@ def look(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None =
         status=status,
         reason=metadata.get("reason", "") if has_ended else "",
         ended_by=metadata.get("ended_by", "") if has_ended else "",
-        driver=driver,
+        owner=owner,
         tally=tally,
         executions=int(metadata.get("drives", "0")),
         began=began,
         last=max((node.last for node in nodes if node.last is not None), default=None),
-        rate=rate if driver is not None else None,
+        rate=rate if owner is not None else None,
         forecast=Forecast() if has_ended else snapshot.forecast_at(rate),
         exceeded=_exceeded(limits, tally) if status == "failed" else "",
         nodes=tuple(NodeProgress(node.name or "?", node.tries, int(node.succeeded), node.last or 0.0) for node in nodes),
@@ -148,16 +148,16 @@ def _exceeded(limits: FailureLimits, tally: Tally) -> str:
     return "" if breach is None else breach.limit
 
 
-def status_of(metadata: Mapping[str, str], *, is_driven: bool) -> str:
+def status_of(metadata: Mapping[str, str], *, has_owner: bool) -> str:
     """Return the state of a run from the metadata in its ledger and whether a process executes it.
 
-    >>> status_of({"status": "running"}, is_driven=False), status_of({"status": "cancelled"}, is_driven=False)
+    >>> status_of({"status": "running"}, has_owner=False), status_of({"status": "cancelled"}, has_owner=False)
     ('interrupted', 'cancelled')
-    >>> status_of({"status": "running", "paused": "true"}, is_driven=True)
+    >>> status_of({"status": "running", "paused": "true"}, has_owner=True)
     'paused'
     """
     status = metadata.get("status", "planned")
-    if is_driven and status in ("running", "paused"):
+    if has_owner and status in ("running", "paused"):
         return "paused" if status == "paused" or metadata.get("paused", "").lower() in ("1", "true", "yes") else "running"
     return "interrupted" if status in ("running", "paused") else status
 
@@ -170,7 +170,7 @@ def as_plain(status: RunStatus) -> dict[str, Any]:
         "run_directory": status.run_directory,
         "status": status.status,
         "reason": status.reason,
-        "driver": dict(status.driver) if status.driver is not None else None,
+        "driver": dict(status.owner) if status.owner is not None else None,
         **tally.by_outcome(),
         "waiting": tally.waiting,
         "is_growing": tally.is_growing,

@@ -96,7 +96,7 @@ def _lines(status: RunStatus, now: float, *, has_bar: bool) -> Iterator[str]:
     yield f"  awaiting retry: {tally.waiting}, rows: {tally.rows}, executions: {status.executions}"
     yield f"  {_times(status, now)}{_rate(status)}{'' if has_bar else _forecast(status)}"
     if status.nodes:
-        yield f"  {_nodes(status.nodes, now, is_active=status.driver is not None)}"
+        yield f"  {_nodes(status.nodes, now, is_active=status.owner is not None)}"
     for cause in status.causes:
         first_line = escape_control_chars(cause.error).strip().partition("\n")[0]
         example = f"({cause.outcome}, first in mini-batch {cause.first_mini_batch})"
@@ -119,8 +119,8 @@ def _next_commands(status: RunStatus) -> Iterator[str]:
 
 
 def _state(status: RunStatus) -> str:
-    if status.driver is not None:
-        return f"{status.status} (process {status.driver['pid']} on {status.driver['host']})"
+    if status.owner is not None:
+        return f"{status.status} (process {status.owner['pid']} on {status.owner['host']})"
     if status.status == "cancelled":  # the reason is only the name of the signal
         return status.status
     reason = escape_control_chars(status.reason)
@@ -131,7 +131,7 @@ def _times(status: RunStatus, now: float) -> str:
     if status.began is None or status.last is None:
         return "no attempt has ended yet"
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.began))
-    if status.driver is not None:
+    if status.owner is not None:
         return f"first attempt {began}, latest result {format_seconds(max(now - status.last, 0.0))} ago"
     return f"first attempt {began}, last result {format_seconds(status.last - status.began)} later"
 

@@ -88,7 +88,7 @@ class Bench:
         path = Path(script) if "/" in script else self.scripts / script
         groups: dict[type, dict[str, object]] = {
             NodeOptions: {"name": "node-0", "slots": 1, "most_slots": 1},
-            RunContext: {"drive": 1, "directory": str(self.run)},
+            RunContext: {"execution": 1, "directory": str(self.run)},
             InterpreterSettings: {},
             ScriptSettings: {
                 "path": str(path),
