@@ -37,10 +37,9 @@ from prefect_parallel_run.dispatch.events import (
     Tick,
 )
 from prefect_parallel_run.dispatch.lease_transport import LOST, LeaseTransport, Message
+from prefect_parallel_run.dispatch.node_output import RemoteFiles, ScriptLogCollector
 from prefect_parallel_run.dispatch.node_pool import TICK, NodePool
 from prefect_parallel_run.dispatch.node_setup import NodeSpec
-from prefect_parallel_run.dispatch.row_transfer import RemoteFiles
-from prefect_parallel_run.dispatch.script_logs import ScriptLogCollector
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.models import Outcome, Receipt

@@ -46,11 +46,11 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.progress import Progress
 from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
 from prefect_parallel_run.dispatch.speculation import StragglerTracker, earliest
 from prefect_parallel_run.dispatch.work_queue import (
     LeaseSizer,
+    Progress,
     Work,
     WorkQueue,
     lost_receipt,

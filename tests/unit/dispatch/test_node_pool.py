@@ -13,7 +13,7 @@ from prefect_parallel_run.dispatch.events import NodeLeft, NodeOpened, NodesOpen
 from prefect_parallel_run.dispatch.node_pool import NodePool
 from prefect_parallel_run.dispatch.node_setup import NodeSpec, RemoteSetup
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, InputError
-from prefect_parallel_run.node.preflight import PreflightResult
+from prefect_parallel_run.node.remote_setup import PreflightResult
 from prefect_parallel_run.node.rpc import ShutdownReport, check_node, close_node, open_node, receive_bundle, remove_node
 from prefect_parallel_run.node.settings import (
     InterpreterSettings,
