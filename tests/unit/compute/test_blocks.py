@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -12,6 +10,8 @@ from prefect.testing.standard_test_suites import BlockStandardTestSuite
 
 import prefect_parallel_run
 from prefect_parallel_run import DaskComputeTarget
+
+from ...interpreter import facts_of
 
 PYPROJECT = Path(prefect_parallel_run.__file__).parents[1] / "pyproject.toml"
 
@@ -50,16 +50,15 @@ def test_prefect_finds_the_blocks_by_the_entry_point(tmp_path):
         "before = set(sys.modules)\n"
         "found, *_ = importlib.metadata.entry_points(group='prefect.collections', name=sys.argv[1])\n"
         "found.load()\n"
-        "loaded = {name.split('.')[0] for name in set(sys.modules) - before}\n"
-        "assert not {'dask', 'distributed', 'pandas', 'pyarrow', 'fsspec'} & loaded, loaded\n"
-        "assert 'prefect_parallel_run.step' not in sys.modules\n"
-        "assert core.Block.get_block_class_from_key('dask-compute-target').__name__ == 'DaskComputeTarget'\n"
+        "facts = {'loaded': sorted(set(sys.modules) - before), 'all': list(sys.modules)}\n"
+        "facts['block'] = core.Block.get_block_class_from_key('dask-compute-target').__name__\n"
     )
     # Its folder first, so that it is this entry point and not one that is installed.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PYPROJECT.parent)])}
-    command = [sys.executable, "-c", code, name]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
+    facts = facts_of(code, name, PYTHONPATH=os.pathsep.join([str(tmp_path), str(PYPROJECT.parent)]))
+    roots = {loaded.split(".")[0] for loaded in facts["loaded"]}
+    assert not {"dask", "distributed", "pandas", "pyarrow", "fsspec"} & roots
+    assert "prefect_parallel_run.step" not in facts["all"]
+    assert facts["block"] == "DaskComputeTarget"
 
 
 def test_the_version_is_the_package_s():
