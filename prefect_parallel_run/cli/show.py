@@ -43,7 +43,7 @@ def show(run_directory: str, follow: bool | None, as_json: bool) -> Exit:
     read = status_reader(run_directory)
     status = read()
     redraws = can_redraw(sys.stdout) and not as_json
-    if status.driver is None or not (redraws if follow is None else follow):
+    if status.owner is None or not (redraws if follow is None else follow):
         _print(status, as_json=as_json)
         return Exit.SUCCESS
     try:
@@ -82,7 +82,7 @@ def _redraw(status: RunStatus, read: Callable[[], RunStatus]) -> None:
     """Redraw the status in place while the run executes, then print it in full."""
     console = console_of(sys.stdout)
     with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
-        while status.driver is not None:
+        while status.owner is not None:
             fit_to_terminal(console)
             lines = status_lines(status, time.time(), console.width - 1, ascii_only=console.options.ascii_only)
             text = Text("\n".join(lines))
@@ -101,9 +101,9 @@ def _print_periodically(status: RunStatus, read: Callable[[], RunStatus], *, as_
 
     print_line()
     throttle = LogThrottle(time.monotonic())
-    while status.driver is not None:
+    while status.owner is not None:
         status = _poll(read)
-        if status.driver is not None and throttle.is_due(status.tally, time.monotonic()):
+        if status.owner is not None and throttle.is_due(status.tally, time.monotonic()):
             print_line()
     print_line()
 
@@ -155,7 +155,7 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
         identity = {"run": directory.run_id, "run_directory": str(directory.path)}
         try:
             with Ledger(directory.ledger) as ledger:
-                status = status_of(ledger.metadata(), is_driven=directory.owner() is not None)
+                status = status_of(ledger.metadata(), has_owner=directory.owner() is not None)
                 created = directory.metadata().get("created", "")
                 yield {**identity, "created": created, "status": status, **ledger.tally().by_outcome()}
         except (ParallelRunError, sqlite3.Error, ValueError) as error:

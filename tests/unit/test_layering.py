@@ -73,7 +73,6 @@ INSIDE = {  #: the same within rooms that hold one thing after another
     ],
     "planning": ["plan", "planner", "inputs"],
     "execution": [
-        "code_archive",
         "control",
         "execute",
         "runner",

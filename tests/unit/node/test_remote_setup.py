@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.node import code_archive
-from prefect_parallel_run.node.code_archive import BundleRefusedError, Incoming, unpack, unpacked
+from prefect_parallel_run.node import remote_setup
+from prefect_parallel_run.node.remote_setup import BundleRefusedError, Incoming, unpack, unpacked
 
 FILE, LINK, FOLDER, DEVICE = 0o100644, 0o120777, 0o040755, 0o020666
 
@@ -101,7 +101,7 @@ def test_an_invalid_hash_is_refused(cache, tmp_path, sha256):
 
 def test_a_zip_bomb_is_refused_by_its_declared_size(cache, tmp_path, monkeypatch):
     """The total of all members counts."""
-    monkeypatch.setattr(code_archive, "MOST_BYTES", 1000)
+    monkeypatch.setattr(remote_setup, "MOST_BYTES", 1000)
     refused(archive(("a", b"0" * 600), ("b", b"0" * 600)), cache, tmp_path, "more than 1000 bytes")
 
 
@@ -116,7 +116,7 @@ def test_a_zip_bomb_with_a_wrong_size_is_refused(cache, tmp_path):
 
 def test_too_many_members_are_refused(cache, tmp_path, monkeypatch):
     """Even small ones."""
-    monkeypatch.setattr(code_archive, "MOST_FILES", 2)
+    monkeypatch.setattr(remote_setup, "MOST_FILES", 2)
     refused(archive(("a", ""), ("b", ""), ("c", "")), cache, tmp_path, "3 members")
 
 
