@@ -9,9 +9,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from prefect_parallel_run.azureml.findings import Difference, Outcome
+from prefect_parallel_run.azureml.findings import Difference, ImportedStep, Outcome
 from prefect_parallel_run.azureml.load import Imported
-from prefect_parallel_run.azureml.step import ImportedStep
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.validation import is_unicode
 from prefect_parallel_run.config.yaml_file import referenced_variable

@@ -19,7 +19,7 @@ from prefect_parallel_run.child.rows import row_format
 from prefect_parallel_run.config.csv_options import KEYWORDS, check_keywords
 from prefect_parallel_run.config.model import ParallelRunConfig
 
-FILE_NAME = "parallel_run_step.settings.json"
+SETTINGS_FILE = "parallel_run_step.settings.json"
 _FUNCTION = "pandas.DataFrame.to_csv"
 _MAX_BYTES = 1 << 20
 #: Values of keywords that match the behaviour here anyway.
@@ -147,7 +147,7 @@ def source_settings(config: ParallelRunConfig) -> Translation:
     Raises:
         ValueError: The file is not a JSON file of that shape, or a keyword has an invalid value.
     """
-    path = config.source_path / FILE_NAME
+    path = config.source_path / SETTINGS_FILE
     if config.result_file_name is None or not path.is_file():
         return Translation({}, [])
     findings = MigrationFindings()
@@ -218,7 +218,7 @@ def _keywords(settings: dict[str, Any], findings: MigrationFindings) -> dict[str
             findings.left_out(name, json.dumps(value), "only append_row is supported")
     append_row = settings.get("append_row") or {}
     if not isinstance(append_row, dict) or not isinstance(append_row.get(_FUNCTION) or {}, dict):
-        raise ValueError(f"{FILE_NAME}: append_row is {append_row!r}; expected {{{_FUNCTION!r}: {{keyword: value}}}}")
+        raise ValueError(f"{SETTINGS_FILE}: append_row is {append_row!r}; expected {{{_FUNCTION!r}: {{keyword: value}}}}")
     for name, value in append_row.items():
         if name != _FUNCTION:
             findings.left_out(f"append_row.{name}", json.dumps(value), f"only {_FUNCTION} is supported")

@@ -14,11 +14,13 @@ from prefect_parallel_run.azureml.findings import (
     PIPELINE_LEFT,
     SETTINGS_LEFT,
     Difference,
+    ImportedStep,
     MigrationFindings,
     Outcome,
     is_parallel,
     known_fields,
     refuse,
+    step_name,
     unknown_in_component,
     unknown_in_job,
     unknown_in_pipeline,
@@ -35,9 +37,7 @@ from prefect_parallel_run.azureml.references import (
     bound_inputs,
     expression,
 )
-from prefect_parallel_run.azureml.settings import FILE_NAME as SETTINGS_FILE
-from prefect_parallel_run.azureml.settings import source_settings
-from prefect_parallel_run.azureml.step import ImportedStep, step_name
+from prefect_parallel_run.azureml.settings import SETTINGS_FILE, source_settings
 from prefect_parallel_run.config.yaml_reader import Section, read_document
 from prefect_parallel_run.storage.paths import absolute_location
 

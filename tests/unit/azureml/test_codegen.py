@@ -9,8 +9,8 @@ import pytest
 
 from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.azureml.codegen import python_source, render
+from prefect_parallel_run.azureml.findings import ImportedStep
 from prefect_parallel_run.azureml.load import Imported, load
-from prefect_parallel_run.azureml.step import ImportedStep
 from prefect_parallel_run.cli import main
 
 DATA = Path(__file__).parents[1] / "data" / "azure"
