@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.azureml.findings import ENVIRONMENT_LEFT, PARALLEL_LEFT, RESOURCES_LEFT, TASK_LEFT, MigrationFindings
+from prefect_parallel_run.azureml.findings import ENVIRONMENT, PARALLEL, RESOURCES, TASK, MigrationFindings
 from prefect_parallel_run.azureml.job_data import Outputs
 from prefect_parallel_run.azureml.references import EXPRESSION, Data, Input, Literal, Migration, Missing, mapping_note
 from prefect_parallel_run.azureml.settings import Translation, job_options
@@ -62,8 +62,8 @@ def job_fields(
             why = "program_arguments take precedence: they come last on the command line of Azure's driver"
             migration.changed(key, fields[key], f"{key}={options.fields[key]!r}", why)
     migration.add(options.differences, f"{_ARGUMENTS} ")
-    migration.left_out_of(section, PARALLEL_LEFT)
-    migration.left_out_of(task, TASK_LEFT, "task.")
+    migration.left_out_of(section, PARALLEL)
+    migration.left_out_of(task, TASK, "task.")
     return {"error_threshold": -1, **fields, **options.fields}, arguments  # -1: as in Azure
 
 
@@ -95,7 +95,7 @@ def _numbers(section: Section, fields: dict[str, Any], findings: MigrationFindin
             raise owner.error(key, "an integer") from None
         fields[field] = value + (key == "max_retries")
         findings.taken(f"{name}.{key}" if name else key, value, f"{field}={fields[field]}")
-    findings.left_out_of(section.section("resources"), RESOURCES_LEFT, "resources.")
+    findings.left_out_of(section.section("resources"), RESOURCES, "resources.")
 
 
 def _texts(section: Section, fields: dict[str, Any], findings: MigrationFindings) -> None:
@@ -211,7 +211,7 @@ def job_environment(task: Section, migration: Migration) -> Any:
         if (location := migration.references.known(reference)) is not None:
             migration.changed(_FIELD, reference, location, mapping_note(location))
             return location
-    migration.left_out_of(environment, ENVIRONMENT_LEFT, f"{_FIELD}.")
+    migration.left_out_of(environment, ENVIRONMENT, f"{_FIELD}.")
     if environment.get("conda_file") is None:
         return None
     name = environment.get("name")

@@ -80,7 +80,7 @@ def _load(file: Path, references: References) -> Imported:
 
 def _is_without_root_key(document: Section) -> bool:
     """True for the fields of a ParallelRunConfig at the top level; the reader of version 1 reports the missing root key."""
-    only = {*ParallelRunConfig.model_fields, "compute_target_name"} - PARALLEL
+    only = {*ParallelRunConfig.model_fields, "compute_target_name"} - PARALLEL.keys()
     return bool(only & document.keys()) and not {"type", "task", "jobs"} & document.keys()
 
 
@@ -159,5 +159,4 @@ def _anchor(fields: dict[str, Any], folder: Path, findings: MigrationFindings) -
 
 
 def _same(source_directory: str, folder: Path) -> bool:
-    """False if both the current folder and *folder* have one."""
     return not (folder / source_directory).is_dir() or Path(source_directory).resolve() == (folder / source_directory).resolve()

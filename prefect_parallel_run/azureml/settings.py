@@ -41,8 +41,6 @@ class Translation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """An option of Azure's driver."""
-
     read: Callable[[str], Any]  #: parses the value; raises ValueError
     expected: str
     why: str = ""  #: why it has no effect; empty: it has its effect
@@ -61,8 +59,6 @@ def _boolean(text: str) -> bool:
 
 
 def _within(kind: type[int] | type[float], minimum: float, maximum: float = 1e300) -> Callable[[str], float]:
-    """Return a parser of finite numbers from *minimum* to *maximum*."""
-
     def read(text: str) -> float:
         value = kind(text)
         if not minimum <= value <= maximum:
@@ -269,7 +265,6 @@ def _translate(options: Mapping[str, _Option], arguments: Sequence[str]) -> tupl
 
 
 def _parse(options: Mapping[str, _Option], arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the values of the options among *arguments*, and the other arguments."""
     values: dict[str, str] = {}
     rest: list[str] = []
     queue = deque(arguments)
