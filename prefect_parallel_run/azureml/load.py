@@ -10,10 +10,10 @@ from typing import Any
 
 from prefect_parallel_run.azureml.findings import PARALLEL, Difference, ImportedStep, MigrationFindings, Outcome, step_name
 from prefect_parallel_run.azureml.job_fields import WHY_NO_TARGET, report_variables
+from prefect_parallel_run.azureml.jobs import load_jobs
 from prefect_parallel_run.azureml.mltable import FILE_NAME, load_mltable
 from prefect_parallel_run.azureml.references import Migration, References, mapping_note
 from prefect_parallel_run.azureml.settings import SETTINGS_FILE, source_settings
-from prefect_parallel_run.azureml.v2 import load_jobs
 from prefect_parallel_run.config.base import build
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.config.validation import find_beside, names_a_cluster
