@@ -3,10 +3,9 @@
 from abc import abstractmethod
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from .nested import frame_of
 from .storage import open_file
 from .table_formats import TableReader, groups_of
-from .table_types import with_extension_types, with_null_types
+from .table_types import frame_of, with_extension_types, with_null_types
 
 
 class RowGroupReader(TableReader):

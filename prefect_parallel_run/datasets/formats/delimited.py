@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from prefect_parallel_run.child.csv_dialect import dialect_of, fields_of_first, pandas_options
-from prefect_parallel_run.child.delimited import likely_delimiter
+from prefect_parallel_run.child.delimited import dialect_of, fields_of_first, likely_delimiter, pandas_options
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner
 from prefect_parallel_run.datasets.formats.delimited_types import DelimitedTypes

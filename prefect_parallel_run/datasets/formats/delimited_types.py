@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from prefect_parallel_run.child.csv_dialect import pandas_options
+from prefect_parallel_run.child.delimited import pandas_options
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.schema import (
     BOOL,

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
-from prefect_parallel_run.child.csv_dialect import Dialect
+from prefect_parallel_run.child.delimited import Dialect
 from prefect_parallel_run.child.json_lines import record
 from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner
 from prefect_parallel_run.datasets.schema import BOOL, BOOL_OR_NULL, FLOAT, INT, NULL, OTHER, TEXT, Column, together

@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run._units import parse_size
 from prefect_parallel_run.azureml.findings import (
-    PIPELINE_LEFT,
-    SETTINGS_LEFT,
+    PIPELINE,
+    SETTINGS,
     Difference,
+    ImportedStep,
     MigrationFindings,
     Outcome,
+    StepCall,
     is_parallel,
     known_fields,
     refuse,
+    step_name,
     unknown_in_component,
     unknown_in_job,
     unknown_in_pipeline,
@@ -35,9 +38,7 @@ from prefect_parallel_run.azureml.references import (
     bound_inputs,
     expression,
 )
-from prefect_parallel_run.azureml.settings import FILE_NAME as SETTINGS_FILE
-from prefect_parallel_run.azureml.settings import source_settings
-from prefect_parallel_run.azureml.step import ImportedStep, step_name
+from prefect_parallel_run.azureml.settings import SETTINGS_FILE, source_settings
 from prefect_parallel_run.config.yaml_reader import Section, read_document
 from prefect_parallel_run.storage.paths import absolute_location
 
@@ -77,8 +78,8 @@ def _jobs(document: Section, references: References, findings: MigrationFindings
         yield Job(step_name(str(document.get("name") or document.file.stem)), document, None)
         return
     refuse(unknown_in_pipeline(document))
-    findings.left_out_of(document, PIPELINE_LEFT)
-    findings.left_out_of(document.section("settings"), SETTINGS_LEFT, "settings.")
+    findings.left_out_of(document, PIPELINE)
+    findings.left_out_of(document.section("settings"), SETTINGS, "settings.")
     jobs = document.section("jobs")
     for name in jobs:
         job = _with_component(jobs.section(name), name, references)
@@ -126,17 +127,12 @@ def _with_component(job: Section, name: str, references: References) -> Section:
 
 def _merge_component(component: Section, job: Section) -> Section:
     """Return a component overridden by the job that uses it; inputs and settings are merged one by one."""
-    merged = {}
-    for key in component.keys() & job.keys():
-        base, override = component[key], job[key]
-        if isinstance(base, Section) and isinstance(override, Section):
-            if key in ("inputs", "outputs"):
-                merged[key] = _merge_data(base, override)
-            elif key in ("resources", "retry_settings", "environment_variables"):
-                merged[key] = _merge(base, override)
     result = _merge(component, job)
-    result.update(merged)
     result.file = component.file
+    for key, merge in _MERGED.items():
+        base, override = component.get(key), job.get(key)
+        if isinstance(base, Section) and isinstance(override, Section):
+            result[key] = merge(base, override)
     return result
 
 
@@ -164,6 +160,12 @@ def _merge_data(base: Section, override: Section) -> Section:
     return result
 
 
+_MERGED = {
+    **dict.fromkeys(("inputs", "outputs"), _merge_data),
+    **dict.fromkeys(("resources", "retry_settings", "environment_variables"), _merge),
+}
+
+
 def _step(path: Path, job: Job, references: References, before: Mapping[str, ImportedStep]) -> ImportedStep:
     migration = Migration(references=references)
     inputs = {
@@ -175,15 +177,13 @@ def _step(path: Path, job: Job, references: References, before: Mapping[str, Imp
     fields, arguments = job_fields(section, inputs, split, outputs, migration)
     dataset = split_dataset(split, inputs[split], fields.get("partition_keys") or (), migration)
     _report_size(section.get("mini_batch_size"), fields, dataset.kind, migration)
+    paths = side_inputs(split, inputs, migration)
+    allow_reuse = _allow_reuse(section, job.pipeline, migration)
     step = ImportedStep(
         file=path,
         name=job.name,
         fields=fields,
-        inputs=dataset,
-        output=outputs.root,
-        side_inputs=side_inputs(split, inputs, migration),
-        arguments=arguments,
-        allow_reuse=_allow_reuse(section, job.pipeline, migration),
+        call=StepCall(dataset, outputs.root, paths, arguments, allow_reuse),
         places={name: outputs.actual(name) for name in outputs.places},
         folders=outputs.folders(),
     )
@@ -235,5 +235,5 @@ def _follow_output(value: Input, before: Mapping[str, ImportedStep]) -> Input:
     parts = inside.split(".") if inside is not None else []
     if isinstance(value, Data) and parts[:2] == ["parent", "jobs"] and len(parts) == 5 and step_name(parts[2]) in before:
         step = before[step_name(parts[2])]
-        return value._replace(path=step.places.get(parts[4], str(step.output)))
+        return value._replace(path=step.places.get(parts[4], str(step.call.output)))
     return value
