@@ -240,23 +240,17 @@ class Run:
 
     # Tags and properties: of this process, and logged like metrics
 
-    @property
-    def tags(self) -> Dict[str, str]:
-        """Tags that this process has set."""
-        return dict(_tags)
-
-    @property
-    def properties(self) -> Dict[str, str]:
-        """Properties that this process has added."""
-        return dict(_properties)
-
     def get_tags(self) -> Dict[str, str]:
         """Return the tags that this process has set."""
         return dict(_tags)
 
+    tags = property(get_tags)
+
     def get_properties(self) -> Dict[str, str]:
         """Return the properties that this process has added."""
         return dict(_properties)
+
+    properties = property(get_properties)
 
     def tag(self, key: str, value: Optional[str] = None) -> None:
         """Set a tag."""

@@ -5,11 +5,14 @@ The scanner ends records and fields where pandas' C parser does.
 
 import io
 import re
+import warnings
 from typing import Any, Dict, Iterator, List, NamedTuple, NoReturn, Sequence, Tuple
 
-from .table_types import GIVEN, of_one_type
-from .text import BOM, BadRecord, TextReader, location, not_encoded
+import pandas as pd
 
+from .text import BOM, DTYPES, BadRecord, TextReader, location, not_encoded
+
+GIVEN = ("string", "int64", "Int64", "float64", "boolean")  #: pandas types that a dataset may set for its columns
 _OTHER_DELIMITERS = ";\t|"
 _BOOLEAN = re.compile(rb"(?i)true|false")
 _LONGEST_HEADER = 60  #: characters of a header that an error shows
@@ -128,10 +131,6 @@ class DelimitedReader(TextReader):
 
     def frame(self, work: Dict[str, Any], data: bytes) -> Any:
         """Return the records."""
-        import warnings  # noqa: PLC0415  only tables need it
-
-        import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
-
         options = _options(work)
         if fields_of_first(data, dialect_of(work)) > len(options["names"]):  # pandas would take its number of columns from it
             _raise_for_record(work, data, "the first record has too many fields")
@@ -141,7 +140,7 @@ class DelimitedReader(TextReader):
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)
                 warnings.simplefilter("ignore", RuntimeWarning)  # from numpy, for a cast that pandas then refuses
-                return of_one_type(_without_extra(work, data, _read(data, options)), work["types"])
+                return _of_one_type(_without_extra(work, data, _read(data, options)), work["types"])
         except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
             _raise_for_record(work, data, str(error))
         except UnicodeDecodeError as error:
@@ -157,9 +156,6 @@ class DelimitedReader(TextReader):
 
 
 def _options(work: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the options of pandas.read_csv for a mini-batch."""
-    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
-
     # Only strings need their type in advance: "007" looks like a number within this mini-batch.
     text = pd.api.types.pandas_dtype(str)  # looked up once, not for every column
     names = work.get("columns", range(len(work["types"])))
@@ -189,6 +185,26 @@ def _without_extra(work: Dict[str, Any], data: bytes, frame: Any) -> Any:
             _raise_for_record({**work, "fields": columns}, data, "a record has too many fields", int(filled.argmax()))
         frame = frame.iloc[:, :columns]
     return frame
+
+
+def _of_one_type(frame: Any, kinds: Sequence[str]) -> Any:
+    """Return *frame*, read from text, with columns of these kinds.
+
+    Columns that change are cast together: casting thousands of columns one by one would cost more than reading them.
+    """
+    changes: Dict[str, List[int]] = {}  # indexes by new type
+    for index, (kind, dtype) in enumerate(zip(kinds, frame.dtypes.tolist())):
+        if kind in DTYPES and dtype != DTYPES[kind]:
+            changes.setdefault(DTYPES[kind], []).append(index)
+    if not changes:
+        return frame
+    changed = [index for indexes in changes.values() for index in indexes]
+    kept = sorted(set(range(frame.shape[1])) - set(changed))
+    parts = [frame.iloc[:, kept], *(frame.iloc[:, indexes].astype(dtype) for dtype, indexes in changes.items())]
+    order = [*kept, *changed]
+    cast = pd.concat(parts, axis=1).iloc[:, sorted(range(len(order)), key=order.__getitem__)]
+    cast.columns = frame.columns
+    return cast
 
 
 def _raise_for_record(work: Dict[str, Any], data: bytes, reason: str, position: int = 0) -> NoReturn:
@@ -223,8 +239,6 @@ def _raise_for_value(work: Dict[str, Any], data: bytes, options: Dict[str, Any])
 
 
 def _fits(data: bytes, options: Dict[str, Any], dtype: Dict[Any, Any]) -> bool:
-    import warnings  # noqa: PLC0415  only tables need it
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -236,8 +250,6 @@ def _fits(data: bytes, options: Dict[str, Any], dtype: Dict[Any, Any]) -> bool:
 
 def _read(data: bytes, options: Dict[str, Any]) -> Any:
     """Read with pandas; refuse booleans in a column of numbers, which pandas would convert if the mini-batch has no others."""
-    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
-
     with pd.read_csv(io.BytesIO(data), **options, iterator=True) as reader:
         # When types are passed by name, pandas creates a Series of every column, for object columns, which do not occur here;
         # with thousands of columns that takes longer than everything else.
@@ -254,7 +266,6 @@ def _read(data: bytes, options: Dict[str, Any]) -> Any:
 
 
 def _columns(work: Dict[str, Any]) -> str:
-    """Describe the file's columns, and a likely mistake, for errors."""
     delimiter = work["delimiter"]
     if "columns" not in work:
         return f"the file's first record has {_count(len(work['types']), 'field')} (delimiter {delimiter!r})"

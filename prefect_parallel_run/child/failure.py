@@ -170,7 +170,6 @@ def retry_directive(error: BaseException) -> RetryDirective:
 
 
 def _seconds(value: Any) -> float:
-    """Return a number of seconds, 0 for an invalid value."""
     try:
         seconds = float(value)
     except (TypeError, ValueError):
@@ -211,7 +210,6 @@ def _advice(version: str, error: BaseException) -> str:
 
 
 def _is_inside(error: BaseException, frames: List[FrameType], pandas: ModuleType) -> bool:
-    """Return whether *error* was raised in pandas, in a call from a script or a library."""
     if all(_is_part_of(_module(frame), *_NO_SCRIPT) for frame in frames):
         return False  # for instance, while reading a file for the script
     modules = [_module(frame) for frame in frames]
@@ -250,7 +248,6 @@ def _is_refused_call(text: Any, caller: FrameType, pandas: ModuleType) -> bool:
 
 
 def _is_pandas(value: Any) -> bool:
-    """Return whether *value* is a module of pandas, or an instance of one of its classes."""
     name = value.__name__ if isinstance(value, ModuleType) else type(value).__module__
     return _is_part_of(name, "pandas")
 

@@ -183,7 +183,6 @@ def _scanned(block: bytes, state: int, dialect: Dialect) -> tuple[Positions, int
 
 
 def _filled(data: bytes, ends: Positions, dialect: Dialect) -> npt.NDArray[np.bool_]:
-    """Return which records are not blank."""
     view = np.frombuffer(data, dtype=np.uint8)
     starts = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1]))
     first = view[starts]

@@ -98,7 +98,6 @@ def _json_kind(kind: pa.DataType) -> str:
 
 
 def _kinds_in_rows(rows: Iterable[Mapping[str, object]]) -> dict[str, set[str]]:
-    """Return the kinds in each column of objects that Python has parsed."""
     by_column: dict[str, set[str]] = {}
     counts: dict[str, int] = {}
     total = 0

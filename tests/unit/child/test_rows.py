@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_parallel_run.child.arrow_values import KEY
 from prefect_parallel_run.child.rows import WrongType, encode, materialize
-from prefect_parallel_run.child.rows_parquet import KEY
 
 FRAME = pd.DataFrame({"a": [1, 2], "b c": ["x y", 'q"'], "d": [0.5, float("nan")]})
 
