@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
@@ -24,7 +25,18 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 add_module_names = False
 
+smartquotes = False  # "--json" stays what users type
+
 html_theme = "furo"
 html_title = "prefect_parallel_run"
 html_static_path = ["_static"]
 html_show_sphinx = False
+
+
+def setup(app: Any) -> None:
+    """Keep backslashes in the help of options, which sphinx-click passes to reStructuredText as it is."""
+
+    def escape(_app: Any, _ctx: Any, lines: list[str]) -> None:
+        lines[:] = [line.replace("\\t", "\\\\t") for line in lines]
+
+    app.connect("sphinx-click-process-options", escape)
