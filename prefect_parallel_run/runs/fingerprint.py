@@ -274,7 +274,7 @@ class InputCheck:
 
     def wait(self, check_cancelled: CheckCancelled = never_cancelled) -> None:
         """Return when all inputs are verified; raises InputChangedError."""
-        plan = Plan.open(self._directory.plan)
+        plan = Plan(self._directory.plan)
         if self._listing.wait(check_cancelled) != plan.summary.inputs_sha256:
             changes = some(input_differences(plan.mini_batches(), self._datasets))
             raise InputChangedError(str(self._directory.path), changes or ("the order of its input files has changed",))

@@ -137,7 +137,7 @@ def _candidates(spec: StepSpec, prefix: str, check_cancelled: CheckCancelled) ->
 def _planned_inputs(directory: RunDirectory) -> str | None:
     """Return the hash of the inputs that a run was planned for; None if planning did not finish."""
     if directory.plan.exists():
-        return Plan.open(directory.plan).summary.inputs_sha256
+        return Plan(directory.plan).summary.inputs_sha256
     sha256: str | None = directory.metadata()["identity"].get("inputs_sha256")
     return sha256
 
@@ -261,20 +261,20 @@ def _input_changes(old: RunDirectory, planned: Path, spec: StepSpec) -> Iterator
     if not old.plan.exists():
         if not complete_plan(old, planned):
             yield message
-    elif (before := Plan.open(old.plan)).summary.sha256 != Plan.open(planned).summary.sha256:
+    elif (before := Plan(old.plan)).summary.sha256 != Plan(planned).summary.sha256:
         yield from some(input_differences(before.mini_batches(), spec.datasets)) or [message]
 
 
 def _raise_if_changed(old: RunDirectory, now: dict[str, Any], spec: StepSpec) -> None:
     """Raise InputChangedError with all differences; the inputs are compared here only if something else differs."""
     if changes := list(differences(old.metadata(), now)):
-        inputs = input_differences(Plan.open(old.plan).mini_batches(), spec.datasets)
+        inputs = input_differences(Plan(old.plan).mini_batches(), spec.datasets)
         raise InputChangedError(str(old.path), some([*changes, *inputs]))
 
 
 def _check_partitions(directory: RunDirectory) -> None:
     """Raise InputError when the run reads a table that was partitioned on another machine's disk."""
-    first = next(Plan.open(directory.plan).mini_batches(0, 1), None)
+    first = next(Plan(directory.plan).mini_batches(0, 1), None)
     for table in json.loads(first.work).get("tables", [])[:1] if first is not None else ():
         if f"/{RUNS_FOLDER}/partitions/" in table["path"] and not Path(table["path"]).exists():
             message = (
@@ -337,7 +337,7 @@ def complete_plan(directory: RunDirectory, planned: Path) -> bool:
     """Move a complete plan into a run that has only its beginning; False when that beginning differs."""
     with Ledger(directory.ledger) as ledger:
         known = ledger.planned()
-    pairs = zip(planned_mini_batches(directory.plan, directory.spool), Plan.open(planned).mini_batches(), strict=False)
+    pairs = zip(planned_mini_batches(directory.plan, directory.spool), Plan(planned).mini_batches(), strict=False)
     if sum(before == after for before, after in islice(pairs, known)) < known:
         return False
     planned.replace(directory.plan)
@@ -383,7 +383,7 @@ def planned_run(
     directory, lock = new_run(spec, now)
     planned.replace(directory.plan)
     discard(planned)
-    plan = Plan.open(directory.plan)
+    plan = Plan(directory.plan)
     with Ledger.create(directory.ledger, plan.all_items()) as ledger:
         if carry_over_from is not None:
             _carry_over(carry_over_from, directory, plan, ledger)
@@ -419,7 +419,7 @@ def complete_description(directory: RunDirectory, planner: Planner | None) -> di
     """
     description = directory.metadata()
     if "plan_sha256" not in description["identity"]:
-        summary = planner.summary() if planner is not None else Plan.open(directory.plan).summary
+        summary = planner.summary() if planner is not None else Plan(directory.plan).summary
         description = with_plan(description, summary)
         write_json(directory.description, description)
     return description

@@ -164,7 +164,7 @@ def collect(directory: RunDirectory, check_cancelled: CheckCancelled) -> ReportD
 def _plan(directory: RunDirectory) -> Plan | None:
     """Return the plan; None if it is incomplete or unreadable."""
     try:
-        return Plan.open(directory.plan) if directory.plan.exists() else None
+        return Plan(directory.plan) if directory.plan.exists() else None
     except OutputError:
         return None
 
