@@ -162,7 +162,7 @@ class _Runner:
     def _execute(self, ledger: Ledger, startup: ClusterStartup, execution_id: str, given: frozenset[str]) -> dict[str, Any]:
         execution = _begin_execution(self._directory, ledger, self._spec)  # before the mirror uploads anything
         if given:
-            Overrides.of_ledger(ledger).without(given).record(ledger)
+            Overrides.of_metadata(ledger.metadata()).without(given).record(ledger)
         control = Control(self._directory, execution_id, ledger, self._spec.config, self._emit)
         if self._mirror is not None:
             Background("mirror", self._mirror.begin).wait(self._check_cancelled)
@@ -247,7 +247,7 @@ def _reduction(run: ActiveRun) -> Reduction:
     if selection.check is not None:
         selection.check.wait(run.check_cancelled)
     _warn_of_replacing(spec, run.directory, run.emit)
-    adjustments = Overrides.of_ledger(run.ledger)
+    adjustments = Overrides.of_metadata(run.ledger.metadata())
     return Reduction(
         directory=run.directory,
         limits=failure_limits(adjustments.of(spec.config)),

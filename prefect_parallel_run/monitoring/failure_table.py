@@ -38,7 +38,7 @@ class FailureTable:
         """
         wanted = [cause.guilty or (cause.first_mini_batch, 0, _ALL) for cause in failures]
         if (missing := {*wanted} - self._inputs.keys()) and self._run.plan.exists():
-            plan = Plan.open(self._run.plan)
+            plan = Plan(self._run.plan)
             self._inputs |= {items: _place_in(plan, items) for items in missing}
         return [self._inputs.get(items, "") for items in wanted]
 

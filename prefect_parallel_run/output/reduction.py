@@ -102,7 +102,7 @@ def _publish(task: Reduction, target: Path, ledger: Ledger) -> Published:
         with Parts(task.directory.parts) as parts:
             return publish(places, parts, target, task.row_format, task.directory.run_id, task.row_options)
     except RowsDifferError as error:
-        raise add_files(error, Plan.open(task.directory.plan), error.path or str(task.result)) from None
+        raise add_files(error, Plan(task.directory.plan), error.path or str(task.result)) from None
 
 
 def publish(

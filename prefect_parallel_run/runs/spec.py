@@ -133,6 +133,4 @@ def interpreter_options(config: ParallelRunConfig, *, is_here: bool) -> dict[str
 
 def failure_limits(config: ParallelRunConfig) -> FailureLimits:
     """Return the failure limits in *config*."""
-    return FailureLimits.of(
-        {name: getattr(config, name) for name in ("error_threshold", "allowed_failed_count", "allowed_failed_percent")}
-    )
+    return FailureLimits.of(dict(config))

@@ -209,7 +209,7 @@ def _run_facts(directory: RunDirectory, metadata: Mapping[str, str], plan: Plan 
 def _plan(directory: RunDirectory) -> Plan | None:
     """Return the plan; None if it is incomplete or unreadable."""
     try:
-        return Plan.open(directory.plan) if directory.plan.exists() else None
+        return Plan(directory.plan) if directory.plan.exists() else None
     except OutputError:
         return None
 
