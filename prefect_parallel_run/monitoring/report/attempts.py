@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,13 +133,8 @@ def _blocks(ledger: Ledger) -> Iterator[list[tuple[Any, ...]]]:
         "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), COALESCE(pid, 0), started, seconds, piece"  # noqa: S608  our own constants
         f" FROM {_SOURCE} WHERE {_DATED}"
     )
-    block: list[tuple[Any, ...]] = []
-    for row in ledger.rows(query):
-        block.append(row)
-        if len(block) == _BLOCK:
-            yield block
-            block = []
-    if block:
+    rows = ledger.rows(query)
+    while block := list(islice(rows, _BLOCK)):
         yield block
 
 

@@ -40,9 +40,7 @@ class FailureGroup(NamedTuple):
 
     cause: FailureCause
     first_at: float  #: Unix time, s; 0 if unknown
-    last_at: float
     inputs: list[str]  #: the first failing items if known, otherwise the input of the first mini-batch
-    final: int  #: mini-batches whose last attempt failed with it
 
 
 class Failed(NamedTuple):
@@ -293,23 +291,13 @@ def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FailureGroup]:
     failures = causes(ledger, _MAX_CAUSES)
     if not failures:
         return
-    times = {
-        fingerprint: (first, last)
-        for fingerprint, first, last in ledger.rows(
-            "SELECT fingerprint, MIN(started), MAX(started) FROM attempts WHERE outcome <> 'succeeded' GROUP BY fingerprint"
-        )
-    }
-    final = dict(
-        ledger.rows(
-            "SELECT fingerprint, COUNT(*) FROM mini_batches JOIN attempts ON attempts.mini_batch = mini_batches.mini_batch"
-            " AND attempt = attempts WHERE state = 'failed' GROUP BY fingerprint"
-        )
+    first_at = dict(
+        ledger.rows("SELECT fingerprint, MIN(started) FROM attempts WHERE outcome <> 'succeeded' GROUP BY fingerprint")
     )
     for cause in sorted(failures, key=lambda cause: -cause.failed_items):  # stable: then the most frequent first
-        first, last = times.get(cause.fingerprint, (0.0, 0.0))
         number, *piece = cause.guilty or (cause.first_mini_batch,)
         inputs = _inputs(plan, number, (piece[0], piece[1]) if piece else None)
-        yield FailureGroup(cause, first or 0.0, last or 0.0, inputs, final.get(cause.fingerprint, 0))
+        yield FailureGroup(cause, first_at.get(cause.fingerprint) or 0.0, inputs)
 
 
 def _failed(ledger: Ledger, plan: Plan | None) -> Iterator[Failed]:
