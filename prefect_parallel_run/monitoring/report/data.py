@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +15,7 @@ from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.child.table_formats import groups_of
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Outcome, Tally
-from prefect_parallel_run.monitoring.report.attempts import FATAL, Attempts, process_work, read_attempts
+from prefect_parallel_run.monitoring.report.attempts import Attempts, process_work, read_attempts
 from prefect_parallel_run.monitoring.report.axis import Axis, Floats, spread
 from prefect_parallel_run.monitoring.report.lanes import Lanes, assign_lanes
 from prefect_parallel_run.monitoring.report.log_readers import (
@@ -271,7 +272,7 @@ def _spread(axis: Axis, spans: list[ProcessSpan], count: int) -> Floats:
 
 def _kills(axis: Axis, lanes: Lanes, attempts: Attempts, processes: Iterable[Process]) -> dict[tuple[int, int, str], int]:
     """Return the unexpected ends of processes: from the process logs, otherwise from the outcomes of attempts."""
-    kills: dict[tuple[int, int, str], int] = {}
+    kills: Counter[tuple[int, int, str]] = Counter()
     logged: set[int] = set()  # lanes with a process log
     for process in processes:
         lane = lanes.of_slot(process)
@@ -279,11 +280,10 @@ def _kills(axis: Axis, lanes: Lanes, attempts: Attempts, processes: Iterable[Pro
             continue
         logged.add(lane)
         if process.end is not None and process.end.reason in KILLS:
-            key = lane, int(axis.bins(axis.positions([process.end.at]))[0]), process.end.reason
-            kills[key] = kills.get(key, 0) + 1
+            kills[lane, int(axis.bins(axis.positions([process.end.at]))[0]), process.end.reason] += 1
     for (lane, position, outcome), count in attempts.fatal.items():
-        if outcome in FATAL and (outcome == Outcome.LOST or lane not in logged):
-            kills[lane, position, outcome] = kills.get((lane, position, outcome), 0) + count
+        if outcome == Outcome.LOST or lane not in logged:
+            kills[lane, position, outcome] += count
     return kills
 
 
