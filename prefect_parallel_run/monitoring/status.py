@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run._units import FAILED_ATTEMPTS, MINI_BATCHES, count, format_seconds
 from prefect_parallel_run.errors import RowsDifferError
-from prefect_parallel_run.models import Tally
+from prefect_parallel_run.models import FailureLimits, Tally
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.monitoring.progress import Forecast, ProgressSnapshot, describe_failures, done_percent, format_percent
 from prefect_parallel_run.monitoring.terminal import clipped, percent_bar
 from prefect_parallel_run.runs.executions import effective_config, recorded_executions
 from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _RATE_WINDOW = 60.0  #: s over which the rate is measured
@@ -68,29 +67,29 @@ class RunStatus:
     directory: RunDirectory
     status: str  #: planned, running, paused, succeeded, failed, cancelled, interrupted
     end: RunEnd
-    driver: Mapping[str, Any] | None  #: pid and host of the process that executes it
+    owner: Mapping[str, Any] | None  #: pid and host of the process that executes it
     tally: Tally
     activity: Activity
     nodes: tuple[NodeProgress, ...]
     causes: tuple[FailureCause, ...]  #: the most frequent
 
 
-def read_status(directory: RunDirectory, now: float, driver: Mapping[str, Any] | None = None) -> RunStatus:
+def read_status(directory: RunDirectory, now: float, owner: Mapping[str, Any] | None = None) -> RunStatus:
     """Return the status of the run in *directory*.
 
     Args:
         directory: The run directory.
         now: Unix time, s.
-        driver: Process that executes it on another machine, if known.
+        owner: Process that executes it on another machine, if known.
     """
-    driver = directory.owner() or driver
+    owner = directory.owner() or owner
     with Ledger(directory.ledger) as ledger:
         metadata, tally = ledger.metadata(), ledger.tally()
         since = max(now - _RATE_WINDOW, _active_since(metadata))
         nodes = [_NodeRow(*row) for row in ledger.rows(_NODES, since, since, since)]
         failures = tuple(causes(ledger, _MAX_CAUSES))
-    status = status_of(metadata, is_driven=driver is not None)
-    is_growing = driver is not None and not directory.plan.exists()
+    status = status_of(metadata, has_owner=owner is not None)
+    is_growing = owner is not None and not directory.plan.exists()
     tally = replace(tally, is_growing=is_growing, all_scheduled=tally.all_scheduled and not is_growing)
     config = effective_config(metadata, directory.metadata().get("config", {}) if directory.description.exists() else {})
     rate, began = (
@@ -111,13 +110,13 @@ def read_status(directory: RunDirectory, now: float, driver: Mapping[str, Any] |
         directory=directory,
         status=status,
         end=RunEnd() if is_active else _end(metadata, config, tally),
-        driver=driver,
+        owner=owner,
         tally=tally,
         activity=Activity(
             executions=int(metadata.get("drives", "0")),
             began=began,
             last=max((node.last for node in nodes if node.last is not None), default=None),
-            rate=rate if driver is not None else None,
+            rate=rate if owner is not None else None,
             forecast=snapshot.forecast_at(rate) if is_active else Forecast(),
         ),
         nodes=tuple(NodeProgress(node.name or "?", node.tries, int(node.succeeded), node.last or 0.0) for node in nodes),
@@ -167,16 +166,16 @@ def _end(metadata: Mapping[str, str], config: Mapping[str, Any], tally: Tally) -
     return RunEnd(metadata.get("reason", ""), metadata.get("ended_by", ""), limit)
 
 
-def status_of(metadata: Mapping[str, str], *, is_driven: bool) -> str:
+def status_of(metadata: Mapping[str, str], *, has_owner: bool) -> str:
     """Return the state of a run from the metadata in its ledger and whether a process executes it.
 
-    >>> status_of({"status": "running"}, is_driven=False), status_of({"status": "cancelled"}, is_driven=False)
+    >>> status_of({"status": "running"}, has_owner=False), status_of({"status": "cancelled"}, has_owner=False)
     ('interrupted', 'cancelled')
-    >>> status_of({"status": "running", "paused": "true"}, is_driven=True)
+    >>> status_of({"status": "running", "paused": "true"}, has_owner=True)
     'paused'
     """
     status = metadata.get("status", "planned")
-    if is_driven and status in ("running", "paused"):
+    if has_owner and status in ("running", "paused"):
         return "paused" if status == "paused" or metadata.get("paused", "").lower() in ("1", "true", "yes") else "running"
     return "interrupted" if status in ("running", "paused") else status
 
@@ -189,7 +188,7 @@ def as_plain(status: RunStatus) -> dict[str, Any]:
         "run_directory": os.fspath(status.directory.path),
         "status": status.status,
         "reason": status.end.reason,
-        "driver": dict(status.driver) if status.driver is not None else None,
+        "driver": dict(status.owner) if status.owner is not None else None,
         **tally.by_outcome(),
         "waiting": tally.waiting,
         "is_growing": tally.is_growing,
@@ -281,7 +280,7 @@ def _lines(status: RunStatus, now: float, *, has_bar: bool) -> Iterator[str]:
     yield f"  awaiting retry: {tally.waiting}, rows: {tally.rows}, executions: {status.activity.executions}"
     yield f"  {_times(status, now)}{_rate_text(status)}{'' if has_bar else _forecast(status)}"
     if status.nodes:
-        yield f"  {_nodes(status.nodes, now, is_active=status.driver is not None)}"
+        yield f"  {_nodes(status.nodes, now, is_active=status.owner is not None)}"
     for cause in status.causes:
         first_line = escape_control_chars(cause.error).strip().partition("\n")[0]
         example = f"({cause.outcome}, first in mini-batch {cause.first_mini_batch})"
@@ -304,8 +303,8 @@ def _next_commands(status: RunStatus) -> Iterator[str]:
 
 
 def _state(status: RunStatus) -> str:
-    if status.driver is not None:
-        return f"{status.status} (process {status.driver['pid']} on {status.driver['host']})"
+    if status.owner is not None:
+        return f"{status.status} (process {status.owner['pid']} on {status.owner['host']})"
     if status.status == "cancelled":  # the reason is only the name of the signal
         return status.status
     reason = escape_control_chars(status.end.reason)
@@ -316,7 +315,7 @@ def _times(status: RunStatus, now: float) -> str:
     if status.activity.began is None or status.activity.last is None:
         return "no attempt has ended yet"
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.activity.began))
-    if status.driver is not None:
+    if status.owner is not None:
         return f"first attempt {began}, latest result {format_seconds(max(now - status.activity.last, 0.0))} ago"
     return f"first attempt {began}, last result {format_seconds(status.activity.last - status.activity.began)} later"
 

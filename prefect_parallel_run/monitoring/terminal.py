@@ -103,7 +103,7 @@ class _Part(NamedTuple):
 
 
 def progress_line(name: str, snapshot: ProgressSnapshot, width: int, *, ascii_only: bool = False) -> Text:
-    """Return the line, at most *width* columns wide; it reads the same without colours.
+    """Return the line, at most *width* columns wide; it reads the same without colors.
 
     Args:
         name: Name of the step.
@@ -296,7 +296,7 @@ class _FdCapture:
 
 
 def console_of(stream: TextIO) -> Console:
-    """Return a console for *stream*: colours only at a terminal without ``NO_COLOR``, no wrapping anywhere else."""
+    """Return a console for *stream*: colors only at a terminal without ``NO_COLOR``, no wrapping anywhere else."""
     is_terminal = can_redraw(stream)
     console = Console(
         file=stream,

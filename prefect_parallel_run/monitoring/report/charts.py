@@ -70,7 +70,7 @@ def stretched(*paths: Markup, height: int) -> Markup:
 
 
 def steps(heights: Sequence[int], floor: int) -> str:
-    """Return the path of a step chart on *floor*, one height per bin; equal neighbours form one step.
+    """Return the path of a step chart on *floor*, one height per bin; equal neighbors form one step.
 
     >>> steps([2, 2, 0], 10)
     'M0,10V8h2V10h1V10z'

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from prefect_parallel_run._units import format_seconds, format_size
 from prefect_parallel_run.models import Outcome
 
-STATUS = {  #: symbol and label of a status, so that nothing depends on colour
+STATUS = {  #: symbol and label of a status, so that nothing depends on color
     "succeeded": ("✓", "Succeeded"),
     "failed": ("✕", "Failed"),
     "cancelled": ("■", "Cancelled"),

@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from prefect_parallel_run._units import MINI_BATCHES, count, format_size
 from prefect_parallel_run.config.model import ParallelRunConfig
-from prefect_parallel_run.models import Outcome
+from prefect_parallel_run.models import FailureLimits, Outcome
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.monitoring.report.attempts import Column, Durations, columns
 from prefect_parallel_run.monitoring.report.charts import distribution, percent, stacked_bar
@@ -32,7 +32,6 @@ from prefect_parallel_run.monitoring.report.format import STATUS, duration, mome
 from prefect_parallel_run.monitoring.report.log_readers import Resources
 from prefect_parallel_run.monitoring.report.timeline import over_time
 from prefect_parallel_run.runs.commands import describe_command
-from prefect_parallel_run.runs.limits import FailureLimits
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _PARTS = (("ok", "succeeded"), ("bad", "failed"), ("waiting", "awaiting retry"), ("rest", "not reached"))
