@@ -47,27 +47,24 @@ _MAX_COMMANDS, _MAX_NODES, _MAX_PEAKS = 50, 8, 12
 def page(report: ReportData, now: float) -> str:
     """Return the report of a run as HTML; *now* is the current Unix time."""
     style, script = template_text("page.css"), template_text("page.js")
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            now=now,
-            style=style,
-            script=script,
-            policy=_policy(style, script),
-            report=report,
-            timeline=over_time(report),
-            **_head(report),
-            **_results(report),
-            **_durations(report),
-            **_configuration(report),
-            causes=report.failures.causes,
-            failed=_failed(report),
-            peaks=None if report.resources is None else _peaks(report.resources),
-            executions=_executions(report),
-            commands=_commands(report),
-            versions=_versions(report),
-        )
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        now=now,
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        report=report,
+        timeline=over_time(report),
+        **_head(report),
+        **_results(report),
+        **_durations(report),
+        **_configuration(report),
+        causes=report.failures.causes,
+        failed=_failed(report),
+        peaks=None if report.resources is None else _peaks(report.resources),
+        executions=_executions(report),
+        commands=_commands(report),
+        versions=_versions(report),
     )
 
 
