@@ -46,7 +46,7 @@ def setup(app: Any) -> None:
         for line in lines:
             if line.strip().startswith("```"):
                 indent = "" if indent else "   "
-                result += [line.replace("```", ".. code-block:: "), ""] if indent else [""]
+                result += ["", line.replace("```", ".. code-block:: "), ""] if indent else [""]
             else:
                 result.append(indent + line)
         lines[:] = result
