@@ -15,6 +15,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -190,13 +191,9 @@ def _rows_in(ledger: Ledger) -> Iterator[str]:
         "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), COALESCE(pid, 0), started, seconds, error_type"
         " FROM attempts ORDER BY mini_batch, attempt"
     )
-    block: list[str] = []
-    for values in ledger.rows(query):
-        block.append(_ROW % (_quoted(values) if values[_ERROR_TYPE] else values))
-        if len(block) == _BLOCK:
-            yield "".join(block)
-            block.clear()
-    yield "".join(block)
+    rows = (_ROW % (_quoted(values) if values[_ERROR_TYPE] else values) for values in ledger.rows(query))
+    while block := "".join(islice(rows, _BLOCK)):
+        yield block
 
 
 def _quoted(values: Sequence[Any]) -> tuple[Any, ...]:
