@@ -35,7 +35,7 @@ from prefect_parallel_run.planning.inputs import (
     check_arguments,
     fill_placeholders,
     from_result,
-    normalise_inputs,
+    normalize_inputs,
     resolve_output,
     resolve_side_inputs,
 )
@@ -61,6 +61,7 @@ from prefect_parallel_run.task.caching import Prepared, ReusePolicy, prepared_ru
 from prefect_parallel_run.task.cancellation import Cancellation, flush_when_detached
 from prefect_parallel_run.task.result_serializer import RESULT_SERIALIZER
 from prefect_parallel_run.task.task_names import task_run_name
+from prefect_parallel_run.task.temporary_server import explains_start_timeout
 
 _OWN_CACHING = {"cache_policy", "cache_key_fn", "result_storage_key"}  #: options that replace the step's own caching
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
@@ -137,6 +138,8 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             **options,
         )
 
+    __call__ = explains_start_timeout(Task.__call__)  # type: ignore[arg-type]  # mypy compares overloads with a type variable
+
     def with_options(self, **options: Any) -> ParallelRunStep:
         """Return a copy of this step with other task options; ``retries=n`` means ``run_max_try = n + 1``."""
         name = options.pop("name", None) or self.name
@@ -177,7 +180,7 @@ class _Preparation:
     def __call__(self, inputs: Any, output: Any, side_inputs: Any, arguments: Any, *, find_existing: bool = True) -> Prepared:
         """Return the resolved parameters; with *find_existing*, also the existing runs if there can be any."""
         values = inputs if isinstance(inputs, list | tuple) else [inputs]
-        datasets = normalise_inputs([from_result(value) for value in values])
+        datasets = normalize_inputs([from_result(value) for value in values])
         folder = resolve_output(output, required=self.config.result_file_name is not None)
         sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
         home = Path(get_current_settings().home)

@@ -63,7 +63,7 @@ _HEADERS = {
     "all_files_same_headers": (True, ""),
 }
 _NO_PATH_COLUMN = "tables have no column Path; context.dataset names the input of a row"
-#: Other options of readers: the value that matches the behaviour here, and the reason why others have no effect.
+#: Other options of readers: the value that matches the behavior here, and the reason why others have no effect.
 _OPTIONS: dict[str, tuple[Any, str]] = {
     "empty_as_string": (False, "empty fields are nulls, as pandas reads them"),
     "include_path_column": (False, _NO_PATH_COLUMN),

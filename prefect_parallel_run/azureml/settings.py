@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 from prefect_parallel_run.child.rows import row_format
-from prefect_parallel_run.config.csv_options import KEYWORDS, check_keywords
 from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.config.validation import KEYWORDS, check_keywords
 
 SETTINGS_FILE = "parallel_run_step.settings.json"
 _FUNCTION = "pandas.DataFrame.to_csv"
 _MAX_BYTES = 1 << 20
-#: Values of keywords that match the behaviour here anyway.
+#: Values of keywords that match the behavior here anyway.
 _SAME: dict[str, tuple[Any, ...]] = {
     "mode": ("a", "w"),
     "lineterminator": (None, "\n"),

@@ -1,6 +1,6 @@
 """Describes an exception of the script as text, without secrets, and reads its requests: no retry, a pause, another process.
 
-Azure's ParallelRunException has the requests in ``code`` and ``delay_seconds``. It is recognised by its name: the script raises
+Azure's ParallelRunException has the requests in ``code`` and ``delay_seconds``. It is recognized by its name: the script raises
 the real one if azureml-core is installed, else the stand-in (azureml_errors.py). A failure inside pandas 3 gets advice, because
 scripts for Azure were written for earlier versions.
 """

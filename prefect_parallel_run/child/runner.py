@@ -10,7 +10,7 @@ from .entry_script import Context, EntryScript, Script, current
 from .failure import Failure, RetryDirective, describe, fingerprint, retry_directive
 from .reading import BadRecord, FileList, Reader
 from .receipt import NO_ROWS, Outcome, Receipt, Rows, success
-from .rows import WrongType, encode, materialise
+from .rows import WrongType, encode, materialize
 from .storage import InputChanged, StoreFailure
 
 _POLL_INTERVAL = 0.02  #: s between two reads of the command during a pause
@@ -132,7 +132,7 @@ class MiniBatchRunner:
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))
         self._status.begin(index, time.monotonic())  # the time limit applies to run(): reading has had a limit of its own
         try:
-            result = materialise(self._script.run(items, context))
+            result = materialize(self._script.run(items, context))
         finally:
             current.mini_batch = None
         if self._part is None:

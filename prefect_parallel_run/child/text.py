@@ -70,7 +70,7 @@ def check_compression(file: Any, compression: Optional[str]) -> None:
     head = file.read(max(map(len, _FIRST_BYTES)))
     file.seek(0)
     if head[:3] == b"BZh":
-        head = head[:3] + b"9" + head[4:]  # normalises the block size
+        head = head[:3] + b"9" + head[4:]  # normalizes the block size
     detected = next((kind for first, kind in _FIRST_BYTES.items() if head.startswith(first)), compression)
     if detected == compression:
         return

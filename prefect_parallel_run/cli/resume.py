@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from prefect_parallel_run.cli._output import emit
-from prefect_parallel_run.cli._run_command import RunCommand, config_option, open_run
-from prefect_parallel_run.cli._terminal import terminal_view
+from prefect_parallel_run.cli._command import emit
+from prefect_parallel_run.cli._run_command import RunCommand, config_option, open_run, terminal_view
 from prefect_parallel_run.compute.resolve import resolve_target
 from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.execution.resume import spec_of

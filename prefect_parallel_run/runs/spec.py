@@ -12,8 +12,8 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import Environment
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.environments import EnvironmentPlan, environment_plan, interpreter_of
+from prefect_parallel_run.models import FailureLimits
 from prefect_parallel_run.planning.planner import Planning
-from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory, workplace
 from prefect_parallel_run.storage.paths import RUNS_FOLDER, literal_folder
 

@@ -65,14 +65,14 @@ class _Cluster:
     """
 
     def __init__(self, nodes: int, slots: int, seconds: float) -> None:
-        from prefect_parallel_run.dispatch.events import NodeJoined, SlotReady
+        from prefect_parallel_run.dispatch.events import NodeOpened, SlotReady
 
         self._slots, self._seconds = slots, seconds
         self._nodes = {f"node-{number}": _Node(slots) for number in range(nodes)}
         self._order = itertools.count()  # events of one moment come as they were made
         self._events: list = []  # when, order, what the driver is told, the lease that has ended with it
         for name in self._nodes:
-            self._tell(0.0, NodeJoined(name, slots))
+            self._tell(0.0, NodeOpened(name, slots))
         for name in self._nodes:
             for _ in range(slots):
                 self._tell(0.0, SlotReady(name))
@@ -122,8 +122,7 @@ def simulate(nodes: int, slots: int, seconds: float, least: int = _LEASES) -> di
     """Drive a run on a modelled cluster for a while and return what the driver's decisions cost."""
     from prefect_parallel_run.dispatch.events import Commit, SubmitLease
     from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
-    from prefect_parallel_run.models import PendingWork, Tally
-    from prefect_parallel_run.runs.limits import FailureLimits
+    from prefect_parallel_run.models import FailureLimits, PendingWork, Tally
 
     planned = max(_MINI_BATCHES, round(2 * _LONGEST * nodes * slots / seconds))
     rules = SchedulingPolicy(run_max_try=3, limits=FailureLimits(error_threshold=0), max_per_lease=5_000)

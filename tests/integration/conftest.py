@@ -14,7 +14,7 @@ import pytest
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.node.child_startup import ChildFactory
+from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed
 from prefect_parallel_run.node.node_log import ProcessLog
 from prefect_parallel_run.node.settings import (
     InterpreterSettings,
@@ -27,8 +27,7 @@ from prefect_parallel_run.node.settings import (
     ScriptSettings,
 )
 from prefect_parallel_run.node.slot import RecallRequest, Slot, Work
-from prefect_parallel_run.node.standby import StandbyChild, StandbyNeed
-from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import write_plan
 
@@ -80,7 +79,7 @@ class Bench:
         self._standbys: list[StandbyChild] = []
 
     def works(self, files: Path, size: int = 10) -> list[bytes]:
-        write_plan(normalise_inputs([FileDataset.from_files(files).as_named_input("images")]), size, self.run / "plan.parquet")
+        write_plan(normalize_inputs([FileDataset.from_files(files).as_named_input("images")]), size, self.run / "plan.parquet")
         plan = Plan.open(self.run / "plan.parquet")
         return [text.encode() for text in plan.works(0, plan.summary.mini_batches)]
 
@@ -88,7 +87,7 @@ class Bench:
         path = Path(script) if "/" in script else self.scripts / script
         groups: dict[type, dict[str, object]] = {
             NodeOptions: {"name": "node-0", "slots": 1, "most_slots": 1},
-            RunContext: {"drive": 1, "directory": str(self.run)},
+            RunContext: {"execution": 1, "directory": str(self.run)},
             InterpreterSettings: {},
             ScriptSettings: {
                 "path": str(path),

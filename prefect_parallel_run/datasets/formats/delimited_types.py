@@ -2,7 +2,7 @@
 
 Arrow parses a block on all cores. Its integers, floats, booleans and dates agree with pandas, except where the two parse
 numbers differently: hexadecimal numbers, a plus sign, NaN, more than 64 bits. One string decides the type of a column for the
-whole file, and most strings are easy to recognise: they contain a letter that no number contains.
+whole file, and most strings are easy to recognize: they contain a letter that no number contains.
 """
 
 from __future__ import annotations
