@@ -123,20 +123,15 @@ class Dispatcher:
             OutputError: The run directory cannot be written.
             RowsDifferError: The rows of two mini-batches do not fit into one result.
         """
-        self._client.subscribe_topic(ready_topic(self._settings.token), self._report_ready)
-        self._client.subscribe_topic(script_log_topic(self._settings.token), lambda event: self._script_logs.add(event[1]))
+        handlers = {ready_topic: self._report_ready, script_log_topic: lambda event: self._script_logs.add(event[1])}
+        topics = {topic(self._settings.token): handler for topic, handler in handlers.items()}
+        for topic, handler in topics.items():
+            self._client.subscribe_topic(topic, handler)
         self._nodes.start()
         end_by: float | None = None
         try:
             while not self._finished:
-                self._nodes.poll()
-                self._scale()
-                self._transport.retry_resizes()
-                for event in chain(self._read_plan(), self._read_commands(), self._wait_for_events()):
-                    self._carry_out(self._state.handle(event, time.monotonic()))
-                self._emit(events.Progressed(self._state.tally))
-                self._forward_script_logs()
-                self._check_cancelled()
+                self._step()
             self._nodes.close()
         except BaseException:
             end_by = time.monotonic() + _SHUTDOWN_TIMEOUT
@@ -149,12 +144,21 @@ class Dispatcher:
             end_by = end_by or time.monotonic() + _SHUTDOWN_TIMEOUT
             self._fetch_logs(self._nodes.addresses, end_by)
             self._nodes.remove(end_by)
-            if self._client.status == "running":
-                self._client.unsubscribe_topic(ready_topic(self._settings.token))
-                self._client.unsubscribe_topic(script_log_topic(self._settings.token))
+            for topic in topics if self._client.status == "running" else ():
+                self._client.unsubscribe_topic(topic)
             self._forward_script_logs()
             if self._script_logs.left_out:
                 self._emit(events.ScriptLinesDropped(self._script_logs.left_out))
+
+    def _step(self) -> None:
+        self._nodes.poll()
+        self._scale()
+        self._transport.retry_resizes()
+        for event in chain(self._read_plan(), self._read_commands(), self._wait_for_events()):
+            self._carry_out(self._state.handle(event, time.monotonic()))
+        self._emit(events.Progressed(self._state.tally))
+        self._forward_script_logs()
+        self._check_cancelled()
 
     # Events
 
