@@ -62,6 +62,7 @@ from prefect_parallel_run.dispatch.work_queue import (
 from prefect_parallel_run.models import NOT_ISOLATED, Lease, Outcome, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.limits import FailureLimits
 
+_NODE_PATIENCE = 60.0  #: s without any node before the run fails; Prefect's retry then opens a new cluster
 _AHEAD_SECONDS = 0.5  #: s: a slot gets a second lease in advance only while mini-batches are shorter than this
 
 
@@ -73,7 +74,6 @@ class SchedulingPolicy:
     limits: FailureLimits
     retry_delay: float = 0.0  #: s
     max_per_lease: int = 1000
-    node_patience: float = 60.0  #: s without any node after which the run fails
     fetches: bool = False  #: nodes prefetch the files of a lease, so every slot gets one in advance
     speculative: bool = False  #: duplicate slow mini-batches on idle slots
     shared_workers: bool = False  #: other users share the workers, so a lease may wait there
@@ -333,7 +333,7 @@ class RunState:
         return None
 
     def _has_no_slots(self, now: float) -> bool:
-        """Return whether no slot is usable: immediately if all nodes failed to start the script, else after node_patience.
+        """Return whether no slot is usable: immediately if all nodes failed to start the script, else after _NODE_PATIENCE.
 
         Never true while a node is being opened, since building an environment may take long.
         """
@@ -344,7 +344,7 @@ class RunState:
             return not self._accounting.leases  # unfinished leases may still return receipts
         if self._nodeless_since is None:
             self._nodeless_since = now
-        return now - self._nodeless_since > self._policy.node_patience
+        return now - self._nodeless_since > _NODE_PATIENCE
 
     def _pause_or_resume(self, tally: Tally) -> Iterator[Instruction]:
         breach = self._policy.limits.near_breach(tally, isolates=self._policy.isolate)

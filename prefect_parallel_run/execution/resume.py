@@ -15,9 +15,8 @@ from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.runs.commands import LIMITS
 from prefect_parallel_run.runs.executions import config_of
-from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.run_directory import RunDirectory, prefect_home, workplace
-from prefect_parallel_run.runs.spec import StepSpec, interpreter_options
+from prefect_parallel_run.runs.spec import ScriptParameters, StepSpec, interpreter_for
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 
@@ -51,12 +50,9 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
         config=config,
         datasets=[_dataset(fields) for fields in metadata["inputs"]],
         output=output,
-        side_inputs=metadata["side_inputs"],
-        arguments=tuple(metadata["arguments"]),
-        allow_reuse=True,
-        **interpreter_options(config, is_here=config.compute_target == LOCAL),
+        parameters=ScriptParameters(tuple(metadata["arguments"]), metadata["side_inputs"]),
+        interpreter=interpreter_for(config, is_here=config.compute_target == LOCAL),
         home=home,
-        key=machine_key(home),
     )
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, chain_checks, never_cancelled
@@ -22,7 +23,7 @@ from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.execution.execute import ActiveRun, ClusterStartup, execute
 from prefect_parallel_run.models import execution_prefix
 from prefect_parallel_run.monitoring.report import write_report
-from prefect_parallel_run.output.reduction import Reduction
+from prefect_parallel_run.output.reduction import Reduction, ResultFile
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.create import complete_description, step_of
@@ -251,14 +252,19 @@ def _reduction(run: ActiveRun) -> Reduction:
         directory=run.directory,
         limits=failure_limits(adjustments.of(spec.config)),
         notes={METADATA_KEY: adjustments.to_values()} if adjustments else {},
-        target=spec.target_of(run.directory),
-        result=spec.result,
-        row_format=spec.config.result_format,
-        row_options=spec.config.append_row_csv_options or {},
+        result=_result_file(spec, run.directory),
         identity=complete_description(run.directory, selection.planner)["identity"],
         output=spec.output if spec.writes_output else None,
         check_cancelled=run.check_cancelled,
     )
+
+
+def _result_file(spec: StepSpec, directory: RunDirectory) -> ResultFile | None:
+    if spec.result is None:
+        return None
+    path = Path(spec.result) if spec.store is None else directory.path / str(spec.config.result_file_name)
+    options = spec.config.append_row_csv_options or {}
+    return ResultFile(path=path, location=spec.result, format=spec.config.result_format, options=options)
 
 
 def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, emit: Emit) -> None:

@@ -95,7 +95,7 @@ class ChildFactory:
     """Starts the children of a node, with all variables of *environment*, in new folders in *scratch*."""
 
     def __init__(self, settings: NodeSettings, environment: dict[str, str], scratch: str, process_log: ProcessLog) -> None:
-        self.interpreter = settings.interpreter.path or sys.executable
+        self.interpreter = str(settings.interpreter.source or sys.executable)
         self._settings, self._environment, self._scratch = settings, environment, scratch
         self._process_log = process_log
 

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from distributed import get_worker, secede
 
-from prefect_parallel_run.environments import interpreter_of
+from prefect_parallel_run.environments import EnvironmentPlan, interpreter_of
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.environments import built_interpreter, cache_folder
 from prefect_parallel_run.node.log_files import LogBatch
@@ -336,9 +336,9 @@ def _open_once(dask_worker: Any, settings: NodeSettings, threads: int, over: thr
 
 
 def _start_node(settings: NodeSettings, cores: int | None, over: threading.Event) -> Node:
-    plan, path = settings.interpreter.plan, settings.interpreter.path
-    interpreter = interpreter_of(path) if plan is None else built_interpreter(plan, cache_folder(), over)
-    return Node(replace(settings, interpreter=replace(settings.interpreter, path=interpreter)), cores)
+    source = settings.interpreter.source
+    path = built_interpreter(source, cache_folder(), over) if isinstance(source, EnvironmentPlan) else interpreter_of(source)
+    return Node(replace(settings, interpreter=replace(settings.interpreter, source=path)), cores)
 
 
 def _close_abandoned(runs: _Runs, token: str, only: Node | None = None) -> None:

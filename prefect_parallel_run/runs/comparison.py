@@ -125,9 +125,9 @@ class InputCheck:
 def may_be_reused(directory: RunDirectory, spec: StepSpec) -> bool:
     """True when the result is recent enough and unaltered, and its failures are within the limits of *spec*."""
     receipt = read_json(directory.receipt)
-    if spec.reuse_for is not None:
+    if spec.reuse.within is not None:
         finished = float(receipt.get("finished") or directory.receipt.stat().st_mtime)  # earlier versions did not record it
-        if time.time() - finished > spec.reuse_for:
+        if time.time() - finished > spec.reuse.within:
             return False
     return breach_of(receipt, spec) is None and is_unaltered(receipt, spec)
 

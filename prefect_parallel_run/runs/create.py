@@ -115,8 +115,8 @@ def describe(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
         "environment_variables": sorted(spec.config.environment_variables),  # names only: the values are secrets
         "inputs": spec.inputs,
         "output": spec.output,
-        "side_inputs": dict(spec.side_inputs),
-        "arguments": list(spec.arguments),
+        "side_inputs": dict(spec.parameters.side_inputs),
+        "arguments": list(spec.parameters.arguments),
         "home": str(spec.home),
     }
 

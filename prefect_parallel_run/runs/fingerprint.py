@@ -78,9 +78,9 @@ def fingerprint_of(spec: StepSpec) -> dict[str, Any]:
     return run_fingerprint(
         spec.config,
         inputs=[dataset_fingerprint(fields) for fields in spec.inputs],
-        arguments=list(spec.arguments),
-        side_inputs=dict(spec.side_inputs),
-        key=spec.key,
+        arguments=list(spec.parameters.arguments),
+        side_inputs=dict(spec.parameters.side_inputs),
+        key=machine_key(spec.home),
     )
 
 

@@ -88,7 +88,7 @@ class ExistingRuns:
 def has_existing_runs(spec: StepSpec) -> bool:
     """Cheap check whether there is any earlier run with this name, so that a search before opening a cluster pays off."""
     name = f"{spec.name_in_paths}-"
-    if not spec.allow_reuse:
+    if not spec.reuse.is_allowed:
         return False
     if any(runs_below(spec.runs, name)):
         return True
@@ -123,7 +123,7 @@ def _candidates(spec: StepSpec, prefix: str, check_cancelled: CheckCancelled) ->
         copies = f"{spec.store}/{RUNS_FOLDER}"
         pulling = Background("pulling", partial(pull_runs, copies, prefix, spec.runs))
         pulling.wait(check_cancelled)
-    return [run for run in runs_below(spec.runs, prefix) if spec.allow_reuse or not run.receipt.exists()]
+    return [run for run in runs_below(spec.runs, prefix) if spec.reuse.is_allowed or not run.receipt.exists()]
 
 
 def _planned_inputs(directory: RunDirectory) -> str | None:

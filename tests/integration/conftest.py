@@ -33,8 +33,8 @@ from prefect_parallel_run.planning.planner import write_plan
 
 CHANGES = {  #: settings that tests call otherwise
     "node": (NodeOptions, "name"),
-    "interpreter": (InterpreterSettings, "path"),
-    "environment": (InterpreterSettings, "plan"),
+    "interpreter": (InterpreterSettings, "source"),
+    "environment": (InterpreterSettings, "source"),
     "environment_variables": (InterpreterSettings, "variables"),
     "keep_rows": (RowSettings, "keep"),
     "row_format": (RowSettings, "format"),

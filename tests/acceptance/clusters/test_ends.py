@@ -27,8 +27,7 @@ class Run:
     def __init__(self, workshop, cluster, **fields):
         from prefect_parallel_run import FileDataset
         from prefect_parallel_run.planning.inputs import normalise_inputs
-        from prefect_parallel_run.runs.fingerprint import machine_key
-        from prefect_parallel_run.runs.spec import StepSpec
+        from prefect_parallel_run.runs.spec import ScriptParameters, StepSpec
 
         home = workshop.folder / "home"
         home.mkdir()
@@ -38,13 +37,9 @@ class Run:
             config=workshop.config("slow.py", process_count_per_node=1, mini_batch_size=1, **fields),
             datasets=normalise_inputs([FileDataset.from_files(workshop.files)]),
             output=str(workshop.output),
-            side_inputs={},
-            arguments=("--log", str(workshop.log), "--sleep", "0.3"),
-            allow_reuse=True,
+            parameters=ScriptParameters(("--log", str(workshop.log), "--sleep", "0.3")),
             interpreter=None,
-            environment=None,
             home=home,
-            key=machine_key(home),
         )
         self._cancel = threading.Event()
         self._outcome = Future()

@@ -14,7 +14,7 @@ from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.status import look
 from prefect_parallel_run.monitoring.status_text import status_lines
 from prefect_parallel_run.output.columns import ColumnChecker
-from prefect_parallel_run.output.reduction import Reduction, reduce
+from prefect_parallel_run.output.reduction import Reduction, ResultFile, reduce
 from prefect_parallel_run.planning.inputs import normalise_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import write_plan
@@ -56,9 +56,7 @@ def reduction(directory, row_format):
     return Reduction(
         directory=directory,
         limits=FailureLimits(),
-        target=target,
-        result=str(target),
-        row_format=row_format,
+        result=ResultFile(path=target, location=str(target), format=row_format),
         identity=dict.fromkeys(("config_sha256", "script_sha256", "plan_sha256")),
         output=str(target.parent),
         check_cancelled=lambda: None,
