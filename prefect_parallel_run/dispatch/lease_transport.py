@@ -41,12 +41,7 @@ class _Sent:
 class LeaseTransport:
     """Connects one run to its nodes.
 
-    Args:
-        client: Dask client of the cluster.
-        plan: Mini-batches that leases refer to.
-        nodes: Open nodes.
-        remote_files: Fetches the rows of nodes that keep them locally.
-        report: Receives the answers, on any thread.
+    *report* receives the answers, on any thread; *remote_files* fetches the rows of nodes that keep them locally.
     """
 
     def __init__(
@@ -111,13 +106,7 @@ class LeaseTransport:
         self._client.loop.add_callback(self._await_result, lease.id, future, fetch_from)
 
     async def _await_result(self, number: int, future: Future, fetch_from: str | None) -> None:
-        """Wait for a lease on the client's loop, so that a missing result blocks no thread.
-
-        Args:
-            number: Id of the lease.
-            future: Its result.
-            fetch_from: Address of the node to fetch the rows from, or None.
-        """
+        """Wait for a lease on the client's loop, so that a missing result blocks no thread."""
         outcome: Any
         try:
             outcome = await self._client.gather(future, asynchronous=True)
@@ -169,5 +158,5 @@ class LeaseTransport:
             resize, error = self._failed_resizes.popleft()
             if not isinstance(error, OSError | asyncio.TimeoutError | LOST):
                 raise error
-            if self._nodes.has(resize.node):  # not lost
+            if resize.node in self._nodes:  # not lost
                 self.resize(resize)

@@ -34,13 +34,7 @@ class TransferError(Exception):
 
 
 class RemoteFiles:
-    """Fetches files from the nodes of one run.
-
-    Args:
-        client: Dask client of the cluster.
-        token: Identifies the run on the nodes.
-        run_directory: Local run directory to write to.
-    """
+    """Fetches files from the nodes of one run into its run directory."""
 
     def __init__(self, client: Client, token: str, run_directory: str) -> None:
         self._client, self._token, self._folder = client, token, Path(run_directory)

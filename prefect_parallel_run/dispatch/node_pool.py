@@ -29,13 +29,8 @@ _MAX_ATTEMPTS = 5  #: attempts to open a node on one worker before it is exclude
 class NodePool:
     """The workers that a run uses, and the nodes on them.
 
-    Args:
-        cluster: The open cluster.
-        spec: The nodes to open.
-        emit: Receives the events of nodes.
-        check_cancelled: Called about every TICK while waiting for nodes; raises to stop the run.
-        report: Receives events for RunState.
-        on_script_log: Receives the last script logs of a node, on any thread.
+    *report* receives the events for RunState; *on_script_log* receives the last script logs of a node, on any thread;
+    *check_cancelled* is called about every TICK while waiting for nodes.
     """
 
     def __init__(
@@ -72,8 +67,7 @@ class NodePool:
         """Return the address of an open node."""
         return self._nodes[node].address
 
-    def has(self, node: str) -> bool:
-        """Return whether a node is open."""
+    def __contains__(self, node: str) -> bool:
         return node in self._nodes
 
     def set_slots(self, count: int) -> None:
@@ -142,9 +136,7 @@ class NodePool:
     def release(self, nodes: Collection[str], fetch_logs: Callable[[Collection[str]], None]) -> None:
         """Close idle nodes after shutdown() of the script; their workers are not used again.
 
-        Args:
-            nodes: Names of nodes without a lease.
-            fetch_logs: Called with their addresses once they are closed.
+        *fetch_logs* is called with their addresses once they are closed.
         """
         addresses = [self.address_of(node) for node in nodes]
         keeping = [address for address in self.keeping_rows if address in addresses]
@@ -158,11 +150,7 @@ class NodePool:
             self._emit(events.NodeReleased(node))
 
     def stop(self, until: float) -> None:
-        """Kill all children; nodes that do not answer in time are left to the cluster's shutdown.
-
-        Args:
-            until: Monotonic time by which the shutdown must end.
-        """
+        """Kill all children; nodes that do not answer before *until* (monotonic, s) are left to the cluster's shutdown."""
         everywhere = sorted({*self._names, *self._cancel_setups()})  # includes nodes that are being opened
         self._unresponsive = self._call_all(close_node, everywhere, min(until, time.monotonic() + _STOP_TIMEOUT), False)
         if self._unresponsive:
@@ -240,7 +228,6 @@ class NodePool:
                 self._emit(events.Warned(f"{message}; the rest join when they are available"))
 
     def _drop(self, lost: Collection[str]) -> None:
-        """Handle the loss of workers, by address."""
         for address in lost:
             if (setup := self._setups.cancel(address)) is not None:
                 self._handle_failure(setup, OSError("the worker was lost"))

@@ -87,13 +87,7 @@ class NodeSetup:
 
 
 class NodeSetups:
-    """The setups in progress, each with its own node name.
-
-    Args:
-        cluster: The open cluster.
-        spec: The nodes to open.
-        wake: Called when a setup has ended, on the client's thread.
-    """
+    """The setups in progress, each with its own node name; *wake* is called on the client's thread when one has ended."""
 
     def __init__(self, cluster: Cluster, spec: NodeSpec, wake: Callable[[], None]) -> None:
         self._client, self._settings, self._remote, self._wake = cluster.client, spec.settings, spec.remote, wake

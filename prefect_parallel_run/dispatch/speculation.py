@@ -46,13 +46,7 @@ class StragglerTracker:
         self._running.pop(lease, None)
 
     def to_recall(self, leases: Iterable[Lease], free: int, now: float) -> list[Lease]:
-        """Return the leases to recall, longest-running first.
-
-        Args:
-            leases: Leases that may hold unstarted mini-batches, in submission order.
-            free: Number of idle slots.
-            now: Monotonic clock, s.
-        """
+        """Return which of *leases*, in submission order, to recall for *free* idle slots, longest-running first."""
         self.next_check = None
         room = free - sum(running.is_recalled and not running.running_only for running in self._running.values())
         chosen: list[Lease] = []
@@ -90,10 +84,7 @@ class StragglerTracker:
     def slowest(self, leases: Iterable[Lease], mean: float, now: float) -> Lease | None:
         """Return the lease whose last mini-batch is worth duplicating: the one that has been running it the longest.
 
-        Args:
-            leases: Candidates on other nodes.
-            mean: Mean seconds per mini-batch.
-            now: Monotonic clock, s.
+        *leases* are those of other nodes, *mean* the mean seconds per mini-batch.
         """
         slow = max(_SLOW, _SLOW_TIMES * mean)
         candidates = ((self._running[lease.id].since, lease.id, lease) for lease in leases if self._can_duplicate(lease))

@@ -95,10 +95,7 @@ class Demand:
 class RunState:
     """Decides what a run does next.
 
-    Args:
-        policy: Scheduling, retries and limits.
-        pending_work: Mini-batches without a final outcome, and the counts so far.
-        items_of: Returns the number of items of a mini-batch; only called when its process died or its node was lost.
+    *items_of* returns the number of items of a mini-batch; it is only called when a process died or a node was lost.
     """
 
     def __init__(self, policy: SchedulingPolicy, pending_work: PendingWork, items_of: Callable[[int], int]) -> None:
@@ -164,7 +161,8 @@ class RunState:
             case LeaseShortened(lease, stop):
                 self._shorten(lease, stop, now)
             case PlanGrew(items):
-                self._grow(items)
+                self._queue.add_new(self._progress.planned, self._progress.planned + len(items))
+                self._progress.grow(items)
             case PlanEnded():
                 self._progress.is_growing = False
             case Paused() | Continued() | LimitsChanged() | ProcessesChanged():
@@ -188,12 +186,6 @@ class RunState:
                 for node in self._accounting.nodes:
                     yield Resize(node, count, self._resizes)
 
-    def _grow(self, items: list[int]) -> None:
-        start = self._progress.planned
-        self._progress.planned += len(items)
-        self._progress.items += sum(items)
-        self._queue.add_new(start, self._progress.planned)
-
     def _join(self, name: str, slots: int) -> Iterator[Instruction]:
         self._accounting.add_node(name, slots)
         if self._processes is not None and slots != self._processes:  # the node was opened before the change
@@ -213,7 +205,9 @@ class RunState:
         if (duplicate := self._stragglers.unlink(lease.id)) is not None:
             last = lease.stop - 1
             if last in receipts and receipts[last].outcome == Outcome.SUCCEEDED:
-                yield self._stop_duplicate(duplicate)
+                # Its last mini-batch, the only one that the duplicate still runs, is decided.
+                self._accounting.replace_lease(without_last(self._accounting.leases[duplicate]))
+                yield Recall(duplicate, at_once=True)
             else:  # the duplicate continues the attempt
                 lease = without_last(lease)
                 receipts.pop(last, None)
@@ -221,11 +215,6 @@ class RunState:
             self._sizer.record(len(receipts), sum(receipt.seconds for receipt in receipts.values()))
             yield Commit([(receipt, self._record(receipt, now)) for receipt in receipts.values()])
         self._queue.add_returned(without_receipt(lease, receipts))
-
-    def _stop_duplicate(self, number: int) -> Recall:
-        """Stop a lease whose last mini-batch, the only one that it still runs, was decided by its duplicate."""
-        self._accounting.replace_lease(without_last(self._accounting.leases[number]))
-        return Recall(number, at_once=True)
 
     def _shorten(self, number: int, stop: int | None, now: float) -> None:
         """Queue again what a recalled lease returned."""
@@ -323,7 +312,6 @@ class RunState:
             yield from self._rebalance(now)
 
     def _end(self, tally: Tally, now: float) -> Abort | Finish | GiveUp | None:
-        """Return how the run ends, or None."""
         if (breach := self._policy.limits.first_breach(tally)) is not None:
             return Abort(breach)
         if tally.finished == tally.planned and not tally.is_growing:
@@ -355,7 +343,7 @@ class RunState:
         self._is_holding = breach is not None
 
     def _hand_out(self, now: float) -> Iterator[Instruction]:
-        """Lease work to the nodes with the fewest leases per slot, until every node has enough."""
+        """Lease work to the least loaded nodes until every node has enough."""
         enough = 2 if self._policy.fetches or self._sizer.mean < _AHEAD_SECONDS else 1  # leases per slot
         while (least := self._accounting.least_loaded()) is not None and least[0] < enough:
             work = self._queue.pop(now, self._accounting.slots, is_holding=self._is_holding)
@@ -391,7 +379,6 @@ class RunState:
         return is_behind or self._policy.speculative or self._policy.shared_workers
 
     def _duplicate_slow(self, free: dict[str, int], now: float) -> Iterator[Instruction]:
-        """Duplicate slow mini-batches on other nodes."""
         for name, slots in free.items():
             for _ in range(slots):
                 others = [lease for lease in self._accounting.leases.values() if lease.node != name and lease.piece is None]

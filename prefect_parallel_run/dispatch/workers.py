@@ -52,10 +52,7 @@ def call_worker(client: Client, address: str, function: Callable[..., Any], *arg
 class LiveWorkers:
     """The live workers of a cluster, from periodic queries of its scheduler.
 
-    Args:
-        client: Dask client of the cluster.
-        discard: Called with the name of an unresponsive worker, to kill it.
-        wake: Called, on the client's thread, when the scheduler has answered.
+    *discard* kills an unresponsive worker, by name; *wake* is called on the client's thread when the scheduler has answered.
     """
 
     def __init__(self, client: Client, discard: Callable[[str], None], wake: Callable[[], None]) -> None:
@@ -123,11 +120,7 @@ class _Worker:
 
 
 class WorkerTracker:
-    """Tracks workers by their heartbeats. Pure.
-
-    Args:
-        patience: Seconds without a heartbeat after which a worker counts as lost.
-    """
+    """Tracks workers by their heartbeats: one without any for *patience* seconds counts as lost. Pure."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience

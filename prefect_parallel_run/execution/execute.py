@@ -180,7 +180,7 @@ def _dispatch(run: ActiveRun, work: _Work, cluster: Cluster, settings: NodeSetti
             plan=plan,
             ledger=run.ledger,
             state=RunState(policy, work.pending, lambda index: plan.items(index, index + 1)[0]),
-            plan_stream=planner if work.pending.tally.is_growing else None,
+            planner=planner if work.pending.tally.is_growing else None,
             commands=run.control.events,
             check_rows=work.column_checker.check if work.column_checker is not None else None,
         )

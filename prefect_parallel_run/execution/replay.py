@@ -25,12 +25,7 @@ from prefect_parallel_run.runs.spec import StepSpec
 def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[..., Any], log: Callable[[str], None]) -> Any:
     """Return what run() returns for mini-batch *number*; writes neither to the ledger nor to the result.
 
-    Args:
-        directory: Run directory.
-        spec: Definition of the run.
-        number: Mini-batch, from 0.
-        call: Calls a function with arguments, possibly in a debugger.
-        log: Receives a description of the mini-batch before it runs.
+    *call* calls a function with arguments, possibly in a debugger; *log* receives a description of the mini-batch before.
 
     Raises:
         NoRunError: The mini-batch does not exist.

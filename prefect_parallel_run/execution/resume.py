@@ -23,9 +23,7 @@ from prefect_parallel_run.storage.paths import RUNS_FOLDER
 def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
     """Return the definition of the run in *directory*.
 
-    Args:
-        directory: Run directory.
-        overrides: Configuration fields that may change, since they do not affect the result: limits, counts, timeouts.
+    *overrides* are configuration fields that do not affect the result: limits, counts, timeouts.
 
     Raises:
         ValueError: The script is missing, an override is invalid, or an environment variable of the run is not set.

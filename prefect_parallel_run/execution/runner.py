@@ -52,17 +52,11 @@ _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the use
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callbacks:
-    """The functions that a run calls; Prefect's differ from those of the command line.
+    """The functions that a run calls; Prefect's differ from those of the command line."""
 
-    Attributes:
-        reduce: Performs the final reduction and returns the receipt (in Prefect: as a separate task run).
-        emit: Receives the events of the run.
-        check_cancelled: Called several times a second; raises when the run is cancelled.
-    """
-
-    reduce: Callable[[Reduction], dict[str, Any]]
+    reduce: Callable[[Reduction], dict[str, Any]]  #: returns the receipt (in Prefect: of a separate task run)
     emit: Emit
-    check_cancelled: CheckCancelled = never_cancelled
+    check_cancelled: CheckCancelled = never_cancelled  #: called several times a second
 
 
 def run_step(
@@ -113,11 +107,7 @@ def _select_run(
 class _Runner:
     """Executes the selected run of a step, and keeps its remote copy up to date.
 
-    Args:
-        spec: Definition of the step.
-        selection: The run.
-        callbacks: What the run calls.
-        stack: Receives what remains to be done once the cluster is closed.
+    *stack* receives what remains to be done once the cluster is closed.
     """
 
     def __init__(self, spec: StepSpec, selection: RunSelection, callbacks: Callbacks, stack: ExitStack) -> None:
@@ -129,13 +119,7 @@ class _Runner:
             self._mirror = RunMirror(self._directory, location, lambda text: callbacks.emit(Warned(text)))
 
     def run(self, startup: ClusterStartup, execution_id: str, given: frozenset[str]) -> dict[str, Any]:
-        """Execute the run to its end and return the receipt.
-
-        Args:
-            startup: Opens the cluster.
-            execution_id: Id of the execution, from the run's lock.
-            given: Configuration fields that the user has just set.
-        """
+        """Execute the run to its end and return the receipt; *given*: fields of the configuration that the user just set."""
         if self._mirror is not None:
             self._stack.callback(self._mirror.close)
             self._check_cancelled = chain_checks(self._check_cancelled, self._mirror.raise_if_lost)

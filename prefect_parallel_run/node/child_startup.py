@@ -100,7 +100,7 @@ class ChildFactory:
         self._process_log = process_log
 
     def start(self, name: str, slot: int | None = None) -> Startup:
-        """Start a child for *slot* (None: a standby child) that imports the script, without waiting for it.
+        """Start a child that imports the script, and calls init() if it is for a *slot* (None: a standby child).
 
         Its *name*, unique on the node, is in the names of its logs and its part; raises OSError.
         """
@@ -114,7 +114,10 @@ class ChildFactory:
             raise
         message = json.dumps(self._settings.for_child(process=process, scratch=scratch), separators=(",", ":"))
         child.send([message.encode("ascii"), b"\n"])
-        return Startup(child, self._process_log.add(process, child.pid, slot), self._settings.limits.init_timeout)
+        startup = Startup(child, self._process_log.add(process, child.pid, slot), self._settings.limits.init_timeout)
+        if slot is not None:
+            startup.call_init()
+        return startup
 
 
 class StandbyChild:

@@ -147,12 +147,7 @@ class ShortenedLog(NamedTuple):
 def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: int = TAIL) -> ShortenedLog | None:
     """Cut a file to *head* and *tail* bytes; return None when it does not exist or is not longer than *most* bytes.
 
-    Args:
-        path: Path of the file.
-        left_out: Bytes removed by earlier cuts; 0 for none.
-        most: Maximum size.
-        head: Kept of its beginning.
-        tail: Kept of its end.
+    *left_out* is the number of bytes that earlier cuts removed.
 
     Raises:
         OSError: The file cannot be cut. When the disk is full it is cut, and its end may be lost.

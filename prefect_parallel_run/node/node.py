@@ -68,7 +68,11 @@ class Node:
         self._admitted: set[int] = set()  # leases that have started; the newest of very many
         self._refused: set[int] = set()  # leases that were recalled before they started
         self._lock = threading.Lock()
-        self._guard = Guard(f"{_MARKER}={marker}", self._scratch, self._record_lost_reaper)
+        self._guard = Guard(
+            f"{_MARKER}={marker}",
+            self._scratch,
+            lambda status: self._process_log.add_event("guardian_replaced", "guardian", exit=status),
+        )
         self.log = NodeLog(self.settings, self._process_log)
         self.log.start()
         self.slots = SlotPool(self._create_slot, count)  # last: its threads use everything above
@@ -149,8 +153,9 @@ class Node:
             pass  # the run is ending; finished mini-batches are still returned
         else:
             self.slots.release(slot)
-        if not self.settings.node.rows_are_remote:
-            _sync_parts(self.settings, receipts)
+        if not self.settings.node.rows_are_remote:  # before the receipts return: committed rows must survive a power cut
+            for name in {receipt.part for receipt in receipts if receipt.part}:
+                sync(Path(self.settings.run.directory, "parts", name))
         return receipts
 
     def _result(self, receipts: list[Receipt]) -> LeaseResult:
@@ -205,9 +210,6 @@ class Node:
     def _create_slot(self, index: int, number: int) -> Slot:
         slot = Slot(number, self.settings, self._factory(index), self._standby, lambda: self.slots.try_retire(slot))
         return slot
-
-    def _record_lost_reaper(self, status: int) -> None:
-        self._process_log.add_event("guardian_replaced", "guardian", exit=status)
 
     # The end
 
@@ -265,9 +267,3 @@ def _cores() -> int:
     from dask.system import CPU_COUNT  # noqa: PLC0415  a prepared node must not wait for Dask
 
     return int(CPU_COUNT)
-
-
-def _sync_parts(settings: NodeSettings, receipts: list[Receipt]) -> None:
-    """Sync the rows to disk before their receipts are returned: committed rows must survive a power cut."""
-    for name in {receipt.part for receipt in receipts if receipt.part}:
-        sync(Path(settings.run.directory, "parts", name))

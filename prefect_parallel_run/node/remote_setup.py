@@ -173,12 +173,7 @@ def unpack(archive: Path, sha256: str, cache: Path) -> Path:
 
 
 class Incoming:
-    """Receives an archive in pieces, in an unnamed temporary file that disappears with the receiving process.
-
-    Args:
-        cache: The cache folder of this node.
-        sha256: Hash of the archive.
-    """
+    """Receives an archive in pieces, in an unnamed temporary file that disappears with the receiving process."""
 
     def __init__(self, cache: Path, sha256: str) -> None:
         self._cache, self._sha256 = cache, sha256
