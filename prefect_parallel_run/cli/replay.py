@@ -16,8 +16,8 @@ from prefect_parallel_run.cli._output import emit, emit_json, notify
 from prefect_parallel_run.cli._run_command import RunCommand, open_run
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.execution.replay import replay as run_mini_batch
-from prefect_parallel_run.execution.resume import spec_of
 from prefect_parallel_run.monitoring.logs import escape_control_chars
+from prefect_parallel_run.runs.create import spec_of
 
 
 @click.command(cls=RunCommand)

@@ -36,11 +36,10 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.lease_transport import LOST, LeaseTransport, Message
-from prefect_parallel_run.dispatch.node_output import RemoteFiles, ScriptLogCollector
 from prefect_parallel_run.dispatch.node_pool import TICK, NodePool
 from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.dispatch.state import RunState
+from prefect_parallel_run.dispatch.transport import LOST, LeaseTransport, Message, RemoteFiles, ScriptLogCollector
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.models import Outcome, Receipt
 from prefect_parallel_run.node.child_startup import StartFailure
@@ -221,7 +220,7 @@ class Dispatcher:
         for node in released:  # first, so that nothing more is sent there
             self._carry_out(self._state.handle(NodeLeft(node), time.monotonic()))
         if released:
-            addresses = [self._nodes.address_of(node) for node in released]
+            addresses = [self._nodes.nodes[node].address for node in released]
             self._nodes.release(released, lambda ended: self._fetch_logs(ended, time.monotonic() + _LOGS_TIMEOUT))
             self._autoscaler.release(addresses)
 

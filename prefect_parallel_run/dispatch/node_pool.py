@@ -47,7 +47,7 @@ class NodePool:
         self._forward_log = on_script_log
         self._workers = LiveWorkers(cluster.client, cluster.discard, lambda: report(Tick()))
         self._setups = NodeSetups(cluster, spec, lambda: report(Tick()))
-        self._nodes: dict[str, ReadyNode] = {}  # open nodes, by name
+        self.nodes: dict[str, ReadyNode] = {}  #: open nodes, by name
         self._names: dict[str, str] = {}  # their names, by address
         self._attempts: Counter[str] = Counter()  # attempts to open a node, by address
         self._excluded: set[str] = set()  # addresses
@@ -63,25 +63,14 @@ class NodePool:
         """Return the addresses of open nodes."""
         return list(self._names)
 
-    def address_of(self, node: str) -> str:
-        """Return the address of an open node."""
-        return self._nodes[node].address
-
-    def __contains__(self, node: str) -> bool:
-        return node in self._nodes
-
     def set_slots(self, count: int) -> None:
         """Set the number of slots for nodes that are opened from now on."""
         self._setups.set_slots(count)
 
-    def keeps_rows(self, node: str) -> bool:
-        """Return whether a node's rows have to be fetched."""
-        return self._nodes[node].keeps_rows
-
     @property
     def keeping_rows(self) -> list[str]:
         """Return the addresses of responsive nodes whose rows and logs have to be fetched."""
-        keeping = [node.address for node in self._nodes.values() if node.keeps_rows]
+        keeping = [node.address for node in self.nodes.values() if node.keeps_rows]
         return [address for address in keeping if address not in self._unresponsive]
 
     def start(self) -> None:
@@ -111,12 +100,12 @@ class NodePool:
 
     def forget(self, node: str) -> None:
         """Remove a lost node; its worker may be opened again under another name."""
-        if (lost := self._nodes.pop(node, None)) is not None:
+        if (lost := self.nodes.pop(node, None)) is not None:
             del self._names[lost.address]
 
     def start_call(self, node: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Start a call of *function*, with the run's token and *arguments*, on an open node."""
-        return self._start_call(self._nodes[node].address, function, *arguments)
+        return self._start_call(self.nodes[node].address, function, *arguments)
 
     def _start_call(self, address: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         return call_worker(self._client, address, function, self.token, *arguments)
@@ -138,7 +127,7 @@ class NodePool:
 
         *fetch_logs* is called with their addresses once they are closed.
         """
-        addresses = [self.address_of(node) for node in nodes]
+        addresses = [self.nodes[node].address for node in nodes]
         keeping = [address for address in self.keeping_rows if address in addresses]
         for answer in self._close(addresses).values():
             self._forward_logs(answer)
@@ -216,7 +205,7 @@ class NodePool:
             self._setups.start(address, is_first=not self._has_nodes)
 
     def _add(self, node: ReadyNode) -> None:
-        self._nodes[node.facts.node] = node
+        self.nodes[node.facts.node] = node
         self._names[node.address] = node.facts.node
         self._emit(events.NodeJoined(node.facts))
         self._report(NodeOpened(node.facts.node, node.facts.slots))

@@ -16,38 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from prefect_parallel_run.dispatch import events
 from prefect_parallel_run.dispatch.bisection import Bisections, Piece
-from prefect_parallel_run.dispatch.events import (
-    Abort,
-    Commit,
-    CommitPiece,
-    Continued,
-    ControlCommand,
-    Event,
-    Finish,
-    GiveUp,
-    Instruction,
-    LeaseFinished,
-    LeaseShortened,
-    LimitsChanged,
-    NodeLeft,
-    NodeOpened,
-    NodeResized,
-    NodesOpening,
-    Paused,
-    PauseScheduling,
-    PlanEnded,
-    PlanGrew,
-    ProcessesChanged,
-    Recall,
-    Resize,
-    ResumeScheduling,
-    SlotReady,
-    SubmitLease,
-    Tick,
-)
-from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
-from prefect_parallel_run.dispatch.speculation import StragglerTracker, earliest
+from prefect_parallel_run.dispatch.leases import SlotAccounting, StragglerTracker, earliest
 from prefect_parallel_run.dispatch.work_queue import (
     LeaseSizer,
     Progress,
@@ -139,35 +110,35 @@ class RunState:
             idle=tuple(self._accounting.idle_nodes),
         )
 
-    def handle(self, event: Event, now: float) -> list[Instruction]:
+    def handle(self, event: events.Event, now: float) -> list[events.Instruction]:
         """Apply *event* at *now* (monotonic clock, s) and return the resulting instructions, in order."""
         self._now = now
         if self._has_ended:  # leases that finished before they were stopped still count
-            return list(self._complete_lease(event, now)) if isinstance(event, LeaseFinished) else []
-        instructions: list[Instruction] = []
+            return list(self._complete_lease(event, now)) if isinstance(event, events.LeaseFinished) else []
+        instructions: list[events.Instruction] = []
         match event:
-            case NodeOpened(node, slots):
+            case events.NodeOpened(node, slots):
                 instructions += self._join(node, slots)
-            case SlotReady():
+            case events.SlotReady():
                 self._accounting.record_ready(event)
-            case NodeResized():
+            case events.NodeResized():
                 self._accounting.resize(event)
-            case NodeLeft(node):
+            case events.NodeLeft(node):
                 instructions += self._remove_node(node, now)
-            case NodesOpening(nodes):
+            case events.NodesOpening(nodes):
                 self._opening = nodes
-            case LeaseFinished():
+            case events.LeaseFinished():
                 instructions += self._complete_lease(event, now)
-            case LeaseShortened(lease, stop):
+            case events.LeaseShortened(lease, stop):
                 self._shorten(lease, stop, now)
-            case PlanGrew(items):
+            case events.PlanGrew(items):
                 self._queue.add_new(self._progress.planned, self._progress.planned + len(items))
                 self._progress.grow(items)
-            case PlanEnded():
+            case events.PlanEnded():
                 self._progress.is_growing = False
-            case Paused() | Continued() | LimitsChanged() | ProcessesChanged():
+            case events.Paused() | events.Continued() | events.LimitsChanged() | events.ProcessesChanged():
                 instructions += self._apply_command(event)
-            case Tick():
+            case events.Tick():
                 pass
         return [*instructions, *self._next_instructions(now)]
 
@@ -175,25 +146,25 @@ class RunState:
         """Stop handing out leases; receipts that still arrive count."""
         self._has_ended = True
 
-    def _apply_command(self, command: ControlCommand) -> Iterator[Instruction]:
+    def _apply_command(self, command: events.ControlCommand) -> Iterator[events.Instruction]:
         match command:
-            case Paused() | Continued():
-                self.is_paused = isinstance(command, Paused)
-            case LimitsChanged(limits):
+            case events.Paused() | events.Continued():
+                self.is_paused = isinstance(command, events.Paused)
+            case events.LimitsChanged(limits):
                 self._policy = replace(self._policy, limits=limits)
-            case ProcessesChanged(count):
+            case events.ProcessesChanged(count):
                 self._processes, self._resizes = count, self._resizes + 1
                 for node in self._accounting.nodes:
-                    yield Resize(node, count, self._resizes)
+                    yield events.Resize(node, count, self._resizes)
 
-    def _join(self, name: str, slots: int) -> Iterator[Instruction]:
+    def _join(self, name: str, slots: int) -> Iterator[events.Instruction]:
         self._accounting.add_node(name, slots)
         if self._processes is not None and slots != self._processes:  # the node was opened before the change
-            yield Resize(name, self._processes, self._resizes)
+            yield events.Resize(name, self._processes, self._resizes)
 
     # Outcomes of leases
 
-    def _complete_lease(self, event: LeaseFinished, now: float) -> Iterator[Instruction]:
+    def _complete_lease(self, event: events.LeaseFinished, now: float) -> Iterator[events.Instruction]:
         lease = self._accounting.complete(event)
         if lease is None:  # lost earlier, and its mini-batches were leased again: its receipts are ignored
             return
@@ -207,13 +178,13 @@ class RunState:
             if last in receipts and receipts[last].outcome == Outcome.SUCCEEDED:
                 # Its last mini-batch, the only one that the duplicate still runs, is decided.
                 self._accounting.replace_lease(without_last(self._accounting.leases[duplicate]))
-                yield Recall(duplicate, at_once=True)
+                yield events.Recall(duplicate, at_once=True)
             else:  # the duplicate continues the attempt
                 lease = without_last(lease)
                 receipts.pop(last, None)
         if receipts:
             self._sizer.record(len(receipts), sum(receipt.seconds for receipt in receipts.values()))
-            yield Commit([(receipt, self._record(receipt, now)) for receipt in receipts.values()])
+            yield events.Commit([(receipt, self._record(receipt, now)) for receipt in receipts.values()])
         self._queue.add_returned(without_receipt(lease, receipts))
 
     def _shorten(self, number: int, stop: int | None, now: float) -> None:
@@ -253,7 +224,7 @@ class RunState:
 
     # Bisection
 
-    def _complete_piece(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[Instruction]:
+    def _complete_piece(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[events.Instruction]:
         if not lease.count:  # recalled, and its piece was queued again
             return
         receipt = next(matching(receipts, lease), None)
@@ -262,12 +233,12 @@ class RunState:
         else:
             yield self._record_piece(_piece(lease), receipt)
 
-    def _record_piece(self, piece: Piece, receipt: Receipt) -> CommitPiece:
+    def _record_piece(self, piece: Piece, receipt: Receipt) -> events.CommitPiece:
         result = self._bisections.record(receipt.mini_batch, piece, receipt)
         self._progress.record_piece(receipt, result)
-        return CommitPiece(receipt, piece, result.failed, result.state)
+        return events.CommitPiece(receipt, piece, result.failed, result.state)
 
-    def _requeue_piece(self, lease: Lease) -> Iterator[Instruction]:
+    def _requeue_piece(self, lease: Lease) -> Iterator[events.Instruction]:
         """Queue a piece that lost its node; a piece that keeps killing its node counts as failed."""
         if not lease.count:
             return
@@ -277,7 +248,7 @@ class RunState:
         else:
             self._bisections.requeue(lease.start, piece)
 
-    def _remove_node(self, name: str, now: float) -> Iterator[Instruction]:
+    def _remove_node(self, name: str, now: float) -> Iterator[events.Instruction]:
         """Queue the leases of a lost node again. A lease of one running mini-batch is charged an attempt."""
         charged: list[tuple[Receipt, str]] = []
         for lease, has_started in self._accounting.remove_node(name):
@@ -293,11 +264,11 @@ class RunState:
             elif lease.count:
                 self._queue.add_returned(split(lease, started=has_started))
         if charged:
-            yield Commit(charged)
+            yield events.Commit(charged)
 
     # Next instructions
 
-    def _next_instructions(self, now: float) -> Iterator[Instruction]:
+    def _next_instructions(self, now: float) -> Iterator[events.Instruction]:
         tally = self.tally
         if (end := self._end(tally, now)) is not None:
             self._has_ended = True
@@ -306,18 +277,18 @@ class RunState:
         yield from self._pause_or_resume(tally)
         if self.is_paused:  # leases return what they have not started; running mini-batches continue
             for lease in self._stragglers.to_recall_while_paused(self._accounting.leases.values(), now):
-                yield Recall(lease.id, at_once=False)
+                yield events.Recall(lease.id, at_once=False)
         else:
             yield from self._hand_out(now)
             yield from self._rebalance(now)
 
-    def _end(self, tally: Tally, now: float) -> Abort | Finish | GiveUp | None:
+    def _end(self, tally: Tally, now: float) -> events.Abort | events.Finish | events.GiveUp | None:
         if (breach := self._policy.limits.first_breach(tally)) is not None:
-            return Abort(breach)
+            return events.Abort(breach)
         if tally.finished == tally.planned and not tally.is_growing:
-            return Finish()
+            return events.Finish()
         if self._has_no_slots(now):
-            return GiveUp(slots_failed=bool(self._accounting.nodes))
+            return events.GiveUp(slots_failed=bool(self._accounting.nodes))
         return None
 
     def _has_no_slots(self, now: float) -> bool:
@@ -334,15 +305,15 @@ class RunState:
             self._nodeless_since = now
         return now - self._nodeless_since > _NODE_PATIENCE
 
-    def _pause_or_resume(self, tally: Tally) -> Iterator[Instruction]:
+    def _pause_or_resume(self, tally: Tally) -> Iterator[events.Instruction]:
         breach = self._policy.limits.near_breach(tally, isolates=self._policy.isolate)
         if breach is not None and not self._is_holding:
-            yield PauseScheduling(breach)
+            yield events.PauseScheduling(breach)
         elif breach is None and self._is_holding:
-            yield ResumeScheduling()
+            yield events.ResumeScheduling()
         self._is_holding = breach is not None
 
-    def _hand_out(self, now: float) -> Iterator[Instruction]:
+    def _hand_out(self, now: float) -> Iterator[events.Instruction]:
         """Lease work to the least loaded nodes until every node has enough."""
         enough = 2 if self._policy.fetches or self._sizer.mean < _AHEAD_SECONDS else 1  # leases per slot
         while (least := self._accounting.least_loaded()) is not None and least[0] < enough:
@@ -351,15 +322,15 @@ class RunState:
                 return
             yield self._submit(least[1], work, now)
 
-    def _submit(self, node: str, work: Work, now: float) -> SubmitLease:
+    def _submit(self, node: str, work: Work, now: float) -> events.SubmitLease:
         self._last_lease += 1
         start, stop, attempt, piece = work
         lease = Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt, piece=piece)
         self._accounting.add_lease(lease)
         self._stragglers.record_sent(lease, now)
-        return SubmitLease(lease)
+        return events.SubmitLease(lease)
 
-    def _rebalance(self, now: float) -> Iterator[Instruction]:
+    def _rebalance(self, now: float) -> Iterator[events.Instruction]:
         """With nothing left to hand out, rebalance work from busy to idle slots."""
         self._stragglers.next_check = None
         if self._queue.has_ranges or self._is_holding or self._progress.is_growing:
@@ -369,7 +340,7 @@ class RunState:
             return
         candidates = [lease for lease in self._accounting.leases.values() if lease.piece is None and self._may_recall(lease)]
         for lease in self._stragglers.to_recall(candidates, sum(free.values()), now):
-            yield Recall(lease.id, at_once=False)
+            yield events.Recall(lease.id, at_once=False)
         if self._policy.speculative:
             yield from self._duplicate_slow(free, now)
 
@@ -378,7 +349,7 @@ class RunState:
         is_behind = lease.count > 1 or self._accounting.is_overfull(lease.node)
         return is_behind or self._policy.speculative or self._policy.shared_workers
 
-    def _duplicate_slow(self, free: dict[str, int], now: float) -> Iterator[Instruction]:
+    def _duplicate_slow(self, free: dict[str, int], now: float) -> Iterator[events.Instruction]:
         for name, slots in free.items():
             for _ in range(slots):
                 others = [lease for lease in self._accounting.leases.values() if lease.node != name and lease.piece is None]

@@ -1,4 +1,7 @@
-"""The work that is not leased: its order, how much of it goes into the next lease, and what a lease returns to it. Pure."""
+"""The work that is not leased: its order, how much of it goes into the next lease, and what a lease returns to it. Pure.
+
+``Progress`` counts what is done.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 """Starts a child in a folder of its own, imports the script and calls init(), or records why that failed.
 
-The child imports the script immediately but calls init() only when the slot requests it: a standby child waits in between.
+The child imports the script immediately but calls init() only when the slot requests it. The standby child of a node waits in
+between: it is started ahead to replace a child that dies or is killed. Unused, it calls neither init() nor shutdown(), and
+holds nothing that init() loads. It is not forked from a template process: forking is unsafe with the threads of Arrow, OpenBLAS
+or CUDA, and a script may rely on being imported once in every process.
 """
 
 from __future__ import annotations

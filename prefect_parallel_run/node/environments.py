@@ -1,6 +1,7 @@
 """The cache folder of a machine, and the environments in it.
 
-Each environment is built at most once, by the first process that needs it, completely or not at all.
+Each environment is built at most once, by the first process that needs it, completely or not at all: with uv, or venv and pip,
+or conda. The output of these installers is kept; none of them outlives this process.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ Unused standby children count as one more slot. Files that a script creates in `
 A file is cut in place: its beginning and its end stay, with a line between them that says how much was cut. Writers must
 have opened it for appending, so that their next write lands at the new end. Bytes written during the cut may be lost, or end
 up above the line.
+
+Every log call of a script becomes a record, which is collected once, when it is complete, for Prefect's log.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Code archives on a node: received in pieces, verified, and unpacked completely, once for all workers.
+"""What a node on another machine needs before it is used: preflight checks, and a bundle of the entry script's code.
 
-``<cache>/bundles/<sha256>/`` is complete or does not exist. A member that would be written outside of it is refused.
+The flow process makes the bundle. The node receives it in pieces, verifies it, and unpacks it once for all workers of its
+machine: ``<cache>/bundles/<sha256>/`` is complete or does not exist. A member that would be written outside of it is refused.
+The checks make a wrong setup fail in seconds, not after hours.
 """
 
 from __future__ import annotations

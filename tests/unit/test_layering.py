@@ -80,7 +80,6 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "control",
         "execute",
         "runner",
-        "resume",
         "verify",
         "replay",
     ],

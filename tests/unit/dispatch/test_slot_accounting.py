@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run.dispatch.events import LeaseFinished, NodeResized, SlotReady
-from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
+from prefect_parallel_run.dispatch.leases import SlotAccounting
 from prefect_parallel_run.models import Lease
 
 NODES = ("a", "b", "c")
