@@ -35,13 +35,11 @@ class _Node:
 
     @property
     def free(self) -> int:
-        """Return the number of idle slots."""
         return max(0, min(self.ready, self.slots) - self.load)
 
     @property
     def load(self) -> int:
-        """Return the number of leases on its slots."""
-        return len(self.leases) - len(self.leaving)
+        return len(self.leases) - len(self.leaving)  # those on its slots
 
     def has_started(self, number: int) -> bool:
         """Return whether a lease runs: the first ones do, and those on removed slots."""
@@ -55,32 +53,27 @@ class SlotAccounting:
     def __init__(self) -> None:
         self.leases: dict[int, Lease] = {}  #: unfinished leases by id, in submission order
         self.slots = 0  #: total over all nodes
-        self._nodes: dict[str, _Node] = {}
+        self.nodes: dict[str, _Node] = {}  #: the current nodes, by name
         self._early: Counter[str] = Counter()  # slots that were ready before their node joined
         self._loads = NodeLoads()
 
     @property
-    def nodes(self) -> list[str]:
-        """Return the names of the current nodes."""
-        return list(self._nodes)
-
-    @property
     def idle_nodes(self) -> list[str]:
         """Return the names of nodes without a lease."""
-        return [name for name, node in self._nodes.items() if not node.leases]
+        return [name for name, node in self.nodes.items() if not node.leases]
 
     @property
     def has_slots(self) -> bool:
         """True when any node has a slot."""
-        return any(node.slots > 0 for node in self._nodes.values())
+        return any(node.slots > 0 for node in self.nodes.values())
 
     def free(self) -> dict[str, int]:
         """Return the number of idle slots by node, for nodes that have any."""
-        return {name: node.free for name, node in self._nodes.items() if node.free}
+        return {name: node.free for name, node in self.nodes.items() if node.free}
 
     def is_overfull(self, name: str) -> bool:
         """Return whether a node has more leases than slots, so that a lease waits."""
-        return self._nodes[name].load > self._nodes[name].slots
+        return self.nodes[name].load > self.nodes[name].slots
 
     def least_loaded(self) -> tuple[float, str] | None:
         """Return the smallest number of leases per slot and its node; None when there is no slot."""
@@ -90,13 +83,13 @@ class SlotAccounting:
 
     def add_node(self, name: str, slots: int) -> None:
         """Add a node."""
-        self._nodes[name] = _Node(slots, ready=min(slots, self._early.pop(name, 0)))
+        self.nodes[name] = _Node(slots, ready=min(slots, self._early.pop(name, 0)))
         self._update_load(name)
         self.slots += slots
 
     def record_ready(self, event: SlotReady) -> None:
         """Record that the process of a slot has started."""
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node is None:
             self._early[event.node] += 1
         elif event.as_of == node.as_of:
@@ -106,7 +99,7 @@ class SlotAccounting:
 
     def resize(self, event: NodeResized) -> None:
         """Record the new slots of a node, unless a later resize is known."""
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node is None or event.as_of <= node.as_of:
             return
         node.as_of, node.ready = event.as_of, event.ready + node.ahead[event.as_of]
@@ -115,32 +108,32 @@ class SlotAccounting:
         self._set_slots(event.node, event.slots)
 
     def _set_slots(self, name: str, slots: int) -> None:
-        node = self._nodes[name]
+        node = self.nodes[name]
         self.slots += slots - node.slots
         node.slots = slots
         self._update_load(name)
 
     def _update_load(self, name: str) -> None:
-        node = self._nodes[name]
+        node = self.nodes[name]
         self._loads.update(name, node.load, node.slots)
 
     # Leases
 
     def add_lease(self, lease: Lease) -> None:
         """Add a lease to the node that it names."""
-        self.leases[lease.id] = self._nodes[lease.node].leases[lease.id] = lease
+        self.leases[lease.id] = self.nodes[lease.node].leases[lease.id] = lease
         self._update_load(lease.node)
 
     def replace_lease(self, lease: Lease) -> None:
         """Replace an unfinished lease by its remaining part."""
-        self.leases[lease.id] = self._nodes[lease.node].leases[lease.id] = lease
+        self.leases[lease.id] = self.nodes[lease.node].leases[lease.id] = lease
 
     def complete(self, event: LeaseFinished) -> Lease | None:
         """Remove and return a finished lease; None for a lost one."""
         lease = self.leases.pop(event.lease, None)
         if lease is None:
             return None
-        node = self._nodes[lease.node]
+        node = self.nodes[lease.node]
         del node.leases[lease.id]
         node.leaving.discard(lease.id)
         is_current = event.as_of == node.as_of  # otherwise the report is out of date
@@ -150,7 +143,7 @@ class SlotAccounting:
 
     def remove_node(self, name: str) -> list[tuple[Lease, bool]]:
         """Remove a node; return its leases, each with whether it had started."""
-        node = self._nodes.pop(name, None)
+        node = self.nodes.pop(name, None)
         if node is None:
             return []
         self.slots -= node.slots

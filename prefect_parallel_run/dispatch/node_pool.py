@@ -188,7 +188,7 @@ class NodePool:
         Runs on the client's loop, so that a blocked flow thread does not interrupt it.
         """
         while not self._is_over:
-            for address in [*self._names, *self._setups.addresses]:
+            for address in [*self._names, *self._setups]:
                 self._start_call(address, keep_node)  # not awaited: it may not answer
             await asyncio.sleep(KEEP_ALIVE_INTERVAL)
 
@@ -196,7 +196,7 @@ class NodePool:
 
     def _open_missing(self) -> None:
         """Start to open as many nodes as are missing; those being opened count as available."""
-        taken = {*self._names, *self._setups.addresses}
+        taken = {*self._names, *self._setups}
         workers = self._workers.info
         free = {address: worker for address, worker in workers.items() if address not in taken | self._excluded}
         used = [host_of(workers[address]) for address in taken if address in workers]
@@ -237,7 +237,7 @@ class NodePool:
 
     def _cancel_setups(self) -> list[str]:
         """Cancel all setups and return their addresses."""
-        self._cancelled = self._setups.addresses
+        self._cancelled = [*self._setups]
         for address in self._cancelled:
             self._setups.cancel(address)
         return self._cancelled

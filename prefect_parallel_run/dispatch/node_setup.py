@@ -103,13 +103,8 @@ class NodeSetups:
     def __len__(self) -> int:
         return len(self._in_progress)
 
-    def __contains__(self, address: str) -> bool:
-        return address in self._in_progress
-
-    @property
-    def addresses(self) -> list[str]:
-        """Return the addresses of workers that are being opened."""
-        return list(self._in_progress)
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._in_progress])  # addresses
 
     def start(self, address: str, *, is_first: bool) -> None:
         """Start to open a node on a worker."""

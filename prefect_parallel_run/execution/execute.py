@@ -198,7 +198,6 @@ class _PlanningWarnings:
         self._are_logged = False
 
     def log(self) -> None:
-        """Log the warnings, unless they were logged or planning is incomplete."""
         if self._are_logged or not (self._planner is None or self._planner.is_over()):
             return
         self._are_logged = True

@@ -217,7 +217,6 @@ class StandbyNeed:
 
     None is needed at first: most runs never lose a child, and a standby child costs the memory of the script's imports. So
     the first child that crashes is replaced by one that is started only then; for a timeout, the standby child is ready.
-
     """
 
     def __init__(self, run_invocation_timeout: float) -> None:

@@ -181,14 +181,11 @@ class Node:
     # Slots
 
     def resize(self, slots: int, number: int) -> Resized:
-        """Start or retire slots until there are *slots*, without waiting for them.
+        """Start or retire slots until there are *slots*, without waiting for them; ignored after a resize of higher *number*.
 
         A retired slot finishes its running mini-batch and returns the rest of its lease; then its child calls shutdown() and
-        exits. One that is still starting is killed. A failed slot is replaced by a new one.
-
-        Args:
-            slots: At least one stays, and there are never more than mini-batches.
-            number: Number of the resize; ignored when a later one has already been applied.
+        exits. One that is still starting is killed. A failed slot is replaced by a new one. At least one slot stays, and there
+        are never more than mini-batches.
         """
         count = max(1, min(slots, self.settings.node.most_slots))
         if not self._are_interchangeable(count):
@@ -200,7 +197,6 @@ class Node:
         return all(self._variables(index) == self._variables(0) for index in range(count))
 
     def _variables(self, index: int) -> dict[str, str]:
-        """Return the environment variables that only the slot at *index* has."""
         return slot_environment(index, self._assigned_gpus, self._environment)
 
     def _factory(self, index: int) -> ChildFactory:
