@@ -30,12 +30,7 @@ class Control:
     A command names its execution and is recorded in the ledger before it takes effect, so that no command is applied twice,
     and none that is left over from an earlier execution is applied.
 
-    Args:
-        directory: Run directory, which contains the commands file.
-        execution_id: Id of the execution.
-        ledger: Records commands and their effects.
-        config: The step's configuration, without changes by commands.
-        emit: Receives the events of commands.
+    *config* is the step's configuration without changes by commands.
     """
 
     def __init__(

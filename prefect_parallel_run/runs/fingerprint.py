@@ -91,9 +91,9 @@ def fingerprint_of(spec: StepSpec) -> dict[str, Any]:
     return run_fingerprint(
         spec.config,
         inputs=[dataset_fingerprint(fields) for fields in spec.inputs],
-        arguments=list(spec.arguments),
-        side_inputs=dict(spec.side_inputs),
-        key=spec.key,
+        arguments=list(spec.parameters.arguments),
+        side_inputs=dict(spec.parameters.side_inputs),
+        key=machine_key(spec.home),
     )
 
 
@@ -286,9 +286,9 @@ class InputCheck:
 def may_be_reused(directory: RunDirectory, spec: StepSpec) -> bool:
     """True when the result is recent enough and unaltered, and its failures are within the limits of *spec*."""
     receipt = read_json(directory.receipt)
-    if spec.reuse_for is not None:
+    if spec.reuse.within is not None:
         finished = float(receipt.get("finished") or directory.receipt.stat().st_mtime)  # earlier versions did not record it
-        if time.time() - finished > spec.reuse_for:
+        if time.time() - finished > spec.reuse.within:
             return False
     return breach_of(receipt, spec) is None and is_unaltered(receipt, spec)
 

@@ -96,7 +96,7 @@ class ExistingRuns:
 def has_existing_runs(spec: StepSpec) -> bool:
     """Cheap check whether there is any earlier run with this name, so that a search before opening a cluster pays off."""
     name = f"{spec.name_in_paths}-"
-    if not spec.allow_reuse:
+    if not spec.reuse.is_allowed:
         return False
     if any(runs_below(spec.runs, name)):
         return True
@@ -129,7 +129,7 @@ def _candidates(spec: StepSpec, prefix: str, check_cancelled: CheckCancelled) ->
     """Return the runs that differ at most in their inputs, fetched from the store of the output if it is one."""
     if spec.store is not None:
         Background("pulling", partial(pull_runs, f"{spec.store}/{RUNS_FOLDER}", prefix, spec.runs)).wait(check_cancelled)
-    return [run for run in runs_below(spec.runs, prefix) if spec.allow_reuse or not run.receipt.exists()]
+    return [run for run in runs_below(spec.runs, prefix) if spec.reuse.is_allowed or not run.receipt.exists()]
 
 
 def _planned_inputs(directory: RunDirectory) -> str | None:
@@ -405,8 +405,8 @@ def _describe(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
         "environment_variables": sorted(spec.config.environment_variables),  # names only: the values are secrets
         "inputs": spec.inputs,
         "output": spec.output,
-        "side_inputs": dict(spec.side_inputs),
-        "arguments": list(spec.arguments),
+        "side_inputs": dict(spec.parameters.side_inputs),
+        "arguments": list(spec.parameters.arguments),
         "home": str(spec.home),
     }
 

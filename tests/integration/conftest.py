@@ -34,8 +34,8 @@ from ..plans import write_plan
 
 CHANGES = {  #: settings that tests call otherwise
     "node": (NodeOptions, "name"),
-    "interpreter": (InterpreterSettings, "path"),
-    "environment": (InterpreterSettings, "plan"),
+    "interpreter": (InterpreterSettings, "source"),
+    "environment": (InterpreterSettings, "source"),
     "environment_variables": (InterpreterSettings, "variables"),
     "keep_rows": (RowSettings, "keep"),
     "row_format": (RowSettings, "format"),

@@ -76,7 +76,6 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "control",
         "execute",
         "runner",
-        "resume",
         "verify",
         "replay",
     ],

@@ -13,7 +13,7 @@ from prefect_parallel_run.execution.runner import _record_end
 from prefect_parallel_run.models import FailureLimits, Receipt
 from prefect_parallel_run.monitoring.status import read_status, status_lines
 from prefect_parallel_run.output.columns import ColumnChecker
-from prefect_parallel_run.output.reduction import Reduction, reduce
+from prefect_parallel_run.output.reduction import Reduction, ResultFile, reduce
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.ledger import Ledger
@@ -55,9 +55,7 @@ def reduction(directory, row_format):
     return Reduction(
         directory=directory,
         limits=FailureLimits(),
-        target=target,
-        result=str(target),
-        row_format=row_format,
+        result=ResultFile(path=target, location=str(target), format=row_format),
         identity=dict.fromkeys(("config_sha256", "script_sha256", "plan_sha256")),
         output=str(target.parent),
         check_cancelled=lambda: None,
