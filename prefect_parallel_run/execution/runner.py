@@ -55,7 +55,7 @@ _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the use
 class Callbacks:
     """The functions that a run calls; Prefect's differ from those of the command line."""
 
-    reduce: Callable[[Reduction], dict[str, Any]]  #: returns the receipt (in Prefect: of a separate task run)
+    reduce: Callable[[Reduction], dict[str, Any]]  #: returns the receipt (in Prefect, a separate task run does)
     emit: Emit
     check_cancelled: CheckCancelled = never_cancelled  #: called several times a second
 
@@ -70,8 +70,8 @@ def run_step(
 
     Args:
         spec: Definition of the step.
-        target: Where it runs.
-        callbacks: What the run calls.
+        target: The compute target of the run.
+        callbacks: The functions that the run calls.
         earlier: A request to resume exactly one run directory; or earlier runs of this step, if already known.
 
     Raises:

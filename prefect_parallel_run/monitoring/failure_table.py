@@ -14,7 +14,7 @@ from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-_MAX_CHARACTERS = 300  #: of an error message
+_MAX_CHARACTERS = 300  #: length of an error message
 _ALL = -1  #: items of a mini-batch
 _Items = tuple[int, int, int]  #: mini-batch, first item, end of items (exclusive) or _ALL
 

@@ -54,7 +54,7 @@ _ROW = "%d,%d,%s,%s,%d,%.6f,%.6f,%s\n"  #: started is Unix time; s
 _values_of = attrgetter(*PROCESSED_COLUMNS)
 _ERROR_TYPE = PROCESSED_COLUMNS.index("error_type")
 _BLOCK = 1_000  #: rows per string
-_MAX_ERROR = 200  #: of an error message
+_MAX_ERROR = 200  #: length of an error message
 _MAX_OVERVIEW_LINES = 50  #: causes, and nodes that were lost or released
 
 
@@ -220,7 +220,7 @@ class _CauseCounts:
 
     outcome: str
     error_type: str
-    error: str  #: of the first attempt
+    error: str  #: text of the first attempt's error
     first_mini_batch: int
     attempts: int = 0
     nodes: set[str] = field(default_factory=set)

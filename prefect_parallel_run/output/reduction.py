@@ -67,7 +67,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
 
     Raises:
         LimitExceededError: A limit is exceeded; nothing is published.
-        NothingSucceededError: There were items, but there are no rows to publish.
+        NothingSucceededError: The input had items, but none of them returned a row.
         RowsDifferError: The columns of two mini-batches differ; names their files.
         OutputError: The result could not be written; an existing result is unchanged.
     """

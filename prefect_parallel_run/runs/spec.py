@@ -26,7 +26,7 @@ from prefect_parallel_run.storage.paths import RUNS_FOLDER, literal_folder
 
 
 class ScriptParameters(NamedTuple):
-    """What the entry script receives beside mini-batches."""
+    """The values that the entry script receives beside mini-batches."""
 
     arguments: tuple[str, ...] = ()
     side_inputs: Mapping[str, str] = MappingProxyType({})  #: path by name

@@ -31,7 +31,7 @@ _UNITS: dict[str, tuple[Callable[[float], str], Callable[[float, int], list[floa
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:
-    """Return an SVG element; what is not Markup is escaped, and attributes that are None are omitted.
+    """Return an SVG element; text that is not Markup is escaped, and attributes that are None are omitted.
 
     >>> element("text", "a < b", class_="x", text_anchor="end")
     Markup('<text class="x" text-anchor="end">a &lt; b</text>')

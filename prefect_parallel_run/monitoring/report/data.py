@@ -97,7 +97,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What the run directory says about the run as a whole."""
+    """The facts in the run directory about the run as a whole."""
 
     directory: RunDirectory
     description: Mapping[str, Any]  #: run.json

@@ -40,7 +40,7 @@ _EDGES = (
     *((1e-5, "10 µs"), (1e-4, "100 µs"), (1e-3, "1 ms"), (1e-2, "10 ms"), (0.1, "100 ms"), (1.0, "1 s"), (10.0, "10 s")),
     *((60.0, "1 min"), (600.0, "10 min"), (3600.0, "1 h"), (36_000.0, "10 h"), (864_000.0, "10 d")),
 )
-_SHOWN_SEPARATELY = ("paths", "name", "kind")  #: of an input
+_SHOWN_SEPARATELY = ("paths", "name", "kind")  #: fields of an input
 _MAX_COMMANDS, _MAX_NODES, _MAX_PEAKS = 50, 8, 12
 
 

@@ -62,7 +62,7 @@ class Track(NamedTuple):
 
 
 class TimeSection(NamedTuple):
-    """What the section shows."""
+    """The content of the section."""
 
     description: str
     legend: list[tuple[str, str]]  #: CSS classes and labels
