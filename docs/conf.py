@@ -29,7 +29,6 @@ smartquotes = False  # "--json" stays what users type
 
 html_theme = "furo"
 html_title = "prefect_parallel_run"
-html_static_path = ["_static"]
 html_show_sphinx = False
 
 

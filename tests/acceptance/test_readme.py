@@ -1,6 +1,5 @@
 """What the README shows is what happens."""
 
-import json
 import os
 import re
 import subprocess
@@ -17,8 +16,10 @@ def python_blocks():
 
 
 def run(*command, cwd):
-    patience = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}  # of a machine with other things to do
-    environment = {**os.environ, **patience, "PYTHONPATH": str(ROOT)}
+    """Run Python on the session's Prefect server."""
+    from prefect.settings import PREFECT_API_URL
+
+    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -37,21 +38,6 @@ def test_the_whole_example(tmp_path):
     assert ended.returncode == 0, ended.stderr
     rows = (tmp_path / "out" / "parallel_run_step.txt").read_text().splitlines()
     assert rows == [f"{number:02d}.bin {number} bytes" for number in range(25)]
-
-
-def test_digits(tmp_path):
-    """The main job: every image scored once, most of them right."""
-    ended = run(str(ROOT / "flows" / "digits.py"), str(tmp_path / "d"), cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    said = dict(re.findall(r"(result|run directory|receipt|accuracy): +(\S+)", ended.stdout + ended.stderr))
-    rows = Path(said["result"]).read_text().splitlines()
-    assert len(rows) == 1797
-    assert [row[:4] for row in rows] == [f"{number:04d}" for number in range(1797)]
-    assert float(said["accuracy"].rstrip("%")) > 90
-    receipt = json.loads(Path(said["receipt"]).read_text())
-    assert receipt["items"] == {"total": 1797, "succeeded": 1797, "failed": 0, "not_reached": 0}
-    assert receipt["mini_batches"]["total"] == 360
-    assert Path(said["run directory"], "ledger.sqlite").exists()
 
 
 def test_tabular(tmp_path):
