@@ -21,6 +21,7 @@ from prefect.settings import get_current_settings
 
 from prefect_parallel_run.azureml.settings import apply_azure_settings
 from prefect_parallel_run.compute.base import Target
+from prefect_parallel_run.compute.blocks import resolve_compute_target, resolve_environment_variables
 from prefect_parallel_run.compute.cluster_class import load_class
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.compute.resolve import parse_target, resolve_target
@@ -51,12 +52,10 @@ from prefect_parallel_run.runs.events import (
     Warned,
     emit_to,
 )
-from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.resolve import ResumeRequest, find_existing_runs, has_existing_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.runs.spec import StepSpec, interpreter_options
+from prefect_parallel_run.runs.spec import Reuse, ScriptParameters, StepSpec, interpreter_for
 from prefect_parallel_run.storage.objects import size_of
-from prefect_parallel_run.task.block_references import resolve_compute_target, resolve_environment_variables
 from prefect_parallel_run.task.caching import Prepared, ReusePolicy, prepared_run, reuse_disabled
 from prefect_parallel_run.task.cancellation import Cancellation, flush_when_detached
 from prefect_parallel_run.task.result_serializer import RESULT_SERIALIZER
@@ -183,7 +182,6 @@ class _Preparation:
         datasets = normalize_inputs([from_result(value) for value in values])
         folder = resolve_output(output, required=self.config.result_file_name is not None)
         sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
-        home = Path(get_current_settings().home)
         target = _target(self.config, get_run_logger())
         script_arguments = check_arguments(arguments)
         config = self._resolved_config(script_arguments)
@@ -192,13 +190,10 @@ class _Preparation:
             config=config,
             datasets=datasets,
             output=folder,
-            side_inputs=sides,
-            arguments=fill_placeholders(script_arguments, folder, datasets, sides),
-            allow_reuse=self.allow_reuse and not reuse_disabled(),
-            reuse_for=_cache_seconds(),
-            **interpreter_options(config, is_here=isinstance(target, LocalTarget)),
-            home=home,
-            key=machine_key(home),
+            parameters=ScriptParameters(fill_placeholders(script_arguments, folder, datasets, sides), sides),
+            reuse=Reuse(self.allow_reuse and not reuse_disabled(), _cache_seconds()),
+            interpreter=interpreter_for(config, is_here=isinstance(target, LocalTarget)),
+            home=Path(get_current_settings().home),
         )
         check_cancelled = Cancellation().raise_if_cancelled
         existing_runs = find_existing_runs(spec, check_cancelled) if find_existing and has_existing_runs(spec) else None

@@ -15,8 +15,8 @@ from prefect_parallel_run.cli._command import Exit, emit_json, emit_result, noti
 from prefect_parallel_run.cli._run_command import RunCommand, open_run
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.execution.replay import replay as run_mini_batch
-from prefect_parallel_run.execution.resume import spec_of
 from prefect_parallel_run.monitoring.logs import escape_control_chars
+from prefect_parallel_run.runs.spec import spec_of
 
 
 @click.command(cls=RunCommand)

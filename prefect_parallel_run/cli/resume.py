@@ -12,12 +12,12 @@ from prefect_parallel_run.cli._command import emit
 from prefect_parallel_run.cli._run_command import RunCommand, config_option, open_run, terminal_view
 from prefect_parallel_run.compute.resolve import resolve_target
 from prefect_parallel_run.config.model import LOCAL
-from prefect_parallel_run.execution.resume import spec_of
 from prefect_parallel_run.execution.runner import Callbacks, run_step
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.runs.events import emit_to
 from prefect_parallel_run.runs.resolve import ResumeRequest
+from prefect_parallel_run.runs.spec import spec_of
 
 _OVERRIDES = (  #: fields of the configuration that do not affect the result
     "error_threshold",
@@ -76,6 +76,6 @@ def _resolve_target(target: Any) -> Any:
     """Return a run's compute target with its references resolved."""
     if target == LOCAL:
         return target
-    from prefect_parallel_run.task import block_references  # noqa: PLC0415  Prefect takes seconds, and few targets need it
+    from prefect_parallel_run.compute.blocks import resolve_compute_target  # noqa: PLC0415  Prefect takes seconds, and few targets need it
 
-    return block_references.resolve_compute_target(target)
+    return resolve_compute_target(target)

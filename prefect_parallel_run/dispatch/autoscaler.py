@@ -45,12 +45,8 @@ class Autoscaler:
     Requests run in a background thread, one at a time, and nothing waits for the answer. A failed request (a full batch
     queue, an unavailable API) costs no existing node: it is repeated later.
 
-    Args:
-        bounds: Smallest and largest number of nodes.
-        scale: Requests a total number of nodes from the cluster.
-        release: Stops the workers at these addresses; nothing runs on them.
-        warn: Receives a warning when a request fails, once per cause.
-        begin: Runs a function in a background thread.
+    *scale* requests a total number of nodes; *release* stops workers on which nothing runs, by address; *warn* receives a
+    warning when a request fails, once per cause.
     """
 
     def __init__(
@@ -84,11 +80,11 @@ class Autoscaler:
             self._send(_Request("stop workers", workers=tuple(self._leaving)), now)
         wanted, available = nodes_wanted(self._bounds, demand), demand.nodes + demand.opening
         if wanted > max(self._requested, available):
-            self._request_nodes(wanted, now)
+            self._send(_Request("start nodes", nodes=wanted), now)
         elif available >= self._requested or self._requested_at is None:
             self._requested_at = now
         elif demand.backlog and now - self._requested_at > _START_PATIENCE:  # lost nodes; not every cluster replaces them
-            self._request_nodes(self._requested, now)
+            self._send(_Request("start nodes", nodes=self._requested), now)
         return self._nodes_to_release(now, demand)
 
     def _nodes_to_release(self, now: float, demand: Demand) -> list[str]:
@@ -107,14 +103,11 @@ class Autoscaler:
         if demand.opening:
             self._requested_at = now  # if these are lost too, the wait starts again
         elif demand.backlog and self._requested_at is not None and now - self._requested_at > _LOST_PATIENCE:
-            self._request_nodes(self._requested, now)
+            self._send(_Request("start nodes", nodes=self._requested), now)
 
     def release(self, workers: Collection[str]) -> None:
         """Stop the workers of released nodes, now or after the current request."""
         self._leaving += workers
-
-    def _request_nodes(self, nodes: int, now: float) -> None:
-        self._send(_Request("start nodes", nodes=nodes), now)
 
     def _send(self, request: _Request, now: float) -> None:
         """Send a request, unless one is pending or the last one has just failed."""

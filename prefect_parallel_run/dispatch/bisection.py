@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 class BisectionResult(NamedTuple):
-    """What the outcome of a piece decides."""
+    """The decision that follows from the outcome of a piece."""
 
     decided: int  #: items whose outcome is now known
     failed: int  #: of these, failed items
@@ -47,12 +47,7 @@ class _Bisection:
 
 
 class Bisections:
-    """All bisections of a run, and their pieces to run.
-
-    Args:
-        run_max_try: Number of times that a piece loses its node before it counts as failed.
-        resumed: Bisections to resume, with the outcomes that the ledger holds.
-    """
+    """All bisections of a run, and their pieces to run; a piece that lost its node *run_max_try* times counts as failed."""
 
     def __init__(self, run_max_try: int, resumed: Iterable[BisectionState] = ()) -> None:
         self._run_max_try = run_max_try
@@ -68,14 +63,7 @@ class Bisections:
         return len(self._pieces)
 
     def start(self, index: int, attempt: int, items: int, outcomes: Mapping[Piece, bool] | None = None) -> None:
-        """Start to bisect a mini-batch.
-
-        Args:
-            index: Number of the mini-batch.
-            attempt: Its last attempt, which failed.
-            items: Number of its items.
-            outcomes: Whether each piece that already ran succeeded.
-        """
+        """Start to bisect a mini-batch after its last *attempt*; *outcomes*: whether each piece that already ran succeeded."""
         outcomes = {**(outcomes or {}), Piece(0, items): False}
         pieces = sorted(_without_outcome(Piece(0, items), outcomes))
         self._unfinished[index] = _Bisection(attempt, set(pieces), any(outcomes.values()))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.compute.base import Cluster
@@ -36,17 +36,17 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.lease_transport import LOST, LeaseTransport, Message
-from prefect_parallel_run.dispatch.node_output import RemoteFiles, ScriptLogCollector
 from prefect_parallel_run.dispatch.node_pool import TICK, NodePool
 from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.dispatch.state import RunState
+from prefect_parallel_run.dispatch.transport import LOST, LeaseTransport, Message, RemoteFiles, ScriptLogCollector
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.models import Outcome, Receipt
 from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.node import LeaseResult
 from prefect_parallel_run.node.rpc import ready_topic, script_log_topic
 from prefect_parallel_run.planning.plan import PlanReader
+from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs import events
 from prefect_parallel_run.runs.failures import first_failure
 from prefect_parallel_run.runs.ledger import Ledger
@@ -56,58 +56,42 @@ _DRAIN_TIMEOUT = 1.0  #: s to receive what the leases finished before they were 
 _LOGS_TIMEOUT = 3.0  #: s to fetch the logs of nodes that keep them locally
 
 
-class PlanStream(Protocol):
-    """A plan whose mini-batches arrive while the run is under way."""
-
-    def is_over(self) -> bool:
-        """True once everything is planned; raises the error that ended planning."""
-
-    def take(self) -> list[list[int]]:
-        """Return the item counts of the mini-batches planned since the last call, in order, one list per group."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchInputs:
-    """What a run consists of: its mini-batches, their records, and the decisions about them."""
+    """The parts of a run: its mini-batches, their records, and the decisions about them."""
 
     plan: PlanReader
     ledger: Ledger
     state: RunState
-    plan_stream: PlanStream | None = None  #: further mini-batches of a plan that is not complete yet
+    planner: Planner | None = None  #: plans further mini-batches of a plan that is not complete yet
     commands: Callable[[], Iterable[ControlCommand]] = tuple  #: polled every tick; yields new control commands
     check_rows: Callable[[list[Receipt]], None] | None = None  #: given committed receipts, raises if their rows differ
 
 
 class Dispatcher:
-    """Executes one run on an open cluster.
+    """Executes one run on an open cluster; without *autoscaler*, on a fixed number of nodes.
 
-    Args:
-        cluster: The open cluster.
-        nodes: The nodes to open there.
-        run: The run to execute.
-        emit: Receives the events of the run.
-        check_cancelled: Called about every TICK; raises to stop the run (it was cancelled, the lock was lost).
-        autoscaler: Scales the cluster; None for a cluster of fixed size.
+    *check_cancelled* is called about every TICK; it raises to stop the run (it was cancelled, the lock was lost).
     """
 
     def __init__(
         self,
         cluster: Cluster,
         nodes: NodeSpec,
-        run: DispatchInputs,
+        inputs: DispatchInputs,
         emit: events.Emit,
         check_cancelled: CheckCancelled,
         autoscaler: Autoscaler | None = None,
     ) -> None:
         self._client, self._settings = cluster.client, nodes.settings
-        self._ledger, self._state, self._emit = run.ledger, run.state, emit
-        self._plan_stream, self._commands, self._check_rows = run.plan_stream, run.commands, run.check_rows
+        self._ledger, self._state, self._emit = inputs.ledger, inputs.state, emit
+        self._planner, self._commands, self._check_rows = inputs.planner, inputs.commands, inputs.check_rows
         self._check_cancelled, self._autoscaler = check_cancelled, autoscaler
         self._events: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._script_logs = ScriptLogCollector()
         self._nodes = NodePool(cluster, nodes, emit, check_cancelled, self._events.put, self._script_logs.add)
         self._remote_files = RemoteFiles(self._client, self._nodes.token, self._settings.run.directory)
-        self._transport = LeaseTransport(self._client, run.plan, self._nodes, self._remote_files, self._events.put)
+        self._transport = LeaseTransport(self._client, inputs.plan, self._nodes, self._remote_files, self._events.put)
         self._lost_nodes: set[str] = set()  # nodes that were reported as lost
         self._start_failure: StartFailure | None = None
         self._finished = False
@@ -123,20 +107,17 @@ class Dispatcher:
             OutputError: The run directory cannot be written.
             RowsDifferError: The rows of two mini-batches do not fit into one result.
         """
-        self._client.subscribe_topic(ready_topic(self._settings.token), self._report_ready)
-        self._client.subscribe_topic(script_log_topic(self._settings.token), lambda event: self._script_logs.add(event[1]))
+        topics: dict[str, Callable[[tuple[float, dict[str, Any]]], None]] = {
+            ready_topic(self._nodes.token): lambda event: self._events.put(SlotReady(**event[1])),
+            script_log_topic(self._nodes.token): lambda event: self._script_logs.add(event[1]),
+        }  # called on the client's thread
+        for topic, handler in topics.items():
+            self._client.subscribe_topic(topic, handler)
         self._nodes.start()
         end_by: float | None = None
         try:
             while not self._finished:
-                self._nodes.poll()
-                self._scale()
-                self._transport.retry_resizes()
-                for event in chain(self._read_plan(), self._read_commands(), self._wait_for_events()):
-                    self._carry_out(self._state.handle(event, time.monotonic()))
-                self._emit(events.Progressed(self._state.tally))
-                self._forward_script_logs()
-                self._check_cancelled()
+                self._step()
             self._nodes.close()
         except BaseException:
             end_by = time.monotonic() + _SHUTDOWN_TIMEOUT
@@ -149,29 +130,37 @@ class Dispatcher:
             end_by = end_by or time.monotonic() + _SHUTDOWN_TIMEOUT
             self._fetch_logs(self._nodes.addresses, end_by)
             self._nodes.remove(end_by)
-            if self._client.status == "running":
-                self._client.unsubscribe_topic(ready_topic(self._settings.token))
-                self._client.unsubscribe_topic(script_log_topic(self._settings.token))
+            for topic in topics if self._client.status == "running" else ():
+                self._client.unsubscribe_topic(topic)
             self._forward_script_logs()
             if self._script_logs.left_out:
                 self._emit(events.ScriptLinesDropped(self._script_logs.left_out))
 
+    def _step(self) -> None:
+        self._nodes.poll()
+        self._scale()
+        self._transport.retry_resizes()
+        for event in chain(self._read_plan(), self._read_commands(), self._wait_for_events()):
+            self._carry_out(self._state.handle(event, time.monotonic()))
+        self._emit(events.Progressed(self._state.tally))
+        self._forward_script_logs()
+        self._check_cancelled()
+
     # Events
 
     def _read_plan(self) -> Iterator[Event]:
-        """Yield newly planned mini-batches, after they are in the ledger."""
-        if self._plan_stream is None:
+        """Yield newly planned mini-batches once they are in the ledger."""
+        if self._planner is None:
             return
-        is_over = self._plan_stream.is_over()  # checked first: take() then returns the complete rest
-        for items in self._plan_stream.take():
+        is_over = self._planner.is_over()  # checked first: take() then returns the complete rest
+        for items in self._planner.take():
             self._ledger.extend(items)
             yield PlanGrew(items)
         if is_over:
-            self._plan_stream = None
+            self._planner = None
             yield PlanEnded()
 
     def _read_commands(self) -> Iterator[Event]:
-        """Yield new control commands."""
         for command in self._commands():
             if isinstance(command, ProcessesChanged):
                 self._nodes.set_slots(command.count)
@@ -225,20 +214,15 @@ class Dispatcher:
         return LeaseFinished(number, outcome.receipts, outcome.slots, outcome.as_of)
 
     def _scale(self) -> None:
-        """Run the autoscaler."""
         if self._autoscaler is None or self._state.is_paused:  # idle nodes and waiting work say nothing about demand then
             return
         released = self._autoscaler.step(time.monotonic(), self._state.demand)
         for node in released:  # first, so that nothing more is sent there
             self._carry_out(self._state.handle(NodeLeft(node), time.monotonic()))
         if released:
-            addresses = [self._nodes.address_of(node) for node in released]
+            addresses = [self._nodes.nodes[node].address for node in released]
             self._nodes.release(released, lambda ended: self._fetch_logs(ended, time.monotonic() + _LOGS_TIMEOUT))
             self._autoscaler.release(addresses)
-
-    def _report_ready(self, event: tuple[float, dict[str, Any]]) -> None:
-        """Report, from the client's thread, that a slot is ready."""
-        self._events.put(SlotReady(event[1]["node"], event[1]["as_of"]))
 
     def _forward_script_logs(self) -> None:
         for line in self._script_logs.pop_all():

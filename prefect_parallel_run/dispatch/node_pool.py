@@ -29,13 +29,8 @@ _MAX_ATTEMPTS = 5  #: attempts to open a node on one worker before it is exclude
 class NodePool:
     """The workers that a run uses, and the nodes on them.
 
-    Args:
-        cluster: The open cluster.
-        spec: The nodes to open.
-        emit: Receives the events of nodes.
-        check_cancelled: Called about every TICK while waiting for nodes; raises to stop the run.
-        report: Receives events for RunState.
-        on_script_log: Receives the last script logs of a node, on any thread.
+    *report* receives the events for RunState; *on_script_log* receives the last script logs of a node, on any thread;
+    *check_cancelled* is called about every TICK while waiting for nodes.
     """
 
     def __init__(
@@ -52,7 +47,7 @@ class NodePool:
         self._forward_log = on_script_log
         self._workers = LiveWorkers(cluster.client, cluster.discard, lambda: report(Tick()))
         self._setups = NodeSetups(cluster, spec, lambda: report(Tick()))
-        self._nodes: dict[str, ReadyNode] = {}  # open nodes, by name
+        self.nodes: dict[str, ReadyNode] = {}  #: open nodes, by name
         self._names: dict[str, str] = {}  # their names, by address
         self._attempts: Counter[str] = Counter()  # attempts to open a node, by address
         self._excluded: set[str] = set()  # addresses
@@ -68,26 +63,14 @@ class NodePool:
         """Return the addresses of open nodes."""
         return list(self._names)
 
-    def address_of(self, node: str) -> str:
-        """Return the address of an open node."""
-        return self._nodes[node].address
-
-    def has(self, node: str) -> bool:
-        """Return whether a node is open."""
-        return node in self._nodes
-
     def set_slots(self, count: int) -> None:
         """Set the number of slots for nodes that are opened from now on."""
         self._setups.set_slots(count)
 
-    def keeps_rows(self, node: str) -> bool:
-        """Return whether a node's rows have to be fetched."""
-        return self._nodes[node].keeps_rows
-
     @property
     def keeping_rows(self) -> list[str]:
         """Return the addresses of responsive nodes whose rows and logs have to be fetched."""
-        keeping = [node.address for node in self._nodes.values() if node.keeps_rows]
+        keeping = [node.address for node in self.nodes.values() if node.keeps_rows]
         return [address for address in keeping if address not in self._unresponsive]
 
     def start(self) -> None:
@@ -117,12 +100,12 @@ class NodePool:
 
     def forget(self, node: str) -> None:
         """Remove a lost node; its worker may be opened again under another name."""
-        if (lost := self._nodes.pop(node, None)) is not None:
+        if (lost := self.nodes.pop(node, None)) is not None:
             del self._names[lost.address]
 
     def start_call(self, node: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Start a call of *function*, with the run's token and *arguments*, on an open node."""
-        return self._start_call(self._nodes[node].address, function, *arguments)
+        return self._start_call(self.nodes[node].address, function, *arguments)
 
     def _start_call(self, address: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         return call_worker(self._client, address, function, self.token, *arguments)
@@ -142,11 +125,9 @@ class NodePool:
     def release(self, nodes: Collection[str], fetch_logs: Callable[[Collection[str]], None]) -> None:
         """Close idle nodes after shutdown() of the script; their workers are not used again.
 
-        Args:
-            nodes: Names of nodes without a lease.
-            fetch_logs: Called with their addresses once they are closed.
+        *fetch_logs* is called with their addresses once they are closed.
         """
-        addresses = [self.address_of(node) for node in nodes]
+        addresses = [self.nodes[node].address for node in nodes]
         keeping = [address for address in self.keeping_rows if address in addresses]
         for answer in self._close(addresses).values():
             self._forward_logs(answer)
@@ -158,11 +139,7 @@ class NodePool:
             self._emit(events.NodeReleased(node))
 
     def stop(self, until: float) -> None:
-        """Kill all children; nodes that do not answer in time are left to the cluster's shutdown.
-
-        Args:
-            until: Monotonic time by which the shutdown must end.
-        """
+        """Kill all children; nodes that do not answer before *until* (monotonic, s) are left to the cluster's shutdown."""
         everywhere = sorted({*self._names, *self._cancel_setups()})  # includes nodes that are being opened
         self._unresponsive = self._call_all(close_node, everywhere, min(until, time.monotonic() + _STOP_TIMEOUT), False)
         if self._unresponsive:
@@ -211,7 +188,7 @@ class NodePool:
         Runs on the client's loop, so that a blocked flow thread does not interrupt it.
         """
         while not self._is_over:
-            for address in [*self._names, *self._setups.addresses]:
+            for address in [*self._names, *self._setups]:
                 self._start_call(address, keep_node)  # not awaited: it may not answer
             await asyncio.sleep(KEEP_ALIVE_INTERVAL)
 
@@ -219,7 +196,7 @@ class NodePool:
 
     def _open_missing(self) -> None:
         """Start to open as many nodes as are missing; those being opened count as available."""
-        taken = {*self._names, *self._setups.addresses}
+        taken = {*self._names, *self._setups}
         workers = self._workers.info
         free = {address: worker for address, worker in workers.items() if address not in taken | self._excluded}
         used = [host_of(workers[address]) for address in taken if address in workers]
@@ -228,7 +205,7 @@ class NodePool:
             self._setups.start(address, is_first=not self._has_nodes)
 
     def _add(self, node: ReadyNode) -> None:
-        self._nodes[node.facts.node] = node
+        self.nodes[node.facts.node] = node
         self._names[node.address] = node.facts.node
         self._emit(events.NodeJoined(node.facts))
         self._report(NodeOpened(node.facts.node, node.facts.slots))
@@ -240,7 +217,6 @@ class NodePool:
                 self._emit(events.Warned(f"{message}; the rest join when they are available"))
 
     def _drop(self, lost: Collection[str]) -> None:
-        """Handle the loss of workers, by address."""
         for address in lost:
             if (setup := self._setups.cancel(address)) is not None:
                 self._handle_failure(setup, OSError("the worker was lost"))
@@ -261,7 +237,7 @@ class NodePool:
 
     def _cancel_setups(self) -> list[str]:
         """Cancel all setups and return their addresses."""
-        self._cancelled = self._setups.addresses
+        self._cancelled = [*self._setups]
         for address in self._cancelled:
             self._setups.cancel(address)
         return self._cancelled

@@ -87,13 +87,7 @@ class NodeSetup:
 
 
 class NodeSetups:
-    """The setups in progress, each with its own node name.
-
-    Args:
-        cluster: The open cluster.
-        spec: The nodes to open.
-        wake: Called when a setup has ended, on the client's thread.
-    """
+    """The setups in progress, each with its own node name; *wake* is called on the client's thread when one has ended."""
 
     def __init__(self, cluster: Cluster, spec: NodeSpec, wake: Callable[[], None]) -> None:
         self._client, self._settings, self._remote, self._wake = cluster.client, spec.settings, spec.remote, wake
@@ -109,13 +103,8 @@ class NodeSetups:
     def __len__(self) -> int:
         return len(self._in_progress)
 
-    def __contains__(self, address: str) -> bool:
-        return address in self._in_progress
-
-    @property
-    def addresses(self) -> list[str]:
-        """Return the addresses of workers that are being opened."""
-        return list(self._in_progress)
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._in_progress])  # addresses
 
     def start(self, address: str, *, is_first: bool) -> None:
         """Start to open a node on a worker."""

@@ -16,38 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from prefect_parallel_run.dispatch import events
 from prefect_parallel_run.dispatch.bisection import Bisections, Piece
-from prefect_parallel_run.dispatch.events import (
-    Abort,
-    Commit,
-    CommitPiece,
-    Continued,
-    ControlCommand,
-    Event,
-    Finish,
-    GiveUp,
-    Instruction,
-    LeaseFinished,
-    LeaseShortened,
-    LimitsChanged,
-    NodeLeft,
-    NodeOpened,
-    NodeResized,
-    NodesOpening,
-    Paused,
-    PauseScheduling,
-    PlanEnded,
-    PlanGrew,
-    ProcessesChanged,
-    Recall,
-    Resize,
-    ResumeScheduling,
-    SlotReady,
-    SubmitLease,
-    Tick,
-)
-from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
-from prefect_parallel_run.dispatch.speculation import StragglerTracker, earliest
+from prefect_parallel_run.dispatch.leases import SlotAccounting, StragglerTracker, earliest
 from prefect_parallel_run.dispatch.work_queue import (
     LeaseSizer,
     Progress,
@@ -61,6 +32,7 @@ from prefect_parallel_run.dispatch.work_queue import (
 )
 from prefect_parallel_run.models import NOT_ISOLATED, FailureLimits, Lease, Outcome, PendingWork, Receipt, Tally
 
+_NODE_PATIENCE = 60.0  #: s without any node before the run fails; Prefect's retry then opens a new cluster
 _AHEAD_SECONDS = 0.5  #: s: a slot gets a second lease in advance only while mini-batches are shorter than this
 
 
@@ -72,7 +44,6 @@ class SchedulingPolicy:
     limits: FailureLimits
     retry_delay: float = 0.0  #: s
     max_per_lease: int = 1000
-    node_patience: float = 60.0  #: s without any node after which the run fails
     fetches: bool = False  #: nodes prefetch the files of a lease, so every slot gets one in advance
     speculative: bool = False  #: duplicate slow mini-batches on idle slots
     shared_workers: bool = False  #: other users share the workers, so a lease may wait there
@@ -81,7 +52,7 @@ class SchedulingPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What the number of nodes depends on."""
+    """The figures on which the number of nodes depends."""
 
     backlog: int  #: mini-batches that are not leased
     seconds: float  #: mean duration of a mini-batch; infinite while unknown
@@ -94,10 +65,7 @@ class Demand:
 class RunState:
     """Decides what a run does next.
 
-    Args:
-        policy: Scheduling, retries and limits.
-        pending_work: Mini-batches without a final outcome, and the counts so far.
-        items_of: Returns the number of items of a mini-batch; only called when its process died or its node was lost.
+    *items_of* returns the number of items of a mini-batch; it is only called when a process died or a node was lost.
     """
 
     def __init__(self, policy: SchedulingPolicy, pending_work: PendingWork, items_of: Callable[[int], int]) -> None:
@@ -117,7 +85,7 @@ class RunState:
         self._has_ended = False
         self._opening = 0  # number of nodes that are being opened
         self._nodeless_since: float | None = None
-        self.is_paused = False  #: by a user
+        self.is_paused = False  #: a user has paused the run
 
     @property
     def tally(self) -> Tally:
@@ -141,34 +109,35 @@ class RunState:
             idle=tuple(self._accounting.idle_nodes),
         )
 
-    def handle(self, event: Event, now: float) -> list[Instruction]:
+    def handle(self, event: events.Event, now: float) -> list[events.Instruction]:
         """Apply *event* at *now* (monotonic clock, s) and return the resulting instructions, in order."""
         self._now = now
         if self._has_ended:  # leases that finished before they were stopped still count
-            return list(self._complete_lease(event, now)) if isinstance(event, LeaseFinished) else []
-        instructions: list[Instruction] = []
+            return list(self._complete_lease(event, now)) if isinstance(event, events.LeaseFinished) else []
+        instructions: list[events.Instruction] = []
         match event:
-            case NodeOpened(node, slots):
+            case events.NodeOpened(node, slots):
                 instructions += self._join(node, slots)
-            case SlotReady():
+            case events.SlotReady():
                 self._accounting.record_ready(event)
-            case NodeResized():
+            case events.NodeResized():
                 self._accounting.resize(event)
-            case NodeLeft(node):
+            case events.NodeLeft(node):
                 instructions += self._remove_node(node, now)
-            case NodesOpening(nodes):
+            case events.NodesOpening(nodes):
                 self._opening = nodes
-            case LeaseFinished():
+            case events.LeaseFinished():
                 instructions += self._complete_lease(event, now)
-            case LeaseShortened(lease, stop):
+            case events.LeaseShortened(lease, stop):
                 self._shorten(lease, stop, now)
-            case PlanGrew(items):
-                self._grow(items)
-            case PlanEnded():
+            case events.PlanGrew(items):
+                self._queue.add_new(self._progress.planned, self._progress.planned + len(items))
+                self._progress.grow(items)
+            case events.PlanEnded():
                 self._progress.is_growing = False
-            case Paused() | Continued() | LimitsChanged() | ProcessesChanged():
+            case events.Paused() | events.Continued() | events.LimitsChanged() | events.ProcessesChanged():
                 instructions += self._apply_command(event)
-            case Tick():
+            case events.Tick():
                 pass
         return [*instructions, *self._next_instructions(now)]
 
@@ -176,31 +145,25 @@ class RunState:
         """Stop handing out leases; receipts that still arrive count."""
         self._has_ended = True
 
-    def _apply_command(self, command: ControlCommand) -> Iterator[Instruction]:
+    def _apply_command(self, command: events.ControlCommand) -> Iterator[events.Instruction]:
         match command:
-            case Paused() | Continued():
-                self.is_paused = isinstance(command, Paused)
-            case LimitsChanged(limits):
+            case events.Paused() | events.Continued():
+                self.is_paused = isinstance(command, events.Paused)
+            case events.LimitsChanged(limits):
                 self._policy = replace(self._policy, limits=limits)
-            case ProcessesChanged(count):
+            case events.ProcessesChanged(count):
                 self._processes, self._resizes = count, self._resizes + 1
                 for node in self._accounting.nodes:
-                    yield Resize(node, count, self._resizes)
+                    yield events.Resize(node, count, self._resizes)
 
-    def _grow(self, items: list[int]) -> None:
-        start = self._progress.planned
-        self._progress.planned += len(items)
-        self._progress.items += sum(items)
-        self._queue.add_new(start, self._progress.planned)
-
-    def _join(self, name: str, slots: int) -> Iterator[Instruction]:
+    def _join(self, name: str, slots: int) -> Iterator[events.Instruction]:
         self._accounting.add_node(name, slots)
         if self._processes is not None and slots != self._processes:  # the node was opened before the change
-            yield Resize(name, self._processes, self._resizes)
+            yield events.Resize(name, self._processes, self._resizes)
 
     # Outcomes of leases
 
-    def _complete_lease(self, event: LeaseFinished, now: float) -> Iterator[Instruction]:
+    def _complete_lease(self, event: events.LeaseFinished, now: float) -> Iterator[events.Instruction]:
         lease = self._accounting.complete(event)
         if lease is None:  # lost earlier, and its mini-batches were leased again: its receipts are ignored
             return
@@ -212,19 +175,16 @@ class RunState:
         if (duplicate := self._stragglers.unlink(lease.id)) is not None:
             last = lease.stop - 1
             if last in receipts and receipts[last].outcome == Outcome.SUCCEEDED:
-                yield self._stop_duplicate(duplicate)
+                # Its last mini-batch, the only one that the duplicate still runs, is decided.
+                self._accounting.replace_lease(without_last(self._accounting.leases[duplicate]))
+                yield events.Recall(duplicate, at_once=True)
             else:  # the duplicate continues the attempt
                 lease = without_last(lease)
                 receipts.pop(last, None)
         if receipts:
             self._sizer.record(len(receipts), sum(receipt.seconds for receipt in receipts.values()))
-            yield Commit([(receipt, self._record(receipt, now)) for receipt in receipts.values()])
+            yield events.Commit([(receipt, self._record(receipt, now)) for receipt in receipts.values()])
         self._queue.add_returned(without_receipt(lease, receipts))
-
-    def _stop_duplicate(self, number: int) -> Recall:
-        """Stop a lease whose last mini-batch, the only one that it still runs, was decided by its duplicate."""
-        self._accounting.replace_lease(without_last(self._accounting.leases[number]))
-        return Recall(number, at_once=True)
 
     def _shorten(self, number: int, stop: int | None, now: float) -> None:
         """Queue again what a recalled lease returned."""
@@ -263,7 +223,7 @@ class RunState:
 
     # Bisection
 
-    def _complete_piece(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[Instruction]:
+    def _complete_piece(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[events.Instruction]:
         if not lease.count:  # recalled, and its piece was queued again
             return
         receipt = next(matching(receipts, lease), None)
@@ -272,12 +232,12 @@ class RunState:
         else:
             yield self._record_piece(_piece(lease), receipt)
 
-    def _record_piece(self, piece: Piece, receipt: Receipt) -> CommitPiece:
+    def _record_piece(self, piece: Piece, receipt: Receipt) -> events.CommitPiece:
         result = self._bisections.record(receipt.mini_batch, piece, receipt)
         self._progress.record_piece(receipt, result)
-        return CommitPiece(receipt, piece, result.failed, result.state)
+        return events.CommitPiece(receipt, piece, result.failed, result.state)
 
-    def _requeue_piece(self, lease: Lease) -> Iterator[Instruction]:
+    def _requeue_piece(self, lease: Lease) -> Iterator[events.Instruction]:
         """Queue a piece that lost its node; a piece that keeps killing its node counts as failed."""
         if not lease.count:
             return
@@ -287,7 +247,7 @@ class RunState:
         else:
             self._bisections.requeue(lease.start, piece)
 
-    def _remove_node(self, name: str, now: float) -> Iterator[Instruction]:
+    def _remove_node(self, name: str, now: float) -> Iterator[events.Instruction]:
         """Queue the leases of a lost node again. A lease of one running mini-batch is charged an attempt."""
         charged: list[tuple[Receipt, str]] = []
         for lease, has_started in self._accounting.remove_node(name):
@@ -303,11 +263,11 @@ class RunState:
             elif lease.count:
                 self._queue.add_returned(split(lease, started=has_started))
         if charged:
-            yield Commit(charged)
+            yield events.Commit(charged)
 
     # Next instructions
 
-    def _next_instructions(self, now: float) -> Iterator[Instruction]:
+    def _next_instructions(self, now: float) -> Iterator[events.Instruction]:
         tally = self.tally
         if (end := self._end(tally, now)) is not None:
             self._has_ended = True
@@ -316,23 +276,22 @@ class RunState:
         yield from self._pause_or_resume(tally)
         if self.is_paused:  # leases return what they have not started; running mini-batches continue
             for lease in self._stragglers.to_recall_while_paused(self._accounting.leases.values(), now):
-                yield Recall(lease.id, at_once=False)
+                yield events.Recall(lease.id, at_once=False)
         else:
             yield from self._hand_out(now)
             yield from self._rebalance(now)
 
-    def _end(self, tally: Tally, now: float) -> Abort | Finish | GiveUp | None:
-        """Return how the run ends, or None."""
+    def _end(self, tally: Tally, now: float) -> events.Abort | events.Finish | events.GiveUp | None:
         if (breach := self._policy.limits.first_breach(tally)) is not None:
-            return Abort(breach)
+            return events.Abort(breach)
         if tally.finished == tally.planned and not tally.is_growing:
-            return Finish()
+            return events.Finish()
         if self._has_no_slots(now):
-            return GiveUp(slots_failed=bool(self._accounting.nodes))
+            return events.GiveUp(slots_failed=bool(self._accounting.nodes))
         return None
 
     def _has_no_slots(self, now: float) -> bool:
-        """Return whether no slot is usable: immediately if all nodes failed to start the script, else after node_patience.
+        """Return whether no slot is usable: immediately if all nodes failed to start the script, else after _NODE_PATIENCE.
 
         Never true while a node is being opened, since building an environment may take long.
         """
@@ -343,18 +302,18 @@ class RunState:
             return not self._accounting.leases  # unfinished leases may still return receipts
         if self._nodeless_since is None:
             self._nodeless_since = now
-        return now - self._nodeless_since > self._policy.node_patience
+        return now - self._nodeless_since > _NODE_PATIENCE
 
-    def _pause_or_resume(self, tally: Tally) -> Iterator[Instruction]:
+    def _pause_or_resume(self, tally: Tally) -> Iterator[events.Instruction]:
         breach = self._policy.limits.near_breach(tally, isolates=self._policy.isolate)
         if breach is not None and not self._is_holding:
-            yield PauseScheduling(breach)
+            yield events.PauseScheduling(breach)
         elif breach is None and self._is_holding:
-            yield ResumeScheduling()
+            yield events.ResumeScheduling()
         self._is_holding = breach is not None
 
-    def _hand_out(self, now: float) -> Iterator[Instruction]:
-        """Lease work to the nodes with the fewest leases per slot, until every node has enough."""
+    def _hand_out(self, now: float) -> Iterator[events.Instruction]:
+        """Lease work to the least loaded nodes until every node has enough."""
         enough = 2 if self._policy.fetches or self._sizer.mean < _AHEAD_SECONDS else 1  # leases per slot
         while (least := self._accounting.least_loaded()) is not None and least[0] < enough:
             work = self._queue.pop(now, self._accounting.slots, is_holding=self._is_holding)
@@ -362,15 +321,15 @@ class RunState:
                 return
             yield self._submit(least[1], work, now)
 
-    def _submit(self, node: str, work: Work, now: float) -> SubmitLease:
+    def _submit(self, node: str, work: Work, now: float) -> events.SubmitLease:
         self._last_lease += 1
         start, stop, attempt, piece = work
         lease = Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt, piece=piece)
         self._accounting.add_lease(lease)
         self._stragglers.record_sent(lease, now)
-        return SubmitLease(lease)
+        return events.SubmitLease(lease)
 
-    def _rebalance(self, now: float) -> Iterator[Instruction]:
+    def _rebalance(self, now: float) -> Iterator[events.Instruction]:
         """With nothing left to hand out, rebalance work from busy to idle slots."""
         self._stragglers.next_check = None
         if self._queue.has_ranges or self._is_holding or self._progress.is_growing:
@@ -380,7 +339,7 @@ class RunState:
             return
         candidates = [lease for lease in self._accounting.leases.values() if lease.piece is None and self._may_recall(lease)]
         for lease in self._stragglers.to_recall(candidates, sum(free.values()), now):
-            yield Recall(lease.id, at_once=False)
+            yield events.Recall(lease.id, at_once=False)
         if self._policy.speculative:
             yield from self._duplicate_slow(free, now)
 
@@ -389,8 +348,7 @@ class RunState:
         is_behind = lease.count > 1 or self._accounting.is_overfull(lease.node)
         return is_behind or self._policy.speculative or self._policy.shared_workers
 
-    def _duplicate_slow(self, free: dict[str, int], now: float) -> Iterator[Instruction]:
-        """Duplicate slow mini-batches on other nodes."""
+    def _duplicate_slow(self, free: dict[str, int], now: float) -> Iterator[events.Instruction]:
         for name, slots in free.items():
             for _ in range(slots):
                 others = [lease for lease in self._accounting.leases.values() if lease.node != name and lease.piece is None]

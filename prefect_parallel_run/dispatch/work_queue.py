@@ -1,4 +1,7 @@
-"""The work that is not leased: its order, how much of it goes into the next lease, and what a lease returns to it. Pure."""
+"""The work that is not leased: its order, how much of it goes into the next lease, and what a lease returns to it. Pure.
+
+``Progress`` counts what is done.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _SPLIT = 8  #: a lost lease is returned in this many parts, so that a mini-batch
 
 
 class Work(NamedTuple):
-    """What a lease consists of: consecutive mini-batches of one attempt, or a piece of one mini-batch."""
+    """The content of a lease: consecutive mini-batches of one attempt, or a piece of one mini-batch."""
 
     start: int
     stop: int
@@ -113,13 +116,7 @@ class WorkQueue:
         self._returned.extend(works)
 
     def pop(self, now: float, slots: int, *, is_holding: bool) -> Work | None:
-        """Return the work of the next lease, or None.
-
-        Args:
-            now: Monotonic clock, s.
-            slots: Slots of all nodes.
-            is_holding: First attempts are held back.
-        """
+        """Return the work of the next lease, or None; with *is_holding*, first attempts are held back."""
         if self._due and self._due[0][0] <= now:
             _, index, attempt = heapq.heappop(self._due)
             return Work(index, index + 1, attempt)
@@ -221,6 +218,11 @@ class Progress:
             all_scheduled=not has_new and not self.is_growing,
             is_growing=self.is_growing,
         )
+
+    def grow(self, items: list[int]) -> None:
+        """Count planned mini-batches, given the number of items of each."""
+        self.planned += len(items)
+        self.items += sum(items)
 
     def record(self, receipt: Receipt, state: str) -> None:
         """Count the last attempt of a mini-batch, which put it into *state*."""

@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from distributed import Client
 
@@ -52,10 +51,7 @@ def call_worker(client: Client, address: str, function: Callable[..., Any], *arg
 class LiveWorkers:
     """The live workers of a cluster, from periodic queries of its scheduler.
 
-    Args:
-        client: Dask client of the cluster.
-        discard: Called with the name of an unresponsive worker, to kill it.
-        wake: Called, on the client's thread, when the scheduler has answered.
+    *discard* kills an unresponsive worker, by name; *wake* is called on the client's thread when the scheduler has answered.
     """
 
     def __init__(self, client: Client, discard: Callable[[str], None], wake: Callable[[], None]) -> None:
@@ -99,64 +95,42 @@ class LiveWorkers:
         return asyncio.run_coroutine_threadsafe(scheduler.identity(), self._client.loop.asyncio_loop)
 
     def _update(self, workers: dict[str, Any], now: float) -> list[str]:
-        changes = self._tracker.update({address: float(worker["last_seen"]) for address, worker in workers.items()}, now)
-        lost = [*changes.gone, *changes.silent]
-        self.info = {address: workers[address] for address in {*self.info, *changes.new}.difference(lost)}
-        for address in changes.silent:
+        heartbeats = {address: float(worker["last_seen"]) for address, worker in workers.items()}
+        gone, silent = self._tracker.update(heartbeats, now)
+        self.info = {address: worker for address, worker in workers.items() if address not in self._tracker.silent}
+        for address in silent:
             self._discard(str(workers[address]["name"]))
-        return lost
-
-
-class Changes(NamedTuple):
-    """Changes of the workers since the last update, as sorted addresses."""
-
-    new: list[str]  #: new, or alive again
-    gone: list[str]  #: no longer listed by the scheduler
-    silent: list[str]  #: still listed, but without a heartbeat for too long: stopped, cut off, hung
-
-
-@dataclass(slots=True)
-class _Worker:
-    last_seen: float  # the scheduler's time stamp; its clock is not ours, so it is only compared with itself
-    since: float  # our clock at its last change
-    is_silent: bool = False
+        return [*gone, *silent]
 
 
 class WorkerTracker:
-    """Tracks workers by their heartbeats. Pure.
-
-    Args:
-        patience: Seconds without a heartbeat after which a worker counts as lost.
-    """
+    """Tracks workers by their heartbeats: one without any for *patience* seconds counts as lost. Pure."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        self._workers: dict[str, _Worker] = {}
+        # Of the latest heartbeat, by address: the scheduler's time stamp, which is only compared with itself, and our clock.
+        self._heartbeats: dict[str, tuple[float, float]] = {}
+        self.silent: set[str] = set()  #: listed workers that count as lost: stopped, cut off, hung
 
-    def update(self, heartbeats: Mapping[str, float], now: float) -> Changes:
-        """Record the latest heartbeat of every worker and return the changes.
+    def update(self, heartbeats: Mapping[str, float], now: float) -> tuple[list[str], list[str]]:
+        """Record the latest heartbeat of every listed worker; return which are no longer listed, and which became silent.
 
         >>> tracker = WorkerTracker(30)
-        >>> tracker.update({"a": 5.0, "b": 5.0}, 0).new
-        ['a', 'b']
+        >>> tracker.update({"a": 5.0, "b": 5.0}, 0)
+        ([], [])
         >>> tracker.update({"a": 6.0, "b": 5.0}, 31)
-        Changes(new=[], gone=[], silent=['b'])
-        >>> tracker.update({"b": 7.0}, 32)
-        Changes(new=['b'], gone=['a'], silent=[])
+        ([], ['b'])
+        >>> tracker.update({"b": 7.0}, 32), tracker.silent
+        ((['a'], []), set())
         """
-        gone = [address for address, worker in self._workers.items() if address not in heartbeats and not worker.is_silent]
-        self._workers = {address: worker for address, worker in self._workers.items() if address in heartbeats}
-        new, silent = [], []
+        gone = sorted(self._heartbeats.keys() - heartbeats.keys() - self.silent)
+        before, self._heartbeats = self._heartbeats, {}
         for address, last_seen in heartbeats.items():
-            worker = self._workers.get(address)
-            if worker is None or last_seen != worker.last_seen:
-                if worker is None or worker.is_silent:
-                    new.append(address)
-                self._workers[address] = _Worker(last_seen, now)
-            elif not worker.is_silent and now - worker.since > self._patience:
-                worker.is_silent = True
-                silent.append(address)
-        return Changes(sorted(new), sorted(gone), sorted(silent))
+            earlier = before.get(address)
+            self._heartbeats[address] = earlier if earlier and earlier[0] == last_seen else (last_seen, now)
+        silent = {address for address, (_, since) in self._heartbeats.items() if now - since > self._patience}
+        became_silent, self.silent = sorted(silent - self.silent), silent
+        return gone, became_silent
 
 
 def select_workers(workers: Mapping[str, Mapping[str, Any]], used: Iterable[str], count: int) -> list[str]:

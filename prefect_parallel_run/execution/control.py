@@ -30,12 +30,7 @@ class Control:
     A command names its execution and is recorded in the ledger before it takes effect, so that no command is applied twice,
     and none that is left over from an earlier execution is applied.
 
-    Args:
-        directory: Run directory, which contains the commands file.
-        execution_id: Id of the execution.
-        ledger: Records commands and their effects.
-        config: The step's configuration, without changes by commands.
-        emit: Receives the events of commands.
+    *config* is the step's configuration without changes by commands.
     """
 
     def __init__(
@@ -45,7 +40,7 @@ class Control:
         self._config, self._emit = config, emit
         self._lines = LineTail(directory.commands)
         self._known = {command.id for command in ledger.commands()}
-        self._adjustments = Overrides.of_ledger(ledger)
+        self._adjustments = Overrides.of_metadata(ledger.metadata())
         self._is_paused = False
         self._closed_reason = ""  # why no command can be applied any more
         self._rejected = 0

@@ -21,6 +21,7 @@ from prefect_parallel_run.dispatch.autoscaler import Autoscaler, NodeBounds
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher, DispatchInputs
 from prefect_parallel_run.dispatch.node_setup import NodeSpec, RemoteSetup
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
+from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.models import PendingWork, Tally
 from prefect_parallel_run.node.remote_setup import PreflightRequest, make_bundle
@@ -55,7 +56,6 @@ _OPENING_POLL_INTERVAL = 0.25  #: s between two cancellation checks while the cl
 _PLANNING_POLL_INTERVAL = 0.02  #: s between two polls of a plan without mini-batches
 _PLANNING_PATIENCE = 0.1  #: s
 _UNBOUNDED = 1 << 30  #: no upper bound on a node's slots
-_NODE_PATIENCE = 60.0  #: s without any node before the run fails; Prefect's retry then opens a new cluster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ def execute(run: ActiveRun, startup: ClusterStartup) -> None:
     """Run all mini-batches without a final outcome, including those that are planned meanwhile."""
     if run.selection.granted == 0:
         run.emit(Warned("nothing to retry: the only failures are rows that run() did not return"))
-    adjustments = Overrides.of_ledger(run.ledger)
+    adjustments = Overrides.of_metadata(run.ledger.metadata())
     run = replace(run, spec=replace(run.spec, config=adjustments.of(run.spec.config)))
     config, planner = run.spec.config, run.selection.planner
     run.ledger.fail_exhausted(config.run_max_try, isolate=config.isolate_failed_items)
@@ -155,7 +155,7 @@ def execute(run: ActiveRun, startup: ClusterStartup) -> None:
     if PROCESSES not in adjustments.changes:  # otherwise a command set them
         settings = settings.with_node(slots=cluster.slots)
     run.emit(RunStarted(run.directory, pending.tally, cluster.dashboard))
-    if run.spec.environment is not None:
+    if isinstance(run.spec.interpreter, EnvironmentPlan):
         run.emit(Noted("building the script's environment on nodes that do not have it cached; this may take minutes"))
     try:
         _dispatch(run, work, cluster, settings)
@@ -179,7 +179,7 @@ def _dispatch(run: ActiveRun, work: _Work, cluster: Cluster, settings: NodeSetti
             plan=plan,
             ledger=run.ledger,
             state=RunState(policy, work.pending, lambda index: plan.items(index, index + 1)[0]),
-            plan_stream=planner if work.pending.tally.is_growing else None,
+            planner=planner if work.pending.tally.is_growing else None,
             commands=run.control.events,
             check_rows=work.column_checker.check if work.column_checker is not None else None,
         )
@@ -197,11 +197,10 @@ class _PlanningWarnings:
         self._are_logged = False
 
     def log(self) -> None:
-        """Log the warnings, unless they were logged or planning is incomplete."""
         if self._are_logged or not (self._planner is None or self._planner.is_over()):
             return
         self._are_logged = True
-        summary = Plan.open(self._directory.plan).summary if self._planner is None else self._planner.summary()
+        summary = Plan(self._directory.plan).summary if self._planner is None else self._planner.summary()
         for note in summary.notes:
             self._emit(Warned(note))
 
@@ -213,7 +212,7 @@ def _load_plan(
     if planner is not None:
         is_growing = _await_plan(planner, ledger, check_cancelled)
         return planner.plan, ledger.pending_work(is_growing=is_growing)
-    plan = Plan.open(directory.plan)
+    plan = Plan(directory.plan)
     ledger.extend(islice(plan.all_items(), ledger.planned(), None))  # the last execution may have ended just after planning
     return plan, ledger.pending_work()
 
@@ -225,7 +224,6 @@ def _scheduling_policy(spec: StepSpec, plan: PlanReader, *, shared_workers: bool
         limits=failure_limits(config),
         retry_delay=config.retry_delay_seconds,
         max_per_lease=max(1, min(_MAX_PER_LEASE, _MAX_LEASE_BYTES // plan.typical_bytes())),
-        node_patience=_NODE_PATIENCE,
         isolate=config.isolate_failed_items,
         speculative=config.speculative_execution,
         fetches=spec.fetches,
@@ -273,15 +271,13 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
             most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
         ),
         run=RunContext(execution=run.execution, directory=str(run.directory.path), run_id=run.directory.run_id, step=spec.name),
-        interpreter=InterpreterSettings(
-            path=spec.interpreter, plan=spec.environment, variables=dict(config.environment_variables)
-        ),
+        interpreter=InterpreterSettings(source=spec.interpreter, variables=dict(config.environment_variables)),
         script=ScriptSettings(
             path=str(config.script_path),
             source=str(config.source_path),
-            arguments=spec.arguments,
+            arguments=spec.parameters.arguments,
             output=spec.output or "",
-            side_inputs=dict(spec.side_inputs),
+            side_inputs=dict(spec.parameters.side_inputs),
             models=dict(config.models),
             logging_level=config.logging_level,
         ),

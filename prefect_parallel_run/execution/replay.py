@@ -25,54 +25,54 @@ from prefect_parallel_run.runs.spec import StepSpec
 def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[..., Any], log: Callable[[str], None]) -> Any:
     """Return what run() returns for mini-batch *number*; writes neither to the ledger nor to the result.
 
-    Args:
-        directory: Run directory.
-        spec: Definition of the run.
-        number: Mini-batch, from 0.
-        call: Calls a function with arguments, possibly in a debugger.
-        log: Receives a description of the mini-batch before it runs.
+    *call* calls a function with arguments, possibly in a debugger; *log* receives a description of the mini-batch before.
 
     Raises:
         NoRunError: The mini-batch does not exist.
     """
-    plan = Plan.open(directory.plan)
+    plan = Plan(directory.plan)
     if not 0 <= number < plan.summary.mini_batches:
         raise NoRunError(str(directory.path), f"has no mini-batch {number}; there are {plan.summary.mini_batches}, from 0")
-    os.environ.update(spec.config.environment_variables)
-    os.environ["AZUREML_BI_OUTPUT_PATH"] = str(spec.output or "")
-    EntryScript.output_dir = str(spec.output or "")
-    EntryScript.log_dir = str(directory.logs)
-    EntryScript.side_inputs = dict(spec.side_inputs)
-    path, source = str(spec.config.script_path), str(spec.config.source_path)
     work = json.loads(plan.works(number, number + 1)[0])
     item_count = count(plan.items(number, number + 1)[0], "item")
     log(f"mini-batch {number}, {item_count}: {location_of(work)}; run_invocation_timeout does not apply")
     with tempfile.TemporaryDirectory(prefix="parallel_run_replay_") as scratch:
-        EntryScript.working_dir = scratch
-        EntryScript.agent_name, EntryScript.dir = "replay", os.path.dirname(path)  # noqa: PTH120  a string, as in a child
-        configure_stand_ins(
-            {
-                "step": spec.name,
-                "run_id": directory.run_id,
-                "models": spec.config.models,
-                "side_inputs": spec.side_inputs,
-                "scratch": scratch,
-                "metrics_file": str(Path(scratch, ".metrics.jsonl")),
-            }
-        )
+        _configure(directory, spec, scratch)
         previous = os.getcwd()  # noqa: PTH109  a string, as os.chdir expects
         os.chdir(scratch)
         try:
-            script = call(load, path, source, list(spec.arguments))
-            call(script.init)
-            if is_fetched(work):
-                work = call(fetch, work, Path(scratch, ".fetched"))
-            items = Reader().read(work)
-            if isinstance(items, FileList):
-                items.task_id = str(number)
-            context = Context(number, work["input"], 1, work.get("partition_key_value"))
-            result = materialize(call(script.run, items, context))
-            call(script.shutdown)
+            return _run(spec, number, work, call, Path(scratch))
         finally:
             os.chdir(previous)
+
+
+def _configure(directory: RunDirectory, spec: StepSpec, scratch: str) -> None:
+    """Set what a child sets before it imports the script."""
+    output, side_inputs = str(spec.output or ""), dict(spec.parameters.side_inputs)
+    os.environ.update({**spec.config.environment_variables, "AZUREML_BI_OUTPUT_PATH": output})
+    EntryScript.output_dir, EntryScript.log_dir, EntryScript.working_dir = output, str(directory.logs), scratch
+    EntryScript.agent_name, EntryScript.side_inputs = "replay", side_inputs
+    EntryScript.dir = str(spec.config.script_path.parent)
+    configure_stand_ins(
+        {
+            "step": spec.name,
+            "run_id": directory.run_id,
+            "models": spec.config.models,
+            "side_inputs": side_inputs,
+            "scratch": scratch,
+            "metrics_file": str(Path(scratch, ".metrics.jsonl")),
+        }
+    )
+
+
+def _run(spec: StepSpec, number: int, work: dict[str, Any], call: Callable[..., Any], scratch: Path) -> Any:
+    script = call(load, str(spec.config.script_path), str(spec.config.source_path), list(spec.parameters.arguments))
+    call(script.init)
+    if is_fetched(work):
+        work = call(fetch, work, scratch / ".fetched")
+    items = Reader().read(work)
+    if isinstance(items, FileList):
+        items.task_id = str(number)
+    result = materialize(call(script.run, items, Context(number, work["input"], 1, work.get("partition_key_value"))))
+    call(script.shutdown)
     return result

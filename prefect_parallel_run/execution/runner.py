@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, chain_checks, never_cancelled
@@ -22,7 +23,7 @@ from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.execution.execute import ActiveRun, ClusterStartup, execute
 from prefect_parallel_run.models import execution_prefix
 from prefect_parallel_run.monitoring.report import write_report
-from prefect_parallel_run.output.reduction import Reduction
+from prefect_parallel_run.output.reduction import Reduction, ResultFile
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.events import Emit, Noted, RunFinished, Warned
@@ -52,17 +53,11 @@ _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the use
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callbacks:
-    """The functions that a run calls; Prefect's differ from those of the command line.
+    """The functions that a run calls; Prefect's differ from those of the command line."""
 
-    Attributes:
-        reduce: Performs the final reduction and returns the receipt (in Prefect: as a separate task run).
-        emit: Receives the events of the run.
-        check_cancelled: Called several times a second; raises when the run is cancelled.
-    """
-
-    reduce: Callable[[Reduction], dict[str, Any]]
+    reduce: Callable[[Reduction], dict[str, Any]]  #: returns the receipt (in Prefect, a separate task run does)
     emit: Emit
-    check_cancelled: CheckCancelled = never_cancelled
+    check_cancelled: CheckCancelled = never_cancelled  #: called several times a second
 
 
 def run_step(
@@ -75,8 +70,8 @@ def run_step(
 
     Args:
         spec: Definition of the step.
-        target: Where it runs.
-        callbacks: What the run calls.
+        target: The compute target of the run.
+        callbacks: The functions that the run calls.
         earlier: A request to resume exactly one run directory; or earlier runs of this step, if already known.
 
     Raises:
@@ -113,11 +108,7 @@ def _select_run(
 class _Runner:
     """Executes the selected run of a step, and keeps its remote copy up to date.
 
-    Args:
-        spec: Definition of the step.
-        selection: The run.
-        callbacks: What the run calls.
-        stack: Receives what remains to be done once the cluster is closed.
+    *stack* receives what remains to be done once the cluster is closed.
     """
 
     def __init__(self, spec: StepSpec, selection: RunSelection, callbacks: Callbacks, stack: ExitStack) -> None:
@@ -129,13 +120,7 @@ class _Runner:
             self._mirror = RunMirror(self._directory, location, lambda text: callbacks.emit(Warned(text)))
 
     def run(self, startup: ClusterStartup, execution_id: str, given: frozenset[str]) -> dict[str, Any]:
-        """Execute the run to its end and return the receipt.
-
-        Args:
-            startup: Opens the cluster.
-            execution_id: Id of the execution, from the run's lock.
-            given: Configuration fields that the user has just set.
-        """
+        """Execute the run to its end and return the receipt; *given*: fields of the configuration that the user just set."""
         if self._mirror is not None:
             self._stack.callback(self._mirror.close)
             self._check_cancelled = chain_checks(self._check_cancelled, self._mirror.raise_if_lost)
@@ -162,7 +147,7 @@ class _Runner:
     def _execute(self, ledger: Ledger, startup: ClusterStartup, execution_id: str, given: frozenset[str]) -> dict[str, Any]:
         execution = _begin_execution(self._directory, ledger, self._spec)  # before the mirror uploads anything
         if given:
-            Overrides.of_ledger(ledger).without(given).record(ledger)
+            Overrides.of_metadata(ledger.metadata()).without(given).record(ledger)
         control = Control(self._directory, execution_id, ledger, self._spec.config, self._emit)
         if self._mirror is not None:
             Background("mirror", self._mirror.begin).wait(self._check_cancelled)
@@ -247,19 +232,24 @@ def _reduction(run: ActiveRun) -> Reduction:
     if selection.check is not None:
         selection.check.wait(run.check_cancelled)
     _warn_of_replacing(spec, run.directory, run.emit)
-    adjustments = Overrides.of_ledger(run.ledger)
+    adjustments = Overrides.of_metadata(run.ledger.metadata())
     return Reduction(
         directory=run.directory,
         limits=failure_limits(adjustments.of(spec.config)),
         notes={METADATA_KEY: adjustments.to_values()} if adjustments else {},
-        target=spec.target_of(run.directory),
-        result=spec.result,
-        row_format=spec.config.result_format,
-        row_options=spec.config.append_row_csv_options or {},
+        result=_result_file(spec, run.directory),
         identity=complete_description(run.directory, selection.planner)["identity"],
         output=spec.output if spec.writes_output else None,
         check_cancelled=run.check_cancelled,
     )
+
+
+def _result_file(spec: StepSpec, directory: RunDirectory) -> ResultFile | None:
+    if spec.result is None:
+        return None
+    path = Path(spec.result) if spec.store is None else directory.path / str(spec.config.result_file_name)
+    options = spec.config.append_row_csv_options or {}
+    return ResultFile(path=path, location=spec.result, format=spec.config.result_format, options=options)
 
 
 def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, emit: Emit) -> None:

@@ -167,13 +167,11 @@ class _Pipes:
         self._open = {*self.theirs, self.inbox, self.outbox, self.bell, lifeline}
 
     def close_child_ends(self) -> None:
-        """Close the child's ends of the pipes in this process."""
         for descriptor in self.theirs[:4]:
             os.close(descriptor)
             self._open.discard(descriptor)
 
     def close(self) -> None:
-        """Close every descriptor that is still open."""
         while self._open:
             os.close(self._open.pop())
 

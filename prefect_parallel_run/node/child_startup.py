@@ -1,6 +1,9 @@
 """Starts a child in a folder of its own, imports the script and calls init(), or records why that failed.
 
-The child imports the script immediately but calls init() only when the slot requests it: a standby child waits in between.
+The child imports the script immediately but calls init() only when the slot requests it. The standby child of a node waits in
+between: it is started ahead to replace a child that dies or is killed. Unused, it calls neither init() nor shutdown(), and
+holds nothing that init() loads. It is not forked from a template process: forking is unsafe with the threads of Arrow, OpenBLAS
+or CUDA, and a script may rely on being imported once in every process.
 """
 
 from __future__ import annotations
@@ -95,12 +98,12 @@ class ChildFactory:
     """Starts the children of a node, with all variables of *environment*, in new folders in *scratch*."""
 
     def __init__(self, settings: NodeSettings, environment: dict[str, str], scratch: str, process_log: ProcessLog) -> None:
-        self.interpreter = settings.interpreter.path or sys.executable
+        self.interpreter = str(settings.interpreter.source or sys.executable)
         self._settings, self._environment, self._scratch = settings, environment, scratch
         self._process_log = process_log
 
     def start(self, name: str, slot: int | None = None) -> Startup:
-        """Start a child for *slot* (None: a standby child) that imports the script, without waiting for it.
+        """Start a child that imports the script, and calls init() if it is for a *slot* (None: a standby child).
 
         Its *name*, unique on the node, is in the names of its logs and its part; raises OSError.
         """
@@ -114,7 +117,10 @@ class ChildFactory:
             raise
         message = json.dumps(self._settings.for_child(process=process, scratch=scratch), separators=(",", ":"))
         child.send([message.encode("ascii"), b"\n"])
-        return Startup(child, self._process_log.add(process, child.pid, slot), self._settings.limits.init_timeout)
+        startup = Startup(child, self._process_log.add(process, child.pid, slot), self._settings.limits.init_timeout)
+        if slot is not None:
+            startup.call_init()
+        return startup
 
 
 class StandbyChild:
@@ -211,7 +217,6 @@ class StandbyNeed:
 
     None is needed at first: most runs never lose a child, and a standby child costs the memory of the script's imports. So
     the first child that crashes is replaced by one that is started only then; for a timeout, the standby child is ready.
-
     """
 
     def __init__(self, run_invocation_timeout: float) -> None:

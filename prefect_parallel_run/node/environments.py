@@ -1,6 +1,7 @@
 """The cache folder of a machine, and the environments in it.
 
-Each environment is built at most once, by the first process that needs it, completely or not at all.
+Each environment is built at most once, by the first process that needs it, completely or not at all: with uv, or venv and pip,
+or conda. The output of these installers is kept; none of them outlives this process.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _QUIET = {
 _CONDAS = ("mamba", "micromamba", "conda")  #: the fastest first
 _LONGEST = 3600.0  #: s for an environment; an installer must not hang forever
 _BLOCK = 1 << 16
-_MOST_LINES, _MOST_CHARACTERS = 30, 3000  #: of an installer's output, in errors
+_MOST_LINES, _MOST_CHARACTERS = 30, 3000  #: shown of an installer's output, in errors
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 OLDEST = (3, 9)  #: oldest version that a child can run on
 _PYENV = "~/.pyenv/versions"
@@ -83,12 +84,8 @@ class _Paths(NamedTuple):
 def built_interpreter(plan: EnvironmentPlan, cache: Path, stop: threading.Event) -> str:
     """Build *plan*'s environment unless *cache* has it, and return the path of its interpreter.
 
-    Threads and processes may call this at the same time: one builds, the others wait for it and share its failure.
-
-    Args:
-        plan: The environment to build.
-        cache: This machine's cache folder.
-        stop: Set, from another thread, when the environment is no longer needed: installers are killed immediately.
+    Threads and processes may call this at the same time: one builds, the others wait for it and share its failure. Once
+    another thread sets *stop*, because the environment is no longer needed, the installers are killed.
 
     Raises:
         EnvironmentSetupError: The build failed (with the end of the installer's output) or was stopped, or the cache is not
@@ -196,14 +193,10 @@ def _private(folder: Path) -> Path:
 
 
 class Installer:
-    """Installs one environment. If this process dies, a reaper kills the installer and removes its temporary files.
+    """Installs one environment into a new *folder*; the installers' output is appended to *log*.
 
-    Args:
-        plan: The environment to install.
-        folder: Folder to install into; it must not exist.
-        log: File that the installers' output is appended to.
-        lock: Descriptor that the installers inherit, so that the folder stays locked while one of them lives.
-        stop: Set when the environment is no longer needed.
+    The installers inherit the descriptor *lock*, so that the folder stays locked while one of them lives. If this process
+    dies, a reaper kills them and removes their temporary files.
     """
 
     def __init__(self, plan: EnvironmentPlan, folder: Path, log: Path, lock: int, stop: threading.Event) -> None:

@@ -12,6 +12,8 @@ Unused standby children count as one more slot. Files that a script creates in `
 A file is cut in place: its beginning and its end stay, with a line between them that says how much was cut. Writers must
 have opened it for appending, so that their next write lands at the new end. Bytes written during the cut may be lost, or end
 up above the line.
+
+Every log call of a script becomes a record, which is collected once, when it is complete, for Prefect's log.
 """
 
 from __future__ import annotations
@@ -147,12 +149,7 @@ class ShortenedLog(NamedTuple):
 def shorten(path: str, left_out: int, most: int = MOST, head: int = HEAD, tail: int = TAIL) -> ShortenedLog | None:
     """Cut a file to *head* and *tail* bytes; return None when it does not exist or is not longer than *most* bytes.
 
-    Args:
-        path: Path of the file.
-        left_out: Bytes removed by earlier cuts; 0 for none.
-        most: Maximum size.
-        head: Kept of its beginning.
-        tail: Kept of its end.
+    *left_out* is the number of bytes that earlier cuts removed.
 
     Raises:
         OSError: The file cannot be cut. When the disk is full it is cut, and its end may be lost.

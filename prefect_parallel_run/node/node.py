@@ -68,7 +68,11 @@ class Node:
         self._admitted: set[int] = set()  # leases that have started; the newest of very many
         self._refused: set[int] = set()  # leases that were recalled before they started
         self._lock = threading.Lock()
-        self._guard = Guard(f"{_MARKER}={marker}", self._scratch, self._record_lost_reaper)
+        self._guard = Guard(
+            f"{_MARKER}={marker}",
+            self._scratch,
+            lambda status: self._process_log.add_event("guardian_replaced", "guardian", exit=status),
+        )
         self.log = NodeLog(self.settings, self._process_log)
         self.log.start()
         self.slots = SlotPool(self._create_slot, count)  # last: its threads use everything above
@@ -149,8 +153,9 @@ class Node:
             pass  # the run is ending; finished mini-batches are still returned
         else:
             self.slots.release(slot)
-        if not self.settings.node.rows_are_remote:
-            _sync_parts(self.settings, receipts)
+        if not self.settings.node.rows_are_remote:  # before the receipts return: committed rows must survive a power cut
+            for name in {receipt.part for receipt in receipts if receipt.part}:
+                sync(Path(self.settings.run.directory, "parts", name))
         return receipts
 
     def _result(self, receipts: list[Receipt]) -> LeaseResult:
@@ -176,14 +181,11 @@ class Node:
     # Slots
 
     def resize(self, slots: int, number: int) -> Resized:
-        """Start or retire slots until there are *slots*, without waiting for them.
+        """Start or retire slots until there are *slots*, without waiting for them; ignored after a resize of higher *number*.
 
         A retired slot finishes its running mini-batch and returns the rest of its lease; then its child calls shutdown() and
-        exits. One that is still starting is killed. A failed slot is replaced by a new one.
-
-        Args:
-            slots: At least one stays, and there are never more than mini-batches.
-            number: Number of the resize; ignored when a later one has already been applied.
+        exits. One that is still starting is killed. A failed slot is replaced by a new one. At least one slot stays, and there
+        are never more than mini-batches.
         """
         count = max(1, min(slots, self.settings.node.most_slots))
         if not self._are_interchangeable(count):
@@ -195,7 +197,6 @@ class Node:
         return all(self._variables(index) == self._variables(0) for index in range(count))
 
     def _variables(self, index: int) -> dict[str, str]:
-        """Return the environment variables that only the slot at *index* has."""
         return slot_environment(index, self._assigned_gpus, self._environment)
 
     def _factory(self, index: int) -> ChildFactory:
@@ -205,9 +206,6 @@ class Node:
     def _create_slot(self, index: int, number: int) -> Slot:
         slot = Slot(number, self.settings, self._factory(index), self._standby, lambda: self.slots.try_retire(slot))
         return slot
-
-    def _record_lost_reaper(self, status: int) -> None:
-        self._process_log.add_event("guardian_replaced", "guardian", exit=status)
 
     # The end
 
@@ -265,9 +263,3 @@ def _cores() -> int:
     from dask.system import CPU_COUNT  # noqa: PLC0415  a prepared node must not wait for Dask
 
     return int(CPU_COUNT)
-
-
-def _sync_parts(settings: NodeSettings, receipts: list[Receipt]) -> None:
-    """Sync the rows to disk before their receipts are returned: committed rows must survive a power cut."""
-    for name in {receipt.part for receipt in receipts if receipt.part}:
-        sync(Path(settings.run.directory, "parts", name))

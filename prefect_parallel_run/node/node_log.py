@@ -247,10 +247,8 @@ class ProcessRecord:
         self._log.add_event("files_lost", self.process, folder=folder)
 
     def ended(self, reason: str, status: int | None) -> None:
-        """Record the exit; the first reason counts.
+        """Record the exit with its status, or the negative number of the signal that killed the child.
 
-        Args:
-            reason: shut_down, stopped, timed_out, out_of_memory, died, start_failed, unneeded or retired.
-            status: Exit status, or the negative number of the signal that killed the child.
+        *reason* is shut_down, stopped, timed_out, out_of_memory, died, start_failed, unneeded or retired; the first counts.
         """
         self._log.remove(self, reason, status)

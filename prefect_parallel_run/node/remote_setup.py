@@ -1,6 +1,8 @@
-"""Code archives on a node: received in pieces, verified, and unpacked completely, once for all workers.
+"""Prepares a node on another machine: preflight checks, and a bundle of the entry script's code.
 
-``<cache>/bundles/<sha256>/`` is complete or does not exist. A member that would be written outside of it is refused.
+The flow process makes the bundle. The node receives it in pieces, verifies it, and unpacks it once for all workers of its
+machine: ``<cache>/bundles/<sha256>/`` is complete or does not exist. A member that would be written outside of it is refused.
+The checks make a wrong setup fail in seconds, not after hours.
 """
 
 from __future__ import annotations
@@ -173,12 +175,7 @@ def unpack(archive: Path, sha256: str, cache: Path) -> Path:
 
 
 class Incoming:
-    """Receives an archive in pieces, in an unnamed temporary file that disappears with the receiving process.
-
-    Args:
-        cache: The cache folder of this node.
-        sha256: Hash of the archive.
-    """
+    """Receives an archive in pieces, in an unnamed temporary file that disappears with the receiving process."""
 
     def __init__(self, cache: Path, sha256: str) -> None:
         self._cache, self._sha256 = cache, sha256

@@ -1,6 +1,6 @@
 """Functions that Dask calls on a worker, and the open nodes of the worker, by the run's token.
 
-All of them are called through ``Client.run``, except ``run_lease``, which is a Dask task.
+All of them are called through ``Client.run``, except ``run_lease``, which is a Dask task. Dask passes *dask_worker*.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from distributed import get_worker, secede
 
-from prefect_parallel_run.environments import interpreter_of
+from prefect_parallel_run.environments import EnvironmentPlan, interpreter_of
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.environments import built_interpreter, cache_folder
 from prefect_parallel_run.node.log_files import LogBatch
@@ -150,10 +150,7 @@ async def receive_bundle(token: str, sha256: str, offset: int, data: bytes, is_l
 async def open_node(settings: NodeSettings, access: NodeAccess | None, dask_worker: Any) -> NodeFacts:
     """Start the slots of a run on this Dask worker, and return while the children start.
 
-    Args:
-        settings: Settings of the node; a prepared node already has its name.
-        access: How it exchanges files with the flow process; None: they share all of them.
-        dask_worker: Passed by Dask to a function with a parameter of this name.
+    A prepared node keeps its name. Without *access*, the node shares all files with the flow process.
 
     Raises:
         EnvironmentSetupError: The interpreter does not exist, or the environment cannot be built.
@@ -203,12 +200,7 @@ def run_lease(
 
 
 async def recall_lease(token: str, lease: int, at_once: bool, dask_worker: Any) -> int | None:
-    """Recall the mini-batches of a lease that have not started; with *at_once*, the running one too.
-
-    Returns:
-        The number of the first mini-batch that is returned, or one past the last; NOT_BEGUN returns all of them; None when
-        the lease is no longer on this node.
-    """
+    """Recall the mini-batches of a lease that have not started; with *at_once*, the running one too; see ``Node.recall``."""
     entry = _runs_on(dask_worker).open.get(token)
     answer = entry.node.recall(lease, at_once=at_once) if entry is not None else None
     if answer is None:
@@ -336,13 +328,13 @@ def _open_once(dask_worker: Any, settings: NodeSettings, threads: int, over: thr
 
 
 def _start_node(settings: NodeSettings, cores: int | None, over: threading.Event) -> Node:
-    plan, path = settings.interpreter.plan, settings.interpreter.path
-    interpreter = interpreter_of(path) if plan is None else built_interpreter(plan, cache_folder(), over)
-    return Node(replace(settings, interpreter=replace(settings.interpreter, path=interpreter)), cores)
+    source = settings.interpreter.source
+    path = built_interpreter(source, cache_folder(), over) if isinstance(source, EnvironmentPlan) else interpreter_of(source)
+    return Node(replace(settings, interpreter=replace(settings.interpreter, source=path)), cores)
 
 
 def _close_abandoned(runs: _Runs, token: str, only: Node | None = None) -> None:
-    """Close an abandoned node; does nothing if it was already replaced."""
+    """Close an abandoned node, unless it was already replaced."""
     if (entry := _remove_entry(runs, token, only)) is not None:
         entry.node.close(graceful=False)
         entry.node.remove()

@@ -47,8 +47,7 @@ class RunContext:
 class InterpreterSettings:
     """The interpreter of the children, and its environment variables."""
 
-    path: str | None = None  #: of an interpreter or a virtual environment; None: the worker's own
-    plan: EnvironmentPlan | None = None  #: built on the node, instead of path
+    source: str | EnvironmentPlan | None = None  #: a path, an environment that the node builds, or None: the worker's own
     variables: dict[str, str] = field(default_factory=dict, repr=False)  #: secrets
 
 

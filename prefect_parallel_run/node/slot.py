@@ -149,7 +149,7 @@ class Slot:
         self.raise_if_stopping()
         self._started += 1
         try:
-            startup = self._standby.acquire() or self._start_child()
+            startup = self._standby.acquire() or self._factory.start(f"{self._number}.{self._started}", self._number)
         except OSError as error:
             failure = StartFailure("spawn", type(error).__name__, f"{self._factory.interpreter}: {error}", "")
             raise SlotUnusableError(failure) from error
@@ -161,11 +161,6 @@ class Slot:
             raise SlotUnusableError(startup.failure)
         startup.mark_ready(self._number)
         return startup.child
-
-    def _start_child(self) -> Startup:
-        startup = self._factory.start(f"{self._number}.{self._started}", self._number)
-        startup.call_init()
-        return startup
 
     def _await_ready(self, startup: Startup) -> None:
         is_done = False
@@ -193,8 +188,10 @@ class Slot:
             if self._exit_request:
                 self._release_child(child)
                 return
-            if self._recall.is_urgent:
-                self._drop_child()
+            if self._recall.is_urgent:  # the running mini-batch is no longer needed
+                self._recall.answer(self._stop)
+                self._pending.clear()
+                self._discard_child("unneeded")
                 return
             if started is not None and self._recall.is_pending:
                 self._answer_recall(int(bool(self._pending) and self._pending[0].mini_batch == started))
@@ -230,12 +227,6 @@ class Slot:
         works = list(self._pending)
         self._pending, self._recalled = deque(works[:index]), deque(works[index:])
         self._recall.answer(works[index].mini_batch if index < len(works) else self._stop)
-
-    def _drop_child(self) -> None:
-        """Kill a child whose result is no longer needed."""
-        self._recall.answer(self._stop)
-        self._pending.clear()
-        self._discard_child("unneeded")
 
     def _receipt(self, answer: Sequence[object], work: Work, pid: int) -> Receipt:
         receipt = Receipt.of_answer(answer, self._settings.node.name, pid)

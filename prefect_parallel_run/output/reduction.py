@@ -40,15 +40,22 @@ class Published(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFile:
+    """The file to publish."""
+
+    path: Path  #: the local file
+    location: str  #: its path, or the URL to which it is uploaded
+    format: str
+    options: Mapping[str, Any] = field(default_factory=dict)  #: options of to_csv that the rows were written with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reduction:
     """The parameters of a reduction."""
 
     directory: RunDirectory
     limits: FailureLimits
-    target: Path | None  #: the local result file; None for summary_only
-    result: str | None  #: the result file: target, or the URL to which target is uploaded
-    row_format: str
-    row_options: Mapping[str, Any] = field(default_factory=dict)  #: options of to_csv that the rows were written with
+    result: ResultFile | None  #: None for summary_only
     identity: dict[str, Any]
     output: str | None  #: folder or URL for the script's own files; None if it writes none
     check_cancelled: CheckCancelled  #: called repeatedly; raises to stop
@@ -60,7 +67,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
 
     Raises:
         LimitExceededError: A limit is exceeded; nothing is published.
-        NothingSucceededError: There were items, but there are no rows to publish.
+        NothingSucceededError: The input had items, but none of them returned a row.
         RowsDifferError: The columns of two mini-batches differ; names their files.
         OutputError: The result could not be written; an existing result is unchanged.
     """
@@ -71,38 +78,37 @@ def reduce(task: Reduction) -> dict[str, Any]:
         breach = task.limits.first_breach(tally)
         if breach is not None:
             raise LimitExceededError(*breach, str(directory.path), first_failure(ledger))
-        published: Published | None = None
-        if task.target is not None:
+        published, result = None, task.result
+        if result is not None:
             if tally.items and not tally.succeeded_items and not tally.rows:
                 raise NothingSucceededError(tally.items, str(directory.path), first_failure(ledger))
-            published = _publish(task, task.target, ledger)
+            published = _publish(task, result, ledger)
             if published.rows != tally.rows:
-                raise OutputError(str(task.target), f"wrote {published.rows} rows, but {tally.rows} are committed")
+                raise OutputError(str(result.path), f"wrote {published.rows} rows, but {tally.rows} are committed")
         receipt = {
-            **make_receipt(tally, directory.run_id, task.identity, task.result, published),
-            "format": task.row_format if task.target is not None else None,
+            **make_receipt(tally, directory.run_id, task.identity, result.location if result else None, published),
+            "format": result.format if result else None,
             "limits": asdict(task.limits),
             "finished": time.time(),
             **task.notes,
         }
-        if task.target is not None and task.result is not None and is_remote(task.result):
-            target, result = task.target, task.result
-            uploading = Background("upload", partial(upload, target, result))
+        if result is not None and is_remote(result.location):
+            uploading = Background("upload", partial(upload, result.path, result.location))
             receipt["version"] = uploading.wait(task.check_cancelled)
-            target.unlink()
+            result.path.unlink()
         if task.output is not None:
             receipt["output_listing"] = listing_sha256(task.output)
         write_json(directory.receipt, receipt)
     return receipt
 
 
-def _publish(task: Reduction, target: Path, ledger: Ledger) -> Published:
+def _publish(task: Reduction, result: ResultFile, ledger: Ledger) -> Published:
     places = _with_cancellation(ledger.places(), task.check_cancelled)
     try:
         with Parts(task.directory.parts) as parts:
-            return publish(places, parts, target, task.row_format, task.directory.run_id, task.row_options)
+            return publish(places, parts, result.path, result.format, task.directory.run_id, result.options)
     except RowsDifferError as error:
-        raise add_files(error, Plan.open(task.directory.plan), error.path or str(task.result)) from None
+        raise add_files(error, Plan(task.directory.plan), error.path or result.location) from None
 
 
 def publish(

@@ -1,21 +1,42 @@
-"""The resolved specification of a step: the values that a run works with."""
+"""The resolved specification of a step, from its configuration or from the description of a run."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.config.where import Environment
 from prefect_parallel_run.datasets.base import Dataset
+from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.environments import EnvironmentPlan, environment_plan, interpreter_of
+from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import FailureLimits
 from prefect_parallel_run.planning.planner import Planning
-from prefect_parallel_run.runs.run_directory import RunDirectory, workplace
+from prefect_parallel_run.runs.commands import LIMITS
+from prefect_parallel_run.runs.executions import config_of
+from prefect_parallel_run.runs.run_directory import RunDirectory, prefect_home, workplace
 from prefect_parallel_run.storage.paths import RUNS_FOLDER, literal_folder
+
+
+class ScriptParameters(NamedTuple):
+    """The values that the entry script receives beside mini-batches."""
+
+    arguments: tuple[str, ...] = ()
+    side_inputs: Mapping[str, str] = MappingProxyType({})  #: path by name
+
+
+class Reuse(NamedTuple):
+    """Which finished runs may be returned instead of running again."""
+
+    is_allowed: bool = True
+    within: float | None = None  #: s after the end of a run; None: forever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +47,10 @@ class StepSpec:
     config: ParallelRunConfig
     datasets: list[Dataset]
     output: str | None  #: absolute path of a folder, or a URL
-    side_inputs: Mapping[str, str]  #: path by name
-    arguments: tuple[str, ...]
-    allow_reuse: bool
-    reuse_for: float | None = None  #: s after its end during which a run may be reused; None: forever
-    interpreter: str | None  #: interpreter or virtual environment that runs the script; None: the Dask worker's own
-    environment: EnvironmentPlan | None  #: environment to build on the nodes, instead of *interpreter*
+    parameters: ScriptParameters = field(default_factory=ScriptParameters)
+    reuse: Reuse = field(default_factory=Reuse)
+    interpreter: str | EnvironmentPlan | None  #: runs the script: a path, an environment to build, or the Dask worker's own
     home: Path  #: contains this machine's key, and the run directories of steps without output
-    key: bytes = field(repr=False)
 
     @property
     def name_in_paths(self) -> str:
@@ -55,7 +72,7 @@ class StepSpec:
     def places(self) -> tuple[tuple[str, str], ...]:
         """Return the name and path of everything that every node must have on its file systems."""
         paths = [(str(dataset.name), literal_folder(path).rstrip("/")) for dataset in self.datasets for path in dataset.paths]
-        paths += [(f"side input {name}", path) for name, path in self.side_inputs.items()]
+        paths += [(f"side input {name}", path) for name, path in self.parameters.side_inputs.items()]
         paths += [(f"model {name}", path) for name, path in self.config.models.items()]
         if self.output is not None and self.result is None:  # the script writes there itself
             paths.append(("output", self.output))
@@ -85,7 +102,7 @@ class StepSpec:
     @property
     def writes_output(self) -> bool:
         """True when the script may write to the output itself: there is no result file, or an argument contains its path."""
-        is_argument = any(f"{self.output}/" in f"{argument}/" for argument in self.arguments)
+        is_argument = any(f"{self.output}/" in f"{argument}/" for argument in self.parameters.arguments)
         return self.output is not None and (self.result is None or is_argument)
 
     @property
@@ -101,19 +118,13 @@ class StepSpec:
         roots = [literal_folder(path) for dataset in self.datasets for path in dataset.paths]
         return self.output is not None and any(f"{self.output}/".startswith(root) for root in roots)
 
-    def target_of(self, directory: RunDirectory) -> Path | None:
-        """Return the local file to which the reduction writes the result."""
-        if self.result is None or self.output is None:
-            return None
-        return Path(self.result) if self.store is None else directory.path / str(self.config.result_file_name)
-
     def location_of(self, directory: RunDirectory) -> str:
         """Return the path or URL of a run directory, as users see it."""
         return str(directory.path) if self.store is None else f"{self.store}/{RUNS_FOLDER}/{directory.run_id}"
 
 
-def interpreter_options(config: ParallelRunConfig, *, is_here: bool) -> dict[str, Any]:
-    """Return a StepSpec's ``interpreter`` and ``environment``.
+def interpreter_for(config: ParallelRunConfig, *, is_here: bool) -> str | EnvironmentPlan | None:
+    """Return a StepSpec's ``interpreter``.
 
     Args:
         config: The step's configuration.
@@ -124,15 +135,52 @@ def interpreter_options(config: ParallelRunConfig, *, is_here: bool) -> dict[str
     """
     environment = config.environment
     if isinstance(environment, Environment):
-        return {"interpreter": None, "environment": environment_plan(environment)}
+        return environment_plan(environment)
     if environment is None or is_here:
-        return {"interpreter": interpreter_of(environment), "environment": None}
+        return interpreter_of(environment)
     in_home = environment.startswith("~")  # each node expands its own home
-    return {"interpreter": environment if in_home else str(Path(environment).absolute()), "environment": None}
+    return environment if in_home else str(Path(environment).absolute())
 
 
 def failure_limits(config: ParallelRunConfig) -> FailureLimits:
     """Return the failure limits in *config*."""
-    return FailureLimits.of(
-        {name: getattr(config, name) for name in ("error_threshold", "allowed_failed_count", "allowed_failed_percent")}
+    return FailureLimits.of(dict(config))
+
+
+def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
+    """Return the definition of the run in *directory*.
+
+    *overrides* are configuration fields that do not affect the result: limits, counts, timeouts.
+
+    Raises:
+        ValueError: The script is missing, an override is invalid, or an environment variable of the run is not set.
+    """
+    metadata = directory.metadata()
+    output = metadata["output"]
+    home = prefect_home() if output is not None and is_remote(output) else Path(metadata["home"])
+    expected_folder = workplace(output, home) / RUNS_FOLDER
+    if not expected_folder.is_dir() or not expected_folder.samefile(directory.path.parent):
+        raise InputError(str(directory.path), f"belongs in {expected_folder}; move it back or start a new run")
+    names = metadata["environment_variables"]
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        advice = "values are not stored; set these variables and retry"
+        raise ValueError(f"environment_variables of the run are not set: {', '.join(missing)}; {advice}")
+    variables = {name: os.environ[name] for name in names}
+    current = config_of(directory)
+    limits = {name: current[name] for name in LIMITS if name in current}  # overridden limits stay with the run
+    config = ParallelRunConfig(**{**metadata["config"], **limits, **overrides, "environment_variables": variables})
+    return StepSpec(
+        name=metadata["step"],
+        config=config,
+        datasets=[_dataset(fields) for fields in metadata["inputs"]],
+        output=output,
+        parameters=ScriptParameters(tuple(metadata["arguments"]), metadata["side_inputs"]),
+        interpreter=interpreter_for(config, is_here=config.compute_target == LOCAL),
+        home=home,
     )
+
+
+def _dataset(fields: Mapping[str, Any]) -> Dataset:
+    kind: type[Dataset] = FileDataset if fields["kind"] == "file" else TabularDataset
+    return kind.model_validate({name: value for name, value in fields.items() if name != "kind"})

@@ -1,7 +1,5 @@
 """What the README shows is what happens."""
 
-import ast
-import importlib
 import json
 import os
 import re
@@ -72,35 +70,6 @@ def test_many_models(tmp_path):
     assert models[0] == "1000 dominicks.joblib"
     said = ended.stdout + ended.stderr
     assert float(re.search(r"7200 forecasts in \S+, ([0-9.]+) % off", said)[1]) < 5
-
-
-def test_what_it_imports_is_there():
-    """All its Python is Python, and every name of ours in it exists."""
-    imported = [node for block in python_blocks() for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom)]
-    ours = [node for node in imported if node.module.startswith("prefect_parallel_run")]
-    assert len(ours) >= 4
-    for node in ours:
-        module = importlib.import_module(node.module)
-        assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
-
-
-def test_its_links_lead_somewhere():
-    """To its own headings, and to files that there are."""
-    text = (ROOT / "README.md").read_text()
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert target.startswith("https://") or target.removeprefix("#") in headings or (ROOT / target).exists(), target
-
-
-def test_every_field_is_explained():
-    """None is forgotten when one is added."""
-    from prefect_parallel_run import ParallelRunConfig
-
-    text = (ROOT / "README.md").read_text()
-    for field in ParallelRunConfig.model_fields:
-        assert f"`{field}`" in text, field
 
 
 @pytest.mark.parametrize("name", ["pytest", "flows/digits.py"])

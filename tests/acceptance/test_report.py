@@ -15,7 +15,6 @@ from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.runs.events import RunStarted, Warned
-from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.spec import StepSpec
 
 from ..made_runs import make_run
@@ -169,13 +168,8 @@ def drive(workshop, watch, check_cancelled=lambda: None):
         config=workshop.config("echo.py", mini_batch_size=5),
         datasets=normalize_inputs([FileDataset.from_files(str(workshop.files))]),
         output=str(workshop.output),
-        side_inputs={},
-        arguments=(),
-        allow_reuse=True,
         interpreter=None,
-        environment=None,
         home=workshop.folder,
-        key=machine_key(workshop.folder),
     )
     return runner.run_step(
         spec, LocalTarget(), runner.Callbacks(reduce=reduce, emit=watch.handle, check_cancelled=check_cancelled)

@@ -11,7 +11,10 @@ import pytest
 
 from ...processes import command_line
 from ..conftest import wait_until
-from .test_hosts import hosts, logged  # noqa: F401  a fixture
+from .test_hosts import (
+    hosts,  # noqa: F401  a fixture
+    logged,
+)
 from .test_scheduler import EXPECTED, facts, names, verified
 
 END = 10.0  #: s from a person's cancelling to the end, whatever does not answer: CONTRACT.md 8
@@ -27,8 +30,7 @@ class Run:
     def __init__(self, workshop, cluster, **fields):
         from prefect_parallel_run import FileDataset
         from prefect_parallel_run.planning.inputs import normalize_inputs
-        from prefect_parallel_run.runs.fingerprint import machine_key
-        from prefect_parallel_run.runs.spec import StepSpec
+        from prefect_parallel_run.runs.spec import ScriptParameters, StepSpec
 
         home = workshop.folder / "home"
         home.mkdir()
@@ -38,13 +40,9 @@ class Run:
             config=workshop.config("slow.py", process_count_per_node=1, mini_batch_size=1, **fields),
             datasets=normalize_inputs([FileDataset.from_files(workshop.files)]),
             output=str(workshop.output),
-            side_inputs={},
-            arguments=("--log", str(workshop.log), "--sleep", "0.3"),
-            allow_reuse=True,
+            parameters=ScriptParameters(("--log", str(workshop.log), "--sleep", "0.3")),
             interpreter=None,
-            environment=None,
             home=home,
-            key=machine_key(home),
         )
         self._cancel = threading.Event()
         self._outcome = Future()

@@ -61,8 +61,7 @@ def main():
     from prefect_parallel_run.output.reduction import reduce
     from prefect_parallel_run.planning.inputs import normalize_inputs
     from prefect_parallel_run.runs.events import emit_to
-    from prefect_parallel_run.runs.fingerprint import machine_key
-    from prefect_parallel_run.runs.spec import StepSpec
+    from prefect_parallel_run.runs.spec import ScriptParameters, StepSpec
 
     watch_boundaries(kill_at)
     guilty = os.environ.get("DRIVER_POISON", "")
@@ -83,13 +82,9 @@ def main():
         config=config,
         datasets=normalize_inputs([FileDataset.from_files(files)]),
         output=output,
-        side_inputs={},
-        arguments=("--log", log, "--sleep", seconds, "--how", "raise", "--guilty", guilty or "none", *more),
-        allow_reuse=True,
+        parameters=ScriptParameters(("--log", log, "--sleep", seconds, "--how", "raise", "--guilty", guilty or "none", *more)),
         interpreter=None,
-        environment=None,
         home=Path(log).parent,
-        key=machine_key(Path(log).parent),
     )
     emit = emit_to(listeners_of("driven", logging.getLogger("driver"), in_prefect=False))
     result = run_step(spec, LocalTarget(), Callbacks(reduce=reduce, emit=emit))

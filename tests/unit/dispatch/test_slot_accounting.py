@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run.dispatch.events import LeaseFinished, NodeResized, SlotReady
-from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
+from prefect_parallel_run.dispatch.leases import SlotAccounting
 from prefect_parallel_run.models import Lease
 
 NODES = ("a", "b", "c")
@@ -48,7 +48,7 @@ def test_every_lease_has_one_node_and_slots_add_up(data):
             resizings += 1
             leaving = tuple(entry.id for entry in accounting.leases.values() if entry.node == node)[:1]
             accounting.resize(NodeResized(node, data.draw(st.integers(0, 4)), 0, resizings, leaving))
-        nodes = accounting._nodes
+        nodes = accounting.nodes
         assert sorted(accounting.leases) == sorted(id_ for entry in nodes.values() for id_ in entry.leases)
         assert all(accounting.leases[id_] == entry for node in nodes.values() for id_, entry in node.leases.items())
         assert accounting.slots == sum(entry.slots for entry in nodes.values())

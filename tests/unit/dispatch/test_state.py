@@ -351,7 +351,7 @@ def test_failed_nodes_do_not_end_a_run_that_opens_another():
     (a,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     assert kinds(state.handle(LeaseFinished(a.id, [], 0), 0.0)) == []
     assert len(leases(state.handle(NodeOpened("b", 1), 1.0))) == 1
-    (b,) = state._accounting._nodes["b"].leases.values()
+    (b,) = state._accounting.nodes["b"].leases.values()
     assert kinds(state.handle(NodesOpening(0), 1.0)) == []
     assert kinds(state.handle(LeaseFinished(b.id, [], 0), 2.0)) == [GiveUp]
 
@@ -493,7 +493,7 @@ def test_a_lost_duplicate_does_not_charge_what_had_finished():
     state = make_state(3, speculative=True, run_max_try=1, max_per_lease=2)
     first, second = ready_nodes(state, 0.0, a=1, b=1)
     (both,) = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
-    state._accounting.leases[both.id] = state._accounting._nodes["a"].leases[both.id] = both = replace(
+    state._accounting.leases[both.id] = state._accounting.nodes["a"].leases[both.id] = both = replace(
         both, start=both.start - 1
     )  # of two
     state.handle(LeaseFinished(second.id, [receipt(second.start, seconds=0.001)], 1), 1.0)

@@ -152,7 +152,7 @@ def test_reports_from_before_a_resize_are_ignored():
     state.handle(ProcessesChanged(3), 0.0)
     state.handle(SlotReady("a", 1), 0.0)  # the second slot is quicker than the answer
     more = leases(state.handle(NodeResized("a", 3, 1, 1), 0.0))
-    assert state._accounting._nodes["a"].ready == 2
+    assert state._accounting.nodes["a"].ready == 2
     state.handle(answer(first, slots=1, as_of=0), 0.0)
     assert state.demand.slots == 3
     state.handle(answer(more[0], slots=2, as_of=1), 0.0)  # one was given up since
@@ -160,7 +160,7 @@ def test_reports_from_before_a_resize_are_ignored():
     state.handle(NodeResized("a", 9, 9, 1), 0.0)
     assert state.demand.slots == 2
     state.handle(SlotReady("a", 0), 0.0)
-    assert state._accounting._nodes["a"].ready == 2
+    assert state._accounting.nodes["a"].ready == 2
 
 
 def test_leases_on_removed_slots_take_no_room():

@@ -11,7 +11,7 @@ from ..dispatch.test_node_pool import SETTINGS
 def test_settings_survive_json():
     """As one line, with file names that are not UTF-8; a list in csv_options stays a list."""
     script = replace(SETTINGS.script, path="/\udcff.py", arguments=("a\nb",), bundle=CodeBundle("sha", "", "s.py"))
-    interpreter = replace(SETTINGS.interpreter, plan=EnvironmentPlan(requirements=("six",)), variables={"TOKEN": "é"})
+    interpreter = replace(SETTINGS.interpreter, source=EnvironmentPlan(requirements=("six",)), variables={"TOKEN": "é"})
     rows = replace(SETTINGS.rows, csv_options={"columns": ["a"], "na_rep": ""})
     settings = replace(SETTINGS, script=script, interpreter=interpreter, rows=rows).with_node(name="node-3")
     line = settings.to_json()

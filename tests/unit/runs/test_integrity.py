@@ -24,7 +24,6 @@ from prefect_parallel_run.execution.runner import Callbacks, run_step
 from prefect_parallel_run.models import Receipt, execution_prefix
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.runs.fingerprint import machine_key
 from prefect_parallel_run.runs.integrity import check
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.resolve import complete_description
@@ -87,13 +86,8 @@ class Workshop:
             config=config,
             datasets=[FileDataset.from_files(self.files).as_named_input("files")],
             output=str(self.output),
-            side_inputs={},
-            arguments=(),
-            allow_reuse=True,
             interpreter=None,
-            environment=None,
             home=folder / "home",
-            key=machine_key(folder / "home"),
         )
         self.stop_after = 7
         with pytest.raises(ComputeTargetError):
@@ -298,5 +292,5 @@ def test_files_without_checksums_are_read(workshop):
     del facts["checksum"], facts["identity"]["plan_sha256"]
     workshop.directory.description.write_text(json.dumps(facts))
     check(workshop.directory)
-    assert Plan.open(workshop.directory.plan).problem(facts["identity"]) == ""
+    assert Plan(workshop.directory.plan).problem(facts["identity"]) == ""
     assert workshop.resume()[0] == 0

@@ -1,19 +1,27 @@
-"""Tracks slots and the leases that occupy them. Pure.
+"""The unfinished leases: which slots they occupy, and which of them to recall or to duplicate near the end of a run. Pure.
 
 Every unfinished lease is assigned to exactly one node. Slots become ready one by one. Resizes are numbered: reports from
 before a node's latest resize are out of date.
+
+A recalled lease *returns* the mini-batches that it has not started, so that a slow mini-batch delays none behind it.
+With speculative_execution, a slow mini-batch also runs a second time on another node. The two leases are *duplicates*;
+they count as one attempt, and an attempt is duplicated at most once.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from prefect_parallel_run.dispatch.events import LeaseFinished, NodeResized, SlotReady
 from prefect_parallel_run.models import Lease
 
 _MAX_OUTDATED = 64  #: outdated heap entries to keep beyond the number of nodes
+_OVERDUE = 0.1  #: s: leases near the end are sized to be shorter than this
+_SLOW = 0.25  #: s: duplicating a shorter mini-batch could not save much
+_SLOW_TIMES = 1.5  #: multiple of the mean duration after which a mini-batch is slow
 
 
 @dataclass(slots=True)
@@ -27,13 +35,11 @@ class _Node:
 
     @property
     def free(self) -> int:
-        """Return the number of idle slots."""
         return max(0, min(self.ready, self.slots) - self.load)
 
     @property
     def load(self) -> int:
-        """Return the number of leases on its slots."""
-        return len(self.leases) - len(self.leaving)
+        return len(self.leases) - len(self.leaving)  # those on its slots
 
     def has_started(self, number: int) -> bool:
         """Return whether a lease runs: the first ones do, and those on removed slots."""
@@ -47,32 +53,27 @@ class SlotAccounting:
     def __init__(self) -> None:
         self.leases: dict[int, Lease] = {}  #: unfinished leases by id, in submission order
         self.slots = 0  #: total over all nodes
-        self._nodes: dict[str, _Node] = {}
+        self.nodes: dict[str, _Node] = {}  #: the current nodes, by name
         self._early: Counter[str] = Counter()  # slots that were ready before their node joined
         self._loads = NodeLoads()
 
     @property
-    def nodes(self) -> list[str]:
-        """Return the names of the current nodes."""
-        return list(self._nodes)
-
-    @property
     def idle_nodes(self) -> list[str]:
         """Return the names of nodes without a lease."""
-        return [name for name, node in self._nodes.items() if not node.leases]
+        return [name for name, node in self.nodes.items() if not node.leases]
 
     @property
     def has_slots(self) -> bool:
         """True when any node has a slot."""
-        return any(node.slots > 0 for node in self._nodes.values())
+        return any(node.slots > 0 for node in self.nodes.values())
 
     def free(self) -> dict[str, int]:
         """Return the number of idle slots by node, for nodes that have any."""
-        return {name: node.free for name, node in self._nodes.items() if node.free}
+        return {name: node.free for name, node in self.nodes.items() if node.free}
 
     def is_overfull(self, name: str) -> bool:
         """Return whether a node has more leases than slots, so that a lease waits."""
-        return self._nodes[name].load > self._nodes[name].slots
+        return self.nodes[name].load > self.nodes[name].slots
 
     def least_loaded(self) -> tuple[float, str] | None:
         """Return the smallest number of leases per slot and its node; None when there is no slot."""
@@ -82,13 +83,13 @@ class SlotAccounting:
 
     def add_node(self, name: str, slots: int) -> None:
         """Add a node."""
-        self._nodes[name] = _Node(slots, ready=min(slots, self._early.pop(name, 0)))
+        self.nodes[name] = _Node(slots, ready=min(slots, self._early.pop(name, 0)))
         self._update_load(name)
         self.slots += slots
 
     def record_ready(self, event: SlotReady) -> None:
         """Record that the process of a slot has started."""
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node is None:
             self._early[event.node] += 1
         elif event.as_of == node.as_of:
@@ -98,7 +99,7 @@ class SlotAccounting:
 
     def resize(self, event: NodeResized) -> None:
         """Record the new slots of a node, unless a later resize is known."""
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node is None or event.as_of <= node.as_of:
             return
         node.as_of, node.ready = event.as_of, event.ready + node.ahead[event.as_of]
@@ -107,32 +108,32 @@ class SlotAccounting:
         self._set_slots(event.node, event.slots)
 
     def _set_slots(self, name: str, slots: int) -> None:
-        node = self._nodes[name]
+        node = self.nodes[name]
         self.slots += slots - node.slots
         node.slots = slots
         self._update_load(name)
 
     def _update_load(self, name: str) -> None:
-        node = self._nodes[name]
+        node = self.nodes[name]
         self._loads.update(name, node.load, node.slots)
 
     # Leases
 
     def add_lease(self, lease: Lease) -> None:
         """Add a lease to the node that it names."""
-        self.leases[lease.id] = self._nodes[lease.node].leases[lease.id] = lease
+        self.leases[lease.id] = self.nodes[lease.node].leases[lease.id] = lease
         self._update_load(lease.node)
 
     def replace_lease(self, lease: Lease) -> None:
         """Replace an unfinished lease by its remaining part."""
-        self.leases[lease.id] = self._nodes[lease.node].leases[lease.id] = lease
+        self.leases[lease.id] = self.nodes[lease.node].leases[lease.id] = lease
 
     def complete(self, event: LeaseFinished) -> Lease | None:
         """Remove and return a finished lease; None for a lost one."""
         lease = self.leases.pop(event.lease, None)
         if lease is None:
             return None
-        node = self._nodes[lease.node]
+        node = self.nodes[lease.node]
         del node.leases[lease.id]
         node.leaving.discard(lease.id)
         is_current = event.as_of == node.as_of  # otherwise the report is out of date
@@ -142,7 +143,7 @@ class SlotAccounting:
 
     def remove_node(self, name: str) -> list[tuple[Lease, bool]]:
         """Remove a node; return its leases, each with whether it had started."""
-        node = self._nodes.pop(name, None)
+        node = self.nodes.pop(name, None)
         if node is None:
             return []
         self.slots -= node.slots
@@ -193,3 +194,112 @@ class NodeLoads:
 
     def _is_valid(self, entry: tuple[float, str, int]) -> bool:
         return self._newest.get(entry[1]) == entry[2]
+
+
+@dataclass(slots=True)
+class _Running:
+    since: float  # when it was sent, or returned what it had not started
+    is_recalled: bool = False
+    running_only: bool = False  # it was shortened to the mini-batch that is running
+
+
+class StragglerTracker:
+    """Tracks how long leases have been running."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, _Running] = {}  # in submission order
+        self._duplicates: dict[int, int] = {}
+        self._duplicated: set[tuple[int, int]] = set()  # mini-batch and attempt of those that were duplicated
+        self.next_check: float | None = None  #: when a lease will have run long enough to be recalled or duplicated
+
+    def record_sent(self, lease: Lease, now: float) -> None:
+        """Record that a lease was sent."""
+        self._running[lease.id] = _Running(now)
+
+    def record_returned(self, lease: int, now: float, *, is_known: bool) -> None:
+        """Record that a lease returned what it had not started, or had not reached its node when it was recalled."""
+        self._running[lease] = _Running(now, is_recalled=is_known, running_only=is_known)
+
+    def forget(self, lease: int) -> None:
+        """Stop tracking a lease."""
+        self._running.pop(lease, None)
+
+    def to_recall(self, leases: Iterable[Lease], free: int, now: float) -> list[Lease]:
+        """Return which of *leases*, in submission order, to recall for *free* idle slots, longest-running first."""
+        self.next_check = None
+        room = free - sum(running.is_recalled and not running.running_only for running in self._running.values())
+        chosen: list[Lease] = []
+        for lease in leases:
+            running = self._running[lease.id]
+            if running.is_recalled or _last_attempt(lease) in self._duplicated:
+                continue
+            if len(chosen) >= room:
+                break
+            if now - running.since < _OVERDUE:
+                self._check_at(running.since + _OVERDUE)
+                break  # the rest were sent later
+            running.is_recalled = True
+            chosen.append(lease)
+        return chosen
+
+    def to_recall_while_paused(self, leases: Iterable[Lease], now: float) -> list[Lease]:
+        """Return the leases of a paused run to recall.
+
+        Duplicates are not recalled: the mini-batch that both hold has started.
+        """
+        self.next_check = None
+        chosen: list[Lease] = []
+        for lease in leases:
+            running = self._running[lease.id]
+            if running.is_recalled or self.has_duplicate(lease.id):
+                continue
+            if now - running.since < _OVERDUE:  # it may not have reached its node yet
+                self._check_at(running.since + _OVERDUE)
+            else:
+                running.is_recalled = True
+                chosen.append(lease)
+        return chosen
+
+    def slowest(self, leases: Iterable[Lease], mean: float, now: float) -> Lease | None:
+        """Return the lease whose last mini-batch is worth duplicating: the one that has been running it the longest.
+
+        *leases* are those of other nodes, *mean* the mean seconds per mini-batch.
+        """
+        slow = max(_SLOW, _SLOW_TIMES * mean)
+        candidates = ((self._running[lease.id].since, lease.id, lease) for lease in leases if self._can_duplicate(lease))
+        since, _, lease = min(candidates, default=(now, 0, None))
+        if lease is not None and now - since < slow:
+            self._check_at(since + slow)
+            return None
+        return lease
+
+    def link(self, lease: Lease, copy: Lease) -> None:
+        """Record that two leases run the same mini-batch, the last of both."""
+        self._duplicates[lease.id], self._duplicates[copy.id] = copy.id, lease.id
+        self._duplicated.add(_last_attempt(copy))
+
+    def unlink(self, lease: int) -> int | None:
+        """Unlink a lease from its duplicate and return the duplicate's id, or None."""
+        duplicate = self._duplicates.pop(lease, None)
+        if duplicate is not None:
+            del self._duplicates[duplicate]
+        return duplicate
+
+    def has_duplicate(self, lease: int) -> bool:
+        """Return whether another lease runs the same mini-batch."""
+        return lease in self._duplicates
+
+    def _can_duplicate(self, lease: Lease) -> bool:
+        return self._running[lease.id].running_only and lease.count > 0 and _last_attempt(lease) not in self._duplicated
+
+    def _check_at(self, time: float) -> None:
+        self.next_check = time if self.next_check is None else min(self.next_check, time)
+
+
+def _last_attempt(lease: Lease) -> tuple[int, int]:
+    return lease.stop - 1, lease.attempt
+
+
+def earliest(times: Iterable[float | None]) -> float | None:
+    """Return the earliest of some times; None means never."""
+    return min((time for time in times if time is not None), default=None)
