@@ -171,14 +171,14 @@ class Values:
 
     def of(self, inside: str) -> Input:
         """Return the input that an expression refers to; None for anything else, or for an input without a value."""
-        outer = _parent(f"${{{{{inside}}}}}", self._pipeline)
+        outer = _parent(inside, self._pipeline)
         if outer is not None:
             return _with_value(_bound(*outer), self._references)
         return self._inputs.get(inside.removeprefix("inputs.")) if inside.startswith("inputs.") else None
 
     def _is_left_out(self, inside: str) -> bool:
         """True for an optional input without a value."""
-        is_input = inside.removeprefix("inputs.") in self._inputs or _parent(f"${{{{{inside}}}}}", self._pipeline) is not None
+        is_input = inside.removeprefix("inputs.") in self._inputs or _parent(inside, self._pipeline) is not None
         return is_input and self.of(inside) is None
 
     def substitute(self, section: Section, unchanged: Collection[str] = ()) -> Section:
@@ -217,7 +217,7 @@ class Values:
 def _bound(inputs: Section, name: str, pipeline: Section | None = None, scope: str = _OUTER) -> Input:
     """Return one input of a job, or by default of a pipeline itself, whose inputs refer to nothing further."""
     spec = inputs[name]
-    parent = _parent(spec if not isinstance(spec, Section) else spec.get("path"), pipeline)
+    parent = _parent(expression(spec.get("path") if isinstance(spec, Section) else spec), pipeline)
     if parent is not None:
         input_value = _bound(*parent)
         if isinstance(spec, Section) and isinstance(input_value, Literal) and spec.get("type") in DATA_TYPES:
@@ -227,7 +227,7 @@ def _bound(inputs: Section, name: str, pipeline: Section | None = None, scope: s
         return input_value
     if isinstance(spec, Section):
         return _from_section(f"${{{{{scope}.{name}}}}}", spec)
-    if isinstance(spec, str) and (EXPRESSION.fullmatch(spec) or spec.startswith(("azureml:", "azureml://"))):
+    if isinstance(spec, str) and (EXPRESSION.fullmatch(spec) or spec.startswith("azureml:")):
         return Data("uri_folder", spec, None, inputs.file.absolute().parent)
     if spec is None or isinstance(spec, list):
         raise inputs.error(name, "a string, a number, or a mapping with a path")
@@ -247,9 +247,8 @@ def _from_section(reference: str, spec: Section) -> Input:
     return Missing(reference) if kind in _LITERALS else Data(kind, reference, mode, folder)
 
 
-def _parent(text: Any, pipeline: Section | None) -> tuple[Section, str] | None:
-    """Return the pipeline's inputs and the name that ``${{parent.inputs.NAME}}`` refers to, if any."""
-    inside = expression(text)
+def _parent(inside: str | None, pipeline: Section | None) -> tuple[Section, str] | None:
+    """Return the pipeline's inputs and the name that ``parent.inputs.NAME`` refers to, if any."""
     if pipeline is None or inside is None or not inside.startswith(f"{_OUTER}."):
         return None
     name = inside.removeprefix(f"{_OUTER}.")
