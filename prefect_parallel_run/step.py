@@ -35,7 +35,7 @@ from prefect_parallel_run.planning.inputs import (
     check_arguments,
     fill_placeholders,
     from_result,
-    normalise_inputs,
+    normalize_inputs,
     resolve_output,
     resolve_side_inputs,
 )
@@ -179,7 +179,7 @@ class _Preparation:
     def __call__(self, inputs: Any, output: Any, side_inputs: Any, arguments: Any, *, find_existing: bool = True) -> Prepared:
         """Return the resolved parameters; with *find_existing*, also the existing runs if there can be any."""
         values = inputs if isinstance(inputs, list | tuple) else [inputs]
-        datasets = normalise_inputs([from_result(value) for value in values])
+        datasets = normalize_inputs([from_result(value) for value in values])
         folder = resolve_output(output, required=self.config.result_file_name is not None)
         sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
         target = _target(self.config, get_run_logger())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.entry_script import Context, EntryScript, Script, load
-from prefect_parallel_run.child.rows import FORMATS, FormatName, encode, has_columns, materialise, to_frame
+from prefect_parallel_run.child.rows import ROW_FORMATS, FormatName, encode, has_columns, materialize, to_frame
 from prefect_parallel_run.errors import InputError
 
 
@@ -18,8 +18,8 @@ class ScriptResult(NamedTuple):
     """What a step would make of the results of an entry script."""
 
     rows: list[Any]  #: in order; a row of a DataFrame, or of an array with two dimensions, is a dict
-    encoded: list[bytes]  #: by mini-batch: the rows in the result file, without a header line
-    items: int
+    encoded: list[bytes]  #: rows of each mini-batch as in the result file, without a header line
+    items: int  #: items that the script got
     succeeded: int  #: items; every returned row stands for one item that succeeded
     failed: int  #: items without a row
 
@@ -72,8 +72,8 @@ def run_script(
         raise InputError(str(path), "does not exist; expected the path of an entry script")
     if mini_batch_size is not None and mini_batch_size < 1:
         raise ValueError(f"mini_batch_size: expected a positive integer or None, got {mini_batch_size}")
-    if append_row_format not in FORMATS:
-        raise ValueError(f"append_row_format: expected one of {', '.join(FORMATS)}, got {append_row_format!r}")
+    if append_row_format not in ROW_FORMATS:
+        raise ValueError(f"append_row_format: expected one of {', '.join(ROW_FORMATS)}, got {append_row_format!r}")
     rows: list[Any] = []
     encoded: list[bytes] = []
     succeeded = 0
@@ -91,7 +91,7 @@ def run_script(
 
 
 def _run(module: Script, index: int, mini_batch: Any) -> Any:
-    return materialise(module.run(mini_batch, Context(index, "input_0", 1, None)))
+    return materialize(module.run(mini_batch, Context(index, "input_0", 1, None)))
 
 
 def _mini_batches(items: Any, size: int | None) -> Iterator[Any]:

@@ -63,7 +63,7 @@ _HEADERS = {
     "all_files_same_headers": (True, ""),
 }
 _NO_PATH_COLUMN = "tables have no column Path; context.dataset names the input of a row"
-#: Other options of readers: the value that matches the behaviour here, and the reason why others have no effect.
+#: Other options of readers: the value that matches the behavior here, and the reason why others have no effect.
 _OPTIONS: dict[str, tuple[Any, str]] = {
     "empty_as_string": (False, "empty fields are nulls, as pandas reads them"),
     "include_path_column": (False, _NO_PATH_COLUMN),
@@ -103,8 +103,6 @@ class Table(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """One transformation."""
-
     name: str
     value: Any
     where: str  #: its file and line
@@ -255,7 +253,6 @@ def _table(paths: list[str], reader: _Step, findings: MigrationFindings) -> Tabu
 
 
 def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any], findings: MigrationFindings) -> None:
-    """Record one option of a reader, and set the corresponding field."""
     where = f"{reader.name}.{name}"
     if name == "delimiter":
         if not isinstance(value, str):

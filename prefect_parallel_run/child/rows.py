@@ -12,7 +12,7 @@ from .failure import without_secrets
 
 #: The output formats. NAME is encoded by rows_NAME.py and published by its entry in output/formats/.
 FormatName = Literal["text", "csv", "jsonl", "parquet", "orc"]
-FORMATS: Tuple[FormatName, ...] = get_args(FormatName)
+ROW_FORMATS: Tuple[FormatName, ...] = get_args(FormatName)
 ELEMENT = "value"  #: name of the column of plain list elements
 _QUOTED = 100  #: characters of a returned string, in errors
 
@@ -64,7 +64,7 @@ class RowFormat(ABC):
 
     @abstractmethod
     def encode(self, value: Any, with_header: bool, options: Dict[str, Any]) -> Encoded:
-        """Encode a materialised result without structured arrays; for the parameters see ``encode``."""
+        """Encode a materialized result without structured arrays; for the parameters see ``encode``."""
 
 
 @functools.lru_cache(maxsize=None)
@@ -74,18 +74,18 @@ def row_format(name: str) -> RowFormat:
 
 
 def encode(value: Any, format_name: str, with_header: bool, options: Optional[Dict[str, Any]] = None) -> Encoded:
-    """Encode a materialised result.
+    """Encode a materialized result.
 
     Args:
         value: list, tuple, DataFrame, Series or array.
-        format_name: One of FORMATS.
+        format_name: One of ROW_FORMATS.
         with_header: Add a header line to ``text`` if the value has columns.
         options: Options of pandas.DataFrame.to_csv, for ``csv``, and for ``text`` if the value has columns.
     """
     return row_format(format_name).encode(_with_columns(value), with_header, options or {})
 
 
-def materialise(result: Any) -> Any:
+def materialize(result: Any) -> Any:
     """Return *result*, a generator as a list; raises WrongType for a value without rows."""
     if isinstance(result, (list, tuple)):
         return result
@@ -103,7 +103,7 @@ def _type_name(value: Any) -> str:
 
 
 def _quote(text: str) -> str:
-    """Return the first characters of *text*; secrets are removed first, because half a secret would not be recognised."""
+    """Return the first characters of *text*; secrets are removed first, because half a secret would not be recognized."""
     text = without_secrets(text)
     return repr(text) if len(text) <= _QUOTED else f"{text[:_QUOTED]!r}…"
 

@@ -6,7 +6,7 @@ A new format takes three steps:
    divides its rows into pieces. Each piece becomes the ``work`` of a mini-batch.
 2. In this folder, a ``TableReader``: it returns the rows of a ``work`` as a DataFrame. All mini-batches of a file must have
    the same columns and types, so what only the whole file shows (a null, a word in a column of numbers) has to be in the work.
-3. An entry in FORMATS. The checks of TabularDataset, the command line and the form of the ready-made flows follow it. A
+3. An entry in TABLE_FORMATS. The checks of TabularDataset, the command line and the form of the ready-made flows follow it. A
    ``from_NAME_files`` of TabularDataset is for users who write Python.
 """
 
@@ -30,7 +30,7 @@ class TableFormat(NamedTuple):
 
 _TEXT = ("encoding", "compression")
 _DIALECT = ("delimiter", "quote", "escape", "double_quote", "header", "decimal", "column_types", "na_values", "keep_default_na")
-FORMATS: Dict[str, TableFormat] = {
+TABLE_FORMATS: Dict[str, TableFormat] = {
     "parquet": TableFormat(
         "Parquet",
         "parquet.Parquet",
@@ -80,7 +80,7 @@ class TableReader(ABC):
 
 def create_reader(name: str) -> TableReader:
     """Return a new reader of the format *name*."""
-    module, _, reader = FORMATS[name].reader.partition(".")
+    module, _, reader = TABLE_FORMATS[name].reader.partition(".")
     return cast("TableReader", getattr(importlib.import_module(f"{__package__}.{module}"), reader)())
 
 
@@ -90,5 +90,5 @@ def groups_of(work: Mapping[str, Any]) -> Tuple[str, str]:
     >>> groups_of({"kind": "parquet"}), groups_of({"kind": "delimited"}), groups_of({"kind": "files"})
     (('row_groups', 'row group'), ('', ''), ('', ''))
     """
-    table_format = FORMATS.get(work["kind"])
+    table_format = TABLE_FORMATS.get(work["kind"])
     return (table_format.groups, table_format.group) if table_format else ("", "")

@@ -1,9 +1,14 @@
-"""Commands about one run: RUN_DIR, which is a run directory or an output folder, and fields of its configuration."""
+"""Commands about one run: RUN_DIR, options that override its configuration, and its view while it executes."""
 
 from __future__ import annotations
 
+import re
+import signal
 import sqlite3
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -12,13 +17,22 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.cli._command import RUN_DIR, Command
-from prefect_parallel_run.cli._output import emit_raw, notify
-from prefect_parallel_run.config.model import ParallelRunConfig
-from prefect_parallel_run.monitoring.status_line import console_of
+from prefect_parallel_run.cli._command import RUN_DIR, Command, command, emit_raw, notify, suggest_after_error
+from prefect_parallel_run.errors import (
+    ComputeTargetError,
+    InputChangedError,
+    LimitExceededError,
+    ParallelRunError,
+    RowsDifferError,
+)
+from prefect_parallel_run.monitoring.status import next_after_limit
+from prefect_parallel_run.monitoring.terminal import RunView, StatusLine, can_redraw, console_of, use_view
 from prefect_parallel_run.runs.mirror import pull, run_names
 from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error, runs_below
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
+
+_ABOUT_EMPTY = re.compile(r" or empty|[;.] [Ee]mpty: [^.;]*")  #: applies to a field of a form, not to an option
+Suggestion = tuple[str, str]  #: a command line, and its effect
 
 
 class RunCommand(Command):
@@ -39,14 +53,16 @@ class RunCommand(Command):
 
 def config_option(name: str) -> click.Option:
     """Return an option that overrides a field of the configuration, with the field's type and description."""
+    from prefect_parallel_run.config.model import ParallelRunConfig  # noqa: PLC0415  pydantic: 0.2 s that few commands need
+
     hint = get_type_hints(ParallelRunConfig)[name]
     kinds = get_args(hint) or (hint,)
-    description = ParallelRunConfig.model_fields[name].description
+    description = _ABOUT_EMPTY.sub("", str(ParallelRunConfig.model_fields[name].description))
     return click.Option([f"--{name.replace('_', '-')}"], type=str if str in kinds else kinds[0], help=description)
 
 
 def emit_styled(renderable: RenderableType) -> None:
-    """Print with rich: colours at a terminal; elsewhere plain text, in which every line stays whole for grep."""
+    """Print with rich: colors at a terminal; elsewhere plain text, in which every line stays whole for grep."""
     console = console_of(sys.stdout)
     with console.capture() as captured:
         console.print(renderable, soft_wrap=not isinstance(renderable, Table))
@@ -119,3 +135,64 @@ def _newest_run(path: str) -> str | None:
     runs = folder if folder.name == RUNS_FOLDER else folder / RUNS_FOLDER
     newest = next(runs_below(runs, ""), None)
     return None if newest is None else str(newest.path)
+
+
+@contextmanager
+def terminal_view(name: str, *, as_json: bool, run_directory: str | None = None) -> Iterator[RunView]:
+    """Show the run that executes in this block: as a status line if stderr is a terminal. SIGTERM acts like Ctrl-C.
+
+    If the block raises, the command suggests next steps. With *as_json*, nothing in the block reaches stdout.
+
+    Args:
+        name: Name of the step.
+        as_json: Keep stdout for the result.
+        run_directory: The run, if it is known before it executes.
+    """
+    view = RunView(name)
+    with ExitStack() as stack:
+        stack.enter_context(use_view(view))
+        if can_redraw(sys.stderr):
+            stack.enter_context(StatusLine(sys.stderr, view))
+        if as_json:
+            stack.enter_context(redirect_stdout(sys.stderr))
+        raise_on_sigterm()
+        try:
+            yield view
+        except BaseException as error:
+            path = str(view.directory.path) if view.directory is not None else run_directory
+            if path is not None:
+                suggest_after_error(next_steps(error, path))
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(
+                    "cancelled" + ("; completed mini-batches are kept" if path is not None else "")
+                ) from None
+            raise
+
+
+def next_steps(error: BaseException, path: str) -> list[Suggestion]:
+    """Return the suggested next steps after *error* ended the run in *path*."""
+    resume = command("resume", path)
+    if isinstance(error, LimitExceededError):
+        options = [(f"{resume} {option}", effect) for option, effect in next_after_limit(error.limit)]
+        return [(command("failed", path), "list failures by cause"), *options]
+    if isinstance(error, RowsDifferError):  # resume would keep the completed mini-batches even after the script is fixed
+        return [
+            (command("replay", path, "--mini-batch", error.mini_batch), "show the rows that run() returns for this mini-batch")
+        ]
+    if isinstance(error, InputChangedError):
+        return [(f"{resume} --accept-changes", "keep completed mini-batches and plan the changed inputs again")]
+    if isinstance(error, KeyboardInterrupt | ComputeTargetError | OSError):
+        return [(resume, "resume the run")]
+    if isinstance(error, ParallelRunError):
+        return [(command("failed", path), "list failures by cause"), (resume, "resume after fixing the cause")]
+    return []
+
+
+def raise_on_sigterm() -> None:
+    """Make SIGTERM act like Ctrl-C, so that child processes are killed and the ledger is closed."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)

@@ -9,20 +9,19 @@ from typing import cast
 
 import click
 
-from prefect_parallel_run.cli._command import MEANING, RUN_DIR, Exit
-from prefect_parallel_run.cli._output import PROGRAM, close_stdout, notify
+from prefect_parallel_run.cli._command import MEANING, PROGRAM, RUN_DIR, Exit, close_stdout, notify
 
 #: The commands in the order of --help: module of this package and function, and a short help.
 COMMANDS = {
     "run": ("run:run", "Run a step as a Prefect flow run."),
-    "plan": ("plan:plan", "Print what a run would do, without running anything."),
+    "plan": ("run:plan", "Print what a run would do, without running anything."),
     "show": ("show:show", "Print the progress of a run; follow it while it executes."),
-    "list": ("runs:list_runs", "List the runs of an output, newest first."),
+    "list": ("show:list_runs", "List the runs of an output, newest first."),
     "failed": ("failed:failed", "Print failures by cause, or the failed items."),
     "control": ("control:control", "Pause a running step, or change its limits or processes."),
     "resume": ("resume:resume", "Resume a run; completed mini-batches do not run again."),
     "replay": ("replay:replay", "Run one mini-batch in the foreground."),
-    "verify": ("verify:verify", "Check a run against its plan, ledger, parts and result."),
+    "verify": ("report:verify", "Check a run against its plan, ledger, parts and result."),
     "report": ("report:report", "Write a run's report.html again."),
     "import": ("azure_import:import_file", "Convert an Azure ML file to Python code."),
 }
@@ -30,6 +29,10 @@ COMMANDS = {
 
 class Program(click.Group):
     """Loads the module of a command when the command is used; ``--help`` loads none."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the names of the commands, in the order of ``--help``."""
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Return a command; a usage error for an unknown one."""

@@ -12,8 +12,7 @@ from prefect_parallel_run._units import count
 from prefect_parallel_run.azureml.codegen import python_source
 from prefect_parallel_run.azureml.findings import Difference
 from prefect_parallel_run.azureml.load import Imported, load
-from prefect_parallel_run.cli._command import Command, Exit
-from prefect_parallel_run.cli._output import emit_json, emit_raw, notify
+from prefect_parallel_run.cli._command import Command, Exit, emit_json, emit_raw, notify
 
 _MAP = (
     "Path, URL or compute target for a name that only the Azure workspace can resolve, or an input's value, such as"

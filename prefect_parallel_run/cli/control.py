@@ -12,8 +12,7 @@ from typing import Any
 import click
 
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.cli._command import Exit
-from prefect_parallel_run.cli._output import emit, emit_json
+from prefect_parallel_run.cli._command import Exit, emit_result
 from prefect_parallel_run.cli._run_command import RunCommand, config_option, resolve_run
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.runs.commands import FIELDS, LIMITS, PROCESSES, Command, LineTail, append, check, find_answer
@@ -36,10 +35,7 @@ def control(run_directory: str, kind: str, processes: int | None, as_json: bool,
     """Pause a running step, or change its limits or its number of processes. Succeeds only if the step applied the command."""
     values = {name: value for name, value in {**limits, PROCESSES: processes}.items() if value is not None}
     answer = send_command(resolve_run(run_directory), kind, values)
-    if as_json:
-        emit_json(answer)
-    else:
-        emit(answer["answer"])
+    emit_result(answer["answer"], answer, as_json=as_json)
     return Exit.SUCCESS if answer["applied"] else Exit.FAILED
 
 

@@ -10,7 +10,7 @@ import click
 from rich.text import Text
 
 from prefect_parallel_run._units import FAILED_ATTEMPTS, MINI_BATCHES, count
-from prefect_parallel_run.cli._output import emit, emit_all, emit_array, emit_json, notify
+from prefect_parallel_run.cli._command import emit, emit_all, emit_array, emit_json, notify
 from prefect_parallel_run.cli._run_command import RunCommand, emit_styled, open_run
 from prefect_parallel_run.monitoring.failure_table import FailureTable
 from prefect_parallel_run.monitoring.logs import escape_control_chars

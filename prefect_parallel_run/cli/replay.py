@@ -11,13 +11,12 @@ from typing import Any
 
 import click
 
-from prefect_parallel_run.cli._command import Exit
-from prefect_parallel_run.cli._output import emit, emit_json, notify
+from prefect_parallel_run.cli._command import Exit, emit_json, emit_result, notify
 from prefect_parallel_run.cli._run_command import RunCommand, open_run
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.execution.replay import replay as run_mini_batch
 from prefect_parallel_run.monitoring.logs import escape_control_chars
-from prefect_parallel_run.runs.create import spec_of
+from prefect_parallel_run.runs.spec import spec_of
 
 
 @click.command(cls=RunCommand)
@@ -41,10 +40,7 @@ def replay(run_directory: str, mini_batch: int, debug: bool, as_json: bool) -> E
             emit_json({"mini_batch": mini_batch, "error": {"type": type(error).__name__, "message": str(error)}})
         return Exit.FAILED
     rows = result.to_string() if hasattr(result, "to_string") else "\n".join(str(row) for row in result)
-    if as_json:
-        emit_json({"mini_batch": mini_batch, "rows": len(result), "result": rows})
-    else:
-        emit(rows)
+    emit_result(rows, {"mini_batch": mini_batch, "rows": len(result), "result": rows}, as_json=as_json)
     return Exit.SUCCESS
 
 

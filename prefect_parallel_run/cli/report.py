@@ -1,4 +1,4 @@
-"""``report``: writes a run's report as one HTML page."""
+"""``report``: writes a run's report as one HTML page. ``verify``: recomputes its receipt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from prefect_parallel_run.cli._output import emit, emit_json
+from prefect_parallel_run.cli._command import Exit, emit_result
 from prefect_parallel_run.cli._run_command import RunCommand, open_run
+from prefect_parallel_run.execution.verify import problems, summary
 from prefect_parallel_run.monitoring.report import write_report
 
 
@@ -21,7 +22,14 @@ def report(run_directory: str, output: str | None, open_page: bool, as_json: boo
     page = Path(write_report(directory, None if output is None else Path(output))).absolute()
     if open_page:
         webbrowser.open(page.as_uri())
-    if as_json:
-        emit_json({"run": directory.run_id, "report": str(page)})
-    else:
-        emit(str(page))
+    emit_result(str(page), {"run": directory.run_id, "report": str(page)}, as_json=as_json)
+
+
+@click.command(cls=RunCommand)
+def verify(run_directory: str, as_json: bool) -> Exit:
+    """Recompute a run's receipt from plan, ledger, parts and result. Exit code 1 if there is a problem."""
+    directory = open_run(run_directory)
+    found = list(problems(directory))
+    text = "\n".join(found) or f"{directory.run_id}: plan, ledger, parts and result agree"
+    emit_result(text, {**summary(directory), "problems": found}, as_json=as_json)
+    return Exit.FAILED if found else Exit.SUCCESS

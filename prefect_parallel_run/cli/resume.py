@@ -8,17 +8,16 @@ from typing import Any
 
 import click
 
-from prefect_parallel_run.cli._output import emit
-from prefect_parallel_run.cli._run_command import RunCommand, config_option, open_run
-from prefect_parallel_run.cli._terminal import terminal_view
+from prefect_parallel_run.cli._command import emit
+from prefect_parallel_run.cli._run_command import RunCommand, config_option, open_run, terminal_view
 from prefect_parallel_run.compute.resolve import resolve_target
 from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.execution.runner import Callbacks, run_step
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.output.reduction import reduce
-from prefect_parallel_run.runs.create import spec_of
 from prefect_parallel_run.runs.events import emit_to
 from prefect_parallel_run.runs.resolve import ResumeRequest
+from prefect_parallel_run.runs.spec import spec_of
 
 _OVERRIDES = (  #: fields of the configuration that do not affect the result
     "error_threshold",

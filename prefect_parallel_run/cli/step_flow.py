@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
-from prefect_parallel_run.cli._output import notify
+from prefect_parallel_run.cli._command import notify
 from prefect_parallel_run.cli.step_options import StepOptions
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.result import ParallelRunResult

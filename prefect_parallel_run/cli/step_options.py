@@ -15,9 +15,8 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from prefect_parallel_run.child.table_formats import FORMATS
-from prefect_parallel_run.cli._command import Command
-from prefect_parallel_run.cli._output import notify
+from prefect_parallel_run.child.table_formats import TABLE_FORMATS
+from prefect_parallel_run.cli._command import Command, notify
 from prefect_parallel_run.config.base import wrong_fields
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.yaml_file import load
@@ -25,11 +24,11 @@ from prefect_parallel_run.config.yaml_reader import read_value
 from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
-from prefect_parallel_run.planning.inputs import check_arguments, normalise_inputs, resolve_output, resolve_side_inputs
+from prefect_parallel_run.planning.inputs import check_arguments, normalize_inputs, resolve_output, resolve_side_inputs
 
 _OPTIONS_OF_FORMAT = {
     "files": ("partition_format",),
-    **{name.replace("_", "-"): known.options for name, known in FORMATS.items()},
+    **{name.replace("_", "-"): known.options for name, known in TABLE_FORMATS.items()},
 }
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.+)", re.DOTALL)
 _ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: escapes typed on the command line, and what they mean
@@ -178,7 +177,7 @@ def read_step_options(values: Mapping[str, Any], *, for_run: bool) -> StepOption
         InputError: An input is not of the declared kind.
     """
     config = _config(values["config"], values["set"])
-    inputs = normalise_inputs(_inputs(values))
+    inputs = normalize_inputs(_inputs(values))
     if for_run and config.result_file_name is not None and values["output"] is None:
         raise ValueError("--output is missing: output_action append_row needs a folder or URL for the result")
     names = [str(dataset.name) for dataset in inputs]
@@ -224,7 +223,7 @@ def _inputs(values: Mapping[str, Any]) -> Iterator[Dataset]:
     """Yield the inputs in the order of their options."""
     if not values["input"] and not values["input_list"]:
         raise ValueError("no input; pass --input or --input-list")
-    options = format_options(values["format"], {field: values[field] for field in _FORMAT_OPTIONS})
+    options = dataset_options(values["format"], {field: values[field] for field in _FORMAT_OPTIONS})
     options["allow_empty"] = values["allow_empty"]
     for joined in values["input"]:
         first, *others = joined.split("\0")
@@ -249,7 +248,7 @@ def _dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
         raise ValueError("\n".join(messages)) from None
 
 
-def format_options(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_options(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are set, in the form the dataset takes; raises ValueError for one of another format."""
     options: dict[str, Any] = {}
     for field, value in values.items():

@@ -19,9 +19,8 @@ from typing import Any
 from distributed import Client, Status
 
 from prefect_parallel_run._threads import CallAbandonedError, call_with_timeout
-from prefect_parallel_run.compute.base import Cluster, Request
+from prefect_parallel_run.compute.base import Cluster, Request, leave, wait_for_workers, worker_count
 from prefect_parallel_run.compute.certificates import new_credentials
-from prefect_parallel_run.compute.connect import leave, wait_for_workers, worker_count
 from prefect_parallel_run.compute.dask_classes import ClusterArguments, arguments_for
 from prefect_parallel_run.compute.local import import_dashboard
 from prefect_parallel_run.compute.scheduler import is_encrypted

@@ -25,9 +25,8 @@ from distributed import Client, Scheduler, SpecCluster
 from distributed.batched import BatchedSend
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from prefect_parallel_run.compute.base import LEASE_KEY, Cluster, Request
+from prefect_parallel_run.compute.base import LEASE_KEY, Cluster, Request, leave, wait_for_workers
 from prefect_parallel_run.compute.certificates import Credentials, new_credentials
-from prefect_parallel_run.compute.connect import leave, wait_for_workers
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.gpus import local_slots, node_environment, visible_gpus
 from prefect_parallel_run.node.settings import NodeSettings

@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 
 from distributed import Security, get_worker, secede
 
-from prefect_parallel_run.compute.base import Cluster, Request
-from prefect_parallel_run.compute.connect import connect, leave, wait_for_workers, worker_count
+from prefect_parallel_run.compute.base import Cluster, Request, connect, leave, wait_for_workers, worker_count
 from prefect_parallel_run.errors import ComputeTargetError
 from prefect_parallel_run.node.settings import NodeSettings
 

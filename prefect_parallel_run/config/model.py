@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from prefect_parallel_run._units import is_number, shown
-from prefect_parallel_run.child.rows import FORMATS, FormatName, row_format
+from prefect_parallel_run.child.rows import ROW_FORMATS, FormatName, row_format
 from prefect_parallel_run.config.base import FormModel
-from prefect_parallel_run.config.csv_options import csv_options
 from prefect_parallel_run.config.validation import (
     FILE_NAME,
     LONGEST_FILE_NAME,
@@ -21,6 +20,7 @@ from prefect_parallel_run.config.validation import (
     accept,
     at_least,
     cluster,
+    csv_options,
     either,
     file_name,
     find_script,
@@ -41,7 +41,7 @@ _DEFAULT_FILES = 10
 _DEFAULT_BYTES = 1 << 20
 _DEFAULT_FILE_NAME = "parallel_run_step.txt"
 _DEFAULT_FOR_NONE = {"run_max_try", "run_invocation_timeout", "logging_level", "environment_variables"}
-_BY_SUFFIX: dict[str, FormatName] = {row_format(name).suffix: name for name in FORMATS if row_format(name).suffix}
+_BY_SUFFIX: dict[str, FormatName] = {row_format(name).suffix: name for name in ROW_FORMATS if row_format(name).suffix}
 
 
 class ParallelRunConfig(FormModel):
@@ -99,7 +99,7 @@ class ParallelRunConfig(FormModel):
     for append_row."""
     append_row_format: Annotated[
         Annotated[FormatName, Field(title="Chosen")] | None,
-        optional(either(FORMATS), lambda value: value in FORMATS),
+        optional(either(ROW_FORMATS), lambda value: value in ROW_FORMATS),
     ] = Field(
         default=None,
         title="Result format",

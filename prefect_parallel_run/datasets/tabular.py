@@ -13,10 +13,10 @@ import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
+from prefect_parallel_run.child.delimited import GIVEN
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.child.table_formats import FORMATS
-from prefect_parallel_run.child.table_types import GIVEN
+from prefect_parallel_run.child.table_formats import TABLE_FORMATS
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
 from prefect_parallel_run.datasets.formats import FilePlan, create_planner
@@ -47,7 +47,7 @@ class TabularDataset(Dataset):
     """Table files; ``run()`` gets a pandas DataFrame with the file's own columns and an index from 0."""
 
     kind: ClassVar[Literal["file", "tabular"]] = "tabular"
-    format: str = Field(description="Format of the files.", json_schema_extra={"enum": [*FORMATS]})
+    format: str = Field(description="Format of the files.", json_schema_extra={"enum": [*TABLE_FORMATS]})
     delimiter: str = Field(default=",", description="Character between the fields of delimited text.")
     quote: str = Field(default='"', description="Quote character of delimited text; empty: none.")
     escape: str | None = Field(default=None, description="Escape character of delimited text.")
@@ -63,8 +63,8 @@ class TabularDataset(Dataset):
     @field_validator("format")
     @classmethod
     def _is_known(cls, value: str) -> str:
-        if value not in FORMATS:
-            raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {value!r}")
+        if value not in TABLE_FORMATS:
+            raise ValueError(f"format: expected one of {', '.join(TABLE_FORMATS)}, got {value!r}")
         return value
 
     @field_validator("delimiter", "quote", "escape", "decimal")
@@ -100,8 +100,8 @@ class TabularDataset(Dataset):
     def _are_consistent(self) -> Self:
         for field in _REFUSED_ELSEWHERE:
             value, default = getattr(self, field), type(self).model_fields[field].default
-            if value != default and field not in FORMATS[self.format].options:
-                titles = " or ".join(known.title.lower() for known in FORMATS.values() if field in known.options)
+            if value != default and field not in TABLE_FORMATS[self.format].options:
+                titles = " or ".join(known.title.lower() for known in TABLE_FORMATS.values() if field in known.options)
                 raise ValueError(f"{field}: expected {default}, since the files are not {titles}, got {value!r}")
         fields: dict[str, str] = {}
         for field in ("delimiter", "quote", "escape", "decimal"):
@@ -197,7 +197,7 @@ class TabularDataset(Dataset):
     @property
     def modules(self) -> tuple[str, ...]:
         """Return the modules that a process needs to read the rows."""
-        return ("pandas", "pyarrow.compute", *FORMATS[self.format].modules)
+        return ("pandas", "pyarrow.compute", *TABLE_FORMATS[self.format].modules)
 
     def cuts(
         self, size: int, listing: Listing | None = None, warn: Callable[[str], None] = ignore_warning
@@ -291,7 +291,7 @@ class TabularDataset(Dataset):
         self, size: int, listing: Listing, warn: Callable[[str], None]
     ) -> Iterator[tuple[PlannedBatch, list[KeyValue]]]:
         """Yield the mini-batches, each with the keys of its file's folders."""
-        has_header = "header" in FORMATS[self.format].options and self.header
+        has_header = "header" in TABLE_FORMATS[self.format].options and self.header
         planner, warnings = create_planner(self), InputWarnings(warn, may_lack_header=has_header)
         for file, folder_values in keyed_files(listing):
             if file.size == 0:
@@ -308,13 +308,11 @@ class TabularDataset(Dataset):
         warnings.finish()
 
     def _work(self, file: ListedFile, keys: list[KeyValue]) -> dict[str, Any]:
-        """Return the fields of a work that all formats have."""
         path, size, version = file
         work = {"input": self.name, "kind": self.format, "path": path, "size": size, "version": version}
         return {**work, "keys": [list(pair) for pair in keys]} if keys else work
 
     def _problem(self, error: Exception) -> str:
-        """Return why a file cannot be planned, as a sentence about it."""
         if isinstance(error, UnfinishedRecordError):
             return str(error)
         if isinstance(error, UnicodeError):

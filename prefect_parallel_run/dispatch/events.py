@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefect_parallel_run.models import Breach, Lease, Receipt
-from prefect_parallel_run.runs.limits import FailureLimits
+from prefect_parallel_run.models import Breach, FailureLimits, Lease, Receipt
 
 
 @dataclass(frozen=True, slots=True)

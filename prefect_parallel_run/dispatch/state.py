@@ -30,8 +30,7 @@ from prefect_parallel_run.dispatch.work_queue import (
     without_last,
     without_receipt,
 )
-from prefect_parallel_run.models import NOT_ISOLATED, Lease, Outcome, PendingWork, Receipt, Tally
-from prefect_parallel_run.runs.limits import FailureLimits
+from prefect_parallel_run.models import NOT_ISOLATED, FailureLimits, Lease, Outcome, PendingWork, Receipt, Tally
 
 _NODE_PATIENCE = 60.0  #: s without any node before the run fails; Prefect's retry then opens a new cluster
 _AHEAD_SECONDS = 0.5  #: s: a slot gets a second lease in advance only while mini-batches are shorter than this

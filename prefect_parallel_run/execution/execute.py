@@ -37,16 +37,15 @@ from prefect_parallel_run.node.settings import (
     ScriptSettings,
 )
 from prefect_parallel_run.output.columns import ColumnChecker
-from prefect_parallel_run.output.formats import FORMATS
+from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs.commands import PROCESSES
-from prefect_parallel_run.runs.create import complete_description
 from prefect_parallel_run.runs.events import Emit, ExecutionEnded, Noted, RunStarted, Warned
 from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.fingerprint import source_tree
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.resolve import RunSelection
+from prefect_parallel_run.runs.resolve import RunSelection, complete_description
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.objects import file_sha256
@@ -258,7 +257,7 @@ def _await_plan(planner: Planner, ledger: Ledger, check_cancelled: CheckCancelle
 
 def _column_checker(run: ActiveRun, plan: PlanReader) -> ColumnChecker | None:
     """Return the checker for a result whose rows must have the same columns; raises if rows of earlier executions differ."""
-    if run.spec.result is None or not FORMATS[run.spec.config.result_format].has_one_schema:
+    if run.spec.result is None or not OUTPUT_FORMATS[run.spec.config.result_format].has_one_schema:
         return None
     return ColumnChecker(run.directory, plan, run.ledger, run.spec.result)
 

@@ -13,7 +13,7 @@ from prefect_parallel_run._units import count
 from prefect_parallel_run.child.azureml_stand_ins import configure_stand_ins
 from prefect_parallel_run.child.entry_script import Context, EntryScript, load
 from prefect_parallel_run.child.reading import FileList, Reader
-from prefect_parallel_run.child.rows import materialise
+from prefect_parallel_run.child.rows import materialize
 from prefect_parallel_run.errors import NoRunError
 from prefect_parallel_run.monitoring.failure_table import location_of
 from prefect_parallel_run.node.prefetch import fetch, is_fetched
@@ -73,6 +73,6 @@ def _run(spec: StepSpec, number: int, work: dict[str, Any], call: Callable[..., 
     items = Reader().read(work)
     if isinstance(items, FileList):
         items.task_id = str(number)
-    result = materialise(call(script.run, items, Context(number, work["input"], 1, work.get("partition_key_value"))))
+    result = materialize(call(script.run, items, Context(number, work["input"], 1, work.get("partition_key_value"))))
     call(script.shutdown)
     return result

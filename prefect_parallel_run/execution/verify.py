@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect_parallel_run.errors import OutputError, RunFileError
 from prefect_parallel_run.monitoring.status import status_of
-from prefect_parallel_run.output.formats import FORMATS
+from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.output.formats.base import Sink
 from prefect_parallel_run.output.parts import Parts
 from prefect_parallel_run.output.reduction import make_receipt
@@ -87,7 +87,7 @@ def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_intact: bool)
             yield f"{path} was changed after it was published: its size or SHA-256 differs"
         elif (
             parts_are_intact
-            and FORMATS[receipt["format"]].is_reproducible
+            and OUTPUT_FORMATS[receipt["format"]].is_reproducible
             and receipt["sha256"] != _assembled_sha256(directory, ledger, receipt)
         ):
             yield f"{path} differs from the rows in the parts of the run"
@@ -98,7 +98,7 @@ def _assembled_sha256(directory: RunDirectory, ledger: Ledger, receipt: Mapping[
     sink = Sink(lambda _: None)
     options = directory.metadata()["config"].get("append_row_csv_options") or {}
     with Parts(directory.parts) as parts:
-        FORMATS[receipt["format"]].write(ledger.places(), parts, sink, options)
+        OUTPUT_FORMATS[receipt["format"]].write(ledger.places(), parts, sink, options)
     return sink.sha256
 
 

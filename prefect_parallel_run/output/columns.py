@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from prefect_parallel_run.child.column_facts import facts_of, to_metadata
+from prefect_parallel_run.child.arrow_values import facts_of, to_metadata
 from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.output.column_types import Conflict, Facts, facts_in, unify

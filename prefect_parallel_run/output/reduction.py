@@ -15,17 +15,16 @@ from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
 from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError, RowsDifferError, RunFileError
-from prefect_parallel_run.models import Tally
+from prefect_parallel_run.models import FailureLimits, Tally
 from prefect_parallel_run.output.columns import add_files
 from prefect_parallel_run.output.failed_items import write_failed_items
-from prefect_parallel_run.output.formats import FORMATS
+from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.output.formats.base import Sink
 from prefect_parallel_run.output.parts import Parts, StoredRows
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.failures import first_failure
 from prefect_parallel_run.runs.fingerprint import listing_sha256
 from prefect_parallel_run.runs.ledger import Ledger, Place
-from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 from prefect_parallel_run.storage.objects import upload
 
@@ -140,7 +139,7 @@ def publish(
             target.parent.mkdir(parents=True, exist_ok=True)
             with AtomicFile(target, sync=True, sync_folder=True, token=token) as file:
                 sink = Sink(file.write)
-                rows = FORMATS[row_format].write(places, parts, sink, row_options or {})
+                rows = OUTPUT_FORMATS[row_format].write(places, parts, sink, row_options or {})
                 size = file.tell()
     except pa.ArrowException as error:
         raise OutputError(str(target), f"cannot be written as {row_format}: {error}") from error

@@ -53,7 +53,7 @@ def from_result(value: Any) -> Any:
     return TabularDataset.model_validate({"paths": given_paths([path]), "format": table_format, "allow_empty": True})
 
 
-def normalise_inputs(inputs: Iterable[Any]) -> list[Dataset]:
+def normalize_inputs(inputs: Iterable[Any]) -> list[Dataset]:
     """Return *inputs* as named datasets of one kind; a plain path, folder or glob becomes a FileDataset.
 
     Inputs without a name are called ``input_0``, ``input_1``, … by their position.

@@ -251,7 +251,7 @@ def spooled(path: Path) -> Iterator[MiniBatch]:
 
 
 def _text(group: Group) -> bytes:
-    """Serialise a group: a line of JSON with all other fields, and one line per work string, which contains no line ends."""
+    """Serialize a group: a line of JSON with all other fields, and one line per work string, which contains no line ends."""
     return "\n".join([json.dumps(group[:3]), *group.works]).encode("ascii")
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from prefect_parallel_run.models import Breach, Receipt, Tally
-from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from prefect_parallel_run.node.child_startup import StartFailure
     from prefect_parallel_run.node.settings import NodeFacts
+    from prefect_parallel_run.result import ParallelRunResult
 
 
 class RunEvent:

@@ -9,13 +9,15 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_parallel_run import __version__
-from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.runs.commands import LIMITS, PROCESSES
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from prefect_parallel_run.config.model import ParallelRunConfig
 
 _PACKAGES = ("prefect", "dask", "distributed", "pandas", "pyarrow")
 METADATA_KEY = "adjustments"  #: key in ledger and receipt

@@ -16,8 +16,8 @@ from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.folders import ListedFile, files_below, folders_below
+from prefect_parallel_run.storage.objects import list_store
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
-from prefect_parallel_run.storage.remote_listing import list_store
 
 _NO_DATA = ("_", ".")  #: first characters of files and folders that contain no data of a table
 _DELTA_LOG = "_delta_log"

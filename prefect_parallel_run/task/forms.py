@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Validat
 from pydantic_core import CoreSchema
 
 from prefect_parallel_run._units import shown
-from prefect_parallel_run.child.table_formats import FORMATS, TableFormat
+from prefect_parallel_run.child.table_formats import TABLE_FORMATS, TableFormat
 from prefect_parallel_run.compute.blocks import DaskComputeTarget
 from prefect_parallel_run.config.base import FormModel, Model, problems
 from prefect_parallel_run.config.model import ParallelRunConfig
@@ -150,7 +150,7 @@ def _without_options(name: str, known: TableFormat) -> type[_Table]:
 _WITH_OPTIONS: dict[str, type[_Table]] = {"delimited": DelimitedFiles, "json_lines": JsonLinesFiles}
 _KINDS: dict[str, type[_Input]] = {
     "files": Files,
-    **{f"{name}_files": _WITH_OPTIONS.get(name) or _without_options(name, known) for name, known in FORMATS.items()},
+    **{f"{name}_files": _WITH_OPTIONS.get(name) or _without_options(name, known) for name, known in TABLE_FORMATS.items()},
 }
 if TYPE_CHECKING:
     Input = _Input

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from prefect_parallel_run import FileDataset, OutputError, TabularDataset
-from prefect_parallel_run.child.rows import FORMATS
+from prefect_parallel_run.child.rows import ROW_FORMATS
 from prefect_parallel_run.testing import run_script
 
 HOSTILE = ["plain", "with space", 'a "quote"', "new\nline", "comma, here", "tab\there", "ünïcode ☃ 漢字", "", " lead", "'"]
@@ -42,7 +42,7 @@ def test_run_script_returns_what_a_step_publishes(workshop):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
-@pytest.mark.parametrize("row_format", FORMATS)
+@pytest.mark.parametrize("row_format", ROW_FORMATS)
 def test_every_input_in_every_format(workshop, table, kind, row_format):
     """Every row once, in order, cut into many mini-batches; the receipt describes the file."""
     fields = {"append_row_file_name": f"rows.{row_format}", "append_row_format": row_format}

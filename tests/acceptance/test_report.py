@@ -13,7 +13,7 @@ from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.execution import runner
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import reduce
-from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.runs.events import RunStarted, Warned
 from prefect_parallel_run.runs.spec import StepSpec
 
@@ -166,7 +166,7 @@ def drive(workshop, watch, check_cancelled=lambda: None):
     spec = StepSpec(
         name="driven",
         config=workshop.config("echo.py", mini_batch_size=5),
-        datasets=normalise_inputs([FileDataset.from_files(str(workshop.files))]),
+        datasets=normalize_inputs([FileDataset.from_files(str(workshop.files))]),
         output=str(workshop.output),
         interpreter=None,
         home=workshop.folder,

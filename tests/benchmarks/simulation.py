@@ -122,8 +122,7 @@ def simulate(nodes: int, slots: int, seconds: float, least: int = _LEASES) -> di
     """Drive a run on a modelled cluster for a while and return what the driver's decisions cost."""
     from prefect_parallel_run.dispatch.events import Commit, SubmitLease
     from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
-    from prefect_parallel_run.models import PendingWork, Tally
-    from prefect_parallel_run.runs.limits import FailureLimits
+    from prefect_parallel_run.models import FailureLimits, PendingWork, Tally
 
     planned = max(_MINI_BATCHES, round(2 * _LONGEST * nodes * slots / seconds))
     rules = SchedulingPolicy(run_max_try=3, limits=FailureLimits(error_threshold=0), max_per_lease=5_000)

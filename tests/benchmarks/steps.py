@@ -163,14 +163,14 @@ def work_over(
 
 def plan_alone(folder: str, times: int) -> float:
     """Return the CPU seconds of planning, and nothing else; called in a flow process."""
-    from prefect_parallel_run.planning.inputs import normalise_inputs
+    from prefect_parallel_run.planning.inputs import normalize_inputs
     from prefect_parallel_run.planning.planner import write_plan
 
     place = Path(f"{folder}.plan")
     place.mkdir()
     try:
         began = time.process_time()
-        write_plan(normalise_inputs(named(folder, times)), 10, place / "plan.parquet")
+        write_plan(normalize_inputs(named(folder, times)), 10, place / "plan.parquet")
         return time.process_time() - began
     finally:
         shutil.rmtree(place)

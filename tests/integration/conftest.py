@@ -27,7 +27,7 @@ from prefect_parallel_run.node.settings import (
     ScriptSettings,
 )
 from prefect_parallel_run.node.slot import RecallRequest, Slot, Work
-from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import write_plan
 
@@ -79,7 +79,7 @@ class Bench:
         self._standbys: list[StandbyChild] = []
 
     def works(self, files: Path, size: int = 10) -> list[bytes]:
-        write_plan(normalise_inputs([FileDataset.from_files(files).as_named_input("images")]), size, self.run / "plan.parquet")
+        write_plan(normalize_inputs([FileDataset.from_files(files).as_named_input("images")]), size, self.run / "plan.parquet")
         plan = Plan.open(self.run / "plan.parquet")
         return [text.encode() for text in plan.works(0, plan.summary.mini_batches)]
 

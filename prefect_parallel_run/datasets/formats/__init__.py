@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefect_parallel_run.child.table_formats import FORMATS
+from prefect_parallel_run.child.table_formats import TABLE_FORMATS
 from prefect_parallel_run.datasets.partitions import KeyValue
 from prefect_parallel_run.datasets.schema import Column
 from prefect_parallel_run.storage.folders import ListedFile
@@ -48,6 +48,6 @@ class TablePlanner(ABC):
 
 def create_planner(dataset: TabularDataset) -> TablePlanner:
     """Return the planner of the dataset's format."""
-    module, _, planner = FORMATS[dataset.format].planner.partition(".")
+    module, _, planner = TABLE_FORMATS[dataset.format].planner.partition(".")
     created: TablePlanner = getattr(importlib.import_module(f"{__name__}.{module}"), planner)(dataset)
     return created

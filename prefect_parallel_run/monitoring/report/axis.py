@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-BINS = 240  #: of equal length on every axis; divisible by many numbers, so that neighbours can be merged
+BINS = 240  #: of equal length on every axis; divisible by many numbers, so that neighbors can be merged
 _MIN_LENGTH = 0.001  #: s
 _MIN_PAUSE = 10.0  #: s; shorter pauses are not cut out
 _MIN_PAUSE_SHARE = 0.02  #: share of the active time; shorter pauses are not cut out

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from prefect_parallel_run._units import format_seconds, format_size
 from prefect_parallel_run.models import Outcome
 
-STATUS = {  #: symbol and label of a status, so that nothing depends on colour
+STATUS = {  #: symbol and label of a status, so that nothing depends on color
     "succeeded": ("✓", "Succeeded"),
     "failed": ("✕", "Failed"),
     "cancelled": ("■", "Cancelled"),
@@ -66,6 +66,16 @@ def rate(per_second: float) -> str:
     if per_second >= 1:
         return f"{per_second:.3g}/s"
     return f"{per_second * 60:.3g}/min" if per_second * 60 < 1 else f"{per_second * 60:.2f}/min"
+
+
+def per_second(value: float) -> str:
+    """Return a rate per second as the label of an axis."""
+    return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def share_label(value: float) -> str:
+    """Return a percentage as the label of an axis."""
+    return f"{value:.0f} %"
 
 
 def moment(time: float) -> str:

@@ -5,7 +5,7 @@ from prefect_parallel_run.output.formats.orc import Orc
 from prefect_parallel_run.output.formats.parquet import Parquet
 from prefect_parallel_run.output.formats.text import Text
 
-FORMATS: dict[str, OutputFormat] = {
+OUTPUT_FORMATS: dict[str, OutputFormat] = {
     "text": Text(" "),
     "csv": Text(","),
     "jsonl": Text(","),

@@ -26,7 +26,7 @@ class Run:
 
     def __init__(self, workshop, cluster, **fields):
         from prefect_parallel_run import FileDataset
-        from prefect_parallel_run.planning.inputs import normalise_inputs
+        from prefect_parallel_run.planning.inputs import normalize_inputs
         from prefect_parallel_run.runs.spec import ScriptParameters, StepSpec
 
         home = workshop.folder / "home"
@@ -35,7 +35,7 @@ class Run:
         self._spec = StepSpec(
             name="test",
             config=workshop.config("slow.py", process_count_per_node=1, mini_batch_size=1, **fields),
-            datasets=normalise_inputs([FileDataset.from_files(workshop.files)]),
+            datasets=normalize_inputs([FileDataset.from_files(workshop.files)]),
             output=str(workshop.output),
             parameters=ScriptParameters(("--log", str(workshop.log), "--sleep", "0.3")),
             interpreter=None,

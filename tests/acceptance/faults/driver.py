@@ -59,7 +59,7 @@ def main():
     from prefect_parallel_run.execution.runner import Callbacks, run_step
     from prefect_parallel_run.monitoring.listeners import listeners_of
     from prefect_parallel_run.output.reduction import reduce
-    from prefect_parallel_run.planning.inputs import normalise_inputs
+    from prefect_parallel_run.planning.inputs import normalize_inputs
     from prefect_parallel_run.runs.events import emit_to
     from prefect_parallel_run.runs.spec import ScriptParameters, StepSpec
 
@@ -80,7 +80,7 @@ def main():
     spec = StepSpec(
         name="driven",
         config=config,
-        datasets=normalise_inputs([FileDataset.from_files(files)]),
+        datasets=normalize_inputs([FileDataset.from_files(files)]),
         output=output,
         parameters=ScriptParameters(("--log", log, "--sleep", seconds, "--how", "raise", "--guilty", guilty or "none", *more)),
         interpreter=None,

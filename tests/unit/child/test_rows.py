@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.child.column_facts import KEY
-from prefect_parallel_run.child.rows import WrongType, encode, materialise
+from prefect_parallel_run.child.arrow_values import KEY
+from prefect_parallel_run.child.rows import WrongType, encode, materialize
 
 FRAME = pd.DataFrame({"a": [1, 2], "b c": ["x y", 'q"'], "d": [0.5, float("nan")]})
 
@@ -36,7 +36,7 @@ FRAME = pd.DataFrame({"a": [1, 2], "b c": ["x y", 'q"'], "d": [0.5, float("nan")
 def test_what_has_no_rows_is_refused_by_its_type(value, name):
     """The error says which type came."""
     with pytest.raises(WrongType, match=f"run\\(\\) returned {name}"):
-        materialise(value)
+        materialize(value)
 
 
 def test_a_string_is_quoted_by_its_first_characters(monkeypatch):
@@ -44,16 +44,16 @@ def test_a_string_is_quoted_by_its_first_characters(monkeypatch):
     monkeypatch.setattr("prefect_parallel_run.child.failure._secrets", ["canary-7"])
     text = "Traceback\n" + "x" * 85 + "canary-7" + "y" * 1000
     with pytest.raises(WrongType) as caught:
-        materialise(text)
+        materialize(text)
     assert f"returned str 'Traceback\\n{'x' * 85}***yy'…; return a list" in str(caught.value)
     with pytest.raises(WrongType, match="returned str 'short'; return a list"):
-        materialise("short")
+        materialize("short")
 
 
 @pytest.mark.parametrize("value", [[1, 2], (1, 2), FRAME, FRAME["a"], np.array([1, 2]), np.zeros((2, 3)), (x for x in (1, 2))])
 def test_rows_are_counted(value):
     """A generator is consumed."""
-    assert len(materialise(value)) == 2
+    assert len(materialize(value)) == 2
 
 
 def test_text_writes_elements_with_str():

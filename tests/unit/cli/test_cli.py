@@ -12,12 +12,11 @@ import pytest
 
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.cli._command import MEANING, Exit, exit_code_of
-from prefect_parallel_run.cli._output import BrokenOutputError, emit_array
-from prefect_parallel_run.cli._terminal import next_steps
+from prefect_parallel_run.cli._command import MEANING, BrokenOutputError, Exit, emit_array, exit_code_of
+from prefect_parallel_run.cli._run_command import next_steps
 from prefect_parallel_run.cli.app import COMMANDS, program
 from prefect_parallel_run.cli.step_options import (
-    format_options,
+    dataset_options,
     paths_in,
     read_step_options,
     split_arguments,
@@ -164,24 +163,24 @@ def test_options_become_a_step(config, files, tmp_path):
 
 def test_options_of_formats():
     """Only those of the format are accepted; a tab can be written as a shell passes it."""
-    assert format_options("delimited", {"delimiter": "\\t", "header": False, "quote": None}) == {
+    assert dataset_options("delimited", {"delimiter": "\\t", "header": False, "quote": None}) == {
         "delimiter": "\t",
         "header": False,
     }
-    assert format_options("json-lines", {"compression": "none"}) == {"compression": None}
-    assert format_options("delimited", {"column_types": ["id=string", "a=b=Int64"], "na_values": ["n.v.", "-"]}) == {
+    assert dataset_options("json-lines", {"compression": "none"}) == {"compression": None}
+    assert dataset_options("delimited", {"column_types": ["id=string", "a=b=Int64"], "na_values": ["n.v.", "-"]}) == {
         "column_types": {"id": "string", "a=b": "Int64"},
         "na_values": ["n.v.", "-"],
     }
-    assert format_options("delimited", {"keep_default_na": False}) == {"keep_default_na": False}
+    assert dataset_options("delimited", {"keep_default_na": False}) == {"keep_default_na": False}
     with pytest.raises(ValueError, match="--no-default-na works only with --format delimited, not with orc"):
-        format_options("orc", {"keep_default_na": False})
+        dataset_options("orc", {"keep_default_na": False})
     with pytest.raises(ValueError, match="--column-type: expected NAME=TYPE, such as id=string, got 'id'"):
-        format_options("delimited", {"column_types": ["id"]})
+        dataset_options("delimited", {"column_types": ["id"]})
     with pytest.raises(ValueError, match="--na-value works only with --format delimited, not with files"):
-        format_options("files", {"na_values": ["-"]})
+        dataset_options("files", {"na_values": ["-"]})
     with pytest.raises(ValueError, match="--no-header works only with --format delimited, not with parquet"):
-        format_options("parquet", {"header": False})
+        dataset_options("parquet", {"header": False})
 
 
 def test_a_path_with_an_equals_sign_is_a_path_where_it_exists(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pyarrow import orc
 
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.datasets.schema import Column, InputWarnings
-from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import write_plan
 
@@ -109,7 +109,7 @@ def test_a_plan_stores_the_warnings(tmp_path):
     (tmp_path / "a.csv").write_text("v,k\n1.5,1\n")
     (tmp_path / "b.csv").write_text("v,k\n2,1\n")
     for keys in (None, ["k"]):
-        datasets = normalise_inputs([TabularDataset.from_delimited_files(tmp_path / "*.csv")])
+        datasets = normalize_inputs([TabularDataset.from_delimited_files(tmp_path / "*.csv")])
         summary = write_plan(datasets, 10, tmp_path / "plan.parquet", keys, tmp_path / "partitions")
         assert [note.partition(":")[0] for note in summary.notes] == ["column 'v'"]
         assert Plan.open(tmp_path / "plan.parquet").summary == summary

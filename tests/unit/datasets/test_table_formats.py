@@ -10,11 +10,11 @@ import pytest
 
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.child.reading import Reader
-from prefect_parallel_run.child.table_formats import FORMATS, TableFormat, TableReader, create_reader
-from prefect_parallel_run.cli.step_options import format_options
+from prefect_parallel_run.child.table_formats import TABLE_FORMATS, TableFormat, TableReader, create_reader
+from prefect_parallel_run.cli.step_options import dataset_options
 from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner, create_planner
 from prefect_parallel_run.monitoring.failure_table import location_of
-from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import write_plan
 from prefect_parallel_run.task import forms
@@ -41,14 +41,14 @@ def words(monkeypatch):
     """Registers the format, as two files and an entry would."""
     monkeypatch.setitem(sys.modules, "prefect_parallel_run.datasets.formats.words", SimpleNamespace(Words=Words))
     monkeypatch.setitem(sys.modules, "prefect_parallel_run.child.words", SimpleNamespace(WordsReader=WordsReader))
-    monkeypatch.setitem(FORMATS, "words", TableFormat("Words", "words.Words", "words.WordsReader"))
+    monkeypatch.setitem(TABLE_FORMATS, "words", TableFormat("Words", "words.Words", "words.WordsReader"))
 
 
 def test_a_registered_format_is_planned_and_read(words, tmp_path):
     """Two classes and an entry are all that a new format needs."""
     (tmp_path / "t").write_text("one two three four five")
     dataset = TabularDataset(paths=[str(tmp_path / "t")], format="words")
-    write_plan(normalise_inputs([dataset]), 2, tmp_path / "plan.parquet")
+    write_plan(normalize_inputs([dataset]), 2, tmp_path / "plan.parquet")
     works = [json.loads(work) for work in Plan.open(tmp_path / "plan.parquet").works(0, 3)]
     frames = [Reader().read(work) for work in works]
     assert [frame["word"].tolist() for frame in frames] == [["one", "two"], ["three", "four"], ["five"]]
@@ -62,7 +62,7 @@ def test_an_unregistered_format_is_refused():
         TabularDataset(paths=["/t"], format="words")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", TABLE_FORMATS)
 def test_both_halves_of_a_format_exist(name):
     """As does the function that users call."""
     assert isinstance(create_planner(TabularDataset(paths=["/t"], format=name)), TablePlanner)
@@ -70,12 +70,12 @@ def test_both_halves_of_a_format_exist(name):
     assert getattr(TabularDataset, f"from_{name}_files")("/t").format == name
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", TABLE_FORMATS)
 def test_forms_and_command_line_follow_the_registry(name):
     """The same options apply in both."""
     form = forms.dataset(0, {f"{name}_files": ["/t"]})
     assert (form.format, form.paths) == (name, ["/t"])
-    for option in FORMATS[name].options:
+    for option in TABLE_FORMATS[name].options:
         kind = forms._KINDS[f"{name}_files"]
         assert option in kind.model_fields
-        assert format_options(name.replace("_", "-"), {option: "a=b" if option != "column_types" else ["a=b"]})
+        assert dataset_options(name.replace("_", "-"), {option: "a=b" if option != "column_types" else ["a=b"]})

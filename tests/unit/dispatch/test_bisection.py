@@ -16,8 +16,7 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
 )
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
-from prefect_parallel_run.models import BisectionState, PendingWork, Receipt, Tally
-from prefect_parallel_run.runs.limits import FailureLimits
+from prefect_parallel_run.models import BisectionState, FailureLimits, PendingWork, Receipt, Tally
 
 
 @given(items=st.integers(2, 60), guilty=st.sets(st.integers(0, 59)), data=st.data())

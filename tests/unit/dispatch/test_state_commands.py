@@ -27,8 +27,7 @@ from prefect_parallel_run.dispatch.events import (
     Tick,
 )
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
-from prefect_parallel_run.models import PendingWork, Receipt, Tally
-from prefect_parallel_run.runs.limits import FailureLimits
+from prefect_parallel_run.models import FailureLimits, PendingWork, Receipt, Tally
 
 ITEMS = 10
 

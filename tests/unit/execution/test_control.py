@@ -10,11 +10,11 @@ import pytest
 from prefect_parallel_run import ParallelRunConfig
 from prefect_parallel_run.dispatch.events import Continued, LimitsChanged, Paused, ProcessesChanged
 from prefect_parallel_run.execution.control import Control
+from prefect_parallel_run.models import FailureLimits
 from prefect_parallel_run.runs.commands import Command, append
 from prefect_parallel_run.runs.events import CommandHandled, RunContinued, RunPaused, Warned
 from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
 

@@ -2,7 +2,7 @@
 
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.execution.execute import _PlanningWarnings
-from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.planner import write_plan
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
@@ -22,7 +22,7 @@ def test_planning_warnings_are_logged_once_planning_is_complete(tmp_path):
     (tmp_path / "t.csv").write_text("a;b\n1;2\n")
     directory = RunDirectory(tmp_path / "run")
     directory.make()
-    summary = write_plan(normalise_inputs([TabularDataset.from_delimited_files(tmp_path / "t.csv")]), 10, directory.plan)
+    summary = write_plan(normalize_inputs([TabularDataset.from_delimited_files(tmp_path / "t.csv")]), 10, directory.plan)
     logged, planner = [], Planner(summary)
 
     def emit(event):

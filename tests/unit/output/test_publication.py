@@ -8,7 +8,7 @@ from zlib import crc32
 import pandas as pd
 import pytest
 
-from prefect_parallel_run.child.rows import FORMATS, encode
+from prefect_parallel_run.child.rows import ROW_FORMATS, encode
 from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.output import parts as module
@@ -123,7 +123,7 @@ def test_parquet_error_names_the_differing_column(tmp_path, frame, expected):
         parts.publish(tmp_path / "r.parquet")
 
 
-@pytest.mark.parametrize("row_format", FORMATS)
+@pytest.mark.parametrize("row_format", ROW_FORMATS)
 def test_result_without_rows_is_an_empty_file(tmp_path, row_format):
     """An input that may be empty has an existing, empty result."""
     assert publish([], module.Parts(tmp_path), tmp_path / "r", row_format, "t").rows == 0
@@ -147,7 +147,7 @@ def test_truncated_or_missing_part_is_an_error(tmp_path, row_format):
     assert not list(tmp_path.glob(".r*"))
 
 
-@pytest.mark.parametrize("row_format", FORMATS)
+@pytest.mark.parametrize("row_format", ROW_FORMATS)
 @pytest.mark.parametrize("at", [3, -2])
 def test_altered_part_is_an_error(tmp_path, row_format, at):
     """One byte is enough; nothing is published."""

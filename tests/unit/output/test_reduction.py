@@ -10,16 +10,14 @@ from prefect_parallel_run.child.rows import encode
 from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.execution.runner import _record_end
-from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.monitoring.status import look
-from prefect_parallel_run.monitoring.status_text import status_lines
+from prefect_parallel_run.models import FailureLimits, Receipt
+from prefect_parallel_run.monitoring.status import read_status, status_lines
 from prefect_parallel_run.output.columns import ColumnChecker
 from prefect_parallel_run.output.reduction import Reduction, ResultFile, reduce
-from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.planning.planner import write_plan
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.limits import FailureLimits
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 
@@ -29,7 +27,7 @@ def finished_run(folder, frames, row_format, is_early=False):
         (folder / f"{number}.csv").write_text("v\n1\n")
     directory = RunDirectory(folder / "run")
     directory.make()
-    datasets = normalise_inputs([TabularDataset.from_delimited_files(folder / "*.csv")])
+    datasets = normalize_inputs([TabularDataset.from_delimited_files(folder / "*.csv")])
     write_plan(datasets, 1 << 20, directory.plan)
     part = Part(str(directory.parts / "p.part"))
     with Ledger.create(directory.ledger, [1] * len(frames)) as ledger:
@@ -84,7 +82,7 @@ def test_error_about_differing_columns_names_the_files(tmp_path, row_format, fra
     assert "in run() or with the dataset's column_types" in str(error)
     with Ledger(directory.ledger) as ledger:
         assert _record_end(ledger, error) == ("failed", str(error))
-        lines = status_lines(look(directory, 2.0), 2.0)
+        lines = status_lines(read_status(directory, 2.0), 2.0)
         assert "failed (output" in lines[0]
         assert not any("next:" in line for line in lines), "resuming would publish the same rows"
         assert _record_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"

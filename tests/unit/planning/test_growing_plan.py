@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from prefect_parallel_run.planning.inputs import normalise_inputs
+from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Group, Plan, Spool, planned_mini_batches, spooled
 from prefect_parallel_run.planning.planner import Planning, PlanWriter, write_plan
 
@@ -48,10 +48,10 @@ def test_reported_groups_equal_the_plan(files, tmp_path):
     """Flushing in between does not change that."""
     spool = Spool(tmp_path / "spool")
     writer = PlanWriter(tmp_path / "plan.parquet", spool.append)
-    planning = Planning(normalise_inputs([files]), 3, None, tmp_path)
+    planning = Planning(normalize_inputs([files]), 3, None, tmp_path)
     summary = planning.write(writer, writer.flush)
     assert list(spool.mini_batches()) == list(Plan.open(tmp_path / "plan.parquet").mini_batches())
-    assert summary == write_plan(normalise_inputs([files]), 3, tmp_path / "again")
+    assert summary == write_plan(normalize_inputs([files]), 3, tmp_path / "again")
     assert list(planned_mini_batches(tmp_path / "plan.parquet", tmp_path / "none")) == list(spool.mini_batches())
     spool.close()
 

@@ -27,8 +27,7 @@ from prefect_parallel_run.planning.inputs import (
     resolve_output,
     resolve_side_inputs,
 )
-from prefect_parallel_run.runs.comparison import differences
-from prefect_parallel_run.runs.fingerprint import digest, machine_key, run_fingerprint
+from prefect_parallel_run.runs.fingerprint import differences, digest, machine_key, run_fingerprint
 from prefect_parallel_run.runs.run_directory import RunDirectory, check_home, read_json, runs_below, write_json
 
 OPTIONS = [

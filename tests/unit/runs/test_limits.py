@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from prefect_parallel_run.models import Tally
-from prefect_parallel_run.runs.limits import FailureLimits
+from prefect_parallel_run.models import FailureLimits, Tally
 
 
 def test_the_eleventh_failed_item_breaches_a_threshold_of_ten():

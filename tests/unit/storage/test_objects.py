@@ -19,7 +19,7 @@ from prefect_parallel_run.runs.mirror import RunMirror, pull, pull_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 from prefect_parallel_run.storage import objects
 from prefect_parallel_run.storage.listing import Listing, list_files
-from prefect_parallel_run.storage.remote_listing import find_object
+from prefect_parallel_run.storage.objects import find_object
 
 ROOT = "memory://test"
 
