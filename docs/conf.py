@@ -29,12 +29,11 @@ smartquotes = False  # "--json" stays what users type
 
 html_theme = "furo"
 html_title = "prefect_parallel_run"
-html_static_path = ["_static"]
 html_show_sphinx = False
 
 
 def setup(app: Any) -> None:
-    """Adapt texts that are not written for Sphinx: the help of options, and the example of a block, which Prefect checks."""
+    """Adapt what is not written for Sphinx: the help of options, and the example of a block, which Prefect checks."""
 
     def escape(_app: Any, _ctx: Any, lines: list[str]) -> None:
         """Keep backslashes, which sphinx-click passes to reStructuredText as they are."""

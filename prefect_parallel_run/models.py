@@ -134,7 +134,7 @@ class Breach(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureLimits:
-    """What a run tolerates over its whole input; None means no limit."""
+    """The failures that a run tolerates over its whole input; None means no limit."""
 
     error_threshold: int | None = None  #: failed items
     allowed_failed_count: int | None = None  #: failed mini-batches

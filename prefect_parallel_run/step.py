@@ -21,6 +21,7 @@ from prefect.settings import get_current_settings
 
 from prefect_parallel_run.azureml.settings import apply_azure_settings
 from prefect_parallel_run.compute.base import Target
+from prefect_parallel_run.compute.blocks import resolve_compute_target, resolve_environment_variables
 from prefect_parallel_run.compute.cluster_class import load_class
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.compute.resolve import parse_target, resolve_target
@@ -55,7 +56,6 @@ from prefect_parallel_run.runs.resolve import ResumeRequest, find_existing_runs,
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import Reuse, ScriptParameters, StepSpec, interpreter_for
 from prefect_parallel_run.storage.objects import size_of
-from prefect_parallel_run.task.block_references import resolve_compute_target, resolve_environment_variables
 from prefect_parallel_run.task.caching import Prepared, ReusePolicy, prepared_run, reuse_disabled
 from prefect_parallel_run.task.cancellation import Cancellation, flush_when_detached
 from prefect_parallel_run.task.result_serializer import RESULT_SERIALIZER

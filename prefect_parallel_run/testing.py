@@ -15,7 +15,7 @@ from prefect_parallel_run.errors import InputError
 
 
 class ScriptResult(NamedTuple):
-    """What a step would make of the results of an entry script."""
+    """The results of an entry script, counted as a step counts them."""
 
     rows: list[Any]  #: in order; a row of a DataFrame, or of an array with two dimensions, is a dict
     encoded: list[bytes]  #: rows of each mini-batch as in the result file, without a header line

@@ -48,13 +48,13 @@ def python_source(imported: Imported) -> str:
     names = _variables([step.name for step in imported.steps])
     body: list[str] = []
     if imported.dataset is not None:
-        code = _Code(imported.undecided)
-        call = code.dataset(imported.dataset)
-        body += [*code.decisions(), f"dataset = {call}"]
+        generator = _Generator(imported.undecided)
+        call = generator.dataset(imported.dataset)
+        body += [*generator.decisions(), f"dataset = {call}"]
     for step, name in zip(imported.steps, names, strict=True):
-        code = _Code(step.undecided)
-        call = code.step(step)
-        body += [*code.decisions(), f"{name} = {call}", ""]
+        generator = _Generator(step.undecided)
+        call = generator.step(step)
+        body += [*generator.decisions(), f"{name} = {call}", ""]
     if imported.steps:
         body += ["", *_flow(imported, names)]
     if any("://***@" in line for line in body):
@@ -145,7 +145,7 @@ def _flow(imported: Imported, names: list[str]) -> Iterator[str]:
     yield f"{_INDENT}print(main({'*sys.argv[1:]' if without_inputs else ''}))"
 
 
-class _Code:
+class _Generator:
     """Generates the Python code of one step or dataset; *undecided* are the decisions that are still required."""
 
     def __init__(self, undecided: Iterable[Difference]) -> None:

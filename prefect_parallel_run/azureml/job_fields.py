@@ -1,6 +1,6 @@
 """Converts the fields of a parallel job to those of a ParallelRunConfig, its environment and its arguments included.
 
-Of an environment only the packages are converted: containers are left out.
+Only the packages of an environment are converted: containers are left out.
 """
 
 from __future__ import annotations

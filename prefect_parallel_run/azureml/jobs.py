@@ -57,7 +57,7 @@ def load_jobs(document: Section, references: References) -> tuple[list[ImportedS
     """Return every parallel job in a file as a step, and the differences of the rest of the file.
 
     Raises:
-        ValueError: There is no parallel job, or one is not supported; the error names file, line and field.
+        ValueError: The file lacks a parallel job, or one is not supported; the error names file, line and field.
     """
     findings = MigrationFindings()
     jobs = list(_jobs(document, references, findings))

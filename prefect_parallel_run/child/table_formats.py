@@ -33,7 +33,7 @@ _DIALECT = ("delimiter", "quote", "escape", "double_quote", "header", "decimal",
 TABLE_FORMATS: Dict[str, TableFormat] = {
     "parquet": TableFormat(
         "Parquet",
-        "parquet.Parquet",
+        "row_groups.Parquet",
         "row_groups.ParquetReader",
         about="Keys of hive folders (store=1/…) become columns.",
         groups="row_groups",

@@ -76,6 +76,6 @@ def _resolve_target(target: Any) -> Any:
     """Return a run's compute target with its references resolved."""
     if target == LOCAL:
         return target
-    from prefect_parallel_run.task import block_references  # noqa: PLC0415  Prefect takes seconds, and few targets need it
+    from prefect_parallel_run.compute.blocks import resolve_compute_target  # noqa: PLC0415  Prefect takes seconds, and few targets need it
 
-    return block_references.resolve_compute_target(target)
+    return resolve_compute_target(target)

@@ -93,7 +93,7 @@ def _make_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
         planning = Planning(options.inputs, size, options.config.partition_keys, Path(folder, "partitions"))
         Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait()
         partitions, placeholder = f"{folder}/partitions/", "(to be partitioned)/"  # a run would write partitioned tables here
-        plan = Plan.open(path)
+        plan = Plan(path)
         planned = (batch._replace(work=batch.work.replace(partitions, placeholder)) for batch in plan.mini_batches())
         return summarize_plan(planned, plan.summary.notes), options.config, options.name
 
@@ -106,5 +106,5 @@ def _read_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
         )
     directory = open_run(values["config"], metadata_only=True, verify_plan=True)
     config = ParallelRunConfig.model_construct(**config_of(directory))  # not validated: the script may have been deleted
-    notes = Plan.open(directory.plan).summary.notes if directory.plan.exists() else ()
+    notes = Plan(directory.plan).summary.notes if directory.plan.exists() else ()
     return summarize_plan(planned_mini_batches(directory.plan, directory.spool), notes), config, directory.run_id

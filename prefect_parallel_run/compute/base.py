@@ -139,7 +139,7 @@ def wait_for_workers(
         interval: s between two calls of *count*.
 
     Raises:
-        ComputeTargetError: There is no worker at the timeout, or the wait was cancelled.
+        ComputeTargetError: No worker has joined at the timeout, or the wait was cancelled.
     """
     deadline = time.monotonic() + request.timeout
     while (workers := count()) < request.first:

@@ -1,28 +1,25 @@
-"""A compute target as a Prefect block: it can be chosen in the UI, and credentials stay out of flow files."""
+"""Prefect's blocks: a compute target as a block, and references to blocks and variables, resolved when the step runs."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, cast
 
 from prefect.blocks.core import Block
+from prefect.exceptions import ObjectNotFound
 from prefect.types import SecretDict
+from prefect.utilities.asyncutils import run_coro_as_sync
+from prefect.utilities.templating import resolve_block_document_references, resolve_variables
 from pydantic import Field
 
+from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import ComputeTarget
+
+_REFERENCE = re.compile(r"\{\{.*?prefect\.(blocks|variables)\..*?\}\}")
 
 
 class DaskComputeTarget(Block):
     """A Dask cluster to run ParallelRunSteps on.
-
-    Attributes:
-        address: tcp:// or tls:// address of a running scheduler.
-        scheduler_file: Path of a running scheduler's file.
-        cluster_class: Dotted name of a Dask cluster class, opened for each step.
-        cluster_kwargs: Arguments of the cluster class.
-        allow_insecure: Accept connections without TLS: a tcp:// scheduler on another host, or a class without certificates.
-        tls_ca_file: Certificate authority of a tls:// scheduler.
-        tls_cert_file: Client certificate for a tls:// scheduler.
-        tls_key_file: The certificate's key.
 
     Example:
         Load a saved target and run a step on it:
@@ -63,16 +60,54 @@ class DaskComputeTarget(Block):
         """Return the value for a configuration: a saved block is referenced by name, so that its secrets are not copied."""
         target = self.compute_target()  # validates now, not when the step runs
         if self._block_document_name is not None:
-            return reference(self._block_document_name)
+            return f"{{{{ prefect.blocks.{self.get_block_type_slug()}.{self._block_document_name} }}}}"
         if target.cluster_kwargs:
             raise ValueError("the block is not saved, but its cluster_kwargs are secret; save the block first")
         return target
 
 
-def reference(name: str) -> str:
-    """Return the reference to a saved block, for a configuration.
+def resolve_environment_variables(config: ParallelRunConfig) -> ParallelRunConfig:
+    """Return *config* with resolved environment_variables; the values are never written to a file.
 
-    >>> reference("gpu-queue")
-    '{{ prefect.blocks.dask-compute-target.gpu-queue }}'
+    Raises:
+        ValueError: The block or variable does not exist.
     """
-    return f"{{{{ prefect.blocks.{DaskComputeTarget.get_block_type_slug()}.{name} }}}}"
+    variables = config.environment_variables
+    if not any(_REFERENCE.search(text) for text in variables.values()):
+        return config
+    values = {name: _value(f"environment_variables[{name!r}]", text) for name, text in variables.items()}
+    return config.model_copy(update={"environment_variables": {name: str(value) for name, value in values.items()}})
+
+
+def resolve_compute_target(target: str | ComputeTarget) -> str | ComputeTarget:
+    """Return a compute target with its references resolved: a saved block, or secrets in the arguments of a cluster class.
+
+    Raises:
+        ValueError: The block does not exist, or does not hold a compute target.
+    """
+    if isinstance(target, ComputeTarget):
+        if not _REFERENCE.search(str(target.cluster_kwargs)):
+            return target
+        return target.model_copy(update={"cluster_kwargs": _value("cluster_kwargs", target.cluster_kwargs)})
+    if not _REFERENCE.search(target):
+        return target
+    value = _value("compute_target", target)
+    if not isinstance(value, dict):
+        raise ValueError(f"compute_target is {target!r}; expected a reference to a block that holds a compute target")  # noqa: TRY004  a wrong value
+    return ComputeTarget(**{name: field for name, field in value.items() if name in ComputeTarget.model_fields})
+
+
+def _value(field: str, template: Any) -> Any:
+    """Return *template* with its references replaced; an error names the reference, never a value."""
+    try:
+        value = run_coro_as_sync(_resolve(template))
+    except (ObjectNotFound, ValueError) as error:
+        raise ValueError(f"{field}: not found in Prefect: {error}") from None
+    if (missing := _REFERENCE.search(str(value))) is not None:
+        raise ValueError(f"{field}: not found in Prefect: {missing[0]}")
+    return value
+
+
+async def _resolve(template: Any) -> Any:
+    resolve = cast("Any", resolve_block_document_references)  # a decorator injects its client, which type checkers do not see
+    return await cast("Any", resolve_variables)(await resolve(template))

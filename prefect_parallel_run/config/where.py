@@ -1,4 +1,4 @@
-"""Where a script runs: its environment and its cluster. The nested models of ParallelRunConfig."""
+"""The place where a script runs: its environment and its cluster. The nested models of ParallelRunConfig."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Dataset(BaseModel):
     """Named paths; a value that Prefect can show, store as JSON, and read from a form."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: ClassVar[Literal["file", "tabular"]]  #: of an item: a file, or a row of a table
+    kind: ClassVar[Literal["file", "tabular"]]  #: kind of item: a file, or a row of a table
 
     paths: list[str] = Field(description="Paths, folders or globs.")
     name: str | None = Field(default=None, description="Name of the input, as the script sees it.")

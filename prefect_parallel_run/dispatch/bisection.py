@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 class BisectionResult(NamedTuple):
-    """What the outcome of a piece decides."""
+    """The decision that follows from the outcome of a piece."""
 
     decided: int  #: items whose outcome is now known
     failed: int  #: of these, failed items

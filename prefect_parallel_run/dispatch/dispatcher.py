@@ -58,7 +58,7 @@ _LOGS_TIMEOUT = 3.0  #: s to fetch the logs of nodes that keep them locally
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchInputs:
-    """What a run consists of: its mini-batches, their records, and the decisions about them."""
+    """The parts of a run: its mini-batches, their records, and the decisions about them."""
 
     plan: PlanReader
     ledger: Ledger

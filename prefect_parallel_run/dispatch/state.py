@@ -52,7 +52,7 @@ class SchedulingPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What the number of nodes depends on."""
+    """The figures on which the number of nodes depends."""
 
     backlog: int  #: mini-batches that are not leased
     seconds: float  #: mean duration of a mini-batch; infinite while unknown
@@ -85,7 +85,7 @@ class RunState:
         self._has_ended = False
         self._opening = 0  # number of nodes that are being opened
         self._nodeless_since: float | None = None
-        self.is_paused = False  #: by a user
+        self.is_paused = False  #: a user has paused the run
 
     @property
     def tally(self) -> Tally:

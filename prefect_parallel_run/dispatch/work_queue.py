@@ -24,7 +24,7 @@ _SPLIT = 8  #: a lost lease is returned in this many parts, so that a mini-batch
 
 
 class Work(NamedTuple):
-    """What a lease consists of: consecutive mini-batches of one attempt, or a piece of one mini-batch."""
+    """The content of a lease: consecutive mini-batches of one attempt, or a piece of one mini-batch."""
 
     start: int
     stop: int

@@ -40,7 +40,7 @@ class Control:
         self._config, self._emit = config, emit
         self._lines = LineTail(directory.commands)
         self._known = {command.id for command in ledger.commands()}
-        self._adjustments = Overrides.of_ledger(ledger)
+        self._adjustments = Overrides.of_metadata(ledger.metadata())
         self._is_paused = False
         self._closed_reason = ""  # why no command can be applied any more
         self._rejected = 0

@@ -137,7 +137,7 @@ def execute(run: ActiveRun, startup: ClusterStartup) -> None:
     """Run all mini-batches without a final outcome, including those that are planned meanwhile."""
     if run.selection.granted == 0:
         run.emit(Warned("nothing to retry: the only failures are rows that run() did not return"))
-    adjustments = Overrides.of_ledger(run.ledger)
+    adjustments = Overrides.of_metadata(run.ledger.metadata())
     run = replace(run, spec=replace(run.spec, config=adjustments.of(run.spec.config)))
     config, planner = run.spec.config, run.selection.planner
     run.ledger.fail_exhausted(config.run_max_try, isolate=config.isolate_failed_items)
@@ -200,7 +200,7 @@ class _PlanningWarnings:
         if self._are_logged or not (self._planner is None or self._planner.is_over()):
             return
         self._are_logged = True
-        summary = Plan.open(self._directory.plan).summary if self._planner is None else self._planner.summary()
+        summary = Plan(self._directory.plan).summary if self._planner is None else self._planner.summary()
         for note in summary.notes:
             self._emit(Warned(note))
 
@@ -212,7 +212,7 @@ def _load_plan(
     if planner is not None:
         is_growing = _await_plan(planner, ledger, check_cancelled)
         return planner.plan, ledger.pending_work(is_growing=is_growing)
-    plan = Plan.open(directory.plan)
+    plan = Plan(directory.plan)
     ledger.extend(islice(plan.all_items(), ledger.planned(), None))  # the last execution may have ended just after planning
     return plan, ledger.pending_work()
 

@@ -30,7 +30,7 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
     Raises:
         NoRunError: The mini-batch does not exist.
     """
-    plan = Plan.open(directory.plan)
+    plan = Plan(directory.plan)
     if not 0 <= number < plan.summary.mini_batches:
         raise NoRunError(str(directory.path), f"has no mini-batch {number}; there are {plan.summary.mini_batches}, from 0")
     work = json.loads(plan.works(number, number + 1)[0])

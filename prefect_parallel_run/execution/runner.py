@@ -55,7 +55,7 @@ _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the use
 class Callbacks:
     """The functions that a run calls; Prefect's differ from those of the command line."""
 
-    reduce: Callable[[Reduction], dict[str, Any]]  #: returns the receipt (in Prefect: of a separate task run)
+    reduce: Callable[[Reduction], dict[str, Any]]  #: returns the receipt (in Prefect, a separate task run does)
     emit: Emit
     check_cancelled: CheckCancelled = never_cancelled  #: called several times a second
 
@@ -70,8 +70,8 @@ def run_step(
 
     Args:
         spec: Definition of the step.
-        target: Where it runs.
-        callbacks: What the run calls.
+        target: The compute target of the run.
+        callbacks: The functions that the run calls.
         earlier: A request to resume exactly one run directory; or earlier runs of this step, if already known.
 
     Raises:
@@ -147,7 +147,7 @@ class _Runner:
     def _execute(self, ledger: Ledger, startup: ClusterStartup, execution_id: str, given: frozenset[str]) -> dict[str, Any]:
         execution = _begin_execution(self._directory, ledger, self._spec)  # before the mirror uploads anything
         if given:
-            Overrides.of_ledger(ledger).without(given).record(ledger)
+            Overrides.of_metadata(ledger.metadata()).without(given).record(ledger)
         control = Control(self._directory, execution_id, ledger, self._spec.config, self._emit)
         if self._mirror is not None:
             Background("mirror", self._mirror.begin).wait(self._check_cancelled)
@@ -232,7 +232,7 @@ def _reduction(run: ActiveRun) -> Reduction:
     if selection.check is not None:
         selection.check.wait(run.check_cancelled)
     _warn_of_replacing(spec, run.directory, run.emit)
-    adjustments = Overrides.of_ledger(run.ledger)
+    adjustments = Overrides.of_metadata(run.ledger.metadata())
     return Reduction(
         directory=run.directory,
         limits=failure_limits(adjustments.of(spec.config)),

@@ -53,14 +53,14 @@ _PROGRESS_INTERVAL = 2.0  #: s, the minimum between two updates: Prefect's API i
 _TABLE_INTERVAL = 30.0  #: s, the minimum between two updates of the table of failures
 _PATIENCE = 10.0  #: s to wait until the last updates are sent
 _PATIENCE_IF_CANCELLED = 2.0  #: s, after a cancellation: Ctrl-C may have stopped the server too
-_TABLE_SHARE = 0.02  #: of the run time, the maximum spent on that table: reading a million failures takes a while
+_TABLE_SHARE = 0.02  #: share of the run time, the maximum spent on that table: reading a million failures takes a while
 _LIMITS = {  #: the field of the result that each is compared with, and its unit
     "error_threshold": ("items_failed", "failed items"),
     "allowed_failed_count": ("mini_batches_failed", "failed mini-batches"),
     "allowed_failed_percent": ("mini_batches_failed", "% failed mini-batches"),
 }
 _MIN_ACTIVE_SECONDS = 1.0  #: a shorter time gives no meaningful rate
-_MAX_CHARACTERS = 1_000  #: of an error message
+_MAX_CHARACTERS = 1_000  #: length of an error message
 
 
 class RunArtifacts:
@@ -219,7 +219,7 @@ def artifact_key(step: str) -> str:
 class Throughput(NamedTuple):
     """The finished work of one execution of a run."""
 
-    seconds: float  #: of the whole execution
+    seconds: float  #: duration of the whole execution
     active_seconds: float  #: since the first attempt, without pauses
     mini_batches: int
     items: int  #: that succeeded

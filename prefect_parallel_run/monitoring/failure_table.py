@@ -14,7 +14,7 @@ from prefect_parallel_run.runs.failures import FailureCause, causes
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
-_MAX_CHARACTERS = 300  #: of an error message
+_MAX_CHARACTERS = 300  #: length of an error message
 _ALL = -1  #: items of a mini-batch
 _Items = tuple[int, int, int]  #: mini-batch, first item, end of items (exclusive) or _ALL
 
@@ -38,7 +38,7 @@ class FailureTable:
         """
         wanted = [cause.guilty or (cause.first_mini_batch, 0, _ALL) for cause in failures]
         if (missing := {*wanted} - self._inputs.keys()) and self._run.plan.exists():
-            plan = Plan.open(self._run.plan)
+            plan = Plan(self._run.plan)
             self._inputs |= {items: _place_in(plan, items) for items in missing}
         return [self._inputs.get(items, "") for items in wanted]
 

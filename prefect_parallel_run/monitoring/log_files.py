@@ -15,6 +15,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ _ROW = "%d,%d,%s,%s,%d,%.6f,%.6f,%s\n"  #: started is Unix time; s
 _values_of = attrgetter(*PROCESSED_COLUMNS)
 _ERROR_TYPE = PROCESSED_COLUMNS.index("error_type")
 _BLOCK = 1_000  #: rows per string
-_MAX_ERROR = 200  #: of an error message
+_MAX_ERROR = 200  #: length of an error message
 _MAX_OVERVIEW_LINES = 50  #: causes, and nodes that were lost or released
 
 
@@ -190,13 +191,9 @@ def _rows_in(ledger: Ledger) -> Iterator[str]:
         "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), COALESCE(pid, 0), started, seconds, error_type"
         " FROM attempts ORDER BY mini_batch, attempt"
     )
-    block: list[str] = []
-    for values in ledger.rows(query):
-        block.append(_ROW % (_quoted(values) if values[_ERROR_TYPE] else values))
-        if len(block) == _BLOCK:
-            yield "".join(block)
-            block.clear()
-    yield "".join(block)
+    rows = (_ROW % (_quoted(values) if values[_ERROR_TYPE] else values) for values in ledger.rows(query))
+    while block := "".join(islice(rows, _BLOCK)):
+        yield block
 
 
 def _quoted(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -223,7 +220,7 @@ class _CauseCounts:
 
     outcome: str
     error_type: str
-    error: str  #: of the first attempt
+    error: str  #: text of the first attempt's error
     first_mini_batch: int
     attempts: int = 0
     nodes: set[str] = field(default_factory=set)

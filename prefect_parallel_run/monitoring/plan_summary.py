@@ -18,7 +18,7 @@ from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.output.failed_items import source_location
 
 _MINI_BATCHES_SHOWN = 3  #: at either end
-_MAX_PATHS = 3  #: of a mini-batch
+_MAX_PATHS = 3  #: paths shown of a mini-batch
 
 
 class SizeRange(NamedTuple):

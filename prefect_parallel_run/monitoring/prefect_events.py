@@ -31,7 +31,7 @@ from prefect_parallel_run.runs.events import (
 
 PREFIX = "prefect-parallel-run.step"
 _PROGRESS_INTERVAL = 60.0  #: s
-_MAX_CHARACTERS = 1_000  #: of an error message
+_MAX_CHARACTERS = 1_000  #: length of an error message
 
 
 class PrefectEvents:

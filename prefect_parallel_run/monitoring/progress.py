@@ -73,7 +73,7 @@ class ProgressSnapshot:
     done: int  #: mini-batches finished in this execution
     slots: int = 0  #: running processes; 0 if unknown
     held: Breach | None = None  #: the limit that is near
-    is_paused: bool = False  #: by a control command
+    is_paused: bool = False  #: a control command has paused the run
 
     @property
     def rate(self) -> float | None:

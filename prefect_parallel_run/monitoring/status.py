@@ -30,7 +30,7 @@ _MAX_CAUSES = 5
 _MAX_NODES = 6
 _BAR = 40  #: columns
 _MIN_TEXT = 10  #: columns
-_MAX_ROWS = 2  #: of a wrapped line
+_MAX_ROWS = 2  #: rows of a wrapped line
 
 
 class NodeProgress(NamedTuple):
@@ -51,7 +51,7 @@ class RunEnd(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """What a run did so far, and what to expect of it."""
+    """The activity of a run so far, and its forecast."""
 
     executions: int
     began: float | None  #: Unix time of the first attempt, s

@@ -77,7 +77,7 @@ def _only(gpus: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, st
 
 @functools.cache
 def _listed(program: str) -> tuple[str, ...]:
-    """Return the GPUs that nvidia-smi lists, by index; of a partitioned GPU its MIG instances, by name."""
+    """Return the GPUs that nvidia-smi lists, by index; for a partitioned GPU its MIG instances, by name."""
     try:
         listing = subprocess.run(
             [program, "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE, check=True

@@ -1,4 +1,4 @@
-"""What a node on another machine needs before it is used: preflight checks, and a bundle of the entry script's code.
+"""Prepares a node on another machine: preflight checks, and a bundle of the entry script's code.
 
 The flow process makes the bundle. The node receives it in pieces, verifies it, and unpacks it once for all workers of its
 machine: ``<cache>/bundles/<sha256>/`` is complete or does not exist. A member that would be written outside of it is refused.

@@ -38,7 +38,7 @@ def failed_items(directory: RunDirectory, ledger: Ledger) -> Iterator[dict[str, 
 def _work_reader(directory: RunDirectory) -> Callable[[int], str]:
     """Return a function for the work of a mini-batch; numbers must not decrease between calls, but may repeat."""
     if directory.plan.exists():
-        plan = Plan.open(directory.plan)
+        plan = Plan(directory.plan)
         return lambda number: plan.works(number, number + 1)[0]
     planned = spooled(directory.spool)
 

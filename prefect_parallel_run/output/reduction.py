@@ -67,7 +67,7 @@ def reduce(task: Reduction) -> dict[str, Any]:
 
     Raises:
         LimitExceededError: A limit is exceeded; nothing is published.
-        NothingSucceededError: There were items, but there are no rows to publish.
+        NothingSucceededError: The input had items, but none of them returned a row.
         RowsDifferError: The columns of two mini-batches differ; names their files.
         OutputError: The result could not be written; an existing result is unchanged.
     """
@@ -108,7 +108,7 @@ def _publish(task: Reduction, result: ResultFile, ledger: Ledger) -> Published:
         with Parts(task.directory.parts) as parts:
             return publish(places, parts, result.path, result.format, task.directory.run_id, result.options)
     except RowsDifferError as error:
-        raise add_files(error, Plan.open(task.directory.plan), error.path or result.location) from None
+        raise add_files(error, Plan(task.directory.plan), error.path or result.location) from None
 
 
 def publish(

@@ -59,7 +59,7 @@ def normalize_inputs(inputs: Iterable[Any]) -> list[Dataset]:
     Inputs without a name are called ``input_0``, ``input_1``, … by their position.
 
     Raises:
-        InputError: There is no input, the kinds differ, or two inputs have the same name.
+        InputError: An input is missing, the kinds differ, or two inputs have the same name.
     """
     datasets: list[Dataset] = []
     for number, value in enumerate(inputs):

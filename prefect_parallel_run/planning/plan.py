@@ -133,11 +133,6 @@ class Plan(PlanReader):
                 raise ValueError("wrong columns, or wrong number of mini-batches")
         super().__init__(starts)
 
-    @classmethod
-    def open(cls, path: Path) -> Plan:
-        """Return the plan in *path*."""
-        return cls(path)
-
     def all_items(self) -> Iterator[int]:
         """Yield the number of items of every mini-batch, without decoding other columns."""
         for number in range(len(self._starts) - 1):
@@ -227,7 +222,7 @@ class Spool(PlanReader):
 
 def planned_mini_batches(path: Path, spool: Path) -> Iterator[MiniBatch]:
     """Yield the mini-batches of the plan in *path*, or those in its *spool* if planning did not finish."""
-    return Plan.open(path).mini_batches() if path.exists() else spooled(spool)
+    return Plan(path).mini_batches() if path.exists() else spooled(spool)
 
 
 def spooled(path: Path) -> Iterator[MiniBatch]:

@@ -129,18 +129,6 @@ class Planning:
         return listing
 
 
-def write_plan(
-    datasets: Sequence[Dataset],
-    mini_batch_size: int,
-    path: Path,
-    partition_keys: Sequence[str] | None = None,
-    store: Path | None = None,
-    check_cancelled: CheckCancelled = never_cancelled,
-) -> PlanSummary:
-    """Write the plan of *datasets* to *path*; see Planning for the arguments. *store* is the plan's folder by default."""
-    return Planning(datasets, mini_batch_size, partition_keys, store or path.parent).write(PlanWriter(path), check_cancelled)
-
-
 def inputs_sha256(datasets: Sequence[Dataset], check_cancelled: CheckCancelled = never_cancelled) -> str:
     """Return a hash of path, size and version of all files of *datasets*; equals a plan's inputs_sha256 if nothing changed."""
     listings = [dataset.listing(check_cancelled) for dataset in datasets]

@@ -32,12 +32,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "allowed_failed_percent": ("a number from 0 to 100 (no limit)", lambda value: is_number(value) and 0 <= value <= 100),
     PROCESSES: (f"an integer from 1 to {_MOST_PROCESSES}", lambda value: is_int(value) and 1 <= value <= _MOST_PROCESSES),
 }
-FIELDS: dict[str, tuple[str, ...]] = {
-    "pause": (),
-    "continue": (),
-    "limits": LIMITS,
-    "processes": (PROCESSES,),
-}  #: by kind of command
+FIELDS: dict[str, tuple[str, ...]] = {"pause": (), "continue": (), "limits": LIMITS, "processes": (PROCESSES,)}  #: by kind
 _BLOCK_SIZE = 64 * 1024  #: bytes per read
 
 
@@ -73,13 +68,8 @@ class Command:
 
     def to_line(self) -> bytes:
         """Return the command as one line of JSON."""
-        record = {
-            "id": self.id,
-            "at": self.at,
-            "by": self.by,
-            "driver": self.execution_id,
-            "order": {self.kind: dict(self.values)},
-        }
+        order = {self.kind: dict(self.values)}
+        record = {"id": self.id, "at": self.at, "by": self.by, "driver": self.execution_id, "order": order}
         return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
 
     @classmethod

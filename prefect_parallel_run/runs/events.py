@@ -47,8 +47,6 @@ def emit_to(listeners: Sequence[Listener]) -> Emit:
 
 
 # The run
-
-
 @dataclass(frozen=True, slots=True)
 class RunStarted(RunEvent):
     """The first leases are about to be sent; *tally* is not empty when the run is resumed from its ledger."""
@@ -107,8 +105,6 @@ class Warned(RunEvent):
 
 
 # Nodes
-
-
 @dataclass(frozen=True, slots=True)
 class NodeJoined(RunEvent):
     """A node joined the run."""
@@ -139,8 +135,6 @@ class SlotFailed(RunEvent):
 
 
 # Attempts
-
-
 @dataclass(frozen=True, slots=True)
 class ReceiptsCommitted(RunEvent):
     """Attempts, including failed ones, were written to the ledger in one transaction."""
@@ -164,8 +158,6 @@ class PieceFinished(RunEvent):
 
 
 # The entry script's log
-
-
 @dataclass(frozen=True, slots=True)
 class ScriptLogged(RunEvent):
     """The entry script logged a message at ``logging_level`` or above; it may span several lines."""
@@ -183,8 +175,6 @@ class ScriptLinesDropped(RunEvent):
 
 
 # Control commands
-
-
 @dataclass(frozen=True, slots=True)
 class CommandHandled(RunEvent):
     """A user's command was applied or rejected."""
@@ -205,8 +195,6 @@ class RunContinued(RunEvent):
 
 
 # The step as a Prefect task
-
-
 @dataclass(frozen=True, slots=True)
 class StepReturned(RunEvent):
     """The step has a result, new or reused."""

@@ -138,13 +138,8 @@ class Overrides:
         return cls({name: (entry["now"], tuple(entry["instead_of"])) for name, entry in values.items() if name in _FIELDS})
 
     @classmethod
-    def of_ledger(cls, ledger: Ledger) -> Overrides:
-        """Return the overrides in the ledger of an unfinished run."""
-        return cls.of_metadata(ledger.metadata())
-
-    @classmethod
     def of_metadata(cls, metadata: Mapping[str, str]) -> Overrides:
-        """Return the overrides in the metadata of a ledger."""
+        """Return the overrides in the metadata of the ledger of an unfinished run."""
         return cls.from_values(json.loads(metadata.get(METADATA_KEY, "{}")))
 
     @classmethod

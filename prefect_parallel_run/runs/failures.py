@@ -19,8 +19,8 @@ class FailureCause(NamedTuple):
     fingerprint: str
     outcome: str
     error_type: str
-    error: str  #: of the first attempt
-    traceback: str  #: of the first attempt
+    error: str  #: text of the first attempt's error
+    traceback: str  #: the first attempt's
     tries: int
     mini_batches: int
     first_mini_batch: int

@@ -44,8 +44,8 @@ _RESULT_FIELDS = (
     "partition_keys",
     "append_row_csv_options",
 )
-_IGNORED_DEFAULTS = {"append_row_csv_options": None}  #: values that do not count: earlier versions lacked these fields
-_NEWER_DEFAULTS = (("column_types", None), ("na_values", None), ("keep_default_na", True))  #: the same for a dataset
+#: Fields of a configuration or dataset that earlier versions lacked, with the values that do not count.
+_NEWER_DEFAULTS = (("append_row_csv_options", None), ("column_types", None), ("na_values", None), ("keep_default_na", True))
 _MOST = 20  #: differences named
 
 
@@ -115,9 +115,7 @@ def result_fields(config: ParallelRunConfig) -> dict[str, Any]:
         EnvironmentSetupError: The conda file cannot be read.
     """
     fields = config.model_dump(mode="json", include=set(_RESULT_FIELDS))
-    fields = {
-        name: value for name, value in fields.items() if name not in _IGNORED_DEFAULTS or value != _IGNORED_DEFAULTS[name]
-    }
+    fields = {name: value for name, value in fields.items() if (name, value) not in _NEWER_DEFAULTS}
     fields["isolate_failed_items"] = False  # may be turned on at any time; earlier versions included it, mostly with this value
     if isinstance(config.environment, Environment) and config.environment.conda_file is not None:
         fields["environment"]["conda_file"] = f"sha256 {_sha256(environment_plan(config.environment).conda)}"
@@ -274,7 +272,7 @@ class InputCheck:
 
     def wait(self, check_cancelled: CheckCancelled = never_cancelled) -> None:
         """Return when all inputs are verified; raises InputChangedError."""
-        plan = Plan.open(self._directory.plan)
+        plan = Plan(self._directory.plan)
         if self._listing.wait(check_cancelled) != plan.summary.inputs_sha256:
             changes = some(input_differences(plan.mini_batches(), self._datasets))
             raise InputChangedError(str(self._directory.path), changes or ("the order of its input files has changed",))

@@ -69,7 +69,7 @@ def check_plan(directory: RunDirectory, check_cancelled: CheckCancelled = never_
     """Raise RunFileError when run.json or the plan is damaged, or they do not match."""
     identity = directory.metadata()["identity"]
     if directory.plan.exists():
-        reason = Plan.open(directory.plan).problem(identity, check_cancelled)
+        reason = Plan(directory.plan).problem(identity, check_cancelled)
     else:
         reason = "does not exist" if "plan_sha256" in identity else ""
     if reason:
@@ -91,7 +91,7 @@ def ledger_problems(directory: RunDirectory, ledger: Ledger, *, is_whole: bool =
     yield from problems
     if problems or not directory.plan.exists():
         return
-    planned = Plan.open(directory.plan).all_items()
+    planned = Plan(directory.plan).all_items()
     in_ledger = (items for (items,) in ledger.rows("SELECT items FROM mini_batches ORDER BY mini_batch"))
     if any(items != next(planned, None) for items in in_ledger) or (is_whole and next(planned, None) is not None):
         yield "its mini-batches differ from those of the plan"

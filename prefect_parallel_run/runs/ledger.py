@@ -14,7 +14,6 @@ from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from sys import intern
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from prefect_parallel_run._threads import CheckCancelled
@@ -239,8 +238,7 @@ class Ledger:
 
     def isolable(self) -> tuple[int, int]:
         """Return how many failed mini-batches can be bisected, and their number of items."""
-        query = f"SELECT COUNT(*), COALESCE(SUM(items), 0) FROM mini_batches WHERE {_ISOLABLE}"
-        count, items = self._row(query)
+        count, items = self._row(f"SELECT COUNT(*), COALESCE(SUM(items), 0) FROM mini_batches WHERE {_ISOLABLE}")
         return int(count), int(items)
 
     def record(self, **metadata: str) -> None:
@@ -255,8 +253,27 @@ class Ledger:
             connection.execute("INSERT INTO controls VALUES (?,?,?,?,?,?)", command)
             connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", metadata.items())
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._connection, self.path)
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit what the block writes, or nothing; raises this package's errors."""
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:  # after a full disk, SQLite has rolled back itself
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+                raise self._write_error(error) from error
+            raise
+
+    def _write_error(self, error: sqlite3.DatabaseError) -> OutputError:
+        if "readonly" in str(error) and all(os.access(path, os.W_OK) for path in (self.path, self.path.parent)):
+            return RunFileError(str(self.path), f"has a damaged header: {error}")
+        if isinstance(error, sqlite3.OperationalError):  # a full disk, a deleted folder
+            return OutputError(str(self.path), f"cannot be written: {error}")
+        return RunFileError(str(self.path), f"cannot be read: {error}")
 
     # Reading
 
@@ -406,35 +423,3 @@ def _failure_of(receipt: Receipt) -> tuple[str, str, str, str]:
 def _storable(text: object) -> str:
     """Return *text* with escapes for what UTF-8 cannot encode: a file name may contain undecodable bytes."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-class _Transaction:
-    """An SQLite transaction that raises this package's errors."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection, self._path = connection, path
-
-    def __enter__(self) -> sqlite3.Connection:
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.DatabaseError as error:
-            raise self._wrap(error) from error
-        return self._connection
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self._connection.execute("COMMIT")
-        except sqlite3.DatabaseError as commit_error:
-            error = commit_error
-        if error is not None and self._connection.in_transaction:  # after a full disk, SQLite has rolled back itself
-            self._connection.execute("ROLLBACK")
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
-            raise self._wrap(error) from error
-
-    def _wrap(self, error: sqlite3.DatabaseError) -> OutputError:
-        if "readonly" in str(error) and all(os.access(path, os.W_OK) for path in (self._path, self._path.parent)):
-            return RunFileError(str(self._path), f"has a damaged header: {error}")
-        if isinstance(error, sqlite3.OperationalError):  # a full disk, a deleted folder
-            return OutputError(str(self._path), f"cannot be written: {error}")
-        return RunFileError(str(self._path), f"cannot be read: {error}")

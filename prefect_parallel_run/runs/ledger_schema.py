@@ -1,4 +1,4 @@
-"""What a ledger looks like on disk: its tables, and the checksums that reveal changes that bypassed SQL.
+"""The form of a ledger on disk: its tables, and the checksums that reveal changes that bypassed SQL.
 
 SQLite pages have no checksums. A damaged disk or another program could silently change a number that decides which rows are
 published. Triggers maintain a checksum of every relevant row, and a second copy of the metadata of the run. A change by SQL

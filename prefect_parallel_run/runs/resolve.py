@@ -106,7 +106,7 @@ def has_existing_runs(spec: StepSpec) -> bool:
 def find_existing_runs(spec: StepSpec, check_cancelled: CheckCancelled) -> ExistingRuns:
     """Return the earlier runs of a step; lists the inputs only if there are candidates."""
     now = fingerprint_of(spec)
-    candidates = _candidates(spec, name_prefix(spec, now), check_cancelled)
+    candidates = _candidates(spec, _name_prefix(spec, now), check_cancelled)
     if not candidates:
         return ExistingRuns(now=now)
     inputs = Background("listing", partial(inputs_sha256, spec.datasets)).wait(check_cancelled)
@@ -128,16 +128,14 @@ def find_existing_runs(spec: StepSpec, check_cancelled: CheckCancelled) -> Exist
 def _candidates(spec: StepSpec, prefix: str, check_cancelled: CheckCancelled) -> list[RunDirectory]:
     """Return the runs that differ at most in their inputs, fetched from the store of the output if it is one."""
     if spec.store is not None:
-        copies = f"{spec.store}/{RUNS_FOLDER}"
-        pulling = Background("pulling", partial(pull_runs, copies, prefix, spec.runs))
-        pulling.wait(check_cancelled)
+        Background("pulling", partial(pull_runs, f"{spec.store}/{RUNS_FOLDER}", prefix, spec.runs)).wait(check_cancelled)
     return [run for run in runs_below(spec.runs, prefix) if spec.reuse.is_allowed or not run.receipt.exists()]
 
 
 def _planned_inputs(directory: RunDirectory) -> str | None:
     """Return the hash of the inputs that a run was planned for; None if planning did not finish."""
     if directory.plan.exists():
-        return Plan.open(directory.plan).summary.inputs_sha256
+        return Plan(directory.plan).summary.inputs_sha256
     sha256: str | None = directory.metadata()["identity"].get("inputs_sha256")
     return sha256
 
@@ -181,22 +179,20 @@ def _complete_planning(
         return _start_new(spec, now, check_cancelled)
     with ExitStack() as unless_returned:
         unless_returned.enter_context(lock)
-        planned = plan_whole(spec, check_cancelled)
-        if complete_plan(unplanned, planned):
+        planned = _plan_whole(spec, check_cancelled)
+        if _complete_plan(unplanned, planned):
             unless_returned.pop_all()
             return RunSelection(directory=unplanned, lock=lock)
-    directory, lock = planned_run(spec, now, planned)
-    return RunSelection(directory=directory, lock=lock)
+    return _planned_run(spec, now, planned)
 
 
 def _start_new(spec: StepSpec, now: dict[str, Any], check_cancelled: CheckCancelled) -> RunSelection:
     """Return a new run; planning happens in the background, or beforehand if the script may write into its inputs."""
     if spec.writes_into_inputs:
-        directory, lock = planned_run(spec, now, plan_whole(spec, check_cancelled))
-        return RunSelection(directory=directory, lock=lock)
-    directory, lock = new_run(spec, now)
+        return _planned_run(spec, now, _plan_whole(spec, check_cancelled))
+    directory, lock = _new_run(spec, now)
     Ledger.create(directory.ledger, ()).close()
-    write_json(directory.description, describe(spec, now))  # last: a run directory without it does not count as started
+    write_json(directory.description, _describe(spec, now))  # last: a run directory without it does not count as started
     return RunSelection(directory=directory, lock=lock, planner=Planner(spec.planning, directory.plan, directory.spool))
 
 
@@ -241,40 +237,40 @@ def _plan_again(
         InputChangedError: The fingerprint differs, and changes are not accepted.
     """
     old = selection.directory
-    planned = plan_whole(spec, check_cancelled)
+    planned = _plan_whole(spec, check_cancelled)
     try:
         changes = some(chain(differences(old.metadata(), now), _input_changes(old, planned, spec)))
         if not changes:
             return selection
         if not accept_changes:
             raise InputChangedError(str(old.path), changes)
-        directory, lock = planned_run(spec, now, planned, carry_over_from=old)
+        with_new_plan = _planned_run(spec, now, planned, carry_over_from=old)
     finally:
-        discard(planned)
+        _discard(planned)
     selection.close()
-    return RunSelection(directory=directory, lock=lock)
+    return with_new_plan
 
 
 def _input_changes(old: RunDirectory, planned: Path, spec: StepSpec) -> Iterator[str]:
     """Yield how the inputs differ from those of an old plan; completes an incomplete plan if its beginning is equal."""
     message = "the input files differ, or form other mini-batches"
     if not old.plan.exists():
-        if not complete_plan(old, planned):
+        if not _complete_plan(old, planned):
             yield message
-    elif (before := Plan.open(old.plan)).summary.sha256 != Plan.open(planned).summary.sha256:
+    elif (before := Plan(old.plan)).summary.sha256 != Plan(planned).summary.sha256:
         yield from some(input_differences(before.mini_batches(), spec.datasets)) or [message]
 
 
 def _raise_if_changed(old: RunDirectory, now: dict[str, Any], spec: StepSpec) -> None:
     """Raise InputChangedError with all differences; the inputs are compared here only if something else differs."""
     if changes := list(differences(old.metadata(), now)):
-        inputs = input_differences(Plan.open(old.plan).mini_batches(), spec.datasets)
+        inputs = input_differences(Plan(old.plan).mini_batches(), spec.datasets)
         raise InputChangedError(str(old.path), some([*changes, *inputs]))
 
 
 def _check_partitions(directory: RunDirectory) -> None:
     """Raise InputError when the run reads a table that was partitioned on another machine's disk."""
-    first = next(Plan.open(directory.plan).mini_batches(0, 1), None)
+    first = next(Plan(directory.plan).mini_batches(0, 1), None)
     for table in json.loads(first.work).get("tables", [])[:1] if first is not None else ():
         if f"/{RUNS_FOLDER}/partitions/" in table["path"] and not Path(table["path"]).exists():
             message = (
@@ -314,7 +310,10 @@ def _reuse_if_finished(
     return selection
 
 
-def name_prefix(spec: StepSpec, now: dict[str, Any]) -> str:
+# A new run
+
+
+def _name_prefix(spec: StepSpec, now: dict[str, Any]) -> str:
     """Return the common prefix of the names of runs that differ at most in their inputs."""
     return f"{spec.name_in_paths}-{digest(now['identity'])[:12]}-"
 
@@ -328,20 +327,20 @@ def step_of(run_id: str) -> str:
     return run_id.rsplit("-", 3)[0]
 
 
-def discard(planned: Path) -> None:
+def _discard(planned: Path) -> None:
     """Delete an unused plan and its folder, if they exist."""
     shutil.rmtree(planned.parent, ignore_errors=True)
 
 
-def complete_plan(directory: RunDirectory, planned: Path) -> bool:
+def _complete_plan(directory: RunDirectory, planned: Path) -> bool:
     """Move a complete plan into a run that has only its beginning; False when that beginning differs."""
     with Ledger(directory.ledger) as ledger:
         known = ledger.planned()
-    pairs = zip(planned_mini_batches(directory.plan, directory.spool), Plan.open(planned).mini_batches(), strict=False)
+    pairs = zip(planned_mini_batches(directory.plan, directory.spool), Plan(planned).mini_batches(), strict=False)
     if sum(before == after for before, after in islice(pairs, known)) < known:
         return False
     planned.replace(directory.plan)
-    discard(planned)
+    _discard(planned)
     return True
 
 
@@ -351,7 +350,7 @@ def _check_home(spec: StepSpec) -> None:
         check_home(spec.home)
 
 
-def plan_whole(spec: StepSpec, check_cancelled: CheckCancelled) -> Path:
+def _plan_whole(spec: StepSpec, check_cancelled: CheckCancelled) -> Path:
     """Plan the whole input in a temporary folder and return the plan's path."""
     _check_home(spec)
     folder = spec.runs / f".planning-{uuid.uuid4().hex}"
@@ -362,36 +361,36 @@ def plan_whole(spec: StepSpec, check_cancelled: CheckCancelled) -> Path:
     try:
         work.wait(check_cancelled)
     except BaseException:
-        discard(path)
+        _discard(path)
         raise
     return path
 
 
-def new_run(spec: StepSpec, now: dict[str, Any]) -> tuple[RunDirectory, RunLock]:
+def _new_run(spec: StepSpec, now: dict[str, Any]) -> tuple[RunDirectory, RunLock]:
     """Return a new run directory, locked, with nothing in it."""
     _check_home(spec)
     begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    directory = RunDirectory(spec.runs / f"{name_prefix(spec, now)}{begun}-{uuid.uuid4().hex[:6]}")
+    directory = RunDirectory(spec.runs / f"{_name_prefix(spec, now)}{begun}-{uuid.uuid4().hex[:6]}")
     directory.make()
     return directory, directory.lock()
 
 
-def planned_run(
+def _planned_run(
     spec: StepSpec, now: dict[str, Any], planned: Path, carry_over_from: RunDirectory | None = None
-) -> tuple[RunDirectory, RunLock]:
-    """Return a new, locked run directory with a complete plan."""
-    directory, lock = new_run(spec, now)
+) -> RunSelection:
+    """Return a new run with a complete plan."""
+    directory, lock = _new_run(spec, now)
     planned.replace(directory.plan)
-    discard(planned)
-    plan = Plan.open(directory.plan)
+    _discard(planned)
+    plan = Plan(directory.plan)
     with Ledger.create(directory.ledger, plan.all_items()) as ledger:
         if carry_over_from is not None:
             _carry_over(carry_over_from, directory, plan, ledger)
-    write_json(directory.description, describe(spec, with_plan(now, plan.summary)))
-    return directory, lock
+    write_json(directory.description, _describe(spec, with_plan(now, plan.summary)))
+    return RunSelection(directory=directory, lock=lock)
 
 
-def describe(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
+def _describe(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
     """Return the content of run.json: how the run was started, so that any process can resume it."""
     config = spec.config.model_dump(mode="json", exclude={"environment_variables"})
     if spec.config.source_directory is None:
@@ -419,37 +418,30 @@ def complete_description(directory: RunDirectory, planner: Planner | None) -> di
     """
     description = directory.metadata()
     if "plan_sha256" not in description["identity"]:
-        summary = planner.summary() if planner is not None else Plan.open(directory.plan).summary
+        summary = planner.summary() if planner is not None else Plan(directory.plan).summary
         description = with_plan(description, summary)
         write_json(directory.description, description)
     return description
 
 
-def _carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger) -> int:
-    """Copy state, attempts and rows of every mini-batch that both plans contain; return how many had been started.
+def _carry_over(old: RunDirectory, new: RunDirectory, plan: Plan, ledger: Ledger) -> None:
+    """Copy state, attempts and rows of every mini-batch that both plans contain.
 
     Two mini-batches are equal when input name and items are, including each item's size and time. The new run gets its own
     part files (hard links where the file system allows), so that it does not depend on the old one.
     """
     old_numbers = {_digest(mini_batch): mini_batch.number for mini_batch in planned_mini_batches(old.plan, old.spool)}
-    pairs = []
-    for mini_batch in plan.mini_batches():
-        number = old_numbers.get(_digest(mini_batch))
-        if number is not None:
-            pairs.append((number, mini_batch.number))
+    numbers = ((old_numbers.get(_digest(mini_batch)), mini_batch.number) for mini_batch in plan.mini_batches())
+    pairs = [(number, new_number) for number, new_number in numbers if number is not None]
     prefix = f"{hashlib.sha256(old.run_id.encode()).hexdigest()[:6]}."
     for part in old.parts.iterdir():
-        _link(part, new.parts / f"{prefix}{part.name}")
-    return ledger.copy_from(old.ledger, pairs, prefix)
+        try:
+            os.link(part, new.parts / f"{prefix}{part.name}")
+        except OSError:  # a file system without hard links
+            shutil.copyfile(part, new.parts / f"{prefix}{part.name}")
+    ledger.copy_from(old.ledger, pairs, prefix)
 
 
 def _digest(mini_batch: MiniBatch) -> bytes:
     text = content(mini_batch.input_name, mini_batch.items, mini_batch.work)
     return hashlib.blake2b(text.encode("ascii"), digest_size=16).digest()
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)

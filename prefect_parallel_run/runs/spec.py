@@ -1,4 +1,4 @@
-"""The resolved specification of a step: the values that a run works with, also restored from its run directory."""
+"""The resolved specification of a step, from its configuration or from the description of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prefect_parallel_run.storage.paths import RUNS_FOLDER, literal_folder
 
 
 class ScriptParameters(NamedTuple):
-    """What the entry script receives beside mini-batches."""
+    """The values that the entry script receives beside mini-batches."""
 
     arguments: tuple[str, ...] = ()
     side_inputs: Mapping[str, str] = MappingProxyType({})  #: path by name
@@ -144,9 +144,7 @@ def interpreter_for(config: ParallelRunConfig, *, is_here: bool) -> str | Enviro
 
 def failure_limits(config: ParallelRunConfig) -> FailureLimits:
     """Return the failure limits in *config*."""
-    return FailureLimits.of(
-        {name: getattr(config, name) for name in ("error_threshold", "allowed_failed_count", "allowed_failed_percent")}
-    )
+    return FailureLimits.of(dict(config))
 
 
 def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:

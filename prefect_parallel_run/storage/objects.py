@@ -21,7 +21,7 @@ _BLOCK = 1 << 20  #: bytes per read
 _PIECE = 32 << 20  #: bytes per uploaded piece
 _MOST_PIECES = 9_000  #: maximum pieces of an object; S3 accepts 10,000
 _ATOMIC_UPLOADS = {"s3", "gs", "gcs"}  #: stores where an object appears once all its pieces are uploaded, without folders
-_SPECIAL = ("::", "?versionId=")
+_SPECIAL = ("::", "?versionId=")  #: in the name of an object
 
 
 @contextmanager

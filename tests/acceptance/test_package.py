@@ -1,6 +1,8 @@
 """The wheel that is published: built, checked, installed alone, and used."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -8,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,14 +45,22 @@ def test_the_wheel_has_the_package_only(built):
 
 
 def test_the_main_job_runs_from_the_wheel(built, uv_program, tmp_path):
-    """In an environment that has nothing else, from a folder that is not the repository."""
+    """In an environment that has nothing else, from another folder: every image is scored once, most of them right."""
     (wheel,) = built.glob("*.whl")
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     run(uv_program, "pip", "install", "--quiet", "--python", python, f"{wheel}[examples]")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    (tmp_path / "digits").mkdir()
-    output = run(python, ROOT / "flows" / "digits.py", tmp_path / "out", cwd=tmp_path / "digits", env=environment)
-    assert "1797 of 1797 items succeeded" in output
-    place = run(python, "-c", "import prefect_parallel_run as p; print(p.__file__)", cwd=tmp_path, env=environment)
+    environment["PREFECT_API_URL"] = PREFECT_API_URL.value()
+    options = {"cwd": tmp_path, "env": environment}
+    output = run(python, ROOT / "flows" / "digits.py", tmp_path / "digits", **options)
+    facts = dict(re.findall(r"(result|run directory|receipt|accuracy): +(\S+)", output))
+    rows = Path(facts["result"]).read_text().splitlines()
+    assert [row[:4] for row in rows] == [f"{number:04d}" for number in range(1797)]
+    assert float(facts["accuracy"].rstrip("%")) > 90
+    receipt = json.loads(Path(facts["receipt"]).read_text())
+    assert receipt["items"] == {"total": 1797, "succeeded": 1797, "failed": 0, "not_reached": 0}
+    assert receipt["mini_batches"]["total"] == 360
+    assert Path(facts["run directory"], "ledger.sqlite").exists()
+    place = run(python, "-c", "import prefect_parallel_run as package; print(package.__file__)", **options)
     assert Path(place.strip()).is_relative_to(tmp_path / "venv")

@@ -1,8 +1,5 @@
 """What the README shows is what happens."""
 
-import ast
-import importlib
-import json
 import os
 import re
 import subprocess
@@ -19,8 +16,10 @@ def python_blocks():
 
 
 def run(*command, cwd):
-    patience = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}  # of a machine with other things to do
-    environment = {**os.environ, **patience, "PYTHONPATH": str(ROOT)}
+    """Run Python on the session's Prefect server."""
+    from prefect.settings import PREFECT_API_URL
+
+    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -41,21 +40,6 @@ def test_the_whole_example(tmp_path):
     assert rows == [f"{number:02d}.bin {number} bytes" for number in range(25)]
 
 
-def test_digits(tmp_path):
-    """The main job: every image scored once, most of them right."""
-    ended = run(str(ROOT / "flows" / "digits.py"), str(tmp_path / "d"), cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    said = dict(re.findall(r"(result|run directory|receipt|accuracy): +(\S+)", ended.stdout + ended.stderr))
-    rows = Path(said["result"]).read_text().splitlines()
-    assert len(rows) == 1797
-    assert [row[:4] for row in rows] == [f"{number:04d}" for number in range(1797)]
-    assert float(said["accuracy"].rstrip("%")) > 90
-    receipt = json.loads(Path(said["receipt"]).read_text())
-    assert receipt["items"] == {"total": 1797, "succeeded": 1797, "failed": 0, "not_reached": 0}
-    assert receipt["mini_batches"]["total"] == 360
-    assert Path(said["run directory"], "ledger.sqlite").exists()
-
-
 def test_tabular(tmp_path):
     """The same table from Parquet and from CSV."""
     ended = run(str(ROOT / "flows" / "tabular.py"), str(tmp_path / "t"), cwd=tmp_path)
@@ -72,35 +56,6 @@ def test_many_models(tmp_path):
     assert models[0] == "1000 dominicks.joblib"
     said = ended.stdout + ended.stderr
     assert float(re.search(r"7200 forecasts in \S+, ([0-9.]+) % off", said)[1]) < 5
-
-
-def test_what_it_imports_is_there():
-    """All its Python is Python, and every name of ours in it exists."""
-    imported = [node for block in python_blocks() for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom)]
-    ours = [node for node in imported if node.module.startswith("prefect_parallel_run")]
-    assert len(ours) >= 4
-    for node in ours:
-        module = importlib.import_module(node.module)
-        assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
-
-
-def test_its_links_lead_somewhere():
-    """To its own headings, and to files that there are."""
-    text = (ROOT / "README.md").read_text()
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert target.startswith("https://") or target.removeprefix("#") in headings or (ROOT / target).exists(), target
-
-
-def test_every_field_is_explained():
-    """None is forgotten when one is added."""
-    from prefect_parallel_run import ParallelRunConfig
-
-    text = (ROOT / "README.md").read_text()
-    for field in ParallelRunConfig.model_fields:
-        assert f"`{field}`" in text, field
 
 
 @pytest.mark.parametrize("name", ["pytest", "flows/digits.py"])

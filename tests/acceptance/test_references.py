@@ -1,5 +1,6 @@
 """References in a configuration to secrets and compute targets in Prefect."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,10 +46,13 @@ def test_a_missing_secret_is_an_error(workshop, script):
 
 def test_a_block_holds_a_compute_target(workshop):
     """Registered from the command line, saved, loaded, or referenced; its values are not written to the run directory."""
+    from prefect.settings import PREFECT_API_URL
+
     from prefect_parallel_run import DaskComputeTarget
 
     command = [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_parallel_run"]
-    registered = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value()}
+    registered = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert "Dask Compute Target" in registered.stdout, registered.stderr
     block = DaskComputeTarget(cluster_class="distributed.LocalCluster", cluster_kwargs={"silence_logs": 50})
     block.save("here", overwrite=True)

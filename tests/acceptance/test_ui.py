@@ -110,7 +110,7 @@ def accepted(page):
 
 
 def test_a_run_from_the_form(at_work, browser, files, scripts, tmp_path):
-    """A wrong value is reported at its field; after a fix the run starts, completes, and shows progress and failures."""
+    """A wrong value is reported at its field; after a fix the run completes, and shows progress, failures and its report."""
     deployment = at_work.deployments["parallel-run/form"]["id"]
 
     def start(page):
@@ -143,6 +143,9 @@ def test_a_run_from_the_form(at_work, browser, files, scripts, tmp_path):
         failures = artifact(at_work, run["id"], "from-the-form-failures")
         page.goto(f"{home_of(at_work, 'v2')}/artifacts/artifact/{failures['id']}")
         page.get_by_text("ZeroDivisionError: division by zero").first.wait_for()
+        report = artifact(at_work, run["id"], "from-the-form-report")
+        page.goto(f"{home_of(at_work, 'v2')}/artifacts/artifact/{report['id']}")
+        page.get_by_text("report.html").first.wait_for()
 
     looked_at(at_work, browser, look)
 

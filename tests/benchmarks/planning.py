@@ -52,13 +52,13 @@ def list_bare(place: str, _: str) -> dict[str, float]:
 def plan(place: str, scratch: str) -> dict[str, float]:
     from prefect_parallel_run import FileDataset
     from prefect_parallel_run.planning.inputs import normalize_inputs
-    from prefect_parallel_run.planning.planner import write_plan
+    from prefect_parallel_run.planning.planner import Planning, PlanWriter
 
     datasets = normalize_inputs([FileDataset.from_files(place)])
     one = normalize_inputs([FileDataset.from_files(__file__)])
-    write_plan(one, 10, Path(scratch, "one.parquet"))  # imports, and what is made once
+    Planning(one, 10, None, Path()).write(PlanWriter(Path(scratch, "one.parquet")))  # imports, and what is made once
     before, began = peak_mb(), time.perf_counter()
-    write_plan(datasets, 10, Path(scratch, "plan.parquet"))
+    Planning(datasets, 10, None, Path()).write(PlanWriter(Path(scratch, "plan.parquet")))
     return {"s": time.perf_counter() - began, _MEMORY: peak_mb() - before}
 
 

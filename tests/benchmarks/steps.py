@@ -164,13 +164,13 @@ def work_over(
 def plan_alone(folder: str, times: int) -> float:
     """Return the CPU seconds of planning, and nothing else; called in a flow process."""
     from prefect_parallel_run.planning.inputs import normalize_inputs
-    from prefect_parallel_run.planning.planner import write_plan
+    from prefect_parallel_run.planning.planner import Planning, PlanWriter
 
     place = Path(f"{folder}.plan")
     place.mkdir()
     try:
         began = time.process_time()
-        write_plan(normalize_inputs(named(folder, times)), 10, place / "plan.parquet")
+        Planning(normalize_inputs(named(folder, times)), 10, None, Path()).write(PlanWriter(place / "plan.parquet"))
         return time.process_time() - began
     finally:
         shutil.rmtree(place)

@@ -190,12 +190,12 @@ def planning(task: Task) -> dict:
     """Plan as a step does while its cluster opens, and nothing else."""
     from prefect_parallel_run import TabularDataset
     from prefect_parallel_run.planning.inputs import normalize_inputs
-    from prefect_parallel_run.planning.planner import write_plan
+    from prefect_parallel_run.planning.planner import Planning, PlanWriter
 
     read = TabularDataset.from_parquet_files if task.is_parquet else TabularDataset.from_delimited_files
     for path in (task.place / "imports.parquet", task.place / "plan.parquet"):  # imports, and what is made once, come first
         began = time.perf_counter()
-        write_plan(normalize_inputs([read(task.source)]), task.size, path)
+        Planning(normalize_inputs([read(task.source)]), task.size, None, Path()).write(PlanWriter(path))
     return {"working": time.perf_counter() - began}
 
 

@@ -29,7 +29,8 @@ from prefect_parallel_run.node.settings import (
 from prefect_parallel_run.node.slot import RecallRequest, Slot, Work
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.planner import write_plan
+
+from ..plans import write_plan
 
 CHANGES = {  #: settings that tests call otherwise
     "node": (NodeOptions, "name"),
@@ -80,7 +81,7 @@ class Bench:
 
     def works(self, files: Path, size: int = 10) -> list[bytes]:
         write_plan(normalize_inputs([FileDataset.from_files(files).as_named_input("images")]), size, self.run / "plan.parquet")
-        plan = Plan.open(self.run / "plan.parquet")
+        plan = Plan(self.run / "plan.parquet")
         return [text.encode() for text in plan.works(0, plan.summary.mini_batches)]
 
     def settings(self, script: str, *arguments: str, **changes) -> NodeSettings:

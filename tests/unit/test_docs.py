@@ -58,7 +58,7 @@ def check_command(words):
     command = program.get_command(context, words[0])
     known = {option for parameter in command.get_params(context) for option in (*parameter.opts, *parameter.secondary_opts)}
     options = {
-        word.partition("=")[0] for word in words[1 : words.index("--") if "--" in words else None] if word.startswith("-")
+        word.partition("=")[0] for word in words[1 : words.index("--") if "--" in words else None] if word[:1] == "-" != word
     }
     assert {option for option in options if not re.fullmatch(r"-\d+", option)} <= known, words
 

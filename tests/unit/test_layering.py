@@ -79,7 +79,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "verify",
         "replay",
     ],
-    "task": ["cancellation", "block_references", "result_serializer", "caching", "task_names", "temporary_server", "forms"],
+    "task": ["cancellation", "result_serializer", "caching", "task_names", "temporary_server", "forms"],
 }
 HEAVY = {
     "prefect": {

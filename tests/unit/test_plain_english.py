@@ -18,7 +18,9 @@ PHRASES = {
     r"; accepted: ": "expected",
     r"# noqa: [A-Z0-9, ]+ +the same$": "give the reason, or ignore per file",
 }
-FILES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.js"), PACKAGE.parent / "README.md"])
+FILES = sorted(
+    [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.js"), *PACKAGE.parent.glob("*.md"), *(PACKAGE.parent / "docs").rglob("*.md")]
+)
 
 
 @pytest.mark.parametrize("phrase", PHRASES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from prefect_parallel_run.monitoring.report.lanes import Lanes, ProcessWork
 from prefect_parallel_run.runs.ledger import Ledger
 
 Counts = npt.NDArray[np.int64]
-FATAL = (Outcome.TIMED_OUT, Outcome.OUT_OF_MEMORY, Outcome.DIED, Outcome.LOST)  #: outcomes that end the process
+_FATAL = (Outcome.TIMED_OUT, Outcome.OUT_OF_MEMORY, Outcome.DIED, Outcome.LOST)  #: outcomes that end the process
 MAX_SEGMENTS = 2_500  #: attempts to draw one by one
 _MAX_EXECUTIONS = 100  #: the latest ones, in which equal pids are distinguished
 _BLOCK = 5_000  #: attempts at a time
@@ -132,13 +133,8 @@ def _blocks(ledger: Ledger) -> Iterator[list[tuple[Any, ...]]]:
         "SELECT mini_batch, attempt, outcome, COALESCE(node, ''), COALESCE(pid, 0), started, seconds, piece"  # noqa: S608  our own constants
         f" FROM {_SOURCE} WHERE {_DATED}"
     )
-    block: list[tuple[Any, ...]] = []
-    for row in ledger.rows(query):
-        block.append(row)
-        if len(block) == _BLOCK:
-            yield block
-            block = []
-    if block:
+    rows = ledger.rows(query)
+    while block := list(islice(rows, _BLOCK)):
         yield block
 
 
@@ -161,7 +157,7 @@ def _add(
     attempts.durations.add(durations, is_good)
     attempts.outcomes.update(outcomes)
     for index in np.flatnonzero(~is_good):
-        if outcomes[index] in FATAL:
+        if outcomes[index] in _FATAL:
             attempts.fatal[int(lane[index]), int(ends[index] % BINS), outcomes[index]] += 1
     if attempts.segments is not None:
         for row, at, start, stop in zip(block, lane_numbers, starts, stops, strict=True):

@@ -22,7 +22,7 @@ HEIGHT = 96  #: px of a plot
 _SCALE = 1000  #: height of the inner drawing
 _LABEL_WIDTH = 0.03  #: share of the width for the number of a command
 _MAX_LINES = 50  #: of pauses, and of commands
-UNITS: dict[str, tuple[Callable[[float], str], Callable[[float, int], list[float]]]] = {
+_UNITS: dict[str, tuple[Callable[[float], str], Callable[[float, int], list[float]]]] = {
     "rate": (per_second, ticks),  # how to write a value, and which values to mark; page.js knows the units too
     "percent": (share_label, ticks),
     "bytes": (size, partial(ticks, base=2)),
@@ -31,7 +31,7 @@ UNITS: dict[str, tuple[Callable[[float], str], Callable[[float, int], list[float
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:
-    """Return an SVG element; what is not Markup is escaped, and attributes that are None are omitted.
+    """Return an SVG element; text that is not Markup is escaped, and attributes that are None are omitted.
 
     >>> element("text", "a < b", class_="x", text_anchor="end")
     Markup('<text class="x" text-anchor="end">a &lt; b</text>')
@@ -145,7 +145,7 @@ class Scale(NamedTuple):
     """The vertical axis of a plot."""
 
     most: float  #: value at the upper edge
-    unit: str  #: a key of UNITS
+    unit: str  #: a key of _UNITS
 
     def y(self, value: float) -> str:
         """Return the position of *value*."""
@@ -155,12 +155,15 @@ class Scale(NamedTuple):
         return HEIGHT * (1 - value / self.most) + 3 if self.most else HEIGHT + 0.0
 
     def _ticks(self) -> list[float]:
-        return UNITS[self.unit][1](self.most, 3)
+        return _UNITS[self.unit][1](self.most, 3)
+
+    def write(self, value: float) -> str:
+        """Return *value* as text."""
+        return _UNITS[self.unit][0](value)
 
     def labels(self) -> Markup:
         """Return the drawing of the values at the left edge."""
-        write = UNITS[self.unit][0]
-        texts = [(write(value), max(self._label_y(value), 10)) for value in self._ticks()]
+        texts = [(self.write(value), max(self._label_y(value), 10)) for value in self._ticks()]
         names = [element("text", text, x="100%", y=y, text_anchor="end", class_="figure") for text, y in texts]
         return drawing(names, HEIGHT, class_="figures")
 

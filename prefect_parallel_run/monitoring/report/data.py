@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +15,7 @@ from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.child.table_formats import groups_of
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Outcome, Tally
-from prefect_parallel_run.monitoring.report.attempts import FATAL, Attempts, process_work, read_attempts
+from prefect_parallel_run.monitoring.report.attempts import Attempts, process_work, read_attempts
 from prefect_parallel_run.monitoring.report.axis import Axis, Floats, spread
 from prefect_parallel_run.monitoring.report.lanes import Lanes, assign_lanes
 from prefect_parallel_run.monitoring.report.log_readers import (
@@ -40,9 +41,7 @@ class FailureGroup(NamedTuple):
 
     cause: FailureCause
     first_at: float  #: Unix time, s; 0 if unknown
-    last_at: float
     inputs: list[str]  #: the first failing items if known, otherwise the input of the first mini-batch
-    final: int  #: mini-batches whose last attempt failed with it
 
 
 class Failed(NamedTuple):
@@ -98,7 +97,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What the run directory says about the run as a whole."""
+    """The facts in the run directory about the run as a whole."""
 
     directory: RunDirectory
     description: Mapping[str, Any]  #: run.json
@@ -209,7 +208,7 @@ def _run_facts(directory: RunDirectory, metadata: Mapping[str, str], plan: Plan 
 def _plan(directory: RunDirectory) -> Plan | None:
     """Return the plan; None if it is incomplete or unreadable."""
     try:
-        return Plan.open(directory.plan) if directory.plan.exists() else None
+        return Plan(directory.plan) if directory.plan.exists() else None
     except OutputError:
         return None
 
@@ -273,7 +272,7 @@ def _spread(axis: Axis, spans: list[ProcessSpan], count: int) -> Floats:
 
 def _kills(axis: Axis, lanes: Lanes, attempts: Attempts, processes: Iterable[Process]) -> dict[tuple[int, int, str], int]:
     """Return the unexpected ends of processes: from the process logs, otherwise from the outcomes of attempts."""
-    kills: dict[tuple[int, int, str], int] = {}
+    kills: Counter[tuple[int, int, str]] = Counter()
     logged: set[int] = set()  # lanes with a process log
     for process in processes:
         lane = lanes.of_slot(process)
@@ -281,11 +280,10 @@ def _kills(axis: Axis, lanes: Lanes, attempts: Attempts, processes: Iterable[Pro
             continue
         logged.add(lane)
         if process.end is not None and process.end.reason in KILLS:
-            key = lane, int(axis.bins(axis.positions([process.end.at]))[0]), process.end.reason
-            kills[key] = kills.get(key, 0) + 1
+            kills[lane, int(axis.bins(axis.positions([process.end.at]))[0]), process.end.reason] += 1
     for (lane, position, outcome), count in attempts.fatal.items():
-        if outcome in FATAL and (outcome == Outcome.LOST or lane not in logged):
-            kills[lane, position, outcome] = kills.get((lane, position, outcome), 0) + count
+        if outcome == Outcome.LOST or lane not in logged:
+            kills[lane, position, outcome] += count
     return kills
 
 
@@ -293,23 +291,13 @@ def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FailureGroup]:
     failures = causes(ledger, _MAX_CAUSES)
     if not failures:
         return
-    times = {
-        fingerprint: (first, last)
-        for fingerprint, first, last in ledger.rows(
-            "SELECT fingerprint, MIN(started), MAX(started) FROM attempts WHERE outcome <> 'succeeded' GROUP BY fingerprint"
-        )
-    }
-    final = dict(
-        ledger.rows(
-            "SELECT fingerprint, COUNT(*) FROM mini_batches JOIN attempts ON attempts.mini_batch = mini_batches.mini_batch"
-            " AND attempt = attempts WHERE state = 'failed' GROUP BY fingerprint"
-        )
+    first_at = dict(
+        ledger.rows("SELECT fingerprint, MIN(started) FROM attempts WHERE outcome <> 'succeeded' GROUP BY fingerprint")
     )
     for cause in sorted(failures, key=lambda cause: -cause.failed_items):  # stable: then the most frequent first
-        first, last = times.get(cause.fingerprint, (0.0, 0.0))
         number, *piece = cause.guilty or (cause.first_mini_batch,)
         inputs = _inputs(plan, number, (piece[0], piece[1]) if piece else None)
-        yield FailureGroup(cause, first or 0.0, last or 0.0, inputs, final.get(cause.fingerprint, 0))
+        yield FailureGroup(cause, first_at.get(cause.fingerprint) or 0.0, inputs)
 
 
 def _failed(ledger: Ledger, plan: Plan | None) -> Iterator[Failed]:

@@ -40,34 +40,31 @@ _EDGES = (
     *((1e-5, "10 µs"), (1e-4, "100 µs"), (1e-3, "1 ms"), (1e-2, "10 ms"), (0.1, "100 ms"), (1.0, "1 s"), (10.0, "10 s")),
     *((60.0, "1 min"), (600.0, "10 min"), (3600.0, "1 h"), (36_000.0, "10 h"), (864_000.0, "10 d")),
 )
-_SHOWN_SEPARATELY = ("paths", "name", "kind")  #: of an input
+_SHOWN_SEPARATELY = ("paths", "name", "kind")  #: fields of an input
 _MAX_COMMANDS, _MAX_NODES, _MAX_PEAKS = 50, 8, 12
 
 
 def page(report: ReportData, now: float) -> str:
     """Return the report of a run as HTML; *now* is the current Unix time."""
     style, script = template_text("page.css"), template_text("page.js")
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            now=now,
-            style=style,
-            script=script,
-            policy=_policy(style, script),
-            report=report,
-            timeline=over_time(report),
-            **_head(report),
-            **_results(report),
-            **_durations(report),
-            **_configuration(report),
-            causes=report.failures.causes,
-            failed=_failed(report),
-            peaks=None if report.resources is None else _peaks(report.resources),
-            executions=_executions(report),
-            commands=_commands(report),
-            versions=_versions(report),
-        )
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        now=now,
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        report=report,
+        timeline=over_time(report),
+        **_head(report),
+        **_results(report),
+        **_durations(report),
+        **_configuration(report),
+        causes=report.failures.causes,
+        failed=_failed(report),
+        peaks=None if report.resources is None else _peaks(report.resources),
+        executions=_executions(report),
+        commands=_commands(report),
+        versions=_versions(report),
     )
 
 
@@ -191,19 +188,16 @@ class Limit(NamedTuple):
     """A limit of the run and its actual value."""
 
     name: str
+    unit: str  #: of both values: nothing or percent
     allowed: float | None  #: None means no limit
     actual: float
-    initial: str = ""  #: value at the start of the run, if it was changed
+    result: str  #: the actual value as a sentence
+    initial: str  #: value at the start of the run, if it was changed
 
     @property
     def is_exceeded(self) -> bool:
         """Return whether more failed than the limit allows."""
         return self.allowed is not None and self.actual > self.allowed
-
-    @property
-    def is_share(self) -> bool:
-        """Return whether the values are percentages."""
-        return self.name.endswith("percent")
 
     @property
     def share(self) -> float:
@@ -217,34 +211,23 @@ class Limit(NamedTuple):
             return "✕ exceeded"
         return f"{100 * self.share:.0f} % used" if self.allowed else "none allowed, none used"
 
-    @property
-    def actual_text(self) -> str:
-        """Return the actual value as text."""
-        if self.is_share:
-            return f"{self.actual:.3g} % of the mini-batches failed"
-        return f"{count(self.actual, *(('item',) if self.name == 'error_threshold' else MINI_BATCHES))} failed"
-
-    @property
-    def allowed_text(self) -> str:
-        """Return the allowed value as text."""
-        return f"{self.allowed:,g}{' %' if self.is_share else ''}"
-
 
 def limits(report: ReportData) -> list[Limit]:
     """Return the limits in force at the end, in field order."""
     tally, first = report.tally, report.run.first_config
     current, initial = (asdict(FailureLimits.of(config)) for config in (report.history.config, first))
-
-    def limit(name: str, actual: float) -> Limit:
-        now, then = current[name], initial[name]
-        initial_value = "" if now == then or name not in first else "no limit" if then is None else f"{then:,g}"
-        return Limit(name, now, actual, initial_value)
-
-    return [
-        limit("error_threshold", tally.failed_items),
-        limit("allowed_failed_count", tally.failed),
-        limit("allowed_failed_percent", 100 * tally.failed / tally.planned if tally.planned else 0.0),
-    ]
+    percentage = 100 * tally.failed / tally.planned if tally.planned else 0.0
+    actual = {
+        "error_threshold": ("", tally.failed_items, f"{count(tally.failed_items, 'item')} failed"),
+        "allowed_failed_count": ("", tally.failed, f"{count(tally.failed, *MINI_BATCHES)} failed"),
+        "allowed_failed_percent": (" %", percentage, f"{percentage:.3g} % of the mini-batches failed"),
+    }
+    rows = []
+    for name, (unit, value, result) in actual.items():
+        is_changed = name in first and current[name] != initial[name]
+        before = "no limit" if initial[name] is None else f"{initial[name]:,g}"
+        rows.append(Limit(name, unit, current[name], value, result, before if is_changed else ""))
+    return rows
 
 
 def _results(report: ReportData) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from prefect_parallel_run.models import Outcome
 from prefect_parallel_run.monitoring.report.attempts import Segment
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, Floats
 from prefect_parallel_run.monitoring.report.charts import (
-    UNITS,
     Scale,
     bars_from_above,
     columns_over_time,
@@ -63,7 +62,7 @@ class Track(NamedTuple):
 
 
 class TimeSection(NamedTuple):
-    """What the section shows."""
+    """The content of the section."""
 
     description: str
     legend: list[tuple[str, str]]  #: CSS classes and labels
@@ -296,8 +295,8 @@ def _resources(axis: Axis, resources: Resources) -> Iterator[Track]:
 
 
 def _curve(axis: Axis, key: str, title: str, curve: Curve, scale: Scale) -> Track:
-    write = UNITS[scale.unit][0]
-    label = f"{title}: {write(float(np.nanmean(curve.mean)))} on average, at most {write(most_of(curve.high))}."
+    mean, most = scale.write(float(np.nanmean(curve.mean))), scale.write(most_of(curve.high))
+    label = f"{title}: {mean} on average, at most {most}."
     series = [("mean" if curve.is_band else "in use", scale.unit, _values(curve.mean))]
     if curve.is_band:
         series += [("lowest node", scale.unit, _values(curve.low)), ("highest node", scale.unit, _values(curve.high))]

@@ -1,4 +1,4 @@
-"""What an output format does at publication: it makes one file of the committed rows of all mini-batches."""
+"""The interface of an output format at publication: it makes one file of the committed rows of all mini-batches."""
 
 from __future__ import annotations
 

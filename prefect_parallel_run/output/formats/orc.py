@@ -31,7 +31,7 @@ class Orc(Parquet):
 
 
 def _storable(kind: Any, column: str) -> pa.DataType:  # noqa: PLR0911  one case per kind
-    """Return the ORC type that holds all values of an Arrow type from column_types.unify()."""
+    """Return the ORC type that holds all values of an Arrow type from columns.unify()."""
     if types.is_struct(kind):
         return pa.struct([pa.field(field.name, _storable(field.type, column)) for field in kind])
     if types.is_map(kind):

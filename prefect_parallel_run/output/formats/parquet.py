@@ -9,8 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefect_parallel_run.output.column_types import fit
-from prefect_parallel_run.output.columns import Columns, read_table
+from prefect_parallel_run.output.columns import Columns, fit, read_table
 from prefect_parallel_run.output.formats.base import OutputFormat, Sink
 from prefect_parallel_run.output.parts import Parts, StoredRows
 

@@ -11,7 +11,10 @@ import pytest
 
 from ...processes import command_line
 from ..conftest import wait_until
-from .test_hosts import hosts, logged  # noqa: F401  a fixture
+from .test_hosts import (
+    hosts,  # noqa: F401  a fixture
+    logged,
+)
 from .test_scheduler import EXPECTED, facts, names, verified
 
 END = 10.0  #: s from a person's cancelling to the end, whatever does not answer: CONTRACT.md 8

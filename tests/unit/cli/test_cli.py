@@ -32,10 +32,12 @@ from prefect_parallel_run.errors import (
     RunLockedError,
 )
 from prefect_parallel_run.models import PlannedBatch, Receipt
-from prefect_parallel_run.planning.planner import PlanWriter, write_plan
+from prefect_parallel_run.planning.planner import PlanWriter
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
+
+from ...plans import write_plan
 
 
 @pytest.fixture
@@ -475,7 +477,7 @@ def test_failed_reads_the_spool_of_an_unfinished_plan(unfinished, capsys):
     """The plan and its spool name the same items."""
     from prefect_parallel_run.planning.plan import Group, Plan, Spool
 
-    batches = list(Plan.open(unfinished.plan).mini_batches(0, 5))
+    batches = list(Plan(unfinished.plan).mini_batches(0, 5))
     spool = Spool(unfinished.spool)
     for some in (batches[:2], batches[2:]):
         spool.append(Group(*map(list, list(zip(*some, strict=True))[1:])))

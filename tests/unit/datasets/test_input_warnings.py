@@ -11,7 +11,8 @@ from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.datasets.schema import Column, InputWarnings
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.planner import write_plan
+
+from ...plans import write_plan
 
 
 def warnings_of(dataset):
@@ -112,7 +113,7 @@ def test_a_plan_stores_the_warnings(tmp_path):
         datasets = normalize_inputs([TabularDataset.from_delimited_files(tmp_path / "*.csv")])
         summary = write_plan(datasets, 10, tmp_path / "plan.parquet", keys, tmp_path / "partitions")
         assert [note.partition(":")[0] for note in summary.notes] == ["column 'v'"]
-        assert Plan.open(tmp_path / "plan.parquet").summary == summary
+        assert Plan(tmp_path / "plan.parquet").summary == summary
 
 
 def written(folder, kind, names):

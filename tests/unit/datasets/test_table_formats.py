@@ -16,8 +16,9 @@ from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner,
 from prefect_parallel_run.monitoring.failure_table import location_of
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.planner import write_plan
 from prefect_parallel_run.task import forms
+
+from ...plans import write_plan
 
 
 class Words(TablePlanner):
@@ -49,7 +50,7 @@ def test_a_registered_format_is_planned_and_read(words, tmp_path):
     (tmp_path / "t").write_text("one two three four five")
     dataset = TabularDataset(paths=[str(tmp_path / "t")], format="words")
     write_plan(normalize_inputs([dataset]), 2, tmp_path / "plan.parquet")
-    works = [json.loads(work) for work in Plan.open(tmp_path / "plan.parquet").works(0, 3)]
+    works = [json.loads(work) for work in Plan(tmp_path / "plan.parquet").works(0, 3)]
     frames = [Reader().read(work) for work in works]
     assert [frame["word"].tolist() for frame in frames] == [["one", "two"], ["three", "four"], ["five"]]
     assert Reader().read(works[1], [1, 2])["word"].tolist() == ["four"]

@@ -96,7 +96,7 @@ def test_changed_limits_outlive_the_execution(desk):
     assert desk.look() == [LimitsChanged(FailureLimits(allowed_failed_count=2))]
     desk.drive()
     assert desk.look() == []
-    adjusted = Overrides.of_ledger(desk.ledger).of(desk.config)
+    adjusted = Overrides.of_metadata(desk.ledger.metadata()).of(desk.config)
     assert (adjusted.error_threshold, adjusted.allowed_failed_count) == (-1, 2)
     desk.order("limits", error_threshold=7)
     assert desk.look() == [LimitsChanged(FailureLimits(error_threshold=7, allowed_failed_count=2))]
@@ -107,7 +107,7 @@ def test_an_edited_configuration_overrides_commands(desk):
     desk.drive(error_threshold=6)  # the flow has been edited
     desk.order("limits", error_threshold=9)
     desk.look()
-    adjustments = Overrides.of_ledger(desk.ledger)
+    adjustments = Overrides.of_metadata(desk.ledger.metadata())
     for field, holds in ((5, 9), (6, 9), (7, 7)):
         assert adjustments.of(desk.config.model_copy(update={"error_threshold": field})).error_threshold == holds
     assert not adjustments.without({"error_threshold"})
@@ -132,7 +132,7 @@ def test_a_changed_number_of_processes_outlives_the_execution(desk):
     """It applies to this execution and the next."""
     desk.order("processes", process_count_per_node=3)
     assert desk.look() == [ProcessesChanged(3)]
-    assert Overrides.of_ledger(desk.ledger).of(desk.config).process_count_per_node == 3
+    assert Overrides.of_metadata(desk.ledger.metadata()).of(desk.config).process_count_per_node == 3
 
 
 def test_a_command_for_another_execution_is_ignored(desk):

@@ -3,8 +3,9 @@
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.execution.execute import _PlanningWarnings
 from prefect_parallel_run.planning.inputs import normalize_inputs
-from prefect_parallel_run.planning.planner import write_plan
 from prefect_parallel_run.runs.run_directory import RunDirectory
+
+from ...plans import write_plan
 
 
 class Planner:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run.child.arrow_values import facts_of, to_metadata
 from prefect_parallel_run.errors import RowsDifferError
-from prefect_parallel_run.output.column_types import Conflict, fit, unify
+from prefect_parallel_run.output.columns import Conflict, fit, unify
 
 from .test_publication import Parts
 

@@ -16,9 +16,10 @@ from prefect_parallel_run.output.columns import ColumnChecker
 from prefect_parallel_run.output.reduction import Reduction, ResultFile, reduce
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.planner import write_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
+
+from ...plans import write_plan
 
 
 def finished_run(folder, frames, row_format, is_early=False):
@@ -104,7 +105,7 @@ def test_run_with_differing_columns_is_not_resumed(tmp_path, is_early):
     """The committed rows are checked first."""
     directory = finished_run(tmp_path, [{"v": [1]}, {"v": ["x"]}], "parquet", is_early)
     with Ledger(directory.ledger) as ledger, pytest.raises(RowsDifferError) as caught:
-        ColumnChecker(directory, Plan.open(directory.plan), ledger, "/out/r.parquet")
+        ColumnChecker(directory, Plan(directory.plan), ledger, "/out/r.parquet")
     assert str(caught.value).startswith("output /out/r.parquet: column 'v' is large_string in mini-batch 1 and int64 in")
     assert caught.value.files == (f"{tmp_path}/1.csv",)
 
@@ -116,7 +117,7 @@ def test_receipts_are_checked_as_they_arrive(tmp_path):
         ledger_rows = list(ledger.places())
     receipts = [Receipt(number, 1, "succeeded", 1, 1, 0, 1, *location[:-1], 1.0, 0.1) for number, *location in ledger_rows]
     with Ledger.create(tmp_path / "empty.sqlite", []) as ledger:
-        watch = ColumnChecker(directory, Plan.open(directory.plan), ledger, "/out/r.parquet")
+        watch = ColumnChecker(directory, Plan(directory.plan), ledger, "/out/r.parquet")
     watch.check(receipts[:2])
     watch.check([receipts[2]._replace(part="late.part"), receipts[2]._replace(offset=1 << 40), receipts[2]._replace(part="")])
     with pytest.raises(RowsDifferError, match="in mini-batch 2 and int64 in mini-batch 0"):

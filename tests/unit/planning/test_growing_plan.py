@@ -4,7 +4,9 @@ import pyarrow as pa
 
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Group, Plan, Spool, planned_mini_batches, spooled
-from prefect_parallel_run.planning.planner import Planning, PlanWriter, write_plan
+from prefect_parallel_run.planning.planner import Planning, PlanWriter
+
+from ...plans import write_plan
 
 
 def group(start, stop):
@@ -50,7 +52,7 @@ def test_reported_groups_equal_the_plan(files, tmp_path):
     writer = PlanWriter(tmp_path / "plan.parquet", spool.append)
     planning = Planning(normalize_inputs([files]), 3, None, tmp_path)
     summary = planning.write(writer, writer.flush)
-    assert list(spool.mini_batches()) == list(Plan.open(tmp_path / "plan.parquet").mini_batches())
+    assert list(spool.mini_batches()) == list(Plan(tmp_path / "plan.parquet").mini_batches())
     assert summary == write_plan(normalize_inputs([files]), 3, tmp_path / "again")
     assert list(planned_mini_batches(tmp_path / "plan.parquet", tmp_path / "none")) == list(spool.mini_batches())
     spool.close()

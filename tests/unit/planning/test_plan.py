@@ -7,7 +7,8 @@ from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.planning import planner as module
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
-from prefect_parallel_run.planning.planner import write_plan
+
+from ...plans import write_plan
 
 
 def test_a_plan_reads_back_what_was_written(files, tmp_path, monkeypatch):
@@ -15,7 +16,7 @@ def test_a_plan_reads_back_what_was_written(files, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_GROUP_ROWS", 7)
     datasets = normalize_inputs([files, FileDataset.from_files(files / "f00*.txt").as_named_input("few")])
     summary = write_plan(datasets, 3, tmp_path / "plan.parquet")
-    plan = Plan.open(tmp_path / "plan.parquet")
+    plan = Plan(tmp_path / "plan.parquet")
     assert plan.summary == summary
     whole = list(plan.mini_batches())
     assert [one.number for one in whole] == list(range(34 + 4))

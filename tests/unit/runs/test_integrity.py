@@ -292,5 +292,5 @@ def test_files_without_checksums_are_read(workshop):
     del facts["checksum"], facts["identity"]["plan_sha256"]
     workshop.directory.description.write_text(json.dumps(facts))
     check(workshop.directory)
-    assert Plan.open(workshop.directory.plan).problem(facts["identity"]) == ""
+    assert Plan(workshop.directory.plan).problem(facts["identity"]) == ""
     assert workshop.resume()[0] == 0
