@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
@@ -24,7 +25,31 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 add_module_names = False
 
+smartquotes = False  # "--json" stays what users type
+
 html_theme = "furo"
 html_title = "prefect_parallel_run"
 html_static_path = ["_static"]
 html_show_sphinx = False
+
+
+def setup(app: Any) -> None:
+    """Adapt texts that are not written for Sphinx: the help of options, and the example of a block, which Prefect checks."""
+
+    def escape(_app: Any, _ctx: Any, lines: list[str]) -> None:
+        """Keep backslashes, which sphinx-click passes to reStructuredText as they are."""
+        lines[:] = [line.replace("\\t", "\\\\t") for line in lines]
+
+    def unfence(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+        """Turn Markdown's code fences into code blocks of reStructuredText."""
+        indent, result = "", []
+        for line in lines:
+            if line.strip().startswith("```"):
+                indent = "" if indent else "   "
+                result += ["", line.replace("```", ".. code-block:: "), ""] if indent else [""]
+            else:
+                result.append(indent + line)
+        lines[:] = result
+
+    app.connect("sphinx-click-process-options", escape)
+    app.connect("autodoc-process-docstring", unfence, priority=400)  # before napoleon

@@ -7,11 +7,11 @@ a wrong field would only say that the value matches neither.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import Flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from prefect_parallel_run.datasets.base import Dataset, PathLike
 from prefect_parallel_run.result import ParallelRunResult
 from prefect_parallel_run.step import ParallelRunStep
 from prefect_parallel_run.task.forms import Input, Settings, ShownAs, SideInput, configuration, dataset, side_inputs_by_name
+from prefect_parallel_run.task.temporary_server import explains_start_timeout
 
 _GENERATED_NAME = re.compile("[a-z]+-[a-z]+", re.IGNORECASE)  # two words, such as copper-bison, generated for every run
 _Input = PathLike | Dataset | ParallelRunResult | Input | Mapping[str, Any]
@@ -110,15 +111,28 @@ def run_name(step: str, name: str, due: datetime) -> str:
     return f"{step}: {due.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC" if is_generated else f"{step}: {name}"
 
 
-# Models are built here and not by Prefect, whose validation error would log all parameters, secrets included.
-@flow(
-    name="parallel-run",
-    description="Runs a script over files or tables, in parallel: one ParallelRunStep.",
-    flow_run_name=_run_name,
-    validate_parameters=False,
-    persist_result=True,
-    result_serializer="json",
-)
+class _ReadyMadeFlow(Flow[..., ParallelRunResult]):
+    """A flow whose error says what to do when Prefect's temporary server does not start."""
+
+    __call__ = explains_start_timeout(Flow.__call__)
+
+
+def _ready_made(name: str, description: str) -> Callable[[Callable[..., ParallelRunResult]], _ReadyMadeFlow]:
+    def decorate(function: Callable[..., ParallelRunResult]) -> _ReadyMadeFlow:
+        return _ReadyMadeFlow(
+            function,
+            name=name,
+            description=description,
+            flow_run_name=_run_name,
+            validate_parameters=False,  # models are built here: Prefect's error would log all parameters, secrets included
+            persist_result=True,
+            result_serializer="json",
+        )
+
+    return decorate
+
+
+@_ready_made("parallel-run", "Runs a script over files or tables, in parallel: one ParallelRunStep.")
 def parallel_run(
     *,
     name: _Name,
@@ -139,13 +153,8 @@ def parallel_run(
     return _run(name, config, inputs, output, arguments, side_inputs, allow_reuse=allow_reuse)
 
 
-@flow(
-    name="parallel-run-from-yaml",
-    description="Runs a script over files or tables, in parallel, configured by a YAML file: one ParallelRunStep.",
-    flow_run_name=_run_name,
-    validate_parameters=False,
-    persist_result=True,
-    result_serializer="json",
+@_ready_made(
+    "parallel-run-from-yaml", "Runs a script over files or tables, in parallel, configured by a YAML file: one ParallelRunStep."
 )
 def parallel_run_from_yaml(
     *,

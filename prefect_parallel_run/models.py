@@ -10,13 +10,13 @@ from prefect_parallel_run.child.receipt import Outcome as Outcome  # noqa: PLC04
 from prefect_parallel_run.child.receipt import Receipt as Receipt  # noqa: PLC0414  re-exported like Outcome
 
 
-def execution_prefix(drive: int) -> str:
+def execution_prefix(execution: int) -> str:
     """Return the prefix of file names that belong to one execution of a run; "" for the first execution.
 
     >>> execution_prefix(1), execution_prefix(2)
     ('', 'r2.')
     """
-    return f"r{drive}." if drive > 1 else ""
+    return f"r{execution}." if execution > 1 else ""
 
 
 class PlannedBatch(NamedTuple):

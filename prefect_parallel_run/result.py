@@ -19,12 +19,12 @@ class ParallelRunResult(BaseModel):
     output_format: FormatName | None = Field(description="Format of its rows.")
     run_directory: str = Field(description="Folder or URL with plan, ledger, logs, parts and receipt.")
     receipt: str = Field(description="Path of receipt.json.")
-    mini_batches_total: int
-    mini_batches_succeeded: int
-    mini_batches_failed: int
+    mini_batches_total: int = Field(description="Planned mini-batches.")
+    mini_batches_succeeded: int = Field(description="Those with a successful attempt, or with rows of some of their items.")
+    mini_batches_failed: int = Field(description="Those whose attempts are used up.")
     items_total: int = Field(description="Files, or rows of tables.")
-    items_succeeded: int
-    items_failed: int
+    items_succeeded: int = Field(description="Items with a row.")
+    items_failed: int = Field(description="Items of failed mini-batches, and items without a row.")
     rows: int = Field(description="Rows returned by run(), published for append_row.")
     seconds: float = Field(description="Time from the step's start to its result, this execution only; 0 if nothing ran.")
     limits: dict[str, float | None] = Field(description="Failure limits of the configuration; None for no limit.")

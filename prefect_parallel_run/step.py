@@ -61,6 +61,7 @@ from prefect_parallel_run.task.caching import Prepared, ReusePolicy, prepared_ru
 from prefect_parallel_run.task.cancellation import Cancellation, flush_when_detached
 from prefect_parallel_run.task.result_serializer import RESULT_SERIALIZER
 from prefect_parallel_run.task.task_names import task_run_name
+from prefect_parallel_run.task.temporary_server import explains_start_timeout
 
 _OWN_CACHING = {"cache_policy", "cache_key_fn", "result_storage_key"}  #: options that replace the step's own caching
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
@@ -136,6 +137,8 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             retries=parallel_run_config.run_max_try - 1,
             **options,
         )
+
+    __call__ = explains_start_timeout(Task.__call__)  # type: ignore[arg-type]  # mypy compares overloads with a type variable
 
     def with_options(self, **options: Any) -> ParallelRunStep:
         """Return a copy of this step with other task options; ``retries=n`` means ``run_max_try = n + 1``."""

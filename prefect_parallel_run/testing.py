@@ -18,8 +18,8 @@ class ScriptResult(NamedTuple):
     """What a step would make of the results of an entry script."""
 
     rows: list[Any]  #: in order; a row of a DataFrame, or of an array with two dimensions, is a dict
-    encoded: list[bytes]  #: by mini-batch: the rows in the result file, without a header line
-    items: int
+    encoded: list[bytes]  #: rows of each mini-batch as in the result file, without a header line
+    items: int  #: items that the script got
     succeeded: int  #: items; every returned row stands for one item that succeeded
     failed: int  #: items without a row
 

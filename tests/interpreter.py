@@ -1,9 +1,10 @@
-"""Facts about a new Python interpreter, for tests of what is imported when."""
+"""New Python interpreters, for tests of what is imported when and of what a user reads."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -11,9 +12,21 @@ from typing import Any
 
 def facts_of(code: str, *arguments: str, **environment: str) -> dict[str, Any]:
     """Run *code* in a new interpreter; return its dictionary ``facts``, which JSON can hold."""
-    program = f"{code}\nimport json\nprint(json.dumps(facts))"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+    done = _run("-c", f"{code}\nimport json\nprint(json.dumps(facts))", *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def failure_of(script: str, **environment: str) -> str:
+    """Run a script that fails; return the line of its error."""
+    done = _run(script, **environment)
+    assert done.returncode == 1, done.stderr
+    return next(line for line in reversed(done.stderr.splitlines()) if re.match(r"\w+(Error|Exception): ", line))
+
+
+def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
         env={**os.environ, **environment},
         cwd="/",
         capture_output=True,
@@ -21,5 +34,3 @@ def facts_of(code: str, *arguments: str, **environment: str) -> dict[str, Any]:
         check=False,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])

@@ -9,9 +9,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from prefect_parallel_run.azureml.findings import Difference, Outcome
+from prefect_parallel_run.azureml.findings import Difference, ImportedStep, Outcome
 from prefect_parallel_run.azureml.load import Imported
-from prefect_parallel_run.azureml.step import ImportedStep
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.validation import is_unicode
 from prefect_parallel_run.config.yaml_file import referenced_variable
@@ -125,7 +124,7 @@ _RESERVED = {"flow", "os", "sys", "print", "main", "path", "decide", "variable"}
 
 def _flow(imported: Imported, names: list[str]) -> Iterator[str]:
     """Yield the flow; it calls the steps in the order of the file, one after the other."""
-    without_inputs = [step for step in imported.steps if step.inputs is None]
+    without_inputs = [step for step in imported.steps if step.call.inputs is None]
     parameters = "inputs, output: str" if without_inputs else ""
     if without_inputs:
         yield "# inputs: a path, folder, glob or URL of files; for tables TabularDataset.from_parquet_files(…), …"
@@ -155,16 +154,17 @@ class _Code:
 
     def step(self, step: ImportedStep) -> Code:
         """Return the call that creates a step."""
-        arguments: dict[str, Any] = {
-            "inputs": None if step.inputs is None else self.dataset(step.inputs),
-            "output": step.output,
-            "side_inputs": {name: self._or_decide(path) for name, path in step.side_inputs.items()} or None,
-            "arguments": [self._or_decide(word) for word in step.arguments] or None,
-            "allow_reuse": None if step.allow_reuse else False,
+        inputs, output, side_inputs, arguments, allow_reuse = step.call
+        given: dict[str, Any] = {
+            "inputs": None if inputs is None else self.dataset(inputs),
+            "output": output,
+            "side_inputs": {name: self._or_decide(path) for name, path in side_inputs.items()} or None,
+            "arguments": [self._or_decide(word) for word in arguments] or None,
+            "allow_reuse": None if allow_reuse else False,
         }
         fields = {key: _field(key, step.fields[key]) for key in ParallelRunConfig.model_fields if key in step.fields}
         config = _call("ParallelRunConfig", [], fields)
-        keywords = {key: value for key, value in arguments.items() if value is not None}
+        keywords = {key: value for key, value in given.items() if value is not None}
         return _call("ParallelRunStep", [step.name, config], keywords)
 
     def dataset(self, dataset: Dataset) -> Code:
@@ -191,7 +191,6 @@ class _Code:
 
 
 def _description(difference: Difference) -> str:
-    """Return the field to decide on, the reason, and what to do."""
     field = f"{difference.field} {difference.given or difference.reference}".strip()
     return f"{field}: {difference.why}" if difference.why else field
 

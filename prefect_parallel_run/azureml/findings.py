@@ -1,15 +1,22 @@
-"""The fields of Azure's files: which exist, and what becomes of each here. Pure."""
+"""The fields of Azure's files, which of them exist and what becomes of each here, and the step that results. Pure."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from prefect_parallel_run.config.base import similar
+from pydantic import ValidationError
+
+from prefect_parallel_run.config.base import similar, wrong_fields
+from prefect_parallel_run.config.model import ParallelRunConfig
+from prefect_parallel_run.config.yaml_file import resolve_variables
 from prefect_parallel_run.config.yaml_reader import Section
+from prefect_parallel_run.datasets.base import Dataset
 
 _METADATA = "it is metadata of Azure"
 _TAGS = "ParallelRunStep(…, tags=[…]) gives Prefect's task run tags"
@@ -18,8 +25,16 @@ _NO_QUEUES = "Azure's containers and queues do not apply here"
 _MACHINES = "the compute target determines the machines"
 _TARGET = "the step's compute_target determines where it runs"
 _CATCH = "a failed step raises in the flow: catch the exception to continue"
-#: Fields of every job and component without an equivalent here, and why.
-_LEFT = {
+
+
+def _converted(*names: str) -> dict[str, str]:
+    """Return fields that the other modules convert."""
+    return dict.fromkeys(names, "")
+
+
+#: The known fields of each section, with the reason why a field has no equivalent here; empty for a field that has one.
+_COMMON = {
+    **_converted("$schema", "type", "name", "description", "inputs", "outputs"),
     "display_name": "the step's name is displayed instead",
     "experiment_name": "Prefect has flows instead of experiments",
     "tags": _TAGS,
@@ -31,19 +46,24 @@ _LEFT = {
         ("id", "creation_context", "intellectual_property", "additional_includes", "status", "log_files"), _METADATA
     ),
 }
-PIPELINE_LEFT = {
-    **_LEFT,
+PIPELINE = {
+    **_COMMON,
+    **_converted("jobs", "settings"),
     "compute": _TARGET,
     "schedule": "a deployment of the flow in Prefect has schedules",
     "is_deterministic": "it is read from each job of the pipeline",
     "component": _METADATA,
 }
-PARALLEL_LEFT = {
-    **_LEFT,
+PARALLEL = {
+    **_COMMON,
+    **_converted("compute", "component", "is_deterministic", "task", "input_data", "mini_batch_size", "partition_keys"),
+    **_converted("mini_batch_error_threshold", "error_threshold", "retry_settings", "resources", "logging_level"),
+    **_converted("max_concurrency_per_instance", "environment_variables"),
     "limits": "Prefect's timeout_seconds of the flow does this",
     "queue_settings": "Prefect's work pools and queues do this",
 }
-SETTINGS_LEFT = {
+SETTINGS = {
+    **_converted("force_rerun"),
     "default_compute": _TARGET,
     "continue_on_step_failure": _CATCH,
     "continue_run_on_failed_optional_input": _CATCH,
@@ -51,14 +71,19 @@ SETTINGS_LEFT = {
     "on_init": "call it first in the flow",
     "on_finalize": "a state hook of Prefect's does this: @flow(on_completion=[…], on_failure=[…])",
 }
-TASK_LEFT = dict.fromkeys(("model", "args"), "only scripts can be run here")
-RESOURCES_LEFT = {
+TASK = {
+    **_converted("type", "code", "entry_script", "environment", "program_arguments", "append_row_to"),
+    **dict.fromkeys(("model", "args"), "only scripts can be run here"),
+}
+RESOURCES = {
+    **_converted("instance_count"),
     "properties": _NO_QUEUES,
     "shm_size": _NO_CONTAINERS,
     "docker_args": _NO_CONTAINERS,
     **dict.fromkeys(("instance_type", "max_instance_count", "locations"), _MACHINES),
 }
-ENVIRONMENT_LEFT = {
+ENVIRONMENT = {
+    **_converted("$schema", "name", "version", "conda_file"),
     "image": _NO_CONTAINERS,
     "build": _NO_CONTAINERS,
     "inference_config": "scripts do not serve requests here",
@@ -67,19 +92,7 @@ ENVIRONMENT_LEFT = {
         ("id", "description", "tags", "properties", "creation_context", "datastore", "path"), "does not concern packages"
     ),
 }
-#: All known fields of each section: those above, and those that the other modules convert.
-_COMMON = {"$schema", "type", "name", "description", "inputs", "outputs"}
-_PIPELINE = {*PIPELINE_LEFT, *_COMMON, "jobs", "settings"}
-_SETTINGS = {*SETTINGS_LEFT, "force_rerun"}
-PARALLEL = {
-    *(*PARALLEL_LEFT, *_COMMON, "compute", "component", "is_deterministic", "task", "input_data", "mini_batch_size"),
-    *("partition_keys", "mini_batch_error_threshold", "error_threshold", "retry_settings", "resources", "logging_level"),
-    *("max_concurrency_per_instance", "environment_variables"),
-}
-_TASK = {*TASK_LEFT, "type", "code", "entry_script", "environment", "program_arguments", "append_row_to"}
 _RETRY = {"timeout", "max_retries"}
-_RESOURCES = {*RESOURCES_LEFT, "instance_count"}
-_ENVIRONMENT = {*ENVIRONMENT_LEFT, "$schema", "name", "version", "conda_file"}
 _DATA = {"type", "path", "mode", "path_on_compute", "description", "intellectual_property"}
 _INPUT = {*_DATA, "datastore", "value", "default", "optional", "enum", "min", "max"}
 _OUTPUT = {*_DATA, "name", "version", "early_available"}
@@ -140,8 +153,8 @@ class MigrationFindings:
         self._add(name, Outcome.LEFT, given, why=why)
 
     def left_out_of(self, section: Section, reasons: Mapping[str, str], prefix: str = "") -> None:
-        """Record the fields of *section* without an equivalent here; *prefix* is the path of the section."""
-        for key in sorted(section.keys() & reasons.keys()):
+        """Record the fields of *section* with a reason why they have no equivalent here; *prefix* is the section's path."""
+        for key in sorted(key for key in section if reasons.get(key)):
             self.left_out(f"{prefix}{key}", section[key], reasons[key])
 
     def open(self, name: str, given: Any, why: str, reference: str = "") -> None:
@@ -180,7 +193,7 @@ def is_parallel(job: Section) -> bool:
 def known_fields(job: Section, findings: MigrationFindings) -> Section:
     """Return *job* without the unknown fields that Azure ignores, which are recorded; the others are refused before."""
     result = _known_fields(job, PARALLEL, "", findings)
-    for key, known in (("task", _TASK), ("retry_settings", _RETRY), ("resources", _RESOURCES)):
+    for key, known in (("task", TASK), ("retry_settings", _RETRY), ("resources", RESOURCES)):
         if job.get(key) is not None:
             result[key] = _known_fields(job.section(key), known, f"{key}.", findings)
     return result
@@ -212,8 +225,8 @@ def unknown(section: Section, known: Collection[str], prefix: str = "") -> Itera
 
 def unknown_in_pipeline(pipeline: Section) -> Iterator[str]:
     """Yield a line for each unknown field of a pipeline job and its parallel jobs; other jobs are not checked."""
-    yield from unknown(pipeline, _PIPELINE)
-    yield from unknown(pipeline.section("settings"), _SETTINGS, "settings.")
+    yield from unknown(pipeline, PIPELINE)
+    yield from unknown(pipeline.section("settings"), SETTINGS, "settings.")
     yield from _unknown_in_data(pipeline)
     jobs = pipeline.section("jobs")
     for name in jobs:
@@ -224,7 +237,7 @@ def unknown_in_pipeline(pipeline: Section) -> Iterator[str]:
 def unknown_in_job(job: Section, prefix: str = "") -> Iterator[str]:
     """Yield a line for each unknown field of a parallel job that Azure refuses: at the top level, and in its resources."""
     yield from unknown(job, PARALLEL, prefix)
-    yield from unknown(job.section("resources"), _RESOURCES, f"{prefix}resources.")
+    yield from unknown(job.section("resources"), RESOURCES, f"{prefix}resources.")
     yield from unknown_in_component(job, prefix)
 
 
@@ -232,7 +245,7 @@ def unknown_in_component(component: Section, prefix: str = "") -> Iterator[str]:
     """Yield a line for each unknown field that Azure refuses in a component as well: in its inputs, outputs and environment."""
     task = component.section("task")
     if isinstance(task.get("environment"), Section):
-        yield from unknown(task["environment"], _ENVIRONMENT, f"{prefix}task.environment.")
+        yield from unknown(task["environment"], ENVIRONMENT, f"{prefix}task.environment.")
     yield from _unknown_in_data(component, prefix)
 
 
@@ -241,3 +254,72 @@ def _unknown_in_data(owner: Section, prefix: str = "") -> Iterator[str]:
         for name, entry in owner.section(kind).items():
             if isinstance(entry, Section):
                 yield from unknown(entry, known, f"{prefix}{kind}.{name}.")
+
+
+class StepCall(NamedTuple):
+    """The other arguments of a ParallelRunStep, besides its name and configuration."""
+
+    inputs: Dataset | None = None  #: the input that is split into mini-batches
+    output: str | None = None
+    side_inputs: Mapping[str, str] = {}
+    arguments: tuple[str, ...] = ()
+    allow_reuse: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedStep:
+    """One step of a file.
+
+    ``ParallelRunStep(**step.step_arguments())`` is that step; a configuration of version 1 has no inputs, so pass
+    ``inputs=…`` and ``output=…`` as well.
+    """
+
+    file: Path
+    name: str
+    fields: dict[str, Any] = field(repr=False)  #: fields of its ParallelRunConfig; environment variables are secrets
+    call: StepCall = field(default_factory=StepCall)
+    places: dict[str, str] = field(default_factory=dict)  #: path or URL of each output of the job
+    folders: tuple[str, ...] = ()  #: folders below the output that the script expects
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def undecided(self) -> list[Difference]:
+        """Return the decisions that are required before the step can run."""
+        return [difference for difference in self.differences if difference.outcome is Outcome.OPEN]
+
+    @property
+    def config(self) -> ParallelRunConfig:
+        """Return the configuration; ``${NAME}`` in environment variables is resolved from the environment.
+
+        Raises:
+            ValueError: A field is invalid, or a variable is not set.
+        """
+        variables = resolve_variables(self.fields.get("environment_variables", {}), str(self.file))
+        try:
+            return ParallelRunConfig(**{**self.fields, "environment_variables": variables})
+        except ValidationError as error:
+            raise ValueError(f"{self.file}: {self.name}: {'; '.join(wrong_fields(error).values())}") from None
+
+    def step_arguments(self, *, accept_open: bool = False) -> dict[str, Any]:
+        """Return the arguments for ParallelRunStep.
+
+        Args:
+            accept_open: Ignore required decisions, so that other rows or inputs may be processed.
+
+        Raises:
+            ValueError: A decision is required, or the configuration is invalid.
+        """
+        if self.undecided and not accept_open:
+            decisions = "\n".join(f"  {difference.for_python()}" for difference in self.undecided)
+            raise ValueError(f"{self.file}: {self.name} cannot run before these decisions:\n{decisions}")
+        optional = {"side_inputs": self.call.side_inputs or None, "arguments": list(self.call.arguments) or None}
+        return {"name": self.name, "parallel_run_config": self.config, **self.call._asdict(), **optional}
+
+
+def step_name(text: str) -> str:
+    """Return a valid step name.
+
+    >>> step_name("batch scoring/1"), step_name("_x")
+    ('batch scoring_1', 'x')
+    """
+    return re.sub(r"[^A-Za-z0-9 _.-]", "_", text).lstrip(" _.-")[:100] or "step"

@@ -148,8 +148,6 @@ def job_outputs(job: Section, pipeline: Section | None, base: Path, migration: M
 
 
 class _Output(NamedTuple):
-    """An output as declared by a job or its pipeline."""
-
     type: str
     path: str | None
     folder: Path  #: base of a relative path

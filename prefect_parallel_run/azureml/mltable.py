@@ -103,8 +103,6 @@ class Table(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """One transformation."""
-
     name: str
     value: Any
     where: str  #: its file and line
@@ -255,7 +253,6 @@ def _table(paths: list[str], reader: _Step, findings: MigrationFindings) -> Tabu
 
 
 def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any], findings: MigrationFindings) -> None:
-    """Record one option of a reader, and set the corresponding field."""
     where = f"{reader.name}.{name}"
     if name == "delimiter":
         if not isinstance(value, str):

@@ -158,7 +158,6 @@ def bound_inputs(job: Section, pipeline: Section | None, references: References)
 
 
 def _with_value(input_value: Input, references: References) -> Input:
-    """Return an input, with the value that the user has provided for it."""
     value = references.known(input_value.reference) if isinstance(input_value, Missing) else None
     return input_value if value is None else Literal(value)
 

@@ -19,7 +19,7 @@ from prefect_parallel_run.child.rows import row_format
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.validation import KEYWORDS, check_keywords
 
-FILE_NAME = "parallel_run_step.settings.json"
+SETTINGS_FILE = "parallel_run_step.settings.json"
 _FUNCTION = "pandas.DataFrame.to_csv"
 _MAX_BYTES = 1 << 20
 #: Values of keywords that match the behavior here anyway.
@@ -41,8 +41,6 @@ class Translation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """An option of Azure's driver."""
-
     read: Callable[[str], Any]  #: parses the value; raises ValueError
     expected: str
     why: str = ""  #: why it has no effect; empty: it has its effect
@@ -61,8 +59,6 @@ def _boolean(text: str) -> bool:
 
 
 def _within(kind: type[int] | type[float], minimum: float, maximum: float = 1e300) -> Callable[[str], float]:
-    """Return a parser of finite numbers from *minimum* to *maximum*."""
-
     def read(text: str) -> float:
         value = kind(text)
         if not minimum <= value <= maximum:
@@ -147,7 +143,7 @@ def source_settings(config: ParallelRunConfig) -> Translation:
     Raises:
         ValueError: The file is not a JSON file of that shape, or a keyword has an invalid value.
     """
-    path = config.source_path / FILE_NAME
+    path = config.source_path / SETTINGS_FILE
     if config.result_file_name is None or not path.is_file():
         return Translation({}, [])
     findings = MigrationFindings()
@@ -218,7 +214,7 @@ def _keywords(settings: dict[str, Any], findings: MigrationFindings) -> dict[str
             findings.left_out(name, json.dumps(value), "only append_row is supported")
     append_row = settings.get("append_row") or {}
     if not isinstance(append_row, dict) or not isinstance(append_row.get(_FUNCTION) or {}, dict):
-        raise ValueError(f"{FILE_NAME}: append_row is {append_row!r}; expected {{{_FUNCTION!r}: {{keyword: value}}}}")
+        raise ValueError(f"{SETTINGS_FILE}: append_row is {append_row!r}; expected {{{_FUNCTION!r}: {{keyword: value}}}}")
     for name, value in append_row.items():
         if name != _FUNCTION:
             findings.left_out(f"append_row.{name}", json.dumps(value), f"only {_FUNCTION} is supported")
@@ -269,7 +265,6 @@ def _translate(options: Mapping[str, _Option], arguments: Sequence[str]) -> tupl
 
 
 def _parse(options: Mapping[str, _Option], arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the values of the options among *arguments*, and the other arguments."""
     values: dict[str, str] = {}
     rest: list[str] = []
     queue = deque(arguments)

@@ -3,14 +3,21 @@
 Metrics and tags are logged; the names are those of the step; models have the paths of the step's configuration.
 """
 
+import json
 import os
 import shutil
+import time
 from types import TracebackType
 from typing import Any, Dict, List, NoReturn, Optional, Tuple, Type
 
 from .azureml_errors import ModelNotFoundException, NoAzureError
 from .entry_script import EntryScript, current
-from .metrics import Metrics
+from .failure import without_secrets
+from .rows_jsonl import plain, without_nan
+
+_MOST_BYTES = 10_000_000  #: of one process
+_LONGEST_IN_LOG = 200  #: characters
+_ENCODE = json.JSONEncoder(ensure_ascii=False, default=plain, separators=(",", ":")).encode
 
 
 class Model:
@@ -233,23 +240,17 @@ class Run:
 
     # Tags and properties: of this process, and logged like metrics
 
-    @property
-    def tags(self) -> Dict[str, str]:
-        """Tags that this process has set."""
-        return dict(_tags)
-
-    @property
-    def properties(self) -> Dict[str, str]:
-        """Properties that this process has added."""
-        return dict(_properties)
-
     def get_tags(self) -> Dict[str, str]:
         """Return the tags that this process has set."""
         return dict(_tags)
 
+    tags = property(get_tags)
+
     def get_properties(self) -> Dict[str, str]:
         """Return the properties that this process has added."""
         return dict(_properties)
+
+    properties = property(get_properties)
 
     def tag(self, key: str, value: Optional[str] = None) -> None:
         """Set a tag."""
@@ -307,6 +308,35 @@ class Run:
             _metrics = Metrics(current.metrics_file)
         fields = {key: value for key, value in values.items() if key not in ("description", "step") or value not in ("", None)}
         _metrics.add(name, **fields)
+
+
+class Metrics:
+    """Appends to ``<log_dir>/<process>.metrics.jsonl``; metrics beyond the limit are dropped, with one warning."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._bytes = path, 0
+
+    def add(self, name: str, **fields: Any) -> None:
+        """Write one metric: ``value`` or other fields, with the running mini-batch."""
+        if self._bytes > _MOST_BYTES:
+            return
+        context: Dict[str, Any] = {"time": time.time(), "name": str(name)}
+        if current.mini_batch is not None:
+            context.update(mini_batch=current.mini_batch, attempt=current.attempt)
+        line = without_secrets(_ENCODE(without_nan({**context, **fields})))
+        self._write(line)
+        text = _ENCODE(without_nan(fields.get("value", fields)))
+        text = text if len(text) <= _LONGEST_IN_LOG else f"{text[:_LONGEST_IN_LOG]}…"
+        EntryScript.logger.info("%s = %s", name, text)
+        if self._bytes > _MOST_BYTES:
+            self._write(json.dumps({"note": f"more than {_MOST_BYTES} bytes: further metrics of this process are dropped"}))
+            EntryScript.logger.warning("%s has more than %d bytes; further metrics are dropped", self._path, _MOST_BYTES)
+
+    def _write(self, line: str) -> None:
+        data = f"{line}\n".encode("utf-8", "backslashreplace")
+        with open(self._path, "ab") as file:
+            file.write(data)
+        self._bytes += len(data)
 
 
 def get_run(*_: Any, **__: Any) -> NoReturn:

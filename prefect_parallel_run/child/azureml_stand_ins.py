@@ -168,7 +168,6 @@ def _is_stand_in(name: str) -> bool:
 
 
 def _is_installed(name: str, path: Any) -> bool:
-    """True when the real module *name* exists below the packages at *path*."""
     if name in sys.modules:
         return not _is_stand_in(name)
     return PathFinder.find_spec(name, path) is not None
@@ -180,7 +179,6 @@ def _is_absent(name: str) -> bool:
 
 
 def _is_core_module(name: str) -> bool:
-    """True for a module of azureml.core."""
     if not name.startswith(f"{_CORE}."):
         return False
     module, _, inner = name[len(_CORE) + 1 :].partition(".")

@@ -3,8 +3,9 @@
 import json
 from typing import Any, Dict, List
 
-from .table_types import column_of
-from .text import BadRecord, TextReader, location, not_encoded
+import pandas as pd
+
+from .text import DTYPES, BadRecord, TextReader, location, not_encoded
 
 
 class JsonLinesReader(TextReader):
@@ -12,8 +13,6 @@ class JsonLinesReader(TextReader):
 
     def frame(self, work: Dict[str, Any], data: bytes) -> Any:
         """Return the objects."""
-        import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
-
         rows: List[Dict[str, Any]] = []
         for line in data.split(b"\n"):
             if not line.strip():
@@ -24,7 +23,7 @@ class JsonLinesReader(TextReader):
                 raise BadRecord(f"{work['path']}, record {work['first'] + len(rows)}: {error}") from None
         missing, types = float("nan"), dict(zip(work["columns"], work["types"]))
         try:
-            columns = {name: column_of([row.get(name, missing) for row in rows], kind) for name, kind in types.items()}
+            columns = {name: _column([row.get(name, missing) for row in rows], kind) for name, kind in types.items()}
         except (ValueError, TypeError, OverflowError) as error:
             raise BadRecord(f"{location(work)}: {type(error).__name__}: {error}") from None
         return pd.DataFrame(columns, columns=work["columns"], index=pd.RangeIndex(len(rows)))
@@ -56,3 +55,8 @@ def record(line: bytes) -> Dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"a {type(row).__name__}, not an object")  # noqa: TRY004  one error for all broken records
     return row
+
+
+def _column(values: List[Any], kind: str) -> Any:
+    """Return Python values as a column of this kind, without inference: every mini-batch gets the same type."""
+    return pd.Series(values, dtype=pd.Series([""]).dtype if kind == "text" else DTYPES[kind])

@@ -109,7 +109,6 @@ def _start(channel: Channel, messages: Iterator[Any], settings: Dict[str, Any]) 
 
 
 def _last_stderr_line(settings: Dict[str, Any]) -> str:
-    """Return the last line that this process has written to stderr, or an empty string."""
     try:
         with open(os.path.join(settings["log_dir"], f"{settings['process']}.stderr.txt"), "rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - _STDERR_END, 0))
@@ -120,7 +119,6 @@ def _last_stderr_line(settings: Dict[str, Any]) -> str:
 
 
 def _shutdown(script: Script) -> str:
-    """Call the script's shutdown() and return its traceback, or an empty string."""
     try:
         script.shutdown()
     except BaseException as error:  # noqa: BLE001  the rows are committed by now, so any error is only a warning
@@ -152,7 +150,5 @@ def _set_up(settings: Dict[str, Any]) -> None:
 
 
 class _Formatter(logging.Formatter):
-    """Leaves secrets out of log lines."""
-
     def format(self, record: logging.LogRecord) -> str:
         return without_secrets(super().format(record))

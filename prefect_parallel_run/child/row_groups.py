@@ -1,12 +1,16 @@
 """Reads rows from row groups (Parquet), record batches (Arrow) and stripes (ORC)."""
 
+import json
 from abc import abstractmethod
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from .nested import frame_of
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .arrow_values import frame_of
 from .storage import open_file
 from .table_formats import TableReader, groups_of
-from .table_types import with_extension_types, with_null_types
 
 
 class RowGroupReader(TableReader):
@@ -28,8 +32,6 @@ class RowGroupReader(TableReader):
 
     def arrow(self, work: Dict[str, Any], frame: Any) -> Any:
         """Return the rows with the types of the file, and the partition keys."""
-        import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
-
         table = self._rows(work)
         for key, _, _ in work.get("keys", ()):
             table = table.drop_columns([key]) if key in table.column_names else table
@@ -56,8 +58,6 @@ class ParquetReader(RowGroupReader):
 
     def decode(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         """Return row groups."""
-        import pyarrow.parquet as pq  # noqa: PLC0415  scripts for files need no pyarrow
-
         unit = work.get("int96_unit")
         with open_file(work["path"]) as source, pq.ParquetFile(source, coerce_int96_timestamp_unit=unit) as file:
             return _without_dictionaries(file.read_row_groups(numbers))
@@ -68,8 +68,7 @@ class OrcReader(RowGroupReader):
 
     def decode(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         """Return stripes."""
-        import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
-        from pyarrow import orc  # noqa: PLC0415  part of pyarrow
+        from pyarrow import orc  # noqa: PLC0415  not every build of pyarrow has it
 
         with open_file(work["path"]) as source:
             file = orc.ORCFile(source)
@@ -91,8 +90,6 @@ class ArrowReader(RowGroupReader):
 
     def decode(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         """Return record batches."""
-        import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
-
         if work.get("is_stream"):
             return _without_dictionaries(self._from_stream(work, numbers))
         with open_file(work["path"]) as source, pa.ipc.open_file(source) as file:
@@ -100,8 +97,6 @@ class ArrowReader(RowGroupReader):
 
     def _from_stream(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         """Return the batches *numbers* (ascending); an earlier one than the last reopens the stream."""
-        import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
-
         key = work["path"], work["version"]
         if self._stream_key != key or self._next > numbers[0]:
             self._close()
@@ -124,9 +119,55 @@ class ArrowReader(RowGroupReader):
 
 def _without_dictionaries(table: Any) -> Any:
     """Return *table* with plain values: every group may have its own dictionary, so the categories would differ."""
-    import pyarrow as pa  # noqa: PLC0415  scripts for files need no pyarrow
-
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
     return table
+
+
+def with_null_types(frame: Any, indexes: Sequence[int]) -> Any:
+    """Return *frame*, made by Arrow, with the types that a null causes in these columns: the file has one somewhere."""
+    for index in indexes:
+        column = frame.iloc[:, index]
+        if column.dtype.kind in "iu":
+            frame.isetitem(index, column.astype("float64"))
+        elif column.dtype.kind == "b":
+            frame.isetitem(index, column.astype(object))
+    return frame
+
+
+def extension_types(schema: Any) -> Dict[str, str]:
+    """Return the columns that pandas wrote from an extension type (Int64, boolean, string), with that type's name.
+
+    Types that this version of pandas cannot create from Arrow are omitted.
+    """
+    types: Dict[str, str] = {}
+    for column in _pandas_metadata(schema).get("columns", ()):
+        name, type_name = column.get("field_name", column.get("name")), column.get("numpy_type")
+        try:
+            dtype = pd.api.types.pandas_dtype(type_name)
+        except (TypeError, ValueError, NotImplementedError):  # a type of another version or of a library that is not imported
+            continue
+        if isinstance(dtype, pd.api.extensions.ExtensionDtype) and hasattr(dtype, "__from_arrow__") and name in schema.names:
+            types[name] = type_name
+    return types
+
+
+def with_extension_types(table: Any) -> Any:
+    """Return *table* with metadata from which Arrow restores only pandas' extension types, not an index."""
+    types = extension_types(table.schema)
+    columns = [
+        {"name": name, "field_name": name, "pandas_type": "", "numpy_type": kind, "metadata": None}
+        for name, kind in types.items()
+    ]
+    pandas = {"index_columns": [], "column_indexes": [], "columns": columns}
+    return table.replace_schema_metadata({b"pandas": json.dumps(pandas).encode()} if types else None)
+
+
+def _pandas_metadata(schema: Any) -> Dict[str, Any]:
+    """Return pandas' metadata in a file; an empty dict when it is missing or damaged."""
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}

@@ -4,8 +4,8 @@ import csv
 import io
 from typing import Any, Dict
 
-from .frame_text import encode_frame, with_unix_line_ends
 from .rows import Encoded, RowFormat, columns_of, kind_of, to_frame, to_utf8
+from .rows_text import encode_frame, with_unix_line_ends
 
 
 class Csv(RowFormat):

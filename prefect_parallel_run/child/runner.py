@@ -2,12 +2,12 @@
 
 import os
 import time
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 from zlib import crc32
 
 from .channel import GO, STOP, SharedStatus
 from .entry_script import Context, EntryScript, Script, current
-from .failure import RetryDirective, describe, fingerprint, retry_directive
+from .failure import Failure, RetryDirective, describe, fingerprint, retry_directive
 from .reading import BadRecord, FileList, Reader
 from .receipt import NO_ROWS, Outcome, Receipt, Rows, success
 from .rows import WrongType, encode, materialize
@@ -72,21 +72,11 @@ class MiniBatchRunner:
             return ["back", index]
         start, stop = piece or (0, len(work["names"]) if "names" in work else work["rows"])
         items = stop - start
-        outcome, failure, rows = Outcome.RAISED, None, NO_ROWS
+        outcome, failure, rows = Outcome.SUCCEEDED, None, NO_ROWS
         try:
             rows = self._run(index, attempt, work, piece)
-        except InputChanged as error:
-            outcome, failure = Outcome.INPUT_CHANGED, describe(error)._replace(final=True)  # the plan is frozen
-        except WrongType as error:
-            cause = fingerprint("WrongType", error.found, error.refused)  # without a string's text, which may name the items
-            outcome, failure = Outcome.WRONG_TYPE, describe(error)._replace(traceback="", fingerprint=cause)
-        except OutputFailure as error:
-            outcome, failure = Outcome.UNWRITABLE, describe(error)
-        except (BadRecord, StoreFailure) as error:
-            failure = describe(error)._replace(traceback="")
         except BaseException as error:  # noqa: BLE001  any exception of the script, SystemExit too, is the attempt's outcome
-            failure = describe(error)
-            self._apply(retry_directive(error))
+            outcome, failure = self._failed(error)
         if os.getpid() != self._process:
             os._exit(0)  # the script forked and the fork returned from run() too: only one process may answer
         seconds = time.monotonic() - began
@@ -106,13 +96,27 @@ class MiniBatchRunner:
             final=failure.final,
         )
 
+    def _failed(self, error: BaseException) -> Tuple[Outcome, Failure]:
+        """Return how an attempt with this error ended; stores what the script asks for with it."""
+        failure = describe(error)
+        if isinstance(error, InputChanged):
+            return Outcome.INPUT_CHANGED, failure._replace(final=True)  # the plan is frozen
+        if isinstance(error, WrongType):
+            cause = fingerprint("WrongType", error.found, error.refused)  # without a string's text, which may name the items
+            return Outcome.WRONG_TYPE, failure._replace(traceback="", fingerprint=cause)
+        if isinstance(error, OutputFailure):
+            return Outcome.UNWRITABLE, failure
+        if isinstance(error, (BadRecord, StoreFailure)):
+            return Outcome.RAISED, failure._replace(traceback="")
+        self._apply(retry_directive(error))
+        return Outcome.RAISED, failure
+
     def _wait(self) -> None:
         """Wait for the pause that the script asked for. A command interrupts it; the next mini-batch waits for the rest."""
         while (remaining := self.not_before - time.monotonic()) > 0 and self._status.command == GO:
             time.sleep(min(remaining, _POLL_INTERVAL))
 
     def _apply(self, directive: RetryDirective) -> None:
-        """Store and log the script's request."""
         self.leaving = directive.leave
         if directive.leave:
             EntryScript.logger.info("this process exits at the script's request (%s)", directive.leave)

@@ -78,7 +78,6 @@ def check(path: str, size: int, version: Version) -> None:
 
 
 def _stat(path: str) -> "Tuple[int, Version]":
-    """Return the current size and version."""
     if is_remote(path):
         store, name = store_of(path)
         store.invalidate_cache()  # an earlier listing may be outdated

@@ -17,6 +17,8 @@ from .table_formats import TableReader
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20  #: bytes read at a time
 _KEPT = 64 << 20  #: bytes of a mini-batch that are kept for its next attempt
+#: Types of pandas by the kinds of values in a column; for strings, its default type.
+DTYPES = {"int": "int64", "uint": "uint64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
 COMPRESSIONS = ("gzip", "bz2", "xz", "zstd")
 _FIRST_BYTES = {  # of compressed files; in text they would be control characters or broken UTF-8, or are very unlikely
     b"\x1f\x8b\x08": "gzip",
@@ -154,7 +156,6 @@ class TextStream:
 
 
 def _errors_of(compression: Optional[str]) -> "Tuple[Type[Exception], ...]":
-    """Return the exceptions of reading damaged data."""
     usual = (OSError, EOFError, ValueError, zlib.error)
     if compression != "xz":
         return usual

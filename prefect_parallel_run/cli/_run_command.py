@@ -25,9 +25,8 @@ from prefect_parallel_run.errors import (
     ParallelRunError,
     RowsDifferError,
 )
-from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, console_of
-from prefect_parallel_run.monitoring.status_text import next_after_limit
-from prefect_parallel_run.monitoring.terminal import RunView, use_view
+from prefect_parallel_run.monitoring.status import next_after_limit
+from prefect_parallel_run.monitoring.terminal import RunView, StatusLine, can_redraw, console_of, use_view
 from prefect_parallel_run.runs.mirror import pull, run_names
 from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error, runs_below
 from prefect_parallel_run.storage.paths import RUNS_FOLDER

@@ -30,6 +30,10 @@ COMMANDS = {
 class Program(click.Group):
     """Loads the module of a command when the command is used; ``--help`` loads none."""
 
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the names of the commands, in the order of ``--help``."""
+        return list(COMMANDS)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Return a command; a usage error for an unknown one."""
         if cmd_name not in COMMANDS:

@@ -21,9 +21,8 @@ from prefect_parallel_run.cli._command import Exit, emit, emit_json, emit_result
 from prefect_parallel_run.cli._run_command import RunCommand, emit_styled, open_run, open_run_directory
 from prefect_parallel_run.errors import InputError, ParallelRunError
 from prefect_parallel_run.monitoring.progress import LogThrottle
-from prefect_parallel_run.monitoring.status import RunStatus, as_plain, look, status_of
-from prefect_parallel_run.monitoring.status_line import can_redraw, console_of, fit_to_terminal
-from prefect_parallel_run.monitoring.status_text import status_lines, status_summary
+from prefect_parallel_run.monitoring.status import RunStatus, as_plain, read_status, status_lines, status_of, status_summary
+from prefect_parallel_run.monitoring.terminal import can_redraw, console_of, fit_to_terminal
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import active_owner, run_names
 from prefect_parallel_run.runs.run_directory import parse_json, runs_below
@@ -41,17 +40,17 @@ _STYLES = {"succeeded": "green", "failed": "red", "unreadable": "red", "running"
 @click.option("-f", "--follow/--no-follow", default=None, help=_FOLLOW)
 def show(run_directory: str, follow: bool | None, as_json: bool) -> Exit:
     """Print the progress of a run; at a terminal, follow it while it executes."""
-    read_status = status_reader(run_directory)
-    status = read_status()
+    read = status_reader(run_directory)
+    status = read()
     redraws = can_redraw(sys.stdout) and not as_json
-    if status.driver is None or not (redraws if follow is None else follow):
+    if status.owner is None or not (redraws if follow is None else follow):
         _print(status, as_json=as_json)
         return Exit.SUCCESS
     try:
         if redraws:
-            _redraw(status, read_status)
+            _redraw(status, read)
         else:
-            _print_periodically(status, read_status, as_json=as_json)
+            _print_periodically(status, read, as_json=as_json)
     except KeyboardInterrupt:  # Ctrl-C stops only this command
         return Exit.CANCELLED
     return Exit.SUCCESS
@@ -61,7 +60,7 @@ def status_reader(path: str) -> Callable[[], RunStatus]:
     """Return a function that reads the run's current status; for a run in a store, it refreshes the local copy regularly."""
     directory = open_run(path, metadata_only=True)
     if not is_remote(path):
-        return lambda: look(directory, time.time())
+        return lambda: read_status(directory, time.time())
     url = f"{path.rstrip('/').partition(f'/{RUNS_FOLDER}')[0]}/{RUNS_FOLDER}/{directory.run_id}"
     fetched = time.monotonic()
 
@@ -70,7 +69,7 @@ def status_reader(path: str) -> Callable[[], RunStatus]:
         if time.monotonic() - fetched >= _FETCH_INTERVAL:
             open_run_directory(url, parts=False)
             fetched = time.monotonic()
-        return look(directory, time.time(), active_owner(url))
+        return read_status(directory, time.time(), active_owner(url))
 
     return read_remote
 
@@ -79,22 +78,22 @@ def _print(status: RunStatus, *, as_json: bool) -> None:
     emit_result("\n".join(status_lines(status, time.time())), as_plain(status), as_json=as_json)
 
 
-def _redraw(status: RunStatus, read_status: Callable[[], RunStatus]) -> None:
+def _redraw(status: RunStatus, read: Callable[[], RunStatus]) -> None:
     """Redraw the status in place while the run executes, then print it in full."""
     console = console_of(sys.stdout)
     with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
-        while status.driver is not None:
+        while status.owner is not None:
             fit_to_terminal(console)
             lines = status_lines(status, time.time(), console.width - 1, ascii_only=console.options.ascii_only)
             text = Text("\n".join(lines))
             text.highlight_regex("━+|##+", "green")
             text.highlight_regex("─+", "dim")
             live.update(text, refresh=True)
-            status = _poll(read_status)
+            status = _poll(read)
     _print(status, as_json=False)
 
 
-def _print_periodically(status: RunStatus, read_status: Callable[[], RunStatus], *, as_json: bool) -> None:
+def _print_periodically(status: RunStatus, read: Callable[[], RunStatus], *, as_json: bool) -> None:
     """Print a line every 30 s or 5 % while the run executes."""
 
     def print_line() -> None:
@@ -102,17 +101,17 @@ def _print_periodically(status: RunStatus, read_status: Callable[[], RunStatus],
 
     print_line()
     throttle = LogThrottle(time.monotonic())
-    while status.driver is not None:
-        status = _poll(read_status)
-        if status.driver is not None and throttle.is_due(status.tally, time.monotonic()):
+    while status.owner is not None:
+        status = _poll(read)
+        if status.owner is not None and throttle.is_due(status.tally, time.monotonic()):
             print_line()
     print_line()
 
 
-def _poll(read_status: Callable[[], RunStatus]) -> RunStatus:
+def _poll(read: Callable[[], RunStatus]) -> RunStatus:
     began = time.monotonic()
     time.sleep(_POLL_INTERVAL)
-    status = read_status()
+    status = read()
     took = time.monotonic() - began - _POLL_INTERVAL
     time.sleep(max(took * _IDLE_FACTOR - _POLL_INTERVAL, 0.0))
     return status
@@ -156,7 +155,7 @@ def _local_runs(output: str) -> Iterator[dict[str, Any]]:
         identity = {"run": directory.run_id, "run_directory": str(directory.path)}
         try:
             with Ledger(directory.ledger) as ledger:
-                status = status_of(ledger.metadata(), is_driven=directory.owner() is not None)
+                status = status_of(ledger.metadata(), has_owner=directory.owner() is not None)
                 created = directory.metadata().get("created", "")
                 yield {**identity, "created": created, "status": status, **ledger.tally().by_outcome()}
         except (ParallelRunError, sqlite3.Error, ValueError) as error:

@@ -51,7 +51,7 @@ class FileDataset(Dataset):
         """Return a dataset of the files that *paths* expand to.
 
         Args:
-            paths: Files, folders (with all files below them), globs.
+            paths: Files, folders (with all files below them), globs, URLs.
             partition_format: Keys in the last segments of each path, for ``partition_keys``: ``{user}/{season}/{genre}.wav``,
                 ``{day:yyyy/MM/dd}``, ``*`` for anything within a segment.
             allow_empty: Accept an input without files.

@@ -13,10 +13,10 @@ import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
+from prefect_parallel_run.child.delimited import GIVEN
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS
-from prefect_parallel_run.child.table_types import GIVEN
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
 from prefect_parallel_run.datasets.formats import FilePlan, create_planner
@@ -308,13 +308,11 @@ class TabularDataset(Dataset):
         warnings.finish()
 
     def _work(self, file: ListedFile, keys: list[KeyValue]) -> dict[str, Any]:
-        """Return the fields of a work that all formats have."""
         path, size, version = file
         work = {"input": self.name, "kind": self.format, "path": path, "size": size, "version": version}
         return {**work, "keys": [list(pair) for pair in keys]} if keys else work
 
     def _problem(self, error: Exception) -> str:
-        """Return why a file cannot be planned, as a sentence about it."""
         if isinstance(error, UnfinishedRecordError):
             return str(error)
         if isinstance(error, UnicodeError):

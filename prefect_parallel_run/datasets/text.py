@@ -2,7 +2,7 @@
 
 Records end exactly where pandas' C parser ends them; numpy finds these bytes. Quotes are tracked by parity: outside quotes,
 their number so far is even. That is correct if every quote opens or closes a field or is doubled; any other block
-(``5" pipe``) is scanned state by state instead (child/csv_dialect.py). Escaped bytes are replaced beforehand.
+(``5" pipe``) is scanned state by state instead (child/delimited.py). Escaped bytes are replaced beforehand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from prefect_parallel_run.child.csv_dialect import ESCAPED, FIELD, QUOTED, START, Dialect, scan
+from prefect_parallel_run.child.delimited import ESCAPED, FIELD, QUOTED, START, Dialect, scan
 from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.child.text import BOM, TextStream, check_compression, is_transparent, not_encoded
 
@@ -183,7 +183,6 @@ def _scanned(block: bytes, state: int, dialect: Dialect) -> tuple[Positions, int
 
 
 def _filled(data: bytes, ends: Positions, dialect: Dialect) -> npt.NDArray[np.bool_]:
-    """Return which records are not blank."""
     view = np.frombuffer(data, dtype=np.uint8)
     starts = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1]))
     first = view[starts]

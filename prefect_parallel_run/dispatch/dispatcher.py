@@ -37,10 +37,9 @@ from prefect_parallel_run.dispatch.events import (
     Tick,
 )
 from prefect_parallel_run.dispatch.lease_transport import LOST, LeaseTransport, Message
+from prefect_parallel_run.dispatch.node_output import RemoteFiles, ScriptLogCollector
 from prefect_parallel_run.dispatch.node_pool import TICK, NodePool
 from prefect_parallel_run.dispatch.node_setup import NodeSpec
-from prefect_parallel_run.dispatch.row_transfer import RemoteFiles
-from prefect_parallel_run.dispatch.script_logs import ScriptLogCollector
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.models import Outcome, Receipt
@@ -68,7 +67,7 @@ class PlanStream(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class DispatchInputs:
     """What a run consists of: its mini-batches, their records, and the decisions about them."""
 
     plan: PlanReader
@@ -95,7 +94,7 @@ class Dispatcher:
         self,
         cluster: Cluster,
         nodes: NodeSpec,
-        run: Run,
+        run: DispatchInputs,
         emit: events.Emit,
         check_cancelled: CheckCancelled,
         autoscaler: Autoscaler | None = None,

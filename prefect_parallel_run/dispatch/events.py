@@ -8,7 +8,7 @@ from prefect_parallel_run.models import Breach, FailureLimits, Lease, Receipt
 
 
 @dataclass(frozen=True, slots=True)
-class NodeJoined:
+class NodeOpened:
     """A node accepts leases."""
 
     node: str
@@ -111,7 +111,7 @@ class Tick:
 
 
 ControlCommand = Paused | Continued | LimitsChanged | ProcessesChanged
-NodeEvent = NodeJoined | SlotReady | NodeLeft | NodesOpening | NodeResized
+NodeEvent = NodeOpened | SlotReady | NodeLeft | NodesOpening | NodeResized
 Event = NodeEvent | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | ControlCommand | Tick
 
 

@@ -19,8 +19,8 @@ from distributed.scheduler import KilledWorker
 
 from prefect_parallel_run.compute.base import LEASE_KEY
 from prefect_parallel_run.dispatch.events import Event, LeaseShortened, NodeResized, Resize
+from prefect_parallel_run.dispatch.node_output import RemoteFiles, TransferError
 from prefect_parallel_run.dispatch.node_pool import NodePool
-from prefect_parallel_run.dispatch.row_transfer import RemoteFiles, TransferError
 from prefect_parallel_run.models import Lease, Outcome, Receipt
 from prefect_parallel_run.node.node import NOT_BEGUN, LeaseResult
 from prefect_parallel_run.node.rpc import NodeClosedError, recall_lease, resize_node, run_lease

@@ -12,13 +12,12 @@ from typing import Any
 
 from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.compute.base import Cluster
-from prefect_parallel_run.dispatch.events import Event, NodeJoined, NodeLeft, NodesOpening, Tick
+from prefect_parallel_run.dispatch.events import Event, NodeLeft, NodeOpened, NodesOpening, Tick
 from prefect_parallel_run.dispatch.node_setup import NodeSetup, NodeSetups, NodeSpec, ReadyNode
 from prefect_parallel_run.dispatch.workers import GONE, LiveWorkers, call_worker, host_of, select_workers
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, ParallelRunError
-from prefect_parallel_run.node.log_tail import LogBatch
-from prefect_parallel_run.node.rpc import ShutdownReport, close_node, keep_node, remove_node
-from prefect_parallel_run.node.watchdog import EVERY
+from prefect_parallel_run.node.log_files import LogBatch
+from prefect_parallel_run.node.rpc import KEEP_ALIVE_INTERVAL, ShutdownReport, close_node, keep_node, remove_node
 from prefect_parallel_run.runs import events
 
 TICK = 0.25  #: s: longest time between two calls of check_cancelled
@@ -214,7 +213,7 @@ class NodePool:
         while not self._is_over:
             for address in [*self._names, *self._setups.addresses]:
                 self._start_call(address, keep_node)  # not awaited: it may not answer
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(KEEP_ALIVE_INTERVAL)
 
     # Opening
 
@@ -232,7 +231,7 @@ class NodePool:
         self._nodes[node.facts.node] = node
         self._names[node.address] = node.facts.node
         self._emit(events.NodeJoined(node.facts))
-        self._report(NodeJoined(node.facts.node, node.facts.slots))
+        self._report(NodeOpened(node.facts.node, node.facts.slots))
         if not self._has_nodes:
             self._has_nodes = True
             available = len(self._names) + len(self._setups)

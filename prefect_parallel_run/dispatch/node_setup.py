@@ -18,7 +18,7 @@ from typing import NamedTuple
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.dispatch.workers import ask_worker
 from prefect_parallel_run.errors import ComputeTargetError, InputError, OutputError, ParallelRunError
-from prefect_parallel_run.node.preflight import PreflightRequest, PreflightResult
+from prefect_parallel_run.node.remote_setup import PreflightRequest, PreflightResult
 from prefect_parallel_run.node.rpc import NodeAccess, check_node, open_node, receive_bundle
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 

@@ -30,8 +30,8 @@ from prefect_parallel_run.dispatch.events import (
     LeaseFinished,
     LeaseShortened,
     LimitsChanged,
-    NodeJoined,
     NodeLeft,
+    NodeOpened,
     NodeResized,
     NodesOpening,
     Paused,
@@ -46,11 +46,11 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
-from prefect_parallel_run.dispatch.progress import Progress
 from prefect_parallel_run.dispatch.slot_accounting import SlotAccounting
 from prefect_parallel_run.dispatch.speculation import StragglerTracker, earliest
 from prefect_parallel_run.dispatch.work_queue import (
     LeaseSizer,
+    Progress,
     Work,
     WorkQueue,
     lost_receipt,
@@ -148,7 +148,7 @@ class RunState:
             return list(self._complete_lease(event, now)) if isinstance(event, LeaseFinished) else []
         instructions: list[Instruction] = []
         match event:
-            case NodeJoined(node, slots):
+            case NodeOpened(node, slots):
                 instructions += self._join(node, slots)
             case SlotReady():
                 self._accounting.record_ready(event)
@@ -313,7 +313,7 @@ class RunState:
             self._has_ended = True
             yield end
             return
-        yield from self._hold_or_release(tally)
+        yield from self._pause_or_resume(tally)
         if self.is_paused:  # leases return what they have not started; running mini-batches continue
             for lease in self._stragglers.to_recall_while_paused(self._accounting.leases.values(), now):
                 yield Recall(lease.id, at_once=False)
@@ -345,7 +345,7 @@ class RunState:
             self._nodeless_since = now
         return now - self._nodeless_since > self._policy.node_patience
 
-    def _hold_or_release(self, tally: Tally) -> Iterator[Instruction]:
+    def _pause_or_resume(self, tally: Tally) -> Iterator[Instruction]:
         breach = self._policy.limits.near_breach(tally, isolates=self._policy.isolate)
         if breach is not None and not self._is_holding:
             yield PauseScheduling(breach)
@@ -360,9 +360,9 @@ class RunState:
             work = self._queue.pop(now, self._accounting.slots, is_holding=self._is_holding)
             if work is None:
                 return
-            yield self._send(least[1], work, now)
+            yield self._submit(least[1], work, now)
 
-    def _send(self, node: str, work: Work, now: float) -> SubmitLease:
+    def _submit(self, node: str, work: Work, now: float) -> SubmitLease:
         self._last_lease += 1
         start, stop, attempt, piece = work
         lease = Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt, piece=piece)
@@ -397,7 +397,7 @@ class RunState:
                 slow = self._stragglers.slowest(others, self._sizer.mean, now)
                 if slow is None:
                     break
-                copy = self._send(name, Work(slow.stop - 1, slow.stop, slow.attempt), now)
+                copy = self._submit(name, Work(slow.stop - 1, slow.stop, slow.attempt), now)
                 self._stragglers.link(slow, copy.lease)
                 yield copy
 

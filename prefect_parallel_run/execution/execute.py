@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
@@ -10,18 +11,21 @@ from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 from prefect_parallel_run._threads import CheckCancelled, begin, chain_checks
+from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.compute.base import Cluster, Request, Target
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler, NodeBounds
-from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Run
-from prefect_parallel_run.dispatch.node_setup import NodeSpec
+from prefect_parallel_run.dispatch.dispatcher import Dispatcher, DispatchInputs
+from prefect_parallel_run.dispatch.node_setup import NodeSpec, RemoteSetup
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
-from prefect_parallel_run.execution.code_archive import prepare_remote
 from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.models import PendingWork, Tally
+from prefect_parallel_run.node.remote_setup import PreflightRequest, make_bundle
 from prefect_parallel_run.node.settings import (
+    CodeBundle,
     InterpreterSettings,
     ItemSettings,
     NodeOptions,
@@ -38,10 +42,12 @@ from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs.commands import PROCESSES
 from prefect_parallel_run.runs.events import Emit, ExecutionEnded, Noted, RunStarted, Warned
 from prefect_parallel_run.runs.executions import Overrides
+from prefect_parallel_run.runs.fingerprint import source_tree
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.resolve import RunSelection, complete_description
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
+from prefect_parallel_run.storage.objects import file_sha256
 
 _MAX_LEASE_BYTES = 2_000_000  #: bytes of work descriptions in one message
 _MAX_PER_LEASE = 1_000
@@ -167,9 +173,9 @@ def _dispatch(run: ActiveRun, work: _Work, cluster: Cluster, settings: NodeSetti
     with ExitStack() as stack:
         remote_setup = None
         if not cluster.is_here:
-            settings, remote_setup = prepare_remote(run.spec, run.directory, settings, plan, check_cancelled)
+            settings, remote_setup = _prepare_remote(run.spec, run.directory, settings, plan, check_cancelled)
             stack.callback(remote_setup.clean_up)
-        dispatched = Run(
+        dispatched = DispatchInputs(
             plan=plan,
             ledger=run.ledger,
             state=RunState(policy, work.pending, lambda index: plan.items(index, index + 1)[0]),
@@ -266,7 +272,7 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
             slots=config.process_count_per_node,
             most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
         ),
-        run=RunContext(drive=run.execution, directory=str(run.directory.path), run_id=run.directory.run_id, step=spec.name),
+        run=RunContext(execution=run.execution, directory=str(run.directory.path), run_id=run.directory.run_id, step=spec.name),
         interpreter=InterpreterSettings(
             path=spec.interpreter, plan=spec.environment, variables=dict(config.environment_variables)
         ),
@@ -292,3 +298,42 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
             memory=config.memory_limit_bytes,
         ),
     )
+
+
+def _prepare_remote(
+    spec: StepSpec, directory: RunDirectory, settings: NodeSettings, plan: PlanReader, check_cancelled: CheckCancelled
+) -> tuple[NodeSettings, RemoteSetup]:
+    """Return settings for nodes that may be on other machines, and what these nodes must check and receive.
+
+    With a source_directory, every node runs the bundled copy, so edits during the run have no effect. Without one, a node
+    that can access the same script runs it in place, next to the other files there.
+
+    Raises:
+        ValueError: The script's code cannot be bundled.
+    """
+    bundle = make_bundle(source_tree(spec.config), directory.path, check_cancelled)
+    mark = f".seen-{settings.token}"
+    (directory.path / mark).write_text(mark)
+    preflight = PreflightRequest(
+        run_directory=str(directory.path),
+        mark=mark,
+        places=(*spec.places, *_first_file(plan, has_any=settings.node.most_slots > 0)),
+        script=settings.script.path,
+        script_sha256="" if spec.config.source_directory is not None else file_sha256(spec.config.script_path),
+        bundle=bundle.sha256,
+    )
+    script = replace(settings.script, bundle=CodeBundle(bundle.sha256, bundle.source, bundle.script))
+    return replace(settings, script=script).with_node(is_kept=True), RemoteSetup(
+        preflight=preflight, bundle=bundle.path, mark=directory.path / mark
+    )
+
+
+def _first_file(plan: PlanReader, *, has_any: bool) -> tuple[tuple[str, str], ...]:
+    """Return one planned file to check: a folder with the right name may have other contents."""
+    if not has_any:
+        return ()
+    work = json.loads(plan.works(0, 1)[0])
+    table = work["tables"][0] if "tables" in work else work
+    path = f"{work['root']}{work['names'][0]}" if "names" in work else str(table["path"])
+    exists = not is_remote(path) and Path(path).exists()  # deleted since planning: its mini-batch will fail
+    return (("input", path),) if exists else ()

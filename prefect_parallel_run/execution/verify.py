@@ -106,7 +106,7 @@ def summary(directory: RunDirectory) -> dict[str, object]:
     """Return the state of a run and the counts in its ledger."""
     with Ledger(directory.ledger) as ledger:
         metadata, tally = ledger.metadata(), ledger.tally()
-    status = status_of(metadata, is_driven=directory.owner() is not None)
+    status = status_of(metadata, has_owner=directory.owner() is not None)
     return {
         "run": directory.run_id,
         "run_directory": os.fspath(directory.path),

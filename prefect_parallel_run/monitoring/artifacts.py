@@ -1,4 +1,7 @@
-"""Prefect artifacts of a run: progress, a table of failures by cause, and at the end a summary and the report's location."""
+"""Prefect artifacts of a run: progress, a table of failures by cause, and at the end a summary and the report's location.
+
+A background thread sends them, so that a run never waits for a slow or unreachable server.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import json
 import math
 import re
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -25,7 +30,6 @@ from prefect.exceptions import PrefectException
 
 from prefect_parallel_run._units import count, format_seconds
 from prefect_parallel_run.models import Outcome, Tally
-from prefect_parallel_run.monitoring.background_publisher import BackgroundPublisher
 from prefect_parallel_run.monitoring.failure_table import FailureTable
 from prefect_parallel_run.monitoring.logs import Logger, escape_control_chars
 from prefect_parallel_run.monitoring.progress import ProgressTracker, done_percent, progress_message
@@ -294,3 +298,60 @@ def _locations(run_directory: str, output: str | None) -> Iterator[str]:
     if output is not None:
         yield f"Result: `{output}`"
     yield f"Run directory: `{run_directory}`"
+
+
+class BackgroundPublisher:
+    """Runs calls one after another, in order of submission; a newer call of the same kind replaces a waiting one.
+
+    Args:
+        name: Name of the thread; it inherits the context variables of the caller.
+        warned: Called on that thread with an error message; a failed call never fails the run.
+    """
+
+    def __init__(self, name: str, warned: Callable[[str], None]) -> None:
+        self._name, self._warned = name, warned
+        self._context = copy_context()
+        self._waiting: dict[str, Callable[[], object]] = {}  # by kind
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_closed = self._is_abandoned = False
+
+    def submit(self, kind: str, call: Callable[[], object]) -> None:
+        """Queue *call*, in place of a waiting one of the same kind; returns immediately."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self._waiting[kind] = call
+            self._changed.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._context.run, args=(self._run,), name=self._name, daemon=True)
+            self._thread.start()
+
+    def close(self, seconds: float) -> bool:
+        """Wait at most *seconds* for the queued calls; returns False if some were abandoned."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        if self._thread is None:
+            return True
+        self._thread.join(max(deadline - time.monotonic(), 0.0))
+        with self._changed:
+            self._is_abandoned = self._thread.is_alive()
+            self._waiting.clear()
+        return not self._is_abandoned
+
+    def _run(self) -> None:
+        while (call := self._next()) is not None:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001  any error becomes a warning; abandoned calls fail silently
+                if not self._is_abandoned:
+                    self._warned(f"{type(error).__name__}: {error}")
+
+    def _next(self) -> Callable[[], object] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
+            if not self._waiting:
+                return None
+            return self._waiting.pop(next(iter(self._waiting)))

@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 
 from prefect_parallel_run._atomic import sync
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure
+from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed, StartFailure
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
 from prefect_parallel_run.node.node_log import NodeLog, ProcessLog
 from prefect_parallel_run.node.prefetch import LeaseFiles
+from prefect_parallel_run.node.reaper import Guard
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import RecallRequest, Slot, SlotRetiredError, SlotStoppedError, SlotUnusableError, Work
 from prefect_parallel_run.node.slot_pool import Resized, SlotPool
-from prefect_parallel_run.node.standby import StandbyChild, StandbyNeed
-from prefect_parallel_run.node.watchdog import Guard
 
 _READABLE = ("parts", "logs")  #: folders of a run directory whose files may be read
 _REMEMBERED = 10_000  #: leases

@@ -28,8 +28,7 @@ import psutil
 
 from prefect_parallel_run._rate_limit import BackoffTimer
 from prefect_parallel_run.node.child_process import describe_exit
-from prefect_parallel_run.node.log_files import LogFiles
-from prefect_parallel_run.node.log_tail import LogBatch, ScriptLines
+from prefect_parallel_run.node.log_files import LogBatch, LogFiles, ScriptLines
 from prefect_parallel_run.node.settings import NodeSettings
 
 HEADER = "time,cpu_percent,memory_used,memory_total,processes,processes_memory,disk_free\n"

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -19,15 +20,17 @@ from distributed import get_worker, secede
 
 from prefect_parallel_run.environments import interpreter_of
 from prefect_parallel_run.errors import ComputeTargetError
-from prefect_parallel_run.node.code_archive import Incoming, unpacked
 from prefect_parallel_run.node.environments import built_interpreter, cache_folder
-from prefect_parallel_run.node.log_tail import LogBatch
+from prefect_parallel_run.node.log_files import LogBatch
 from prefect_parallel_run.node.node import LeaseResult, Node
-from prefect_parallel_run.node.preflight import PreflightRequest, PreflightResult, run_checks
+from prefect_parallel_run.node.remote_setup import Incoming, PreflightRequest, PreflightResult, run_checks, unpacked
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Work
 from prefect_parallel_run.node.slot_pool import Resized
-from prefect_parallel_run.node.watchdog import Watchdog
+
+KEEP_ALIVE_INTERVAL = 5.0  #: s between two keep-alives of a flow process
+_PATIENCE = 40.0  #: s without a keep-alive after which a node is closed: workers of a shared cluster outlive the step
+_POLL_INTERVAL = 1.0  #: s
 
 
 class NodeAccess(NamedTuple):
@@ -46,6 +49,30 @@ class ShutdownReport(NamedTuple):
 
 class NodeClosedError(RuntimeError):
     """A message was sent to a worker where its run has no open node."""
+
+
+class Watchdog:
+    """Calls *on_timeout*, once and on a thread of its own, after *patience* seconds without ``reset``."""
+
+    def __init__(self, on_timeout: Callable[[], None], patience: float = _PATIENCE) -> None:
+        self._on_timeout, self._patience = on_timeout, patience
+        self._last_reset = time.monotonic()
+        self._stopped = threading.Event()
+        threading.Thread(target=self._watch, name="keep-node", daemon=True).start()
+
+    def reset(self) -> None:
+        """Record a keep-alive."""
+        self._last_reset = time.monotonic()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(min(_POLL_INTERVAL, self._patience / 4)):
+            if time.monotonic() - self._last_reset > self._patience:
+                self._on_timeout()
+                return
 
 
 class _Open(NamedTuple):

@@ -37,7 +37,7 @@ class NodeOptions:
 class RunContext:
     """The run and this execution of it."""
 
-    drive: int  #: number of this execution, from 1; keeps file names unique
+    execution: int  #: number of this execution, from 1; keeps file names unique
     directory: str
     run_id: str = ""  #: name of the run directory
     step: str = ""  #: name of the step
@@ -109,7 +109,7 @@ class NodeSettings:
     @property
     def prefix(self) -> str:
         """Return the prefix of the node's file names in ``logs`` and ``parts``."""
-        return f"{execution_prefix(self.run.drive)}{self.node.name}."
+        return f"{execution_prefix(self.run.execution)}{self.node.name}."
 
     def with_node(self, **changes: Any) -> NodeSettings:
         """Return these settings with other values in ``node``."""

@@ -14,10 +14,9 @@ from prefect_parallel_run.child.channel import IDLE
 from prefect_parallel_run.child.failure import STOP, fingerprint
 from prefect_parallel_run.models import Outcome, Receipt
 from prefect_parallel_run.node.child_process import Child, death_name, describe_exit
-from prefect_parallel_run.node.child_startup import ChildFactory, StartFailure, Startup
+from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StartFailure, Startup
 from prefect_parallel_run.node.node_log import ProcessRecord
 from prefect_parallel_run.node.settings import NodeSettings
-from prefect_parallel_run.node.standby import StandbyChild
 
 _POLL_INTERVAL = 0.02  #: s, for a busy child
 _STARTUP_POLL_INTERVAL = 0.005  #: s, for a child that is starting

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from prefect_parallel_run.child.column_facts import HUGE, INEXACT, KEY, NEGATIVE, Fact, Path, facts_of, to_metadata
+from prefect_parallel_run.child.arrow_values import HUGE, INEXACT, KEY, NEGATIVE, Fact, Path, facts_of, to_metadata
 from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.output.failed_items import source_location
@@ -187,7 +187,7 @@ class _TypesDifferError(Exception):
 def unify(first: pa.Schema, second: pa.Schema) -> pa.Schema | Conflict:
     """Return a schema that holds the columns of both without loss, in the order of *first*; names are unique.
 
-    The result includes the column facts of both schemas (child/column_facts.py), so that unification is associative.
+    The result includes the column facts of both schemas (child/arrow_values.py), so that unification is associative.
     """
     facts = facts_in(first) | facts_in(second)
     names, others = set(first.names), set(second.names)

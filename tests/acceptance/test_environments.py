@@ -7,7 +7,7 @@ import pytest
 
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.errors import EnvironmentSetupError
-from prefect_parallel_run.node.installers import base_of
+from prefect_parallel_run.node.environments import base_of
 
 TELLS = """\
 import sys

@@ -65,14 +65,14 @@ class _Cluster:
     """
 
     def __init__(self, nodes: int, slots: int, seconds: float) -> None:
-        from prefect_parallel_run.dispatch.events import NodeJoined, SlotReady
+        from prefect_parallel_run.dispatch.events import NodeOpened, SlotReady
 
         self._slots, self._seconds = slots, seconds
         self._nodes = {f"node-{number}": _Node(slots) for number in range(nodes)}
         self._order = itertools.count()  # events of one moment come as they were made
         self._events: list = []  # when, order, what the driver is told, the lease that has ended with it
         for name in self._nodes:
-            self._tell(0.0, NodeJoined(name, slots))
+            self._tell(0.0, NodeOpened(name, slots))
         for name in self._nodes:
             for _ in range(slots):
                 self._tell(0.0, SlotReady(name))

@@ -14,7 +14,7 @@ import pytest
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.node.child_startup import ChildFactory
+from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed
 from prefect_parallel_run.node.node_log import ProcessLog
 from prefect_parallel_run.node.settings import (
     InterpreterSettings,
@@ -27,7 +27,6 @@ from prefect_parallel_run.node.settings import (
     ScriptSettings,
 )
 from prefect_parallel_run.node.slot import RecallRequest, Slot, Work
-from prefect_parallel_run.node.standby import StandbyChild, StandbyNeed
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
 
@@ -89,7 +88,7 @@ class Bench:
         path = Path(script) if "/" in script else self.scripts / script
         groups: dict[type, dict[str, object]] = {
             NodeOptions: {"name": "node-0", "slots": 1, "most_slots": 1},
-            RunContext: {"drive": 1, "directory": str(self.run)},
+            RunContext: {"execution": 1, "directory": str(self.run)},
             InterpreterSettings: {},
             ScriptSettings: {
                 "path": str(path),

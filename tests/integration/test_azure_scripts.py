@@ -338,10 +338,10 @@ def test_a_script_without_init_names_its_output(bench, files):
 
 def test_metrics_are_limited(tmp_path, monkeypatch):
     """Further ones are dropped, with one note."""
-    from prefect_parallel_run.child import metrics
+    from prefect_parallel_run.child import azureml_core
 
-    monkeypatch.setattr(metrics, "_MOST_BYTES", 1000)
-    found = metrics.Metrics(str(tmp_path / "m.jsonl"))
+    monkeypatch.setattr(azureml_core, "_MOST_BYTES", 1000)
+    found = azureml_core.Metrics(str(tmp_path / "m.jsonl"))
     for number in range(100):
         found.add("x", value=number)
     lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from prefect_parallel_run import ParallelRunConfig
-from prefect_parallel_run.execution.code_archive import make_bundle
-from prefect_parallel_run.node.code_archive import Incoming, unpack, unpacked
+from prefect_parallel_run.node.remote_setup import Incoming, make_bundle, unpack, unpacked
+from prefect_parallel_run.runs.fingerprint import source_tree
 from prefect_parallel_run.runs.source_files import SourceTree
 
 from .conftest import wait_until
@@ -20,10 +20,10 @@ UNPACK = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from prefect_parallel_run.node import code_archive
+from prefect_parallel_run.node import remote_setup
 
 archive, sha256, cache, noted, hangs = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5]
-extract = code_archive._extract_member
+extract = remote_setup._extract_member
 
 def slow(archive, member, path):
     extract(archive, member, path)
@@ -32,9 +32,9 @@ def slow(archive, member, path):
     if hangs == "hangs":
         input()
 
-code_archive._extract_member = slow
+remote_setup._extract_member = slow
 with ThreadPoolExecutor(4) as threads:
-    found = set(threads.map(lambda _: code_archive.unpack(archive, sha256, cache), range(4 if hangs != "hangs" else 1)))
+    found = set(threads.map(lambda _: remote_setup.unpack(archive, sha256, cache), range(4 if hangs != "hangs" else 1)))
 (folder,) = found
 print(folder, len(list(folder.iterdir())))
 """
@@ -49,7 +49,7 @@ def bundle(tmp_path):
     config = ParallelRunConfig(
         entry_script="score.py", source_directory=str(source), error_threshold=0, output_action="append_row"
     )
-    return make_bundle(config, tmp_path / "bundles")
+    return make_bundle(source_tree(config), tmp_path / "bundles")
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_script_runs_from_an_unpacked_bundle(bench, files, tmp_path, given):
         error_threshold=0,
         output_action="append_row",
     )
-    made = make_bundle(config, tmp_path / "bundles")
+    made = make_bundle(source_tree(config), tmp_path / "bundles")
     root = unpack(made.path, made.sha256, tmp_path / "cache")
     shutil.rmtree(tmp_path / "proj")
     slot = bench.slot(str(root / made.script), source=str(root / made.source))

@@ -11,9 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from prefect_parallel_run.node.reaper import marked
+from prefect_parallel_run.node.reaper import Guard, marked
 from prefect_parallel_run.node.slot import SlotStoppedError, SlotUnusableError
-from prefect_parallel_run.node.watchdog import Guard
 
 from ..interpreter import facts_of
 from ..processes import lives

@@ -15,9 +15,8 @@ import pytest
 
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.errors import EnvironmentSetupError
-from prefect_parallel_run.node import environments, installers
-from prefect_parallel_run.node.environments import built_interpreter
-from prefect_parallel_run.node.installers import base_of, version_of
+from prefect_parallel_run.node import environments
+from prefect_parallel_run.node.environments import base_of, built_interpreter, version_of
 from prefect_parallel_run.node.reaper import _other_processes
 
 from ..processes import command_line
@@ -25,7 +24,7 @@ from .conftest import wait_until
 
 VERSIONS = ["3.9", "3.10", "3.11", "3.12", "3.13"]
 SIX = EnvironmentPlan(requirements=("six",))
-UV_COMMAND = installers.uv_command
+UV_COMMAND = environments.uv_command
 ASKS = """\
 import sys, threading
 from pathlib import Path
@@ -64,7 +63,7 @@ def running_installers(cache):
             variables = Path(f"/proc/{process}/environ").read_bytes()
         except OSError:
             continue
-        if f"{installers._MARKER}=".encode() in variables and f"TMPDIR={cache.parent}/".encode() in variables:
+        if f"{environments._MARKER}=".encode() in variables and f"TMPDIR={cache.parent}/".encode() in variables:
             found.append(process)
     return found
 
@@ -84,8 +83,8 @@ def cache(tmp_path, monkeypatch):
     """A cache of the test's own, without uv; afterwards no installer lives and no temporary file is left."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(installers.tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(installers, "uv_command", lambda: None)
+    monkeypatch.setattr(environments.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(environments, "uv_command", lambda: None)
     monkeypatch.setattr(environments, "uv_command", lambda: None)
     yield tmp_path / "cache"
     wait_until(lambda: not running_installers(tmp_path / "cache"))
@@ -122,8 +121,7 @@ def gate(cache, tmp_path, uv_program, monkeypatch):
     made = Gate(tmp_path / "gate", uv_program)
     monkeypatch.setenv("PATH", f"{made.bin}:{os.environ['PATH']}")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))  # of processes that the test starts
-    for module in (installers, environments):
-        monkeypatch.setattr(module, "uv_command", UV_COMMAND)
+    monkeypatch.setattr(environments, "uv_command", UV_COMMAND)
     return made
 
 
@@ -383,9 +381,9 @@ def test_a_hanging_installer_is_stopped(tmp_path, monkeypatch):
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\necho waiting for a lock\nexec sleep 1000\n")
     uv.chmod(0o755)
-    monkeypatch.setattr(installers, "uv_command", lambda: [str(uv)])
     monkeypatch.setattr(environments, "uv_command", lambda: [str(uv)])
-    monkeypatch.setattr(installers, "_LONGEST", 1.0)
+    monkeypatch.setattr(environments, "uv_command", lambda: [str(uv)])
+    monkeypatch.setattr(environments, "_LONGEST", 1.0)
     cache = tmp_path / "cache"
     cache.mkdir()
     with pytest.raises(EnvironmentSetupError, match=r"(?s)uv venv .* took over .* min:\nwaiting for a lock"):

@@ -81,7 +81,7 @@ def test_every_process_is_logged(bench, files):
 )
 def test_the_reason_of_an_exit_is_logged(bench, files, script, arguments, changes, reason):
     """By the outcome, if there is one."""
-    over(bench, files, script, "--log", str(bench.log), *arguments, size=100, drive=2, **changes)
+    over(bench, files, script, "--log", str(bench.log), *arguments, size=100, execution=2, **changes)
     found = events(bench, "r2.node-0.processes.jsonl")
     assert next(event["reason"] for event in found if event["event"] == "ended" and event["slot"] == 0) == reason
     started, ended = ({event["process"] for event in found if event["event"] == kind} for kind in ("started", "ended"))

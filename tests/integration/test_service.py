@@ -13,10 +13,9 @@ import pytest
 from prefect_parallel_run import ParallelRunConfig
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError
-from prefect_parallel_run.execution.code_archive import make_bundle
 from prefect_parallel_run.node import rpc
-from prefect_parallel_run.node.code_archive import unpacked
-from prefect_parallel_run.node.watchdog import Watchdog
+from prefect_parallel_run.node.remote_setup import make_bundle, unpacked
+from prefect_parallel_run.runs.fingerprint import source_tree
 
 from ..processes import command_line, lives
 from .conftest import wait_until
@@ -58,7 +57,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def short(monkeypatch):
     """Keepers that give up soon."""
-    monkeypatch.setattr(rpc, "Watchdog", partial(Watchdog, patience=0.2))
+    monkeypatch.setattr(rpc, "Watchdog", partial(rpc.Watchdog, patience=0.2))
 
 
 async def until(fact):
@@ -142,7 +141,7 @@ def bundle(tmp_path):
     config = ParallelRunConfig(
         entry_script="score.py", source_directory=str(source), error_threshold=0, output_action="append_row"
     )
-    return make_bundle(config, tmp_path / "bundles")
+    return make_bundle(source_tree(config), tmp_path / "bundles")
 
 
 def pieces(bundle):

@@ -73,7 +73,6 @@ INSIDE = {  #: the same within rooms that hold one thing after another
     ],
     "planning": ["plan", "planner", "inputs"],
     "execution": [
-        "code_archive",
         "control",
         "execute",
         "runner",
@@ -81,7 +80,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "verify",
         "replay",
     ],
-    "task": ["cancellation", "result_serializer", "caching", "task_names", "forms"],
+    "task": ["cancellation", "result_serializer", "caching", "task_names", "temporary_server", "forms"],
 }
 HEAVY = {
     "prefect": {
@@ -90,6 +89,7 @@ HEAVY = {
     },
     "dask": {"compute", "dispatch.dispatcher", "node"},
     "distributed": {"compute", "dispatch", "node.rpc"},
+    "jinja2": {"monitoring.report.page"},
 }
 STANDARD_LIBRARY_PLUS = {"numpy", "pandas", "pyarrow", "fsspec"}  # inside functions: for tables, and for stores
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from prefect_parallel_run.child.csv_dialect import dialect_of, fields_of_first, pandas_options
-from prefect_parallel_run.child.delimited import likely_delimiter
+from prefect_parallel_run.child.delimited import dialect_of, fields_of_first, likely_delimiter, pandas_options
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner
 from prefect_parallel_run.datasets.formats.delimited_types import DelimitedTypes
@@ -21,7 +20,13 @@ from prefect_parallel_run.storage.folders import ListedFile
 
 _LONGEST_NAME = 60  #: characters of a column's name in a message
 _EXCEL = re.compile(rb'"?[sS][eE][pP]=([ -~\t])"?')
-_DEFAULTS: dict[str, Any] = {"escape": None, "double_quote": True, "decimal": ".", "na_values": None, "keep_default_na": True}
+_OPTIONAL = {
+    "escape",
+    "double_quote",
+    "decimal",
+    "na_values",
+    "keep_default_na",
+}  #: absent from a work by default
 
 
 class Delimited(TablePlanner):
@@ -70,8 +75,7 @@ class Delimited(TablePlanner):
         return {"delimiter": f"has one column, {column!r} (delimiter {delimiter!r}); is the delimiter {likely!r}?"}
 
     def _dialect(self) -> dict[str, Any]:
-        options = {name: getattr(self._dataset, name) for name in _DEFAULTS}
-        changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+        changed = self._dataset.model_dump(include=_OPTIONAL, exclude_defaults=True)
         return {"delimiter": self._dataset.delimiter, "quote": self._dataset.quote, **changed}
 
     def _declared(self, columns: Sequence[str], cells: Sequence[str]) -> dict[int, str]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from prefect_parallel_run.child.csv_dialect import pandas_options
+from prefect_parallel_run.child.delimited import pandas_options
 from prefect_parallel_run.child.text import BOM
 from prefect_parallel_run.datasets.schema import (
     BOOL,
@@ -146,7 +146,6 @@ class DelimitedTypes:
         return kinds, frame
 
     def _read_pandas(self, data: bytes, indices: Sequence[int] | None, **options: Any) -> pd.DataFrame:
-        """Return the columns at *indices* (None: all) as pandas parses them."""
         data = b"\n" + data if data.startswith(BOM) else data
         options |= self._options if indices is None else {**self._options, "usecols": list(indices)}
         with warnings.catch_warnings():
@@ -241,7 +240,6 @@ def _are_floats(column: pa.ChunkedArray, *, has_plus: bool) -> bool:
 
 
 def _has_word(column: pa.ChunkedArray) -> bool:
-    """True when some value is neither a number nor a boolean."""
     for chunk in column.chunks:
         candidates = chunk.filter(pc.match_substring_regex(chunk, _NO_NUMBER))
         if pc.all(pc.match_substring_regex(candidates, _BOOLEAN)).as_py() is False:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
-from prefect_parallel_run.child.csv_dialect import Dialect
+from prefect_parallel_run.child.delimited import Dialect
 from prefect_parallel_run.child.json_lines import record
 from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner
 from prefect_parallel_run.datasets.schema import BOOL, BOOL_OR_NULL, FLOAT, INT, NULL, OTHER, TEXT, Column, together
@@ -98,7 +98,6 @@ def _json_kind(kind: pa.DataType) -> str:
 
 
 def _kinds_in_rows(rows: Iterable[Mapping[str, object]]) -> dict[str, set[str]]:
-    """Return the kinds in each column of objects that Python has parsed."""
     by_column: dict[str, set[str]] = {}
     counts: dict[str, int] = {}
     total = 0

@@ -46,7 +46,6 @@ def _with_nulls(parquet: pq.ParquetFile) -> Iterator[int]:
 
 
 def _leaves(parquet: pq.ParquetFile) -> dict[str, list[int]]:
-    """Return the positions of the stored columns by path."""
     leaves: dict[str, list[int]] = {}
     for leaf in range(parquet.metadata.num_columns):
         leaves.setdefault(parquet.metadata.schema.column(leaf).path, []).append(leaf)

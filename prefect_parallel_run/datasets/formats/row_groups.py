@@ -9,9 +9,9 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 from pyarrow import orc
 
+from prefect_parallel_run.child.row_groups import extension_types
 from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS
-from prefect_parallel_run.child.table_types import extension_types
 from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner
 from prefect_parallel_run.storage.folders import ListedFile
 

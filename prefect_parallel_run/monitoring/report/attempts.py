@@ -44,19 +44,42 @@ class Segment(NamedTuple):
 
 
 @dataclass(slots=True)
+class Durations:
+    """How long the attempts took."""
+
+    counts: Counts  #: shape (2, …): succeeded, failed
+    shortest: float = 0.0  #: s, of the successful attempts
+    longest: float = 0.0  #: s, of the successful attempts
+
+    def add(self, seconds: Floats, is_good: npt.NDArray[np.bool_]) -> None:
+        """Count attempts by their seconds."""
+        with np.errstate(divide="ignore"):
+            indices = (np.log10(np.maximum(seconds, 10.0**_FINEST)) - _FINEST) * _PER_DECADE
+        bins = np.clip(indices.astype(np.int64), 0, _PER_DECADE * _DECADES - 1)
+        for row, chosen in enumerate((is_good, ~is_good)):
+            self.counts[row] += np.bincount(bins[chosen], minlength=_PER_DECADE * _DECADES)
+        if is_good.any():
+            good = seconds[is_good]
+            self.shortest = float(min(good.min(), self.shortest or np.inf))
+            self.longest = float(max(good.max(), self.longest))
+
+    def quantile(self, share: float) -> float:
+        """Return the quantile *share* of the successful attempts in s."""
+        return min(max(quantile(self.counts[0], share), self.shortest), self.longest)
+
+
+@dataclass(slots=True)
 class Attempts:
     """Attempts in bins: each dated one is in one of ``succeeded`` or ``failed`` and in one of ``durations``."""
 
     busy: Floats  #: s per lane and bin; the sum is the duration of all attempts
     succeeded: Counts  #: per lane and bin
     failed: Counts
-    durations: Counts  #: shape (2, …): succeeded, failed
+    durations: Durations
     fatal: Counter[tuple[int, int, str]] = field(default_factory=Counter)  #: by lane, bin, outcome
     outcomes: Counter[str] = field(default_factory=Counter)
     segments: list[Segment] | None = None  #: None if there are too many
     undated: int = 0  #: attempts without a known time
-    shortest: float = 0.0  #: s, of the successful attempts
-    longest: float = 0.0  #: s, of the successful attempts
 
     @property
     def dated(self) -> int:
@@ -91,7 +114,7 @@ def read_attempts(ledger: Ledger, axis: Axis | None, lanes: Lanes, count: int, c
         busy=np.zeros(shape),
         succeeded=np.zeros(shape, dtype=np.int64),
         failed=np.zeros(shape, dtype=np.int64),
-        durations=np.zeros((2, _PER_DECADE * _DECADES), dtype=np.int64),
+        durations=Durations(np.zeros((2, _PER_DECADE * _DECADES), dtype=np.int64)),
         segments=[] if count <= MAX_SEGMENTS else None,
     )
     attempts.undated = int(next(ledger.rows(_TOTAL))[0]) - count
@@ -135,7 +158,7 @@ def _add(
     ends = lane * BINS + axis.bins(stops)
     attempts.succeeded += _counts(ends[is_good], attempts.succeeded.shape)
     attempts.failed += _counts(ends[~is_good], attempts.failed.shape)
-    _add_durations(attempts, durations, is_good)
+    attempts.durations.add(durations, is_good)
     attempts.outcomes.update(outcomes)
     for index in np.flatnonzero(~is_good):
         if outcomes[index] in FATAL:
@@ -148,18 +171,6 @@ def _add(
 
 def _counts(flat: Counts, shape: tuple[int, ...]) -> Counts:
     return np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
-
-
-def _add_durations(attempts: Attempts, durations: Floats, is_good: npt.NDArray[np.bool_]) -> None:
-    with np.errstate(divide="ignore"):
-        indices = (np.log10(np.maximum(durations, 10.0**_FINEST)) - _FINEST) * _PER_DECADE
-    bins = np.clip(indices.astype(np.int64), 0, _PER_DECADE * _DECADES - 1)
-    for row, chosen in enumerate((is_good, ~is_good)):
-        attempts.durations[row] += np.bincount(bins[chosen], minlength=_PER_DECADE * _DECADES)
-    if is_good.any():
-        good = durations[is_good]
-        attempts.shortest = float(min(good.min(), attempts.shortest or np.inf))
-        attempts.longest = float(max(good.max(), attempts.longest))
 
 
 def quantile(durations: Counts, share: float) -> float:

@@ -1,9 +1,8 @@
-"""The data of a report: read from a run directory and aggregated while reading. page.py and its sections render it."""
+"""The data of a report: read from a run directory and aggregated while reading. page.py renders it."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,14 +11,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefect_parallel_run._threads import CheckCancelled
+from prefect_parallel_run.child.table_formats import groups_of
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Outcome, Tally
 from prefect_parallel_run.monitoring.report.attempts import FATAL, Attempts, process_work, read_attempts
 from prefect_parallel_run.monitoring.report.axis import Axis, Floats, spread
 from prefect_parallel_run.monitoring.report.lanes import Lanes, assign_lanes
-from prefect_parallel_run.monitoring.report.locations import location_lines
-from prefect_parallel_run.monitoring.report.processes import KILLS, Process, read_processes
-from prefect_parallel_run.monitoring.report.samples import Progress, Resources, read_progress, read_resources
+from prefect_parallel_run.monitoring.report.log_readers import (
+    KILLS,
+    Process,
+    Progress,
+    Resources,
+    read_processes,
+    read_progress,
+    read_resources,
+)
 from prefect_parallel_run.planning.plan import Plan, PlanSummary
 from prefect_parallel_run.runs.executions import Execution, effective_config, recorded_executions
 from prefect_parallel_run.runs.failures import FailedMiniBatch, FailureCause, causes, failed_mini_batches
@@ -58,13 +64,24 @@ class SlowAttempt(NamedTuple):
     inputs: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSpan:
+class ProcessSpan(NamedTuple):
     """A part of a process's lifetime on the timeline; positions on the axis, s."""
 
     lane: int
     begins: float
     ends: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessTimes:
+    """The processes of a run over time; without process logs, none."""
+
+    count: int
+    is_complete: bool  #: all started processes are in the logs
+    ready: Floats  #: s per lane and bin
+    starting: Floats  #: s per lane and bin in which they imported the script or were in init()
+    lifetimes: list[ProcessSpan]  #: ready; empty unless attempts are drawn one by one
+    starts: list[ProcessSpan]  #: import and init(); empty unless attempts are drawn one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,49 +91,71 @@ class Timeline:
     axis: Axis
     lanes: Lanes
     attempts: Attempts
-    alive: Floats  #: s per lane and bin in which its processes were ready; all 0 without process logs
-    starting: Floats  #: s per lane and bin in which they imported the script or were in init()
-    lifetimes: list[ProcessSpan]  #: ready; empty unless attempts are drawn one by one
-    starts: list[ProcessSpan]  #: import and init(); empty unless attempts are drawn one by one
+    processes: ProcessTimes
     kills: Mapping[tuple[int, int, str], int]  #: number of processes by lane, bin and reason of their end
     commands: list[tuple[int, float]]  #: number and position of each applied control command
-    processes: int  #: started processes; 0 without process logs
-    has_all_processes: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What the run directory says about the run as a whole."""
+
+    directory: RunDirectory
+    description: Mapping[str, Any]  #: run.json
+    status: str
+    reason: str
+    receipt: Mapping[str, Any] | None
+    plan: PlanSummary | None
+
+    @property
+    def first_config(self) -> Mapping[str, Any]:
+        """Return the configuration at the start of the run."""
+        config: Mapping[str, Any] = self.description.get("config", {})
+        return config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """The executions of a run, and what was changed by commands."""
+
+    executions: list[Execution]
+    count: int  #: of executions; some may lack a record
+    commands: list[RecordedCommand]
+    config: Mapping[str, Any]  #: in force at the end
+
+
+class Failures(NamedTuple):
+    """Examples of what failed."""
+
+    causes: list[FailureGroup]
+    mini_batches: list[Failed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """Everything that a report shows."""
 
-    directory: str
-    run_id: str
-    description: Mapping[str, Any]  #: run.json
-    status: str
-    reason: str
-    config: Mapping[str, Any]  #: in force at the end
-    commands: list[RecordedCommand]
-    executions: list[Execution]
-    execution_count: int  #: some may lack a record
+    run: RunFacts
+    history: History
     tally: Tally
-    receipt: Mapping[str, Any] | None
-    plan: PlanSummary | None
     timeline: Timeline | None
     resources: Resources | None
-    progress: dict[int, list[Progress]]
-    causes: list[FailureGroup]
-    failed: list[Failed]
+    progress: dict[int, list[Progress]]  #: by number of the execution
+    failures: Failures
     slowest: list[SlowAttempt]
 
     @property
     def began(self) -> float | None:
         """Return the Unix time of the first start of the run; None if unknown."""
-        return self.executions[0].began if self.executions else self.timeline.axis.begins if self.timeline else None
+        executions = self.history.executions
+        return executions[0].began if executions else self.timeline.axis.begins if self.timeline else None
 
     @property
     def ended(self) -> float | None:
         """Return the Unix time of the end of the last execution; None if unknown."""
-        if self.executions and self.executions[-1].ended is not None:
-            return self.executions[-1].ended
+        executions = self.history.executions
+        if executions and executions[-1].ended is not None:
+            return executions[-1].ended
         return self.timeline.axis.ends if self.timeline else None
 
 
@@ -135,30 +174,36 @@ def collect(directory: RunDirectory, check_cancelled: CheckCancelled) -> ReportD
     with Ledger(directory.ledger) as ledger:
         ledger.watch(check_cancelled)
         metadata = ledger.metadata()
-        executions = recorded_executions(metadata)
-        commands = ledger.commands()
-        timeline = _timeline(directory, ledger, executions, commands, check_cancelled)
-        description = directory.metadata() if directory.description.exists() else {}
+        run = _run_facts(directory, metadata, plan)
+        history = History(
+            executions=recorded_executions(metadata),
+            count=int(metadata.get("drives", "0")),
+            commands=ledger.commands(),
+            config=effective_config(metadata, run.first_config),
+        )
+        timeline = _timeline(directory, ledger, history, check_cancelled)
         return ReportData(
-            directory=os.fspath(directory.path),
-            run_id=directory.run_id,
-            description=description,
-            config=effective_config(metadata, description.get("config", {})),
-            commands=commands,
-            status=_status(directory, metadata),
-            reason=metadata.get("reason", ""),
-            executions=executions,
-            execution_count=int(metadata.get("drives", "0")),
+            run=run,
+            history=history,
             tally=ledger.tally(),
-            receipt=read_json(directory.receipt) if directory.receipt.exists() else None,
-            plan=None if plan is None else plan.summary,
             timeline=timeline,
             resources=None if timeline is None else read_resources(directory.logs, timeline.axis, check_cancelled),
             progress=read_progress(directory.logs),
-            causes=list(_causes(ledger, plan)),
-            failed=list(_failed(ledger, plan)),
+            failures=Failures(list(_causes(ledger, plan)), list(_failed(ledger, plan))),
             slowest=list(_slowest(ledger, plan)),
         )
+
+
+def _run_facts(directory: RunDirectory, metadata: Mapping[str, str], plan: Plan | None) -> RunFacts:
+    status = metadata.get("status", "planned")
+    return RunFacts(
+        directory=directory,
+        description=directory.metadata() if directory.description.exists() else {},
+        status="interrupted" if status == "running" and directory.owner() is None else status,
+        reason=metadata.get("reason", ""),
+        receipt=read_json(directory.receipt) if directory.receipt.exists() else None,
+        plan=None if plan is None else plan.summary,
+    )
 
 
 def _plan(directory: RunDirectory) -> Plan | None:
@@ -169,42 +214,31 @@ def _plan(directory: RunDirectory) -> Plan | None:
         return None
 
 
-def _status(directory: RunDirectory, metadata: Mapping[str, str]) -> str:
-    status = metadata.get("status", "planned")
-    return "interrupted" if status == "running" and directory.owner() is None else status
-
-
-def _timeline(
-    directory: RunDirectory,
-    ledger: Ledger,
-    executions: list[Execution],
-    commands: list[RecordedCommand],
-    check_cancelled: CheckCancelled,
-) -> Timeline | None:
+def _timeline(directory: RunDirectory, ledger: Ledger, history: History, check_cancelled: CheckCancelled) -> Timeline | None:
     processes, has_all = read_processes(directory.logs, check_cancelled)
-    work = process_work(ledger, [execution.began for execution in executions])
-    axis = Axis.over(_intervals(work, processes, executions))
+    work = process_work(ledger, [execution.began for execution in history.executions])
+    axis = Axis.over(_intervals(work, processes, history.executions))
     if axis is None:
         return None
     lanes = assign_lanes(work, processes)
     attempts = read_attempts(ledger, axis, lanes, sum(process.attempts for process in work), check_cancelled)
-    lifetimes, starts = _lifetimes(axis, lanes, processes, executions)
+    lifetimes, starts = _lifetimes(axis, lanes, processes, history.executions)
+    times = ProcessTimes(
+        count=len(processes),
+        is_complete=has_all,
+        ready=_spread(axis, lifetimes, len(lanes.lanes)),
+        starting=_spread(axis, starts, len(lanes.lanes)),
+        lifetimes=lifetimes if attempts.segments is not None else [],
+        starts=starts if attempts.segments is not None else [],
+    )
+    applied = [(number, command.applied_at) for number, command in enumerate(history.commands, 1)]
     return Timeline(
         axis=axis,
         lanes=lanes,
         attempts=attempts,
-        alive=_spread(axis, lifetimes, len(lanes.lanes)),
-        starting=_spread(axis, starts, len(lanes.lanes)),
-        lifetimes=lifetimes if attempts.segments is not None else [],
-        starts=starts if attempts.segments is not None else [],
+        processes=times,
         kills=_kills(axis, lanes, attempts, processes),
-        commands=[
-            (number, axis.position(command.applied_at))
-            for number, command in enumerate(commands, 1)
-            if command.applied_at is not None
-        ],
-        processes=len(processes),
-        has_all_processes=has_all,
+        commands=[(number, axis.position(at)) for number, at in applied if at is not None],
     )
 
 
@@ -213,7 +247,7 @@ def _intervals(
 ) -> Iterator[tuple[float, float]]:
     """Yield the intervals in which the run was active."""
     yield from ((process.began, process.ended) for process in work)
-    yield from ((process.started, process.ended or process.ready or process.started) for process in processes)
+    yield from ((process.started, process.end.at if process.end else process.ready or process.started) for process in processes)
     yield from ((execution.began, execution.ended or execution.began) for execution in executions)
 
 
@@ -223,12 +257,9 @@ def _lifetimes(
     """Return the spans in which the processes of the lanes were ready, and in which they started."""
     ends = {execution.number: execution.ended for execution in executions}
     rows = [(lane, process) for process in processes if (lane := lanes.of_slot(process)) is not None]
-    stops = [process.ended or ends.get(process.execution) or axis.ends for _, process in rows]
+    stops = [process.end.at if process.end else ends.get(process.execution) or axis.ends for _, process in rows]
     ready = [stop if process.ready is None else process.ready for (_, process), stop in zip(rows, stops, strict=True)]
-    begins = [
-        at - process.init_seconds if process.is_standby else process.started  # a standby child imports while it has no slot
-        for (_, process), at in zip(rows, ready, strict=True)
-    ]
+    begins = [at if process.setup_began is None else process.setup_began for (_, process), at in zip(rows, ready, strict=True)]
     edges = [axis.positions(times).tolist() for times in (begins, ready, stops)]
     lifetimes = [ProcessSpan(lane, at, stop) for (lane, _), at, stop in zip(rows, edges[1], edges[2], strict=True) if stop > at]
     starts = [ProcessSpan(lane, begin, at) for (lane, _), begin, at in zip(rows, edges[0], edges[1], strict=True) if at > begin]
@@ -236,10 +267,8 @@ def _lifetimes(
 
 
 def _spread(axis: Axis, spans: list[ProcessSpan], count: int) -> Floats:
-    lanes = np.asarray([span.lane for span in spans], dtype=np.int64)
-    begins = np.asarray([span.begins for span in spans], dtype=np.float64)
-    ends = np.asarray([span.ends for span in spans], dtype=np.float64)
-    return spread(axis, lanes, begins, ends, count)
+    lanes, begins, ends = np.asarray(spans, dtype=np.float64).reshape(-1, 3).T
+    return spread(axis, lanes.astype(np.int64), begins, ends, count)
 
 
 def _kills(axis: Axis, lanes: Lanes, attempts: Attempts, processes: Iterable[Process]) -> dict[tuple[int, int, str], int]:
@@ -251,8 +280,8 @@ def _kills(axis: Axis, lanes: Lanes, attempts: Attempts, processes: Iterable[Pro
         if lane is None:
             continue
         logged.add(lane)
-        if process.ended is not None and process.reason in KILLS:
-            key = lane, int(axis.bins(axis.positions([process.ended]))[0]), process.reason
+        if process.end is not None and process.end.reason in KILLS:
+            key = lane, int(axis.bins(axis.positions([process.end.at]))[0]), process.end.reason
             kills[key] = kills.get(key, 0) + 1
     for (lane, position, outcome), count in attempts.fatal.items():
         if outcome in FATAL and (outcome == Outcome.LOST or lane not in logged):
@@ -304,3 +333,45 @@ def _inputs(plan: Plan | None, number: int, piece: tuple[int, int] | None = None
     if plan is None or number >= plan.summary.mini_batches:
         return []
     return location_lines(json.loads(plan.works(number, number + 1)[0]), piece, most)
+
+
+def location_lines(work: Mapping[str, Any], piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
+    """Return the location of the items of *work*, or of those in *piece*: at most *most* lines and a count of the rest.
+
+    >>> location_lines({"kind": "files", "input": "a", "root": "/data/", "names": ["x.jpg", "y.jpg"]})
+    ['/data/x.jpg', '/data/y.jpg']
+    >>> location_lines({"kind": "delimited", "input": "a", "path": "/d.csv", "first": 200, "rows": 100, "start": 9, "stop": 99})
+    ['/d.csv, records 200 to 299']
+    """
+    lines = [f"{key} = {value}" for key, value in (work.get("partition_key_value") or {}).items()]
+    if work["kind"] == "files":
+        names = work["names"] if piece is None else work["names"][slice(*piece)]
+        return lines + _shortened([f"{work['root']}{name}" for name in names], "file", most)
+    if work["kind"] == "tables":
+        return lines + _shortened([_table(table, None) for table in work["tables"]], "location", most) + _items(piece)
+    return [*lines, _table(work, piece)]
+
+
+def _table(work: Mapping[str, Any], piece: tuple[int, int] | None) -> str:
+    """Return the location of the rows of one table."""
+    start, stop = piece or (0, int(work["rows"]))
+    if "first" in work:
+        return f"{work['path']}, {_range('record', work['first'] + start, work['first'] + stop)}"
+    groups, group = groups_of(work)
+    if work.get(groups):
+        rows = _range("row", work["start"] + start, work["start"] + stop)
+        return f"{work['path']}, {rows} counted from {group} {min(work[groups])}"
+    return f"{work['path']}, {stop - start:,} rows"
+
+
+def _items(piece: tuple[int, int] | None) -> list[str]:
+    return [] if piece is None else [f"only {_range('item', *piece)} of the mini-batch"]
+
+
+def _range(word: str, start: int, stop: int) -> str:
+    return f"{word} {start}" if stop - start == 1 else f"{word}s {start} to {stop - 1}"
+
+
+def _shortened(lines: list[str], word: str, most: int) -> list[str]:
+    more = len(lines) - most
+    return lines if more <= 0 else [*lines[:most], f"and {more:,} more {word}{'s' if more > 1 else ''}"]

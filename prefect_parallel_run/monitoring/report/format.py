@@ -68,6 +68,16 @@ def rate(per_second: float) -> str:
     return f"{per_second * 60:.3g}/min" if per_second * 60 < 1 else f"{per_second * 60:.2f}/min"
 
 
+def per_second(value: float) -> str:
+    """Return a rate per second as the label of an axis."""
+    return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def share_label(value: float) -> str:
+    """Return a percentage as the label of an axis."""
+    return f"{value:.0f} %"
+
+
 def moment(time: float) -> str:
     """Return a Unix time as text.
 

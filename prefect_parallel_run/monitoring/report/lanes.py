@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from prefect_parallel_run.monitoring.report.processes import Process
+from prefect_parallel_run.monitoring.report.log_readers import Process
 
 MAX_LANES = 96
 _OVERLAP = 0.05  #: s by which two clocks may differ

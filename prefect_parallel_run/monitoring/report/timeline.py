@@ -1,66 +1,113 @@
-"""The timeline: one lane per slot or node, with individual attempts or with the share of busy time."""
+"""The section about time: one lane per slot or node, and below it on the same axis throughput, memory, CPU and the forecast.
+
+A lane shows individual attempts or, for many attempts, the share of busy time.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from prefect_parallel_run._units import count
 from prefect_parallel_run.models import Outcome
 from prefect_parallel_run.monitoring.report.attempts import Segment
-from prefect_parallel_run.monitoring.report.axis import BINS, Floats
+from prefect_parallel_run.monitoring.report.axis import BINS, Axis, Floats
 from prefect_parallel_run.monitoring.report.charts import (
+    UNITS,
+    Scale,
     bars_from_above,
+    columns_over_time,
     command_lines,
-    legend,
+    curve_shapes,
+    drawing,
+    element,
+    most_of,
     pause_lines,
     percent,
     steps,
     stretched,
     time_axis,
 )
-from prefect_parallel_run.monitoring.report.data import ProcessSpan, Timeline
-from prefect_parallel_run.monitoring.report.format import duration, outcome
-from prefect_parallel_run.monitoring.report.html import Html, el, join
+from prefect_parallel_run.monitoring.report.data import ProcessSpan, ReportData, Timeline
+from prefect_parallel_run.monitoring.report.format import duration, outcome, rate
+from prefect_parallel_run.monitoring.report.log_readers import Curve, Progress, Resources
 
 _HEIGHT = 20  #: px, of a lane and its inner drawing
 _MAX_LETTERS = 600  #: kills to show as letters; more would overlap
 _MIN_WIDTH = 0.0012  #: share of the width, so that a short attempt is visible
+_MIN_PER_COLUMN = 12  #: attempts on average; with fewer, columns vary by chance
 LETTERS = {Outcome.TIMED_OUT: "T", Outcome.OUT_OF_MEMORY: "M", Outcome.DIED: "D", Outcome.LOST: "L", "start_failed": "S"}
 
 
-def timeline(data: Timeline) -> Html:
-    """Return the legend, the lanes and the axis below them."""
+class DrawnLane(NamedTuple):
+    """One lane."""
+
+    node: str
+    label: str
+    drawing: Markup
+
+
+class Track(NamedTuple):
+    """A plot below the lanes."""
+
+    key: str  #: name in the data for the script
+    title: str
+    labels: Markup  #: values at the left edge
+    plot: Markup
+    series: list[tuple[str, str, list[float | None]]]  #: name, unit and value per bin, for the tooltips
+    note: str = ""
+
+
+class TimeSection(NamedTuple):
+    """What the section shows."""
+
+    description: str
+    legend: list[tuple[str, str]]  #: CSS classes and labels
+    letters: list[tuple[str, str]]  #: letters and their meanings
+    lanes: list[DrawnLane]
+    axis: Markup
+    tracks: list[Track]
+    figures: dict[str, Any]  #: the data behind the shapes, for the script
+
+
+def over_time(report: ReportData) -> TimeSection | None:
+    """Return the section; None without attempts and processes."""
+    data = report.timeline
+    if data is None:
+        return None
+    tracks = list(_tracks(report, data))
+    figures = {
+        "seconds": data.axis.seconds,
+        "bins": BINS,
+        "spans": data.axis.spans,
+        "charts": {track.key: track.series for track in tracks},
+        "lanes": _lane_figures(data),
+    }
+    lanes, axis = list(_drawn_lanes(data)), time_axis(data.axis, data.commands)
+    return TimeSection(_describe(data), _legend(data), _letters_used(data), lanes, axis, tracks, figures)
+
+
+def _drawn_lanes(data: Timeline) -> Iterator[DrawnLane]:
     by_lane: dict[int, list[Segment]] = defaultdict(list)
     for segment in data.attempts.segments or ():
         by_lane[segment.lane].append(segment)
     kills = _by_lane(data.kills)
-    has_letters = _has_letters(data)
-    rows = []
     for number, lane in enumerate(data.lanes.lanes):
         shapes = _individual(data, number, by_lane[number]) if data.attempts.segments is not None else _aggregated(data, number)
         ends = kills.get(number, {})
-        shapes += _letters(ends) if has_letters else [stretched(el("path", d=_ticks(ends), class_="kill"), height=_HEIGHT)]
+        if _has_letters(data):
+            shapes += _letters(ends)
+        else:
+            shapes.append(stretched(element("path", d=_ticks(ends), class_="kill"), height=_HEIGHT))
         shapes += pause_lines(data.axis) + command_lines(data.axis, data.commands)
-        drawing = el("svg", *shapes, width="100%", height=_HEIGHT, role="img", aria_label=_summary(data, number, ends))
-        name = el("span", el("b", lane.node), " ", lane.label, class_="name", title=f"{lane.node} {lane.label}")
-        rows.append(el("div", name, el("div", drawing, class_="plot", data_lane=number), class_="track lane"))
-    lanes = el(
-        "div",
-        *rows,
-        class_="lanes",
-        id="lanes",
-        tabindex=0,
-        role="group",
-        aria_label="Timeline: arrow keys go through lanes and mini-batches",
-    )
-    return join(_legend(data), lanes, time_axis(data.axis, data.commands))
+        yield DrawnLane(lane.node, lane.label, drawing(shapes, _HEIGHT, _summary(data, number, ends)))
 
 
-def payload(data: Timeline) -> dict[str, Any]:
+def _lane_figures(data: Timeline) -> dict[str, Any]:
     """Return the data of the lanes for the script."""
     attempts = data.attempts
     names = sorted(attempts.outcomes)
@@ -93,10 +140,10 @@ def payload(data: Timeline) -> dict[str, Any]:
     }
 
 
-def _individual(data: Timeline, lane: int, segments: list[Segment]) -> list[Html]:
+def _individual(data: Timeline, lane: int, segments: list[Segment]) -> list[Markup]:
     """Return a lane with one shape per attempt: failed attempts are hatched, retries have a cap."""
-    shapes = [_rectangle(data, span, "idle", 6, 8) for span in data.lifetimes if span.lane == lane]
-    shapes += [_rectangle(data, span, "start", 4, 12) for span in data.starts if span.lane == lane]
+    shapes = [_rectangle(data, span, "idle", 6, 8) for span in data.processes.lifetimes if span.lane == lane]
+    shapes += [_rectangle(data, span, "start", 4, 12) for span in data.processes.starts if span.lane == lane]
     for segment in segments:
         kind = "ok" if segment.outcome == Outcome.SUCCEEDED else "bad"
         span = ProcessSpan(lane, segment.begins, segment.begins + segment.seconds)
@@ -106,21 +153,21 @@ def _individual(data: Timeline, lane: int, segments: list[Segment]) -> list[Html
     return shapes
 
 
-def _rectangle(data: Timeline, span: ProcessSpan, kind: str, y: int, height: int) -> Html:
+def _rectangle(data: Timeline, span: ProcessSpan, kind: str, y: int, height: int) -> Markup:
     seconds = data.axis.seconds
     width = max((span.ends - span.begins) / seconds, _MIN_WIDTH)
     position = min(span.begins / seconds, 1 - width)
-    return el("rect", x=percent(position), width=percent(width), y=y, height=height, class_=kind)
+    return element("rect", x=percent(position), width=percent(width), y=y, height=height, class_=kind)
 
 
-def _aggregated(data: Timeline, lane: int) -> list[Html]:
+def _aggregated(data: Timeline, lane: int) -> list[Markup]:
     """Return a lane with the shares of busy, starting and idle time, bottom up; failures hang from above."""
     attempts = data.attempts
     busy = attempts.busy[lane]
-    starting = busy + data.starting[lane]
-    idle = np.maximum(data.alive[lane] + data.starting[lane], starting)
+    starting = busy + data.processes.starting[lane]
+    idle = np.maximum(data.processes.ready[lane] + data.processes.starting[lane], starting)
     paths = [
-        el("path", d=steps(_shares(data, seconds, lane, _HEIGHT).tolist(), _HEIGHT), class_=kind)
+        element("path", d=steps(_shares(data, seconds, lane, _HEIGHT).tolist(), _HEIGHT), class_=kind)
         for seconds, kind in ((idle, "idle"), (starting, "start-area"), (busy, "ok"))
         if seconds.any()
     ]
@@ -128,7 +175,7 @@ def _aggregated(data: Timeline, lane: int) -> list[Html]:
     share = attempts.failed[lane] / np.maximum(done, 1)
     hanging = np.where(attempts.failed[lane] > 0, np.ceil(4 + 14 * share), 0).astype(np.int64)
     if hanging.any():
-        paths.append(el("path", d=bars_from_above(hanging.tolist()), class_="hanging"))
+        paths.append(element("path", d=bars_from_above(hanging.tolist()), class_="hanging"))
     return [stretched(*paths, height=_HEIGHT)]
 
 
@@ -149,10 +196,10 @@ def _has_letters(data: Timeline) -> bool:
     return len(data.kills) <= _MAX_LETTERS
 
 
-def _letters(kills: Mapping[tuple[int, str], int]) -> list[Html]:
+def _letters(kills: Mapping[tuple[int, str], int]) -> list[Markup]:
     """Return one letter for each bin and reason."""
     return [
-        el("text", LETTERS[reason], x=percent((position + 0.5) / BINS), y=14, text_anchor="middle", class_="letter")
+        element("text", LETTERS[reason], x=percent((position + 0.5) / BINS), y=14, text_anchor="middle", class_="letter")
         for position, reason in sorted(kills)
     ]
 
@@ -174,28 +221,26 @@ def _summary(data: Timeline, lane: int, kills: Mapping[tuple[int, str], int]) ->
     return text + (f", {count(sum(kills.values()), 'process', 'processes')} killed or lost" if kills else "")
 
 
-def _legend(data: Timeline) -> Html:
+def _legend(data: Timeline) -> list[tuple[str, str]]:
     if data.attempts.segments is not None:
         entries = [("ok", "succeeded"), ("bad", "failed"), ("again", "later attempt")]
     else:
         entries = [("ok", "share of time busy"), ("hanging", "failed attempts, from above")]
-    if data.processes:
+    if data.processes.count:
         entries += [("start" if data.attempts.segments is not None else "start-area", "import and init()"), ("idle", "idle")]
     if data.commands:
         entries.append(("ordered-key", "control command, numbered as in the table below"))
-    if data.kills and not _has_letters(data):
+    if not _has_letters(data):
         entries.append(("kill", "killed or lost process, from below"))
-        return legend(*entries)
-    reasons = {reason for _, _, reason in data.kills}
-    letters = [
-        el("li", el("b", letter, class_="letter"), " ", outcome(reason))
-        for reason, letter in LETTERS.items()
-        if reason in reasons
-    ]
-    return join(legend(*entries), el("ul", *letters, class_="legend") if letters else None)
+    return entries
 
 
-def describe_lanes(data: Timeline) -> str:
+def _letters_used(data: Timeline) -> list[tuple[str, str]]:
+    reasons = {reason for _, _, reason in data.kills} if _has_letters(data) else set()
+    return [(letter, outcome(reason)) for reason, letter in LETTERS.items() if reason in reasons]
+
+
+def _describe(data: Timeline) -> str:
     """Return what a lane represents and which data is missing."""
     lanes, attempts = data.lanes, data.attempts
     where = f"{count(lanes.total, 'slot')} on {count(lanes.nodes, 'node')}"
@@ -208,8 +253,105 @@ def describe_lanes(data: Timeline) -> str:
     text = f"{where}, {kind}; {drawn}."
     if attempts.undated:
         text += f" {count(attempts.undated, 'attempt')} without a known time are not shown."
-    if not data.processes:
+    if not data.processes.count:
         text += " Process logs are missing: idle time and starts are unknown."
-    elif not data.has_all_processes:
+    elif not data.processes.is_complete:
         text += " There were too many processes to record them all: some idle time and starts are missing."
     return text
+
+
+def _tracks(report: ReportData, data: Timeline) -> Iterator[Track]:
+    yield _throughput(data)
+    if report.resources is not None:
+        yield from _resources(data.axis, report.resources)
+    if (forecast := _eta(report, data.axis)) is not None:
+        yield forecast
+
+
+def _throughput(data: Timeline) -> Track:
+    attempts, total = data.attempts, data.attempts.dated
+    width = next((w for w in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20) if total * w >= _MIN_PER_COLUMN * BINS), 24)
+    seconds = data.axis.bin_seconds * width
+    good, bad = (
+        counts.sum(axis=0).reshape(-1, width).sum(axis=1) / seconds for counts in (attempts.succeeded, attempts.failed)
+    )
+    scale = Scale(most_of(good + bad) or 1.0, "rate")
+    title = f"Finished attempts per second, in columns of {duration(seconds)}"
+    label = f"Throughput: {rate(float(good.mean()))} succeeded on average, at most {rate(float(good.max()))}."
+    plot = scale.plot(columns_over_time(good, bad, width, scale.most), label)
+    series = [("succeeded", "rate", _values(np.repeat(good, width))), ("failed", "rate", _values(np.repeat(bad, width)))]
+    return Track("throughput", title, scale.labels(), plot, series)
+
+
+def _resources(axis: Axis, resources: Resources) -> Iterator[Track]:
+    several = len(resources.peaks) > 1
+    suffix = f", mean and range of {count(len(resources.peaks), 'node')}" if several else ""
+    if several and resources.nodes > len(resources.peaks):
+        suffix += f" out of {count(resources.nodes)}"
+    whole, processes = Scale(100.0, "percent"), Scale(1.1 * max(most_of(resources.processes_memory.high), 1.0), "bytes")
+    yield _curve(axis, "memory", f"Used memory of the machine, percent{suffix}", resources.memory, whole)
+    title = f"Memory of the processes{' per node' if several else ''}{suffix}"
+    yield _curve(axis, "processes", title, resources.processes_memory, processes)
+    yield _curve(axis, "cpu", f"CPU of the machine, percent{suffix}", resources.cpu, whole)
+
+
+def _curve(axis: Axis, key: str, title: str, curve: Curve, scale: Scale) -> Track:
+    write = UNITS[scale.unit][0]
+    label = f"{title}: {write(float(np.nanmean(curve.mean)))} on average, at most {write(most_of(curve.high))}."
+    series = [("mean" if curve.is_band else "in use", scale.unit, _values(curve.mean))]
+    if curve.is_band:
+        series += [("lowest node", scale.unit, _values(curve.low)), ("highest node", scale.unit, _values(curve.high))]
+    plot = scale.plot([*curve_shapes(axis, curve, scale.most), *pause_lines(axis)], label)
+    return Track(key, title, scale.labels(), plot, series)
+
+
+def _eta(report: ReportData, axis: Axis) -> Track | None:
+    """Return the forecasts of the last execution compared with its actual duration."""
+    if not report.progress:
+        return None
+    number = max(report.progress)
+    lines = [line for line in report.progress[number] if line.remaining_seconds is not None]
+    if not lines:
+        return None
+    began, last = report.progress[number][0].time, report.progress[number][-1]
+    forecast = _in_bins(axis, lines, began)
+    actual = last.time - began if last.finished >= last.planned else None
+    scale = Scale(1.1 * max(min(most_of(forecast), 3 * actual if actual else np.inf), actual or 0.0, 0.1), "seconds")
+    clipped = np.minimum(forecast, scale.most)
+    shapes = curve_shapes(axis, Curve(clipped, clipped, clipped), scale.most)
+    title = "Forecast of the duration of the last execution" if report.history.count > 1 else "Forecast of the duration"
+    if actual:
+        title += f"; dashed: the actual duration, {duration(actual)}"
+        shapes.append(scale.level(actual))
+    note = _accuracy(lines, began, actual) if actual else "The execution did not finish, so the forecast cannot be compared."
+    plot = scale.plot([*shapes, *pause_lines(axis)], f"{title}. {note}")
+    return Track("eta", title, scale.labels(), plot, [("forecast", "seconds", _values(forecast))], note)
+
+
+def _in_bins(axis: Axis, lines: list[Progress], began: float) -> Floats:
+    """Return the last forecast of the duration in each bin; NaN without one."""
+    forecast = np.full(BINS, np.nan)
+    bins = axis.bins(axis.positions([line.time for line in lines]))
+    for position, line in zip(bins.tolist(), lines, strict=True):
+        forecast[position] = line.time - began + (line.remaining_seconds or 0.0)
+    return forecast
+
+
+def _accuracy(lines: list[Progress], began: float, actual: float) -> str:
+    """Return since when the forecast was within 10 % of the actual duration."""
+    since = actual
+    for line in reversed(lines):
+        if abs(line.time - began + (line.remaining_seconds or 0.0) - actual) > 0.1 * actual:
+            break
+        since = line.time - began
+    first = lines[0].time - began + (lines[0].remaining_seconds or 0.0)
+    return (
+        f"The first forecast, after {duration(lines[0].time - began)}, was {duration(first)}; "
+        f"the mini-batches took {duration(actual)}. "
+        f"Forecasts stayed within 10 % of that from {100 * since / actual:.0f} % of the time on."
+    )
+
+
+def _values(array: Floats) -> list[float | None]:
+    """Return values for JSON: four significant digits, None for missing ones."""
+    return [None if np.isnan(value) else float(f"{value:.4g}") for value in array]

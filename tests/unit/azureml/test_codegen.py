@@ -9,8 +9,8 @@ import pytest
 
 from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.azureml.codegen import python_source, render
+from prefect_parallel_run.azureml.findings import ImportedStep, StepCall
 from prefect_parallel_run.azureml.load import Imported, load
-from prefect_parallel_run.azureml.step import ImportedStep
 from prefect_parallel_run.cli import main
 
 DATA = Path(__file__).parents[1] / "data" / "azure"
@@ -70,7 +70,7 @@ def test_hostile_strings_are_quoted():
 
 def test_comments_cannot_be_broken_out_of():
     """A line break in a value would turn the rest into code."""
-    step = ImportedStep(file=Path("a\nimport os"), name="a", fields={}, arguments=("--x\n", "y"))
+    step = ImportedStep(file=Path("a\nimport os"), name="a", fields={}, call=StepCall(arguments=("--x\n", "y")))
     source = python_source(Imported(file=Path("x\rraise SystemExit"), steps=(step,)))
     assert executed_lines(source)[:2] == ["import sys", "from prefect import flow"]
 

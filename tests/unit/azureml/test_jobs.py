@@ -63,13 +63,13 @@ def test_a_step_of_a_pipeline_job(tmp_path):
     assert config.source_directory == str(DATA / "iris" / "code")
     assert config.environment_variables == {"GREETING": "hello"}
     assert config.environment is None
-    assert step.inputs == TabularDataset.from_delimited_files(
+    assert step.call.inputs == TabularDataset.from_delimited_files(
         [DATA / "iris" / "flowers" / "flowers.csv"], delimiter=";", encoding="ascii", column_types={"petal_length": "float64"}
     ).as_named_input("flowers")
-    assert step.side_inputs == {"model": str(DATA / "iris" / "model")}
-    assert step.arguments == ("--model", "{side_inputs.model}", "--threshold", "2.45")
-    assert step.output == str(tmp_path / "out")
-    assert step.allow_reuse
+    assert step.call.side_inputs == {"model": str(DATA / "iris" / "model")}
+    assert step.call.arguments == ("--model", "{side_inputs.model}", "--threshold", "2.45")
+    assert step.call.output == str(tmp_path / "out")
+    assert step.call.allow_reuse
 
 
 def test_every_field_of_a_job_is_accounted_for():
@@ -106,15 +106,15 @@ def test_jobs_can_read_each_others_outputs():
         imported.steps[0].step_arguments()
     reference = "${{parent.jobs.partition.outputs.table}}"
     train, collect = load(path, {reference: str(DATA / "iris" / "flowers")}).steps
-    assert isinstance(train.inputs, TabularDataset)
+    assert isinstance(train.call.inputs, TabularDataset)
     assert (train.config.output_action, train.config.partition_keys) == ("summary_only", ["Store", "Brand"])
     assert of_field(train, "mini_batch_size").outcome is Outcome.LEFT
-    assert train.arguments == ("--target", "Quantity", "--lags", "1,2,3", "--models", "{output}")
-    assert (train.allow_reuse, collect.allow_reuse) == (False, False)  # force_rerun
-    assert collect.inputs == FileDataset.from_files([train.output]).as_named_input("models")
+    assert train.call.arguments == ("--target", "Quantity", "--lags", "1,2,3", "--models", "{output}")
+    assert (train.call.allow_reuse, collect.call.allow_reuse) == (False, False)  # force_rerun
+    assert collect.call.inputs == FileDataset.from_files([train.call.output]).as_named_input("models")
     assert collect.config.append_row_file_name == "all.txt"
-    assert collect.arguments == ("--plots", "{output}/plots")
-    assert collect.folders == (f"{collect.output}/plots",)
+    assert collect.call.arguments == ("--plots", "{output}/plots")
+    assert collect.folders == (f"{collect.call.output}/plots",)
     assert collect.config.environment == Environment(requirements=["statsmodels"], python="3.11")
 
 
@@ -122,13 +122,13 @@ def test_an_unresolved_table_can_be_mapped_to_any_table(tmp_path):
     """Its extension, or that of the files in a folder, determines the format."""
     path, reference = DATA / "sales" / "pipeline.yml", "${{parent.jobs.partition.outputs.table}}"
     train, _ = load(path, {reference: "/data/sales.parquet"}).steps
-    assert train.inputs == TabularDataset.from_parquet_files("/data/sales.parquet").as_named_input("sales")
+    assert train.call.inputs == TabularDataset.from_parquet_files("/data/sales.parquet").as_named_input("sales")
     (tmp_path / "Store=1").mkdir()
     with pytest.raises(ValueError, match=r"inputs\.sales\.path: no table at "):
         load(path, {reference: str(tmp_path)})
     (tmp_path / "Store=1" / "a.csv").write_text("x\n1\n")
     train, _ = load(path, {reference: str(tmp_path)}).steps
-    assert train.inputs == TabularDataset.from_delimited_files(tmp_path).as_named_input("sales")
+    assert train.call.inputs == TabularDataset.from_delimited_files(tmp_path).as_named_input("sales")
     assert of_field(train, "inputs.sales MLTable: read").outcome is Outcome.CHANGED
     with pytest.raises(ValueError, match=r"inputs\.sales\.path: .*does not exist"):
         load(path, {reference: str(tmp_path / "none")})
@@ -157,8 +157,8 @@ def test_a_component_and_the_job_that_uses_it():
     (step,) = load(DATA / "digits" / "pipeline.yml").steps
     assert step.config.run_max_try == 4
     assert step.config.run_invocation_timeout == 30
-    assert step.arguments == ("--level", "4")  # no --note: it is optional, and not given
-    assert step.inputs == FileDataset.from_files([DATA / "digits" / "images"]).as_named_input("images")
+    assert step.call.arguments == ("--level", "4")  # no --note: it is optional, and not given
+    assert step.call.inputs == FileDataset.from_files([DATA / "digits" / "images"]).as_named_input("images")
     assert step.config.append_row_file_name == "digits.csv"
     assert step.config.environment == Environment(requirements=["pillow"], python="3.10")
     assert of_field(step, "task.environment.conda_file.dependencies").given == "numpy=1.26"
@@ -191,7 +191,7 @@ jobs:
     config = step.config
     assert (config.node_count, config.run_max_try, config.logging_level) == (3, 5, "DEBUG")
     assert config.environment_variables == {"A": "is two message"}
-    assert (step.inputs.paths, step.undecided) == ([str(tmp_path / "data")], [])
+    assert (step.call.inputs.paths, step.undecided) == ([str(tmp_path / "data")], [])
 
 
 def test_partition_keys_can_come_from_an_input(job):
@@ -225,7 +225,7 @@ def test_a_literal_without_a_value_requires_a_decision(job):
     assert f'decide("inputs.n ${{{{inputs.n}}}}: {why}")' in source
     assert f'decide("inputs.word ${{{{inputs.word}}}}: {why}"),\n        "x",' in source
     step = job(body, task, head, {"${{inputs.n}}": "2", "${{inputs.word}}": "w"})
-    assert (step.undecided, step.config.node_count, step.arguments) == ([], 2, ("--word=w", "x"))
+    assert (step.undecided, step.config.node_count, step.call.arguments) == ([], 2, ("--word=w", "x"))
 
 
 @pytest.mark.parametrize(
@@ -355,9 +355,9 @@ def test_a_component_alone_needs_its_data():
     (step,) = load(path).steps
     assert step.name == "recognise"
     assert [one.field for one in step.undecided] == ["inputs.images.path"]
-    assert step.arguments == ("--level", "3")
+    assert step.call.arguments == ("--level", "3")
     (step,) = load(path, {"${{inputs.images}}": "/data/images"}).steps
-    assert (step.undecided, step.inputs.paths) == ([], ["/data/images"])
+    assert (step.undecided, step.call.inputs.paths) == ([], ["/data/images"])
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_names_of_a_workspace_can_be_mapped(job, given, references, place):
         assert step.step_arguments(accept_open=True)["inputs"].paths == [given]
     step = job(head=head, references=references)
     assert step.undecided == []
-    assert step.inputs.paths == [place]
+    assert step.call.inputs.paths == [place]
 
 
 def test_an_unused_reference_is_an_error(job):
@@ -401,7 +401,7 @@ def test_defaults_are_those_of_azure_or_reported(job):
     assert step.config.output_action == "summary_only"
     assert step.config.run_max_try == 3
     assert of_field(step, "mini_batch_size").outcome is Outcome.CHANGED
-    assert (step.output or "").endswith("/outputs/job")
+    assert (step.call.output or "").endswith("/outputs/job")
 
 
 @pytest.mark.parametrize(("size", "bytes_or_files"), [("10", 10), ('"100 kb"', 102_400), ("1MB", 1 << 20)])
@@ -426,7 +426,7 @@ def test_program_arguments(job, text, arguments):
     inputs = "  text: two message\n  number: 7\n  truth: true\n  none: {type: string, optional: true}\n"
     head = HEAD.replace("input_data", f"{inputs}input_data")
     task = f"task:\n  code: .\n  entry_script: score.py\n  program_arguments: >-\n    {text}\n"
-    assert job(head=head, task=task).arguments == arguments
+    assert job(head=head, task=task).call.arguments == arguments
 
 
 def test_a_placeholder_of_ours_in_the_arguments_is_reported(job):
@@ -452,7 +452,7 @@ def test_outputs_become_one_folder(job, tmp_path, outputs, append, result):
     task = TASK if append is None else TASK.replace("}\n", f", append_row_to: '{append}'}}\n")
     step = job(f"outputs: {outputs}\n", task=task)
     root, file_name, places = result
-    assert (step.output, step.config.append_row_file_name) == (str(tmp_path / root), file_name)
+    assert (step.call.output, step.config.append_row_file_name) == (str(tmp_path / root), file_name)
     assert {name: str(tmp_path / place) for name, place in places.items()}.items() <= step.places.items()
 
 
@@ -559,7 +559,7 @@ def test_a_configuration_of_version_1():
     """Its source directory is relative to the file; an Azure cluster becomes this machine unless it is mapped."""
     (step,) = load(DATA / "version_1.yml").steps
     assert step.fields["environment_variables"] == {"GREETING": "hello"}
-    assert (step.config.compute_target, step.config.node_count, step.inputs) == ("local", 2, None)
+    assert (step.config.compute_target, step.config.node_count, step.call.inputs) == ("local", 2, None)
     assert step.config.source_directory == str(DATA / "digits" / "code")
     found = outcomes(step)
     assert found["environment: databricks, docker, python.userManagedDependencies, python.condaDependencies.channels"] is LEFT
@@ -634,7 +634,7 @@ def test_an_input_of_the_pipeline_has_the_name_that_stands_in_the_file(tmp_path)
     assert number.for_python().endswith("references={'${{parent.inputs.n}}': VALUE}")
     for before in ("${{parent.inputs.", "${{inputs.", "${{ parent.inputs."):
         (step,) = load(path, {before + "n}}": "2", before + "d}}": "/d"}).steps
-        assert (step.config.node_count, step.inputs.paths, step.undecided) == (2, ["/d"], [])
+        assert (step.config.node_count, step.call.inputs.paths, step.undecided) == (2, ["/d"], [])
     with pytest.raises(ValueError, match=r"the file has no reference \$\{\{parent.inputs.m\}\}"):
         load(path, {"${{parent.inputs.m}}": "2"})
 

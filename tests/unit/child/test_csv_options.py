@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_parallel_run.child import frame_text
+from prefect_parallel_run.child import rows_text
 from prefect_parallel_run.child.rows import encode
 from prefect_parallel_run.config.base import wrong_fields
 from prefect_parallel_run.config.model import ParallelRunConfig
@@ -67,7 +67,7 @@ def test_any_separator_is_distinct_from_field_contents(numbers, texts, separator
 def test_plain_separators_do_not_use_pandas(monkeypatch):
     """They are as fast as the blank."""
     asked = []
-    monkeypatch.setattr(frame_text, "delimited", lambda frame, separator: asked.append(separator) or b"x")
+    monkeypatch.setattr(rows_text, "delimited", lambda frame, separator: asked.append(separator) or b"x")
     for options in ({"sep": ";"}, {"sep": "\t"}, {"sep": "1"}, {"sep": ";", "na_rep": "-"}, {}):
         encode(FRAME, "text", False, options)
     assert asked == [";", "\t", " "]

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_parallel_run.child.frame_text import delimited
 from prefect_parallel_run.child.rows import encode
+from prefect_parallel_run.child.rows_text import delimited
 
 
 def by_pandas(frame, separator=" "):

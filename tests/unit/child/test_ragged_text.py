@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run import TabularDataset
-from prefect_parallel_run.child.csv_dialect import Dialect, fields_of_first, records
+from prefect_parallel_run.child.delimited import Dialect, fields_of_first, records
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.datasets import text as module
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.child.column_facts import KEY
+from prefect_parallel_run.child.arrow_values import KEY
 from prefect_parallel_run.child.rows import WrongType, encode, materialize
 
 FRAME = pd.DataFrame({"a": [1, 2], "b c": ["x y", 'q"'], "d": [0.5, float("nan")]})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.child.csv_dialect import FIELD, QUOTED, START, Dialect, records
+from prefect_parallel_run.child.delimited import FIELD, QUOTED, START, Dialect, records
 from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.datasets import text as module
 from prefect_parallel_run.datasets.tabular import TabularDataset

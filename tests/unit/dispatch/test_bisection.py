@@ -10,8 +10,8 @@ from prefect_parallel_run.dispatch.events import (
     CommitPiece,
     Finish,
     LeaseFinished,
-    NodeJoined,
     NodeLeft,
+    NodeOpened,
     PauseScheduling,
     SubmitLease,
 )
@@ -54,7 +54,7 @@ class Rig:
         self.items = items
         self.log = []
         self.todo = []
-        self.handle(NodeJoined("a", 1))
+        self.handle(NodeOpened("a", 1))
 
     def handle(self, event):
         instructions = self.state.handle(event, 0.0)
@@ -122,13 +122,13 @@ def test_a_piece_that_lost_its_node_runs_again():
     piece = rig.todo[0].piece
     rig.todo.clear()
     rig.handle(NodeLeft("a"))
-    rig.handle(NodeJoined("b", 1))
+    rig.handle(NodeOpened("b", 1))
     assert piece in [lease.piece for lease in rig.todo]
     assert not [instruction for instruction in rig.log if isinstance(instruction, CommitPiece)]
     while not any(isinstance(instruction, CommitPiece) for instruction in rig.log):
         rig.todo.clear()
         rig.handle(NodeLeft("b"))
-        rig.handle(NodeJoined("b", 1))
+        rig.handle(NodeOpened("b", 1))
     first = next(instruction for instruction in rig.log if isinstance(instruction, CommitPiece))
     assert first.receipt.outcome == "lost"
 

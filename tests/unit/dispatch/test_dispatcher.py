@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefect_parallel_run.dispatch.dispatcher import Dispatcher, Run
-from prefect_parallel_run.dispatch.events import Commit, CommitPiece, NodeJoined, Tick
+from prefect_parallel_run.dispatch.dispatcher import Dispatcher, DispatchInputs
+from prefect_parallel_run.dispatch.events import Commit, CommitPiece, NodeOpened, Tick
 from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.models import Receipt
@@ -20,7 +20,7 @@ def ignore(event):
 
 def dispatcher(**run):
     cluster = SimpleNamespace(client=None, prepared=0, discard=None)
-    run = Run(**{"plan": None, "ledger": None, "state": SimpleNamespace(next_due=None), **run})
+    run = DispatchInputs(**{"plan": None, "ledger": None, "state": SimpleNamespace(next_due=None), **run})
     return Dispatcher(cluster, NodeSpec(settings=SETTINGS, at_most=1), run, ignore, None)
 
 
@@ -28,11 +28,11 @@ def test_events_behind_the_one_that_ends_the_run_stay_queued():
     """Events stay in the queue until they are handled, so that the end of the run can drain them."""
     dispatcher_ = dispatcher()
     for node in ("a", "b", "c"):
-        dispatcher_._events.put(NodeJoined(node, 1))
+        dispatcher_._events.put(NodeOpened(node, 1))
     events = dispatcher_._wait_for_events()
-    assert next(events) == NodeJoined("a", 1)
+    assert next(events) == NodeOpened("a", 1)
     events.close()
-    assert [dispatcher_._events.get_nowait() for _ in range(2)] == [NodeJoined("b", 1), NodeJoined("c", 1)]
+    assert [dispatcher_._events.get_nowait() for _ in range(2)] == [NodeOpened("b", 1), NodeOpened("c", 1)]
     with pytest.raises(queue.Empty):
         dispatcher_._events.get_nowait()
     assert list(dispatcher_._wait_for_events()) == [Tick()]

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefect_parallel_run.dispatch.events import NodeJoined, NodeLeft, NodesOpening, Tick
+from prefect_parallel_run.dispatch.events import NodeLeft, NodeOpened, NodesOpening, Tick
 from prefect_parallel_run.dispatch.node_pool import NodePool
 from prefect_parallel_run.dispatch.node_setup import NodeSpec, RemoteSetup
 from prefect_parallel_run.errors import ComputeTargetError, EnvironmentSetupError, InputError
-from prefect_parallel_run.node.preflight import PreflightResult
+from prefect_parallel_run.node.remote_setup import PreflightResult
 from prefect_parallel_run.node.rpc import ShutdownReport, check_node, close_node, open_node, receive_bundle, remove_node
 from prefect_parallel_run.node.settings import (
     InterpreterSettings,
@@ -31,7 +31,7 @@ from prefect_parallel_run.runs.events import Warned
 SETTINGS = NodeSettings(
     token="t",
     node=NodeOptions(slots=1, most_slots=1),
-    run=RunContext(drive=1, directory="/run"),
+    run=RunContext(execution=1, directory="/run"),
     interpreter=InterpreterSettings(),
     script=ScriptSettings(path="/s.py", source="/", logging_level="INFO"),
     items=ItemSettings(),
@@ -185,7 +185,7 @@ def test_names_follow_the_order_of_selection(cluster):
     poll_until(pool, cluster, NodesOpening(3))
     for address, name in (("b", "node-1"), ("c", "node-2"), ("a", "node-0")):
         finish(cluster, address)
-        poll_until(pool, cluster, NodeJoined(name, 1))
+        poll_until(pool, cluster, NodeOpened(name, 1))
     assert pool._names == {"a": "node-0", "b": "node-1", "c": "node-2"}
 
 
@@ -195,7 +195,7 @@ def test_a_slow_setup_does_not_delay_other_nodes(cluster):
     cluster.join("slow", "fast")
     poll_until(pool, cluster, NodesOpening(2))
     finish(cluster, "fast")
-    poll_until(pool, cluster, NodeJoined("node-0", 1))
+    poll_until(pool, cluster, NodeOpened("node-0", 1))
     cluster.join("more")
     poll_until(pool, cluster, NodesOpening(1))
     while "more" not in pool._workers.info:
@@ -203,7 +203,7 @@ def test_a_slow_setup_does_not_delay_other_nodes(cluster):
         pool.poll()
     assert (pool.addresses, len(pool._setups)) == (["fast"], 1)
     finish(cluster, "slow")
-    poll_until(pool, cluster, NodeJoined("node-1", 1))
+    poll_until(pool, cluster, NodeOpened("node-1", 1))
     assert cluster.warnings == []
 
 
@@ -226,7 +226,7 @@ def test_a_worker_lost_during_setup_is_replaced(cluster):
     cluster.join("b")
     poll_until(pool, cluster, NodesOpening(1))
     finish(cluster, "b")
-    assert poll_until(pool, cluster, NodeJoined("node-1", 1)) == []
+    assert poll_until(pool, cluster, NodeOpened("node-1", 1)) == []
     cluster.leave("b")
     poll_until(pool, cluster, NodeLeft("node-1"))
 
@@ -245,7 +245,7 @@ def test_an_unusable_first_worker_ends_the_run(cluster, error, kind, words):
     cluster.join("a", "b")
     poll_until(pool, cluster, NodesOpening(2))
     finish(cluster, "a")
-    poll_until(pool, cluster, NodeJoined("node-0", 1))
+    poll_until(pool, cluster, NodeOpened("node-0", 1))
     finish(cluster, "b", error)
     with pytest.raises(kind, match=words):
         poll_until(pool, cluster, NodesOpening(0))
@@ -313,7 +313,7 @@ def test_the_end_of_a_run_cancels_setups(cluster, how):
     cluster.join("a", "b")
     poll_until(pool, cluster, NodesOpening(2))
     finish(cluster, "a")
-    poll_until(pool, cluster, NodeJoined("node-0", 1))
+    poll_until(pool, cluster, NodeOpened("node-0", 1))
     if how == "stop":
         pool.stop(time.monotonic() + 30)
     else:

@@ -14,8 +14,8 @@ from prefect_parallel_run.dispatch.events import (
     GiveUp,
     LeaseFinished,
     LeaseShortened,
-    NodeJoined,
     NodeLeft,
+    NodeOpened,
     NodesOpening,
     PauseScheduling,
     PlanEnded,
@@ -67,7 +67,7 @@ def play(state, nodes, outcome, now=0.0):
     """Run *state* to its end with nodes that answer immediately; return all instructions in order."""
     done, todo = [], []
     for node, slots in nodes.items():
-        new = state.handle(NodeJoined(node, slots), now)
+        new = state.handle(NodeOpened(node, slots), now)
         done += new
         todo += leases(new)
     while todo:
@@ -81,7 +81,7 @@ def play(state, nodes, outcome, now=0.0):
 def test_a_growing_plan_is_leased_as_it_arrives():
     """allowed_failed_percent is judged once planning is complete, since the total is unknown before."""
     state = make_state(0, is_growing=True, allowed_failed_percent=10, run_max_try=1)
-    assert state.handle(NodeJoined("a", 1), 0.0) == []
+    assert state.handle(NodeOpened("a", 1), 0.0) == []
     (lease,) = leases(state.handle(PlanGrew([ITEMS]), 0.0))
     assert kinds(state.handle(answer(lease, lambda i, attempt: "raised"), 0.0)) == [Commit]
     assert state.tally.is_growing
@@ -161,7 +161,7 @@ def test_limits_at_their_edges(limit, failing, ends):
 def test_receipts_that_arrive_after_the_end_still_count():
     """They finished before the leases were stopped, and a resumed run does not repeat them."""
     state = make_state(40, run_max_try=1, error_threshold=0)
-    first, second = leases(state.handle(NodeJoined("a", 2), 0.0))[:2]
+    first, second = leases(state.handle(NodeOpened("a", 2), 0.0))[:2]
     assert kinds(state.handle(answer(first, lambda i, attempt: "raised"), 0.0)) == [Commit, Abort]
     assert kinds(state.handle(answer(second), 0.0)) == [Commit]
     assert (state.tally.failed, state.tally.succeeded) == (1, 1)
@@ -178,7 +178,7 @@ def test_the_percentage_is_judged_only_after_all_are_scheduled():
 def test_pending_retries_pause_scheduling_until_they_succeed():
     """A limit exceeded only by mini-batches between two attempts stops scheduling, not the run."""
     state = make_state(50, allowed_failed_count=0)
-    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (first,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     held = state.handle(answer(first, lambda i, attempt: "raised"), 0.0)
     assert kinds(held) == [Commit, PauseScheduling, SubmitLease]
     (second,) = leases(held)
@@ -193,7 +193,7 @@ def test_the_outcome_does_not_depend_on_the_order_of_events():
     for seed in range(50):
         shuffle = random.Random(seed)
         state = make_state(40, allowed_failed_count=0, error_threshold=0)
-        todo = leases(state.handle(NodeJoined("a", 2), 0.0)) + leases(state.handle(NodeJoined("b", 2), 0.0))
+        todo = leases(state.handle(NodeOpened("a", 2), 0.0)) + leases(state.handle(NodeOpened("b", 2), 0.0))
         while todo:
             lease = todo.pop(shuffle.randrange(len(todo)))
             flaky = answer(lease, lambda i, attempt: "raised" if i % 4 == 0 and attempt == 1 else "succeeded", 2)
@@ -204,7 +204,7 @@ def test_the_outcome_does_not_depend_on_the_order_of_events():
 def test_a_retry_is_due_after_its_delay():
     """retry_delay_seconds passes between two attempts; other mini-batches run meanwhile."""
     state = make_state(2, retry_delay=5.0)
-    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (first,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     (second,) = leases(state.handle(answer(first, lambda i, attempt: "raised"), 1.0))
     assert second.start == 1
     assert leases(state.handle(answer(second), 2.0)) == []
@@ -216,7 +216,7 @@ def test_a_retry_is_due_after_its_delay():
 def test_no_retry_prevents_further_attempts():
     """A final receipt rules out retries."""
     state = make_state(1)
-    (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (lease,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     done = state.handle(LeaseFinished(lease.id, [receipt(0, 1, "raised", final=True)], 1), 0.0)
     assert kinds(done) == [Commit, Finish]
     assert state.tally.failed == 1
@@ -225,7 +225,7 @@ def test_no_retry_prevents_further_attempts():
 def test_missing_rows_count_as_failed_items_without_retry():
     """Seven rows for ten items: three failed items in a succeeded mini-batch."""
     state = make_state(1, error_threshold=3)
-    (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (lease,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     done = state.handle(LeaseFinished(lease.id, [receipt(0, good=7)], 1), 0.0)
     assert kinds(done) == [Commit, Finish]
     assert (state.tally.succeeded_items, state.tally.failed_items) == (7, 3)
@@ -234,7 +234,7 @@ def test_missing_rows_count_as_failed_items_without_retry():
 def test_a_lost_node_charges_only_a_lease_of_one_that_ran():
     """Leases that waited behind it are not charged."""
     state = make_state(2, run_max_try=1)
-    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (first,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0)
     lost = state.handle(NodeLeft("a"), 1.0)
     (commit,) = [instruction for instruction in lost if isinstance(instruction, Commit)]
@@ -245,7 +245,7 @@ def test_a_lost_node_charges_only_a_lease_of_one_that_ran():
 def test_a_lost_lease_of_several_is_split_without_charge():
     """No innocent mini-batch is charged, and one that kills its node is soon alone."""
     state = make_state(1000, run_max_try=1)
-    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (first,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     running, _ = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
     assert running.count > 1
     assert kinds(state.handle(NodeLeft("a"), 1.0)) == []
@@ -270,7 +270,7 @@ def test_lost_nodes_add_at_most_four_uncharged_executions(planned, max_per_lease
     state = make_state(planned, max_per_lease=max_per_lease, run_max_try=run_max_try)
     guilty, executions, tries, done, todo = int(place * planned), 0, [], [], []
     for node in map(str, range(100)):
-        todo = leases(state.handle(NodeJoined(node, 1), 0.0))
+        todo = leases(state.handle(NodeOpened(node, 1), 0.0))
         state.handle(SlotReady(node), 0.0)
         while not todo[0].start <= guilty < todo[0].stop:
             lease, *todo = todo
@@ -290,7 +290,7 @@ def test_lost_nodes_add_at_most_four_uncharged_executions(planned, max_per_lease
 def test_a_late_answer_of_a_lost_lease_is_ignored():
     """Its mini-batches were leased again; deciding them twice would duplicate their rows."""
     state = make_state(4, run_max_try=2)
-    (zombie,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (zombie,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     state.handle(NodeLeft("a"), 1.0)
     play(state, {"b": 1}, lambda i, attempt: "succeeded", 2.0)
     before = state.tally
@@ -301,7 +301,7 @@ def test_a_late_answer_of_a_lost_lease_is_ignored():
 def test_receipts_that_do_not_match_the_lease_are_ignored():
     """Receipts of another mini-batch, of another attempt, or duplicates."""
     state = make_state(3)
-    (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (lease,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     odd = [receipt(2), receipt(0, attempt=2), receipt(0), receipt(0)]
     state.handle(LeaseFinished(lease.id, odd, 1), 0.0)
     assert state.tally.succeeded == 1
@@ -310,7 +310,7 @@ def test_receipts_that_do_not_match_the_lease_are_ignored():
 def test_mini_batches_without_receipt_repeat_their_attempt():
     """The rest of an interrupted lease is not charged."""
     state = make_state(100, run_max_try=1)
-    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (first,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     running, *_ = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
     again = leases(state.handle(LeaseFinished(running.id, [receipt(running.start, seconds=0.001)], 1), 0.0))
     assert (again[0].start, again[0].stop, again[0].attempt) == (running.start + 1, running.stop, 1)
@@ -319,8 +319,8 @@ def test_mini_batches_without_receipt_repeat_their_attempt():
 def test_the_run_fails_immediately_when_no_slot_works():
     """A script that cannot start ends the run within seconds, not after all attempts."""
     state = make_state(100)
-    (a,) = leases(state.handle(NodeJoined("a", 1), 0.0))
-    (b,) = leases(state.handle(NodeJoined("b", 1), 0.0))
+    (a,) = leases(state.handle(NodeOpened("a", 1), 0.0))
+    (b,) = leases(state.handle(NodeOpened("b", 1), 0.0))
     assert GiveUp not in kinds(state.handle(LeaseFinished(a.id, [], 0), 0.0))
     assert kinds(state.handle(LeaseFinished(b.id, [], 0), 0.0)) == [GiveUp]
 
@@ -328,7 +328,7 @@ def test_the_run_fails_immediately_when_no_slot_works():
 def test_the_run_waits_node_patience_when_all_nodes_are_lost():
     """A restarted node may join before node_patience is over."""
     state = make_state(10)
-    state.handle(NodeJoined("a", 1), 0.0)
+    state.handle(NodeOpened("a", 1), 0.0)
     assert kinds(state.handle(NodeLeft("a"), 10.0)) == []  # nothing had started: its process was still starting
     assert kinds(state.handle(Tick(), 60.0)) == []
     assert kinds(state.handle(Tick(), 71.0)) == [GiveUp]
@@ -348,9 +348,9 @@ def test_failed_nodes_do_not_end_a_run_that_opens_another():
     """The outcome does not depend on which node was first."""
     state = make_state(10)
     state.handle(NodesOpening(1), 0.0)
-    (a,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (a,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     assert kinds(state.handle(LeaseFinished(a.id, [], 0), 0.0)) == []
-    assert len(leases(state.handle(NodeJoined("b", 1), 1.0))) == 1
+    assert len(leases(state.handle(NodeOpened("b", 1), 1.0))) == 1
     (b,) = state._accounting._nodes["b"].leases.values()
     assert kinds(state.handle(NodesOpening(0), 1.0)) == []
     assert kinds(state.handle(LeaseFinished(b.id, [], 0), 2.0)) == [GiveUp]
@@ -359,9 +359,9 @@ def test_failed_nodes_do_not_end_a_run_that_opens_another():
 def test_a_node_lost_before_a_slot_was_ready_charges_nothing():
     """No mini-batch can have started on it."""
     state = make_state(10)
-    state.handle(NodeJoined("a", 1), 0.0)
+    state.handle(NodeOpened("a", 1), 0.0)
     state.handle(NodeLeft("a"), 0.0)
-    (first,) = leases(state.handle(NodeJoined("b", 1), 0.0))
+    (first,) = leases(state.handle(NodeOpened("b", 1), 0.0))
     assert (first.start, first.attempt) == (0, 1)
     state.handle(SlotReady("b"), 0.0)
     (commit,) = state.handle(NodeLeft("b"), 0.0)
@@ -373,7 +373,7 @@ def test_a_slot_may_be_ready_before_its_node_joins():
     """Both reports take different paths, and the process may have been started in advance."""
     state = make_state(10)
     state.handle(SlotReady("a"), 0.0)
-    state.handle(NodeJoined("a", 1), 0.0)
+    state.handle(NodeOpened("a", 1), 0.0)
     (commit,) = [one for one in state.handle(NodeLeft("a"), 0.0) if isinstance(one, Commit)]
     assert [one.outcome for one, _ in commit.decided] == ["lost"]
 
@@ -381,16 +381,16 @@ def test_a_slot_may_be_ready_before_its_node_joins():
 def test_nothing_happens_after_the_end():
     """An abort is final: later answers change nothing."""
     state = make_state(10, run_max_try=1, allowed_failed_count=0)
-    first, *_ = leases(state.handle(NodeJoined("a", 2), 0.0))
+    first, *_ = leases(state.handle(NodeOpened("a", 2), 0.0))
     assert kinds(state.handle(answer(first, lambda i, attempt: "raised"), 0.0)) == [Commit, Abort]
-    assert state.handle(NodeJoined("b", 1), 1.0) == []
+    assert state.handle(NodeOpened("b", 1), 1.0) == []
 
 
 def ready_nodes(state, now, **slots):
     """Add nodes whose processes have started; return their leases."""
     out = []
     for name, number in slots.items():
-        out += leases(state.handle(NodeJoined(name, number), now))
+        out += leases(state.handle(NodeOpened(name, number), now))
         for _ in range(number):
             out += leases(state.handle(SlotReady(name), now))
     return out
@@ -522,7 +522,7 @@ def test_a_retry_that_waits_for_a_slot_sets_no_due_time():
     )
     state = RunState(SchedulingPolicy(run_max_try=3, limits=FailureLimits()), remainder, lambda index: ITEMS)
     assert state.next_due == 0.0
-    assert len(leases(state.handle(NodeJoined("a", 1), 5.0))) == 1
+    assert len(leases(state.handle(NodeOpened("a", 1), 5.0))) == 1
     assert state.next_due is None
 
 
@@ -604,7 +604,7 @@ def test_every_mini_batch_is_decided_exactly_once(data):  # noqa: PLR0912, PLR09
             continue
         if act == "join":
             joined += 1
-            take(state.handle(NodeJoined(f"n{joined}", 2), now))
+            take(state.handle(NodeOpened(f"n{joined}", 2), now))
             continue
         lease: Lease = out[data.draw(st.sampled_from(sorted(out)))]
         if act == "lose":

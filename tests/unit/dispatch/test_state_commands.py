@@ -13,8 +13,8 @@ from prefect_parallel_run.dispatch.events import (
     LeaseFinished,
     LeaseShortened,
     LimitsChanged,
-    NodeJoined,
     NodeLeft,
+    NodeOpened,
     NodeResized,
     Paused,
     PauseScheduling,
@@ -59,7 +59,7 @@ def answer(lease, outcome="succeeded", slots=1, seconds=1.0, **facts):
 def test_a_paused_run_leases_nothing_and_recalls_leases():
     """Running mini-batches finish and count; the rest returns without charge, and is leased again afterwards."""
     state = make_state(1000)
-    (first,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (first,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     running, waiting = leases(state.handle(answer(first, seconds=0.001), 0.0))
     called = of(Recall, state.handle(Paused(), 1.0))
     assert [(instruction.lease, instruction.at_once) for instruction in called] == [(running.id, False), (waiting.id, False)]
@@ -78,7 +78,7 @@ def test_a_paused_run_leases_nothing_and_recalls_leases():
 def test_a_lease_that_was_just_sent_is_recalled_a_little_later():
     """It may not have reached its node yet."""
     state = make_state(10)
-    (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (lease,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     assert state.handle(Paused(), 0.05) == []
     assert state.next_due == pytest.approx(0.1)
     assert of(Recall, state.handle(Tick(), 0.11)) == [Recall(lease.id, at_once=False)]
@@ -90,7 +90,7 @@ def test_a_lease_that_was_just_sent_is_recalled_a_little_later():
 def test_a_recalled_piece_runs_once():
     """It belongs to a mini-batch under bisection."""
     state = make_state(1, run_max_try=1, isolate=True)
-    (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (lease,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     (piece, *_) = leases(state.handle(answer(lease, "raised"), 0.0))
     state.handle(Paused(), 1.0)
     state.handle(LeaseShortened(piece.id, piece.start), 1.0)
@@ -109,7 +109,7 @@ def test_a_recalled_piece_runs_once():
 def test_a_node_lost_after_a_recall_is_not_charged():
     """An empty lease has nothing to charge."""
     state = make_state(10, run_max_try=1)
-    (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (lease,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     state.handle(SlotReady("a"), 0.0)
     state.handle(Paused(), 1.0)
     state.handle(LeaseShortened(lease.id, lease.start), 1.0)
@@ -120,7 +120,7 @@ def test_a_node_lost_after_a_recall_is_not_charged():
 def test_higher_limits_resume_scheduling_and_lower_ones_abort():
     """Immediately, with the new values."""
     state = make_state(10, run_max_try=2, retry_delay=100.0, limits=FailureLimits(allowed_failed_count=0))
-    (lease,) = leases(state.handle(NodeJoined("a", 1), 0.0))
+    (lease,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     assert of(PauseScheduling, state.handle(answer(lease, "raised"), 0.0))
     released = state.handle(LimitsChanged(FailureLimits(allowed_failed_count=3)), 1.0)
     assert of(ResumeScheduling, released)
@@ -133,10 +133,10 @@ def test_higher_limits_resume_scheduling_and_lower_ones_abort():
 def test_current_and_later_nodes_are_resized():
     """Except nodes that already have the new number of slots."""
     state = make_state(100)
-    state.handle(NodeJoined("a", 1), 0.0)
+    state.handle(NodeOpened("a", 1), 0.0)
     assert of(Resize, state.handle(ProcessesChanged(3), 0.0)) == [Resize("a", 3, 1)]
-    assert of(Resize, state.handle(NodeJoined("b", 1), 0.0)) == [Resize("b", 3, 1)]
-    assert of(Resize, state.handle(NodeJoined("c", 3), 0.0)) == []
+    assert of(Resize, state.handle(NodeOpened("b", 1), 0.0)) == [Resize("b", 3, 1)]
+    assert of(Resize, state.handle(NodeOpened("c", 3), 0.0)) == []
     assert {instruction.node for instruction in of(Resize, state.handle(ProcessesChanged(2), 0.0))} == {"a", "b", "c"}
     assert state.demand.slots == 5  # what they have, not what they were asked for
     more = leases(state.handle(NodeResized("a", 3, 1, 1), 0.0))
@@ -147,7 +147,7 @@ def test_current_and_later_nodes_are_resized():
 def test_reports_from_before_a_resize_are_ignored():
     """Answers, leases and ready slots are reported by different paths, in any order."""
     state = make_state(100)
-    first, *_ = leases(state.handle(NodeJoined("a", 1), 0.0))
+    first, *_ = leases(state.handle(NodeOpened("a", 1), 0.0))
     state.handle(SlotReady("a", 0), 0.0)
     state.handle(ProcessesChanged(3), 0.0)
     state.handle(SlotReady("a", 1), 0.0)  # the second slot is quicker than the answer
@@ -166,7 +166,7 @@ def test_reports_from_before_a_resize_are_ignored():
 def test_leases_on_removed_slots_take_no_room():
     """After fewer slots and then more, the new slots get work immediately, however long the old leases take."""
     state = make_state(100)
-    first = leases(state.handle(NodeJoined("a", 3), 0.0))
+    first = leases(state.handle(NodeOpened("a", 3), 0.0))
     for _ in range(3):
         state.handle(SlotReady("a"), 0.0)
     going = tuple(lease.id for lease in first[1:])
@@ -240,7 +240,7 @@ class Play:
         elif act == "join" or not self.slots:
             self.joined += 1
             self.slots[f"n{self.joined}"] = (2, 0)
-            self.handle(NodeJoined(f"n{self.joined}", 2))
+            self.handle(NodeOpened(f"n{self.joined}", 2))
         elif act == "lose" and len(self.slots) > 1:
             lost = self.draw(st.sampled_from(sorted(self.slots)))
             del self.slots[lost]

@@ -3,7 +3,7 @@
 import threading
 from contextvars import ContextVar
 
-from prefect_parallel_run.monitoring.background_publisher import BackgroundPublisher
+from prefect_parallel_run.monitoring.artifacts import BackgroundPublisher
 
 VARIABLE = ContextVar("variable", default="unset")
 

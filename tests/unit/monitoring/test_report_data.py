@@ -14,13 +14,16 @@ from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.report.attempts import MAX_SEGMENTS, columns, quantile
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, spread
-from prefect_parallel_run.monitoring.report.data import collect
+from prefect_parallel_run.monitoring.report.data import collect, location_lines
 from prefect_parallel_run.monitoring.report.lanes import ProcessWork, assign_lanes
-from prefect_parallel_run.monitoring.report.locations import location_lines
-from prefect_parallel_run.monitoring.report.page import page
-from prefect_parallel_run.monitoring.report.processes import Process, read_processes
-from prefect_parallel_run.monitoring.report.samples import read_progress, read_resources
-from prefect_parallel_run.monitoring.report.summary import limits
+from prefect_parallel_run.monitoring.report.log_readers import (
+    Process,
+    ProcessEnd,
+    read_processes,
+    read_progress,
+    read_resources,
+)
+from prefect_parallel_run.monitoring.report.page import limits, page
 from prefect_parallel_run.runs.executions import record_end, record_start, recorded_executions
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
@@ -80,8 +83,8 @@ def test_every_attempt_is_in_one_bin_with_its_duration(tmp_path, mini_batches, l
     made = make_run(tmp_path / "run", mini_batches, fail=0.1, logs=logs)
     facts = collect(made.directory, nothing)
     attempts = facts.timeline.attempts
-    assert attempts.dated == made.tries == attempts.durations.sum()
-    assert attempts.failed.sum() == attempts.durations[1].sum() == made.failed_tries
+    assert attempts.dated == made.tries == attempts.durations.counts.sum()
+    assert attempts.failed.sum() == attempts.durations.counts[1].sum() == made.failed_tries
     assert attempts.busy.sum() == pytest.approx(made.seconds)
     assert sum(attempts.outcomes.values()) == made.tries
     assert sum(facts.timeline.kills.values()) == made.kills
@@ -95,25 +98,27 @@ def test_every_attempt_is_in_one_bin_with_its_duration(tmp_path, mini_batches, l
     with Ledger(made.directory.ledger) as ledger:
         assert facts.tally == ledger.tally()
     assert len(facts.timeline.lanes.lanes) == 4
-    assert bool(facts.timeline.alive.any()) == logs
+    assert bool(facts.timeline.processes.ready.any()) == logs
 
 
 def test_busy_slot_has_a_ready_process(tmp_path):
     """The spans of its processes do not overlap."""
     facts = collect(make_run(tmp_path / "run", 300, fail=0.1).directory, nothing)
     timeline = facts.timeline
-    assert (timeline.attempts.busy <= timeline.alive + 1e-6).all()
-    assert (timeline.alive + timeline.starting <= timeline.axis.bin_seconds + 1e-6).all()
+    assert (timeline.attempts.busy <= timeline.processes.ready + 1e-6).all()
+    assert (timeline.processes.ready + timeline.processes.starting <= timeline.axis.bin_seconds + 1e-6).all()
 
 
 def test_causes_add_up_to_all_failed_attempts(tmp_path):
     """Each has the input of its first mini-batch; causes that no later attempt fixed come first."""
     made = make_run(tmp_path / "run", 200, fail=0.1)
     facts = collect(made.directory, nothing)
-    assert sum(group.cause.tries for group in facts.causes) == made.failed_tries
-    assert sum(group.final for group in facts.causes) == facts.tally.failed == len(facts.failed)
-    assert [group.final for group in facts.causes] == sorted((group.final for group in facts.causes), reverse=True)
-    first = facts.causes[0]
+    assert sum(group.cause.tries for group in facts.failures.causes) == made.failed_tries
+    assert sum(group.final for group in facts.failures.causes) == facts.tally.failed == len(facts.failures.mini_batches)
+    assert [group.final for group in facts.failures.causes] == sorted(
+        (group.final for group in facts.failures.causes), reverse=True
+    )
+    first = facts.failures.causes[0]
     number = first.cause.first_mini_batch
     assert first.inputs[0] == f"/data/images/day={number % 28:02d}/img_{number:06d}_0.jpg"
     assert first.inputs[-1] == "and 7 more files"
@@ -130,8 +135,8 @@ def test_attempts_at_some_items_are_counted_everywhere(tmp_path):
         for piece, items in (((4, 5), 1), ((4, 10), 0)):
             ledger.commit_piece(bad._replace(seconds=600.0 + items), piece, items, "succeeded")
     facts = collect(made.directory, nothing)
-    assert sum(group.cause.tries for group in facts.causes) == before + 2 == facts.timeline.attempts.failed.sum()
-    (group,) = (group for group in facts.causes if group.cause.fingerprint == "t")
+    assert sum(group.cause.tries for group in facts.failures.causes) == before + 2 == facts.timeline.attempts.failed.sum()
+    (group,) = (group for group in facts.failures.causes if group.cause.fingerprint == "t")
     assert (group.inputs, group.cause.failed_items) == (["/data/images/day=07/img_000007_4.jpg"], 1)
     assert [(slow.attempt, slow.items, slow.inputs) for slow in facts.slowest[:2]] == [
         (0, 1, group.inputs),
@@ -148,9 +153,9 @@ def test_pauses_between_three_executions_are_cut_out(tmp_path):
     facts = collect(made.directory, nothing)
     assert [round(pause.seconds, -2) for pause in facts.timeline.axis.pauses] == [3600, 7200]
     assert len(facts.timeline.lanes.lanes) == 4
-    assert [execution.status for execution in facts.executions] == ["interrupted", "interrupted", "succeeded"]
+    assert [execution.status for execution in facts.history.executions] == ["interrupted", "interrupted", "succeeded"]
     assert set(facts.progress) == {1, 2, 3}
-    assert facts.timeline.processes == 12
+    assert facts.timeline.processes.count == 12
 
 
 def test_missing_files_only_remove_their_sections(tmp_path):
@@ -159,7 +164,7 @@ def test_missing_files_only_remove_their_sections(tmp_path):
     directory.make()
     with Ledger.create(directory.ledger, [10] * 3) as ledger:
         facts = collect(directory, nothing)
-        assert (facts.timeline, facts.plan, facts.status, facts.tally.planned) == (None, None, "planned", 3)
+        assert (facts.timeline, facts.run.plan, facts.run.status, facts.tally.planned) == (None, None, "planned", 3)
         ledger._connection.execute(LOST, (0, 1))
         facts = collect(directory, nothing)
     assert facts.timeline is None  # the attempt has no time
@@ -209,8 +214,8 @@ def test_processes_without_a_log_share_lanes():
 def test_reused_pid_is_resolved_by_time():
     """Two processes in two slots, one after the other."""
     processes = [
-        Process(1, "n", "n.0.0", 7, started=0, slot=0, ready=1, ended=5),
-        Process(1, "n", "n.1.0", 7, started=6, slot=1, ready=7),
+        Process(1, "n", 7, started=0, slot=0, ready=1, end=ProcessEnd(5, "")),
+        Process(1, "n", 7, started=6, slot=1, ready=7),
     ]
     lanes = assign_lanes([work("n", 7, 1, 20)], processes)
     assert [lanes.of("n", 7, at) for at in (1, 4, 7, 15)] == [0, 0, 1, 1]
@@ -238,8 +243,8 @@ def test_incomplete_and_unknown_lines_are_skipped(tmp_path):
         '{"event":"ready","at":2,"process":"a","slot":4,"import_seconds":0.5,"init_seconds":0.2}\n{"event":"en'
     )
     (process,), is_complete = read_processes(tmp_path, nothing)
-    state = (process.execution, process.node, process.slot, process.is_standby, process.ready, process.ended)
-    assert state == (2, "node-7", 4, True, 2, None)
+    state = (process.execution, process.node, process.slot, process.setup_began, process.ready, process.end)
+    assert state == (2, "node-7", 4, 1.8, 2, None)
     assert is_complete
     with (tmp_path / "r2.node-7.processes.jsonl").open("a") as file:
         file.write('\n{"event":"left_out","at":10,"reason":"20000 lines are enough"}\n')

@@ -11,8 +11,8 @@ import pytest
 from prefect_parallel_run.cli import main
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.monitoring.report.data import collect
-from prefect_parallel_run.monitoring.report.over_time import over_time
-from prefect_parallel_run.monitoring.report.page import _text, page
+from prefect_parallel_run.monitoring.report.page import page, template_text
+from prefect_parallel_run.monitoring.report.timeline import over_time
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
@@ -122,7 +122,7 @@ def test_policy_allows_only_the_own_style_and_script(made):
 
 def test_figures_for_the_script_are_complete(made):
     """Every attempt appears exactly once."""
-    _, figures = over_time(collect(made.directory, nothing))
+    figures = over_time(collect(made.directory, nothing)).figures
     segments = [segment for lane in figures["lanes"]["lanes"] for segment in lane["tries"]]
     assert len(segments) == len({(segment[2], segment[3]) for segment in segments}) == made.tries
     assert sum(n for lane in figures["lanes"]["lanes"] for _, _, n in lane["kills"]) == made.kills
@@ -131,7 +131,7 @@ def test_figures_for_the_script_are_complete(made):
 def test_figures_of_a_large_run_are_sums_per_bin(tmp_path):
     """When there are too many attempts to draw each."""
     made = make_run(tmp_path / "run", 3_000, fail=0.1)
-    _, figures = over_time(collect(made.directory, nothing))
+    figures = over_time(collect(made.directory, nothing)).figures
     lanes = figures["lanes"]["lanes"]
     assert sum(sum(lane["good"]) + sum(lane["bad"]) for lane in lanes) == made.tries
     assert sum(sum(lane["bad"]) for lane in lanes) == made.failed_tries
@@ -160,7 +160,7 @@ def test_status_of_a_successful_run_counts_failed_items(tmp_path):
 
 def test_long_traceback_keeps_its_last_line(made):
     """It wraps and loses its middle: the last line names the error."""
-    assert "max-height" not in _text("page.css")
+    assert "max-height" not in template_text("page.css")
     with Ledger(made.directory.ledger) as ledger:
         ledger._connection.execute("UPDATE attempts SET traceback = ?", ("line\n" * 2_000 + "OSError: decisive",))
     assert "OSError: decisive" in "".join(read(page(collect(made.directory, nothing), 0.0)).text)
@@ -215,7 +215,7 @@ def luminance(colour):
 
 def test_light_and_dark_colours_have_enough_contrast():
     """At least 4.5 for text on its backgrounds, 3 for shapes."""
-    blocks = re.findall(r":root \{([^}]*--ground[^}]*)\}", _text("page.css"))[:2]
+    blocks = re.findall(r":root \{([^}]*--ground[^}]*)\}", template_text("page.css"))[:2]
     light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in blocks)
     pairs = [(text, ground, 4.5) for text in ("ink", "quiet", "bad-ink") for ground in ("ground", "card", "soft", "bad-soft")]
     pairs += [(shape, "card", 3.0) for shape in ("ok", "bad-line", "start", "again", "level")]

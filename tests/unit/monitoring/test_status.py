@@ -3,8 +3,7 @@
 import pytest
 
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.monitoring.status import as_plain, look
-from prefect_parallel_run.monitoring.status_text import status_lines, status_summary
+from prefect_parallel_run.monitoring.status import as_plain, read_status, status_lines, status_summary
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
 
@@ -42,7 +41,7 @@ def test_time_to_go_is_beside_the_bar(run):
     """In 80 columns a long line wraps into a second row."""
     write_json(run.description, {"config": {"error_threshold": 100}})
     fail(run, "failed")
-    lines = status_lines(look(run, NOW), NOW, 79)
+    lines = status_lines(read_status(run, NOW), NOW, 79)
     assert all(len(line) <= 79 for line in lines)
     assert lines[0].startswith("facts-78d693fc5b28-20261125T224333-80d950: running (process ")
     (bar,) = (line for line in lines if "━" in line)
@@ -54,14 +53,14 @@ def test_time_to_go_is_beside_the_bar(run):
     assert "latest result" in joined
     assert "2.0 mini-batches/s recently" in joined
     assert "1 failed attempt of 1 mini-batch: PIL.UnidentifiedImageError: cannot identify image file '/data" in joined
-    assert "54 s to go" in " ".join(status_lines(look(run, NOW), NOW))
+    assert "54 s to go" in " ".join(status_lines(read_status(run, NOW), NOW))
 
 
 def test_status_names_the_limit_that_holds_the_run(run):
     """The executing process uses the same counts, pending attempts included; there is no time to go then."""
-    assert "on hold" not in status_summary(look(run, NOW))
+    assert "on hold" not in status_summary(read_status(run, NOW))
     fail(run, "waiting")
-    status = look(run, NOW)
+    status = read_status(run, NOW)
     for text in (status_summary(status), *(line for line in status_lines(status, NOW, 79) if "━" in line)):
         assert text.endswith("on hold: error_threshold 4 is near")
     plain = as_plain(status)
@@ -69,11 +68,11 @@ def test_status_names_the_limit_that_holds_the_run(run):
     assert plain["remaining_seconds"] is None
     with Ledger(run.ledger) as ledger:
         ledger.record(adjustments='{"error_threshold": {"now": 20, "instead_of": [4]}}')
-    assert as_plain(look(run, NOW))["held"] is None
+    assert as_plain(read_status(run, NOW))["held"] is None
     with Ledger(run.ledger) as ledger:
         ledger.record(paused="1")
-    assert as_plain(look(run, NOW))["remaining_seconds"] is None
-    assert "paused" in status_summary(look(run, NOW))
+    assert as_plain(read_status(run, NOW))["remaining_seconds"] is None
+    assert "paused" in status_summary(read_status(run, NOW))
 
 
 def test_status_near_the_end_says_what_it_waits_for(run):
@@ -81,7 +80,7 @@ def test_status_near_the_end_says_what_it_waits_for(run):
     with Ledger(run.ledger) as ledger:
         good = Receipt(0, 1, "succeeded", 20, 20, 0, 20, "p", 0, 0, 20, 1, NOW - 1, 0.5, "node-0", 1)
         ledger.commit((good._replace(mini_batch=number), "succeeded") for number in range(40, 149))
-    status = look(run, NOW)
+    status = read_status(run, NOW)
     expected = "149 of 150 mini-batches (99 %), 7.5 mini-batches/s recently, waiting for 1 mini-batch"
     assert status_summary(status).endswith(expected)
     assert (as_plain(status)["waits_for"], as_plain(status)["remaining_seconds"]) == (1, None)
@@ -98,7 +97,7 @@ def test_status_suggests_commands_for_an_exceeded_limit(tmp_path, run, threshold
     write_json(run.description, {"config": {"error_threshold": threshold}})
     with Ledger(run.ledger) as ledger:
         ledger.record(status="failed", reason="error_threshold exceeded: 20 failed items, 4 allowed")
-    lines = [line.strip() for line in status_lines(look(run, NOW), NOW)]
+    lines = [line.strip() for line in status_lines(read_status(run, NOW), NOW)]
     program = "next: prefect-parallel-run"
     expected = [f"{program} failed {run.path}", *(f"{program} resume {run.path} {option}".strip() for option in options)]
     assert [line for line in lines if line.startswith("next")] == expected

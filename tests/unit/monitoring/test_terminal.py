@@ -13,10 +13,12 @@ from rich.console import Console
 from prefect_parallel_run.models import Breach, Tally
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.progress import ProgressSnapshot
-from prefect_parallel_run.monitoring.status_line import StatusLine, can_redraw, console_of
 from prefect_parallel_run.monitoring.terminal import (
     RunView,
+    StatusLine,
     active_views,
+    can_redraw,
+    console_of,
     percent_bar,
     progress_line,
     use_view,

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run._rate_limit import RateLimiter
-from prefect_parallel_run.dispatch.script_logs import ScriptLogCollector
-from prefect_parallel_run.node.log_files import shorten
-from prefect_parallel_run.node.log_tail import IN_ALL, PER_SECOND, Record, Records, ScriptLines, Tail
+from prefect_parallel_run.dispatch.node_output import ScriptLogCollector
+from prefect_parallel_run.node.log_files import IN_ALL, PER_SECOND, Record, Records, ScriptLines, Tail, shorten
 from prefect_parallel_run.runs.events import ScriptLogged
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefect_parallel_run.node.standby import StandbyNeed
+from prefect_parallel_run.node.child_startup import StandbyNeed
 
 
 def test_no_standby_child_without_a_lost_child():

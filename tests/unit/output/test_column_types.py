@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_parallel_run.child.column_facts import facts_of, to_metadata
+from prefect_parallel_run.child.arrow_values import facts_of, to_metadata
 from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.output.columns import Conflict, fit, unify
 

@@ -11,8 +11,7 @@ from prefect_parallel_run.child.runner import Part
 from prefect_parallel_run.errors import OutputError, RowsDifferError
 from prefect_parallel_run.execution.runner import _record_end
 from prefect_parallel_run.models import FailureLimits, Receipt
-from prefect_parallel_run.monitoring.status import look
-from prefect_parallel_run.monitoring.status_text import status_lines
+from prefect_parallel_run.monitoring.status import read_status, status_lines
 from prefect_parallel_run.output.columns import ColumnChecker
 from prefect_parallel_run.output.reduction import Reduction, reduce
 from prefect_parallel_run.planning.inputs import normalize_inputs
@@ -86,7 +85,7 @@ def test_error_about_differing_columns_names_the_files(tmp_path, row_format, fra
     assert "in run() or with the dataset's column_types" in str(error)
     with Ledger(directory.ledger) as ledger:
         assert _record_end(ledger, error) == ("failed", str(error))
-        lines = status_lines(look(directory, 2.0), 2.0)
+        lines = status_lines(read_status(directory, 2.0), 2.0)
         assert "failed (output" in lines[0]
         assert not any("next:" in line for line in lines), "resuming would publish the same rows"
         assert _record_end(ledger, OutputError("/out", "is full"))[0] == "interrupted"

@@ -1,0 +1,71 @@
+"""The public API as users write it; mypy and pyright check it, nothing runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.futures import PrefectFuture
+from typing_extensions import assert_type
+
+from prefect_parallel_run import (
+    ComputeTarget,
+    EntryScript,
+    Environment,
+    FileDataset,
+    LimitExceededError,
+    ParallelRunConfig,
+    ParallelRunResult,
+    ParallelRunStep,
+    TabularDataset,
+)
+from prefect_parallel_run.testing import ScriptResult, run_script
+
+config = ParallelRunConfig(
+    source_directory="scripts",
+    entry_script="score.py",
+    mini_batch_size="10MB",
+    error_threshold=-1,
+    output_action="append_row",
+    append_row_file_name="scores.parquet",
+    node_count=2,
+    process_count_per_node=4,
+    environment=Environment(requirements=["numpy==2.2"]),
+    environment_variables={"TOKEN": "{{ prefect.blocks.secret.token }}"},
+    compute_target=ComputeTarget(cluster_class="dask_jobqueue.SLURMCluster", cluster_kwargs={"queue": "normal"}),
+)
+assert_type(config.node_count, int)
+config.save_to_yaml("score.yml")
+assert_type(ParallelRunConfig.load_yaml(Path("score.yml")), ParallelRunConfig)
+
+step = ParallelRunStep(
+    "score",
+    config,
+    inputs=[FileDataset.from_files(["images/*.png"])],
+    output="out",
+    side_inputs={"model": "model.joblib"},
+    arguments=["--model", "{side_inputs.model}"],
+    tags=["nightly"],
+)
+table = TabularDataset.from_parquet_files("table/*.parquet")
+
+
+@flow
+def score() -> ParallelRunResult:
+    result = step()
+    assert_type(result, ParallelRunResult)
+    future = step.submit(inputs=table)
+    assert_type(future, PrefectFuture[ParallelRunResult])
+    assert_type(future.result(), ParallelRunResult)
+    assert_type(result.items_failed, int)
+    assert_type(step.with_options(retries=2), ParallelRunStep)
+    return result
+
+
+try:
+    score()
+except LimitExceededError as error:
+    print(error)
+
+assert_type(run_script("score.py", ["a.png"]), ScriptResult)
+EntryScript().logger.info("hello")
