@@ -125,10 +125,8 @@ def refuse_insecure(address: str, allow_insecure: bool) -> None:
     ...
     ValueError: compute_target tcp://192.0.2.1:8786 is unencrypted and on another host; use tls:// or allow_insecure=True
     """
-    if allow_insecure or is_encrypted(address) or _is_this_machine(urlsplit(address).hostname or ""):
-        return
-    action = "use tls:// or allow_insecure=True"
-    raise ValueError(f"compute_target {address} is unencrypted and on another host; {action}")
+    if not (allow_insecure or is_encrypted(address) or _is_this_machine(urlsplit(address).hostname or "")):
+        raise ValueError(f"compute_target {address} is unencrypted and on another host; use tls:// or allow_insecure=True")
 
 
 def is_encrypted(address: str) -> bool:

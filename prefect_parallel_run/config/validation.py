@@ -76,12 +76,10 @@ def either(choices: Collection[str]) -> str:
 def size(value: Any, info: ValidationInfo) -> Any:
     """Return a size in bytes or files; a string has digits, or digits and a unit."""
     expected = "a positive integer, or digits with an optional KB, MB or GB (no blanks, signs or fractions), or None"
-    number = value
-    if isinstance(value, str):
-        try:
-            number = parse_size(value)
-        except ValueError:
-            number = 0
+    try:
+        number = parse_size(value) if isinstance(value, str) else value
+    except ValueError:
+        number = 0
     if number is not None and not (is_int(number) and number > 0):
         raise invalid(info, value, expected)
     return number

@@ -187,7 +187,7 @@ class _TypesDifferError(Exception):
 def unify(first: pa.Schema, second: pa.Schema) -> pa.Schema | Conflict:
     """Return a schema that holds the columns of both without loss, in the order of *first*; names are unique.
 
-    The result includes the column facts of both schemas (child.arrow_values.py), so that unification is associative.
+    The result includes the column facts of both schemas (child/arrow_values.py), so that unification is associative.
     """
     facts = facts_in(first) | facts_in(second)
     names, others = set(first.names), set(second.names)

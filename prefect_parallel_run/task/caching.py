@@ -49,11 +49,8 @@ class Prepared:
     def reusable_result(self) -> ParallelRunResult | None:
         """Return the result of an earlier run that can be reused, or None."""
         run = self.existing_runs.answer if self.existing_runs is not None else None
-        if run is None or (
-            self.spec.store is not None and not has_complete_copy(run)
-        ):  # an incomplete copy must be completed first
-            return None
-        return earlier_result(self.spec, run)
+        is_incomplete = run is not None and self.spec.store is not None and not has_complete_copy(run)  # to be completed first
+        return None if run is None or is_incomplete else earlier_result(self.spec, run)
 
 
 _prepared: ContextVar[tuple[uuid.UUID, Future[Prepared]] | None] = ContextVar("_handed_on", default=None)
