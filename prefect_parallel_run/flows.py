@@ -1,6 +1,6 @@
 """Ready-made flows: one ParallelRunStep, ready to deploy; their parameters make a form in Prefect's UI.
 
-One flow takes the configuration as fields, the other as a YAML file. As one parameter with two choices, Prefect's error for
+One flow takes the configuration as fields, the other as a YAML file. If one parameter accepted both, Prefect's error for
 a wrong field would only say that the value matches neither.
 """
 
@@ -27,7 +27,7 @@ _Input = PathLike | Dataset | ParallelRunResult | Input | Mapping[str, Any]
 
 
 def _field(title: str, description: str, **rules: Any) -> Any:
-    """Return label, help text and rules of a parameter; by default Prefect uses its name as label."""
+    """Return label, help text and rules of a parameter; without a label Prefect shows the parameter's name."""
     return Field(json_schema_extra={"title": title, "description": description}, **rules)
 
 
@@ -44,7 +44,7 @@ _Inputs = Annotated[
     ShownAs(list[Input]),
     _field(
         "Inputs",
-        "Files or tables to process, one after another, all of one kind. Written as JSON, an input looks like"
+        "Files or tables to process, in this order, all of one kind. Written as JSON, an input looks like"
         ' {"files": ["data/*.png"]}.',
         min_length=1,
     ),
@@ -59,7 +59,7 @@ _Arguments = Annotated[
     ShownAs(list[str]),
     _field(
         "Arguments",
-        "Arguments of the script, as on a command line, one per entry; the first starts with a dash. {output},"
+        "Arguments of the script, as on a command line, one per entry; the first must start with a dash. {output},"
         " {inputs.NAME} and {side_inputs.NAME} are replaced by paths.",
     ),
 ]
@@ -86,14 +86,14 @@ _ConfigFile = Annotated[
     ShownAs(str),
     _field(
         "Configuration file",
-        "Path of a YAML file written by save_to_yaml, ours or Azure ML's, on the machine where the flow runs.",
+        "Path of a YAML file that save_to_yaml of this package or of Azure ML wrote, on the machine where the flow runs.",
         min_length=1,
     ),
 ]
 
 
 def _run_name() -> str:
-    """Return a readable name: the step's, and the name that the user gave the run, or else its scheduled time."""
+    """Return a readable name of the flow run: the step's name, then the user's name for the run or its scheduled time."""
     step, name = str(flow_run.parameters.get("name", "parallel run")), str(flow_run.name or "")
     return run_name(step, name, flow_run.scheduled_start_time or datetime.now(timezone.utc))
 

@@ -70,15 +70,15 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
     """A Prefect task that runs an entry script over its inputs, mini-batch by mini-batch, on a Dask cluster.
 
     Called in a flow it returns a ParallelRunResult. ``.submit()``, ``.map()``, ``.with_options()`` and ``wait_for`` behave as
-    for any task, and ``step(inputs=…, output=…, side_inputs=…, arguments=…)`` overrides the values given here; both accept
-    futures and results of other tasks.
+    for any task, and ``step(inputs=…, output=…, side_inputs=…, arguments=…)`` overrides the values given here. These values
+    may be futures and results of other tasks.
 
     Args:
         name: Name of the step; letters, digits, blanks, ``_``, ``.`` and ``-``.
         parallel_run_config: How to run.
-        inputs: One or more of one kind: datasets, paths, folders, globs, results of other steps.
-        output: Folder for the result and the run directory; required for append_row.
-        side_inputs: Mapping of name to path (or a list of named datasets) that every process can reach; not split.
+        inputs: One or more of one kind: datasets, paths, folders, globs, URLs, results of other steps.
+        output: Folder or URL for the result and the run directory; required for append_row.
+        side_inputs: Mapping of name to path (or a list of named datasets) of what every process needs in full; not split.
         arguments: Arguments of the script, as on a command line; ``{output}``, ``{inputs.NAME}`` and ``{side_inputs.NAME}``
             are replaced by paths.
         allow_reuse: Return the earlier result if script, arguments, inputs and configuration are the same and the output
@@ -151,7 +151,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
 def _function(prepare: _Preparation, defaults: Mapping[str, Any]) -> Callable[..., ParallelRunResult]:
     """Return the function that Prefect runs; the step's own values are the defaults of its parameters.
 
-    As defaults they are parameters of the task run like those of a call, so Prefect waits for futures among them.
+    Defaults are parameters of the task run, like the arguments of a call, so Prefect waits for futures among them.
     """
 
     def parallel_run_step(inputs: Any, output: Any, side_inputs: Any, arguments: Any) -> ParallelRunResult:
@@ -208,7 +208,7 @@ class _Preparation:
 
 
 def _cache_seconds() -> float | None:
-    """Return how long Prefect may reuse a result, s; None for no limit."""
+    """Return for how long an earlier result may be reused, s; None for no limit."""
     task = TaskRunContext.get()
     expiration = task.task.cache_expiration if task is not None else None
     return expiration.total_seconds() if expiration is not None else None
@@ -254,7 +254,7 @@ def _pop_resume_request() -> ResumeRequest | None:
 
 
 def _check_target(config: ParallelRunConfig) -> None:
-    """Raise ValueError for an invalid compute target, if that can be known before the step runs."""
+    """Raise ValueError for a compute target that is invalid, as far as this can be checked before the step runs."""
     compute_target = config.compute_target
     if isinstance(compute_target, str) and (compute_target == LOCAL or "{{" in compute_target):
         return

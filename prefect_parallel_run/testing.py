@@ -19,7 +19,7 @@ class ScriptResult(NamedTuple):
 
     rows: list[Any]  #: in order; a row of a DataFrame, or of an array with two dimensions, is a dict
     encoded: list[bytes]  #: rows of each mini-batch as in the result file, without a header line
-    items: int  #: items that the script got
+    items: int  #: items that the script received
     succeeded: int  #: items; every returned row stands for one item that succeeded
     failed: int  #: items without a row
 
@@ -38,21 +38,21 @@ def run_script(
     """Call ``init()``, ``run()`` for each mini-batch and ``shutdown()`` of a script in this process.
 
     Exceptions of the script reach the caller: nothing is retried, and no timeout or memory limit applies. ``sys.argv``,
-    ``sys.path`` and the attributes of ``EntryScript`` are as before afterwards, and modules from the script's folder are
-    imported again by the next call.
+    ``sys.path`` and the attributes of ``EntryScript`` are restored afterwards, and the next call imports the modules in the
+    script's folder again.
 
     Args:
-        script: Path of the entry script; its folder is the source directory.
-        items: A list of paths for a script of files; a DataFrame for a script of tables.
+        script: Path of the entry script, which can import modules from its folder.
+        items: A list of paths for a script that processes files; a DataFrame for a script that processes a table.
         arguments: Arguments of the script.
         mini_batch_size: Items per mini-batch; None: all items are one mini-batch.
-        append_row_format: Format that the rows are encoded in, as a step would.
+        append_row_format: Format in which the rows are encoded, as a step encodes them.
         append_row_csv_options: Options of ``pandas.DataFrame.to_csv``, for ``text`` and ``csv``.
         side_inputs: Paths by name, for ``EntryScript().side_inputs``.
         output: The step's output, for ``EntryScript().output_dir``.
 
     Returns:
-        Rows and counts. A mini-batch for which ``run()`` returns fewer rows than items has failed items.
+        Rows and counts. If ``run()`` returns fewer rows than items for a mini-batch, the missing rows count as failed items.
 
     Raises:
         InputError: The script does not exist.

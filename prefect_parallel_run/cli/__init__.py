@@ -1,4 +1,4 @@
-"""The command line ``prefect-parallel-run``: a module per command, or two alike; app.py assembles them."""
+"""The command line ``prefect-parallel-run``: one module per command or pair of commands; app.py assembles them."""
 
 from __future__ import annotations
 

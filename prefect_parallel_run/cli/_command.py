@@ -39,7 +39,7 @@ MEANING = {
     Exit.SUCCESS: "success",
     Exit.FAILED: "the run failed (limit exceeded, no successes, lost cluster or disk), or the check found a problem",
     Exit.USAGE_ERROR: "usage error: an invalid option, configuration file or field",
-    Exit.RUN_LOCKED: "run is locked by another process",
+    Exit.RUN_LOCKED: "another process has locked the run",
     Exit.CANCELLED: "cancelled by Ctrl-C or SIGTERM; continue with resume",
     Exit.BROKEN_PIPE: "broken pipe: the reader of the output exited (| head)",
 }
@@ -55,7 +55,7 @@ _CODES: dict[type[BaseException], Exit] = {  #: the first class that matches
 
 
 def exit_code_of(error: BaseException) -> Exit | None:
-    """Return the exit code for an error; None for an unexpected one, a bug, whose traceback must be shown."""
+    """Return the exit code for an error; None for an unexpected error: a bug, whose traceback must be shown."""
     return next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
 
 
@@ -73,7 +73,7 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Return the exit code, also of an error, which is reported."""
+        """Call the command and return its exit code; report an expected error."""
         try:
             return self.execute(ctx) or Exit.SUCCESS
         except tuple(_CODES) as error:

@@ -1,4 +1,4 @@
-"""Commands about one run: RUN_DIR, options that override its configuration, and its view while it executes."""
+"""Shared parts of the commands about one run: RUN_DIR, options that override its configuration, and the status line."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from prefect_parallel_run.runs.mirror import pull, run_names
 from prefect_parallel_run.runs.run_directory import RunDirectory, local_run_path, no_run_error, runs_below
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
-_ABOUT_EMPTY = re.compile(r" or empty|[;.] [Ee]mpty: [^.;]*")  #: applies to a field of a form, not to an option
+_ABOUT_EMPTY = re.compile(r" or empty|[;.] [Ee]mpty: [^.;]*")  #: applies to a form's field, not to an option
 Suggestion = tuple[str, str]  #: a command line, and its effect
 
 
 class RunCommand(Command):
-    """A command whose first argument is RUN_DIR; reports a damaged file of the run instead of the error that it caused."""
+    """A command whose first argument is RUN_DIR. If a damaged file of the run causes an error, it reports that file instead."""
 
     def __init__(self, *arguments: Any, metavar: str = "RUN_DIR", epilog: str = "", **options: Any) -> None:
         super().__init__(*arguments, epilog=f"{RUN_DIR}\n\n{epilog}" if metavar == "RUN_DIR" else epilog, **options)
@@ -92,7 +92,7 @@ def open_run(path: str, *, metadata_only: bool = False, verify_plan: bool = Fals
 def open_run_directory(location: str, *, parts: bool = True) -> RunDirectory:
     """Return the run directory at a path or URL; raises NoRunError when there is none.
 
-    A remote one is copied to this machine first, unless its last execution was here; without *parts* only for viewing.
+    A remote run is copied to this machine first, unless its last execution was here. Without *parts* it can only be viewed.
     """
     directory = RunDirectory(local_run_path(location))
     if is_remote(location):

@@ -22,13 +22,13 @@ COMMANDS = {
     "resume": ("resume:resume", "Resume a run; completed mini-batches do not run again."),
     "replay": ("replay:replay", "Run one mini-batch in the foreground."),
     "verify": ("report:verify", "Check a run against its plan, ledger, parts and result."),
-    "report": ("report:report", "Write a run's report.html again."),
+    "report": ("report:report", "Write the report of a run as one HTML page."),
     "import": ("azure_import:import_file", "Convert an Azure ML file to Python code."),
 }
 
 
 class Program(click.Group):
-    """Loads the module of a command when the command is used; ``--help`` loads none."""
+    """Loads the module of a command when the command is used; ``--help`` loads no command's module."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Return the names of the commands, in the order of ``--help``."""

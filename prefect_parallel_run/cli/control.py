@@ -22,8 +22,8 @@ _EPILOG = """\
 \b
 pause        start no further mini-batch; running ones continue
 continue     start mini-batches again
-limits       change the failure limits in the options from now on
-processes N  change the number of processes per node to N"""
+limits       change the failure limits that the options name
+processes N  set the number of processes per node to N"""
 ANSWER_TIMEOUT = 10.0  #: s; a running step answers within about a second
 _POLL_INTERVAL = 0.1  #: s between two checks for the answer
 
@@ -91,8 +91,8 @@ def _run_directory(path: str) -> RunDirectory:
     if directory.description.is_file():
         return directory
     if is_remote(path):
-        reason = f"it does not run on this machine, where its working copy would be {directory.path}"
-        raise RunNotActiveError(path, f"{reason}; send the command on its flow's machine, with that flow's PREFECT_HOME")
+        reason = f"it does not run on this machine: there is no working copy {directory.path}"
+        raise RunNotActiveError(path, f"{reason}; send the command on the machine of the flow process, with its PREFECT_HOME")
     raise no_run_error(path, directory)
 
 

@@ -1,4 +1,4 @@
-"""``failed``: failures of a run by cause; or its failed items, to feed into a new run; or its failed mini-batches."""
+"""``failed``: prints failures of a run by cause, or its failed items as input for a new run, or its failed mini-batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 _EPILOG = """\
-Feed the failed files into a new run:
+Run the failed files again, in a new run:
 
 \b
 prefect-parallel-run failed RUN_DIR --items |
@@ -33,7 +33,7 @@ prefect-parallel-run failed RUN_DIR --items |
 @click.option("--mini-batches", is_flag=True, help="Print mini-batches with failed items, by number.")
 @click.option("-0", "--null", is_flag=True, help="End every path with NUL, for names that contain newlines.")
 def failed(run_directory: str, items: bool, mini_batches: bool, null: bool, as_json: bool) -> None:
-    """Print failures by cause, the most frequent first; or the failed items. Works during the run, too."""
+    """Print failures by cause, the most frequent first; or the failed items. Also works while the run executes."""
     if items and mini_batches:
         raise click.UsageError("--items and --mini-batches exclude each other; pass one of them")
     if null and (not items or as_json):

@@ -14,10 +14,10 @@ from prefect_parallel_run.monitoring.report import write_report
 
 
 @click.command(cls=RunCommand)
-@click.option("--output", metavar="FILE", help="Write to this file instead.")
+@click.option("--output", metavar="FILE", help="File to write (default: report.html in the run directory).")
 @click.option("--open", "open_page", is_flag=True, help="Open the report in a browser.")
 def report(run_directory: str, output: str | None, open_page: bool, as_json: bool) -> None:
-    """Write a run's report.html again from its current ledger and logs."""
+    """Write the report of a run from its current ledger and logs."""
     directory = open_run(run_directory, metadata_only=True, verify_plan=True)
     page = Path(write_report(directory, None if output is None else Path(output))).absolute()
     if open_page:
@@ -27,7 +27,7 @@ def report(run_directory: str, output: str | None, open_page: bool, as_json: boo
 
 @click.command(cls=RunCommand)
 def verify(run_directory: str, as_json: bool) -> Exit:
-    """Recompute a run's receipt from plan, ledger, parts and result. Exit code 1 if there is a problem."""
+    """Recompute a run's receipt from plan, ledger, parts and result. The exit code is 1 if there is a problem."""
     directory = open_run(run_directory)
     found = list(problems(directory))
     text = "\n".join(found) or f"{directory.run_id}: plan, ledger, parts and result agree"

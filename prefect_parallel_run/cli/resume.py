@@ -34,9 +34,9 @@ _OVERRIDES = (  #: fields of the configuration that do not affect the result
     "process_count_per_node",
     "process_memory_limit",
 )
-_RETRY_FAILED = "Give failed mini-batches, and items isolated as failing, a new set of attempts."
+_RETRY_FAILED = "Give failed mini-batches a new set of attempts, and run isolated failing items once more."
 _ISOLATE = "Find the failing items of failed mini-batches, and keep the rows of the others."
-_ACCEPT_CHANGES = "Keep completed mini-batches, and plan again where inputs, script or arguments have changed."
+_ACCEPT_CHANGES = "Resume although inputs, script or arguments changed: plan the inputs again, keep completed mini-batches."
 
 
 @click.command(cls=RunCommand, params=[config_option(name) for name in _OVERRIDES])
@@ -46,7 +46,7 @@ _ACCEPT_CHANGES = "Keep completed mini-batches, and plan again where inputs, scr
 def resume(
     run_directory: str, retry_failed: bool, isolate_failed_items: bool, accept_changes: bool, as_json: bool, **fields: Any
 ) -> None:
-    """Resume a run from its ledger; completed mini-batches do not run again. The options replace the run's configuration."""
+    """Resume a run from its ledger; completed mini-batches do not run again. Options override its configuration."""
     directory = open_run(run_directory)
     overrides = {name: value for name, value in fields.items() if value is not None}
     if isolate_failed_items:

@@ -1,4 +1,4 @@
-"""``run``: runs a step as a Prefect flow run. ``plan``: prints the plan that a run would have, or has, and runs nothing."""
+"""``run``: runs a step as a Prefect flow run. ``plan``: prints the plan of a new or an existing run, and runs nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prefect_parallel_run.planning.plan import Plan, planned_mini_batches
 from prefect_parallel_run.planning.planner import Planning, PlanWriter
 from prefect_parallel_run.runs.executions import config_of
 
-_SERVER_PATIENCE = "120"  #: s for Prefect's embedded server to start; its default of 20 is too short on a slow machine
+_SERVER_PATIENCE = "120"  #: s for Prefect's temporary server to start; its default of 20 is too short on a slow machine
 
 
 @click.command(cls=StepCommand)
@@ -67,7 +67,7 @@ def check_target(config: ParallelRunConfig) -> None:
 def plan(*, as_json: bool, **values: Any) -> None:
     """Print what a run would do: mini-batches, their sizes, the first and last one, processes, limits. Runs nothing.
 
-    Takes a configuration file and the options of run, or an existing run and no options.
+    Pass a configuration file and the options of the command run, or an existing run without options.
     """
     is_run = is_remote(values["config"]) or Path(values["config"]).is_dir()
     figures, config, name = _read_plan(values) if is_run else _make_plan(values)
@@ -102,7 +102,7 @@ def _read_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
     """Read the plan of an existing run, which may still be growing."""
     if values["input"] or values["input_list"] or values["set"]:
         raise ValueError(
-            f"{values['config']} is a run directory: its inputs and settings are fixed; pass a CONFIG to plan with others"
+            f"{values['config']} is a run directory: its inputs and settings are fixed; to plan with other ones, pass a CONFIG"
         )
     directory = open_run(values["config"], metadata_only=True, verify_plan=True)
     config = ParallelRunConfig.model_construct(**config_of(directory))  # not validated: the script may have been deleted

@@ -31,8 +31,8 @@ from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _POLL_INTERVAL = 1.0  #: s between two reads, at least
 _FETCH_INTERVAL = 15.0  #: s between two fetches of a run in a store
-_IDLE_FACTOR = 5  #: pause that many times as long as a read takes: a ledger of millions is not read all the time
-_FOLLOW = "Keep printing until the run ends (default: at a terminal); with --json, one line of JSON each time."
+_IDLE_FACTOR = 5  #: pause at least this many times as long as a read takes: a large ledger takes long to read
+_FOLLOW = "Keep printing until the run ends (default at a terminal); with --json, print one line of JSON each time."
 _STYLES = {"succeeded": "green", "failed": "red", "unreadable": "red", "running": "bold"}  #: by status
 
 

@@ -1,4 +1,4 @@
-"""Wraps one step in a flow, so that it has a flow run in Prefect without a flow of the user's."""
+"""Wraps one step in a flow, so that it has a flow run in Prefect although the user has not written a flow."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def run_in_flow(options: StepOptions, config: str) -> ParallelRunResult:
 
     Raises:
         KeyboardInterrupt: The run was cancelled by Ctrl-C or SIGTERM.
-        ConnectionError: Prefect's API is unreachable, or its embedded server does not start.
-        PrefectHomeError: The embedded server cannot create its database in Prefect's home.
+        ConnectionError: Prefect's API is unreachable, or its temporary server does not start.
+        PrefectHomeError: The temporary server cannot create its database in Prefect's home.
     """
     _shorten_tracebacks()
     step = ParallelRunStep(
@@ -68,7 +68,7 @@ def run_in_flow(options: StepOptions, config: str) -> ParallelRunResult:
 
 
 def _connect() -> None:
-    """Start Prefect's embedded server if no API is configured, and check that the API answers.
+    """Start Prefect's temporary server if no API is configured, and check that the API answers.
 
     Ctrl-C at a terminal reaches every process of the group, but the server must live until it has recorded how the run
     ended. It therefore inherits a blocked SIGINT; Prefect stops it when this process exits.
@@ -79,7 +79,7 @@ def _connect() -> None:
     try:
         with get_client(sync_client=True) as client:
             failure = client.api_healthcheck()
-    except RuntimeError as error:  # raised by Prefect if its embedded server starts too slowly
+    except RuntimeError as error:  # raised by Prefect if its temporary server starts too slowly
         failure = error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,4 +1,4 @@
-"""Options of ``run`` and ``plan``: configuration, inputs, output, arguments; and the values they stand for."""
+"""Options of ``run`` and ``plan`` (configuration, inputs, output, arguments), and the step that they describe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: escapes typed on the command line, an
 
 
 class InputOption(click.Option):
-    """An option about the inputs; ``formats`` are the input formats that it applies to, all if empty."""
+    """An option about the inputs; ``formats`` are the input formats that it applies to: if empty, all formats."""
 
     def __init__(self, names: str, help_text: str, **settings: Any) -> None:
         super().__init__(names.split(), help=help_text, **settings)
@@ -63,8 +63,8 @@ _INPUT_OPTIONS = [
     InputOption("--delimiter", r"Field separator of delimited text (default: ,); \t is a tab.", metavar="C"),
     InputOption("--quote", "Quote character (default: \"); '' for none.", metavar="C"),
     InputOption("--escape", "Escape character.", metavar="C"),
-    _turns_off("--no-double-quote double_quote", "Two quotes in a quoted field do not stand for one."),
-    _turns_off("--no-header header", "The first record is data."),
+    _turns_off("--no-double-quote double_quote", "Do not read two quotes in a quoted field as one quote."),
+    _turns_off("--no-header header", "The first record is data, not a header."),
     InputOption("--decimal", "Decimal point (default: .).", metavar="C"),
     InputOption(
         "--column-type column_types",
@@ -80,7 +80,7 @@ _INPUT_OPTIONS = [
     ),
     _turns_off(
         "--no-default-na keep_default_na",
-        "NA, null, an empty field and the like are strings; only --na-value stands for a missing value.",
+        "Read NA, null, empty fields and the like as strings; only the strings in --na-value stand for missing values.",
     ),
     InputOption("--encoding", "Encoding of delimited text and JSON lines (default: utf-8).", metavar="NAME"),
     InputOption(
@@ -174,7 +174,7 @@ def read_step_options(values: Mapping[str, Any], *, for_run: bool) -> StepOption
 
     Raises:
         ValueError: An option is invalid; says which and what is expected.
-        InputError: An input is not of the declared kind.
+        InputError: The inputs cannot be combined, such as two inputs with the same name.
     """
     config = _config(values["config"], values["set"])
     inputs = normalize_inputs(_inputs(values))

@@ -65,11 +65,11 @@ class ParallelRunConfig(FormModel):
         Annotated[int, Field(title="Number", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
         BeforeValidator(size),
     ] = Field(default=None, title="Mini-batch size")
-    """Files per run() (default 10), or approximate bytes of a table (default 1 MB); such as 5 or 10MB."""
+    """Files per run() (default 10), or approximate bytes of a table per run() (default 1 MB); such as 5 or 10MB."""
     partition_keys: Annotated[
         Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None, BeforeValidator(keys)
     ] = Field(default=None, title="Partition keys")
-    """One mini-batch per existing combination of these keys; excludes a mini-batch size."""
+    """One mini-batch per existing combination of the values of these keys; do not set a mini-batch size as well."""
     node_count: Annotated[int, at_least(1)] = Field(default=1, ge=1, title="Nodes")
     """Nodes used; a node is one Dask worker process."""
     process_count_per_node: OptionalCount = Field(default=None, title="Processes per node")
@@ -115,13 +115,13 @@ class ParallelRunConfig(FormModel):
         Annotated[str, Field(title="Path", min_length=1)] | Environment | None,
         optional("a path, or an Environment", lambda value: isinstance(value, str | Environment | dict)),
     ] = Field(default=None, title="Environment")
-    """Where the script runs; empty: this interpreter. Or the path of another interpreter or a virtual environment, or
-    packages to install."""
+    """What the script runs in: the path of an interpreter or a virtual environment, or packages to install; empty: the
+    interpreter of the Dask worker."""
     environment_variables: Annotated[dict[str, str], BeforeValidator(variables)] = Field(
         default={}, repr=False, title="Environment variables"
     )
     """Set for the script before it is imported; a JSON object such as {"TOKEN": "{{ prefect.blocks.secret.NAME }}"}.
-    References to secret blocks are resolved when the step runs; values typed here are visible to everybody in Prefect."""
+    References to secret blocks are resolved when the step runs; values typed here are visible to all users of Prefect."""
     description: str | None = Field(default=None, title="Description")
     """Display text."""
     logging_level: Annotated[Literal["WARNING", "INFO", "DEBUG"], word("WARNING", "INFO", "DEBUG")] = Field(
@@ -131,10 +131,10 @@ class ParallelRunConfig(FormModel):
     node_start_timeout: Seconds = Field(default=120, title="Wait for nodes, s")
     """Seconds to wait for all nodes; then the step starts with the available ones, and the rest join later."""
     min_nodes: OptionalCount = Field(default=None, title="Minimum nodes")
-    """Nodes to start with, at most the number of nodes above; a cluster opened for the step grows to that number while work
-    waits, and shrinks again. Empty: all nodes."""
+    """Number of nodes to start with; a cluster opened for the step then grows up to node_count while work waits, and shrinks
+    again. Empty: all nodes."""
     models: Annotated[dict[str, str], BeforeValidator(paths_by_name)] = Field(default={}, title="Models")
-    """Paths by name: the results of Azure's Model.get_model_path(name) in the script, and AZUREML_MODEL_DIR."""
+    """Paths by name, for scripts of Azure ML: what Model.get_model_path(name) returns, and the content of AZUREML_MODEL_DIR."""
     init_timeout: Seconds = Field(default=600, title="Timeout of init(), s")
     """Seconds for one process to import the script and run init()."""
     retry_delay_seconds: Annotated[float, accept("seconds, 0 or more", lambda value: is_number(value) and value >= 0)] = Field(

@@ -34,7 +34,7 @@ class Environment(FormModel):
     python: Annotated[str | None, BeforeValidator(interpreter)] = Field(default=None, title="Python")
     """Base interpreter: a version such as 3.11, or a path; empty: the one that runs the Dask worker."""
     conda_file: Annotated[str | None, BeforeValidator(file_to_read)] = Field(default=None, title="Conda file")
-    """Environment file for conda; it determines the Python version, so it excludes the field above."""
+    """Environment file for conda; it determines the Python version, so leave the field Python empty."""
     name: Annotated[str | None, optional("a string", lambda value: isinstance(value, str))] = Field(default=None, title="Name")
     """Display text."""
 

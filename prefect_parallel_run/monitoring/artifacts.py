@@ -53,7 +53,7 @@ _PROGRESS_INTERVAL = 2.0  #: s, the minimum between two updates: Prefect's API i
 _TABLE_INTERVAL = 30.0  #: s, the minimum between two updates of the table of failures
 _PATIENCE = 10.0  #: s to wait until the last updates are sent
 _PATIENCE_IF_CANCELLED = 2.0  #: s, after a cancellation: Ctrl-C may have stopped the server too
-_TABLE_SHARE = 0.02  #: share of the run time, the maximum spent on that table: reading a million failures takes a while
+_TABLE_SHARE = 0.02  #: maximum share of the run time spent on that table: reading a million failures takes a while
 _LIMITS = {  #: the field of the result that each is compared with, and its unit
     "error_threshold": ("items_failed", "failed items"),
     "allowed_failed_count": ("mini_batches_failed", "failed mini-batches"),
@@ -64,11 +64,13 @@ _MAX_CHARACTERS = 1_000  #: length of an error message
 
 
 class RunArtifacts:
-    """Keeps the artifacts of one run up to date. An unreachable server causes a warning, and a few seconds' wait at the end.
+    """Keeps the artifacts of one run up to date.
+
+    An unreachable server causes warnings, and delays the end of the step by up to 10 s.
 
     Progress and summary are computed on the caller's thread. A background thread computes the table of failures, and sends
-    everything. The ledger stores the artifact ids, so that a retry updates the same artifacts; only the background thread reads
-    and writes them.
+    everything. The ledger stores the artifact ids, so that a retry of the task updates the same artifacts; only the background
+    thread reads and writes them.
     """
 
     def __init__(self, step: str, logger: Logger, tracker: ProgressTracker) -> None:
@@ -113,7 +115,7 @@ class RunArtifacts:
                 self._warn(f"not all updates were sent within {self._patience:g} s")
 
     def _start(self, event: RunStarted) -> None:
-        """Create the progress artifact, or reuse that of an earlier attempt of the task."""
+        """Create the progress artifact, or reuse that of an earlier execution of the run."""
         self._run, self._last, self._dashboard = event.directory, event.tally, event.dashboard
         self._table = FailureTable(event.directory)
         self._next = self._next_table = time.monotonic()
@@ -263,7 +265,7 @@ def summary_of_failure(step: str, error: BaseException, tally: Tally, run_direct
 
 
 def report_text(location: str) -> str:
-    """Return how to open a report at a path or URL. Browsers do not follow links from a web page to a local file."""
+    """Return text that says how to open a report; browsers do not follow links from a web page to a local file."""
     command = f"prefect-parallel-run report {shlex.quote(location.rpartition('/')[0])} --open"
     link = f"[report.html]({location})" if location.startswith(("http://", "https://")) else f"`{location}`"
     return f"{link}: one file that opens in any browser.\n\n```\n{command}\n```\n"

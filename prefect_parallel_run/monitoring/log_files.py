@@ -2,7 +2,7 @@
 
 ``job_progress_overview.txt`` is for people and rewritten every few seconds. ``processed_mini-batches.csv`` has one row per
 finished attempt at a whole mini-batch and always agrees with the ledger; it is the only file that grows with the plan.
-``progress.csv`` has the counts: one line per second at first, then less and less often; the second execution writes
+``progress.csv`` has the counts: one line per second at first, then less and less frequently; the second execution writes
 ``r2.progress.csv``, and so on.
 
 A file that cannot be written causes one warning and is abandoned; the run continues, because the ledger has everything.

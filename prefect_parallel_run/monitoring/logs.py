@@ -107,7 +107,7 @@ class RunLog:
                 self._warning("slot_failed", message, node, failure.stage, error)
 
     def _log_failure(self, receipt: Receipt, state: str) -> None:
-        """Log the first failure of each cause; a million failures of one cause are one line."""
+        """Log the first failure of each cause only: a million failures with one cause are one line."""
         if receipt.fingerprint in self._causes or len(self._causes) >= _MAX_CAUSES:
             return
         self._causes.add(receipt.fingerprint)
@@ -144,7 +144,7 @@ def log_warning(logger: Logger, text: str) -> None:
 
 
 def escape_control_chars(text: str) -> str:
-    r"""Return *text* with control characters escaped; a terminal would act on them. Newlines and tabs stay.
+    r"""Return *text* with control characters escaped, because a terminal would execute them. Newlines and tabs stay.
 
     >>> escape_control_chars("\x1b[2Jgone?\n")
     '\\x1b[2Jgone?\n'

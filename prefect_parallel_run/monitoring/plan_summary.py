@@ -44,7 +44,7 @@ class PlanFigures:
 
 
 def summarize_plan(plan: Iterable[MiniBatch], notes: tuple[str, ...] = ()) -> PlanFigures:
-    """Return the figures of *plan* with the warnings of planning; needs 16 bytes of memory per mini-batch."""
+    """Return the figures of *plan*; *notes* are the warnings of planning. Needs 16 bytes of memory per mini-batch."""
     items, sizes = array("q"), array("q")
     first: list[MiniBatch] = []
     last: deque[MiniBatch] = deque(maxlen=_MINI_BATCHES_SHOWN)

@@ -2,7 +2,7 @@
 
 Prefect adds the flow run, the task run, the deployment and their tags as related resources. A payload has counts, names and
 error messages, as the log does, but no values of environment variables. All events of a step have the resource
-`prefect-parallel-run.step.<name>`; the name is written like an artifact key.
+`prefect-parallel-run.step.<name>`; the name has the form of an artifact key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Progress of a run, from its events: counts, rate, forecast, when to log it, and its wording."""
+"""Progress of a run, computed from its events: counts, rate and forecast; when to log it, and as which message."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LogThrottle:
 
 
 class Forecast(NamedTuple):
-    """What to expect of an unfinished run. At most one field is set: a paused or waiting run has no predictable time to go."""
+    """Outlook of an unfinished run. At most one field is set: the time to go of a paused or waiting run is unpredictable."""
 
     is_paused: bool = False
     held: Breach | None = None  #: the limit that is near: no new mini-batch starts until the pending attempts are done
@@ -86,7 +86,7 @@ class ProgressSnapshot:
         return self.forecast_at(self.rate)
 
     def forecast_at(self, rate: float | None) -> Forecast:
-        """Return the forecast; it has a time to go only when the *rate*, mini-batches per second, is known well enough."""
+        """Return the forecast; it has a time to go only if *rate*, in mini-batches per second, is based on enough of them."""
         remaining, slots = self.tally.planned - self.tally.finished, max(self.slots, 1)
         if self.is_paused:
             return Forecast(is_paused=True)
@@ -186,7 +186,7 @@ class ProgressTracker:
                 self._paused_since = None
 
     def _start_work(self, receipts: Sequence[Receipt]) -> None:
-        """Start the active time before the first attempts; they ran one after another in one slot."""
+        """Set the start of the active time to that of the first attempts, which ran one after another in one slot."""
         self._has_results = True
         self._work_started = max(self._started, self._clock() - sum(receipt.seconds for receipt in receipts))
         self._paused_for = 0.0

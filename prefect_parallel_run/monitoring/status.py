@@ -67,7 +67,7 @@ class RunStatus:
     directory: RunDirectory
     status: str  #: planned, running, paused, succeeded, failed, cancelled, interrupted
     end: RunEnd
-    owner: Mapping[str, Any] | None  #: pid and host of the process that executes it
+    owner: Mapping[str, Any] | None  #: pid and host of the process that executes the run
     tally: Tally
     activity: Activity
     nodes: tuple[NodeProgress, ...]
@@ -80,7 +80,7 @@ def read_status(directory: RunDirectory, now: float, owner: Mapping[str, Any] | 
     Args:
         directory: The run directory.
         now: Unix time, s.
-        owner: Process that executes it on another machine, if known.
+        owner: Process on another machine that executes the run, if known.
     """
     owner = directory.owner() or owner
     with Ledger(directory.ledger) as ledger:
@@ -141,7 +141,7 @@ _NODES = (
     "SELECT node, COUNT(*), TOTAL(is_done), MIN(started), MAX(ended), TOTAL(is_done AND ended > ?),"
     " MIN(CASE WHEN ended > ? THEN started END), COUNT(DISTINCT CASE WHEN ended > ? THEN pid END) FROM ("
     " SELECT node, pid, started, started + seconds AS ended, outcome = 'succeeded' AS is_done FROM attempts"
-    " UNION ALL SELECT node, pid, started, started + seconds, 0 FROM pieces)"  # an attempt at some items finishes no mini-batch
+    " UNION ALL SELECT node, pid, started, started + seconds, 0 FROM pieces)"  # an attempt at a piece finishes no mini-batch
     " GROUP BY node ORDER BY LENGTH(node), node"
 )
 
@@ -160,7 +160,7 @@ def _rate(nodes: list[_NodeRow], now: float, active_since: float) -> float:
 
 
 def _end(metadata: Mapping[str, str], config: Mapping[str, Any], tally: Tally) -> RunEnd:
-    """Return how a run ended. An ended run counts as completely scheduled: the ledger does not record that."""
+    """Return how a run ended. All its mini-batches count as scheduled, because the ledger does not record whether they were."""
     breach = FailureLimits.of(config).first_breach(replace(tally, all_scheduled=True))
     limit = breach.limit if breach is not None and metadata.get("status") == "failed" else ""
     return RunEnd(metadata.get("reason", ""), metadata.get("ended_by", ""), limit)
@@ -253,7 +253,7 @@ def wrapped(line: str, width: int) -> list[str]:
 
 def next_after_limit(limit: str) -> list[tuple[str, str]]:
     """Return options of ``resume``, with their effects, for a run that exceeded *limit*, a configuration field."""
-    isolate = [("--isolate-failed-items", "count only the items that fail by themselves")] if limit == "error_threshold" else []
+    isolate = [("--isolate-failed-items", "find the failing items, and count only these")] if limit == "error_threshold" else []
     return [
         (f"--{limit.replace('_', '-')} N", "resume with another limit"),
         *isolate,
@@ -290,7 +290,7 @@ def _lines(status: RunStatus, now: float, *, has_bar: bool) -> Iterator[str]:
 
 
 def _next_commands(status: RunStatus) -> Iterator[str]:
-    """Yield commands to try next; none when columns differ, because resume would keep those rows."""
+    """Yield commands to try next; none if the columns of rows differ, because resume would keep these rows."""
     if status.end.error_type == RowsDifferError.__name__:
         return
     run_directory = shlex.quote(str(status.directory.path))

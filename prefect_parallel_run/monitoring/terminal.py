@@ -95,7 +95,7 @@ def active_views() -> list[RunView]:
 
 
 class _Part(NamedTuple):
-    """A part of the line; a narrow line leaves out the parts with the highest rank first."""
+    """A part of the line; if the line is too narrow, the part with the highest rank is left out first."""
 
     rank: int
     text: str
@@ -180,13 +180,13 @@ class StatusLine:
 
     Args:
         stream: The terminal; must have a file descriptor.
-        line: Its last line; rendered in a background thread.
+        line: What to show as the last line of the terminal; rendered in a background thread.
     """
 
     def __init__(self, stream: TextIO, line: RenderableType) -> None:
         encoding = getattr(stream, "encoding", None) or "utf-8"
         self._shared_stream, self._line = stream, line
-        #: The terminal, apart from the descriptor of *stream*, which is captured.
+        #: A copy of the terminal's descriptor: the descriptor of *stream* itself is captured.
         self._terminal = open(os.dup(stream.fileno()), "w", encoding=encoding, errors="backslashreplace")  # noqa: SIM115, PTH123  stays open after the block; a descriptor is not a path
         self._lock = threading.RLock()
         self._unfinished = ""  #: output without its line end; shown instead of the status line
@@ -265,7 +265,7 @@ class _StreamAboveLine:
 
 
 class _FdCapture:
-    """Redirects a descriptor of this process, which child processes inherit, into a pipe; passes complete lines to *write*.
+    """Redirects a descriptor of this process, which child processes inherit, to a pipe; passes complete lines to *write*.
 
     Processes started during the capture keep the pipe: a thread reads it until this process exits.
     """

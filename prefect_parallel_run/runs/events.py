@@ -86,7 +86,7 @@ class ExecutionEnded(RunEvent):
 class RunFinished(RunEvent):
     """The run is over: its result is published, or will not be published."""
 
-    status: str  #: succeeded, failed, interrupted or cancelled
+    status: str  #: succeeded, failed (it would fail again), interrupted (by another error) or cancelled
     reason: str = ""  #: why it did not succeed
 
 

@@ -67,7 +67,7 @@ def effective_config(metadata: Mapping[str, str], first: Mapping[str, Any]) -> d
     """Return the configuration that a run has, or had at its end.
 
     Args:
-        metadata: That of its ledger: the latest execution may have another configuration, and users may have overridden that.
+        metadata: Metadata of its ledger, with the configuration of the latest execution and the users' overrides.
         first: The configuration that the run was started with.
     """
     executions = recorded_executions(metadata)

@@ -35,13 +35,13 @@ class FailedMiniBatch(NamedTuple):
 
     mini_batch: int
     state: str
-    attempts: int  #: for a piece, including those at it and at the pieces around it
+    attempts: int  #: for a piece, those at the mini-batch, at the larger pieces that contain it, and at itself
     items: int
     failed: int
     outcome: str
     error_type: str
     error: str
-    piece: tuple[int, int] | None = None  #: only these of its items; None: all, or it is unknown which
+    piece: tuple[int, int] | None = None  #: range of its items (start, stop); None: all items, or it is unknown which
 
 
 _FAILED_ATTEMPTS = (

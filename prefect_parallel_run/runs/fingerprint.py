@@ -1,4 +1,4 @@
-"""The fingerprint of a run: script, arguments, inputs, configuration; and how an earlier run differs from the step of today."""
+"""The fingerprint of a run: script, arguments, inputs, configuration; and how an earlier run differs from the current step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RESULT_FIELDS = (
     "partition_keys",
     "append_row_csv_options",
 )
-#: Fields of a configuration or dataset that earlier versions lacked, with the values that do not count.
+#: Fields of a configuration or dataset that earlier versions lacked; with these values they are left out of the fingerprint.
 _NEWER_DEFAULTS = (("append_row_csv_options", None), ("column_types", None), ("na_values", None), ("keep_default_na", True))
 _MOST = 20  #: differences named
 
@@ -60,11 +60,11 @@ def run_fingerprint(
     """Return the current fingerprint, excluding input contents; reads the source folder once.
 
     Args:
-        config: The step's configuration; node counts, timeouts, limits and log level do not count.
+        config: The step's configuration; node counts, timeouts, limits and log level do not affect the fingerprint.
         inputs: Datasets as plain values; ``with_plan`` adds hashes of their contents.
         arguments: Arguments of the script.
-        side_inputs: Path by name; size and time of the files there count.
-        key: Secret of this machine; environment variables count as a hash under it.
+        side_inputs: Path by name; size and time of the files there are part of the fingerprint.
+        key: Secret key of this machine, for the keyed hash of the environment variables.
 
     Returns:
         ``identity`` (comparable parts), and the values behind them, to name differences: ``code`` (SHA-256 by file),
@@ -193,7 +193,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
 
     Args:
         then: ``identity`` (its parts), ``code`` (SHA-256 by file) and ``shaping`` (the configuration's fields), as planned.
-        now: The present values, in the same form.
+        now: The current values, in the same form.
     """
     before, after = then["identity"], now["identity"]
     if before["config_sha256"] != after["config_sha256"]:
@@ -323,7 +323,7 @@ def is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
 
 
 def can_resume(directory: RunDirectory, spec: StepSpec) -> bool:
-    """True for an interrupted run; for a failed one only if its failures are within the present limits."""
+    """True for an interrupted run; for a failed one only if its failures are within the current limits."""
     with Ledger(directory.ledger) as ledger:
         tally, metadata = ledger.tally(), ledger.metadata()
         if not directory.plan.exists():  # planning did not finish

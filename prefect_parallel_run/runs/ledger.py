@@ -47,9 +47,9 @@ _ISOLABLE = f"state = 'failed' AND items > 1 AND {_WITHOUT_PIECES} AND {_LAST_OU
 _NO_ERROR = ("", "", "", "")  #: error type, error, traceback and fingerprint of a success
 _BLOCK = 1_000  #: rows per fetch: memory stays flat however long the plan is
 _CHECK_EVERY = 200_000  #: steps of SQLite's machine, some milliseconds
-_UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)  #: SQLite's words about a damaged schema quote its bytes
-_INTERRUPTED = "interrupted"  #: what SQLite says of a query that was ended on purpose
-_CACHE = 1_024  #: KiB of pages: rows are written in their order, so older pages are hardly wanted again
+_UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)  #: SQLite's message about a damaged schema quotes its bytes
+_INTERRUPTED = "interrupted"  #: SQLite's message about a query that was stopped on purpose
+_CACHE = 1_024  #: KiB of pages: rows are written in their order, so older pages are rarely needed again
 
 
 class Place(NamedTuple):
@@ -121,7 +121,7 @@ class Ledger:
     # Writing
 
     def protect(self) -> None:
-        """Install triggers that maintain the checksums that ``problems`` verifies; call it before a run is executed."""
+        """Install triggers that maintain the checksums that ``integrity.py`` verifies; call it before a run is executed."""
         with self._transaction() as connection:
             for statement in list(protections(self.rows)):
                 connection.execute(statement)
@@ -162,9 +162,9 @@ class Ledger:
             )
 
     def allow_more_attempts(self) -> int:
-        """Allow every failed mini-batch run_max_try new attempts, and return how many mini-batches those are.
+        """Allow run_max_try new attempts at every failed mini-batch, and return the number of these mini-batches.
 
-        In mini-batches that succeeded except for isolated items, these items are run once more.
+        Mini-batches that succeeded except for isolated items count too: only these items run again, once.
         """
         with self._transaction() as connection:
             connection.execute(
@@ -182,7 +182,7 @@ class Ledger:
             return failed + partly_failed
 
     def copy_from(self, other: Path, pairs: Iterable[tuple[int, int]], prefix: str) -> int:
-        """Copy the records of some mini-batches from another ledger, and return how many had been started there.
+        """Copy the records of some mini-batches from another ledger, and return how many have started there.
 
         Args:
             other: The other ledger.
@@ -222,7 +222,7 @@ class Ledger:
         return copied
 
     def fail_exhausted(self, run_max_try: int, *, isolate: bool) -> None:
-        """Fail waiting mini-batches that have used *run_max_try* attempts, which may have been lowered meanwhile.
+        """Fail waiting mini-batches that have used up *run_max_try* attempts, which may be lower than in the last execution.
 
         With *isolate*, mini-batches that failed as a whole are bisected.
         """

@@ -5,8 +5,8 @@ of the ledger, upload the ranges of parts that it refers to, then upload the sna
 therefore available in the store, and only immutable bytes are uploaded. Parts grow, and objects cannot: a part is stored as a
 series of objects, ``parts/NAME.OFFSET``.
 
-``lock.json`` names the process that executes the run, and a token that the local folder has too: the folder of the machine
-that executed the run last is the newest.
+``lock.json`` names the process that executes the run, and holds a token that is also in the run's local folder: a local folder
+with this token is the newest copy.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class RunMirror:
         self._work = Background("mirror", self._keep).start()
 
     def raise_if_lost(self) -> None:
-        """Raise RunLockedError when another machine has taken the run over, because this one's lock was stale."""
+        """Raise RunLockedError when another machine has taken the run over because this machine's lock was stale."""
         if self._lost is not None:
             raise self._lost
 
@@ -118,7 +118,7 @@ class RunMirror:
         is_ours = owner.get("host") == socket.gethostname() and owner.get("path") == str(self._directory.path)
         if _is_active(owner) and not is_ours:
             raise RunLockedError(self._url, f"process {owner['pid']}", owner["host"])
-        with (self._directory.path / _TOKEN).open("a") as file:  # first: if we die here, the older tokens stay valid
+        with (self._directory.path / _TOKEN).open("a") as file:  # first: if this process dies here, the older tokens stay valid
             file.write(f"{self._token}\n")
         try:
             objects.write(f"{self._url}/{_LOCK}", self._lock_content(), only_new=not owner)

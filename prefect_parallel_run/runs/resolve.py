@@ -52,7 +52,7 @@ class ResumeRequest:
     directory: RunDirectory
     accept_changes: bool = False  #: keep finished mini-batches although inputs, script or arguments have changed
     retry_failed: bool = False  #: allow failed mini-batches new attempts
-    given: frozenset[str] = frozenset()  #: configuration fields that the user has just set: earlier overrides of them are void
+    given: frozenset[str] = frozenset()  #: configuration fields that the user has just set: they void earlier overrides
     same_task_run: bool = False  #: the run was started by this task run: its inputs are not verified again
 
 
@@ -79,7 +79,7 @@ class RunSelection:
 class ExistingRuns:
     """Earlier runs with the same fingerprint, newest first. Finding them locks and changes nothing."""
 
-    now: dict[str, Any]  #: the present fingerprint, as ``run_fingerprint`` returns it
+    now: dict[str, Any]  #: the current fingerprint, as ``run_fingerprint`` returns it
     unfinished: tuple[RunDirectory, ...] = ()  #: runs to resume, newer than *reusable*
     reusable: RunDirectory | None = None  #: a finished run whose result is unaltered, and whose failures are within the limits
     unplanned: tuple[RunDirectory, ...] = ()  #: runs that ended before their inputs were known
@@ -94,7 +94,7 @@ class ExistingRuns:
 
 
 def has_existing_runs(spec: StepSpec) -> bool:
-    """Cheap check whether there is any earlier run with this name, so that a search before opening a cluster pays off."""
+    """Check cheaply whether there is an earlier run with this name: only then are runs searched before a cluster opens."""
     name = f"{spec.name_in_paths}-"
     if not spec.reuse.is_allowed:
         return False
@@ -126,7 +126,7 @@ def find_existing_runs(spec: StepSpec, check_cancelled: CheckCancelled) -> Exist
 
 
 def _candidates(spec: StepSpec, prefix: str, check_cancelled: CheckCancelled) -> list[RunDirectory]:
-    """Return the runs that differ at most in their inputs, fetched from the store of the output if it is one."""
+    """Return the runs that differ at most in their inputs, fetched first if the output is in a store."""
     if spec.store is not None:
         Background("pulling", partial(pull_runs, f"{spec.store}/{RUNS_FOLDER}", prefix, spec.runs)).wait(check_cancelled)
     return [run for run in runs_below(spec.runs, prefix) if spec.reuse.is_allowed or not run.receipt.exists()]
@@ -204,7 +204,7 @@ def resume_run(spec: StepSpec, now: dict[str, Any], request: ResumeRequest, chec
 
     Raises:
         InputChangedError: The fingerprint differs, and changes are not accepted.
-        LimitExceededError: The run is finished, and its failures exceed the present limits.
+        LimitExceededError: The run is finished, and its failures exceed the current limits.
         RunLockedError: Another process executes the run.
         RunFileError: A file in the run directory is damaged.
     """

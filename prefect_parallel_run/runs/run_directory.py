@@ -29,7 +29,7 @@ def workplace(output: str | None, home: Path) -> Path:
 
     Args:
         output: An absolute path, or a URL; None for a step without output.
-        home: Folder for runs whose output is not a local folder.
+        home: Prefect's home, for runs whose output is not a local folder.
     """
     if output is None:
         return home / "parallel_run"
@@ -97,7 +97,7 @@ class RunDirectory:
     def owner(self) -> dict[str, Any] | None:
         """Return ``pid`` and ``host`` of the process that executes the run, and the execution's id; None when there is none.
 
-        The lock is held only for an instant; a process that wants to execute the run waits for that.
+        This check holds the lock for an instant; a process that wants to execute the run waits that long.
         """
         try:
             descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)

@@ -66,7 +66,7 @@ class SourceTree:
     Args:
         folder: Folder from which the script can import: source_directory, or the script's own.
         script: The entry script, in *folder* or below.
-        whole: All files in the folder belong to the code, not only Python files.
+        whole: All files in the folder belong to the code; False: only Python files.
     """
 
     folder: Path
@@ -84,7 +84,7 @@ class SourceTree:
     def files(self) -> Iterator[SourceFile]:
         """Yield the files of the code, folder by folder, in arbitrary order.
 
-        From the packages that contain a source_directory only their ``__init__.py`` is included.
+        Of the packages that contain a source_directory, only their ``__init__.py`` files are included.
 
         Raises:
             ValueError: A folder in source_directory, or a file of ignore rules, cannot be read.

@@ -26,7 +26,7 @@ from prefect_parallel_run.storage.paths import RUNS_FOLDER, literal_folder
 
 
 class ScriptParameters(NamedTuple):
-    """The values that the entry script receives beside mini-batches."""
+    """The values that the entry script receives in addition to mini-batches."""
 
     arguments: tuple[str, ...] = ()
     side_inputs: Mapping[str, str] = MappingProxyType({})  #: path by name
@@ -148,12 +148,13 @@ def failure_limits(config: ParallelRunConfig) -> FailureLimits:
 
 
 def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
-    """Return the definition of the run in *directory*.
+    """Return the specification of the run in *directory*.
 
     *overrides* are configuration fields that do not affect the result: limits, counts, timeouts.
 
     Raises:
         ValueError: The script is missing, an override is invalid, or an environment variable of the run is not set.
+        InputError: The run directory was moved.
     """
     metadata = directory.metadata()
     output = metadata["output"]

@@ -17,7 +17,7 @@ _MIN_PAUSE_SHARE = 0.02  #: share of the active time; shorter pauses are not cut
 
 
 class Pause(NamedTuple):
-    """A time without an execution of the run."""
+    """A period in which no process executed the run."""
 
     position: float  #: s on the axis
     seconds: float

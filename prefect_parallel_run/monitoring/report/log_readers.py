@@ -41,7 +41,7 @@ class Process:
     pid: int
     started: float
     slot: int | None = None
-    setup_began: float | None = None  #: a standby child imports the script while it has no slot: then the start of init()
+    setup_began: float | None = None  #: start of the import; for a standby child, which imports without a slot, of init()
     ready: float | None = None
     end: ProcessEnd | None = None
 

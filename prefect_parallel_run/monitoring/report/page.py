@@ -209,7 +209,7 @@ class Limit(NamedTuple):
         """Return whether the limit is exceeded, as text."""
         if self.is_exceeded:
             return "✕ exceeded"
-        return f"{100 * self.share:.0f} % used" if self.allowed else "none allowed, none used"
+        return f"{100 * self.share:.0f} % used" if self.allowed else "none allowed, none failed"
 
 
 def limits(report: ReportData) -> list[Limit]:
@@ -282,7 +282,7 @@ def _failed(report: ReportData) -> Table | None:
 
 
 def _peaks(resources: Resources) -> Table:
-    heads = ("node", "peak memory", "total memory", "peak memory of processes", "mean CPU", "least free disk")
+    heads = ("node", "peak memory", "total memory", "peak memory of processes", "mean CPU", "lowest free disk space")
     rows = []
     for peak in resources.peaks[:_MAX_PEAKS]:
         memory = map(format_size, (peak.memory_used, peak.memory_total, peak.processes_memory))

@@ -160,7 +160,7 @@ def _rectangle(data: Timeline, span: ProcessSpan, kind: str, y: int, height: int
 
 
 def _aggregated(data: Timeline, lane: int) -> list[Markup]:
-    """Return a lane with the shares of busy, starting and idle time, bottom up; failures hang from above."""
+    """Return a lane with the shares of busy, starting and idle time, from the bottom up; failures hang from the upper edge."""
     attempts = data.attempts
     busy = attempts.busy[lane]
     starting = busy + data.processes.starting[lane]
@@ -337,7 +337,7 @@ def _in_bins(axis: Axis, lines: list[Progress], began: float) -> Floats:
 
 
 def _accuracy(lines: list[Progress], began: float, actual: float) -> str:
-    """Return since when the forecast was within 10 % of the actual duration."""
+    """Return a note: from when on the forecasts were within 10 % of the actual duration."""
     since = actual
     for line in reversed(lines):
         if abs(line.time - began + (line.remaining_seconds or 0.0) - actual) > 0.1 * actual:
