@@ -108,7 +108,7 @@ class Dispatcher:
             RowsDifferError: The rows of two mini-batches do not fit into one result.
         """
         topics: dict[str, Callable[[tuple[float, dict[str, Any]]], None]] = {
-            ready_topic(self._nodes.token): lambda event: self._events.put(SlotReady(**event[1])),
+            ready_topic(self._nodes.token): self._report_ready,
             script_log_topic(self._nodes.token): lambda event: self._script_logs.add(event[1]),
         }  # called on the client's thread
         for topic, handler in topics.items():
@@ -135,6 +135,10 @@ class Dispatcher:
             self._forward_script_logs()
             if self._script_logs.left_out:
                 self._emit(events.ScriptLinesDropped(self._script_logs.left_out))
+
+    def _report_ready(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Queue the event of a started process; newer schedulers add the key ``worker`` to it."""
+        self._events.put(SlotReady(event[1]["node"], event[1]["as_of"]))
 
     def _step(self) -> None:
         self._nodes.poll()

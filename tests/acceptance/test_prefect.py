@@ -155,6 +155,7 @@ def test_the_log_tells_start_first_failure_and_end(workshop, caplog):
     assert text.count("ZeroDivisionError: division by zero") == 2  # the line and its traceback, told once
     assert "poison.py" in text
     assert "test: 90 of 100 items succeeded, 10 failed, 90 rows" in text
+    assert not [record for record in caplog.records if record.name.startswith("distributed")]
 
 
 def test_the_number_of_calls_to_prefect_does_not_grow_with_mini_batches(workshop, monkeypatch):
