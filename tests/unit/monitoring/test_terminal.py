@@ -143,7 +143,8 @@ def test_every_listener_receives_every_event_in_order():
 
 
 @pytest.fixture
-def terminal():
+def terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()
     yield terminal
     terminal.close()
