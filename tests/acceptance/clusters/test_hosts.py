@@ -82,7 +82,7 @@ def test_large_rows_and_formats_come_home(workshop, hosts):
 
 
 def test_an_input_that_a_node_cannot_see_is_named(workshop, hosts):
-    """With the node and the path, before anything runs."""
+    """With the node and the path; that node runs nothing, and nothing is published."""
     from prefect_parallel_run import InputError, OutputError
 
     cluster, first, second = hosts
@@ -96,7 +96,8 @@ def test_an_input_that_a_node_cannot_see_is_named(workshop, hosts):
     side.mkdir()
     with pytest.raises(InputError, match=f"input {side}: node"):
         workshop.step(compute_target=target(cluster), side_inputs={"model": str(side)})()
-    assert not logged(first, workshop)
+    assert not logged(second, workshop)
+    assert not (workshop.output / "parallel_run_step.txt").exists()
 
 
 def test_a_cut_line_costs_no_row(workshop, hosts):
