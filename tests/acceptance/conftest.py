@@ -105,6 +105,7 @@ class Workshop:
 
     def __init__(self, folder: Path, files: Path, scripts: Path) -> None:
         self.folder, self.files, self.scripts = folder, files, scripts
+        self.target = "local"
         self.output = folder / "out"
         self.log = folder / "invocations.txt"
 
@@ -119,6 +120,7 @@ class Workshop:
             "output_action": "append_row",
             "node_count": 1,
             "process_count_per_node": 2,
+            "compute_target": self.target,
         }
         return ParallelRunConfig(**{**given, **fields})
 
@@ -147,3 +149,25 @@ class Workshop:
 @pytest.fixture
 def workshop(tmp_path, files, scripts):
     return Workshop(tmp_path, files, scripts)
+
+
+@pytest.fixture(scope="session")
+def dask_cluster(tmp_path_factory):
+    """A scheduler and two workers that many tests use one after another."""
+    from .clusters.dask_processes import DaskCluster
+    from .clusters.machines import ThisMachine
+
+    folder = tmp_path_factory.mktemp("shared_cluster")
+    cluster = DaskCluster(folder, ThisMachine("shared", folder))
+    try:
+        for name in ("a", "b"):
+            cluster.start_worker(name)
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def shared_cluster(workshop, dask_cluster):
+    """The workshop's steps run on the session's cluster, whose workers need not start: for tests of anything but clusters."""
+    workshop.target = dask_cluster.address

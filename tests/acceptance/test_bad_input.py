@@ -16,6 +16,8 @@ from prefect_parallel_run import (
     TabularDataset,
 )
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 
 @pytest.mark.parametrize(
     ("script", "words"),

@@ -13,6 +13,8 @@ from prefect.states import Completed
 
 from prefect_parallel_run import FileDataset, ParallelRunResult, ParallelRunStep, TabularDataset
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 NAMES = [f"f{number:03d}.txt" for number in range(100)]
 
 

@@ -9,6 +9,8 @@ import pytest
 from prefect_parallel_run import FileDataset, InputError, TabularDataset
 from prefect_parallel_run.storage.listing import Listing
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 
 def lines(result):
     return Path(result.output_file).read_text().split()

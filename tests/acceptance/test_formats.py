@@ -12,6 +12,8 @@ import pytest
 
 from prefect_parallel_run import TabularDataset
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 ROWS = 600
 COMPRESS = {
     "gz": gzip.compress,

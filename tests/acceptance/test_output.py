@@ -11,6 +11,8 @@ from prefect_parallel_run import FileDataset, OutputError, TabularDataset
 from prefect_parallel_run.child.rows import ROW_FORMATS
 from prefect_parallel_run.testing import run_script
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 HOSTILE = ["plain", "with space", 'a "quote"', "new\nline", "comma, here", "tab\there", "ünïcode ☃ 漢字", "", " lead", "'"]
 
 

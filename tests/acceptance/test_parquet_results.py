@@ -12,6 +12,8 @@ from prefect_parallel_run import FileDataset, RowsDifferError
 from prefect_parallel_run.cli import main
 from prefect_parallel_run.runs.ledger import Ledger
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 READERS = {"parquet": pq.read_table, "orc": lambda path: orc.ORCFile(path).read()}
 
 

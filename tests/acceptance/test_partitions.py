@@ -8,6 +8,8 @@ import pytest
 
 from prefect_parallel_run import FileDataset, InputError, ParallelRunStep, TabularDataset
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 
 def rows(result):
     return [json.loads(line) for line in Path(result.output_file).read_text().splitlines()]
