@@ -85,7 +85,7 @@ def test_an_input_that_a_node_cannot_see_is_named(workshop, hosts):
     """With the node and the path; that node runs nothing, and nothing is published."""
     from prefect_parallel_run import InputError, OutputError
 
-    cluster, first, second = hosts
+    cluster, _first, second = hosts
     subprocess.run(["rm", "-r", str(second.path(workshop.files))], check=True)
     with pytest.raises(InputError, match=rf"node tcp://{second.address}:\d+ \(host second\) cannot"):
         workshop.step(compute_target=target(cluster), node_count=2)()
