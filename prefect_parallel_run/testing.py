@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.child.entry_script import Context, EntryScript, Script, load
-from prefect_parallel_run.child.rows import ROW_FORMATS, FormatName, encode, has_columns, materialize, to_frame
+from prefect_parallel_run.child.entry_script import Context, EntryScript, NotAnEntryScript, Script, load
+from prefect_parallel_run.child.rows import ROW_FORMATS, FormatName, WrongType, encode, has_columns, materialize, to_frame
 from prefect_parallel_run.errors import InputError
+
+__all__ = ["NotAnEntryScript", "ScriptResult", "WrongType", "run_script"]
 
 
 class ScriptResult(NamedTuple):
