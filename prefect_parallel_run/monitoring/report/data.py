@@ -27,6 +27,7 @@ from prefect_parallel_run.monitoring.report.log_readers import (
     read_progress,
     read_resources,
 )
+from prefect_parallel_run.monitoring.status import status_of
 from prefect_parallel_run.planning.plan import Plan, PlanSummary
 from prefect_parallel_run.runs.executions import Execution, effective_config, recorded_executions
 from prefect_parallel_run.runs.failures import FailedMiniBatch, FailureCause, causes, failed_mini_batches
@@ -194,11 +195,10 @@ def collect(directory: RunDirectory, check_cancelled: CheckCancelled) -> ReportD
 
 
 def _run_facts(directory: RunDirectory, metadata: Mapping[str, str], plan: Plan | None) -> RunFacts:
-    status = metadata.get("status", "planned")
     return RunFacts(
         directory=directory,
         description=directory.metadata() if directory.description.exists() else {},
-        status="interrupted" if status == "running" and directory.owner() is None else status,
+        status=status_of(metadata, has_owner=directory.owner() is not None),
         reason=metadata.get("reason", ""),
         receipt=read_json(directory.receipt) if directory.receipt.exists() else None,
         plan=None if plan is None else plan.summary,

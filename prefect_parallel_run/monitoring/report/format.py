@@ -14,6 +14,7 @@ STATUS = {  #: symbol and label of a status, so that nothing depends on color
     "cancelled": ("■", "Cancelled"),
     "interrupted": ("!", "Interrupted"),
     "running": ("▶", "Still running"),
+    "paused": ("‖", "Paused"),
     "planned": ("…", "Not started"),
 }
 OUTCOMES: dict[str, str] = {

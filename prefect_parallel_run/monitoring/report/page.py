@@ -152,7 +152,7 @@ def _key_figures(report: ReportData) -> Iterator[Figure]:
         where = f"on {count(lanes.nodes, 'node')}; {share:.0f} % of their time in run()"
         yield Figure("ran on", count(lanes.total, "slot"), where)
     if report.began is not None:
-        last = "" if report.ended is None or report.run.status == "running" else f"to {moment(report.ended)}"
+        last = "" if report.ended is None or report.run.status in ("running", "paused") else f"to {moment(report.ended)}"
         yield Figure("time", moment(report.began), last)
     if report.history.count > 1:
         yield Figure("executions", count(report.history.count), "resumed from the ledger")

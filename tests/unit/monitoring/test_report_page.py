@@ -148,6 +148,16 @@ def test_status_has_a_symbol_and_a_label(tmp_path, status, symbol):
     assert f"{symbol} {status.capitalize() if status != 'running' else 'Interrupted'}" in text
 
 
+def test_a_paused_run_is_paused_while_a_process_executes_it(tmp_path):
+    """As `show` says; a pause ends with its process."""
+    made = make_run(tmp_path / "run", 10, status="running")
+    with Ledger(made.directory.ledger) as ledger:
+        ledger.record(paused="1")
+    with made.directory.lock():
+        assert "‖ Paused" in "".join(read(page(collect(made.directory, nothing), 0.0)).text)
+    assert "! Interrupted" in "".join(read(page(collect(made.directory, nothing), 0.0)).text)
+
+
 def test_status_of_a_successful_run_counts_failed_items(tmp_path):
     """And mentions none if nothing failed."""
     made = make_run(tmp_path / "run", 60, fail=0.0)
