@@ -56,7 +56,8 @@ def main() -> None:
             (flow_run,) = ask(api, "/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
             page.goto(f"{home}/v2/runs/flow-run/{flow_run['id']}")
             page.get_by_role("tab", name="Artifacts").click(timeout=PATIENCE * 1000)
-            page.get_by_text("digits-progress").first.wait_for(timeout=PATIENCE * 1000)
+            page.get_by_text("digits-progress").first.scroll_into_view_if_needed(timeout=PATIENCE * 1000)
+            page.wait_for_timeout(5_000)  # for the drawing of the graph
             save(page, "flow-run.png")
             browser.close()
 

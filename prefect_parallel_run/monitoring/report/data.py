@@ -129,6 +129,7 @@ class Failures(NamedTuple):
 
     causes: list[FailureGroup]
     mini_batches: list[Failed]
+    is_cut: bool  #: more mini-batches or isolated items failed than *mini_batches* holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +190,7 @@ def collect(directory: RunDirectory, check_cancelled: CheckCancelled) -> ReportD
             timeline=timeline,
             resources=None if timeline is None else read_resources(directory.logs, timeline.axis, check_cancelled),
             progress=read_progress(directory.logs),
-            failures=Failures(list(_causes(ledger, plan)), list(_failed(ledger, plan))),
+            failures=Failures(list(_causes(ledger, plan)), *_failed(ledger, plan)),
             slowest=list(_slowest(ledger, plan)),
         )
 
@@ -300,9 +301,11 @@ def _causes(ledger: Ledger, plan: Plan | None) -> Iterator[FailureGroup]:
         yield FailureGroup(cause, first_at.get(cause.fingerprint) or 0.0, inputs)
 
 
-def _failed(ledger: Ledger, plan: Plan | None) -> Iterator[Failed]:
-    for failed in islice(failed_mini_batches(ledger), _MAX_FAILED):
-        yield Failed(failed, _inputs(plan, failed.mini_batch, failed.piece, 1))
+def _failed(ledger: Ledger, plan: Plan | None) -> tuple[list[Failed], bool]:
+    """Return the first failures, and whether there are more."""
+    found = list(islice(failed_mini_batches(ledger), _MAX_FAILED + 1))
+    shown = [Failed(failed, _inputs(plan, failed.mini_batch, failed.piece, 1)) for failed in found[:_MAX_FAILED]]
+    return shown, len(found) > _MAX_FAILED
 
 
 def _slowest(ledger: Ledger, plan: Plan | None) -> Iterator[SlowAttempt]:

@@ -267,15 +267,19 @@ def _shortened(text: str, max_length: int) -> str:
 def _failed(report: ReportData) -> Table | None:
     if not report.failures.mini_batches:
         return None
-    total, rows = report.tally.failed, []
+    rows = []
     for failed, inputs in report.failures.mini_batches:
         if failed.state == "succeeded":
             reason = f"returned {failed.items - failed.failed} rows for {failed.items} items"
         else:
             reason = f"{failed.error_type}: {_shortened(failed.error, 160)}"
         rows.append((failed.mini_batch, f"{failed.failed:,} of {failed.items:,}", failed.attempts, reason, inputs))
-    caption = f"Failed: {count(total, *MINI_BATCHES)}, {count(report.tally.failed_items, 'item')}."
-    if len(rows) < total:
+    items = count(report.tally.failed_items, "item")
+    if report.tally.failed:
+        caption = f"Failed: {count(report.tally.failed, *MINI_BATCHES)}, {items}."
+    else:
+        caption = f"Failed: {items}; no mini-batch failed as a whole."
+    if report.failures.is_cut:
         caption += f" The first {len(rows)} are shown; `prefect-parallel-run failed` lists all."
     heads = ("mini-batch", "failed items", "attempts", "reason", "input")
     return Table(caption, heads, rows, heads[:3])

@@ -158,6 +158,16 @@ def test_a_paused_run_is_paused_while_a_process_executes_it(tmp_path):
     assert "! Interrupted" in "".join(read(page(collect(made.directory, nothing), 0.0)).text)
 
 
+@pytest.mark.parametrize(("mini_batches", "is_cut"), [(12, False), (13, True)])
+def test_a_list_of_failures_that_is_cut_says_so(tmp_path, mini_batches, is_cut):
+    made = make_run(tmp_path / "run", mini_batches, fail=1.0, status="failed")
+    report = collect(made.directory, nothing)
+    assert report.tally.failed == mini_batches
+    text = "".join(read(page(report, 0.0)).text)
+    assert f"Failed: {mini_batches} mini-batches" in text
+    assert ("The first 12 are shown" in text) == is_cut
+
+
 def test_status_of_a_successful_run_counts_failed_items(tmp_path):
     """And mentions none if nothing failed."""
     made = make_run(tmp_path / "run", 60, fail=0.0)
