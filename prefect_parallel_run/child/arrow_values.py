@@ -7,7 +7,6 @@ of all mini-batches can be unified, from their schemas alone.
 import json
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Set, Tuple
 
-import pandas as pd
 import pyarrow as pa
 
 KEY = b"prefect_parallel_run.facts"  #: key in the schema's metadata; JSON, ``[[path of the column, fact], ...]``
@@ -38,6 +37,8 @@ def frame_of(table: Any) -> Any:
         if pa.types.is_integer(field.type) and frame.dtypes.iloc[index].kind == "O":  # floats, as in any other table
             frame.isetitem(index, column.to_pandas())
         elif _holds_map(field.type) or _has_times_in_structs(field.type):
+            import pandas as pd  # noqa: PLC0415  the flow process plans and publishes without pandas
+
             frame.isetitem(index, pd.Series([_with_entries(value, field.type) for value in column.to_pylist()], dtype=object))
     return frame
 

@@ -14,7 +14,6 @@ from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.config.where import Environment
 from prefect_parallel_run.datasets.base import Dataset
 from prefect_parallel_run.datasets.files import FileDataset
-from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.environments import EnvironmentPlan, environment_plan, interpreter_of
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import FailureLimits
@@ -183,5 +182,9 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
 
 
 def _dataset(fields: Mapping[str, Any]) -> Dataset:
-    kind: type[Dataset] = FileDataset if fields["kind"] == "file" else TabularDataset
-    return kind.model_validate({name: value for name, value in fields.items() if name != "kind"})
+    values = {name: value for name, value in fields.items() if name != "kind"}
+    if fields["kind"] == "file":
+        return FileDataset.model_validate(values)
+    from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  only tables need pandas, seconds of import
+
+    return TabularDataset.model_validate(values)

@@ -145,12 +145,12 @@ def _key_figures(report: ReportData) -> Iterator[Figure]:
     yield Figure("rows", count(tally.rows), _result_size(report.run.receipt))
     if report.timeline is not None and seconds:
         lanes, busy = report.timeline.lanes, float(report.timeline.attempts.busy.sum())
-        share = 100 * busy / (report.timeline.axis.seconds * lanes.total)
+        whole = report.timeline.axis.seconds * lanes.total  # 0 if the run was cancelled before its first attempt ended
+        share = f"; {100 * busy / whole:.0f} % of their time in run()" if whole else ""
         yield Figure(
             "throughput", rate(tally.succeeded / seconds), f"mini-batches; {rate(tally.succeeded_items / seconds)} items"
         )
-        where = f"on {count(lanes.nodes, 'node')}; {share:.0f} % of their time in run()"
-        yield Figure("ran on", count(lanes.total, "slot"), where)
+        yield Figure("ran on", count(lanes.total, "slot"), f"on {count(lanes.nodes, 'node')}{share}")
     if report.began is not None:
         last = "" if report.ended is None or report.run.status in ("running", "paused") else f"to {moment(report.ended)}"
         yield Figure("time", moment(report.began), last)
