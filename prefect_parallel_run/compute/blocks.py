@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from prefect.blocks.core import Block
 from prefect.exceptions import ObjectNotFound
@@ -12,8 +12,10 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.templating import resolve_block_document_references, resolve_variables
 from pydantic import Field
 
-from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import ComputeTarget
+
+if TYPE_CHECKING:
+    from prefect_parallel_run.config.model import ParallelRunConfig  # Prefect's server and workers import this module at start
 
 _REFERENCE = re.compile(r"\{\{.*?prefect\.(blocks|variables)\..*?\}\}")
 
