@@ -1,4 +1,4 @@
-"""What a contributor relies on beside the package: workflows, documented commands, versions."""
+"""The files that a contributor relies on beside the package: workflows, documented commands, versions."""
 
 import re
 from pathlib import Path
