@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from prefect_parallel_run.node.node import Node
@@ -282,6 +283,7 @@ def test_a_wrong_type_includes_the_caught_error(bench, files, tmp_path):
     assert again[0].fingerprint == receipts[0].fingerprint != receipts[1].fingerprint
 
 
+@pytest.mark.skipif(int(pd.__version__.split(".")[0]) < 3, reason="advice for pandas 3 only")
 @pytest.mark.parametrize("where", ["import", "run"])
 def test_a_script_that_pandas_3_breaks_gets_advice(bench, files, tmp_path, where):
     """Also while importing; another interpreter has its own pandas."""

@@ -5,11 +5,13 @@ import sys
 import types
 from unittest.mock import patch
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from prefect_parallel_run.child.failure import describe
 
+for_pandas_3 = pytest.mark.skipif(int(pd.__version__.split(".")[0]) < 3, reason="advice for pandas 3 only")
 SHOWN = f"pandas {pd.__version__} is installed"
 HOW = 'environment=Environment(requirements=["pandas<3", …])'
 START = """\
@@ -94,6 +96,7 @@ def _without_azure(monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
+@for_pandas_3
 @pytest.mark.parametrize("line", BREAKS)
 def test_a_failure_inside_pandas_recommends_an_older_one(line):
     """After the error's own message, whose first line is unchanged."""
@@ -108,11 +111,14 @@ def test_a_failure_inside_pandas_recommends_an_older_one(line):
 @pytest.mark.parametrize("line", OTHERS)
 def test_other_failures_get_no_advice(line):
     """Whether pandas calls the script or is only loaded."""
+    if line.startswith("np.concat(") and not hasattr(np, "concat"):
+        pytest.skip("numpy.concat is new in numpy 2")
     found = failure(line)
     assert found.type.removeprefix("score.") == OTHERS[line]
     assert "pandas<3" not in found.text
 
 
+@for_pandas_3
 def test_names_missing_in_pandas_2_need_pandas_1():
     """Otherwise the next run would fail the same way."""
     for line in ("frame.append(frame)", "pd.Int64Index([1])"):
@@ -121,6 +127,7 @@ def test_names_missing_in_pandas_2_need_pandas_1():
     assert "pandas<2" not in failure("frame.applymap(str)").text
 
 
+@for_pandas_3
 def test_only_scripts_for_azure_are_advised(monkeypatch):
     """They mention it, or have imported something of it; others were written for whatever pandas they run with."""
     assert "pandas<3" not in failure("frame.applymap(str)", start="").text
