@@ -26,7 +26,6 @@ from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.models import PendingWork, Tally
 from prefect_parallel_run.node.remote_setup import PreflightRequest, make_bundle
 from prefect_parallel_run.node.settings import (
-    CodeBundle,
     InterpreterSettings,
     ItemSettings,
     NodeOptions,
@@ -318,9 +317,9 @@ def _prepare_remote(
         script_sha256="" if spec.config.source_directory is not None else file_sha256(spec.config.script_path),
         bundle=bundle.sha256,
     )
-    script = replace(settings.script, bundle=CodeBundle(bundle.sha256, bundle.source, bundle.script))
+    script = replace(settings.script, bundle=bundle)
     return replace(settings, script=script).with_node(is_kept=True), RemoteSetup(
-        preflight=preflight, bundle=bundle.path, mark=directory.path / mark
+        preflight=preflight, bundle=directory.path / bundle.file_name, mark=directory.path / mark
     )
 
 
