@@ -10,9 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from prefect_parallel_run.config.base import similar, wrong_fields
+from prefect_parallel_run.config.base import construct, similar
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.yaml_file import resolve_variables
 from prefect_parallel_run.config.yaml_reader import Section
@@ -295,10 +293,8 @@ class ImportedStep:
             ValueError: A field is invalid, or a variable is not set.
         """
         variables = resolve_variables(self.fields.get("environment_variables", {}), str(self.file))
-        try:
-            return ParallelRunConfig(**{**self.fields, "environment_variables": variables})
-        except ValidationError as error:
-            raise ValueError(f"{self.file}: {self.name}: {'; '.join(wrong_fields(error).values())}") from None
+        values = {**self.fields, "environment_variables": variables}
+        return construct(ParallelRunConfig, values, lambda _, message: f"{self.file}: {self.name}: {message}")
 
     def step_arguments(self, *, accept_open: bool = False) -> dict[str, Any]:
         """Return the arguments for ParallelRunStep.

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
 
 from prefect.blocks.core import Block
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema
 
 from prefect_parallel_run._units import shown
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS, TableFormat
 from prefect_parallel_run.compute.blocks import DaskComputeTarget
-from prefect_parallel_run.config.base import FormModel, Model, problems
+from prefect_parallel_run.config.base import FormModel, Model, construct
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import ComputeTarget
 from prefect_parallel_run.datasets.base import Dataset, given_paths
@@ -252,12 +252,7 @@ def _mapping(where: str, value: Any, expected: str) -> Mapping[str, Any]:
 
 
 def _build(kind: type[Model], where: str, fields: Mapping[str, Any]) -> Model:
-    """Return a model; errors contain no values except those that its own validators show, which omit secrets."""
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        messages = [f"{'.'.join([where, *map(str, path)])}: {message}" for path, message in problems(error)]
-        raise ValueError("\n".join(messages)) from None
+    return construct(kind, fields, lambda path, message: f"{'.'.join([where, *map(str, path)])}: {message}")
 
 
 def _load_block(target: Any) -> Any:
