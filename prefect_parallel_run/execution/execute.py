@@ -40,11 +40,11 @@ from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs.commands import PROCESSES
+from prefect_parallel_run.runs.create import RunSelection, complete_description
 from prefect_parallel_run.runs.events import Emit, ExecutionEnded, Noted, RunStarted, Warned
 from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.fingerprint import source_tree
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.resolve import RunSelection, complete_description
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.objects import file_sha256

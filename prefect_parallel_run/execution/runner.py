@@ -26,6 +26,7 @@ from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import Reduction, ResultFile
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.runs.create import RunSelection, complete_description, step_of
 from prefect_parallel_run.runs.events import Emit, Noted, RunFinished, Warned
 from prefect_parallel_run.runs.executions import METADATA_KEY, Overrides, record_end, record_start
 from prefect_parallel_run.runs.fingerprint import fingerprint_of
@@ -34,13 +35,10 @@ from prefect_parallel_run.runs.mirror import RunMirror, has_complete_copy
 from prefect_parallel_run.runs.resolve import (
     ExistingRuns,
     ResumeRequest,
-    RunSelection,
-    complete_description,
     find_existing_runs,
     get_or_create_run,
     has_existing_runs,
     resume_run,
-    step_of,
 )
 from prefect_parallel_run.runs.run_directory import RunDirectory, parse_json, read_json, runs_below
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
