@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from prefect_parallel_run.azureml.findings import Difference, MigrationFindings, refuse, unknown
+from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
+from prefect_parallel_run.azureml.known_fields import refuse, unknown
 from prefect_parallel_run.azureml.references import Migration, References, is_unresolved
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.config.base import construct, similar
