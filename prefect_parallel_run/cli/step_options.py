@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS
+from prefect_parallel_run.child.text import COMPRESSIONS
 from prefect_parallel_run.cli._command import Command, notify
 from prefect_parallel_run.config.base import FieldPath, construct
 from prefect_parallel_run.config.model import ParallelRunConfig
@@ -85,7 +86,7 @@ _INPUT_OPTIONS = [
     InputOption(
         "--compression",
         "Compression of delimited text and JSON lines (default: infer).",
-        type=click.Choice(["infer", "gzip", "bz2", "xz", "zstd", "none"]),
+        type=click.Choice(["infer", *COMPRESSIONS, "none"]),
     ),
     InputOption("--allow-empty", "Allow an input without items.", is_flag=True),
 ]
