@@ -15,7 +15,7 @@ from itertools import islice
 from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.storage.folders import ListedFile, files_below, folders_below
+from prefect_parallel_run.storage.folders import ListedFile, files_below, folders_below, read_status
 from prefect_parallel_run.storage.objects import list_store
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
@@ -150,8 +150,5 @@ def _is_input(path: str) -> bool:
 
 
 def _stat(path: str) -> ListedFile:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror}") from error
+    status = read_status(path)
     return ListedFile(path, status.st_size, status.st_mtime_ns)
