@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, chain_checks, never_cancelled
+from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, cancelled_after, chain_checks, never_cancelled
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.errors import (
     EntryScriptError,
@@ -211,14 +211,8 @@ def _report(directory: RunDirectory, emit: Emit, check_cancelled: CheckCancelled
 
 def _report_in_time(directory: RunDirectory, emit: Emit, seconds: float) -> None:
     """Write report.html of an unsuccessful run, unless that takes longer than *seconds*."""
-    deadline = time.monotonic() + seconds
-
-    def check_cancelled() -> None:
-        if time.monotonic() > deadline:
-            raise Cancelled
-
     try:
-        _report(directory, emit, check_cancelled)
+        _report(directory, emit, cancelled_after(seconds))
     except Cancelled:
         command = f"prefect-parallel-run report {directory.path}"
         emit(Warned(f"skipped the report, which takes longer than {seconds:g} s; write it with {command}"))
