@@ -8,9 +8,12 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prefect_parallel_run.config.where import Environment
 from prefect_parallel_run.errors import EnvironmentSetupError
+
+if TYPE_CHECKING:  # a node must not wait for pydantic
+    from prefect_parallel_run.config.where import Environment
 
 _MOST_BYTES = 1 << 20  #: maximum size of a conda file
 _CREDENTIALS = re.compile(r"://[^/\s]+@")

@@ -155,7 +155,7 @@ class _LocalCluster(Cluster):
     def _prepare(self, settings: NodeSettings) -> None:
         """Send the settings, so that the nodes start their children before the workers have joined the scheduler."""
         for number, worker in enumerate(self._workers):
-            _send_line(worker, settings.with_node(name=f"node-{number}", slots=settings.node.slots or self.slots).to_json())
+            _send_line(worker, settings.with_node(name=f"node-{number}", slots=settings.node.slots or self.slots).to_line())
         self.prepared = len(self._workers)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:

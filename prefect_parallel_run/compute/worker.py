@@ -41,7 +41,7 @@ def _prepare(settings: bytes) -> None:
     from prefect_parallel_run.node.rpc import prepare_node  # noqa: PLC0415  the thread that follows the parent must run first
     from prefect_parallel_run.node.settings import NodeSettings  # noqa: PLC0415  that thread must run first
 
-    prepare_node(NodeSettings.from_json(settings))
+    prepare_node(NodeSettings.from_line(settings))
 
 
 def _work(scheduler: SimpleQueue[bytes], name: str, threads: int, folder: str) -> None:

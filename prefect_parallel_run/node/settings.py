@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+import base64
+import pickle
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.models import execution_prefix
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 
 class Bundle(NamedTuple):
@@ -119,14 +116,15 @@ class NodeSettings:
         """Return these settings with other values in ``node``."""
         return replace(self, node=replace(self.node, **changes))
 
-    def to_json(self) -> bytes:
-        """Return the settings as one JSON line, for a worker that has not joined its scheduler yet."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode("ascii") + b"\n"
+    def to_line(self) -> bytes:
+        """Return the settings as one line, for a worker that has not joined its scheduler yet."""
+        return base64.b64encode(pickle.dumps(self)) + b"\n"
 
     @classmethod
-    def from_json(cls, line: bytes) -> NodeSettings:
-        """Return the settings that ``to_json`` wrote."""
-        return _adapter().validate_python(json.loads(line))
+    def from_line(cls, line: bytes) -> NodeSettings:
+        """Return the settings that ``to_line`` wrote; the line must come from the process that started this one."""
+        settings: NodeSettings = pickle.loads(base64.b64decode(line))  # noqa: S301  written by the parent process
+        return settings
 
     def for_child(self, *, process: str, scratch: str) -> dict[str, Any]:
         """Return the first message for the child called *process*."""
@@ -153,13 +151,6 @@ class NodeSettings:
             "modules": list(self.items.modules),
             "secrets": sorted(self.interpreter.variables),  # names only; the values are in the child's environment
         }
-
-
-@cache
-def _adapter() -> TypeAdapter[NodeSettings]:
-    from pydantic import TypeAdapter  # noqa: PLC0415  only nodes of a local cluster receive their settings as JSON
-
-    return TypeAdapter(NodeSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

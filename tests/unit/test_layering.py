@@ -176,6 +176,17 @@ def test_importing_the_package_imports_nothing_heavy():
     assert "ParallelRunStep" in facts["names"]
 
 
+def test_a_node_imports_nothing_that_only_the_flow_process_needs():
+    """Its children start as soon as it has imported what follows."""
+    code = (
+        "import sys\n"
+        "from prefect_parallel_run.node.rpc import prepare_node\n"
+        "from prefect_parallel_run.node.settings import NodeSettings\n"
+        "facts = {'loaded': list(sys.modules)}\n"
+    )
+    assert not {"prefect", "pandas", "pyarrow", "pydantic"}.intersection(facts_of(code)["loaded"])
+
+
 def test_every_public_name_can_be_had():
     """And nothing else."""
     for name in prefect_parallel_run.__all__:
