@@ -32,6 +32,7 @@ _OVERRIDES = (  #: fields of the configuration that do not affect the result
     "node_start_timeout",
     "min_nodes",
     "process_count_per_node",
+    "threads_per_process",
     "process_memory_limit",
 )
 _RETRY_FAILED = "Give failed mini-batches a new set of attempts, and run isolated failing items once more."

@@ -20,7 +20,8 @@ from prefect_parallel_run.cli.step_options import StepCommand, read_step_options
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.config.validation import names_a_cluster
 from prefect_parallel_run.monitoring.plan_summary import PlanFigures, as_plain, plan_lines, summarize_plan
-from prefect_parallel_run.node.gpus import local_slots
+from prefect_parallel_run.node.cores import usable_cores
+from prefect_parallel_run.node.gpus import default_slots, visible_gpus
 from prefect_parallel_run.planning.inputs import fill_placeholders
 from prefect_parallel_run.planning.plan import Plan, planned_mini_batches
 from prefect_parallel_run.planning.planner import Planning, PlanWriter
@@ -80,7 +81,7 @@ def _slots(config: ParallelRunConfig) -> int | None:
     """Return the processes per node; None if only the nodes can determine it."""
     if config.process_count_per_node is not None or config.compute_target != "local":
         return config.process_count_per_node
-    return local_slots(config.node_count)
+    return default_slots(usable_cores(config.node_count), visible_gpus(os.environ))
 
 
 def _make_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfig, str]:

@@ -28,7 +28,8 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from prefect_parallel_run.compute.base import LEASE_KEY, Cluster, Request, leave, wait_for_workers
 from prefect_parallel_run.compute.certificates import Credentials, new_credentials
 from prefect_parallel_run.errors import ComputeTargetError
-from prefect_parallel_run.node.gpus import local_slots, node_environment, visible_gpus
+from prefect_parallel_run.node.cores import usable_cores
+from prefect_parallel_run.node.gpus import default_slots, node_environment, visible_gpus
 from prefect_parallel_run.node.settings import NodeSettings
 
 _LOGGER = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class LocalTarget:
             try:
                 if request.dashboard:
                     import_dashboard()
-                cluster = _LocalCluster(request.nodes, request.slots or local_slots(request.nodes), dashboard=request.dashboard)
+                cluster = _LocalCluster(request.nodes, request.slots, dashboard=request.dashboard)
                 stack.callback(cluster.close)
                 cluster.wait_for_first(request, cancelled, settings)
             except (OSError, RuntimeError) as error:
@@ -67,8 +68,9 @@ class _LocalCluster(Cluster):
     is_here = True
     slots: int
 
-    def __init__(self, nodes: int, slots: int, *, dashboard: bool) -> None:
-        self.slots, gpus = slots, visible_gpus(os.environ)
+    def __init__(self, nodes: int, slots: int | None, *, dashboard: bool) -> None:
+        self.cores, gpus = usable_cores(nodes), visible_gpus(os.environ)
+        self.slots = slots or default_slots(self.cores, gpus)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the cluster
         self._folder = tempfile.mkdtemp(prefix="parallel_run_workers_")
         self._closing = threading.Event()
@@ -82,7 +84,7 @@ class _LocalCluster(Cluster):
             self._kill_workers()
             self._clean_up()
             raise
-        super().__init__(client, slots)
+        super().__init__(client, self.slots)
         connection = {
             "address": self._scheduler.scheduler_address,
             "certificate": credentials.certificate,
@@ -155,7 +157,8 @@ class _LocalCluster(Cluster):
     def _prepare(self, settings: NodeSettings) -> None:
         """Send the settings, so that the nodes start their children before the workers have joined the scheduler."""
         for number, worker in enumerate(self._workers):
-            _send_line(worker, settings.with_node(name=f"node-{number}", slots=settings.node.slots or self.slots).to_line())
+            node = settings.with_node(name=f"node-{number}", slots=settings.node.slots or self.slots, cores=self.cores)
+            _send_line(worker, node.to_line())
         self.prepared = len(self._workers)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:

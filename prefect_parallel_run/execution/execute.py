@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import uuid
@@ -24,6 +25,7 @@ from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.models import PendingWork, Tally
+from prefect_parallel_run.node.cores import chosen_variables
 from prefect_parallel_run.node.remote_setup import PreflightRequest, make_bundle
 from prefect_parallel_run.node.settings import (
     InterpreterSettings,
@@ -153,6 +155,7 @@ def execute(run: ActiveRun, startup: ClusterStartup) -> None:
     cluster = startup.wait(run.check_cancelled)
     if PROCESSES not in adjustments.changes:  # otherwise a command set them
         settings = settings.with_node(slots=cluster.slots)
+    settings = settings.with_node(cores=cluster.cores)
     run.emit(RunStarted(run.directory, pending.tally, cluster.dashboard))
     if isinstance(run.spec.interpreter, EnvironmentPlan):
         run.emit(Noted("building the script's environment on nodes that do not have it cached; this may take minutes"))
@@ -267,6 +270,8 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
         token=uuid.uuid4().hex,
         node=NodeOptions(
             slots=config.process_count_per_node,
+            threads=config.threads_per_process,
+            thread_variables={} if config.threads_per_process else chosen_variables(os.environ),
             most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
         ),
         run=RunContext(execution=run.execution, directory=str(run.directory.path), run_id=run.directory.run_id, step=spec.name),

@@ -95,8 +95,8 @@ class RunLog:
     def _log_node(self, event: NodeJoined | NodeLost | NodeReleased | SlotFailed) -> None:
         match event:
             case NodeJoined(facts):
-                message = "%s opened on %s; processes: %d, cores: %d, GPUs: %d"
-                self._info("node_joined", message, facts.node, facts.host, facts.slots, facts.cores, facts.gpus)
+                message = "%s opened on %s; processes: %d, cores: %d, threads per process: %s, GPUs: %d"
+                self._info("node_joined", message, facts.node, facts.host, facts.slots, facts.cores, facts.threads, facts.gpus)
             case NodeLost(node):
                 self._warning("node_left", "lost %s; its mini-batches were rescheduled", node)
             case NodeReleased(node):

@@ -14,9 +14,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from prefect_parallel_run.node.child_process import Child, describe_exit
+from prefect_parallel_run.node.cores import OPENMP
 from prefect_parallel_run.node.node_log import ProcessLog, ProcessRecord
 from prefect_parallel_run.node.settings import NodeSettings
 
@@ -97,9 +99,11 @@ class Startup:
 
 
 class ChildFactory:
-    """Starts the children of a node, with all variables of *environment*, in new folders in *scratch*."""
+    """Starts the children of a node in new folders in *scratch*; *environment* returns all variables of the next one."""
 
-    def __init__(self, settings: NodeSettings, environment: dict[str, str], scratch: str, process_log: ProcessLog) -> None:
+    def __init__(
+        self, settings: NodeSettings, environment: Callable[[], dict[str, str]], scratch: str, process_log: ProcessLog
+    ) -> None:
         self.interpreter = str(settings.interpreter.source or sys.executable)
         self._settings, self._environment, self._scratch = settings, environment, scratch
         self._process_log = process_log
@@ -112,14 +116,16 @@ class ChildFactory:
         process = f"{self._settings.prefix}{name}"
         logs = f"{self._settings.run.directory}/logs/{process}"
         scratch = tempfile.mkdtemp(prefix=f"{process}.", dir=self._scratch)
+        environment = self._environment()
         try:
-            child = Child(self.interpreter, self._environment, scratch, f"{logs}.stdout.txt", f"{logs}.stderr.txt")
+            child = Child(self.interpreter, environment, scratch, f"{logs}.stdout.txt", f"{logs}.stderr.txt")
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         message = json.dumps(self._settings.for_child(process=process, scratch=scratch), separators=(",", ":"))
         child.send([message.encode("ascii"), b"\n"])
-        startup = Startup(child, self._process_log.add(process, child.pid, slot), self._settings.limits.init_timeout)
+        record = self._process_log.add(process, child.pid, slot, environment.get(OPENMP, ""))
+        startup = Startup(child, record, self._settings.limits.init_timeout)
         if slot is not None:
             startup.call_init()
         return startup
@@ -188,6 +194,11 @@ class StandbyChild:
         """Kill the standby child and start no other. May be called from any thread."""
         with self._lock:
             self._is_stopped = True
+        self.renew()
+
+    def renew(self) -> None:
+        """Kill the standby child: the environment of the next one differs. May be called from any thread."""
+        with self._lock:
             startup, self._startup = self._startup, None
         if startup is not None:
             startup.discard()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import shutil
 import subprocess
@@ -38,13 +37,6 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
 def default_slots(cores: int, gpus: tuple[str, ...]) -> int:
     """Return the default number of processes of a node: 1 if it has a GPU, else one per core."""
     return 1 if gpus else cores
-
-
-def local_slots(nodes: int) -> int:
-    """Return the default number of processes per node when *nodes* nodes share this machine."""
-    from dask.system import CPU_COUNT  # noqa: PLC0415  a prepared node must not wait for Dask
-
-    return default_slots(max(1, CPU_COUNT // nodes), visible_gpus(os.environ))
 
 
 def slot_environment(number: int, gpus: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, str]:

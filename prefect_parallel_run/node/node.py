@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from prefect_parallel_run._atomic import sync
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed, StartFailure
+from prefect_parallel_run.node.cores import OPENMP, chosen_variables, usable_cores, with_thread_limit
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
 from prefect_parallel_run.node.node_log import NodeLog, ProcessLog
 from prefect_parallel_run.node.prefetch import LeaseFiles
@@ -48,10 +49,10 @@ def _lease_result(receipts: list[tuple[Any, ...]], *rest: Any) -> LeaseResult:
 
 
 class Node:
-    """The slots of one worker, which has *cores* (None: all of the machine), for one run."""
+    """The slots of one worker, which has *cores* (None: see the settings), for one run."""
 
     def __init__(self, settings: NodeSettings, cores: int | None = None) -> None:
-        self._cores = cores or _cores()
+        self._cores = cores or settings.node.cores or usable_cores()
         self._scratch = tempfile.mkdtemp(prefix="parallel_run_")
         self.settings = _with_local_run_directory(settings, self._scratch) if settings.node.rows_are_remote else settings
         marker = f"{settings.token}.{os.getpid()}.{uuid.uuid4().hex}"  # two nodes may share a process
@@ -59,9 +60,12 @@ class Node:
         output = {"AZUREML_BI_OUTPUT_PATH": settings.script.output}
         self._environment = {**os.environ, **variables, **output, _MARKER: marker}
         self._gpus = visible_gpus(self._environment)
+        own_limits = chosen_variables(os.environ) if settings.node.is_kept and not settings.node.threads else {}
+        self._chosen = {**own_limits, **settings.node.thread_variables}
         self._assigned_gpus = () if VISIBLE in variables else self._gpus  # set by the user: for all processes
         self._process_log = ProcessLog()
         count = min(settings.node.slots or default_slots(self._cores, self._gpus), settings.node.most_slots)
+        self._count = max(1, count)
         factory = self._factory(0) if self._are_interchangeable(count) else None
         self._standby = StandbyChild(factory, StandbyNeed(settings.limits.run_invocation_timeout))
         self._recalls: dict[int, RecallRequest] = {}  # by lease
@@ -87,6 +91,7 @@ class Node:
             cores=self._cores,
             slots=len(self.slots.all),
             gpus=len(self._gpus),
+            threads=self._variables(0)[OPENMP],
         )
 
     # Leases
@@ -185,10 +190,13 @@ class Node:
 
         A retired slot finishes its running mini-batch and returns the rest of its lease; then its child calls shutdown() and
         exits. One that is still starting is killed. A failed slot is replaced by a new one. At least one slot stays, and there
-        are never more than mini-batches.
+        are never more than mini-batches. Children that start from now on share the
+        node's cores anew.
         """
-        count = max(1, min(slots, self.settings.node.most_slots))
-        if not self._are_interchangeable(count):
+        self._count = count = max(1, min(slots, self.settings.node.most_slots))
+        if self._are_interchangeable(count):
+            self._standby.renew()
+        else:
             self._standby.stop()
         return self.slots.resize(count, number)
 
@@ -197,11 +205,14 @@ class Node:
         return all(self._variables(index) == self._variables(0) for index in range(count))
 
     def _variables(self, index: int) -> dict[str, str]:
-        return slot_environment(index, self._assigned_gpus, self._environment)
+        """Return all environment variables of the children of a slot."""
+        options = self.settings.node
+        threads = options.threads or max(1, self._cores // self._count)
+        environment = {**self._environment, **slot_environment(index, self._assigned_gpus, self._environment)}
+        return with_thread_limit(environment, threads, self._chosen, self.settings.interpreter.variables)
 
     def _factory(self, index: int) -> ChildFactory:
-        environment = {**self._environment, **self._variables(index)}
-        return ChildFactory(self.settings, environment, self._scratch, self._process_log)
+        return ChildFactory(self.settings, lambda: self._variables(index), self._scratch, self._process_log)
 
     def _create_slot(self, index: int, number: int) -> Slot:
         slot = Slot(number, self.settings, self._factory(index), self._standby, lambda: self.slots.try_retire(slot))
@@ -257,9 +268,3 @@ def _with_local_run_directory(settings: NodeSettings, scratch: str) -> NodeSetti
     for folder in _READABLE:
         (run_directory / folder).mkdir(parents=True)
     return replace(settings, run=replace(settings.run, directory=str(run_directory)))
-
-
-def _cores() -> int:
-    from dask.system import CPU_COUNT  # noqa: PLC0415  a prepared node must not wait for Dask
-
-    return int(CPU_COUNT)

@@ -192,12 +192,15 @@ class ProcessLog:
         with self._changed:
             return list(self._living.values())
 
-    def add(self, process: str, pid: int, slot: int | None) -> ProcessRecord:
-        """Record that the child called *process* was started, in *slot* or (None) as a standby child."""
+    def add(self, process: str, pid: int, slot: int | None, threads: str) -> ProcessRecord:
+        """Record that the child called *process* was started, in *slot* or (None) as a standby child.
+
+        It may use *threads* threads, as OMP_NUM_THREADS says.
+        """
         record = ProcessRecord(self, process, pid, slot)
         with self._changed:
             self._living[process] = record
-            self.add_event("started", process, pid=pid, slot=slot)
+            self.add_event("started", process, pid=pid, slot=slot, threads=threads)
         return record
 
     def remove(self, record: ProcessRecord, reason: str, status: int | None) -> None:

@@ -30,6 +30,9 @@ class NodeOptions:
 
     name: str = ""  #: in ledger and logs
     slots: int | None = None  #: child processes; None: 1 if the node has a GPU, else one per core
+    cores: int | None = None  #: its share of the machine; None: all that the process may use
+    threads: int | None = None  #: threads per process; None: its cores divided by its processes
+    thread_variables: dict[str, str] = field(default_factory=dict)  #: limits set in the flow process's environment
     most_slots: int  #: never more than there are mini-batches
     rows_are_remote: bool = False  #: the node cannot see the run directory: rows are fetched from it
     is_kept: bool = False  #: the worker outlives the flow process: the node needs a watchdog
@@ -163,3 +166,4 @@ class NodeFacts:
     cores: int
     slots: int
     gpus: int = 0  #: GPUs that its processes may use
+    threads: str = ""  #: threads per process, as OMP_NUM_THREADS says

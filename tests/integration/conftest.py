@@ -116,7 +116,7 @@ class Bench:
         settings = self.settings(script, *arguments, **changes)
         variables = {**settings.interpreter.variables, "AZUREML_BI_OUTPUT_PATH": settings.script.output}
         environment = {**os.environ, **variables}
-        factory = ChildFactory(settings, environment, str(self.folder), ProcessLog())
+        factory = ChildFactory(settings, lambda: environment, str(self.folder), ProcessLog())
         standby = StandbyChild(factory, StandbyNeed(settings.limits.run_invocation_timeout))
         slot = Slot(0, settings, factory, standby)
         self._slots.append(slot)

@@ -170,7 +170,7 @@ def test_the_number_of_events_is_limited(bench, monkeypatch):
     log = NodeLog(bench.settings("counts.py"), lives)
     log.start()
     for number in range(20):
-        life = lives.add(f"node-0.0.{number}", os.getpid(), 0)
+        life = lives.add(f"node-0.0.{number}", os.getpid(), 0, "1")
         life.ready(0, 0.1, 0.1)
         life.ended("died", 1)
         life.ended("stopped", None)

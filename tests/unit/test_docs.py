@@ -50,7 +50,7 @@ def test_the_commands_exist(page):
 
 def check_command(words):
     """Fail unless the command exists and has every option among the words."""
-    context = click.Context(program)
+    context = click.Context(program, **program.context_settings)
     if words[0].startswith("-"):
         assert words[0] in {"-h", "--help"}, words
         return

@@ -79,6 +79,7 @@ class ProcessTimes:
 
     count: int
     is_complete: bool  #: all started processes are in the logs
+    threads: list[str]  #: numbers of threads that a process may use, in order of first use
     ready: Floats  #: s per lane and bin
     starting: Floats  #: s per lane and bin in which they imported the script or were in init()
     lifetimes: list[ProcessSpan]  #: ready; empty unless attempts are drawn one by one
@@ -227,6 +228,7 @@ def _timeline(directory: RunDirectory, ledger: Ledger, history: History, check_c
     times = ProcessTimes(
         count=len(processes),
         is_complete=has_all,
+        threads=list(dict.fromkeys(process.threads for process in processes if process.threads)),
         ready=_spread(axis, lifetimes, len(lanes.lanes)),
         starting=_spread(axis, starts, len(lanes.lanes)),
         lifetimes=lifetimes if attempts.segments is not None else [],

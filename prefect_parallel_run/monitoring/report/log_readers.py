@@ -44,6 +44,7 @@ class Process:
     setup_began: float | None = None  #: start of the import; for a standby child, which imports without a slot, of init()
     ready: float | None = None
     end: ProcessEnd | None = None
+    threads: str = ""  #: that it may use, as OMP_NUM_THREADS says; "" if unknown
 
 
 def read_processes(logs: Path, check_cancelled: CheckCancelled) -> tuple[list[Process], bool]:
@@ -81,7 +82,8 @@ def _processes(path: Path, execution: int, node: str) -> Iterator[Process | None
                 yield None
             elif kind == "started":
                 began = None if slot is None else at
-                alive[name] = Process(execution, node, int(event["pid"]), at, slot, began)
+                threads = str(event.get("threads", ""))
+                alive[name] = Process(execution, node, int(event["pid"]), at, slot, began, threads=threads)
             elif (process := alive.get(name)) is not None:
                 process.slot = process.slot if slot is None else slot
                 if kind == "ready":

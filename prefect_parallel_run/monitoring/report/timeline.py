@@ -252,6 +252,8 @@ def _describe(data: Timeline) -> str:
     text = f"{where}, {kind}; {drawn}."
     if attempts.undated:
         text += f" {count(attempts.undated, 'attempt')} without a known time are not shown."
+    if data.processes.threads:
+        text += f" Threads per process: {', '.join(data.processes.threads)}."
     if not data.processes.count:
         text += " Process logs are missing: idle time and starts are unknown."
     elif not data.processes.is_complete:

@@ -1,0 +1,43 @@
+"""How many threads the libraries in a process may start."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_parallel_run.node.cores import OPENMP, VARIABLES, chosen_variables, with_thread_limit
+
+from ...interpreter import facts_of
+
+LIMITS = st.dictionaries(st.sampled_from(VARIABLES), st.sampled_from(["1", "2", "16"]))
+
+
+@given(LIMITS, st.integers(1, 64), LIMITS, LIMITS)
+def test_every_library_has_a_limit(inherited, threads, chosen, preset):
+    """That of its variable, or of OMP_NUM_THREADS when the user set that; what the process inherited does not count."""
+    limited = with_thread_limit({"PATH": "/bin", **inherited}, threads, chosen, preset)
+    assert limited.pop("PATH") == "/bin"
+    users = {**chosen, **preset}
+    assert {name: limited[name] for name in users} == users
+    for name in VARIABLES:
+        if name not in users and name in limited:
+            assert limited[name] == str(threads)
+    follows_openmp = {"OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS"}
+    without_limit = set(VARIABLES) - set(limited)
+    assert without_limit == ((follows_openmp - set(users)) if OPENMP in users else set())
+
+
+def test_what_a_nanny_sets_for_its_worker_does_not_count():
+    """Other values are the user's."""
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "3", "PATH": "/bin"}
+    assert chosen_variables(environment) == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "3"}
+    assert chosen_variables({**environment, "MALLOC_TRIM_THRESHOLD_": "65536"}) == {"MKL_NUM_THREADS": "3"}
+
+
+def test_only_usable_cores_count():
+    """Nodes on one machine share them; each has at least one."""
+    code = (
+        "import os\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from prefect_parallel_run.node.cores import usable_cores\n"
+        "facts = {'alone': usable_cores(), 'of three': usable_cores(3)}\n"
+    )
+    assert facts_of(code) == {"alone": 1, "of three": 1}
