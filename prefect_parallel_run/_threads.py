@@ -88,6 +88,17 @@ def chain_checks(*checks: CheckCancelled) -> CheckCancelled:
     return check_cancelled
 
 
+def cancelled_after(seconds: float) -> CheckCancelled:
+    """Return a cancellation check that raises Cancelled once *seconds* have passed."""
+    deadline = time.monotonic() + seconds
+
+    def check_cancelled() -> None:
+        if time.monotonic() > deadline:
+            raise Cancelled
+
+    return check_cancelled
+
+
 class CallAbandonedError(Exception):
     """A call has timed out or was cancelled; the argument says which."""
 

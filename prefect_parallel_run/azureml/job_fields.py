@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.azureml.findings import ENVIRONMENT, PARALLEL, RESOURCES, TASK, MigrationFindings
+from prefect_parallel_run.azureml.findings import MigrationFindings
 from prefect_parallel_run.azureml.job_data import Outputs
+from prefect_parallel_run.azureml.known_fields import ENVIRONMENT, PARALLEL, RESOURCES, TASK
 from prefect_parallel_run.azureml.references import EXPRESSION, Data, Input, Literal, Migration, Missing, mapping_note
 from prefect_parallel_run.azureml.settings import Translation, job_options
 from prefect_parallel_run.config.model import LOCAL

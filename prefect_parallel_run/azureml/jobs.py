@@ -10,24 +10,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect_parallel_run._units import parse_size
-from prefect_parallel_run.azureml.findings import (
+from prefect_parallel_run.azureml.findings import Difference, ImportedStep, MigrationFindings, Outcome, StepCall, step_name
+from prefect_parallel_run.azureml.job_data import job_outputs, side_inputs, split_dataset, split_input
+from prefect_parallel_run.azureml.job_fields import job_fields
+from prefect_parallel_run.azureml.known_fields import (
     PIPELINE,
     SETTINGS,
-    Difference,
-    ImportedStep,
-    MigrationFindings,
-    Outcome,
-    StepCall,
     is_parallel,
     known_fields,
     refuse,
-    step_name,
     unknown_in_component,
     unknown_in_job,
     unknown_in_pipeline,
 )
-from prefect_parallel_run.azureml.job_data import job_outputs, side_inputs, split_dataset, split_input
-from prefect_parallel_run.azureml.job_fields import job_fields
 from prefect_parallel_run.azureml.references import (
     DATA_TYPES,
     Data,

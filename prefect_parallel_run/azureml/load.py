@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run.azureml.findings import PARALLEL, Difference, ImportedStep, MigrationFindings, Outcome, step_name
+from prefect_parallel_run.azureml.findings import Difference, ImportedStep, MigrationFindings, Outcome, step_name
 from prefect_parallel_run.azureml.job_fields import WHY_NO_TARGET, report_variables
 from prefect_parallel_run.azureml.jobs import load_jobs
+from prefect_parallel_run.azureml.known_fields import PARALLEL
 from prefect_parallel_run.azureml.mltable import FILE_NAME, load_mltable
 from prefect_parallel_run.azureml.references import Migration, References, mapping_note
 from prefect_parallel_run.azureml.settings import SETTINGS_FILE, source_settings

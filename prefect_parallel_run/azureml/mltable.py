@@ -7,12 +7,11 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import ValidationError
-
-from prefect_parallel_run.azureml.findings import Difference, MigrationFindings, refuse, unknown
+from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
+from prefect_parallel_run.azureml.known_fields import refuse, unknown
 from prefect_parallel_run.azureml.references import Migration, References, is_unresolved
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.config.base import similar, wrong_fields
+from prefect_parallel_run.config.base import construct, similar
 from prefect_parallel_run.config.validation import either
 from prefect_parallel_run.config.yaml_reader import Section, plain, read_document
 from prefect_parallel_run.datasets.base import Dataset
@@ -246,10 +245,7 @@ def _table(paths: list[str], reader: _Step, findings: MigrationFindings) -> Tabu
     fields: dict[str, Any] = {"paths": paths, "format": reader.name.removeprefix("read_")}
     for name, value in reader.options.items():
         _reader_option(reader, name, value, fields, findings)
-    try:
-        return TabularDataset(**fields)
-    except ValidationError as error:
-        raise ValueError(f"{reader.where}: {reader.name}: {'; '.join(wrong_fields(error).values())}") from None
+    return construct(TabularDataset, fields, lambda _, message: f"{reader.where}: {reader.name}: {message}")
 
 
 def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any], findings: MigrationFindings) -> None:

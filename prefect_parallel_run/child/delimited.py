@@ -6,13 +6,14 @@ The scanner ends records and fields where pandas' C parser does.
 import io
 import re
 import warnings
-from typing import Any, Dict, Iterator, List, NamedTuple, NoReturn, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Literal, NamedTuple, NoReturn, Sequence, Tuple, get_args
 
 import pandas as pd
 
 from .text import BOM, DTYPES, BadRecord, TextReader, location, not_encoded
 
-GIVEN = ("string", "int64", "Int64", "float64", "boolean")  #: pandas types that a dataset may set for its columns
+ColumnType = Literal["string", "int64", "Int64", "float64", "boolean"]  #: pandas types that a dataset may set for its columns
+GIVEN: Tuple[ColumnType, ...] = get_args(ColumnType)
 _OTHER_DELIMITERS = ";\t|"
 _BOOLEAN = re.compile(rb"(?i)true|false")
 _LONGEST_HEADER = 60  #: characters of a header that an error shows

@@ -78,8 +78,8 @@ def describe(error: BaseException) -> Failure:
     text = "\n".join(filter(None, (_text(error), pandas_advice(error))))
     return Failure(
         name,
-        _shorten(_clean(text), _LONGEST_TEXT),
-        _shorten(_clean(_traceback(error, set())), _LONGEST_TRACEBACK),
+        shorten(_clean(text), _LONGEST_TEXT),
+        shorten(_clean(_traceback(error, set())), _LONGEST_TRACEBACK),
         fingerprint(name, *_locations(error)),
         retry_directive(error).final,
     )
@@ -90,9 +90,13 @@ def fingerprint(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest()[:12]
 
 
+def storable(text: object) -> str:
+    """Return *text* with escapes for what UTF-8 cannot encode: a file name may contain undecodable bytes."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _clean(text: str) -> str:
-    """Return *text* without secrets, with characters that UTF-8 cannot encode (from undecodable file names) escaped."""
-    return without_secrets(text).encode("utf-8", "backslashreplace").decode("utf-8")
+    return storable(without_secrets(text))
 
 
 def _name(error: BaseException) -> str:
@@ -143,11 +147,12 @@ def _with_short_name(error: BaseException, line: str) -> str:
     return _name(error) + line[len(full_name) :] if line.startswith(full_name) else line
 
 
-def _shorten(text: str, longest: int) -> str:
+def shorten(text: str, longest: int) -> str:
+    """Return *text* without its middle if it is too long: the last line of a traceback names the error."""
     if len(text) <= longest:
         return text
     half = longest // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
 
 
 class RetryDirective(NamedTuple):

@@ -9,7 +9,7 @@ import codecs
 import zlib
 from abc import abstractmethod
 from functools import lru_cache
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, Literal, Optional, Sequence, Tuple, Type, get_args
 
 from .storage import open_file, read_range
 from .table_formats import TableReader
@@ -19,7 +19,8 @@ _CHUNK = 1 << 20  #: bytes read at a time
 _KEPT = 64 << 20  #: bytes of a mini-batch that are kept for its next attempt
 #: Types of pandas by the kinds of values in a column; for strings, its default type.
 DTYPES = {"int": "int64", "uint": "uint64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
-COMPRESSIONS = ("gzip", "bz2", "xz", "zstd")
+Codec = Literal["gzip", "bz2", "xz", "zstd"]
+COMPRESSIONS: Tuple[Codec, ...] = get_args(Codec)
 _FIRST_BYTES = {  # of compressed files; in text they would be control characters or broken UTF-8, or are very unlikely
     b"\x1f\x8b\x08": "gzip",
     b"BZh91AY&SY": "bz2",

@@ -13,6 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
+from prefect_parallel_run.child.failure import storable
 from prefect_parallel_run.cli._command import notify
 from prefect_parallel_run.cli.step_options import StepOptions
 from prefect_parallel_run.errors import ParallelRunError
@@ -90,7 +91,7 @@ def _connect() -> None:
 def _preview_paths(options: StepOptions) -> list[str]:
     paths = [path for dataset in options.inputs for path in dataset.paths]
     more = [f"… and {len(paths) - _MAX_LISTED_PATHS} more"] if len(paths) > _MAX_LISTED_PATHS else []
-    return [path.encode("utf-8", "backslashreplace").decode() for path in paths[:_MAX_LISTED_PATHS]] + more
+    return [storable(path) for path in paths[:_MAX_LISTED_PATHS]] + more
 
 
 def _shorten_tracebacks() -> None:

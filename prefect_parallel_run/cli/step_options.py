@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS
+from prefect_parallel_run.child.text import COMPRESSIONS
 from prefect_parallel_run.cli._command import Command, notify
-from prefect_parallel_run.config.base import wrong_fields
+from prefect_parallel_run.config.base import FieldPath, construct
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.yaml_file import load
 from prefect_parallel_run.config.yaml_reader import read_value
@@ -86,7 +86,7 @@ _INPUT_OPTIONS = [
     InputOption(
         "--compression",
         "Compression of delimited text and JSON lines (default: infer).",
-        type=click.Choice(["infer", "gzip", "bz2", "xz", "zstd", "none"]),
+        type=click.Choice(["infer", *COMPRESSIONS, "none"]),
     ),
     InputOption("--allow-empty", "Allow an input without items.", is_flag=True),
 ]
@@ -238,14 +238,14 @@ def _inputs(values: Mapping[str, Any]) -> Iterator[Dataset]:
 
 
 def _dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
-    try:
-        if kind == "files":
-            return FileDataset(paths=given_paths(paths), **options)
-        return TabularDataset(paths=given_paths(paths), format=kind.replace("-", "_"), **options)
-    except ValidationError as error:
-        prefixes = {name: f"{option.opts[0]}: " for name, option in _FORMAT_OPTIONS.items()}
-        messages = (f"{prefixes.get(field, '')}{message}" for field, message in wrong_fields(error).items())
-        raise ValueError("\n".join(messages)) from None
+    def describe(path: FieldPath, message: str) -> str:
+        option = _FORMAT_OPTIONS.get(str(path[0])) if path else None
+        return message if option is None else f"{option.opts[0]}: {message}"
+
+    values = {"paths": given_paths(paths), **options}
+    if kind == "files":
+        return construct(FileDataset, values, describe)
+    return construct(TabularDataset, {**values, "format": kind.replace("-", "_")}, describe)
 
 
 def dataset_options(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
@@ -19,6 +19,7 @@ from pydantic_core import CoreSchema
 _NONE = "Default"  #: label of the tab for None
 _NAME = re.compile(r"\w+")
 Model = TypeVar("Model", bound=BaseModel)
+FieldPath = tuple[int | str, ...]
 
 
 class FormModel(BaseModel):
@@ -61,16 +62,26 @@ def make_optional(field: dict[str, Any]) -> None:
         field["anyOf"] = [*types, {"type": "null", "title": _NONE}]
 
 
-def problems(error: ValidationError) -> Iterator[tuple[tuple[int | str, ...], str]]:
-    """Yield path and message of each error; a message contains no values except those that a validator of ours shows."""
-    for part in error.errors(include_url=False, include_input=False, include_context=False):
-        is_missing = part["type"] == "missing"
-        yield part["loc"], f"{part['loc'][-1]} is missing" if is_missing else part["msg"].removeprefix("Value error, ")
+def construct(kind: type[Model], values: Mapping[str, Any], describe: Callable[[FieldPath, str], str]) -> Model:
+    """Return the model of *values*.
 
+    Args:
+        kind: Class of the model.
+        values: Values by field.
+        describe: Returns a line of the error from a field's path, empty for an error about several fields, and the message.
 
-def wrong_fields(error: ValidationError) -> dict[str, str]:
-    """Return the messages of a ValidationError by field name; errors about several fields have an empty name."""
-    return {str(path[0]) if path else "": message for path, message in problems(error)}
+    Raises:
+        ValueError: Some values are invalid; the error contains no values except those that a validator of ours shows.
+    """
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        lines = []
+        for part in error.errors(include_url=False, include_input=False, include_context=False):
+            is_missing = part["type"] == "missing"
+            message = f"{part['loc'][-1]} is missing" if is_missing else part["msg"].removeprefix("Value error, ")
+            lines.append(describe(part["loc"], message))
+        raise ValueError("\n".join(lines)) from None
 
 
 def build(kind: type[Model], values: Mapping[str, Any], locations: Mapping[str, str], root: str) -> Model:
@@ -89,17 +100,15 @@ def build(kind: type[Model], values: Mapping[str, Any], locations: Mapping[str, 
     unknown = [f"{locations[key]}: unknown field {key!r}{similar(key, known)}" for key in values if key not in known]
     if unknown:
         raise ValueError("\n".join(unknown))
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        messages = []
-        for path, message in problems(error):
-            names = _NAME.findall(message)
-            # An error about several fields has no field of its own: it is located at the first one that it names.
-            field = str(path[0]) if path else next((name for name in names if name in locations), "")
-            is_named = not path or names[:1] == [field]
-            messages.append(f"{locations.get(field, root)}: {message if is_named else f'{field}: {message}'}")
-        raise ValueError("\n".join(messages)) from None
+
+    def describe(path: FieldPath, message: str) -> str:
+        names = _NAME.findall(message)
+        # An error about several fields has no field of its own: it is located at the first one that it names.
+        field = str(path[0]) if path else next((name for name in names if name in locations), "")
+        is_named = not path or names[:1] == [field]
+        return f"{locations.get(field, root)}: {message if is_named else f'{field}: {message}'}"
+
+    return construct(kind, values, describe)
 
 
 def similar(name: str, known: Iterable[str]) -> str:

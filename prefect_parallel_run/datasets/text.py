@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from prefect_parallel_run.child.delimited import ESCAPED, FIELD, QUOTED, START, Dialect, scan
 from prefect_parallel_run.child.storage import open_file
-from prefect_parallel_run.child.text import BOM, TextStream, check_compression, is_transparent, not_encoded
+from prefect_parallel_run.child.text import BOM, Codec, TextStream, check_compression, is_transparent, not_encoded
 
 _BLOCK = 1 << 24  #: bytes read at a time
 _NEWLINE, _RETURN = 0x0A, 0x0D
@@ -31,8 +31,8 @@ _UNFINISHED = {QUOTED: "ends inside a quoted field; a closing quote is missing",
 
 Positions = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
-Compression = Literal["infer", "gzip", "bz2", "xz", "zstd"] | None
-_ENDINGS: dict[str, Literal["gzip", "bz2", "xz", "zstd"]] = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+Compression = Literal["infer", Codec] | None
+_ENDINGS: dict[str, Codec] = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 
 
 class Records(NamedTuple):
@@ -301,7 +301,7 @@ class Storage:
             with closing(TextStream(path, stream["compression"], stream["encoding"])) as text:
                 yield record_ends(text, dialect, lone_returns=lone_returns, has_mark=False)
 
-    def _compression(self, path: str) -> Literal["gzip", "bz2", "xz", "zstd"] | None:
+    def _compression(self, path: str) -> Codec | None:
         if self.compression != "infer":
             return self.compression
         return next((kind for ending, kind in _ENDINGS.items() if path.lower().endswith(ending)), None)

@@ -28,7 +28,6 @@ from prefect_parallel_run.models import PendingWork, Tally
 from prefect_parallel_run.node.cores import chosen_variables
 from prefect_parallel_run.node.remote_setup import PreflightRequest, make_bundle
 from prefect_parallel_run.node.settings import (
-    CodeBundle,
     InterpreterSettings,
     ItemSettings,
     NodeOptions,
@@ -43,11 +42,11 @@ from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.planning.plan import Plan, PlanReader
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs.commands import PROCESSES
+from prefect_parallel_run.runs.create import RunSelection, complete_description
 from prefect_parallel_run.runs.events import Emit, ExecutionEnded, Noted, RunStarted, Warned
 from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.fingerprint import source_tree
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.resolve import RunSelection, complete_description
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.objects import file_sha256
@@ -323,9 +322,9 @@ def _prepare_remote(
         script_sha256="" if spec.config.source_directory is not None else file_sha256(spec.config.script_path),
         bundle=bundle.sha256,
     )
-    script = replace(settings.script, bundle=CodeBundle(bundle.sha256, bundle.source, bundle.script))
+    script = replace(settings.script, bundle=bundle)
     return replace(settings, script=script).with_node(is_kept=True), RemoteSetup(
-        preflight=preflight, bundle=bundle.path, mark=directory.path / mark
+        preflight=preflight, bundle=directory.path / bundle.file_name, mark=directory.path / mark
     )
 
 

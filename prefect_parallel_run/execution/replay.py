@@ -15,7 +15,7 @@ from prefect_parallel_run.child.entry_script import Context, EntryScript, load
 from prefect_parallel_run.child.reading import FileList, Reader
 from prefect_parallel_run.child.rows import materialize
 from prefect_parallel_run.errors import NoRunError
-from prefect_parallel_run.monitoring.failure_table import location_of
+from prefect_parallel_run.monitoring.locations import location_of
 from prefect_parallel_run.node.prefetch import fetch, is_fetched
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.run_directory import RunDirectory

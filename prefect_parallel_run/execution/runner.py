@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, chain_checks, never_cancelled
+from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, cancelled_after, chain_checks, never_cancelled
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.errors import (
     EntryScriptError,
@@ -26,6 +26,7 @@ from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.output.reduction import Reduction, ResultFile
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
+from prefect_parallel_run.runs.create import RunSelection, complete_description, step_of
 from prefect_parallel_run.runs.events import Emit, Noted, RunFinished, Warned
 from prefect_parallel_run.runs.executions import METADATA_KEY, Overrides, record_end, record_start
 from prefect_parallel_run.runs.fingerprint import fingerprint_of
@@ -34,13 +35,10 @@ from prefect_parallel_run.runs.mirror import RunMirror, has_complete_copy
 from prefect_parallel_run.runs.resolve import (
     ExistingRuns,
     ResumeRequest,
-    RunSelection,
-    complete_description,
     find_existing_runs,
     get_or_create_run,
     has_existing_runs,
     resume_run,
-    step_of,
 )
 from prefect_parallel_run.runs.run_directory import RunDirectory, parse_json, read_json, runs_below
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
@@ -213,14 +211,8 @@ def _report(directory: RunDirectory, emit: Emit, check_cancelled: CheckCancelled
 
 def _report_in_time(directory: RunDirectory, emit: Emit, seconds: float) -> None:
     """Write report.html of an unsuccessful run, unless that takes longer than *seconds*."""
-    deadline = time.monotonic() + seconds
-
-    def check_cancelled() -> None:
-        if time.monotonic() > deadline:
-            raise Cancelled
-
     try:
-        _report(directory, emit, check_cancelled)
+        _report(directory, emit, cancelled_after(seconds))
     except Cancelled:
         command = f"prefect-parallel-run report {directory.path}"
         emit(Warned(f"skipped the report, which takes longer than {seconds:g} s; write it with {command}"))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from prefect_parallel_run.child.table_formats import groups_of
+from prefect_parallel_run.monitoring.locations import location_of
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.output.failed_items import select_items
 from prefect_parallel_run.planning.plan import Plan
@@ -46,7 +46,7 @@ class FailureTable:
 def _place_in(plan: Plan, items: _Items) -> str:
     number, start, stop = items
     work = json.loads(plan.works(number, number + 1)[0])
-    return escape_control_chars(location_of(work if stop == _ALL else select_items(work, start, stop)))
+    return location_of(work if stop == _ALL else select_items(work, start, stop))
 
 
 def _row(cause: FailureCause, place: str) -> dict[str, Any]:
@@ -61,30 +61,3 @@ def _row(cause: FailureCause, place: str) -> dict[str, Any]:
         "first mini-batch": cause.first_mini_batch,
         "nodes": ", ".join(sorted(cause.nodes.split(","))),
     }
-
-
-def location_of(work: dict[str, Any]) -> str:
-    """Return the location of the items of a mini-batch as one line.
-
-    >>> location_of({"kind": "files", "root": "/data/", "names": ["a.png", "b.png"]})
-    '/data/a.png and 1 more'
-    >>> location_of({"kind": "delimited", "path": "/t.csv", "first": 200, "rows": 100})
-    '/t.csv, rows 200 to 299'
-    >>> location_of({"kind": "parquet", "path": "/t.parquet", "row_groups": [2, 3], "start": 0, "stop": 10, "rows": 10})
-    '/t.parquet, rows 0 to 9 from row group 2'
-    """
-    if work["kind"] == "files":
-        return _first_of([work["root"] + name for name in work["names"]])
-    if work["kind"] == "tables":
-        return _first_of(sorted({table["path"] for table in work["tables"]}))
-    groups, group = groups_of(work)
-    if groups:
-        return f"{work['path']}, rows {work['start']} to {work['stop'] - 1} from {group} {work[groups][0]}"
-    if "first" in work:
-        return f"{work['path']}, rows {work['first']} to {work['first'] + work['rows'] - 1}"
-    return f"{work['path']}, {work['rows']} rows"
-
-
-def _first_of(paths: list[str]) -> str:
-    suffix = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return f"{paths[0]}{suffix}" if paths else ""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from prefect_parallel_run._units import MINI_BATCHES, count, format_size
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.models import MiniBatch
+from prefect_parallel_run.monitoring.locations import location_of
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.output.failed_items import source_location
 
@@ -118,33 +119,16 @@ def plan_lines(figures: PlanFigures, config: ParallelRunConfig, slots: int | Non
     lines.append(f"  size each: {format_size(sizes.least)} to {format_size(sizes.most)}, median {format_size(sizes.median)}")
     shown = [*figures.first, *figures.last]
     left_out = figures.mini_batches - len(shown)
-    listed = [f"  {mini_batch.number}: {_location(_entry(mini_batch))}" for mini_batch in shown]
+    listed = [
+        f"  {mini_batch.number}: {location_of(json.loads(mini_batch.work), _MAX_PATHS)} ({format_size(mini_batch.size)})"
+        for mini_batch in shown
+    ]
     lines += [*listed[: len(figures.first)], *([f"  … {left_out:,} more …"] if left_out else []), *listed[len(figures.first) :]]
     return [
         *lines,
         *_execution_lines(figures, config, slots),
         *(f"  note: {escape_control_chars(note)}" for note in figures.notes),
     ]
-
-
-def _location(entry: dict[str, Any]) -> str:
-    """Return the files or rows of one mini-batch as text."""
-    paths = entry.get("paths") or [entry["path"]]
-    location = ", ".join(escape_control_chars(path) for path in paths[:_MAX_PATHS])
-    if len(paths) > _MAX_PATHS:
-        location += f" and {len(paths) - _MAX_PATHS} more"
-    if "first_record" in entry:
-        location += f", records {entry['first_record']:,} to {entry['first_record'] + entry['items'] - 1:,}"
-    elif "start" in entry:
-        kind = next((kind for kind in ("row_groups", "batches", "stripes") if kind in entry), None)
-        location += f", {kind.replace('_', ' ')} {entry[kind]}, " if kind is not None else ", "
-        location += f"rows {entry['start']:,} to {entry['stop'] - 1:,}{' of these' if kind is not None else ''}"
-    elif "rows" in entry:
-        location += f", {entry['rows']:,} rows"
-    if "partition_key_value" in entry:
-        keys = ", ".join(f"{key}={value}" for key, value in entry["partition_key_value"].items())
-        location = f"{escape_control_chars(keys)}: {location}"
-    return f"{location} ({format_size(entry['bytes'])})"
 
 
 def _execution_lines(figures: PlanFigures, config: ParallelRunConfig, slots: int | None) -> list[str]:

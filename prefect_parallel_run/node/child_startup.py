@@ -39,7 +39,7 @@ class StartFailure(NamedTuple):
 
 
 class Startup:
-    """A child before its first mini-batch. It belongs to one thread at a time."""
+    """A child, its record, and the stages of its start. It belongs to one thread at a time."""
 
     def __init__(self, child: Child, record: ProcessRecord, init_timeout: float) -> None:
         self.child, self.record, self._init_timeout = child, record, init_timeout
@@ -68,10 +68,12 @@ class Startup:
         imported, in_init = (self._reached.get(stage, ready) for stage in (WAITING, IN_INIT))
         self.record.ready(slot, imported - self._started, ready - in_init)
 
-    def discard(self) -> None:
-        """Kill the child and remove its folder."""
+    def discard(self, reason: str = "") -> None:
+        """Kill the child, remove its folder and record why it exited: for *reason*, or because of its start."""
         self.child.kill()
-        self.record.ended("unneeded" if self.failure is None else "start_failed", self.child.exit_status())
+        for folder in self.child.folders_with_files():
+            self.record.files_lost(folder)
+        self.record.ended(reason or ("unneeded" if self.failure is None else "start_failed"), self.child.exit_status())
         self.child.close()
 
     def _read_answers(self) -> StartFailure | None:

@@ -26,6 +26,7 @@ from prefect_parallel_run._locks import locked
 from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.node.environments import cache_folder
+from prefect_parallel_run.node.settings import Bundle
 from prefect_parallel_run.runs.source_files import MOST_BYTES, MOST_FILES, SourceFile, SourceTree, is_regular
 from prefect_parallel_run.storage.objects import file_sha256, sha256_of
 
@@ -39,23 +40,12 @@ _ENCRYPTED = 1  #: bit of a member's flags
 _MOST_PACKED = MOST_BYTES + (64 << 20)  #: bytes of an archive; incompressible files plus names and headers
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A bundle on disk."""
-
-    path: Path
-    sha256: str  #: SHA-256 of the file
-    size: int  #: size of the file, bytes
-    source: str  #: importable folder, relative to where the bundle is unpacked; "." for that folder itself
-    script: str  #: the script, relative to where the bundle is unpacked
-
-
 class _ChangedError(Exception):
     """The tree changed after it was listed; the argument is a path in it."""
 
 
 def make_bundle(tree: SourceTree, folder: Path, check_cancelled: CheckCancelled = never_cancelled) -> Bundle:
-    """Write the script's code to ``bundle-<sha256>.zip`` in *folder*, created if necessary, and return the bundle.
+    """Write the script's code to an archive in *folder*, created if necessary, and return the bundle.
 
     Equal source trees produce byte-identical bundles, so that the bundle's name, a hash, shows whether a node already has it.
     *check_cancelled* is called between blocks, and raises to stop.
@@ -78,19 +68,19 @@ def _write_bundle(tree: SourceTree, folder: Path, check_cancelled: CheckCancelle
     files = _files(tree)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        bundle = AtomicFile(folder / "bundle", token=uuid.uuid4().hex, mode=0o600)  # code may hold secrets
-        with bundle as target:
+        file = AtomicFile(folder / "bundle", token=uuid.uuid4().hex, mode=0o600)  # code may hold secrets
+        with file as target:
             with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-                for file in files:
-                    _add_file(archive, file, check_cancelled)
-            sha256, size = sha256_of(target, check_cancelled), target.tell()
+                for member in files:
+                    _add_file(archive, member, check_cancelled)
+            source, script = (entry.relative_to(tree.top).as_posix() for entry in (tree.folder, tree.script))
+            bundle = Bundle(sha256_of(target, check_cancelled), source, script)
             if changed := {*files} ^ {*_files(tree)}:
-                raise _ChangedError(min(file.path for file in changed))
-            bundle.path = folder / f"bundle-{sha256}.zip"
+                raise _ChangedError(min(member.path for member in changed))
+            file.path = folder / bundle.file_name
     except OSError as error:
         raise OutputError(str(folder), f"the script's bundle cannot be written: {error.strerror}") from error
-    source, script = (entry.relative_to(tree.top).as_posix() for entry in (tree.folder, tree.script))
-    return Bundle(bundle.path, sha256, size, source, script)
+    return bundle
 
 
 def _files(tree: SourceTree) -> list[SourceFile]:

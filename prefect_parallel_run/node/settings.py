@@ -11,12 +11,17 @@ from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.models import execution_prefix
 
 
-class CodeBundle(NamedTuple):
-    """The code archive of the script."""
+class Bundle(NamedTuple):
+    """A code archive: what a node has to know of it."""
 
-    sha256: str
-    source: str  #: importable folder, relative to the archive's root
-    script: str  #: script, relative to the archive's root
+    sha256: str  #: of the archive
+    source: str  #: importable folder, relative to where the bundle is unpacked; "." for that folder itself
+    script: str  #: the script, relative to where the bundle is unpacked
+
+    @property
+    def file_name(self) -> str:
+        """Return the archive's name in the run directory."""
+        return f"bundle-{self.sha256}.zip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,7 @@ class ScriptSettings:
 
     path: str  #: absolute
     source: str  #: absolute path of the importable folder
-    bundle: CodeBundle | None = None  #: contains both, for nodes that cannot read these paths
+    bundle: Bundle | None = None  #: contains both, for nodes that cannot read these paths
     arguments: tuple[str, ...] = ()
     output: str = ""  #: folder, or ""
     side_inputs: dict[str, str] = field(default_factory=dict)

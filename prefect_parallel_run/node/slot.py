@@ -15,7 +15,6 @@ from prefect_parallel_run.child.failure import STOP, fingerprint
 from prefect_parallel_run.models import Outcome, Receipt
 from prefect_parallel_run.node.child_process import Child, death_name, describe_exit
 from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StartFailure, Startup
-from prefect_parallel_run.node.node_log import ProcessRecord
 from prefect_parallel_run.node.settings import NodeSettings
 
 _POLL_INTERVAL = 0.02  #: s, for a busy child
@@ -75,8 +74,7 @@ class Slot:
         self._may_retire = may_retire
         self._exit_request = ""  # what the child asked for before exiting: to be replaced, or to be retired
         self._not_before = 0.0  # earliest start of the next child's first mini-batch (monotonic clock)
-        self._child: Child | None = None
-        self._record: ProcessRecord | None = None  # of the child
+        self._startup: Startup | None = None  # of the child
         self._started = 0  # children so far
         self._idle_deaths = 0
         self._recall = RecallRequest()  # of the current lease
@@ -133,15 +131,19 @@ class Slot:
         """Kill the child; run() raises SlotStoppedError in its thread. May be called from any thread."""
         self._stopping.set()
         with self._lock:
-            if self._child is not None and self._record is not None:
-                self._child.kill()
-                self._record.ended("stopped", self._child.exit_status())
+            if self._startup is not None:
+                self._startup.child.kill()
+                self._startup.record.ended("stopped", self._startup.child.exit_status())
 
     def raise_if_stopping(self) -> None:
         """Raise SlotStoppedError once stop() was called."""
         if self._stopping.is_set():
             self._discard_child("stopped")
             raise SlotStoppedError
+
+    @property
+    def _child(self) -> Child | None:
+        return None if self._startup is None else self._startup.child
 
     # Starting
 
@@ -154,10 +156,10 @@ class Slot:
             failure = StartFailure("spawn", type(error).__name__, f"{self._factory.interpreter}: {error}", "")
             raise SlotUnusableError(failure) from error
         with self._lock:
-            self._child, self._record = startup.child, startup.record
+            self._startup = startup
         self._await_ready(startup)
         if startup.failure is not None:
-            self._discard_child("start_failed")
+            self._discard_child()
             raise SlotUnusableError(startup.failure)
         startup.mark_ready(self._number)
         return startup.child
@@ -248,7 +250,7 @@ class Slot:
             message = f"run() exceeded run_invocation_timeout = {timeout:g} s and its process was killed"
             return _Termination(Outcome.TIMED_OUT, index, "InvocationTimeout", message)
         limit = self._settings.limits.memory
-        resident = 0 if limit is None or self._record is None else self._record.resident()
+        resident = 0 if limit is None or self._startup is None else self._startup.record.resident()
         if limit is not None and resident > limit:
             message = f"its process used {resident} bytes, over process_memory_limit = {limit}, and was killed"
             return _Termination(Outcome.OUT_OF_MEMORY, index, "OutOfMemory", message)
@@ -321,16 +323,11 @@ class Slot:
             problem = str(answer[1])
         return problem if problem is not None else f"in shutdown() its process {describe_exit(status)}"
 
-    def _discard_child(self, reason: str) -> None:
-        """Kill the child, remove its folder and record why it exited."""
+    def _discard_child(self, reason: str = "") -> None:
         with self._lock:
-            child, record, self._child, self._record = self._child, self._record, None, None
-        if child is not None and record is not None:
-            child.kill()
-            for folder in child.folders_with_files():
-                record.files_lost(folder)
-            record.ended(reason, child.exit_status())
-            child.close()
+            startup, self._startup = self._startup, None
+        if startup is not None:
+            startup.discard(reason)
         self._recalled.clear()
 
 

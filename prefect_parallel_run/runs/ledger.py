@@ -17,6 +17,7 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from prefect_parallel_run._threads import CheckCancelled
+from prefect_parallel_run.child.failure import storable
 from prefect_parallel_run.errors import OutputError, RunFileError
 from prefect_parallel_run.models import NOT_ISOLATED, BisectionState, Outcome, PendingWork, Receipt, Tally
 from prefect_parallel_run.runs.ledger_schema import (
@@ -417,9 +418,4 @@ _range_of = attrgetter("rows", "part", "offset", "header", "length", "crc")
 
 
 def _failure_of(receipt: Receipt) -> tuple[str, str, str, str]:
-    return _storable(receipt.error_type), _storable(receipt.error), _storable(receipt.traceback), receipt.fingerprint
-
-
-def _storable(text: object) -> str:
-    """Return *text* with escapes for what UTF-8 cannot encode: a file name may contain undecodable bytes."""
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+    return storable(receipt.error_type), storable(receipt.error), storable(receipt.traceback), receipt.fingerprint

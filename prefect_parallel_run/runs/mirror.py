@@ -26,7 +26,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, never_cancelled
+from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, cancelled_after, never_cancelled
 from prefect_parallel_run.errors import OutputError, RunLockedError
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
@@ -104,12 +104,7 @@ class RunMirror:
             self._work.stop()
 
     def _push_for_some_seconds(self) -> None:
-        deadline = time.monotonic() + _LAST_PUSH
-
-        def check_cancelled() -> None:
-            if time.monotonic() > deadline:
-                raise Cancelled
-
+        check_cancelled = cancelled_after(_LAST_PUSH)
         with suppress(OutputError, RunLockedError, OSError, Cancelled):  # a partial upload is consistent
             Background("mirror", lambda _: self._push(check_cancelled, is_last=True)).wait(check_cancelled)
 

@@ -95,11 +95,16 @@ def folders_below(folder: str, above: frozenset[Identity] = frozenset()) -> Iter
 
 def _identity(folder: str) -> Identity:
     """Return the identity of *folder*, which is the same for all links to it."""
-    try:
-        status = os.stat(folder)
-    except OSError as error:
-        raise InputError(folder, f"cannot be read: {error.strerror}") from error
+    status = read_status(folder)
     return status.st_dev, status.st_ino
+
+
+def read_status(path: str) -> os.stat_result:
+    """Return the status of a file or folder; raises InputError."""
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror}") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -125,10 +130,7 @@ def _walk(folder: str, after: str, most_names: int | None, above: frozenset[Iden
         if name[-1] == "/":
             yield from _walk(path, after, most_names, above | {identity})
             continue
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise InputError(path, f"cannot be read: {error.strerror}") from error
+        status = read_status(path)
         if stat.S_ISREG(status.st_mode):
             yield ListedFile(path, status.st_size, status.st_mtime_ns)
 

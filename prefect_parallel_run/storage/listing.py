@@ -8,14 +8,14 @@ import hashlib
 import heapq
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 
 from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.storage.folders import ListedFile, files_below, folders_below
+from prefect_parallel_run.storage.folders import ListedFile, files_below, folders_below, read_status
 from prefect_parallel_run.storage.objects import list_store
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
@@ -37,13 +37,15 @@ class Listing:
     def __init__(
         self, paths: Sequence[str], check_cancelled: CheckCancelled = never_cancelled, *, of_table: bool = False
     ) -> None:
-        self._paths, self._check_cancelled, self._list = paths, check_cancelled, list_table_files if of_table else list_files
+        self._paths, self._check_cancelled, self._of_table = paths, check_cancelled, of_table
         self.sha256 = ""  #: hash of path, size and version of every file, in order; from the latest complete iteration
 
     def __iter__(self) -> Iterator[ListedFile]:
         total = hashlib.sha256()
         size = _FIRST_BLOCK
-        with closing(self._list(self._paths)) as files:  # also when check_cancelled raises: a subprocess may be listing
+        with closing(
+            list_files(self._paths, of_table=self._of_table)
+        ) as files:  # also when check_cancelled raises: a subprocess may be listing
             while block := list(islice(files, size)):
                 self._check_cancelled()
                 lines = "".join([f"{path}\0{size}\0{version}\n" for path, size, version in block])
@@ -58,31 +60,20 @@ class Listing:
         return self.sha256
 
 
-def list_files(paths: Sequence[str]) -> Generator[ListedFile, None, None]:
+def list_files(paths: Sequence[str], *, of_table: bool = False) -> Generator[ListedFile, None, None]:
     """Yield the files that absolute *paths* expand to, sorted by path, each once.
 
     A folder expands to all files below it, except hidden ones; links to folders are followed, in a glob's ``**`` too.
 
-    Raises:
-        InputError: A path does not exist, or a folder cannot be read.
-    """
-    yield from _merged(paths, _matches)
-
-
-def list_table_files(paths: Sequence[str]) -> Generator[ListedFile, None, None]:
-    """Yield the files of ``list_files`` except those that contain no table data: their names start with ``_`` or ``.``.
-
-    Names that *paths* contain are kept, and so are folders such as ``_key=value``.
+    Args:
+        paths: Paths, folders and globs.
+        of_table: Skip files that contain no table data: their names start with ``_`` or ``.``. Names that *paths* contain are
+            kept, and so are folders such as ``_key=value``.
 
     Raises:
-        InputError: A path does not exist, a folder cannot be read, or a folder is a Delta table.
+        InputError: A path does not exist, a folder cannot be read, or a folder of a table is a Delta table.
     """
-    yield from _merged(paths, _table_matches)
-
-
-def _merged(
-    paths: Sequence[str], matches: Callable[[str], Generator[ListedFile, None, None]]
-) -> Generator[ListedFile, None, None]:
+    matches = _table_matches if of_table else _matches
     if len(paths) == 1:
         yield from matches(paths[0])
         return
@@ -159,8 +150,5 @@ def _is_input(path: str) -> bool:
 
 
 def _stat(path: str) -> ListedFile:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror}") from error
+    status = read_status(path)
     return ListedFile(path, status.st_size, status.st_mtime_ns)

@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
 
 from prefect.blocks.core import Block
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema
 
 from prefect_parallel_run._units import shown
+from prefect_parallel_run.child.delimited import ColumnType
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS, TableFormat
+from prefect_parallel_run.child.text import Codec
 from prefect_parallel_run.compute.blocks import DaskComputeTarget
-from prefect_parallel_run.config.base import FormModel, Model, problems
+from prefect_parallel_run.config.base import FormModel, Model, construct
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import ComputeTarget
 from prefect_parallel_run.datasets.base import Dataset, given_paths
@@ -100,7 +102,7 @@ class _Text(_Table):
 
     encoding: str = Field(default="utf-8", min_length=1, title="Encoding", json_schema_extra={"position": _LAST - 1})
     """Any encoding that Python supports, such as utf-8 or latin-1."""
-    compression: Literal["infer", "gzip", "bz2", "xz", "zstd", "none"] = Field(
+    compression: Literal["infer", Codec, "none"] = Field(
         default="infer", title="Compression", json_schema_extra={"position": _LAST - 1}
     )
     """infer: from the extension .gz, .bz2, .xz or .zst."""
@@ -124,7 +126,7 @@ class DelimitedFiles(_Text):
     """Escape character, such as a backslash."""
     decimal: Character = Field(default=".", title="Decimal point")
     """One character."""
-    column_types: dict[str, Literal["string", "int64", "Int64", "float64", "boolean"]] = Field(default={}, title="Column types")
+    column_types: dict[str, ColumnType] = Field(default={}, title="Column types")
     """A JSON object, such as {"id": "string"}: string, int64, Int64, float64 or boolean, as pandas names them."""
     na_values: list[str] = Field(default=[], title="Missing values")
     """Strings that stand for a missing value, in addition to those of pandas; one per entry."""
@@ -252,12 +254,7 @@ def _mapping(where: str, value: Any, expected: str) -> Mapping[str, Any]:
 
 
 def _build(kind: type[Model], where: str, fields: Mapping[str, Any]) -> Model:
-    """Return a model; errors contain no values except those that its own validators show, which omit secrets."""
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        messages = [f"{'.'.join([where, *map(str, path)])}: {message}" for path, message in problems(error)]
-        raise ValueError("\n".join(messages)) from None
+    return construct(kind, fields, lambda path, message: f"{'.'.join([where, *map(str, path)])}: {message}")
 
 
 def _load_block(target: Any) -> Any:

@@ -58,7 +58,8 @@ def unpacking(tmp_path, bundle):
     started = []
 
     def start(how="quick"):
-        command = [sys.executable, "-c", UNPACK, bundle.path, bundle.sha256, tmp_path / "cache", tmp_path / "noted", how]
+        archive = tmp_path / "bundles" / bundle.file_name
+        command = [sys.executable, "-c", UNPACK, archive, bundle.sha256, tmp_path / "cache", tmp_path / "noted", how]
         process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         started.append(process)
         return process
@@ -86,13 +87,13 @@ def test_a_killed_unpacking_leaves_no_complete_folder(tmp_path, bundle, unpackin
     first.send_signal(signal.SIGKILL)
     first.wait(60)
     assert waiting.communicate(timeout=60)[0].split()[1] == "10"
-    folder = unpack(bundle.path, bundle.sha256, tmp_path / "cache")
+    folder = unpack(tmp_path / "bundles" / bundle.file_name, bundle.sha256, tmp_path / "cache")
     assert {path.name for path in folder.parent.iterdir()} == {bundle.sha256, f"{bundle.sha256}.lock"}
 
 
 def test_receivers_of_one_archive_are_independent(tmp_path, bundle):
     """As when two workers of one machine receive it at the same time."""
-    data, barrier = bundle.path.read_bytes(), threading.Barrier(4)
+    data, barrier = (tmp_path / "bundles" / bundle.file_name).read_bytes(), threading.Barrier(4)
 
     def receive(size):
         with Incoming(tmp_path / "cache", bundle.sha256) as incoming:
@@ -127,7 +128,7 @@ def test_a_script_runs_from_an_unpacked_bundle(bench, files, tmp_path, given):
         output_action="append_row",
     )
     made = make_bundle(source_tree(config), tmp_path / "bundles")
-    root = unpack(made.path, made.sha256, tmp_path / "cache")
+    root = unpack(tmp_path / "bundles" / made.file_name, made.sha256, tmp_path / "cache")
     shutil.rmtree(tmp_path / "proj")
     slot = bench.slot(str(root / made.script), source=str(root / made.source))
     assert {receipt.outcome for receipt in bench.attempt(slot, bench.works(files))} == {"succeeded"}

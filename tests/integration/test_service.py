@@ -144,9 +144,10 @@ def bundle(tmp_path):
     return make_bundle(source_tree(config), tmp_path / "bundles")
 
 
-def pieces(bundle):
+@pytest.fixture
+def pieces(tmp_path, bundle):
     """Arguments of receive_bundle, but for the worker."""
-    data = bundle.path.read_bytes()
+    data = (tmp_path / "bundles" / bundle.file_name).read_bytes()
     half = len(data) // 2
     return [("token", bundle.sha256, 0, data[:half], False), ("token", bundle.sha256, half, data[half:], True)]
 
@@ -157,12 +158,12 @@ def arriving():
     return [link for link in links if link.is_symlink() and "/cache/bundles/" in os.readlink(link)]
 
 
-def test_two_workers_of_a_process_receive_separately(bundle, tmp_path):
+def test_two_workers_of_a_process_receive_separately(bundle, pieces, tmp_path):
     """Each has its own file."""
 
     async def run():
         workers = [Worker("a"), Worker("b")]
-        for piece in pieces(bundle):
+        for piece in pieces:
             for worker in workers:
                 await rpc.receive_bundle(*piece, worker)
 
@@ -171,12 +172,12 @@ def test_two_workers_of_a_process_receive_separately(bundle, tmp_path):
     assert arriving() == []
 
 
-def test_an_archive_without_a_sender_is_discarded(bundle, short):
+def test_an_archive_without_a_sender_is_discarded(pieces, short):
     """With its file; keep-alives of a slow sender preserve it."""
 
     async def run():
         worker = Worker()
-        first, last = pieces(bundle)
+        first, last = pieces
         await rpc.receive_bundle(*first, worker)
         assert len(arriving()) == 1
         watchdog = rpc._runs_on(worker).arriving["token"].watchdog
@@ -191,7 +192,7 @@ def test_an_archive_without_a_sender_is_discarded(bundle, short):
     asyncio.run(run())
 
 
-def test_disk_errors_name_host_and_path(bench, tmp_path, monkeypatch, bundle):
+def test_disk_errors_name_host_and_path(bench, tmp_path, monkeypatch, pieces):
     """Immediately: Dask would treat an OSError as a lost connection and wait."""
 
     async def run():
@@ -204,12 +205,12 @@ def test_disk_errors_name_host_and_path(bench, tmp_path, monkeypatch, bundle):
         with monkeypatch.context() as patch:
             patch.setenv("PREFECT_PARALLEL_RUN_CACHE", str(tmp_path / "file"))
             with pytest.raises(ComputeTargetError, match="/file"):
-                await rpc.receive_bundle(*pieces(bundle)[0], worker)
+                await rpc.receive_bundle(*pieces[0], worker)
 
     asyncio.run(run())
 
 
-def test_a_full_disk_is_reported(bundle, monkeypatch):
+def test_a_full_disk_is_reported(pieces, monkeypatch):
     """With the system's message."""
 
     class Full(rpc.Incoming):
@@ -225,8 +226,8 @@ def test_a_full_disk_is_reported(bundle, monkeypatch):
             with pytest.raises(
                 ComputeTargetError, match=r"tcp://worker: the node \(host .+\) failed: .*No space left on device"
             ):
-                await rpc.receive_bundle(*pieces(bundle)[0], worker)
-        for piece in pieces(bundle):  # there is room again: nothing is left of the attempt
+                await rpc.receive_bundle(*pieces[0], worker)
+        for piece in pieces:  # there is room again: nothing is left of the attempt
             await rpc.receive_bundle(*piece, worker)
 
     asyncio.run(run())

@@ -69,6 +69,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "spec",
         "fingerprint",
         "integrity",
+        "create",
         "resolve",
     ],
     "planning": ["plan", "planner", "inputs"],

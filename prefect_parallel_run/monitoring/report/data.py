@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefect_parallel_run._threads import CheckCancelled
-from prefect_parallel_run.child.table_formats import groups_of
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Outcome, Tally
+from prefect_parallel_run.monitoring.locations import location_lines
 from prefect_parallel_run.monitoring.report.attempts import Attempts, process_work, read_attempts
 from prefect_parallel_run.monitoring.report.axis import Axis, Floats, spread
 from prefect_parallel_run.monitoring.report.lanes import Lanes, assign_lanes
@@ -28,6 +28,7 @@ from prefect_parallel_run.monitoring.report.log_readers import (
     read_resources,
 )
 from prefect_parallel_run.monitoring.status import status_of
+from prefect_parallel_run.output.failed_items import select_items
 from prefect_parallel_run.planning.plan import Plan, PlanSummary
 from prefect_parallel_run.runs.executions import Execution, effective_config, recorded_executions
 from prefect_parallel_run.runs.failures import FailedMiniBatch, FailureCause, causes, failed_mini_batches
@@ -325,46 +326,5 @@ def _slowest(ledger: Ledger, plan: Plan | None) -> Iterator[SlowAttempt]:
 def _inputs(plan: Plan | None, number: int, piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
     if plan is None or number >= plan.summary.mini_batches:
         return []
-    return location_lines(json.loads(plan.works(number, number + 1)[0]), piece, most)
-
-
-def location_lines(work: Mapping[str, Any], piece: tuple[int, int] | None = None, most: int = 3) -> list[str]:
-    """Return the location of the items of *work*, or of those in *piece*: at most *most* lines and a count of the rest.
-
-    >>> location_lines({"kind": "files", "input": "a", "root": "/data/", "names": ["x.jpg", "y.jpg"]})
-    ['/data/x.jpg', '/data/y.jpg']
-    >>> location_lines({"kind": "delimited", "input": "a", "path": "/d.csv", "first": 200, "rows": 100, "start": 9, "stop": 99})
-    ['/d.csv, records 200 to 299']
-    """
-    lines = [f"{key} = {value}" for key, value in (work.get("partition_key_value") or {}).items()]
-    if work["kind"] == "files":
-        names = work["names"] if piece is None else work["names"][slice(*piece)]
-        return lines + _shortened([f"{work['root']}{name}" for name in names], "file", most)
-    if work["kind"] == "tables":
-        return lines + _shortened([_table(table, None) for table in work["tables"]], "location", most) + _items(piece)
-    return [*lines, _table(work, piece)]
-
-
-def _table(work: Mapping[str, Any], piece: tuple[int, int] | None) -> str:
-    """Return the location of the rows of one table."""
-    start, stop = piece or (0, int(work["rows"]))
-    if "first" in work:
-        return f"{work['path']}, {_range('record', work['first'] + start, work['first'] + stop)}"
-    groups, group = groups_of(work)
-    if work.get(groups):
-        rows = _range("row", work["start"] + start, work["start"] + stop)
-        return f"{work['path']}, {rows} counted from {group} {min(work[groups])}"
-    return f"{work['path']}, {stop - start:,} rows"
-
-
-def _items(piece: tuple[int, int] | None) -> list[str]:
-    return [] if piece is None else [f"only {_range('item', *piece)} of the mini-batch"]
-
-
-def _range(word: str, start: int, stop: int) -> str:
-    return f"{word} {start}" if stop - start == 1 else f"{word}s {start} to {stop - 1}"
-
-
-def _shortened(lines: list[str], word: str, most: int) -> list[str]:
-    more = len(lines) - most
-    return lines if more <= 0 else [*lines[:most], f"and {more:,} more {word}{'s' if more > 1 else ''}"]
+    work = json.loads(plan.works(number, number + 1)[0])
+    return location_lines(select_items(work, *piece) if piece else work, most)

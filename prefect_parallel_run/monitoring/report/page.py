@@ -22,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefect_parallel_run._units import MINI_BATCHES, count, format_size
+from prefect_parallel_run.child.failure import shorten
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.models import FailureLimits, Outcome
 from prefect_parallel_run.monitoring.logs import escape_control_chars
@@ -80,7 +81,7 @@ def _environment() -> Environment:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.globals |= {"count": count, "moment": moment, "outcome": outcome, "percent": percent, "size": format_size}
-    environment.globals |= {"node_names": _node_names, "plain": _plain, "shortened": _shortened}
+    environment.globals |= {"node_names": _node_names, "plain": _plain, "shortened": shorten}
     return environment
 
 
@@ -256,14 +257,6 @@ def _node_names(nodes: str) -> str:
     return ", ".join(names[:_MAX_NODES]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _shortened(text: str, max_length: int) -> str:
-    """Return *text* without its middle if it is too long: the last line of a traceback names the error."""
-    half = max_length // 2
-    return (
-        text if len(text) <= max_length else f"{text[:half]}\n… {len(text) - half * 2:,} characters left out …\n{text[-half:]}"
-    )
-
-
 def _failed(report: ReportData) -> Table | None:
     if not report.failures.mini_batches:
         return None
@@ -272,7 +265,7 @@ def _failed(report: ReportData) -> Table | None:
         if failed.state == "succeeded":
             reason = f"returned {failed.items - failed.failed} rows for {failed.items} items"
         else:
-            reason = f"{failed.error_type}: {_shortened(failed.error, 160)}"
+            reason = f"{failed.error_type}: {shorten(failed.error, 160)}"
         rows.append((failed.mini_batch, f"{failed.failed:,} of {failed.items:,}", failed.attempts, reason, inputs))
     items = count(report.tally.failed_items, "item")
     if report.tally.failed:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run.child import rows_text
 from prefect_parallel_run.child.rows import encode
-from prefect_parallel_run.config.base import wrong_fields
 from prefect_parallel_run.config.model import ParallelRunConfig
 
+from ..config.test_model import wrong_fields
 from ..output.test_publication import Parts
 
 FRAME = pd.DataFrame(

@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefect_parallel_run._units import format_size, parse_size
-from prefect_parallel_run.config.base import wrong_fields
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import ComputeTarget, Environment
 
 CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "data" / "config_cases.jsonl").read_text().splitlines()]
+
+
+def wrong_fields(error):
+    """Messages of a ValidationError by field."""
+    return {part["loc"][0]: part["msg"] for part in error.errors()}
 
 
 @pytest.fixture

@@ -208,6 +208,6 @@ def test_a_deleted_file_is_named(tmp_path, make, monkeypatch):
     given_ = getattr(TabularDataset, make)(path).as_named_input("t")
     listed = list(list_files([str(path)]))
     path.unlink()
-    monkeypatch.setattr("prefect_parallel_run.storage.listing.list_table_files", lambda paths: (file for file in listed))
+    monkeypatch.setattr("prefect_parallel_run.storage.listing.list_files", lambda paths, of_table: (file for file in listed))
     with pytest.raises(InputError, match=r"/t: cannot be read as"):
         list(given_.cuts(10))

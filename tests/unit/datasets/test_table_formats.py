@@ -13,7 +13,7 @@ from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS, TableFormat, TableReader, create_reader
 from prefect_parallel_run.cli.step_options import dataset_options
 from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner, create_planner
-from prefect_parallel_run.monitoring.failure_table import location_of
+from prefect_parallel_run.monitoring.locations import location_of
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.task import forms

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from prefect_parallel_run._threads import Cancelled
 from prefect_parallel_run.errors import OutputError
 from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.monitoring.locations import location_lines
 from prefect_parallel_run.monitoring.report.attempts import MAX_SEGMENTS, columns, quantile
 from prefect_parallel_run.monitoring.report.axis import BINS, Axis, spread
-from prefect_parallel_run.monitoring.report.data import collect, location_lines
+from prefect_parallel_run.monitoring.report.data import collect
 from prefect_parallel_run.monitoring.report.lanes import ProcessWork, assign_lanes
 from prefect_parallel_run.monitoring.report.log_readers import (
     Process,
@@ -24,6 +25,7 @@ from prefect_parallel_run.monitoring.report.log_readers import (
     read_resources,
 )
 from prefect_parallel_run.monitoring.report.page import limits, page
+from prefect_parallel_run.output.failed_items import select_items
 from prefect_parallel_run.runs.executions import record_end, record_start, recorded_executions
 from prefect_parallel_run.runs.failures import causes
 from prefect_parallel_run.runs.ledger import Ledger
@@ -358,4 +360,4 @@ def test_execution_records_versions_and_config_but_no_secret(tmp_path, scripts):
 )
 def test_location_of_items_is_readable(work, piece, lines):
     """For every kind of input."""
-    assert location_lines(work, piece) == lines
+    assert location_lines(select_items(work, *piece) if piece else work) == lines

@@ -72,8 +72,8 @@ def test_unpacking_restores_the_files(places, tree):
     for path in twin.rglob("*"):
         os.utime(path, (1, 1))
     again = make_bundle(source_tree(config(twin)), place / "bundles")
-    assert (again.sha256, again.path, again.size) == (first.sha256, first.path, first.path.stat().st_size)
-    assert read(unpack(first.path, first.sha256, place / "cache")) == read(place / "a")
+    assert again == first
+    assert read(unpack(place / "bundles" / first.file_name, first.sha256, place / "cache")) == read(place / "a")
     assert [path.name for path in (place / "bundles").iterdir()] == [f"bundle-{first.sha256}.zip"]
 
 
@@ -98,7 +98,7 @@ def test_executable_files_stay_executable(source, tmp_path):
     (source / "tool").write_text("#!/bin/sh\n")
     (source / "tool").chmod(0o755)
     bundle = make_bundle(source_tree(config(source)), tmp_path / "bundles")
-    root = unpack(bundle.path, bundle.sha256, tmp_path / "cache")
+    root = unpack(tmp_path / "bundles" / bundle.file_name, bundle.sha256, tmp_path / "cache")
     assert os.access(root / "tool", os.X_OK)
     assert not (root / "score.py").stat().st_mode & 0o111
 
@@ -120,7 +120,7 @@ def test_a_bundle_locates_the_script_and_the_importable_folder(tmp_path, monkeyp
     write(tmp_path / "proj", {"score.py": b"", "tasks": {"score.py": b""}, "pkg": package})
     bundle = make_bundle(source_tree(config(source, script)), tmp_path / "bundles")
     assert (bundle.source, bundle.script) == expected
-    root = unpack(bundle.path, bundle.sha256, tmp_path / "cache")
+    root = unpack(tmp_path / "bundles" / bundle.file_name, bundle.sha256, tmp_path / "cache")
     assert (root / bundle.script).is_file()
     assert not (root / "__init__.py").exists()
 
@@ -210,7 +210,7 @@ def test_code_that_changes_while_it_is_read_is_read_again(source, tmp_path, how)
             make_bundle(source_tree(config(source)), tmp_path / "bundles", check_cancelled)
     else:
         bundle = make_bundle(source_tree(config(source)), tmp_path / "bundles", check_cancelled)
-        assert read(unpack(bundle.path, bundle.sha256, tmp_path / "cache")) == read(source)
+        assert read(unpack(tmp_path / "bundles" / bundle.file_name, bundle.sha256, tmp_path / "cache")) == read(source)
         assert len(list((tmp_path / "bundles").iterdir())) == 1
 
 
@@ -239,7 +239,7 @@ def test_an_error_of_check_cancelled_stops_bundling(source, tmp_path):
 def test_a_bundle_is_an_ordinary_zip_archive(source, tmp_path):
     """Its members are sorted and have no time stamps."""
     write(source, {"b": b"2", "a": b"1"})
-    with zipfile.ZipFile(make_bundle(source_tree(config(source)), tmp_path / "b").path) as archive:
+    with zipfile.ZipFile(tmp_path / "b" / make_bundle(source_tree(config(source)), tmp_path / "b").file_name) as archive:
         assert archive.namelist() == ["a", "b", "score.py"]
         assert archive.testzip() is None
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}

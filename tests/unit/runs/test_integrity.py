@@ -24,9 +24,9 @@ from prefect_parallel_run.execution.runner import Callbacks, run_step
 from prefect_parallel_run.models import Receipt, execution_prefix
 from prefect_parallel_run.output.reduction import reduce
 from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.runs.create import complete_description
 from prefect_parallel_run.runs.integrity import check
 from prefect_parallel_run.runs.ledger import Ledger
-from prefect_parallel_run.runs.resolve import complete_description
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json, write_json
 from prefect_parallel_run.runs.spec import StepSpec
 from prefect_parallel_run.storage.paths import RUNS_FOLDER

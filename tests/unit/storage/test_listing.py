@@ -12,7 +12,7 @@ from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.planning.plan import Spool
 from prefect_parallel_run.planning.planner import PlanWriter
 from prefect_parallel_run.storage import folders as module
-from prefect_parallel_run.storage.listing import Listing, list_files, list_table_files
+from prefect_parallel_run.storage.listing import Listing, list_files
 from prefect_parallel_run.storage.paths import absolute_path
 
 NAMES = ["b", "a/z", "a.txt", "a/b/c", "a-b", "line\nbreak", "ü", "zz/" + "x" * 200, "a b", os.fsdecode(b"no\xfftext"), "~"]
@@ -56,7 +56,8 @@ def test_tables_skip_files_beside_the_data(tmp_path):
         path.touch()
 
     def names(*given_paths):
-        return [file.path[len(str(tmp_path)) + 1 :] for file in list_table_files([f"{tmp_path}{one}" for one in given_paths])]
+        tables = [f"{tmp_path}{one}" for one in given_paths]
+        return [file.path[len(str(tmp_path)) + 1 :] for file in list_files(tables, of_table=True)]
 
     assert names("") == names("/**") == ["_k=1/c.csv", "a.csv"]
     assert names("/*") == ["a.csv"]
@@ -72,7 +73,7 @@ def test_a_delta_table_is_an_error(tmp_path, pattern, below):
     log.mkdir(parents=True)
     (log / "0.json").touch()
     with pytest.raises(InputError, match="/t: is a Delta table"):
-        list(list_table_files([f"{tmp_path}{below}{pattern}"]))
+        list(list_files([f"{tmp_path}{below}{pattern}"], of_table=True))
 
 
 @given(st.lists(st.sampled_from(["..", "real", "sub", "link", "."]), max_size=8))
