@@ -43,9 +43,8 @@ class Listing:
     def __iter__(self) -> Iterator[ListedFile]:
         total = hashlib.sha256()
         size = _FIRST_BLOCK
-        with closing(
-            list_files(self._paths, of_table=self._of_table)
-        ) as files:  # also when check_cancelled raises: a subprocess may be listing
+        files = list_files(self._paths, of_table=self._of_table)
+        with closing(files):  # also when check_cancelled raises: a subprocess may be listing
             while block := list(islice(files, size)):
                 self._check_cancelled()
                 lines = "".join([f"{path}\0{size}\0{version}\n" for path, size, version in block])

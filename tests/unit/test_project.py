@@ -37,10 +37,10 @@ def test_the_workflows_test_the_pythons_that_the_package_names():
 
 
 def test_the_documented_checks_are_those_of_ci():
-    """CONTRIBUTING.md says that .ci/run runs them all, and so it does; `pytest` is its three tiers."""
+    """CONTRIBUTING.md says that .ci/run runs them all, and so it does; `pytest -n 2` runs its three tiers."""
     rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     commands = {command for row in rows for command in row.split(" && ")}
-    assert commands >= {"ruff check .", "mypy", "pytest", ".ci/run"}
+    assert commands >= {"ruff check .", "mypy", "pytest -n 2", ".ci/run"}
     in_pytest = {f"pytest tests/{tier}" for tier in ("unit", "integration", "acceptance")}
     assert commands - in_pytest - {".ci/run"} <= set(CI.splitlines())
 
