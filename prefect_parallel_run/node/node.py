@@ -190,8 +190,7 @@ class Node:
 
         A retired slot finishes its running mini-batch and returns the rest of its lease; then its child calls shutdown() and
         exits. One that is still starting is killed. A failed slot is replaced by a new one. At least one slot stays, and there
-        are never more than mini-batches. Children that start from now on share the
-        node's cores anew.
+        are never more than mini-batches. The number of threads of children that start from now on follows the new number.
         """
         self._count = count = max(1, min(slots, self.settings.node.most_slots))
         if self._are_interchangeable(count):
