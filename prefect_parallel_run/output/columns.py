@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
@@ -376,9 +377,9 @@ def fit(array: Any, kind: Any) -> Any:  # noqa: PLR0911  one case per layout
         return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=is_null)
     if _is_list(kind):
         is_large = types.is_large_list(kind)
-        lengths = pc.fill_null(array.value_lengths().cast(pa.int64()), 0)
-        ends = pc.cumulative_sum(lengths).cast(pa.int64() if is_large else pa.int32())
-        offsets = pa.concat_arrays([pa.array([0], ends.type), ends])
+        ends = np.cumsum(pc.fill_null(array.value_lengths(), 0).to_numpy(), dtype=np.int64)
+        # By numpy: an array that pyarrow 21 has computed may have a bitmap of nulls, which it does not accept in offsets.
+        offsets = pa.array(np.insert(ends, 0, 0), pa.int64() if is_large else pa.int32())
         list_class = pa.LargeListArray if is_large else pa.ListArray
         return list_class.from_arrays(offsets, fit(array.flatten(), kind.value_type), type=kind, mask=is_null)
     return array.cast(kind)
