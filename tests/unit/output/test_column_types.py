@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import io
 import itertools
 
 import pandas as pd
@@ -17,6 +18,16 @@ from prefect_parallel_run.output.columns import Conflict, fit, unify
 
 from .test_publication import Parts
 
+
+def can_be_built(kind):
+    """Return whether this version of pyarrow makes arrays of this type from Python values."""
+    try:
+        pa.array([], kind)
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
+
+
 _LEAVES = [
     *(pa.null(), pa.bool_(), pa.string(), pa.large_string(), pa.string_view()),
     *(pa.int8(), pa.int32(), pa.int64(), pa.uint8(), pa.uint32(), pa.uint64(), pa.float16(), pa.float32(), pa.float64()),
@@ -24,7 +35,7 @@ _LEAVES = [
     *(pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns"), pa.duration("s"), pa.duration("ns")),
     *(pa.timestamp("s"), pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ms", "UTC"), pa.timestamp("ns", "UTC")),
     *(pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(2), pa.binary(3)),
-    *(pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int16(), pa.large_string(), True)),
+    *filter(can_be_built, (pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int16(), pa.large_string(), True))),
 ]
 _SAMPLES = {  #: integers at the limits of exact types
     "int": [0, 1, -1, 127, 2**53, 2**53 + 1, -(2**53) - 1, 2**62],
@@ -90,6 +101,25 @@ def value(draw, kind):
         length = getattr(kind, "list_size", None) or draw(st.integers(0, 2))
         return [value(draw, kind.value_type) for _ in range(length)]
     return sample(kind, draw(st.integers(0, 20)))
+
+
+def reads_null_fixed_lists():
+    """Return whether this version of pyarrow reads a null in a column of lists of one size; versions up to 23 fail."""
+    file = io.BytesIO()
+    pq.write_table(pa.table({"x": pa.array([[1], None], pa.list_(pa.int64(), 1))}), file)
+    try:
+        pq.read_table(file)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+READS_NULL_FIXED_LISTS = reads_null_fixed_lists()
+
+
+def is_read_from_parquet(kind):
+    """Return whether pyarrow reads all values of a type that it writes to Parquet."""
+    return READS_NULL_FIXED_LISTS or "fixed_size_list" not in str(kind)
 
 
 @st.composite
@@ -159,7 +189,7 @@ def test_unification_of_leaf_types_is_commutative(first, second):
 
 
 @settings(max_examples=60, deadline=None)
-@given(columns(KINDS.filter(lambda kind: "null" not in str(kind))))
+@given(columns(KINDS.filter(lambda kind: "null" not in str(kind) and is_read_from_parquet(kind))))
 def test_every_type_is_read_back_from_parquet(tmp_path_factory, table):
     """As a script returns rows that it passes through, one of them without a value."""
     folder = tmp_path_factory.mktemp("parts")

@@ -1,6 +1,7 @@
 """Rows of a Parquet file that the script returns as they came are the same rows in a Parquet result."""
 
 import datetime as dt
+import io
 import json
 import math
 import pickle
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.child.reading import Reader
 
-from .test_column_types import KINDS, value
+from .test_column_types import KINDS, is_read_from_parquet, value
 from .test_publication import Parts
 
 
@@ -43,9 +44,21 @@ def plain(value, is_rounded=False):
     return value
 
 
+def reads_durations_in_maps():
+    """Return whether this version of pyarrow reads a duration in a map as such, not as an integer."""
+    file = io.BytesIO()
+    table = pa.table({"x": pa.array([[("k", dt.timedelta(0))]], pa.map_(pa.string(), pa.duration("ms")))})
+    pq.write_table(table, file)
+    return pq.read_table(file).equals(table)
+
+
+READS_DURATIONS_IN_MAPS = reads_durations_in_maps()
+
+
 def is_readable(kind):
     """pyarrow does not read dictionaries, or write views, inside other types when there are several row groups."""
-    return not (pa.types.is_nested(kind) and any(name in str(kind) for name in ("dictionary", "_view")))
+    unreadable = ("dictionary", "_view", *([] if READS_DURATIONS_IN_MAPS else ["duration"]))
+    return is_read_from_parquet(kind) and not (pa.types.is_nested(kind) and any(name in str(kind) for name in unreadable))
 
 
 def without_zone(value):
@@ -106,7 +119,10 @@ def test_view_types_are_read_and_written(tmp_path):
     kinds = {"s": pa.list_(pa.string_view()), "b": pa.list_(pa.binary(2)), "l": pa.list_view(pa.binary_view())}
     values = {"s": [["a", None], None], "b": [[b"ab"], []], "l": [[b"a"], None]}
     table = pa.table({name: pa.array(values[name], kind) for name, kind in kinds.items()})
-    pq.write_table(table, tmp_path / "t.parquet")
+    try:
+        pq.write_table(table, tmp_path / "t.parquet")
+    except pa.ArrowNotImplementedError as error:  # the input, not what the product writes
+        pytest.skip(f"pyarrow {pa.__version__} cannot write the input: {error}")
     assert echoed(tmp_path, 1 << 20).to_pydict() == values
 
 

@@ -20,6 +20,7 @@ from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
 
 from ...plans import write_plan
+from .test_publication import TEXT
 
 
 def finished_run(folder, frames, row_format, is_early=False):
@@ -106,7 +107,7 @@ def test_run_with_differing_columns_is_not_resumed(tmp_path, is_early):
     directory = finished_run(tmp_path, [{"v": [1]}, {"v": ["x"]}], "parquet", is_early)
     with Ledger(directory.ledger) as ledger, pytest.raises(RowsDifferError) as caught:
         ColumnChecker(directory, Plan(directory.plan), ledger, "/out/r.parquet")
-    assert str(caught.value).startswith("output /out/r.parquet: column 'v' is large_string in mini-batch 1 and int64 in")
+    assert str(caught.value).startswith(f"output /out/r.parquet: column 'v' is {TEXT} in mini-batch 1 and int64 in")
     assert caught.value.files == (f"{tmp_path}/1.csv",)
 
 
