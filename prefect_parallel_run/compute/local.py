@@ -184,7 +184,12 @@ class _LocalCluster(Cluster):
 
 
 class _PrivateScheduler(Scheduler):  # type: ignore[misc]  # distributed is typed in part
-    """A scheduler without HTTP pages, which every user of the machine could read."""
+    """A scheduler without HTTP pages, which every user of the machine could read, nor the measurements that they show."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for measurement in ("tick", "ticks", "monitor"):  # tick: 50 times a second
+            self.periodic_callbacks.pop(measurement, None)
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """Do not start the HTTP server."""

@@ -18,6 +18,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+_OPTIONS = {  #: of Dask
+    "distributed.worker.http.routes": [],  # avoids importing the modules of the HTTP pages
+    "distributed.worker.profile.enabled": False,  # samples 100 times a second where the worker's threads wait
+    "distributed.admin.tick.interval": "1s",  # a check of the event loop, by default 50 times a second
+    "distributed.admin.system-monitor.interval": "5s",
+}
+
 
 def _follow_parent(folder: str, scheduler: SimpleQueue[bytes]) -> None:
     """Read standard input: a line for *scheduler*, then node settings. Exit immediately when its other end is closed."""
@@ -73,7 +80,7 @@ def _work(scheduler: SimpleQueue[bytes], name: str, threads: int, folder: str) -
         await worker
         await worker.finished()
 
-    dask.config.set({"distributed.worker.http.routes": []})  # avoids importing the modules of the HTTP pages
+    dask.config.set(_OPTIONS)
     connection = json.loads(scheduler.get())
     asyncio.run(work(connection["address"], Credentials(connection["certificate"], connection["key"])))
 
