@@ -29,6 +29,20 @@ def ctrl_c():
     signal.signal(signal.SIGINT, handler)
 
 
+@pytest.fixture(autouse=True)
+def environment():
+    """The environment after a test is what it was before: replay, for one, sets the variables of the script."""
+    before = dict(os.environ)
+    yield
+    current = os.environ.pop("PYTEST_CURRENT_TEST", None)
+    before.pop("PYTEST_CURRENT_TEST", None)
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+    if current is not None:
+        os.environ["PYTEST_CURRENT_TEST"] = current
+
+
 @pytest.fixture(scope="session")
 def scripts() -> Path:
     """The zoo of entry scripts."""

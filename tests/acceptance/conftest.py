@@ -17,6 +17,12 @@ OURS = (
     "prefect_parallel_run.storage.folders",
 )
 
+DASK_OPTIONS = {  #: without its measurements, of which every idle worker makes a hundred a second
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
+}
+
 
 def ours(*parts: str) -> list[psutil.Process]:
     """Workers, guardians and children that this test session started; or those with *parts* in their command line."""
@@ -62,6 +68,8 @@ def prefect_server(tmp_path_factory):
     patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
     patch.setenv("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # a step can be called without a flow
     patch.delenv("PREFECT_API_URL", raising=False)
+    for name, value in DASK_OPTIONS.items():
+        patch.setenv(name, value)
     import prefect.settings
     from prefect.logging.configuration import setup_logging
     from prefect.testing.utilities import prefect_test_harness
@@ -161,7 +169,7 @@ def dask_cluster(tmp_path_factory):
     cluster = DaskCluster(folder, ThisMachine("shared", folder))
     try:
         for name in ("a", "b"):
-            cluster.start_worker(name)
+            cluster.start_worker(name, nanny=False)
         yield cluster
     finally:
         cluster.close()
