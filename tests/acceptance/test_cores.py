@@ -14,10 +14,12 @@ def limits(workshop, **fields):
 
 
 def test_processes_share_the_cores_of_this_machine(workshop, caplog):
-    """The log of the node says so."""
+    """The log of the node and the report say so."""
     share = str(max(1, usable_cores() // 2))
     assert limits(workshop, process_count_per_node=2) == dict.fromkeys(VARIABLES, share)
     assert f"threads per process: {share}" in caplog.text
+    (report,) = workshop.output.glob("_parallel_run/*/report.html")
+    assert f"Threads per process: {share}." in report.read_text()
 
 
 def test_what_the_user_sets_has_precedence(workshop, monkeypatch):
