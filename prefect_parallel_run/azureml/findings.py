@@ -1,4 +1,4 @@
-"""The result of a migration: what became of each field of Azure's files, and the step. Pure."""
+"""The result of a migration: what became of each field of Azure's files, and the step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fields that Azure's files may have, and why some have no equivalent here. Pure."""
+"""The fields of Azure's files: which are known, why some have no equivalent here, and the check for unknown ones."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Cluster:
     """An open Dask cluster. This class is one that outlives the step: its workers are used, but neither added nor stopped."""
 
     prepared = 0  #: number of nodes, named from ``node-0`` on, that received the settings before they joined the scheduler
-    cores: int | None = None  #: cores per node, if several nodes share a machine; None: each node reports its own
+    cores: int | None = None  #: cores per node of a local cluster; None: each node determines its own
     is_here = False  #: all nodes are processes on this machine, with its files and this interpreter
     is_elastic = False  #: ``scale`` adds nodes and ``release`` removes them
 

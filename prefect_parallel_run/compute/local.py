@@ -184,7 +184,7 @@ class _LocalCluster(Cluster):
 
 
 class _PrivateScheduler(Scheduler):  # type: ignore[misc]  # distributed is typed in part
-    """A scheduler without HTTP pages, which every user of the machine could read, nor the measurements that they show."""
+    """A scheduler without HTTP pages, which every user of the machine could read, and without the measurements shown there."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-_OPTIONS = {  #: of Dask
+_DASK_OPTIONS = {
     "distributed.worker.http.routes": [],  # avoids importing the modules of the HTTP pages
     "distributed.worker.profile.enabled": False,  # samples 100 times a second where the worker's threads wait
     "distributed.admin.tick.interval": "1s",  # a check of the event loop, by default 50 times a second
@@ -80,7 +80,7 @@ def _work(scheduler: SimpleQueue[bytes], name: str, threads: int, folder: str) -
         await worker
         await worker.finished()
 
-    dask.config.set(_OPTIONS)
+    dask.config.set(_DASK_OPTIONS)
     connection = json.loads(scheduler.get())
     asyncio.run(work(connection["address"], Credentials(connection["certificate"], connection["key"])))
 

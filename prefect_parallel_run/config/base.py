@@ -68,7 +68,7 @@ def construct(kind: type[Model], values: Mapping[str, Any], describe: Callable[[
     Args:
         kind: Class of the model.
         values: Values by field.
-        describe: Returns a line of the error from a field's path, empty for an error about several fields, and the message.
+        describe: Words one error, from the path of the field (empty for an error about several fields) and the message.
 
     Raises:
         ValueError: Some values are invalid; the error contains no values except those that a validator of ours shows.

@@ -75,8 +75,8 @@ class ParallelRunConfig(FormModel):
     process_count_per_node: OptionalCount = Field(default=None, title="Processes per node")
     """Processes per node that run the script; empty: 1 on a node with a GPU, else one per core."""
     threads_per_process: OptionalCount = Field(default=None, title="Threads per process")
-    """Threads that numerical libraries may start in a process (OMP_NUM_THREADS and its relatives); empty: the node's cores
-    divided by its processes."""
+    """Threads that numerical libraries may start in a process: sets OMP_NUM_THREADS and similar variables. Empty: the node's
+    cores divided by its processes, rounded down."""
     compute_target: Annotated[
         Annotated[str, Field(title="Name or address", min_length=1)] | ComputeTarget, BeforeValidator(cluster)
     ] = Field(default="local", title="Compute target")

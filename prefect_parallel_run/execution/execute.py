@@ -25,7 +25,7 @@ from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.models import PendingWork, Tally
-from prefect_parallel_run.node.cores import chosen_variables
+from prefect_parallel_run.node.cores import user_limits
 from prefect_parallel_run.node.remote_setup import PreflightRequest, make_bundle
 from prefect_parallel_run.node.settings import (
     InterpreterSettings,
@@ -271,7 +271,7 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
         node=NodeOptions(
             slots=config.process_count_per_node,
             threads=config.threads_per_process,
-            thread_variables={} if config.threads_per_process else chosen_variables(os.environ),
+            thread_variables={} if config.threads_per_process else user_limits(os.environ),
             most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
         ),
         run=RunContext(execution=run.execution, directory=str(run.directory.path), run_id=run.directory.run_id, step=spec.name),

@@ -21,7 +21,7 @@ def location_of(work: Mapping[str, Any], most: int = 1) -> str:
     places, _ = _places(work)
     more = f" and {len(places) - most:,} more" if len(places) > most else ""
     keys = ", ".join(_keys(work))
-    text = "; ".join([*places[:most]]) + more + "".join(f"; {note}" for note in _selection(work))
+    text = "; ".join(places[:most]) + more + "".join(f"; {note}" for note in _selection(work))
     return escape_control_chars(f"{keys}: {text}" if keys else text)
 
 
@@ -60,7 +60,7 @@ def _table(work: Mapping[str, Any]) -> str:
 
 
 def _selection(work: Mapping[str, Any]) -> list[str]:
-    """Return which items of tables are meant, if not all: the locations of the tables do not show it."""
+    """Return the range of items, if a mini-batch of several tables is only partly selected."""
     return [f"only {_range('item', *work['items'])} of the mini-batch"] if "tables" in work and "items" in work else []
 
 

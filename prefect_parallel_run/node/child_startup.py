@@ -39,7 +39,7 @@ class StartFailure(NamedTuple):
 
 
 class Startup:
-    """A child, its record, and the stages of its start. It belongs to one thread at a time."""
+    """A child, its record, and the stages of its start. One thread at a time uses it, but Slot.stop() may kill the child."""
 
     def __init__(self, child: Child, record: ProcessRecord, init_timeout: float) -> None:
         self.child, self.record, self._init_timeout = child, record, init_timeout
@@ -144,7 +144,7 @@ class StandbyChild:
     def __init__(self, factory: ChildFactory | None, need: StandbyNeed) -> None:
         self._factory, self._need = factory, need
         self._startup: Startup | None = None
-        self._started = 0  # standby children so far
+        self._started = self._renewals = 0  # standby children so far; calls of renew()
         self._is_starting = self._is_stopped = False
         self._lock = threading.Lock()  # between the slots; never held while a process is started or killed
 
@@ -167,10 +167,11 @@ class StandbyChild:
             if starts:
                 self._is_starting = True
                 self._started += 1
+            renewals = self._renewals
         if failed is not None:
             failed.discard()
         if starts:
-            self._start(self._factory)
+            self._start(self._factory, renewals)
 
     def acquire(self) -> Startup | None:
         """Hand the standby child, in init() or still importing the script, to the caller; None when there is none.
@@ -199,6 +200,7 @@ class StandbyChild:
     def renew(self) -> None:
         """Kill the standby child: the environment of the next one differs. May be called from any thread."""
         with self._lock:
+            self._renewals += 1
             startup, self._startup = self._startup, None
         if startup is not None:
             startup.discard()
@@ -210,7 +212,7 @@ class StandbyChild:
         failed, self._startup = self._startup, None
         return failed
 
-    def _start(self, factory: ChildFactory) -> None:
+    def _start(self, factory: ChildFactory, renewals: int) -> None:
         try:
             startup: Startup | None = factory.start(f"spare.{self._started}")
         except OSError:
@@ -219,7 +221,7 @@ class StandbyChild:
             self._is_starting = False
             if startup is None:
                 self._need.standby_failed()
-            elif not self._is_stopped:
+            elif not self._is_stopped and self._renewals == renewals:
                 self._startup, startup = startup, None
         if startup is not None:
             startup.discard()

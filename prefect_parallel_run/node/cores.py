@@ -14,9 +14,12 @@ _FOLLOWERS = (  #: a library that reads one of these reads OMP_NUM_THREADS if it
     "BLIS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-_OTHERS = ("VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
-VARIABLES = (OPENMP, *_FOLLOWERS, *_OTHERS)
-_NANNY_MARK, _NANNY_LIMIT = ("MALLOC_TRIM_THRESHOLD_", "65536"), "1"  #: that Dask's nanny sets by default
+VARIABLES = (
+    *(OPENMP, *_FOLLOWERS),
+    *("VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"),
+)
+_NANNY_MARK = ("MALLOC_TRIM_THRESHOLD_", "65536")  #: a variable that Dask's nanny sets by default, and its value
+_NANNY_LIMIT = "1"  #: its limit of threads
 
 
 def usable_cores(nodes: int = 1) -> int:
@@ -29,37 +32,37 @@ def usable_cores(nodes: int = 1) -> int:
     return max(1, int(CPU_COUNT) // nodes)
 
 
-def chosen_variables(environment: Mapping[str, str]) -> dict[str, str]:
+def user_limits(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the limits in the *environment* of a process that a user has set.
 
     Where Dask's nanny has set variables, 1 does not count: it sets some limits to 1, in its worker and in its own process,
     where these stay when its cluster is closed.
     """
-    chosen = {name: environment[name] for name in VARIABLES if name in environment}
+    limits = {name: environment[name] for name in VARIABLES if name in environment}
     mark, value = _NANNY_MARK
     if environment.get(mark) == value:
-        return {name: limit for name, limit in chosen.items() if limit != _NANNY_LIMIT}
-    return chosen
+        return {name: limit for name, limit in limits.items() if limit != _NANNY_LIMIT}
+    return limits
 
 
-def with_thread_limit(
-    environment: Mapping[str, str], threads: int, chosen: Mapping[str, str], preset: Mapping[str, str]
-) -> dict[str, str]:
-    """Return *environment* with variables that limit a process to *threads* threads.
+def override(lower: Mapping[str, str], higher: Mapping[str, str]) -> dict[str, str]:
+    """Return the limits in *lower*, overridden by those in *higher*; OMP_NUM_THREADS there overrides those that follow it.
 
-    Args:
-        environment: Variables of a process; any limits among them are replaced.
-        threads: Threads per process.
-        chosen: Limits that the user has set, which have precedence.
-        preset: Variables that the user has set for the script, which have precedence over both.
+    >>> override({"MKL_NUM_THREADS": "2", "RAYON_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "4"})
+    {'RAYON_NUM_THREADS': '2', 'OMP_NUM_THREADS': '4'}
+    """
+    overridden = _FOLLOWERS if OPENMP in higher else ()
+    return {**{name: limit for name, limit in lower.items() if name not in overridden}, **higher}
 
-    >>> limited = with_thread_limit({"OMP_NUM_THREADS": "1"}, 4, {"OMP_NUM_THREADS": "2"}, {"RAYON_NUM_THREADS": "8"})
+
+def with_thread_limit(environment: Mapping[str, str], threads: int, limits: Mapping[str, str]) -> dict[str, str]:
+    """Return *environment* with variables that limit a process to *threads* threads; *limits* of the user have precedence.
+
+    >>> limited = with_thread_limit({"OMP_NUM_THREADS": "1"}, 4, {"OMP_NUM_THREADS": "2", "RAYON_NUM_THREADS": "8"})
     >>> limited["OMP_NUM_THREADS"], limited["POLARS_MAX_THREADS"], limited["RAYON_NUM_THREADS"]
     ('2', '4', '8')
     >>> "MKL_NUM_THREADS" in limited  # it follows OMP_NUM_THREADS
     False
     """
-    limits = {**chosen, **{name: preset[name] for name in VARIABLES if name in preset}}
-    unset = _OTHERS if OPENMP in limits else VARIABLES
     others = {name: value for name, value in environment.items() if name not in VARIABLES}
-    return {**others, **dict.fromkeys(unset, str(threads)), **limits}
+    return {**others, **override(dict.fromkeys(VARIABLES, str(threads)), limits)}

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from prefect_parallel_run._atomic import sync
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed, StartFailure
-from prefect_parallel_run.node.cores import OPENMP, chosen_variables, usable_cores, with_thread_limit
+from prefect_parallel_run.node.cores import OPENMP, VARIABLES, override, usable_cores, user_limits, with_thread_limit
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
 from prefect_parallel_run.node.node_log import NodeLog, ProcessLog
 from prefect_parallel_run.node.prefetch import LeaseFiles
@@ -49,7 +49,7 @@ def _lease_result(receipts: list[tuple[Any, ...]], *rest: Any) -> LeaseResult:
 
 
 class Node:
-    """The slots of one worker, which has *cores* (None: see the settings), for one run."""
+    """The slots of one worker for one run; *cores* are those of its Dask worker (None: of the settings, or all usable)."""
 
     def __init__(self, settings: NodeSettings, cores: int | None = None) -> None:
         self._cores = cores or settings.node.cores or usable_cores()
@@ -60,12 +60,14 @@ class Node:
         output = {"AZUREML_BI_OUTPUT_PATH": settings.script.output}
         self._environment = {**os.environ, **variables, **output, _MARKER: marker}
         self._gpus = visible_gpus(self._environment)
-        own_limits = chosen_variables(os.environ) if settings.node.is_kept and not settings.node.threads else {}
-        self._chosen = {**own_limits, **settings.node.thread_variables}
+        own_limits = user_limits(os.environ) if settings.node.is_kept and not settings.node.threads else {}
+        script_limits = {name: variables[name] for name in VARIABLES if name in variables}
+        self._limits = override(override(own_limits, settings.node.thread_variables), script_limits)
         self._assigned_gpus = () if VISIBLE in variables else self._gpus  # set by the user: for all processes
         self._process_log = ProcessLog()
         count = min(settings.node.slots or default_slots(self._cores, self._gpus), settings.node.most_slots)
-        self._count = max(1, count)
+        self._count, self._as_of = max(1, count), 0  # slots, and the number of the resize that set them
+        self._resizing = threading.Lock()
         factory = self._factory(0) if self._are_interchangeable(count) else None
         self._standby = StandbyChild(factory, StandbyNeed(settings.limits.run_invocation_timeout))
         self._recalls: dict[int, RecallRequest] = {}  # by lease
@@ -83,7 +85,7 @@ class Node:
 
     @property
     def facts(self) -> NodeFacts:
-        """Return the node's host, cores, slots and GPUs."""
+        """Return the node's host, cores, slots, threads and GPUs."""
         return NodeFacts(
             node=self.settings.node.name,
             host=socket.gethostname(),
@@ -192,12 +194,16 @@ class Node:
         exits. One that is still starting is killed. A failed slot is replaced by a new one. At least one slot stays, and there
         are never more than mini-batches. The number of threads of children that start from now on follows the new number.
         """
-        self._count = count = max(1, min(slots, self.settings.node.most_slots))
-        if self._are_interchangeable(count):
-            self._standby.renew()
-        else:
-            self._standby.stop()
-        return self.slots.resize(count, number)
+        count = max(1, min(slots, self.settings.node.most_slots))
+        with self._resizing:
+            if number > self._as_of:
+                before = self._variables(0)
+                self._as_of, self._count = number, count
+                if not self._are_interchangeable(count):
+                    self._standby.stop()
+                elif self._variables(0) != before:
+                    self._standby.renew()
+            return self.slots.resize(count, number)
 
     def _are_interchangeable(self, count: int) -> bool:
         """True when all *count* slots have the same environment, so that a standby child fits any of them."""
@@ -208,7 +214,7 @@ class Node:
         options = self.settings.node
         threads = options.threads or max(1, self._cores // self._count)
         environment = {**self._environment, **slot_environment(index, self._assigned_gpus, self._environment)}
-        return with_thread_limit(environment, threads, self._chosen, self.settings.interpreter.variables)
+        return with_thread_limit(environment, threads, self._limits)
 
     def _factory(self, index: int) -> ChildFactory:
         return ChildFactory(self.settings, lambda: self._variables(index), self._scratch, self._process_log)

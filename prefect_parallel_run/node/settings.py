@@ -12,7 +12,7 @@ from prefect_parallel_run.models import execution_prefix
 
 
 class Bundle(NamedTuple):
-    """A code archive: what a node has to know of it."""
+    """The code archive of the script, as a node needs it."""
 
     sha256: str  #: of the archive
     source: str  #: importable folder, relative to where the bundle is unpacked; "." for that folder itself

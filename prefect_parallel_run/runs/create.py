@@ -1,4 +1,7 @@
-"""Creates run directories: plan, ledger and run.json of a new run, which may carry over the results of an old one."""
+"""Creates run directories, with plan, ledger and run.json, and completes those of runs whose planning was interrupted.
+
+A new run may take over results of an old one.
+"""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def list_files(paths: Sequence[str], *, of_table: bool = False) -> Generator[Lis
             kept, and so are folders such as ``_key=value``.
 
     Raises:
-        InputError: A path does not exist, a folder cannot be read, or a folder of a table is a Delta table.
+        InputError: A path does not exist, a folder cannot be read, or, with *of_table*, a folder is a Delta table.
     """
     matches = _table_matches if of_table else _matches
     if len(paths) == 1:

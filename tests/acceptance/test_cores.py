@@ -3,7 +3,16 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from prefect_parallel_run.node.cores import VARIABLES, usable_cores
+
+
+@pytest.fixture(autouse=True)
+def without_limits(monkeypatch):
+    """No limit is set in the environment of the flow process."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
 
 
 def limits(workshop, **fields):
@@ -24,8 +33,6 @@ def test_processes_share_the_cores_of_this_machine(workshop, caplog):
 
 def test_what_the_user_sets_has_precedence(workshop, monkeypatch):
     """The script's variables over the field, the field over the flow's environment, which has precedence over the share."""
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     found = limits(workshop, process_count_per_node=64, mini_batch_size=100, environment_variables={"MKL_NUM_THREADS": "7"})
     others = ("VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
