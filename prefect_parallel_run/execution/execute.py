@@ -271,7 +271,7 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
         node=NodeOptions(
             slots=config.process_count_per_node,
             threads=config.threads_per_process,
-            thread_variables={} if config.threads_per_process else user_limits(os.environ),
+            thread_variables=user_limits(os.environ),
             most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
         ),
         run=RunContext(execution=run.execution, directory=str(run.directory.path), run_id=run.directory.run_id, step=spec.name),

@@ -14,10 +14,8 @@ _FOLLOWERS = (  #: a library that reads one of these reads OMP_NUM_THREADS if it
     "BLIS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-VARIABLES = (
-    *(OPENMP, *_FOLLOWERS),
-    *("VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"),
-)
+_OTHERS = ("VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
+VARIABLES = (OPENMP, *_FOLLOWERS, *_OTHERS)
 _NANNY_MARK = ("MALLOC_TRIM_THRESHOLD_", "65536")  #: a variable that Dask's nanny sets by default, and its value
 _NANNY_LIMIT = "1"  #: its limit of threads
 

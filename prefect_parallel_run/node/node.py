@@ -49,7 +49,7 @@ def _lease_result(receipts: list[tuple[Any, ...]], *rest: Any) -> LeaseResult:
 
 
 class Node:
-    """The slots of one worker for one run; *cores* are those of its Dask worker (None: of the settings, or all usable)."""
+    """The slots of one worker for one run; *cores* belong to its Dask worker (None: the settings' or all usable ones)."""
 
     def __init__(self, settings: NodeSettings, cores: int | None = None) -> None:
         self._cores = cores or settings.node.cores or usable_cores()
@@ -60,9 +60,9 @@ class Node:
         output = {"AZUREML_BI_OUTPUT_PATH": settings.script.output}
         self._environment = {**os.environ, **variables, **output, _MARKER: marker}
         self._gpus = visible_gpus(self._environment)
-        own_limits = user_limits(os.environ) if settings.node.is_kept and not settings.node.threads else {}
-        script_limits = {name: variables[name] for name in VARIABLES if name in variables}
-        self._limits = override(override(own_limits, settings.node.thread_variables), script_limits)
+        own_limits = user_limits(os.environ) if settings.node.is_kept else {}
+        limits = {} if settings.node.threads else override(own_limits, settings.node.thread_variables)
+        self._limits = override(limits, {name: variables[name] for name in VARIABLES if name in variables})
         self._assigned_gpus = () if VISIBLE in variables else self._gpus  # set by the user: for all processes
         self._process_log = ProcessLog()
         count = min(settings.node.slots or default_slots(self._cores, self._gpus), settings.node.most_slots)
@@ -207,14 +207,16 @@ class Node:
 
     def _are_interchangeable(self, count: int) -> bool:
         """True when all *count* slots have the same environment, so that a standby child fits any of them."""
-        return all(self._variables(index) == self._variables(0) for index in range(count))
+        return all(self._gpu_variables(index) == self._gpu_variables(0) for index in range(count))
+
+    def _gpu_variables(self, index: int) -> dict[str, str]:
+        return slot_environment(index, self._assigned_gpus, self._environment)
 
     def _variables(self, index: int) -> dict[str, str]:
         """Return all environment variables of the children of a slot."""
         options = self.settings.node
         threads = options.threads or max(1, self._cores // self._count)
-        environment = {**self._environment, **slot_environment(index, self._assigned_gpus, self._environment)}
-        return with_thread_limit(environment, threads, self._limits)
+        return with_thread_limit({**self._environment, **self._gpu_variables(index)}, threads, self._limits)
 
     def _factory(self, index: int) -> ChildFactory:
         return ChildFactory(self.settings, lambda: self._variables(index), self._scratch, self._process_log)

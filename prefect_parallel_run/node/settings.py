@@ -14,7 +14,7 @@ from prefect_parallel_run.models import execution_prefix
 class Bundle(NamedTuple):
     """The code archive of the script, as a node needs it."""
 
-    sha256: str  #: of the archive
+    sha256: str  #: SHA-256 of the archive
     source: str  #: importable folder, relative to where the bundle is unpacked; "." for that folder itself
     script: str  #: the script, relative to where the bundle is unpacked
 
@@ -32,7 +32,9 @@ class NodeOptions:
     slots: int | None = None  #: child processes; None: 1 if the node has a GPU, else one per core
     cores: int | None = None  #: its share of the machine; None: all that the process may use
     threads: int | None = None  #: threads per process; None: its cores divided by its processes
-    thread_variables: dict[str, str] = field(default_factory=dict)  #: limits set in the flow process's environment
+    thread_variables: dict[str, str] = field(
+        default_factory=dict
+    )  #: limits set in the flow process's environment; ``threads`` overrides them
     most_slots: int  #: never more than there are mini-batches
     rows_are_remote: bool = False  #: the node cannot see the run directory: rows are fetched from it
     is_kept: bool = False  #: the worker outlives the flow process: the node needs a watchdog

@@ -15,7 +15,7 @@ FOLLOWERS = {"OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUM
 
 @given(LIMITS, st.integers(1, 64), LIMITS, LIMITS)
 def test_every_library_has_a_limit(inherited, threads, lower, higher):
-    """That of its variable, or of OMP_NUM_THREADS when the user set that; what the process inherited does not count."""
+    """The limit is in its variable, or in OMP_NUM_THREADS when the user set that; inherited limits do not count."""
     limited = with_thread_limit({"PATH": "/bin", **inherited}, threads, override(lower, higher))
     assert limited.pop("PATH") == "/bin"
     for name in VARIABLES:

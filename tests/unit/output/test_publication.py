@@ -17,7 +17,7 @@ from prefect_parallel_run.output.reduction import publish
 from prefect_parallel_run.runs.ledger import Place
 from prefect_parallel_run.storage.objects import file_sha256
 
-TEXT = pa.array(pd.Series(["x"])).type  #: of a column of strings: large_string, or string before pandas 3
+TEXT = pa.array(pd.Series(["x"])).type  #: large_string, or string before pandas 3
 
 
 class Parts:
