@@ -185,12 +185,22 @@ class _LocalCluster(Cluster):
 
 
 class _PrivateScheduler(Scheduler):  # type: ignore[misc]  # distributed is typed in part
-    """A scheduler without HTTP pages, which every user of the machine could read, and without the measurements shown there."""
+    """A scheduler without HTTP pages, which every user of the machine could read, and without what no step needs.
+
+    The pages show its measurements; leases are bound to their workers and are not stolen; it has no timeout of its own.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        for measurement in ("tick", "ticks", "monitor"):  # tick: 50 times a second
-            self.periodic_callbacks.pop(measurement, None)
+        for callback in (
+            "tick",
+            "ticks",
+            "monitor",
+            "stealing",
+            "idle-timeout",
+            "no-workers-timeout",
+        ):  # tick: 50 times a second
+            self.periodic_callbacks.pop(callback, None)
 
     def heartbeat_worker(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Request few heartbeats: a closed connection shows that a worker has exited, and nothing here uses their metrics."""
