@@ -36,9 +36,11 @@ WORKLOADS = {
     "cpu-bound": "cpu_bound",
     "uneven": "uneven",
     "large-rows": "large_rows",
+    "real-jobs": "real_jobs",
     "tables": "tables",
     "start-up": "start_up",
     "faults": "faults",
+    "supervision": "supervision",
     "planning": "planning",
     "simulation": "simulation",
 }
