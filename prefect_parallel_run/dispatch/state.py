@@ -33,6 +33,8 @@ from prefect_parallel_run.dispatch.work_queue import (
 from prefect_parallel_run.models import NOT_ISOLATED, FailureLimits, Lease, Outcome, PendingWork, Receipt, Tally
 
 _NODE_PATIENCE = 60.0  #: s without any node before the run fails; Prefect's retry then opens a new cluster
+_FEW_LEASES = 500  #: up to so many are examined at every event near the end of a run
+_REBALANCE_INTERVAL = 1e-4  #: s per unfinished lease between two rebalances of more leases: each examines all of them
 _AHEAD_SECONDS = 0.5  #: s: a slot gets a second lease in advance only while mini-batches are shorter than this
 
 
@@ -82,6 +84,7 @@ class RunState:
         self._is_holding = False
         self._processes: int | None = None  # per node, once a user has changed it
         self._resizes = 0
+        self._next_rebalance = float("-inf")
         self._has_ended = False
         self._opening = 0  # number of nodes that are being opened
         self._nodeless_since: float | None = None
@@ -334,6 +337,11 @@ class RunState:
         self._stragglers.next_check = None
         if self._queue.has_ranges or self._is_holding or self._progress.is_growing:
             return
+        if now < self._next_rebalance:
+            self._stragglers.next_check = self._next_rebalance
+            return
+        if (count := len(self._accounting.leases)) > _FEW_LEASES:
+            self._next_rebalance = now + _REBALANCE_INTERVAL * count
         free = self._accounting.free()
         if not free:
             return

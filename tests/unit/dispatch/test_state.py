@@ -32,9 +32,9 @@ from prefect_parallel_run.models import FailureLimits, Lease, PendingWork, Recei
 ITEMS = 10
 
 
-def make_state(planned, *, run_max_try=3, retry_delay=0.0, max_per_lease=1000, is_growing=False, speculative=False, **limits):
+def make_state(planned, *, run_max_try=3, retry_delay=0.0, max_per_lease=1000, is_growing=False, policy=None, **limits):
     rules = SchedulingPolicy(
-        speculative=speculative,
+        **(policy or {}),
         run_max_try=run_max_try,
         limits=FailureLimits(**limits),
         retry_delay=retry_delay,
@@ -400,6 +400,21 @@ def recalls(instructions):
     return [(one.lease, one.at_once) for one in instructions if isinstance(one, Recall)]
 
 
+def test_many_leases_are_examined_rarely():
+    """A rebalance looks at every lease: with thousands of them it must not happen at every event, and none is forgotten."""
+    state = make_state(1_000, policy={"shared_workers": True})
+    todo = ready_nodes(state, 0.0, a=1_000)
+    assert len(todo) == 1_000
+
+    def finish(lease, now):
+        return recalls(state.handle(answer(lease, slots=1_000), now))
+
+    assert finish(todo[999], 1.0) == [(todo[0].id, False)]
+    assert finish(todo[998], 1.01) == []
+    assert state.next_due == pytest.approx(1.1, abs=0.001)
+    assert recalls(state.handle(Tick(), state.next_due)) == [(todo[1].id, False)]
+
+
 def test_an_idle_slot_gets_the_unstarted_rest_of_a_lease():
     """Nothing waits behind a slow mini-batch while another slot is idle."""
     state = make_state(100, max_per_lease=8)
@@ -440,7 +455,7 @@ def test_a_lease_unknown_to_its_node_is_recalled_again():
 
 def slow_one(now=0.0, **options):
     """Return a state in which node b duplicates the slow mini-batch of node a."""
-    state = make_state(2, speculative=True, **options)
+    state = make_state(2, policy={"speculative": True}, **options)
     first, second = ready_nodes(state, now, a=1, b=1)
     done = state.handle(LeaseFinished(second.id, [receipt(1, seconds=1.0)], 1), now + 1)
     assert recalls(done) == [(first.id, False)]
@@ -490,7 +505,7 @@ def test_one_of_two_duplicates_may_be_lost_without_charge(who):
 
 def test_a_lost_duplicate_does_not_charge_what_had_finished():
     """Finished mini-batches whose receipts are lost run again; they did not kill the node."""
-    state = make_state(3, speculative=True, run_max_try=1, max_per_lease=2)
+    state = make_state(3, policy={"speculative": True}, run_max_try=1, max_per_lease=2)
     first, second = ready_nodes(state, 0.0, a=1, b=1)
     (both,) = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 0.0))
     state._accounting.leases[both.id] = state._accounting.nodes["a"].leases[both.id] = both = replace(
@@ -547,7 +562,7 @@ def test_every_mini_batch_is_decided_exactly_once(data):  # noqa: PLR0912, PLR09
         run_max_try=run_max_try,
         max_per_lease=data.draw(st.integers(1, 20)),
         is_growing=True,
-        speculative=data.draw(st.booleans()),
+        policy={"speculative": data.draw(st.booleans())},
     )
     is_growing = True
     decided, tries, out, zombies, joined, asked = {}, {}, {}, [], 0, {}
