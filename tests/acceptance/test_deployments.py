@@ -112,6 +112,31 @@ def test_the_ready_made_flow_with_parameters_as_the_form_sends_them(at_work, fil
     assert at_work.ask(f"/flow_runs/{run}")["name"].startswith("echo: 20")
 
 
+def test_a_large_input_is_split_over_several_runs(at_work, tmp_path):
+    """As the guide says: one run of a deployment per part of the input, each with its own output."""
+    guide = (ROOT / "docs" / "guides" / "scheduling.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?run_deployment.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    for old, new in (
+        ("parallel-run/score", "parallel-run/count-lines"),
+        ("data/", f"{tmp_path}/data/"),
+        ("out/", f"{tmp_path}/out/"),
+    ):
+        code = code.replace(old, new)
+    for day, number in (("monday", 3), ("tuesday", 2)):
+        (tmp_path / "data" / day).mkdir(parents=True)
+        for index in range(number):
+            (tmp_path / "data" / day / f"{index}.png").write_text("line\n")
+    subprocess.run(
+        [sys.executable, "-c", f"{code}\n\nscore_all(['monday', 'tuesday'])"], check=True, env=at_work.environment, timeout=300
+    )
+    wanted = {"flow_runs": {"deployment_id": {"any_": [at_work.deployments["parallel-run/count-lines"]["id"]]}}}
+    runs = {run["parameters"]["name"]: run["id"] for run in at_work.ask("/flow_runs/filter", wanted)}
+    for day, number in (("monday", 3), ("tuesday", 2)):
+        state = at_work.final(runs[f"score-{day}"])
+        assert state["type"] == "COMPLETED", (state, at_work.log.read_text())
+        assert len((tmp_path / "out" / day / "lines.csv").read_text().splitlines()) == 1 + number
+
+
 def test_an_interval_schedule_fires(at_work, tmp_path):
     """On the deployment of one's own script; what the schedule starts completes."""
     deployment = at_work.deployments["parallel-run/count-lines"]["id"]

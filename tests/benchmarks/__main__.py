@@ -43,6 +43,7 @@ WORKLOADS = {
     "supervision": "supervision",
     "planning": "planning",
     "simulation": "simulation",
+    "scale": "scale",
 }
 IN_GATE = ("no-op", "cpu-bound", "tables", "start-up", "faults", "simulation")
 
