@@ -1,8 +1,8 @@
-"""Reads rows from row groups (Parquet), record batches (Arrow) and stripes (ORC)."""
+"""Reads rows from row groups (Parquet), record batches (Arrow) and stripes (ORC); only the columns that the dataset keeps."""
 
 import json
 from abc import abstractmethod
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import pandas as pd
 import pyarrow as pa
@@ -40,17 +40,43 @@ class RowGroupReader(TableReader):
 
     @abstractmethod
     def decode(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
-        """Return the groups *numbers* of the file as an Arrow table."""
+        """Return the groups *numbers* of the file as an Arrow table; it may have columns that the dataset does not keep."""
 
     def _rows(self, work: Dict[str, Any]) -> Any:
         if not self.holds(work):
             self._cached = (None, None)  # release the old groups first: both together would double the memory
-            self._cached = (_key(work), with_extension_types(self.decode(work, work[groups_of(work)[0]])))
+            table = _kept(self.decode(work, work[groups_of(work)[0]]), work)
+            self._cached = (_key(work), with_extension_types(table))
         return self._cached[1].slice(work["start"], work["stop"] - work["start"])
 
 
 def _key(work: Dict[str, Any]) -> Any:
-    return work["path"], work["version"], tuple(work[groups_of(work)[0]])
+    return _source_key(work), tuple(work[groups_of(work)[0]])
+
+
+def _source_key(work: Dict[str, Any]) -> Any:
+    return work["path"], work["version"], work.get("keep_columns"), work.get("drop_columns")
+
+
+def kept_indices(names: Sequence[str], work: Mapping[str, Any]) -> Optional[List[int]]:
+    """Return the indices of the columns that a work keeps of *names*, the columns of a file; None for all.
+
+    >>> kept_indices(["a", "b", "b"], {"keep_columns": ["b"]}), kept_indices(["a", "b"], {"drop_columns": ["b"]})
+    ([1, 2], [0])
+    """
+    if "keep_columns" in work:
+        keep = set(work["keep_columns"])
+        return [index for index, name in enumerate(names) if name in keep]
+    if "drop_columns" in work:
+        drop = set(work["drop_columns"])
+        return [index for index, name in enumerate(names) if name not in drop]
+    return None
+
+
+def _kept(table: Any, work: Dict[str, Any]) -> Any:
+    """Return *table* without the columns that the dataset does not keep: some formats read more than asked for."""
+    indices = kept_indices(table.column_names, work)
+    return table if indices is None else table.select(indices)
 
 
 class ParquetReader(RowGroupReader):
@@ -60,7 +86,11 @@ class ParquetReader(RowGroupReader):
         """Return row groups."""
         unit = work.get("int96_unit")
         with open_file(work["path"]) as source, pq.ParquetFile(source, coerce_int96_timestamp_unit=unit) as file:
-            return _without_dictionaries(file.read_row_groups(numbers))
+            names = file.schema_arrow.names
+            indices = kept_indices(names, work)
+            # A name also selects columns that Parquet writes as if they were inside it: those named "NAME.something".
+            columns = None if indices is None else [names[index] for index in indices]
+            return _without_dictionaries(file.read_row_groups(numbers, columns=columns))
 
 
 class OrcReader(RowGroupReader):
@@ -72,7 +102,19 @@ class OrcReader(RowGroupReader):
 
         with open_file(work["path"]) as source:
             file = orc.ORCFile(source)
-            return pa.Table.from_batches([file.read_stripe(number) for number in numbers])
+            indices = kept_indices(file.schema.names, work)
+            return pa.Table.from_batches([read_stripe(file, number, indices) for number in numbers])
+
+
+def read_stripe(file: Any, number: int, indices: Optional[Sequence[int]]) -> Any:
+    """Return the columns at *indices* (None: all) of a stripe of an ORCFile."""
+    if indices is None:
+        return file.read_stripe(number)
+    columns = [file.schema.names[index] for index in indices]
+    batch = file.read_stripe(number, columns=columns)
+    if columns and batch.schema.names == columns:
+        return batch
+    return file.read_stripe(number).select(indices)  # a repeated name, or "a.b" beside a field b of a, selects others
 
 
 class ArrowReader(RowGroupReader):
@@ -92,16 +134,16 @@ class ArrowReader(RowGroupReader):
         """Return record batches."""
         if work.get("is_stream"):
             return _without_dictionaries(self._from_stream(work, numbers))
-        with open_file(work["path"]) as source, pa.ipc.open_file(source) as file:
+        with open_file(work["path"]) as source, _open_ipc(pa.ipc.open_file, source, work) as file:
             return pa.Table.from_batches([file.get_batch(number) for number in numbers], file.schema)
 
     def _from_stream(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         """Return the batches *numbers* (ascending); an earlier one than the last reopens the stream."""
-        key = work["path"], work["version"]
+        key = _source_key(work)
         if self._stream_key != key or self._next > numbers[0]:
             self._close()
             self._source = open_file(work["path"])
-            self._stream = pa.ipc.open_stream(self._source)
+            self._stream = _open_ipc(pa.ipc.open_stream, self._source, work)
             self._stream_key, self._next = key, 0
         batches = []
         while self._next <= numbers[-1]:
@@ -115,6 +157,18 @@ class ArrowReader(RowGroupReader):
         if self._source is not None:
             self._source.close()
         self._stream_key, self._source, self._stream = None, None, None
+
+
+def _open_ipc(open_reader: Callable[..., Any], source: Any, work: Dict[str, Any]) -> Any:
+    """Return a reader of an IPC file or stream that decodes only the columns that the dataset keeps; without any, one."""
+    reader = open_reader(source)
+    names = reader.schema.names
+    indices = kept_indices(names, work)
+    if indices is None:
+        return reader
+    source.seek(0)
+    included = indices or [0][: len(names)]  # an empty list would mean all
+    return open_reader(source, options=pa.ipc.IpcReadOptions(included_fields=included))
 
 
 def _without_dictionaries(table: Any) -> Any:
