@@ -37,6 +37,7 @@ WORKLOADS = {
     "uneven": "uneven",
     "large-rows": "large_rows",
     "tables": "tables",
+    "columns": "columns",
     "start-up": "start_up",
     "faults": "faults",
     "planning": "planning",
