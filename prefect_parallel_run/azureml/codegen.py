@@ -171,8 +171,10 @@ class _Generator:
         """Return the call that creates a dataset."""
         values = dataset.model_dump(exclude_defaults=True, exclude={"paths", "name"})
         kind = values.pop("format", None)
+        selected = {method: values.pop(method) for method in ("keep_columns", "drop_columns") if method in values}
         constructor = "FileDataset.from_files" if kind is None else f"TabularDataset.from_{kind}_files"
         call = _call(constructor, [[self._or_decide(path) for path in dataset.paths]], values)
+        call = Code(call + "".join(_call(f".{method}", [columns], {}) for method, columns in selected.items()))
         return call if dataset.name is None else Code(f"{call}.as_named_input({render(dataset.name)})")
 
     def decisions(self) -> Iterator[str]:

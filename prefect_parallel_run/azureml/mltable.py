@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from prefect_parallel_run.azureml.findings import Difference, MigrationFindings
 from prefect_parallel_run.azureml.known_fields import refuse, unknown
@@ -80,7 +80,7 @@ _FILTERS = {
     "random_split": "every row reaches run(): write a table with the part",
     "select_partitions": "every row reaches run(): list only the wanted files",
 }
-_COLUMNS = dict.fromkeys(("keep_columns", "drop_columns"), "run() gets all columns: select them there")
+_COLUMNS = ("keep_columns", "drop_columns")  #: methods of TabularDataset
 _CONVERT, _EXTRACT = "convert_column_types", "extract_columns_from_partition_format"
 _TRANSFORMATIONS = {*_READERS, *_FILTERS, *_COLUMNS, _CONVERT, _EXTRACT}
 #: Column types of delimited text here by Azure's names; all of them allow missing values.
@@ -298,12 +298,26 @@ def _transformed(
     if step.name in _FILTERS:
         findings.open(step.field, step.value, _FILTERS[step.name])
     elif step.name in _COLUMNS:
-        findings.left_out(step.field, step.value, _COLUMNS[step.name])
+        return _with_columns(step, table, findings)
     elif step.name == _EXTRACT:
         _report_keys(step, table, partition_keys, findings)
     else:
         findings.open(step.field, step.value, "only the first reader of a table applies")
     return table
+
+
+def _with_columns(step: _Step, table: TabularDataset, findings: MigrationFindings) -> TabularDataset:
+    """Return *table* after keep_columns or drop_columns; an empty list has no effect in Azure."""
+    names = step.value if isinstance(step.value, list) else [step.value]
+    if not all(isinstance(name, str) for name in names):
+        raise step.error(step.name, step.value, "a column, or a list of columns")
+    columns = [_column_name(name, table) for name in names]
+    try:
+        selected = getattr(table, step.name)(columns) if columns else table
+    except ValueError as error:
+        raise ValueError(f"{step.where}: {error}") from None
+    findings.taken(step.field, ", ".join(names), f"{step.name}({columns!r})")
+    return cast("TabularDataset", selected)
 
 
 def _with_types(step: _Step, table: TabularDataset, findings: MigrationFindings) -> TabularDataset:

@@ -141,7 +141,10 @@ class DelimitedReader(TextReader):
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)
                 warnings.simplefilter("ignore", RuntimeWarning)  # from numpy, for a cast that pandas then refuses
-                return _of_one_type(_without_extra(work, data, _read(data, options)), work["types"])
+                frame = _without_extra(work, data, _read(data, options))
+                kept = _kept(work)
+                frame = frame if frame.shape[1] == len(kept) else frame.iloc[:, kept]
+                return _of_one_type(frame, [work["types"][index] for index in kept])
         except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
             _raise_for_record(work, data, str(error))
         except UnicodeDecodeError as error:
@@ -160,11 +163,21 @@ def _options(work: Dict[str, Any]) -> Dict[str, Any]:
     # Only strings need their type in advance: "007" looks like a number within this mini-batch.
     text = pd.api.types.pandas_dtype(str)  # looked up once, not for every column
     names = work.get("columns", range(len(work["types"])))
-    dtype = {name: text if kind == "text" else kind for name, kind in zip(names, work["types"]) if kind in ("text", *GIVEN)}
+    strings = ("text", None)  # the values of a column that is not kept do not matter
+    dtype = {name: text if kind in strings else kind for name, kind in zip(names, work["types"]) if kind in (*strings, *GIVEN)}
+    kept = _kept(work)
+    usecols = kept if work.get("is_regular") and kept else None
     if work.get("fields", len(names)) > len(names):
         extra = " ".join(names) + " "  # no other column can have this name
+        usecols = usecols and [*usecols, len(names)]
         names, dtype[extra] = [*names, extra], text
-    return {**pandas_options(work), "header": None, "names": names, "index_col": False, "dtype": dtype}
+    if usecols is not None:
+        dtype = {names[index]: dtype[names[index]] for index in usecols if names[index] in dtype}
+    return {**pandas_options(work), "header": None, "names": names, "index_col": False, "dtype": dtype, "usecols": usecols}
+
+
+def _kept(work: Dict[str, Any]) -> List[int]:
+    return [index for index, kind in enumerate(work["types"]) if kind is not None]
 
 
 def likely_delimiter(columns: Sequence[str], delimiter: str) -> str:
@@ -180,11 +193,11 @@ def likely_delimiter(columns: Sequence[str], delimiter: str) -> str:
 def _without_extra(work: Dict[str, Any], data: bytes, frame: Any) -> Any:
     """Return *frame* without an extra field after the last column, which must be empty in every record."""
     columns = len(work["types"])
-    if frame.shape[1] > columns:
-        filled = (frame.iloc[:, columns].fillna("") != "").to_numpy()
+    if work.get("fields", columns) > columns:
+        filled = (frame.iloc[:, -1].fillna("") != "").to_numpy()
         if filled.any():
             _raise_for_record({**work, "fields": columns}, data, "a record has too many fields", int(filled.argmax()))
-        frame = frame.iloc[:, :columns]
+        frame = frame.iloc[:, :-1]
     return frame
 
 

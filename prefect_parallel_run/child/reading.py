@@ -7,16 +7,18 @@
   ``nullable`` (indexes of integer and boolean columns with a null somewhere in the file; absent for none),
   ``int96_unit`` (``us`` when the file has INT96 timestamps beyond the range of nanoseconds; else absent).
 - ``arrow``, ``orc``: the same with ``batches`` or ``stripes`` in place of ``row_groups``; ``is_stream`` for IPC streams.
+  All three have ``keep_columns`` or ``drop_columns`` if the dataset does; ``nullable`` counts only the columns that are kept.
 - ``delimited``: ``path``, ``size``, ``version``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
   first record), ``delimiter``, ``quote``, ``columns`` (absent without a header), ``types`` of the columns in the whole file,
-  or as the dataset defines them; ``fields`` of a record, if that is one more than the columns (the last one is empty: some
-  writers end every record with a delimiter); unless they have their default ``escape``, ``double_quote``, ``decimal``,
-  ``na_values``, ``keep_default_na``, ``encoding``. With ``stream`` (``compression``, ``encoding``) start and stop count the
-  bytes of the text in UTF-8 (text.py).
-- ``json_lines``: the same without a dialect.
+  or as the dataset defines them, null for a column that is not kept; ``is_regular`` if there are such columns and every record
+  has as many fields as the first, so that pandas can skip them; ``fields`` of a record, if that is one more than the columns
+  (the last one is empty: some writers end every record with a delimiter); unless they have their default ``escape``,
+  ``double_quote``, ``decimal``, ``na_values``, ``keep_default_na``, ``encoding``. With ``stream`` (``compression``,
+  ``encoding``) start and stop count the bytes of the text in UTF-8 (text.py).
+- ``json_lines``: the same without a dialect; ``columns`` are those that are kept.
 - ``tables``: ``tables`` (several of the last five), ``rows``; their rows are concatenated.
 
-``keys`` of a table are columns whose values come from its folders: key, value, type of each. ``partition_key_value`` is
+``keys`` of a table are kept columns whose values come from its folders: key, value, type of each. ``partition_key_value`` is
 passed on in the context.
 
 A file whose size or version (storage.py) has changed since planning is refused before run() gets any of it.

@@ -1,23 +1,30 @@
-"""Reads rows from row groups (Parquet), record batches (Arrow) and stripes (ORC)."""
+"""Reads rows from row groups (Parquet), record batches (Arrow) and stripes (ORC); only the columns that the dataset keeps."""
 
 import json
+import os
 from abc import abstractmethod
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .arrow_values import frame_of
-from .storage import open_file
+from .storage import is_remote, open_file
 from .table_formats import TableReader, groups_of
 
 
 class RowGroupReader(TableReader):
-    """Reads groups of rows by their numbers; keeps the last decoded groups."""
+    """Reads groups of rows by their numbers; keeps the last decoded groups, and the last file open: a footer may be large."""
 
     def __init__(self) -> None:
         self._cached: Tuple[Any, Any] = (None, None)
+        self._open_key: Any = None
+        self._source: Any = None
+        self._file: Any = None
+
+    def __del__(self) -> None:  # owners of a reader need not know that it holds a file
+        self._close()
 
     def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Any:
         """Return the rows."""
@@ -40,17 +47,68 @@ class RowGroupReader(TableReader):
 
     @abstractmethod
     def decode(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
-        """Return the groups *numbers* of the file as an Arrow table."""
+        """Return the groups *numbers* of the file as an Arrow table; it may have columns that the dataset does not keep."""
 
     def _rows(self, work: Dict[str, Any]) -> Any:
         if not self.holds(work):
             self._cached = (None, None)  # release the old groups first: both together would double the memory
-            self._cached = (_key(work), with_extension_types(self.decode(work, work[groups_of(work)[0]])))
+            try:
+                table = _kept(self.decode(work, work[groups_of(work)[0]]), work)
+            except BaseException:  # another attempt opens the file again: a store may have closed the connection
+                self._close()
+                raise
+            self._cached = (_key(work), with_extension_types(table))
         return self._cached[1].slice(work["start"], work["stop"] - work["start"])
+
+    def _open(self, work: Dict[str, Any], open_reader: Callable[[Any], Any]) -> Any:
+        """Return a reader of the work's file, the last one if it is the same; *open_reader* creates one for an open file."""
+        key = _source_key(work)
+        if self._open_key != key:
+            self._close()
+            path = work["path"]
+            self._source = open_file(path) if is_remote(path) else pa.OSFile(os.fsencode(path))  # Arrow reads this one itself
+            self._file = open_reader(self._source)
+            self._open_key = key
+        return self._file
+
+    def _close(self) -> None:
+        if self._source is not None:
+            self._source.close()
+        self._open_key, self._source, self._file = None, None, None
 
 
 def _key(work: Dict[str, Any]) -> Any:
-    return work["path"], work["version"], tuple(work[groups_of(work)[0]])
+    return _source_key(work), tuple(work[groups_of(work)[0]])
+
+
+def _source_key(work: Dict[str, Any]) -> Any:
+    return work["path"], work["version"], work.get("keep_columns"), work.get("drop_columns")
+
+
+def kept_indices(names: Sequence[str], work: Mapping[str, Any]) -> Optional[List[int]]:
+    """Return the indices of the columns that a work keeps of *names*, the columns of a file; None for all.
+
+    >>> kept_indices(["a", "b", "b"], {"keep_columns": ["b"]}), kept_indices(["a", "b"], {"drop_columns": ["b"]})
+    ([1, 2], [0])
+    """
+    if "keep_columns" in work:
+        keep = set(work["keep_columns"])
+        return [index for index, name in enumerate(names) if name in keep]
+    if "drop_columns" in work:
+        drop = set(work["drop_columns"])
+        return [index for index, name in enumerate(names) if name not in drop]
+    return None
+
+
+def _kept_names(schema: Any, work: Mapping[str, Any]) -> Optional[List[str]]:
+    indices = kept_indices(schema.names, work)
+    return None if indices is None else [schema.names[index] for index in indices]
+
+
+def _kept(table: Any, work: Dict[str, Any]) -> Any:
+    """Return *table* without the columns that the dataset does not keep: some formats read more than asked for."""
+    indices = kept_indices(table.column_names, work)
+    return table if indices is None else table.select(indices)
 
 
 class ParquetReader(RowGroupReader):
@@ -59,8 +117,9 @@ class ParquetReader(RowGroupReader):
     def decode(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         """Return row groups."""
         unit = work.get("int96_unit")
-        with open_file(work["path"]) as source, pq.ParquetFile(source, coerce_int96_timestamp_unit=unit) as file:
-            return _without_dictionaries(file.read_row_groups(numbers))
+        file = self._open(work, lambda source: pq.ParquetFile(source, coerce_int96_timestamp_unit=unit))
+        # A name also selects columns that Parquet writes as if they were inside it: those named "NAME.something".
+        return _without_dictionaries(file.read_row_groups(numbers, columns=_kept_names(file.schema_arrow, work)))
 
 
 class OrcReader(RowGroupReader):
@@ -70,51 +129,62 @@ class OrcReader(RowGroupReader):
         """Return stripes."""
         from pyarrow import orc  # noqa: PLC0415  not every build of pyarrow has it
 
-        with open_file(work["path"]) as source:
-            file = orc.ORCFile(source)
-            return pa.Table.from_batches([file.read_stripe(number) for number in numbers])
+        file = self._open(work, orc.ORCFile)
+        indices = kept_indices(file.schema.names, work)
+        return pa.Table.from_batches([read_stripe(file, number, indices) for number in numbers])
+
+
+def read_stripe(file: Any, number: int, indices: Optional[Sequence[int]]) -> Any:
+    """Return the columns at *indices* (None: all) of a stripe of an ORCFile."""
+    if indices is None:
+        return file.read_stripe(number)
+    columns = [file.schema.names[index] for index in indices]
+    batch = file.read_stripe(number, columns=columns)
+    if columns and batch.schema.names == columns:
+        return batch
+    return file.read_stripe(number).select(indices)  # a repeated name, or "a.b" beside a field b of a, selects others
 
 
 class ArrowReader(RowGroupReader):
-    """Reads Arrow IPC files, and streams, whose record batches can only be read in order; keeps the last stream open."""
+    """Reads Arrow IPC files, and streams, whose record batches can only be read in order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._stream_key: Any = None
-        self._source: Any = None
-        self._stream: Any = None
-        self._next = 0  #: number of the stream's next batch
-
-    def __del__(self) -> None:  # owners of a reader need not know that it holds a file
-        self._close()
+        self._next = 0  #: number of the next batch of the open stream
 
     def decode(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         """Return record batches."""
         if work.get("is_stream"):
             return _without_dictionaries(self._from_stream(work, numbers))
-        with open_file(work["path"]) as source, pa.ipc.open_file(source) as file:
-            return pa.Table.from_batches([file.get_batch(number) for number in numbers], file.schema)
+        file = self._open(work, lambda source: _open_ipc(pa.ipc.open_file, source, work))
+        return pa.Table.from_batches([file.get_batch(number) for number in numbers], file.schema)
 
     def _from_stream(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         """Return the batches *numbers* (ascending); an earlier one than the last reopens the stream."""
-        key = work["path"], work["version"]
-        if self._stream_key != key or self._next > numbers[0]:
+        if self._next > numbers[0]:
             self._close()
-            self._source = open_file(work["path"])
-            self._stream = pa.ipc.open_stream(self._source)
-            self._stream_key, self._next = key, 0
+        if self._open_key != _source_key(work):
+            self._next = 0
+        stream = self._open(work, lambda source: _open_ipc(pa.ipc.open_stream, source, work))
         batches = []
         while self._next <= numbers[-1]:
-            batch = self._stream.read_next_batch()
+            batch = stream.read_next_batch()
             if self._next in numbers:
                 batches.append(batch)
             self._next += 1
         return pa.Table.from_batches(batches)
 
-    def _close(self) -> None:
-        if self._source is not None:
-            self._source.close()
-        self._stream_key, self._source, self._stream = None, None, None
+
+def _open_ipc(open_reader: Callable[..., Any], source: Any, work: Dict[str, Any]) -> Any:
+    """Return a reader of an IPC file or stream that decodes only the columns that the dataset keeps; without any, one."""
+    reader = open_reader(source)
+    names = reader.schema.names
+    indices = kept_indices(names, work)
+    if indices is None:
+        return reader
+    source.seek(0)
+    included = indices or [0][: len(names)]  # an empty list would mean all
+    return open_reader(source, options=pa.ipc.IpcReadOptions(included_fields=included))
 
 
 def _without_dictionaries(table: Any) -> Any:

@@ -28,7 +28,7 @@ from prefect_parallel_run.planning.inputs import check_arguments, normalize_inpu
 
 _OPTIONS_OF_FORMAT = {
     "files": ("partition_format",),
-    **{name.replace("_", "-"): known.options for name, known in TABLE_FORMATS.items()},
+    **{name.replace("_", "-"): ("keep_columns", "drop_columns", *known.options) for name, known in TABLE_FORMATS.items()},
 }
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.+)", re.DOTALL)
 _ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: escapes typed on the command line, and what they mean
@@ -60,6 +60,18 @@ _INPUT_OPTIONS = [
         "--format", "Format of the inputs (default: files).", type=click.Choice(list(_OPTIONS_OF_FORMAT)), default="files"
     ),
     InputOption("--partition-format", "Pattern for the end of a file's path: {user}/{day:yyyy/MM/dd}/*", metavar="TEXT"),
+    InputOption(
+        "--keep-column keep_columns",
+        "A column of tables that run() gets, and only such columns; repeat for further columns.",
+        metavar="NAME",
+        multiple=True,
+    ),
+    InputOption(
+        "--drop-column drop_columns",
+        "A column of tables that run() does not get; can be repeated.",
+        metavar="NAME",
+        multiple=True,
+    ),
     InputOption("--delimiter", r"Field separator of delimited text (default: ,); \t is a tab.", metavar="C"),
     InputOption("--quote", "Quote character (default: \"); '' for none.", metavar="C"),
     InputOption("--escape", "Escape character.", metavar="C"),

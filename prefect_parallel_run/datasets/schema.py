@@ -102,7 +102,7 @@ class InputWarnings:
         missing = [name for name in first if name not in set(names)]
         if self._may_lack_header and len(extra) == len(names):
             data = first_path if _has_number(first) and not _has_number(names) else path
-            columns = f"has the columns {_shown_names(names)}, but {first_path}, the first file, has {_shown_names(first)}"
+            columns = f"has the columns {shown_names(names)}, but {first_path}, the first file, has {shown_names(first)}"
             hint = f"if {data} lacks a header, its first row is used as one and lost: add a header to it"
             self.add_file(path, {"header": f"{columns}; {hint}"})
         elif sorted(names) == sorted(first):
@@ -112,8 +112,8 @@ class InputWarnings:
             effect = "run() gets them in the order of each file, and a text result has no names"
             self.add_file(path, {"order": f"{difference}: {example}; {effect}"})
         else:
-            lacks = f"lacks {_shown_names(missing)}" if missing else ""
-            has = f"has the additional {_shown_names(extra)}" if extra else ""
+            lacks = f"lacks {shown_names(missing)}" if missing else ""
+            has = f"has the additional {shown_names(extra)}" if extra else ""
             difference = " and ".join(filter(None, (lacks, has))) or "has one of them more than once"
             message = f"has different columns than {first_path}, the first file: it {difference}"
             self.add_file(path, {"names": f"{message}; run() gets the columns of each file"})
@@ -143,14 +143,14 @@ def _has_number(names: Sequence[str]) -> bool:
     return any(is_number(name) for name in names)
 
 
-def _shown_names(names: Sequence[str]) -> str:
+def shown_names(names: Sequence[str], most: int = _MOST_NAMES) -> str:
     """Return the first few *names* as one string.
 
-    >>> print(_shown_names(["a", "b"]), _shown_names(list("abcdefg")))
+    >>> print(shown_names(["a", "b"]), shown_names(list("abcdefg")))
     'a', 'b' 'a', 'b', 'c', 'd', 'e' and 2 more
     """
-    shown = ", ".join(map(_shown_name, names[:_MOST_NAMES]))
-    return f"{shown} and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else shown
+    shown = ", ".join(map(_shown_name, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def _shown_name(name: str) -> str:

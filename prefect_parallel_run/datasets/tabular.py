@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import pyarrow as pa
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from prefect_parallel_run.child.delimited import GIVEN
@@ -19,6 +19,7 @@ from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
+from prefect_parallel_run.datasets.columns import ColumnSelection
 from prefect_parallel_run.datasets.formats import FilePlan, create_planner
 from prefect_parallel_run.datasets.partitions import (
     ColumnTypesDifferError,
@@ -43,9 +44,14 @@ _UNREADABLE = (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeError, 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class TabularDataset(Dataset):
     """Table files; ``run()`` gets a pandas DataFrame with the file's own columns and an index from 0."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
     kind: ClassVar[Literal["file", "tabular"]] = "tabular"
     format: str = Field(description="Format of the files.", json_schema_extra={"enum": [*TABLE_FORMATS]})
     delimiter: str = Field(default=",", description="Character between the fields of delimited text.")
@@ -59,6 +65,13 @@ class TabularDataset(Dataset):
     keep_default_na: bool = Field(default=True, description="Parse pandas' own missing values, such as NA, as missing.")
     encoding: str = Field(default="utf-8", description="Encoding of delimited text and JSON lines.")
     compression: Compression = Field(default="infer", description="Compression of text; infer: by .gz, .bz2, .xz or .zst.")
+    #: A method has the field's public name. Without a value, a dataset and its hashes are those of earlier versions.
+    kept_columns: list[str] | None = Field(
+        default=None, alias="keep_columns", exclude_if=_is_none, description="The only columns that are read."
+    )
+    dropped_columns: list[str] | None = Field(
+        default=None, alias="drop_columns", exclude_if=_is_none, description="Columns that are not read."
+    )
 
     @field_validator("format")
     @classmethod
@@ -91,6 +104,17 @@ class TabularDataset(Dataset):
     def _none_if_empty(cls, value: list[str] | None) -> list[str] | None:
         return value or None
 
+    @field_validator("kept_columns", "dropped_columns")
+    @classmethod
+    def _are_different(cls, value: list[str] | None, info: Any) -> list[str] | None:
+        field = str(cls.model_fields[info.field_name].alias)
+        repeated = next((name for number, name in enumerate(value or ()) if name in (value or ())[:number]), None)
+        if repeated is not None:
+            raise ValueError(f"{field}: expected different columns, got {repeated!r} more than once")
+        if value == [] and field == "keep_columns":
+            raise ValueError(f"{field}: expected at least one column, or None for all, got []")
+        return value or None
+
     @field_validator("encoding")
     @classmethod
     def _is_encoding(cls, value: str) -> str:
@@ -103,6 +127,8 @@ class TabularDataset(Dataset):
             if value != default and field not in TABLE_FORMATS[self.format].options:
                 titles = " or ".join(known.title.lower() for known in TABLE_FORMATS.values() if field in known.options)
                 raise ValueError(f"{field}: expected {default}, since the files are not {titles}, got {value!r}")
+        if self.kept_columns is not None and self.dropped_columns is not None:
+            raise ValueError("set either keep_columns or drop_columns, not both")
         fields: dict[str, str] = {}
         for field in ("delimiter", "quote", "escape", "decimal"):
             value = getattr(self, field)
@@ -194,6 +220,37 @@ class TabularDataset(Dataset):
             paths=absolute_paths, format="json_lines", encoding=encoding, compression=compression, allow_empty=allow_empty
         )
 
+    def keep_columns(self, columns: str | Sequence[str]) -> Self:
+        """Return a dataset with only these columns; nothing else is read from its files.
+
+        Keys of hive folders are columns too. The columns keep the order that they have in each file. A column that a file lacks
+        is an error of planning.
+
+        Args:
+            columns: A name, or several different ones; of delimited text without a header numbers, such as ``"0"``.
+
+        Raises:
+            ValueError: *columns* is empty, has a name twice, or has one that was left out before.
+        """
+        return self._selecting(self.selection.keeping(_names(columns)))
+
+    def drop_columns(self, columns: str | Sequence[str]) -> Self:
+        """Return a dataset without these columns, which are not read from its files; *columns* as in ``keep_columns``.
+
+        Raises:
+            ValueError: *columns* has a name twice, has one that was left out before, or all that are kept.
+        """
+        return self._selecting(self.selection.dropping(_names(columns)))
+
+    @property
+    def selection(self) -> ColumnSelection:
+        """Return which columns are read."""
+        return ColumnSelection(self.kept_columns, self.dropped_columns)
+
+    def _selecting(self, selection: ColumnSelection) -> Self:
+        fields = self.model_dump(exclude={"kept_columns", "dropped_columns"})
+        return type(self).model_validate({**fields, **selection.fields()})
+
     @property
     def modules(self) -> tuple[str, ...]:
         """Return the modules that a process needs to read the rows."""
@@ -213,6 +270,7 @@ class TabularDataset(Dataset):
 
         Tables in hive folders are used directly; of other tables a partitioned copy is written below *store*, once.
         """
+        self.selection.check_keys(self.name, keys)
         listing = listing or self.listing()
         folders = folder_keys(listing)
         if not folders:
@@ -233,6 +291,7 @@ class TabularDataset(Dataset):
             InputError: A key is not a column, a file cannot be read, or a column has incompatible types in two files.
             OutputError: *target* cannot be written, or is not empty.
         """
+        self.selection.check_keys(self.name, keys)
         return self._partition(keys, target, ignore_warning)
 
     def _partition(self, keys: Sequence[str], target: PathLike, warn: Callable[[str], None]) -> TabularDataset:
@@ -299,18 +358,29 @@ class TabularDataset(Dataset):
             try:
                 plan = planner.plan(file, size)
                 keys = (plan.keys or folder_values) if folder_values else []
-                _warn_of(warnings, file, plan, keys)
+                self._warn_of(warnings, file, plan, keys)
                 work = self._work(file, keys) | plan.work
-                for rows, source_bytes, piece in plan.pieces:
+                for number, (rows, source_bytes, piece) in enumerate(plan.pieces):
+                    if number == 0:  # a file without rows may lack columns
+                        self.selection.check_names(file.path, [*(plan.names or ()), *(pair.key for pair in keys)])
                     yield PlannedBatch(rows, source_bytes, _encode({**work, **piece})), keys
             except _UNREADABLE as error:
                 raise InputError(file.path, self._problem(error)) from error
         warnings.finish()
 
+    def _warn_of(self, warnings: InputWarnings, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:
+        warnings.add_file(file.path, plan.warnings)
+        warnings.add_columns(file.path, plan.columns)
+        if plan.names is not None:
+            from_folders = {pair.key for pair in keys}  # these columns always come last
+            names = self.selection.kept(plan.names)
+            warnings.add_names(file.path, [name for name in names if name not in from_folders])
+
     def _work(self, file: ListedFile, keys: list[KeyValue]) -> dict[str, Any]:
         path, size, version = file
         work = {"input": self.name, "kind": self.format, "path": path, "size": size, "version": version}
-        return {**work, "keys": [list(pair) for pair in keys]} if keys else work
+        kept = set(self.selection.kept([pair.key for pair in keys]))
+        return {**work, "keys": [list(pair) for pair in keys if pair.key in kept]} if kept else work
 
     def _problem(self, error: Exception) -> str:
         if isinstance(error, UnfinishedRecordError):
@@ -320,9 +390,5 @@ class TabularDataset(Dataset):
         return f"cannot be read as {self.format}: {error}"
 
 
-def _warn_of(warnings: InputWarnings, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:
-    warnings.add_file(file.path, plan.warnings)
-    warnings.add_columns(file.path, plan.columns)
-    if plan.names is not None:
-        from_folders = {pair.key for pair in keys}  # these columns always come last
-        warnings.add_names(file.path, [name for name in plan.names if name not in from_folders])
+def _names(columns: str | Sequence[str]) -> list[str]:
+    return [columns] if isinstance(columns, str) else list(columns)

@@ -92,9 +92,18 @@ class Files(_Input):
 
 
 class _Table(_Input):
+    """Fields of every kind of table."""
+
+    keep_columns: list[str] = Field(default=[], title="Keep columns", json_schema_extra={"position": _LAST - 1})
+    """The only columns that run() gets; one per entry. Empty: all."""
+    drop_columns: list[str] = Field(default=[], title="Drop columns", json_schema_extra={"position": _LAST - 1})
+    """Columns that run() does not get, instead of those to keep; one per entry."""
+
     def dataset(self) -> Dataset:
         """Return the rows as a dataset."""
-        return TabularDataset(**self._fields(), format=self.key().removesuffix("_files"))
+        fields = self._fields()
+        fields["keep_columns"] = fields["keep_columns"] or None
+        return TabularDataset(**fields, format=self.key().removesuffix("_files"))
 
 
 class _Text(_Table):

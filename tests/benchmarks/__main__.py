@@ -38,6 +38,7 @@ WORKLOADS = {
     "large-rows": "large_rows",
     "real-jobs": "real_jobs",
     "tables": "tables",
+    "columns": "columns",
     "start-up": "start_up",
     "faults": "faults",
     "supervision": "supervision",

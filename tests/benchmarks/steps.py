@@ -75,6 +75,11 @@ class Facts:
     inside: float  #: s, sum over all run()
     run_directory: Path
 
+    @property
+    def span(self) -> float:
+        """Return the seconds from the first run(), and what it reads, to the end of the last one."""
+        return self.last - self.first
+
 
 def make_step(script: str, inputs: Any, output: Path, *, name: str = "benchmark", arguments: Any = None, **fields: Any) -> Any:
     """Return a step with two processes on one node, unless *fields* of the configuration say otherwise."""
@@ -153,7 +158,7 @@ def work_over(
         shutil.rmtree(output, ignore_errors=True)
     return {
         "working": found.ended - found.first,
-        "span": found.last - found.first,
+        "span": found.span,
         "inside": found.inside,
         "to_first_run": found.first - found.called,
         "publishing": found.ended - found.last,

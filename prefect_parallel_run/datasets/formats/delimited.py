@@ -41,11 +41,15 @@ class Delimited(TablePlanner):
             if head is None:
                 return FilePlan(work, iter(()))
             columns, cells, records = self._columns(head, records, work)
-            types = DelimitedTypes(work, columns, self._declared(columns, cells))
+            kept = set(self._dataset.selection.kept(columns))
+            skipped = [index for index, name in enumerate(columns) if name not in kept]
+            types = DelimitedTypes(work, columns, self._declared(columns, cells), skipped)
             warnings: dict[str, str] = {}
             checked = check_encoding(records, work.get("encoding", "utf-8"), warnings)
             spans = all_spans(_infer_types(checked, types), size)
         work["types"] = types.types()
+        if skipped and types.is_regular:
+            work["is_regular"] = True
         self._check_names(file.path, columns)
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans)
         warnings |= _warn_of_excel(head) or self._warn_of_delimiter(work.get("columns", ()))

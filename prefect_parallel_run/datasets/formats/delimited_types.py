@@ -46,19 +46,32 @@ _ARROW_BLOCK = 1 << 20  #: bytes per thread
 
 
 class DelimitedTypes:
-    """Collects the kinds of values in each column of a file, block by block."""
+    """Collects the kinds of values in each column of a file, block by block.
 
-    def __init__(self, dialect: Mapping[str, Any], columns: Sequence[str], declared: Mapping[int, str] | None = None) -> None:
+    Attributes:
+        is_regular: If columns are skipped: every record has as many fields as the file has columns, for all parsers.
+    """
+
+    def __init__(
+        self,
+        dialect: Mapping[str, Any],
+        columns: Sequence[str],
+        declared: Mapping[int, str] | None = None,
+        skipped: Sequence[int] = (),
+    ) -> None:
         """Start without any block.
 
         Args:
             dialect: The dialect as in a mini-batch's work.
             columns: Names, or numbers without a header.
             declared: Types set by the user, by column index; these are not inferred.
+            skipped: Indices of columns that have no type, because they are not kept.
         """
         fields = range(dialect.get("fields", len(columns)))
         self._columns = columns
-        self._declared = {**(declared or {}), **dict.fromkeys(fields[len(columns) :], "string")}
+        self._declared: dict[int, str | None] = {**(declared or {}), **dict.fromkeys(fields[len(columns) :], "string")}
+        self._declared |= dict.fromkeys(skipped)
+        self._has_skipped, self.is_regular = bool(skipped), True
         self._kinds: list[set[str]] = [set() for _ in fields]
         self._examples: dict[int, str] = {}  #: by column index: the first string that is not a number
         self._options = {**pandas_options({**dialect}), "header": None, "encoding_errors": "replace", "on_bad_lines": "skip"}
@@ -76,10 +89,14 @@ class DelimitedTypes:
     def add(self, data: bytes, rows: int) -> None:
         """Add complete records, *rows* of which are not blank."""
         undecided = [index for index, kinds in enumerate(self._kinds) if TEXT not in kinds and index not in self._declared]
-        if not rows or not undecided:
+        if not rows or not (undecided or self._has_skipped):
             return
-        table = None if b"\0" in data or data.startswith(BOM) else self._read_arrow(data, rows, undecided)
-        if table is None or table.num_rows != rows:
+        table = None if b"\0" in data or data.startswith(BOM) else self._read_arrow(data, rows, undecided or [0])
+        is_regular = table is not None and table.num_rows == rows
+        self.is_regular = self.is_regular and is_regular
+        if not undecided:
+            return
+        if table is None or not is_regular:
             kinds, frame = self._infer_by_pandas(data, None)
             self._record(range(len(self._kinds)), kinds, lambda number: frame.iloc[:, number])
             return
@@ -95,9 +112,10 @@ class DelimitedTypes:
             lambda number: _strings(table[number]),
         )
 
-    def types(self) -> list[str]:
-        """Return the declared or inferred type of every column for the whole file."""
-        return [self._declared.get(index) or together(self._kinds[index]) for index in range(len(self._columns))]
+    def types(self) -> list[str | None]:
+        """Return the declared or inferred type of every column for the whole file; None for a skipped one."""
+        inferred = (together(kinds) for kinds in self._kinds)
+        return [self._declared.get(index, kind) for index, kind in enumerate(inferred)][: len(self._columns)]
 
     def columns(self) -> list[Column]:
         """Return the inferred columns; a column of strings has as example the first one that is not a number."""

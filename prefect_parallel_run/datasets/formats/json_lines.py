@@ -30,11 +30,12 @@ class JsonLines(TablePlanner):
         storage = Storage(self._dataset.encoding, self._dataset.compression, is_always_utf8=True)
         with storage.records(file.path, Dialect(), lone_returns=False) as parts:
             spans = all_spans(_collect_kinds(check_encoding(parts, "utf-8", warnings), by_column), size)
-        types = {name: together_in_json(kinds) for name, kinds in by_column.items()}
+        kept = {name: by_column[name] for name in self._dataset.selection.kept(list(by_column))}
+        types = {name: together_in_json(kinds) for name, kinds in kept.items()}
         work = {**storage.fields(file.path), "columns": list(types), "types": list(types.values())}
         pieces = (Piece(span.rows, span.stop - span.start, span._asdict()) for span in spans)
-        columns = [Column(name, comparable_kind(kinds)) for name, kinds in by_column.items()]
-        return FilePlan(work, pieces, columns=columns, names=list(types) or None, warnings=warnings)
+        columns = [Column(name, comparable_kind(kinds)) for name, kinds in kept.items()]
+        return FilePlan(work, pieces, columns=columns, names=list(by_column) or None, warnings=warnings)
 
 
 def _collect_kinds(parts: Iterator[Records], by_column: dict[str, set[str]]) -> Iterator[Records]:

@@ -5,16 +5,16 @@ Some columns have a pandas type that depends on nulls anywhere in the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import orc
 
-from prefect_parallel_run.child.row_groups import extension_types
+from prefect_parallel_run.child.row_groups import extension_types, kept_indices, read_stripe
 from prefect_parallel_run.child.storage import open_file
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS
 from prefect_parallel_run.datasets.formats import FilePlan, Piece, TablePlanner
@@ -26,69 +26,107 @@ _MAGIC = b"ARROW1"  #: first bytes of an Arrow file; a stream has others
 _EXACT = 2**53  #: the largest integer up to which float64 holds every integer
 
 
+class _Scan:
+    """What planning learns from the data of a file: rows of each group, columns with nulls, sizes of the kept columns.
+
+    Args:
+        schema: The file's columns.
+        selection: Fields of a work with the columns that the dataset keeps; without any, the file's size counts.
+    """
+
+    def __init__(self, schema: pa.Schema, selection: Mapping[str, Any]) -> None:
+        kept, indices = kept_schema(schema, selection), kept_indices(schema.names, selection)
+        self._nullable = changed_by_nulls(kept)
+        widths = [field.type.bit_width if pa.types.is_primitive(field.type) else None for field in kept]
+        self._measured = {} if indices is None else {place: width for place, width in enumerate(widths) if width is None}
+        self._bits = None if indices is None else sum(filter(None, widths))
+        self._places = sorted({*self._nullable, *self._measured})
+        #: Indices in the file of the columns to read: their nulls or sizes are known only from the data.
+        self.indices = self._places if indices is None else [indices[place] for place in self._places]
+        self._counts: list[int] = []
+        self._sizes: list[int] = []
+        self._nulls: set[int] = set()
+
+    def add(self, group: pa.RecordBatch) -> None:
+        """Add a group of rows, whose first columns are those at ``indices``."""
+        self._counts.append(group.num_rows)
+        columns = dict(zip(self._places, group.columns, strict=False))
+        self._nulls.update(place for place in self._nullable if columns[place].null_count)
+        if self._bits is not None:
+            size = self._bits * group.num_rows // 8 + sum(columns[place].nbytes for place in self._measured)
+            self._sizes.append(max(size, group.num_rows))
+
+    def fields(self) -> dict[str, list[int]]:
+        """Return the fields of a work about nulls."""
+        return nullable_field(self._nulls)
+
+    def groups(self, size: int) -> list[Group]:
+        """Return the groups of a file of *size* bytes; kept columns have their size in memory, at most that of all columns."""
+        groups = allocate_bytes(self._counts, size)
+        if self._bits is None:
+            return groups
+        return [group._replace(size=min(group.size, kept)) for group, kept in zip(groups, self._sizes, strict=True)]
+
+
 class Arrow(TablePlanner):
     """Divides Arrow IPC files (Feather version 2 included) and IPC streams at and inside record batches."""
 
     def plan(self, file: ListedFile, size: int) -> FilePlan:
-        """Divide *file*; reads only columns whose type depends on nulls (without any, one column to count rows)."""
-        counts: list[int] = []
-        nulls: set[int] = set()
-        names: list[str] | None = None
-        indices: list[int] = []
+        """Divide *file*; reads only columns whose type depends on nulls (without any, one column to count rows).
+
+        If the dataset keeps only some columns, it reads those of them whose size depends on the values, too.
+        """
+        selection = self._dataset.selection.fields()
         with open_file(file.path) as source:
             is_stream = source.read(len(_MAGIC)) != _MAGIC
             source.seek(0)
-            for schema, batch in _batches_of_stream(source) if is_stream else _batches_of_file(source):
-                if names is None:
-                    names, indices = schema.names, changed_by_nulls(schema)
-                counts.append(batch.num_rows)
-                nulls.update(index for index, column in zip(indices, batch.columns, strict=False) if column.null_count)
-        work = {**nullable_field(nulls), **({"is_stream": True} if is_stream else {})}
-        return FilePlan(work, pieces("arrow", allocate_bytes(counts, file.size), size), names=names)
+            with pa.ipc.open_stream(source) if is_stream else pa.ipc.open_file(source) as whole:
+                schema = whole.schema
+            scan = _Scan(schema, selection)
+            source.seek(0)
+            indices = scan.indices if is_stream else scan.indices or [0][: len(schema)]
+            for batch in _batches_of_stream(source, indices) if is_stream else _batches_of_file(source, indices):
+                scan.add(batch)
+        work = {**selection, **scan.fields(), **({"is_stream": True} if is_stream else {})}
+        return FilePlan(work, pieces("arrow", scan.groups(file.size), size), names=schema.names)
 
 
-def _batches_of_file(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
-    """Yield the file's schema with every batch, reduced to the columns that nulls affect (without any, to one column)."""
-    with pa.ipc.open_file(source) as whole:
-        schema = whole.schema
-        included = changed_by_nulls(schema) or [0][: len(schema)]
-    with pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=included)) as narrow:
+def _batches_of_file(source: BinaryIO, indices: Sequence[int]) -> Iterator[pa.RecordBatch]:
+    """Yield every batch of a file, reduced to the columns at *indices*; without any, all columns."""
+    with pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=indices)) as narrow:
         for number in range(narrow.num_record_batches):
-            yield schema, narrow.get_batch(number)
+            yield narrow.get_batch(number)
 
 
-def _batches_of_stream(source: BinaryIO) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
-    """Yield the schema with every reduced batch of a stream, which has to be read completely."""
+def _batches_of_stream(source: BinaryIO, indices: Sequence[int]) -> Iterator[pa.RecordBatch]:
+    """Yield every batch of a stream, which has to be read completely, reduced to the columns at *indices*."""
     with pa.ipc.open_stream(source) as stream:
-        indices = changed_by_nulls(stream.schema)
         for batch in stream:
-            yield stream.schema, batch.select(indices)
+            yield batch.select(indices)
 
 
 class Orc(TablePlanner):
     """Divides ORC files at and inside stripes."""
 
     def plan(self, file: ListedFile, size: int) -> FilePlan:
-        """Divide *file*; reads only columns whose type depends on nulls (without any, one column to count rows)."""
+        """Divide *file*; reads only columns whose type depends on nulls (without any, one column to count rows).
+
+        If the dataset keeps only some columns, it reads those of them whose size depends on the values, too.
+        """
+        selection = self._dataset.selection.fields()
         with open_file(file.path) as source:
             orc_file = orc.ORCFile(source)
-            indices = changed_by_nulls(orc_file.schema)
-            columns = [orc_file.schema.field(index).name for index in indices] or _narrowest(orc_file.schema)
-            counts: list[int] = []
-            nulls: set[int] = set()
+            schema = orc_file.schema
+            scan = _Scan(schema, selection)
             for number in range(orc_file.nstripes):
-                stripe = orc_file.read_stripe(number, columns=columns)
-                counts.append(stripe.num_rows)
-                nulls.update(index for index in indices if stripe.column(orc_file.schema.field(index).name).null_count)
-        return FilePlan(
-            nullable_field(nulls), pieces("orc", allocate_bytes(counts, file.size), size), names=orc_file.schema.names
-        )
+                scan.add(read_stripe(orc_file, number, scan.indices or _narrowest(schema)))
+        return FilePlan({**selection, **scan.fields()}, pieces("orc", scan.groups(file.size), size), names=schema.names)
 
 
-def _narrowest(schema: pa.Schema) -> list[str]:
-    """Return the name of a column of numbers, or else of any column."""
-    by_width = sorted(schema, key=lambda field: pa.types.is_nested(field.type) * 2 + (not pa.types.is_primitive(field.type)))
-    return [field.name for field in by_width[:1]]
+def _narrowest(schema: pa.Schema) -> list[int]:
+    """Return the index of a column of numbers, or else of any column."""
+    widths = [pa.types.is_nested(kind) * 2 + (not pa.types.is_primitive(kind)) for kind in schema.types]
+    return sorted(range(len(widths)), key=widths.__getitem__)[:1]
 
 
 class Parquet(TablePlanner):
@@ -96,22 +134,46 @@ class Parquet(TablePlanner):
 
     def plan(self, file: ListedFile, size: int) -> FilePlan:
         """Divide *file*, by its footer alone if that has the counts of nulls; columns of INT96 timestamps are read."""
+        selection = self._dataset.selection.fields()
         with open_file(file.path) as source, pq.ParquetFile(source) as parquet:
             metadata = parquet.metadata
-            nulls = list(_with_nulls(parquet))
-            messages = {f"large integers in {name}": _rounded(name) for name in _large(parquet, nulls)}
-            unit = _int96_unit(parquet, file)
+            schema = kept_schema(parquet.schema_arrow, selection)
+            nulls = list(_with_nulls(parquet, schema))
+            messages = {f"large integers in {name}": _rounded(name) for name in _large(parquet, schema, nulls)}
+            unit = _int96_unit(parquet, schema, file)
             names = parquet.schema_arrow.names
-        work = {**nullable_field(nulls), **({"int96_unit": unit} if unit else {})}
-        numbered = enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
-        groups = (Group(number, group.num_rows, group.total_byte_size) for number, group in numbered)
+        work = {**selection, **nullable_field(nulls), **({"int96_unit": unit} if unit else {})}
+        groups = _groups(metadata, set(schema.names) if selection else None)
         return FilePlan(work, pieces("parquet", groups, size), stored_values(metadata.metadata), names=names, warnings=messages)
 
 
-def _with_nulls(parquet: pq.ParquetFile) -> Iterator[int]:
-    """Yield the indices of columns that contain a null which changes their pandas type."""
-    metadata, schema = parquet.metadata, parquet.schema_arrow
-    leaves = _leaves(parquet)
+def _groups(metadata: pq.FileMetaData, names: Container[str] | None) -> Iterator[Group]:
+    """Yield the row groups of a file with the size of the columns *names* (None: all) before compression."""
+    leaves = range(metadata.num_columns)
+    included = [] if names is None else [leaf for leaf in leaves if _is_below(metadata.schema.column(leaf).path, names)]
+    for number, group in enumerate(map(metadata.row_group, range(metadata.num_row_groups))):
+        size = group.total_byte_size
+        if names is not None:
+            kept = sum(group.column(leaf).total_uncompressed_size for leaf in included)
+            size = min(size, max(kept, group.num_rows))
+        yield Group(number, group.num_rows, size)
+
+
+def _is_below(path: str, names: Container[str]) -> bool:
+    """True when the leaf at *path* belongs to one of the columns *names*, which may contain dots themselves."""
+    parts = path.split(".")
+    return any(".".join(parts[:length]) in names for length in range(1, len(parts) + 1))
+
+
+def kept_schema(schema: pa.Schema, selection: Mapping[str, Any]) -> pa.Schema:
+    """Return *schema* with only the columns that a work with these fields keeps."""
+    indices = kept_indices(schema.names, selection)
+    return schema if indices is None else pa.schema([schema.field(index) for index in indices], schema.metadata)
+
+
+def _with_nulls(parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[int]:
+    """Yield the indices in *schema* of columns that contain a null which changes their pandas type."""
+    metadata, leaves = parquet.metadata, _leaves(parquet)
     for index in changed_by_nulls(schema):
         name = schema.field(index).name
         if any(_has_nulls(parquet, group, name, leaves[name]) for group in range(metadata.num_row_groups)):
@@ -125,11 +187,11 @@ def _leaves(parquet: pq.ParquetFile) -> dict[str, list[int]]:
     return leaves
 
 
-def _large(parquet: pq.ParquetFile, nulls: Iterable[int]) -> Iterator[str]:
-    """Yield the names of the columns at *nulls* with integers that a float64 cannot represent exactly."""
+def _large(parquet: pq.ParquetFile, schema: pa.Schema, nulls: Iterable[int]) -> Iterator[str]:
+    """Yield the names of the columns at *nulls* in *schema* with integers that a float64 cannot represent exactly."""
     leaves, groups = _leaves(parquet), range(parquet.metadata.num_row_groups)
     for position in nulls:
-        field = parquet.schema_arrow.field(position)
+        field = schema.field(position)
         is_wide = pa.types.is_integer(field.type) and field.type.bit_width == 64
         if is_wide and any(_has_large(parquet, group, field.name, leaves[field.name]) for group in groups):
             yield field.name
@@ -153,13 +215,13 @@ def _rounded(name: str) -> str:
     )
 
 
-def _int96_unit(parquet: pq.ParquetFile, file: ListedFile) -> str | None:
-    """Return "us" if an INT96 timestamp exceeds the range of nanoseconds, such as Spark's 9999-12-31, else None.
+def _int96_unit(parquet: pq.ParquetFile, schema: pa.Schema, file: ListedFile) -> str | None:
+    """Return "us" if an INT96 timestamp in *schema* exceeds the range of nanoseconds, such as Spark's 9999-12-31, else None.
 
     Raises:
         InputError: There are both dates beyond nanoseconds and fractions finer than microseconds.
     """
-    metadata, schema = parquet.metadata, parquet.schema_arrow
+    metadata = parquet.metadata
     columns = [metadata.schema.column(leaf) for leaf in range(metadata.num_columns)]
     paths = {column.path.partition(".")[0] for column in columns if column.physical_type == "INT96"}
     names = [name for name in schema.names if any(name == path or name.startswith(f"{path}.") for path in paths)]

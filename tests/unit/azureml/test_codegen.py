@@ -97,6 +97,8 @@ def test_passwords_and_secrets_are_not_printed():
         FileDataset.from_files(["/a", "/b"], partition_format="{user}/*.wav", allow_empty=True),
         TabularDataset.from_json_lines_files("/a", encoding="latin-1").as_named_input("x"),
         TabularDataset.from_delimited_files("/a", delimiter="\t", header=False),
+        TabularDataset.from_parquet_files("/a").keep_columns(["x", "y"]).as_named_input("x"),
+        TabularDataset.from_parquet_files("/a").drop_columns("x"),
     ],
 )
 def test_datasets_of_all_kinds(dataset):

@@ -63,9 +63,10 @@ def test_a_step_of_a_pipeline_job(tmp_path):
     assert config.source_directory == str(DATA / "iris" / "code")
     assert config.environment_variables == {"GREETING": "hello"}
     assert config.environment is None
-    assert step.call.inputs == TabularDataset.from_delimited_files(
+    flowers = TabularDataset.from_delimited_files(
         [DATA / "iris" / "flowers" / "flowers.csv"], delimiter=";", encoding="ascii", column_types={"petal_length": "float64"}
-    ).as_named_input("flowers")
+    )
+    assert step.call.inputs == flowers.keep_columns(["petal_length", "petal_width"]).as_named_input("flowers")
     assert step.call.side_inputs == {"model": str(DATA / "iris" / "model")}
     assert step.call.arguments == ("--model", "{side_inputs.model}", "--threshold", "2.45")
     assert step.call.output == str(tmp_path / "out")
@@ -84,7 +85,8 @@ def test_every_field_of_a_job_is_accounted_for():
     assert found["retry_settings.max_retries"] is Outcome.TAKEN
     assert found["task.program_arguments --task_overhead_timeout"] is Outcome.LEFT
     assert found["task.program_arguments --allowed_failed_percent"] is Outcome.TAKEN
-    assert found["inputs.flowers MLTable: transformations.keep_columns"] is Outcome.LEFT
+    assert found["inputs.flowers MLTable: transformations.keep_columns"] is Outcome.TAKEN
+    assert found["inputs.flowers MLTable: read_delimited.include_path_column"] is Outcome.LEFT
     assert found["parallel_run_step.settings.json pandas.DataFrame.to_csv sep"] is Outcome.TAKEN
     assert all(one.why for one in step.differences if one.outcome is not Outcome.TAKEN)
     whole = {one.field for one in imported.differences}

@@ -86,8 +86,6 @@ def test_rows_are_read_with_the_tables_options(table, tmp_path):
         ("- read_delimited: {infer_column_types: {sample_size: 3}}", "read_delimited.infer_column_types", Outcome.LEFT),
         ("- read_delimited: {partition_size: 3}", "read_delimited.partition_size", Outcome.LEFT),
         ("- read_json_lines: {invalid_lines: drop}", "read_json_lines.invalid_lines", Outcome.LEFT),
-        ("- read_parquet\n- keep_columns: [n]", "transformations.keep_columns", Outcome.LEFT),
-        ("- read_parquet\n- drop_columns: n", "transformations.drop_columns", Outcome.LEFT),
         ("- read_parquet\n- convert_column_types: []", "transformations.convert_column_types", Outcome.LEFT),
         ("- read_parquet\n- filter: 'col(\"n\") > 3'", "transformations.filter", Outcome.OPEN),
         ("- read_parquet\n- take: 5", "transformations.take", Outcome.OPEN),
@@ -200,6 +198,42 @@ def test_partition_keys_that_only_paths_have_are_open(table, tmp_path):
     (tmp_path / "d" / "shop=1" / "a.csv").write_text("n\n1\n")
     assert outcomes(table(step, paths, partition_keys=["store"]))[field] is Outcome.OPEN
     assert outcomes(table(step, paths))[field] is Outcome.CHANGED
+
+
+@pytest.mark.parametrize(
+    ("steps", "fields"),
+    [
+        ("- read_parquet\n- keep_columns: [n, m]", {"kept_columns": ["n", "m"]}),
+        ("- read_json_lines\n- drop_columns: n", {"dropped_columns": ["n"]}),
+        ("- read_delimited: {header: no_header}\n- drop_columns: [Column1, Column3]", {"dropped_columns": ["0", "2"]}),
+        ("- read_parquet\n- keep_columns: [n, m]\n- drop_columns: m", {"kept_columns": ["n"]}),
+        ("- read_parquet\n- drop_columns: []", {}),
+    ],
+)
+def test_selections_of_columns_are_taken_over(table, steps, fields):
+    """They apply one after the other, as in Azure."""
+    found = table(steps)
+    selection = {name: getattr(found.dataset, name) for name in ("kept_columns", "dropped_columns")}
+    assert {name: value for name, value in selection.items() if value is not None} == fields
+    selections = {entry.outcome for entry in found.differences if entry.field.endswith("_columns")}
+    assert selections == {Outcome.TAKEN}
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (
+            "- read_parquet\n- keep_columns: [n]\n- keep_columns: [m]",
+            r"MLTable, line \d+: keep_columns: .* got 'm', which keep_columns",
+        ),
+        ("- read_parquet\n- keep_columns: [n, n]", "keep_columns: expected different columns, got 'n' more than once"),
+        ("- read_parquet\n- drop_columns: {pattern: x}", "drop_columns is .* expected a column, or a list of columns"),
+    ],
+)
+def test_impossible_selections_of_columns_are_refused(table, steps, words):
+    """With file and line."""
+    with pytest.raises(ValueError, match=words):
+        table(steps)
 
 
 def test_plain_types_of_columns_are_taken_over(table):

@@ -2,6 +2,8 @@
 
 import datetime as dt
 import json
+import os
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run import InputError, TabularDataset
+from prefect_parallel_run.child import row_groups
 from prefect_parallel_run.child.reading import Reader
+
+from ..datasets.test_formats import WRITERS
 
 NULLABLE = {
     "Int64": [2**53 + 1, -1],
@@ -113,3 +118,39 @@ def test_int96_values_that_fit_no_unit_are_refused(tmp_path):
     pq.write_table(table, tmp_path / "t.parquet", use_deprecated_int96_timestamps=True)
     with pytest.raises(InputError, match=r"column 'far' has INT96 timestamps .* column 'fine' has fractions"):
         frames(tmp_path / "t.parquet", 1)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "orc"])
+def test_a_file_is_opened_once_for_all_its_mini_batches(tmp_path, monkeypatch, kind):
+    """The footer of a wide table takes longer to read than a few of its columns."""
+    WRITERS[kind](pa.table({"n": range(100)}), str(tmp_path / "t"), 10)
+    dataset = TabularDataset(paths=[str(tmp_path / "t")], format=kind)
+    works = [json.loads(cut.work) for cut in dataset.cuts(1)]
+    opened = []
+    monkeypatch.setattr(
+        row_groups, "pa", SimpleNamespace(**{**vars(pa), "OSFile": lambda path: opened.append(path) or pa.OSFile(path)})
+    )
+    reader = Reader()
+    assert [n for work in works for n in reader.read(work)["n"]] == list(range(100))
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "arrow stream"])  # Arrow holds all of a small ORC file in memory
+def test_another_attempt_opens_the_file_again(tmp_path, kind):
+    """A store may have closed the connection, or a stream may be in the middle of a batch."""
+    WRITERS[kind](pa.table({"n": range(4)}), str(tmp_path / "t"), 1)
+    works = [json.loads(cut.work) for cut in TabularDataset(paths=[str(tmp_path / "t")], format=kind.split()[0]).cuts(1)]
+    reader = Reader()
+    assert reader.read(works[0])["n"].tolist() == [0]
+    reader._table_reader._source.close()
+    with pytest.raises((OSError, ValueError)):
+        reader.read(works[2])
+    assert [reader.read(work)["n"].tolist() for work in works[2:]] == [[2], [3]]
+
+
+def test_a_table_whose_name_is_not_utf8_is_read(tmp_path):
+    """File systems store bytes."""
+    path = os.fsencode(tmp_path) + b"/\xff.parquet"
+    with open(path, "wb") as file:
+        pq.write_table(pa.table({"n": [1]}), file)
+    assert [frame["n"].tolist() for frame in frames(tmp_path, 1)] == [[1]]

@@ -175,6 +175,9 @@ def test_options_of_formats():
         "na_values": ["n.v.", "-"],
     }
     assert dataset_options("delimited", {"keep_default_na": False}) == {"keep_default_na": False}
+    assert dataset_options("orc", {"keep_columns": ("a", "b=c")}) == {"keep_columns": ["a", "b=c"]}
+    with pytest.raises(ValueError, match=r"--drop-column works only with --format parquet and .*, not with files"):
+        dataset_options("files", {"drop_columns": ("a",)})
     with pytest.raises(ValueError, match="--no-default-na works only with --format delimited, not with orc"):
         dataset_options("orc", {"keep_default_na": False})
     with pytest.raises(ValueError, match="--column-type: expected NAME=TYPE, such as id=string, got 'id'"):
@@ -241,6 +244,14 @@ def test_names_and_lists():
         (
             ["plan", "CONFIG", "--input", "FILES", "--format", "delimited", "--column-type", "id=text", "--na-value", "-"],
             "--column-type: column_types['id']: expected one of string, ",
+        ),
+        (
+            ["plan", "CONFIG", "--input", "FILES", "--format", "orc", "--keep-column", "a", "--keep-column", "a"],
+            "--keep-column: keep_columns: expected different columns, got 'a' more than once",
+        ),
+        (
+            ["plan", "CONFIG", "--input", "FILES", "--format", "orc", "--keep-column", "a", "--drop-column", "b"],
+            "set either keep_columns or drop_columns, not both",
         ),
         (["failed", "RUN", "--null"], "--null works only with --items"),
     ],

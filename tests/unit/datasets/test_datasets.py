@@ -140,7 +140,9 @@ def test_a_row_group_is_decoded_once_for_all_its_mini_batches(tmp_path, monkeypa
     decoded = []
     original = pq.ParquetFile.read_row_groups
     monkeypatch.setattr(
-        pq.ParquetFile, "read_row_groups", lambda self, groups: decoded.append(groups) or original(self, groups)
+        pq.ParquetFile,
+        "read_row_groups",
+        lambda self, groups, **options: decoded.append(groups) or original(self, groups, **options),
     )
     assert len(frames_of(TabularDataset.from_parquet_files(path), 8_000)) > 5
     assert decoded == [[0]]

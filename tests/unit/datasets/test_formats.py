@@ -130,7 +130,9 @@ def test_a_group_is_decoded_once_for_all_its_mini_batches(tmp_path, monkeypatch,
     planned = works(kind, path, path.stat().st_size // 10)
     decoded = []
     original = getattr(owner, method)
-    monkeypatch.setattr(owner, method, lambda self, numbers: decoded.append(numbers) or original(self, numbers))
+    monkeypatch.setattr(
+        owner, method, lambda self, numbers, **options: decoded.append(numbers) or original(self, numbers, **options)
+    )
     reader = Reader()
     assert sum(len(reader.read(work)) for work in planned) == 10_000
     assert len(planned) > 5

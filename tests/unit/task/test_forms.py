@@ -184,6 +184,8 @@ INPUTS = [
         {"delimited_files": ["/a"], "column_types": {"id": "string", "n": "Int64"}, "na_values": ["n.v.", "-"]},
         TabularDataset.from_delimited_files(["/a"], column_types={"id": "string", "n": "Int64"}, na_values=["n.v.", "-"]),
     ),
+    ({"parquet_files": ["/a"], "keep_columns": ["x", "y"]}, TabularDataset.from_parquet_files(["/a"]).keep_columns(["x", "y"])),
+    ({"delimited_files": ["/a"], "drop_columns": ["x"]}, TabularDataset.from_delimited_files(["/a"]).drop_columns("x")),
     (
         {"delimited_files": ["/a"], "keep_default_na": False},
         TabularDataset.from_delimited_files(["/a"], keep_default_na=False),
@@ -216,6 +218,7 @@ def only(choice):
         {"files": ["a"], "parquet_files": ["b"]},
         {"delimited_files": ["a"], "delimiter": "ab"},
         {"delimited_files": ["a"], "column_types": {"id": "text"}},
+        {"files": ["a"], "keep_columns": ["x"]},
         {"files": ["a"], "name": "1st"},
     ],
 )
