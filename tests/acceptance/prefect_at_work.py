@@ -52,7 +52,7 @@ class Prefect:
 
     def run(self, *command):
         ended = subprocess.run(
-            self.line(command), capture_output=True, text=True, env=self.environment, cwd=ROOT, timeout=120, check=False
+            self.line(command), capture_output=True, text=True, env=self.environment, cwd=ROOT, timeout=600, check=False
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout
