@@ -42,8 +42,9 @@ from prefect_parallel_run.runs.resolve import (
 )
 from prefect_parallel_run.runs.run_directory import RunDirectory, parse_json, read_json, runs_below
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
-from prefect_parallel_run.storage.objects import names_below, read, size_of
+from prefect_parallel_run.storage.objects import names_below, read
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
+from prefect_parallel_run.storage.result_folder import check_replaceable, exists
 
 _REPORT_IF_FAILED = 20.0  #: s to write the report of a run that failed
 _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the user does not want to wait
@@ -74,11 +75,14 @@ def run_step(
 
     Raises:
         InputError: A model of the configuration does not exist.
+        OutputError: The result would replace a folder with other content.
         InputChangedError: The run directory to resume was planned for something else.
         RunLockedError: Another process is executing the run.
     """
     started = time.monotonic()
     check_models(spec.config.models)
+    if spec.result is not None and spec.store is None:
+        check_replaceable(Path(spec.result))
     given = earlier.given if isinstance(earlier, ResumeRequest) else frozenset()
     with ExitStack() as stack, ClusterStartup(target, spec) as startup:  # the lock outlives the cluster
         selection = _select_run(spec, startup, earlier, callbacks.check_cancelled)
@@ -241,12 +245,18 @@ def _result_file(spec: StepSpec, directory: RunDirectory) -> ResultFile | None:
         return None
     path = Path(spec.result) if spec.store is None else directory.path / str(spec.config.result_file_name)
     options = spec.config.append_row_csv_options or {}
-    return ResultFile(path=path, location=spec.result, format=spec.config.result_format, options=options)
+    return ResultFile(
+        path=path,
+        location=spec.result,
+        format=spec.config.result_format,
+        options=options,
+        max_file_bytes=spec.config.max_file_bytes,
+    )
 
 
 def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, emit: Emit) -> None:
-    """Warn if the result file of another step will be replaced; note it if it is of this step, with another fingerprint."""
-    if spec.result is None or size_of(spec.result) is None:
+    """Warn if the result of another step will be replaced; note it if it is of this step, with another fingerprint."""
+    if spec.result is None or not exists(spec.result):
         return
     run_id = next((run_id for run_id, receipt in _receipts(spec) if receipt["output_file"] == spec.result), None)
     if run_id is None or _base_id(run_id) == _base_id(directory.run_id):
