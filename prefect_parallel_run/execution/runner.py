@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, cancelled_after, chain_checks, never_cancelled
-from prefect_parallel_run.compute.base import Target
+from prefect_parallel_run.compute.base import Cluster, Target
+from prefect_parallel_run.dispatch.worker_tasks import WorkerTasks
 from prefect_parallel_run.errors import (
     EntryScriptError,
     LimitExceededError,
@@ -23,6 +24,7 @@ from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.execution.execute import ActiveRun, ClusterStartup, execute
 from prefect_parallel_run.models import execution_prefix
 from prefect_parallel_run.monitoring.report import write_report
+from prefect_parallel_run.output.part_writer import WriteParts, write_here, write_on_node, write_part
 from prefect_parallel_run.output.reduction import Reduction, ResultFile
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
@@ -164,7 +166,7 @@ class _Runner:
         )
         execute(run, startup)
         control.close("every mini-batch is done and the result is being assembled")
-        return self._reduce(_reduction(run))
+        return self._reduce(_reduction(run, startup.cluster))
 
     def _clean_up(self, ledger: Ledger, error: BaseException) -> None:
         """Once the cluster is closed: write the report of the unsuccessful run; delete a run without plan and attempts."""
@@ -222,8 +224,8 @@ def _report_in_time(directory: RunDirectory, emit: Emit, seconds: float) -> None
         emit(Warned(f"skipped the report, which takes longer than {seconds:g} s; write it with {command}"))
 
 
-def _reduction(run: ActiveRun) -> Reduction:
-    """Return the task of the final reduction, after the inputs were verified."""
+def _reduction(run: ActiveRun, cluster: Cluster | None) -> Reduction:
+    """Return the task of the final reduction, after the inputs were verified; *cluster* is open, unless nothing had to run."""
     spec, selection = run.spec, run.selection
     if selection.check is not None:
         selection.check.wait(run.check_cancelled)
@@ -237,7 +239,18 @@ def _reduction(run: ActiveRun) -> Reduction:
         identity=complete_description(run.directory, selection.planner)["identity"],
         output=spec.output if spec.writes_output else None,
         check_cancelled=run.check_cancelled,
+        write_parts=_part_writer(run, cluster),
     )
+
+
+def _part_writer(run: ActiveRun, cluster: Cluster | None) -> WriteParts:
+    """Return the function that has the parts of a result written: on the nodes that share the run directory, or else here.
+
+    Nodes on other machines do not write to a store: they may have other credentials and endpoints than the flow process.
+    """
+    if cluster is None or (run.spec.store is not None and not cluster.is_here):
+        return write_here
+    return WorkerTasks(cluster, run.spec.config.node_count, write_on_node, write_part, run.emit).run
 
 
 def _result_file(spec: StepSpec, directory: RunDirectory) -> ResultFile | None:

@@ -16,6 +16,7 @@ from prefect_parallel_run._atomic import wrap_disk_errors
 from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import OutputError, RowsDifferError, RunFileError
+from prefect_parallel_run.node.worker_tasks import TaskRefusedError
 from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.output.formats.base import Layout, Sink
 from prefect_parallel_run.output.parts import Parts
@@ -57,6 +58,13 @@ WriteParts = Callable[[Iterable[PartTask], CheckCancelled], Iterator[WrittenPart
 def write_here(tasks: Iterable[PartTask], check_cancelled: CheckCancelled) -> Iterator[WrittenPart]:
     """Write parts one after the other in this process."""
     return (write_part(task, check_cancelled) for task in tasks)
+
+
+def write_on_node(task: PartTask, check_cancelled: CheckCancelled) -> WrittenPart:
+    """Write one part on a node; raises TaskRefusedError if the node does not share the folders with the flow process."""
+    if not (Path(task.folder).is_dir() and Path(task.source).is_dir()):
+        raise TaskRefusedError(task.folder)
+    return write_part(task, check_cancelled)
 
 
 def write_part(task: PartTask, check_cancelled: CheckCancelled) -> WrittenPart:
