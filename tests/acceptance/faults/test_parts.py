@@ -100,3 +100,23 @@ def test_ctrl_c_leaves_the_earlier_result_and_nothing_else(workshop, monkeypatch
     result = step(workshop)()
     assert rows(result) == EXPECTED
     assert len(workshop.invocations()) == 10
+
+
+def test_a_flow_process_that_is_killed_leaves_the_earlier_result_or_the_new_one(driver):
+    """At write boundaries of the end of a run; the next start completes it, and leaves nothing beside it."""
+    fields = {"append_row_max_file_size": 300, "seconds": 0}
+    last = driver.run(**fields)[1]["boundaries"]
+    new = {path.name: path.read_bytes() for path in driver.result.iterdir()}
+    assert len(new) > 2
+    for boundary in range(last - 6, last + 1, 3):
+        driver.output = driver.workshop.folder / f"driven{boundary}"
+        driver.result.mkdir(parents=True)
+        old = {"part-00000.txt": b"before"}
+        (driver.result / "part-00000.txt").write_bytes(b"before")
+        status, _ = driver.run(boundary, **fields)
+        assert status in (-signal.SIGKILL, 0)  # the number of commits depends on how leases came home
+        assert {path.name: path.read_bytes() for path in driver.result.iterdir()} in (old, new)
+        assert driver.run(**fields)[0] == 0
+        assert {path.name: path.read_bytes() for path in driver.result.iterdir()} == new
+        assert sorted(path.name for path in driver.output.iterdir()) == ["_parallel_run", "parallel_run_step.txt"]
+        assert main(["verify", str(driver.runs[-1])]) == 0
