@@ -36,6 +36,7 @@ _LOGGER = logging.getLogger(__name__)
 _WORKER = Path(__file__).with_name("worker.py")
 _LOOPBACK = "127.0.0.1"
 _CLOSE_TIMEOUT = 5  #: s
+_HEARTBEAT_INTERVAL = 10.0  #: s between two heartbeats of a worker; Dask's are 0.5 s apart
 _POLL_INTERVAL = 0.25  #: s between two checks for dead workers
 _RESTARTS = 5  #: maximum restarts per worker
 _IMPORTING = threading.Lock()
@@ -184,12 +185,26 @@ class _LocalCluster(Cluster):
 
 
 class _PrivateScheduler(Scheduler):  # type: ignore[misc]  # distributed is typed in part
-    """A scheduler without HTTP pages, which every user of the machine could read, and without the measurements shown there."""
+    """A scheduler without HTTP pages, which every user of the machine could read, and without what no step needs.
+
+    The pages show its measurements; leases are bound to their workers and are not stolen; it has no timeout of its own.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        for measurement in ("tick", "ticks", "monitor"):  # tick: 50 times a second
-            self.periodic_callbacks.pop(measurement, None)
+        for callback in (
+            "tick",
+            "ticks",
+            "monitor",
+            "stealing",
+            "idle-timeout",
+            "no-workers-timeout",
+        ):  # tick: 50 times a second
+            self.periodic_callbacks.pop(callback, None)
+
+    def heartbeat_worker(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Request few heartbeats: a closed connection shows that a worker has exited, and nothing here uses their metrics."""
+        return {**super().heartbeat_worker(*arguments, **options), "heartbeat-interval": _HEARTBEAT_INTERVAL}
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """Do not start the HTTP server."""

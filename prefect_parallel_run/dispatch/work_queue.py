@@ -14,7 +14,7 @@ from typing import NamedTuple
 from prefect_parallel_run.dispatch.bisection import BisectionResult, Bisections, Piece
 from prefect_parallel_run.models import Lease, Outcome, PendingWork, Receipt, Tally
 
-_TARGET = 0.5  #: s of work in a lease: makes Dask's few ms per task negligible, and a lost lease is cheap
+_TARGET = 2.0  #: s of work in a lease: makes the 20 ms of CPU time for its messages negligible, and a lost lease is cheap
 _MAX_PER_SECOND = 500  #: leases per second over all slots that a Dask scheduler handles without becoming the bottleneck
 _GROWTH = 8  #: a lease is at most this many times the largest one that has finished
 _WEIGHT = 0.3  #: weight of the latest lease in the running mean
@@ -35,7 +35,7 @@ class Work(NamedTuple):
 class LeaseSizer:
     """Tracks how long mini-batches take and computes the size of the next lease.
 
-    A lease is about half a second of work: one mini-batch at the start, few near the end.
+    A lease is about two seconds of work: one mini-batch at the start, few near the end.
     """
 
     def __init__(self, max_size: int) -> None:

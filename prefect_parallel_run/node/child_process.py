@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -56,8 +57,10 @@ class Child:
         pipes.close_child_ends()
         self._unsent: deque[memoryview] = deque()
         self._partial_line = b""
-        self._bell = select.poll()
-        self._bell.register(pipes.bell, select.POLLIN)
+        self._bells = select.poll()
+        for bell in (pipes.bell, pipes.interrupt):
+            self._bells.register(bell, select.POLLIN)
+        self._closing = threading.Lock()  # between close() and interrupt_wait() in another thread
 
     def send(self, lines: Iterable[bytes]) -> None:
         """Queue *lines* for the child and write as much as its pipe accepts."""
@@ -65,27 +68,37 @@ class Child:
         self.pump()
 
     def pump(self) -> None:
-        """Write as much of the queue as the pipe accepts."""
-        while self._unsent:
-            data = self._unsent[0]
-            try:
+        """Write as much of the queue as the pipe accepts; with a rest, wait() returns when the pipe accepts more."""
+        try:
+            while self._unsent:
+                data = self._unsent[0]
                 written = os.write(self._pipes.inbox, data)
-            except BlockingIOError:
-                return
-            except BrokenPipeError:  # it exited, as its exit status will show
-                self._unsent.clear()
-                return
-            if written == len(data):
-                self._unsent.popleft()
-            else:
-                self._unsent[0] = data[written:]
+                if written == len(data):
+                    self._unsent.popleft()
+                else:
+                    self._unsent[0] = data[written:]
+        except BlockingIOError:
+            self._bells.register(self._pipes.inbox, select.POLLOUT)
+            return
+        except BrokenPipeError:  # it exited, as its exit status will show
+            self._unsent.clear()
+        with suppress(KeyError):
+            self._bells.unregister(self._pipes.inbox)
 
     def wait(self, seconds: float) -> None:
-        """Return when the child has run out of work or has exited, or after *seconds*."""
-        if self._bell.poll(seconds * 1000):
+        """Return when the child has run out of work or has exited, after interrupt_wait(), or after *seconds*."""
+        for descriptor, _ in self._bells.poll(seconds * 1000):
             with suppress(BlockingIOError):
-                if not os.read(self._pipes.bell, _BLOCK):  # it is exiting: its exit status follows within moments
+                if descriptor != self._pipes.inbox and not os.read(
+                    descriptor, _BLOCK
+                ):  # it is exiting: its status follows soon
                     time.sleep(0.001)
+
+    def interrupt_wait(self) -> None:
+        """Have the current or the next wait() return at once. May be called from any thread."""
+        with self._closing:
+            if self._pipes.is_open:
+                os.eventfd_write(self._pipes.interrupt, 1)
 
     def answers(self) -> list[Any]:
         """Return the messages received so far; raises ValueError for bytes that are not JSON lines."""
@@ -143,7 +156,8 @@ class Child:
     def close(self) -> None:
         """Close its descriptors and remove its directory; the process must have exited."""
         self._status.close()
-        self._pipes.close()
+        with self._closing:
+            self._pipes.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
@@ -158,13 +172,18 @@ class _Pipes:
         self.status, self.stacks = (os.memfd_create("prefect_parallel_run") for _ in range(2))  # memory that both share
         os.ftruncate(self.status, SIZE)
         os.pwrite(self.status, b"\xff" * 8, 0)  # IDLE
+        self.interrupt = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.theirs = (inbox_theirs, outbox_theirs, bell_theirs, lifeline_theirs, self.status, self.stacks)
         for descriptor in (self.inbox, self.outbox, self.bell):
             os.set_blocking(descriptor, False)
         for descriptor in (self.inbox, self.outbox):
             with suppress(OSError):  # over the user's limit: the default size works too, with more wake-ups
                 fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-        self._open = {*self.theirs, self.inbox, self.outbox, self.bell, lifeline}
+        self._open = {*self.theirs, self.inbox, self.outbox, self.bell, self.interrupt, lifeline}
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._open)
 
     def close_child_ends(self) -> None:
         for descriptor in self.theirs[:4]:

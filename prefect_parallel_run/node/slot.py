@@ -17,7 +17,8 @@ from prefect_parallel_run.node.child_process import Child, death_name, describe_
 from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StartFailure, Startup
 from prefect_parallel_run.node.settings import NodeSettings
 
-_POLL_INTERVAL = 0.02  #: s, for a busy child
+_POLL_INTERVAL = 0.02  #: s, for a child that answers often, or whose memory is limited
+_QUIET_POLL_INTERVAL = 0.1  #: s, for a child in a longer run(); its exit, its end of work and a recall end the wait at once
 _STARTUP_POLL_INTERVAL = 0.005  #: s, for a child that is starting
 _MAX_FAILED_STARTS = 3  #: in a row, before the slot fails; a slot's very first start is not retried
 _EXIT_GRACE = 5.0  #: s for the interpreter to exit after shutdown() has returned
@@ -177,11 +178,14 @@ class Slot:
 
     def _run_pending(self, child: Child, receipts: list[Receipt]) -> None:
         """Run the pending mini-batches until all are answered or the child has exited; each answer removes one."""
+        self._recall.interrupts = child.interrupt_wait
         child.send([work.line for work in self._pending])
+        answered = -1
         while self._pending or self._recalled:
             self._standby.maintain(_busy_seconds(child))  # first of all: the next child may die immediately
-            child.wait(_POLL_INTERVAL)
+            child.wait(self._until_next_check(child, is_quiet=answered == len(receipts)))
             child.pump()
+            answered = len(receipts)
             started = child.recall() if self._recall.is_pending else None
             termination = self._collect_answers(child, receipts) or self._check_limits(child)
             self.raise_if_stopping()
@@ -198,6 +202,12 @@ class Slot:
             if started is not None and self._recall.is_pending:
                 self._answer_recall(int(bool(self._pending) and self._pending[0].mini_batch == started))
         child.resume()
+
+    def _until_next_check(self, child: Child, *, is_quiet: bool) -> float:
+        """Return how long to wait for the child, s: until its mini-batch reaches the timeout, or until the next poll."""
+        limits = self._settings.limits
+        interval = _QUIET_POLL_INTERVAL if is_quiet and limits.memory is None else _POLL_INTERVAL
+        return min(interval, max(limits.run_invocation_timeout - _busy_seconds(child), _STARTUP_POLL_INTERVAL))
 
     def _collect_answers(self, child: Child, receipts: list[Receipt]) -> _Termination | None:
         """Move answered mini-batches to *receipts*; return a termination when the answers are invalid."""
@@ -345,11 +355,13 @@ class RecallRequest:
         self._requested = threading.Event()
         self._answer: Future[int] = Future()
         self.is_urgent = False  #: the running mini-batch is no longer needed either
+        self.interrupts: Callable[[], None] = lambda: None  #: called by each request
 
     def request(self, *, at_once: bool) -> Future[int]:
         """Make the request; the future gives the number of the first returned mini-batch."""
         self.is_urgent = self.is_urgent or at_once
         self._requested.set()
+        self.interrupts()
         return self._answer
 
     @property

@@ -56,7 +56,7 @@ class Browser:
         context = self._chromium.new_context(**options)
         try:
             page = context.new_page()
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(180_000)
             return do(page)
         finally:
             context.close()

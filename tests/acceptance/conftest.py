@@ -87,19 +87,6 @@ def prefect_server(tmp_path_factory):
     assert not left, left
 
 
-@pytest.fixture(scope="session")
-def at_work(tmp_path_factory):
-    """A server, a worker and the deployments of deployments/prefect.yaml; one for all tests that need them."""
-    from .prefect_at_work import Prefect
-
-    prefect = Prefect(tmp_path_factory.mktemp("at_work"))
-    try:
-        prefect.deploy()
-        yield prefect
-    finally:
-        prefect.stop()
-
-
 @pytest.fixture(autouse=True)
 def no_process_is_left():
     """Every test ends with the processes it began with."""

@@ -11,6 +11,8 @@ import pytest
 from prefect_parallel_run import InputError, ParallelRunStep, TabularDataset
 from prefect_parallel_run.azureml.load import load
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 DATA = Path(__file__).parent.parent / "unit" / "data" / "azure"
 
 

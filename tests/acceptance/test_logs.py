@@ -15,6 +15,8 @@ from prefect_parallel_run import LimitExceededError
 
 from .conftest import wait_until
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 COLUMNS = ("mini_batch", "attempt", "outcome", "node", "pid", "started", "seconds", "error_type")
 
 

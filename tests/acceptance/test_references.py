@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 SECRET = "correct-horse-battery"
 
 

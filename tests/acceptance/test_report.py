@@ -19,6 +19,8 @@ from prefect_parallel_run.runs.spec import StepSpec
 
 from ..made_runs import make_run
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 VIEWS = [("light", 1200), ("dark", 1200), ("light", 360), ("dark", 360)]
 OPENED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 

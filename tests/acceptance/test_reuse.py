@@ -15,6 +15,8 @@ from prefect_parallel_run import InputError, LimitExceededError
 
 from .conftest import wait_until
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 
 @pytest.fixture
 def storage(tmp_path):

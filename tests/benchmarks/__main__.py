@@ -36,10 +36,13 @@ WORKLOADS = {
     "cpu-bound": "cpu_bound",
     "uneven": "uneven",
     "large-rows": "large_rows",
+    "real-jobs": "real_jobs",
     "result-parts": "result_parts",
+||||||| fa1fa6b
     "tables": "tables",
     "start-up": "start_up",
     "faults": "faults",
+    "supervision": "supervision",
     "planning": "planning",
     "simulation": "simulation",
 }

@@ -40,6 +40,7 @@ def run(function: str, listed: str, size: int, target: str) -> dict[str, Any]:
 def _half(barrier: Any, clock: Any, function: str, listed: str, size: int, target: str, half: int) -> None:
     called, work = getattr(functions, function), mini_batches(listed, size)
     part = range(half * len(work) // PROCESSES, (half + 1) * len(work) // PROCESSES)
+    functions.warm_up(called)(work[0][:1])
     with Path(f"{target}.{half}").open("w") as file:
         barrier.wait()
         clock[half] = time.perf_counter()

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+
+import jobs
+from jobs import dense_network, forest, text_pipeline  # noqa: F401  found here by name, as all functions are
 
 LARGE = 10  #: rows of a large mini-batch
 _LARGE_TEXT = "x" * (1_000_000 // LARGE - 1)  #: with its line end, LARGE of them are 1 MB
+
+
+def warm_up(function: Callable[[list[str]], list[str]]) -> Callable[[list[str]], list[str]]:
+    """Return what a process calls before its clock starts: a job loads its model then; the other functions need nothing."""
+    return function if function.__module__ == jobs.__name__ else no_op
 
 
 def no_op(mini_batch):

@@ -115,7 +115,8 @@ def ray_tasks() -> Iterator[Any]:
         ray.shutdown()
 
 
-def ray_data() -> Iterator[Any]:
+def ray_data(*, actors: bool = False) -> Iterator[Any]:
+    """Yield what runs a function by Ray Data: in tasks, or in actors, which Ray starts once the clock runs."""
     ray = _ray()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -129,13 +130,26 @@ def ray_data() -> Iterator[Any]:
             return {"row": _call(name, [str(path) for path in batch["path"]])}
 
         data = ray.data.from_items([{"path": path} for path in _flat(work)])
-        for row in data.map_batches(mapped, batch_size=size, batch_format="numpy").iter_rows():
+        options: dict[str, Any] = {"batch_size": size, "batch_format": "numpy"}
+        if actors:
+            options |= {"fn_constructor_args": (name,), "compute": ray.data.ActorPoolStrategy(size=PROCESSES)}
+        for row in data.map_batches(_Actor if actors else mapped, **options).iter_rows():
             yield str(row["row"])
 
     try:
         yield run
     finally:
         ray.shutdown()
+
+
+class _Actor:
+    """Calls a function, in a process that keeps the function's model."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"row": _call(self._name, [str(path) for path in batch["path"]])}
 
 
 def _call(name: str, mini_batch: list[str]) -> list[str]:
@@ -199,6 +213,7 @@ PEERS = {
     "dask.bag": Peer(dask_bag, ("distributed",), 10_000),
     "Ray tasks": Peer(ray_tasks, ("ray",), 10_000),
     "Ray Data map_batches": Peer(ray_data, ("ray",), 10_000),
+    "Ray Data map_batches, actors": Peer(lambda: ray_data(actors=True), ("ray",), 10_000),
     "PySpark mapInPandas": Peer(spark, ("pyspark",), 1_000),
     "Prefect task.map, prefect-dask": Peer(prefect_dask, ("prefect_dask",), 200),
 }
@@ -229,7 +244,8 @@ def run(name: str, function: str, listed: str, size: int, target: str) -> dict[s
     called = getattr(functions, function)
     began = time.perf_counter()
     with contextmanager(PEERS[name].open)() as run_over:
-        for _ in run_over(functions.no_op, [[path] for path in work[0][:1] * 2 * PROCESSES]):  # imports, in every process
+        first = [[path] for path in work[0][:1] * 2 * PROCESSES]
+        for _ in run_over(functions.warm_up(called), first):  # imports, and the model of a job, in every process
             pass
         opened = time.perf_counter()
         write(run_over(called, work), Path(target))

@@ -298,7 +298,7 @@ def test_the_kernel_kills_a_child_without_its_slot(bench, files):
     thread.start()
     wait_until(lambda: bench.log.exists() and bench.invocations())
     ends = slot._child._pipes
-    (lifeline,) = ends._open - {ends.inbox, ends.outbox, ends.bell, ends.status, ends.stacks}
+    (lifeline,) = ends._open - {ends.inbox, ends.outbox, ends.bell, ends.interrupt, ends.status, ends.stacks}
     ends._open.remove(lifeline)
     os.close(lifeline)
     thread.join(60)

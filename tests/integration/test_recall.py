@@ -63,6 +63,17 @@ def test_unstarted_mini_batches_are_returned_immediately(bench, files):
     assert sorted(bench.invocations()) == [f"run {number} 1" for number in range(10)]
 
 
+def test_a_recall_ends_the_wait_for_a_quiet_child(bench, files, monkeypatch):
+    """However long the wait is: the slot polls a child in a long run() rarely. A later request finds the child closed."""
+    monkeypatch.setattr("prefect_parallel_run.node.slot._QUIET_POLL_INTERVAL", 1000.0)
+    _, slot, work = at_the_gate(bench, files)
+    assert work.recall.request(at_once=False).result(20) == 3
+    open_gate(bench)
+    assert work.end() == [(0, "succeeded"), (1, "succeeded"), (2, "succeeded")]
+    slot.shut_down()
+    assert work.recall.request(at_once=True).result(0) == 3
+
+
 def test_all_is_returned_while_the_child_starts(bench, files):
     """A slow import delays only its own process."""
     works = bench.works(files)

@@ -12,6 +12,8 @@ from prefect_parallel_run.storage.listing import Listing
 from ..conftest import wait_until
 from .conftest import ledger
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 MOST = 60.0  # s, a generous bound
 
 

@@ -11,6 +11,8 @@ from prefect_parallel_run.cli import main
 
 from .conftest import IN_FULL, ledger
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 
 def failed_items(result):
     return [json.loads(line) for line in Path(result.run_directory, "failed_items.jsonl").read_text().splitlines()]

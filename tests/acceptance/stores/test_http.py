@@ -9,6 +9,8 @@ import pytest
 
 from prefect_parallel_run import InputError, LimitExceededError, TabularDataset
 
+pytestmark = pytest.mark.usefixtures("shared_cluster")
+
 
 class Web:
     """Pages, when they were changed, and what the server leaves out of its answers."""

@@ -18,14 +18,18 @@ CONFIGURATIONS = {
 }
 
 
+def all_loggers():
+    """The root logger, and all that have been made so far."""
+    return [logging.root, *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger))]
+
+
 @pytest.fixture
 def logger(tmp_path):
     """The logger as the child sets it up; logging is as it was afterwards."""
     logger = EntryScript().logger
     handler = logging.FileHandler(tmp_path / "log", delay=True)
     names = ("handlers", "level", "disabled", "propagate")
-    loggers = [logging.root, *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger))]
-    before = [(one, {name: getattr(one, name) for name in names}) for one in loggers]
+    before = [(one, {name: getattr(one, name) for name in names}) for one in all_loggers()]
     kept = logging._handlers.copy(), logging._handlerList[:]
     logger.addHandler(handler)
     logger.setLevel("INFO")
@@ -35,6 +39,10 @@ def logger(tmp_path):
     handler.close()
     logger.setLevel("NOTSET")
     logger.propagate = True
+    known = {one for one, _ in before}
+    for one in all_loggers():
+        if one not in known:  # made by a configuration, whose level would apply to other tests
+            one.setLevel("NOTSET")
     for one, values in before:
         for name, value in values.items():
             setattr(one, name, value)
