@@ -38,7 +38,6 @@ WORKLOADS = {
     "large-rows": "large_rows",
     "real-jobs": "real_jobs",
     "result-parts": "result_parts",
-||||||| fa1fa6b
     "tables": "tables",
     "start-up": "start_up",
     "faults": "faults",
