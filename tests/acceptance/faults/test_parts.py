@@ -114,7 +114,7 @@ def test_a_flow_process_that_is_killed_leaves_the_earlier_result_or_the_new_one(
         old = {"part-00000.txt": b"before"}
         (driver.result / "part-00000.txt").write_bytes(b"before")
         status, _ = driver.run(boundary, **fields)
-        assert status in (-signal.SIGKILL, 0)  # the number of commits depends on how leases came home
+        assert status in (-signal.SIGKILL, 0)  # the number of commits depends on the order in which leases return
         assert {path.name: path.read_bytes() for path in driver.result.iterdir()} in (old, new)
         assert driver.run(**fields)[0] == 0
         assert {path.name: path.read_bytes() for path in driver.result.iterdir()} == new
