@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from prefect_parallel_run.errors import OutputError
+
+_CURRENT_FOLDER, _EXCHANGE = -100, 2  #: constants of renameat2
 
 
 class AtomicFile:
@@ -28,6 +31,7 @@ class AtomicFile:
         self, path: Path, *, sync: bool = False, sync_folder: bool = False, token: str = "", mode: int = 0o666
     ) -> None:
         self.path = path
+        self.replaces_folders = False  #: ``commit`` may replace a folder with its content; may be changed before that
         self._sync, self._sync_folder = sync, sync_folder
         self._temporary = _temporary(path, token)
         self.file: BinaryIO = os.fdopen(os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, mode), "w+b")
@@ -38,7 +42,7 @@ class AtomicFile:
         if self._sync:
             os.fsync(self.file.fileno())
         self.file.close()
-        self._temporary.replace(self.path)
+        replace(self._temporary, self.path, even_folders=self.replaces_folders)
         if self._sync_folder:
             sync(self.path.parent)
 
@@ -61,21 +65,81 @@ class AtomicFile:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, token: str = "") -> Iterator[Path]:
-    """Provide a temporary folder that becomes *path*, which must be missing or empty, unless the block raises.
+def atomic_folder(path: Path, *, token: str = "", replaces: bool = False) -> Iterator[Path]:
+    """Provide a temporary folder that becomes *path* unless the block raises.
 
     Args:
         path: The folder; its parents are created.
         token: As for ``AtomicFile``.
+        replaces: *path* may be a file, or a folder with content: it is replaced. Otherwise it must be missing or empty.
     """
     temporary = _temporary(path, token)
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
-    try:
-        temporary.mkdir(parents=True)
+    with temporary_folder(temporary):
         yield temporary
-        temporary.replace(path)
+        if replaces:
+            replace(temporary, path, even_folders=True)
+        else:
+            temporary.replace(path)
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Provide an empty folder that is deleted afterwards; files that a killed process left there are deleted first."""
+    remove(path)
+    try:
+        path.mkdir(parents=True)
+        yield path
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(path)
+
+
+def replace(source: Path, target: Path, *, even_folders: bool = False) -> None:
+    """Rename *source*, a file or folder, to *target*, and delete what *target* was.
+
+    At every instant *target* is the old or the new one, except where the file system cannot exchange two names, such as NFS:
+    there the old one has a hidden name for an instant, and that name is left if the process is killed then.
+
+    Args:
+        source: An existing path in the folder of *target*.
+        target: The new path.
+        even_folders: *target* may be a folder, or a file while *source* is a folder.
+    """
+    is_plain = not even_folders or not os.path.lexists(target) or not (source.is_dir() or target.is_dir())
+    if is_plain:
+        source.replace(target)
+    elif _exchange(source, target):
+        remove(source)
+    else:
+        _replace_in_two_steps(source, target)
+
+
+def _replace_in_two_steps(source: Path, target: Path) -> None:
+    aside = source.with_name(f"{source.name}.old")
+    remove(aside)
+    target.rename(aside)
+    try:
+        source.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with its content, as far as possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two paths at one instant; False where the system cannot."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux, with a C library of 2018 or later
+    if call is None:
+        return False
+    return bool(call(_CURRENT_FOLDER, os.fsencode(first), _CURRENT_FOLDER, os.fsencode(second), _EXCHANGE) == 0)
 
 
 def sync(path: Path) -> None:

@@ -15,7 +15,7 @@ class ParallelRunResult(BaseModel):
     name: str = Field(description="The step's name.")
     run_id: str = Field(description="Name of the run and of its run directory.")
     output: str | None = Field(description="Output folder, or its URL; None for a summary_only step without one.")
-    output_file: str | None = Field(description="The one result file; None for summary_only.")
+    output_file: str | None = Field(description="The result: a file, or a folder of parts; None for summary_only.")
     output_format: FormatName | None = Field(description="Format of its rows.")
     run_directory: str = Field(description="Folder or URL with plan, ledger, logs, parts and receipt.")
     receipt: str = Field(description="Path of receipt.json.")
@@ -39,5 +39,5 @@ class ParallelRunResult(BaseModel):
 
     @property
     def place(self) -> str | None:
-        """Return the path or URL of the result file, or of the output if there is no file."""
+        """Return the path or URL of the result, or of the output of a step without one."""
         return self.output_file or self.output

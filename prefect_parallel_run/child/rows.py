@@ -52,12 +52,14 @@ class RowFormat(ABC):
 
     Attributes:
         suffix: Ending of the file names that choose this format; "" for none.
+        extension: Ending of the names of the parts of a result, if it is not ``suffix``.
         has_csv_options: ``append_row_csv_options`` apply.
         always_has_header: ``append_row_header`` does not apply, because there always is a header line.
         table_format: How another step reads the result as a table; "" when it reads it as a file.
     """
 
     suffix = ""
+    extension = ""
     has_csv_options = False
     always_has_header = False
     table_format = ""

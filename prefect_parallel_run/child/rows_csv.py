@@ -11,6 +11,7 @@ from .rows_text import encode_frame, with_unix_line_ends
 class Csv(RowFormat):
     """Delimited text with column names; pandas reads it without further options."""
 
+    extension = ".csv"
     has_csv_options = True
     always_has_header = True
     table_format = "delimited"

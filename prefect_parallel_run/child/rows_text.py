@@ -25,6 +25,7 @@ _PLAIN_BELOW = {"float64": 1e10, "float32": 1e6}
 class Text(RowFormat):
     """One line per row."""
 
+    extension = ".txt"
     has_csv_options = True
 
     def encode(self, value: Any, with_header: bool, options: Dict[str, Any]) -> Encoded:  # noqa: D102  inherited

@@ -58,7 +58,7 @@ class ParallelRunConfig(FormModel):
     output_action: Annotated[Literal["append_row", "summary_only"], word("append_row", "summary_only")] = Field(
         title="Output action"
     )
-    """append_row publishes every returned row in one file; summary_only counts them."""
+    """append_row publishes every returned row, by default in one file; summary_only counts them."""
     source_directory: str | None = Field(default=None, title="Source directory")
     """Folder that is copied to the nodes with the script, and importable there; empty: the script's folder."""
     mini_batch_size: Annotated[
@@ -98,7 +98,7 @@ class ParallelRunConfig(FormModel):
     append_row_file_name: Annotated[
         Annotated[str, Field(pattern=FILE_NAME, max_length=LONGEST_FILE_NAME)] | None, BeforeValidator(file_name)
     ] = Field(default=None, title="Result file")
-    r"""Name of the result file under the output, without ~ " # % & * : < > ? / \ { | }; empty: parallel_run_step.txt. Only
+    r"""Name of the result under the output, without ~ " # % & * : < > ? / \ { | }; empty: parallel_run_step.txt. Only
     for append_row."""
     append_row_format: Annotated[
         Annotated[FormatName, Field(title="Chosen")] | None,
@@ -110,6 +110,12 @@ class ParallelRunConfig(FormModel):
     )
     append_row_header: Flag = Field(default=False, title="Header line")
     """Write column names as the first line of a text result."""
+    append_row_max_file_size: Annotated[
+        Annotated[int, Field(title="Bytes", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
+        BeforeValidator(size),
+    ] = Field(default=None, title="Largest file of the result")
+    """Bytes, or a size such as 512MB; the result is then a folder of parts with whole mini-batches of at most this size, as the
+    processes write them. Empty: one file."""
     append_row_csv_options: Annotated[dict[str, Any] | None, BeforeValidator(csv_options)] = Field(
         default=None, title="Options of to_csv"
     )
@@ -189,6 +195,8 @@ class ParallelRunConfig(FormModel):
         if self.output_action == "summary_only" and self.append_row_file_name is not None:
             name = shown(self.append_row_file_name)
             raise ValueError(f"append_row_file_name is {name}, but output_action is summary_only; expected None")
+        if self.append_row_max_file_size is not None:
+            self._check_parts()
         if self.append_row_csv_options is not None and not row_format(self.result_format).has_csv_options:
             raise ValueError(
                 f"append_row_csv_options is {shown(self.append_row_csv_options)}, but rows are written as {self.result_format};"
@@ -198,6 +206,17 @@ class ParallelRunConfig(FormModel):
             raise ValueError(f"source_directory is {shown(self.source_directory)}; expected an existing folder")
         find_script(self.entry_script, self.source_directory)
         return self
+
+    def _check_parts(self) -> None:
+        """Raise ValueError when the result cannot be a folder of parts."""
+        if self.output_action == "summary_only":
+            size = shown(self.append_row_max_file_size)
+            raise ValueError(f"append_row_max_file_size is {size}, but output_action is summary_only; expected None")
+        if "=" in str(self.append_row_file_name):
+            raise ValueError(
+                f"append_row_file_name is {shown(self.append_row_file_name)}, which append_row_max_file_size makes a folder;"
+                " expected a name without '=', which readers of tables take for a partition key"
+            )
 
     @property
     def script_path(self) -> Path:
@@ -215,8 +234,13 @@ class ParallelRunConfig(FormModel):
         return None if self.process_memory_limit is None else int(self.process_memory_limit)
 
     @property
+    def max_file_bytes(self) -> int | None:
+        """Return append_row_max_file_size in bytes."""
+        return None if self.append_row_max_file_size is None else int(self.append_row_max_file_size)
+
+    @property
     def result_file_name(self) -> str | None:
-        """Return the name of the result file; None for summary_only."""
+        """Return the name of the result file or folder; None for summary_only."""
         return None if self.output_action == "summary_only" else self.append_row_file_name or _DEFAULT_FILE_NAME
 
     @property

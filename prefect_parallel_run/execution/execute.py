@@ -124,6 +124,12 @@ class ClusterStartup:
             check_cancelled()
         return opened.result()
 
+    @property
+    def cluster(self) -> Cluster | None:
+        """Return the cluster if it is open."""
+        is_open = self._opened is not None and self._opened.done() and self._opened.exception() is None
+        return self._opened.result() if is_open and self._opened is not None else None
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._cancelled.set()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run._threads import Background, Cancelled, CheckCancelled, cancelled_after, chain_checks, never_cancelled
-from prefect_parallel_run.compute.base import Target
+from prefect_parallel_run.compute.base import Cluster, Target
+from prefect_parallel_run.dispatch.worker_tasks import WorkerTasks
 from prefect_parallel_run.errors import (
     EntryScriptError,
     LimitExceededError,
@@ -23,6 +24,7 @@ from prefect_parallel_run.execution.control import Control
 from prefect_parallel_run.execution.execute import ActiveRun, ClusterStartup, execute
 from prefect_parallel_run.models import execution_prefix
 from prefect_parallel_run.monitoring.report import write_report
+from prefect_parallel_run.output.part_writer import WriteParts, write_here, write_on_node, write_part
 from prefect_parallel_run.output.reduction import Reduction, ResultFile
 from prefect_parallel_run.planning.inputs import check_models
 from prefect_parallel_run.result import ParallelRunResult
@@ -42,8 +44,9 @@ from prefect_parallel_run.runs.resolve import (
 )
 from prefect_parallel_run.runs.run_directory import RunDirectory, parse_json, read_json, runs_below
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
-from prefect_parallel_run.storage.objects import names_below, read, size_of
+from prefect_parallel_run.storage.objects import names_below, read
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
+from prefect_parallel_run.storage.result_folder import check_replaceable, exists
 
 _REPORT_IF_FAILED = 20.0  #: s to write the report of a run that failed
 _REPORT_IF_CANCELLED = 1.0  #: s to write the report of a cancelled run: the user does not want to wait
@@ -74,11 +77,14 @@ def run_step(
 
     Raises:
         InputError: A model of the configuration does not exist.
+        OutputError: The result would replace a folder with other content.
         InputChangedError: The run directory to resume was planned for something else.
         RunLockedError: Another process is executing the run.
     """
     started = time.monotonic()
     check_models(spec.config.models)
+    if spec.result is not None and spec.store is None:
+        check_replaceable(Path(spec.result))
     given = earlier.given if isinstance(earlier, ResumeRequest) else frozenset()
     with ExitStack() as stack, ClusterStartup(target, spec) as startup:  # the lock outlives the cluster
         selection = _select_run(spec, startup, earlier, callbacks.check_cancelled)
@@ -160,7 +166,7 @@ class _Runner:
         )
         execute(run, startup)
         control.close("every mini-batch is done and the result is being assembled")
-        return self._reduce(_reduction(run))
+        return self._reduce(_reduction(run, startup.cluster))
 
     def _clean_up(self, ledger: Ledger, error: BaseException) -> None:
         """Once the cluster is closed: write the report of the unsuccessful run; delete a run without plan and attempts."""
@@ -218,8 +224,8 @@ def _report_in_time(directory: RunDirectory, emit: Emit, seconds: float) -> None
         emit(Warned(f"skipped the report, which takes longer than {seconds:g} s; write it with {command}"))
 
 
-def _reduction(run: ActiveRun) -> Reduction:
-    """Return the task of the final reduction, after the inputs were verified."""
+def _reduction(run: ActiveRun, cluster: Cluster | None) -> Reduction:
+    """Return the task of the final reduction, after the inputs were verified; *cluster* is open, unless nothing had to run."""
     spec, selection = run.spec, run.selection
     if selection.check is not None:
         selection.check.wait(run.check_cancelled)
@@ -233,7 +239,18 @@ def _reduction(run: ActiveRun) -> Reduction:
         identity=complete_description(run.directory, selection.planner)["identity"],
         output=spec.output if spec.writes_output else None,
         check_cancelled=run.check_cancelled,
+        write_parts=_part_writer(run, cluster),
     )
+
+
+def _part_writer(run: ActiveRun, cluster: Cluster | None) -> WriteParts:
+    """Return the function that has the parts of a result written: on the nodes that share the run directory, or else here.
+
+    Nodes on other machines do not write to a store: they may have other credentials and endpoints than the flow process.
+    """
+    if cluster is None or (run.spec.store is not None and not cluster.is_here):
+        return write_here
+    return WorkerTasks(cluster, run.spec.config.node_count, write_on_node, write_part, run.emit).run
 
 
 def _result_file(spec: StepSpec, directory: RunDirectory) -> ResultFile | None:
@@ -241,12 +258,18 @@ def _result_file(spec: StepSpec, directory: RunDirectory) -> ResultFile | None:
         return None
     path = Path(spec.result) if spec.store is None else directory.path / str(spec.config.result_file_name)
     options = spec.config.append_row_csv_options or {}
-    return ResultFile(path=path, location=spec.result, format=spec.config.result_format, options=options)
+    return ResultFile(
+        path=path,
+        location=spec.result,
+        format=spec.config.result_format,
+        options=options,
+        max_file_bytes=spec.config.max_file_bytes,
+    )
 
 
 def _warn_of_replacing(spec: StepSpec, directory: RunDirectory, emit: Emit) -> None:
-    """Warn if the result file of another step will be replaced; note it if it is of this step, with another fingerprint."""
-    if spec.result is None or size_of(spec.result) is None:
+    """Warn if the result of another step will be replaced; note it if it is of this step, with another fingerprint."""
+    if spec.result is None or not exists(spec.result):
         return
     run_id = next((run_id for run_id, receipt in _receipts(spec) if receipt["output_file"] == spec.result), None)
     if run_id is None or _base_id(run_id) == _base_id(directory.run_id):

@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect_parallel_run.errors import OutputError, RunFileError
 from prefect_parallel_run.monitoring.status import status_of
+from prefect_parallel_run.output.folder import Rows, assembled_sha256
 from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.output.formats.base import Sink
 from prefect_parallel_run.output.parts import Parts
@@ -16,7 +17,9 @@ from prefect_parallel_run.output.reduction import make_receipt
 from prefect_parallel_run.runs.integrity import check_plan, ledger_problems
 from prefect_parallel_run.runs.ledger import Ledger, Place
 from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
+from prefect_parallel_run.storage.manifest import parts_in
 from prefect_parallel_run.storage.objects import file_sha256, size_of
+from prefect_parallel_run.storage.result_folder import changes
 
 
 def problems(directory: RunDirectory) -> Iterator[str]:
@@ -79,7 +82,9 @@ def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_intact: bool)
     for key in ("items", "mini_batches", "rows", "config_sha256", "script_sha256", "plan_sha256"):
         if receipt[key] != expected[key]:
             yield f"{key} is {receipt[key]} in receipt.json, but {expected[key]} in the ledger"
-    if receipt["output_file"] is not None:
+    if "parts" in receipt:
+        yield from _folder(directory, ledger, receipt, parts_are_intact=parts_are_intact)
+    elif receipt["output_file"] is not None:
         path = receipt["output_file"]
         if (size := size_of(path)) is None:
             yield f"{path} does not exist"
@@ -91,6 +96,25 @@ def _receipt(directory: RunDirectory, ledger: Ledger, *, parts_are_intact: bool)
             and receipt["sha256"] != _assembled_sha256(directory, ledger, receipt)
         ):
             yield f"{path} differs from the rows in the parts of the run"
+
+
+def _folder(directory: RunDirectory, ledger: Ledger, receipt: Mapping[str, Any], *, parts_are_intact: bool) -> Iterator[str]:
+    """Yield problems of a result that is a folder of parts."""
+    path, parts = receipt["output_file"], parts_in(receipt["parts"])
+    problems = list(changes(path, parts, reads_objects=True))
+    yield from problems
+    if problems or not (parts_are_intact and OUTPUT_FORMATS[receipt["format"]].is_reproducible):
+        return
+    config = directory.metadata()["config"]
+    rows = Rows(
+        ledger=ledger,
+        source=directory.parts,
+        format=receipt["format"],
+        options=config.get("append_row_csv_options") or {},
+        most_bytes=config["append_row_max_file_size"],
+    )
+    if [part.sha256 for part in parts] != assembled_sha256(rows):
+        yield f"{path} differs from the rows in the parts of the run"
 
 
 def _assembled_sha256(directory: RunDirectory, ledger: Ledger, receipt: Mapping[str, Any]) -> str:

@@ -1,38 +1,38 @@
-"""The final reduction: checks the limits on the final counts, publishes the committed rows as one file, writes the receipt."""
+"""The final reduction: checks the limits on the final counts, publishes the committed rows, writes the receipt."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
-from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
+from prefect_parallel_run._atomic import AtomicFile
 from prefect_parallel_run._threads import Background, CheckCancelled
 from prefect_parallel_run.child.storage import is_remote
-from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError, RowsDifferError, RunFileError
+from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError, OutputError, RowsDifferError
 from prefect_parallel_run.models import FailureLimits, Tally
 from prefect_parallel_run.output.columns import add_files
 from prefect_parallel_run.output.failed_items import write_failed_items
+from prefect_parallel_run.output.folder import Publication, Rows
 from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.output.formats.base import Sink
+from prefect_parallel_run.output.part_writer import WriteParts, naming_errors, with_cancellation, write_here
 from prefect_parallel_run.output.parts import Parts, StoredRows
 from prefect_parallel_run.planning.plan import Plan
 from prefect_parallel_run.runs.failures import first_failure
 from prefect_parallel_run.runs.fingerprint import listing_sha256
-from prefect_parallel_run.runs.ledger import Ledger, Place
+from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
+from prefect_parallel_run.storage.manifest import ResultPart, as_plain, combined_sha256
 from prefect_parallel_run.storage.objects import upload
-
-_CHECK_INTERVAL = 256  #: mini-batches between two calls of check_cancelled
+from prefect_parallel_run.storage.result_folder import check_replaceable, delete_stale
 
 
 class Published(NamedTuple):
-    """Size, checksum and rows of a result file."""
+    """Size, checksum and rows of a result."""
 
     bytes: int
     sha256: str
@@ -41,12 +41,13 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFile:
-    """The file to publish."""
+    """The file or folder to publish."""
 
-    path: Path  #: the local file
+    path: Path  #: on the local disk
     location: str  #: its path, or the URL to which it is uploaded
     format: str
     options: Mapping[str, Any] = field(default_factory=dict)  #: options of to_csv that the rows were written with
+    max_file_bytes: int | None = None  #: limit for each part of a folder; None: a file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ class Reduction:
     identity: dict[str, Any]
     output: str | None  #: folder or URL for the script's own files; None if it writes none
     check_cancelled: CheckCancelled  #: called repeatedly; raises to stop
+    write_parts: WriteParts = write_here
     notes: Mapping[str, Any] = field(default_factory=dict)  #: additional entries of the receipt
 
 
@@ -78,13 +80,13 @@ def reduce(task: Reduction) -> dict[str, Any]:
         breach = task.limits.first_breach(tally)
         if breach is not None:
             raise LimitExceededError(*breach, str(directory.path), first_failure(ledger))
-        published, result = None, task.result
+        published: Published | None = None
+        parts: tuple[ResultPart, ...] = ()
+        result = task.result
         if result is not None:
             if tally.items and not tally.succeeded_items and not tally.rows:
                 raise NothingSucceededError(tally.items, str(directory.path), first_failure(ledger))
-            published = _publish(task, result, ledger)
-            if published.rows != tally.rows:
-                raise OutputError(str(result.path), f"wrote {published.rows} rows, but {tally.rows} are committed")
+            published, parts = _publish(task, result, ledger, tally)
         receipt = {
             **make_receipt(tally, directory.run_id, task.identity, result.location if result else None, published),
             "format": result.format if result else None,
@@ -92,9 +94,12 @@ def reduce(task: Reduction) -> dict[str, Any]:
             "finished": time.time(),
             **task.notes,
         }
-        if result is not None and is_remote(result.location):
+        if parts:
+            receipt["parts"] = as_plain(parts)
+        elif result is not None and is_remote(result.location):
             uploading = Background("upload", partial(upload, result.path, result.location))
             receipt["version"] = uploading.wait(task.check_cancelled)
+            delete_stale(result.location, ())
             result.path.unlink()
         if task.output is not None:
             receipt["output_listing"] = listing_sha256(task.output)
@@ -102,13 +107,43 @@ def reduce(task: Reduction) -> dict[str, Any]:
     return receipt
 
 
-def _publish(task: Reduction, result: ResultFile, ledger: Ledger) -> Published:
-    places = _with_cancellation(ledger.places(), task.check_cancelled)
+def _publish(task: Reduction, result: ResultFile, ledger: Ledger, tally: Tally) -> tuple[Published, tuple[ResultPart, ...]]:
+    """Publish the rows; return the result, and its parts if it is a folder."""
+    directory = task.directory
     try:
-        with Parts(task.directory.parts) as parts:
-            return publish(places, parts, result.path, result.format, task.directory.run_id, result.options)
+        if result.max_file_bytes is not None:
+            parts = _publish_folder(task, result, result.max_file_bytes, ledger, tally)
+            return Published(sum(part.bytes for part in parts), combined_sha256(parts), tally.rows), parts
+        places = with_cancellation(ledger.places(), task.check_cancelled)
+        with Parts(directory.parts) as source:
+            published = publish(places, source, result.path, result.format, directory.run_id, result.options)
     except RowsDifferError as error:
-        raise add_files(error, Plan(task.directory.plan), error.path or result.location) from None
+        raise add_files(error, Plan(directory.plan), error.path or result.location) from None
+    if published.rows != tally.rows:
+        raise OutputError(str(result.path), f"wrote {published.rows} rows, but {tally.rows} are committed")
+    return published, ()
+
+
+def _publish_folder(
+    task: Reduction, result: ResultFile, most_bytes: int, ledger: Ledger, tally: Tally
+) -> tuple[ResultPart, ...]:
+    rows = Rows(
+        ledger=ledger,
+        source=task.directory.parts,
+        format=result.format,
+        options=result.options,
+        most_bytes=most_bytes,
+    )
+    publication = Publication(
+        rows=rows,
+        count=tally.rows,
+        path=result.path,
+        location=result.location,
+        token=task.directory.run_id,
+        write_parts=task.write_parts,
+        check_cancelled=task.check_cancelled,
+    )
+    return publication.publish()
 
 
 def publish(
@@ -124,7 +159,7 @@ def publish(
     Args:
         places: Rows of all succeeded mini-batches.
         parts: The part files with the rows.
-        target: The result file; an existing file is replaced at the very end.
+        target: The result file; an existing file, or a folder of parts, is replaced at the very end.
         row_format: The format that the rows were encoded in.
         token: Part of the temporary file's name, unique to the run.
         row_options: Options of pandas.DataFrame.to_csv that the rows were written with.
@@ -134,21 +169,15 @@ def publish(
         OutputError: The file cannot be written, or a part differs from the ledger.
             An existing file is unchanged in all cases.
     """
-    try:
-        with wrap_disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with AtomicFile(target, sync=True, sync_folder=True, token=token) as file:
-                sink = Sink(file.write)
-                rows = OUTPUT_FORMATS[row_format].write(places, parts, sink, row_options or {})
-                size = file.tell()
-    except pa.ArrowException as error:
-        raise OutputError(str(target), f"cannot be written as {row_format}: {error}") from error
-    except RowsDifferError as error:
-        raise RowsDifferError(str(target), error.reason, error.mini_batch, other=error.other) from error
-    except RunFileError:
-        raise
-    except OutputError as error:
-        raise OutputError(str(target), error.reason) from error
+    with naming_errors(str(target), row_format):
+        check_replaceable(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = AtomicFile(target, sync=True, sync_folder=True, token=token)
+        temporary.replaces_folders = True
+        with temporary as file:
+            sink = Sink(file.write)
+            rows = OUTPUT_FORMATS[row_format].write(places, parts, sink, row_options or {})
+            size = file.tell()
     return Published(size, sink.sha256, rows)
 
 
@@ -164,10 +193,3 @@ def make_receipt(
         "sha256": published.sha256 if published is not None else None,
         **{key: identity[key] for key in ("config_sha256", "script_sha256", "plan_sha256") if identity is not None},
     }
-
-
-def _with_cancellation(places: Iterator[Place], check_cancelled: CheckCancelled) -> Iterator[Place]:
-    for number, place in enumerate(places):
-        if number % _CHECK_INTERVAL == 0:
-            check_cancelled()
-        yield place

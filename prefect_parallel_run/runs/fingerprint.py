@@ -31,7 +31,9 @@ from prefect_parallel_run.runs.run_directory import RunDirectory, read_json
 from prefect_parallel_run.runs.source_files import SourceTree
 from prefect_parallel_run.runs.spec import StepSpec, failure_limits
 from prefect_parallel_run.storage.listing import Listing
+from prefect_parallel_run.storage.manifest import parts_in
 from prefect_parallel_run.storage.objects import file_sha256, find_object, size_and_version, size_of
+from prefect_parallel_run.storage.result_folder import changes
 
 _RESULT_FIELDS = (
     "entry_script",
@@ -43,9 +45,16 @@ _RESULT_FIELDS = (
     "append_row_header",
     "partition_keys",
     "append_row_csv_options",
+    "append_row_max_file_size",
 )
 #: Fields of a configuration or dataset that earlier versions lacked; with these values they are left out of the fingerprint.
-_NEWER_DEFAULTS = (("append_row_csv_options", None), ("column_types", None), ("na_values", None), ("keep_default_na", True))
+_NEWER_DEFAULTS = (
+    ("append_row_csv_options", None),
+    ("append_row_max_file_size", None),
+    ("column_types", None),
+    ("na_values", None),
+    ("keep_default_na", True),
+)
 _MOST = 20  #: differences named
 
 
@@ -306,7 +315,7 @@ def breach_of(receipt: dict[str, Any], spec: StepSpec, given: frozenset[str] = f
 
 
 def is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
-    """True when the result file is unchanged, and the files in the output too if the script writes them itself."""
+    """True when the result is unchanged, and the files in the output too if the script writes them itself."""
     if spec.output is not None and (receipt["output_file"] is None or "output_listing" in receipt):
         try:
             listing = listing_sha256(spec.output)
@@ -317,6 +326,8 @@ def is_unaltered(receipt: dict[str, Any], spec: StepSpec) -> bool:
     if receipt["output_file"] is None:
         return True
     path = str(receipt["output_file"])
+    if "parts" in receipt:
+        return not any(changes(path, parts_in(receipt["parts"])))
     if is_remote(path):  # an object with the same ETag is unchanged, and need not be read
         return size_and_version(path) == (int(receipt["bytes"]), str(receipt["version"]))
     return size_of(path) == receipt["bytes"] and file_sha256(path) == str(receipt["sha256"])

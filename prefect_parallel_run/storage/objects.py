@@ -15,6 +15,7 @@ from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote, open_file, store_of, version_in
 from prefect_parallel_run.errors import InputError, OutputError
 from prefect_parallel_run.storage.folders import ListedFile
+from prefect_parallel_run.storage.manifest import MANIFEST, decode
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _BLOCK = 1 << 20  #: bytes per read
@@ -137,6 +138,14 @@ def remove_below(url: str) -> None:
         store.invalidate_cache()
         if store.exists(folder):
             store.rm(folder, recursive=True)
+
+
+def delete(urls: list[str]) -> None:
+    """Delete objects."""
+    for url in urls:
+        with wrap_store_errors(url, "deleted"):
+            store, name = store_of(url)
+            store.rm_file(name)
 
 
 def size_and_version(url: str) -> tuple[int, str] | None:
@@ -281,13 +290,22 @@ def _matching(location: _Location) -> Iterator[ListedFile]:
 
 
 def _below(location: _Location, start: str, depth: int | None) -> Iterator[ListedFile]:
-    """Yield the objects whose names begin with *start*, at most *depth* folders below its last slash; skips hidden ones."""
+    """Yield the objects whose names begin with *start*, at most *depth* folders below its last slash; skips hidden ones.
+
+    Of a result folder, only the parts that its manifest lists: others belong to a result that was replaced, or is incomplete.
+    """
     folder = start[: start.rindex("/") + 1]
     store = location.store
     entries = _pages(store, start, depth) if "s3" in protocols(store) else _walk(store, folder, depth)
+    complete: dict[str, set[str]] = {}  # names of the parts of result folders; a manifest precedes them in the order of names
     for name, info in entries:
+        parent, _, base = name.rpartition("/")
         segments = name[len(folder) :].split("/")
-        if name.startswith(start) and not any(segment.startswith(".") or segment == RUNS_FOLDER for segment in segments):
+        if not name.startswith(start) or any(segment.startswith(".") or segment == RUNS_FOLDER for segment in segments):
+            continue
+        if base == MANIFEST:
+            complete[parent] = {part.name for part in decode(store.cat_file(name))}
+        elif parent not in complete or base in complete[parent]:
             yield location.object(name, info)
 
 

@@ -37,6 +37,7 @@ WORKLOADS = {
     "uneven": "uneven",
     "large-rows": "large_rows",
     "real-jobs": "real_jobs",
+    "result-parts": "result_parts",
     "tables": "tables",
     "columns": "columns",
     "start-up": "start_up",
@@ -126,7 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, metavar="N", help="how often every engine is run (3; 2 with --gate)")
     sizes = [1_000, 10_000, 100_000]
     parser.add_argument("--mini-batches", type=int, nargs="+", default=sizes, metavar="N", help="of no-op and n-scaling")
-    parser.add_argument("--megabytes", type=int, default=300, help="of the tables' Parquet file; the CSV has half of it")
+    parser.add_argument(
+        "--megabytes", type=int, default=300, help="of the tables' Parquet file (the CSV has half of it), and of result-parts"
+    )
     parser.add_argument("--files", type=int, default=100_000, help="that planning lists; ten to a mini-batch")
     words = "s after which a peer is not run once more (6): slow ones have fewer rounds"
     parser.add_argument("--patience", type=float, default=6.0, metavar="S", help=words)

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from prefect_parallel_run._atomic import AtomicFile, atomic_folder, wrap_disk_errors
+from prefect_parallel_run._atomic import AtomicFile, atomic_folder, replace, wrap_disk_errors
 from prefect_parallel_run.errors import OutputError
 
 
@@ -104,3 +104,39 @@ def test_a_disk_error_names_the_file(tmp_path):
     with pytest.raises(OutputError) as caught, wrap_disk_errors(path), AtomicFile(path):
         pass
     assert str(caught.value) == f"output {path}: cannot be written: No such file or directory"
+
+
+@pytest.mark.parametrize("kinds", ["folder folder", "folder file", "file folder", "folder link"])
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_file_or_folder_replaces_either(tmp_path, kinds, can_exchange, monkeypatch):
+    """Its content and nothing of the old one; a link is replaced, not the folder that it names."""
+    if not can_exchange:
+        monkeypatch.setattr("prefect_parallel_run._atomic._exchange", lambda *_: False)
+    source, target, other = tmp_path / "new", tmp_path / "a", tmp_path / "other"
+    other.mkdir()
+    (other / "mine").touch()
+    for path, kind in zip((source, target), kinds.split(), strict=True):
+        if kind == "folder":
+            path.mkdir()
+            (path / path.name).touch()
+        elif kind == "link":
+            path.symlink_to(other)
+        else:
+            path.write_text(path.name)
+    replace(source, target, even_folders=True)
+    if kinds.startswith("folder"):
+        assert [entry.name for entry in target.iterdir()] == ["new"]
+    else:
+        assert target.read_text() == "new"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "other"]
+    assert (other / "mine").exists()
+
+
+def test_a_folder_stays_if_it_cannot_be_replaced(tmp_path, monkeypatch):
+    """The new one does not exist."""
+    monkeypatch.setattr("prefect_parallel_run._atomic._exchange", lambda *_: False)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    with pytest.raises(FileNotFoundError):
+        replace(tmp_path / "missing", tmp_path / "a", even_folders=True)
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["a", "old"]

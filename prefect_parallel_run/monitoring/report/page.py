@@ -182,7 +182,10 @@ def _phases(report: ReportData) -> str:
 def _result_size(receipt: Mapping[str, Any] | None) -> str:
     if receipt is None:
         return "not published"
-    return "published" if receipt.get("bytes") is None else format_size(receipt["bytes"])
+    if receipt.get("bytes") is None:
+        return "published"
+    parts = f" in {count(len(receipt['parts']), 'part')}" if "parts" in receipt else ""
+    return f"{format_size(receipt['bytes'])}{parts}"
 
 
 class Limit(NamedTuple):

@@ -1,4 +1,4 @@
-"""The interface of an output format at publication: it makes one file of the committed rows of all mini-batches."""
+"""The interface of an output format at publication: it makes a file of the committed rows of mini-batches."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect_parallel_run.output.parts import Parts, StoredRows
+
+
+class Layout(NamedTuple):
+    """What all parts of a result have in common."""
+
+    header: bytes  #: line with the column names, or serialized schema; empty if the format or the rows have none
+    mini_batch: int  #: source of the header line
 
 
 class Sink(io.RawIOBase):
@@ -33,7 +40,7 @@ class Sink(io.RawIOBase):
 
 
 class OutputFormat(ABC):
-    """Assembles committed rows into one result file; RowFormat in child/rows.py encodes them.
+    """Assembles committed rows into a result file; RowFormat in child/rows.py encodes them.
 
     Attributes:
         has_one_schema: The columns of all mini-batches must fit into one schema, which is checked during the run.
@@ -44,14 +51,21 @@ class OutputFormat(ABC):
     is_reproducible = True
 
     @abstractmethod
-    def write(self, places: Iterable[StoredRows], parts: Parts, sink: Sink, options: Mapping[str, Any]) -> int:
+    def layout(self, places: Iterable[StoredRows], parts: Parts) -> Layout:
+        """Return what all parts of a result with the rows at *places* have in common; raises the errors of ``write``."""
+
+    @abstractmethod
+    def write(
+        self, places: Iterable[StoredRows], parts: Parts, sink: Sink, options: Mapping[str, Any], layout: Layout | None = None
+    ) -> int:
         """Write the rows at *places*, in order, and return their number.
 
         Args:
-            places: Rows of all succeeded mini-batches.
+            places: Rows of succeeded mini-batches.
             parts: The part files with the rows.
             sink: The result file.
             options: Options of pandas.DataFrame.to_csv that the rows were written with.
+            layout: Layout of a result of which the file is a part; None if *places* are all rows of the result.
 
         Raises:
             RowsDifferError: The columns of two mini-batches differ; names column and mini-batches.

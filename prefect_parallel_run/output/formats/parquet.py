@@ -1,4 +1,4 @@
-"""Parquet: one file from the Arrow streams of the children, with one schema for all mini-batches, in bounded memory."""
+"""Parquet: files from the Arrow streams of the children, with one schema for all mini-batches, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefect_parallel_run.output.columns import Columns, fit, read_table
-from prefect_parallel_run.output.formats.base import OutputFormat, Sink
+from prefect_parallel_run.output.formats.base import Layout, OutputFormat, Sink
 from prefect_parallel_run.output.parts import Parts, StoredRows
 
 _GROUP_BYTES = 64 << 20  #: approximate size of a row group
@@ -22,12 +22,26 @@ class Parquet(OutputFormat):
     has_one_schema = True
     is_reproducible = False
 
-    def write(self, places: Iterable[StoredRows], parts: Parts, sink: Sink, options: Mapping[str, Any]) -> int:  # noqa: ARG002, D102  inherited
-        non_empty = [place for place in places if place.rows]
+    def layout(self, places: Iterable[StoredRows], parts: Parts) -> Layout:  # noqa: D102  inherited
+        schema = self._schema((place for place in places if place.rows), parts)
+        return Layout(schema.serialize().to_pybytes(), 0)
+
+    def _schema(self, places: Iterable[StoredRows], parts: Parts) -> pa.Schema:
         columns = Columns()
-        for place in non_empty:
+        for place in places:
             columns.add(place, parts)
-        schema = self.storable(columns.schema)
+        return self.storable(columns.schema)
+
+    def write(  # noqa: D102  inherited
+        self,
+        places: Iterable[StoredRows],
+        parts: Parts,
+        sink: Sink,
+        options: Mapping[str, Any],  # noqa: ARG002  other formats need them
+        layout: Layout | None = None,
+    ) -> int:
+        non_empty = [place for place in places if place.rows]
+        schema = self._schema(non_empty, parts) if layout is None else pa.ipc.read_schema(pa.py_buffer(layout.header))
         rows = size = 0
         pending: list[pa.Table] = []
         with self.open(sink, schema) as write:

@@ -1,4 +1,4 @@
-"""Text formats: the header of the first mini-batch that has one, then all rows, byte by byte or with reordered fields."""
+"""Text formats: the header of the first mini-batch that has one, then the rows, byte by byte or with reordered fields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.errors import RowsDifferError
-from prefect_parallel_run.output.formats.base import OutputFormat, Sink
+from prefect_parallel_run.output.formats.base import Layout, OutputFormat, Sink
 from prefect_parallel_run.output.parts import Parts, StoredRows
 
 _NO_QUOTES = 3  #: csv.QUOTE_NONE
@@ -24,11 +24,20 @@ class Text(OutputFormat):
     def __init__(self, separator: str) -> None:
         self._separator = separator
 
-    def write(self, places: Iterable[StoredRows], parts: Parts, sink: Sink, options: Mapping[str, Any]) -> int:
+    def layout(self, places: Iterable[StoredRows], parts: Parts) -> Layout:  # noqa: D102  inherited
+        first = next((place for place in places if place.header), None)
+        return Layout(b"", 0) if first is None else Layout(parts.head(first), first.mini_batch)
+
+    def write(
+        self, places: Iterable[StoredRows], parts: Parts, sink: Sink, options: Mapping[str, Any], layout: Layout | None = None
+    ) -> int:
         """Write rows with another column order than the first header in its order; for the rest see OutputFormat."""
         dialect = Dialect.of(self._separator, options)
         rows = header_of = 0
         header: bytes | None = None
+        if layout is not None and layout.header:
+            header, header_of = layout
+            sink.write(header)
         for group in _adjacent(places):
             rows += sum(place.rows for place in group)
             first = group[0]

@@ -52,6 +52,17 @@ def test_rows_and_logs_come_home(workshop, hosts):
         wait_until(lambda host=host: not any("parallel_run" in command_line(p) for p in host.processes()))
 
 
+def test_parts_are_written_where_the_rows_are(workshop, hosts):
+    """No node shares the output: the flow process writes the parts, without a warning."""
+    cluster, *_ = hosts
+    fields = {"append_row_file_name": "names.txt", "append_row_max_file_size": 300}
+    result = workshop.step(compute_target=target(cluster), node_count=2, **fields)()
+    paths = sorted(Path(result.output_file).iterdir())
+    assert len(paths) > 2
+    assert "".join(path.read_text() for path in paths).split() == EXPECTED
+    assert verified(result)
+
+
 def test_large_rows_and_formats_come_home(workshop, hosts):
     """In many pieces, with a header, and as Parquet."""
     cluster, *_ = hosts

@@ -9,6 +9,7 @@ import pytest
 
 from prefect_parallel_run import FileDataset, InputError, LimitExceededError, OutputError, TabularDataset
 from prefect_parallel_run.cli import main
+from prefect_parallel_run.storage.listing import list_files
 
 from .conftest import BUCKET, first
 
@@ -118,6 +119,61 @@ def test_an_output_in_a_store(workshop, s3, capsys, tmp_path):
     assert main(["verify", result.run_directory]) == 1
     assert not workshop.step(output=OUT)().reused
     assert len(workshop.invocations()) == 20
+
+
+def test_a_result_of_several_parts_in_a_store(workshop, s3, capsys):
+    """The manifest comes last, and readers go by it; a second result replaces the first one whole, and so does a file."""
+    s3.proxy.log = workshop.folder / "requests.txt"
+
+    def step(**fields):
+        given = {"append_row_file_name": "names.jsonl", "append_row_max_file_size": 300, **fields}
+        return workshop.step(output=OUT, allow_reuse=fields.pop("allow_reuse", True), **given)
+
+    def names():
+        return sorted(name.rpartition("/")[2] for name in s3.ls(f"{OUT}/names.jsonl", refresh=True))
+
+    result = step()()
+    parts = json.loads(s3.cat_file(result.receipt))["parts"]
+    assert names() == ["_parallel_run_manifest.json", *(part["name"] for part in parts)]
+    assert [part["name"] for part in parts[:2]] == ["part-00000.jsonl", "part-00001.jsonl"]
+    writes = [line for line in s3.proxy.log.read_text().splitlines() if line.startswith("PUT") and "/names.jsonl/" in line]
+    first, *between, last = (line.rpartition("/")[2] for line in writes)
+    assert first == last == names()[0]
+    assert sorted(between) == [part["name"] for part in parts], "nodes upload the parts in any order, each once"
+    assert main(["verify", result.run_directory]) == 0
+    second = workshop.step("echo.py", name="second", inputs=result, output=workshop.folder / "second", mini_batch_size="1KB")()
+    assert second.items_succeeded == 100
+    assert step()().reused
+    s3.pipe_file(f"{OUT}/names.jsonl/{parts[1]['name']}", b"altered")
+    capsys.readouterr()
+    assert main(["verify", result.run_directory]) == 1
+    assert f"{parts[1]['name']} was changed after it was published" in capsys.readouterr().out
+    again = step()()
+    assert not again.reused
+    assert names()[1:] == [part["name"] for part in json.loads(s3.cat_file(again.receipt))["parts"]]
+    assert not {*names()[1:]} & {part["name"] for part in parts}, "readers of the earlier result were not disturbed"
+    single = step(append_row_max_file_size=None)()
+    assert s3.ls(f"{OUT}/names.jsonl", refresh=True)[0] == f"{BUCKET}/out/names.jsonl"
+    assert len(s3.cat_file(single.output_file).splitlines()) == 100
+    assert not [name for name in s3.find(OUT, refresh=True) if "/names.jsonl/" in name]
+    step(append_row_max_file_size=1 << 20)()
+    assert names() == ["_parallel_run_manifest.json", "part-00000.jsonl"]
+
+
+@pytest.mark.parametrize("lost", ["part-00002", "manifest"])
+def test_a_failed_upload_leaves_the_earlier_parts_current(workshop, s3, lost):
+    """Readers go by the manifest of before; the next attempt cleans up."""
+    fields = {"append_row_file_name": "names.jsonl", "append_row_max_file_size": 300, "output": OUT, "allow_reuse": False}
+    first = workshop.step(**fields)()
+    parts = json.loads(s3.cat_file(first.receipt))["parts"]
+    s3.proxy.fault = lambda method, path: "500" if method == "PUT" and "/names.jsonl/" in path and lost in path else None
+    with pytest.raises(OutputError, match=r"names.jsonl: cannot be written"):
+        workshop.step(**fields)()
+    s3.proxy.reset()
+    assert [file.path.rpartition("/")[2] for file in list_files([f"{OUT}/names.jsonl"])] == [part["name"] for part in parts]
+    last = workshop.step(**fields)()
+    names = {name.rpartition("/")[2] for name in s3.ls(f"{OUT}/names.jsonl", refresh=True)}
+    assert names == {"_parallel_run_manifest.json", *(part["name"] for part in json.loads(s3.cat_file(last.receipt))["parts"])}
 
 
 def test_replay_fetches_what_the_mini_batch_needs(workshop, s3, capsys):

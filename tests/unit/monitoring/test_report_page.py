@@ -11,7 +11,7 @@ import pytest
 from prefect_parallel_run.cli import main
 from prefect_parallel_run.monitoring.report import write_report
 from prefect_parallel_run.monitoring.report.data import collect
-from prefect_parallel_run.monitoring.report.page import page, template_text
+from prefect_parallel_run.monitoring.report.page import _result_size, page, template_text
 from prefect_parallel_run.monitoring.report.timeline import over_time
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
@@ -243,3 +243,11 @@ def test_light_and_dark_colours_have_enough_contrast():
         for colour, ground, least in pairs:
             low, high = sorted(map(luminance, (colours[colour], colours[ground])))
             assert (high + 0.05) / (low + 0.05) >= least, (colour, ground)
+
+
+def test_the_size_of_a_folder_tells_its_number_of_parts():
+    """A reader looks for several files then."""
+    assert _result_size({"bytes": 3 << 20}) == "3.0 MB"
+    assert _result_size({"bytes": 3 << 20, "parts": [{}, {}]}) == "3.0 MB in 2 parts"
+    assert _result_size({"bytes": None}) == "published"
+    assert _result_size(None) == "not published"
