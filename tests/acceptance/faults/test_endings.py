@@ -26,7 +26,7 @@ from .conftest import ledger
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_lost_in_shutdown_harms_nothing(workshop, number, monkeypatch, caplog):
     """All is committed by then: the run succeeds, with a warning."""
-    monkeypatch.setattr("prefect_parallel_run.dispatch.workers._PATIENCE", 5)
+    monkeypatch.setattr("prefect_parallel_run.dispatch.workers._PATIENCE", 10)
     result = workshop.step("ends_badly.py", "--signal", str(int(number)), process_count_per_node=1)()
     assert result.items_succeeded == 100
     assert "while it ran shutdown() of the entry script" in caplog.text

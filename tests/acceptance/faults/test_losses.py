@@ -147,7 +147,7 @@ def test_fewer_rows_than_items_are_failed_items(workshop):
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_worker_costs_no_finished_mini_batch(workshop, signal_number, monkeypatch):
     """Killed, or stopped until it counts as lost: the run completes, nothing that was committed runs again."""
-    monkeypatch.setattr("prefect_parallel_run.dispatch.workers._PATIENCE", 5)
+    monkeypatch.setattr("prefect_parallel_run.dispatch.workers._PATIENCE", 10)
     step = workshop.step("slow.py", "--sleep", "0.2", mini_batch_size=2, node_count=2, process_count_per_node=1)
     killed = []
 
