@@ -116,11 +116,12 @@ def replace(source: Path, target: Path, *, even_folders: bool = False) -> None:
 def _replace_in_two_steps(source: Path, target: Path) -> None:
     aside = source.with_name(f"{source.name}.old")
     remove(aside)
-    target.rename(aside)
     try:
+        target.rename(aside)
         source.rename(target)
     except BaseException:
-        aside.rename(target)
+        if not os.path.lexists(target):
+            aside.rename(target)
         raise
     remove(aside)
 

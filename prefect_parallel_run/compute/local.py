@@ -187,19 +187,12 @@ class _LocalCluster(Cluster):
 class _PrivateScheduler(Scheduler):  # type: ignore[misc]  # distributed is typed in part
     """A scheduler without HTTP pages, which every user of the machine could read, and without what no step needs.
 
-    The pages show its measurements; leases are bound to their workers and are not stolen; it has no timeout of its own.
+    The pages show its measurements, and it has no timeouts of its own.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        for callback in (
-            "tick",
-            "ticks",
-            "monitor",
-            "stealing",
-            "idle-timeout",
-            "no-workers-timeout",
-        ):  # tick: 50 times a second
+        for callback in ("tick", "ticks", "monitor", "idle-timeout", "no-workers-timeout"):  # tick: 50 times a second
             self.periodic_callbacks.pop(callback, None)
 
     def heartbeat_worker(self, *arguments: Any, **options: Any) -> dict[str, Any]:

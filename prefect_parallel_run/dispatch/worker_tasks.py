@@ -1,13 +1,12 @@
 """Runs tasks that are not mini-batches on the workers of a cluster: in parallel, with a bounded number in flight.
 
 Every task is sent to a worker that is chosen here, so that a lost worker costs exactly its own tasks, which are repeated
-elsewhere. The flow process repeats a task that fails on a worker: an error counts only if it is found here, too, and has the
-type that it has here.
+elsewhere. The flow process repeats a task that fails on a worker. If it fails here too, the error raised
+here is the one that counts; otherwise the worker is no longer used.
 """
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import time
 import uuid
@@ -68,8 +67,9 @@ class WorkerTasks(Generic[T, R]):
         self._next: deque[tuple[int, T]] = deque()  # tasks to send next, with their numbers
         self._losses: Counter[int] = Counter()  # by number of the task
         self._attempts = 0
-        self._last_seen = time.monotonic()  # when there was a usable worker
-        self._are_lost = False  # for good: this process runs the other tasks
+        self._is_listed = False  # the scheduler has listed its workers
+        self._last_seen = 0.0  # when there was a usable worker, or none was listed yet
+        self._runs_here = False  # for good: this process runs the other tasks
 
     def run(self, tasks: Iterable[T], check_cancelled: CheckCancelled) -> Iterator[R]:
         """Yield the results of all tasks as they arrive; *check_cancelled* is called about every TICK, and raises to stop.
@@ -83,7 +83,7 @@ class WorkerTasks(Generic[T, R]):
                 self._update_workers()
                 while self._has_task(pending) and (address := self._free_worker()) is not None:
                     self._send(*self._next.popleft(), address)
-                if self._are_lost and not self._sent:
+                if self._runs_here and not self._sent:
                     yield self._here(self._next.popleft()[1], check_cancelled)
                 else:
                     yield from self._handle(self._next_answer(), check_cancelled)
@@ -102,7 +102,9 @@ class WorkerTasks(Generic[T, R]):
     def _update_workers(self) -> None:
         """Follow the scheduler's list of workers, and use as many as allowed; without a scheduler, all are lost."""
         try:
-            lost = self._workers.poll() or []
+            answer = self._workers.poll()
+            self._is_listed = self._is_listed or answer is not None
+            lost = answer or []
         except ComputeTargetError as error:
             self._give_up(str(error))
             lost = [*self._used, *(sent.address for sent in self._sent.values())]
@@ -113,24 +115,24 @@ class WorkerTasks(Generic[T, R]):
         for address in select_workers(free, self._used.values(), self._at_most - len(self._used)):
             self._used[address] = host_of(free[address])
         now = time.monotonic()
-        if self._used:
+        if self._used or not self._is_listed:
             self._last_seen = now
         elif info and self._unable >= info.keys():
-            self._are_lost = True
+            self._runs_here = True
         elif now - self._last_seen > _PATIENCE:
             self._give_up(f"no worker for {_PATIENCE:g} s")
 
     def _give_up(self, reason: str) -> None:
-        if not self._are_lost:
+        if not self._runs_here:
             self._emit(Warned(f"{reason}; the flow process writes the rest of the result"))
-        self._are_lost = True
+        self._runs_here = True
 
     def _free_worker(self) -> str | None:
         """Return the least busy worker that can take a task."""
         busy = Counter(sent.address for sent in self._sent.values())
         info = self._workers.info
         free = [address for address in self._used if address in info and busy[address] < _capacity(info[address])]
-        return min(free, key=lambda address: busy[address], default=None) if not self._are_lost else None
+        return min(free, key=lambda address: busy[address], default=None) if not self._runs_here else None
 
     def _send(self, number: int, task: T, address: str) -> None:
         self._attempts += 1
@@ -152,7 +154,7 @@ class WorkerTasks(Generic[T, R]):
         outcome: Any
         try:
             outcome = (await self._client.gather(future, asynchronous=True),)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  passed to the flow's thread
+        except BaseException as error:  # noqa: BLE001  passed to the flow's thread, which would wait for it forever
             outcome = error
         self._answers.put((attempt, outcome))
 
@@ -193,8 +195,8 @@ class WorkerTasks(Generic[T, R]):
     def _repeat(self, sent: _Sent[T]) -> None:
         sent.future.cancel()
         self._losses[sent.number] += 1
-        if self._losses[sent.number] >= _MAX_LOSSES and not self._are_lost:
-            reason = f"{_MAX_LOSSES} workers were lost while they wrote the same part of the result, this one last"
+        if self._losses[sent.number] >= _MAX_LOSSES and not self._runs_here:
+            reason = f"lost; it is one of {_MAX_LOSSES} workers that were lost while they wrote the same part of the result"
             raise ComputeTargetError(sent.address, reason)
         self._next.append((sent.number, sent.task))
 

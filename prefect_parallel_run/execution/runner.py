@@ -83,8 +83,8 @@ def run_step(
     """
     started = time.monotonic()
     check_models(spec.config.models)
-    if spec.result is not None and spec.store is None:
-        check_replaceable(Path(spec.result))
+    if spec.result is not None and (spec.store is None or spec.config.max_file_bytes is not None):
+        check_replaceable(spec.result)
     given = earlier.given if isinstance(earlier, ResumeRequest) else frozenset()
     with ExitStack() as stack, ClusterStartup(target, spec) as startup:  # the lock outlives the cluster
         selection = _select_run(spec, startup, earlier, callbacks.check_cancelled)
@@ -256,7 +256,8 @@ def _part_writer(run: ActiveRun, cluster: Cluster | None) -> WriteParts:
 def _result_file(spec: StepSpec, directory: RunDirectory) -> ResultFile | None:
     if spec.result is None:
         return None
-    path = Path(spec.result) if spec.store is None else directory.path / str(spec.config.result_file_name)
+    # The local copy of a result in a store has a name that no file of the run has, regardless of the name in the configuration.
+    path = Path(spec.result) if spec.store is None else directory.path / f".{spec.config.result_file_name}.result"
     options = spec.config.append_row_csv_options or {}
     return ResultFile(
         path=path,

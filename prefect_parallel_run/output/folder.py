@@ -75,7 +75,7 @@ class Publication:
             return self._publish_objects(layout) if is_remote(self.location) else self._publish_files(layout)
 
     def _publish_files(self, layout: Layout) -> tuple[ResultPart, ...]:
-        check_replaceable(self.path)
+        check_replaceable(str(self.path))
         with atomic_folder(self.path, token=self.token, replaces=True) as folder:
             written = self._write(layout, folder)
             for part in written:
@@ -88,9 +88,10 @@ class Publication:
 
     def _publish_objects(self, layout: Layout) -> tuple[ResultPart, ...]:
         """Upload the parts, then the manifest: to readers, an earlier result is the current one until then."""
+        check_replaceable(self.location)
         existing = list(filter(is_part_name, names_below(self.location)))
         if MANIFEST not in existing:
-            write(f"{self.location}/{MANIFEST}", encode(()))  # so that readers do not take the parts so far for a result
+            write(f"{self.location}/{MANIFEST}", encode(()))  # readers then ignore the parts uploaded so far
         with temporary_folder(self.path) as folder:
             written = self._write(layout, folder, uuid.uuid4().hex[:6] if existing else "")
         parts = [part.part for part in written]
@@ -124,7 +125,7 @@ class Publication:
 
 
 def _accept(written: WrittenPart, folder: Path) -> None:
-    """Give a part its name; raises OutputError when its size differs from what its writer has seen."""
+    """Rename a part to its final name; raises OutputError when its size differs from the size that its writer reported."""
     path = folder / written.file
     if (size := path.stat().st_size) != written.part.bytes:
         raise OutputError(str(path), f"{written.part.name} has {size} bytes, but {written.part.bytes} were written")

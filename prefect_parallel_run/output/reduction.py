@@ -170,7 +170,7 @@ def publish(
             An existing file is unchanged in all cases.
     """
     with naming_errors(str(target), row_format):
-        check_replaceable(target)
+        check_replaceable(str(target))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = AtomicFile(target, sync=True, sync_folder=True, token=token)
         temporary.replaces_folders = True

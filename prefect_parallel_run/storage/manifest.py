@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 #: Object in a result folder of a store that lists its parts. Readers of tables skip names that begin with an underscore.
 MANIFEST = "_parallel_run_manifest.json"
 _DIGITS = 5  #: at least, in the name of a part
-_PART = re.compile(rf"part-\d{{{_DIGITS},}}(-[0-9a-f]{{6}})?\.[a-z]+")
+_PART = re.compile(rf"part-\d{{{_DIGITS},}}(-[0-9a-f]{{6}})?\.(txt|csv|jsonl|parquet|orc)")
 
 
 class ResultPart(NamedTuple):

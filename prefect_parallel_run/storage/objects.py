@@ -297,7 +297,8 @@ def _below(location: _Location, start: str, depth: int | None) -> Iterator[Liste
     folder = start[: start.rindex("/") + 1]
     store = location.store
     entries = _pages(store, start, depth) if "s3" in protocols(store) else _walk(store, folder, depth)
-    complete: dict[str, set[str]] = {}  # names of the parts of result folders; a manifest precedes them in the order of names
+    # Names of the parts of result folders. A manifest precedes them in the order of names, but may not begin with *start*.
+    complete = {} if start == folder else _listed_parts(store, folder)
     for name, info in entries:
         parent, _, base = name.rpartition("/")
         segments = name[len(folder) :].split("/")
@@ -307,6 +308,15 @@ def _below(location: _Location, start: str, depth: int | None) -> Iterator[Liste
             complete[parent] = {part.name for part in decode(store.cat_file(name))}
         elif parent not in complete or base in complete[parent]:
             yield location.object(name, info)
+
+
+def _listed_parts(store: Any, folder: str) -> dict[str, set[str]]:
+    """Return the names of the parts that the manifest in *folder* lists, by folder; nothing where there is no manifest."""
+    try:
+        manifest = store.cat_file(f"{folder}{MANIFEST}")
+    except FileNotFoundError:
+        return {}
+    return {folder.rstrip("/"): {part.name for part in decode(manifest)}}
 
 
 def _pages(store: Any, start: str, depth: int | None) -> Iterator[tuple[str, dict[str, Any]]]:

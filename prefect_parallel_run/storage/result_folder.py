@@ -18,14 +18,21 @@ def exists(location: str) -> bool:
     return size_and_version(location) is not None or MANIFEST in names_below(location)
 
 
-def check_replaceable(path: Path) -> None:
-    """Raise OutputError when *path* is a folder with anything but parts of a result: a new result would delete it."""
-    if not path.is_dir():
-        return
-    for entry in path.iterdir():
-        if not is_part_name(entry.name) or entry.is_dir():
-            reason = f"is a folder with other content ({entry.name}), which the result would replace; move it, or choose"
-            raise OutputError(str(path), f"{reason} another append_row_file_name")
+def check_replaceable(location: str) -> None:
+    """Raise OutputError when a path or URL is a folder with anything but parts of a result: a new result would delete it."""
+    for name in _names_in(location):
+        if not is_part_name(name):
+            reason = f"is a folder with {name}, which is not part of a result and would be deleted; move it, or choose"
+            raise OutputError(location, f"{reason} another append_row_file_name")
+
+
+def _names_in(location: str) -> Iterator[str]:
+    """Yield the names in a folder, if it is one; those of folders have a trailing slash."""
+    if is_remote(location):
+        itself = location.rpartition("/")[2]  # a store lists an object that has the name of the folder
+        yield from (name for name in names_below(location) if name != itself)
+    elif Path(location).is_dir():
+        yield from (f"{entry.name}/" if entry.is_dir() else entry.name for entry in Path(location).iterdir())
 
 
 def changes(folder: str, parts: Sequence[ResultPart], *, reads_objects: bool = False) -> Iterator[str]:
@@ -77,7 +84,8 @@ def delete_stale(url: str, parts: Sequence[ResultPart]) -> None:
     """Delete what an earlier result has left at *url* in a store; *parts* are those of the new one, none if it is an object."""
     names = names_below(url)
     kept = {MANIFEST, *(part.name for part in parts)} if parts else set()
-    if MANIFEST in names:
-        delete([f"{url}/{name}" for name in sorted(names) if is_part_name(name) and name not in kept])
+    if MANIFEST in names:  # deleted last: the next attempt continues where this one was interrupted
+        stale = [name for name in names if is_part_name(name) and name not in kept]
+        delete([f"{url}/{name}" for name in sorted(stale, key=lambda name: (name == MANIFEST, name))])
     if parts and size_and_version(url) is not None:
         delete([url])

@@ -120,7 +120,7 @@ def test_a_folder_with_other_files_is_refused_before_anything_runs(workshop):
     (workshop.output / "rows.csv").mkdir(parents=True)
     (workshop.output / "rows.csv" / "notes.txt").write_text("mine")
     step = workshop.step(append_row_file_name="rows.csv", append_row_max_file_size="1KB")
-    with pytest.raises(OutputError, match=r"other content \(notes.txt\)"):
+    with pytest.raises(OutputError, match=r"notes.txt, which is not part of a result"):
         step()
     assert workshop.invocations() == []
     assert not list(workshop.output.glob("_parallel_run/*"))

@@ -103,6 +103,15 @@ def test_tasks_run_on_all_workers(tasks, tmp_path):
     assert runner.said == []
 
 
+def test_workers_are_awaited_until_they_are_listed(tasks, tmp_path, monkeypatch):
+    """Without any patience, too: planning the tasks may take long, and no worker is known before the first answer."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    runner = tasks()
+    results = list(runner.run(jobs(tmp_path), never_cancelled))
+    assert os.getpid() not in {process for _, process in results}
+    assert runner.said == []
+
+
 def test_no_more_workers_are_used_than_allowed(tasks, tmp_path):
     """A shared cluster may have others."""
     results = list(tasks(at_most=1).run(jobs(tmp_path), never_cancelled))
@@ -120,7 +129,7 @@ def test_a_lost_worker_costs_only_its_tasks(tasks, tmp_path, how, monkeypatch):
 
 def test_a_task_that_kills_workers_is_an_error(tasks, tmp_path):
     """It is not run in the flow process, which it might kill, too."""
-    with pytest.raises(ComputeTargetError, match="3 workers were lost while they wrote the same part of the result"):
+    with pytest.raises(ComputeTargetError, match="it is one of 3 workers that were lost while they wrote the same part"):
         list(tasks().run(jobs(tmp_path, "kill", times=9), never_cancelled))
     assert len(list(tmp_path.glob("kill-0-*"))) == 3
 

@@ -160,6 +160,16 @@ def test_a_result_of_several_parts_in_a_store(workshop, s3, capsys):
     assert names() == ["_parallel_run_manifest.json", "part-00000.jsonl"]
 
 
+def test_a_result_may_have_the_name_of_a_folder_of_the_run(workshop, s3):
+    """The local copy of a result must not replace what the run directory has under that name."""
+    result = workshop.step(output=OUT, append_row_file_name="parts", append_row_max_file_size=300)()
+    assert main(["verify", result.run_directory]) == 0
+    s3.pipe_file(f"{OUT}/parts/notes.md", b"mine")
+    with pytest.raises(OutputError, match=r"is a folder with notes.md, which is not part of a result"):
+        workshop.step(output=OUT, append_row_file_name="parts", append_row_max_file_size=400)()
+    assert s3.cat_file(f"{OUT}/parts/notes.md") == b"mine"
+
+
 @pytest.mark.parametrize("lost", ["part-00002", "manifest"])
 def test_a_failed_upload_leaves_the_earlier_parts_current(workshop, s3, lost):
     """Readers go by the manifest of before; the next attempt cleans up."""

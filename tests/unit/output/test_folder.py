@@ -141,7 +141,7 @@ def test_an_existing_result_is_replaced_at_the_end(tmp_path, before, can_exchang
         publication(parts, target, 1).publish()
     if before == "other":
         (target / "notes.txt").write_text("mine")
-        with pytest.raises(OutputError, match=r"other content \(notes.txt\), which the result would replace"):
+        with pytest.raises(OutputError, match=r"notes.txt, which is not part of a result"):
             publication(parts, target, 300).publish()
         assert (target / "notes.txt").read_text() == "mine"
         return

@@ -38,7 +38,10 @@ OLD, NEW = [part_name(n, 2, ".csv") for n in range(2)], [part_name(n, 2, ".csv",
 
 
 @pytest.mark.parametrize("of_table", [False, True])
-@pytest.mark.parametrize("path", [URL, "memory://test/out", "memory://test/out/r.csv/*.csv", "memory://test/**/*.csv"])
+@pytest.mark.parametrize(
+    "path",
+    [URL, "memory://test/out", "memory://test/out/r.csv/*.csv", "memory://test/out/r.csv/part-*.csv", "memory://test/**/*.csv"],
+)
 def test_readers_see_the_parts_that_the_manifest_lists(store, path, of_table):
     """Not those of a result that is being uploaded, nor those of the one before; and never the manifest."""
     put(store, [*OLD, *NEW], OLD)
@@ -81,6 +84,15 @@ def test_old_parts_are_deleted_and_nothing_else(store):
     assert len(store.ls(URL)) == 2
 
 
+def test_a_folder_with_other_objects_is_not_replaced(store):
+    """An object that has the name of the folder is an earlier result; a file of another program is not."""
+    put(store, OLD, OLD)
+    check_replaceable(URL)
+    store.pipe_file("/test/out/r.csv/part-00000.avro", b"mine")
+    with pytest.raises(OutputError, match=r"is a folder with part-00000.avro, which is not part of a result"):
+        check_replaceable(URL)
+
+
 def test_a_local_folder_is_compared_by_content(tmp_path):
     """A surplus file would be read with the parts."""
     (tmp_path / OLD[0]).write_text("x")
@@ -93,7 +105,7 @@ def test_a_local_folder_is_compared_by_content(tmp_path):
     assert surplus == f"{tmp_path}/more.csv is not a part of the result"
     assert list(changes(str(tmp_path / "missing"), [part])) == [f"{tmp_path}/missing does not exist"]
     assert list(changes(str(tmp_path / OLD[0]), [part])) == [f"{tmp_path}/{OLD[0]} does not exist"]
-    check_replaceable(tmp_path / OLD[0])
+    check_replaceable(str(tmp_path / OLD[0]))
 
 
 def test_a_manifest_survives_its_form_in_the_receipt():
