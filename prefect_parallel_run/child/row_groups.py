@@ -118,7 +118,7 @@ class ParquetReader(RowGroupReader):
         """Return row groups."""
         unit = work.get("int96_unit")
         file = self._open(work, lambda source: pq.ParquetFile(source, coerce_int96_timestamp_unit=unit))
-        # A name also selects columns that Parquet writes as if they were inside it: those named "NAME.something".
+        # pyarrow also selects columns named "NAME.something": in Parquet they look like fields inside NAME.
         return _without_dictionaries(file.read_row_groups(numbers, columns=_kept_names(file.schema_arrow, work)))
 
 

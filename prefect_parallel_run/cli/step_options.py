@@ -62,7 +62,7 @@ _INPUT_OPTIONS = [
     InputOption("--partition-format", "Pattern for the end of a file's path: {user}/{day:yyyy/MM/dd}/*", metavar="TEXT"),
     InputOption(
         "--keep-column keep_columns",
-        "A column of tables that run() gets, and only such columns; repeat for further columns.",
+        "A column that run() gets, for tables; columns without this option are not read. Can be repeated.",
         metavar="NAME",
         multiple=True,
     ),

@@ -114,8 +114,8 @@ class ParallelRunConfig(FormModel):
         Annotated[int, Field(title="Bytes", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
         BeforeValidator(size),
     ] = Field(default=None, title="Largest file of the result")
-    """Bytes, or a size such as 512MB; the result is then a folder of parts with whole mini-batches of at most this size, as the
-    processes write them. Empty: one file."""
+    """Bytes, or a size such as 512MB. The result is then a folder of parts; each has whole mini-batches and at most this size
+    (Parquet and ORC: before compression). Empty: one file."""
     append_row_csv_options: Annotated[dict[str, Any] | None, BeforeValidator(csv_options)] = Field(
         default=None, title="Options of to_csv"
     )

@@ -49,7 +49,7 @@ class ColumnSelection:
             return ColumnSelection(drop=[*(self.drop or ()), *columns])
         rest = [name for name in self.keep if name not in columns]
         if not rest:
-            raise ValueError(f"drop_columns: expected to leave a column of {list(self.keep)}, got all of them")
+            raise ValueError(f"drop_columns: expected to keep at least one of {list(self.keep)}, got all of them")
         return ColumnSelection(keep=rest)
 
     def check_names(self, path: str, names: Sequence[str]) -> None:
@@ -73,5 +73,5 @@ class ColumnSelection:
     def _check_kept(self, method: str, columns: Sequence[str]) -> None:
         left_out = [name for name in columns if name not in self.kept(columns)]
         if left_out:
-            reason = f"got {left_out[0]!r}, which {self.field} has left out already"
-            raise ValueError(f"{method}: expected columns that the dataset still has, {reason}")
+            reason = f"got {left_out[0]!r}, which an earlier {self.field} removed"
+            raise ValueError(f"{method}: expected columns that earlier calls kept, {reason}")

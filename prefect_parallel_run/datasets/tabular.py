@@ -65,7 +65,7 @@ class TabularDataset(Dataset):
     keep_default_na: bool = Field(default=True, description="Parse pandas' own missing values, such as NA, as missing.")
     encoding: str = Field(default="utf-8", description="Encoding of delimited text and JSON lines.")
     compression: Compression = Field(default="infer", description="Compression of text; infer: by .gz, .bz2, .xz or .zst.")
-    #: A method has the field's public name. Without a value, a dataset and its hashes are those of earlier versions.
+    #: Methods have the aliases as names. Unset fields are not serialized: the dataset's hashes are those of earlier versions.
     kept_columns: list[str] | None = Field(
         default=None, alias="keep_columns", exclude_if=_is_none, description="The only columns that are read."
     )
@@ -227,7 +227,7 @@ class TabularDataset(Dataset):
         is an error of planning.
 
         Args:
-            columns: A name, or several different ones; of delimited text without a header numbers, such as ``"0"``.
+            columns: A name, or a list of different names; for delimited text without a header, column numbers such as ``"0"``.
 
         Raises:
             ValueError: *columns* is empty, has a name twice, or has one that was left out before.

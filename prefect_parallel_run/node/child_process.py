@@ -68,7 +68,7 @@ class Child:
         self.pump()
 
     def pump(self) -> None:
-        """Write as much of the queue as the pipe accepts; with a rest, wait() returns when the pipe accepts more."""
+        """Write as much of the queue as the pipe accepts; if data remains, wait() also returns when the pipe accepts more."""
         try:
             while self._unsent:
                 data = self._unsent[0]

@@ -21,7 +21,7 @@ def cut(places: Iterable[Place], most_bytes: int, header: int = 0) -> Iterator[l
     Args:
         places: Committed ranges, in mini-batch order.
         most_bytes: Size of a part as the processes have written its rows: of a Parquet or ORC file, before compression.
-        header: Bytes in front of the rows of every part. Those of the ranges are not repeated in a part.
+        header: Size of the header of every part, bytes. The headers of its ranges do not count: a part does not repeat them.
     """
     part: list[Place] = []
     size, is_first = header, True

@@ -1,4 +1,4 @@
-"""Writes one part of a result folder, on any machine that has the folders; may be repeated, elsewhere too."""
+"""Writes one part of a result folder, on any machine that shares the folders; a repeated call, on any machine, is safe."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PartTask:
     options: Mapping[str, Any]  #: options of to_csv that the rows were written with
     source: str  #: folder with the children's part files
     folder: str  #: receives the part, under a name of its own
-    location: str  #: path or URL of the result; a part of a URL is uploaded and does not stay in *folder*
+    location: str  #: path or URL of the result; for a URL, the part is uploaded and deleted from *folder*
 
 
 class WrittenPart(NamedTuple):
@@ -68,7 +68,7 @@ def write_on_node(task: PartTask, check_cancelled: CheckCancelled) -> WrittenPar
 
 
 def write_part(task: PartTask, check_cancelled: CheckCancelled) -> WrittenPart:
-    """Write one part; every call writes to a file of its own, and deletes it unless it returns.
+    """Write one part. Every call writes its own temporary file, and deletes it after an error or after the upload to a store.
 
     Raises:
         RowsDifferError: The columns of a mini-batch differ from those of the result.

@@ -97,7 +97,7 @@ class _Table(_Input):
     keep_columns: list[str] = Field(default=[], title="Keep columns", json_schema_extra={"position": _LAST - 1})
     """The only columns that run() gets; one per entry. Empty: all."""
     drop_columns: list[str] = Field(default=[], title="Drop columns", json_schema_extra={"position": _LAST - 1})
-    """Columns that run() does not get, instead of those to keep; one per entry."""
+    """Columns that run() does not get; one per entry. Set either this field or Keep columns, not both."""
 
     def dataset(self) -> Dataset:
         """Return the rows as a dataset."""

@@ -49,7 +49,7 @@ class DelimitedTypes:
     """Collects the kinds of values in each column of a file, block by block.
 
     Attributes:
-        is_regular: If columns are skipped: every record has as many fields as the file has columns, for all parsers.
+        is_regular: Every record has as many fields as the file has columns; determined only if columns are skipped.
     """
 
     def __init__(
