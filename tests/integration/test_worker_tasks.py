@@ -121,7 +121,7 @@ def test_no_more_workers_are_used_than_allowed(tasks, tmp_path):
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_lost_worker_costs_only_its_tasks(tasks, tmp_path, how, monkeypatch):
     """They run again on the other worker, or on the one that replaces it."""
-    monkeypatch.setattr("prefect_parallel_run.dispatch.workers._PATIENCE", 1.5 * local._HEARTBEAT_INTERVAL)
+    monkeypatch.setattr("prefect_parallel_run.dispatch.workers._PATIENCE", 7 * local._HEARTBEAT_INTERVAL)
     results = sorted(tasks().run(jobs(tmp_path, how, how), never_cancelled))
     assert [number for number, _ in results] == list(range(12))
     assert os.getpid() not in {process for _, process in results}
