@@ -173,7 +173,7 @@ def publish(
         check_replaceable(str(target))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = AtomicFile(target, sync=True, sync_folder=True, token=token)
-        temporary.replaces_folders = True
+        temporary.replaces_folders = target.is_dir() and any(target.iterdir())  # an empty folder is not a result
         with temporary as file:
             sink = Sink(file.write)
             rows = OUTPUT_FORMATS[row_format].write(places, parts, sink, row_options or {})

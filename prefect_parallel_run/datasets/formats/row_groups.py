@@ -203,7 +203,8 @@ def _has_large(parquet: pq.ParquetFile, number: int, name: str, leaves: list[int
     if all(entry is not None and entry.has_min_max for entry in statistics):
         bounds = [bound for entry in statistics for bound in (entry.min, entry.max)]
     else:
-        columns = parquet.read_row_group(number, columns=[name]).columns
+        table = parquet.read_row_group(number, columns=[name])  # "a.b" also selects the field b of a column a
+        columns = [column for column, leaf in zip(table.columns, table.column_names, strict=True) if leaf == name]
         bounds = [bound for column in columns for bound in pc.min_max(column).as_py().values() if bound is not None]
     return any(abs(bound) > _EXACT for bound in bounds)
 

@@ -66,7 +66,7 @@ def test_a_step_of_a_pipeline_job(tmp_path):
     flowers = TabularDataset.from_delimited_files(
         [DATA / "iris" / "flowers" / "flowers.csv"], delimiter=";", encoding="ascii", column_types={"petal_length": "float64"}
     )
-    assert step.call.inputs == flowers.keep_columns(["petal_length", "petal_width"]).as_named_input("flowers")
+    assert step.call.inputs == flowers.keep_columns(["number", "petal_length", "petal_width"]).as_named_input("flowers")
     assert step.call.side_inputs == {"model": str(DATA / "iris" / "model")}
     assert step.call.arguments == ("--model", "{side_inputs.model}", "--threshold", "2.45")
     assert step.call.output == str(tmp_path / "out")

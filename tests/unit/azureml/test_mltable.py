@@ -224,7 +224,7 @@ def test_selections_of_columns_are_taken_over(table, steps, fields):
     [
         (
             "- read_parquet\n- keep_columns: [n]\n- keep_columns: [m]",
-            r"MLTable, line \d+: keep_columns: .* got 'm', which keep_columns",
+            r"MLTable, line \d+: keep_columns: .* got 'm', which an earlier keep_columns removed",
         ),
         ("- read_parquet\n- keep_columns: [n, n]", "keep_columns: expected different columns, got 'n' more than once"),
         ("- read_parquet\n- drop_columns: {pattern: x}", "drop_columns is .* expected a column, or a list of columns"),

@@ -137,7 +137,7 @@ def test_hold_and_its_end_are_logged(log, caplog):
     assert "resumed scheduling" in caplog.text
 
 
-def test_leases_grow_to_half_a_second_and_shrink_near_the_end():
+def test_leases_grow_to_two_seconds_and_shrink_near_the_end():
     """One at the start, eightfold growth, a fair share near the end, never more than fits or remains."""
     sizer = LeaseSizer(max_size=3000)
     assert sizer.size(10_000, 4) == 1
@@ -147,7 +147,7 @@ def test_leases_grow_to_half_a_second_and_shrink_near_the_end():
     assert sizer.size(10_000, 4) == 64
     for _ in range(10):
         sizer.record(500, 0.5)
-    assert sizer.size(1_000_000, 4) == 500
+    assert sizer.size(1_000_000, 4) == 2_000
     assert sizer.size(1_200, 4) == 100
     assert sizer.size(3, 4) == 1
     fast = LeaseSizer(max_size=3000)
