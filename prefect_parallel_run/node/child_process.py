@@ -69,6 +69,8 @@ class Child:
 
     def pump(self) -> None:
         """Write as much of the queue as the pipe accepts; if data remains, wait() also returns when the pipe accepts more."""
+        if not self._unsent:
+            return
         try:
             while self._unsent:
                 data = self._unsent[0]
@@ -88,14 +90,14 @@ class Child:
     def wait(self, seconds: float) -> None:
         """Return when the child has run out of work or has exited, after interrupt_wait(), or after *seconds*."""
         for descriptor, _ in self._bells.poll(seconds * 1000):
+            if descriptor == self._pipes.inbox:
+                continue
             with suppress(BlockingIOError):
-                if descriptor != self._pipes.inbox and not os.read(
-                    descriptor, _BLOCK
-                ):  # it is exiting: its status follows soon
+                if not os.read(descriptor, _BLOCK):  # it is exiting: its exit status follows within moments
                     time.sleep(0.001)
 
     def interrupt_wait(self) -> None:
-        """Have the current or the next wait() return at once. May be called from any thread."""
+        """Have the current or the next wait() return immediately. May be called from any thread."""
         with self._closing:
             if self._pipes.is_open:
                 os.eventfd_write(self._pipes.interrupt, 1)

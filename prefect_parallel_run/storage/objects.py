@@ -7,7 +7,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -298,25 +298,24 @@ def _below(location: _Location, start: str, depth: int | None) -> Iterator[Liste
     store = location.store
     entries = _pages(store, start, depth) if "s3" in protocols(store) else _walk(store, folder, depth)
     # Names of the parts of result folders. A manifest precedes them in the order of names, but may not begin with *start*.
-    complete = {} if start == folder else _listed_parts(store, folder)
+    complete: dict[str, set[str]] = {}
+    if start != folder:
+        with suppress(FileNotFoundError):
+            complete[folder.rstrip("/")] = _listed_parts(store, f"{folder}{MANIFEST}")
     for name, info in entries:
         parent, _, base = name.rpartition("/")
         segments = name[len(folder) :].split("/")
         if not name.startswith(start) or any(segment.startswith(".") or segment == RUNS_FOLDER for segment in segments):
             continue
         if base == MANIFEST:
-            complete[parent] = {part.name for part in decode(store.cat_file(name))}
+            complete[parent] = _listed_parts(store, name)
         elif parent not in complete or base in complete[parent]:
             yield location.object(name, info)
 
 
-def _listed_parts(store: Any, folder: str) -> dict[str, set[str]]:
-    """Return the names of the parts that the manifest in *folder* lists, by folder; nothing where there is no manifest."""
-    try:
-        manifest = store.cat_file(f"{folder}{MANIFEST}")
-    except FileNotFoundError:
-        return {}
-    return {folder.rstrip("/"): {part.name for part in decode(manifest)}}
+def _listed_parts(store: Any, manifest: str) -> set[str]:
+    """Return the names of the parts that a manifest lists; raises FileNotFoundError if it does not exist."""
+    return {part.name for part in decode(store.cat_file(manifest))}
 
 
 def _pages(store: Any, start: str, depth: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
