@@ -5,7 +5,6 @@ import os
 import random
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from prefect_parallel_run import FileDataset, TabularDataset
@@ -22,16 +21,6 @@ from prefect_parallel_run.storage.listing import Listing, list_files
 from prefect_parallel_run.storage.objects import find_object
 
 ROOT = "memory://test"
-
-
-@pytest.fixture
-def store():
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    memory.pseudo_dirs[:] = [""]
-    yield memory
-    memory.store.clear()
-    memory.pseudo_dirs[:] = [""]
 
 
 def names(*paths):

@@ -1,6 +1,5 @@
 """Result folders in a store: readers go by the manifest, and what an earlier result has left is deleted."""
 
-import fsspec
 import pytest
 
 from prefect_parallel_run import OutputError
@@ -9,16 +8,6 @@ from prefect_parallel_run.storage.manifest import MANIFEST, ResultPart, as_plain
 from prefect_parallel_run.storage.result_folder import changes, check_replaceable, delete_stale, exists, with_versions
 
 URL = "memory://test/out/r.csv"
-
-
-@pytest.fixture
-def store():
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    memory.pseudo_dirs[:] = [""]
-    yield memory
-    memory.store.clear()
-    memory.pseudo_dirs[:] = [""]
 
 
 def put(store, names, listed):
