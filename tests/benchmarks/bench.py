@@ -45,9 +45,19 @@ class Bench:
             self.engines.close()
             shutil.rmtree(folder)
 
-    def ours(self, function: str, *arguments: Any, watch: Callable[[int], Family] | None = None) -> Any:
+    def ours(self, function: str, *arguments: Any) -> Any:
         """Call a function in the flow process."""
-        return self.engines.call(measure.OURS, function, *arguments, watch=watch)
+        return self.engines.call(measure.OURS, function, *arguments)
+
+    def watched(self, engine: str, function: str, *arguments: Any) -> tuple[Any, Family]:
+        """Call a function in an engine's process; return its answer, and what was seen of the process and its descendants."""
+        families: list[Family] = []
+
+        def watch(pid: int) -> Family:
+            families.append(Family(pid))
+            return families[0]
+
+        return self.engines.call(engine, function, *arguments, watch=watch), families[0]
 
     def wants(self, name: str) -> bool:
         return not self.only or any(word in name for word in self.only)

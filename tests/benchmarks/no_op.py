@@ -14,7 +14,6 @@ from pathlib import Path
 
 import steps
 from bench import Bench
-from family import Family
 from measure import OURS, Run, Table, tables
 
 PER_MINI_BATCH = 10
@@ -98,15 +97,9 @@ def _where(bench: Bench, number: int, given: steps.Input, few: steps.Input) -> I
     """
 
     def cpu(one: steps.Input) -> dict[str, float]:
-        watched: list[Family] = []
-
-        def watch(pid: int) -> Family:
-            watched.append(Family(pid))
-            return watched[0]
-
-        bench.ours("steps:work_over", str(one.folder), one.times, "no_op.py", None, True, watch=watch)
-        watched[0].look()
-        return watched[0].cpu_seconds()
+        _, family = bench.watched(OURS, "steps:work_over", str(one.folder), one.times, "no_op.py", None, True)
+        family.look()
+        return family.cpu_seconds()
 
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(bench.rounds):

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import steps
 from bench import Bench
-from family import Family
-from measure import Table
+from measure import OURS, Table
 
 _SECONDS = 0.2  #: of a mini-batch
 _SHORT, _LONG = 100, 400  #: mini-batches: 10 and 40 s with two processes
@@ -26,16 +25,10 @@ def measure(bench: Bench) -> Iterator[Table]:
         )
 
         def used(given: steps.Input) -> tuple[dict[str, float], float]:
-            watched: list[Family] = []
-
-            def watch(pid: int) -> Family:
-                watched.append(Family(pid))
-                return watched[0]
-
-            fields = {"mini_batch_size": 1}
-            found = bench.ours("steps:work_over", str(given.folder), 1, "sleep.py", None, True, fields, watch=watch)
-            watched[0].look()
-            return watched[0].cpu_seconds(), found["span"]
+            arguments = (str(given.folder), 1, "sleep.py", None, True, {"mini_batch_size": 1})
+            found, family = bench.watched(OURS, "steps:work_over", *arguments)
+            family.look()
+            return family.cpu_seconds(), found["span"]
 
         def run() -> dict[str, float]:
             (few, short_span), (many, long_span) = used(short), used(long)

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import Bench
-from family import Family
 from measure import OURS, Run, Table
 from table_engines import ENGINES, PLANNING
 from table_source import Task, check, make_csv, make_parquet, write_expected
@@ -50,20 +49,14 @@ def _measure(bench: Bench, folder: Path, source: Path, rows: int, mini_batch: in
         def run() -> dict[str, float]:
             place = Path(tempfile.mkdtemp(dir=folder))
             task = Task(source, size, max(1, round(rows * size / total)), place)
-            watched: list[Family] = []
-
-            def watch(pid: int) -> Family:
-                watched.append(Family(pid))
-                return watched[0]
-
             arguments = (name, str(source), task.size, task.rows, str(place))
-            found = bench.engines.call(name, "table_engines:run", *arguments, watch=watch)
+            found, family = bench.watched(name, "table_engines:run", *arguments)
             bench.engines.end(name)
             if name != PLANNING and not check(task, folder / "expected.txt", to_the_byte=name == OURS):
                 notes[name] = "the same rows as pandas, other bytes"
             shutil.rmtree(place)
-            child = {"MB in the largest child": watched[0].largest_child_mb} if name == OURS else {}
-            memory = {} if name == PLANNING else {MEMORY: watched[0].together_mb}
+            child = {"MB in the largest child": family.largest_child_mb} if name == OURS else {}
+            memory = {} if name == PLANNING else {MEMORY: family.together_mb}
             return {"s": found["working"], **memory, **child}
 
         return run
