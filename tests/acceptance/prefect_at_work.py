@@ -85,6 +85,11 @@ class Prefect:
 
         return wait_until(state, 180, pause=0.5)
 
+    def completes(self, flow_run):
+        """Wait for the end of a flow run, which must be a success."""
+        state = self.final(flow_run)
+        assert state["type"] == "COMPLETED", (state, self.log.read_text())
+
     def is_up(self):
         assert self.started[0].poll() is None, self.log.read_text()
         try:

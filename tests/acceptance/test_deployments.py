@@ -62,8 +62,7 @@ def test_an_example_flow(at_work, tmp_path):
     deployment = at_work.deployments["digits/local"]["id"]
     wanted = {"flow_runs": {"deployment_id": {"any_": [deployment]}}}
     (asked,) = [entry for entry in at_work.ask("/flow_runs/filter", wanted) if entry["auto_scheduled"] is False]
-    state = at_work.final(asked["id"])
-    assert state["type"] == "COMPLETED", (state, at_work.log.read_text())
+    at_work.completes(asked["id"])
     rows = (tmp_path / "digits" / "scores" / "parallel_run_step.txt").read_text().splitlines()
     assert len(rows) == 1797
 
@@ -97,8 +96,7 @@ def test_the_ready_made_flow_with_parameters_as_the_form_sends_them(at_work, fil
     assert "config" in refused.value.read().decode()
 
     run = at_work.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
-    state = at_work.final(run)
-    assert state["type"] == "COMPLETED", (state, at_work.log.read_text())
+    at_work.completes(run)
     said = subprocess.run(
         [sys.executable, "-c", READ_RESULT, run],
         capture_output=True,
@@ -132,8 +130,7 @@ def test_a_large_input_is_split_over_several_runs(at_work, tmp_path):
     wanted = {"flow_runs": {"deployment_id": {"any_": [at_work.deployments["parallel-run/count-lines"]["id"]]}}}
     runs = {run["parameters"]["name"]: run["id"] for run in at_work.ask("/flow_runs/filter", wanted)}
     for day, number in (("monday", 3), ("tuesday", 2)):
-        state = at_work.final(runs[f"score-{day}"])
-        assert state["type"] == "COMPLETED", (state, at_work.log.read_text())
+        at_work.completes(runs[f"score-{day}"])
         assert len((tmp_path / "out" / day / "lines.csv").read_text().splitlines()) == 1 + number
 
 
@@ -259,14 +256,13 @@ def test_a_run_from_the_form(at_work, browser, files, scripts, tmp_path):
         size.get_by_role("textbox").fill("10 files")
         submitted(page)
         size.get_by_text("'10 files' is not valid").first.wait_for()
-        with page.expect_request(lambda asked: '"mini_batch_size":"20"' in (asked.post_data or "")):  # validated anew by itself
+        with page.expect_request(lambda asked: '"mini_batch_size":"20"' in (asked.post_data or "")):  # without a click
             size.get_by_role("textbox").fill("20")
         size.get_by_text("is not valid").first.wait_for(state="hidden")
         return accepted(page)
 
     run = looked_at(at_work, browser, start)
-    state = at_work.final(run["id"])
-    assert state["type"] == "COMPLETED", (state, at_work.log.read_text())
+    at_work.completes(run["id"])
     rows = (tmp_path / "out" / "parallel_run_step.txt").read_text().splitlines()
     assert len(rows) == 80
 
@@ -313,8 +309,7 @@ def test_a_saved_block_is_chosen(at_work, browser, files, scripts, tmp_path):
     run = looked_at(at_work, browser, start)
     assert block in json.dumps(run["parameters"]["config"]["compute_target"])
     assert "threads_per_worker" not in json.dumps(run)
-    state = at_work.final(run["id"])
-    assert state["type"] == "COMPLETED", (state, at_work.log.read_text())
+    at_work.completes(run["id"])
 
 
 def saved_block(at_work):
