@@ -196,7 +196,7 @@ class _PrivateScheduler(Scheduler):  # type: ignore[misc]  # distributed is type
             self.periodic_callbacks.pop(callback, None)
 
     def heartbeat_worker(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Request fewer heartbeats than Dask, two a second: here they only show that a worker is not frozen."""
+        """Request fewer heartbeats than Dask's two per second: here they only show that a worker is not frozen."""
         return {**super().heartbeat_worker(*arguments, **options), "heartbeat-interval": _HEARTBEAT_INTERVAL}
 
     def start_http_server(self, *_: Any, **__: Any) -> None:

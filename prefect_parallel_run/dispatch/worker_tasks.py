@@ -1,8 +1,8 @@
 """Runs tasks that are not mini-batches on the workers of a cluster: in parallel, with a bounded number in flight.
 
 Every task is sent to a worker that is chosen here, so that a lost worker costs exactly its own tasks, which are repeated
-elsewhere. The flow process repeats a task that fails on a worker. If it fails here too, the error raised
-here is the one that counts; otherwise the worker is no longer used.
+elsewhere. The flow process repeats a task that fails on a worker. If it fails here too, this error is
+raised; otherwise the worker is no longer used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Publishes a result that is a folder of parts: plans them, has them written, and publishes all of them at once, or none."""
+"""Publishes a result that is a folder of parts: plans them, has them written, and publishes either all of them or none."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ class StopError(Exception):
 
 
 def test_running_tasks_are_stopped(tasks, tmp_path):
-    """Before the error is raised: what they write in may then be deleted."""
+    """Before the error is raised: the folder that they write to may then be deleted."""
 
     def check_cancelled():
         if len(list(tmp_path.glob("wait-*"))) == 4:
