@@ -46,6 +46,14 @@ def wait_until(fact, seconds=60.0, pause=0.02):
     return value
 
 
+def wait_until_equal(fact, expected, seconds=60.0):
+    """Wait until *fact* returns *expected*. Prefect writes states, logs and events behind what it answers."""
+    deadline = time.monotonic() + seconds
+    while (value := fact()) != expected and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert value == expected
+
+
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium."""

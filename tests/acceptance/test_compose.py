@@ -13,6 +13,8 @@ from prefect.states import Completed
 
 from prefect_parallel_run import FileDataset, ParallelRunResult, ParallelRunStep, TabularDataset
 
+from .conftest import wait_until_equal
+
 pytestmark = pytest.mark.usefixtures("shared_cluster")
 
 NAMES = [f"f{number:03d}.txt" for number in range(100)]
@@ -48,8 +50,8 @@ def test_called_in_a_flow_it_is_one_task_run_with_reduce_below_it(workshop, size
     result, flow_run = in_flow(step)
     assert isinstance(result, ParallelRunResult)
     assert lines(result) == NAMES
-    assert sorted(run.name for run in task_runs(flow_run)) == ["test", "test reduce"]
-    assert {run.state_name for run in task_runs(flow_run)} == {"Completed"}
+    states = [("test", "Completed"), ("test reduce", "Completed")]
+    wait_until_equal(lambda: sorted((run.name, run.state_name) for run in task_runs(flow_run)), states)
     assert (result.mini_batches_total, result.mini_batches_succeeded) == (100 // size, 100 // size)
     assert (result.items_total, result.items_succeeded, result.items_failed, result.rows) == (100, 100, 0, 100)
     receipt = json.loads(Path(result.receipt).read_text())
