@@ -14,7 +14,8 @@ there is no work left, so that the slot need not wake for every answer.
 import json
 import mmap
 import os
-from typing import Any, Iterator, Tuple
+from collections import deque
+from typing import Any, Deque, Iterator, Tuple
 
 _BLOCK = 1 << 18
 SIZE = 64  #: bytes
@@ -30,10 +31,12 @@ class Channel:
         for descriptor in (inbox, outbox, bell):
             os.set_inheritable(descriptor, False)  # a program that the script starts must not keep the pipes open
         self._encode = json.JSONEncoder(separators=(",", ":")).encode
+        self._received: Deque[Any] = deque()
 
     def messages(self) -> Iterator[Any]:
         """Yield the slot's messages until it closes its end."""
         decode = json.JSONDecoder().decode
+        received = self._received
         partial_line = b""
         while True:
             block = os.read(self._inbox, _BLOCK)
@@ -41,9 +44,14 @@ class Channel:
                 return
             lines = (partial_line + block).split(b"\n") if b"\n" in block else [partial_line + block]
             partial_line = lines.pop()
-            for line in lines:
-                yield decode(line.decode("ascii"))
+            received.extend([decode(line.decode("ascii")) for line in lines])
+            while received:
+                yield received.popleft()
             self.ring()
+
+    def next_message(self) -> Any:
+        """Return the message that ``messages`` will yield next, or None if it has not arrived."""
+        return self._received[0] if self._received else None
 
     def send(self, message: object) -> None:
         """Write one complete message before returning."""

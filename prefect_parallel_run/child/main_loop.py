@@ -17,7 +17,7 @@ from .channel import Channel, SharedStatus
 from .entry_script import EntryScript, Script, load
 from .failure import describe, keep_secret, without_secrets
 from .rows import row_format
-from .runner import MiniBatchRunner, Part
+from .runner import MiniBatchRunner
 
 _STDERR_END = 2_000  #: bytes
 
@@ -34,9 +34,8 @@ def main(inbox: int, outbox: int, bell: int, lifeline: int, status: int, stacks:
     _set_up(settings)
     script = _start(channel, messages, settings)
     channel.send(["ready"])
-    part = Part(settings["part"]) if settings["part"] else None
     shared = SharedStatus(status)
-    runner = MiniBatchRunner(script, shared, part, settings)
+    runner = MiniBatchRunner(script, shared, settings, channel.next_message)
     if _serve(messages, channel, runner, shared):
         problem = _shutdown(script)
         if problem and runner.leaving:  # the slot does not report it

@@ -25,7 +25,7 @@ A file whose size or version (storage.py) has changed since planning is refused 
 """
 
 import os
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from .storage import StoreFailure, check, is_remote
 from .table_formats import TableReader, create_reader
@@ -46,6 +46,22 @@ class Reader:
     def __init__(self) -> None:
         self._kind = ""
         self._table_reader: Optional[TableReader] = None
+        self._prepared: Tuple[List[Dict[str, Any]], List[Reader]] = (
+            [],
+            [],
+        )  # tables of a mini-batch, and what holds their data
+
+    def prepare(self, work: Dict[str, Any]) -> None:
+        """Read the data of a table's *work* into memory, in place of other data; ``read`` then uses it."""
+        if work["kind"] == "tables":
+            self._prepared = (work["tables"], [Reader() for _ in work["tables"]])
+            for table, reader in zip(*self._prepared):
+                reader.prepare(table)
+        else:
+            table_reader = self._reader_of(work["kind"])
+            if not table_reader.holds(work):
+                table_reader.prepare(work)
+                self._check(work)
 
     def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Any:
         """Return the items of *work*, a FileList or a DataFrame, or only a *piece* (half-open range) of them.
@@ -68,7 +84,11 @@ class Reader:
     def _several(self, tables: List[Dict[str, Any]], piece: Optional[Sequence[int]]) -> Any:
         import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
-        frame = pd.concat([self.read(table) for table in tables], ignore_index=True)
+        prepared, readers = self._prepared
+        self._prepared = ([], [])
+        if prepared != tables:
+            readers = [self] * len(tables)
+        frame = pd.concat([reader.read(table) for table, reader in zip(tables, readers)], ignore_index=True)
         return frame if piece is None else frame.iloc[piece[0] : piece[1]].reset_index(drop=True)
 
     def _table(self, work: Dict[str, Any], piece: Optional[Sequence[int]]) -> Any:

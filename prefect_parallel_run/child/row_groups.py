@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .arrow_values import frame_of
-from .storage import is_remote, open_file
+from .storage import is_remote, open_file, request
 from .table_formats import TableReader, groups_of
 
 
@@ -32,6 +32,10 @@ class RowGroupReader(TableReader):
             work = {**work, "start": work["start"] + piece[0], "stop": work["start"] + piece[1]}
         # An index that pandas has saved is an ordinary column.
         return with_null_types(frame_of(self._rows(work)), work.get("nullable", ()))
+
+    def prepare(self, work: Dict[str, Any]) -> None:
+        """Decode the groups of the mini-batch."""
+        self._rows(work)
 
     def holds(self, work: Dict[str, Any]) -> bool:
         """Return whether the groups of the mini-batch are the cached ones."""
@@ -118,8 +122,20 @@ class ParquetReader(RowGroupReader):
         """Return row groups."""
         unit = work.get("int96_unit")
         file = self._open(work, lambda source: pq.ParquetFile(source, coerce_int96_timestamp_unit=unit))
+        names = _kept_names(file.schema_arrow, work)
         # pyarrow also selects columns named "NAME.something": in Parquet they look like fields inside NAME.
-        return _without_dictionaries(file.read_row_groups(numbers, columns=_kept_names(file.schema_arrow, work)))
+        table = _without_dictionaries(file.read_row_groups(numbers, columns=names))
+        following = numbers[-1] + 1
+        if names is None and following < file.num_row_groups and not is_remote(work["path"]):
+            request(work["path"], *_range_of(file.metadata.row_group(following)))  # probably of the next mini-batch
+        return table
+
+
+def _range_of(row_group: Any) -> Tuple[int, int]:
+    """Return start and stop of the bytes of a row group of a Parquet file, about."""
+    first, last = row_group.column(0), row_group.column(row_group.num_columns - 1)
+    start = first.dictionary_page_offset if first.has_dictionary_page else first.data_page_offset
+    return start, last.data_page_offset + last.total_compressed_size
 
 
 class OrcReader(RowGroupReader):

@@ -2,12 +2,13 @@
 
 import os
 import time
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from zlib import crc32
 
 from .channel import GO, STOP, SharedStatus
 from .entry_script import Context, EntryScript, Script, current
 from .failure import Failure, RetryDirective, describe, fingerprint, retry_directive
+from .read_ahead import ReadAhead
 from .reading import BadRecord, FileList, Reader
 from .receipt import NO_ROWS, Outcome, Receipt, Rows, success
 from .rows import WrongType, encode, materialize
@@ -41,17 +42,22 @@ class Part:
 class MiniBatchRunner:
     """Runs mini-batches in this process.
 
+    Args:
+        next_message: Returns the message that the slot has sent after the current one, or None.
+
     Attributes:
         leaving: RESTART or STOP, once the script has asked for it: the process exits.
         not_before: Earliest start of the next mini-batch (monotonic clock, s).
     """
 
-    def __init__(self, script: Script, status: SharedStatus, part: Optional[Part], settings: Dict[str, Any]) -> None:
-        self._script, self._status, self._part = script, status, part
+    def __init__(self, script: Script, status: SharedStatus, settings: Dict[str, Any], next_message: Callable[[], Any]) -> None:
+        self._script, self._status = script, status
+        self._part = Part(settings["part"]) if settings["part"] else None
         self._format: str = settings["format"]
         self._header: bool = settings["header"]
         self._options: Dict[str, Any] = settings["csv_options"]
-        self._reader = Reader()
+        reader = Reader()
+        self._read = ReadAhead(reader, next_message).read if settings["read_ahead"] else reader.read
         self._process = os.getpid()
         self._refused_at_start = current.refused
         self.leaving = ""
@@ -125,7 +131,7 @@ class MiniBatchRunner:
             EntryScript.logger.info("the next mini-batch waits %g s at the script's request", directive.pause)
 
     def _run(self, index: int, attempt: int, work: Dict[str, Any], piece: Optional[List[int]]) -> Rows:
-        items = self._reader.read(work, piece)
+        items = self._read(work, piece)
         if isinstance(items, FileList):
             items.task_id = str(index)
         current.mini_batch, current.attempt, current.refused = index, attempt, self._refused_at_start

@@ -5,8 +5,10 @@ credentials and endpoints from the environment and its configuration; this packa
 """
 
 import os
+from contextlib import suppress
 from typing import Any, BinaryIO, Dict, Tuple, Union, cast
 
+_REQUESTED = 1 << 20  #: bytes; kernels cut larger requests
 Version = Union[int, str]  #: modification time in ns of a file, ETag (or the store's equivalent) of an object
 _VERSIONS: "Tuple[str, ...]" = (
     *("ETag", "etag", "generation", "md5Hash", "Content-MD5", "Digest", "sha"),
@@ -63,6 +65,27 @@ def read_range(path: str, start: int, stop: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(start)
         return file.read(stop - start)
+
+
+def request(path: str, start: int, stop: int) -> None:
+    """Have the kernel read bytes *start* to *stop* of a local file from its disk, without waiting for them.
+
+    Does nothing if the first one is in the page cache.
+    """
+    if not hasattr(os, "preadv") or not hasattr(os, "RWF_NOWAIT"):  # not Linux
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:  # reported when the file is read
+        return
+    try:
+        with suppress(OSError):  # the byte is not in memory, or the file system cannot tell
+            os.preadv(descriptor, [bytearray(1)], start, os.RWF_NOWAIT)
+            return
+        for offset in range(start, stop, _REQUESTED):
+            os.posix_fadvise(descriptor, offset, min(_REQUESTED, stop - offset), os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(descriptor)
 
 
 def check(path: str, size: int, version: Version) -> None:

@@ -67,8 +67,11 @@ class TableReader(ABC):
             BadRecord: A record cannot be read.
         """
 
+    def prepare(self, _work: Dict[str, Any]) -> None:  # noqa: B027  a format need not be able to
+        """Read the data of a work into memory, in place of other data; called in a thread while run() works."""
+
     def holds(self, _work: Dict[str, Any]) -> bool:
-        """Return whether the rows are in memory, so that ``read`` does not open the file."""
+        """Return whether the data is in memory, so that ``read`` does not open the file."""
         return False
 
     def arrow(self, _work: Dict[str, Any], frame: Any) -> Any:

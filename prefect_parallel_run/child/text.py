@@ -11,12 +11,12 @@ from abc import abstractmethod
 from functools import lru_cache
 from typing import Any, Callable, Dict, Literal, Optional, Sequence, Tuple, Type, get_args
 
-from .storage import open_file, read_range
+from .storage import is_remote, open_file, read_range, request
 from .table_formats import TableReader
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20  #: bytes read at a time
-_KEPT = 64 << 20  #: bytes of a mini-batch that are kept for its next attempt
+_KEPT = 64 << 20  #: most bytes of a mini-batch that are kept in memory
 #: Types of pandas by the kinds of values in a column; for strings, its default type.
 DTYPES = {"int": "int64", "uint": "uint64", "float": "float64", "bool": "bool", "bool_or_null": "object", "other": "object"}
 Codec = Literal["gzip", "bz2", "xz", "zstd"]
@@ -222,9 +222,9 @@ class TextReader(TableReader):
     """Reads slices of text files; keeps the last stream open, and its last slice for another attempt at the mini-batch."""
 
     def __init__(self) -> None:
-        self._key: Any = None
+        self._key: Any = None  # of the open stream
         self._stream: Optional[TextStream] = None
-        self._last: Tuple[int, int, bytes] = (0, 0, b"")
+        self._held: Tuple[Any, bytes] = (None, b"")  # key of a slice, and its text
 
     def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Any:
         """Return the records."""
@@ -245,22 +245,38 @@ class TextReader(TableReader):
     def part(self, work: Dict[str, Any], data: bytes, start: int, stop: int) -> bytes:
         """Return the bytes of records *start* to *stop* of *data*, without blank ones; other records may be broken."""
 
+    def prepare(self, work: Dict[str, Any]) -> None:
+        """Read the text of the mini-batch."""
+        if work["stop"] - work["start"] <= _KEPT:
+            self._held = (_slice_key(work), self._text(work))
+
+    def holds(self, work: Dict[str, Any]) -> bool:
+        """Return whether the text of the mini-batch is in memory."""
+        return bool(self._held[0] == _slice_key(work))
+
     def _text(self, work: Dict[str, Any]) -> bytes:
         """Return the text of a mini-batch: raw bytes, or UTF-8 if the file is read as a stream."""
-        start, stop = work["start"], work["stop"]
-        stream = work.get("stream")
-        if stream is None:
-            return read_range(work["path"], start, stop)
-        key = (work["path"], work["version"], stream["compression"], stream["encoding"])
-        if self._key == key and self._last[:2] == (start, stop):
-            return self._last[2]
+        if self.holds(work):
+            return self._held[1]
+        self._held = (None, b"")
+        if "stream" not in work:
+            return self._range(work["path"], work["start"], work["stop"])
         try:
-            data = self._forward(key, start, stop)
+            data = self._forward(_source_key(work), work["start"], work["stop"])
         except UnreadableText as error:
             self._close()
             # An incomplete read from a disk or a store looks like damaged data.
-            raise BadRecord(f"{work['path']}: {error}", may_pass=stream["compression"] is not None) from None
-        self._last = (start, stop, data) if len(data) <= _KEPT else (0, 0, b"")
+            may_pass = work["stream"]["compression"] is not None
+            raise BadRecord(f"{work['path']}: {error}", may_pass=may_pass) from None
+        if len(data) <= _KEPT:
+            self._held = (_slice_key(work), data)
+        return data
+
+    @staticmethod
+    def _range(path: str, start: int, stop: int) -> bytes:
+        data = read_range(path, start, stop)
+        if not is_remote(path):
+            request(path, stop, stop + min(stop - start, _KEPT))  # probably the next mini-batch
         return data
 
     def _forward(self, key: Any, start: int, stop: int) -> bytes:
@@ -275,4 +291,13 @@ class TextReader(TableReader):
     def _close(self) -> None:
         if self._stream is not None:
             self._stream.close()
-        self._key, self._stream, self._last = None, None, (0, 0, b"")
+        self._key, self._stream = None, None
+
+
+def _slice_key(work: Dict[str, Any]) -> Any:
+    return (*_source_key(work), work["start"], work["stop"])
+
+
+def _source_key(work: Dict[str, Any]) -> Any:
+    stream = work.get("stream") or {"compression": None, "encoding": None}
+    return work["path"], work["version"], stream["compression"], stream["encoding"]

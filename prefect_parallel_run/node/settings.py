@@ -154,6 +154,7 @@ class NodeSettings:
             "header": self.rows.header,
             "csv_options": self.rows.csv_options,
             "modules": list(self.items.modules),
+            "read_ahead": self.limits.memory is None,  # it may need more memory
             "secrets": sorted(self.interpreter.variables),  # names only; the values are in the child's environment
         }
 

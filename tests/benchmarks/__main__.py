@@ -40,6 +40,7 @@ WORKLOADS = {
     "result-parts": "result_parts",
     "tables": "tables",
     "columns": "columns",
+    "read-ahead": "read_ahead",
     "start-up": "start_up",
     "faults": "faults",
     "supervision": "supervision",
