@@ -118,7 +118,7 @@ VERSIONS = st.one_of(st.lists(st.integers()), st.lists(st.text()))  # of local f
     st.booleans(),
 )
 def test_the_work_is_the_compact_json_of_its_files(names, versions, size, block, is_partitioned):
-    """Its bytes are part of the plan's hash, whatever the blocks of the listing are, so a resumed run has the same plan."""
+    """Its bytes are part of the plan's hash and do not depend on the blocks of the listing."""
     files = [ListedFile(f"/top/{name}", 7, version) for name, version in zip(sorted(names), versions, strict=False)]
     dataset = FileDataset(paths=["/top"], name="x", partition_format="{k}" if is_partitioned else None)
     if is_partitioned:

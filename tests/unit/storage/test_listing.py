@@ -39,14 +39,14 @@ PATHS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=()
 
 @given(st.lists(st.builds(ListedFile, PATHS, st.integers(0), st.integers()), min_size=1))
 def test_the_columns_of_a_block_are_read_back_from_its_lines(listed):
-    """Whatever the paths contain, newlines and bytes that are not text included."""
+    """Paths may contain newlines and bytes that are not text."""
     block = FileBlock.of_files(listed)
     assert FileBlock.of_lines(block.lines) == block
     assert list(block.files()) == listed
 
 
 @given(st.lists(st.lists(st.text("abc", min_size=1), min_size=1).map(sorted), min_size=1), st.integers(1, 4))
-def test_sorted_runs_are_merged_whatever_their_blocks(runs, size):
+def test_sorted_runs_are_merged_for_every_block_size(runs, size):
     """A list of names ends where every run still has its next name."""
     blocks = [iter([run[start : start + size] for start in range(0, len(run), size)]) for run in runs]
     merged = list(module._merged(blocks, ExitStack()))
