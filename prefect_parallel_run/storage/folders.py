@@ -169,7 +169,7 @@ def _walk(
 
 
 def _lines(folder: str, names: list[str]) -> Iterator[str]:
-    """Yield a line for each of the files *names* in *folder*; whatever is not a regular file is skipped."""
+    """Yield a line for each of the files *names* in *folder*; others than regular files are skipped."""
     if not names:
         return
     name = ""
