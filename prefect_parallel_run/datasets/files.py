@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
-from itertools import islice
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -16,7 +16,6 @@ from pydantic import Field, field_validator
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import PlannedBatch
-from prefect_parallel_run.storage.folders import ListedFile
 from prefect_parallel_run.storage.listing import Listing
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -65,9 +64,20 @@ class FileDataset(Dataset):
         warn: Callable[[str], None] = ignore_warning,  # noqa: ARG002  file contents are not read
     ) -> Iterator[PlannedBatch]:
         """Yield mini-batches of *size* files."""
-        files = iter(listing or self.listing())
-        while chunk := list(islice(files, size)):
-            yield self._cut(chunk, {})
+        paths: list[str] = []
+        sizes: list[str] = []
+        versions: list[str] = []
+        for block in (listing or self.listing()).blocks():
+            paths += block.paths
+            sizes += block.sizes
+            versions += block.versions
+            whole = len(paths) - len(paths) % size
+            for start in range(0, whole, size):
+                stop = start + size
+                yield self._cut(paths[start:stop], sizes[start:stop], versions[start:stop])
+            del paths[:whole], sizes[:whole], versions[:whole]
+        if paths:
+            yield self._cut(paths, sizes, versions)
 
     def partition_cuts(
         self,
@@ -82,21 +92,27 @@ class FileDataset(Dataset):
         compiled = PartitionFormat(self.partition_format)
         if not set(keys) <= set(compiled.keys):
             raise unknown_keys(self.name, keys, compiled.keys, "the keys in partition_format")
-        groups: dict[tuple[str, ...], list[ListedFile]] = {}
-        for file in listing or self.listing():
-            values = compiled.values(file.path)
-            if values is None:
-                raise InputError(file.path, f"does not match partition_format {self.partition_format}")
-            groups.setdefault(tuple(values[key] for key in keys), []).append(file)
-        for combination, files in groups.items():
-            yield self._cut(files, {"partition_key_value": dict(zip(keys, combination, strict=True))})
+        groups: dict[tuple[str, ...], tuple[list[str], list[str], list[str]]] = {}
+        for block in (listing or self.listing()).blocks():
+            for path, size, version in zip(block.paths, block.sizes, block.versions, strict=True):
+                values = compiled.values(path)
+                if values is None:
+                    raise InputError(path, f"does not match partition_format {self.partition_format}")
+                paths, sizes, versions = groups.setdefault(tuple(values[key] for key in keys), ([], [], []))
+                paths.append(path)
+                sizes.append(size)
+                versions.append(version)
+        for combination, columns in groups.items():
+            key_values = _encode(dict(zip(keys, combination, strict=True)))
+            yield self._cut(*columns, f',"partition_key_value":{key_values}')
 
-    def _cut(self, files: list[ListedFile], extra: dict[str, object]) -> PlannedBatch:
-        paths, sizes, versions = zip(*files, strict=True)
+    def _cut(self, paths: list[str], sizes: list[str], versions: list[str], extra: str = "") -> PlannedBatch:
+        """Return the mini-batch of some files; *sizes*, *versions* and *extra* are JSON already."""
         root = _shared_root(paths[0], paths[-1])
-        names = [path[len(root) :] for path in paths]
-        work = {"input": self.name, "kind": "files", "root": root, "names": names, "sizes": sizes, "versions": versions}
-        return PlannedBatch(len(files), sum(sizes), _encode({**work, **extra}))
+        names = ",".join([encode_basestring_ascii(path[len(root) :]) for path in paths])
+        head = f'"input":{_encode(self.name)},"kind":"files","root":{encode_basestring_ascii(root)}'
+        work = f'{{{head},"names":[{names}],"sizes":[{",".join(sizes)}],"versions":[{",".join(versions)}]{extra}}}'
+        return PlannedBatch(len(paths), sum(map(int, sizes)), work)
 
 
 def _shared_root(first: str, last: str) -> str:

@@ -15,14 +15,21 @@ from itertools import islice
 from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.storage.folders import ListedFile, files_below, folders_below, read_status
+from prefect_parallel_run.storage.folders import (
+    BLOCK,
+    FIRST_BLOCK,
+    FileBlock,
+    ListedFile,
+    blocks_below,
+    files_below,
+    folders_below,
+    read_status,
+)
 from prefect_parallel_run.storage.objects import list_store
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
 _NO_DATA = ("_", ".")  #: first characters of files and folders that contain no data of a table
 _DELTA_LOG = "_delta_log"
-# Files that are listed before the first of them is yielded: few at first, for a quick start.
-_FIRST_BLOCK, _BLOCK = 16, 1_024
 
 
 class Listing:
@@ -41,21 +48,33 @@ class Listing:
         self.sha256 = ""  #: hash of path, size and version of every file, in order; from the latest complete iteration
 
     def __iter__(self) -> Iterator[ListedFile]:
+        with closing(self.blocks()) as blocks:
+            for block in blocks:
+                yield from block.files()
+
+    def blocks(self) -> Generator[FileBlock, None, None]:
+        """Yield the files in blocks; the first ones are small, for a quick start."""
         total = hashlib.sha256()
-        size = _FIRST_BLOCK
-        files = list_files(self._paths, of_table=self._of_table)
-        with closing(files):  # also when check_cancelled raises: a subprocess may be listing
-            while block := list(islice(files, size)):
+        with closing(self._blocks()) as blocks:  # also when check_cancelled raises: a subprocess may be listing
+            for block in blocks:
                 self._check_cancelled()
-                lines = "".join([f"{path}\0{size}\0{version}\n" for path, size, version in block])
-                total.update(lines.encode("utf-8", "surrogateescape"))
-                yield from block
-                size = min(2 * size, _BLOCK)
+                total.update(block.lines.encode("utf-8", "surrogateescape"))
+                yield block
         self.sha256 = total.hexdigest()
+
+    def _blocks(self) -> Generator[FileBlock, None, None]:
+        if len(self._paths) == 1 and not self._of_table and not is_remote(self._paths[0]) and os.path.isdir(self._paths[0]):
+            yield from blocks_below(os.path.join(self._paths[0], ""))
+            return
+        size = FIRST_BLOCK
+        with closing(list_files(self._paths, of_table=self._of_table)) as files:
+            while block := list(islice(files, size)):
+                yield FileBlock.of_files(block)
+                size = min(2 * size, BLOCK)
 
     def exhaust(self) -> str:
         """List all files and return the hash."""
-        deque(self, maxlen=0)
+        deque(self.blocks(), maxlen=0)
         return self.sha256
 
 

@@ -14,7 +14,9 @@ from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.child.failure import describe
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.storage import InputChanged
+from prefect_parallel_run.datasets.files import PartitionFormat, _shared_root
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage.folders import FileBlock, ListedFile
 
 
 def works(dataset, size):
@@ -92,6 +94,53 @@ def test_every_file_is_in_exactly_one_mini_batch(count, size, tmp_path_factory):
     assert [name for names in found for name in names] == [f"{number:03d}" for number in range(count)]
     assert all(len(names) == size for names in found[:-1])
     assert all(0 < len(names) <= size for names in found)
+
+
+class Blocks:
+    """A listing in blocks of *size* files."""
+
+    def __init__(self, files, size):
+        self._files, self._size = files, size
+
+    def blocks(self):
+        for start in range(0, len(self._files), self._size):
+            yield FileBlock.of_files(self._files[start : start + self._size])
+
+
+VERSIONS = st.one_of(st.lists(st.integers()), st.lists(st.text()))  # of local files, or of objects
+
+
+@given(
+    st.lists(st.text(st.characters(blacklist_characters="\0", blacklist_categories=())), min_size=1),
+    VERSIONS,
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.booleans(),
+)
+def test_the_work_is_the_compact_json_of_its_files(names, versions, size, block, is_partitioned):
+    """Its bytes are part of the plan's hash and do not depend on the blocks of the listing."""
+    files = [ListedFile(f"/top/{name}", 7, version) for name, version in zip(sorted(names), versions, strict=False)]
+    dataset = FileDataset(paths=["/top"], name="x", partition_format="{k}" if is_partitioned else None)
+    if is_partitioned:
+        files = [file for file in files if PartitionFormat("{k}").values(file.path)]
+        cuts = dataset.partition_cuts(["k"], None, Blocks(files, block))
+        groups = {}
+        for file in files:
+            key = PartitionFormat("{k}").values(file.path)["k"]
+            groups.setdefault(key, []).append(file)
+        expected = [(group, {"partition_key_value": {"k": key}}) for key, group in groups.items()]
+    else:
+        cuts = dataset.cuts(size, Blocks(files, block))
+        expected = [(files[start : start + size], {}) for start in range(0, len(files), size)]
+    for cut, (group, keys) in zip(cuts, expected, strict=True):
+        root = _shared_root(group[0].path, group[-1].path)
+        columns = {
+            "names": [file.path[len(root) :] for file in group],
+            "sizes": [file.size for file in group],
+            "versions": [file.version for file in group],
+        }
+        work = {"input": "x", "kind": "files", "root": root, **columns, **keys}
+        assert cut == (len(group), 7 * len(group), json.dumps(work, separators=(",", ":")))
 
 
 def test_a_changed_file_is_detected_with_the_reason(files):

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from prefect_parallel_run.models import PlannedBatch
 from prefect_parallel_run.planning.plan import Spool
 from prefect_parallel_run.planning.planner import PlanWriter
 from prefect_parallel_run.storage import folders as module
+from prefect_parallel_run.storage.folders import FileBlock, ListedFile
 from prefect_parallel_run.storage.listing import Listing, list_files
 from prefect_parallel_run.storage.paths import absolute_path
 
@@ -30,6 +32,25 @@ def test_a_folder_with_too_many_names_is_listed_in_order(tmp_path, monkeypatch, 
             pass
     found = [file.path for file in list_files([str(tmp_path)])]
     assert found == sorted(f"{tmp_path}/{name}" for name in NAMES)
+
+
+PATHS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=()), min_size=1)
+
+
+@given(st.lists(st.builds(ListedFile, PATHS, st.integers(0), st.integers()), min_size=1))
+def test_the_columns_of_a_block_are_read_back_from_its_lines(listed):
+    """Paths may contain newlines and bytes that are not text."""
+    block = FileBlock.of_files(listed)
+    assert FileBlock.of_lines(block.lines) == block
+    assert list(block.files()) == listed
+
+
+@given(st.lists(st.lists(st.text("abc", min_size=1), min_size=1).map(sorted), min_size=1), st.integers(1, 4))
+def test_sorted_runs_are_merged_for_every_block_size(runs, size):
+    """A list of names ends where every run still has its next name."""
+    blocks = [iter([run[start : start + size] for start in range(0, len(run), size)]) for run in runs]
+    merged = list(module._merged(blocks, ExitStack()))
+    assert [name for names in merged for name in names] == sorted(name for run in runs for name in run)
 
 
 def test_linked_folders_are_followed_in_folders_and_globs(tmp_path):
