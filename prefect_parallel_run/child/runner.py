@@ -8,6 +8,7 @@ from zlib import crc32
 from .channel import GO, STOP, SharedStatus
 from .entry_script import Context, EntryScript, Script, current
 from .failure import Failure, RetryDirective, describe, fingerprint, retry_directive
+from .input_columns import InputColumns, UnmatchedRows
 from .reading import BadRecord, FileList, Reader
 from .receipt import NO_ROWS, Outcome, Receipt, Rows, success
 from .rows import WrongType, encode, materialize
@@ -51,6 +52,7 @@ class MiniBatchRunner:
         self._format: str = settings["format"]
         self._header: bool = settings["header"]
         self._options: Dict[str, Any] = settings["csv_options"]
+        self._input_columns: List[str] = settings["input_columns"]
         self._reader = Reader()
         self._process = os.getpid()
         self._refused_at_start = current.refused
@@ -106,7 +108,7 @@ class MiniBatchRunner:
             return Outcome.WRONG_TYPE, failure._replace(traceback="", fingerprint=cause)
         if isinstance(error, OutputFailure):
             return Outcome.UNWRITABLE, failure
-        if isinstance(error, (BadRecord, StoreFailure)):
+        if isinstance(error, (BadRecord, StoreFailure, UnmatchedRows)):
             return Outcome.RAISED, failure._replace(traceback="")
         self._apply(retry_directive(error))
         return Outcome.RAISED, failure
@@ -129,6 +131,7 @@ class MiniBatchRunner:
         if isinstance(items, FileList):
             items.task_id = str(index)
         current.mini_batch, current.attempt, current.refused = index, attempt, self._refused_at_start
+        inputs = InputColumns(self._input_columns, items, work, piece) if self._input_columns else None
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))
         self._status.begin(index, time.monotonic())  # the time limit applies to run(): reading has had a limit of its own
         try:
@@ -137,7 +140,7 @@ class MiniBatchRunner:
             current.mini_batch = None
         if self._part is None:
             return (len(result), *NO_ROWS[1:])
-        rows, header, body = encode(result, self._format, self._header, self._options)
+        rows, header, body = encode(result, self._format, self._header, self._options, inputs)
         try:
             offset = self._part.append(header, body)
         except OSError as error:

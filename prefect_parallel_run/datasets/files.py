@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
+from typing_extensions import Self
 
+from prefect_parallel_run.child.input_columns import FILE_VALUES
+from prefect_parallel_run.config.base import similar
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import PlannedBatch
@@ -90,6 +93,14 @@ class FileDataset(Dataset):
             groups.setdefault(tuple(values[key] for key in keys), []).append(file)
         for combination, files in groups.items():
             yield self._cut(files, {"partition_key_value": dict(zip(keys, combination, strict=True))})
+
+    def with_input_columns(self, columns: Sequence[str]) -> Self:
+        """Return a copy; files have only a path and a name."""
+        for column in columns:
+            if column not in FILE_VALUES:
+                reason = f"expected {' or '.join(FILE_VALUES)} for files, got {column!r}{similar(column, FILE_VALUES)}"
+                raise InputError(str(self.name), f"append_row_input_columns: {reason}")
+        return super().with_input_columns(columns)
 
     def _cut(self, files: list[ListedFile], extra: dict[str, object]) -> PlannedBatch:
         paths, sizes, versions = zip(*files, strict=True)

@@ -297,6 +297,7 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
             format=config.result_format,
             header=config.append_row_header,
             csv_options=config.append_row_csv_options or {},
+            input_columns=tuple(config.append_row_input_columns or ()),
         ),
         limits=ProcessLimits(
             run_invocation_timeout=config.run_invocation_timeout,
