@@ -96,6 +96,7 @@ class MiniBatchRunner:
             traceback=failure.traceback,
             fingerprint=failure.fingerprint,
             final=failure.final,
+            retry_after=failure.retry_after,
         )
 
     def _failed(self, error: BaseException) -> Tuple[Outcome, Failure]:

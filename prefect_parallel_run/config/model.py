@@ -155,7 +155,20 @@ class ParallelRunConfig(FormModel):
     retry_delay_seconds: Annotated[float, accept("seconds, 0 or more", lambda value: is_number(value) and value >= 0)] = Field(
         default=0, ge=0, title="Pause before a retry, s"
     )
-    """Seconds before the next attempt at a mini-batch."""
+    """Seconds before the second attempt at a mini-batch."""
+    retry_backoff_factor: Annotated[float, accept("a number, 1 or more", lambda value: is_number(value) and value >= 1)] = (
+        Field(default=1, ge=1, title="Growth of the pause")
+    )
+    """Each further pause before a retry is this many times as long, up to one hour; 1: the pauses are equal."""
+    retry_jitter_factor: Annotated[float, accept("a number, 0 or more", lambda value: is_number(value) and value >= 0)] = Field(
+        default=0, ge=0, title="Jitter of the pause"
+    )
+    """A pause of d seconds before a retry becomes one between d and d * (1 + this factor)."""
+    mini_batches_per_minute: Annotated[
+        Annotated[float, Field(ge=-1)] | None,
+        optional("a number above 0, or -1 (no limit)", lambda value: is_number(value) and (value > 0 or value == -1)),
+    ] = Field(default=None, title="Mini-batches per minute")
+    """Mini-batches that start per minute, over all processes, such as the rate limit of a service; -1 or empty for no limit."""
     process_memory_limit: Annotated[
         Annotated[int, Field(title="Bytes", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
         BeforeValidator(size),
