@@ -19,6 +19,7 @@ _HOME = {
     "TabularDataset": "datasets.tabular",
     "EntryScript": "child.entry_script",
     "NoRetry": "child.entry_script",
+    "RetryLater": "child.entry_script",
     "ParallelRunStep": "step",
     "ParallelRunResult": "result",
     "ParallelRunError": "errors",
@@ -56,6 +57,7 @@ __all__ = [
     "ParallelRunResult",
     "ParallelRunStep",
     "PrefectHomeError",
+    "RetryLater",
     "RowsDifferError",
     "RunFileError",
     "RunLockedError",
@@ -63,7 +65,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from prefect_parallel_run.child.entry_script import EntryScript, NoRetry
+    from prefect_parallel_run.child.entry_script import EntryScript, NoRetry, RetryLater
     from prefect_parallel_run.compute.blocks import DaskComputeTarget
     from prefect_parallel_run.config.model import ParallelRunConfig
     from prefect_parallel_run.config.where import ComputeTarget, Environment

@@ -9,7 +9,7 @@ def _adopt() -> None:
     """Make this folder importable as ``prefect_parallel_run.child``, without the whole package and without a path on sys.path.
 
     If the real package is installed, the script may import it and finds these same modules in it; if not, a module of that
-    name provides EntryScript and NoRetry.
+    name provides EntryScript, NoRetry and RetryLater.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or os.curdir) != here]

@@ -5,6 +5,7 @@ of all mini-batches can be unified, from their schemas alone.
 """
 
 import json
+from copy import deepcopy
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Set, Tuple
 
 import pyarrow as pa
@@ -77,6 +78,9 @@ class Entries(list):  # type: ignore[type-arg]  # a subscripted base needs Pytho
 
     def __reduce__(self) -> Any:
         return list, (list(self),)  # other processes of the script need not know this class
+
+    def __deepcopy__(self, memo: Any) -> "Entries":
+        return Entries(deepcopy(list(self), memo))
 
 
 def _holds_map(kind: Any) -> bool:

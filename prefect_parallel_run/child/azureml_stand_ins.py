@@ -39,7 +39,7 @@ _PROVIDED: Dict[str, Dict[str, Tuple[str, ...]]] = {
     "azureml.exceptions": {"azureml_errors": AZURES_EXCEPTIONS},
     "azureml_user": {},
     "azureml_user.parallel_run": {"entry_script": ("EntryScript",)},
-    "prefect_parallel_run": {"entry_script": ("EntryScript", "NoRetry")},
+    "prefect_parallel_run": {"entry_script": ("EntryScript", "NoRetry", "RetryLater")},
 }
 _CORE, _EXCEPTIONS = "azureml.core", "azureml.exceptions"
 _CORE_PACKAGES = ("compute", "image", "webservice")  #: of azureml.core, with any submodule

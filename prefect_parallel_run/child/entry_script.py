@@ -14,6 +14,24 @@ class NoRetry(Exception):  # noqa: N818  the name is the contract's
     """Raised by an entry script when another attempt cannot help: the mini-batch fails immediately."""
 
 
+class RetryLater(Exception):  # noqa: N818  like NoRetry
+    """Raised by an entry script to delay the next attempt of its mini-batch; the failed attempt counts.
+
+    Args:
+        seconds: Delay, such as a service's ``Retry-After``; replaces ``retry_delay_seconds``.
+        message: The error message.
+
+    Raises:
+        ValueError: *seconds* is negative or not a number.
+    """
+
+    def __init__(self, seconds: float, message: str = "") -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+            raise ValueError(f"seconds: expected a number, 0 or more, got {seconds!r}")
+        super().__init__(message or f"retry in {seconds:g} s")
+        self.seconds = seconds
+
+
 class Context:
     """The second argument of run(mini_batch, context).
 

@@ -1,8 +1,9 @@
-"""Describes an exception of the script as text, without secrets, and reads its requests: no retry, a pause, another process.
+"""Describes an exception of the script as text, without secrets, and reads its requests: about retries, a pause, its process.
 
-Azure's ParallelRunException has the requests in ``code`` and ``delay_seconds``. It is recognized by its name: the script raises
-the real one if azureml-core is installed, else the stand-in (azureml_errors.py). A failure inside pandas 3 gets advice, because
-scripts for Azure were written for earlier versions.
+NoRetry and RetryLater are recognized by their names: a script may run where this package is not installed, with classes of its
+own. Azure's ParallelRunException has the requests in ``code`` and ``delay_seconds``. It is recognized by its name, too: the
+script raises the real one if azureml-core is installed, else the stand-in (azureml_errors.py). A failure inside pandas 3 gets
+advice, because scripts for Azure were written for earlier versions.
 """
 
 import hashlib
@@ -43,6 +44,7 @@ class Failure(NamedTuple):
     traceback: str
     fingerprint: str
     final: bool  #: the script asked for no further attempt
+    retry_after: float  #: s before the next attempt, as the script asked; 0: as configured
 
 
 _secrets: List[str] = []
@@ -74,14 +76,15 @@ def describe(error: BaseException) -> Failure:
 
     Advice about the cause, if there is some, is a separate line after the error's message.
     """
-    name = _clean(_name(error))
+    name, directive = _clean(_name(error)), retry_directive(error)
     text = "\n".join(filter(None, (_text(error), pandas_advice(error))))
     return Failure(
         name,
         shorten(_clean(text), _LONGEST_TEXT),
         shorten(_clean(_traceback(error, set())), _LONGEST_TRACEBACK),
         fingerprint(name, *_locations(error)),
-        retry_directive(error).final,
+        directive.final,
+        directive.retry_after,
     )
 
 
@@ -161,16 +164,17 @@ class RetryDirective(NamedTuple):
     final: bool = False  #: another attempt cannot help
     leave: str = ""  #: RESTART or STOP: this process exits once it has answered
     pause: float = 0.0  #: s until the next mini-batch of this process, or of its replacement
+    retry_after: float = 0.0  #: s until the next attempt at this mini-batch, in any process
 
 
 def retry_directive(error: BaseException) -> RetryDirective:
-    """Return the requests of *error*: NoRetry by a class or ``code`` of that name, the others by Azure's exception only."""
+    """Return the requests of *error*: NoRetry by class or ``code`` of that name, RetryLater by its class, others by Azure's."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     code = getattr(error, "code", None)
     code = getattr(code, "name", code)
     is_final = "NoRetry" in kinds or (isinstance(code, str) and code in ("NoRetry", "Retry.NoRetry"))
     if "ParallelRunException" not in kinds:
-        return RetryDirective(is_final)
+        return RetryDirective(is_final, retry_after=_seconds(getattr(error, "seconds", 0)) if "RetryLater" in kinds else 0.0)
     return RetryDirective(is_final, _LEAVES.get(str(code), ""), _seconds(getattr(error, "delay_seconds", 0)))
 
 

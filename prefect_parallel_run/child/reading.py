@@ -2,7 +2,7 @@
 
 ``work`` is a JSON object; every shape has ``input`` (the input's name) and ``kind``:
 
-- ``files``: ``root``, ``names`` (path = root + name), ``sizes`` (bytes), ``versions``.
+- ``files``: ``root``, ``names`` (path = root + name), ``sizes`` (bytes), ``versions``, ``urls`` of copied objects.
 - ``parquet``: ``path``, ``size``, ``version``, ``row_groups``, ``start`` and ``stop`` (rows from the first of them), ``rows``,
   ``nullable`` (indexes of integer and boolean columns with a null somewhere in the file; absent for none),
   ``int96_unit`` (``us`` when the file has INT96 timestamps beyond the range of nanoseconds; else absent).
@@ -18,6 +18,7 @@
 - ``json_lines``: the same without a dialect; ``columns`` are those that are kept.
 - ``tables``: ``tables`` (several of the last five), ``rows``; their rows are concatenated.
 
+``first_row`` of a table is the number of its first row in the file, from 0, if ``append_row_input_columns`` has ``row``.
 ``keys`` of a table are kept columns whose values come from its folders: key, value, type of each. ``partition_key_value`` is
 passed on in the context.
 

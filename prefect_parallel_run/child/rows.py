@@ -39,6 +39,10 @@ class WrongType(Exception):  # noqa: N818  its name is shown to the user as the 
         return f"{text}. Before, the script caught NoAzureError: {self.refused}" if self.refused else text
 
 
+class Records(list):  # type: ignore[type-arg]  # a subscripted base needs Python 3.9's typing at run time
+    """Rows as dicts with the columns as keys, which every format writes as columns."""
+
+
 class Encoded(NamedTuple):
     """The rows of a mini-batch as bytes."""
 
@@ -55,6 +59,7 @@ class RowFormat(ABC):
         extension: Ending of the names of the parts of a result, if it is not ``suffix``.
         has_csv_options: ``append_row_csv_options`` apply.
         always_has_header: ``append_row_header`` does not apply, because there always is a header line.
+        keeps_elements: A list among the returned elements is one value, not a row of columns.
         table_format: How another step reads the result as a table; "" when it reads it as a file.
     """
 
@@ -62,6 +67,7 @@ class RowFormat(ABC):
     extension = ""
     has_csv_options = False
     always_has_header = False
+    keeps_elements = False
     table_format = ""
 
     @abstractmethod
@@ -75,7 +81,9 @@ def row_format(name: str) -> RowFormat:
     return cast("RowFormat", import_module(f"{__package__}.rows_{name}").FORMAT)
 
 
-def encode(value: Any, format_name: str, with_header: bool, options: Optional[Dict[str, Any]] = None) -> Encoded:
+def encode(
+    value: Any, format_name: str, with_header: bool, options: Optional[Dict[str, Any]] = None, inputs: Any = None
+) -> Encoded:
     """Encode a materialized result.
 
     Args:
@@ -83,8 +91,13 @@ def encode(value: Any, format_name: str, with_header: bool, options: Optional[Di
         format_name: One of ROW_FORMATS.
         with_header: Add a header line to ``text`` if the value has columns.
         options: Options of pandas.DataFrame.to_csv, for ``csv``, and for ``text`` if the value has columns.
+        inputs: InputColumns to put in front of the rows, or None.
     """
-    return row_format(format_name).encode(_with_columns(value), with_header, options or {})
+    rows = row_format(format_name)
+    value = _with_columns(value)
+    if inputs is not None:
+        value = inputs.join(value, keeps_elements=rows.keeps_elements)
+    return rows.encode(value, with_header, options or {})
 
 
 def materialize(result: Any) -> Any:

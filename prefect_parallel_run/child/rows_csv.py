@@ -1,11 +1,9 @@
 """CSV rows: a header line, and fields that are quoted where necessary."""
 
-import csv
-import io
 from typing import Any, Dict
 
-from .rows import Encoded, RowFormat, columns_of, kind_of, to_frame, to_utf8
-from .rows_text import encode_frame, with_unix_line_ends
+from .rows import Encoded, RowFormat, columns_of, kind_of, to_frame
+from .rows_text import encode_frame, lines
 
 
 class Csv(RowFormat):
@@ -22,13 +20,7 @@ class Csv(RowFormat):
         if not len(value):
             return Encoded(0, b"", b"")
         names, rows = columns_of(value)
-        return Encoded(len(rows), _lines([names]), _lines(rows))
-
-
-def _lines(rows: Any) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerows(rows)  # so that a carriage return in a field is quoted
-    return to_utf8(with_unix_line_ends(text.getvalue()))
+        return Encoded(len(rows), lines([names], ","), lines(rows, ","))
 
 
 FORMAT = Csv()

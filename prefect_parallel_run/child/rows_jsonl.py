@@ -11,6 +11,7 @@ class JsonLines(RowFormat):
     """Objects with the columns as keys; an element without columns is an object with one key."""
 
     suffix = ".jsonl"
+    keeps_elements = True
     table_format = "json_lines"
 
     def encode(self, value: Any, with_header: bool, options: Dict[str, Any]) -> Encoded:  # noqa: ARG002, D102  inherited

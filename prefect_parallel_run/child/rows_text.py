@@ -5,10 +5,12 @@ Python's csv module, one or two microseconds a row. Here a column of numbers, bo
 and the fields are joined in one call. Values that might not give the same bytes are left to pandas.
 """
 
+import csv
+import io
 import re
 from typing import Any, Dict, List, Optional
 
-from .rows import Encoded, RowFormat, has_columns, kind_of, to_frame, to_utf8
+from .rows import Encoded, Records, RowFormat, columns_of, has_columns, kind_of, to_frame, to_utf8
 
 MANY_ROWS = 100  #: from this number on Arrow is faster than pandas
 _PLAIN_SEPARATORS = " ,;\t|"  #: never part of a number or boolean, so that only strings may need quotes
@@ -29,8 +31,11 @@ class Text(RowFormat):
     has_csv_options = True
 
     def encode(self, value: Any, with_header: bool, options: Dict[str, Any]) -> Encoded:  # noqa: D102  inherited
-        if has_columns(value):
+        if has_columns(value) or (isinstance(value, Records) and options):
             return encode_frame(to_frame(value), {"sep": " ", **options}, with_header)
+        if isinstance(value, Records) and value:
+            names, columns = columns_of(value)
+            return Encoded(len(columns), lines([names], " ") if with_header else b"", lines(columns, " "))
         encoding = options.get("encoding", "")
         if kind_of(value) is not None and not encoding and len(value) >= MANY_ROWS and _are_plain_floats(value):
             body = delimited(to_frame(value), " ")
@@ -67,6 +72,14 @@ def encode_frame(frame: Any, keywords: Dict[str, Any], with_header: bool) -> Enc
     if encoding:
         return Encoded(len(frame), header.encode(encoding), text.encode(encoding))
     return Encoded(len(frame), to_utf8(header), to_utf8(text))
+
+
+def lines(rows: Any, separator: str) -> bytes:
+    """Return rows of fields as delimited text in UTF-8, without pandas."""
+    text = io.StringIO()
+    # A carriage return at the line ends makes the writer quote one in a field.
+    csv.writer(text, delimiter=separator, lineterminator="\r\n").writerows(rows)
+    return to_utf8(with_unix_line_ends(text.getvalue()))
 
 
 def with_unix_line_ends(text: str) -> str:

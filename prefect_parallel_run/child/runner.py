@@ -8,6 +8,7 @@ from zlib import crc32
 from .channel import GO, STOP, SharedStatus
 from .entry_script import Context, EntryScript, Script, current
 from .failure import Failure, RetryDirective, describe, fingerprint, retry_directive
+from .input_columns import InputColumns, UnmatchedRows
 from .read_ahead import ReadAhead
 from .reading import BadRecord, FileList, Reader
 from .receipt import NO_ROWS, Outcome, Receipt, Rows, success
@@ -56,6 +57,7 @@ class MiniBatchRunner:
         self._format: str = settings["format"]
         self._header: bool = settings["header"]
         self._options: Dict[str, Any] = settings["csv_options"]
+        self._input_columns: List[str] = settings["input_columns"]
         reader = Reader()
         self._read = ReadAhead(reader, next_message).read if settings["read_ahead"] else reader.read
         self._process = os.getpid()
@@ -100,6 +102,7 @@ class MiniBatchRunner:
             traceback=failure.traceback,
             fingerprint=failure.fingerprint,
             final=failure.final,
+            retry_after=failure.retry_after,
         )
 
     def _failed(self, error: BaseException) -> Tuple[Outcome, Failure]:
@@ -112,7 +115,7 @@ class MiniBatchRunner:
             return Outcome.WRONG_TYPE, failure._replace(traceback="", fingerprint=cause)
         if isinstance(error, OutputFailure):
             return Outcome.UNWRITABLE, failure
-        if isinstance(error, (BadRecord, StoreFailure)):
+        if isinstance(error, (BadRecord, StoreFailure, UnmatchedRows)):
             return Outcome.RAISED, failure._replace(traceback="")
         self._apply(retry_directive(error))
         return Outcome.RAISED, failure
@@ -135,6 +138,7 @@ class MiniBatchRunner:
         if isinstance(items, FileList):
             items.task_id = str(index)
         current.mini_batch, current.attempt, current.refused = index, attempt, self._refused_at_start
+        inputs = InputColumns(self._input_columns, items, work, piece) if self._input_columns else None
         context = Context(index, work["input"], attempt, work.get("partition_key_value"))
         self._status.begin(index, time.monotonic())  # the time limit applies to run(): reading has had a limit of its own
         try:
@@ -143,7 +147,7 @@ class MiniBatchRunner:
             current.mini_batch = None
         if self._part is None:
             return (len(result), *NO_ROWS[1:])
-        rows, header, body = encode(result, self._format, self._header, self._options)
+        rows, header, body = encode(result, self._format, self._header, self._options, inputs)
         try:
             offset = self._part.append(header, body)
         except OSError as error:

@@ -22,7 +22,7 @@ _EPILOG = """\
 \b
 pause        start no further mini-batch; running ones continue
 continue     start mini-batches again
-limits       change the failure limits that the options name
+limits       change the limits that the options name
 processes N  set the number of processes per node to N"""
 ANSWER_TIMEOUT = 10.0  #: s; a running step answers within about a second
 _POLL_INTERVAL = 0.1  #: s between two checks for the answer

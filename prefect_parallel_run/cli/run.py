@@ -88,15 +88,16 @@ def _make_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
     """Plan into a temporary folder."""
     options = read_step_options(values, for_run=False)
     fill_placeholders(options.arguments, options.output, options.inputs, options.side_inputs)
-    size = options.config.mini_batch_size_for(options.inputs[0].kind)
+    config = options.config
+    size, columns = config.mini_batch_size_for(options.inputs[0].kind), config.append_row_input_columns or ()
     with tempfile.TemporaryDirectory(prefix="parallel_run_plan_") as folder:
         path = Path(folder, "plan.parquet")
-        planning = Planning(options.inputs, size, options.config.partition_keys, Path(folder, "partitions"))
+        planning = Planning(options.inputs, size, config.partition_keys, Path(folder, "partitions"), columns)
         Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait()
         partitions, placeholder = f"{folder}/partitions/", "(to be partitioned)/"  # a run would write partitioned tables here
         plan = Plan(path)
         planned = (batch._replace(work=batch.work.replace(partitions, placeholder)) for batch in plan.mini_batches())
-        return summarize_plan(planned, plan.summary.notes), options.config, options.name
+        return summarize_plan(planned, plan.summary.notes), config, options.name
 
 
 def _read_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfig, str]:

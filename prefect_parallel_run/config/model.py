@@ -24,6 +24,7 @@ from prefect_parallel_run.config.validation import (
     either,
     file_name,
     find_script,
+    input_columns,
     invalid,
     keys,
     optional,
@@ -120,6 +121,11 @@ class ParallelRunConfig(FormModel):
         default=None, title="Options of to_csv"
     )
     """Keywords of pandas.DataFrame.to_csv for text and csv results, such as sep, na_rep, float_format."""
+    append_row_input_columns: Annotated[
+        Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None, BeforeValidator(input_columns)
+    ] = Field(default=None, title="Input columns")
+    """Values of the item in front of its row, one per entry: path or name of a file; columns of a table, and file or row for
+    the location of a row. run() must return exactly one row for every item, in the same order."""
     environment: Annotated[
         Annotated[str, Field(title="Path", min_length=1)] | Environment | None,
         optional("a path, or an Environment", lambda value: isinstance(value, str | Environment | dict)),
@@ -149,7 +155,20 @@ class ParallelRunConfig(FormModel):
     retry_delay_seconds: Annotated[float, accept("seconds, 0 or more", lambda value: is_number(value) and value >= 0)] = Field(
         default=0, ge=0, title="Pause before a retry, s"
     )
-    """Seconds before the next attempt at a mini-batch."""
+    """Seconds before the second attempt at a mini-batch."""
+    retry_backoff_factor: Annotated[float, accept("a number, 1 or more", lambda value: is_number(value) and value >= 1)] = (
+        Field(default=1, ge=1, title="Growth of the pause")
+    )
+    """Each further pause before a retry is this many times as long, up to one hour; 1: the pauses are equal."""
+    retry_jitter_factor: Annotated[float, accept("a number, 0 or more", lambda value: is_number(value) and value >= 0)] = Field(
+        default=0, ge=0, title="Jitter of the pause"
+    )
+    """A pause of d seconds before a retry becomes one between d and d * (1 + this factor)."""
+    mini_batches_per_minute: Annotated[
+        Annotated[float, Field(ge=-1)] | None,
+        optional("a number above 0, or -1 (no limit)", lambda value: is_number(value) and (value > 0 or value == -1)),
+    ] = Field(default=None, title="Mini-batches per minute")
+    """Mini-batches that start per minute, over all processes, such as the rate limit of a service; -1 or empty for no limit."""
     process_memory_limit: Annotated[
         Annotated[int, Field(title="Bytes", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
         BeforeValidator(size),
@@ -197,6 +216,8 @@ class ParallelRunConfig(FormModel):
             raise ValueError(f"append_row_file_name is {name}, but output_action is summary_only; expected None")
         if self.append_row_max_file_size is not None:
             self._check_parts()
+        if self.append_row_input_columns is not None:
+            self._check_input_columns(self.append_row_input_columns)
         if self.append_row_csv_options is not None and not row_format(self.result_format).has_csv_options:
             raise ValueError(
                 f"append_row_csv_options is {shown(self.append_row_csv_options)}, but rows are written as {self.result_format};"
@@ -216,6 +237,18 @@ class ParallelRunConfig(FormModel):
             raise ValueError(
                 f"append_row_file_name is {shown(self.append_row_file_name)}, which append_row_max_file_size makes a folder;"
                 " expected a name without '=', which readers of tables take for a partition key"
+            )
+
+    def _check_input_columns(self, names: list[str]) -> None:
+        """Raise ValueError when the result cannot have these columns."""
+        if self.output_action == "summary_only":
+            raise ValueError(f"append_row_input_columns is {shown(names)}, but output_action is summary_only; expected None")
+        written = (self.append_row_csv_options or {}).get("columns")
+        left_out = [name for name in names if written is not None and name not in written]
+        if left_out:
+            raise ValueError(
+                f"append_row_csv_options['columns'] is {shown(written)}; expected {left_out[0]!r} too, which"
+                " append_row_input_columns names"
             )
 
     @property

@@ -158,6 +158,15 @@ def file_name(value: Any, info: ValidationInfo) -> Any:
 
 def keys(value: Any, info: ValidationInfo) -> Any:
     """Return the partition keys; a string is a JSON array, since a parameter of a flow or pipeline may hold only a string."""
+    return _different_names(value, info, """key names, or a JSON array of them such as '["store", "day"]', or None""")
+
+
+def input_columns(value: Any, info: ValidationInfo) -> Any:
+    """Return the names of the values in front of every row; a string is a JSON array, as for partition keys."""
+    return _different_names(value, info, """column names, or a JSON array of them such as '["path"]', or None""")
+
+
+def _different_names(value: Any, info: ValidationInfo, what: str) -> Any:
     names = parse_keys(value) if isinstance(value, str) else value
     is_valid = names is None or (
         isinstance(names, list)
@@ -166,8 +175,7 @@ def keys(value: Any, info: ValidationInfo) -> Any:
         and len(set(names)) == len(names)
     )
     if not is_valid:
-        expected = """a list of one or more different key names, or a JSON array of them such as '["store", "day"]', or None"""
-        raise invalid(info, value, expected)
+        raise invalid(info, value, f"a list of one or more different {what}")
     return names
 
 

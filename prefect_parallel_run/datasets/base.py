@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import Self
 
 from prefect_parallel_run._threads import CheckCancelled, never_cancelled
@@ -37,6 +37,7 @@ class Dataset(BaseModel):
     paths: list[str] = Field(description="Paths, folders or globs.")
     name: str | None = Field(default=None, description="Name of the input, as the script sees it.")
     allow_empty: bool = Field(default=False, description="Accept an input without items.")
+    _input_columns: tuple[str, ...] = PrivateAttr(default=())  # values of each item in front of its row in the result
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -83,6 +84,16 @@ class Dataset(BaseModel):
         if not _NAME.fullmatch(name):
             raise ValueError(f"name: expected letters, digits and '_', not starting with a digit, got {name!r}")
         return self.model_copy(update={"name": name})
+
+    def with_input_columns(self, columns: Sequence[str]) -> Self:
+        """Return a copy whose mini-batches have what a process needs for these ``append_row_input_columns``.
+
+        Raises:
+            InputError: The items lack one of *columns*; for a table, planning raises it.
+        """
+        copy = self.model_copy()
+        copy._input_columns = tuple(columns)  # noqa: SLF001  of the same class
+        return copy
 
 
 def unknown_keys(name: str | None, wanted: Sequence[str], available: Sequence[str], what: str) -> InputError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prefect_parallel_run.child.input_columns import ROW_VALUES
 from prefect_parallel_run.child.row_groups import kept_indices
 from prefect_parallel_run.config.base import similar
 from prefect_parallel_run.datasets.schema import shown_names
@@ -54,12 +55,7 @@ class ColumnSelection:
 
     def check_names(self, path: str, names: Sequence[str]) -> None:
         """Raise InputError unless the table at *path*, with the columns *names*, has those of the selection, and keeps one."""
-        there = set(names)
-        for name in self.keep or self.drop or ():
-            if name not in there:
-                columns = f"its columns are {shown_names(names, _MOST_NAMES)}" if names else "it has no columns"
-                hint = similar(name, names)
-                raise InputError(path, f"lacks the column {name!r}, which {self.field} names{hint}; {columns}")
+        check_has_columns(path, names, self.keep or self.drop or (), self.field)
         if self.drop and not self.kept(names):
             raise InputError(path, f"has no columns except those in drop_columns: {shown_names(names, _MOST_NAMES)}")
 
@@ -75,3 +71,29 @@ class ColumnSelection:
         if left_out:
             reason = f"got {left_out[0]!r}, which an earlier {self.field} removed"
             raise ValueError(f"{method}: expected columns that earlier calls kept, {reason}")
+
+
+def check_has_columns(path: str, names: Sequence[str], wanted: Sequence[str], field: str) -> None:
+    """Raise InputError unless the table at *path*, with the columns *names*, has those *wanted*, which *field* names."""
+    there = set(names)
+    for name in wanted:
+        if name not in there:
+            columns = f"its columns are {shown_names(names, _MOST_NAMES)}" if names else "it has no columns"
+            hint = similar(name, names)
+            raise InputError(path, f"lacks the column {name!r}, which {field} names{hint}; {columns}")
+
+
+def check_input_columns(path: str, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raise InputError unless each of *wanted* means one value of a row of the table at *path*, whose run() gets *names*.
+
+    ``file`` and ``row`` are the row's location.
+    """
+    field = "append_row_input_columns"
+    check_has_columns(path, [*names, *ROW_VALUES], wanted, field)
+    for name in wanted:
+        meanings = list(names).count(name) + (name in ROW_VALUES)
+        if meanings > 1:
+            other = f"and a {name} of every row is its location" if name in ROW_VALUES else "which is not unique"
+            raise InputError(
+                path, f"has a column {name!r}, {other}; drop or rename the column, or remove {name!r} from {field}"
+            )

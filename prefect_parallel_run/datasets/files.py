@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
+from typing_extensions import Self
 
+from prefect_parallel_run.child.input_columns import FILE_VALUES
+from prefect_parallel_run.config.base import similar
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.models import PlannedBatch
@@ -105,6 +108,14 @@ class FileDataset(Dataset):
         for combination, columns in groups.items():
             key_values = _encode(dict(zip(keys, combination, strict=True)))
             yield self._cut(*columns, f',"partition_key_value":{key_values}')
+
+    def with_input_columns(self, columns: Sequence[str]) -> Self:
+        """Return a copy; files have only a path and a name."""
+        for column in columns:
+            if column not in FILE_VALUES:
+                reason = f"expected {' or '.join(FILE_VALUES)} for files, got {column!r}{similar(column, FILE_VALUES)}"
+                raise InputError(str(self.name), f"append_row_input_columns: {reason}")
+        return super().with_input_columns(columns)
 
     def _cut(self, paths: list[str], sizes: list[str], versions: list[str], extra: str = "") -> PlannedBatch:
         """Return the mini-batch of some files; *sizes*, *versions* and *extra* are JSON already."""

@@ -14,12 +14,13 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from prefect_parallel_run.child.delimited import GIVEN
+from prefect_parallel_run.child.input_columns import FIRST_ROW, ROW_VALUES
 from prefect_parallel_run.child.reading import BadRecord, Reader
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS
 from prefect_parallel_run.child.text import UnreadableText, not_encoded
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
-from prefect_parallel_run.datasets.columns import ColumnSelection
+from prefect_parallel_run.datasets.columns import ColumnSelection, check_input_columns
 from prefect_parallel_run.datasets.formats import FilePlan, create_planner
 from prefect_parallel_run.datasets.partitions import (
     ColumnTypesDifferError,
@@ -274,7 +275,11 @@ class TabularDataset(Dataset):
         listing = listing or self.listing()
         folders = folder_keys(listing)
         if not folders:
-            yield from self._partitioned_below(keys, store, listing, warn).partition_cuts(keys, store)
+            if located := [name for name in self._input_columns if name in ROW_VALUES]:
+                reason = f"got {located[0]!r}; partition_keys read the rows from a partitioned copy, which has another"
+                raise InputError(str(self.name), f"append_row_input_columns: expected columns of the table, {reason}")
+            copy = self._partitioned_below(keys, store, listing, warn)
+            yield from copy.with_input_columns(self._input_columns).partition_cuts(keys, store)
         elif set(keys) <= set(folders):
             yield from self._grouped(keys, listing, warn)
         else:
@@ -360,13 +365,23 @@ class TabularDataset(Dataset):
                 keys = (plan.keys or folder_values) if folder_values else []
                 self._warn_of(warnings, file, plan, keys)
                 work = self._work(file, keys) | plan.work
-                for number, (rows, source_bytes, piece) in enumerate(plan.pieces):
-                    if number == 0:  # a file without rows may lack columns
-                        self.selection.check_names(file.path, [*(plan.names or ()), *(pair.key for pair in keys)])
-                    yield PlannedBatch(rows, source_bytes, _encode({**work, **piece})), keys
+                first_row = 0
+                for rows, source_bytes, piece in plan.pieces:
+                    if first_row == 0:  # a file without rows may lack columns
+                        self._check_columns(file, plan, keys)
+                    location = {FIRST_ROW: first_row} if "row" in self._input_columns else {}
+                    yield PlannedBatch(rows, source_bytes, _encode({**work, **piece, **location})), keys
+                    first_row += rows
             except _UNREADABLE as error:
                 raise InputError(file.path, self._problem(error)) from error
         warnings.finish()
+
+    def _check_columns(self, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:
+        """Raise InputError when the file lacks a column that the dataset or the configuration names."""
+        from_folders = [pair.key for pair in keys]  # these replace columns of the same name
+        names = [*(name for name in plan.names or () if name not in from_folders), *from_folders]
+        self.selection.check_names(file.path, names)
+        check_input_columns(file.path, self.selection.kept(names), self._input_columns)
 
     def _warn_of(self, warnings: InputWarnings, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:
         warnings.add_file(file.path, plan.warnings)

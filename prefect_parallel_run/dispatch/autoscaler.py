@@ -139,7 +139,9 @@ class Autoscaler:
 
 
 def nodes_wanted(bounds: NodeBounds, demand: Demand) -> int:
-    """Return the number of nodes that the backlog justifies; an unknown duration counts one mini-batch per slot.
+    """Return the number of nodes that the backlog justifies, as far as it may start soon.
+
+    An unknown duration counts one mini-batch per slot.
 
     >>> bounds = NodeBounds(at_least=1, at_most=10)
     >>> [nodes_wanted(bounds, Demand(backlog=count, seconds=3.0, slots=2, nodes=1)) for count in (0, 30, 100, 1000)]
@@ -149,4 +151,5 @@ def nodes_wanted(bounds: NodeBounds, demand: Demand) -> int:
     """
     per_slot = max(1.0, _WORK_PER_SLOT / max(demand.seconds, 1e-9))
     slots = demand.slots / demand.nodes
-    return max(bounds.at_least, min(bounds.at_most, math.ceil(demand.backlog / max(slots * per_slot, 1.0))))
+    soon = min(demand.backlog, demand.per_second * _WORK_PER_SLOT)
+    return max(bounds.at_least, min(bounds.at_most, math.ceil(soon / max(slots * per_slot, 1.0))))

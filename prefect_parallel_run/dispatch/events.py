@@ -82,9 +82,10 @@ class Continued:
 
 @dataclass(frozen=True, slots=True)
 class LimitsChanged:
-    """A user changed the failure limits."""
+    """A user changed the failure limits, or the pace."""
 
     limits: FailureLimits
+    mini_batches_per_minute: float | None = None  #: None or -1: no limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,17 @@ class SlotAccounting:
         """Return the smallest number of leases per slot and its node; None when there is no slot."""
         return self._loads.least()
 
+    def idle_node(self) -> str | None:
+        """Return the node with the most idle slots, or None.
+
+        With no idle slot and no lease on any node, this is a node whose processes are starting: only the answer to a lease
+        reports that they all failed.
+        """
+        if free := self.free():
+            return max(free, key=free.__getitem__)
+        least = None if self.leases else self.least_loaded()
+        return None if least is None else least[1]
+
     # Slots
 
     def add_node(self, name: str, slots: int) -> None:

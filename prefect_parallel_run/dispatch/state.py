@@ -13,12 +13,14 @@ While the run is paused nothing is handed out, and leases are recalled: they kee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from prefect_parallel_run.dispatch import events
 from prefect_parallel_run.dispatch.bisection import Bisections, Piece
 from prefect_parallel_run.dispatch.leases import SlotAccounting, StragglerTracker, earliest
+from prefect_parallel_run.dispatch.pacing import Pace, RetryDelay
 from prefect_parallel_run.dispatch.work_queue import (
     LeaseSizer,
     Progress,
@@ -44,7 +46,8 @@ class SchedulingPolicy:
 
     run_max_try: int
     limits: FailureLimits
-    retry_delay: float = 0.0  #: s
+    retry_delay: RetryDelay = field(default_factory=RetryDelay)
+    per_minute: float | None = None  #: mini-batches that may start; None or -1: no limit
     max_per_lease: int = 1000
     fetches: bool = False  #: nodes prefetch the files of a lease, so every slot gets one in advance
     speculative: bool = False  #: duplicate slow mini-batches on idle slots
@@ -58,6 +61,7 @@ class Demand:
 
     backlog: int  #: mini-batches that are not leased
     seconds: float  #: mean duration of a mini-batch; infinite while unknown
+    per_second: float = math.inf  #: mini-batches that may start
     slots: int  #: of all nodes
     nodes: int  #: open nodes
     opening: int = 0  #: available nodes that are being opened
@@ -79,6 +83,7 @@ class RunState:
         self._extra_attempts = {index: extra for index, _, _, extra in pending_work.waiting if extra}
         self._accounting = SlotAccounting()
         self._stragglers = StragglerTracker()
+        self._pace = Pace(policy.per_minute)
         self._last_lease = 0
         self._now = float("-inf")
         self._is_holding = False
@@ -97,8 +102,10 @@ class RunState:
 
     @property
     def next_due(self) -> float | None:
-        """Return when something is due without an event (a retry, a slow lease), or None."""
-        return earliest([self._queue.next_due(self._now), self._stragglers.next_check])
+        """Return when something is due without an event (a retry, a paced mini-batch, a slow lease), or None."""
+        is_paced = self._pace.is_limited and self._queue.backlog and self._accounting.idle_node() is not None
+        paced = self._pace.next_due(self._now) if is_paced else None
+        return earliest([self._queue.next_due(self._now), self._stragglers.next_check, paced])
 
     @property
     def demand(self) -> Demand:
@@ -106,6 +113,7 @@ class RunState:
         return Demand(
             backlog=self._queue.backlog,
             seconds=self._sizer.mean,
+            per_second=self._pace.per_second,
             slots=self._accounting.slots,
             nodes=len(self._accounting.nodes),
             opening=self._opening,
@@ -152,8 +160,9 @@ class RunState:
         match command:
             case events.Paused() | events.Continued():
                 self.is_paused = isinstance(command, events.Paused)
-            case events.LimitsChanged(limits):
+            case events.LimitsChanged(limits, per_minute):
                 self._policy = replace(self._policy, limits=limits)
+                self._pace.change(per_minute)
             case events.ProcessesChanged(count):
                 self._processes, self._resizes = count, self._resizes + 1
                 for node in self._accounting.nodes:
@@ -217,7 +226,8 @@ class RunState:
             state = "succeeded"
         elif not receipt.final and attempt < self._policy.run_max_try + self._extra_attempts.get(index, 0):
             state = "waiting"
-            self._queue.add_retry(index, attempt + 1, now + self._policy.retry_delay)
+            delay = self._policy.retry_delay.before(index, attempt + 1, receipt.retry_after)
+            self._queue.add_retry(index, attempt + 1, now + delay)
         elif self._policy.isolate and receipt.items > 1 and receipt.outcome not in NOT_ISOLATED:
             state = "isolating"
             self._bisections.start(index, attempt, receipt.items)
@@ -316,19 +326,27 @@ class RunState:
         self._is_holding = breach is not None
 
     def _hand_out(self, now: float) -> Iterator[events.Instruction]:
-        """Lease work to the least loaded nodes until every node has enough."""
-        enough = 2 if self._policy.fetches or self._sizer.mean < _AHEAD_SECONDS else 1  # leases per slot
-        while (least := self._accounting.least_loaded()) is not None and least[0] < enough:
-            work = self._queue.pop(now, self._accounting.slots, is_holding=self._is_holding)
+        """Lease work to the least loaded nodes until every node has enough, as far as the pace permits."""
+        while (node := self._next_node()) is not None and (permits := self._pace.permits(now)):
+            work = self._queue.pop(now, self._accounting.slots, is_holding=self._is_holding, at_most=permits)
             if work is None:
                 return
-            yield self._submit(least[1], work, now)
+            yield self._submit(node, work, now)
+
+    def _next_node(self) -> str | None:
+        """Return the node for the next lease; None when all have enough."""
+        if self._pace.is_limited:  # a mini-batch must start at once
+            return self._accounting.idle_node()
+        enough = 2 if self._policy.fetches or self._sizer.mean < _AHEAD_SECONDS else 1  # leases per slot
+        least = self._accounting.least_loaded()
+        return least[1] if least is not None and least[0] < enough else None
 
     def _submit(self, node: str, work: Work, now: float) -> events.SubmitLease:
         self._last_lease += 1
         start, stop, attempt, piece = work
         lease = Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt, piece=piece)
         self._accounting.add_lease(lease)
+        self._pace.take(lease.count)
         self._stragglers.record_sent(lease, now)
         return events.SubmitLease(lease)
 
@@ -361,7 +379,7 @@ class RunState:
             for _ in range(slots):
                 others = [lease for lease in self._accounting.leases.values() if lease.node != name and lease.piece is None]
                 slow = self._stragglers.slowest(others, self._sizer.mean, now)
-                if slow is None:
+                if slow is None or not self._pace.permits(now):
                     break
                 copy = self._submit(name, Work(slow.stop - 1, slow.stop, slow.attempt), now)
                 self._stragglers.link(slow, copy.lease)

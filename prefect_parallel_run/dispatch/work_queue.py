@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import heapq
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -115,7 +116,7 @@ class WorkQueue:
         """Add mini-batches that were leased, but did not run."""
         self._returned.extend(works)
 
-    def pop(self, now: float, slots: int, *, is_holding: bool) -> Work | None:
+    def pop(self, now: float, slots: int, *, is_holding: bool, at_most: int = sys.maxsize) -> Work | None:
         """Return the work of the next lease, or None; with *is_holding*, first attempts are held back."""
         if self._due and self._due[0][0] <= now:
             _, index, attempt = heapq.heappop(self._due)
@@ -125,18 +126,18 @@ class WorkQueue:
             return Work(index, index + 1, attempt, piece)
         for _ in range(len(self._returned)):
             if not is_holding or self._returned[0].attempt > 1:
-                return self._take(self._returned, slots)
+                return self._take(self._returned, slots, at_most)
             self._returned.rotate(-1)
         if self._new and not is_holding:
-            work = self._take(self._new, slots)
+            work = self._take(self._new, slots, at_most)
             self._new_count -= work.stop - work.start
             return work
         return None
 
-    def _take(self, works: deque[Work], slots: int) -> Work:
+    def _take(self, works: deque[Work], slots: int, at_most: int) -> Work:
         """Remove and return the beginning of the first of *works*."""
         first = works[0]
-        stop = min(first.stop, first.start + self._sizer.size(self._in_ranges(), slots))
+        stop = min(first.stop, first.start + min(self._sizer.size(self._in_ranges(), slots), at_most))
         if stop < first.stop:
             works[0] = first._replace(start=stop)
         else:

@@ -106,7 +106,7 @@ class Control:
             event: ControlCommand = ProcessesChanged(count)
         else:
             message = "limits are now " + _describe_limits(adjusted)
-            event = LimitsChanged(failure_limits(adjusted))
+            event = LimitsChanged(failure_limits(adjusted), adjusted.mini_batches_per_minute)
         self._record(command, time.time(), message, {METADATA_KEY: json.dumps(self._adjustments.to_values())})
         self._events.append(event)
 
@@ -134,5 +134,7 @@ class Control:
 
 
 def _describe_limits(config: ParallelRunConfig) -> str:
-    limits = asdict(failure_limits(config))
+    limits: dict[str, float | None] = asdict(failure_limits(config))
+    if (pace := config.mini_batches_per_minute) is not None:
+        limits["mini_batches_per_minute"] = None if pace < 0 else pace
     return ", ".join(f"{name} {'no limit' if value is None else format(value, 'g')}" for name, value in limits.items())

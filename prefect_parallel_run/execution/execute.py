@@ -21,6 +21,7 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler, NodeBounds
 from prefect_parallel_run.dispatch.dispatcher import Dispatcher, DispatchInputs
 from prefect_parallel_run.dispatch.node_setup import NodeSpec, RemoteSetup
+from prefect_parallel_run.dispatch.pacing import RetryDelay
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.execution.control import Control
@@ -230,7 +231,10 @@ def _scheduling_policy(spec: StepSpec, plan: PlanReader, *, shared_workers: bool
     return SchedulingPolicy(
         run_max_try=config.run_max_try,
         limits=failure_limits(config),
-        retry_delay=config.retry_delay_seconds,
+        retry_delay=RetryDelay(
+            seconds=config.retry_delay_seconds, backoff=config.retry_backoff_factor, jitter=config.retry_jitter_factor
+        ),
+        per_minute=config.mini_batches_per_minute,
         max_per_lease=max(1, min(_MAX_PER_LEASE, _MAX_LEASE_BYTES // plan.typical_bytes())),
         isolate=config.isolate_failed_items,
         speculative=config.speculative_execution,
@@ -297,6 +301,7 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
             format=config.result_format,
             header=config.append_row_header,
             csv_options=config.append_row_csv_options or {},
+            input_columns=tuple(config.append_row_input_columns or ()),
         ),
         limits=ProcessLimits(
             run_invocation_timeout=config.run_invocation_timeout,

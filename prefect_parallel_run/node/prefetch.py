@@ -144,8 +144,8 @@ def fetch(items: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**items, **copies, "root": f"{folder}/", "names": names}
 
 
-def _copy(items: dict[str, Any], paths: list[Path]) -> dict[str, list[int]]:
-    """Fetch objects to *paths*, and return sizes and versions of the copies."""
+def _copy(items: dict[str, Any], paths: list[Path]) -> dict[str, list[Any]]:
+    """Fetch objects to *paths*, and return sizes and versions of the copies, and the URLs of the objects."""
     urls = [items["root"] + name for name in items["names"]]
     try:
         store = store_of(urls[0])[0]
@@ -162,7 +162,7 @@ def _copy(items: dict[str, Any], paths: list[Path]) -> dict[str, list[int]]:
     except Exception as error:  # the exceptions of store libraries have no common class
         message = f"cannot fetch {urls[0]} or another object of its mini-batch: {type(error).__name__}: {error}"
         raise StoreFailure(message) from error
-    return {"sizes": [stat.st_size for stat in stats], "versions": [stat.st_mtime_ns for stat in stats]}
+    return {"sizes": [stat.st_size for stat in stats], "versions": [stat.st_mtime_ns for stat in stats], "urls": urls}
 
 
 def local_name(name: str) -> str:

@@ -88,6 +88,7 @@ class RowSettings:
     format: str
     header: bool = False
     csv_options: dict[str, Any] = field(default_factory=dict)  #: keywords of to_csv
+    input_columns: tuple[str, ...] = ()  #: values of each item in front of its row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +154,7 @@ class NodeSettings:
             "format": self.rows.format,
             "header": self.rows.header,
             "csv_options": self.rows.csv_options,
+            "input_columns": list(self.rows.input_columns),
             "modules": list(self.items.modules),
             "read_ahead": self.limits.memory is None,  # it may need more memory
             "secrets": sorted(self.interpreter.variables),  # names only; the values are in the child's environment

@@ -87,12 +87,19 @@ class Planning:
         mini_batch_size: Files, or approximate bytes of source.
         partition_keys: One mini-batch per combination of these; the size is ignored then.
         store: Folder for partitioned copies of tables.
+        input_columns: Values of the items in front of the returned rows.
     """
 
     def __init__(
-        self, datasets: Sequence[Dataset], mini_batch_size: int, partition_keys: Sequence[str] | None, store: Path
+        self,
+        datasets: Sequence[Dataset],
+        mini_batch_size: int,
+        partition_keys: Sequence[str] | None,
+        store: Path,
+        input_columns: Sequence[str] = (),
     ) -> None:
         self._datasets, self._size, self._keys, self._store = datasets, mini_batch_size, partition_keys, store
+        self._input_columns = input_columns
 
     def write(self, writer: PlanWriter, check_cancelled: CheckCancelled = never_cancelled) -> PlanSummary:
         """Write the plan, all or nothing; memory stays flat.
@@ -102,7 +109,7 @@ class Planning:
             check_cancelled: Called periodically; raises when the run is cancelled.
 
         Raises:
-            InputError: An input is missing, unreadable, or empty without allow_empty.
+            InputError: An input is missing, unreadable, or empty without allow_empty, or lacks one of the input columns.
             OutputError: The plan cannot be written.
         """
         with writer:
@@ -114,6 +121,7 @@ class Planning:
         self, dataset: Dataset, writer: PlanWriter, check_cancelled: CheckCancelled, warn: Callable[[str], None]
     ) -> Listing:
         """Write the mini-batches of *dataset*, and return its listing."""
+        dataset = dataset.with_input_columns(self._input_columns)
         before, listing = writer.items, dataset.listing(check_cancelled)
         if self._keys is None:
             batches = dataset.cuts(self._size, listing, warn)

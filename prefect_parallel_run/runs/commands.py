@@ -19,7 +19,8 @@ from typing import Any
 from prefect_parallel_run._units import is_int, is_number, shown
 
 LONGEST = 4_096  #: bytes per line
-LIMITS = ("error_threshold", "allowed_failed_count", "allowed_failed_percent")
+PACE = "mini_batches_per_minute"
+LIMITS = ("error_threshold", "allowed_failed_count", "allowed_failed_percent", PACE)
 PROCESSES = "process_count_per_node"
 _MOST = 1 << 53  #: the greatest integer that JSON holds exactly
 _MOST_PROCESSES = 1_024  #: per node: a typing error must not take a machine down
@@ -30,6 +31,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "error_threshold": ("an integer, -1 (no limit) or greater", lambda value: is_int(value) and -1 <= value <= _MOST),
     "allowed_failed_count": ("an integer, -1 (no limit) or greater", lambda value: is_int(value) and -1 <= value <= _MOST),
     "allowed_failed_percent": ("a number from 0 to 100 (no limit)", lambda value: is_number(value) and 0 <= value <= 100),
+    PACE: ("a number above 0, or -1 (no limit)", lambda value: is_number(value) and (value > 0 or value == -1)),
     PROCESSES: (f"an integer from 1 to {_MOST_PROCESSES}", lambda value: is_int(value) and 1 <= value <= _MOST_PROCESSES),
 }
 FIELDS: dict[str, tuple[str, ...]] = {"pause": (), "continue": (), "limits": LIMITS, "processes": (PROCESSES,)}  #: by kind

@@ -46,11 +46,13 @@ _RESULT_FIELDS = (
     "partition_keys",
     "append_row_csv_options",
     "append_row_max_file_size",
+    "append_row_input_columns",
 )
 #: Fields of a configuration or dataset that earlier versions lacked; with these values they are left out of the fingerprint.
 _NEWER_DEFAULTS = (
     ("append_row_csv_options", None),
     ("append_row_max_file_size", None),
+    ("append_row_input_columns", None),
     ("column_types", None),
     ("na_values", None),
     ("keep_default_na", True),

@@ -65,7 +65,8 @@ class StepSpec:
     def planning(self) -> Planning:
         """Return the rules that divide the datasets into mini-batches."""
         size = self.config.mini_batch_size_for(self.datasets[0].kind)
-        return Planning(self.datasets, size, self.config.partition_keys, self.runs / "partitions")
+        columns = self.config.append_row_input_columns or ()
+        return Planning(self.datasets, size, self.config.partition_keys, self.runs / "partitions", columns)
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:

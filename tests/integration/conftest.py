@@ -41,6 +41,7 @@ CHANGES = {  #: settings that tests call otherwise
     "row_format": (RowSettings, "format"),
     "row_header": (RowSettings, "header"),
     "row_options": (RowSettings, "csv_options"),
+    "input_columns": (RowSettings, "input_columns"),
     "process_memory_limit": (ProcessLimits, "memory"),
 }
 

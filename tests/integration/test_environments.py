@@ -169,7 +169,7 @@ def test_uv_builds_on_every_version_and_a_child_runs_in_it(gate, cache, bench, f
     assert imports(interpreter, "six", "iniconfig").startswith(str(cache))
     script = bench.folder / "tells.py"
     script.write_text(
-        "import sys, six\nfrom prefect_parallel_run import EntryScript, NoRetry\n"
+        "import sys, six\nfrom prefect_parallel_run import EntryScript, NoRetry, RetryLater\n"
         "def run(mini_batch):\n"
         "    return [f'{sys.version_info[1]} {six.__file__} {EntryScript().output_dir}'] * len(mini_batch)\n"
     )

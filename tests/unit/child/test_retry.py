@@ -5,7 +5,7 @@ import enum
 import pytest
 
 from prefect_parallel_run.child.azureml_errors import ParallelRunException
-from prefect_parallel_run.child.entry_script import NoRetry
+from prefect_parallel_run.child.entry_script import NoRetry, RetryLater
 from prefect_parallel_run.child.failure import RESTART, STOP, RetryDirective, retry_directive
 
 
@@ -25,11 +25,23 @@ class ParallelRunExceptionOfAnother(ParallelRunException):
     pass
 
 
+class Throttled(RetryLater):
+    pass
+
+
+#: A class of the script, where the package is not installed.
+ElsewhereRetryLater = type("RetryLater", (Exception,), {"seconds": float("inf")})
+
+
 @pytest.mark.parametrize(
     ("error", "wish"),
     [
         (ValueError("x"), RetryDirective()),
         (NoRetry("x"), RetryDirective(final=True)),
+        (RetryLater(2.5), RetryDirective(retry_after=2.5)),
+        (Throttled(7), RetryDirective(retry_after=7)),
+        (ElsewhereRetryLater(), RetryDirective(retry_after=1e9)),
+        (coded("x", seconds=5), RetryDirective()),
         (coded("NoRetry"), RetryDirective(final=True)),
         (coded("Retry.NoRetry"), RetryDirective(final=True)),
         (coded(Code.NoRetry), RetryDirective(final=True)),
@@ -52,6 +64,13 @@ class ParallelRunExceptionOfAnother(ParallelRunException):
 def test_directives(error, wish):
     """By the names of Azure's exception or of the stand-in."""
     assert retry_directive(error) == wish
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "5", None, True])
+def test_retry_later_needs_seconds(seconds):
+    """A wrong value is an error where it is made, not a delay of zero."""
+    with pytest.raises(ValueError, match="seconds: expected a number, 0 or more, got"):
+        RetryLater(seconds)
 
 
 def test_an_unknown_code_raises_in_the_constructor():

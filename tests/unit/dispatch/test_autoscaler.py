@@ -33,6 +33,13 @@ def test_the_number_of_nodes_stays_within_its_bounds(backlog, seconds, slots, le
     assert least <= nodes_wanted(bounds, Demand(backlog=backlog, seconds=seconds, slots=slots, nodes=1)) <= least + more
 
 
+def test_a_paced_backlog_needs_no_more_nodes_than_its_pace():
+    """Two per second of 10 s each keep twenty slots busy."""
+    bounds = NodeBounds(at_least=1, at_most=100)
+    demand = Demand(backlog=10**6, seconds=10.0, per_second=2.0, slots=4, nodes=1)
+    assert nodes_wanted(bounds, demand) == 5
+
+
 def test_nodes_are_requested_once_and_released_when_idle():
     """From one to four and back to one."""
     asked = []

@@ -26,6 +26,7 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
+from prefect_parallel_run.dispatch.pacing import RetryDelay
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.models import FailureLimits, Lease, PendingWork, Receipt, Tally
 
@@ -37,7 +38,7 @@ def make_state(planned, *, run_max_try=3, retry_delay=0.0, max_per_lease=1000, i
         **(policy or {}),
         run_max_try=run_max_try,
         limits=FailureLimits(**limits),
-        retry_delay=retry_delay,
+        retry_delay=RetryDelay(seconds=retry_delay),
         max_per_lease=max_per_lease,
     )
     tally = Tally(planned=planned, items=planned * ITEMS, is_growing=is_growing)

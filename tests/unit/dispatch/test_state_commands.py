@@ -26,6 +26,7 @@ from prefect_parallel_run.dispatch.events import (
     SubmitLease,
     Tick,
 )
+from prefect_parallel_run.dispatch.pacing import RetryDelay
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.models import FailureLimits, PendingWork, Receipt, Tally
 
@@ -119,7 +120,7 @@ def test_a_node_lost_after_a_recall_is_not_charged():
 
 def test_higher_limits_resume_scheduling_and_lower_ones_abort():
     """Immediately, with the new values."""
-    state = make_state(10, run_max_try=2, retry_delay=100.0, limits=FailureLimits(allowed_failed_count=0))
+    state = make_state(10, run_max_try=2, retry_delay=RetryDelay(seconds=100.0), limits=FailureLimits(allowed_failed_count=0))
     (lease,) = leases(state.handle(NodeOpened("a", 1), 0.0))
     assert of(PauseScheduling, state.handle(answer(lease, "raised"), 0.0))
     released = state.handle(LimitsChanged(FailureLimits(allowed_failed_count=3)), 1.0)
@@ -219,7 +220,8 @@ class Play:
     def order(self):
         kind = self.draw(st.sampled_from(["pause", "continue", "continue", "limits", "processes"]))
         if kind == "limits":
-            self.handle(LimitsChanged(FailureLimits(allowed_failed_count=self.draw(st.integers(0, 60)))))
+            pace = self.draw(st.sampled_from([None, None, 120, 6_000]))
+            self.handle(LimitsChanged(FailureLimits(allowed_failed_count=self.draw(st.integers(0, 60))), pace))
         elif kind == "processes":
             self.handle(ProcessesChanged(self.draw(st.integers(1, 4))))
         else:

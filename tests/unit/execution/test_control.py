@@ -102,6 +102,20 @@ def test_changed_limits_outlive_the_execution(desk):
     assert desk.look() == [LimitsChanged(FailureLimits(error_threshold=7, allowed_failed_count=2))]
 
 
+def test_the_pace_is_changed_like_a_limit(desk):
+    """It outlives the execution, and the answer names it; -1 ends it."""
+    desk.order("limits", mini_batches_per_minute=90)
+    assert desk.look() == [LimitsChanged(FailureLimits(error_threshold=5), 90)]
+    desk.drive()
+    assert Overrides.of_metadata(desk.ledger.metadata()).of(desk.config).mini_batches_per_minute == 90
+    desk.order("limits", mini_batches_per_minute=-1)
+    desk.look()
+    assert [words[2].rpartition(", ")[2] for words in desk.said] == [
+        "mini_batches_per_minute 90",
+        "mini_batches_per_minute no limit",
+    ]
+
+
 def test_an_edited_configuration_overrides_commands(desk):
     """It wins over the original configuration and over commands."""
     desk.drive(error_threshold=6)  # the flow has been edited

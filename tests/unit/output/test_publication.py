@@ -27,9 +27,9 @@ class Parts:
         self.folder, self.row_format, self.header = folder, row_format, header
         self.parts, self.ranges, self.options = {}, {}, {}
 
-    def add(self, mini_batch, value, part="p"):
+    def add(self, mini_batch, value, part="p", inputs=None):
         file = self.parts.setdefault(part, Part(str(self.folder / f"{part}.part")))
-        rows, header, body = encode(value, self.row_format, self.header, self.options)
+        rows, header, body = encode(value, self.row_format, self.header, self.options, inputs)
         offset = file.append(header, body)
         self.ranges[mini_batch] = Place(
             mini_batch, f"{part}.part", offset, len(header), len(header) + len(body), crc32(header + body), rows

@@ -1,0 +1,185 @@
+"""The pace over all processes, and the delays of retries, on a clock of the test."""
+
+import heapq
+import random
+from bisect import bisect_left
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_parallel_run.dispatch.events import (
+    Commit,
+    GiveUp,
+    LeaseFinished,
+    LimitsChanged,
+    NodeOpened,
+    SlotReady,
+    SubmitLease,
+    Tick,
+)
+from prefect_parallel_run.dispatch.pacing import Pace, RetryDelay
+from prefect_parallel_run.models import FailureLimits
+
+from .test_state import answer, leases, make_state, receipt
+
+MINUTE = 60.0
+
+
+def most_in_a_minute(starts):
+    """The most starts within any minute."""
+    starts = sorted(starts)
+    return max(bisect_left(starts, start + MINUTE) - first for first, start in enumerate(starts))
+
+
+class Run:
+    """A run on a clock of its own, whose slots take random times; *late* is how late the dispatcher handles an event, s."""
+
+    def __init__(self, state, slots, seconds, late=0.0, seed=1):
+        self.state, self.seconds, self.late = state, seconds, late
+        self.random = random.Random(seed)
+        self.starts, self.now, self.ends = [], 0.0, []
+        for node, count in slots.items():
+            self.handle(NodeOpened(node, count))
+            for _ in range(count):
+                self.handle(SlotReady(node))
+
+    def handle(self, event):
+        instructions = self.state.handle(event, self.now)
+        for lease in leases(instructions):
+            start = self.now
+            for _ in range(lease.count):
+                self.starts.append(start)
+                start += self.seconds * self.random.uniform(0.5, 1.5)
+            heapq.heappush(self.ends, (start, lease.id, lease))
+        return instructions
+
+    def until(self, end):
+        """Handle the end of leases, and wake up when the state asks for it, until *end* or until nothing happens."""
+        while True:
+            times = [self.ends[0][0]] if self.ends else []
+            due = self.state.next_due
+            times += [] if due is None else [due]
+            if not times or min(times) > end:
+                self.now = end
+                return
+            self.now = max(self.now, min(times)) + self.late * self.random.random()
+            if self.ends and self.ends[0][0] <= self.now:
+                _, _, lease = heapq.heappop(self.ends)
+                self.handle(answer(lease, slots=8))
+            else:
+                self.handle(Tick())
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    st.sampled_from([(6, 20), (60, 200), (600, 1_500), (6_000, 9_000)]),
+    st.sampled_from([0.005, 0.05, 1.0]),
+    st.floats(0, 0.003),
+    st.integers(0, 9),
+)
+def test_the_pace_is_obeyed_within_a_tenth(rate_and_count, seconds, late, seed):
+    """Never more in any minute, and with enough processes no less over the whole time."""
+    rate, count = rate_and_count
+    nodes = 1 + int(rate / MINUTE * seconds / 4)  # of 8 processes: twice as many as are busy
+    state = make_state(count, policy={"per_minute": rate})
+    run = Run(state, {f"n{number}": 8 for number in range(nodes)}, seconds, late, seed)
+    run.until(10 * MINUTE)
+    assert len(run.starts) == count == state.tally.succeeded
+    assert most_in_a_minute(run.starts) <= 1.1 * rate + 1
+    assert max(run.starts) <= 1.1 * count / rate * MINUTE
+
+
+def test_a_mini_batch_waits_for_its_time_and_an_idle_process():
+    """A process that is starting would start it later, together with others; only the very first waits for it."""
+    state = make_state(5, policy={"per_minute": 6})
+    (first,) = leases(state.handle(NodeOpened("a", 2), 0.0))
+    assert leases(state.handle(SlotReady("a"), 15.0)) == []  # for the first
+    (second,) = leases(state.handle(SlotReady("a"), 16.0))
+    assert (first.count, second.count, state.next_due) == (1, 1, None)
+    assert leases(state.handle(Tick(), 40.0)) == []  # no process is idle
+    (third,) = leases(state.handle(answer(first, slots=2), 40.1))
+    assert leases(state.handle(answer(second, slots=2), 40.2)) == []  # it does not catch up
+    assert third.start == 2
+    assert state.next_due == pytest.approx(50.0, abs=0.2)
+
+
+def test_a_script_that_never_starts_ends_the_run():
+    """A paced run hears of it by a lease like any other; an idle process is not waited for."""
+    state = make_state(5, policy={"per_minute": 6})
+    (first,) = leases(state.handle(NodeOpened("a", 2), 0.0))
+    assert leases(state.handle(NodeOpened("b", 2), 0.0)) == []
+    assert leases(state.handle(LeaseFinished(first.id, [], 0), 1.0)) == []
+    (again,) = leases(state.handle(Tick(), 10.0))
+    assert (again.node, again.start) == ("b", 0)
+    (end,) = state.handle(LeaseFinished(again.id, [], 0), 11.0)
+    assert end == GiveUp(slots_failed=True)
+
+
+def test_the_pace_can_be_changed():
+    """The next mini-batch obeys the new rate, and -1 ends the limit."""
+    state = make_state(500, policy={"per_minute": 6})
+    run = Run(state, {"a": 4}, 0.01)
+    run.until(60.0)
+    assert len(run.starts) == 7
+    run.handle(LimitsChanged(FailureLimits(), 120.0))
+    run.until(120.0)
+    assert len(run.starts) - 7 == pytest.approx(120, abs=2)
+    run.handle(LimitsChanged(FailureLimits(), -1))
+    run.until(180.0)
+    assert len(run.starts) == 500
+
+
+def test_a_retry_counts():
+    """It calls the service too."""
+    state = make_state(2, policy={"per_minute": 60})
+    (first,) = leases(state.handle(NodeOpened("a", 2), 0.0))
+    (second,) = leases(state.handle(answer(first, lambda *_: "raised"), 1.0))
+    assert (second.start, second.attempt) == (0, 2)
+    assert leases(state.handle(SlotReady("a"), 1.1)) == []
+
+
+def test_the_script_sets_the_delay():
+    """RetryLater(30) arrives as retry_after in the receipt; it counts as an attempt."""
+    state = make_state(1, run_max_try=2, retry_delay=5.0)
+    (lease,) = leases(state.handle(NodeOpened("a", 1), 0.0))
+    failed = receipt(0, 1, "raised")._replace(retry_after=30.0)
+    assert leases(state.handle(LeaseFinished(lease.id, [failed], 1), 1.0)) == []
+    assert state.next_due == 31.0
+    (again,) = leases(state.handle(Tick(), 31.0))
+    ended = state.handle(LeaseFinished(again.id, [receipt(0, 2, "raised")._replace(retry_after=30.0)], 1), 32.0)
+    assert [state for step in ended if isinstance(step, Commit) for _, state in step.decided] == ["failed"]
+    assert not [step for step in ended if isinstance(step, SubmitLease)]
+
+
+def test_delays_grow_to_the_longest():
+    """Never beyond an hour, unless the first delay is longer."""
+    delay = RetryDelay(seconds=1.0, backoff=10.0)
+    assert [delay.before(0, attempt) for attempt in range(2, 7)] == pytest.approx([1, 10, 100, 1000, 3600])
+    assert delay.before(0, 100_000) == pytest.approx(3600)
+    assert RetryDelay(seconds=7200.0, backoff=2.0).before(0, 9) == 7200
+    assert [RetryDelay(seconds=3.0).before(0, attempt) for attempt in (2, 9)] == [3, 3]
+    assert RetryDelay().before(0, 5) == 0
+
+
+@given(st.floats(0, 1e5), st.floats(1, 1e6), st.floats(0, 100), st.integers(0, 10**9), st.integers(2, 10**6), st.floats(0, 1e9))
+def test_the_jitter_lengthens_a_delay_by_at_most_its_factor(seconds, backoff, jitter, mini_batch, attempt, requested):
+    """And equal events give equal delays."""
+    plain = RetryDelay(seconds=seconds, backoff=backoff).before(mini_batch, attempt, requested)
+    jittered = RetryDelay(seconds=seconds, backoff=backoff, jitter=jitter)
+    delay = jittered.before(mini_batch, attempt, requested)
+    assert plain <= delay <= plain * (1 + jitter) * (1 + 1e-9)
+    assert delay == jittered.before(mini_batch, attempt, requested)
+
+
+def test_the_jitter_spreads_mini_batches():
+    """Those that failed together are not retried together."""
+    delays = [RetryDelay(seconds=10.0, jitter=1.0).before(number, 2) for number in range(1_000)]
+    counts = [sum(10 + tenth <= delay < 11 + tenth for delay in delays) for tenth in range(10)]
+    assert all(60 < count < 140 for count in counts), counts
+
+
+def test_no_limit_is_no_pace():
+    """None and -1."""
+    for value in (None, -1):
+        assert not Pace(value).is_limited
