@@ -20,6 +20,8 @@ _HOME = {
     "EntryScript": "child.entry_script",
     "NoRetry": "child.entry_script",
     "ParallelRunStep": "step",
+    "FunctionStep": "function_step",
+    "parallel_run": "functions",
     "ParallelRunResult": "result",
     "ParallelRunError": "errors",
     "LimitExceededError": "errors",
@@ -45,6 +47,7 @@ __all__ = [
     "Environment",
     "EnvironmentSetupError",
     "FileDataset",
+    "FunctionStep",
     "InputChangedError",
     "InputError",
     "LimitExceededError",
@@ -60,6 +63,7 @@ __all__ = [
     "RunFileError",
     "RunLockedError",
     "TabularDataset",
+    "parallel_run",
 ]
 
 if TYPE_CHECKING:
@@ -84,6 +88,8 @@ if TYPE_CHECKING:
         RunFileError,
         RunLockedError,
     )
+    from prefect_parallel_run.function_step import FunctionStep
+    from prefect_parallel_run.functions import parallel_run
     from prefect_parallel_run.result import ParallelRunResult
     from prefect_parallel_run.step import ParallelRunStep
 

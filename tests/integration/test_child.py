@@ -355,6 +355,45 @@ def test_the_child_runs_without_the_package_installed(bench, files, version):
     assert {receipt.outcome for receipt in receipts} == {"succeeded"}
 
 
+def test_a_child_runs_a_step_from_functions(bench, files):
+    """Imported as a module; the decorator alone does not import Prefect."""
+    slot = bench.slot("from_functions.py", function="tells")
+    receipts = bench.attempt(slot, bench.works(files)[:2])
+    assert bench.rows(receipts) == ["begin 0 from_functions False"] * 10 + ["begin 1 from_functions False"] * 10
+    assert slot.shut_down() == ""
+    assert (bench.run / "logs" / "node-0.0.1.stdout.txt").read_text() == "begin end\n"
+
+
+@pytest.fixture(scope="module")
+def bare_interpreter(tmp_path_factory):
+    """An environment in which nothing is installed."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    return str(folder / "bin" / "python")
+
+
+def test_a_step_from_functions_runs_without_the_package_installed(bench, files, bare_interpreter):
+    slot = bench.slot("from_functions.py", function="tells", interpreter=bare_interpreter)
+    assert bench.rows(bench.attempt(slot, bench.works(files)[:1])) == ["begin 0 from_functions False"] * 10
+
+
+def test_an_environment_without_the_package_is_named(bench, bare_interpreter, tmp_path):
+    """Together with what the script can import there."""
+    (tmp_path / "nightly.py").write_text("from prefect_parallel_run import FileDataset, parallel_run\n")
+    with pytest.raises(SlotUnusableError) as caught:
+        bench.slot(str(tmp_path / "nightly.py"), function="score", interpreter=bare_interpreter).start()
+    error = caught.value.failure.error
+    assert f"cannot import FileDataset from prefect_parallel_run, which is not installed for {bare_interpreter}" in error
+    assert "there, EntryScript, NoRetry, parallel_run can be imported; install prefect_parallel_run" in error
+
+
+def test_a_step_whose_name_is_gone_cannot_start(bench):
+    with pytest.raises(SlotUnusableError) as caught:
+        bench.slot("from_functions.py", function="gone").start()
+    assert (caught.value.failure.stage, caught.value.failure.error_type) == ("import", "NotAnEntryScript")
+    assert "it lacks gone, the entry_function" in caught.value.failure.error
+
+
 def _answers(interpreter):
     return subprocess.run([interpreter, "-c", ""], capture_output=True, check=False).returncode == 0
 
