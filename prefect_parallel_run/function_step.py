@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from prefect import Task
 
 from prefect_parallel_run._units import shown
-from prefect_parallel_run.child.functions import NotAnEntryScript, StepFunctions, wants_context
+from prefect_parallel_run.child.functions import NotAnEntryScript, StepFunctions, check_function, wants_context
 from prefect_parallel_run.config.base import similar
 from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.step import ParallelRunStep
@@ -50,11 +50,7 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
         return self._register(self._functions.init, function)
 
     def shutdown(self, function: Hook) -> Hook:
-        """Register *function*, and return it: every process calls it once, when no work is left.
-
-        Raises:
-            ValueError: Another function is registered, or this one has parameters or is not at the top level of the same file.
-        """
+        """Register *function*, and return it: every process calls it once, when no work is left; raises as ``init``."""
         return self._register(self._functions.shutdown, function)
 
     def _register(self, register: Callable[[Any], Any], function: Hook) -> Hook:
@@ -64,6 +60,7 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
             raise ValueError(f"{hook.__qualname__} is defined in {_file_of(hook)}; expected a function in {file}, as the step")
         try:
             inspect.signature(function).bind()
+            check_function(function, hook.__qualname__)
             register(function)
         except (TypeError, NotAnEntryScript) as error:
             raise ValueError(f"{hook.__qualname__}: {error}; expected one function without required parameters") from None
@@ -83,6 +80,7 @@ def step_of(function: Callable[P, R], options: Mapping[str, Any]) -> FunctionSte
         hint = ", which is taken from the function" if is_known else similar(option, _OPTIONS)
         raise ValueError(f"parallel_run: unknown option {option!r}{hint}; expected {expected}")
     try:
+        check_function(function, plain.__name__)
         wants_context(function, plain.__name__)
     except NotAnEntryScript as error:
         raise ValueError(f"parallel_run: {_file_of(plain)}: {error}") from None

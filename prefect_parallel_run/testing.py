@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,8 +82,10 @@ def run_script(
     rows: list[Any] = []
     encoded: list[bytes] = []
     succeeded = 0
-    with _as_in_a_child(path, dict(side_inputs or {}), output):
-        module = load(str(path), str(path.parent), [str(argument) for argument in arguments], entry_function or "")
+    with (
+        _as_in_a_child(path, dict(side_inputs or {}), output),
+        closing(load(str(path), str(path.parent), [str(argument) for argument in arguments], entry_function or "")) as module,
+    ):
         module.init()
         for index, mini_batch in enumerate(_mini_batches(items, mini_batch_size)):
             value = _run(module, index, mini_batch)

@@ -8,6 +8,7 @@ import sys
 from types import ModuleType
 from typing import Any, Dict, List, Optional
 
+from .event_loop import EventLoop
 from .functions import Function, NotAnEntryScript, functions_of, wants_context
 
 
@@ -127,22 +128,29 @@ class Script:
     def __init__(self, functions: Dict[str, Function]) -> None:
         self._init, self._run, self._shutdown = functions.get("init"), functions["run"], functions.get("shutdown")
         self._wants_context = wants_context(self._run)
+        self._loop = EventLoop()
 
     def init(self) -> None:
         """Call the script's init(), if it has one."""
         if self._init is not None:
-            self._init()
+            self._loop.resolve(self._init())
 
     def run(self, mini_batch: Any, context: Any) -> Any:
         """Call run() with or without the context, by its signature."""
-        if self._wants_context:
-            return self._run(mini_batch, context)
-        return self._run(mini_batch)
+        arguments = (mini_batch, context) if self._wants_context else (mini_batch,)
+        return self._loop.resolve(self._run(*arguments))
 
     def shutdown(self) -> None:
-        """Call the script's shutdown(), if it has one."""
-        if self._shutdown is not None:
-            self._shutdown()
+        """Call the script's shutdown(), if it has one, and close its event loop."""
+        try:
+            if self._shutdown is not None:
+                self._loop.resolve(self._shutdown())
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the script's event loop, without shutdown()."""
+        self._loop.close()
 
 
 def load(path: str, source: str, arguments: List[str], function: str = "") -> Script:

@@ -2,7 +2,7 @@
 
 import inspect
 from types import ModuleType
-from typing import Any, Callable, Dict, NoReturn, Optional, Type
+from typing import Any, Callable, Dict, NoReturn, Type
 
 Function = Callable[..., Any]
 
@@ -68,14 +68,16 @@ def functions_of(module: ModuleType, name: str = "") -> Dict[str, Function]:
     Raises:
         NotAnEntryScript: The script lacks the function, or it cannot be called with a mini-batch.
     """
-    if name:
-        functions = _functions_of_step(module, name)
-    else:
-        named = {key: _function(module, key) for key in ("run", "init", "shutdown")}
-        functions = {key: function for key, function in named.items() if function is not None}
-        if "run" not in functions:
-            raise NotAnEntryScript("it lacks a function run(mini_batch)")
+    functions = _functions_of_step(module, name) if name else _own_functions(module)
+    for key, function in functions.items():
+        check_function(function, key)
     return functions
+
+
+def check_function(function: Function, name: str) -> None:
+    """Raise NotAnEntryScript for an async generator, which calling does not run; the error calls it *name*."""
+    if inspect.isasyncgenfunction(function):
+        raise NotAnEntryScript(f"its {name}() is an async generator; expected async def without yield, or def")
 
 
 def _functions_of_step(module: ModuleType, name: str) -> Dict[str, Function]:
@@ -89,11 +91,15 @@ def _functions_of_step(module: ModuleType, name: str) -> Dict[str, Function]:
     raise NotAnEntryScript(f"it lacks {name}, the entry_function; {expected}; with it, there are: {', '.join(names) or 'none'}")
 
 
-def _function(module: ModuleType, name: str) -> Optional[Function]:
-    value = getattr(module, name, None)
-    if value is None or callable(value):
-        return value
-    raise NotAnEntryScript(f"its {name} is a {type(value).__name__}, not a function")
+def _own_functions(module: ModuleType) -> Dict[str, Function]:
+    named = {name: getattr(module, name, None) for name in ("run", "init", "shutdown")}
+    functions = {name: value for name, value in named.items() if value is not None}
+    for name, value in functions.items():
+        if not callable(value):
+            raise NotAnEntryScript(f"its {name} is a {type(value).__name__}, not a function")
+    if "run" not in functions:
+        raise NotAnEntryScript("it lacks a function run(mini_batch)")
+    return functions
 
 
 def wants_context(run: Function, name: str = "run") -> bool:

@@ -1,8 +1,9 @@
-"""Steps from functions, as the guide shows them."""
+"""Steps from functions, and scripts that call services, as the guides show them."""
 
 import re
 from pathlib import Path
 
+from ..services import service
 from .test_readme import ROOT, run
 
 PAGE = (ROOT / "docs" / "guides" / "functions.md").read_text()
@@ -33,6 +34,23 @@ def test_the_guide_word_for_word(tmp_path):
     ended = run(*command, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "11.bin 11 bytes" in ended.stdout
+
+
+def test_the_guide_to_services_word_for_word(tmp_path):
+    """A flow, with a service that answers only when fifty calls wait."""
+    page = (ROOT / "docs" / "guides" / "async.md").read_text()
+    script, flow = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "score.py").write_text(script)
+    (tmp_path / "flow.py").write_text(flow)
+    (tmp_path / "texts").mkdir()
+    for number in range(400):
+        (tmp_path / "texts" / f"{number:03d}.txt").write_text("x" * number)
+    with service(together=50) as server:
+        ended = run("flow.py", server.url, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    rows = (tmp_path / "out" / "parallel_run_step.txt").read_text().splitlines()
+    assert rows == [f"{number:03d}.txt {number} bytes" for number in range(400)]
+    assert (server.calls, server.most) == (400, 50)
 
 
 def test_a_step_from_functions_travels_and_is_reused(workshop, shared_cluster, monkeypatch):

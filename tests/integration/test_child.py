@@ -342,8 +342,11 @@ def test_work_of_a_reaper_killed_meanwhile_is_completed(tmp_path):
     assert not scratch.exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "function"), [("context_facts.py", ""), ("from_functions.py", "tells"), ("async_steps.py", "step")]
+)
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
-def test_the_child_runs_without_the_package_installed(bench, files, version):
+def test_the_child_runs_without_the_package_installed(bench, files, version, script, function):
     """Every Python from 3.9 on that this machine has runs it, without this package and Prefect."""
     places = [Path(folder, f"python{version}") for folder in os.get_exec_path()]
     places += Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
@@ -351,7 +354,9 @@ def test_the_child_runs_without_the_package_installed(bench, files, version):
     interpreter = next(working, None)
     if interpreter is None:
         pytest.skip(f"no Python {version} on this machine")
-    receipts = bench.attempt(bench.slot("context_facts.py", interpreter=interpreter), bench.works(files))
+    slot = bench.slot(script, function=function, interpreter=interpreter)
+    receipts = bench.attempt(slot, bench.works(files))
+    assert slot.shut_down() == ""
     assert {receipt.outcome for receipt in receipts} == {"succeeded"}
 
 
@@ -411,4 +416,4 @@ def test_the_child_imports_only_its_own_folder():
     )
     loaded = facts_of(code)["loaded"]
     assert not [name for name in loaded if name.startswith("prefect") and not name.startswith("prefect_parallel_run.child")]
-    assert not {"pandas", "numpy", "pyarrow", "dask", "distributed"}.intersection(loaded)
+    assert not {"pandas", "numpy", "pyarrow", "dask", "distributed", "asyncio"}.intersection(loaded)

@@ -53,6 +53,23 @@ def load():
     """A hook."""
 
 
+async def fetch(paths):
+    return paths
+
+
+async def yields(paths):
+    yield paths
+
+
+async def connect():
+    """A hook."""
+
+
+async def yields_nothing():
+    """Not a hook."""
+    yield
+
+
 def needs_a_model(model):
     """Not a hook."""
 
@@ -122,6 +139,7 @@ def test_a_hook_stays_a_function():
         (Model(), "is not a function"),
         (3, "3 is not a function"),
         (no_argument, "its no_argument() takes no argument; it is called with a mini-batch"),
+        (yields, "its yields() is an async generator; expected async def without yield, or def"),
     ],
     ids=str,
 )
@@ -183,14 +201,21 @@ def test_a_script_that_is_run_is_a_file(tmp_path):
         (needs_a_model, "needs_a_model: missing a required argument: 'model'; expected one function without required"),
         (lambda: None, "a lambda has no name"),
         (json.dumps, "expected a function in"),
+        (yields_nothing, "its yields_nothing() is an async generator"),
         (Model.score, "Model.score is a method"),
     ],
-    ids=["parameters", "lambda", "another file", "method"],
+    ids=["parameters", "lambda", "another file", "generator", "method"],
 )
 def test_a_hook_that_processes_would_not_call_is_refused(hook, message):
     with pytest.raises(ValueError) as caught:
         as_step(score).init(hook)
     assert message in str(caught.value)
+
+
+def test_coroutines_are_functions_too():
+    step = as_step(fetch)
+    assert step.init(connect) is connect
+    assert step.parallel_run_config.entry_function == "fetch"
 
 
 def test_a_second_hook_is_refused():
