@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from prefect import Task
+from prefect import Flow, Task
 
 from prefect_parallel_run._units import shown
 from prefect_parallel_run.child.functions import NotAnEntryScript, StepFunctions, check_function, wants_context
@@ -96,9 +96,13 @@ def plain_function(function: Any) -> FunctionType:
     Raises:
         ValueError: A process that imports the function's file could not find it there by its name.
     """
+    if isinstance(function, Task | Flow):
+        raise ValueError(
+            f"parallel_run: {function.name} is a Prefect {type(function).__name__}; {_EXPECTED}: a step is a task itself"
+        )
     plain = inspect.unwrap(function)
     if not isinstance(plain, FunctionType):
-        raise ValueError(f"parallel_run: {shown(function)} is not a function; {_EXPECTED}")  # noqa: TRY004  as the others
+        raise ValueError(f"parallel_run: {shown(function)} is not a function; {_EXPECTED}")
     name, file = plain.__qualname__, plain.__globals__.get("__file__")
     if plain.__name__ == "<lambda>":
         raise ValueError(f"parallel_run: a lambda has no name; {_EXPECTED}")

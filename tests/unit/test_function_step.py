@@ -12,6 +12,7 @@ import cloudpickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect import flow, task
 
 from prefect_parallel_run import FunctionStep, ParallelRunConfig, ParallelRunStep, parallel_run
 from prefect_parallel_run.child.entry_script import current
@@ -136,6 +137,8 @@ def test_a_hook_stays_a_function():
         (Model().score, "is not a function"),
         (Model.also, "Model.also is a method"),
         (functools.partial(score), "is not a function; expected def"),
+        (task(score), "score is a Prefect Task; expected def at the top level"),
+        (flow(score), "score is a Prefect Flow; expected def"),
         (Model(), "is not a function"),
         (3, "3 is not a function"),
         (no_argument, "its no_argument() takes no argument; it is called with a mini-batch"),
