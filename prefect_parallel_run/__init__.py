@@ -21,6 +21,8 @@ _HOME = {
     "NoRetry": "child.entry_script",
     "RetryLater": "child.entry_script",
     "ParallelRunStep": "step",
+    "FunctionStep": "function_step",
+    "parallel_run": "functions",
     "ParallelRunResult": "result",
     "ParallelRunError": "errors",
     "LimitExceededError": "errors",
@@ -46,6 +48,7 @@ __all__ = [
     "Environment",
     "EnvironmentSetupError",
     "FileDataset",
+    "FunctionStep",
     "InputChangedError",
     "InputError",
     "LimitExceededError",
@@ -62,6 +65,7 @@ __all__ = [
     "RunFileError",
     "RunLockedError",
     "TabularDataset",
+    "parallel_run",
 ]
 
 if TYPE_CHECKING:
@@ -86,6 +90,8 @@ if TYPE_CHECKING:
         RunFileError,
         RunLockedError,
     )
+    from prefect_parallel_run.function_step import FunctionStep
+    from prefect_parallel_run.functions import parallel_run
     from prefect_parallel_run.result import ParallelRunResult
     from prefect_parallel_run.step import ParallelRunStep
 

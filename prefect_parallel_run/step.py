@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
+from typing_extensions import Self
 
 from prefect_parallel_run.azureml.settings import apply_azure_settings
 from prefect_parallel_run.compute.base import Target
@@ -139,13 +141,14 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
 
     __call__ = explains_start_timeout(Task.__call__)  # type: ignore[arg-type]  # mypy compares overloads with a type variable
 
-    def with_options(self, **options: Any) -> ParallelRunStep:
+    def with_options(self, **options: Any) -> Self:
         """Return a copy of this step with other task options; ``retries=n`` means ``run_max_try = n + 1``."""
-        name = options.pop("name", None) or self.name
-        return ParallelRunStep(name, self.parallel_run_config, **self._defaults, **{**self._task_options, **options})
+        name, step = options.pop("name", None) or self.name, copy(self)
+        ParallelRunStep.__init__(step, name, self.parallel_run_config, **self._defaults, **{**self._task_options, **options})
+        return step
 
     def __repr__(self) -> str:
-        return f"ParallelRunStep(name={self.name!r}, parallel_run_config={self.parallel_run_config!r})"
+        return f"{type(self).__name__}(name={self.name!r}, parallel_run_config={self.parallel_run_config!r})"
 
 
 def _function(prepare: _Preparation, defaults: Mapping[str, Any]) -> Callable[..., ParallelRunResult]:

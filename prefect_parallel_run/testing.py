@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.child.entry_script import Context, EntryScript, NotAnEntryScript, Script, load
+from prefect_parallel_run.child.entry_script import Context, EntryScript, Script, load
+from prefect_parallel_run.child.functions import NotAnEntryScript
 from prefect_parallel_run.child.rows import ROW_FORMATS, FormatName, WrongType, encode, has_columns, materialize, to_frame
 from prefect_parallel_run.errors import InputError
 
@@ -36,6 +37,7 @@ def run_script(
     append_row_csv_options: Mapping[str, Any] | None = None,
     side_inputs: Mapping[str, str] | None = None,
     output: str = "",
+    entry_function: str | None = None,
 ) -> ScriptResult:
     """Call ``init()``, ``run()`` for each mini-batch and ``shutdown()`` of a script in this process.
 
@@ -52,6 +54,7 @@ def run_script(
         append_row_csv_options: Options of ``pandas.DataFrame.to_csv``, for ``text`` and ``csv``.
         side_inputs: Paths by name, for ``EntryScript().side_inputs``.
         output: The step's output, for ``EntryScript().output_dir``.
+        entry_function: Name of a function in the script with the decorator ``parallel_run``, to be called in place of ``run``.
 
     Returns:
         Rows and counts. If ``run()`` returns fewer rows than items for a mini-batch, the missing rows count as failed items.
@@ -79,8 +82,10 @@ def run_script(
     rows: list[Any] = []
     encoded: list[bytes] = []
     succeeded = 0
-    with _as_in_a_child(path, dict(side_inputs or {}), output):
-        module = load(str(path), str(path.parent), [str(argument) for argument in arguments])
+    with (
+        _as_in_a_child(path, dict(side_inputs or {}), output),
+        closing(load(str(path), str(path.parent), [str(argument) for argument in arguments], entry_function or "")) as module,
+    ):
         module.init()
         for index, mini_batch in enumerate(_mini_batches(items, mini_batch_size)):
             value = _run(module, index, mini_batch)

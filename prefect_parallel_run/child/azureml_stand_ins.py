@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from .entry_script import current
 
 _MODELS = "azureml-models"  #: folder
+_OURS = "prefect_parallel_run"
 #: All names of azureml.exceptions; importing any other, such as Retry, fails as it does in Azure.
 AZURES_EXCEPTIONS = (
     *("ActivityFailedException", "AuthenticationException", "AzureMLAggregatedException", "AzureMLException"),
@@ -39,7 +40,7 @@ _PROVIDED: Dict[str, Dict[str, Tuple[str, ...]]] = {
     "azureml.exceptions": {"azureml_errors": AZURES_EXCEPTIONS},
     "azureml_user": {},
     "azureml_user.parallel_run": {"entry_script": ("EntryScript",)},
-    "prefect_parallel_run": {"entry_script": ("EntryScript", "NoRetry", "RetryLater")},
+    _OURS: {"entry_script": ("EntryScript", "NoRetry", "RetryLater"), "functions": ("parallel_run",)},
 }
 _CORE, _EXCEPTIONS = "azureml.core", "azureml.exceptions"
 _CORE_PACKAGES = ("compute", "image", "webservice")  #: of azureml.core, with any submodule
@@ -158,6 +159,8 @@ class _Finder:
                 setattr(module, provided, getattr(provider, provided))
         if name == _CORE:
             module.__version__ = module.VERSION = "0.0.0"  # type: ignore[attr-defined]  # a module is an open namespace
+        if name == _OURS:
+            module.__getattr__ = _missing_from_ours  # type: ignore[method-assign]  # a module is an open namespace
         if name.startswith(_CORE) or _is_absent(name):
             module.__getattr__ = _absent_from(name)  # type: ignore[method-assign]  # a module is an open namespace
 
@@ -183,6 +186,16 @@ def _is_core_module(name: str) -> bool:
         return False
     module, _, inner = name[len(_CORE) + 1 :].partition(".")
     return module in _CORE_MODULES and (not inner or module in _CORE_PACKAGES)
+
+
+def _missing_from_ours(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module {_OURS!r} has no attribute {name!r}")
+    raise ImportError(
+        f"cannot import {name} from {_OURS}, which is not installed for {sys.executable}: there,"
+        f" {', '.join(sum(_PROVIDED[_OURS].values(), ()))} can be imported; install {_OURS} in the step's environment,"
+        f" or import {name} in the function that uses it"
+    )
 
 
 def _absent_from(module: str) -> Callable[[str], Any]:

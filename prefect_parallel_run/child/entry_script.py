@@ -2,12 +2,14 @@
 
 import importlib
 import importlib.util
-import inspect
 import logging
 import os
 import sys
 from types import ModuleType
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Dict, List, Optional
+
+from .event_loop import EventLoop
+from .functions import Function, NotAnEntryScript, functions_of, wants_context
 
 
 class NoRetry(Exception):  # noqa: N818  the name is the contract's
@@ -123,6 +125,7 @@ class Current:
         metrics_file: Path of the metrics file.
         mini_batch, attempt: Numbers of the running mini-batch and attempt; None and 0 outside run().
         refused: Message of the last NoAzureError, even if the script caught it; "" for none.
+        is_script: This process is a child, or imports the entry script: ``@parallel_run(…)`` must not make a step.
     """
 
     def __init__(self) -> None:
@@ -131,46 +134,45 @@ class Current:
         self.mini_batch: Optional[int] = None
         self.attempt = 0
         self.refused = ""
+        self.is_script = False
 
 
 current = Current()
 
 
-class NotAnEntryScript(Exception):  # noqa: N818  its name is shown to the user as the error's type
-    """The script has no run function that can be called with a mini-batch."""
-
-
 class Script:
     """An imported entry script."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self._init = _function(module, "init")
-        self._shutdown = _function(module, "shutdown")
-        run = _function(module, "run")
-        if run is None:
-            raise NotAnEntryScript("it lacks a function run(mini_batch)")
-        self._run = run
-        self._wants_context = _wants_context(run)
+    def __init__(self, functions: Dict[str, Function]) -> None:
+        self._init, self._run, self._shutdown = functions.get("init"), functions["run"], functions.get("shutdown")
+        self._wants_context = wants_context(self._run)
+        self._loop = EventLoop()
 
     def init(self) -> None:
         """Call the script's init(), if it has one."""
         if self._init is not None:
-            self._init()
+            self._loop.resolve(self._init())
 
     def run(self, mini_batch: Any, context: Any) -> Any:
         """Call run() with or without the context, by its signature."""
-        if self._wants_context:
-            return self._run(mini_batch, context)
-        return self._run(mini_batch)
+        arguments = (mini_batch, context) if self._wants_context else (mini_batch,)
+        return self._loop.resolve(self._run(*arguments))
 
     def shutdown(self) -> None:
-        """Call the script's shutdown(), if it has one."""
-        if self._shutdown is not None:
-            self._shutdown()
+        """Call the script's shutdown(), if it has one, and close its event loop."""
+        try:
+            if self._shutdown is not None:
+                self._loop.resolve(self._shutdown())
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the script's event loop, without shutdown()."""
+        self._loop.close()
 
 
-def load(path: str, source: str, arguments: List[str]) -> Script:
-    """Import the script at *path* as a module and return it.
+def load(path: str, source: str, arguments: List[str], function: str = "") -> Script:
+    """Import the script at *path* as a module and return it; *function* is the name of a step in it, "" for none.
 
     Sets ``sys.argv`` first and makes its folder and *source* importable. A script in a package (or in a sub-folder of *source*)
     gets a dotted name, so that its relative imports work.
@@ -181,7 +183,12 @@ def load(path: str, source: str, arguments: List[str]) -> Script:
         if entry not in sys.path:
             sys.path.insert(0, entry)
     sys.argv = [path, *arguments]
-    return Script(_import(name, path))
+    before, current.is_script = current.is_script, True
+    try:
+        module = _import(name, path)
+    finally:
+        current.is_script = before
+    return Script(functions_of(module, function))
 
 
 def _module_name(path: str, source: str) -> "tuple[str, str]":
@@ -223,25 +230,3 @@ def _is_taken(name: str, path: str) -> bool:
         return importlib.util.find_spec(name) is not None  # score_v2.py beside score.v2.py
     except ModuleNotFoundError:  # the parent is a module, not a package: no other module can have this name
         return False
-
-
-def _function(module: ModuleType, name: str) -> Optional[Callable[..., Any]]:
-    value = getattr(module, name, None)
-    if value is None or callable(value):
-        return value
-    raise NotAnEntryScript(f"its {name} is a {type(value).__name__}, not a function")
-
-
-def _wants_context(run: Callable[..., Any]) -> bool:
-    """True when run() has a required second positional parameter, or one called context."""
-    try:
-        parameters = list(inspect.signature(run).parameters.values())
-    except ValueError:  # a builtin without a signature
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if not positional and not any(p.kind == p.VAR_POSITIONAL for p in parameters):
-        raise NotAnEntryScript("its run() takes no argument; it is called with a mini-batch")
-    needed = [p for p in positional if p.default is p.empty]
-    if len(needed) > 2:
-        raise NotAnEntryScript(f"its run() needs {len(needed)} arguments; it is called with a mini-batch and a context")
-    return len(positional) > 1 and (len(needed) == 2 or positional[1].name == "context")

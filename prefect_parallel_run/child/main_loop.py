@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator
 
 from .azureml_stand_ins import configure_stand_ins
 from .channel import Channel, SharedStatus
-from .entry_script import EntryScript, Script, load
+from .entry_script import EntryScript, Script, current, load
 from .failure import describe, keep_secret, without_secrets
 from .rows import row_format
 from .runner import MiniBatchRunner
@@ -88,7 +88,7 @@ def _start(channel: Channel, messages: Iterator[Any], settings: Dict[str, Any]) 
             importlib.import_module(module)
     row_format(settings["format"])
     try:
-        script = load(settings["script"], settings["source"], settings["arguments"])
+        script = load(settings["script"], settings["source"], settings["arguments"], settings["function"])
         channel.send(["imported"])
         if next(messages, None) is None:  # the slot exited before it needed this process
             os._exit(0)
@@ -137,6 +137,7 @@ def _set_up(settings: Dict[str, Any]) -> None:
     EntryScript.log_dir = settings["log_dir"]
     EntryScript.output_dir = settings["output"]
     EntryScript.side_inputs = dict(settings["side_inputs"])
+    current.is_script = True
     logger = EntryScript.logger
     logger.setLevel(settings["logging_level"])
     logger.propagate = False

@@ -3,9 +3,10 @@
 import functools
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from importlib import import_module
 from types import GeneratorType
-from typing import Any, Dict, List, Literal, NamedTuple, Optional, Tuple, cast, get_args
+from typing import Any, Dict, List, Literal, NamedTuple, Optional, Sequence, Tuple, cast, get_args
 
 from .entry_script import current
 from .failure import without_secrets
@@ -102,13 +103,21 @@ def encode(
 
 def materialize(result: Any) -> Any:
     """Return *result*, a generator as a list; raises WrongType for a value without rows."""
-    if isinstance(result, (list, tuple)):
-        return result
     if isinstance(result, GeneratorType):
-        return list(result)
+        result = list(result)
+    if isinstance(result, (list, tuple)):
+        _check_awaited(result)
+        return result
     if kind_of(result) is None:
         raise WrongType(_type_name(result), _quote(result) if isinstance(result, str) else "", current.refused)
     return result
+
+
+def _check_awaited(rows: Sequence[Any]) -> None:
+    """Raise WrongType for a coroutine or task among the rows, or as the first row if asyncio was never imported."""
+    for kind in set(map(type, rows if "asyncio" in sys.modules else rows[:1])):
+        if issubclass(kind, Awaitable):
+            raise WrongType(f"a {type(rows).__name__} with a {kind.__name__} that was not awaited")
 
 
 def _type_name(value: Any) -> str:

@@ -12,6 +12,7 @@ from prefect_parallel_run.child.rows import ROW_FORMATS, FormatName, row_format
 from prefect_parallel_run.config.base import FormModel
 from prefect_parallel_run.config.validation import (
     FILE_NAME,
+    FUNCTION,
     LONGEST_FILE_NAME,
     SIZE,
     Flag,
@@ -24,6 +25,7 @@ from prefect_parallel_run.config.validation import (
     either,
     file_name,
     find_script,
+    function_name,
     input_columns,
     invalid,
     keys,
@@ -62,6 +64,10 @@ class ParallelRunConfig(FormModel):
     """append_row publishes every returned row, by default in one file; summary_only counts them."""
     source_directory: str | None = Field(default=None, title="Source directory")
     """Folder that is copied to the nodes with the script, and importable there; empty: the script's folder."""
+    entry_function: Annotated[Annotated[str, Field(pattern=FUNCTION)] | None, BeforeValidator(function_name)] = Field(
+        default=None, title="Function"
+    )
+    """Name of a function in the script with the decorator @parallel_run; empty: the script's own init(), run(), shutdown()."""
     mini_batch_size: Annotated[
         Annotated[int, Field(title="Number", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
         BeforeValidator(size),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ ADDRESS = "an address such as tcp://127.0.0.1:8786 or tls://host:8786"
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(:[A-Za-z0-9][\w.-]*)?", re.ASCII)
 LONGEST_FILE_NAME = 255  #: bytes, the limit of common file systems
 # The same rules in the schema of a form. Browsers and Prefect's server evaluate them, so they use plain syntax.
+FUNCTION = r"^[^\W\d]\w*$"
 SIZE = r"^0*[1-9][0-9]*([KkMmGg][Bb])?$"
 FILE_NAME = rf"^(\.{{3,}}|\.*[^.{_FORBIDDEN}][^{_FORBIDDEN}]*)$"
 
@@ -249,6 +251,13 @@ def paths_by_name(value: Any, info: ValidationInfo) -> Any:
             raise ValueError(f"{info.field_name}[{name!r}] is {shown(path)}; expected a path on every node, not a URL")
         models[name] = str(Path(path).expanduser().absolute())
     return models
+
+
+def function_name(value: Any, info: ValidationInfo) -> Any:
+    """Return the name of a function at the top level of a script."""
+    if value is None or (isinstance(value, str) and value.isidentifier() and not keyword.iskeyword(value)):
+        return value
+    raise invalid(info, value, "the name of a function at the top level of the script, or None")
 
 
 def is_unicode(text: str) -> bool:

@@ -288,6 +288,7 @@ def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
         interpreter=InterpreterSettings(source=spec.interpreter, variables=dict(config.environment_variables)),
         script=ScriptSettings(
             path=str(config.script_path),
+            function=config.entry_function or "",
             source=str(config.source_path),
             arguments=spec.parameters.arguments,
             output=spec.output or "",

@@ -66,7 +66,9 @@ def _configure(directory: RunDirectory, spec: StepSpec, scratch: str) -> None:
 
 
 def _run(spec: StepSpec, number: int, work: dict[str, Any], call: Callable[..., Any], scratch: Path) -> Any:
-    script = call(load, str(spec.config.script_path), str(spec.config.source_path), list(spec.parameters.arguments))
+    config = spec.config
+    arguments = list(spec.parameters.arguments)
+    script = call(load, str(config.script_path), str(config.source_path), arguments, config.entry_function or "")
     call(script.init)
     if is_fetched(work):
         work = call(fetch, work, scratch / ".fetched")

@@ -63,6 +63,7 @@ class ScriptSettings:
     """The entry script and its inputs other than mini-batches."""
 
     path: str  #: absolute
+    function: str = ""  #: name of a step in it; "" for the script's own functions
     source: str  #: absolute path of the importable folder
     bundle: Bundle | None = None  #: contains both, for nodes that cannot read these paths
     arguments: tuple[str, ...] = ()
@@ -137,6 +138,7 @@ class NodeSettings:
         logs = f"{self.run.directory}/logs"
         return {
             "script": self.script.path,
+            "function": self.script.function,
             "source": self.script.source,
             "arguments": list(self.script.arguments),
             "output": self.script.output,

@@ -37,6 +37,7 @@ from prefect_parallel_run.storage.result_folder import changes
 
 _RESULT_FIELDS = (
     "entry_script",
+    "entry_function",
     "output_action",
     "environment",
     "mini_batch_size",
@@ -50,6 +51,7 @@ _RESULT_FIELDS = (
 )
 #: Fields of a configuration or dataset that earlier versions lacked; with these values they are left out of the fingerprint.
 _NEWER_DEFAULTS = (
+    ("entry_function", None),
     ("append_row_csv_options", None),
     ("append_row_max_file_size", None),
     ("append_row_input_columns", None),

@@ -353,8 +353,11 @@ def test_work_of_a_reaper_killed_meanwhile_is_completed(tmp_path):
     assert not scratch.exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "function"), [("context_facts.py", ""), ("from_functions.py", "tells"), ("async_steps.py", "step")]
+)
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
-def test_the_child_runs_without_the_package_installed(bench, files, version):
+def test_the_child_runs_without_the_package_installed(bench, files, version, script, function):
     """Every Python from 3.9 on that this machine has runs it, without this package and Prefect."""
     places = [Path(folder, f"python{version}") for folder in os.get_exec_path()]
     places += Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
@@ -362,8 +365,49 @@ def test_the_child_runs_without_the_package_installed(bench, files, version):
     interpreter = next(working, None)
     if interpreter is None:
         pytest.skip(f"no Python {version} on this machine")
-    receipts = bench.attempt(bench.slot("context_facts.py", interpreter=interpreter), bench.works(files))
+    slot = bench.slot(script, function=function, interpreter=interpreter)
+    receipts = bench.attempt(slot, bench.works(files))
+    assert slot.shut_down() == ""
     assert {receipt.outcome for receipt in receipts} == {"succeeded"}
+
+
+def test_a_child_runs_a_step_from_functions(bench, files):
+    """Imported as a module; the decorator alone does not import Prefect."""
+    slot = bench.slot("from_functions.py", function="tells")
+    receipts = bench.attempt(slot, bench.works(files)[:2])
+    assert bench.rows(receipts) == ["begin 0 from_functions False"] * 10 + ["begin 1 from_functions False"] * 10
+    assert slot.shut_down() == ""
+    assert (bench.run / "logs" / "node-0.0.1.stdout.txt").read_text() == "begin end\n"
+
+
+@pytest.fixture(scope="module")
+def bare_interpreter(tmp_path_factory):
+    """An environment in which nothing is installed."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    return str(folder / "bin" / "python")
+
+
+def test_a_step_from_functions_runs_without_the_package_installed(bench, files, bare_interpreter):
+    slot = bench.slot("from_functions.py", function="tells", interpreter=bare_interpreter)
+    assert bench.rows(bench.attempt(slot, bench.works(files)[:1])) == ["begin 0 from_functions False"] * 10
+
+
+def test_an_environment_without_the_package_is_named(bench, bare_interpreter, tmp_path):
+    """Together with what the script can import there."""
+    (tmp_path / "nightly.py").write_text("from prefect_parallel_run import FileDataset, parallel_run\n")
+    with pytest.raises(SlotUnusableError) as caught:
+        bench.slot(str(tmp_path / "nightly.py"), function="score", interpreter=bare_interpreter).start()
+    error = caught.value.failure.error
+    assert f"cannot import FileDataset from prefect_parallel_run, which is not installed for {bare_interpreter}" in error
+    assert "there, EntryScript, NoRetry, parallel_run can be imported; install prefect_parallel_run" in error
+
+
+def test_a_step_whose_name_is_gone_cannot_start(bench):
+    with pytest.raises(SlotUnusableError) as caught:
+        bench.slot("from_functions.py", function="gone").start()
+    assert (caught.value.failure.stage, caught.value.failure.error_type) == ("import", "NotAnEntryScript")
+    assert "it lacks gone, the entry_function" in caught.value.failure.error
 
 
 def _answers(interpreter):
@@ -383,4 +427,4 @@ def test_the_child_imports_only_its_own_folder():
     )
     loaded = facts_of(code)["loaded"]
     assert not [name for name in loaded if name.startswith("prefect") and not name.startswith("prefect_parallel_run.child")]
-    assert not {"pandas", "numpy", "pyarrow", "dask", "distributed"}.intersection(loaded)
+    assert not {"pandas", "numpy", "pyarrow", "dask", "distributed", "asyncio"}.intersection(loaded)

@@ -13,11 +13,13 @@ from prefect_parallel_run import (
     EntryScript,
     Environment,
     FileDataset,
+    FunctionStep,
     LimitExceededError,
     ParallelRunConfig,
     ParallelRunResult,
     ParallelRunStep,
     TabularDataset,
+    parallel_run,
 )
 from prefect_parallel_run.testing import ScriptResult, run_script
 
@@ -60,6 +62,26 @@ def score() -> ParallelRunResult:
     assert_type(result.items_failed, int)
     assert_type(step.with_options(retries=2), ParallelRunStep)
     return result
+
+
+@parallel_run(mini_batch_size=32, error_threshold=10, output_action="append_row", inputs="images/*.png")
+def sizes(paths: list[str]) -> list[int]:
+    return [Path(path).stat().st_size for path in paths]
+
+
+@sizes.init
+def load() -> None: ...
+
+
+@flow
+def nightly() -> ParallelRunResult:
+    step: FunctionStep[..., list[int]] = sizes.with_options(name="again")
+    assert_type(step.submit(), PrefectFuture[ParallelRunResult])
+    assert_type(sizes.run(["a.png"]), list[int])
+    sizes.run(3)  # type: ignore[arg-type]  # a checker finds wrong arguments
+    load()
+    assert_type(sizes.submit(output="out"), PrefectFuture[ParallelRunResult])
+    return sizes(output="out")
 
 
 try:

@@ -43,6 +43,8 @@ ORDER = [
     "task",
     "azureml",
     "step",
+    "function_step",
+    "functions",
     "testing",
     "flows",
     "cli",
@@ -84,7 +86,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
 }
 HEAVY = {
     "prefect": {
-        *("step", "flows", "task", "cli.step_flow", "compute.blocks"),
+        *("step", "function_step", "flows", "task", "cli.step_flow", "compute.blocks"),
         *("monitoring.artifacts", "monitoring.prefect_events"),
     },
     "dask": {"compute", "dispatch.dispatcher", "node"},

@@ -1,5 +1,7 @@
 """run_script: what users test an entry script with."""
 
+import asyncio
+import gc
 import sys
 
 import pandas as pd
@@ -24,6 +26,31 @@ def test_rows_and_counts_are_those_of_a_step(script):
     path = script("def run(mini_batch):\n    return [name.upper() for name in mini_batch if name != 'd']\n")
     result = run_script(path, ["a", "b", "c", "d"], mini_batch_size=2)
     assert result == (["A", "B", "C"], [b"A\nB\n", b"C\n"], 4, 3, 1)
+
+
+ASYNC = (
+    "import asyncio\n"
+    "loops = set()\n"
+    "async def note():\n    loops.add(asyncio.get_running_loop())\n"
+    "init = note\n"
+    "async def run(mini_batch):\n    await note()\n    return [len(loops), *(1 / len(name) for name in mini_batch)]\n"
+    "async def shutdown():\n    await note()\n    print(len(loops))\n"
+)
+
+
+def test_coroutines_run_on_one_event_loop(script, capsys):
+    result = run_script(script(ASYNC), ["a", "b"], mini_batch_size=1)
+    assert result.rows == [1, 1, 1, 1]
+    assert capsys.readouterr().out == "1\n"
+
+
+def test_a_failed_coroutine_leaves_no_event_loop(script):
+    """An unclosed loop would be a ResourceWarning, which is an error here."""
+    with pytest.raises(ZeroDivisionError):
+        run_script(script(ASYNC), [""])
+    gc.collect()
+    with pytest.raises(RuntimeError, match="no current event loop"):
+        asyncio.get_event_loop()
 
 
 def test_more_rows_than_items_do_not_add_successes(script):

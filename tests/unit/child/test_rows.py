@@ -56,6 +56,54 @@ def test_rows_are_counted(value):
     assert len(materialize(value)) == 2
 
 
+def test_an_async_generator_is_refused():
+    async def run():
+        yield 1
+
+    with pytest.raises(WrongType, match=r"run\(\) returned async_generator; return a list"):
+        materialize(run())
+
+
+@given(
+    st.lists(st.sampled_from([1, "a", None, [2], {"b": 3}]), max_size=20), st.integers(0, 20), st.sampled_from([list, tuple])
+)
+def test_a_row_that_was_not_awaited_is_refused_anywhere(rows, place, kind):
+    """Also among rows that are none, as a cache makes them."""
+
+    async def fetch():
+        """Never runs."""
+
+    assert materialize(kind(rows)) == kind(rows)
+    row = fetch()
+    rows.insert(place, row)
+    with pytest.raises(WrongType, match=f"returned a {kind.__name__} with a coroutine that was not awaited; return a list"):
+        materialize(kind(rows))
+    row.close()
+
+
+def test_a_generator_of_coroutines_is_refused():
+    async def fetch():
+        """Never runs."""
+
+    row = fetch()
+    with pytest.raises(WrongType, match="returned a list with a coroutine that was not awaited"):
+        materialize(row for row in [row])
+    row.close()
+
+
+def test_without_asyncio_the_first_row_is_looked_at(monkeypatch):
+    """The check of every row would cost a third of writing them, and few such scripts have a coroutine at all."""
+    monkeypatch.delitem(sys.modules, "asyncio", raising=False)
+
+    async def fetch():
+        """Never runs."""
+
+    row = fetch()
+    with pytest.raises(WrongType, match="was not awaited"):
+        materialize([row])
+    row.close()
+
+
 def test_text_writes_elements_with_str():
     """Texts as they are; an empty result as nothing."""
     assert encode(["ä", 1, None, (1, "x")], "text", False) == (4, b"", "ä\n1\nNone\n(1, 'x')\n".encode())

@@ -126,6 +126,7 @@ def test_a_yaml_file_is_a_configuration(config, tmp_path):
         ("append_row_format", "xml"),
         ("partition_keys", []),
         ("entry_script", ""),
+        ("entry_function", "a b"),
         ("environment_variables", {"A": 1}),
         ("run_max_tries", 3),
     ],
