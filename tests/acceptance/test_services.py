@@ -1,12 +1,20 @@
 """A script that calls a service: the guide's example against a local one that has too many requests at first."""
 
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+from prefect.settings import PREFECT_API_URL
+
+from prefect_parallel_run.cli.app import main
+
+from .conftest import wait_until
 from .test_readme import ROOT, run
 
 
@@ -51,3 +59,24 @@ def test_the_example_of_the_guide(tmp_path):
             "SELECT mini_batch, outcome, error_type, error FROM attempts WHERE outcome != 'succeeded'"
         )
         assert attempts.fetchall() == [(3, "raised", "RetryLater", "retry in 1 s")]
+
+
+def test_the_pace_of_a_running_step_is_changed(tmp_path, capsys):
+    """At one mini-batch per minute it would take an hour."""
+    (tmp_path / "echo.py").write_text("def run(mini_batch):\n    return mini_batch\n")
+    fields = {"entry_script": tmp_path / "echo.py", "error_threshold": 0, "output_action": "append_row", "mini_batch_size": 1}
+    fields |= {"process_count_per_node": 1, "mini_batches_per_minute": 1}
+    (tmp_path / "c.yml").write_text("parallel_run_config:\n" + "".join(f"  {key}: {value}\n" for key, value in fields.items()))
+    (tmp_path / "data").mkdir()
+    for number in range(60):
+        (tmp_path / "data" / f"{number}.txt").touch()
+    out = tmp_path / "out"
+    command = ["run", tmp_path / "c.yml", "--input", tmp_path / "data", "--output", out]
+    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value()}
+    program = [sys.executable, "-m", "prefect_parallel_run.cli", *map(str, command)]
+    with subprocess.Popen(program, cwd=ROOT, env=environment) as process:
+        wait_until(lambda: list(out.glob("_parallel_run/*/parts/*.part")), 120)  # the first mini-batch has run
+        assert main(["control", str(out), "limits", "--mini-batches-per-minute", "-1"]) == 0
+        assert process.wait(timeout=120) == 0
+    assert "mini_batches_per_minute no limit" in capsys.readouterr().out
+    assert len((out / "parallel_run_step.txt").read_text().splitlines()) == 60
