@@ -144,7 +144,10 @@ def test_a_hook_stays_a_function():
         (no_argument, "its no_argument() takes no argument; it is called with a mini-batch"),
         (yields, "its yields() is an async generator; expected async def without yield, or def"),
     ],
-    ids=str,
+    ids=(
+        *("lambda", "wrapped", "method", "bound-method", "other-method", "partial", "task", "flow", "object", "number"),
+        *("no-argument", "async-generator"),
+    ),
 )
 def test_what_a_process_cannot_find_by_name_is_refused(function, message):
     """With what to do; a wrapped function is none of these."""
