@@ -68,10 +68,7 @@ def read_range(path: str, start: int, stop: int) -> bytes:
 
 
 def request(path: str, start: int, stop: int) -> None:
-    """Have the kernel read bytes *start* to *stop* of a local file from its disk, without waiting for them.
-
-    Does nothing if the first one is in the page cache.
-    """
+    """Have the kernel read bytes *start* to *stop* of a local file into the page cache if they are not there; does not wait."""
     if not hasattr(os, "preadv") or not hasattr(os, "RWF_NOWAIT"):  # not Linux
         return
     try:
@@ -79,13 +76,18 @@ def request(path: str, start: int, stop: int) -> None:
     except OSError:  # reported when the file is read
         return
     try:
-        with suppress(OSError):  # the byte is not in memory, or the file system cannot tell
-            os.preadv(descriptor, [bytearray(1)], start, os.RWF_NOWAIT)
-            return
         for offset in range(start, stop, _REQUESTED):
-            os.posix_fadvise(descriptor, offset, min(_REQUESTED, stop - offset), os.POSIX_FADV_WILLNEED)
+            if not _is_cached(descriptor, offset):
+                os.posix_fadvise(descriptor, offset, min(_REQUESTED, stop - offset), os.POSIX_FADV_WILLNEED)
     finally:
         os.close(descriptor)
+
+
+def _is_cached(descriptor: int, offset: int) -> bool:
+    with suppress(OSError):  # the byte is not in the page cache, or the file system cannot tell
+        os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
+        return True
+    return False
 
 
 def check(path: str, size: int, version: Version) -> None:
