@@ -1,7 +1,8 @@
 """Reading ahead: the same step with it, and without it (a memory limit that no process reaches turns it off).
 
 Files and tables in the page cache, tables on the disk (their pages are dropped before each run), and in a store: a web server
-that answers each request after 50 ms. What tables ask of a local disk cannot be turned off. The clock is that from the first try's begin, which reads, to the last one's end.
+that answers each request after 50 ms. What tables ask of a local disk cannot be turned off. The clock is that from the first
+try's begin, which reads, to the last one's end.
 """
 
 from __future__ import annotations
