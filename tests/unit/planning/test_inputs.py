@@ -140,11 +140,14 @@ def test_only_fields_that_shape_the_result_change_the_fingerprint(config, tmp_pa
     """A run can be resumed with other nodes, limits and timeouts."""
     same = identify(config())
     unshaping = {"node_count": 3, "process_count_per_node": 2, "run_invocation_timeout": 5, "error_threshold": 9}
+    unshaping |= {"mini_batches_per_minute": 60, "retry_backoff_factor": 2, "retry_jitter_factor": 1}
     assert identify(config(**unshaping, run_max_try=1, logging_level="DEBUG", allowed_failed_count=1)) == same
     others = [
         identify(config(mini_batch_size=3)),
         identify(config(append_row_header=True)),
         identify(config(append_row_csv_options={"sep": ";"})),
+        identify(config(append_row_input_columns=["path"])),
+        identify(config(append_row_input_columns=["path", "name"])),
         identify(config(output_action="summary_only")),
         identify(config(environment_variables={"A": "1"})),
         identify(config(environment_variables={"A": "2"})),
@@ -168,7 +171,7 @@ def test_fingerprints_of_earlier_versions_still_match(config):
     """New fields count only if they are used."""
     now = run_fingerprint(config(), inputs=[], arguments=[], side_inputs={}, key=b"k")
     assert "models" not in now["identity"]
-    assert "append_row_csv_options" not in now["shaping"]
+    assert not {"append_row_csv_options", "append_row_input_columns"} & now["shaping"].keys()
 
 
 def test_changed_models_are_named(config, tmp_path):
