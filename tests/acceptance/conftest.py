@@ -54,6 +54,22 @@ def wait_until_equal(fact, expected, seconds=60.0):
     assert value == expected
 
 
+def pause_listing(monkeypatch, pause, after=50):
+    """Have every listing call *pause* when it has listed so many files."""
+    from prefect_parallel_run.storage.folders import FileBlock
+    from prefect_parallel_run.storage.listing import Listing
+
+    blocks = Listing.blocks
+
+    def in_two_blocks(self):
+        files = [file for block in blocks(self) for file in block.files()]
+        yield FileBlock.of_files(files[:after])
+        pause()
+        yield FileBlock.of_files(files[after:])
+
+    monkeypatch.setattr(Listing, "blocks", in_two_blocks)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium."""

@@ -93,13 +93,13 @@ def test_nothing_but_empty_tables_is_an_error_that_names_them(workshop):
 
 def test_a_file_that_vanishes_between_listing_and_reading_fails_its_mini_batch(workshop, monkeypatch):
     """And no other."""
-    listed = Listing.__iter__
+    blocks = Listing.blocks
 
     def lose_one(self):
-        yield from listed(self)
+        yield from blocks(self)
         (workshop.files / "f055.txt").unlink()
 
-    monkeypatch.setattr(Listing, "__iter__", lose_one)
+    monkeypatch.setattr(Listing, "blocks", lose_one)
     result = workshop.step(error_threshold=10)()
     assert (result.mini_batches_failed, result.items_failed, result.items_succeeded) == (1, 10, 90)
     failed = [json.loads(line) for line in Path(result.run_directory, "failed_items.jsonl").read_text().splitlines()]

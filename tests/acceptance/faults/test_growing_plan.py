@@ -7,9 +7,8 @@ import pytest
 
 from prefect_parallel_run import InputError, LimitExceededError
 from prefect_parallel_run.cli import main
-from prefect_parallel_run.storage.listing import Listing
 
-from ..conftest import wait_until
+from ..conftest import pause_listing, wait_until
 from .conftest import ledger
 
 pytestmark = pytest.mark.usefixtures("shared_cluster")
@@ -22,16 +21,7 @@ def slow_listing(monkeypatch):
     """Have the listing stop before file 50 until *fact* is true; then call *end*."""
 
     def slow_down(fact, end=lambda: None):
-        listed = Listing.__iter__
-
-        def wait_in_the_middle(self):
-            for number, file in enumerate(listed(self)):
-                if number == 50:
-                    wait_until(fact, MOST)
-                    end()
-                yield file
-
-        monkeypatch.setattr(Listing, "__iter__", wait_in_the_middle)
+        pause_listing(monkeypatch, lambda: (wait_until(fact, MOST), end()))
 
     yield slow_down
     monkeypatch.undo()

@@ -14,7 +14,7 @@ from prefect_parallel_run.runs import mirror as module
 from prefect_parallel_run.runs.mirror import RunMirror
 from prefect_parallel_run.storage import objects
 
-from ..conftest import wait_until
+from ..conftest import pause_listing, wait_until
 from .conftest import BUCKET
 
 OUT = f"s3://{BUCKET}/out"
@@ -56,22 +56,14 @@ def background():
 
 def test_a_plan_that_grows_while_it_goes_up(workshop, s3, monkeypatch):
     """What goes up is what it was at one moment."""
-    from prefect_parallel_run.storage.listing import Listing
-
-    listed, going_up, upload = Listing.__iter__, threading.Event(), objects.upload
-
-    def wait_in_the_middle(self):
-        for number, file in enumerate(listed(self)):
-            if number == 50:
-                going_up.wait(60)
-            yield file
+    going_up, upload = threading.Event(), objects.upload
 
     def note(local, url, *check_cancelled):
         if url.endswith("plan.spool"):
             going_up.set()
         return upload(local, url, *check_cancelled)
 
-    monkeypatch.setattr(Listing, "__iter__", wait_in_the_middle)
+    pause_listing(monkeypatch, lambda: going_up.wait(60))
     monkeypatch.setattr(objects, "upload", note)
     result = workshop.step(output=OUT, mini_batch_size=1)()
     assert s3.cat_file(result.output_file).decode().split() == NAMES
@@ -142,14 +134,14 @@ def test_a_listing_that_nobody_waits_for_ends(workshop, monkeypatch):
 
     workshop.step()()
     (workshop.files / "new.txt").write_text("1")
-    listed, started = Listing.__iter__, threading.Event()
+    blocks, started = Listing.blocks, threading.Event()
 
     def endless(self):
-        yield from listed(self)
+        yield from blocks(self)
         started.set()
         wait_until(self._check_cancelled, 60)  # raises once nobody wants it
 
-    monkeypatch.setattr(Listing, "__iter__", endless)
+    monkeypatch.setattr(Listing, "blocks", endless)
     interrupt_when(started)
     with pytest.raises(KeyboardInterrupt):
         workshop.step()()
