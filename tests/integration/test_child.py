@@ -400,7 +400,7 @@ def test_an_environment_without_the_package_is_named(bench, bare_interpreter, tm
         bench.slot(str(tmp_path / "nightly.py"), function="score", interpreter=bare_interpreter).start()
     error = caught.value.failure.error
     assert f"cannot import FileDataset from prefect_parallel_run, which is not installed for {bare_interpreter}" in error
-    assert "there, EntryScript, NoRetry, parallel_run can be imported; install prefect_parallel_run" in error
+    assert "there, EntryScript, NoRetry, RetryLater, parallel_run can be imported; install prefect_parallel_run" in error
 
 
 def test_a_step_whose_name_is_gone_cannot_start(bench):
