@@ -24,8 +24,9 @@ from prefect_parallel_run.node.cores import usable_cores
 from prefect_parallel_run.node.gpus import default_slots, visible_gpus
 from prefect_parallel_run.planning.inputs import fill_placeholders
 from prefect_parallel_run.planning.plan import Plan, planned_mini_batches
-from prefect_parallel_run.planning.planner import Planning, PlanWriter
+from prefect_parallel_run.planning.planner import PlanWriter
 from prefect_parallel_run.runs.executions import config_of
+from prefect_parallel_run.runs.spec import planning_of
 
 _SERVER_PATIENCE = "120"  #: s for Prefect's temporary server to start; its default of 20 is too short on a slow machine
 
@@ -88,16 +89,14 @@ def _make_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
     """Plan into a temporary folder."""
     options = read_step_options(values, for_run=False)
     fill_placeholders(options.arguments, options.output, options.inputs, options.side_inputs)
-    config = options.config
-    size, columns = config.mini_batch_size_for(options.inputs[0].kind), config.append_row_input_columns or ()
     with tempfile.TemporaryDirectory(prefix="parallel_run_plan_") as folder:
         path = Path(folder, "plan.parquet")
-        planning = Planning(options.inputs, size, config.partition_keys, Path(folder, "partitions"), columns)
+        planning = planning_of(options.config, options.inputs, Path(folder, "partitions"))
         Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait()
         partitions, placeholder = f"{folder}/partitions/", "(to be partitioned)/"  # a run would write partitioned tables here
         plan = Plan(path)
         planned = (batch._replace(work=batch.work.replace(partitions, placeholder)) for batch in plan.mini_batches())
-        return summarize_plan(planned, plan.summary.notes), config, options.name
+        return summarize_plan(planned, plan.summary.notes), options.config, options.name
 
 
 def _read_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfig, str]:

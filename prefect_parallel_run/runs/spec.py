@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -64,9 +64,7 @@ class StepSpec:
     @property
     def planning(self) -> Planning:
         """Return the rules that divide the datasets into mini-batches."""
-        size = self.config.mini_batch_size_for(self.datasets[0].kind)
-        columns = self.config.append_row_input_columns or ()
-        return Planning(self.datasets, size, self.config.partition_keys, self.runs / "partitions", columns)
+        return planning_of(self.config, self.datasets, self.runs / "partitions")
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:
@@ -121,6 +119,12 @@ class StepSpec:
     def location_of(self, directory: RunDirectory) -> str:
         """Return the path or URL of a run directory, as users see it."""
         return str(directory.path) if self.store is None else f"{self.store}/{RUNS_FOLDER}/{directory.run_id}"
+
+
+def planning_of(config: ParallelRunConfig, datasets: Sequence[Dataset], partitions: Path) -> Planning:
+    """Return the rules that divide *datasets*; partitioned copies of tables are written to *partitions*."""
+    size, columns = config.mini_batch_size_for(datasets[0].kind), config.append_row_input_columns or ()
+    return Planning(datasets, size, config.partition_keys, partitions, columns)
 
 
 def interpreter_for(config: ParallelRunConfig, *, is_here: bool) -> str | EnvironmentPlan | None:
