@@ -2,31 +2,17 @@
 
 import json
 import os
-from concurrent.futures import Future
 
 import pandas as pd
 
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.child import read_ahead
 from prefect_parallel_run.child.read_ahead import ReadAhead
-from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
 
 from ..plans import write_plan
-
-
-class Slow(Reader):
-    """A reader whose thread waits until it is told to go on."""
-
-    def __init__(self):
-        super().__init__()
-        self.entered, self.may_end, self.has_ended = Future(), Future(), False
-
-    def prepare(self, work):
-        self.entered.set_result(None)
-        self.may_end.result(60)
-        self.has_ended = True
+from ..slow_reader import SlowReader
 
 
 def test_a_fork_waits_for_the_thread(monkeypatch, tmp_path):
@@ -35,7 +21,7 @@ def test_a_fork_waits_for_the_thread(monkeypatch, tmp_path):
     monkeypatch.setattr(read_ahead, "_SHORTEST", 0.0)
     pd.DataFrame({"a": range(10)}).to_parquet(tmp_path / "t.parquet")
     (work,) = [json.loads(cut.work) for cut in TabularDataset.from_parquet_files(tmp_path / "t.parquet").cuts(1 << 20)]
-    reader = Slow()
+    reader = SlowReader()
     ReadAhead(reader, lambda: [1, 1, work]).read(work)
     reader.entered.add_done_callback(lambda _: reader.may_end.set_result(None))
     process = os.fork()

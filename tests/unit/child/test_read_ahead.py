@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from concurrent.futures import Future
 
 import pandas as pd
 import pytest
@@ -15,6 +14,8 @@ from prefect_parallel_run.child import read_ahead as module
 from prefect_parallel_run.child.read_ahead import ReadAhead
 from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.child.storage import InputChanged, request
+
+from ...slow_reader import SlowReader
 
 ROWS = pd.DataFrame({"number": range(60), "word": [f"w{number}" for number in range(60)]})
 
@@ -80,20 +81,6 @@ def test_every_read_returns_what_a_reader_returns(works, data):
         equal(reader.read(works[number], piece), Reader().read(works[number], piece))
 
 
-class Slow(Reader):
-    """A reader whose thread waits until it is told to go on."""
-
-    def __init__(self):
-        super().__init__()
-        self.entered, self.may_end, self.has_ended = Future(), Future(), False
-
-    def prepare(self, work):
-        self.entered.set_result(None)
-        self.may_end.result(60)
-        super().prepare(work)
-        self.has_ended = True
-
-
 @pytest.fixture
 def tables(tmp_path):
     ROWS.to_parquet(tmp_path / "t.parquet", row_group_size=20)
@@ -131,7 +118,7 @@ def test_a_file_that_changes_after_it_was_prepared_is_refused(tables, tmp_path):
 
 def test_an_error_while_preparing_is_no_error_of_the_mini_batch(tables, tmp_path):
     """The file is away only for that moment."""
-    reader = Slow()
+    reader = SlowReader()
     ahead = ReadAhead(reader, lambda: [1, 1, tables[-1]])
     path, away = tmp_path / "t.parquet", tmp_path / "away"
     ahead.read(tables[0])
