@@ -126,7 +126,7 @@ class ParquetReader(RowGroupReader):
         # pyarrow also selects columns named "NAME.something": in Parquet they look like fields inside NAME.
         table = _without_dictionaries(file.read_row_groups(numbers, columns=names))
         following = numbers[-1] + 1
-        if names is None and following < file.num_row_groups and not is_remote(work["path"]):
+        if names is None and following < file.num_row_groups:
             request(work["path"], *_range_of(file.metadata.row_group(following)))  # probably of the next mini-batch
         return table
 

@@ -68,8 +68,11 @@ def read_range(path: str, start: int, stop: int) -> bytes:
 
 
 def request(path: str, start: int, stop: int) -> None:
-    """Have the kernel read bytes *start* to *stop* of a local file into the page cache if they are not there; does not wait."""
-    if not hasattr(os, "preadv") or not hasattr(os, "RWF_NOWAIT"):  # not Linux
+    """Have the kernel read bytes *start* to *stop* of a local file into the page cache if they are not there; does not wait.
+
+    Does nothing for an object in a store.
+    """
+    if is_remote(path) or not hasattr(os, "preadv") or not hasattr(os, "RWF_NOWAIT"):  # the latter: not Linux
         return
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -84,7 +87,7 @@ def request(path: str, start: int, stop: int) -> None:
 
 
 def _is_cached(descriptor: int, offset: int) -> bool:
-    with suppress(OSError):  # the byte is not in the page cache, or the file system cannot tell
+    with suppress(OSError):  # the byte is not in the page cache, or the file system does not support the question
         os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
         return True
     return False

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from functools import lru_cache
 from typing import Any, Callable, Dict, Literal, Optional, Sequence, Tuple, Type, get_args
 
-from .storage import is_remote, open_file, read_range, request
+from .storage import open_file, read_range, request
 from .table_formats import TableReader
 
 BOM = b"\xef\xbb\xbf"
@@ -260,7 +260,9 @@ class TextReader(TableReader):
             return self._held[1]
         self._held = (None, b"")
         if "stream" not in work:
-            return self._range(work["path"], work["start"], work["stop"])
+            data = read_range(work["path"], work["start"], work["stop"])
+            request(work["path"], work["stop"], work["stop"] + min(len(data), _KEPT))  # probably of the next mini-batch
+            return data
         try:
             data = self._forward(_source_key(work), work["start"], work["stop"])
         except UnreadableText as error:
@@ -270,13 +272,6 @@ class TextReader(TableReader):
             raise BadRecord(f"{work['path']}: {error}", may_pass=may_pass) from None
         if len(data) <= _KEPT:
             self._held = (_slice_key(work), data)
-        return data
-
-    @staticmethod
-    def _range(path: str, start: int, stop: int) -> bytes:
-        data = read_range(path, start, stop)
-        if not is_remote(path):
-            request(path, stop, stop + min(stop - start, _KEPT))  # probably the next mini-batch
         return data
 
     def _forward(self, key: Any, start: int, stop: int) -> bytes:
