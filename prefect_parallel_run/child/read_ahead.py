@@ -1,8 +1,8 @@
 """Prepares the next mini-batch while run() works on the current one, so that run() need not wait for disk or store.
 
-Of files, the kernel is asked to read the first bytes. Of a table, a thread puts the data into memory, if it comes from a store
-or the process may use several threads: otherwise decoding would only take the core from run(). The readers of text
-and Parquet on a local disk ask the kernel for the bytes behind those of the mini-batch, which are probably those of the next.
+For files, the kernel is asked to read the first bytes. For tables, a thread puts the data into memory if it comes from a store
+or the process may use several threads: otherwise decoding would only take the core from run(). The readers of text and Parquet
+on a local disk ask the kernel for the bytes behind those of the mini-batch, which are probably those of the next one.
 
 Invariant: the thread and the process' own reading never overlap, and what the thread does changes no result. ``Reader.read``
 uses the data if it is that of its mini-batch, and it was checked like data that is read there. An error in the thread is
@@ -20,13 +20,13 @@ from .storage import is_remote, request
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-_SHORTEST = 0.001  #: s that run() takes for a file or table; to prepare one costs a hundredth of it, in a thread a tenth
-_FIRST_BYTES = 1 << 20  #: of a file; a script that reads more of it reads on faster than the kernel
+_SHORTEST = 0.001  #: s for a file or table; preparing a file costs about 1 % of this, a table in a thread about 10 %
+_FIRST_BYTES = 1 << 20  #: requested from each file; a script that needs more soon reads faster than the kernel reads ahead
 _THREAD = "read-ahead"
 
 
 class ReadAhead:
-    """Reads with *reader*, like it, and prepares the next mini-batch.
+    """Wraps *reader*: ``read`` returns the same items, and then begins to prepare the next mini-batch.
 
     Args:
         next_message: Returns the next message from the slot, or None (channel.py).
@@ -49,7 +49,7 @@ class ReadAhead:
         return items
 
     def _prepare_next(self, seconds: float) -> None:
-        """Begin to prepare the next mini-batch if it has arrived and this pays; the last one took *seconds*."""
+        """Begin to prepare the next mini-batch if it has arrived and is worth preparing; the last one took *seconds*."""
         message = self._next_message()
         if not isinstance(message, list) or not isinstance(message[0], int):  # not a mini-batch
             return
@@ -63,21 +63,18 @@ class ReadAhead:
 
     def _wait(self) -> None:
         """Wait until nothing is being prepared."""
-        if self._preparing is not None and threading.current_thread().name != _THREAD:
-            self._preparing.exception()
+        preparing = self._preparing
+        if preparing is not None and not threading.current_thread().name.startswith(_THREAD):
+            preparing.exception()
             self._preparing = None
 
     def _thread(self) -> "ThreadPoolExecutor":
         if self._executor is None:
             from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  most processes never need it
 
-            self._executor = ThreadPoolExecutor(1, initializer=_name_thread)
+            self._executor = ThreadPoolExecutor(1, _THREAD)
             os.register_at_fork(before=self._wait)  # a fork of the script must not find a library in the middle of a call
         return self._executor
-
-
-def _name_thread() -> None:
-    threading.current_thread().name = _THREAD
 
 
 def _is_in_store(work: Dict[str, Any]) -> bool:

@@ -47,10 +47,8 @@ class Reader:
     def __init__(self) -> None:
         self._kind = ""
         self._table_reader: Optional[TableReader] = None
-        self._prepared: Tuple[List[Dict[str, Any]], List[Reader]] = (
-            [],
-            [],
-        )  # tables of a mini-batch, and what holds their data
+        # The tables of a mini-batch of several, and the readers that hold their data.
+        self._prepared: Tuple[List[Dict[str, Any]], List[Reader]] = ([], [])
 
     def prepare(self, work: Dict[str, Any]) -> None:
         """Read the data of a table's *work* into memory, in place of other data; ``read`` then uses it."""
