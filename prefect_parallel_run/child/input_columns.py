@@ -8,8 +8,8 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 from .rows import ELEMENT, Records, kind_of, to_frame
 
-FILE_VALUES = ("path", "name")  #: of an item that is a file
-ROW_VALUES = ("file", "row")  #: of an item that is a row of a table, besides its columns
+FILE_VALUES = ("path", "name")  #: the values that a file has
+ROW_VALUES = ("file", "row")  #: the values that a row of a table has, besides its columns
 FIRST_ROW = "first_row"  #: field of the work of a table: number of its first row in the file, from 0; only if ``row`` is wanted
 
 
@@ -65,7 +65,7 @@ class InputColumns:
     def _in_front_of(self, frame: Any) -> Any:
         import pandas as pd  # noqa: PLC0415  a script that returns lists for files needs no pandas
 
-        # Undecodable bytes in a path are no valid string for Arrow, so paths stay objects.
+        # Arrow refuses a path with undecodable bytes as a string, so paths stay objects.
         values = self._values if self._is_table else pd.DataFrame(self._values, dtype=object)
         return pd.concat([values.set_axis(frame.index, axis=0), frame], axis=1)  # by position: the indexes are equal
 

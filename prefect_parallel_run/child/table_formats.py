@@ -67,7 +67,7 @@ class TableReader(ABC):
             BadRecord: A record cannot be read.
         """
 
-    def prepare(self, _work: Dict[str, Any]) -> None:  # noqa: B027  a format need not be able to
+    def prepare(self, _work: Dict[str, Any]) -> None:  # noqa: B027  optional for a format
         """Read the data of a work into memory, in place of other data; called in a thread while run() works."""
 
     def holds(self, _work: Dict[str, Any]) -> bool:

@@ -139,7 +139,7 @@ class Autoscaler:
 
 
 def nodes_wanted(bounds: NodeBounds, demand: Demand) -> int:
-    """Return the number of nodes that the backlog justifies, as far as it may start soon.
+    """Return the number of nodes that the backlog justifies; of a paced run, only the part that may start soon counts.
 
     An unknown duration counts one mini-batch per slot.
 

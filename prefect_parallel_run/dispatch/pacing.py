@@ -1,7 +1,7 @@
 """When mini-batches may start: so many per minute over all processes, and a failed one after its delay. Pure: no clock.
 
-A lease of a paced run goes to an idle process and has at most as many mini-batches as may start now, so that a mini-batch
-starts when it is handed out. Many per second are handed out together, twenty times a second, since every lease costs messages.
+A lease of a paced run goes to an idle process and has at most as many mini-batches as may start now, so that it starts when it
+is handed out. Many per second are handed out together, twenty times a second, since every lease costs messages.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zlib import crc32
 _TOGETHER = 0.05  #: s of mini-batches that are handed out together
 _LATE = 0.1  #: s by which the dispatcher may be late without a lower rate
 _LONGEST_DELAY = 3_600.0  #: s: retry_backoff_factor does not lead beyond
-_ROUNDING = 1e-6  #: of a mini-batch
+_ROUNDING = 1e-6  #: mini-batches by which rounding may reduce a permit
 
 
 class Pace:

@@ -335,7 +335,7 @@ class RunState:
 
     def _next_node(self) -> str | None:
         """Return the node for the next lease; None when all have enough."""
-        if self._pace.is_limited:  # a mini-batch must start at once
+        if self._pace.is_limited:  # a mini-batch must start immediately
             return self._accounting.idle_node()
         enough = 2 if self._policy.fetches or self._sizer.mean < _AHEAD_SECONDS else 1  # leases per slot
         least = self._accounting.least_loaded()
