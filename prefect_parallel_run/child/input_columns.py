@@ -6,7 +6,7 @@ The values are copied before run() is called, which may sort, extend or change t
 from copy import deepcopy
 from typing import Any, Dict, Iterable, List, Optional, Sequence
 
-from .rows import ELEMENT, Records, kind_of, to_frame
+from .rows import Records, columns_of, kind_of, objects_of, to_frame
 
 FILE_VALUES = ("path", "name")  #: the values that a file has
 ROW_VALUES = ("file", "row")  #: the values that a row of a table has, besides its columns
@@ -32,12 +32,13 @@ class InputColumns:
             values = {"path": paths, "name": [path.rpartition("/")[2] for path in paths]}
             self._values = {name: values[name] for name in names}
 
-    def join(self, value: Any, *, keeps_elements: bool) -> Any:
-        """Return a materialized result with these columns in front of its own.
+    def join(self, value: Any, *, keeps_elements: bool, as_str: bool = False) -> Any:
+        """Return a materialized result with these columns in front of its own, whose values do not change.
 
         Args:
             value: Without structured arrays.
             keeps_elements: An element of a list that is a list itself is one value; otherwise it is a row of columns.
+            as_str: The elements of a list are written as str() of them.
 
         Raises:
             UnmatchedRows: There is not exactly one row for each item, or the rows are in another order.
@@ -48,15 +49,20 @@ class InputColumns:
                 f"run() returned {_count(len(value), 'row')} for {_count(self._items, 'item')}; append_row_input_columns needs"
                 " exactly one row for every item, in the order of the items"
             )
-        if kind_of(value) is None and (keeps_elements or not self._is_table):
-            return Records(map(self._record, zip(*self._lists()), map(_columns if keeps_elements else _split, value)))
-        frame = to_frame(value)
+        is_list = kind_of(value) is None
+        if is_list and keeps_elements:
+            return self._records(objects_of(value))
+        if is_list and not self._is_table:
+            names, rows = columns_of(value)
+            return self._records(dict(zip(names, row)) for row in rows)
+        frame = _strings(value) if is_list and as_str else to_frame(value)
         _check_order(frame.index)
         self._check_names(frame.columns)
         return self._in_front_of(frame)
 
-    def _lists(self) -> List[List[Any]]:
-        return [self._values[name].tolist() if self._is_table else self._values[name] for name in self._values]
+    def _records(self, rows: Iterable[Dict[Any, Any]]) -> Records:
+        columns = [self._values[name].tolist() if self._is_table else self._values[name] for name in self._values]
+        return Records(map(self._record, zip(*columns), rows))
 
     def _record(self, values: Sequence[Any], columns: Dict[Any, Any]) -> Dict[Any, Any]:
         self._check_names(columns)
@@ -101,13 +107,13 @@ def _copied(column: Any) -> Any:
     return type(column)(deepcopy(column.tolist()), dtype=object)
 
 
-def _columns(element: Any) -> Dict[Any, Any]:
-    return element if isinstance(element, dict) else {ELEMENT: element}
+def _strings(elements: Any) -> Any:
+    """Return list elements as a DataFrame of strings and nulls: pandas would write other numbers and dates than str()."""
+    import pandas as pd  # noqa: PLC0415  scripts for files need no pandas
 
-
-def _split(element: Any) -> Dict[Any, Any]:
-    """Return the columns of a row, those of a list by position."""
-    return dict(enumerate(element)) if isinstance(element, (list, tuple)) else _columns(element)
+    names, rows = columns_of(elements)
+    strings = [[value if value is None or isinstance(value, str) else str(value) for value in row] for row in rows]
+    return pd.DataFrame(strings, columns=names, dtype=object)
 
 
 def _check_order(index: Any) -> None:

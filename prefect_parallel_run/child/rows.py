@@ -97,7 +97,8 @@ def encode(
     rows = row_format(format_name)
     value = _with_columns(value)
     if inputs is not None:
-        value = inputs.join(value, keeps_elements=rows.keeps_elements)
+        is_written_as_str = rows.has_csv_options and not options
+        value = inputs.join(value, keeps_elements=rows.keeps_elements, as_str=is_written_as_str)
     return rows.encode(value, with_header, options or {})
 
 
@@ -168,7 +169,11 @@ def to_frame(value: Any) -> Any:
 
 
 def columns_of(elements: Any) -> Tuple[List[Any], Any]:
-    """Return column names and rows of list elements: dicts by key, lists and tuples by position, others as one column."""
+    """Return column names and rows of list elements: dicts by key, lists and tuples by position, others as one column.
+
+    A None beside dicts, lists or tuples is a row of nulls.
+    """
+    elements = _with_null_rows(elements, (dict, list, tuple))
     first = elements[0] if len(elements) else None
     if isinstance(first, dict):
         names: List[Any] = list(first)
@@ -182,6 +187,21 @@ def columns_of(elements: Any) -> Tuple[List[Any], Any]:
                 raise ValueError(f"row {number} of this mini-batch lacks the {len(first)} columns of row 0")
         return list(range(len(first))), [list(element) for element in elements]
     return [ELEMENT], [[element] for element in elements]
+
+
+def objects_of(elements: Any) -> List[Dict[Any, Any]]:
+    """Return list elements as dicts, those that are not as one key; a None beside dicts has their keys."""
+    rows = _with_null_rows(elements, (dict,))
+    return [element if isinstance(element, dict) else {ELEMENT: element} for element in rows]
+
+
+def _with_null_rows(elements: Any, kinds: Tuple[type, ...]) -> Any:
+    """Return *elements* with the shape of the first that is not None, filled with nulls, in place of None."""
+    first = next((element for element in elements if element is not None), None)
+    if not isinstance(first, kinds):
+        return elements
+    nulls = dict.fromkeys(first) if isinstance(first, dict) else [None] * len(first)  # type: ignore[arg-type]
+    return [nulls if element is None else element for element in elements]
 
 
 def _different_columns(row: int, difference: str) -> ValueError:

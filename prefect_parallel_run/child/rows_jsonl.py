@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any, Dict, List
 
-from .rows import ELEMENT, Encoded, RowFormat, has_columns, kind_of, to_frame, to_utf8
+from .rows import Encoded, RowFormat, has_columns, kind_of, objects_of, to_frame, to_utf8
 
 
 class JsonLines(RowFormat):
@@ -15,14 +15,13 @@ class JsonLines(RowFormat):
     table_format = "json_lines"
 
     def encode(self, value: Any, with_header: bool, options: Dict[str, Any]) -> Encoded:  # noqa: ARG002, D102  inherited
-        rows: Any
         if has_columns(value) or kind_of(value) == "series":
             frame = to_frame(value)
             names = _unique([str(name) for name in frame.columns])
             columns = [frame.iloc[:, index].tolist() for index in range(len(names))]
             rows = [dict(zip(names, row)) for row in zip(*columns)]
         else:
-            rows = [element if isinstance(element, dict) else {ELEMENT: element} for element in value]
+            rows = objects_of(value)
         dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain).encode
         lines = [dump(without_nan(row)) for row in rows]
         return Encoded(len(lines), b"", to_utf8("\n".join(lines) + "\n") if lines else b"")

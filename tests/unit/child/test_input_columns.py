@@ -135,6 +135,87 @@ def test_every_row_has_the_path_of_its_file(names, row_format, result, is_folder
         assert values == [f"r {number}" for number in range(len(names))]
 
 
+SCALARS = st.one_of(
+    st.integers(-(2**63), 2**64 - 1),
+    st.just(2**60 + 1),
+    st.none(),
+    st.floats(),
+    st.floats(width=32).map(np.float32),
+    st.booleans(),
+    st.datetimes(),
+    TRICKY,
+)
+LISTS = st.one_of(
+    st.lists(SCALARS, min_size=1, max_size=4),
+    st.lists(st.one_of(st.none(), st.integers()), min_size=1, max_size=4),
+    st.lists(st.one_of(st.none(), st.fixed_dictionaries({"a": SCALARS, "b": SCALARS})), min_size=1, max_size=4),
+    st.lists(st.one_of(st.none(), st.tuples(SCALARS, SCALARS)), min_size=1, max_size=4),
+    st.lists(st.one_of(SCALARS, st.tuples(SCALARS), st.fixed_dictionaries({"a": SCALARS})), min_size=1, max_size=4),
+)
+
+
+def encoded_rows(values, row_format, options, inputs=None):
+    """The rows of one mini-batch as a reader of the result sees them, or the type of the error."""
+    try:
+        encoded = encode(values, row_format, True, options, inputs)
+    except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+        return type(error)
+    data = encoded.header + encoded.body
+    if row_format in ("parquet", "orc"):
+        return [list(row.values()) for row in pa.ipc.open_stream(data).read_all().to_pylist()]
+    return rows_in(data, row_format)
+
+
+@settings(deadline=None, max_examples=200)
+@given(LISTS, st.sampled_from([1, 60]), st.sampled_from(ROW_FORMATS), st.booleans(), st.booleans())
+def test_the_values_of_a_list_do_not_change(values, repeated, row_format, is_table, has_options):
+    """Every row is the row without input columns after those of its item; text has the columns of csv."""
+    values = values * repeated
+    inputs = inputs_of(len(values))
+    own = [[f"/f{number}"] for number in range(len(values))]
+    if is_table:
+        frame = pd.DataFrame({"id": [f"i {number}" for number in range(len(values))], "x": np.float32(0.1)})
+        inputs = InputColumns(["id", "x"], frame, {"kind": "parquet", "path": "/t", "rows": len(values)})
+        own = [
+            [f"i {number}", "0.1" if row_format in ("csv", "text") else float(np.float32(0.1))] for number in range(len(values))
+        ]
+    options = {"na_rep": "-", "float_format": "%.3e"} if has_options and row_format == "csv" else {}
+    plain = encoded_rows(values, "csv" if row_format == "text" else row_format, options)
+    expected = [inputs_ + row for inputs_, row in zip(own, plain, strict=True)] if isinstance(plain, list) else plain
+    if options and is_table and isinstance(plain, list):
+        expected = [[name, "1.000e-01", *row] for name, _, *row in expected]
+    assert encoded_rows(values, row_format, options, inputs) == expected
+
+
+@pytest.mark.parametrize("is_table", [True, False], ids=["table", "files"])
+@pytest.mark.parametrize(("row_format", "sep"), [("csv", ","), ("text", " ")])
+def test_large_integers_beside_none_are_exact(row_format, sep, is_table):
+    """A DataFrame would make them floats."""
+    inputs = InputColumns(["id"], pd.DataFrame({"id": ["/f0", "/f1"]}), {"kind": "parquet"}) if is_table else inputs_of(2)
+    assert encode([2**60 + 1, None], row_format, False, {}, inputs).body.decode() == f"/f0{sep}1152921504606846977\n/f1{sep}\n"
+
+
+NO_ROW = {  #: what is returned beside None, and the values of the row of None
+    "dicts": ({"a": 1, "b": "x"}, {"a": None, "b": None}),
+    "tuples": ((1, "x"), {0: None, 1: None}),
+    "integers": (1, {"value": None}),
+}
+
+
+@pytest.mark.parametrize("row_format", ["csv", "text", "jsonl", "parquet", "orc"])
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "last"])
+@pytest.mark.parametrize("kind", NO_ROW)
+def test_none_is_a_row_of_nulls(kind, is_first, row_format):
+    """An item without an answer does not fail its mini-batch."""
+    row, nulls = NO_ROW[kind]
+    rows = encoded_rows([None, row] if is_first else [row, None], row_format, {}, inputs_of(2))
+    path = "/f0" if is_first else "/f1"
+    if kind == "tuples" and row_format == "jsonl":  # which keeps tuples as one value
+        nulls = {"value": None}
+    null = "" if row_format in ("csv", "text") else None
+    assert rows[0 if is_first else 1] == [path, *([null] * len(nulls))]
+
+
 def inputs_of(count, names=("path",)):
     return InputColumns(names, ["x"] * count, {"kind": "files", "root": "/", "names": [f"f{n}" for n in range(count)]})
 
