@@ -5,6 +5,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from importlib import import_module
+from numbers import Integral
 from types import GeneratorType
 from typing import Any, Dict, List, Literal, NamedTuple, Optional, Sequence, Tuple, cast, get_args
 
@@ -165,7 +166,20 @@ def to_frame(value: Any) -> Any:
     if not len(value):
         return pd.DataFrame()
     names, rows = columns_of(value)
-    return pd.DataFrame(rows, columns=names)
+    frame = pd.DataFrame(rows, columns=names)
+    for index, dtype in enumerate(frame.dtypes):
+        if dtype.kind == "f" and _must_stay_integers(values := [row[index] for row in rows]):
+            frame.isetitem(index, pd.Series(values, dtype=object))
+    return frame
+
+
+def _must_stay_integers(values: List[Any]) -> bool:
+    """Return whether pandas makes integers floats only because of nulls beside them, or floats that differ from them."""
+    integers = [value for value in values if not isinstance(value, float) and isinstance(value, Integral)]
+    if any(int(float(value)) != int(value) for value in integers):
+        return True
+    nulls = sum(value is None or value != value for value in values)  # noqa: PLR0124  only NaN differs from itself
+    return bool(integers) and len(integers) + nulls == len(values)
 
 
 def columns_of(elements: Any) -> Tuple[List[Any], Any]:

@@ -195,7 +195,7 @@ def test_large_integers_beside_none_are_exact(row_format, sep, is_table):
     assert encode([2**60 + 1, None], row_format, False, {}, inputs).body.decode() == f"/f0{sep}1152921504606846977\n/f1{sep}\n"
 
 
-NO_ROW = {  #: what is returned beside None, and the values of the row of None
+NO_ROW = {  #: an element beside None, and the values of the row of None
     "dicts": ({"a": 1, "b": "x"}, {"a": None, "b": None}),
     "tuples": ((1, "x"), {0: None, 1: None}),
     "integers": (1, {"value": None}),

@@ -181,6 +181,29 @@ def test_parquet_takes_elements_of_a_list(elements, columns):
         assert stream.read_all().to_pydict() == columns
 
 
+@pytest.mark.parametrize("row_format", ["parquet", "orc"])
+@pytest.mark.parametrize("kind", [int, np.int64, lambda number: (number,), lambda number: {"value": number}])
+def test_integers_beside_none_stay_integers(row_format, kind):
+    """As floats, those beyond 2**53 would be other numbers."""
+    _, header, body = encode([kind(2**60 + 1), None, kind(7)], row_format, False)
+    (column,) = pa.ipc.open_stream(header + body).read_all().columns
+    assert (column.type, column.to_pylist()) == (pa.int64(), [2**60 + 1, None, 7])
+
+
+@pytest.mark.parametrize("number", [7, 2**53, 2**60])
+def test_integers_beside_floats_are_floats_where_that_is_exact(number):
+    _, header, body = encode([number, 0.5, None], "parquet", False)
+    assert pa.ipc.open_stream(header + body).read_all().to_pydict() == {"value": [float(number), 0.5, None]}
+    with pytest.raises(pa.ArrowInvalid, match="outside of the range exactly representable"):
+        encode([2**60 + 1, 0.5, None], "parquet", False)
+
+
+@pytest.mark.parametrize("values", [[2**60 + 1, None], [2**60 + 1, 0.5]], ids=["none", "float"])
+def test_csv_options_keep_large_integers(values):
+    """Like csv without options."""
+    assert encode(values, "csv", False, {"sep": ";"}).body == encode(values, "csv", False).body
+
+
 def test_parquet_travels_as_an_arrow_stream():
     """Types are kept, what pandas adds to a schema is not."""
     _, header, body = encode(FRAME, "parquet", False)
