@@ -9,12 +9,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect_parallel_run.child.entry_script import Context, EntryScript, Script, load
+from prefect_parallel_run.child.entry_script import Context, EntryScript, Script, as_script, load
 from prefect_parallel_run.child.functions import NotAnEntryScript
+from prefect_parallel_run.child.input_columns import FILE_VALUES, FIRST_ROW, InputColumns, UnmatchedRows
 from prefect_parallel_run.child.rows import ROW_FORMATS, FormatName, WrongType, encode, has_columns, materialize, to_frame
 from prefect_parallel_run.errors import InputError
 
-__all__ = ["NotAnEntryScript", "ScriptResult", "WrongType", "run_script"]
+__all__ = ["NotAnEntryScript", "ScriptResult", "UnmatchedRows", "WrongType", "run_script"]
 
 
 class ScriptResult(NamedTuple):
@@ -35,6 +36,7 @@ def run_script(
     mini_batch_size: int | None = None,
     append_row_format: FormatName = "text",
     append_row_csv_options: Mapping[str, Any] | None = None,
+    append_row_input_columns: Sequence[str] = (),
     side_inputs: Mapping[str, str] | None = None,
     output: str = "",
     entry_function: str | None = None,
@@ -52,6 +54,8 @@ def run_script(
         mini_batch_size: Items per mini-batch; None: all items are one mini-batch.
         append_row_format: Format in which the rows are encoded, as a step encodes them.
         append_row_csv_options: Options of ``pandas.DataFrame.to_csv``, for ``text`` and ``csv``.
+        append_row_input_columns: Values of the items in front of the encoded rows: ``path`` and ``name`` of a file; columns of
+            a DataFrame, and ``row`` for the number of a row in it.
         side_inputs: Paths by name, for ``EntryScript().side_inputs``.
         output: The step's output, for ``EntryScript().output_dir``.
         entry_function: Name of a function in the script with the decorator ``parallel_run``, to be called in place of ``run``.
@@ -61,8 +65,9 @@ def run_script(
 
     Raises:
         InputError: The script does not exist.
-        ValueError: *mini_batch_size* is not positive, or *append_row_format* is unknown.
+        ValueError: *mini_batch_size* is not positive, or *append_row_format* or one of *append_row_input_columns* is unknown.
         NotAnEntryScript: The script lacks a function ``run`` that can be called with a mini-batch.
+        UnmatchedRows: ``run()`` did not return one row for every item, which *append_row_input_columns* requires.
         WrongType: ``run()`` returned a value without rows.
 
     Example:
@@ -72,13 +77,8 @@ def run_script(
             assert result.rows == ["a.jpg 7", "b.jpg 3"]
             assert result.failed == 0
     """
-    path = Path(script).absolute()
-    if not path.is_file():
-        raise InputError(str(path), "does not exist; expected the path of an entry script")
-    if mini_batch_size is not None and mini_batch_size < 1:
-        raise ValueError(f"mini_batch_size: expected a positive integer or None, got {mini_batch_size}")
-    if append_row_format not in ROW_FORMATS:
-        raise ValueError(f"append_row_format: expected one of {', '.join(ROW_FORMATS)}, got {append_row_format!r}")
+    path, columns, options = Path(script).absolute(), list(append_row_input_columns), dict(append_row_csv_options or {})
+    _check(path, items, mini_batch_size, append_row_format, columns)
     rows: list[Any] = []
     encoded: list[bytes] = []
     succeeded = 0
@@ -87,27 +87,51 @@ def run_script(
         closing(load(str(path), str(path.parent), [str(argument) for argument in arguments], entry_function or "")) as module,
     ):
         module.init()
-        for index, mini_batch in enumerate(_mini_batches(items, mini_batch_size)):
+        for index, (start, mini_batch) in enumerate(_mini_batches(items, mini_batch_size)):
+            count, inputs = len(mini_batch), _input_columns(columns, mini_batch, start)  # run() may change the mini-batch
             value = _run(module, index, mini_batch)
-            result = encode(value, append_row_format, False, dict(append_row_csv_options or {}))
+            result = encode(value, append_row_format, False, options, inputs)
             rows += _rows_of(value)
             encoded.append(result.body)
-            succeeded += min(result.rows, len(mini_batch))
+            succeeded += min(result.rows, count)
         module.shutdown()
     return ScriptResult(rows, encoded, len(items), succeeded, len(items) - succeeded)
+
+
+def _check(path: Path, items: Any, mini_batch_size: int | None, row_format: str, columns: list[str]) -> None:
+    if not path.is_file():
+        raise InputError(str(path), "does not exist; expected the path of an entry script")
+    if mini_batch_size is not None and mini_batch_size < 1:
+        raise ValueError(f"mini_batch_size: expected a positive integer or None, got {mini_batch_size}")
+    if row_format not in ROW_FORMATS:
+        raise ValueError(f"append_row_format: expected one of {', '.join(ROW_FORMATS)}, got {row_format!r}")
+    known = FILE_VALUES if isinstance(items, list | tuple) else (*map(str, items.columns), "row")
+    for column in columns:
+        if known.count(column) != 1:
+            raise ValueError(f"append_row_input_columns: expected one of {', '.join(dict.fromkeys(known))}, got {column!r}")
 
 
 def _run(module: Script, index: int, mini_batch: Any) -> Any:
     return materialize(module.run(mini_batch, Context(index, "input_0", 1, None)))
 
 
-def _mini_batches(items: Any, size: int | None) -> Iterator[Any]:
+def _input_columns(columns: list[str], mini_batch: Any, start: int) -> InputColumns | None:
+    """Return the input columns of a mini-batch whose first item is number *start*, or None for none."""
+    if not columns:
+        return None
+    if isinstance(mini_batch, list):
+        return InputColumns(columns, mini_batch, {"kind": "files", "root": "", "names": mini_batch})
+    return InputColumns(columns, mini_batch, {"kind": "table", "rows": len(mini_batch), FIRST_ROW: start})
+
+
+def _mini_batches(items: Any, size: int | None) -> Iterator[tuple[int, Any]]:
+    """Yield the number of the first item, and the items, of each mini-batch."""
     size = size or max(len(items), 1)
     for start in range(0, len(items), size):
         if isinstance(items, list | tuple):
-            yield list(items[start : start + size])
+            yield start, list(items[start : start + size])
         else:  # a DataFrame; a step numbers the rows of every mini-batch from 0
-            yield items.iloc[start : start + size].reset_index(drop=True)
+            yield start, items.iloc[start : start + size].reset_index(drop=True)
 
 
 def _rows_of(value: Any) -> list[Any]:
@@ -126,7 +150,8 @@ def _as_in_a_child(script: Path, side_inputs: dict[str, str], output: str) -> It
     for name, value in attributes.items():
         setattr(EntryScript, name, value)
     try:
-        yield
+        with as_script():
+            yield
     finally:
         for name, value in before.items():
             setattr(EntryScript, name, value)

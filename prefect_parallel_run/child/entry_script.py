@@ -5,8 +5,9 @@ import importlib.util
 import logging
 import os
 import sys
+from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from .event_loop import EventLoop
 from .functions import Function, NotAnEntryScript, functions_of, wants_context
@@ -125,7 +126,7 @@ class Current:
         metrics_file: Path of the metrics file.
         mini_batch, attempt: Numbers of the running mini-batch and attempt; None and 0 outside run().
         refused: Message of the last NoAzureError, even if the script caught it; "" for none.
-        is_script: This process is a child, or imports the entry script: ``@parallel_run(…)`` must not make a step.
+        is_script: This process runs an entry script: ``@parallel_run(…)`` must not make a step.
     """
 
     def __init__(self) -> None:
@@ -138,6 +139,16 @@ class Current:
 
 
 current = Current()
+
+
+@contextmanager
+def as_script() -> Iterator[None]:
+    """Run an entry script in this process, which is not a child: with the decorator as in a child until the block ends."""
+    before, current.is_script = current.is_script, True
+    try:
+        yield
+    finally:
+        current.is_script = before
 
 
 class Script:
@@ -183,12 +194,7 @@ def load(path: str, source: str, arguments: List[str], function: str = "") -> Sc
         if entry not in sys.path:
             sys.path.insert(0, entry)
     sys.argv = [path, *arguments]
-    before, current.is_script = current.is_script, True
-    try:
-        module = _import(name, path)
-    finally:
-        current.is_script = before
-    return Script(functions_of(module, function))
+    return Script(functions_of(_import(name, path), function))
 
 
 def _module_name(path: str, source: str) -> "tuple[str, str]":

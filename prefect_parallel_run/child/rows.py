@@ -95,12 +95,16 @@ def encode(
         options: Options of pandas.DataFrame.to_csv, for ``csv``, and for ``text`` if the value has columns.
         inputs: InputColumns to put in front of the rows, or None.
     """
-    rows = row_format(format_name)
-    value = _with_columns(value)
-    if inputs is not None:
-        is_written_as_str = rows.has_csv_options and not options
-        value = inputs.join(value, keeps_elements=rows.keeps_elements, as_str=is_written_as_str)
-    return rows.encode(value, with_header, options or {})
+    value = with_inputs(value, format_name, options, inputs)
+    return row_format(format_name).encode(value, with_header, options or {})
+
+
+def with_inputs(value: Any, format_name: str, options: Optional[Dict[str, Any]], inputs: Any) -> Any:
+    """Return a materialized result as it is encoded: a structured array as a DataFrame, *inputs* in front of the rows."""
+    value, rows = _with_columns(value), row_format(format_name)
+    if inputs is None:
+        return value
+    return inputs.join(value, keeps_elements=rows.keeps_elements, as_str=rows.has_csv_options and not options)
 
 
 def materialize(result: Any) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 
 from prefect_parallel_run._units import count
 from prefect_parallel_run.child.azureml_stand_ins import configure_stand_ins
-from prefect_parallel_run.child.entry_script import Context, EntryScript, load
+from prefect_parallel_run.child.entry_script import Context, EntryScript, as_script, load
+from prefect_parallel_run.child.input_columns import InputColumns
 from prefect_parallel_run.child.reading import FileList, Reader
-from prefect_parallel_run.child.rows import materialize
+from prefect_parallel_run.child.rows import materialize, with_inputs
 from prefect_parallel_run.errors import NoRunError
 from prefect_parallel_run.monitoring.locations import location_of
 from prefect_parallel_run.node.prefetch import fetch, is_fetched
@@ -23,12 +24,13 @@ from prefect_parallel_run.runs.spec import StepSpec
 
 
 def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[..., Any], log: Callable[[str], None]) -> Any:
-    """Return what run() returns for mini-batch *number*; writes neither to the ledger nor to the result.
+    """Return the rows of mini-batch *number*, with their input columns; writes neither to the ledger nor to the result.
 
     *call* calls a function with arguments, possibly in a debugger; *log* receives a description of the mini-batch before.
 
     Raises:
         NoRunError: The mini-batch does not exist.
+        UnmatchedRows: The rows cannot be assigned to the items, which append_row_input_columns requires.
     """
     plan = Plan(directory.plan)
     if not 0 <= number < plan.summary.mini_batches:
@@ -36,7 +38,7 @@ def replay(directory: RunDirectory, spec: StepSpec, number: int, call: Callable[
     work = json.loads(plan.works(number, number + 1)[0])
     item_count = count(plan.items(number, number + 1)[0], "item")
     log(f"mini-batch {number}, {item_count}: {location_of(work)}; run_invocation_timeout does not apply")
-    with tempfile.TemporaryDirectory(prefix="parallel_run_replay_") as scratch:
+    with tempfile.TemporaryDirectory(prefix="parallel_run_replay_") as scratch, as_script():
         _configure(directory, spec, scratch)
         previous = os.getcwd()  # noqa: PTH109  a string, as os.chdir expects
         os.chdir(scratch)
@@ -75,6 +77,8 @@ def _run(spec: StepSpec, number: int, work: dict[str, Any], call: Callable[..., 
     items = Reader().read(work)
     if isinstance(items, FileList):
         items.task_id = str(number)
+    columns = config.append_row_input_columns
+    inputs = InputColumns(columns, items, work) if columns else None  # before run(), which may change the items
     result = materialize(call(script.run, items, Context(number, work["input"], 1, work.get("partition_key_value"))))
     call(script.shutdown)
-    return result
+    return with_inputs(result, config.result_format, config.append_row_csv_options, inputs)

@@ -7,6 +7,7 @@ import pytest
 
 from prefect_parallel_run.cli.app import main
 
+from ..conftest import SCRIPTS
 from .test_readme import ROOT, run
 
 GUIDE = (ROOT / "docs" / "guides" / "rows-with-inputs.md").read_text()
@@ -47,6 +48,22 @@ def test_an_item_without_a_row_is_isolated(configured, tmp_path):
     (line,) = map(json.loads, failed.read_text().splitlines())
     assert (line["items"], line["error_type"]) == ([5, 6], "UnmatchedRows")
     assert line["error"].startswith("run() returned 0 rows for 1 item; append_row_input_columns needs exactly one row")
+
+
+def test_replay_shows_what_the_run_saw(configured, tmp_path, capsys):
+    """The rows with their input columns, or the error that failed the mini-batch; a module imported late makes no step."""
+    (tmp_path / "late.py").write_text((SCRIPTS / "from_functions.py").read_text())
+    script = (
+        "def run(mini_batch):\n    import late\n    return [type(late.later).__name__ for n in mini_batch['n'] if n != 5]\n"
+    )
+    (tmp_path / "skips.py").write_text(script)
+    assert main([*configured, "--set", 'mini_batch_size="8"']) == 0
+    (run_directory,) = (tmp_path / "out" / "_parallel_run").glob("*-*")
+    capsys.readouterr()
+    assert main(["replay", str(run_directory), "--mini-batch", "0"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[-3:-1] == ["w", "0"]
+    assert main(["replay", str(run_directory), "--mini-batch", "2"]) == 1
+    assert "UnmatchedRows: run() returned" in capsys.readouterr().err
 
 
 def test_an_unknown_column_ends_the_run_before_it_starts(configured, capsys):

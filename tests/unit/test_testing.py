@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from prefect_parallel_run import EntryScript, InputError
-from prefect_parallel_run.testing import run_script
+from prefect_parallel_run.testing import UnmatchedRows, run_script
+
+from ..conftest import SCRIPTS
 
 
 @pytest.fixture
@@ -141,3 +143,44 @@ def test_wrong_arguments_are_named(script, tmp_path):
         run_script(path, ["a"], mini_batch_size=0)
     with pytest.raises(ValueError, match="append_row_format: expected one of text, csv, jsonl, parquet, orc, got 'xml'"):
         run_script(path, ["a"], append_row_format="xml")
+
+
+def test_input_columns_of_files_are_in_the_encoded_rows(script):
+    """The rows stay what run() returned, also when it empties the list that it gets."""
+    path = script(
+        "def run(mini_batch):\n    sizes = [len(name) for name in mini_batch]\n    mini_batch.clear()\n    return sizes\n"
+    )
+    options = {"append_row_format": "csv", "append_row_input_columns": ["name", "path"]}
+    result = run_script(path, ["/d/a", "/d/bb", "/d/c"], mini_batch_size=2, **options)
+    assert (result.rows, result.encoded) == ([4, 5, 4], [b"a,/d/a,4\nbb,/d/bb,5\n", b"c,/d/c,4\n"])
+    assert (result.succeeded, result.failed) == (3, 0)
+
+
+def test_input_columns_of_a_table_are_in_the_encoded_rows(script):
+    path = script("def run(mini_batch):\n    return [None if n == 2 else 2**60 + 1 for n in mini_batch['n']]\n")
+    table = pd.DataFrame({"n": [1, 2, 3], "word": ["a", "b c", "d"]})
+    result = run_script(path, table, mini_batch_size=2, append_row_input_columns=["row", "word"])
+    assert result.encoded == [b'0 a 1152921504606846977\n1 "b c" \n', b"2 d 1152921504606846977\n"]
+
+
+def test_rows_that_do_not_match_the_items_are_an_error(script):
+    with pytest.raises(UnmatchedRows, match="run\\(\\) returned 1 row for 2 items"):
+        run_script(script("def run(mini_batch):\n    return [1]\n"), ["a", "b"], append_row_input_columns=["path"])
+
+
+@pytest.mark.parametrize(
+    ("items", "column", "known"),
+    [(["a"], "row", "path, name"), (pd.DataFrame({"n": [1]}), "file", "n, row"), (pd.DataFrame({"row": [1]}), "row", "row")],
+    ids=["files", "table", "ambiguous"],
+)
+def test_an_unknown_input_column_is_an_error(script, items, column, known):
+    """A DataFrame has no file, and a column called row leaves open which value is meant."""
+    with pytest.raises(ValueError, match=f"append_row_input_columns: expected one of {known}, got '{column}'"):
+        run_script(script("def run(mini_batch):\n    return [1]\n"), items, append_row_input_columns=[column])
+
+
+def test_a_module_imported_by_run_makes_no_step(script, tmp_path):
+    """As in a process of a step, which cannot import Prefect."""
+    (tmp_path / "late.py").write_text((SCRIPTS / "from_functions.py").read_text())
+    path = script("def run(mini_batch):\n    import late\n    return [type(late.later).__name__]\n")
+    assert run_script(path, ["a"]).rows == ["StepFunctions"]
