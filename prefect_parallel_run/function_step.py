@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType
@@ -45,7 +47,8 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
         """Register *function*, and return it: every process calls it once, before its first mini-batch.
 
         Raises:
-            ValueError: Another function is registered, or this one has parameters or is not at the top level of the same file.
+            ValueError: Another function is registered; or this one has parameters or is not at the top level of the same file;
+                or this call is not made while the file is imported as a module.
         """
         return self._register(self._functions.init, function)
 
@@ -61,9 +64,17 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
         try:
             inspect.signature(function).bind()
             check_function(function, hook.__qualname__)
-            register(function)
         except (TypeError, NotAnEntryScript) as error:
             raise ValueError(f"{hook.__qualname__}: {error}; expected one function without required parameters") from None
+        if not _is_importing(file):
+            raise ValueError(
+                f'{hook.__qualname__} is registered where the step\'s processes do not: below if __name__ == "__main__":, or in'
+                f" a function that is called after {file} was imported; register it at the top level of the file"
+            )
+        try:
+            register(function)
+        except NotAnEntryScript as error:
+            raise ValueError(str(error)) from None
         return function
 
 
@@ -84,6 +95,7 @@ def step_of(function: Callable[P, R], options: Mapping[str, Any]) -> FunctionSte
         wants_context(function, plain.__name__)
     except NotAnEntryScript as error:
         raise ValueError(f"parallel_run: {_file_of(plain)}: {error}") from None
+    _check_is_only(plain)
     fields = {"description": inspect.getdoc(function), **{name: options[name] for name in options.keys() & _FIELDS}}
     config = ParallelRunConfig(entry_script=str(_file_of(plain)), entry_function=plain.__name__, **fields)
     others = {name: options[name] for name in options.keys() - _FIELDS - {"name"}}
@@ -121,3 +133,36 @@ _EXPECTED = "expected def at the top level of a Python file, which the step's pr
 
 def _file_of(function: FunctionType) -> Path:
     return Path(function.__code__.co_filename).resolve()
+
+
+def _check_is_only(function: FunctionType) -> None:
+    """Raise ValueError if a function replaces a step of the same name: processes would run it for both steps."""
+    name, step = function.__name__, function.__globals__.get(function.__name__)
+    if not isinstance(step, FunctionStep):
+        return
+    line, other = (each.__code__.co_firstlineno for each in (function, plain_function(step.run)))
+    nodes = ast.walk(_tree(_file_of(function))) if line != other else ()
+    # A file that was edited and is imported again has one definition, which has moved.
+    if sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name for node in nodes) > 1:
+        raise ValueError(
+            f"parallel_run: {_file_of(function)} defines the step {name} in line {other} and again in line {line}; processes"
+            " find functions by name and would always run the second; rename one of them"
+        )
+
+
+def _is_importing(file: Path) -> bool:
+    """Return whether the caller runs because *file* is imported, so that importing it in another process gets there too."""
+    frame = sys._getframe()  # noqa: SLF001  inspect.stack() reads the source of every frame
+    while frame.f_code.co_name != "<module>" or Path(frame.f_code.co_filename).resolve() != file:
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    guards = (node for node in _tree(file).body if isinstance(node, ast.If) and ast.unparse(node.test) in _MAIN_GUARDS)
+    return not any(guard.lineno <= frame.f_lineno <= (guard.body[-1].end_lineno or 0) for guard in guards)
+
+
+_MAIN_GUARDS = ("__name__ == '__main__'", "'__main__' == __name__")
+
+
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_bytes())

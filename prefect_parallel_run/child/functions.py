@@ -42,6 +42,16 @@ class StepFunctions:
         """Return this object: options of a task do not concern a process of the step."""
         return self
 
+    def __getattr__(self, name: str) -> NoReturn:
+        """Raise AttributeError: a process of the step knows neither the step's options nor Prefect."""
+        if name.startswith("__"):  # pickle and copy look for methods before the object has its attributes
+            raise AttributeError(name)
+        step = self.run.__name__
+        raise AttributeError(
+            f"{step}.{name} does not exist in the step's own processes, which have only {step}.run, init, shutdown and"
+            f' with_options; use {step}.{name} in a flow, or below if __name__ == "__main__":'
+        )
+
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         """Raise NotAnEntryScript: a step that starts steps would not end."""
         name = self.run.__name__

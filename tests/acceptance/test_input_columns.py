@@ -61,7 +61,8 @@ def test_replay_shows_what_the_run_saw(configured, tmp_path, capsys):
     (run_directory,) = (tmp_path / "out" / "_parallel_run").glob("*-*")
     capsys.readouterr()
     assert main(["replay", str(run_directory), "--mini-batch", "0"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split()[-3:-1] == ["w", "0"]
+    rows = [line.split()[1:] for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert rows == [[str(n), "w", str(n), "StepFunctions"] for n in range(2)]
     assert main(["replay", str(run_directory), "--mini-batch", "2"]) == 1
     assert "UnmatchedRows: run() returned" in capsys.readouterr().err
 

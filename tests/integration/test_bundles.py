@@ -134,6 +134,32 @@ def test_a_script_runs_from_an_unpacked_bundle(bench, files, tmp_path, given):
     assert {receipt.outcome for receipt in bench.attempt(slot, bench.works(files))} == {"succeeded"}
 
 
+@pytest.mark.parametrize(("packages", "given"), [(True, None), (True, "proj"), (False, "proj")])
+def test_a_step_from_functions_runs_from_an_unpacked_bundle(bench, files, tmp_path, packages, given):
+    """With absolute imports of its own package; a folder without __init__.py is one below source_directory."""
+    package = tmp_path / "proj" / "own_package"
+    package.mkdir(parents=True)
+    if packages:
+        (package / "__init__.py").touch()
+    (package / "util.py").write_text("def rows(items):\n    return [len(items)]\n")
+    (package / "steps.py").write_text(
+        "from prefect_parallel_run import parallel_run\nfrom own_package.util import rows\n\n"
+        "@parallel_run(error_threshold=0, output_action='append_row')\ndef score(paths):\n    return rows(paths)\n"
+    )
+    config = ParallelRunConfig(
+        entry_script="own_package/steps.py" if given else str(package / "steps.py"),
+        entry_function="score",
+        source_directory=given and str(tmp_path / given),
+        error_threshold=0,
+        output_action="append_row",
+    )
+    made = make_bundle(source_tree(config), tmp_path / "bundles")
+    root = unpack(tmp_path / "bundles" / made.file_name, made.sha256, tmp_path / "cache")
+    shutil.rmtree(tmp_path / "proj")
+    slot = bench.slot(str(root / made.script), source=str(root / made.source), function="score")
+    assert {receipt.outcome for receipt in bench.attempt(slot, bench.works(files))} == {"succeeded"}
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="asks git")
 @pytest.mark.parametrize(
     "rules",

@@ -122,10 +122,113 @@ def test_a_step_can_be_pickled():
     assert (step.name, step.parallel_run_config.entry_function, step.run(["a"])) == ("score", "score", ["a"])
 
 
+@as_step
+def hooked(paths):
+    return paths
+
+
+HOOKS = [hooked.init(load), hooked.shutdown(connect)]  # where the step's processes register them too
+FIRST_WINS = {}
+try:
+    hooked.init(no_argument)
+except ValueError as refused:
+    FIRST_WINS["error"] = str(refused)
+
+
 def test_a_hook_stays_a_function():
-    step = as_step(score)
-    assert step.init(load) is load
-    assert step.shutdown(load) is load
+    assert (HOOKS[0], HOOKS[1]) == (load, connect)
+
+
+STEP = """from prefect_parallel_run import parallel_run
+
+@parallel_run(error_threshold=0, output_action="append_row")
+def score(paths):
+    return paths
+
+def load():
+    pass
+
+def register():
+    score.init(load)
+
+"""
+
+
+def run_as(folder, name, text, changed=STEP):
+    """Run a file with the step and *text*, as __main__ or as a module."""
+    (folder / "steps.py").write_text(changed + text)
+    return runpy.run_path(str(folder / "steps.py"), run_name=name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if __name__ == '__main__':\n    score.init(load)\n",
+        'if "__main__" == __name__:\n    @score.shutdown\n    def end():\n        pass\n',
+        "if __name__ == '__main__':\n    register()\n",
+    ],
+    ids=["call", "decorator", "function"],
+)
+def test_a_hook_below_the_main_guard_is_refused(tmp_path, text):
+    """The processes of the step would not call it."""
+    with pytest.raises(
+        ValueError, match=r"(load|end) is registered where .* processes do not: below .*; register it at the top"
+    ):
+        run_as(tmp_path, "__main__", text)
+
+
+def test_a_hook_that_is_registered_after_the_import_is_refused(tmp_path):
+    register = run_as(tmp_path, "steps", "")["register"]
+    with pytest.raises(
+        ValueError, match=r"load is registered where the step's processes do not: .*called after .*steps.py was"
+    ):
+        register()
+
+
+@pytest.mark.parametrize("name", ["__main__", "steps"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "score.init(load)\n",
+        "register()\n",
+        "if __name__ != 'x':\n    register()\n",
+        "if __name__ == '__main__':\n    pass\nelse:\n    pass\nregister()\n",
+    ],
+    ids=["call", "function", "other condition", "below the guard"],
+)
+def test_a_hook_that_importing_registers_is_accepted(tmp_path, text, name):
+    """And a process that imports the file finds it."""
+    step = run_as(tmp_path, name, text)["score"]
+    assert step.parallel_run_config.entry_function == "score"
+    assert run_script(tmp_path / "steps.py", ["a"], entry_function="score").rows == ["a"]
+
+
+AGAIN = "first = score\n\n@parallel_run(error_threshold=0, output_action='append_row')\ndef score(paths):\n    return []\n"
+
+
+def test_a_second_step_of_one_name_is_refused(tmp_path):
+    """The processes of both would run the later one."""
+    with pytest.raises(ValueError, match=r"steps.py defines the step score in line 3 and again in line 15; .*; rename one"):
+        run_as(tmp_path, "__main__", AGAIN)
+
+
+def test_a_file_that_was_edited_can_be_imported_again(tmp_path):
+    """Its globals still have the earlier step, as with importlib.reload."""
+    before = run_as(tmp_path, "steps", "")
+    (tmp_path / "steps.py").write_text("\n\n" + STEP)
+    namespace = dict(before)
+    exec(compile((tmp_path / "steps.py").read_text(), str(tmp_path / "steps.py"), "exec"), namespace)
+    assert namespace["score"] is not before["score"]
+
+
+def test_other_attributes_of_a_step_are_refused_with_advice(tmp_path):
+    """A process of the step executes the top level of the file, too."""
+    message = (
+        r"score.map_options does not exist in the step's own processes, which have only .*; use score.map_options in a flow"
+    )
+    (tmp_path / "steps.py").write_text(STEP + "other = score.with_options(name='b', tags=['c'])\nscore.map_options\n")
+    with pytest.raises(AttributeError, match=message):
+        run_script(tmp_path / "steps.py", ["a"], entry_function="score")
 
 
 @pytest.mark.parametrize(
@@ -220,15 +323,11 @@ def test_a_hook_that_processes_would_not_call_is_refused(hook, message):
 
 def test_coroutines_are_functions_too():
     step = as_step(fetch)
-    assert step.init(connect) is connect
     assert step.parallel_run_config.entry_function == "fetch"
 
 
 def test_a_second_hook_is_refused():
-    step = as_step(score)
-    step.init(load)
-    with pytest.raises(ValueError, match=r"score\.init is already load, so no_argument cannot be registered"):
-        step.init(no_argument)
+    assert FIRST_WINS["error"] == "hooked.init is already load, so no_argument cannot be registered"
 
 
 @pytest.mark.parametrize(
