@@ -37,7 +37,7 @@ def ours(*parts: str) -> list[psutil.Process]:
     return found
 
 
-def wait_until(fact, seconds=60.0, pause=0.02):
+def wait_until(fact, seconds=300.0, pause=0.02):
     """Return what *fact* returns once that is true; the bound is generous."""
     deadline = time.monotonic() + seconds
     while not (value := fact()):
@@ -46,7 +46,7 @@ def wait_until(fact, seconds=60.0, pause=0.02):
     return value
 
 
-def wait_until_equal(fact, expected, seconds=60.0):
+def wait_until_equal(fact, expected, seconds=300.0):
     """Wait until *fact* returns *expected*. Prefect writes states, logs and events behind what it answers."""
     deadline = time.monotonic() + seconds
     while (value := fact()) != expected and time.monotonic() < deadline:

@@ -46,7 +46,7 @@ CHANGES = {  #: settings that tests call otherwise
 }
 
 
-def wait_until(fact, seconds=60.0):
+def wait_until(fact, seconds=300.0):
     """Wait for an event, with a generous bound."""
     deadline = time.monotonic() + seconds
     while not fact():
