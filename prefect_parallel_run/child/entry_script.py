@@ -21,16 +21,17 @@ class RetryLater(Exception):  # noqa: N818  like NoRetry
     """Raised by an entry script to delay the next attempt of its mini-batch; the failed attempt counts.
 
     Args:
-        seconds: Delay, such as a service's ``Retry-After``; replaces ``retry_delay_seconds``.
+        seconds: Delay, such as a service's ``Retry-After``; replaces ``retry_delay_seconds``, also when it is 0.
         message: The error message.
 
     Raises:
-        ValueError: *seconds* is negative or not a number.
+        ValueError: *seconds* is negative, not finite or not a number.
     """
 
     def __init__(self, seconds: float, message: str = "") -> None:
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-            raise ValueError(f"seconds: expected a number, 0 or more, got {seconds!r}")
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if not is_number or not 0 <= seconds <= sys.float_info.max:  # false for NaN, infinity, and integers beyond any float
+            raise ValueError(f"seconds: expected a finite number, 0 or more, got {seconds!r}")
         super().__init__(message or f"retry in {seconds:g} s")
         self.seconds = seconds
 

@@ -44,7 +44,7 @@ class Failure(NamedTuple):
     traceback: str
     fingerprint: str
     final: bool  #: the script asked for no further attempt
-    retry_after: float  #: s before the next attempt, as the script asked; 0: as configured
+    retry_after: Optional[float]  #: s before the next attempt, as the script asked; None: as configured
 
 
 _secrets: List[str] = []
@@ -164,7 +164,7 @@ class RetryDirective(NamedTuple):
     final: bool = False  #: another attempt cannot help
     leave: str = ""  #: RESTART or STOP: this process exits once it has answered
     pause: float = 0.0  #: s until the next mini-batch of this process, or of its replacement
-    retry_after: float = 0.0  #: s until the next attempt at this mini-batch, in any process
+    retry_after: Optional[float] = None  #: s until the next attempt at this mini-batch, in any process; None: as configured
 
 
 def retry_directive(error: BaseException) -> RetryDirective:
@@ -174,16 +174,19 @@ def retry_directive(error: BaseException) -> RetryDirective:
     code = getattr(code, "name", code)
     is_final = "NoRetry" in kinds or (isinstance(code, str) and code in ("NoRetry", "Retry.NoRetry"))
     if "ParallelRunException" not in kinds:
-        return RetryDirective(is_final, retry_after=_seconds(getattr(error, "seconds", 0)) if "RetryLater" in kinds else 0.0)
-    return RetryDirective(is_final, _LEAVES.get(str(code), ""), _seconds(getattr(error, "delay_seconds", 0)))
+        return RetryDirective(
+            is_final, retry_after=_seconds(getattr(error, "seconds", None)) if "RetryLater" in kinds else None
+        )
+    return RetryDirective(is_final, _LEAVES.get(str(code), ""), _seconds(getattr(error, "delay_seconds", None)) or 0.0)
 
 
-def _seconds(value: Any) -> float:
+def _seconds(value: Any) -> Optional[float]:
+    """Return a number of seconds within bounds; None for what is not a number."""
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
-        return 0.0
-    return min(max(seconds, 0.0), _LONGEST_PAUSE) if seconds == seconds else 0.0  # noqa: PLR0124  NaN
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), _LONGEST_PAUSE) if seconds == seconds else None  # noqa: PLR0124  NaN
 
 
 def pandas_advice(error: BaseException) -> str:

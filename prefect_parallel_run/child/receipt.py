@@ -2,7 +2,7 @@
 
 from enum import Enum
 from functools import partial
-from typing import Any, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 
 class Outcome(str, Enum):
@@ -45,7 +45,7 @@ class Receipt(NamedTuple):
     traceback: str = ""
     fingerprint: str = ""  #: equal for failures of one cause
     final: bool = False  #: the script rejected further attempts
-    retry_after: float = 0.0  #: s before the next attempt, as the script asked; 0: as configured
+    retry_after: Optional[float] = None  #: s before the next attempt, as RetryLater asked; None: as configured
 
     @classmethod
     def of_failure(cls, mini_batch: int, attempt: int, outcome: Outcome, *, items: int = -1, **fields: Any) -> "Receipt":

@@ -70,12 +70,12 @@ class RetryDelay:
     backoff: float = 1.0  #: factor from one delay to the next
     jitter: float = 0.0  #: a delay becomes up to 1 + jitter times as long
 
-    def before(self, mini_batch: int, attempt: int, requested: float = 0.0) -> float:
+    def before(self, mini_batch: int, attempt: int, requested: float | None = None) -> float:
         """Return the delay before *attempt* (from 2) in s; *requested* by the script replaces the configured one.
 
         The jitter depends on mini-batch and attempt alone, so that equal events have equal results.
         """
         most = max(self.seconds, _LONGEST_DELAY)
         exponent = min(attempt - 2, math.log(most) / math.log(self.backoff)) if self.backoff > 1 else attempt - 2
-        delay = requested or min(self.seconds * self.backoff**exponent, most)
+        delay = requested if requested is not None else min(self.seconds * self.backoff**exponent, most)
         return delay * (1 + self.jitter * crc32(f"{mini_batch}.{attempt}".encode()) / (1 << 32))

@@ -170,15 +170,17 @@ def test_no_retry_prevents_further_attempts(bench, files):
     assert receipt.error == "never"
 
 
-def test_retry_later_delays_the_next_attempt(bench, files, tmp_path):
+@pytest.mark.parametrize("seconds", [30, 0])
+def test_retry_later_delays_the_next_attempt(bench, files, tmp_path, seconds):
     """Its receipt says for how long; its import does not import Prefect."""
     script = tmp_path / "later.py"
     script.write_text(
         "import sys\nfrom prefect_parallel_run import RetryLater\n"
-        "def run(mini_batch):\n    raise RetryLater(30, f\"busy, {'prefect' in sys.modules}\")\n"
+        f"def run(mini_batch):\n    raise RetryLater({seconds}, f\"busy, {{'prefect' in sys.modules}}\")\n"
     )
     (receipt,) = bench.attempt(bench.slot(str(script)), bench.works(files)[:1])
-    assert (receipt.retry_after, receipt.final, receipt.error_type, receipt.error) == (30, False, "RetryLater", "busy, False")
+    assert (receipt.retry_after, receipt.final) == (seconds, False)
+    assert (receipt.error_type, receipt.error) == ("RetryLater", "busy, False")
 
 
 def test_a_generator_is_consumed_inside_the_attempt(bench, files):

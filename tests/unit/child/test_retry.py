@@ -29,8 +29,9 @@ class Throttled(RetryLater):
     pass
 
 
-#: A class of the script, where the package is not installed.
-ElsewhereRetryLater = type("RetryLater", (Exception,), {"seconds": float("inf")})
+def elsewhere(seconds):
+    """Return an exception of a script's own class, for where the package is not installed."""
+    return type("RetryLater", (Exception,), {"seconds": seconds})()
 
 
 @pytest.mark.parametrize(
@@ -39,8 +40,12 @@ ElsewhereRetryLater = type("RetryLater", (Exception,), {"seconds": float("inf")}
         (ValueError("x"), RetryDirective()),
         (NoRetry("x"), RetryDirective(final=True)),
         (RetryLater(2.5), RetryDirective(retry_after=2.5)),
+        (RetryLater(0), RetryDirective(retry_after=0.0)),
         (Throttled(7), RetryDirective(retry_after=7)),
-        (ElsewhereRetryLater(), RetryDirective(retry_after=1e9)),
+        (elsewhere(float("inf")), RetryDirective(retry_after=1e9)),
+        (elsewhere(10**400), RetryDirective()),
+        (elsewhere(float("nan")), RetryDirective()),
+        (elsewhere(None), RetryDirective()),
         (coded("x", seconds=5), RetryDirective()),
         (coded("NoRetry"), RetryDirective(final=True)),
         (coded("Retry.NoRetry"), RetryDirective(final=True)),
@@ -66,10 +71,12 @@ def test_directives(error, wish):
     assert retry_directive(error) == wish
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan"), "5", None, True])
+@pytest.mark.parametrize(
+    "seconds", [-1, float("nan"), float("inf"), -float("inf"), 10**400, "5", None, True], ids=lambda s: str(s)[:9]
+)
 def test_retry_later_needs_seconds(seconds):
-    """A wrong value is an error where it is made, not a delay of zero."""
-    with pytest.raises(ValueError, match="seconds: expected a number, 0 or more, got"):
+    """A wrong value is an error where it is made, not a delay of zero or without an end."""
+    with pytest.raises(ValueError, match="seconds: expected a finite number, 0 or more, got"):
         RetryLater(seconds)
 
 

@@ -152,6 +152,15 @@ def test_the_script_sets_the_delay():
     assert not [step for step in ended if isinstance(step, SubmitLease)]
 
 
+def test_the_script_may_ask_for_no_delay():
+    """RetryLater(0) replaces retry_delay_seconds like any other number."""
+    state = make_state(1, retry_delay=5.0)
+    (lease,) = leases(state.handle(NodeOpened("a", 1), 0.0))
+    failed = receipt(0, 1, "raised")._replace(retry_after=0.0)
+    (again,) = leases(state.handle(LeaseFinished(lease.id, [failed], 1), 1.0))
+    assert (again.start, again.attempt) == (0, 2)
+
+
 def test_delays_grow_to_the_longest():
     """Never beyond an hour, unless the first delay is longer."""
     delay = RetryDelay(seconds=1.0, backoff=10.0)
@@ -162,7 +171,14 @@ def test_delays_grow_to_the_longest():
     assert RetryDelay().before(0, 5) == 0
 
 
-@given(st.floats(0, 1e5), st.floats(1, 1e6), st.floats(0, 100), st.integers(0, 10**9), st.integers(2, 10**6), st.floats(0, 1e9))
+@given(
+    st.floats(0, 1e5),
+    st.floats(1, 1e6),
+    st.floats(0, 100),
+    st.integers(0, 10**9),
+    st.integers(2, 10**6),
+    st.none() | st.floats(0, 1e9),
+)
 def test_the_jitter_lengthens_a_delay_by_at_most_its_factor(seconds, backoff, jitter, mini_batch, attempt, requested):
     """And equal events give equal delays."""
     plain = RetryDelay(seconds=seconds, backoff=backoff).before(mini_batch, attempt, requested)
