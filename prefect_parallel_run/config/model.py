@@ -169,7 +169,7 @@ class ParallelRunConfig(FormModel):
     retry_jitter_factor: Annotated[float, accept("a number, 0 or more", lambda value: is_number(value) and value >= 0)] = Field(
         default=0, ge=0, title="Jitter of the pause"
     )
-    """A pause of d seconds before a retry becomes one between d and d * (1 + this factor)."""
+    """A pause of d seconds before a retry becomes one between d and d * (1 + this factor), up to one hour."""
     mini_batches_per_minute: Annotated[
         Annotated[float, Field(ge=-1)] | None,
         optional("a number above 0, or -1 (no limit)", lambda value: is_number(value) and (value > 0 or value == -1)),

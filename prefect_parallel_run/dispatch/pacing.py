@@ -13,7 +13,8 @@ from zlib import crc32
 
 _TOGETHER = 0.05  #: s of mini-batches that are handed out together
 _LATE = 0.1  #: s by which the dispatcher may be late without a lower rate
-_LONGEST_DELAY = 3_600.0  #: s: retry_backoff_factor does not lead beyond
+_LONGEST_DELAY = 3_600.0  #: s: neither retry_backoff_factor nor retry_jitter_factor leads beyond
+_SHORTEST_DELAY = 1e-9  #: s: shorter delays count as this one in the number of steps to the longest, so that powers stay finite
 _ROUNDING = 1e-6  #: mini-batches by which rounding may reduce a permit
 
 
@@ -68,14 +69,18 @@ class RetryDelay:
 
     seconds: float = 0.0  #: before the second attempt
     backoff: float = 1.0  #: factor from one delay to the next
-    jitter: float = 0.0  #: a delay becomes up to 1 + jitter times as long
+    jitter: float = 0.0  #: a delay becomes up to 1 + jitter times as long, but not longer than the longest
 
     def before(self, mini_batch: int, attempt: int, requested: float | None = None) -> float:
         """Return the delay before *attempt* (from 2) in s; *requested* by the script replaces the configured one.
 
-        The jitter depends on mini-batch and attempt alone, so that equal events have equal results.
+        The jitter depends on mini-batch and attempt alone, so that equal events have equal results. At the longest delay, it
+        varies below it: mini-batches that fail together are still not retried together.
         """
-        most = max(self.seconds, _LONGEST_DELAY)
-        exponent = min(attempt - 2, math.log(most) / math.log(self.backoff)) if self.backoff > 1 else attempt - 2
-        delay = requested if requested is not None else min(self.seconds * self.backoff**exponent, most)
-        return delay * (1 + self.jitter * crc32(f"{mini_batch}.{attempt}".encode()) / (1 << 32))
+        first, exponent = (self.seconds, float(attempt - 2)) if requested is None else (requested, 0.0)
+        most = max(first, _LONGEST_DELAY)
+        if self.backoff > 1:
+            exponent = min(exponent, math.log(most / max(first, _SHORTEST_DELAY)) / math.log(self.backoff))
+        longest: float = min(first * self.backoff**exponent * (1 + self.jitter), most)
+        shortest = max(first, longest / (1 + self.jitter))
+        return shortest + (longest - shortest) * crc32(f"{mini_batch}.{attempt}".encode()) / (1 << 32)

@@ -3,6 +3,7 @@
 import heapq
 import random
 from bisect import bisect_left
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -161,14 +162,26 @@ def test_the_script_may_ask_for_no_delay():
     assert (again.start, again.attempt) == (0, 2)
 
 
-def test_delays_grow_to_the_longest():
-    """Never beyond an hour, unless the first delay is longer."""
-    delay = RetryDelay(seconds=1.0, backoff=10.0)
-    assert [delay.before(0, attempt) for attempt in range(2, 7)] == pytest.approx([1, 10, 100, 1000, 3600])
+@pytest.mark.parametrize("first", [1e-6, 0.1, 1.0, 60.0, 3600.0])
+def test_delays_grow_to_the_longest(first):
+    """An hour, also from below a second."""
+    delay, expected = RetryDelay(seconds=first, backoff=10.0), first
+    for attempt in range(2, 20):
+        assert delay.before(0, attempt) == pytest.approx(expected)
+        expected = min(10 * expected, 3600)
     assert delay.before(0, 100_000) == pytest.approx(3600)
-    assert RetryDelay(seconds=7200.0, backoff=2.0).before(0, 9) == 7200
+
+
+def test_a_delay_beyond_the_longest_stays():
+    """An hour limits the growth, not what was configured or requested."""
+    assert RetryDelay(seconds=7200.0, backoff=2.0, jitter=0.5).before(0, 9) == 7200
+    assert RetryDelay(seconds=1.0, backoff=2.0, jitter=0.5).before(0, 9, 7200) == 7200
+
+
+def test_delays_are_equal_without_a_factor():
+    """Zero stays zero."""
     assert [RetryDelay(seconds=3.0).before(0, attempt) for attempt in (2, 9)] == [3, 3]
-    assert RetryDelay().before(0, 5) == 0
+    assert RetryDelay(backoff=2.0, jitter=1.0).before(0, 5) == 0
 
 
 @given(
@@ -179,20 +192,24 @@ def test_delays_grow_to_the_longest():
     st.integers(2, 10**6),
     st.none() | st.floats(0, 1e9),
 )
-def test_the_jitter_lengthens_a_delay_by_at_most_its_factor(seconds, backoff, jitter, mini_batch, attempt, requested):
-    """And equal events give equal delays."""
+def test_a_delay_with_its_jitter_stays_within_its_bounds(seconds, backoff, jitter, mini_batch, attempt, requested):
+    """From the first delay, or the requested one, to an hour or the first one; and equal events give equal delays."""
+    first = seconds if requested is None else requested
     plain = RetryDelay(seconds=seconds, backoff=backoff).before(mini_batch, attempt, requested)
     jittered = RetryDelay(seconds=seconds, backoff=backoff, jitter=jitter)
     delay = jittered.before(mini_batch, attempt, requested)
-    assert plain <= delay <= plain * (1 + jitter) * (1 + 1e-9)
+    assert first <= delay <= max(first, 3600)
+    assert plain / (1 + jitter) * (1 - 1e-9) <= delay <= plain * (1 + jitter) * (1 + 1e-9)
     assert delay == jittered.before(mini_batch, attempt, requested)
 
 
-def test_the_jitter_spreads_mini_batches():
-    """Those that failed together are not retried together."""
-    delays = [RetryDelay(seconds=10.0, jitter=1.0).before(number, 2) for number in range(1_000)]
-    counts = [sum(10 + tenth <= delay < 11 + tenth for delay in delays) for tenth in range(10)]
-    assert all(60 < count < 140 for count in counts), counts
+@pytest.mark.parametrize(("attempt", "shortest", "longest"), [(2, 10, 20), (3, 100, 200), (100, 1800, 3600)])
+def test_the_jitter_spreads_mini_batches(attempt, shortest, longest):
+    """Those that failed together are not retried together, also at the longest delay."""
+    delay = RetryDelay(seconds=10.0, backoff=10.0, jitter=1.0)
+    tenths = Counter(int(10 * (delay.before(n, attempt) - shortest) / (longest - shortest)) for n in range(1_000))
+    assert sorted(tenths) == list(range(10))
+    assert all(60 < count < 140 for count in tenths.values()), tenths
 
 
 def test_no_limit_is_no_pace():
