@@ -20,6 +20,7 @@ _LOST_PATIENCE = 10.0  #: s without any node before they are requested again
 _START_PATIENCE = 60.0  #: s that requested nodes may be missing before they are requested again
 _RETRY_DELAY = 30.0  #: s before a failed request is repeated
 _WORK_PER_SLOT = 30.0  #: s of work per slot that justify a new node; less is done before the node has started
+_UNKNOWN_SECONDS = 1.0  #: s that a mini-batch of a paced run is assumed to take until one has ended
 IDLE_SECONDS = 10.0  #: s without a lease after which a node is released
 
 
@@ -139,9 +140,9 @@ class Autoscaler:
 
 
 def nodes_wanted(bounds: NodeBounds, demand: Demand) -> int:
-    """Return the number of nodes that the backlog justifies; of a paced run, only the part that may start soon counts.
+    """Return the number of nodes that the backlog justifies, but not more than the pace of a paced run keeps busy.
 
-    An unknown duration counts one mini-batch per slot.
+    While the duration is unknown, a slot counts for one mini-batch, and a paced run for one of short mini-batches.
 
     >>> bounds = NodeBounds(at_least=1, at_most=10)
     >>> [nodes_wanted(bounds, Demand(backlog=count, seconds=3.0, slots=2, nodes=1)) for count in (0, 30, 100, 1000)]
@@ -151,5 +152,6 @@ def nodes_wanted(bounds: NodeBounds, demand: Demand) -> int:
     """
     per_slot = max(1.0, _WORK_PER_SLOT / max(demand.seconds, 1e-9))
     slots = demand.slots / demand.nodes
-    soon = min(demand.backlog, demand.per_second * _WORK_PER_SLOT)
+    paced_seconds = max(demand.seconds, _WORK_PER_SLOT) if math.isfinite(demand.seconds) else _UNKNOWN_SECONDS
+    soon = min(demand.backlog, demand.per_second * paced_seconds)
     return max(bounds.at_least, min(bounds.at_most, math.ceil(soon / max(slots * per_slot, 1.0))))

@@ -33,11 +33,20 @@ def test_the_number_of_nodes_stays_within_its_bounds(backlog, seconds, slots, le
     assert least <= nodes_wanted(bounds, Demand(backlog=backlog, seconds=seconds, slots=slots, nodes=1)) <= least + more
 
 
-def test_a_paced_backlog_needs_no_more_nodes_than_its_pace():
-    """Two per second of 10 s each keep twenty slots busy."""
-    bounds = NodeBounds(at_least=1, at_most=100)
-    demand = Demand(backlog=10**6, seconds=10.0, per_second=2.0, slots=4, nodes=1)
-    assert nodes_wanted(bounds, demand) == 5
+@given(st.floats(0.01, 1e4), st.floats(0.01, 100), st.integers(1, 64))
+def test_a_paced_backlog_gets_exactly_the_nodes_that_its_pace_needs(seconds, per_second, slots):
+    """Two per second of 60 s each keep 120 slots busy, for any duration."""
+    bounds = NodeBounds(at_least=0, at_most=10**9)
+    wanted = nodes_wanted(bounds, Demand(backlog=10**9, seconds=seconds, per_second=per_second, slots=slots, nodes=1))
+    busy = seconds * per_second
+    assert (wanted - 1) * slots < busy * (1 + 1e-9)
+    assert wanted * slots >= busy * (1 - 1e-9)
+
+
+def test_a_paced_run_of_unknown_duration_stays_small():
+    """Its backlog does not justify nodes by itself: the first mini-batches show how long they take."""
+    demand = Demand(backlog=10**6, seconds=float("inf"), per_second=10.0, slots=4, nodes=1)
+    assert nodes_wanted(NodeBounds(at_least=1, at_most=1000), demand) == 3
 
 
 def test_nodes_are_requested_once_and_released_when_idle():
