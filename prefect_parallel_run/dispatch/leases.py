@@ -253,7 +253,7 @@ class StragglerTracker:
             chosen.append(lease)
         return chosen
 
-    def to_recall_while_paused(self, leases: Iterable[Lease], now: float) -> list[Lease]:
+    def to_recall_unstarted(self, leases: Iterable[Lease], now: float) -> list[Lease]:
         """Return the leases of a paused run to recall.
 
         Duplicates are not recalled: the mini-batch that both hold has started.

@@ -288,7 +288,7 @@ class RunState:
             return
         yield from self._pause_or_resume(tally)
         if self.is_paused:  # leases return what they have not started; running mini-batches continue
-            for lease in self._stragglers.to_recall_while_paused(self._accounting.leases.values(), now):
+            for lease in self._stragglers.to_recall_unstarted(self._accounting.leases.values(), now):
                 yield events.Recall(lease.id, at_once=False)
         else:
             yield from self._hand_out(now)
