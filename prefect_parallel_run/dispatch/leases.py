@@ -237,7 +237,6 @@ class StragglerTracker:
 
     def to_recall(self, leases: Iterable[Lease], free: int, now: float) -> list[Lease]:
         """Return which of *leases*, in submission order, to recall for *free* idle slots, longest-running first."""
-        self.next_check = None
         room = free - sum(running.is_recalled and not running.running_only for running in self._running.values())
         chosen: list[Lease] = []
         for lease in leases:
@@ -254,11 +253,10 @@ class StragglerTracker:
         return chosen
 
     def to_recall_unstarted(self, leases: Iterable[Lease], now: float) -> list[Lease]:
-        """Return the leases of a paused run to recall.
+        """Return which of *leases* to recall, so that they keep only what runs.
 
         Duplicates are not recalled: the mini-batch that both hold has started.
         """
-        self.next_check = None
         chosen: list[Lease] = []
         for lease in leases:
             running = self._running[lease.id]

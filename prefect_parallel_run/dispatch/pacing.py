@@ -1,66 +1,60 @@
 """When mini-batches may start: so many per minute over all processes, and a failed one after its delay. Pure: no clock.
 
-A lease of a paced run goes to an idle process and has at most as many mini-batches as may start now, so that it starts when it
-is handed out. Many per second are handed out together, twenty times a second, since every lease costs messages.
+A lease of a paced run goes to an idle process and has one mini-batch, so that it starts when it is handed out: in a lease of
+several, the later ones would start in a burst after the first one has been slow.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from zlib import crc32
 
-_TOGETHER = 0.05  #: s of mini-batches that are handed out together
 _LATE = 0.1  #: s by which the dispatcher may be late without a lower rate
 _LONGEST_DELAY = 3_600.0  #: s: neither retry_backoff_factor nor retry_jitter_factor leads beyond
 _SHORTEST_DELAY = 1e-9  #: s: shorter delays count as this one in the number of steps to the longest, so that powers stay finite
-_ROUNDING = 1e-6  #: mini-batches by which rounding may reduce a permit
 
 
 class Pace:
-    """At most *per_minute* mini-batches start per minute; None or -1: no limit."""
+    """At most *per_minute* mini-batches start per minute; None or -1: no limit.
+
+    In any period of T seconds, at most rate * (T + 0.1) + 1 mini-batches start, and one more after a change of the rate.
+    """
 
     def __init__(self, per_minute: float | None) -> None:
-        self._per_second = math.inf
-        self._since = -math.inf  # mini-batches that could have started since then (monotonic clock, s) may start
+        self._last: float | None = None  # when the last mini-batch should have started (monotonic clock, s)
         self.change(per_minute)
 
     def change(self, per_minute: float | None) -> None:
         """Set another rate."""
-        self._per_second = math.inf if per_minute is None or per_minute < 0 else per_minute / 60
+        self._interval = 0.0 if per_minute is None or per_minute < 0 else 60 / per_minute  # s between two starts
 
     @property
     def per_second(self) -> float:
         """Return the rate; infinite without a limit."""
-        return self._per_second
+        return 1 / self._interval if self.is_limited else math.inf
 
     @property
     def is_limited(self) -> bool:
         """True when there is a limit."""
-        return math.isfinite(self._per_second)
+        return self._interval > 0
 
     @property
-    def _together(self) -> int:
-        return max(1, int(self._per_second * _TOGETHER))
+    def _due(self) -> float:
+        return -math.inf if self._last is None else self._last + self._interval
 
-    def permits(self, now: float) -> int:
-        """Return how many mini-batches may start at *now*."""
-        if not self.is_limited:
-            return sys.maxsize
+    def permits(self, now: float) -> bool:
+        """Return whether a mini-batch may start at *now*."""
+        return now >= self._due
+
+    def take(self, now: float) -> None:
+        """Record that a mini-batch starts at *now*."""
         # After a pause, or while all processes were busy, they do not catch up: that would be a burst.
-        self._since = max(self._since, now - self._together / self._per_second - _LATE)
-        permits = int((now - self._since) * self._per_second + _ROUNDING)
-        return permits if permits >= self._together else 0
-
-    def take(self, count: int) -> None:
-        """Record that *count* mini-batches start."""
-        if self.is_limited:
-            self._since += count / self._per_second
+        self._last = now if self._last is None else max(self._due, now - _LATE)
 
     def next_due(self, now: float) -> float | None:
-        """Return when further mini-batches may start; None if some may start at *now*: they wait for a process."""
-        return None if self.permits(now) else self._since + self._together / self._per_second
+        """Return when a mini-batch may start; None if one may start at *now*: it waits for a process."""
+        return None if self.permits(now) else self._due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ is growing, new mini-batches are appended.
 A mini-batch may be the last of two unfinished leases (speculative_execution). They count as one attempt: the first success
 decides it and removes it from the other lease; a failure only removes it from the failed lease.
 
-While the run is paused nothing is handed out, and leases are recalled: they keep only the running mini-batches.
+While the run is paused nothing is handed out, and leases are recalled: they keep only the running mini-batches. So are leases
+that were handed out without a pace when one is set.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from prefect_parallel_run.dispatch import events
 from prefect_parallel_run.dispatch.bisection import Bisections, Piece
@@ -85,6 +87,7 @@ class RunState:
         self._stragglers = StragglerTracker()
         self._pace = Pace(policy.per_minute)
         self._last_lease = 0
+        self._last_unpaced = 0  # the last lease that was handed out before the run had a pace
         self._now = float("-inf")
         self._is_holding = False
         self._processes: int | None = None  # per node, once a user has changed it
@@ -162,6 +165,8 @@ class RunState:
                 self.is_paused = isinstance(command, events.Paused)
             case events.LimitsChanged(limits, per_minute):
                 self._policy = replace(self._policy, limits=limits)
+                if not self._pace.is_limited:
+                    self._last_unpaced = self._last_lease
                 self._pace.change(per_minute)
             case events.ProcessesChanged(count):
                 self._processes, self._resizes = count, self._resizes + 1
@@ -287,12 +292,20 @@ class RunState:
             yield end
             return
         yield from self._pause_or_resume(tally)
-        if self.is_paused:  # leases return what they have not started; running mini-batches continue
-            for lease in self._stragglers.to_recall_unstarted(self._accounting.leases.values(), now):
-                yield events.Recall(lease.id, at_once=False)
+        self._stragglers.next_check = None
+        if self.is_paused:
+            yield from self._recall_unstarted(self._accounting.leases.values(), now)
         else:
             yield from self._hand_out(now)
             yield from self._rebalance(now)
+            if self._pace.is_limited:
+                in_order = self._accounting.leases.values()
+                yield from self._recall_unstarted(takewhile(lambda lease: lease.id <= self._last_unpaced, in_order), now)
+
+    def _recall_unstarted(self, leases: Iterable[Lease], now: float) -> Iterator[events.Recall]:
+        """Recall what some leases have not started; running mini-batches continue."""
+        for lease in self._stragglers.to_recall_unstarted(leases, now):
+            yield events.Recall(lease.id, at_once=False)
 
     def _end(self, tally: Tally, now: float) -> events.Abort | events.Finish | events.GiveUp | None:
         if (breach := self._policy.limits.first_breach(tally)) is not None:
@@ -327,8 +340,9 @@ class RunState:
 
     def _hand_out(self, now: float) -> Iterator[events.Instruction]:
         """Lease work to the least loaded nodes until every node has enough, as far as the pace permits."""
-        while (node := self._next_node()) is not None and (permits := self._pace.permits(now)):
-            work = self._queue.pop(now, self._accounting.slots, is_holding=self._is_holding, at_most=permits)
+        at_most = 1 if self._pace.is_limited else self._policy.max_per_lease
+        while (node := self._next_node()) is not None and self._pace.permits(now):
+            work = self._queue.pop(now, self._accounting.slots, is_holding=self._is_holding, at_most=at_most)
             if work is None:
                 return
             yield self._submit(node, work, now)
@@ -346,13 +360,12 @@ class RunState:
         start, stop, attempt, piece = work
         lease = Lease(id=self._last_lease, node=node, start=start, stop=stop, attempt=attempt, piece=piece)
         self._accounting.add_lease(lease)
-        self._pace.take(lease.count)
+        self._pace.take(now)
         self._stragglers.record_sent(lease, now)
         return events.SubmitLease(lease)
 
     def _rebalance(self, now: float) -> Iterator[events.Instruction]:
         """With nothing left to hand out, rebalance work from busy to idle slots."""
-        self._stragglers.next_check = None
         if self._queue.has_ranges or self._is_holding or self._progress.is_growing:
             return
         if now < self._next_rebalance:

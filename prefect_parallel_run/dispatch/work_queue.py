@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import heapq
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -116,7 +115,7 @@ class WorkQueue:
         """Add mini-batches that were leased, but did not run."""
         self._returned.extend(works)
 
-    def pop(self, now: float, slots: int, *, is_holding: bool, at_most: int = sys.maxsize) -> Work | None:
+    def pop(self, now: float, slots: int, *, is_holding: bool, at_most: int) -> Work | None:
         """Return the work of the next lease, or None; with *is_holding*, first attempts are held back."""
         if self._due and self._due[0][0] <= now:
             _, index, attempt = heapq.heappop(self._due)

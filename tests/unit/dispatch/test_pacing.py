@@ -1,8 +1,8 @@
 """The pace over all processes, and the delays of retries, on a clock of the test."""
 
 import heapq
+import math
 import random
-from bisect import bisect_left
 from collections import Counter
 
 import pytest
@@ -13,8 +13,10 @@ from prefect_parallel_run.dispatch.events import (
     Commit,
     GiveUp,
     LeaseFinished,
+    LeaseShortened,
     LimitsChanged,
     NodeOpened,
+    Recall,
     SlotReady,
     SubmitLease,
     Tick,
@@ -24,20 +26,32 @@ from prefect_parallel_run.models import FailureLimits
 
 from .test_state import answer, leases, make_state, receipt
 
-MINUTE = 60.0
+MINUTE, LATE = 60.0, 0.1  #: s
 
 
-def most_in_a_minute(starts):
-    """The most starts within any minute."""
-    starts = sorted(starts)
-    return max(bisect_left(starts, start + MINUTE) - first for first, start in enumerate(starts))
+def most_beyond(starts, rates):
+    """Return how many starts any period has beyond its rate; *rates*: when each one was set, and how many per minute it is."""
+
+    def allowed(time):
+        """Return how many starts the rates allow until *time*."""
+        ends = [*(since for since, _ in rates[1:]), math.inf]
+        return sum(max(0.0, min(time, end) - since) * rate / MINUTE for (since, rate), end in zip(rates, ends, strict=True))
+
+    lowest, most = math.inf, 0.0
+    for count, start in enumerate(sorted(starts)):
+        lowest = min(lowest, count - allowed(start))
+        most = max(most, count + 1 - allowed(start) - lowest)
+    return most
 
 
 class Run:
-    """A run on a clock of its own, whose slots take random times; *late* is how late the dispatcher handles an event, s."""
+    """A run on a clock of its own, whose slots take random times; *late* is how late the dispatcher handles an event, s.
 
-    def __init__(self, state, slots, seconds, late=0.0, seed=1):
-        self.state, self.seconds, self.late = state, seconds, late
+    What starts during the *stall*, a half-open period, ends after it.
+    """
+
+    def __init__(self, state, slots, seconds, late=0.0, seed=1, stall=(0.0, 0.0)):
+        self.state, self.seconds, self.late, self.stall = state, seconds, late, stall
         self.random = random.Random(seed)
         self.starts, self.now, self.ends = [], 0.0, []
         for node, count in slots.items():
@@ -52,6 +66,8 @@ class Run:
             for _ in range(lease.count):
                 self.starts.append(start)
                 start += self.seconds * self.random.uniform(0.5, 1.5)
+                if self.stall[0] <= self.starts[-1] < self.stall[1]:
+                    start += self.stall[1] - self.starts[-1]
             heapq.heappush(self.ends, (start, lease.id, lease))
         return instructions
 
@@ -80,15 +96,57 @@ class Run:
     st.integers(0, 9),
 )
 def test_the_pace_is_obeyed_within_a_tenth(rate_and_count, seconds, late, seed):
-    """Never more in any minute, and with enough processes no less over the whole time."""
+    """In no period more, and with enough processes no less over the whole time."""
     rate, count = rate_and_count
     nodes = 1 + int(rate / MINUTE * seconds / 4)  # of 8 processes: twice as many as are busy
     state = make_state(count, policy={"per_minute": rate})
     run = Run(state, {f"n{number}": 8 for number in range(nodes)}, seconds, late, seed)
     run.until(10 * MINUTE)
     assert len(run.starts) == count == state.tally.succeeded
-    assert most_in_a_minute(run.starts) <= 1.1 * rate + 1
+    assert most_beyond(run.starts, [(0.0, rate)]) <= rate / MINUTE * LATE + 1.001
     assert max(run.starts) <= 1.1 * count / rate * MINUTE
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.tuples(st.floats(0.1, 5.0), st.sampled_from([6, 60, 600, 6_000, 20_000])), min_size=1, max_size=4),
+    st.sampled_from([0.005, 0.5]),
+    st.integers(1, 64),
+    st.floats(0.0, 3.0),
+    st.floats(0.0, 30.0),
+)
+def test_nothing_makes_a_burst(changes, seconds, processes, stalls_at, stalled):
+    """Neither the beginning, nor a service that stalls, nor another rate: the bound holds in every period."""
+    (_, rate), *changes = changes
+    state = make_state(100_000, policy={"per_minute": rate})
+    run = Run(state, {"a": processes}, seconds, stall=(stalls_at, stalls_at + stalled))
+    rates = [(0.0, rate)]
+    for after, rate in changes:
+        run.until(run.now + after)
+        run.handle(LimitsChanged(FailureLimits(), rate))
+        rates.append((run.now, rate))
+    run.until(run.now + stalls_at + stalled + 2.0)
+    highest = max(rate for _, rate in rates)
+    assert most_beyond(run.starts, rates) <= highest / MINUTE * LATE + len(rates) + 0.001
+
+
+def test_a_new_limit_recalls_what_has_not_started():
+    """Leases that were handed out without one hold seconds of work, which would start without a pause."""
+    state = make_state(10_000)
+    (first,) = leases(state.handle(NodeOpened("a", 1), 0.0))
+    state.handle(SlotReady("a"), 0.0)
+    running, waiting = leases(state.handle(LeaseFinished(first.id, [receipt(0, seconds=0.001)], 1), 1.0))
+    assert running.count > 1
+    limited = LimitsChanged(FailureLimits(), 60.0)
+    recalls = [Recall(lease.id, at_once=False) for lease in (running, waiting)]
+    assert state.handle(limited, 1.05) == []  # they may not have reached their node yet
+    assert state.next_due == pytest.approx(1.1)
+    assert state.handle(Tick(), 1.11) == recalls
+    assert state.handle(LeaseShortened(running.id, running.start + 1), 1.2) == []
+    assert state.handle(LeaseShortened(waiting.id, waiting.start), 1.2) == []
+    assert leases(state.handle(LeaseFinished(waiting.id, [], 1), 1.3)) == []
+    (next_one,) = leases(state.handle(LeaseFinished(running.id, [receipt(running.start)], 1), 3.0))
+    assert (next_one.start, next_one.count) == (running.start + 1, 1)
 
 
 def test_a_mini_batch_waits_for_its_time_and_an_idle_process():
