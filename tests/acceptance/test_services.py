@@ -6,7 +6,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
@@ -17,20 +19,21 @@ from prefect_parallel_run.cli.app import main
 from .conftest import wait_until
 from .test_readme import ROOT, run
 
+SOON = 10  #: s
+
 
 class Service(BaseHTTPRequestHandler):
-    """Answers with the request in capitals; refuses the first request for each text in ``busy``."""
+    """Answers with the request in capitals; refuses the first request for each text in ``busy``, with its Retry-After."""
 
-    busy: ClassVar[set[str]] = {"file 3"}
+    busy: ClassVar[dict[str, str]] = {}
     lock = threading.Lock()
 
     def do_POST(self):
         text = self.rfile.read(int(self.headers["Content-Length"])).decode()
         with self.lock:
-            is_busy = text in self.busy
-            self.busy.discard(text)
-        self.send_response(429 if is_busy else 200)
-        self.send_header("Retry-After", "1")
+            retry_after = self.busy.pop(text, None)
+        self.send_response(429 if retry_after else 200)
+        self.send_header("Retry-After", retry_after or "")
         self.end_headers()
         self.wfile.write(text.upper().encode())
 
@@ -39,7 +42,9 @@ class Service(BaseHTTPRequestHandler):
 
 
 def test_the_example_of_the_guide(tmp_path):
-    """Every file has its answer, and only the refused request was repeated."""
+    """Every file has its answer, and only the refused requests were repeated, after seconds or at an HTTP date."""
+    soon, past = (formatdate(time.time() + seconds, usegmt=True) for seconds in (SOON, -60))
+    Service.busy.update({"file 3": "1", "file 5": past, "file 6": soon})
     script, flow = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guides" / "services.md").read_text(), re.DOTALL)
     with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -58,7 +63,11 @@ def test_the_example_of_the_guide(tmp_path):
         attempts = connection.execute(
             "SELECT mini_batch, outcome, error_type, error FROM attempts WHERE outcome != 'succeeded'"
         )
-        assert attempts.fetchall() == [(3, "raised", "RetryLater", "retry in 1 s")]
+        third, fifth, sixth = sorted(attempts.fetchall())
+    assert third == (3, "raised", "RetryLater", "retry in 1 s")
+    assert fifth == (5, "raised", "RetryLater", "retry in 0 s")
+    assert sixth[:3] == (6, "raised", "RetryLater")
+    assert 0 <= float(sixth[3].split()[2]) <= SOON
 
 
 def test_the_pace_of_a_running_step_is_changed(tmp_path, capsys):
