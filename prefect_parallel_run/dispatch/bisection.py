@@ -1,13 +1,13 @@
 """Bisection: isolates the failing items of a mini-batch that used up its attempts, by halving it. Pure.
 
-Every item of such a mini-batch is in exactly one piece. A piece is open (to be run: it is queued here, or in a lease),
-succeeded, or failing (one item that failed). A failed piece of several items is replaced by its halves.
+Every item of such a mini-batch is in exactly one piece. A piece is open (to be run, or in a lease), succeeded, or failing (one
+item that failed). A failed piece of several items is replaced by its halves.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -37,51 +37,38 @@ class BisectionResult(NamedTuple):
     decided: int  #: items whose outcome is now known
     failed: int  #: of these, failed items
     state: Literal["isolating", "succeeded", "failed"]  #: state of the mini-batch
+    halves: tuple[Piece, ...]  #: further pieces to run
 
 
 @dataclass(slots=True)
 class _Bisection:
-    attempt: int  # the last attempt at the whole mini-batch
     open: set[Piece]
     some_succeeded: bool
 
 
 class Bisections:
-    """All bisections of a run, and their pieces to run; a piece that lost its node *run_max_try* times counts as failed."""
+    """All bisections of a run. The attempts at a piece that say nothing about its items are limited; the last one fails it."""
 
-    def __init__(self, run_max_try: int, resumed: Iterable[BisectionState] = ()) -> None:
+    def __init__(self, run_max_try: int) -> None:
         self._run_max_try = run_max_try
         self._unfinished: dict[int, _Bisection] = {}  # by mini-batch
-        self._pieces: deque[tuple[int, Piece]] = deque()  # to run
-        self._losses: Counter[tuple[int, Piece]] = Counter()  # times that a piece lost its node
-        for state in resumed:
-            outcomes = {Piece(start, stop): succeeded for start, stop, succeeded in state.pieces}
-            self.start(state.mini_batch, state.attempt, state.items, outcomes)
+        self._undecided: Counter[tuple[int, Piece]] = Counter()  # attempts at a piece that said nothing about its items
 
-    def __len__(self) -> int:
-        """Return the number of pieces to run."""
-        return len(self._pieces)
-
-    def start(self, index: int, attempt: int, items: int, outcomes: Mapping[Piece, bool] | None = None) -> None:
-        """Start to bisect a mini-batch after its last *attempt*; *outcomes*: whether each piece that already ran succeeded."""
+    def start(self, index: int, items: int, outcomes: Mapping[Piece, bool] | None = None) -> list[Piece]:
+        """Start to bisect a mini-batch and return the pieces to run; *outcomes*: whether pieces that have run succeeded."""
         outcomes = {**(outcomes or {}), Piece(0, items): False}
         pieces = sorted(_without_outcome(Piece(0, items), outcomes))
-        self._unfinished[index] = _Bisection(attempt, set(pieces), any(outcomes.values()))
-        self._pieces.extend((index, piece) for piece in pieces)
+        self._unfinished[index] = _Bisection(set(pieces), any(outcomes.values()))
+        return pieces
 
-    def pop(self) -> tuple[int, int, Piece]:
-        """Return the next piece to run: mini-batch, its last attempt, piece."""
-        index, piece = self._pieces.popleft()
-        return index, self._unfinished[index].attempt, piece
+    def resume(self, state: BisectionState) -> list[Piece]:
+        """Continue a bisection of an earlier execution and return the pieces to run."""
+        return self.start(state.mini_batch, state.items, {Piece(start, stop): good for start, stop, good in state.pieces})
 
-    def requeue(self, index: int, piece: Piece) -> None:
-        """Queue a piece again that did not run and did not fail."""
-        self._pieces.append((index, piece))
-
-    def record_loss(self, index: int, piece: Piece) -> bool:
-        """Record that a piece lost its node; return True when it counts as failed."""
-        self._losses[index, piece] += 1
-        return self._losses[index, piece] >= self._run_max_try
+    def may_repeat(self, index: int, piece: Piece) -> bool:
+        """Record an attempt that says nothing about its items; return False when it counts as failed."""
+        self._undecided[index, piece] += 1
+        return self._undecided[index, piece] < self._run_max_try
 
     def record(self, index: int, piece: Piece, receipt: Receipt) -> BisectionResult:
         """Record the outcome of a piece, which decides its items as soon as their outcome is known."""
@@ -89,15 +76,14 @@ class Bisections:
         bisection.open.remove(piece)
         succeeded = receipt.outcome == Outcome.SUCCEEDED
         bisection.some_succeeded |= succeeded
-        if not succeeded and piece.items > 1:
-            bisection.open.update(piece.halves())
-            self._pieces.extend((index, half) for half in piece.halves())
+        halves = () if succeeded or piece.items == 1 else piece.halves()
+        bisection.open.update(halves)
         failed = receipt.failed if succeeded else int(piece.items == 1)
         decided = piece.items if succeeded else failed
         if bisection.open:
-            return BisectionResult(decided, failed, "isolating")
+            return BisectionResult(decided, failed, "isolating", halves)
         del self._unfinished[index]
-        return BisectionResult(decided, failed, "succeeded" if bisection.some_succeeded else "failed")
+        return BisectionResult(decided, failed, "succeeded" if bisection.some_succeeded else "failed", halves)
 
 
 def _without_outcome(piece: Piece, outcomes: Mapping[Piece, bool]) -> Iterator[Piece]:

@@ -65,11 +65,11 @@ class RetryDelay:
     backoff: float = 1.0  #: factor from one delay to the next
     jitter: float = 0.0  #: a delay becomes up to 1 + jitter times as long, but not longer than the longest
 
-    def before(self, mini_batch: int, attempt: int, requested: float | None = None) -> float:
+    def before(self, work: object, attempt: int, requested: float | None = None) -> float:
         """Return the delay before *attempt* (from 2) in s; *requested* by the script replaces the configured one.
 
-        The jitter depends on mini-batch and attempt alone, so that equal events have equal results. At the longest delay, it
-        varies below it: mini-batches that fail together are still not retried together.
+        The jitter depends on *work* (a mini-batch, or a piece of one) and *attempt* alone, so that equal events have equal
+        results. At the longest delay, it varies below it: mini-batches that fail together are still not retried together.
         """
         first, exponent = (self.seconds, float(attempt - 2)) if requested is None else (requested, 0.0)
         most = max(first, _LONGEST_DELAY)
@@ -77,4 +77,4 @@ class RetryDelay:
             exponent = min(exponent, math.log(most / max(first, _SHORTEST_DELAY)) / math.log(self.backoff))
         longest: float = min(first * self.backoff**exponent * (1 + self.jitter), most)
         shortest = max(first, longest / (1 + self.jitter))
-        return shortest + (longest - shortest) * crc32(f"{mini_batch}.{attempt}".encode()) / (1 << 32)
+        return shortest + (longest - shortest) * crc32(f"{work}.{attempt}".encode()) / (1 << 32)

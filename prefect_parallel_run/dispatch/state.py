@@ -80,8 +80,11 @@ class RunState:
         self._policy, self._items_of = policy, items_of
         self._progress = Progress(pending_work)
         self._sizer = LeaseSizer(policy.max_per_lease)
-        self._bisections = Bisections(policy.run_max_try, pending_work.isolating)
-        self._queue = WorkQueue(pending_work, self._bisections, self._sizer)
+        self._bisections = Bisections(policy.run_max_try)
+        self._queue = WorkQueue(pending_work, self._sizer)
+        for bisection in pending_work.isolating:
+            for piece in self._bisections.resume(bisection):
+                self._queue.add_retry(bisection.mini_batch, bisection.attempt, 0.0, piece)
         self._extra_attempts = {index: extra for index, _, _, extra in pending_work.waiting if extra}
         self._accounting = SlotAccounting()
         self._stragglers = StragglerTracker()
@@ -186,7 +189,7 @@ class RunState:
             return
         self._stragglers.forget(lease.id)
         if lease.piece is not None:
-            yield from self._complete_piece(lease, event.receipts)
+            yield from self._complete_piece(lease, event.receipts, now)
             return
         receipts = {receipt.mini_batch: self._with_items(receipt) for receipt in matching(event.receipts, lease)}
         if (duplicate := self._stragglers.unlink(lease.id)) is not None:
@@ -210,7 +213,7 @@ class RunState:
             return
         if stop is not None and lease.start <= stop < lease.stop:
             if lease.piece is not None:
-                self._bisections.requeue(lease.start, Piece(*lease.piece))
+                self._queue.add_retry(lease.start, lease.attempt, now, _piece(lease))
             else:
                 self._queue.add_returned([Work(stop, lease.stop, lease.attempt)])
             self._accounting.replace_lease(replace(lease, stop=stop))
@@ -235,35 +238,38 @@ class RunState:
             self._queue.add_retry(index, attempt + 1, now + delay)
         elif self._policy.isolate and receipt.items > 1 and receipt.outcome not in NOT_ISOLATED:
             state = "isolating"
-            self._bisections.start(index, attempt, receipt.items)
+            self._add_pieces(self._bisections.start(index, receipt.items), receipt, now)
         self._progress.record(receipt, state)
         return state
 
     # Bisection
 
-    def _complete_piece(self, lease: Lease, receipts: Iterable[Receipt]) -> Iterator[events.Instruction]:
-        if not lease.count:  # recalled, and its piece was queued again
-            return
+    def _complete_piece(self, lease: Lease, receipts: Iterable[Receipt], now: float) -> Iterator[events.Instruction]:
         receipt = next(matching(receipts, lease), None)
-        if receipt is None:  # did not run, not charged
-            self._bisections.requeue(lease.start, _piece(lease))
-        else:
-            yield self._record_piece(_piece(lease), receipt)
+        if receipt is not None:
+            yield from self._record_piece(_piece(lease), receipt, now)
+        elif lease.count:  # did not run, not charged; otherwise it was recalled, and its piece was queued again
+            self._queue.add_retry(lease.start, lease.attempt, now, _piece(lease))
 
-    def _record_piece(self, piece: Piece, receipt: Receipt) -> events.CommitPiece:
-        result = self._bisections.record(receipt.mini_batch, piece, receipt)
-        self._progress.record_piece(receipt, result)
-        return events.CommitPiece(receipt, piece, result.failed, result.state)
-
-    def _requeue_piece(self, lease: Lease) -> Iterator[events.Instruction]:
-        """Queue a piece that lost its node; a piece that keeps killing its node counts as failed."""
-        if not lease.count:
+    def _record_piece(self, piece: Piece, receipt: Receipt, now: float) -> Iterator[events.CommitPiece]:
+        """Record an attempt at a piece. A lost node and RetryLater say nothing about its items: the piece is retried."""
+        index = receipt.mini_batch
+        is_undecided = receipt.outcome == Outcome.LOST or (receipt.retry_after is not None and not receipt.final)
+        if is_undecided and self._bisections.may_repeat(index, piece):
+            self._add_pieces([piece], receipt, now)
             return
-        piece = _piece(lease)
-        if self._bisections.record_loss(lease.start, piece):
-            yield self._record_piece(piece, lost_receipt(lease, piece.items))
-        else:
-            self._bisections.requeue(lease.start, piece)
+        result = self._bisections.record(index, piece, receipt)
+        self._progress.record_piece(receipt, result)
+        self._add_pieces(result.halves, receipt, now)
+        yield events.CommitPiece(receipt, piece, result.failed, result.state)
+
+    def _add_pieces(self, pieces: Iterable[Piece], receipt: Receipt, now: float) -> None:
+        """Queue pieces to run because of the attempt of *receipt*: immediately, or after the delay that it requested."""
+        index, attempt, requested = receipt.mini_batch, receipt.attempt, receipt.retry_after
+        for piece in pieces:
+            work = f"{index}[{piece.start}:{piece.stop}]"
+            delay = 0.0 if requested is None else self._policy.retry_delay.before(work, attempt + 1, requested)
+            self._queue.add_retry(index, attempt, now + delay, piece)
 
     def _remove_node(self, name: str, now: float) -> Iterator[events.Instruction]:
         """Queue the leases of a lost node again. A lease of one running mini-batch is charged an attempt."""
@@ -273,8 +279,8 @@ class RunState:
             was_duplicated = self._stragglers.unlink(lease.id) is not None
             if was_duplicated:  # the duplicate continues; the rest had finished, and only its receipts are lost
                 lease = without_last(lease)  # noqa: PLW2901  the same lease, shortened
-            if lease.piece is not None:
-                yield from self._requeue_piece(lease)
+            if lease.piece is not None and lease.count:
+                yield from self._record_piece(_piece(lease), lost_receipt(lease, _piece(lease).items), now)
             elif lease.count == 1 and has_started and not was_duplicated:
                 receipt = lost_receipt(lease, self._items_of(lease.start))
                 charged.append((receipt, self._record(receipt, now)))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from prefect_parallel_run.dispatch.bisection import BisectionResult, Bisections, Piece
+from prefect_parallel_run.dispatch.bisection import BisectionResult, Piece
 from prefect_parallel_run.models import Lease, Outcome, PendingWork, Receipt, Tally
 
 _TARGET = 2.0  #: s of work in a lease: makes the 20 ms of CPU time for its messages negligible, and a lost lease is cheap
@@ -67,15 +67,15 @@ class LeaseSizer:
 class WorkQueue:
     """The mini-batches and pieces that are not leased.
 
-    They are leased in this order: due retries, pieces under bisection, mini-batches that a lease returned, new ones.
+    They are leased in this order: due retries and pieces, mini-batches that a lease returned, new ones.
     """
 
-    def __init__(self, pending_work: PendingWork, bisections: Bisections, sizer: LeaseSizer) -> None:
-        self._bisections, self._sizer = bisections, sizer
+    def __init__(self, pending_work: PendingWork, sizer: LeaseSizer) -> None:
+        self._sizer = sizer
         self._new = deque(Work(start, stop, attempt=1) for start, stop in pending_work.pending)
         self._new_count = sum(stop - start for start, stop in pending_work.pending)
         self._returned: deque[Work] = deque()
-        self._due = [(0.0, index, attempt) for index, attempt, *_ in pending_work.waiting]
+        self._due = [(0.0, Work(index, index + 1, attempt)) for index, attempt, *_ in pending_work.waiting]
         heapq.heapify(self._due)
 
     @property
@@ -91,13 +91,13 @@ class WorkQueue:
     @property
     def backlog(self) -> int:
         """Return the number of mini-batches and pieces."""
-        return self._in_ranges() + len(self._due) + len(self._bisections)
+        return self._in_ranges() + len(self._due)
 
     def _in_ranges(self) -> int:
         return self._new_count + sum(stop - start for start, stop, *_ in self._returned)
 
     def next_due(self, now: float) -> float | None:
-        """Return the time of the next retry; None if there is none, or if it waits for a slot and not for a time."""
+        """Return the time of the next retry or piece; None if there is none, or if it waits for a slot and not for a time."""
         return self._due[0][0] if self._due and self._due[0][0] > now else None
 
     def add_new(self, start: int, stop: int) -> None:
@@ -107,9 +107,9 @@ class WorkQueue:
             start = self._new.pop().start
         self._new.append(Work(start, stop, attempt=1))
 
-    def add_retry(self, index: int, attempt: int, due: float) -> None:
-        """Add the retry of a mini-batch."""
-        heapq.heappush(self._due, (due, index, attempt))
+    def add_retry(self, index: int, attempt: int, due: float, piece: Piece | None = None) -> None:
+        """Add the retry of a mini-batch, or a piece of it."""
+        heapq.heappush(self._due, (due, Work(index, index + 1, attempt, piece)))
 
     def add_returned(self, works: Iterable[Work]) -> None:
         """Add mini-batches that were leased, but did not run."""
@@ -118,11 +118,7 @@ class WorkQueue:
     def pop(self, now: float, slots: int, *, is_holding: bool, at_most: int) -> Work | None:
         """Return the work of the next lease, or None; with *is_holding*, first attempts are held back."""
         if self._due and self._due[0][0] <= now:
-            _, index, attempt = heapq.heappop(self._due)
-            return Work(index, index + 1, attempt)
-        if self._bisections:
-            index, attempt, piece = self._bisections.pop()
-            return Work(index, index + 1, attempt, piece)
+            return heapq.heappop(self._due)[1]
         for _ in range(len(self._returned)):
             if not is_holding or self._returned[0].attempt > 1:
                 return self._take(self._returned, slots, at_most)

@@ -41,6 +41,17 @@ def test_two_guilty_files_of_a_hundred(workshop, how):
     assert main(["verify", result.run_directory]) == 0
 
 
+def test_a_busy_service_fails_no_item(workshop):
+    """Each mini-batch, and each piece, is refused once by RetryLater: only the guilty files fail."""
+    seen = workshop.folder / "seen"
+    seen.mkdir()
+    words = ("--guilty", "f013.txt,f057.txt", "--seen", str(seen))
+    result = workshop.step("busy.py", *words, isolate_failed_items=True, run_max_try=2)()
+    assert (result.items_succeeded, result.items_failed) == (98, 2)
+    assert [Path(entry["path"]).name for entry in failed_items(result)] == ["f013.txt", "f057.txt"]
+    assert main(["verify", result.run_directory]) == 0
+
+
 def test_guilty_items_are_judged_by_error_threshold(workshop):
     """Two are two, not twenty."""
     arguments = ("--how", "raise", "--guilty", "f013.txt,f057.txt")

@@ -1,5 +1,7 @@
 """Bisection finds exactly the failing items of a mini-batch."""
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,9 @@ from prefect_parallel_run.dispatch.events import (
     NodeLeft,
     NodeOpened,
     PauseScheduling,
+    SlotReady,
     SubmitLease,
+    Tick,
 )
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.models import BisectionState, FailureLimits, PendingWork, Receipt, Tally
@@ -23,18 +27,19 @@ from prefect_parallel_run.models import BisectionState, FailureLimits, PendingWo
 def test_bisection_decides_every_item_exactly_once(items, guilty, data):
     """In any order of answers, and when it is interrupted and resumed at any point."""
     guilty = {item for item in guilty if item < items}
-    bisections, to_run, known, results = Bisections(2), [], [], []
-    bisections.start(0, 1, items)
+    bisections, known, results = Bisections(2), [], []
+    to_run = bisections.start(0, items)
     while not results or results[-1].state == "isolating":
-        to_run += [bisections.pop()[2] for _ in range(len(bisections))]
         piece = to_run.pop(data.draw(st.integers(0, len(to_run) - 1)))
         outcome = "raised" if guilty & set(range(*piece)) else "succeeded"
         failed = piece.items if outcome == "raised" else 0
         receipt = Receipt(0, 1, outcome, -1, piece.items - failed, failed, 0, "p", 0, 0, 1, 0, 0.0, 0.1)
         results.append(bisections.record(0, piece, receipt))
+        to_run += results[-1].halves
         known.append((*piece, outcome == "succeeded"))
         if results[-1].state == "isolating" and data.draw(st.booleans()):
-            bisections, to_run = Bisections(2, [BisectionState(0, 1, items, 0, tuple(known))]), []
+            bisections = Bisections(2)
+            to_run = bisections.resume(BisectionState(0, 1, items, 0, tuple(known)))
     good = [item for start, stop, succeeded in known if succeeded for item in range(start, stop)]
     bad = [start for start, stop, succeeded in known if not succeeded and stop - start == 1]
     assert sorted(good + bad) == list(range(items))
@@ -42,6 +47,49 @@ def test_bisection_decides_every_item_exactly_once(items, guilty, data):
     assert results[-1].state == ("succeeded" if good else "failed")
     assert (sum(result.decided for result in results), sum(result.failed for result in results)) == (items, len(guilty))
     assert len(known) <= 2 * items
+
+
+TRIES, WAIT = 3, 30.0  #: attempts; s
+
+
+@given(items=st.integers(2, 12), guilty=st.sets(st.integers(0, 11)), slots=st.integers(1, 4), data=st.data())
+def test_a_piece_waits_and_is_retried_when_the_service_asks_for_it(items, guilty, slots, data):
+    """RetryLater says nothing about its items: it fails none before the attempts at a piece are used up."""
+    rules = SchedulingPolicy(run_max_try=TRIES, limits=FailureLimits(), isolate=True)
+    work = PendingWork(tally=Tally(planned=1, items=items), pending=((0, 1),))
+    state, now = RunState(rules, work, lambda _: items), 0.0
+    refusals, not_before, runs = {}, {}, Counter()  # by piece
+    todo = state.handle(NodeOpened("a", slots), now)
+    for _ in range(slots):
+        todo += state.handle(SlotReady("a"), now)
+    while not any(isinstance(instruction, Finish) for instruction in todo):
+        leases = [instruction.lease for instruction in todo if isinstance(instruction, SubmitLease)]
+        todo = []
+        for lease in leases:
+            piece = Piece(*(lease.piece or (0, items)))
+            assert now >= not_before.get(piece, 0.0)
+            runs[piece] += 1
+            if runs[piece] <= refusals.setdefault(piece, data.draw(st.integers(0, TRIES))):
+                outcome, wait = "raised", WAIT
+                not_before.update(dict.fromkeys([piece, *piece.halves()], now + WAIT))
+            else:
+                outcome, wait = ("raised", None) if guilty & set(range(*piece)) else ("succeeded", None)
+            good = piece.items if outcome == "succeeded" else 0
+            numbers = (outcome, piece.items, good, piece.items - good, good, "p", 0, 0, 1, 0, 0.0, 0.1)
+            receipt = Receipt(0, lease.attempt, *numbers, retry_after=wait)
+            todo += state.handle(LeaseFinished(lease.id, [receipt], slots), now)
+        if not todo:
+            now = state.next_due
+            todo = state.handle(Tick(), now)
+
+    def failing(piece):
+        if refusals[piece] < TRIES and not guilty & set(range(*piece)):
+            return set()
+        return {piece.start} if piece.items == 1 else set.union(*map(failing, piece.halves()))
+
+    assert max(runs.values()) <= TRIES
+    assert state.tally.failed_items == len(failing(Piece(0, items)))
+    assert state.tally.succeeded_items == items - state.tally.failed_items
 
 
 class Rig:
