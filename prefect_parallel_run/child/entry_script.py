@@ -5,12 +5,15 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Coroutine
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
 
-from .event_loop import EventLoop
 from .functions import Function, NotAnEntryScript, functions_of, wants_context
+
+if TYPE_CHECKING:
+    from .event_loop import EventLoop
 
 
 class NoRetry(Exception):  # noqa: N818  the name is the contract's
@@ -158,29 +161,49 @@ class Script:
     def __init__(self, functions: Dict[str, Function]) -> None:
         self._init, self._run, self._shutdown = functions.get("init"), functions["run"], functions.get("shutdown")
         self._wants_context = wants_context(self._run)
-        self._loop = EventLoop()
+        self._loop: "Optional[EventLoop]" = None  # from the first coroutine on
+
+    @property
+    def has_stuck_tasks(self) -> bool:
+        """True when a task of an earlier mini-batch runs on although it was cancelled: the process must be replaced."""
+        return self._loop is not None and bool(self._loop.stuck_tasks)
 
     def init(self) -> None:
         """Call the script's init(), if it has one."""
         if self._init is not None:
-            self._loop.resolve(self._init())
+            self._resolve(self._init(), keeps_tasks=True)
 
     def run(self, mini_batch: Any, context: Any) -> Any:
-        """Call run() with or without the context, by its signature."""
+        """Call run() with or without the context, by its signature.
+
+        Raises:
+            TaskNotCancelled: A task that it has started runs on although it was cancelled (event_loop.py).
+        """
         arguments = (mini_batch, context) if self._wants_context else (mini_batch,)
-        return self._loop.resolve(self._run(*arguments))
+        return self._resolve(self._run(*arguments))
 
     def shutdown(self) -> None:
         """Call the script's shutdown(), if it has one, and close its event loop."""
         try:
             if self._shutdown is not None:
-                self._loop.resolve(self._shutdown())
+                self._resolve(self._shutdown())
         finally:
             self.close()
 
     def close(self) -> None:
         """Close the script's event loop, without shutdown()."""
-        self._loop.close()
+        if self._loop is not None:
+            self._loop.close()
+
+    def _resolve(self, value: Any, *, keeps_tasks: bool = False) -> Any:
+        """Return the result of *value* if it is a coroutine, else *value*."""
+        if not isinstance(value, Coroutine):
+            return value
+        if self._loop is None:
+            from .event_loop import EventLoop  # noqa: PLC0415  asyncio takes 50 ms of a process's start
+
+            self._loop = EventLoop()
+        return self._loop.resolve(value, keeps_tasks=keeps_tasks)
 
 
 def load(path: str, source: str, arguments: List[str], function: str = "") -> Script:

@@ -1,54 +1,109 @@
 """The event loop of a script's coroutines: one for the whole life of the process, running while one of them is awaited."""
 
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Optional, Set
+import asyncio
+import os
+import sys
+import time
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, Callable, Coroutine, Iterable, Set
+from weakref import WeakSet
 
-if TYPE_CHECKING:
-    import asyncio
+_PATIENCE = 5.0  #: s for cancelled tasks to end: they may have connections to close
+_KEEPS_TASKS: "ContextVar[bool]" = ContextVar("keeps_tasks", default=True)  # a task inherits it from the one that starts it
+
+
+class TaskNotCancelled(Exception):  # noqa: N818  its name is shown to the user as the error's type
+    """Tasks of the script do not end when they are cancelled; the message names them."""
+
+    def __init__(self, tasks: "Iterable[asyncio.Task[Any]]") -> None:
+        names = "; ".join(sorted(map(_label, tasks)))
+        super().__init__(
+            f"a task still runs {_PATIENCE:g} s after it was cancelled: {names}; "
+            "expected asyncio.CancelledError to end it; await the task, or raise the error again where it is caught"
+        )
 
 
 class EventLoop:
-    """Awaits what the script's functions return. The first coroutine creates the loop: others need no import of asyncio."""
+    """Awaits what the script's functions return.
+
+    The loop is the thread's current one only while it runs: code around it may have another.
+
+    Attributes:
+        stuck_tasks: Tasks that did not end when they were cancelled.
+    """
 
     def __init__(self) -> None:
-        self._loop: "Optional[asyncio.AbstractEventLoop]" = None
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_task_factory(self._create_task)
+        self._kept: "WeakSet[asyncio.Task[Any]]" = WeakSet()
+        self.stuck_tasks: "Set[asyncio.Task[Any]]" = set()
 
-    def resolve(self, value: Any) -> Any:
-        """Return the result of *value* if it is a coroutine, else *value*.
+    def resolve(self, coroutine: "Coroutine[Any, Any, Any]", *, keeps_tasks: bool) -> Any:
+        """Return the result of *coroutine*.
 
-        When the coroutine raises, the tasks that it has started are cancelled: they would slow down the next mini-batch.
+        Afterwards the tasks that it has started are cancelled, directly or through other tasks, unless it *keeps_tasks*: they
+        would continue during the next mini-batch. Tasks that kept tasks start are kept too.
+
+        Raises:
+            TaskNotCancelled: One of them did not end; the coroutine's own exception takes precedence.
         """
-        if not isinstance(value, Coroutine):
-            return value
-        import asyncio  # noqa: PLC0415  takes 50 ms of a process's start
+        before = asyncio.all_tasks(self._loop)  # of a task factory that the script has set
 
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(self._loop)
-        before = asyncio.all_tasks(self._loop)
+        def started() -> "Set[asyncio.Task[Any]]":
+            return set() if keeps_tasks else asyncio.all_tasks(self._loop).difference(before, self._kept)
+
+        token = _KEEPS_TASKS.set(keeps_tasks)
         try:
-            return self._loop.run_until_complete(value)
+            result = self._loop.run_until_complete(coroutine)
         except BaseException:
-            self._cancel(asyncio.all_tasks(self._loop) - before)
+            with suppress(TaskNotCancelled):
+                self._cancel(started)
             raise
-
-    def _cancel(self, tasks: "Set[asyncio.Task[Any]]") -> None:
-        import asyncio  # noqa: PLC0415  see above
-
-        for task in tasks:
-            task.cancel()
-        if tasks and self._loop is not None:
-            self._loop.run_until_complete(asyncio.wait(tasks))
+        finally:
+            _KEEPS_TASKS.reset(token)
+        self._cancel(started)
+        return result
 
     def close(self) -> None:
-        """Cancel the tasks that are left, and close the loop."""
-        if self._loop is None:
-            return
-        import asyncio  # noqa: PLC0415  see above
+        """Cancel the tasks that are left, and close the loop.
 
-        loop = self._loop
-        self._cancel(asyncio.all_tasks(loop))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        self._loop = None
-        asyncio.set_event_loop(None)
-        loop.close()
+        Raises:
+            TaskNotCancelled: One of them did not end, and is not among the stuck tasks yet.
+        """
+        if self._loop.is_closed():
+            return
+        try:
+            self._cancel(lambda: asyncio.all_tasks(self._loop) - self.stuck_tasks)
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            limit = (_PATIENCE,) if sys.version_info >= (3, 12) else ()
+            self._loop.run_until_complete(self._loop.shutdown_default_executor(*limit))
+        finally:
+            self._loop.close()
+
+    def _create_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> "asyncio.Task[Any]":
+        task = asyncio.Task(coroutine, loop=loop, **options)
+        if _KEEPS_TASKS.get():
+            self._kept.add(task)
+        return task
+
+    def _cancel(self, remaining: "Callable[[], Set[asyncio.Task[Any]]]") -> None:
+        """Cancel the *remaining* tasks until there are none: one that is cancelled may start another."""
+        deadline = time.monotonic() + _PATIENCE
+        while tasks := remaining():
+            seconds = deadline - time.monotonic()
+            if seconds <= 0:
+                self.stuck_tasks |= tasks
+                raise TaskNotCancelled(tasks)
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=seconds))
+
+
+def _label(task: "asyncio.Task[Any]") -> str:
+    """Return the name of a task, and the line at which its coroutine waits."""
+    frames = [
+        f"{frame.f_code.co_name}() in {os.path.basename(frame.f_code.co_filename)}, line {frame.f_lineno}"
+        for frame in task.get_stack()
+    ]
+    return ", ".join([task.get_name(), *frames])

@@ -7,7 +7,7 @@ from zlib import crc32
 
 from .channel import GO, STOP, SharedStatus
 from .entry_script import Context, EntryScript, Script, current
-from .failure import Failure, RetryDirective, describe, fingerprint, retry_directive
+from .failure import RESTART, Failure, RetryDirective, describe, fingerprint, retry_directive
 from .input_columns import InputColumns, UnmatchedRows
 from .read_ahead import ReadAhead
 from .reading import BadRecord, FileList, Reader
@@ -47,7 +47,7 @@ class MiniBatchRunner:
         next_message: Returns the message that the slot has sent after the current one, or None.
 
     Attributes:
-        leaving: RESTART or STOP, once the script has asked for it: the process exits.
+        leaving: RESTART or STOP, once the script has asked for it, or a task of it cannot be cancelled: the process exits.
         not_before: Earliest start of the next mini-batch (monotonic clock, s).
     """
 
@@ -87,6 +87,8 @@ class MiniBatchRunner:
             outcome, failure = self._failed(error)
         if os.getpid() != self._process:
             os._exit(0)  # the script forked and the fork returned from run() too: only one process may answer
+        if self._script.has_stuck_tasks and not self.leaving:
+            self.leaving = RESTART
         seconds = time.monotonic() - began
         if failure is None:
             return success(index, attempt, items, rows, started, seconds)

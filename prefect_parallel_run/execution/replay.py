@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,15 @@ def _run(spec: StepSpec, number: int, work: dict[str, Any], call: Callable[..., 
     config = spec.config
     arguments = list(spec.parameters.arguments)
     script = call(load, str(config.script_path), str(config.source_path), arguments, config.entry_function or "")
-    call(script.init)
-    if is_fetched(work):
-        work = call(fetch, work, scratch / ".fetched")
-    items = Reader().read(work)
-    if isinstance(items, FileList):
-        items.task_id = str(number)
-    columns = config.append_row_input_columns
-    inputs = InputColumns(columns, items, work) if columns else None  # before run(), which may change the items
-    result = materialize(call(script.run, items, Context(number, work["input"], 1, work.get("partition_key_value"))))
-    call(script.shutdown)
-    return with_inputs(result, config.result_format, config.append_row_csv_options, inputs)
+    with closing(script):
+        call(script.init)
+        if is_fetched(work):
+            work = call(fetch, work, scratch / ".fetched")
+        items = Reader().read(work)
+        if isinstance(items, FileList):
+            items.task_id = str(number)
+        columns = config.append_row_input_columns
+        inputs = InputColumns(columns, items, work) if columns else None  # before run(), which may change the items
+        result = materialize(call(script.run, items, Context(number, work["input"], 1, work.get("partition_key_value"))))
+        call(script.shutdown)
+        return with_inputs(result, config.result_format, config.append_row_csv_options, inputs)

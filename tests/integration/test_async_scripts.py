@@ -34,6 +34,7 @@ OUTCOMES = {
     "hang": ("timed_out", "InvocationTimeout", "run_invocation_timeout = 2 s", 2),
     "gather": ("raised", "ValueError", "fails at once", 1),
     "exit": ("raised", "SystemExit", "enough", 1),
+    "stubborn": ("raised", "TaskNotCancelled", "poll, stubborn() in async_steps.py, line", 2),
     "not_awaited": ("wrong_type", "WrongType", "returned a list with a coroutine that was not awaited; return a list", 1),
     "tasks": ("wrong_type", "WrongType", "returned a list with a Task that was not awaited; return a list", 1),
 }
@@ -50,6 +51,15 @@ def test_a_failed_coroutine_costs_no_other_mini_batch(bench, files, how):
     assert bench.rows(receipts) == ["1 heart"] * 20
     assert len({receipt.pid for receipt in receipts}) == processes
     assert ("cancelled left over" in printed(bench)) == (how == "gather")
+
+
+def test_tasks_left_behind_end_with_their_mini_batch(bench, files):
+    """Of one that succeeds too: the next one has its process to itself."""
+    slot = bench.slot("async_steps.py", "--how", "leaves", "--poison", "1")
+    receipts = bench.attempt(slot, bench.works(files)[:3])
+    assert bench.rows(receipts) == ["1 heart"] * 10 + ["1 heart left over"] * 10 + ["1 heart"] * 10
+    assert slot.shut_down() == ""
+    assert printed(bench) == "cancelled left over\nshutdown on 1 loop\ncancelled heart\n"
 
 
 def test_an_async_generator_cannot_start(bench):

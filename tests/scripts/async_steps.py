@@ -4,6 +4,7 @@ import argparse
 import asyncio
 
 from prefect_parallel_run import parallel_run
+from prefect_parallel_run.child import event_loop
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--how", default="")
@@ -24,6 +25,15 @@ async def forever(name):
         COUNT.append(name)
 
 
+async def stubborn():
+    event_loop._PATIENCE = 0.1
+    while True:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            print("goes on")
+
+
 async def fail():
     await asyncio.sleep(0)
     raise ValueError("fails at once")
@@ -41,6 +51,10 @@ async def run(mini_batch, context):
             await asyncio.sleep(3600)
         if args.how == "gather":
             await asyncio.gather(fail(), forever("left over"))
+        if args.how == "leaves":
+            TASKS.append(asyncio.create_task(forever("left over")))
+        if args.how == "stubborn":
+            TASKS.append(asyncio.create_task(stubborn(), name="poll"))
         if args.how == "not_awaited":
             return ["row", *(fail() for _ in mini_batch)]
         if args.how == "tasks":

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from prefect_parallel_run import EntryScript, InputError
-from prefect_parallel_run.testing import UnmatchedRows, run_script
+from prefect_parallel_run.child import event_loop
+from prefect_parallel_run.testing import TaskNotCancelled, UnmatchedRows, run_script
 
 from ..conftest import SCRIPTS
 
@@ -46,13 +47,40 @@ def test_coroutines_run_on_one_event_loop(script, capsys):
     assert capsys.readouterr().out == "1\n"
 
 
-def test_a_failed_coroutine_leaves_no_event_loop(script):
-    """An unclosed loop would be a ResourceWarning, which is an error here."""
+@pytest.fixture
+def own_loop():
+    """The event loop of the test, as that of a notebook."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield loop
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+def test_an_event_loop_of_the_caller_stays(script, own_loop):
+    """After an error too; an unclosed loop would be a ResourceWarning, which is an error here."""
+    run_script(script(ASYNC), ["a"])
     with pytest.raises(ZeroDivisionError):
         run_script(script(ASYNC), [""])
     gc.collect()
-    with pytest.raises(RuntimeError, match="no current event loop"):
-        asyncio.get_event_loop()
+    assert asyncio.get_event_loop() is own_loop
+
+
+def test_a_task_that_cannot_be_cancelled_is_an_error(script, monkeypatch):
+    monkeypatch.setattr(event_loop, "_PATIENCE", 0.05)
+    path = script(
+        "import asyncio\n"
+        "async def poll():\n"
+        "    while True:\n"
+        "        try:\n            await asyncio.Event().wait()\n"
+        "        except asyncio.CancelledError:\n            pass\n"
+        "async def run(mini_batch):\n"
+        "    run.task = asyncio.create_task(poll())\n"
+        "    await asyncio.sleep(0)\n"
+        "    return mini_batch\n"
+    )
+    with pytest.raises(TaskNotCancelled, match=r"poll\(\) in score.py, line 5"):
+        run_script(path, ["a", "b"], mini_batch_size=1)
 
 
 def test_more_rows_than_items_do_not_add_successes(script):

@@ -174,6 +174,14 @@ def test_replay_offers_what_a_child_offers(workshop, capsys):
     assert json.loads(capsys.readouterr().out)["rows"] == 10
 
 
+def test_a_failed_replay_closes_the_event_loop(workshop, capsys):
+    """An unclosed one would be a ResourceWarning, which is an error here; its tasks would never see their end."""
+    options = {"run_max_try": 1, "error_threshold": -1, "isolate_failed_items": False}
+    result = workshop.step("async_steps.py", "--how", "gather", "--poison", "1", **options)()
+    assert main(["replay", result.run_directory, "--mini-batch", "1"]) == 1
+    assert capsys.readouterr().out.splitlines() == ["cancelled left over", "cancelled heart"]
+
+
 def test_fewer_tries_on_resume_are_kept_to(driver, workshop, monkeypatch, capsys):
     """A mini-batch that has had as many tries already has failed."""
     monkeypatch.setenv("DRIVER_POISON", "f000.txt")
