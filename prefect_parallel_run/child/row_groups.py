@@ -3,6 +3,7 @@
 import json
 import os
 from abc import abstractmethod
+from contextlib import suppress
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import pandas as pd
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 from .arrow_values import frame_of
 from .storage import is_remote, open_file, request
 from .table_formats import TableReader, groups_of
+
+_LARGEST_AHEAD = 256 << 20  #: bytes of decoded groups; run() may still use them while the next ones are decoded
 
 
 class RowGroupReader(TableReader):
@@ -34,8 +37,10 @@ class RowGroupReader(TableReader):
         return with_null_types(frame_of(self._rows(work)), work.get("nullable", ()))
 
     def prepare(self, work: Dict[str, Any]) -> None:
-        """Decode the groups of the mini-batch."""
-        self._rows(work)
+        """Decode the groups of the mini-batch, unless the last ones were too large to have both in memory."""
+        last = self._cached[1]
+        if last is None or last.get_total_buffer_size() <= _LARGEST_AHEAD:
+            self._rows(work)
 
     def holds(self, work: Dict[str, Any]) -> bool:
         """Return whether the groups of the mini-batch are the cached ones."""
@@ -127,12 +132,15 @@ class ParquetReader(RowGroupReader):
         table = _without_dictionaries(file.read_row_groups(numbers, columns=names))
         following = numbers[-1] + 1
         if names is None and following < file.num_row_groups:
-            request(work["path"], *_range_of(file.metadata.row_group(following)))  # probably of the next mini-batch
+            with suppress(pa.ArrowException, OSError):  # of advice; the group is read without it
+                request(work["path"], *_range_of(file.metadata.row_group(following)))  # probably of the next mini-batch
         return table
 
 
 def _range_of(row_group: Any) -> Tuple[int, int]:
     """Return start and stop of the bytes of a row group of a Parquet file, about."""
+    if not row_group.num_columns:
+        return 0, 0
     first, last = row_group.column(0), row_group.column(row_group.num_columns - 1)
     start = first.dictionary_page_offset if first.has_dictionary_page else first.data_page_offset
     return start, last.data_page_offset + last.total_compressed_size

@@ -70,20 +70,19 @@ def read_range(path: str, start: int, stop: int) -> bytes:
 def request(path: str, start: int, stop: int) -> None:
     """Have the kernel read bytes *start* to *stop* of a local file into the page cache if they are not there; does not wait.
 
-    Does nothing for an object in a store.
+    Does nothing for an object in a store. This is advice: an error appears when the file is read, if it matters at all.
     """
     if is_remote(path) or not hasattr(os, "preadv") or not hasattr(os, "RWF_NOWAIT"):  # the latter: not Linux
         return
-    try:
+    with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:  # reported when the file is read
-        return
-    try:
-        for offset in range(start, stop, _REQUESTED):
-            if not _is_cached(descriptor, offset):
-                os.posix_fadvise(descriptor, offset, min(_REQUESTED, stop - offset), os.POSIX_FADV_WILLNEED)
-    finally:
-        os.close(descriptor)
+        try:
+            stop = min(stop, os.fstat(descriptor).st_size)
+            for offset in range(max(start, 0), stop, _REQUESTED):
+                if not _is_cached(descriptor, offset):
+                    os.posix_fadvise(descriptor, offset, min(_REQUESTED, stop - offset), os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
 
 
 def _is_cached(descriptor: int, offset: int) -> bool:

@@ -154,3 +154,12 @@ def test_a_table_whose_name_is_not_utf8_is_read(tmp_path):
     with open(path, "wb") as file:
         pq.write_table(pa.table({"n": [1]}), file)
     assert [frame["n"].tolist() for frame in frames(tmp_path, 1)] == [[1]]
+
+
+def test_a_parquet_file_without_columns_is_read(tmp_path):
+    """There is nothing to request of its next row group."""
+    path = tmp_path / "t.parquet"
+    pd.DataFrame(index=range(4)).to_parquet(path, row_group_size=2)
+    reader = row_groups.ParquetReader()
+    work = {"kind": "parquet", "path": str(path), "version": 1, "row_groups": [0], "start": 0, "stop": 0, "rows": 0}
+    assert reader.read(work).shape == (0, 0)
