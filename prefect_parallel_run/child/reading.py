@@ -60,7 +60,8 @@ class Reader:
             table_reader = self._reader_of(work["kind"])
             if not table_reader.holds(work):
                 table_reader.prepare(work)
-                self._check(work)
+                if table_reader.holds(work):
+                    self._check(work)
 
     def read(self, work: Dict[str, Any], piece: Optional[Sequence[int]] = None) -> Any:
         """Return the items of *work*, a FileList or a DataFrame, or only a *piece* (half-open range) of them.

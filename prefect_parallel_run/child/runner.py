@@ -58,8 +58,7 @@ class MiniBatchRunner:
         self._header: bool = settings["header"]
         self._options: Dict[str, Any] = settings["csv_options"]
         self._input_columns: List[str] = settings["input_columns"]
-        reader = Reader()
-        self._read = ReadAhead(reader, next_message).read if settings["read_ahead"] else reader.read
+        self._read = ReadAhead(Reader(), next_message, uses_memory=not settings["memory_is_limited"]).read
         self._process = os.getpid()
         self._refused_at_start = current.refused
         self.leaving = ""

@@ -158,7 +158,7 @@ class NodeSettings:
             "csv_options": self.rows.csv_options,
             "input_columns": list(self.rows.input_columns),
             "modules": list(self.items.modules),
-            "read_ahead": self.limits.memory is None,  # it may need more memory
+            "memory_is_limited": self.limits.memory is not None,
             "secrets": sorted(self.interpreter.variables),  # names only; the values are in the child's environment
         }
 

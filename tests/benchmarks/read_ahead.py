@@ -1,8 +1,8 @@
-"""Reading ahead: the same step with it, and without it (a memory limit that no process reaches turns it off).
+"""Reading tables ahead: the same step with it, and without it (a memory limit that no process reaches turns it off).
 
-Files and tables in the page cache, tables on the disk (their pages are dropped before each run), and in a store: a web server
-that answers each request after 50 ms. What tables ask of a local disk cannot be turned off. The clock is that from the first
-try's begin, which reads, to the last one's end.
+Tables in the page cache, on the disk (their pages are dropped before each run), and in a store: a web server that answers each
+request after 50 ms. What is asked of a local disk cannot be turned off. The clock is that from the first try's begin, which
+reads, to the last one's end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import jobs
 import steps
 from bench import Bench
 from measure import OURS, Table
@@ -28,22 +27,19 @@ from table_source import make_csv, make_parquet
 AHEAD, NOT_AHEAD = f"{OURS}, reading ahead", f"{OURS}, not reading ahead"
 _LATENCY = 0.05  #: s
 _LARGEST = "1000GB"  #: a memory limit that no process reaches
-_IMAGES = 1_600
 _MINI_BATCH = 1_000_000  #: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Case:
-    kind: str  #: images, or a format of tables
+    kind: str  #: the format of the table
     source: str
     where: str  #: page cache, disk or store
     size: str
     processes: int = 2
-    ms: int = 5  #: that run() computes on a mini-batch of a table
+    ms: int = 5  #: that run() computes on a mini-batch
 
     def __str__(self) -> str:
-        if self.kind == "images":
-            return f"{self.size} through a dense network in numpy, from the {self.where}"
         return (
             f"{self.kind}, {self.size}, {self.ms} ms per mini-batch in run(), {self.processes} processes, from the {self.where}"
         )
@@ -51,9 +47,6 @@ class _Case:
 
 def measure(bench: Bench) -> Iterator[Table]:
     with bench.folder() as folder:
-        images = folder / "images"
-        jobs.write_images(images, _IMAGES)
-        yield from _in_turn(bench, _Case(kind="images", source=str(images), where="page cache", size=f"{_IMAGES:,} JPEG files"))
         for make, kind in ((make_parquet, "parquet"), (make_csv, "delimited")):
             source = folder / "tables" / f"table.{kind}"
             source.parent.mkdir(exist_ok=True)
@@ -131,19 +124,15 @@ class _Slow(SimpleHTTPRequestHandler):
 
 def work(case_fields: dict[str, Any], is_ahead: bool, place: str) -> dict[str, float]:
     """Run a step; called in a flow process."""
-    from prefect_parallel_run import FileDataset, TabularDataset
+    from prefect_parallel_run import TabularDataset
 
     case = _Case(**case_fields)
     limit = {} if is_ahead else {"process_memory_limit": _LARGEST}
     fields: dict[str, Any] = {"process_count_per_node": case.processes, "output_action": "summary_only", **limit}
-    if case.kind == "images":
-        script, arguments = "real_job.py", ["--job", "dense_network"]
-        inputs: Any = FileDataset.from_files(case.source)
-        fields["mini_batch_size"] = 32
-    else:
-        script, arguments = "busy_rows.py", ["--ms", str(case.ms)]
-        inputs = TabularDataset(paths=[case.source], format=case.kind)
-        fields["mini_batch_size"] = _MINI_BATCH
+    inputs = TabularDataset(paths=[case.source], format=case.kind)
+    arguments = ["--ms", str(case.ms)]
     with tempfile.TemporaryDirectory(dir=place) as output:
-        found = steps.run_step(steps.make_step(script, inputs, Path(output), arguments=arguments, **fields))
+        found = steps.run_step(
+            steps.make_step("busy_rows.py", inputs, Path(output), arguments=arguments, mini_batch_size=_MINI_BATCH, **fields)
+        )
     return {"s": found.span}

@@ -8,6 +8,7 @@ import pandas as pd
 from prefect_parallel_run import TabularDataset
 from prefect_parallel_run.child import read_ahead
 from prefect_parallel_run.child.read_ahead import ReadAhead
+from prefect_parallel_run.child.reading import Reader
 from prefect_parallel_run.planning.inputs import normalize_inputs
 from prefect_parallel_run.planning.plan import Plan
 
@@ -28,6 +29,26 @@ def test_a_fork_waits_for_the_thread(monkeypatch, tmp_path):
     if not process:
         os._exit(0 if reader.has_ended else 1)
     assert os.waitpid(process, 0)[1] == 0
+
+
+def test_a_fork_does_not_wait_for_a_store_that_hangs(monkeypatch, tmp_path):
+    """Nor do the forks after it, such as those of a pool."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(read_ahead, "_SHORTEST", 0.0)
+    pd.DataFrame({"a": range(10)}).to_parquet(tmp_path / "t.parquet")
+    (work,) = [json.loads(cut.work) for cut in TabularDataset.from_parquet_files(tmp_path / "t.parquet").cuts(1 << 20)]
+    reader = SlowReader()
+    ahead = ReadAhead(reader, lambda: [1, 1, work])
+    ahead.read(work)
+    reader.entered.result(60)
+    for seconds in (0.01, 3600.0):
+        monkeypatch.setattr(read_ahead, "_FORK_WAIT", seconds)
+        process = os.fork()
+        if not process:
+            os._exit(1 if reader.has_ended else 0)
+        assert os.waitpid(process, 0)[1] == 0
+    reader.may_end.set_result(None)
+    pd.testing.assert_frame_equal(ahead.read(work), Reader().read(work))
 
 
 def test_a_script_that_forks_gets_all_rows(bench, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import time
 
+import fsspec
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.child import read_ahead as module
+from prefect_parallel_run.child import row_groups
 from prefect_parallel_run.child.read_ahead import ReadAhead
 from prefect_parallel_run.child.reading import Reader
-from prefect_parallel_run.child.storage import InputChanged, request
+from prefect_parallel_run.child.storage import InputChanged, request, version_in
 
 from ...slow_reader import SlowReader
 
@@ -90,10 +92,10 @@ def tables(tmp_path):
 def test_the_data_of_the_announced_mini_batch_is_in_memory(tables):
     """Reading it does not decode again."""
     reader = Reader()
-    ahead = ReadAhead(reader, lambda: [1, 1, tables[1]])
+    ahead = ReadAhead(reader, lambda: [1, 1, tables[-1]])
     ahead.read(tables[0])
     ahead._wait()
-    assert reader._reader_of("parquet").holds(tables[1])
+    assert reader._reader_of("parquet").holds(tables[-1])
 
 
 @pytest.mark.parametrize(("threads", "shortest"), [("1", 0.0), ("2", 1000.0)])
@@ -104,6 +106,43 @@ def test_nothing_is_prepared_where_that_does_not_pay(monkeypatch, tables, thread
     ahead = ReadAhead(Reader(), lambda: [1, 1, tables[1]])
     ahead.read(tables[0])
     assert ahead._preparing is None
+
+
+def test_a_memory_limit_leaves_the_requests_to_the_kernel(works, monkeypatch):
+    """They need no memory of the process; tables are not prepared."""
+    requested = []
+    monkeypatch.setattr(module, "request", lambda *arguments: requested.append(arguments))
+    files = works[-1]
+    for work in (files, works[0]):
+        ahead = ReadAhead(Reader(), lambda work=work: [1, 1, work], uses_memory=False)
+        ahead.read(work)
+        assert ahead._preparing is None
+    assert requested == [(files["root"] + name, 0, 4) for name in files["names"]]
+
+
+def test_groups_after_large_ones_are_not_prepared(monkeypatch, tables):
+    """Both would be in memory; they are read when their mini-batch begins."""
+    monkeypatch.setattr(row_groups, "_LARGEST_AHEAD", 1)
+    reader = Reader()
+    ahead = ReadAhead(reader, lambda: [1, 1, tables[-1]])
+    ahead.read(tables[0])
+    ahead._wait()
+    assert not reader._reader_of("parquet").holds(tables[-1])
+    equal(ahead.read(tables[-1]), Reader().read(tables[-1]))
+
+
+def test_an_object_that_changes_after_it_was_prepared_counts_as_planned(tables, tmp_path):
+    """Its rows are complete: the version was checked after they were read."""
+    url = f"file://{tmp_path}/t.parquet"  # a store to the process
+    version = version_in(fsspec.filesystem("file").info(url))
+    works = [{**work, "path": url, "version": version} for work in tables]
+    ahead = ReadAhead(Reader(), lambda: [1, 1, works[-1]])
+    ahead.read(works[0])
+    ahead._wait()
+    ROWS[::-1].to_parquet(tmp_path / "t.parquet", row_group_size=20)
+    equal(ahead.read(works[-1]).iloc[-1:].reset_index(drop=True), ROWS[-1:].reset_index(drop=True))
+    with pytest.raises(InputChanged):
+        Reader().read(works[-1])
 
 
 def test_a_file_that_changes_after_it_was_prepared_is_refused(tables, tmp_path):
@@ -153,3 +192,11 @@ def test_requested_bytes_come_into_the_page_cache(tmp_path):
         while not is_cached((3 << 20) - 1):
             assert time.monotonic() < deadline
     request(str(tmp_path / "missing"), 0, 1)
+
+
+def test_requests_end_with_the_file(tmp_path):
+    """Damaged metadata may contain any offsets."""
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    request(str(path), -(1 << 60), 1 << 60)
+    request(str(tmp_path), 0, 1)
