@@ -1,8 +1,8 @@
 """Reading tables ahead: the same step with it, and without it (a memory limit that no process reaches turns it off).
 
 Tables in the page cache, on the disk (their pages are dropped before each run), and in a store: a web server that answers each
-request after 50 ms. What is asked of a local disk cannot be turned off. The clock is that from the first try's begin, which
-reads, to the last one's end.
+request after 50 ms. Requests to the kernel cannot be turned off. The clock runs from the start of the first attempt, which
+reads, to the end of the last one.
 """
 
 from __future__ import annotations
