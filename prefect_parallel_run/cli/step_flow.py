@@ -26,6 +26,19 @@ _MAX_LISTED_PATHS = 20  #: input paths shown on Prefect's page of the flow run
 _RETRIES = 2  #: retries per Prefect API call, about 6 s; the default of five takes a minute per call when the server is down
 
 
+def step_of(options: StepOptions) -> ParallelRunStep:
+    """Return the step that the options describe."""
+    return ParallelRunStep(
+        options.name,
+        options.config,
+        inputs=options.inputs,
+        output=options.output,
+        side_inputs=dict(options.side_inputs) or None,
+        arguments=options.arguments,
+        allow_reuse=options.allow_reuse,
+    )
+
+
 def run_in_flow(options: StepOptions, config: str) -> ParallelRunResult:
     """Run a step in a flow run of its own, which has the step's name, and return the result.
 
@@ -39,15 +52,7 @@ def run_in_flow(options: StepOptions, config: str) -> ParallelRunResult:
         PrefectHomeError: The temporary server cannot create its database in Prefect's home.
     """
     _shorten_tracebacks()
-    step = ParallelRunStep(
-        options.name,
-        options.config,
-        inputs=options.inputs,
-        output=options.output,
-        side_inputs=dict(options.side_inputs) or None,
-        arguments=options.arguments,
-        allow_reuse=options.allow_reuse,
-    )
+    step = step_of(options)
     results: list[ParallelRunResult] = []
 
     def run_step(config: str, inputs: list[str], output: str | None) -> ParallelRunResult:  # noqa: ARG001  shown as the flow run's parameters

@@ -40,7 +40,7 @@ from prefect_parallel_run.dispatch.node_pool import TICK, NodePool
 from prefect_parallel_run.dispatch.node_setup import NodeSpec
 from prefect_parallel_run.dispatch.state import RunState
 from prefect_parallel_run.dispatch.transport import LOST, LeaseTransport, Message, RemoteFiles, ScriptLogCollector
-from prefect_parallel_run.errors import ComputeTargetError, EntryScriptError, LimitExceededError, OutputError, ParallelRunError
+from prefect_parallel_run.errors import ComputeTargetError, LimitExceededError, OutputError, ParallelRunError
 from prefect_parallel_run.models import Outcome, Receipt
 from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.node import LeaseResult
@@ -291,15 +291,7 @@ class Dispatcher:
     def _no_slots_error(self, slots_failed: bool) -> Exception:
         failure = self._start_failure
         if slots_failed and failure is not None:
-            reason = {
-                "spawn": "its process did not start",
-                "import": "it cannot be imported",
-                "init": "its init() failed",
-                "start": "its process never became ready",
-                "idle": "its process does not stay alive",
-            }[failure.stage]
-            message = f"{reason}: {failure.error_type}: {failure.error}"
-            return EntryScriptError(self._settings.script.path, message, failure.traceback)
+            return failure.as_error(self._settings.script.path)
         return ComputeTargetError("cluster", "all nodes were lost and no new node joined")
 
     def _drain_results(self, end_by: float) -> None:

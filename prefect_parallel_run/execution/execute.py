@@ -25,7 +25,7 @@ from prefect_parallel_run.dispatch.pacing import RetryDelay
 from prefect_parallel_run.dispatch.state import RunState, SchedulingPolicy
 from prefect_parallel_run.environments import EnvironmentPlan
 from prefect_parallel_run.execution.control import Control
-from prefect_parallel_run.models import PendingWork, Tally
+from prefect_parallel_run.models import PendingWork
 from prefect_parallel_run.node.cores import user_limits
 from prefect_parallel_run.node.remote_setup import PreflightRequest, make_bundle
 from prefect_parallel_run.node.settings import (
@@ -157,7 +157,8 @@ def execute(run: ActiveRun, startup: ClusterStartup) -> None:
     if not pending.tally.is_growing:
         complete_description(run.directory, planner)
     work = _Work(plan=plan, pending=pending, column_checker=_column_checker(run, plan))
-    settings = _node_settings(run, pending.tally)
+    most_slots = _UNBOUNDED if pending.tally.is_growing else pending.tally.planned - pending.tally.finished
+    settings = node_settings(run.spec, run.directory, run.execution, most_slots)
     startup.prepare(settings)
     cluster = startup.wait(run.check_cancelled)
     if PROCESSES not in adjustments.changes:  # otherwise a command set them
@@ -274,17 +275,18 @@ def _column_checker(run: ActiveRun, plan: PlanReader) -> ColumnChecker | None:
     return ColumnChecker(run.directory, plan, run.ledger, run.spec.result)
 
 
-def _node_settings(run: ActiveRun, tally: Tally) -> NodeSettings:
-    spec, config = run.spec, run.spec.config
+def node_settings(spec: StepSpec, directory: RunDirectory, execution: int, most_slots: int) -> NodeSettings:
+    """Return the settings of nodes of this machine for an execution of the run in *directory*."""
+    config = spec.config
     return NodeSettings(
         token=uuid.uuid4().hex,
         node=NodeOptions(
             slots=config.process_count_per_node,
             threads=config.threads_per_process,
             thread_variables=user_limits(os.environ),
-            most_slots=_UNBOUNDED if tally.is_growing else tally.planned - tally.finished,
+            most_slots=most_slots,
         ),
-        run=RunContext(execution=run.execution, directory=str(run.directory.path), run_id=run.directory.run_id, step=spec.name),
+        run=RunContext(execution=execution, directory=str(directory.path), run_id=directory.run_id, step=spec.name),
         interpreter=InterpreterSettings(source=spec.interpreter, variables=dict(config.environment_variables)),
         script=ScriptSettings(
             path=str(config.script_path),

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from prefect_parallel_run.errors import EntryScriptError
 from prefect_parallel_run.node.child_process import Child, describe_exit
 from prefect_parallel_run.node.cores import OPENMP
 from prefect_parallel_run.node.node_log import ProcessLog, ProcessRecord
@@ -36,6 +37,17 @@ class StartFailure(NamedTuple):
     error_type: str
     error: str
     traceback: str
+
+    def as_error(self, script: str) -> EntryScriptError:
+        """Return the error of a run in which no process could start *script*."""
+        reason = {
+            "spawn": "its process did not start",
+            "import": "it cannot be imported",
+            "init": "its init() failed",
+            "start": "its process never became ready",
+            "idle": "its process does not stay alive",
+        }[self.stage]
+        return EntryScriptError(script, f"{reason}: {self.error_type}: {self.error}", self.traceback)
 
 
 class Startup:

@@ -106,7 +106,7 @@ def prepare_node(settings: NodeSettings) -> None:
     """Start the slots of a run before this worker joins its scheduler; the run opens the node later."""
     with _locks[settings.token]:
         if settings.token not in _prepared and settings.token not in _begun:
-            _prepared[settings.token] = _start_node(settings, None, threading.Event())
+            _prepared[settings.token] = start_node(settings, None, threading.Event())
 
 
 async def check_node(probe: PreflightRequest, dask_worker: Any) -> PreflightResult:
@@ -193,10 +193,7 @@ def run_lease(
     entry = _open_entry(get_worker(), token)  # a worker that was restarted under the same address has no node
     if entry.secedes:
         secede()
-    only = b"" if piece is None else b",[%d,%d]" % piece
-    lines = enumerate(works.split(b"\n"), start)
-    sent = [Work(index, attempt, b"[%d,%d,%b%b]\n" % (index, attempt, work, only)) for index, work in lines]
-    return entry.node.run(lease, sent)
+    return entry.node.run(lease, [Work.of(index, attempt, work, piece) for index, work in enumerate(works.split(b"\n"), start)])
 
 
 async def recall_lease(token: str, lease: int, at_once: bool, dask_worker: Any) -> int | None:
@@ -314,7 +311,7 @@ def _open_once(dask_worker: Any, settings: NodeSettings, threads: int, over: thr
         _begun.add(token)
         if (node := _prepared.pop(token, None)) is None:
             _close_abandoned(runs, token)  # the flow process lost contact with this node: its work is void
-            node = _start_node(settings, threads if is_kept else None, over)
+            node = start_node(settings, threads if is_kept else None, over)
         watchdog = Watchdog(lambda: _close_abandoned(runs, token, node)) if is_kept else None
         with _registry_lock:
             if not over.is_set():
@@ -327,7 +324,8 @@ def _open_once(dask_worker: Any, settings: NodeSettings, threads: int, over: thr
     raise ComputeTargetError(dask_worker.address, "the run ended while the node was being opened")
 
 
-def _start_node(settings: NodeSettings, cores: int | None, over: threading.Event) -> Node:
+def start_node(settings: NodeSettings, cores: int | None, over: threading.Event) -> Node:
+    """Start the slots of a run, in an environment that is built first if necessary; *over* stops that."""
     source = settings.interpreter.source
     path = built_interpreter(source, cache_folder(), over) if isinstance(source, EnvironmentPlan) else interpreter_of(source)
     return Node(replace(settings, interpreter=replace(settings.interpreter, source=path)), cores)

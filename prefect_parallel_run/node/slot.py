@@ -47,6 +47,12 @@ class Work(NamedTuple):
     attempt: int
     line: bytes
 
+    @classmethod
+    def of(cls, mini_batch: int, attempt: int, work: bytes, piece: tuple[int, int] | None = None) -> Work:
+        """Return the message for a mini-batch with this ``work`` of the plan; with *piece*, only for these of its items."""
+        only = b"" if piece is None else b",[%d,%d]" % piece
+        return cls(mini_batch, attempt, b"[%d,%d,%b%b]\n" % (mini_batch, attempt, work, only))
+
 
 class _Termination(NamedTuple):
     """Why a child must be killed, or has died."""
