@@ -24,6 +24,7 @@ _HOME = {
     "FunctionStep": "function_step",
     "parallel_run": "functions",
     "ParallelRunResult": "result",
+    "TrialResult": "execution.trial",
     "ParallelRunError": "errors",
     "LimitExceededError": "errors",
     "EntryScriptError": "errors",
@@ -65,6 +66,7 @@ __all__ = [
     "RunFileError",
     "RunLockedError",
     "TabularDataset",
+    "TrialResult",
     "parallel_run",
 ]
 
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
         RunFileError,
         RunLockedError,
     )
+    from prefect_parallel_run.execution.trial import TrialResult
     from prefect_parallel_run.function_step import FunctionStep
     from prefect_parallel_run.functions import parallel_run
     from prefect_parallel_run.result import ParallelRunResult

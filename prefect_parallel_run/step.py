@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,6 +32,7 @@ from prefect_parallel_run.compute.scheduler import enclosing_target
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.errors import ComputeTargetError, ParallelRunError
 from prefect_parallel_run.execution.runner import Callbacks, run_step
+from prefect_parallel_run.execution.trial import TrialResult, select, try_step
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import Logger
 from prefect_parallel_run.output.reduction import Reduction, reduce
@@ -147,6 +149,41 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         ParallelRunStep.__init__(step, name, self.parallel_run_config, **self._defaults, **{**self._task_options, **options})
         return step
 
+    def try_out(
+        self,
+        mini_batches: int = 3,
+        *,
+        mini_batch: int | None = None,
+        sample: bool = False,
+        inputs: Any = None,
+        side_inputs: Any = None,
+        arguments: Any = None,
+    ) -> TrialResult:
+        """Run a few mini-batches in one process on this machine, and estimate what the whole input would take.
+
+        The whole input is planned. Each mini-batch is tried once, without a cluster and without Prefect. Nothing is published:
+        a temporary folder takes the place of the output. The script prints to stderr.
+
+        Args:
+            mini_batches: Number of mini-batches, from the first one on.
+            mini_batch: Try only this mini-batch; the first one is 0.
+            sample: Spread the mini-batches evenly over the input.
+            inputs: Overrides the step's inputs, as do side_inputs and arguments.
+            side_inputs: See inputs.
+            arguments: See inputs.
+
+        Raises:
+            ValueError: A mini-batch does not exist, or an argument contains the path of the output.
+            EntryScriptError: The script cannot start, or init() raised.
+            RowsDifferError: The rows of two mini-batches do not fit into one result.
+        """
+        given = {"inputs": inputs, "side_inputs": side_inputs, "arguments": arguments}
+        values = {key: value for key, value in given.items() if value is not None}
+        warnings: list[str] = []
+        prepare = _Preparation(self.name, self.parallel_run_config, allow_reuse=False)
+        spec = prepare.spec({**self._defaults, **values}, is_here=True, warn=warnings.append)
+        return try_step(spec, partial(select, mini_batches, mini_batch, sample), warnings)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, parallel_run_config={self.parallel_run_config!r})"
 
@@ -181,33 +218,46 @@ class _Preparation:
 
     def __call__(self, inputs: Any, output: Any, side_inputs: Any, arguments: Any, *, find_existing: bool = True) -> Prepared:
         """Return the resolved parameters; with *find_existing*, also the existing runs if there can be any."""
-        values = inputs if isinstance(inputs, list | tuple) else [inputs]
-        datasets = normalize_inputs([from_result(value) for value in values])
+        logger = get_run_logger()
+        target = _target(self.config, logger)
         folder = resolve_output(output, required=self.config.result_file_name is not None)
-        sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
-        target = _target(self.config, get_run_logger())
-        script_arguments = check_arguments(arguments)
-        config = self._resolved_config(script_arguments)
-        spec = StepSpec(
-            name=self.name,
-            config=config,
-            datasets=datasets,
-            output=folder,
-            parameters=ScriptParameters(fill_placeholders(script_arguments, folder, datasets, sides), sides),
-            reuse=Reuse(self.allow_reuse and not reuse_disabled(), _cache_seconds()),
-            interpreter=interpreter_for(config, is_here=isinstance(target, LocalTarget)),
-            home=Path(get_current_settings().home),
+        spec = self.spec(
+            {"inputs": inputs, "output": folder, "side_inputs": side_inputs, "arguments": arguments},
+            is_here=isinstance(target, LocalTarget),
+            warn=lambda text: logger.warning("%s", text, extra={"action": "azure"}),
         )
+        filled = fill_placeholders(spec.parameters.arguments, spec.output, spec.datasets, spec.parameters.side_inputs)
+        spec = replace(spec, parameters=spec.parameters._replace(arguments=filled))
         check_cancelled = Cancellation().raise_if_cancelled
         existing_runs = find_existing_runs(spec, check_cancelled) if find_existing and has_existing_runs(spec) else None
         return Prepared(spec=spec, target=target, existing_runs=existing_runs)
 
-    def _resolved_config(self, script_arguments: Sequence[str]) -> ParallelRunConfig:
-        """Return the configuration with block references and Azure ML's settings resolved."""
+    def spec(self, values: Mapping[str, Any], *, is_here: bool, warn: Callable[[str], None]) -> StepSpec:
+        """Return the specification of the step; its arguments still have their placeholders.
+
+        Args:
+            values: inputs, output, side_inputs and arguments of a call; the output may be None.
+            is_here: Nodes are processes of this machine.
+            warn: Receives a warning for each value of Azure ML's settings that is ignored.
+        """
+        inputs = values["inputs"] if isinstance(values["inputs"], list | tuple) else [values["inputs"]]
+        datasets = normalize_inputs([from_result(value) for value in inputs])
+        folder = resolve_output(values["output"], required=False)
+        sides = resolve_side_inputs(values["side_inputs"], [str(dataset.name) for dataset in datasets])
+        script_arguments = check_arguments(values["arguments"])
         config, differences = apply_azure_settings(resolve_environment_variables(self.config), script_arguments)
         for difference in differences:
-            get_run_logger().warning("%s", difference, extra={"action": "azure"})
-        return config
+            warn(difference)
+        return StepSpec(
+            name=self.name,
+            config=config,
+            datasets=datasets,
+            output=folder,
+            parameters=ScriptParameters(script_arguments, sides),
+            reuse=Reuse(self.allow_reuse and not reuse_disabled(), _cache_seconds()),
+            interpreter=interpreter_for(config, is_here=is_here),
+            home=Path(get_current_settings().home),
+        )
 
 
 def _cache_seconds() -> float | None:

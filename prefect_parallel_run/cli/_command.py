@@ -69,7 +69,7 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments of the command line."""
         if "--" in args:
-            ctx.fail("arguments after -- are only for the commands run and plan, which pass them to the script")
+            ctx.fail("arguments after -- are only for the commands run, plan and try, which pass them to the script")
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -15,6 +15,7 @@ from prefect_parallel_run.cli._command import MEANING, PROGRAM, RUN_DIR, Exit, c
 COMMANDS = {
     "run": ("run:run", "Run a step as a Prefect flow run."),
     "plan": ("run:plan", "Print what a run would do, without running anything."),
+    "try": ("try_out:try_out", "Run a few mini-batches in one process; estimate the whole run."),
     "show": ("show:show", "Print the progress of a run; follow it while it executes."),
     "list": ("show:list_runs", "List the runs of an output, newest first."),
     "failed": ("failed:failed", "Print failures by cause, or the failed items."),

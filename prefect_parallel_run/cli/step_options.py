@@ -1,4 +1,4 @@
-"""Options of ``run`` and ``plan`` (configuration, inputs, output, arguments), and the step that they describe."""
+"""Options of ``run``, ``plan`` and ``try`` (configuration, inputs, output, arguments), and the step that they describe."""
 
 from __future__ import annotations
 

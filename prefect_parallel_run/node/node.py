@@ -19,7 +19,7 @@ from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed, StartFailure
 from prefect_parallel_run.node.cores import OPENMP, VARIABLES, override, usable_cores, user_limits, with_thread_limit
 from prefect_parallel_run.node.gpus import VISIBLE, default_slots, slot_environment, visible_gpus
-from prefect_parallel_run.node.node_log import NodeLog, ProcessLog
+from prefect_parallel_run.node.node_log import NodeLog, ProcessLog, ProcessRecord
 from prefect_parallel_run.node.prefetch import LeaseFiles
 from prefect_parallel_run.node.reaper import Guard
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
@@ -95,6 +95,11 @@ class Node:
             gpus=len(self._gpus),
             threads=self._variables(0)[OPENMP],
         )
+
+    @property
+    def processes(self) -> list[ProcessRecord]:
+        """Return the children that have not exited."""
+        return self._process_log.living
 
     # Leases
 

@@ -230,6 +230,7 @@ class ProcessRecord:
     def __init__(self, log: ProcessLog, process: str, pid: int, slot: int | None) -> None:
         self._log = log
         self.process, self.pid, self.slot = process, pid, slot
+        self.start_seconds = 0.0  #: import of the script and init(), once it is ready
         self._usage = psutil.Process(pid)
 
     def resident(self) -> int:
@@ -239,9 +240,17 @@ class ProcessRecord:
         except psutil.NoSuchProcess:
             return 0
 
+    def peak(self) -> int:
+        """Return the largest resident memory that it has had, bytes; 0 after it has exited."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")  # psutil lacks this value
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+
     def ready(self, slot: int, import_seconds: float, init_seconds: float) -> None:
         """Record that init() has returned and that the child works in *slot*."""
-        self.slot = slot
+        self.slot, self.start_seconds = slot, import_seconds + init_seconds
         seconds = {"import_seconds": round(import_seconds, 3), "init_seconds": round(init_seconds, 3)}
         self._log.add_event("ready", self.process, slot=slot, **seconds)
 

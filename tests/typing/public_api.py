@@ -19,6 +19,7 @@ from prefect_parallel_run import (
     ParallelRunResult,
     ParallelRunStep,
     TabularDataset,
+    TrialResult,
     parallel_run,
 )
 from prefect_parallel_run.testing import ScriptResult, run_script
@@ -61,6 +62,7 @@ def score() -> ParallelRunResult:
     assert_type(future.result(), ParallelRunResult)
     assert_type(result.items_failed, int)
     assert_type(step.with_options(retries=2), ParallelRunStep)
+    assert_type(step.try_out(2, sample=True), TrialResult)
     return result
 
 

@@ -81,6 +81,8 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "runner",
         "verify",
         "replay",
+        "estimate",
+        "trial",
     ],
     "task": ["cancellation", "result_serializer", "caching", "task_names", "temporary_server", "forms"],
 }

@@ -194,6 +194,15 @@ def test_replay_fetches_what_the_mini_batch_needs(workshop, s3, capsys):
     assert capsys.readouterr().out.splitlines() == EXPECTED[4:6]
 
 
+def test_a_trial_fetches_its_objects_and_stores_nothing(workshop, s3):
+    """In the process of a node; the output is not touched."""
+    fill(s3)
+    trial = reading(workshop, output=OUT).try_out(2, sample=True)
+    assert trial.rows == [*EXPECTED[2:4], *EXPECTED[6:8]]
+    assert not any(Path(path).exists() for path in paths(workshop))
+    assert not s3.exists(OUT)
+
+
 def test_steps_compose_in_a_store(workshop, s3):
     """A result in a store is another step's input."""
     numbers = workshop.step("counts.py", output=OUT, append_row_file_name="names.jsonl")()

@@ -90,7 +90,8 @@ def test_help_lists_exit_codes_and_commands(capsys):
     words = capsys.readouterr().out
     assert all(f"{code:>5}  {meaning}"[:60] in words for code, meaning in MEANING.items())
     assert all(
-        f"\n  {name} " in words for name in ("run", "plan", "show", "list", "failed", "resume", "replay", "verify", "report")
+        f"\n  {name} " in words
+        for name in ("run", "plan", "try", "show", "list", "failed", "resume", "replay", "verify", "report")
     )
     assert all(f"\n  {name} " in words for name in COMMANDS)
 
@@ -110,7 +111,7 @@ def test_every_command_has_help(name, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rnu"], "'rnu' is not a command; expected one of run, plan, show, list, "),
+        (["rnu"], "'rnu' is not a command; expected one of run, plan, try, show, "),
         (["show"], "Missing argument 'RUN_DIR'"),
         (["replay", "x"], "Missing option '--mini-batch'"),
         (["replay", "x", "--mini-batch", "one"], "'--mini-batch': 'one' is not a valid integer"),
@@ -301,11 +302,11 @@ def test_ignored_azure_fields_are_listed_on_one_line(config, files, capsys):
 
 
 def test_commands_without_a_script_reject_arguments_for_it(capsys):
-    """Only run and plan pass them to a script."""
+    """Only run, plan and try pass them to a script."""
     with pytest.raises(SystemExit) as ended:
         main(["show", "x", "--", "--model", "m"])
     assert ended.value.code == 2
-    assert "only for the commands run and plan" in capsys.readouterr().err
+    assert "only for the commands run, plan and try" in capsys.readouterr().err
 
 
 def test_errors_suggest_next_steps():

@@ -1,0 +1,212 @@
+"""Trials of steps, in a real process, without a server and without a cluster."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from prefect_parallel_run import EntryScriptError, FileDataset, ParallelRunConfig, ParallelRunStep, TabularDataset
+from prefect_parallel_run.errors import RowsDifferError
+
+from ..processes import command_line
+
+DIES = {
+    "hang": ("timed_out", "InvocationTimeout", "poison.py"),
+    "segfault": ("died", "SIGSEGV", ""),
+    "hog": ("out_of_memory", "OutOfMemory", ""),
+    "raise": ("raised", "ZeroDivisionError", "1 / 0"),
+    "none": ("wrong_type", "WrongType", ""),
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path, monkeypatch):
+    """Every trial ends without files and processes, and without Prefect's API, which is not served here."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    yield
+    assert not list(folder.iterdir())
+    assert not (tmp_path / "out").exists()
+    assert not [child for child in psutil.Process().children(recursive=True) if "prefect_parallel_run" in command_line(child)]
+
+
+@pytest.fixture
+def step(tmp_path, files, scripts):
+    """Makes steps whose output does not exist."""
+
+    def make(script, *arguments, inputs=files, **fields):
+        given = {"source_directory": str(scripts), "mini_batch_size": 10, "error_threshold": 0, "output_action": "append_row"}
+        config = ParallelRunConfig(entry_script=script, **{**given, **fields})
+        return ParallelRunStep("trial", config, inputs=inputs, output=tmp_path / "out", arguments=list(arguments))
+
+    return make
+
+
+def numbers(trial):
+    return [receipt.mini_batch for receipt in trial.mini_batches]
+
+
+def test_the_first_mini_batches_of_files(step, files):
+    """In the order of the plan; the figures are of the whole input."""
+    trial = step("echo.py", process_count_per_node=3).try_out(2)
+    assert trial.rows == [str(files / f"f{number:03d}.txt") for number in range(20)]
+    assert (numbers(trial), trial.failures, trial.warnings) == ([0, 1], (), ())
+    figures = trial.figures
+    assert (figures.mini_batches, figures.items, figures.tried, figures.processes) == (10, 100, 2, 3)
+    assert figures.memory > 1 << 20
+    assert figures.start_seconds > 0
+    assert figures.wall_seconds > figures.start_seconds
+
+
+def test_a_sample_and_one_mini_batch(step):
+    """Numbered as in a run."""
+    made = step("context_facts.py")
+    assert numbers(made.try_out(2, sample=True)) == [2, 7]
+    assert numbers(made.try_out(mini_batch=9)) == [9]
+    assert numbers(made.try_out(1000)) == list(range(10))
+
+
+@pytest.mark.parametrize("how", DIES)
+def test_a_failure_costs_no_other_mini_batch(step, tmp_path, how, capfd):
+    """Its cause is that of a run; it is tried once; the prints of all processes are shown."""
+    arguments = ("--log", str(tmp_path / "log"), "--how", how, "--poison", "1")
+    limits = {"run_invocation_timeout": 60 if how == "hog" else 1, "process_memory_limit": 300_000_000}
+    trial = step("poison.py", *arguments, **limits).try_out()
+    outcome, error_type, traceback = DIES[how]
+    assert [receipt.outcome for receipt in trial.mini_batches] == ["succeeded", outcome, "succeeded"]
+    (failure,) = trial.failures
+    assert (failure.error_type, failure.items, failure.failed) == (error_type, 10, 10)
+    assert traceback in failure.traceback
+    assert len(trial.rows) == 20
+    assert (tmp_path / "log").read_text().splitlines() == [f"run {number} 1" for number in range(3)]
+    assert capfd.readouterr().err.splitlines() == ["before 0", "before 1", "before 2"]
+
+
+def test_prints_and_log_lines_reach_stderr(step, capfd):
+    """Also those of a process that was killed, and nothing else."""
+    step("talks.py", "--crash").try_out(2)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("mini-batch")] == ["mini-batch 0", "mini-batch 1"]
+    assert sum("in init()" in line for line in lines) == 2
+
+
+def test_a_script_that_cannot_start_raises_as_in_a_run(step):
+    """With its traceback."""
+    with pytest.raises(EntryScriptError, match=r"its init\(\) failed: RuntimeError: no model at /models/none"):
+        step("init_raises.py").try_out()
+
+
+def test_a_problem_in_shutdown_is_a_warning(step, monkeypatch):
+    """As in a run."""
+    monkeypatch.setenv("TOKEN_FOR_TEST", "secret")
+    trial = step("tells.py", environment_variables={"TOKEN_FOR_TEST": "hidden-value"}).try_out(1)
+    assert any("TroubleError" in warning for warning in trial.warnings)
+    assert "hidden-value" not in str(trial)
+
+
+def test_missing_rows_are_a_warning(step):
+    """They would count as failed items."""
+    trial = step("short.py").try_out(2)
+    assert trial.warnings == ("run() returned fewer rows than items: 2 items failed (error_threshold = 0)",)
+
+
+def test_a_script_that_writes_gets_a_temporary_folder(step):
+    """In place of {output}; the real one is not created."""
+    trial = step("writes.py", "--out", "{output}", output_action="summary_only").try_out(1)
+    assert (trial.failures, trial.rows, trial.mini_batches[0].rows) == ((), [], 10)
+
+
+def test_an_argument_with_the_path_of_the_output_is_refused(step, tmp_path):
+    """Else the script could write there."""
+    with pytest.raises(ValueError, match=r"contains the output, where a trial must not write; write \{output\}"):
+        step("writes.py", "--out", f"{tmp_path}/out/models").try_out()
+
+
+def test_an_invalid_selection_is_reported_before_planning(step, tmp_path):
+    """Planning may take long, and would find that the input is missing."""
+    with pytest.raises(ValueError, match="mini_batches: expected a positive integer, got 0"):
+        step("echo.py", inputs=tmp_path / "missing").try_out(0)
+    with pytest.raises(ValueError, match="below the 10 mini-batches of the plan, got 10"):
+        step("echo.py").try_out(mini_batch=10)
+
+
+def test_partition_keys_and_input_columns(step, files):
+    """Each mini-batch has its keys; rows begin with the columns of their items."""
+    inputs = FileDataset.from_files(files, partition_format="{kind}0{tens}{ones}.txt")
+    trial = step("keys.py", inputs=inputs, partition_keys=["tens"], mini_batch_size=None).try_out(sample=True)
+    assert [receipt.items for receipt in trial.mini_batches] == [10, 10, 10]
+    assert '"tens": "1"' in trial.rows[0]
+    columns = {"append_row_input_columns": ["path"], "append_row_format": "csv"}
+    trial = step("echo.py", **columns).try_out(1)
+    assert trial.rows[0] == f"{files}/f000.txt,{files}/f000.txt"
+
+
+def test_rows_that_do_not_fit_together_raise_as_in_a_run(step, tmp_path):
+    """Named by mini-batch."""
+    script = tmp_path / "differs.py"
+    script.write_text("def run(paths, context): return [{f'c{context.minibatch_index}': 1} for _ in paths]\n")
+    with pytest.raises(RowsDifferError, match="mini-batch 1 has column 'c1'"):
+        step(script.name, source_directory=str(tmp_path), append_row_format="csv").try_out()
+
+
+def test_tables_keep_their_types(step, tmp_path):
+    """Records of Parquet have the values of the result file."""
+    pd.DataFrame({"n": range(1000), "day": pd.Timestamp("2026-01-31")}).to_parquet(tmp_path / "t.parquet")
+    inputs = TabularDataset.from_parquet_files(tmp_path / "t.parquet")
+    trial = step("rows_of_table.py", inputs=inputs, mini_batch_size="1KB", append_row_format="parquet").try_out(1)
+    assert trial.rows[7] == {"n": 7, "day": pd.Timestamp("2026-01-31"), "columns": 2}
+    assert trial.figures.items == 1000
+
+
+def test_coroutines(step):
+    """The functions of the script may be coroutines."""
+    assert len(step("async_steps.py").try_out(1).rows) == 10
+
+
+def test_another_interpreter(step, tmp_path):
+    """The step's environment runs the script."""
+    (tmp_path / "python").symlink_to(os.path.realpath(sys.executable))
+    script = tmp_path / "tells.py"
+    script.write_text("import sys\ndef run(paths): return [sys.executable for _ in paths]\n")
+    fields = {"source_directory": str(tmp_path), "environment": str(tmp_path / "python")}
+    assert set(step(script.name, **fields).try_out(1).rows) == {str(tmp_path / "python")}
+
+
+def test_a_step_from_a_function(scripts, files, monkeypatch):
+    """With its init and shutdown functions."""
+    spec = importlib.util.spec_from_file_location("steps_of_a_trial", scripts / "from_functions.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    trial = module.tells.try_out(1, inputs=files)
+    assert trial.rows == ["begin 0 from_functions False"] * 10
+
+
+def test_an_empty_input_has_no_estimate(step, tmp_path):
+    """If it is allowed."""
+    (tmp_path / "empty").mkdir()
+    trial = step("echo.py", inputs=FileDataset.from_files(tmp_path / "empty", allow_empty=True)).try_out()
+    assert (trial.rows, trial.mini_batches, trial.figures.process_hours) == ([], (), None)
+
+
+def test_the_process_has_its_share_of_the_cores(step, monkeypatch):
+    """As many threads as a process of a run, so that the times are those of a run."""
+    monkeypatch.setattr("prefect_parallel_run.execution.trial.usable_cores", lambda nodes: 12 // nodes)
+    trial = step("tells_threads.py", node_count=2, process_count_per_node=3).try_out(1)
+    assert json.loads(trial.rows[0])["OMP_NUM_THREADS"] == "2"
+
+
+def test_a_trial_is_no_part_of_a_run(step, tmp_path):
+    """allow_reuse finds nothing of it: run directories are absent everywhere."""
+    step("echo.py").try_out(1)
+    assert not list(Path(tmp_path).rglob("run.json"))
