@@ -172,8 +172,12 @@ class _Generator:
         values = dataset.model_dump(exclude_defaults=True, exclude={"paths", "name"})
         kind = values.pop("format", None)
         selected = {method: values.pop(method) for method in ("keep_columns", "drop_columns") if method in values}
-        constructor = "FileDataset.from_files" if kind is None else f"TabularDataset.from_{kind}_files"
-        call = _call(constructor, [[self._or_decide(path) for path in dataset.paths]], values)
+        paths: Any = [self._or_decide(path) for path in dataset.paths]
+        if kind == "delta":
+            constructor, paths = "TabularDataset.from_delta_table", paths[0]
+        else:
+            constructor = "FileDataset.from_files" if kind is None else f"TabularDataset.from_{kind}_files"
+        call = _call(constructor, [paths], values)
         call = Code(call + "".join(_call(f".{method}", [columns], {}) for method, columns in selected.items()))
         return call if dataset.name is None else Code(f"{call}.as_named_input({render(dataset.name)})")
 

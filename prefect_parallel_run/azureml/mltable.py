@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -139,8 +140,8 @@ def load_mltable(
     steps = _transformations(document)
     refuse([*unknown(document, _FIELDS), *_unknown_in_steps(steps)])
     migration = Migration(references=references or References())
-    paths = _paths(document, migration)
     reader = next((step for step in steps if step.name in _READERS), None)
+    paths = _paths(document, migration, reads_all=reader is None or as_files or reader.name != _DELTA_LAKE)
     migration.left_out_of(document, _LEFT)
     if reader is None or as_files:
         return Table(_files(paths, steps, migration), migration.differences)
@@ -180,7 +181,8 @@ def table_at(
     return Table(TabularDataset(paths=[location], format=_EXTENSIONS[extension]), findings.differences)
 
 
-def _paths(document: Section, migration: Migration) -> list[str]:
+def _paths(document: Section, migration: Migration, *, reads_all: bool) -> list[str]:
+    """Return the paths as absolute ones; *reads_all*: the table consists of all files in a folder."""
     entries = document.get("paths")
     if not isinstance(entries, list) or not entries:
         raise document.error("paths", "a list of file, folder and pattern")
@@ -192,7 +194,7 @@ def _paths(document: Section, migration: Migration) -> list[str]:
             raise ValueError(f"{document.where('paths')}: paths has {entry!r}; expected file, folder or pattern with a path")
         location = migration.resolve(entry[kind], folder, f"paths[{number}].{kind}")
         paths.append(entry[kind] if location is None else absolute_location(location))
-        if kind == "folder" and location is not None and Path(location) in document.file.absolute().parents:
+        if kind == "folder" and reads_all and location is not None and Path(location) in document.file.absolute().parents:
             why = "the folder contains this MLTable file, which would be read too; write a pattern such as ./**/*.csv"
             migration.open(f"paths[{number}].{kind}", entry[kind], why)
     return paths
@@ -239,10 +241,7 @@ def _files(paths: list[str], steps: list[_Step], findings: MigrationFindings) ->
 def _table(paths: list[str], reader: _Step, findings: MigrationFindings) -> TabularDataset:
     from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  pandas, which files never need
 
-    if reader.name == _DELTA_LAKE:
-        why = "its files still contain deleted rows; write the table to Parquet files"
-        raise ValueError(f"{reader.where}: {reader.name} is not supported: {why}")
-    fields: dict[str, Any] = {"paths": paths, "format": reader.name.removeprefix("read_")}
+    fields: dict[str, Any] = {"paths": paths, "format": reader.name.removeprefix("read_").removesuffix("_lake")}
     for name, value in reader.options.items():
         _reader_option(reader, name, value, fields, findings)
     return construct(TabularDataset, fields, lambda _, message: f"{reader.where}: {reader.name}: {message}")
@@ -262,12 +261,30 @@ def _reader_option(reader: _Step, name: str, value: Any, fields: dict[str, Any],
         findings.taken(where, value, f"{name}={fields[name]!r}")
     elif name == "header":
         _header(reader, value, fields, findings)
+    elif name == "version_as_of":
+        fields["version"] = value
+        findings.taken(where, value, f"version={value!r}")
+    elif name == "timestamp_as_of":
+        _version_at(where, value, fields, findings)
     elif value == _OPTIONS[name][0]:
         findings.taken(where, value, "the same")
     elif name == "support_multi_line":
         findings.changed(where, value, "true", _OPTIONS[name][1])
     else:
         findings.left_out(where, value, _OPTIONS[name][1])
+
+
+def _version_at(where: str, value: Any, fields: dict[str, Any], findings: MigrationFindings) -> None:
+    """Set the version that was the newest at a time, if the table can be read here."""
+    from prefect_parallel_run.datasets.formats.delta import version_of  # noqa: PLC0415  pyarrow, which files never need
+
+    time = value.isoformat() if isinstance(value, datetime) else str(value)
+    try:
+        fields["version"] = version_of(fields["paths"][0], time)
+    except InputError as error:
+        findings.open(where, value, f"set the version instead, since it cannot be determined here: {error}")
+    else:
+        findings.taken(where, value, f"version={fields['version']}")
 
 
 def _header(reader: _Step, value: Any, fields: dict[str, Any], findings: MigrationFindings) -> None:

@@ -91,7 +91,7 @@ def _key(work: Dict[str, Any]) -> Any:
 
 
 def _source_key(work: Dict[str, Any]) -> Any:
-    return work["path"], work["version"], work.get("keep_columns"), work.get("drop_columns")
+    return (work["path"], work["version"], *map(work.get, ("keep_columns", "drop_columns", "columns", "row")))
 
 
 def kept_indices(names: Sequence[str], work: Mapping[str, Any]) -> Optional[List[int]]:

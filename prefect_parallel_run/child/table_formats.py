@@ -53,6 +53,16 @@ TABLE_FORMATS: Dict[str, TableFormat] = {
     "orc": TableFormat(
         "ORC", "row_groups.Orc", "row_groups.OrcReader", groups="stripes", group="stripe", modules=("pyarrow.orc",)
     ),
+    "delta": TableFormat(
+        "Delta table",
+        "delta.Delta",
+        "delta.DeltaReader",
+        about="The path is the folder of one table; the run reads one version of it.",
+        options=("version",),
+        groups="row_groups",
+        group="row group",
+        modules=("pyarrow.parquet",),
+    ),
 }
 
 

@@ -26,7 +26,7 @@ from prefect_parallel_run.planning.inputs import fill_placeholders
 from prefect_parallel_run.planning.plan import Plan, planned_mini_batches
 from prefect_parallel_run.planning.planner import PlanWriter
 from prefect_parallel_run.runs.executions import config_of
-from prefect_parallel_run.runs.spec import planning_of
+from prefect_parallel_run.runs.spec import planning_of, table_versions
 
 _SERVER_PATIENCE = "120"  #: s for Prefect's temporary server to start; its default of 20 is too short on a slow machine
 
@@ -96,7 +96,8 @@ def _make_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
         partitions, placeholder = f"{folder}/partitions/", "(to be partitioned)/"  # a run would write partitioned tables here
         plan = Plan(path)
         planned = (batch._replace(work=batch.work.replace(partitions, placeholder)) for batch in plan.mini_batches())
-        return summarize_plan(planned, plan.summary.notes), options.config, options.name
+        inputs = [dataset.model_dump() for dataset in options.inputs]
+        return summarize_plan(planned, _notes(inputs, plan.summary.notes)), options.config, options.name
 
 
 def _read_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfig, str]:
@@ -108,4 +109,10 @@ def _read_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
     directory = open_run(values["config"], metadata_only=True, verify_plan=True)
     config = ParallelRunConfig.model_construct(**config_of(directory))  # not validated: the script may have been deleted
     notes = Plan(directory.plan).summary.notes if directory.plan.exists() else ()
+    notes = _notes(directory.metadata()["inputs"], notes)
     return summarize_plan(planned_mini_batches(directory.plan, directory.spool), notes), config, directory.run_id
+
+
+def _notes(inputs: list[dict[str, Any]], warnings: tuple[str, ...]) -> tuple[str, ...]:
+    versions = (f"{name}: version {version} of the table" for name, version in table_versions(inputs).items())
+    return (*versions, *warnings)

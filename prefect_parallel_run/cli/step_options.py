@@ -72,6 +72,7 @@ _INPUT_OPTIONS = [
         metavar="NAME",
         multiple=True,
     ),
+    InputOption("--table-version version", "Version of a Delta table (default: the newest).", metavar="NUMBER"),
     InputOption("--delimiter", r"Field separator of delimited text (default: ,); \t is a tab.", metavar="C"),
     InputOption("--quote", "Quote character (default: \"); '' for none.", metavar="C"),
     InputOption("--escape", "Escape character.", metavar="C"),

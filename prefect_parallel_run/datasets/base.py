@@ -46,7 +46,11 @@ class Dataset(BaseModel):
 
     def listing(self, check_cancelled: CheckCancelled = never_cancelled) -> Listing:
         """Return the files that the paths expand to; *check_cancelled* is called periodically while they are listed."""
-        return Listing(self.paths, check_cancelled, of_table=self.kind == "tabular")
+        return Listing(self.paths, check_cancelled)
+
+    def frozen(self) -> Self:
+        """Return a copy that names the version of a table which is the newest now; a dataset of files has none."""
+        return self
 
     @abstractmethod
     def cuts(

@@ -27,6 +27,8 @@ _NOTE = b"prefect_parallel_run.partition"
 _LONGEST_FOLDER = 200  #: bytes of an encoded value; a longer one is replaced by its hash
 _BUFFER = 128 << 20  #: bytes of rows that are buffered before they are written
 
+IN_ROWS = "in rows"  #: type of a key whose column the reader of the format returns already
+
 Scalar = str | int | float | bool | None
 
 
@@ -39,7 +41,7 @@ class KeyValue(NamedTuple):
 
     key: str
     value: Scalar
-    type: str  #: text, int, float, bool, timestamp (its value is ISO 8601)
+    type: str  #: text, int, float, bool, timestamp (its value is ISO 8601), or IN_ROWS
 
 
 def values_in_path(path: str) -> list[tuple[str, str | None]]:
@@ -167,7 +169,7 @@ class _Writer:
             ) from error
         for raw, rows in groups:
             values = raw if isinstance(raw, tuple) else (raw,)
-            combination = tuple(_key_value(key, value) for key, value in zip(self._keys, values, strict=True))
+            combination = tuple(key_value(key, value) for key, value in zip(self._keys, values, strict=True))
             part = data.take(pa.array(rows.index))
             self._buffer.setdefault(combination, []).append(part)
             self._bytes += part.nbytes
@@ -209,7 +211,7 @@ def _unified(first: pa.Schema, second: pa.Schema) -> pa.Schema:
         raise ColumnTypesDifferError("; ".join(map(str, error.args))) from error
 
 
-def _key_value(key: str, value: Any) -> KeyValue:
+def key_value(key: str, value: Any) -> KeyValue:
     """Return a value of a column in a form that JSON can represent."""
     if value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and value != value):  # noqa: PLR0124  NaN
         return KeyValue(key, None, "text")

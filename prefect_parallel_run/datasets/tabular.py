@@ -13,6 +13,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
+from prefect_parallel_run._threads import CheckCancelled, never_cancelled
 from prefect_parallel_run.child.delimited import GIVEN
 from prefect_parallel_run.child.input_columns import FIRST_ROW, ROW_VALUES
 from prefect_parallel_run.child.reading import BadRecord, Reader
@@ -22,14 +23,7 @@ from prefect_parallel_run.child.text import UnreadableText, not_encoded
 from prefect_parallel_run.datasets.base import Dataset, PathLike, given_paths, ignore_warning, unknown_keys
 from prefect_parallel_run.datasets.columns import ColumnSelection, check_input_columns
 from prefect_parallel_run.datasets.formats import FilePlan, create_planner
-from prefect_parallel_run.datasets.partitions import (
-    ColumnTypesDifferError,
-    KeyValue,
-    Scalar,
-    folder_keys,
-    keyed_files,
-    write_partitions,
-)
+from prefect_parallel_run.datasets.partitions import IN_ROWS, ColumnTypesDifferError, KeyValue, Scalar, write_partitions
 from prefect_parallel_run.datasets.schema import InputWarnings
 from prefect_parallel_run.datasets.text import Compression, UnfinishedRecordError, checked_encoding
 from prefect_parallel_run.errors import InputError, OutputError
@@ -38,7 +32,12 @@ from prefect_parallel_run.storage.folders import ListedFile
 from prefect_parallel_run.storage.listing import Listing
 from prefect_parallel_run.storage.paths import absolute_location
 
-_REFUSED_ELSEWHERE = ("column_types", "na_values", "keep_default_na")  #: fields that other formats refuse instead of ignoring
+_REFUSED_ELSEWHERE = (
+    "column_types",
+    "na_values",
+    "keep_default_na",
+    "version",
+)  #: fields that other formats refuse instead of ignoring
 _WHOLE = 1 << 62  #: bytes: a mini-batch size larger than any file
 _PARTITIONING_BYTES = 32 << 20  #: bytes of source per read while a table is partitioned
 _UNREADABLE = (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeError, UnfinishedRecordError, UnreadableText)
@@ -66,6 +65,9 @@ class TabularDataset(Dataset):
     keep_default_na: bool = Field(default=True, description="Parse pandas' own missing values, such as NA, as missing.")
     encoding: str = Field(default="utf-8", description="Encoding of delimited text and JSON lines.")
     compression: Compression = Field(default="infer", description="Compression of text; infer: by .gz, .bz2, .xz or .zst.")
+    version: int | None = Field(
+        default=None, ge=0, exclude_if=_is_none, description="Version of a Delta table; none: the newest when the plan is made."
+    )
     #: Methods have the aliases as names. Unset fields are not serialized: the dataset's hashes are those of earlier versions.
     kept_columns: list[str] | None = Field(
         default=None, alias="keep_columns", exclude_if=_is_none, description="The only columns that are read."
@@ -128,6 +130,8 @@ class TabularDataset(Dataset):
             if value != default and field not in TABLE_FORMATS[self.format].options:
                 titles = " or ".join(known.title.lower() for known in TABLE_FORMATS.values() if field in known.options)
                 raise ValueError(f"{field}: expected {default}, since the files are not {titles}, got {value!r}")
+        if self.format == "delta" and len(self.paths) != 1:
+            raise ValueError(f"paths: expected the folder of one Delta table, got {len(self.paths)} paths")
         if self.kept_columns is not None and self.dropped_columns is not None:
             raise ValueError("set either keep_columns or drop_columns, not both")
         fields: dict[str, str] = {}
@@ -151,6 +155,17 @@ class TabularDataset(Dataset):
     def from_orc_files(cls, paths: PathLike | Iterable[PathLike], *, allow_empty: bool = False) -> TabularDataset:
         """Return a dataset of the rows of ORC files."""
         return cls(paths=given_paths(paths), format="orc", allow_empty=allow_empty)
+
+    @classmethod
+    def from_delta_table(cls, path: PathLike, version: int | None = None, *, allow_empty: bool = False) -> TabularDataset:
+        """Return a dataset of the rows of a Delta table; needs the extra ``delta``.
+
+        Args:
+            path: Folder or URL of the table.
+            version: Version of the table; None: the newest when the plan is made. A run reads this version to its end.
+            allow_empty: Accept a table without rows.
+        """
+        return cls(paths=given_paths(path), format="delta", version=version, allow_empty=allow_empty)
 
     @classmethod
     def from_delimited_files(
@@ -257,6 +272,18 @@ class TabularDataset(Dataset):
         """Return the modules that a process needs to read the rows."""
         return ("pandas", "pyarrow.compute", *TABLE_FORMATS[self.format].modules)
 
+    def listing(self, check_cancelled: CheckCancelled = never_cancelled) -> Listing:
+        """Return the files that contain the rows; raises InputError if a table cannot be read."""
+        return create_planner(self).listing(check_cancelled)
+
+    def frozen(self) -> Self:
+        """Return a copy with a version, if the format has versions; raises InputError if the table cannot be read."""
+        if self.format != "delta" or self.version is not None:
+            return self
+        from prefect_parallel_run.datasets.formats.delta import version_of  # noqa: PLC0415  only such tables need it
+
+        return self.model_copy(update={"version": version_of(self.paths[0])})
+
     def cuts(
         self, size: int, listing: Listing | None = None, warn: Callable[[str], None] = ignore_warning
     ) -> Iterator[PlannedBatch]:
@@ -273,7 +300,7 @@ class TabularDataset(Dataset):
         """
         self.selection.check_keys(self.name, keys)
         listing = listing or self.listing()
-        folders = folder_keys(listing)
+        folders = create_planner(self).keys(listing)
         if not folders:
             if located := [name for name in self._input_columns if name in ROW_VALUES]:
                 reason = f"got {located[0]!r}; partition_keys read the rows from a partitioned copy, which has another"
@@ -283,7 +310,9 @@ class TabularDataset(Dataset):
         elif set(keys) <= set(folders):
             yield from self._grouped(keys, listing, warn)
         else:
-            raise unknown_keys(self.name, keys, folders, "the folder keys")
+            raise unknown_keys(
+                self.name, keys, folders, "the partition columns" if self.format == "delta" else "the folder keys"
+            )
 
     def partition_by(self, keys: Sequence[str], target: PathLike) -> TabularDataset:
         """Write the rows to Parquet files in hive folders below *target*, and return them as a dataset.
@@ -357,7 +386,7 @@ class TabularDataset(Dataset):
         """Yield the mini-batches, each with the keys of its file's folders."""
         has_header = "header" in TABLE_FORMATS[self.format].options and self.header
         planner, warnings = create_planner(self), InputWarnings(warn, may_lack_header=has_header)
-        for file, folder_values in keyed_files(listing):
+        for file, folder_values in planner.files(listing):
             if file.size == 0:
                 continue  # an empty part, or a marker such as _SUCCESS
             try:
@@ -394,7 +423,7 @@ class TabularDataset(Dataset):
     def _work(self, file: ListedFile, keys: list[KeyValue]) -> dict[str, Any]:
         path, size, version = file
         work = {"input": self.name, "kind": self.format, "path": path, "size": size, "version": version}
-        kept = set(self.selection.kept([pair.key for pair in keys]))
+        kept = set(self.selection.kept([pair.key for pair in keys if pair.type != IN_ROWS]))
         return {**work, "keys": [list(pair) for pair in keys if pair.key in kept]} if kept else work
 
     def _problem(self, error: Exception) -> str:

@@ -49,7 +49,7 @@ from prefect_parallel_run.runs.executions import Overrides
 from prefect_parallel_run.runs.fingerprint import source_tree
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.run_directory import RunDirectory
-from prefect_parallel_run.runs.spec import StepSpec, failure_limits
+from prefect_parallel_run.runs.spec import StepSpec, failure_limits, table_versions
 from prefect_parallel_run.storage.objects import file_sha256
 
 _MAX_LEASE_BYTES = 2_000_000  #: bytes of work descriptions in one message
@@ -165,6 +165,8 @@ def execute(run: ActiveRun, startup: ClusterStartup) -> None:
         settings = settings.with_node(slots=cluster.slots)
     settings = settings.with_node(cores=cluster.cores)
     run.emit(RunStarted(run.directory, pending.tally, cluster.dashboard))
+    for name, version in table_versions(run.directory.metadata()["inputs"]).items():
+        run.emit(Noted(f"{name}: reading version {version} of the table"))
     if isinstance(run.spec.interpreter, EnvironmentPlan):
         run.emit(Noted("building the script's environment on nodes that do not have it cached; this may take minutes"))
     try:

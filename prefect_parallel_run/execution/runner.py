@@ -43,7 +43,7 @@ from prefect_parallel_run.runs.resolve import (
     resume_run,
 )
 from prefect_parallel_run.runs.run_directory import RunDirectory, parse_json, read_json, runs_below
-from prefect_parallel_run.runs.spec import StepSpec, failure_limits
+from prefect_parallel_run.runs.spec import StepSpec, failure_limits, table_versions
 from prefect_parallel_run.storage.objects import names_below, read
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 from prefect_parallel_run.storage.result_folder import check_replaceable, exists
@@ -231,12 +231,16 @@ def _reduction(run: ActiveRun, cluster: Cluster | None) -> Reduction:
         selection.check.wait(run.check_cancelled)
     _warn_of_replacing(spec, run.directory, run.emit)
     adjustments = Overrides.of_metadata(run.ledger.metadata())
+    description = complete_description(run.directory, selection.planner)
+    notes: dict[str, Any] = {METADATA_KEY: adjustments.to_values()} if adjustments else {}
+    if versions := table_versions(description["inputs"]):
+        notes["table_versions"] = versions
     return Reduction(
         directory=run.directory,
         limits=failure_limits(adjustments.of(spec.config)),
-        notes={METADATA_KEY: adjustments.to_values()} if adjustments else {},
+        notes=notes,
         result=_result_file(spec, run.directory),
-        identity=complete_description(run.directory, selection.planner)["identity"],
+        identity=description["identity"],
         output=spec.output if spec.writes_output else None,
         check_cancelled=run.check_cancelled,
         write_parts=_part_writer(run, cluster),

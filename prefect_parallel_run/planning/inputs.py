@@ -54,7 +54,7 @@ def from_result(value: Any) -> Any:
 
 
 def normalize_inputs(inputs: Iterable[Any]) -> list[Dataset]:
-    """Return *inputs* as named datasets of one kind; a plain path, folder or glob becomes a FileDataset.
+    """Return *inputs* as named, frozen datasets of one kind; a plain path, folder or glob becomes a FileDataset.
 
     Inputs without a name are called ``input_0``, ``input_1``, … by their position.
 
@@ -68,7 +68,8 @@ def normalize_inputs(inputs: Iterable[Any]) -> list[Dataset]:
         if not isinstance(value, Dataset | str | os.PathLike):
             raise InputError(repr(value)[:200], "is not an input; pass a FileDataset, a TabularDataset or a path")
         dataset = value if isinstance(value, Dataset) else FileDataset.from_files(value)
-        datasets.append(dataset if dataset.name is not None else dataset.as_named_input(f"input_{number}"))
+        dataset = dataset if dataset.name is not None else dataset.as_named_input(f"input_{number}")
+        datasets.append(dataset.frozen())
     if not datasets:
         raise InputError("[]", "no input was passed; pass inputs=…")
     kinds = {dataset.kind for dataset in datasets}

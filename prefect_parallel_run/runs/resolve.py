@@ -40,7 +40,7 @@ from prefect_parallel_run.runs.integrity import check, check_plan
 from prefect_parallel_run.runs.ledger import Ledger
 from prefect_parallel_run.runs.mirror import pull_runs
 from prefect_parallel_run.runs.run_directory import RunDirectory, RunLock, read_json, runs_below
-from prefect_parallel_run.runs.spec import StepSpec
+from prefect_parallel_run.runs.spec import StepSpec, planned_datasets
 from prefect_parallel_run.storage.objects import names_below
 from prefect_parallel_run.storage.paths import RUNS_FOLDER
 
@@ -181,6 +181,8 @@ def resume_run(spec: StepSpec, now: dict[str, Any], request: ResumeRequest, chec
     """
     old = request.directory
     selection = RunSelection(directory=old, lock=old.lock())
+    if request.same_task_run:
+        spec = replace(spec, datasets=planned_datasets(old))  # a table may have a newer version meanwhile
     try:
         Background("checking", partial(check, old)).wait(check_cancelled)
         if request.same_task_run and old.plan.exists():

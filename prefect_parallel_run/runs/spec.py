@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -178,12 +178,22 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
     return StepSpec(
         name=metadata["step"],
         config=config,
-        datasets=[_dataset(fields) for fields in metadata["inputs"]],
+        datasets=planned_datasets(directory),
         output=output,
         parameters=ScriptParameters(tuple(metadata["arguments"]), metadata["side_inputs"]),
         interpreter=interpreter_for(config, is_here=config.compute_target == LOCAL),
         home=home,
     )
+
+
+def planned_datasets(directory: RunDirectory) -> list[Dataset]:
+    """Return the datasets of the run in *directory*, with the versions of tables that its plan was made from."""
+    return [_dataset(fields) for fields in directory.metadata()["inputs"]]
+
+
+def table_versions(inputs: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the version of each table that has versions, by the name of the input; *inputs* are datasets as plain values."""
+    return {str(fields["name"]): fields["version"] for fields in inputs if fields.get("version") is not None}
 
 
 def _dataset(fields: Mapping[str, Any]) -> Dataset:

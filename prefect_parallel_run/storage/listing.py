@@ -67,10 +67,13 @@ class Listing:
             yield from blocks_below(os.path.join(self._paths[0], ""))
             return
         size = FIRST_BLOCK
-        with closing(list_files(self._paths, of_table=self._of_table)) as files:
+        with closing(self._files()) as files:
             while block := list(islice(files, size)):
                 yield FileBlock.of_files(block)
                 size = min(2 * size, BLOCK)
+
+    def _files(self) -> Generator[ListedFile, None, None]:
+        return list_files(self._paths, of_table=self._of_table)
 
     def exhaust(self) -> str:
         """List all files and return the hash."""
@@ -129,7 +132,7 @@ def _table_matches(path: str) -> Generator[ListedFile, None, None]:
 
 def _delta_error(folder: str) -> InputError:
     reason = "is a Delta table (it has a folder _delta_log): its log determines which of its files are current"
-    return InputError(folder, f"{reason}; pass the list of these files, as file_uris() of deltalake's DeltaTable returns it")
+    return InputError(folder, f"{reason}; read it with TabularDataset.from_delta_table, or --format delta")
 
 
 def _matches(path: str) -> Generator[ListedFile, None, None]:

@@ -151,6 +151,16 @@ class JsonLinesFiles(_Text):
     json_lines_files: Paths = _paths("files with one JSON object per line")
 
 
+class DeltaTable(_Table):
+    """Every row is an item; run() gets a DataFrame. A run reads one version of the table to its end."""
+
+    model_config = ConfigDict(title="Delta table")
+
+    delta_files: Annotated[Paths, Field(max_length=1)] = _paths("the Delta table")
+    version: int | None = Field(default=None, ge=0, title="Version")
+    """Empty: the newest version when the run is planned."""
+
+
 def _without_options(name: str, known: TableFormat) -> type[_Table]:
     """Return the form of a table format without options."""
     about = f"Every row is an item; run() gets a DataFrame. {known.about}".rstrip()
@@ -158,7 +168,7 @@ def _without_options(name: str, known: TableFormat) -> type[_Table]:
     return create_model(f"{name.title()}Files", __base__=_Table, __doc__=about, __cls_kwargs__={"title": known.title}, **fields)
 
 
-_WITH_OPTIONS: dict[str, type[_Table]] = {"delimited": DelimitedFiles, "json_lines": JsonLinesFiles}
+_WITH_OPTIONS: dict[str, type[_Table]] = {"delimited": DelimitedFiles, "json_lines": JsonLinesFiles, "delta": DeltaTable}
 _KINDS: dict[str, type[_Input]] = {
     "files": Files,
     **{f"{name}_files": _WITH_OPTIONS.get(name) or _without_options(name, known) for name, known in TABLE_FORMATS.items()},

@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prefect_parallel_run._threads import CheckCancelled
 from prefect_parallel_run.child.table_formats import TABLE_FORMATS
-from prefect_parallel_run.datasets.partitions import KeyValue
+from prefect_parallel_run.datasets.partitions import KeyValue, folder_keys, keyed_files
 from prefect_parallel_run.datasets.schema import Column
 from prefect_parallel_run.storage.folders import ListedFile
+from prefect_parallel_run.storage.listing import Listing
 
 if TYPE_CHECKING:
     from prefect_parallel_run.datasets.tabular import TabularDataset
@@ -40,6 +42,18 @@ class TablePlanner(ABC):
 
     def __init__(self, dataset: TabularDataset) -> None:
         self._dataset = dataset
+
+    def listing(self, check_cancelled: CheckCancelled) -> Listing:
+        """Return the files of the dataset."""
+        return Listing(self._dataset.paths, check_cancelled, of_table=True)
+
+    def keys(self, listing: Listing) -> list[str]:
+        """Return the partition keys that the files of *listing* are sorted by."""
+        return folder_keys(listing)
+
+    def files(self, listing: Listing) -> Iterator[tuple[ListedFile, list[KeyValue]]]:
+        """Yield every file of *listing* with its partition keys."""
+        return keyed_files(listing)
 
     @abstractmethod
     def plan(self, file: ListedFile, size: int) -> FilePlan:

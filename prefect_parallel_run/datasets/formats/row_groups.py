@@ -137,14 +137,20 @@ class Parquet(TablePlanner):
         selection = self._dataset.selection.fields()
         with open_file(file.path) as source, pq.ParquetFile(source) as parquet:
             metadata = parquet.metadata
-            schema = kept_schema(parquet.schema_arrow, selection)
+            whole, conversion = self.table_schema(file, parquet.schema_arrow)
+            schema = kept_schema(whole, selection)
             nulls = list(_with_nulls(parquet, schema))
             messages = {f"large integers in {name}": _rounded(name) for name in _large(parquet, schema, nulls)}
             unit = _int96_unit(parquet, schema, file)
-            names = parquet.schema_arrow.names
-        work = {**selection, **nullable_field(nulls), **({"int96_unit": unit} if unit else {})}
+        work = {**selection, **nullable_field(nulls), **({"int96_unit": unit} if unit else {}), **conversion}
         groups = _groups(metadata, set(schema.names) if selection else None)
-        return FilePlan(work, pieces("parquet", groups, size), stored_values(metadata.metadata), names=names, warnings=messages)
+        return FilePlan(
+            work, pieces("parquet", groups, size), stored_values(metadata.metadata), names=whole.names, warnings=messages
+        )
+
+    def table_schema(self, _file: ListedFile, schema: pa.Schema) -> tuple[pa.Schema, dict[str, Any]]:
+        """Return the columns that run() gets of a file with *schema*, and the fields of a work that convert the rows."""
+        return schema, {}
 
 
 def _groups(metadata: pq.FileMetaData, names: Container[str] | None) -> Iterator[Group]:

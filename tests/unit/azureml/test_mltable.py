@@ -1,10 +1,13 @@
 """MLTable files of Azure ML as datasets; unsupported parts are reported or refused."""
 
 import re
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.azureml.findings import Outcome
@@ -54,6 +57,8 @@ def test_an_mltable_file_or_its_folder_can_be_loaded():
         ("- read_delimited: {header: from_first_file}", {"header": True}),
         ("- read_parquet", {"format": "parquet"}),
         ("- read_parquet: {include_path_column: false}", {"format": "parquet"}),
+        ("- read_delta_lake", {"format": "delta"}),
+        ("- read_delta_lake: {version_as_of: 1}", {"format": "delta", "version": 1}),
         ("- read_json_lines: {encoding: utf16, invalid_lines: error}", {"format": "json_lines", "encoding": "utf-16"}),
     ],
 )
@@ -103,6 +108,18 @@ def test_unsupported_transformations_are_reported(table, step, field, outcome):
     assert difference.why or outcome is Outcome.TAKEN
 
 
+def test_the_version_of_a_delta_table_at_a_time(table, tmp_path):
+    """The table is in the folder of the MLTable file, which is not one of its files; a time before the table is open."""
+    for number in (1, 2):
+        write_deltalake(tmp_path / "t", pa.table({"n": [number]}), mode="append")
+    now, paths = datetime.now(timezone.utc).isoformat(), f"- folder: {tmp_path}/t"
+    found = table(f"- read_delta_lake: {{timestamp_as_of: '{now}'}}", paths)
+    assert (found.dataset.version, outcomes(found)["read_delta_lake.timestamp_as_of"]) == (1, Outcome.TAKEN)
+    assert table("- read_delta_lake", "- folder: .").differences == []
+    found = table("- read_delta_lake: {timestamp_as_of: '2001-01-01T00:00:00Z'}", f"- folder: {tmp_path}/none")
+    assert (found.dataset.version, outcomes(found)["read_delta_lake.timestamp_as_of"]) == (None, Outcome.OPEN)
+
+
 def test_headers_of_the_first_of_several_files_are_open(table, tmp_path):
     """A row of every further file would be lost."""
     for paths in ("- file: ./a.csv\n- file: ./b.csv", "- pattern: ./*.csv"):
@@ -114,7 +131,7 @@ def test_headers_of_the_first_of_several_files_are_open(table, tmp_path):
 @pytest.mark.parametrize(
     ("transformations", "message"),
     [
-        ("- read_delta_lake: {version_as_of: 1}", "line 5: read_delta_lake is not supported"),
+        ("- read_delta_lake: {version_as_of: last}", "line 5: read_delta_lake: Input should be a valid integer"),
         ("- read_delimited: {header: 'yes'}", "line 5: header is 'yes'; expected no_header"),
         ("- read_delimited: {encoding: ebcdic}", "line 5: encoding is 'ebcdic'; expected one of utf8"),
         ("- read_delimited: {delimiter: '||'}", "line 5: read_delimited: delimiter: expected one ASCII character"),

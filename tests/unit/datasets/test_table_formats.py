@@ -59,7 +59,9 @@ def test_a_registered_format_is_planned_and_read(words, tmp_path):
 
 def test_an_unregistered_format_is_refused():
     """The error lists the formats."""
-    with pytest.raises(ValueError, match="format: expected one of parquet, delimited, json_lines, arrow, orc, got 'words'"):
+    with pytest.raises(
+        ValueError, match="format: expected one of parquet, delimited, json_lines, arrow, orc, delta, got 'words'"
+    ):
         TabularDataset(paths=["/t"], format="words")
 
 
@@ -68,7 +70,8 @@ def test_both_halves_of_a_format_exist(name):
     """As does the function that users call."""
     assert isinstance(create_planner(TabularDataset(paths=["/t"], format=name)), TablePlanner)
     assert isinstance(create_reader(name), TableReader)
-    assert getattr(TabularDataset, f"from_{name}_files")("/t").format == name
+    create = "from_delta_table" if name == "delta" else f"from_{name}_files"
+    assert getattr(TabularDataset, create)("/t").format == name
 
 
 @pytest.mark.parametrize("name", TABLE_FORMATS)

@@ -172,6 +172,8 @@ INPUTS = [
     ({"parquet_files": ["/a", "/b"]}, TabularDataset.from_parquet_files(["/a", "/b"])),
     ({"arrow_files": ["s3://bucket/a"]}, TabularDataset.from_arrow_files(["s3://bucket/a"])),
     ({"orc_files": ["/a"]}, TabularDataset.from_orc_files(["/a"])),
+    ({"delta_files": ["/a"]}, TabularDataset.from_delta_table("/a")),
+    ({"delta_files": ["/a"], "version": 3, "keep_columns": ["x"]}, TabularDataset.from_delta_table("/a", 3).keep_columns("x")),
     (
         {"json_lines_files": ["/a"], "encoding": "latin-1", "compression": "none"},
         TabularDataset.from_json_lines_files(["/a"], encoding="latin-1", compression=None),
@@ -220,6 +222,8 @@ def only(choice):
         {"delimited_files": ["a"], "delimiter": "ab"},
         {"delimited_files": ["a"], "column_types": {"id": "text"}},
         {"files": ["a"], "keep_columns": ["x"]},
+        {"delta_files": ["a", "b"]},
+        {"delta_files": ["a"], "version": -1},
         {"files": ["a"], "name": "1st"},
     ],
 )
