@@ -109,7 +109,7 @@ def _read_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
     directory = open_run(values["config"], metadata_only=True, verify_plan=True)
     config = ParallelRunConfig.model_construct(**config_of(directory))  # not validated: the script may have been deleted
     notes = Plan(directory.plan).summary.notes if directory.plan.exists() else ()
-    notes = _notes(directory.metadata()["inputs"], notes)
+    notes = _notes(directory.metadata().get("inputs", []), notes)
     return summarize_plan(planned_mini_batches(directory.plan, directory.spool), notes), config, directory.run_id
 
 
