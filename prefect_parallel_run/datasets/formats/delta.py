@@ -36,6 +36,9 @@ _COPY = "or write its rows to a new table (CREATE TABLE … AS SELECT) and read 
 @contextmanager
 def _opened(path: str, version: int | None = None) -> Iterator[Any]:
     """Open a table with deltalake, whose errors become InputError."""
+    if unquote(path) != path or "\\" in path or (is_remote(path) and set("?#").intersection(path)):
+        unsupported = "a percent-encoded character, a backslash, or ? or # in a URL"
+        raise InputError(path, f"contains {unsupported}, for which deltalake would read the log of another folder: rename it")
     try:
         from deltalake import DeltaTable  # noqa: PLC0415  an extra
         from deltalake.exceptions import DeltaError  # noqa: PLC0415  as above
@@ -60,7 +63,7 @@ def version_of(path: str, time: str | None = None) -> int:
 
 
 def _check_features(root: str, table: Any) -> None:
-    """Raise InputError for a table whose files do not hold its rows as they are."""
+    """Raise InputError for a table whose files and log do not hold its rows as they are."""
     features = set(table.protocol().reader_features or ())
     mode = table.metadata().configuration.get(_MAPPING_MODE, "none")
     if mode != "none":
@@ -72,6 +75,10 @@ def _check_features(root: str, table: Any) -> None:
     if _DELETION_VECTORS in features and any(batch.num_rows for batch in table.deletion_vectors()):
         advice = "run REORG TABLE … APPLY (PURGE), and read the version that it creates"
         raise InputError(root, f"has files with deletion vectors (deleted rows), which are not supported: {advice}")
+    schema = pa.schema(table.schema().to_arrow())
+    for name in table.metadata().partition_columns:
+        if pa.types.is_binary(schema.field(name).type):  # writers encode bytes in different ways, deltalake decodes none
+            raise InputError(root, f"is partitioned by {name!r}, which has bytes; expected partition columns without: {_COPY}")
 
 
 class DeltaListing(Listing):
