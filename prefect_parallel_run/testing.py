@@ -50,7 +50,8 @@ def run_script(
 
     Args:
         script: Path of the entry script, which can import modules from its folder.
-        items: A list of paths for a script that processes files; a DataFrame for a script that processes a table.
+        items: A list of paths for a script that processes files, which gets them as strings; a DataFrame for a script that
+            processes a table.
         arguments: Arguments of the script.
         mini_batch_size: Items per mini-batch; None: all items are one mini-batch.
         append_row_format: Format in which the rows are encoded, as a step encodes them.
@@ -66,7 +67,8 @@ def run_script(
 
     Raises:
         InputError: The script does not exist.
-        ValueError: *mini_batch_size* is not positive, or *append_row_format* or one of *append_row_input_columns* is unknown.
+        ValueError: *mini_batch_size* is not positive, *append_row_format* is unknown, or *append_row_input_columns* has an
+            unknown or ambiguous name.
         NotAnEntryScript: The script lacks a function ``run`` that can be called with a mini-batch.
         UnmatchedRows: ``run()`` did not return one row for every item, which *append_row_input_columns* requires.
         WrongType: ``run()`` returned a value without rows.
@@ -79,8 +81,9 @@ def run_script(
             assert result.rows == ["a.jpg 7", "b.jpg 3"]
             assert result.failed == 0
     """
-    path, columns, options = Path(script).absolute(), list(append_row_input_columns), dict(append_row_csv_options or {})
-    _check(path, items, mini_batch_size, append_row_format, columns)
+    path, options = Path(script).absolute(), dict(append_row_csv_options or {})
+    _check(path, mini_batch_size, append_row_format)
+    columns = _checked_columns(append_row_input_columns, items)
     rows: list[Any] = []
     encoded: list[bytes] = []
     succeeded = 0
@@ -100,17 +103,26 @@ def run_script(
     return ScriptResult(rows, encoded, len(items), succeeded, len(items) - succeeded)
 
 
-def _check(path: Path, items: Any, mini_batch_size: int | None, row_format: str, columns: list[str]) -> None:
+def _check(path: Path, mini_batch_size: int | None, row_format: str) -> None:
     if not path.is_file():
         raise InputError(str(path), "does not exist; expected the path of an entry script")
     if mini_batch_size is not None and mini_batch_size < 1:
         raise ValueError(f"mini_batch_size: expected a positive integer or None, got {mini_batch_size}")
     if row_format not in ROW_FORMATS:
         raise ValueError(f"append_row_format: expected one of {', '.join(ROW_FORMATS)}, got {row_format!r}")
+
+
+def _checked_columns(columns: Sequence[str], items: Any) -> list[str]:
+    if isinstance(columns, str) or len(set(columns)) < len(columns):
+        raise ValueError(f"append_row_input_columns: expected a list of different names, got {columns!r}")
     known = FILE_VALUES if isinstance(items, list | tuple) else (*map(str, items.columns), "row")
     for column in columns:
-        if known.count(column) != 1:
+        if column not in known:
             raise ValueError(f"append_row_input_columns: expected one of {', '.join(dict.fromkeys(known))}, got {column!r}")
+        if known.count(column) > 1:
+            other = "and the number of a row has this name too" if column == "row" else "which is not unique"
+            raise ValueError(f"append_row_input_columns: the DataFrame has a column {column!r}, {other}; rename the column")
+    return list(columns)
 
 
 def _run(module: Script, index: int, mini_batch: Any) -> Any:
@@ -131,7 +143,7 @@ def _mini_batches(items: Any, size: int | None) -> Iterator[tuple[int, Any]]:
     size = size or max(len(items), 1)
     for start in range(0, len(items), size):
         if isinstance(items, list | tuple):
-            yield start, list(items[start : start + size])
+            yield start, [str(item) if isinstance(item, Path) else item for item in items[start : start + size]]
         else:  # a DataFrame; a step numbers the rows of every mini-batch from 0
             yield start, items.iloc[start : start + size].reset_index(drop=True)
 

@@ -196,15 +196,36 @@ def test_rows_that_do_not_match_the_items_are_an_error(script):
         run_script(script("def run(mini_batch):\n    return [1]\n"), ["a", "b"], append_row_input_columns=["path"])
 
 
+PATHS, TABLE = ["a", "b"], pd.DataFrame({"n": [1, 2]})
+
+
 @pytest.mark.parametrize(
-    ("items", "column", "known"),
-    [(["a"], "row", "path, name"), (pd.DataFrame({"n": [1]}), "file", "n, row"), (pd.DataFrame({"row": [1]}), "row", "row")],
-    ids=["files", "table", "ambiguous"],
+    ("items", "columns", "message"),
+    [
+        (PATHS, ["row"], "expected one of path, name, got 'row'"),
+        (TABLE, ["file"], "expected one of n, row, got 'file'"),
+        (
+            TABLE.rename(columns={"n": "row"}),
+            ["row"],
+            "the DataFrame has a column 'row', and the number of a row has this name",
+        ),
+        (pd.concat([TABLE, TABLE], axis=1), ["n"], "the DataFrame has a column 'n', which is not unique; rename the column"),
+        (PATHS, "path", "expected a list of different names, got 'path'"),
+        (PATHS, ["path", "path"], r"expected a list of different names, got \['path', 'path'\]"),
+    ],
+    ids=["files", "table", "row", "not unique", "string", "repeated"],
 )
-def test_an_unknown_input_column_is_an_error(script, items, column, known):
+def test_input_columns_without_one_meaning_are_an_error(script, items, columns, message):
     """A DataFrame has no file, and a column called row leaves open which value is meant."""
-    with pytest.raises(ValueError, match=f"append_row_input_columns: expected one of {known}, got '{column}'"):
-        run_script(script("def run(mini_batch):\n    return [1]\n"), items, append_row_input_columns=[column])
+    with pytest.raises(ValueError, match=f"append_row_input_columns: {message}"):
+        run_script(script("def run(mini_batch):\n    return [1, 2]\n"), items, append_row_input_columns=columns)
+
+
+def test_a_script_gets_paths_as_strings(script, tmp_path):
+    """As in a step."""
+    path = script("def run(mini_batch):\n    return [path + '!' for path in mini_batch]\n")
+    result = run_script(path, [tmp_path / "a"], append_row_input_columns=["name"])
+    assert (result.rows, result.encoded) == ([f"{tmp_path}/a!"], [f"a {tmp_path}/a!\n".encode()])
 
 
 def test_a_module_imported_by_run_makes_no_step(script, tmp_path):
