@@ -63,7 +63,7 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
             raise ValueError(f"{hook.__qualname__} is defined in {_file_of(hook)}; expected a function in {file}, as the step")
         try:
             inspect.signature(function).bind()
-            check_function(function, hook.__qualname__)
+            check_function(function, hook.__qualname__, returns_rows=False)
         except (TypeError, NotAnEntryScript) as error:
             raise ValueError(f"{hook.__qualname__}: {error}; expected one function without required parameters") from None
         if not _is_importing(file):
@@ -91,7 +91,7 @@ def step_of(function: Callable[P, R], options: Mapping[str, Any]) -> FunctionSte
         hint = ", which is taken from the function" if is_known else similar(option, _OPTIONS)
         raise ValueError(f"parallel_run: unknown option {option!r}{hint}; expected {expected}")
     try:
-        check_function(function, plain.__name__)
+        check_function(function, plain.__name__, returns_rows=True)
         wants_context(function, plain.__name__)
     except NotAnEntryScript as error:
         raise ValueError(f"parallel_run: {_file_of(plain)}: {error}") from None

@@ -80,14 +80,16 @@ def functions_of(module: ModuleType, name: str = "") -> Dict[str, Function]:
     """
     functions = _functions_of_step(module, name) if name else _own_functions(module)
     for key, function in functions.items():
-        check_function(function, key)
+        check_function(function, key, returns_rows=key == "run")
     return functions
 
 
-def check_function(function: Function, name: str) -> None:
-    """Raise NotAnEntryScript for an async generator, which calling does not run; the error calls it *name*."""
+def check_function(function: Function, name: str, *, returns_rows: bool) -> None:
+    """Raise NotAnEntryScript for a generator that nothing runs; the error calls it *name*. A generator can return rows."""
     if inspect.isasyncgenfunction(function):
         raise NotAnEntryScript(f"its {name}() is an async generator; expected async def without yield, or def")
+    if inspect.isgeneratorfunction(function) and not returns_rows:
+        raise NotAnEntryScript(f"its {name}() is a generator; expected def or async def, without yield")
 
 
 def _functions_of_step(module: ModuleType, name: str) -> Dict[str, Function]:

@@ -71,6 +71,11 @@ async def yields_nothing():
     yield
 
 
+def generates():
+    """Not a hook: calling it runs nothing."""
+    yield
+
+
 def needs_a_model(model):
     """Not a hook."""
 
@@ -311,9 +316,10 @@ def test_a_script_that_is_run_is_a_file(tmp_path):
         (lambda: None, "a lambda has no name"),
         (json.dumps, "expected a function in"),
         (yields_nothing, "its yields_nothing() is an async generator"),
+        (generates, "its generates() is a generator; expected def or async def, without yield"),
         (Model.score, "Model.score is a method"),
     ],
-    ids=["parameters", "lambda", "another file", "generator", "method"],
+    ids=["parameters", "lambda", "another file", "async generator", "generator", "method"],
 )
 def test_a_hook_that_processes_would_not_call_is_refused(hook, message):
     with pytest.raises(ValueError) as caught:

@@ -155,6 +155,7 @@ def test_errors_of_the_script_reach_the_test(script):
     [
         ("def run(mini_batch):\n    return 'text'\n", "run() returned str 'text'; return a list"),
         ("def score(mini_batch):\n    return []\n", "it lacks a function run(mini_batch)"),
+        ("def init():\n    yield\ndef run(mini_batch):\n    return []\n", "its init() is a generator; expected def or async"),
     ],
 )
 def test_what_a_step_would_refuse_is_refused(script, text, message):
