@@ -68,7 +68,7 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
             raise ValueError(f"{hook.__qualname__}: {error}; expected one function without required parameters") from None
         if not _is_importing(file):
             raise ValueError(
-                f'{hook.__qualname__} is registered where the step\'s processes do not: below if __name__ == "__main__":, or in'
+                f"{hook.__qualname__} is registered where the step's processes may not: below an if that tests __name__, or in"
                 f" a function that is called after {file} was imported; register it at the top level of the file"
             )
         try:
@@ -151,17 +151,14 @@ def _check_is_only(function: FunctionType) -> None:
 
 
 def _is_importing(file: Path) -> bool:
-    """Return whether the caller runs because *file* is imported, so that importing it in another process gets there too."""
+    """Return whether the caller runs because *file* is imported, under any name: importing it elsewhere gets there too."""
     frame = sys._getframe()  # noqa: SLF001  inspect.stack() reads the source of every frame
     while frame.f_code.co_name != "<module>" or Path(frame.f_code.co_filename).resolve() != file:
         if frame.f_back is None:
             return False
         frame = frame.f_back
-    guards = (node for node in _tree(file).body if isinstance(node, ast.If) and ast.unparse(node.test) in _MAIN_GUARDS)
-    return not any(guard.lineno <= frame.f_lineno <= (guard.body[-1].end_lineno or 0) for guard in guards)
-
-
-_MAIN_GUARDS = ("__name__ == '__main__'", "'__main__' == __name__")
+    guards = (node for node in ast.walk(_tree(file)) if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test))
+    return not any(guard.lineno <= frame.f_lineno <= (guard.end_lineno or 0) for guard in guards)
 
 
 def _tree(file: Path) -> ast.Module:
