@@ -9,6 +9,7 @@ import base64
 import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
@@ -59,7 +60,16 @@ def version_of(path: str, time: str | None = None) -> int:
     with _opened(path) as table:
         if time is not None:
             table.load_as_version(time)
+            _check_time(path, table, datetime.fromisoformat(time.upper().replace("Z", "+00:00")))
         return int(table.version())
+
+
+def _check_time(root: str, table: Any, time: datetime) -> None:
+    """Raise InputError for a time before the first commit, for which deltalake returns the version of that commit."""
+    first = min((commit["timestamp"] for commit in table.history() if "timestamp" in commit), default=0)  # ms
+    created = datetime.fromtimestamp(first / 1000, timezone.utc)
+    if created > time:
+        raise InputError(root, f"has no version at {time.isoformat()}; expected {created.isoformat()} or later")
 
 
 def _check_features(root: str, table: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.azureml.findings import Outcome
@@ -109,15 +109,27 @@ def test_unsupported_transformations_are_reported(table, step, field, outcome):
 
 
 def test_the_version_of_a_delta_table_at_a_time(table, tmp_path):
-    """The table is in the folder of the MLTable file, which is not one of its files; a time before the table is open."""
+    """The table is in the folder of the MLTable file, which is not one of its files."""
     for number in (1, 2):
         write_deltalake(tmp_path / "t", pa.table({"n": [number]}), mode="append")
-    now, paths = datetime.now(timezone.utc).isoformat(), f"- folder: {tmp_path}/t"
-    found = table(f"- read_delta_lake: {{timestamp_as_of: '{now}'}}", paths)
-    assert (found.dataset.version, outcomes(found)["read_delta_lake.timestamp_as_of"]) == (1, Outcome.TAKEN)
+    first = datetime.fromtimestamp(DeltaTable(tmp_path / "t").history()[-1]["timestamp"] / 1000, timezone.utc)
+    for time, version in ((datetime.now(timezone.utc), 1), (first, 0)):
+        found = table(f"- read_delta_lake: {{timestamp_as_of: '{time.isoformat()}'}}", f"- folder: {tmp_path}/t")
+        assert (found.dataset.version, outcomes(found)["read_delta_lake.timestamp_as_of"]) == (version, Outcome.TAKEN)
     assert table("- read_delta_lake", "- folder: .").differences == []
-    found = table("- read_delta_lake: {timestamp_as_of: '2001-01-01T00:00:00Z'}", f"- folder: {tmp_path}/none")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("t", r"has no version at 2001-01-01T00:00:00\+00:00; expected .* or later"), ("none", "cannot be read as a Delta table")],
+    ids=["before the table", "without a table"],
+)
+def test_a_time_without_a_version_is_open(table, tmp_path, name, why):
+    """The first version of a table did not exist before it was written."""
+    write_deltalake(tmp_path / "t", pa.table({"n": [1]}))
+    found = table("- read_delta_lake: {timestamp_as_of: '2001-01-01T00:00:00Z'}", f"- folder: {tmp_path}/{name}")
     assert (found.dataset.version, outcomes(found)["read_delta_lake.timestamp_as_of"]) == (None, Outcome.OPEN)
+    assert re.search(why, str(found.differences))
 
 
 def test_headers_of_the_first_of_several_files_are_open(table, tmp_path):
