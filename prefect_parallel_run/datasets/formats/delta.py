@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _DELETION_VECTORS, _MAPPING_MODE = "deletionVectors", "delta.columnMapping.mode"
 #: Reader features without effect on the rows of files, or whose use by a version is checked.
 _FEATURES = {_DELETION_VECTORS, "columnMapping", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")  #: in messages of deltalake, which have several lines
 _PARTITION = "partition."  #: prefix of partition columns in deltalake's table of files
 _COPY = "or write its rows to a new table (CREATE TABLE … AS SELECT) and read that one"
 
@@ -52,7 +54,8 @@ def _opened(path: str, version: int | None = None) -> Iterator[Any]:
         yield DeltaTable(path, version=version, storage_options=options)
     except (DeltaError, OSError, ValueError) as error:
         what = "the newest version" if version is None else f"version {version}"
-        raise InputError(path, f"{what} cannot be read as a Delta table: {error}") from error
+        reason = " ".join(_COLORS.sub("", str(error)).split())
+        raise InputError(path, f"{what} cannot be read as a Delta table: {reason}") from error
 
 
 def version_of(path: str, time: str | None = None) -> int:
