@@ -68,8 +68,8 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
             raise ValueError(f"{hook.__qualname__}: {error}; expected one function without required parameters") from None
         if not _is_importing(file):
             raise ValueError(
-                f"{hook.__qualname__} is registered where the step's processes may not: below an if that tests __name__, or in"
-                f" a function that is called after {file} was imported; register it at the top level of the file"
+                f"{hook.__qualname__} is registered where the step's processes might not register it: below an if that tests"
+                f" __name__, or in a function that is called after {file} was imported; register it at the file's top level"
             )
         try:
             register(function)

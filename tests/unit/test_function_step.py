@@ -181,7 +181,8 @@ def run_as(folder, name, text, changed=STEP):
 def test_a_hook_below_the_main_guard_is_refused(tmp_path, text):
     """The processes of the step would not call it."""
     with pytest.raises(
-        ValueError, match=r"(load|end) is registered where .* processes may not: below .*; register it at the top"
+        ValueError,
+        match=r"(load|end) is registered where .*: below an if that tests __name__, .*; register it at the file's top level",
     ):
         run_as(tmp_path, "__main__", text)
 
@@ -189,7 +190,7 @@ def test_a_hook_below_the_main_guard_is_refused(tmp_path, text):
 def test_a_hook_that_is_registered_after_the_import_is_refused(tmp_path):
     register = run_as(tmp_path, "steps", "")["register"]
     with pytest.raises(
-        ValueError, match=r"load is registered where the step's processes may not: .*called after .*steps.py was"
+        ValueError, match=r"load is registered where the step's processes might not register it: .*called after .*steps.py was"
     ):
         register()
 
