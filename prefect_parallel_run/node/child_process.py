@@ -24,7 +24,7 @@ _PIPE_SIZE = 1 << 20  #: bytes of a pipe's buffer, where the system allows it
 _BLOCK = 1 << 18
 AZURE_KEEPS = ("outputs", "logs")  #: folders of the working directory
 _SETTLE = 0.001  #: s; far longer than another processor takes to see a write to memory
-_STACK_WAIT = 0.1  #: s for a process to write its stacks
+_STACK_POLL, _STACK_LIMIT = 0.002, 5.0  #: s between two checks whether stacks are complete; s for a process to write them
 
 
 class Child:
@@ -136,14 +136,26 @@ class Child:
 
     def stacks(self) -> str:
         """Return the stacks of its threads, most recent call first; works even while it is stuck in C code."""
-        size = before = os.fstat(self._pipes.stacks).st_size
+        size, others = os.fstat(self._pipes.stacks).st_size, self._threads_blocking_stacks()
+        deadline = time.monotonic() + _STACK_LIMIT
         if self._process.poll() is None:
             os.kill(self.pid, signal.SIGUSR2)
-        deadline = time.monotonic() + _STACK_WAIT
-        while time.monotonic() < deadline and (size == before or size != os.fstat(self._pipes.stacks).st_size):
-            size = os.fstat(self._pipes.stacks).st_size
-            time.sleep(0.005)
-        return os.pread(self._pipes.stacks, 20_000, before).decode("utf-8", "replace")
+        while self._process.poll() is None and time.monotonic() < deadline:
+            # The kernel blocks the signal in the thread that handles it, until all stacks are written.
+            if os.fstat(self._pipes.stacks).st_size > size and self._threads_blocking_stacks() <= others:
+                break
+            time.sleep(_STACK_POLL)
+        return os.pread(self._pipes.stacks, 20_000, size).decode("utf-8", "replace")
+
+    def _threads_blocking_stacks(self) -> set[str]:
+        """Return the threads that block the signal for the stacks."""
+        blocking = set()
+        for thread in Path(f"/proc/{self.pid}/task").glob("*"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                mask = (thread / "status").read_bytes().partition(b"SigBlk:")[2].split(maxsplit=1)[0]
+                if int(mask, 16) >> signal.SIGUSR2 - 1 & 1:
+                    blocking.add(thread.name)
+        return blocking
 
     def kill(self) -> None:
         """Kill it and every process in its session."""

@@ -6,11 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from prefect_parallel_run._threads import begin
+from prefect_parallel_run.node.child_process import _STACK_LIMIT
+from prefect_parallel_run.node.child_startup import ChildFactory
+from prefect_parallel_run.node.node_log import ProcessLog
 from prefect_parallel_run.node.reaper import Guard, marked
 from prefect_parallel_run.node.slot import SlotStoppedError, SlotUnusableError
 
@@ -145,13 +150,43 @@ def test_a_missing_interpreter_is_reported(bench):
 
 
 def test_a_hanging_init_is_killed(bench, tmp_path):
-    """After init_timeout, with its stack."""
+    """After init_timeout, which is long enough for a busy machine to reach init(), with its stack."""
     script = tmp_path / "hangs_in_init.py"
     script.write_text("import time\ndef init(): time.sleep(1000)\ndef run(mini_batch): return []\n")
     with pytest.raises(SlotUnusableError) as caught:
-        bench.slot(str(script), init_timeout=0.5).start()
+        bench.slot(str(script), init_timeout=5).start()
     assert caught.value.failure.error_type == "InitTimeout"
     assert "in init" in caught.value.failure.traceback
+
+
+def test_stacks_of_a_process_that_is_slow_to_answer(bench, tmp_path):
+    """They are complete, however long the process waits for a processor; a thread that blocks all signals is no obstacle."""
+    script = tmp_path / "deep.py"
+    script.write_text(
+        "import signal, threading, time\n"
+        "def block():\n    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n    time.sleep(1000)\n"
+        "def deep(levels): time.sleep(1000) if not levels else deep(levels - 1)\n"
+        "def init():\n    threading.Thread(target=block, daemon=True).start()\n    print('started', flush=True)\n    deep(60)\n"
+        "def run(mini_batch): return []\n"
+    )
+    settings = bench.settings(str(script))
+    startup = ChildFactory(settings, lambda: dict(os.environ), str(tmp_path), ProcessLog()).start("deep", 0)
+    child = startup.child
+    try:
+        wait_until(lambda: startup.poll(0.05) or any(path.read_text() for path in bench.run.glob("logs/*deep.stdout.txt")))
+        os.kill(child.pid, signal.SIGSTOP)
+        stacks = begin(child.stacks)
+        with pytest.raises(TimeoutError):
+            stacks.result(0.3)
+        os.kill(child.pid, signal.SIGCONT)
+        text = stacks.result(60)
+        assert text.count(" in deep\n") == 61
+        assert "__main__.py" in text.splitlines()[-1]
+        started = time.monotonic()
+        assert "in block" in child.stacks()
+        assert time.monotonic() - started < _STACK_LIMIT
+    finally:
+        startup.discard()
 
 
 def test_a_failing_shutdown_is_reported(bench, files, tmp_path):
