@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from prefect_parallel_run.execution.trial import TrialResult
 
 _MAX_ROWS = 10  #: shown
-_MAX_WIDTH = 120  #: columns shown of a row
-_LEAST_HOURS = 0.01  #: shown
+_MAX_WIDTH = 120  #: characters shown of a value
 _RECEIPT_FIELDS = ("mini_batch", "outcome", "items", "failed", "rows", "seconds", "error_type", "error", "traceback")
 
 
@@ -47,8 +46,8 @@ def try_out(*, as_json: bool, mini_batches: int, mini_batch: int | None, sample:
         from prefect_parallel_run.cli.step_flow import step_of  # noqa: PLC0415  Prefect takes seconds, in view of the user
 
         result = step_of(options).try_out(mini_batches, mini_batch=mini_batch, sample=sample)
-    if as_json:
-        rows = json.loads(json.dumps(result.rows, default=str))  # values of Parquet may be dates
+    if as_json:  # Parquet rows may have dates and infinite numbers, which JSON lacks
+        rows = json.loads(json.dumps(result.rows, default=str), parse_constant=lambda _: None)
         receipts = [{field: getattr(receipt, field) for field in _RECEIPT_FIELDS} for receipt in result.mini_batches]
         emit_json({**result._asdict(), "rows": rows, "mini_batches": receipts, "figures": asdict(result.figures)})
     else:
@@ -57,51 +56,43 @@ def try_out(*, as_json: bool, mini_batches: int, mini_batch: int | None, sample:
 
 
 def _print(name: str, result: TrialResult) -> None:
-    emit(f"{name}: tried {_basis(result.figures)} in one process; nothing was published")
-    emit_styled(_mini_batches(result.mini_batches))
+    figures = result.figures
+    planned = count(figures.mini_batches, *MINI_BATCHES)
+    emit(f"{name}: tried {figures.tried:,} of {planned} in one process; nothing was published")
+    emit_styled(_table(["mini-batch", "items", "rows", "seconds", ""], map(_summary, result.mini_batches), 4))
     causes = {receipt.fingerprint: receipt for receipt in reversed(result.failures)}  # the first failure of each
     for receipt in sorted(causes.values()):
         emit_styled(Text(f"\nmini-batch {receipt.mini_batch} failed ({receipt.outcome})", "bold red"))
         emit(escape_control_chars(receipt.traceback or f"{receipt.error_type}: {receipt.error}").rstrip())
-    if result.rows:
-        emit("")
-        emit_styled(_rows(result))
-        more = len(result.rows) - _MAX_ROWS
-        emit(f"… {more:,} more\n" if more > 0 else "")
-    else:
-        emit("")
-    for title, figure in _figures(result.figures):
+    emit("")
+    if rows := result.rows[:_MAX_ROWS]:
+        is_text = isinstance(rows[0], str)
+        emit_styled(_table([result.header] if is_text else rows[0], ([row] if is_text else row.values() for row in rows)))
+        more = len(result.rows) - len(rows)
+        emit(f"… {count(more, 'more row')}\n" if more else "")
+    for title, figure in _figures(figures):
         emit(f"{title:<21}{figure}")
     for warning in result.warnings:
         emit_styled(Text.assemble(("warning: ", "bold yellow"), escape_control_chars(warning)))
 
 
-def _mini_batches(receipts: Sequence[Receipt]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("mini-batch", "items", "rows", "seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column(overflow="fold")
-    for receipt in receipts:
-        counts = (f"{receipt.mini_batch}", f"{receipt.items:,}", f"{receipt.rows:,}", f"{receipt.seconds:.2f}")
-        table.add_row(*counts, _cell(f"{receipt.error_type}: {receipt.error}".strip(": \n"), "red"))
-    return table
+def _summary(receipt: Receipt) -> tuple[str, ...]:
+    error = f"{receipt.error_type}: {receipt.error}".strip(": \n")
+    return f"{receipt.mini_batch}", f"{receipt.items:,}", f"{receipt.rows:,}", f"{receipt.seconds:.2f}", error
 
 
-def _rows(result: TrialResult) -> Table:
-    """Return a table of the first rows; a row of text is one column."""
-    is_text = isinstance(result.rows[0], str)
-    names = [result.header] if is_text else list(result.rows[0])
+def _table(names: Iterable[str], rows: Iterable[Iterable[Any]], numbers: int = 0) -> Table:
+    """Return a table of the first line of each value, as a terminal can show it; *numbers* columns are right-aligned."""
     table = Table(box=None, pad_edge=False, show_header=any(names))
-    for name in names:
-        table.add_column(_cell(name))
-    for row in result.rows[:_MAX_ROWS]:
-        table.add_row(*map(_cell, [row] if is_text else row.values()))
+    for index, name in enumerate(names):
+        table.add_column(_cell(name), justify="right" if index < numbers else "left")
+    for row in rows:
+        table.add_row(*map(_cell, row))
     return table
 
 
-def _cell(value: Any, style: str = "") -> Text:
-    """Return the first line of a value, as a terminal can show it."""
-    return Text(clipped(escape_control_chars(str(value).partition("\n")[0]), _MAX_WIDTH), style)
+def _cell(value: Any) -> Text:
+    return Text(clipped(escape_control_chars(str(value).partition("\n")[0]), _MAX_WIDTH))
 
 
 def _figures(figures: TrialFigures) -> Iterator[tuple[str, str]]:
@@ -112,22 +103,11 @@ def _figures(figures: TrialFigures) -> Iterator[tuple[str, str]]:
     if figures.seconds_per_item is None or figures.process_hours is None or figures.wall_seconds is None:
         yield "estimate", "none, because no mini-batch succeeded"
         return
-    lowest, median, highest = map(_format_short, figures.seconds_per_item)
+    times = figures.seconds_per_item
+    lowest, median, highest = (format_seconds(time) if time >= 0.999 else f"{1_000 * time:.3g} ms" for time in times)
     yield "time per item", f"{median} ({lowest} to {highest})" if figures.tried > 1 else median
-    hours = f"{figures.process_hours:,.2f}" if figures.process_hours >= _LEAST_HOURS else f"less than {_LEAST_HOURS}"
-    processes = count(figures.processes, "process", "processes")
-    yield "estimate", f"{hours} process hours; {format_seconds(figures.wall_seconds)} with {processes}"
-    yield "based on", _basis(figures)
-
-
-def _basis(figures: TrialFigures) -> str:
-    return f"{figures.tried:,} of {count(figures.mini_batches, *MINI_BATCHES)}"
-
-
-def _format_short(seconds: float) -> str:
-    """Return a duration as text, in milliseconds if it is short.
-
-    >>> _format_short(0.0625), _format_short(125)
-    ('62.5 ms', '2 min 5 s')
-    """
-    return format_seconds(seconds) if seconds >= 0.999 else f"{1_000 * seconds:.3g} ms"
+    yield (
+        "estimated run time",
+        f"{format_seconds(figures.wall_seconds)} with {count(figures.processes, 'process', 'processes')}",
+    )
+    yield "total process time", format_seconds(3_600 * figures.process_hours)

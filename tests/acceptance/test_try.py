@@ -123,6 +123,16 @@ def test_a_table_as_json(trial, workshop):
     assert document["figures"]["seconds_per_item"][1] > 0
 
 
+def test_json_has_null_for_numbers_that_it_lacks(trial, workshop):
+    """So that every parser reads it."""
+    script = workshop.folder / "infinite.py"
+    script.write_text("def run(paths): return [{'n': float('inf'), 'list': [float('nan'), 1.0]} for _ in paths]\n")
+    fields = {"source_directory": str(workshop.folder), "append_row_format": "parquet"}
+    out, _ = trial.run(script.name, "--json", "--mini-batch", 0, **fields)
+    document = json.loads(out, parse_constant=pytest.fail)
+    assert document["rows"][0] == {"n": None, "list": [None, 1.0]}
+
+
 def test_a_hang_and_a_crash_are_named(trial, workshop):
     """By timeout and signal; the other mini-batches run; the exit code is that of a failed run."""
     arguments = ("--", "--log", workshop.log, "--poison", 1, "--how")
@@ -132,7 +142,7 @@ def test_a_hang_and_a_crash_are_named(trial, workshop):
     assert err.splitlines() == ["before 0", "before 1", "before 2"]
     out, _ = trial.run("poison.py", *arguments, "segfault", code=1)
     assert "mini-batch 1 failed (died)\nSIGSEGV: its process was killed\n" in out
-    assert "… 10 more" in out
+    assert "… 10 more rows" in out
 
 
 def test_an_exception_in_init_ends_the_trial(trial):
