@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from prefect_parallel_run.compute.scheduler import enclosing_target
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.errors import ComputeTargetError, ParallelRunError
 from prefect_parallel_run.execution.runner import Callbacks, run_step
-from prefect_parallel_run.execution.trial import TrialResult, select, try_step
+from prefect_parallel_run.execution.trial import TrialResult, refuse_output_in, select, try_step
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import Logger
 from prefect_parallel_run.output.reduction import Reduction, reduce
@@ -177,12 +178,17 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             EntryScriptError: The script cannot start, or init() raised.
             RowsDifferError: The rows of two mini-batches do not fit into one result.
         """
-        given = {"inputs": inputs, "side_inputs": side_inputs, "arguments": arguments}
-        values = {key: value for key, value in given.items() if value is not None}
-        warnings: list[str] = []
-        prepare = _Preparation(self.name, self.parallel_run_config, allow_reuse=False)
-        spec = prepare.spec({**self._defaults, **values}, is_here=True, warn=warnings.append)
-        return try_step(spec, partial(select, mini_batches, mini_batch, sample), warnings)
+        overrides = {"inputs": inputs, "side_inputs": side_inputs, "arguments": arguments}
+        values = self._defaults | {key: value for key, value in overrides.items() if value is not None}
+        has_output = values["output"] is not None or self.parallel_run_config.result_file_name is not None
+        refuse_output_in(values["arguments"], values["output"])
+        with tempfile.TemporaryDirectory(prefix="parallel_run_try_") as folder:
+            run, output = (Path(folder, name) for name in ("run", "output"))
+            output.mkdir()
+            prepare = _Preparation(self.name, self.parallel_run_config, allow_reuse=False)
+            parameters = values["inputs"], output if has_output else None, values["side_inputs"], values["arguments"]
+            spec, warnings = prepare.spec(*parameters, is_here=True)
+            return try_step(spec, run, partial(select, mini_batches, mini_batch, sample), warnings)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, parallel_run_config={self.parallel_run_config!r})"
@@ -220,44 +226,34 @@ class _Preparation:
         """Return the resolved parameters; with *find_existing*, also the existing runs if there can be any."""
         logger = get_run_logger()
         target = _target(self.config, logger)
-        folder = resolve_output(output, required=self.config.result_file_name is not None)
-        spec = self.spec(
-            {"inputs": inputs, "output": folder, "side_inputs": side_inputs, "arguments": arguments},
-            is_here=isinstance(target, LocalTarget),
-            warn=lambda text: logger.warning("%s", text, extra={"action": "azure"}),
-        )
-        filled = fill_placeholders(spec.parameters.arguments, spec.output, spec.datasets, spec.parameters.side_inputs)
-        spec = replace(spec, parameters=spec.parameters._replace(arguments=filled))
+        spec, warnings = self.spec(inputs, output, side_inputs, arguments, is_here=isinstance(target, LocalTarget))
+        for warning in warnings:
+            logger.warning("%s", warning, extra={"action": "azure"})
         check_cancelled = Cancellation().raise_if_cancelled
         existing_runs = find_existing_runs(spec, check_cancelled) if find_existing and has_existing_runs(spec) else None
         return Prepared(spec=spec, target=target, existing_runs=existing_runs)
 
-    def spec(self, values: Mapping[str, Any], *, is_here: bool, warn: Callable[[str], None]) -> StepSpec:
-        """Return the specification of the step; its arguments still have their placeholders.
-
-        Args:
-            values: inputs, output, side_inputs and arguments of a call; the output may be None.
-            is_here: Nodes are processes of this machine.
-            warn: Receives a warning for each value of Azure ML's settings that is ignored.
-        """
-        inputs = values["inputs"] if isinstance(values["inputs"], list | tuple) else [values["inputs"]]
-        datasets = normalize_inputs([from_result(value) for value in inputs])
-        folder = resolve_output(values["output"], required=False)
-        sides = resolve_side_inputs(values["side_inputs"], [str(dataset.name) for dataset in datasets])
-        script_arguments = check_arguments(values["arguments"])
+    def spec(
+        self, inputs: Any, output: Any, side_inputs: Any, arguments: Any, *, is_here: bool
+    ) -> tuple[StepSpec, Sequence[str]]:
+        """Return the specification, and the settings of Azure ML that are ignored; *is_here*: nodes are on this machine."""
+        values = inputs if isinstance(inputs, list | tuple) else [inputs]
+        datasets = normalize_inputs([from_result(value) for value in values])
+        folder = resolve_output(output, required=self.config.result_file_name is not None)
+        sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
+        script_arguments = check_arguments(arguments)
         config, differences = apply_azure_settings(resolve_environment_variables(self.config), script_arguments)
-        for difference in differences:
-            warn(difference)
-        return StepSpec(
+        spec = StepSpec(
             name=self.name,
             config=config,
             datasets=datasets,
             output=folder,
-            parameters=ScriptParameters(script_arguments, sides),
+            parameters=ScriptParameters(fill_placeholders(script_arguments, folder, datasets, sides), sides),
             reuse=Reuse(self.allow_reuse and not reuse_disabled(), _cache_seconds()),
             interpreter=interpreter_for(config, is_here=is_here),
             home=Path(get_current_settings().home),
         )
+        return spec, differences
 
 
 def _cache_seconds() -> float | None:

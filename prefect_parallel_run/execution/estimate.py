@@ -44,7 +44,8 @@ def estimate(
     if not (rates := [receipt.seconds / receipt.items for receipt in _succeeded(receipts)]):
         return figures
     seconds = median(rates) * plan.items
-    paced = plan.mini_batches / config.mini_batches_per_minute * 60 if config.mini_batches_per_minute is not None else 0.0
+    pace = config.mini_batches_per_minute
+    paced = plan.mini_batches / pace * 60 if pace is not None else 0.0
     return replace(
         figures,
         seconds_per_item=(min(rates), median(rates), max(rates)),
@@ -65,8 +66,8 @@ def trial_warnings(
         needed = f"{count(figures.processes, 'process', 'processes')} of {format_size(figures.memory)}"
         yield f"{needed} exceed this machine's memory of {format_size(machine_memory)}; set a smaller process_count_per_node"
     if missing := sum(receipt.failed for receipt in _succeeded(receipts)):
-        allowed = f"error_threshold = {config.error_threshold}"
-        yield f"run() returned fewer rows than items: {count(missing, 'item')} failed ({allowed})"
+        counted = f"{count(missing, 'item')} without a row would count as failed (error_threshold = {config.error_threshold})"
+        yield f"run() returned fewer rows than items; {counted}"
 
 
 def _succeeded(receipts: Sequence[Receipt]) -> list[Receipt]:

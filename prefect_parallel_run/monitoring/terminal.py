@@ -53,9 +53,9 @@ class RunView:
         self._tally: Tally | None = None
         self._tracker = ProgressTracker(clock)
 
-    def doing(self, phase: str, *, restart: bool = True) -> None:
-        """Show *phase* and the seconds since this call, or the last one with *restart*, until there are counts."""
-        self._phase, self._since, self._tally = phase, self._clock() if restart else self._since, None
+    def doing(self, phase: str) -> None:
+        """Show *phase* and the seconds since the first call with it, until there are counts."""
+        self._phase, self._since, self._tally = phase, self._since if phase == self._phase else self._clock(), None
 
     def handle(self, event: RunEvent) -> None:
         """Update counts and phase."""

@@ -246,7 +246,8 @@ class ProcessRecord:
             status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")  # psutil lacks this value
         except (FileNotFoundError, ProcessLookupError):
             return 0
-        return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+        kilobytes = status.partition("VmHWM:")[2].split(maxsplit=1)  # none while it exits
+        return int(kilobytes[0]) << 10 if kilobytes else 0
 
     def ready(self, slot: int, import_seconds: float, init_seconds: float) -> None:
         """Record that init() has returned and that the child works in *slot*."""

@@ -163,7 +163,7 @@ def test_a_function_step_on_the_command_line(trial):
     ("options", "message"),
     [
         (["--mini-batches", 0], "mini_batches: expected a positive integer, got 0"),
-        (["--mini-batch", 10], "mini_batch: expected a number from 0, below the 10 mini-batches of the plan, got 10"),
+        (["--mini-batch", 10], "mini_batch: expected less than 10, the number of planned mini-batches, got 10"),
         (["--mini-batch", 1, "--sample"], "set either mini_batch or sample, not both"),
     ],
     ids=["none", "missing", "both"],

@@ -15,6 +15,7 @@ import pytest
 
 from prefect_parallel_run import EntryScriptError, FileDataset, ParallelRunConfig, ParallelRunStep, TabularDataset
 from prefect_parallel_run.errors import RowsDifferError
+from prefect_parallel_run.monitoring.terminal import RunView, use_view
 
 from ..processes import command_line
 
@@ -101,6 +102,33 @@ def test_prints_and_log_lines_reach_stderr(step, capfd):
     assert sum("in init()" in line for line in lines) == 2
 
 
+def test_a_character_that_is_printed_in_two_parts(step, tmp_path, capfd):
+    """As a buffer may cut it."""
+    script = tmp_path / "halves.py"
+    script.write_text(
+        "import sys, time\ndef run(paths):\n    for part in (b'\\xc3', b'\\xa9\\n'):\n"
+        "        sys.stdout.buffer.write(part)\n        sys.stdout.buffer.flush()\n        time.sleep(0.5)\n    return paths\n"
+    )
+    assert not step(script.name, source_directory=str(tmp_path)).try_out(1).failures
+    assert capfd.readouterr().err == "é\n"
+
+
+def test_a_slow_init_is_not_shown_as_a_mini_batch(step, tmp_path):
+    """The status line names what the user waits for."""
+    phases = []
+
+    class Recorder(RunView):
+        def doing(self, phase):
+            phases.append(phase)
+
+    script = tmp_path / "slow_init.py"
+    script.write_text("import time\ndef init(): time.sleep(1)\ndef run(paths): return paths\n")
+    with use_view(Recorder("trial")):
+        step(script.name, source_directory=str(tmp_path)).try_out(1)
+    assert phases[:2] == ["planning", "preparing the environment"]
+    assert phases.index("import and init()") < len(phases) - 1 - phases[::-1].index("mini-batch 0")
+
+
 def test_a_script_that_cannot_start_raises_as_in_a_run(step):
     """With its traceback."""
     with pytest.raises(EntryScriptError, match=r"its init\(\) failed: RuntimeError: no model at /models/none"):
@@ -118,7 +146,8 @@ def test_a_problem_in_shutdown_is_a_warning(step, monkeypatch):
 def test_missing_rows_are_a_warning(step):
     """They would count as failed items."""
     trial = step("short.py").try_out(2)
-    assert trial.warnings == ("run() returned fewer rows than items: 2 items failed (error_threshold = 0)",)
+    message = "run() returned fewer rows than items; 2 items without a row would count as failed (error_threshold = 0)"
+    assert trial.warnings == (message,)
 
 
 def test_a_script_that_writes_gets_a_temporary_folder(step):
@@ -137,7 +166,7 @@ def test_an_invalid_selection_is_reported_before_planning(step, tmp_path):
     """Planning may take long, and would find that the input is missing."""
     with pytest.raises(ValueError, match="mini_batches: expected a positive integer, got 0"):
         step("echo.py", inputs=tmp_path / "missing").try_out(0)
-    with pytest.raises(ValueError, match="below the 10 mini-batches of the plan, got 10"):
+    with pytest.raises(ValueError, match="expected less than 10, the number of planned mini-batches, got 10"):
         step("echo.py").try_out(mini_batch=10)
 
 

@@ -86,8 +86,8 @@ def test_selected_mini_batches_exist_and_differ(planned, number, sample):
         ((0, None, False), "mini_batches: expected a positive integer, got 0"),
         ((True, None, False), "mini_batches: expected a positive integer, got True"),
         ((3, 1, True), "set either mini_batch or sample, not both"),
-        ((3, -1, False), "mini_batch: expected a number from 0"),
-        ((3, "1", False), "mini_batch: expected a number from 0"),
+        ((3, -1, False), "mini_batch: expected an integer from 0, got"),
+        ((3, "1", False), "mini_batch: expected an integer from 0, got"),
     ],
     ids=["zero", "bool", "both", "negative", "string"],
 )
@@ -99,7 +99,7 @@ def test_an_invalid_selection_is_refused_before_planning(arguments, message):
 
 def test_a_missing_mini_batch_is_refused():
     """With the size of the plan."""
-    with pytest.raises(ValueError, match="from 0, below the 10 mini-batches of the plan, got 10"):
+    with pytest.raises(ValueError, match="expected less than 10, the number of planned mini-batches, got 10"):
         select(3, 10, False, 10)
 
 
@@ -108,7 +108,11 @@ def test_a_missing_mini_batch_is_refused():
     [
         ([receipt(0, 31.0)], 1 << 40, "slowest mini-batch took 31 s, over half of run_invocation_timeout = 60 s"),
         ([receipt(0, 1.0)], 1 << 30, "4 processes of 512.0 MB exceed this machine's memory of 1.0 GB"),
-        ([receipt(0, 1.0, rows=8), receipt(1, 1.0, rows=12)], 1 << 40, "2 items failed (error_threshold = 3)"),
+        (
+            [receipt(0, 1.0, rows=8), receipt(1, 1.0, rows=12)],
+            1 << 40,
+            "2 items without a row would count as failed (error_threshold = 3)",
+        ),
         ([receipt(0, 29.0)], None, ""),
     ],
     ids=["timeout", "memory", "rows", "nothing"],
