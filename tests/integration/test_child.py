@@ -160,7 +160,7 @@ def test_a_hanging_init_is_killed(bench, tmp_path):
 
 
 def test_stacks_of_a_process_that_is_slow_to_answer(bench, tmp_path):
-    """They are complete, however long the process waits for a processor; a thread that blocks all signals is no obstacle."""
+    """They are complete, however long the process waits for a processor; one of its threads blocks all signals."""
     script = tmp_path / "deep.py"
     script.write_text(
         "import signal, threading, time\n"
