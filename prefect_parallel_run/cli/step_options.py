@@ -105,7 +105,7 @@ _INPUT_OPTIONS = [
 ]
 _FORMAT_OPTIONS = {str(option.name): option for option in _INPUT_OPTIONS if option.formats}
 _STEP_OPTIONS = [
-    click.Option(["--output"], metavar="PATH", help="Folder or URL for the result; required for append_row."),
+    click.Option(["--output"], metavar="PATH", help="Folder or URL for the result; run requires it for append_row."),
     click.Option(["--name"], help="Name of the step (default: that of CONFIG)."),
     click.Option(
         ["--set"], multiple=True, metavar="FIELD=VALUE", help="Override a field of CONFIG, written as in YAML; can be repeated."
