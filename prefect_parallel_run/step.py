@@ -7,6 +7,7 @@ import inspect
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from typing_extensions import Self
 
 from prefect_parallel_run.azureml.settings import apply_azure_settings
 from prefect_parallel_run.compute.base import Target
-from prefect_parallel_run.compute.blocks import resolve_compute_target, resolve_environment_variables
+from prefect_parallel_run.compute.blocks import resolve_compute_target, resolve_environment_variables, resolve_reference
 from prefect_parallel_run.compute.cluster_class import load_class
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.compute.resolve import parse_target, resolve_target
@@ -239,9 +240,10 @@ class _Preparation:
         """Return the specification, and the settings of Azure ML that are ignored; *is_here*: nodes are on this machine."""
         values = inputs if isinstance(inputs, list | tuple) else [inputs]
         datasets = normalize_inputs([from_result(value) for value in values])
+        may_reuse = self.allow_reuse and not reuse_disabled() and not any(dataset.reads_once for dataset in datasets)
         folder = resolve_output(output, required=self.config.result_file_name is not None)
         sides = resolve_side_inputs(side_inputs, [str(dataset.name) for dataset in datasets])
-        script_arguments = check_arguments(arguments)
+        script_arguments, context = check_arguments(arguments), copy_context()
         config, differences = apply_azure_settings(resolve_environment_variables(self.config), script_arguments)
         spec = StepSpec(
             name=self.name,
@@ -249,7 +251,8 @@ class _Preparation:
             datasets=datasets,
             output=folder,
             parameters=ScriptParameters(fill_placeholders(script_arguments, folder, datasets, sides), sides),
-            reuse=Reuse(self.allow_reuse and not reuse_disabled(), _cache_seconds()),
+            reuse=Reuse(may_reuse, _cache_seconds()),
+            resolve=lambda text: context.run(resolve_reference, text),  # planning has a thread, without Prefect's context
             interpreter=interpreter_for(config, is_here=is_here),
             home=Path(get_current_settings().home),
         )

@@ -60,6 +60,17 @@ def files(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL server."""
+    from . import postgresql as module
+
+    if module.programs() is None:
+        pytest.skip("no PostgreSQL here (Debian package postgresql)")
+    with module.server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def uv_program(tmp_path_factory) -> Path:
     """uv from PyPI."""
     folder = tmp_path_factory.mktemp("uv")

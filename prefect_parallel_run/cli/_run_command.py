@@ -103,6 +103,13 @@ def open_run_directory(location: str, *, parts: bool = True) -> RunDirectory:
     return directory
 
 
+def resolve_uri(reference: str) -> str:
+    """Return the value of a reference to a Prefect block in the URI of a database."""
+    from prefect_parallel_run.compute.blocks import resolve_reference  # noqa: PLC0415  Prefect takes seconds, and few inputs need it
+
+    return resolve_reference(reference)
+
+
 def resolve_run(path: str) -> str:
     """Return the path or URL of the run that *path* stands for; print it if it is the newest run of an output."""
     newest = _newest_run(path)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from prefect_parallel_run.cli._command import emit
-from prefect_parallel_run.cli._run_command import RunCommand, config_option, open_run, terminal_view
+from prefect_parallel_run.cli._run_command import RunCommand, config_option, open_run, resolve_uri, terminal_view
 from prefect_parallel_run.compute.resolve import resolve_target
 from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.execution.runner import Callbacks, run_step
@@ -55,7 +56,7 @@ def resume(
     overrides = {name: value for name, value in fields.items() if value is not None}
     if isolate_failed_items:
         overrides["isolate_failed_items"] = True
-    spec = spec_of(directory, overrides)
+    spec = replace(spec_of(directory, overrides), resolve=resolve_uri)
     request = ResumeRequest(
         directory=directory, accept_changes=accept_changes, retry_failed=retry_failed, given=frozenset(overrides)
     )

@@ -15,7 +15,7 @@ from prefect_parallel_run._threads import Background
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.cli._command import command as command_line
 from prefect_parallel_run.cli._command import emit, emit_result, notify, suggest
-from prefect_parallel_run.cli._run_command import open_run, terminal_view
+from prefect_parallel_run.cli._run_command import open_run, resolve_uri, terminal_view
 from prefect_parallel_run.cli.step_options import StepCommand, read_step_options
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.config.validation import names_a_cluster
@@ -91,11 +91,15 @@ def _make_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
     fill_placeholders(options.arguments, options.output, options.inputs, options.side_inputs)
     with tempfile.TemporaryDirectory(prefix="parallel_run_plan_") as folder:
         path = Path(folder, "plan.parquet")
-        planning = planning_of(options.config, options.inputs, Path(folder, "partitions"))
+        datasets = [dataset.copied_to(Path(folder, "inputs"), resolve_uri) for dataset in options.inputs]
+        planning = planning_of(options.config, datasets, Path(folder, "partitions"))
         Background("planning", lambda check_cancelled: planning.write(PlanWriter(path), check_cancelled)).wait()
         partitions, placeholder = f"{folder}/partitions/", "(to be partitioned)/"  # a run would write partitioned tables here
         plan = Plan(path)
-        planned = (batch._replace(work=batch.work.replace(partitions, placeholder)) for batch in plan.mini_batches())
+        planned = (
+            batch._replace(work=batch.work.replace(partitions, placeholder).replace(f"{folder}/inputs/", "(query)/"))
+            for batch in plan.mini_batches()
+        )
         inputs = [dataset.model_dump() for dataset in options.inputs]
         return summarize_plan(planned, _notes(inputs, plan.summary.notes)), options.config, options.name
 

@@ -23,12 +23,14 @@ from prefect_parallel_run.config.yaml_file import load
 from prefect_parallel_run.config.yaml_reader import read_value
 from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.datasets.sql import SqlDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.planning.inputs import check_arguments, normalize_inputs, resolve_output, resolve_side_inputs
 
 _OPTIONS_OF_FORMAT = {
     "files": ("partition_format",),
     **{name.replace("_", "-"): ("keep_columns", "drop_columns", *known.options) for name, known in TABLE_FORMATS.items()},
+    "sql": ("keep_columns", "drop_columns", "uri"),
 }
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.+)", re.DOTALL)
 _ESCAPED = {"\\t": "\t", "\\\\": "\\"}  #: escapes typed on the command line, and what they mean
@@ -52,13 +54,14 @@ def _turns_off(names: str, help_text: str) -> InputOption:
 
 _INPUT_OPTIONS = [
     _several_paths(
-        "--input", "A path, folder, glob or URL, or several that form one input; repeat for further inputs.", "[NAME=]PATH..."
+        "--input", "A path, folder, glob or URL, or several that form one input, or a query; repeat for more.", "[NAME=]PATH..."
     ),
     _several_paths("--input-list", "A file with one path or URL per line (or terminated by NUL); - reads stdin.", "FILE"),
     _several_paths("--side-input", "A path passed to every process as a whole, not split into mini-batches.", "NAME=PATH"),
     InputOption(
         "--format", "Format of the inputs (default: files).", type=click.Choice(list(_OPTIONS_OF_FORMAT)), default="files"
     ),
+    InputOption("--uri", "The database of a query: sqlite:///FILE or postgresql://USER@HOST:PORT/DATABASE.", metavar="URI"),
     InputOption("--partition-format", "Pattern for the end of a file's path: {user}/{day:yyyy/MM/dd}/*", metavar="TEXT"),
     InputOption(
         "--keep-column keep_columns",
@@ -255,6 +258,8 @@ def _dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
         option = _FORMAT_OPTIONS.get(str(path[0])) if path else None
         return message if option is None else f"{option.opts[0]}: {message}"
 
+    if kind == "sql":
+        return construct(SqlDataset, {"query": " ".join(paths), **options}, describe)
     values = {"paths": given_paths(paths), **options}
     if kind == "files":
         return construct(FileDataset, values, describe)

@@ -99,6 +99,11 @@ def resolve_compute_target(target: str | ComputeTarget) -> str | ComputeTarget:
     return ComputeTarget(**{name: field for name, field in value.items() if name in ComputeTarget.model_fields})
 
 
+def resolve_reference(text: str) -> str:
+    """Return the value of a reference in the URI of a database; raises ValueError if its block does not exist."""
+    return str(_value("uri", text))
+
+
 def _value(field: str, template: Any) -> Any:
     """Return *template* with its references replaced; an error names the reference, never a value."""
     try:

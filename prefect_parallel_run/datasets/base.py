@@ -33,6 +33,7 @@ class Dataset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: ClassVar[Literal["file", "tabular"]]  #: kind of item: a file, or a row of a table
+    reads_once: ClassVar[bool] = False  #: each run keeps a copy of the items, since their source does not show its changes
 
     paths: list[str] = Field(description="Paths, folders or globs.")
     name: str | None = Field(default=None, description="Name of the input, as the script sees it.")
@@ -43,6 +44,18 @@ class Dataset(BaseModel):
     def modules(self) -> tuple[str, ...]:
         """Return the modules outside the standard library that a process needs to read the items."""
         return ()
+
+    @property
+    def origin(self) -> str:
+        """Return where the items come from, for errors."""
+        return ", ".join(self.paths)
+
+    def copied_to(self, folder: Path, resolve: Callable[[str], str], earlier: Sequence[str] = ()) -> Self:  # noqa: ARG002  for a query
+        """Return a dataset as a run reads it; one that is read once, from an existing *earlier* copy, or one in *folder*."""
+        return self
+
+    def copy_rows(self, check_cancelled: CheckCancelled = never_cancelled) -> None:
+        """Write the copy of a dataset that is read once, unless it exists."""
 
     def listing(self, check_cancelled: CheckCancelled = never_cancelled) -> Listing:
         """Return the files that the paths expand to; *check_cancelled* is called periodically while they are listed."""

@@ -236,6 +236,20 @@ class TabularDataset(Dataset):
             paths=absolute_paths, format="json_lines", encoding=encoding, compression=compression, allow_empty=allow_empty
         )
 
+    @classmethod
+    def from_sql_query(cls, query: str, uri: str, *, allow_empty: bool = False) -> TabularDataset:
+        """Return a dataset of the rows that a query returns, in that order; it is run once for each run of a step.
+
+        Args:
+            query: One SELECT statement; write ORDER BY to get the same order again.
+            uri: ``postgresql://USER@HOST:PORT/DATABASE``, ``sqlite:///FILE``, or ``{{ prefect.blocks.secret.NAME }}`` for a
+                block that holds the URI. Such a reference may also stand for the password; other passwords are refused.
+            allow_empty: Accept a query that returns no rows.
+        """
+        from prefect_parallel_run.datasets.sql import SqlDataset  # noqa: PLC0415  imports this module
+
+        return SqlDataset(query=query, uri=uri, allow_empty=allow_empty)
+
     def keep_columns(self, columns: str | Sequence[str]) -> Self:
         """Return a dataset with only these columns; nothing else is read from its files.
 

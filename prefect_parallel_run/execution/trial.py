@@ -103,13 +103,12 @@ def try_step(spec: StepSpec, folder: Path, choose: Callable[[int], Iterable[int]
     check_models(config.models)
     directory.make()
     _show_phase("planning")
-    planning = planning_of(config, spec.datasets, folder / "partitions")
+    planning = planning_of(config, spec.in_run(directory).datasets, folder / "partitions")
     Background("planning", partial(planning.write, PlanWriter(directory.plan))).wait()
     plan = Plan(directory.plan)
     numbers = choose(plan.summary.mini_batches)
-    cores = usable_cores(
-        config.node_count if config.compute_target == LOCAL else 1
-    )  # remote nodes: assumed to be like this one
+    # Remote nodes are assumed to be like this machine.
+    cores = usable_cores(config.node_count if config.compute_target == LOCAL else 1)
     slots = config.process_count_per_node or default_slots(cores, visible_gpus(os.environ))
     settings = node_settings(spec, directory, execution=1, most_slots=1)
     _show_phase("preparing the environment")

@@ -155,7 +155,7 @@ def fill_placeholders(
 ) -> tuple[str, ...]:
     """Return *arguments* with {output}, {inputs.NAME} and {side_inputs.NAME} replaced by paths."""
     values = {f"side_inputs.{name}": path for name, path in side_inputs.items()}
-    values |= {f"inputs.{dataset.name}": _common_path(dataset) for dataset in datasets}
+    values |= {f"inputs.{dataset.name}": _common_path(dataset) for dataset in datasets if dataset.paths}
     if output is not None:
         values["output"] = output
 
@@ -172,6 +172,8 @@ def _common_path(value: Any) -> str:
     """Return one path or URL for a dataset (its paths' common folder), or for a path."""
     paths = [absolute_location(path) for path in ([value] if isinstance(value, str | os.PathLike) else value.paths)]
     paths = [path.rstrip("/") or "/" for path in paths]
+    if not paths:
+        raise InputError(value.origin, "is a query, which has no path; pass a file or a folder")
     if len(paths) == 1:
         return paths[0]
     shared = os.path.commonprefix([f"{path}/" for path in paths])  # noqa: RUF071  the next line cuts it at a slash

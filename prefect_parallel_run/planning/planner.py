@@ -122,6 +122,7 @@ class Planning:
     ) -> Listing:
         """Write the mini-batches of *dataset*, and return its listing."""
         dataset = dataset.with_input_columns(self._input_columns)
+        dataset.copy_rows(check_cancelled)
         before, listing = writer.items, dataset.listing(check_cancelled)
         if self._keys is None:
             batches = dataset.cuts(self._size, listing, warn)
@@ -133,7 +134,7 @@ class Planning:
             writer.add(str(dataset.name), batch)
         if writer.items == before and not dataset.allow_empty:
             message = "has no items; to accept that, set allow_empty=True, or --allow-empty on the command line"
-            raise InputError(", ".join(dataset.paths), message)
+            raise InputError(dataset.origin, message)
         return listing
 
 

@@ -51,6 +51,7 @@ def create_run(spec: StepSpec, now: dict[str, Any], check_cancelled: CheckCancel
     if spec.writes_into_inputs:
         return create_planned_run(spec, now, plan_whole(spec, check_cancelled))
     directory, lock = _new_run(spec, now)
+    spec = spec.in_run(directory)
     Ledger.create(directory.ledger, ()).close()
     write_json(directory.description, _describe(spec, now))  # last: a run directory without it does not count as started
     return RunSelection(directory=directory, lock=lock, planner=Planner(spec.planning, directory.plan, directory.spool))

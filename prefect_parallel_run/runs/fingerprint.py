@@ -112,7 +112,8 @@ def fingerprint_of(spec: StepSpec) -> dict[str, Any]:
 
 def dataset_fingerprint(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a dataset that affect its items, without the defaults of fields that earlier versions lacked."""
-    return {key: value for key, value in fields.items() if key != "allow_empty" and (key, value) not in _NEWER_DEFAULTS}
+    ignored = {"allow_empty", "paths"} if "query" in fields else {"allow_empty"}  # each run keeps the rows in a file of its own
+    return {key: value for key, value in fields.items() if key not in ignored and (key, value) not in _NEWER_DEFAULTS}
 
 
 def with_plan(fingerprint: dict[str, Any], summary: PlanSummary) -> dict[str, Any]:

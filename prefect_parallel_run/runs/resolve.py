@@ -90,9 +90,11 @@ def find_existing_runs(spec: StepSpec, check_cancelled: CheckCancelled) -> Exist
     candidates = _candidates(spec, name_prefix(spec, now), check_cancelled)
     if not candidates:
         return ExistingRuns(now=now)
-    inputs = Background("listing", partial(inputs_sha256, spec.datasets)).wait(check_cancelled)
-    unfinished, unplanned, reusable = [], [], None
+    inputs, unfinished, unplanned, reusable = None, [], [], None
     for run in candidates:
+        in_run = spec.in_run(run)
+        if inputs is None or in_run is not spec:
+            inputs = Background("listing", partial(inputs_sha256, in_run.datasets)).wait(check_cancelled)
         planned_inputs = _planned_inputs(run)
         if planned_inputs is None:
             unplanned.append(run)
@@ -160,6 +162,7 @@ def _complete_planning(
         return create_run(spec, now, check_cancelled)
     with ExitStack() as unless_returned:
         unless_returned.enter_context(lock)
+        spec = spec.in_run(unplanned)
         planned = plan_whole(spec, check_cancelled)
         if complete_plan(unplanned, planned):
             unless_returned.pop_all()
@@ -183,6 +186,7 @@ def resume_run(spec: StepSpec, now: dict[str, Any], request: ResumeRequest, chec
     selection = RunSelection(directory=old, lock=old.lock())
     if request.same_task_run:
         spec = replace(spec, datasets=planned_datasets(old))  # a table may have a newer version meanwhile
+    spec = spec.in_run(old)
     try:
         Background("checking", partial(check, old)).wait(check_cancelled)
         if request.same_task_run and old.plan.exists():

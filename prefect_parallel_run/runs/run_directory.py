@@ -71,6 +71,7 @@ class RunDirectory:
         self.ledger = path / "ledger.sqlite"
         self.parts = path / "parts"
         self.logs = path / "logs"
+        self.inputs = path / "inputs"  #: copies of inputs that are read once
         self.failed_items = path / "failed_items.jsonl"
         self.receipt = path / "receipt.json"
         self.report = path / "report.html"

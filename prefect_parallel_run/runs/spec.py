@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -49,6 +49,7 @@ class StepSpec:
     parameters: ScriptParameters = field(default_factory=ScriptParameters)
     reuse: Reuse = field(default_factory=Reuse)
     interpreter: str | EnvironmentPlan | None  #: runs the script: a path, an environment to build, or the Dask worker's own
+    resolve: Callable[[str], str] = str  #: returns the value of a reference to a Prefect block
     home: Path  #: contains this machine's key, and the run directories of steps without output
 
     @property
@@ -65,6 +66,16 @@ class StepSpec:
     def planning(self) -> Planning:
         """Return the rules that divide the datasets into mini-batches."""
         return planning_of(self.config, self.datasets, self.runs / "partitions")
+
+    def in_run(self, directory: RunDirectory) -> StepSpec:
+        """Return the step as a run reads its inputs: from the run's copies of those that are read once."""
+        if not any(dataset.reads_once for dataset in self.datasets):
+            return self
+        planned = planned_datasets(directory) if directory.description.exists() else self.datasets
+        pairs = zip(self.datasets, planned, strict=True)
+        return replace(
+            self, datasets=[dataset.copied_to(directory.inputs, self.resolve, before.paths) for dataset, before in pairs]
+        )
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:
@@ -200,6 +211,7 @@ def _dataset(fields: Mapping[str, Any]) -> Dataset:
     values = {name: value for name, value in fields.items() if name != "kind"}
     if fields["kind"] == "file":
         return FileDataset.model_validate(values)
+    from prefect_parallel_run.datasets.sql import SqlDataset  # noqa: PLC0415  only tables need pandas, seconds of import
     from prefect_parallel_run.datasets.tabular import TabularDataset  # noqa: PLC0415  only tables need pandas, seconds of import
 
-    return TabularDataset.model_validate(values)
+    return (SqlDataset if "query" in values else TabularDataset).model_validate(values)

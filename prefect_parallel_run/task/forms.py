@@ -25,6 +25,7 @@ from prefect_parallel_run.config.model import ParallelRunConfig
 from prefect_parallel_run.config.where import ComputeTarget
 from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
+from prefect_parallel_run.datasets.sql import SqlDataset
 from prefect_parallel_run.datasets.tabular import TabularDataset
 
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -59,7 +60,7 @@ class _Input(FormModel):
     @classmethod
     def key(cls) -> str:
         """Return the name of the field with the paths, which identifies the kind of an input."""
-        return next(name for name in cls.model_fields if name.endswith("files"))
+        return next(name for name in cls.model_fields if name.endswith(("files", "query")))
 
     @abstractmethod
     def dataset(self) -> Dataset:
@@ -104,6 +105,22 @@ class _Table(_Input):
         fields = self._fields()
         fields["keep_columns"] = fields["keep_columns"] or None
         return TabularDataset(**fields, format=self.key().removesuffix("_files"))
+
+
+class SqlQuery(_Table):
+    """Every row that a query returns is an item; run() gets a DataFrame."""
+
+    model_config = ConfigDict(title="SQL query")
+
+    sql_query: str = Field(min_length=1, title="Query")
+    """One SELECT statement. It is run once for each run."""
+    uri: str = Field(min_length=1, title="Database")
+    """postgresql://USER@HOST:PORT/DATABASE or sqlite:///FILE; for secrets {{ prefect.blocks.secret.NAME }}."""
+
+    def dataset(self) -> Dataset:
+        """Return the rows as a dataset."""
+        fields = self.model_dump(exclude={"sql_query"})
+        return SqlDataset.model_validate({**fields, "keep_columns": self.keep_columns or None, "query": self.sql_query})
 
 
 class _Text(_Table):
@@ -172,6 +189,7 @@ _WITH_OPTIONS: dict[str, type[_Table]] = {"delimited": DelimitedFiles, "json_lin
 _KINDS: dict[str, type[_Input]] = {
     "files": Files,
     **{f"{name}_files": _WITH_OPTIONS.get(name) or _without_options(name, known) for name, known in TABLE_FORMATS.items()},
+    "sql_query": SqlQuery,
 }
 if TYPE_CHECKING:
     Input = _Input

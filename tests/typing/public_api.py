@@ -51,6 +51,7 @@ step = ParallelRunStep(
     tags=["nightly"],
 )
 table = TabularDataset.from_parquet_files("table/*.parquet")
+rows = TabularDataset.from_sql_query("SELECT n FROM t ORDER BY n", "sqlite:///shop.db", allow_empty=True).drop_columns("n")
 
 
 @flow

@@ -111,6 +111,21 @@ def test_an_input_that_a_node_cannot_see_is_named(workshop, hosts):
     assert not (workshop.output / "parallel_run_step.txt").exists()
 
 
+def test_a_query_needs_a_shared_folder(workshop, hosts):
+    """Its rows are in the run directory; the error names the file and the node."""
+    import sqlite3
+
+    from prefect_parallel_run import InputError, TabularDataset
+
+    sqlite3.connect(workshop.folder / "shop.db").close()
+    query = TabularDataset.from_sql_query("SELECT 1 AS n", f"sqlite:///{workshop.folder}/shop.db")
+    step = workshop.step("rows_of_table.py", inputs=query, mini_batch_size="1MB", compute_target=target(hosts[0]))
+    with pytest.raises(
+        InputError, match=r"inputs/input_0.parquet: node .* cannot access it; use a folder that all nodes share"
+    ):
+        step()
+
+
 def test_a_cut_line_costs_no_row(workshop, hosts):
     """The host that cannot be reached loses its work to the other, and ends what it runs; what it says later is void."""
     cluster, _first, second = hosts

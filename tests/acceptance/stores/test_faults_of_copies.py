@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -223,6 +224,30 @@ def test_a_table_that_was_partitioned_on_another_machine_is_named(workshop, s3, 
     monkeypatch.setenv("PREFECT_HOME", str(workshop.folder / "another"))
     assert main(["resume", run_url(s3), "--error-threshold", "-1"]) == 1
     assert "was written on the machine that started the run, for its partition_keys" in capsys.readouterr().err
+
+
+def test_the_rows_of_a_query_stay_on_their_machine(workshop, s3, monkeypatch, capsys):
+    """On another one, resume names them; it and the step run the query again on request."""
+    with closing(sqlite3.connect(workshop.folder / "shop.db")) as database:
+        database.execute("CREATE TABLE t (n INTEGER)")
+        database.execute("INSERT INTO t VALUES (1), (2)")
+        database.commit()
+    inputs = TabularDataset.from_sql_query("SELECT n FROM t", f"sqlite:///{workshop.folder}/shop.db")
+    fields = {"inputs": inputs, "mini_batch_size": 1, "error_threshold": 0, "run_max_try": 1, "output": OUT}
+    with pytest.raises(LimitExceededError):
+        workshop.step("no_retry.py", "--log", str(workshop.log), **fields)()
+    (inputs,) = home().rglob("inputs")
+    inputs.rename(inputs.with_name("elsewhere"))
+    monkeypatch.setenv("PREFECT_HOME", str(workshop.folder / "another"))
+    run = run_url(s3)
+    assert main(["resume", run, "--error-threshold", "-1"]) == 1
+    assert "inputs/input_0.parquet no longer exists" in " ".join(capsys.readouterr().err.split())
+    (workshop.folder / "shop.db").rename(workshop.folder / "gone.db")
+    assert main(["resume", run, "--error-threshold", "-1", "--accept-changes"]) == 1
+    assert "the query failed: unable to open database file" in " ".join(capsys.readouterr().err.split())
+    (workshop.folder / "gone.db").rename(workshop.folder / "shop.db")
+    main(["resume", run, "--error-threshold", "-1", "--accept-changes"])
+    assert "of 2 items" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_output_that_was_removed_is_made_again(workshop, s3):

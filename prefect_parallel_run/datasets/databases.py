@@ -1,0 +1,207 @@
+"""The databases that a query can be run in, and their URIs, which contain no password.
+
+A reference to a Prefect block may stand for the password of a URI, or for the whole URI.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from types import NoneType
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage.paths import absolute_path
+
+_REFERENCE = re.compile(r"\{\{\s*prefect\.(?:blocks|variables)\.[^{}]+\}\}")
+_EXAMPLE = "{{ prefect.blocks.secret.NAME }}"
+Rows = Generator[pa.RecordBatch, None, None]
+
+_SHORTEST_SECRET = 4  #: characters; replacing shorter ones in an error would hide too much
+
+#: PostgreSQL's types whose values arrive unchanged. Money does not, for example (as an integer), nor do arrays (without their
+#: dimensions).
+_UNCHANGED = {
+    *("bool", "int2", "int4", "int8", "float4", "float8", "text", "varchar", "bpchar", "name", "char", "bytea"),
+    *("date", "time", "timestamp", "timestamptz"),
+}
+_FIRST_DAY = -2_440_588  #: days from 1970 to the first date of PostgreSQL; infinity arrives as an earlier one
+_DAY = 86_400_000_000  #: µs
+
+_ROWS, _MOST_ROWS = 1_024, 8_192  #: rows of SQLite in the first batch, and in any batch: the next rows may be much larger
+_BATCH_BYTES = 2 << 20  #: approximate bytes of a batch of SQLite: enough for a row group
+_CLASSES: dict[pa.DataType, set[type]] = {  #: classes of SQLite's values that a type holds unchanged
+    pa.null(): {NoneType},
+    pa.int64(): {NoneType, int},
+    pa.float64(): {NoneType, int, float},  # an integer only if that is exact
+    pa.string(): {NoneType, str},
+    pa.binary(): {NoneType, bytes},
+}
+_DECLARED = {  #: what occurs in the names of SQLite's declared types, in the order of its own rules
+    "INT": pa.int64(),
+    "CHAR|CLOB|TEXT": pa.string(),
+    "BLOB": pa.binary(),
+    "REAL|FLOA|DOUB|DEC|NUMERIC": pa.float64(),
+}
+
+
+def _read_postgresql(uri: str, query: str, cancels: list[Callable[[], None]]) -> Rows:
+    """Read through ADBC, which copies the rows in binary form."""
+    from adbc_driver_postgresql import dbapi  # noqa: PLC0415  an extra
+
+    try:
+        with closing(dbapi.connect(uri)) as connection, closing(connection.cursor()) as cursor:
+            cancels.append(connection.adbc_cancel)
+            cursor.execute(f"{query.strip().removesuffix(';')}\n")  # the query may end with a comment
+            reader = cursor.fetch_record_batch()
+            for field in reader.schema:
+                kind = (field.metadata or {}).get(b"POSTGRESQL:type", b"unknown").decode()
+                if kind not in _UNCHANGED and not pa.types.is_string(field.type):  # the values of an enum are strings
+                    advice = "cast it in the query, for example to text or double precision"
+                    raise ValueError(f"column {field.name!r} has the type {kind}, whose values would change; {advice}")
+            yield pa.RecordBatch.from_pylist([], reader.schema)
+            for batch in reader:
+                for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                    if pa.types.is_temporal(column.type) and _has_changed(column):
+                        message = "has a value such as infinity or 24:00, which would change; cast it to text"
+                        raise ValueError(f"column {name!r} {message}")
+                yield batch
+    except (dbapi.Error, OSError, pa.ArrowException) as error:
+        raise ValueError(str(error)) from error
+
+
+def _has_changed(column: pa.Array) -> bool:
+    """Check whether a column has times that Arrow lacks: infinity, or 24:00."""
+    unit = 1 if pa.types.is_date(column.type) else _DAY
+    least, most = pc.min_max(column.cast(pa.int32() if unit == 1 else pa.int64())).as_py().values()
+    if least is None:
+        return False
+    return bool(most >= _DAY if pa.types.is_time(column.type) else least < _FIRST_DAY * unit)
+
+
+def _read_sqlite(uri: str, query: str, cancels: list[Callable[[], None]]) -> Rows:
+    """Read a file by Python's own module.
+
+    ADBC's driver changes values where a column mixes types: 0.1 among text becomes "1.000000e-01", 2^53 + 1 among floats 2^53.
+    """
+    path = Path(absolute_path(unquote(urlsplit(uri).path[1:])))
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:  # a missing file is not created
+            cancels.append(connection.interrupt)
+            try:
+                connection.execute(f"CREATE TEMP VIEW parallel_run_query AS {query}")
+            except sqlite3.Error as error:
+                raise ValueError(f"{error}; expected one SELECT statement") from error
+            declared = [row[2].upper() for row in connection.execute("PRAGMA temp.table_info(parallel_run_query)")]
+            cursor = connection.execute(query)
+            names, size, rows = [column[0] for column in cursor.description], _ROWS, cursor.fetchmany(_ROWS)
+            types = map(_type, declared, zip(*rows, strict=True) if rows else [()] * len(names))
+            schema = pa.schema(list(zip(names, types, strict=True)))
+            yield pa.RecordBatch.from_pylist([], schema)
+            while rows:
+                batch = pa.RecordBatch.from_arrays(list(map(_array, schema, zip(*rows, strict=True))), schema=schema)
+                yield batch
+                size = max(1, min(2 * size, _MOST_ROWS, size * _BATCH_BYTES // max(1, batch.nbytes)))
+                rows = cursor.fetchmany(size)
+    except sqlite3.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _type(declared: str, values: Sequence[Any]) -> pa.DataType:
+    """Return the declared type of a column if its first values have it, else their own type."""
+    known = [kind for pattern, kind in _DECLARED.items() if re.search(pattern, declared)]
+    fitting = (kind for kind in [*known, *_CLASSES] if _CLASSES[kind].issuperset(map(type, values)))
+    return next(fitting, pa.null())
+
+
+def _array(field: pa.Field, values: Sequence[Any]) -> pa.Array:
+    classes = set(map(type, values))
+    if classes <= _CLASSES[field.type]:  # else Arrow would convert 2.5 to 2, or bytes to text
+        with suppress(pa.ArrowInvalid):  # an integer that a float cannot hold
+            return pa.array(values, field.type)
+    found = " and ".join(sorted(kind.__name__ for kind in classes - {NoneType}))
+    raise ValueError(
+        f"column {field.name!r} has the type {field.type}, as declared or from its first rows, but also values of {found};"
+        f" cast all of them to one type in the query, such as CAST({field.name} AS TEXT)"
+    )
+
+
+#: Functions that run a query in the database at a URI. They yield an empty batch with the columns, then the rows as they are
+#: fetched, and append a function that cancels the query to *cancels*. They raise ValueError: it fails, or values would change.
+DATABASES: dict[str, Callable[[str, str, list[Callable[[], None]]], Rows]] = {
+    "postgresql": _read_postgresql,
+    "postgres": _read_postgresql,
+    "sqlite": _read_sqlite,
+}
+
+
+def checked_uri(uri: str) -> str:
+    """Return the URI of a database, with an absolute path; or a reference to a block that holds the URI.
+
+    Raises:
+        InputError: The database is not known, or the URI is invalid or contains a password. It shows no part of a password.
+    """
+    uri = uri.strip()
+    if _REFERENCE.fullmatch(uri):
+        return uri
+    scheme, separator, _ = uri.partition("://")
+    name = f"{scheme}://…" if separator and scheme.isalpha() else "uri"
+    parts = _split(uri, name)
+    password = parts.password or ""
+    if password and not _REFERENCE.fullmatch(password):
+        advice = f"store it in a Prefect Secret block and write {_EXAMPLE} in its place"
+        raise InputError(shown(uri), f"the URI contains a password, which would be stored on disk; {advice}")
+    if "{{" in uri.replace(password, ""):
+        raise InputError(name, "has a reference in another part; expected one as the password, or as the whole URI")
+    return f"sqlite:///{quote(absolute_path(unquote(parts.path[1:])))}" if parts.scheme == "sqlite" else uri
+
+
+def shown(uri: str) -> str:
+    """Return a valid URI without its user, password and parameters.
+
+    >>> shown("postgresql://me:{{ prefect.blocks.secret.db }}@host:5432/shop?sslmode=require")
+    'postgresql://host:5432/shop'
+    """
+    return re.sub("//[^?]*@", "//", uri.partition("?")[0])
+
+
+def resolved(uri: str, resolve: Callable[[str], str]) -> tuple[str, list[str]]:
+    """Return a checked URI with its reference replaced, and what no error may contain."""
+    if (reference := _REFERENCE.search(uri)) is None:
+        return uri, []
+    value = resolve(reference[0])
+    parts = _split(value if uri == reference[0] else uri, uri)
+    password = unquote(parts.password or "") if uri == reference[0] else value
+    if password:  # drivers take other characters for the end of the password
+        user, host = quote(unquote(parts.username or ""), safe=""), parts.netloc.rpartition("@")[2]
+        parts = parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}")
+    actual = parts.geturl() if password else value
+    secrets = {actual, value, password, quote(password, safe="")}
+    return actual, sorted((secret for secret in secrets if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+def _split(uri: str, name: str) -> SplitResult:
+    """Return the parts of a valid URI. An error shows *name*, and no part of the URI beyond its scheme."""
+    scheme = uri.partition("://")[0]
+    if scheme not in DATABASES or scheme == uri:
+        known = " or ".join(f"{scheme}://" for scheme in DATABASES)
+        raise InputError(name, f"is not the URI of a known database; expected one that begins with {known}")
+    with suppress(ValueError):  # its text may contain a password
+        parts = urlsplit(uri)
+        if scheme == "sqlite":
+            is_valid = parts.path[1:] and not (parts.netloc or parts.query or parts.fragment)
+        else:  # the end of a password with unencoded characters is taken for a path, or a port, which raises ValueError
+            has_password = any("password" in key.lower() for key, _ in parse_qsl(parts.query))
+            is_valid = parts.port != 0 and not (has_password or re.search(r"[@#\s]", parts._replace(netloc="").geturl()))
+        if is_valid:
+            return parts
+    server = f"{scheme}://USER:{_EXAMPLE}@HOST:PORT/DATABASE, where %40 and the like stand for special characters"
+    expected = "sqlite:///FILE, or sqlite:////FOLDER/FILE" if scheme == "sqlite" else server
+    raise InputError(name, f"is not a valid URI; expected {expected}")
