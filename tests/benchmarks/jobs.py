@@ -14,6 +14,7 @@ from typing import Any
 
 SIDE = 32  #: pixels: images are shrunk to SIDE x SIDE
 _HIDDEN = 1_024  #: units of the dense network's hidden layers
+_CHANNELS = (64, 128, 256, 256)  #: of the layers of the convolutional network
 _CLASSES = 10
 _WORDS = 5_000  #: different words in the texts
 
@@ -41,6 +42,16 @@ def dense_network(mini_batch: list[str]) -> list[str]:
     return [str(label) for label in (values @ layers[-1]).argmax(axis=1)]
 
 
+def gpu_network(mini_batch: list[str]) -> list[str]:
+    """Decode images and score them by a convolutional network in PyTorch, on the GPU if there is one."""
+    import torch
+
+    network, device = _network()
+    pixels = torch.from_numpy(_pixels(mini_batch)).to(device).reshape(-1, SIDE, SIDE, 3).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        return [str(label) for label in network(pixels).argmax(dim=1).tolist()]
+
+
 def forest(mini_batch: list[str]) -> list[str]:
     """Decode images and classify them by a random forest of scikit-learn."""
     return [str(label) for label in _forest().predict(_pixels(mini_batch))]
@@ -65,6 +76,19 @@ def _layers() -> list[Any]:
     sizes = [SIDE * SIDE * 3, _HIDDEN, _HIDDEN, _CLASSES]
     shapes = itertools.pairwise(sizes)
     return [numbers.standard_normal(shape, dtype=np.float32) / np.float32(shape[0] ** 0.5) for shape in shapes]
+
+
+@functools.cache
+def _network() -> Any:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(1)
+    torch.backends.cudnn.deterministic = True
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    channels = [3, *_CHANNELS]
+    layers = [layer for pair in itertools.pairwise(channels) for layer in (nn.Conv2d(*pair, 3, padding=1), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Flatten()).eval().to(device), device  # a label is the number of the strongest feature
 
 
 @functools.cache
@@ -123,4 +147,4 @@ def _lines(numbers: random.Random, number: int) -> list[str]:
     return [" ".join(f"word{numbers.randrange(_WORDS)}" for _ in range(30)) for _ in range(number)]
 
 
-_MODELS = {"dense_network": _layers, "forest": _forest, "text_pipeline": _pipeline}
+_MODELS = {"dense_network": _layers, "gpu_network": _network, "forest": _forest, "text_pipeline": _pipeline}

@@ -16,6 +16,8 @@ import jobs
 from bench import Bench
 from measure import OURS, Run, Table
 
+from prefect_parallel_run.node.gpus import visible_gpus
+
 LIMIT = "the limit: two bare processes"
 _PEERS = (
     "multiprocessing.Pool.imap, chunk 1",
@@ -37,6 +39,7 @@ class _Job:
     files: int
     size: int  #: files in a mini-batch
     needs: tuple[str, ...]  #: modules
+    needs_gpu: bool = False
 
 
 _JOBS = (
@@ -57,6 +60,15 @@ _JOBS = (
         needs=("sklearn", "PIL"),
     ),
     _Job(
+        name="gpu_network",
+        case="JPEG files through a convolutional network on a GPU, 32 at a time",
+        write=jobs.write_images,
+        files=4_000,
+        size=32,
+        needs=("torch", "PIL"),
+        needs_gpu=True,
+    ),
+    _Job(
         name="text_pipeline",
         case="files of 250 lines through a text pipeline of scikit-learn, 4 at a time",
         write=jobs.write_texts,
@@ -70,9 +82,11 @@ _JOBS = (
 def measure(bench: Bench) -> Iterator[Table]:
     for job in _JOBS:
         files = job.files // (_SMALLER if bench.gate else 1)
-        missing = [module for module in job.needs if importlib.util.find_spec(module) is None]
+        missing = [f"{module} is not installed" for module in job.needs if importlib.util.find_spec(module) is None]
+        if job.needs_gpu and not visible_gpus(os.environ):
+            missing.append("no GPU was found")
         if missing:
-            left_out = {OURS: f"{missing[0]} is not installed"}
+            left_out = {OURS: missing[0]}
             yield Table(workload="real-jobs", case=job.case, unit="s", values={}, left_out=left_out)
         else:
             with bench.folder() as folder:
