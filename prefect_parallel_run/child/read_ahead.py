@@ -1,8 +1,8 @@
 """Prepares the next mini-batch while run() works on the current one, so that run() need not wait for disk or store.
 
 For files, the kernel is asked to read the first bytes. For tables, a thread puts the data into memory if it comes from a store
-or the process may use several threads: otherwise decoding would only take the core from run(). With a limit on the memory of
-the process there is no thread. The readers of text and Parquet on a local disk ask the kernel for the bytes behind those of the
+or the process may use several threads: otherwise decoding would only take the core from run(). No thread is used if the memory
+of the process is limited. The readers of text and Parquet on a local disk ask the kernel for the bytes behind those of the
 mini-batch, which are probably those of the next one.
 
 Invariant: the thread and the process' own reading never overlap, and what the thread does changes no result. ``Reader.read``
