@@ -142,7 +142,8 @@ class Bench:
         return found
 
     def invocations(self) -> list[str]:
-        return [line for line in self.log.read_text().splitlines() if line.startswith("run ")]
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for line in lines if line.startswith("run ")]
 
     def close(self) -> None:
         for slot in self._slots:

@@ -114,7 +114,7 @@ def test_a_recall_is_consistent_at_any_moment(bench, files, seconds):
     slot = bench.slot("slow.py", "--log", str(bench.log), "--sleep", seconds)
     slot.start()
     for _ in range(25):
-        before = len(bench.invocations()) if bench.log.exists() else 0
+        before = len(bench.invocations())
         work = AtWork(bench, slot, works)
         time.sleep(chance.random() * 0.03)  # any moment will do
         first = work.recall.request(at_once=False).result(20) if chance.random() < 0.9 else len(works)
