@@ -99,10 +99,11 @@ def _read_sqlite(uri: str, query: str, cancels: list[Callable[[], None]]) -> Row
                 connection.execute(f"CREATE TEMP VIEW parallel_run_query AS {query}")
             except sqlite3.Error as error:
                 raise ValueError(f"{error}; expected one SELECT statement") from error
-            declared = [row[2].upper() for row in connection.execute("PRAGMA temp.table_info(parallel_run_query)")]
+            columns = connection.execute("PRAGMA temp.table_info(parallel_run_query)").fetchall()
             cursor = connection.execute(query)
             names, size, rows = [column[0] for column in cursor.description], _ROWS, cursor.fetchmany(_ROWS)
-            types = map(_type, declared, zip(*rows, strict=True) if rows else [()] * len(names))
+            values = zip(*rows, strict=True) if rows else [()] * len(names)
+            types = [_type(connection, column[1], column[2], first) for column, first in zip(columns, values, strict=True)]
             schema = pa.schema(list(zip(names, types, strict=True)))
             yield pa.RecordBatch.from_pylist([], schema)
             while rows:
@@ -114,9 +115,16 @@ def _read_sqlite(uri: str, query: str, cancels: list[Callable[[], None]]) -> Row
         raise ValueError(str(error)) from error
 
 
-def _type(declared: str, values: Sequence[Any]) -> pa.DataType:
-    """Return the declared type of a column if its first values have it, else their own type."""
-    known = [kind for pattern, kind in _DECLARED.items() if re.search(pattern, declared)]
+def _type(connection: sqlite3.Connection, name: str, declared: str, values: Sequence[Any]) -> pa.DataType:
+    """Return the declared type of a column of the view if its first values have it, else their own type.
+
+    Without a known declared type, a column of NULLs has the type of its first other value: CAST does not change NULL.
+    """
+    known = [kind for pattern, kind in _DECLARED.items() if re.search(pattern, declared.upper())]
+    if not known and len(values) == _ROWS and set(values) == {None}:
+        column = '"' + name.replace('"', '""') + '"'
+        query = f"SELECT {column} FROM temp.parallel_run_query WHERE {column} IS NOT NULL LIMIT 1"  # noqa: S608  a quoted name
+        values = connection.execute(query).fetchone() or values
     fitting = (kind for kind in [*known, *_CLASSES] if _CLASSES[kind].issuperset(map(type, values)))
     return next(fitting, pa.null())
 
@@ -127,8 +135,9 @@ def _array(field: pa.Field, values: Sequence[Any]) -> pa.Array:
         with suppress(pa.ArrowInvalid):  # an integer that a float cannot hold
             return pa.array(values, field.type)
     found = " and ".join(sorted(kind.__name__ for kind in classes - {NoneType}))
+    kind = "" if pa.types.is_null(field.type) else f"the type {field.type}, as declared or from its first rows, but also "
     raise ValueError(
-        f"column {field.name!r} has the type {field.type}, as declared or from its first rows, but also values of {found};"
+        f"column {field.name!r} has {kind}values of {found};"
         f" cast all of them to one type in the query, such as CAST({field.name} AS TEXT)"
     )
 
