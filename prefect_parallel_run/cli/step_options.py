@@ -56,7 +56,9 @@ _INPUT_OPTIONS = [
     _several_paths(
         "--input", "A path, folder, glob or URL, or several that form one input, or a query; repeat for more.", "[NAME=]PATH..."
     ),
-    _several_paths("--input-list", "A file with one path or URL per line (or terminated by NUL); - reads stdin.", "FILE"),
+    _several_paths(
+        "--input-list", "A file with one path or URL per line (or terminated by NUL), or a query; - reads stdin.", "FILE"
+    ),
     _several_paths("--side-input", "A path passed to every process as a whole, not split into mini-batches.", "NAME=PATH"),
     InputOption(
         "--format", "Format of the inputs (default: files).", type=click.Choice(list(_OPTIONS_OF_FORMAT)), default="files"
@@ -247,7 +249,9 @@ def _inputs(values: Mapping[str, Any]) -> Iterator[Dataset]:
         dataset = _dataset(values["format"], [path, *others], options)
         yield dataset if name is None else dataset.as_named_input(name)
     for file in values["input_list"]:
-        paths = paths_in(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        # A query keeps its lines: a comment ends with its line.
+        paths = [os.fsdecode(data.removeprefix(codecs.BOM_UTF8))] if values["format"] == "sql" else paths_in(data)
         if not paths:
             raise ValueError(f"--input-list {file}: contains no paths")
         yield _dataset(values["format"], paths, options)

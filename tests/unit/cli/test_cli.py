@@ -164,6 +164,16 @@ def test_options_become_a_step(config, files, tmp_path):
     assert (fields.node_count, fields.mini_batch_size, fields.description) == (3, 10 << 20, "no")
 
 
+def test_a_query_in_a_file_keeps_its_lines(config, tmp_path):
+    """In one line, the comment would hide the condition, and the step would process other rows."""
+    query = "SELECT n -- the key\n\nFROM t -- all of it\nWHERE n > 5 AND s = 'a\n\nb'\n"
+    file = tmp_path / "query.sql"
+    file.write_text(query, encoding="utf-8-sig")
+    options = ["--format", "sql", "--uri", "sqlite:///shop.db", "--input-list", file]
+    (dataset,) = read_step_options(parse("try", config, *options), for_run=False).inputs
+    assert dataset.query == query
+
+
 def test_options_of_formats():
     """Only those of the format are accepted; a tab can be written as a shell passes it."""
     assert dataset_options("delimited", {"delimiter": "\\t", "header": False, "quote": None}) == {
