@@ -15,7 +15,7 @@ from prefect_parallel_run._threads import Background
 from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.cli._command import command as command_line
 from prefect_parallel_run.cli._command import emit, emit_result, notify, suggest
-from prefect_parallel_run.cli._run_command import open_run, resolve_uri, terminal_view
+from prefect_parallel_run.cli._run_command import open_run, raise_on_sigterm, resolve_uri, terminal_view
 from prefect_parallel_run.cli.step_options import StepCommand, read_step_options
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.config.validation import names_a_cluster
@@ -89,6 +89,7 @@ def _make_plan(values: Mapping[str, Any]) -> tuple[PlanFigures, ParallelRunConfi
     """Plan into a temporary folder."""
     options = read_step_options(values, for_run=False)
     fill_placeholders(options.arguments, options.output, options.inputs, options.side_inputs)
+    raise_on_sigterm()  # so that the folder is deleted: it may contain rows of a database
     with tempfile.TemporaryDirectory(prefix="parallel_run_plan_") as folder:
         path = Path(folder, "plan.parquet")
         datasets = [dataset.copied_to(Path(folder, "inputs"), resolve_uri) for dataset in options.inputs]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -231,6 +232,26 @@ def test_a_trial_reads_a_query(shop, capfd, tmp_path, monkeypatch):
     assert main(["try", *shop.command()[1:]]) == 0
     assert "1,000 items" in capfd.readouterr().out
     assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("command", ["plan", "try"])
+def test_a_cancelled_plan_or_trial_leaves_no_rows(command, stop, shop):
+    """Although the query would run for days."""
+    endless = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n FROM r"
+    temporary = shop.folder / "temporary"
+    temporary.mkdir()
+    program = [sys.executable, "-m", "prefect_parallel_run.cli", command, *shop.command(query=endless)[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
+    with subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(lambda: any(path.stat().st_size for path in temporary.rglob("inputs/*")), 120)
+            process.send_signal(stop)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+        assert process.stderr.read().strip() == "cancelled"
+    assert not list(temporary.iterdir())
 
 
 @pytest.fixture
