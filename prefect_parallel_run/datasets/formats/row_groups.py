@@ -218,7 +218,8 @@ def _has_large(parquet: pq.ParquetFile, number: int, name: str, leaves: list[int
 def _rounded(name: str) -> str:
     return (
         f"has nulls in column {name!r} and integers beyond 2**53: pandas reads such a column as float64, which rounds them; "
-        f"to keep every digit, write it with pandas' type Int64: frame.astype({{{name!r}: 'Int64'}}).to_parquet(...)"
+        f"to keep every digit, write it with pandas' type Int64: frame.astype({{{name!r}: 'Int64'}}).to_parquet(...), "
+        "or cast it to text if the rows come from a query"
     )
 
 

@@ -184,6 +184,16 @@ def test_columns_without_values_keep_their_rows(database, tmp_path):
     assert table("SELECT x FROM t", uri, tmp_path)["x"].to_pylist() == [None] * 3_000
 
 
+def test_integers_that_a_dataframe_rounds_are_a_warning(database, tmp_path):
+    """With advice for a query."""
+    uri = database("CREATE TABLE t (n INTEGER)", "INSERT INTO t VALUES (9007199254740993), (NULL)")
+    warnings = []
+    list(copied("SELECT n FROM t", uri, tmp_path).cuts(1 << 20, warn=warnings.append))
+    assert len(warnings) == 1
+    assert "nulls in column 'n' and integers beyond 2**53" in warnings[0]
+    assert warnings[0].endswith("or cast it to text if the rows come from a query")
+
+
 def test_a_query_runs_once(database, tmp_path):
     """Its rows are those of that time, also without the database."""
     uri = database("CREATE TABLE t (n INTEGER)", "INSERT INTO t VALUES (1)")
