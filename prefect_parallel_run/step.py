@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect import Task
@@ -34,7 +34,6 @@ from prefect_parallel_run.compute.scheduler import enclosing_target
 from prefect_parallel_run.config.model import LOCAL, ParallelRunConfig
 from prefect_parallel_run.errors import ComputeTargetError, ParallelRunError
 from prefect_parallel_run.execution.runner import Callbacks, run_step
-from prefect_parallel_run.execution.trial import TrialResult, refuse_output_in, select, try_step
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import Logger
 from prefect_parallel_run.output.reduction import Reduction, reduce
@@ -67,6 +66,9 @@ from prefect_parallel_run.task.cancellation import Cancellation, flush_when_deta
 from prefect_parallel_run.task.result_serializer import RESULT_SERIALIZER
 from prefect_parallel_run.task.task_names import task_run_name
 from prefect_parallel_run.task.temporary_server import explains_start_timeout
+
+if TYPE_CHECKING:
+    from prefect_parallel_run.execution.trial import TrialResult
 
 _OWN_CACHING = {"cache_policy", "cache_key_fn", "result_storage_key"}  #: options that replace the step's own caching
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
@@ -179,6 +181,8 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             EntryScriptError: The script cannot start, or init() raised.
             RowsDifferError: The rows of two mini-batches do not fit into one result.
         """
+        from prefect_parallel_run.execution.trial import refuse_output_in, select, try_step  # noqa: PLC0415  a run needs none
+
         overrides = {"inputs": inputs, "side_inputs": side_inputs, "arguments": arguments}
         values = self._defaults | {key: value for key, value in overrides.items() if value is not None}
         has_output = values["output"] is not None or self.parallel_run_config.result_file_name is not None
