@@ -32,12 +32,8 @@ from prefect_parallel_run.storage.folders import ListedFile
 from prefect_parallel_run.storage.listing import Listing
 from prefect_parallel_run.storage.paths import absolute_location
 
-_REFUSED_ELSEWHERE = (
-    "column_types",
-    "na_values",
-    "keep_default_na",
-    "version",
-)  #: fields that other formats refuse instead of ignoring
+#: Fields that other formats refuse instead of ignoring.
+_REFUSED_ELSEWHERE = ("column_types", "na_values", "keep_default_na", "version")
 _WHOLE = 1 << 62  #: bytes: a mini-batch size larger than any file
 _PARTITIONING_BYTES = 32 << 20  #: bytes of source per read while a table is partitioned
 _UNREADABLE = (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeError, UnfinishedRecordError, UnreadableText)

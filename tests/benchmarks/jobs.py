@@ -14,7 +14,7 @@ from typing import Any
 
 SIDE = 32  #: pixels: images are shrunk to SIDE x SIDE
 _HIDDEN = 1_024  #: units of the dense network's hidden layers
-_CHANNELS = (64, 128, 256, 256)  #: of the layers of the convolutional network
+_CHANNELS = (64, 128, 256, 256)  #: channels of each layer of the convolutional network
 _CLASSES = 10
 _WORDS = 5_000  #: different words in the texts
 
