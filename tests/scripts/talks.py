@@ -1,7 +1,7 @@
 """Says much: every mini-batch prints and logs its number.
 
-Mini-batch --prints writes 60 MB to stdout, waits until somebody has cut that file, and goes on; --crash kills the process of
-every mini-batch.
+Mini-batch --prints writes 60 MB to stdout, waits until that file has been cut for the last time, and goes on; --crash kills the
+process of every mini-batch.
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 import time
 
 from prefect_parallel_run import EntryScript
+from prefect_parallel_run.node.log_files import HEAD, MOST, TAIL
 
 PRINTS = int(sys.argv[sys.argv.index("--prints") + 1]) if "--prints" in sys.argv else None
 SECRET = os.environ.get("TOKEN_FOR_TEST", "nothing")
@@ -28,7 +29,7 @@ def run(mini_batch, context):
         for _ in range(60):
             os.write(1, b"spam" * 250_000 + b"\n")
         deadline = time.monotonic() + 60
-        while os.fstat(1).st_size > 20_000_000:
+        while not HEAD + TAIL < os.fstat(1).st_size <= MOST:  # a cut is due, or has not written the end yet
             assert time.monotonic() < deadline
             time.sleep(0.01)
         print("it was cut", flush=True)
