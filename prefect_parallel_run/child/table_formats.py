@@ -56,7 +56,7 @@ TABLE_FORMATS: Dict[str, TableFormat] = {
     "delta": TableFormat(
         "Delta table",
         "delta.Delta",
-        "delta.DeltaReader",
+        "lakehouse.LakehouseReader",
         about="The path is the folder of one table; the run reads one version of it.",
         options=("version",),
         groups="row_groups",

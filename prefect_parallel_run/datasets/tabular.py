@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -288,11 +288,7 @@ class TabularDataset(Dataset):
 
     def frozen(self) -> Self:
         """Return a copy with a version, if the format has versions; raises InputError if the table cannot be read."""
-        if self.format != "delta" or self.version is not None:
-            return self
-        from prefect_parallel_run.datasets.formats.delta import version_of  # noqa: PLC0415  only such tables need it
-
-        return self.model_copy(update={"version": version_of(self.paths[0])})
+        return cast("Self", create_planner(self).frozen())
 
     def cuts(
         self, size: int, listing: Listing | None = None, warn: Callable[[str], None] = ignore_warning
@@ -310,7 +306,8 @@ class TabularDataset(Dataset):
         """
         self.selection.check_keys(self.name, keys)
         listing = listing or self.listing()
-        folders = create_planner(self).keys(listing)
+        planner = create_planner(self)
+        folders = planner.keys(listing)
         if not folders:
             if located := [name for name in self._input_columns if name in ROW_VALUES]:
                 reason = f"got {located[0]!r}; partition_keys read the rows from a partitioned copy, which has another"
@@ -320,9 +317,7 @@ class TabularDataset(Dataset):
         elif set(keys) <= set(folders):
             yield from self._grouped(keys, listing, warn)
         else:
-            raise unknown_keys(
-                self.name, keys, folders, "the partition columns" if self.format == "delta" else "the folder keys"
-            )
+            raise unknown_keys(self.name, keys, folders, planner.key_origin)
 
     def partition_by(self, keys: Sequence[str], target: PathLike) -> TabularDataset:
         """Write the rows to Parquet files in hive folders below *target*, and return them as a dataset.

@@ -40,8 +40,14 @@ class FilePlan(NamedTuple):
 class TablePlanner(ABC):
     """Divides the files of one dataset, whose fields are the options of its format."""
 
+    key_origin = "the folder keys"  #: for users: what ``keys`` returns
+
     def __init__(self, dataset: TabularDataset) -> None:
         self._dataset = dataset
+
+    def frozen(self) -> TabularDataset:
+        """Return the dataset, with a version if the format has versions."""
+        return self._dataset
 
     def listing(self, check_cancelled: CheckCancelled) -> Listing:
         """Return the files of the dataset."""

@@ -1,4 +1,4 @@
-"""Reads the Parquet files of a Delta table; their columns become those of the table."""
+"""Reads the Parquet files of a lakehouse table; their columns become those of the table."""
 
 import base64
 from typing import Any, Dict, Sequence
@@ -8,8 +8,8 @@ import pyarrow as pa
 from .row_groups import ParquetReader
 
 
-class DeltaReader(ParquetReader):
-    """Reads row groups of Parquet files, and adds the columns that only the log of their table has."""
+class LakehouseReader(ParquetReader):
+    """Reads row groups of Parquet files, and adds the columns that only the metadata of their table has."""
 
     def decode(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         """Return row groups with the columns of the table that are kept."""

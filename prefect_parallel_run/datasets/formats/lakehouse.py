@@ -1,0 +1,120 @@
+"""Lakehouse tables: Parquet files that the metadata of a table lists, with the columns that only this metadata has.
+
+The modules of the formats read the metadata, in the process that plans; children read the Parquet files.
+"""
+
+from __future__ import annotations
+
+import base64
+from abc import abstractmethod
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from posixpath import commonprefix
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+
+from prefect_parallel_run.child.storage import is_remote
+from prefect_parallel_run.datasets.formats.row_groups import Parquet, kept_schema
+from prefect_parallel_run.datasets.partitions import IN_ROWS, KeyValue, key_value
+from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage.folders import ListedFile, read_status
+from prefect_parallel_run.storage.listing import Listing
+from prefect_parallel_run.storage.objects import list_store
+
+if TYPE_CHECKING:
+    from prefect_parallel_run._threads import CheckCancelled
+    from prefect_parallel_run.datasets.formats import FilePlan
+
+COPY = "or write its rows to a new table (CREATE TABLE … AS SELECT) and read that one"  #: for users
+
+
+class TableListing(Listing):
+    """The files that the metadata of a table lists; subclasses read it when they are created, and may raise InputError."""
+
+    schema: pa.Schema  #: columns of the table
+    keys: Sequence[str]  #: its partition columns
+    values: Mapping[str, Mapping[str, Any]]  #: values of the partition columns by path of a file, sorted by path
+    version: str  #: for users: the version of the table
+    removal: str  #: for users: what removes files of a version, and what to do
+
+    def __init__(self, name: str, check_cancelled: CheckCancelled) -> None:
+        super().__init__([name], check_cancelled, of_table=True)
+
+    @abstractmethod
+    def stored(self, path: str, schema: pa.Schema) -> dict[str, pa.Field]:
+        """Return the columns of a file with *schema*, by their names in the table."""
+
+    def _files(self) -> Generator[ListedFile, None, None]:
+        """Yield the files, each as the file system or the store has it now: children check size and version."""
+        objects = {file.path: file for file in _objects(filter(is_remote, self.values))}
+        for path in self.values:
+            try:
+                yield objects[path] if is_remote(path) else _local(path)
+            except (InputError, KeyError) as error:
+                message = f"is a file of {self.version}, but cannot be found"
+                raise InputError(path, f"{message}: {self.removal}") from error
+
+
+def _objects(urls: Iterable[str]) -> Iterator[ListedFile]:
+    """Yield the objects in the common folder of sorted *urls*, for each bucket."""
+    for _, group in groupby(urls, lambda url: url.split("/", 3)[:3]):
+        yield from list_store(commonprefix(list(group)).rpartition("/")[0] + "/")
+
+
+def _local(path: str) -> ListedFile:
+    status = read_status(path)
+    return ListedFile(path, status.st_size, status.st_mtime_ns)
+
+
+class Lakehouse(Parquet):
+    """Divides the Parquet files of a lakehouse table."""
+
+    key_origin = "the partition columns"
+    _listing: TableListing
+
+    def keys(self, listing: Listing) -> list[str]:
+        """Return the partition columns."""
+        return list(cast("TableListing", listing).keys)
+
+    def files(self, listing: Listing) -> Iterator[tuple[ListedFile, list[KeyValue]]]:
+        """Yield every file with its values of the partition columns; names of folders are not binding."""
+        self._listing = cast("TableListing", listing)
+        for file in listing:
+            values = self._listing.values[file.path]
+            yield file, [key_value(key, values[key])._replace(type=IN_ROWS) for key in self._listing.keys]
+
+    def plan(self, file: ListedFile, size: int) -> FilePlan:
+        """Divide *file*; values that its metadata has for partition keys do not count."""
+        return super().plan(file, size)._replace(keys=None)
+
+    def table_schema(self, file: ListedFile, schema: pa.Schema) -> tuple[pa.Schema, dict[str, Any]]:
+        """Return the columns of the table, those that the file lacks as strings: their values do not depend on its nulls."""
+        values, whole = self._listing.values[file.path], self._listing.schema
+        stored = self._listing.stored(file.path, schema)
+        names = kept_schema(whole, self._dataset.selection.fields()).names
+        others = [whole.field(name) for name in names if name not in stored or stored[name].type != whole.field(name).type]
+        for field in others:
+            _check_column(file.path, field, stored)
+        readable = pa.schema([field if field.name in stored else field.with_type(pa.string()) for field in whole])
+        if schema.names == names and not others:
+            return readable, {}
+        row = pa.Table.from_pylist([values], pa.schema(others))  # null for a column that the file lacks
+        casts = [field.name for field in others if field.name in stored]
+        return readable, {"columns": names, "row": _encoded(row), "cast": casts}
+
+
+def _check_column(path: str, field: pa.Field, stored: Mapping[str, pa.Field]) -> None:
+    """Raise InputError unless the values of a column of the table are those in the file, cast, or missing there."""
+    try:
+        pa.array([], stored.get(field.name, field).type).cast(field.type)
+    except pa.ArrowException as error:
+        message = f"has {stored[field.name].type} in column {field.name!r}; expected the table's type {field.type}"
+        raise InputError(path, f"{message}: drop the column with drop_columns, {COPY}") from error
+
+
+def _encoded(table: pa.Table) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return base64.b64encode(sink.getvalue()).decode()
