@@ -6,11 +6,12 @@
 - ``parquet``: ``path``, ``size``, ``version``, ``row_groups``, ``start`` and ``stop`` (rows from the first of them), ``rows``,
   ``nullable`` (indexes of integer and boolean columns with a null somewhere in the file; absent for none),
   ``int96_unit`` (``us`` when the file has INT96 timestamps beyond the range of nanoseconds; else absent).
-- ``delta``: the same; unless the file has exactly the columns of its table, ``columns`` (those that are kept, in the table's
-  order) and ``row`` (an Arrow stream of one row, in base64: types and values of the columns that the file lacks, or has in
-  another type; the latter are named in ``cast``).
+- ``delta`` and ``iceberg``: the same; unless the file has exactly the columns of its table, ``columns`` (those that are kept,
+  in the table's order), ``row`` (an Arrow stream of one row, in base64: types and values of the columns that the file lacks, or
+  has in another type; the latter are named in ``cast``) and ``renamed`` (the name in the file of each column that has another
+  name there; absent for none).
 - ``arrow``, ``orc``: the same as ``parquet`` with ``batches`` or ``stripes`` in place of ``row_groups``; ``is_stream`` for IPC
-  streams. All four have ``keep_columns`` or ``drop_columns`` if the dataset does; ``nullable`` counts only the columns that are
+  streams. All five have ``keep_columns`` or ``drop_columns`` if the dataset does; ``nullable`` counts only the columns that are
   kept.
 - ``delimited``: ``path``, ``size``, ``version``, ``start`` and ``stop`` (bytes), ``rows``, ``first`` (number of its
   first record), ``delimiter``, ``quote``, ``columns`` (absent without a header), ``types`` of the columns in the whole file,
@@ -20,7 +21,7 @@
   ``double_quote``, ``decimal``, ``na_values``, ``keep_default_na``, ``encoding``. With ``stream`` (``compression``,
   ``encoding``) start and stop count the bytes of the text in UTF-8 (text.py).
 - ``json_lines``: the same without a dialect; ``columns`` are those that are kept.
-- ``tables``: ``tables`` (several of the last six), ``rows``; their rows are concatenated.
+- ``tables``: ``tables`` (several of the last seven), ``rows``; their rows are concatenated.
 
 ``first_row`` of a table is the number of its first row in the file, from 0, if ``append_row_input_columns`` has ``row``.
 ``keys`` of a table are kept columns whose values come from its folders: key, value, type of each. ``partition_key_value`` is

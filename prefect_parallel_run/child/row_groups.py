@@ -91,7 +91,8 @@ def _key(work: Dict[str, Any]) -> Any:
 
 
 def _source_key(work: Dict[str, Any]) -> Any:
-    return (work["path"], work["version"], *map(work.get, ("keep_columns", "drop_columns", "columns", "row")))
+    about_columns = ("keep_columns", "drop_columns", "columns", "row", "cast", "renamed")
+    return (work["path"], work["version"], *map(work.get, about_columns))
 
 
 def kept_indices(names: Sequence[str], work: Mapping[str, Any]) -> Optional[List[int]]:

@@ -26,6 +26,7 @@ class TableFormat(NamedTuple):
     groups: str = ""  #: field of a work with the numbers of the groups of rows that are decoded together
     group: str = ""  #: for users: one of these
     modules: Tuple[str, ...] = ()  #: imported before the first mini-batch, besides pandas and pyarrow
+    is_named: bool = False  #: the paths are names in a catalog
 
 
 _TEXT = ("encoding", "compression")
@@ -62,6 +63,17 @@ TABLE_FORMATS: Dict[str, TableFormat] = {
         groups="row_groups",
         group="row group",
         modules=("pyarrow.parquet",),
+    ),
+    "iceberg": TableFormat(
+        "Iceberg table",
+        "iceberg.Iceberg",
+        "lakehouse.LakehouseReader",
+        about="The path is CATALOG.NAMESPACE.TABLE; the run reads one snapshot of it.",
+        options=("version",),
+        groups="row_groups",
+        group="row group",
+        modules=("pyarrow.parquet",),
+        is_named=True,
     ),
 }
 

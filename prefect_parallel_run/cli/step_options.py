@@ -54,7 +54,9 @@ def _turns_off(names: str, help_text: str) -> InputOption:
 
 _INPUT_OPTIONS = [
     _several_paths(
-        "--input", "A path, folder, glob or URL, or several that form one input, or a query; repeat for more.", "[NAME=]PATH..."
+        "--input",
+        "A path, folder, glob or URL, or several that form one input, a query or the name of a table; repeat for more.",
+        "[NAME=]PATH...",
     ),
     _several_paths(
         "--input-list", "A file with one path or URL per line (or terminated by NUL), or a query; - reads stdin.", "FILE"
@@ -77,7 +79,11 @@ _INPUT_OPTIONS = [
         metavar="NAME",
         multiple=True,
     ),
-    InputOption("--table-version version", "Version of a Delta table (default: the newest).", metavar="NUMBER"),
+    InputOption(
+        "--table-version version",
+        "Version of a Delta table, or snapshot of an Iceberg table (default: the newest).",
+        metavar="NUMBER",
+    ),
     InputOption("--delimiter", r"Field separator of delimited text (default: ,); \t is a tab.", metavar="C"),
     InputOption("--quote", "Quote character (default: \"); '' for none.", metavar="C"),
     InputOption("--escape", "Escape character.", metavar="C"),
@@ -264,10 +270,11 @@ def _dataset(kind: str, paths: list[str], options: dict[str, Any]) -> Dataset:
 
     if kind == "sql":
         return construct(SqlDataset, {"query": " ".join(paths), **options}, describe)
-    values = {"paths": given_paths(paths), **options}
     if kind == "files":
-        return construct(FileDataset, values, describe)
-    return construct(TabularDataset, {**values, "format": kind.replace("-", "_")}, describe)
+        return construct(FileDataset, {"paths": given_paths(paths), **options}, describe)
+    table_format = kind.replace("-", "_")
+    located = paths if TABLE_FORMATS[table_format].is_named else given_paths(paths)
+    return construct(TabularDataset, {"paths": located, "format": table_format, **options}, describe)
 
 
 def dataset_options(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -34,6 +35,7 @@ from prefect_parallel_run.storage.paths import absolute_location
 
 #: Fields that other formats refuse instead of ignoring.
 _REFUSED_ELSEWHERE = ("column_types", "na_values", "keep_default_na", "version")
+TABLE_NAME = r"^[^./]+(\.[^./]+){2,}$"  #: Pattern for the name of an Iceberg table.
 _WHOLE = 1 << 62  #: bytes: a mini-batch size larger than any file
 _PARTITIONING_BYTES = 32 << 20  #: bytes of source per read while a table is partitioned
 _UNREADABLE = (OSError, pa.ArrowException, pd.errors.ParserError, UnicodeError, UnfinishedRecordError, UnreadableText)
@@ -62,7 +64,13 @@ class TabularDataset(Dataset):
     encoding: str = Field(default="utf-8", description="Encoding of delimited text and JSON lines.")
     compression: Compression = Field(default="infer", description="Compression of text; infer: by .gz, .bz2, .xz or .zst.")
     version: int | None = Field(
-        default=None, ge=0, exclude_if=_is_none, description="Version of a Delta table; none: the newest when the plan is made."
+        default=None,
+        ge=0,
+        exclude_if=_is_none,
+        description="Version of a Delta table, or snapshot of an Iceberg table; none: the newest when the plan is made.",
+    )
+    schema_id: int | None = Field(
+        default=None, ge=0, exclude_if=_is_none, description="Schema of an Iceberg table, if not that of the snapshot."
     )
     #: Methods have the aliases as names. Unset fields are not serialized: the dataset's hashes are those of earlier versions.
     kept_columns: list[str] | None = Field(
@@ -126,8 +134,10 @@ class TabularDataset(Dataset):
             if value != default and field not in TABLE_FORMATS[self.format].options:
                 titles = " or ".join(known.title.lower() for known in TABLE_FORMATS.values() if field in known.options)
                 raise ValueError(f"{field}: expected {default}, since the files are not {titles}, got {value!r}")
-        if self.format == "delta" and len(self.paths) != 1:
-            raise ValueError(f"paths: expected the folder of one Delta table, got {len(self.paths)} paths")
+        if "version" in TABLE_FORMATS[self.format].options and len(self.paths) != 1:
+            raise ValueError(f"paths: expected one {TABLE_FORMATS[self.format].title}, got {len(self.paths)} paths")
+        if self.format == "iceberg" and not re.fullmatch(TABLE_NAME, self.paths[0]):
+            raise ValueError(f"paths: expected the name of a table as CATALOG.NAMESPACE.TABLE, got {self.paths[0]!r}")
         if self.kept_columns is not None and self.dropped_columns is not None:
             raise ValueError("set either keep_columns or drop_columns, not both")
         fields: dict[str, str] = {}
@@ -162,6 +172,17 @@ class TabularDataset(Dataset):
             allow_empty: Accept a table without rows.
         """
         return cls(paths=given_paths(path), format="delta", version=version, allow_empty=allow_empty)
+
+    @classmethod
+    def from_iceberg_table(cls, table: str, snapshot_id: int | None = None, *, allow_empty: bool = False) -> TabularDataset:
+        """Return a dataset of the rows of an Iceberg table; needs the extra ``iceberg``.
+
+        Args:
+            table: ``CATALOG.NAMESPACE.TABLE``; the catalog is one of pyiceberg's configuration.
+            snapshot_id: Snapshot of the table; None: the current one when the plan is made. A run reads it to its end.
+            allow_empty: Accept a table without rows.
+        """
+        return cls(paths=[table], format="iceberg", version=snapshot_id, allow_empty=allow_empty)
 
     @classmethod
     def from_delimited_files(

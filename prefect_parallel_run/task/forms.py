@@ -26,7 +26,7 @@ from prefect_parallel_run.config.where import ComputeTarget
 from prefect_parallel_run.datasets.base import Dataset, given_paths
 from prefect_parallel_run.datasets.files import FileDataset
 from prefect_parallel_run.datasets.sql import SqlDataset
-from prefect_parallel_run.datasets.tabular import TabularDataset
+from prefect_parallel_run.datasets.tabular import TABLE_NAME, TabularDataset
 
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _LAST = 10  #: position of the fields that all inputs share; the other fields have none and come first
@@ -178,6 +178,22 @@ class DeltaTable(_Table):
     """Empty: the newest version when the run is planned."""
 
 
+class IcebergTable(_Table):
+    """Every row is an item; run() gets a DataFrame. A run reads one snapshot of the table to its end."""
+
+    model_config = ConfigDict(title="Iceberg table")
+
+    iceberg_files: Annotated[list[Annotated[str, Field(pattern=TABLE_NAME)]], Field(min_length=1, max_length=1)] = Field(
+        title="Name", description="CATALOG.NAMESPACE.TABLE, with a catalog of pyiceberg's configuration."
+    )
+    version: Annotated[str, Field(pattern="^[0-9]+$")] | None = Field(default=None, title="Snapshot")
+    """Empty: the current snapshot when the run is planned."""  # a string, since browsers round such large numbers
+
+    def _fields(self) -> dict[str, Any]:
+        """Return the fields of the dataset; the name is not a path."""
+        return {**self.model_dump(exclude={"iceberg_files"}), "paths": self.iceberg_files}
+
+
 def _without_options(name: str, known: TableFormat) -> type[_Table]:
     """Return the form of a table format without options."""
     about = f"Every row is an item; run() gets a DataFrame. {known.about}".rstrip()
@@ -185,7 +201,12 @@ def _without_options(name: str, known: TableFormat) -> type[_Table]:
     return create_model(f"{name.title()}Files", __base__=_Table, __doc__=about, __cls_kwargs__={"title": known.title}, **fields)
 
 
-_WITH_OPTIONS: dict[str, type[_Table]] = {"delimited": DelimitedFiles, "json_lines": JsonLinesFiles, "delta": DeltaTable}
+_WITH_OPTIONS: dict[str, type[_Table]] = {
+    "delimited": DelimitedFiles,
+    "json_lines": JsonLinesFiles,
+    "delta": DeltaTable,
+    "iceberg": IcebergTable,
+}
 _KINDS: dict[str, type[_Input]] = {
     "files": Files,
     **{f"{name}_files": _WITH_OPTIONS.get(name) or _without_options(name, known) for name, known in TABLE_FORMATS.items()},

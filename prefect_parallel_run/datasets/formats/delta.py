@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -112,13 +112,14 @@ class DeltaListing(TableListing):
             values[f"{root}/{path}"] = {key: file[f"{_PARTITION}{key}"] for key in self.keys}
         self.values = dict(sorted(values.items()))
 
-    def stored(self, path: str, schema: pa.Schema) -> dict[str, pa.Field]:
-        """Return the columns of a file with *schema*; partition columns are those of the log, even if the file has them."""
-        names = {name.lower(): name for name in self.schema.names}  # Delta ignores the case
-        if wrong := next((name for name in schema.names if names.get(name.lower(), name) != name), None):
-            expected = names[wrong.lower()]
-            raise InputError(path, f"has the column {wrong!r}, which the table calls {expected!r}; rename it there, {COPY}")
-        return {name: schema.field(name) for name in schema.names if name not in self.keys}
+    def stored(self, path: str, schema: pa.Schema, names: Sequence[str]) -> dict[str, pa.Field]:
+        """Return the columns *names* of a file with *schema*; partition columns are those of the log."""
+        spellings = {name.lower(): name for name in schema.names}  # Delta ignores the case
+        for name in names:
+            if (similar := spellings.get(name.lower(), name)) != name:
+                message = f"has the column {similar!r}, which the table calls {name!r}; rename it there, {COPY}"
+                raise InputError(path, message)
+        return {name: schema.field(name) for name in names if name in schema.names and name not in self.keys}
 
 
 class Delta(Lakehouse):

@@ -35,6 +35,7 @@ class TableListing(Listing):
     schema: pa.Schema  #: columns of the table
     keys: Sequence[str]  #: its partition columns
     values: Mapping[str, Mapping[str, Any]]  #: values of the partition columns by path of a file, sorted by path
+    defaults: Mapping[str, Any] = {}  #: values of other columns that a file lacks, if not null
     version: str  #: for users: the version of the table
     removal: str  #: for users: what removes files of a version, and what to do
 
@@ -42,8 +43,8 @@ class TableListing(Listing):
         super().__init__([name], check_cancelled, of_table=True)
 
     @abstractmethod
-    def stored(self, path: str, schema: pa.Schema) -> dict[str, pa.Field]:
-        """Return the columns of a file with *schema*, by their names in the table."""
+    def stored(self, path: str, schema: pa.Schema, names: Sequence[str]) -> dict[str, pa.Field]:
+        """Return those of the table's columns *names* that a file with *schema* has."""
 
     def _files(self) -> Generator[ListedFile, None, None]:
         """Yield the files, each as the file system or the store has it now: children check size and version."""
@@ -90,18 +91,20 @@ class Lakehouse(Parquet):
 
     def table_schema(self, file: ListedFile, schema: pa.Schema) -> tuple[pa.Schema, dict[str, Any]]:
         """Return the columns of the table, those that the file lacks as strings: their values do not depend on its nulls."""
-        values, whole = self._listing.values[file.path], self._listing.schema
-        stored = self._listing.stored(file.path, schema)
+        values, whole = {**self._listing.defaults, **self._listing.values[file.path]}, self._listing.schema
         names = kept_schema(whole, self._dataset.selection.fields()).names
+        stored = self._listing.stored(file.path, schema, names)
+        renamed = {name: field.name for name, field in stored.items() if field.name != name}
         others = [whole.field(name) for name in names if name not in stored or stored[name].type != whole.field(name).type]
         for field in others:
             _check_column(file.path, field, stored)
         readable = pa.schema([field if field.name in stored else field.with_type(pa.string()) for field in whole])
-        if schema.names == names and not others:
+        if schema.names == names and not others and not renamed:
             return readable, {}
         row = pa.Table.from_pylist([values], pa.schema(others))  # null for a column that the file lacks
         casts = [field.name for field in others if field.name in stored]
-        return readable, {"columns": names, "row": _encoded(row), "cast": casts}
+        conversion = {"columns": names, "row": _encoded(row), "cast": casts}
+        return readable, {**conversion, **({"renamed": renamed} if renamed else {})}
 
 
 def _check_column(path: str, field: pa.Field, stored: Mapping[str, pa.Field]) -> None:

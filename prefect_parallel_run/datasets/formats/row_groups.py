@@ -138,7 +138,7 @@ class Parquet(TablePlanner):
         with open_file(file.path) as source, pq.ParquetFile(source) as parquet:
             metadata = parquet.metadata
             whole, conversion = self.table_schema(file, parquet.schema_arrow)
-            schema = kept_schema(whole, selection)
+            schema = _as_in_file(kept_schema(whole, selection), conversion.get("renamed", {}))
             nulls = list(_with_nulls(parquet, schema))
             messages = {f"large integers in {name}": _rounded(name) for name in _large(parquet, schema, nulls)}
             unit = _int96_unit(parquet, schema, file)
@@ -175,6 +175,11 @@ def kept_schema(schema: pa.Schema, selection: Mapping[str, Any]) -> pa.Schema:
     """Return *schema* with only the columns that a work with these fields keeps."""
     indices = kept_indices(schema.names, selection)
     return schema if indices is None else pa.schema([schema.field(index) for index in indices], schema.metadata)
+
+
+def _as_in_file(schema: pa.Schema, renamed: Mapping[str, str]) -> pa.Schema:
+    """Return *schema* with the names that the file has for columns that were renamed later."""
+    return pa.schema([field.with_name(renamed.get(field.name, field.name)) for field in schema], schema.metadata)
 
 
 def _with_nulls(parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[int]:

@@ -60,7 +60,7 @@ def test_a_registered_format_is_planned_and_read(words, tmp_path):
 def test_an_unregistered_format_is_refused():
     """The error lists the formats."""
     with pytest.raises(
-        ValueError, match="format: expected one of parquet, delimited, json_lines, arrow, orc, delta, got 'words'"
+        ValueError, match="format: expected one of parquet, delimited, json_lines, arrow, orc, delta, iceberg, got 'words'"
     ):
         TabularDataset(paths=["/t"], format="words")
 
@@ -68,17 +68,21 @@ def test_an_unregistered_format_is_refused():
 @pytest.mark.parametrize("name", TABLE_FORMATS)
 def test_both_halves_of_a_format_exist(name):
     """As does the function that users call."""
-    assert isinstance(create_planner(TabularDataset(paths=["/t"], format=name)), TablePlanner)
+    assert isinstance(create_planner(TabularDataset(paths=[path_of(name)], format=name)), TablePlanner)
     assert isinstance(create_reader(name), TableReader)
-    create = "from_delta_table" if name == "delta" else f"from_{name}_files"
-    assert getattr(TabularDataset, create)("/t").format == name
+    create = f"from_{name}_table" if name in ("delta", "iceberg") else f"from_{name}_files"
+    assert getattr(TabularDataset, create)(path_of(name)).format == name
+
+
+def path_of(name):
+    return "catalog.namespace.table" if TABLE_FORMATS[name].is_named else "/t"
 
 
 @pytest.mark.parametrize("name", TABLE_FORMATS)
 def test_forms_and_command_line_follow_the_registry(name):
     """The same options apply in both."""
-    form = forms.dataset(0, {f"{name}_files": ["/t"]})
-    assert (form.format, form.paths) == (name, ["/t"])
+    form = forms.dataset(0, {f"{name}_files": [path_of(name)]})
+    assert (form.format, form.paths) == (name, [path_of(name)])
     for option in TABLE_FORMATS[name].options:
         kind = forms._KINDS[f"{name}_files"]
         assert option in kind.model_fields

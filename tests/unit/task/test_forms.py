@@ -174,6 +174,11 @@ INPUTS = [
     ({"orc_files": ["/a"]}, TabularDataset.from_orc_files(["/a"])),
     ({"delta_files": ["/a"]}, TabularDataset.from_delta_table("/a")),
     ({"delta_files": ["/a"], "version": 3, "keep_columns": ["x"]}, TabularDataset.from_delta_table("/a", 3).keep_columns("x")),
+    ({"iceberg_files": ["a.b.c"]}, TabularDataset.from_iceberg_table("a.b.c")),
+    (
+        {"iceberg_files": ["a.b.c"], "version": str(2**63 - 1), "drop_columns": ["x"]},
+        TabularDataset.from_iceberg_table("a.b.c", 2**63 - 1).drop_columns("x"),
+    ),
     (
         {"json_lines_files": ["/a"], "encoding": "latin-1", "compression": "none"},
         TabularDataset.from_json_lines_files(["/a"], encoding="latin-1", compression=None),
@@ -224,6 +229,9 @@ def only(choice):
         {"files": ["a"], "keep_columns": ["x"]},
         {"delta_files": ["a", "b"]},
         {"delta_files": ["a"], "version": -1},
+        {"iceberg_files": ["a.b.c", "d.e.f"]},
+        {"iceberg_files": ["a.b.c"], "version": "newest"},
+        {"iceberg_files": ["orders"]},
         {"files": ["a"], "name": "1st"},
     ],
 )
