@@ -39,11 +39,17 @@ def _wrapped_errors(name: str) -> Iterator[None]:
 def _load(name: str) -> Any:
     """Return the table CATALOG.NAMESPACE.TABLE; catalogs are those of pyiceberg's configuration."""
     try:
-        from pyiceberg.catalog import load_catalog  # noqa: PLC0415  an extra
+        from pyiceberg.catalog import list_catalogs, load_catalog  # noqa: PLC0415  an extra
     except ImportError as error:
         message = f"is read as an Iceberg table, which needs pyiceberg ({error}): pip install 'prefect-parallel-run[iceberg]'"
         raise InputError(name, message) from error
     catalog, _, identifier = name.partition(".")
+    if catalog.lower() not in (known := [name.lower() for name in list_catalogs()]):
+        where = "in .pyiceberg.yaml or in environment variables PYICEBERG_CATALOG__NAME__…"
+        message = (
+            f"the catalog {catalog!r} is not configured {where}; expected one of: {', '.join(known) or 'none is configured'}"
+        )
+        raise InputError(name, message)
     with _wrapped_errors(name):
         return load_catalog(catalog).load_table(identifier)
 
