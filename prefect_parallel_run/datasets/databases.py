@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 import pyarrow as pa
@@ -19,6 +19,9 @@ import pyarrow.compute as pc
 
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.paths import absolute_path
+
+if TYPE_CHECKING:
+    from adbc_driver_postgresql.dbapi import Connection, Cursor
 
 _REFERENCE = re.compile(r"\{\{\s*prefect\.(?:blocks|variables)\.[^{}]+\}\}")
 _EXAMPLE = "{{ prefect.blocks.secret.NAME }}"
@@ -32,6 +35,7 @@ _UNCHANGED = {
     *("bool", "int2", "int4", "int8", "float4", "float8", "text", "varchar", "bpchar", "name", "char", "bytea"),
     *("date", "time", "timestamp", "timestamptz"),
 }
+_SYNTAX_ERROR = "42601"
 _FIRST_DAY = -2_440_588  #: days from 1970 to the first date of PostgreSQL; infinity arrives as an earlier one
 _DAY = 86_400_000_000  #: µs
 
@@ -59,7 +63,7 @@ def _read_postgresql(uri: str, query: str, cancels: list[Callable[[], None]]) ->
     try:
         with closing(dbapi.connect(uri)) as connection, closing(connection.cursor()) as cursor:
             cancels.append(connection.adbc_cancel)
-            cursor.execute(f"{query.strip().removesuffix(';')}\n")  # the query may end with a comment
+            _execute(connection, cursor, query)
             reader = cursor.fetch_record_batch()
             for field in reader.schema:
                 kind = (field.metadata or {}).get(b"POSTGRESQL:type", b"unknown").decode()
@@ -74,7 +78,29 @@ def _read_postgresql(uri: str, query: str, cancels: list[Callable[[], None]]) ->
                         raise ValueError(f"column {name!r} {message}")
                 yield batch
     except (dbapi.Error, OSError, pa.ArrowException) as error:
-        raise ValueError(str(error)) from error
+        is_syntax = isinstance(error, dbapi.Error) and error.sqlstate == _SYNTAX_ERROR
+        raise ValueError(f"{error}; expected one SELECT statement" if is_syntax else str(error)) from error
+
+
+def _execute(connection: Connection, cursor: Cursor, query: str) -> None:
+    """Execute one SELECT statement, which a semicolon, comments and blanks may follow.
+
+    The driver copies what it encloses in parentheses. The server finds the end: of all the texts before a semicolon, and the
+    query itself, from the longest to the shortest, the first that is valid in parentheses is the whole statement.
+    """
+    cursor.adbc_prepare(query)  # fails unless it is one statement
+    errors = []
+    for end in [len(query), *(found.start() for found in reversed(list(re.finditer(";", query))))]:
+        try:
+            cursor.execute(f"{query[:end]}\n")  # it may end with a comment
+        except connection.ProgrammingError as error:
+            if error.sqlstate != _SYNTAX_ERROR:
+                raise
+            errors.append(error)
+            connection.rollback()
+        else:
+            return
+    raise errors[0]
 
 
 def _has_changed(column: pa.Array) -> bool:
@@ -97,7 +123,7 @@ def _read_sqlite(uri: str, query: str, cancels: list[Callable[[], None]]) -> Row
             cancels.append(connection.interrupt)
             try:
                 connection.execute(f"CREATE TEMP VIEW parallel_run_query AS {query}")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, sqlite3.Warning) as error:  # a warning for several statements, before Python 3.11
                 raise ValueError(f"{error}; expected one SELECT statement") from error
             columns = connection.execute("PRAGMA temp.table_info(parallel_run_query)").fetchall()
             cursor = connection.execute(query)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prefect_parallel_run import InputError, TabularDataset
 from prefect_parallel_run._threads import Cancelled
@@ -95,6 +97,10 @@ def test_a_time_without_an_equal_is_refused(value, postgresql, tmp_path):
 
 FAILING = {
     "a syntax error": ("SELEC 1", 'syntax error at or near "SELEC"'),
+    "several statements": ("SELECT 1 AS a; SELECT 2 AS a", "multiple commands"),
+    "several statements and a comment": ("SELECT 1 AS a; INSERT INTO kept VALUES (1); -- SELECT", "multiple commands"),
+    "another statement": ("EXPLAIN SELECT ';';", "syntax error at or near"),
+    "a parameter": ("SELECT $1::int AS a; --", "there is no parameter $1"),
     "a change": ("INSERT INTO kept VALUES (1)", "the statement returns no table; expected one SELECT statement"),
     "a repeated name": ("SELECT 1 AS a, 2 AS a", "several columns 'a'; rename them with AS"),
     "an error on the way": ("SELECT 1 / (90000 - n) AS a FROM generate_series(1, 100000) n", "division by zero"),
@@ -110,6 +116,9 @@ def test_a_failing_query_is_named(case, postgresql, tmp_path):
         copied(query, postgresql.uri, tmp_path)
     assert str(error.value).startswith(f"input {postgresql.origin}: ")
     assert reason in str(error.value)
+    assert ("; expected one SELECT statement" in str(error.value)) == (
+        case not in {"a parameter", "a repeated name", "an error on the way"}
+    )
     assert list((tmp_path / "inputs").iterdir()) == []
     assert postgresql.run("SELECT count(*) FROM kept") == [(0,)]
 
@@ -135,11 +144,22 @@ def test_no_error_shows_a_password(case, postgresql, tmp_path):
     assert error.value.__context__ is None
 
 
-def test_a_query_may_end_with_a_semicolon_or_a_comment(postgresql, tmp_path):
-    for end in (";", " ; \n", " -- the end", "\n"):
-        path = copied(f"SELECT 1 AS a{end}", postgresql.uri, tmp_path)
-        assert pq.read_metadata(path).num_rows == 1
-        path.unlink()
+LITERALS = ("';'", "'a''; --'", "E'\\\\'';'", "$$;$$", "$t$; -- $$ $t$", "(SELECT ';' AS \";\")")
+COMMENTS = (" ", "\n", " /* ; ' */ ", " /* /* ; */ $$ */ ", " -- ; it's\n")
+
+
+@settings(max_examples=25)
+@given(
+    parts=st.lists(st.tuples(st.sampled_from(LITERALS), st.sampled_from(COMMENTS)), min_size=1, max_size=4),
+    tail=st.lists(st.sampled_from((";", *COMMENTS)), max_size=5),
+    end=st.sampled_from(("", ";", "-- end", "-- end;")),
+)
+def test_a_query_ends_where_the_server_says(parts, tail, end, postgresql, tmp_path_factory):
+    """A semicolon may follow; one in a string, a name or a comment is no end."""
+    statement = " || ".join("".join(part) for part in parts)
+    query = f'SELECT {statement} AS "a;b"{"".join(tail)}{end}'
+    ((expected,),) = postgresql.run(f"SELECT {statement}")
+    assert pq.read_table(copied(query, postgresql.uri, tmp_path_factory.mktemp("end"))).to_pylist() == [{"a;b": expected}]
 
 
 def test_a_cancelled_query_ends_on_the_server(postgresql, tmp_path):

@@ -134,6 +134,25 @@ def test_a_query_is_refused_with_its_reason(case, database, tmp_path):
     assert table("SELECT n FROM t", uri, tmp_path).to_pylist() == [{"n": 7}]
 
 
+COMMENTS = st.lists(st.sampled_from((" ", "\n", " /* ; ' */ ", " -- ; it's\n")), max_size=3).map("".join)
+
+
+@given(
+    parts=st.lists(st.sampled_from(("';'", "'a''; --'", "(SELECT ';' AS \";\")")), min_size=1, max_size=3),
+    tail=COMMENTS,
+    semicolon=st.sampled_from(("", ";")),
+    end=st.tuples(COMMENTS, st.sampled_from(("", "-- end", "-- end;"))).map("".join),
+)
+def test_a_query_of_sqlite_ends_where_the_database_says(parts, tail, semicolon, end, tmp_path_factory):
+    """A semicolon may follow; one in a string, a name or a comment is no end."""
+    folder, value = tmp_path_factory.mktemp("end"), " || ".join(parts)
+    with closing(sqlite3.connect(folder / "x.db")) as connection:
+        ((expected,),) = connection.execute(f"SELECT {value}")
+        connection.execute("CREATE TABLE t (n)")
+    query = f'SELECT {value} AS "a;b"{tail}{semicolon}{end}'
+    assert table(query, f"sqlite:///{folder}/x.db", folder).to_pylist() == [{"a;b": expected}]
+
+
 @pytest.mark.parametrize("reason", ["unable to open database file", "file is not a database"])
 def test_a_missing_database_is_not_created(reason, tmp_path):
     path = tmp_path / "shop.db"
