@@ -30,9 +30,11 @@ class Background(Generic[T]):
     """Runs *work* in a thread, from the first ``start`` or ``wait``.
 
     *work* receives a callback to call regularly, which raises ``Cancelled`` when the result is no longer needed.
+    From then on *interrupt* is called repeatedly until the work ends; it interrupts a blocking call of the work.
     """
 
-    def __init__(self, name: str, work: Callable[[CheckCancelled], T]) -> None:
+    def __init__(self, name: str, work: Callable[[CheckCancelled], T], interrupt: Callable[[], Any] = lambda: None) -> None:
+        self._interrupt = interrupt
         self._cancelled = threading.Event()
         self._future: Future[T] = Future()
         self._thread = _thread(name, lambda: work(self._check_cancelled), self._future)
@@ -71,7 +73,9 @@ class Background(Generic[T]):
     def stop(self) -> None:
         """Cancel the work and wait some seconds for it to end."""
         self._cancelled.set()
-        wait_for([self._future], timeout=_STOP_TIMEOUT)
+        deadline = time.monotonic() + _STOP_TIMEOUT
+        while not wait_for([self._future], timeout=_POLL_INTERVAL).done and time.monotonic() < deadline:
+            self._interrupt()  # again, since it may have come before the call that it interrupts
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():

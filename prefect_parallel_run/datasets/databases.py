@@ -9,7 +9,10 @@ import re
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
+from functools import partial
+from math import inf
 from pathlib import Path
+from threading import Event
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
@@ -17,6 +20,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefect_parallel_run._threads import call_with_timeout
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.paths import absolute_path
 
@@ -60,8 +64,14 @@ def _read_postgresql(uri: str, query: str, cancels: list[Callable[[], None]]) ->
     """Read through ADBC, which copies the rows in binary form."""
     from adbc_driver_postgresql import dbapi  # noqa: PLC0415  an extra
 
+    is_cancelled = Event()
+    cancels.append(is_cancelled.set)
+    connect = partial(dbapi.connect, uri)  # cannot be interrupted
     try:
-        with closing(dbapi.connect(uri)) as connection, closing(connection.cursor()) as cursor:
+        with (
+            closing(call_with_timeout(connect, inf, is_cancelled, undo=dbapi.Connection.close)) as connection,
+            closing(connection.cursor()) as cursor,
+        ):
             cancels.append(connection.adbc_cancel)
             _execute(connection, cursor, query)
             reader = cursor.fetch_record_batch()

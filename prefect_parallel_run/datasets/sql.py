@@ -74,23 +74,18 @@ class SqlDataset(TabularDataset):
         uri, secrets = resolved(self.uri, self._resolve)
         cancels: list[Callable[[], None]] = []
         rows = DATABASES[uri.partition("://")[0]](uri, self.query, cancels)
-        work = Background("query", lambda check_stopped: self._write(path, rows, secrets, check_stopped))
 
-        def check() -> None:
-            try:
-                check_cancelled()
-            except BaseException:
-                for cancel in cancels:
-                    begin(cancel)  # it fails if the query has just ended
-                raise
+        def interrupt() -> None:
+            for cancel in cancels:
+                begin(cancel)  # it may wait for the server, and fails if the query has just ended
 
-        work.wait(check)
+        Background("query", partial(self._write, path, rows, secrets), interrupt).wait(check_cancelled)
 
     def _write(self, path: Path, rows: Rows, secrets: Sequence[str], check_stopped: CheckCancelled) -> None:
         with closing(rows):
             batches = iter(partial(self._next, rows, secrets), None)
             schema = next(batches).schema
-            check_stopped()  # connecting cannot be interrupted, and another attempt may have started to write meanwhile
+            check_stopped()  # another attempt may have started to write meanwhile
             if not schema.names:
                 raise InputError(self.origin, "the statement returns no table; expected one SELECT statement")
             if repeated := [name for name in schema.names if schema.names.count(name) > 1]:

@@ -1,8 +1,10 @@
 """Queries in a real PostgreSQL server: values, refusals, cancellation, and a password that is shown nowhere."""
 
 import datetime as dt
+import socket
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -183,3 +185,28 @@ def test_a_cancelled_query_ends_on_the_server(postgresql, tmp_path):
     watching.join()
     wait_until(lambda: postgresql.run(running) == [(0,)])
     assert list((tmp_path / "inputs").iterdir()) == []
+
+
+def test_cancelling_does_not_wait_for_a_connection(tmp_path):
+    """The server accepts it and then never answers, and the driver waits without limit."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepted = []
+
+        def check():
+            server.settimeout(0)
+            with suppress(BlockingIOError):
+                accepted.append(server.accept()[0])
+                raise Cancelled
+
+        uri = f"postgresql://tester@127.0.0.1:{server.getsockname()[1]}/shop"
+        dataset = TabularDataset.from_sql_query("SELECT 1 AS a", uri).as_named_input("sales")
+        with pytest.raises(Cancelled):
+            dataset.copied_to(tmp_path / "inputs", str).copy_rows(check)
+        assert "query" not in threads()
+        accepted[0].close()  # the driver stops waiting now
+        wait_until(lambda: "call-that-may-hang" not in threads())
+    assert list((tmp_path / "inputs").iterdir()) == []
+
+
+def threads():
+    return {thread.name for thread in threading.enumerate()}

@@ -55,3 +55,17 @@ def test_an_error_of_check_cancelled_stops_the_work():
     with pytest.raises(LookupError):
         Background("work", until_cancelled(ended)).wait(refuse)
     assert ended.wait(_BOUND)
+
+
+def test_a_call_that_the_work_waits_for_is_interrupted():
+    """More than once: the first time may be too early."""
+    interrupts, ended = threading.Semaphore(0), threading.Event()
+
+    def work(_):
+        for _ in range(3):
+            interrupts.acquire()
+        ended.set()
+
+    waiting = Background("work", work, interrupts.release).start()
+    waiting.stop()
+    assert ended.is_set()
