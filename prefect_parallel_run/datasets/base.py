@@ -54,8 +54,8 @@ class Dataset(BaseModel):
         """Return a dataset as a run reads it; one that is read once, from an existing *earlier* copy, or one in *folder*."""
         return self
 
-    def copy_rows(self, check_cancelled: CheckCancelled = never_cancelled) -> None:
-        """Write the copy of a dataset that is read once, unless it exists."""
+    def copy_rows(self, check_cancelled: CheckCancelled = never_cancelled, keys: Sequence[str] = ()) -> None:
+        """Write the copy of a dataset that is read once, unless it exists; *keys* are partition keys that it must have."""
 
     def listing(self, check_cancelled: CheckCancelled = never_cancelled) -> Listing:
         """Return the files that the paths expand to; *check_cancelled* is called periodically while they are listed."""

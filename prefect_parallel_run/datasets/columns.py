@@ -83,17 +83,17 @@ def check_has_columns(path: str, names: Sequence[str], wanted: Sequence[str], fi
             raise InputError(path, f"lacks the column {name!r}, which {field} names{hint}; {columns}")
 
 
-def check_input_columns(path: str, names: Sequence[str], wanted: Sequence[str]) -> None:
+def check_input_columns(path: str, names: Sequence[str], wanted: Sequence[str], located: Sequence[str] = ROW_VALUES) -> None:
     """Raise InputError unless each of *wanted* means one value of a row of the table at *path*, whose run() gets *names*.
 
-    ``file`` and ``row`` are the row's location.
+    ``file`` and ``row`` are the row's location, of which a table has the values *located*.
     """
     field = "append_row_input_columns"
-    check_has_columns(path, [*names, *ROW_VALUES], wanted, field)
+    check_has_columns(path, list(dict.fromkeys([*names, *located])), wanted, field)
     for name in wanted:
         meanings = list(names).count(name) + (name in ROW_VALUES)
         if meanings > 1:
-            other = f"and a {name} of every row is its location" if name in ROW_VALUES else "which is not unique"
+            other = f"and {name!r} in {field} is the location of a row" if name in ROW_VALUES else "which is not unique"
             raise InputError(
                 path, f"has a column {name!r}, {other}; drop or rename the column, or remove {name!r} from {field}"
             )

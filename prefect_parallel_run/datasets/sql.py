@@ -7,6 +7,7 @@ from contextlib import closing
 from functools import partial
 from math import ceil
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, ClassVar
 
 import pyarrow as pa
@@ -16,11 +17,17 @@ from typing_extensions import Self
 
 from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
 from prefect_parallel_run._threads import Background, CheckCancelled, begin, never_cancelled
+from prefect_parallel_run.datasets.columns import check_has_columns, check_input_columns
 from prefect_parallel_run.datasets.databases import DATABASES, Rows, checked_uri, resolved, shown
+from prefect_parallel_run.datasets.formats import FilePlan
+from prefect_parallel_run.datasets.partitions import KeyValue
+from prefect_parallel_run.datasets.schema import InputWarnings
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError
+from prefect_parallel_run.storage.folders import ListedFile
 from prefect_parallel_run.storage.listing import Listing
 
+_SHOWN = 60  #: characters of a query in errors
 _GROUP_BYTES = 8 << 20  #: bytes of rows in a row group: a mini-batch reads whole ones
 
 
@@ -38,8 +45,8 @@ class SqlDataset(TabularDataset):
 
     @property
     def origin(self) -> str:
-        """Return the database, for errors."""
-        return shown(self.uri)
+        """Return the beginning of the query, and its database, for errors."""
+        return f"query {shorten(self.query, _SHOWN, placeholder=' …')!r} in {shown(self.uri)}"
 
     def copied_to(self, folder: Path, resolve: Callable[[str], str], earlier: Sequence[str] = ()) -> Self:
         """Return the dataset with its file: the *earlier* one if it exists, else one in *folder*."""
@@ -48,21 +55,15 @@ class SqlDataset(TabularDataset):
         copy._resolve = resolve  # noqa: SLF001  of the same class
         return copy
 
-    def with_input_columns(self, columns: Sequence[str]) -> Self:
-        """Return a copy with these input columns; the rows have no file."""
-        if "file" in columns:
-            raise InputError(self.origin, "append_row_input_columns: expected columns of the query, got 'file'")
-        return super().with_input_columns(columns)
-
     def listing(self, check_cancelled: CheckCancelled = never_cancelled) -> Listing:
         """Return the file that keeps the rows; nothing before the query has run."""
         return Listing([path for path in self.paths if Path(path).exists()], check_cancelled, of_table=True)
 
-    def copy_rows(self, check_cancelled: CheckCancelled = never_cancelled) -> None:
+    def copy_rows(self, check_cancelled: CheckCancelled = never_cancelled, keys: Sequence[str] = ()) -> None:
         """Run the query and write its rows, unless they are already there; the file is complete or absent.
 
         Raises:
-            InputError: The database cannot be reached, the query fails, or values of a column would change.
+            InputError: The database cannot be reached, the query fails or lacks a column, or values of a column would change.
         """
         if not self.paths:  # planned before the run has a directory
             raise InputError(self.origin, "a query cannot be combined with inputs that the script may write to")
@@ -79,17 +80,16 @@ class SqlDataset(TabularDataset):
             for cancel in cancels:
                 begin(cancel)  # it may wait for the server, and fails if the query has just ended
 
-        Background("query", partial(self._write, path, rows, secrets), interrupt).wait(check_cancelled)
+        Background("query", partial(self._write, path, rows, secrets, keys), interrupt).wait(check_cancelled)
 
-    def _write(self, path: Path, rows: Rows, secrets: Sequence[str], check_stopped: CheckCancelled) -> None:
+    def _write(
+        self, path: Path, rows: Rows, secrets: Sequence[str], keys: Sequence[str], check_stopped: CheckCancelled
+    ) -> None:
         with closing(rows):
             batches = iter(partial(self._next, rows, secrets), None)
             schema = next(batches).schema
+            self._check_names(schema.names, keys)
             check_stopped()  # another attempt may have started to write meanwhile
-            if not schema.names:
-                raise InputError(self.origin, "the statement returns no table; expected one SELECT statement")
-            if repeated := [name for name in schema.names if schema.names.count(name) > 1]:
-                raise InputError(self.origin, f"the query returns several columns {repeated[0]!r}; rename them with AS")
             with (
                 wrap_disk_errors(path),
                 AtomicFile(path, sync=True, sync_folder=True) as file,
@@ -98,6 +98,19 @@ class SqlDataset(TabularDataset):
                 for batch in batches:
                     groups = max(1, batch.nbytes // _GROUP_BYTES)
                     writer.write_batch(batch, row_group_size=ceil(batch.num_rows / groups))
+
+    def _check_names(self, names: list[str], keys: Sequence[str]) -> None:
+        """Raise InputError unless the query returns the columns that the dataset and the configuration name."""
+        if not names:
+            raise InputError(self.origin, "the statement returns no table; expected one SELECT statement")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise InputError(self.origin, f"the query returns several columns {repeated[0]!r}; rename them with AS")
+        self.selection.check_names(self.origin, names)
+        check_has_columns(self.origin, names, keys, "partition_keys")
+        check_input_columns(self.origin, self.selection.kept(names), self._input_columns, located=("row",))
+
+    def _warn_of(self, warnings: InputWarnings, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:
+        super()._warn_of(warnings, file._replace(path=self.origin), plan, keys)
 
     def _next(self, rows: Rows, secrets: Sequence[str]) -> pa.RecordBatch | None:
         try:

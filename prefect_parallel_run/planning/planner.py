@@ -122,7 +122,7 @@ class Planning:
     ) -> Listing:
         """Write the mini-batches of *dataset*, and return its listing."""
         dataset = dataset.with_input_columns(self._input_columns)
-        dataset.copy_rows(check_cancelled)
+        dataset.copy_rows(check_cancelled, self._keys or ())
         before, listing = writer.items, dataset.listing(check_cancelled)
         if self._keys is None:
             batches = dataset.cuts(self._size, listing, warn)

@@ -49,7 +49,7 @@ def _inputs(value: Any) -> str:
     if isinstance(first, Dataset) and first.name is None and first.paths:
         label, more = _last(first.paths[0]), more + len(first.paths) - 1
     else:
-        label = (first.name or _last(first.origin)) if isinstance(first, Dataset) else _last(first)
+        label = (first.name or first.origin) if isinstance(first, Dataset) else _last(first)
     return f"{label} +{more}" if more else label
 
 

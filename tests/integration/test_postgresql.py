@@ -6,6 +6,7 @@ import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 
 import pyarrow.parquet as pq
 import pytest
@@ -79,7 +80,7 @@ def test_a_type_whose_values_would_change_is_refused(kind, postgresql, tmp_path)
     """With its column; after a cast it is accepted."""
     with pytest.raises(InputError) as error:
         copied(f"SELECT 1 AS a, {CHANGED[kind]} AS b", postgresql.uri, tmp_path)
-    assert f"{postgresql.origin}: the query failed: column 'b' has the type {kind}, whose values would change; cast" in str(
+    assert f"in {postgresql.origin}: the query failed: column 'b' has the type {kind}, whose values would change; cast" in str(
         error.value
     )
     (expected,) = postgresql.run(f"SELECT CAST({CHANGED[kind]} AS text)") if kind != "uuid" else [None]
@@ -116,7 +117,7 @@ def test_a_failing_query_is_named(case, postgresql, tmp_path):
     query, reason = FAILING[case]
     with pytest.raises(InputError) as error:
         copied(query, postgresql.uri, tmp_path)
-    assert str(error.value).startswith(f"input {postgresql.origin}: ")
+    assert str(error.value).startswith(f"input query {shorten(query, 60, placeholder=' …')!r} in {postgresql.origin}: ")
     assert reason in str(error.value)
     assert ("; expected one SELECT statement" in str(error.value)) == (
         case not in {"a parameter", "a repeated name", "an error on the way"}

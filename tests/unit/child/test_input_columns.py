@@ -330,7 +330,9 @@ def test_an_unknown_column_is_refused_when_the_input_is_planned(tmp_path):
 def test_a_name_with_two_meanings_is_refused(tmp_path):
     """The location of a row, or a column; or one of two columns."""
     (tmp_path / "t.csv").write_text("id,row\n1,2\n")
-    with pytest.raises(InputError, match="has a column 'row', and a row of every row is its location; drop or rename"):
+    with pytest.raises(
+        InputError, match="has a column 'row', and 'row' in append_row_input_columns is the location of a row; drop or rename"
+    ):
         cuts_of(tmp_path / "t.csv", ["row"])
     assert len(cuts_of(tmp_path / "t.csv", ["id"])) == 1
     pq.write_table(pa.table([[1], [2]], names=["a", "a"]), tmp_path / "t.parquet")

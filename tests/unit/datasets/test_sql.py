@@ -20,6 +20,7 @@ from prefect_parallel_run.datasets import sql as module
 from prefect_parallel_run.datasets.sql import SqlDataset
 from prefect_parallel_run.planning.inputs import fill_placeholders, resolve_side_inputs
 from prefect_parallel_run.planning.plan import Plan
+from prefect_parallel_run.planning.planner import Planning, PlanWriter
 from prefect_parallel_run.runs.fingerprint import dataset_fingerprint
 
 from ...plans import write_plan
@@ -128,7 +129,7 @@ def test_a_query_is_refused_with_its_reason(case, database, tmp_path):
     uri = database("CREATE TABLE t (n INTEGER)", "INSERT INTO t VALUES (7)")
     with pytest.raises(InputError) as error:
         copied(query, uri, tmp_path)
-    assert str(error.value).startswith(f"input {uri}: ")
+    assert str(error.value).startswith(f"input query {query!r} in {uri}: ")
     assert reason in str(error.value)
     assert list((tmp_path / "inputs").iterdir()) == []
     assert table("SELECT n FROM t", uri, tmp_path).to_pylist() == [{"n": 7}]
@@ -209,7 +210,7 @@ def test_integers_that_a_dataframe_rounds_are_a_warning(database, tmp_path):
     warnings = []
     list(copied("SELECT n FROM t", uri, tmp_path).cuts(1 << 20, warn=warnings.append))
     assert len(warnings) == 1
-    assert "nulls in column 'n' and integers beyond 2**53" in warnings[0]
+    assert warnings[0].startswith(f"query 'SELECT n FROM t' in {uri} has nulls in column 'n' and integers beyond 2**53")
     assert warnings[0].endswith("or cast it to text if the rows come from a query")
 
 
@@ -238,7 +239,7 @@ def test_a_cancelled_query_leaves_nothing(database, tmp_path):
 
 
 def test_columns_and_keys_work_as_for_other_tables(database, tmp_path):
-    """Selected columns, partition keys, and input columns except the file."""
+    """Selected columns, partition keys, and input columns."""
     rows = [(number % 2, number, "x") for number in range(10)]
     uri = database("CREATE TABLE t (k INTEGER, n INTEGER, s TEXT)", ("INSERT INTO t VALUES (?, ?, ?)", rows))
     query = TabularDataset.from_sql_query("SELECT * FROM t ORDER BY n DESC", uri).as_named_input("sales")
@@ -247,8 +248,52 @@ def test_columns_and_keys_work_as_for_other_tables(database, tmp_path):
     works = [eval(work) for work in Plan(tmp_path / "plan.parquet").works(0, 2)]  # of numbers and strings alone
     frames = [Reader().read(work) for work in works]
     pd.testing.assert_frame_equal(frames[1], pd.DataFrame({"n": [9, 7, 5, 3, 1], "k": 1}))
-    with pytest.raises(InputError, match="expected columns of the query, got 'file'"):
-        dataset.with_input_columns(["file"])
+
+
+COLUMNS_ARE = "its columns are 'id', 'days', 'row', 'file'"
+LOCATION = "in append_row_input_columns is the location of a row; drop or rename the column"
+MISFITS = {
+    "kept": (
+        "keep_columns",
+        "day",
+        [],
+        [],
+        f"lacks the column 'day', which keep_columns names; did you mean days?; {COLUMNS_ARE}",
+    ),
+    "dropped": ("drop_columns", "x", [], [], f"lacks the column 'x', which drop_columns names; {COLUMNS_ARE}"),
+    "a key": ("drop_columns", "id", ["x"], [], f"lacks the column 'x', which partition_keys names; {COLUMNS_ARE}"),
+    "input column": (
+        "keep_columns",
+        "id",
+        [],
+        ["x"],
+        "lacks the column 'x', which append_row_input_columns names; its columns",
+    ),
+    "no file": (
+        "keep_columns",
+        "id",
+        [],
+        ["file"],
+        "lacks the column 'file', which append_row_input_columns names; its columns",
+    ),
+    "a row": ("drop_columns", "id", [], ["row"], f"has a column 'row', and 'row' {LOCATION}"),
+    "a file": ("drop_columns", "id", [], ["file"], f"has a column 'file', and 'file' {LOCATION}"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_an_error_about_columns_names_the_query(case, database, tmp_path):
+    """Its beginning, and its columns; before any row is copied."""
+    uri = database("CREATE TABLE orders (id INTEGER, days INTEGER)")
+    method, column, keys, input_columns, reason = MISFITS[case]
+    query = "SELECT id, days,\n 1 AS row, 2 AS file FROM orders WHERE days > 14 ORDER BY id"
+    dataset = getattr(TabularDataset.from_sql_query(query, uri).as_named_input("sales"), method)(column)
+    planning = Planning([dataset.copied_to(tmp_path / "inputs", str)], 100, keys or None, tmp_path / "store", input_columns)
+    with pytest.raises(InputError) as error:
+        planning.write(PlanWriter(tmp_path / "plan.parquet"))
+    shown = f"input query 'SELECT id, days, 1 AS row, 2 AS file FROM orders WHERE …' in {uri}: {reason}"
+    assert str(error.value).startswith(shown)
+    assert list((tmp_path / "inputs").iterdir()) == []
 
 
 def test_a_query_without_rows_is_an_error_unless_allowed(database, tmp_path):
@@ -256,7 +301,7 @@ def test_a_query_without_rows_is_an_error_unless_allowed(database, tmp_path):
     query = TabularDataset.from_sql_query("SELECT n FROM t", uri, allow_empty=True).as_named_input("sales")
     assert write_plan([query.copied_to(tmp_path / "inputs", str)], 100, tmp_path / "plan.parquet").items == 0
     strict = query.model_copy(update={"allow_empty": False}).copied_to(tmp_path / "inputs", str)
-    with pytest.raises(InputError, match=f"input {uri}: has no items"):
+    with pytest.raises(InputError, match=f"input query 'SELECT n FROM t' in {uri}: has no items"):
         write_plan([strict], 100, tmp_path / "plan.parquet")
 
 

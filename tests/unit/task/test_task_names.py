@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefect_parallel_run import FileDataset
+from prefect_parallel_run import FileDataset, TabularDataset
 from prefect_parallel_run.task.task_names import task_run_name
 
 DEFAULTS = {"inputs": "/data/all", "output": "/out", "side_inputs": None, "arguments": ["--x", "1"]}
@@ -25,6 +25,10 @@ def name(defaults=DEFAULTS, **changed):
         ({"inputs": FileDataset.from_files(["/data/a/x", "/data/b"])}, "score a/x +1"),
         ({"inputs": ["/data/a", "/data/b"]}, "score data/a +1"),
         ({"inputs": "https://host/a/b.csv?signature=secret#x"}, "score a/b.csv"),
+        (
+            {"inputs": TabularDataset.from_sql_query("SELECT a / b FROM t", "postgresql://me@host/shop")},
+            "score query 'SELECT a / b FROM t' in postgresql://host/shop",
+        ),
         ({"output": "/results/one"}, "score results/one"),
         ({"arguments": ["--x", "2"]}, "score --x 2"),
         ({"inputs": "/" + "x" * 100}, "score " + "x" * 60),
