@@ -19,9 +19,6 @@ from prefect_parallel_run._atomic import AtomicFile, wrap_disk_errors
 from prefect_parallel_run._threads import Background, CheckCancelled, begin, never_cancelled
 from prefect_parallel_run.datasets.columns import check_has_columns, check_input_columns
 from prefect_parallel_run.datasets.databases import DATABASES, Rows, checked_uri, resolved, shown
-from prefect_parallel_run.datasets.formats import FilePlan
-from prefect_parallel_run.datasets.partitions import KeyValue
-from prefect_parallel_run.datasets.schema import InputWarnings
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.folders import ListedFile
@@ -109,15 +106,15 @@ class SqlDataset(TabularDataset):
         check_has_columns(self.origin, names, keys, "partition_keys")
         check_input_columns(self.origin, self.selection.kept(names), self._input_columns, located=("row",))
 
-    def _warn_of(self, warnings: InputWarnings, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:
-        super()._warn_of(warnings, file._replace(path=self.origin), plan, keys)
+    def _shown(self, _file: ListedFile) -> str:
+        return self.origin
 
     def _next(self, rows: Rows, secrets: Sequence[str]) -> pa.RecordBatch | None:
         try:
             return next(rows, None)
         except ImportError as error:
             raise InputError(self.origin, "needs a driver: pip install 'prefect-parallel-run[sql]'") from error
-        except ValueError as error:
+        except (ValueError, OSError, pa.ArrowException, sqlite3.Error) as error:
             text = str(error)
         for secret in secrets:
             text = text.replace(secret, "***")

@@ -431,20 +431,25 @@ class TabularDataset(Dataset):
                 raise InputError(file.path, self._problem(error)) from error
         warnings.finish()
 
+    def _shown(self, file: ListedFile) -> str:
+        """Return what errors and warnings about the columns of a file name."""
+        return file.path
+
     def _check_columns(self, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:
         """Raise InputError when the file lacks a column that the dataset or the configuration names."""
         from_folders = [pair.key for pair in keys]  # these replace columns of the same name
         names = [*(name for name in plan.names or () if name not in from_folders), *from_folders]
-        self.selection.check_names(file.path, names)
-        check_input_columns(file.path, self.selection.kept(names), self._input_columns)
+        self.selection.check_names(self._shown(file), names)
+        check_input_columns(self._shown(file), self.selection.kept(names), self._input_columns)
 
     def _warn_of(self, warnings: InputWarnings, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:
-        warnings.add_file(file.path, plan.warnings)
-        warnings.add_columns(file.path, plan.columns)
+        shown = self._shown(file)
+        warnings.add_file(shown, plan.warnings)
+        warnings.add_columns(shown, plan.columns)
         if plan.names is not None:
             from_folders = {pair.key for pair in keys}  # these columns always come last
             names = self.selection.kept(plan.names)
-            warnings.add_names(file.path, [name for name in names if name not in from_folders])
+            warnings.add_names(shown, [name for name in names if name not in from_folders])
 
     def _work(self, file: ListedFile, keys: list[KeyValue]) -> dict[str, Any]:
         path, size, version = file
