@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event
 from types import NoneType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +29,17 @@ if TYPE_CHECKING:
 
 _REFERENCE = re.compile(r"\{\{\s*prefect\.(?:blocks|variables)\.[^{}]+\}\}")
 _EXAMPLE = "{{ prefect.blocks.secret.NAME }}"
+_URI = re.compile(
+    r"""
+    sqlite:///(?P<file>(?![^?\#]*\{\{)[^?\#]+)
+    | postgres(?:ql)?://
+    (?:[^:@/?\#\s{}]*(?::(?P<password>[^/?\#]*))?@)?
+    (?:\[[\da-fA-F:.]+\]|[^:@/?\#\s{}]*)(?::\d{1,5})?  # host and port
+    (?:/[^@?\#\s{}]*)?  # database
+    (?P<options>\?[^@\#\s{}]*)?
+    """,
+    re.VERBOSE,
+)
 Rows = Generator[pa.RecordBatch, None, None]
 
 _SHORTEST_SECRET = 4  #: characters; replacing shorter ones in an error would hide too much
@@ -87,16 +98,16 @@ def _read_postgresql(uri: str, query: str, cancels: list[Callable[[], None]]) ->
                         message = "has a value such as infinity or 24:00, which would change; cast it to text"
                         raise ValueError(f"column {name!r} {message}")
                 yield batch
-    except (dbapi.Error, OSError, pa.ArrowException) as error:
-        is_syntax = isinstance(error, dbapi.Error) and error.sqlstate == _SYNTAX_ERROR
-        raise ValueError(f"{error}; expected one SELECT statement" if is_syntax else str(error)) from error
+    except dbapi.Error as error:
+        advice = "; expected one SELECT statement" if error.sqlstate == _SYNTAX_ERROR else ""
+        raise ValueError(f"{error}{advice}") from error
 
 
 def _execute(connection: Connection, cursor: Cursor, query: str) -> None:
     """Execute one SELECT statement, which a semicolon, comments and blanks may follow.
 
-    The driver copies what it encloses in parentheses. The server finds the end: of all the texts before a semicolon, and the
-    query itself, from the longest to the shortest, the first that is valid in parentheses is the whole statement.
+    The driver encloses the query in COPY (...), where a semicolon is not valid. The server knows which semicolon ends the
+    statement: the longest text that it accepts, the query itself or its part before a semicolon, is the whole statement.
     """
     cursor.adbc_prepare(query)  # fails unless it is one statement
     errors = []
@@ -127,28 +138,25 @@ def _read_sqlite(uri: str, query: str, cancels: list[Callable[[], None]]) -> Row
 
     ADBC's driver changes values where a column mixes types: 0.1 among text becomes "1.000000e-01", 2^53 + 1 among floats 2^53.
     """
-    path = Path(absolute_path(unquote(urlsplit(uri).path[1:])))
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:  # a missing file is not created
-            cancels.append(connection.interrupt)
-            try:
-                connection.execute(f"CREATE TEMP VIEW parallel_run_query AS {query}")
-            except (sqlite3.Error, sqlite3.Warning) as error:  # a warning for several statements, before Python 3.11
-                raise ValueError(f"{error}; expected one SELECT statement") from error
-            columns = connection.execute("PRAGMA temp.table_info(parallel_run_query)").fetchall()
-            cursor = connection.execute(query)
-            names, size, rows = [column[0] for column in cursor.description], _ROWS, cursor.fetchmany(_ROWS)
-            values = zip(*rows, strict=True) if rows else [()] * len(names)
-            types = [_type(connection, column[1], column[2], first) for column, first in zip(columns, values, strict=True)]
-            schema = pa.schema(list(zip(names, types, strict=True)))
-            yield pa.RecordBatch.from_pylist([], schema)
-            while rows:
-                batch = pa.RecordBatch.from_arrays(list(map(_array, schema, zip(*rows, strict=True))), schema=schema)
-                yield batch
-                size = max(1, min(2 * size, _MOST_ROWS, size * _BATCH_BYTES // max(1, batch.nbytes)))
-                rows = cursor.fetchmany(size)
-    except sqlite3.Error as error:
-        raise ValueError(str(error)) from error
+    path = Path(absolute_path(unquote(uri.removeprefix("sqlite:///"))))
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:  # a missing file is not created
+        cancels.append(connection.interrupt)
+        try:
+            connection.execute(f"CREATE TEMP VIEW parallel_run_query AS {query}")
+        except (sqlite3.Error, sqlite3.Warning) as error:  # a warning for several statements, before Python 3.11
+            raise ValueError(f"{error}; expected one SELECT statement") from error
+        columns = connection.execute("PRAGMA temp.table_info(parallel_run_query)").fetchall()
+        cursor = connection.execute(query)
+        names, size, rows = [column[0] for column in cursor.description], _ROWS, cursor.fetchmany(_ROWS)
+        values = zip(*rows, strict=True) if rows else [()] * len(names)
+        types = [_type(connection, column[1], column[2], first) for column, first in zip(columns, values, strict=True)]
+        schema = pa.schema(list(zip(names, types, strict=True)))
+        yield pa.RecordBatch.from_pylist([], schema)
+        while rows:
+            batch = pa.RecordBatch.from_arrays(list(map(_array, schema, zip(*rows, strict=True))), schema=schema)
+            yield batch
+            size = max(1, min(2 * size, _MOST_ROWS, size * _BATCH_BYTES // max(1, batch.nbytes)))
+            rows = cursor.fetchmany(size)
 
 
 def _type(connection: sqlite3.Connection, name: str, declared: str, values: Sequence[Any]) -> pa.DataType:
@@ -179,7 +187,8 @@ def _array(field: pa.Field, values: Sequence[Any]) -> pa.Array:
 
 
 #: Functions that run a query in the database at a URI. They yield an empty batch with the columns, then the rows as they are
-#: fetched, and append a function that cancels the query to *cancels*. They raise ValueError: it fails, or values would change.
+#: fetched, and append functions that cancel the query to *cancels*. They raise ValueError: it fails, or values would change;
+#: OSError, or an error of Arrow or sqlite3.
 DATABASES: dict[str, Callable[[str, str, list[Callable[[], None]]], Rows]] = {
     "postgresql": _read_postgresql,
     "postgres": _read_postgresql,
@@ -191,21 +200,18 @@ def checked_uri(uri: str) -> str:
     """Return the URI of a database, with an absolute path; or a reference to a block that holds the URI.
 
     Raises:
-        InputError: The database is not known, or the URI is invalid or contains a password. It shows no part of a password.
+        InputError: The URI is invalid or contains a password. It shows no part of a password.
     """
     uri = uri.strip()
     if _REFERENCE.fullmatch(uri):
         return uri
     scheme, separator, _ = uri.partition("://")
-    name = f"{scheme}://…" if separator and scheme.isalpha() else "uri"
-    parts = _split(uri, name)
-    password = parts.password or ""
+    parts = _parts(uri, f"{scheme}://…" if separator and scheme.isalpha() else "uri")
+    password = parts["password"]
     if password and not _REFERENCE.fullmatch(password):
         advice = f"store it in a Prefect Secret block and write {_EXAMPLE} in its place"
         raise InputError(shown(uri), f"the URI contains a password, which would be stored on disk; {advice}")
-    if "{{" in uri.replace(password, ""):
-        raise InputError(name, "has a reference in another part; expected one as the password, or as the whole URI")
-    return f"sqlite:///{quote(absolute_path(unquote(parts.path[1:])))}" if parts.scheme == "sqlite" else uri
+    return f"sqlite:///{quote(absolute_path(unquote(parts['file'])))}" if parts["file"] else uri
 
 
 def shown(uri: str) -> str:
@@ -222,31 +228,21 @@ def resolved(uri: str, resolve: Callable[[str], str]) -> tuple[str, list[str]]:
     if (reference := _REFERENCE.search(uri)) is None:
         return uri, []
     value = resolve(reference[0])
-    parts = _split(value if uri == reference[0] else uri, uri)
-    password = unquote(parts.password or "") if uri == reference[0] else value
-    if password:  # drivers take other characters for the end of the password
-        user, host = quote(unquote(parts.username or ""), safe=""), parts.netloc.rpartition("@")[2]
-        parts = parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}")
-    actual = parts.geturl() if password else value
-    secrets = {actual, value, password, quote(password, safe="")}
+    whole = value if uri == reference[0] else uri
+    parts = _parts(whole, uri)
+    password = value if whole is uri else unquote(parts["password"] or "")
+    encoded = quote(password, safe="")  # drivers take other characters for the end of the password
+    start, end = parts.span("password")
+    actual = f"{whole[:start]}{encoded}{whole[end:]}" if parts["password"] else whole
+    secrets = {actual, value, password, encoded}
     return actual, sorted((secret for secret in secrets if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
-def _split(uri: str, name: str) -> SplitResult:
+def _parts(uri: str, name: str) -> re.Match[str]:
     """Return the parts of a valid URI. An error shows *name*, and no part of the URI beyond its scheme."""
-    scheme = uri.partition("://")[0]
-    if scheme not in DATABASES or scheme == uri:
-        known = " or ".join(f"{scheme}://" for scheme in DATABASES)
-        raise InputError(name, f"is not the URI of a known database; expected one that begins with {known}")
-    with suppress(ValueError):  # its text may contain a password
-        parts = urlsplit(uri)
-        if scheme == "sqlite":
-            is_valid = parts.path[1:] and not (parts.netloc or parts.query or parts.fragment)
-        else:  # the end of a password with unencoded characters is taken for a path, or a port, which raises ValueError
-            has_password = any("password" in key.lower() for key, _ in parse_qsl(parts.query))
-            is_valid = parts.port != 0 and not (has_password or re.search(r"[@#\s]", parts._replace(netloc="").geturl()))
-        if is_valid:
-            return parts
-    server = f"{scheme}://USER:{_EXAMPLE}@HOST:PORT/DATABASE, where %40 and the like stand for special characters"
-    expected = "sqlite:///FILE, or sqlite:////FOLDER/FILE" if scheme == "sqlite" else server
-    raise InputError(name, f"is not a valid URI; expected {expected}")
+    parts = _URI.fullmatch(uri)
+    if parts is None or re.search("[?&][^=]*password", unquote(parts["options"] or ""), re.IGNORECASE):
+        server = f"postgresql://USER:{_EXAMPLE}@HOST:PORT/DATABASE, where %40 and the like stand for special characters"
+        expected = f"expected sqlite:///FILE, sqlite:////FOLDER/FILE, {server}, or {_EXAMPLE} for a block that holds the URI"
+        raise InputError(name, f"is not a valid URI of a database; {expected}")
+    return parts

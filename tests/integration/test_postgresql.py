@@ -103,7 +103,7 @@ FAILING = {
     "several statements": ("SELECT 1 AS a; SELECT 2 AS a", "multiple commands"),
     "several statements and a comment": ("SELECT 1 AS a; INSERT INTO kept VALUES (1); -- SELECT", "multiple commands"),
     "another statement": ("EXPLAIN SELECT ';';", "syntax error at or near"),
-    "a parameter": ("SELECT $1::int AS a; --", "there is no parameter $1"),
+    "a parameter": ("SELECT $1::int AS a; --", "parameter $1"),
     "a change": ("INSERT INTO kept VALUES (1)", "the statement returns no table; expected one SELECT statement"),
     "a repeated name": ("SELECT 1 AS a, 2 AS a", "several columns 'a'; rename them with AS"),
     "an error on the way": ("SELECT 1 / (90000 - n) AS a FROM generate_series(1, 100000) n", "division by zero"),
@@ -158,7 +158,7 @@ COMMENTS = (" ", "\n", " /* ; ' */ ", " /* /* ; */ $$ */ ", " -- ; it's\n")
     end=st.sampled_from(("", ";", "-- end", "-- end;")),
 )
 def test_a_query_ends_where_the_server_says(parts, tail, end, postgresql, tmp_path_factory):
-    """A semicolon may follow; one in a string, a name or a comment is no end."""
+    """A semicolon may follow; one in a string, a name or a comment does not end it."""
     statement = " || ".join("".join(part) for part in parts)
     query = f'SELECT {statement} AS "a;b"{"".join(tail)}{end}'
     ((expected,),) = postgresql.run(f"SELECT {statement}")
@@ -203,7 +203,7 @@ def test_cancelling_does_not_wait_for_a_connection(tmp_path):
         dataset = TabularDataset.from_sql_query("SELECT 1 AS a", uri).as_named_input("sales")
         with pytest.raises(Cancelled):
             dataset.copied_to(tmp_path / "inputs", str).copy_rows(check)
-        assert "query" not in threads()
+        wait_until(lambda: "query" not in threads())
         accepted[0].close()  # the driver stops waiting now
         wait_until(lambda: "call-that-may-hang" not in threads())
     assert list((tmp_path / "inputs").iterdir()) == []

@@ -145,7 +145,7 @@ COMMENTS = st.lists(st.sampled_from((" ", "\n", " /* ; ' */ ", " -- ; it's\n")),
     end=st.tuples(COMMENTS, st.sampled_from(("", "-- end", "-- end;"))).map("".join),
 )
 def test_a_query_of_sqlite_ends_where_the_database_says(parts, tail, semicolon, end, tmp_path_factory):
-    """A semicolon may follow; one in a string, a name or a comment is no end."""
+    """A semicolon may follow; one in a string, a name or a comment does not end it."""
     folder, value = tmp_path_factory.mktemp("end"), " || ".join(parts)
     with closing(sqlite3.connect(folder / "x.db")) as connection:
         ((expected,),) = connection.execute(f"SELECT {value}")
