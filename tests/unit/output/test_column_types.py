@@ -76,12 +76,30 @@ def sample(kind, number):  # noqa: PLR0911  one case per type
     return dt.datetime(9000 if far else 2000 + number, 1, 2, tzinfo=zone)
 
 
+def casts_null_dictionaries():
+    """Return whether this version of pyarrow casts a null struct with a list of one size of dictionary values; 26 fails."""
+    lists = pa.list_(pa.dictionary(pa.int8(), pa.string()), 1)
+    try:
+        pa.array([None], pa.struct([("a", lists)])).cast(pa.struct([("a", pa.list_(pa.string(), 1))]))
+    except pa.ArrowIndexError:
+        return False
+    return True
+
+
+CASTS_NULL_DICTIONARIES = casts_null_dictionaries()
+
+
+def is_castable_in_fixed_list(kind):
+    """Return whether pyarrow casts every value of lists of one size of this type."""
+    return CASTS_NULL_DICTIONARIES or "dictionary" not in str(kind)
+
+
 def nested(kinds):
     names = st.sampled_from("abc")
     return st.one_of(
         kinds.map(pa.list_),
         kinds.map(pa.large_list),
-        st.tuples(kinds, st.integers(1, 2)).map(lambda both: pa.list_(*both)),
+        st.tuples(kinds.filter(is_castable_in_fixed_list), st.integers(1, 2)).map(lambda both: pa.list_(*both)),
         st.dictionaries(names, kinds, min_size=1, max_size=2).map(lambda fields: pa.struct(list(fields.items()))),
         kinds.filter(lambda kind: not pa.types.is_nested(kind)).map(lambda kind: pa.map_(pa.string(), kind)),
     )
