@@ -155,7 +155,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
 
     def try_out(
         self,
-        mini_batches: int = 3,
+        mini_batches: int | None = None,
         *,
         mini_batch: int | None = None,
         sample: bool = False,
@@ -169,15 +169,16 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         a temporary folder takes the place of the output. The script prints to stderr.
 
         Args:
-            mini_batches: Number of mini-batches, from the first one on.
-            mini_batch: Try only this mini-batch; the first one is 0.
+            mini_batches: Number of mini-batches, from the first one on; None for 3.
+            mini_batch: Try only this mini-batch; the first one is 0. It excludes mini_batches and sample.
             sample: Spread the mini-batches evenly over the input.
             inputs: Overrides the step's inputs, as do side_inputs and arguments.
             side_inputs: See inputs.
             arguments: See inputs.
 
         Raises:
-            ValueError: A mini-batch does not exist, or an argument contains the path of the output.
+            ValueError: The mini-batch does not exist, its number was passed with mini_batches or sample, or an argument
+                contains the path of the output.
             EntryScriptError: The script cannot start, or init() raised.
             RowsDifferError: The rows of two mini-batches do not fit into one result.
         """

@@ -30,12 +30,10 @@ _RECEIPT_FIELDS = ("mini_batch", "outcome", "items", "failed", "rows", "seconds"
 
 @click.command("try", cls=StepCommand)
 @click.argument("config")
-@click.option(
-    "--mini-batches", type=int, default=3, show_default=True, metavar="N", help="Number of mini-batches, from the first one on."
-)
+@click.option("--mini-batches", type=int, metavar="N", help="Number of mini-batches, from the first one on (default: 3).")
 @click.option("--mini-batch", type=int, metavar="N", help="Run only this mini-batch; the first one is 0.")
 @click.option("--sample", is_flag=True, help="Spread the mini-batches evenly over the input.")
-def try_out(*, as_json: bool, mini_batches: int, mini_batch: int | None, sample: bool, **values: Any) -> Exit:
+def try_out(*, as_json: bool, mini_batches: int | None, mini_batch: int | None, sample: bool, **values: Any) -> Exit:
     """Run a few mini-batches in one process on this machine, print their rows, and estimate what the whole input would take.
 
     CONFIG is a YAML file with a ParallelRunConfig. Nothing is published: a temporary folder takes the place of the output.

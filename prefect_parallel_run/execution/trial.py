@@ -39,6 +39,7 @@ from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, planning_of
 
 T = TypeVar("T")
+_DEFAULT_MINI_BATCHES = 3
 _POLL_INTERVAL = 0.1  #: s between two looks at the process
 
 
@@ -57,22 +58,24 @@ class TrialResult(NamedTuple):
         return tuple(receipt for receipt in self.mini_batches if receipt.outcome != Outcome.SUCCEEDED)
 
 
-def select(mini_batches: int, mini_batch: int | None, sample: bool, planned: int) -> Iterable[int]:
+def select(mini_batches: int | None, mini_batch: int | None, sample: bool, planned: int) -> Iterable[int]:
     """Return the numbers of the mini-batches to try, out of *planned* ones; for the other parameters see ``try_out``.
 
-    >>> [list(select(3, None, sample, 100)) for sample in (False, True)], list(select(3, 7, False, 100))
+    >>> [list(select(3, None, sample, 100)) for sample in (False, True)], list(select(None, 7, False, 100))
     ([[0, 1, 2], [16, 50, 83]], [7])
 
     Raises:
         ValueError: The parameters are invalid, or the mini-batch does not exist.
     """
-    if not is_int(mini_batches) or mini_batches < 1:
-        raise ValueError(f"mini_batches: expected a positive integer, got {mini_batches!r}")
     if mini_batch is None:
+        mini_batches = _DEFAULT_MINI_BATCHES if mini_batches is None else mini_batches
+        if not is_int(mini_batches) or mini_batches < 1:
+            raise ValueError(f"mini_batches: expected a positive integer, got {mini_batches!r}")
         tried = min(mini_batches, planned)
         return ((2 * index + 1) * planned // (2 * tried) if sample else index for index in range(tried))
-    if sample:
-        raise ValueError("set either mini_batch or sample, not both")
+    if mini_batches is not None or sample:
+        values = f"mini_batch={mini_batch!r}, mini_batches={mini_batches!r}, sample={sample!r}"
+        raise ValueError(f"set either mini_batch, or mini_batches and sample, got {values}")
     if not is_int(mini_batch) or mini_batch < 0:
         raise ValueError(f"mini_batch: expected an integer from 0, got {mini_batch!r}")
     if mini_batch >= planned:

@@ -164,7 +164,10 @@ def test_a_function_step_on_the_command_line(trial):
     [
         (["--mini-batches", 0], "mini_batches: expected a positive integer, got 0"),
         (["--mini-batch", 10], "mini_batch: expected less than 10, the number of planned mini-batches, got 10"),
-        (["--mini-batch", 1, "--sample"], "set either mini_batch or sample, not both"),
+        (
+            ["--mini-batch", 1, "--mini-batches", 3],
+            "set either mini_batch, or mini_batches and sample, got mini_batch=1, mini_batches=3, sample=False",
+        ),
     ],
     ids=["none", "missing", "both"],
 )

@@ -86,11 +86,13 @@ def test_selected_mini_batches_exist_and_differ(planned, number, sample):
     [
         ((0, None, False), "mini_batches: expected a positive integer, got 0"),
         ((True, None, False), "mini_batches: expected a positive integer, got True"),
-        ((3, 1, True), "set either mini_batch or sample, not both"),
-        ((3, -1, False), "mini_batch: expected an integer from 0, got"),
-        ((3, "1", False), "mini_batch: expected an integer from 0, got"),
+        ((None, 1, True), "got mini_batch=1, mini_batches=None, sample=True"),
+        ((3, 1, False), "got mini_batch=1, mini_batches=3, sample=False"),
+        ((3, 1, True), "set either mini_batch, or mini_batches and sample, got mini_batch=1, mini_batches=3, sample=True"),
+        ((None, -1, False), "mini_batch: expected an integer from 0, got"),
+        ((None, "1", False), "mini_batch: expected an integer from 0, got"),
     ],
-    ids=["zero", "bool", "both", "negative", "string"],
+    ids=["zero", "bool", "sample", "number", "all", "negative", "string"],
 )
 def test_an_invalid_selection_is_refused_before_planning(arguments, message):
     """For a plan of any size."""
@@ -101,7 +103,7 @@ def test_an_invalid_selection_is_refused_before_planning(arguments, message):
 def test_a_missing_mini_batch_is_refused():
     """With the size of the plan."""
     with pytest.raises(ValueError, match="expected less than 10, the number of planned mini-batches, got 10"):
-        select(3, 10, False, 10)
+        select(None, 10, False, 10)
 
 
 @pytest.mark.parametrize(
